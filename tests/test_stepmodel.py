@@ -27,14 +27,14 @@ from lazsim.stepmodel.experts import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.layers import Task, layer_time, run_streams
+from lazsim.stepmodel.layers import StreamTask, layer_time, run_streams
 from lazsim.stepmodel.loading import load_constants, load_inputs
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline
 from lazsim.stepmodel.predict import StepModel, flop_per_token, layer_timeline, predict_step
-from lazsim.stepmodel.search import MEMORY_SHARE, search_layouts
-from lazsim.stepmodel.tables import Grid, load_tables, parse_tables
+from lazsim.stepmodel.search import USABLE_SHARE, search_layouts
+from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
 
 
 def inputs_of(model: str = "qwen3-30b-a3b", cluster: str = "dgx-h100", gpus: int = 16, **layout) -> StepInputs:
@@ -45,7 +45,7 @@ def inputs_of(model: str = "qwen3-30b-a3b", cluster: str = "dgx-h100", gpus: int
 def test_a_grid_gives_its_own_points_and_stays_between_neighbours(axis, data):
     axis = sorted(axis)
     times = [1e-6 * (index + 1) for index in range(len(axis))]
-    grid = Grid((axis,), times)
+    grid = KernelGrid((axis,), times)
     for size, time_s in zip(axis, times, strict=True):
         assert grid.time_s(size) == pytest.approx(time_s)
     low = data.draw(st.integers(0, len(axis) - 2))
@@ -54,7 +54,7 @@ def test_a_grid_gives_its_own_points_and_stays_between_neighbours(axis, data):
 
 
 def test_a_grid_is_constant_below_and_proportional_beyond_its_sizes():
-    grid = Grid(([1.0, 2.0], [10.0, 20.0]), [[1e-6, 2e-6], [2e-6, 4e-6]])
+    grid = KernelGrid(([1.0, 2.0], [10.0, 20.0]), [[1e-6, 2e-6], [2e-6, 4e-6]])
     assert grid.time_s(0.1, 10) == pytest.approx(1e-6)
     assert grid.time_s(8, 80) == pytest.approx(4e-6 * 4 * 4)
 
@@ -315,20 +315,20 @@ def test_every_layer_is_in_one_part(name, pipeline, virtual):
 
 def test_streams_hide_the_smaller_of_what_could_be_hidden_and_what_there_is():
     # Each 3 s of kernels hide an exchange of 2 s, and of one of 5 s as many as they take.
-    assert run_streams([Task(3.0, -1), Task(3.0, 0)], [Task(2.0, -1)], 0.0)[:2] == (6.0, 0.0)
-    assert run_streams([Task(3.0, -1), Task(3.0, 0)], [Task(5.0, -1)], 0.0)[:2] == (8.0, 2.0)
+    assert run_streams([StreamTask(3.0, -1), StreamTask(3.0, 0)], [StreamTask(2.0, -1)], 0.0)[:2] == (6.0, 0.0)
+    assert run_streams([StreamTask(3.0, -1), StreamTask(3.0, 0)], [StreamTask(5.0, -1)], 0.0)[:2] == (8.0, 2.0)
     # A quarter slower beside the exchange: 1.5 s of work in its 2 s, 1.5 s after it.
-    assert run_streams([Task(3.0, -1)], [Task(2.0, -1)], 0.25)[:2] == (3.5, 0.0)
+    assert run_streams([StreamTask(3.0, -1)], [StreamTask(2.0, -1)], 0.25)[:2] == (3.5, 0.0)
     # An exchange waits for the kernels that make what it sends.
-    assert run_streams([Task(3.0, -1), Task(1.0, 0)], [Task(2.0, 0)], 0.0)[:2] == (6.0, 2.0)
+    assert run_streams([StreamTask(3.0, -1), StreamTask(1.0, 0)], [StreamTask(2.0, 0)], 0.0)[:2] == (6.0, 2.0)
 
 
 @given(st.lists(st.floats(0.1, 3), min_size=4, max_size=4), st.lists(st.floats(0.1, 3), min_size=4, max_size=4))
 def test_streams_take_no_longer_than_one_after_the_other_and_no_less_than_each(kernels, exchanges):
     after = (-1, 0, 1, 2)
     run = run_streams(
-        [Task(*task) for task in zip(kernels, after, strict=True)],
-        [Task(*task) for task in zip(exchanges, after, strict=True)],
+        [StreamTask(*task) for task in zip(kernels, after, strict=True)],
+        [StreamTask(*task) for task in zip(exchanges, after, strict=True)],
         0.0,
     )
     both = max(sum(kernels), sum(exchanges))
@@ -863,7 +863,7 @@ def test_the_search_finds_the_fastest_of_the_layouts_that_fit():
 def test_a_search_finds_what_predicting_every_layout_that_fits_finds(layout):
     inputs = inputs_of("olmoe-1b-7b", gpus=8, global_batch=64, **layout)
     found = search_layouts(inputs, 5)
-    limit = MEMORY_SHARE * inputs.gpu.memory_bytes
+    limit = USABLE_SHARE * inputs.gpu.memory_bytes
     steps_s, sizes = [], (1, 2, 4, 8)
     # None, that of norms and expert activations, and all of it.
     recomputes = [("none", ()), ("selective", ("norm", "expert_activation")), ("full", ())]

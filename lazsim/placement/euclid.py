@@ -8,7 +8,7 @@ Axes: L layers, E experts, N nodes, S slots of a node, G groups of experts.
 import numpy as np
 
 from lazsim.placement.covers import hold
-from lazsim.placement.mro import deal, place_groups
+from lazsim.placement.mro import deal, place_in_groups
 from lazsim.placement.plan import Ints, PlacementPlan
 
 
@@ -52,7 +52,7 @@ def _place_groups(order_LE: Ints, ascending_LE: Ints, num_nodes: int, num_slots:
     sizes[:, :-1] = shared_G + np.diff(more_LG, axis=1, prepend=0)
     sizes[:, -1] = num_nodes - sizes[:, :-1].sum(axis=1)
     group += np.arange(num_layers)[:, None] * (num_groups + 1)
-    return place_groups(order_LE, ascending_LE, sizes, group, num_slots)
+    return place_in_groups(order_LE, ascending_LE, sizes, group, num_slots)
 
 
 def _place_covers(order_LE: Ints, ascending_LE: Ints, fewest_E: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:

@@ -42,10 +42,12 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     sizes[:, -2] = np.minimum(sizes[:, -2], free_L)
     sizes[:, -1] = free_L - sizes[:, -2]
     group = np.arange(sizes.size).repeat(sizes.ravel()).reshape(num_layers, num_nodes)
-    return place_groups(order, ascending, sizes, group, num_slots)
+    return place_in_groups(order, ascending, sizes, group, num_slots)
 
 
-def place_groups(order_LE: Ints, ascending_LE: Ints, sizes_LG: Ints, group_LN: Ints, num_slots: int) -> PlacementPlan:
+def place_in_groups(
+    order_LE: Ints, ascending_LE: Ints, sizes_LG: Ints, group_LN: Ints, num_slots: int
+) -> PlacementPlan:
     """Place groups of experts on groups of nodes, and fill free slots with the remaining replicas.
 
     Groups of `num_slots` experts are cut from `order_LE`, ascending by their replicas `ascending_LE`; the last one with

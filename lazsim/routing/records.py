@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.limits import MAX_EXPERTS
-from lazsim.routing.source import LoadTable, Reading, Source, parts_of, whole
+from lazsim.routing.source import LoadTable, Reading, Source, roles_of, whole
 from lazsim.routing.table import Floats
 
 EXPECTED = (
@@ -74,9 +74,9 @@ class RecordReader(LoadTable):
 
 
 def _parts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a record by their roles; see `parts_of`."""
+    """Return the parts of a record by their roles; see `roles_of`."""
     values = list(record.values())
-    found = parts_of(list(map(str, record)))
+    found = roles_of(list(map(str, record)))
     parts = {role: [values[at] for at in ats] if len(ats) > 1 else values[ats[0]] for role, ats in found.items()}
     if len(found.get("loads", ())) > 1 and any(isinstance(load, SEVERAL) for load in parts["loads"]):
         raise ValueError("a field of one expert has several loads")

@@ -55,12 +55,12 @@ def role_of(name: str) -> str:
     return {"expert": "loads", "loads": "loads", "routes": "routes"}.get(role, "")
 
 
-def parts_of(names: Sequence[str]) -> dict[str, list[int]]:
+def roles_of(names: Sequence[str]) -> dict[str, list[int]]:
     """Return the positions of the names of each part of a record: all numbered ones by their number, else the first.
 
     Examples
     --------
-    >>> parts_of(["layer", "tokens", "e1", "e0", "seed"])
+    >>> roles_of(["layer", "tokens", "e1", "e0", "seed"])
     {'layer': [0], 'loads': [3, 2]}
     """
     first: dict[str, list[int]] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.stepmodel.tables import KERNEL_AXES, Grid, KernelTables
+from lazsim.stepmodel.tables import KERNEL_AXES, KernelGrid, KernelTables
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def check_tables(tables: KernelTables) -> TablesCheck:
     return TablesCheck(errors)
 
 
-def _held_out_errors(grid: Grid) -> list[float]:
+def _held_out_errors(grid: KernelGrid) -> list[float]:
     times = np.asarray(grid.times_s)
     errors = []
     for axis, values in enumerate(grid.axes):
         kept = [i for i in range(len(values)) if not i % 2 or i == len(values) - 1]
         held = set(values) - {values[i] for i in kept}
-        rest = Grid(
+        rest = KernelGrid(
             tuple([values[i] for i in kept] if i == axis else other for i, other in enumerate(grid.axes)),
             times.take(kept, axis),
         )

@@ -34,7 +34,7 @@ from lazsim.stepmodel.tables import (
     tables_names,
 )
 
-Row = Mapping[str, str]
+TableRow = Mapping[str, str]
 
 UNLIKELY_FACTOR = 10.0
 """Times of a kernel this far from those of all GPUs of the catalogue, at the median, may have another unit."""
@@ -52,7 +52,7 @@ FORWARD_ONLY = (
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """Rows of a file that hold one family of kernels."""
 
     kernel: str
@@ -79,25 +79,27 @@ def _exchanged_bytes(row: Mapping[str, float], ranks: float, tokens: float) -> f
 DEEPSEEK = {"topk": "8", "experts": "256"}
 """Experts of the exchanges that were measured on all GPUs."""
 
-SOURCES: Mapping[str, Source] = {
-    "gemm.csv": Source("matmul_{dtype}", lambda row: (row["m"], row["n"], row["k"]), ("m", "n", "k")),
-    "attention_prefill.csv": Source(
+SOURCES: Mapping[str, TableSource] = {
+    "gemm.csv": TableSource("matmul_{dtype}", lambda row: (row["m"], row["n"], row["k"]), ("m", "n", "k")),
+    "attention_prefill.csv": TableSource(
         "attention_{head_dim}",
         lambda row: (row["batch"] * row["heads"], row["seq"]),
         ("batch", "heads", "seq"),
         fixed={"kv_heads": "8"},
     ),
-    "mla_prefill.csv": Source(
+    "mla_prefill.csv": TableSource(
         "attention_latent",
         lambda row: (row["batch"] * row["heads"], row["seq"]),
         ("batch", "heads", "seq"),
         fixed={"what": "kernel"},
     ),
-    "fp8_quantise.csv": Source("quantise", lambda row: (row["m"] * row["k"],), ("m", "k"), fixed={"op": "apply_scale"}),
-    "nccl_single_node.csv": Source(
+    "fp8_quantise.csv": TableSource(
+        "quantise", lambda row: (row["m"] * row["k"],), ("m", "k"), fixed={"op": "apply_scale"}
+    ),
+    "nccl_single_node.csv": TableSource(
         "{op}", lambda row: (row["nbytes"],), ("nbytes",), chosen=("num_gpus",), ranks="num_gpus"
     ),
-    "deepep_normal.csv": Source(
+    "deepep_normal.csv": TableSource(
         "exchange_deepep",
         lambda row: (row["tokens_per_rank"], _exchanged_bytes(row, row["gpus"], 1)),
         ("gpus", "topk", "hidden", "tokens_per_rank"),
@@ -106,7 +108,7 @@ SOURCES: Mapping[str, Source] = {
         ranks="gpus",
         time="combine_transmit_us",
     ),
-    "nvlink_alltoall.csv": Source(
+    "nvlink_alltoall.csv": TableSource(
         "exchange_hybridep",
         lambda row: (_exchanged_bytes(row, row["ep"], row["tokens_per_rank"]),),
         ("ep", "topk", "hidden", "tokens_per_rank"),
@@ -212,7 +214,7 @@ def parse_stand_ins(texts: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _read_files(path: str, notes: list[str]) -> dict[str, list[Row]]:
+def _read_files(path: str, notes: list[str]) -> dict[str, list[TableRow]]:
     if Path(path).is_dir():
         found = [name for name in SOURCES if (Path(path) / name).exists()]
         if not found:
@@ -227,10 +229,10 @@ def _read_files(path: str, notes: list[str]) -> dict[str, list[Row]]:
     return {NCCL_TESTS: _read_nccl_tests(path, notes)}
 
 
-def _read_csv(path: Path, source: Source) -> list[Row]:
+def _read_csv(path: Path, source: TableSource) -> list[TableRow]:
     try:
         reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), restval="")
-        rows: list[Row] = [row | {"line": f"{path}, line {reader.line_num}"} for row in reader]
+        rows: list[TableRow] = [row | {"line": f"{path}, line {reader.line_num}"} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"{path}: no table of comma-separated UTF-8 text ({error})") from None
     named = re.findall(r"\{(\w+)\}", source.kernel)
@@ -244,7 +246,7 @@ def _read_csv(path: Path, source: Source) -> list[Row]:
     return rows
 
 
-def _read_nccl_tests(path: str, notes: list[str]) -> list[Row]:
+def _read_nccl_tests(path: str, notes: list[str]) -> list[TableRow]:
     """Read the table that a program of nccl-tests prints: out-of-place times, which come first."""
     lines = read_bytes(path).decode(errors="replace").splitlines()
     if any(re.match(r"#\s+size\b.*\bcputime\b", line) for line in lines):
@@ -258,7 +260,7 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Row]:
     if rest:
         raise SpecError(f"{path}: has groups of different numbers of GPUs; give the output of equal ones")
     notes += [f"{path}: of {name}" for name in dict.fromkeys(name for *_, name in ranks if name)]
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for number, line in enumerate(lines, start=1):
         where, cells = f"{path}, line {number}", re.sub(NCCL_TESTS_TIMESTAMP, "", line).split()
         if not re.match(r"\s*\d+\s+\d+\s+[a-z]", line) or cells[0] == "0":
@@ -289,9 +291,11 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Row]:
     return [{**row, "op": min(told)} for row in rows]
 
 
-def _kernels(source: Source, rows: Iterable[Row], gpu: str, notes: list[str]) -> dict[str, tuple[Points, int]]:
+def _kernels(
+    source: TableSource, rows: Iterable[TableRow], gpu: str, notes: list[str]
+) -> dict[str, tuple[Points, int]]:
     """Return times of a GPU's kernels by sizes, medians of repeated rows, and the GPUs that took part."""
-    families: dict[str, list[Row]] = defaultdict(list)
+    families: dict[str, list[TableRow]] = defaultdict(list)
     for row in rows:
         if row["gpu"] in (gpu, "") and all(row[column] == value for column, value in source.fixed.items()):
             name = source.kernel.format_map(row)
@@ -321,7 +325,7 @@ def _kernels(source: Source, rows: Iterable[Row], gpu: str, notes: list[str]) ->
     return kernels
 
 
-def _with_chosen(column: str, rows: Sequence[Row]) -> list[Row]:
+def _with_chosen(column: str, rows: Sequence[TableRow]) -> list[TableRow]:
     counts = Counter(row[column] for row in rows)
     chosen = max(counts, key=lambda value: (counts[value], [int(part) for part in re.findall(r"\d+", value)]))
     return [row for row in rows if row[column] == chosen]

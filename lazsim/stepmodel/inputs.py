@@ -10,7 +10,7 @@ from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepConstants
 from lazsim.specs.step import Curve
 from lazsim.stepmodel.pipeline import parts_of
-from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, Grid, KernelTables
+from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, KernelGrid, KernelTables
 from lazsim.units import counted
 
 MATMUL_KERNELS = {
@@ -176,9 +176,9 @@ class StepInputs:
 
 
 @lru_cache
-def _grid_of(curve_us: Curve) -> Grid:
+def _grid_of(curve_us: Curve) -> KernelGrid:
     sizes, times_us = zip(*curve_us, strict=True)
-    return Grid((sizes,), np.multiply(MICROSECOND, times_us))
+    return KernelGrid((sizes,), np.multiply(MICROSECOND, times_us))
 
 
 def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:

@@ -44,10 +44,10 @@ class PairTime:
 
 KERNEL_PIECES = ("attention forward", "experts backward", "experts forward", "attention backward")
 EXCHANGE_PIECES = ("combine backward", "dispatch forward", "dispatch backward", "combine forward")
-"""Pieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
+"""PairPieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
 
 
-class Task(NamedTuple):
+class StreamTask(NamedTuple):
     """Work of a stream, after that of the other stream with the index `after`; -1: after none."""
 
     seconds: float
@@ -118,7 +118,7 @@ def _exchanges_tokens(forward: Sequence[Operation]) -> bool:
     return any(operation.part == EXCHANGE and operation.gpu_s for operation in forward)
 
 
-class Pieces(NamedTuple):
+class PairPieces(NamedTuple):
     """Times of the pieces of a pair of passes in the steady state, and that in which the GPU waits for the host."""
 
     kernels_s: list[float]
@@ -128,7 +128,7 @@ class Pieces(NamedTuple):
 
 def _pieces(
     forward: Sequence[Operation], backward: Sequence[Operation], constants: StepConstants, piece_s: float
-) -> Pieces:
+) -> PairPieces:
     """Cut both passes in the order of Megatron-LM (combined 1F1B), and play the kernels.
 
     ::
@@ -157,7 +157,7 @@ def _pieces(
             queues = play(operations, queues, constants, parts)
             kernels_s[index] = queues.gpu_s - before_s
             idle_s += parts.get("idle", 0.0)
-    return Pieces(kernels_s, exchanges_s, idle_s)
+    return PairPieces(kernels_s, exchanges_s, idle_s)
 
 
 def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
@@ -172,10 +172,10 @@ def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
     ]
 
 
-def _run_layers(pieces: Pieces, repeats: int, slowdown: float) -> "StreamsRun":
+def _run_layers(pieces: PairPieces, repeats: int, slowdown: float) -> "StreamsRun":
     """Run pairs of layers that follow one another: each piece waits for the one before it in the other stream."""
     kernels, exchanges = (
-        [Task(seconds, index - 1) for index, seconds in enumerate(times_s * repeats)]
+        [StreamTask(seconds, index - 1) for index, seconds in enumerate(times_s * repeats)]
         for times_s in (pieces.kernels_s, pieces.exchanges_s)
     )
     return run_streams(kernels, exchanges, slowdown)
@@ -190,14 +190,14 @@ class StreamsRun(NamedTuple):
     exchanges: list[tuple[float, float]]
 
 
-def run_streams(kernels: Sequence[Task], exchanges: Sequence[Task], slowdown: float) -> StreamsRun:
+def run_streams(kernels: Sequence[StreamTask], exchanges: Sequence[StreamTask], slowdown: float) -> StreamsRun:
     """Run two streams, each in order; kernels slow down while an exchange runs.
 
     Examples
     --------
     An exchange of 2 s beside kernels of 4 s that take twice as long meanwhile: 1 s of them is done after 2 s.
 
-    >>> run_streams([Task(4.0, -1)], [Task(2.0, -1)], 0.5)[:2]
+    >>> run_streams([StreamTask(4.0, -1)], [StreamTask(2.0, -1)], 0.5)[:2]
     (5.0, 0.0)
     """
     now_s = waiting_s = 0.0

@@ -152,7 +152,7 @@ PICTURED = {"F": "forward", "B": "backward", "b": "backward", "W": "backward"}
 Half = tuple[str, int, int]
 """F forward, B backward, b backward without gradients of weights or W these; the part and the micro-batch."""
 
-Kind = tuple[tuple[str, int], ...]
+PassKind = tuple[tuple[str, int], ...]
 """The same without the micro-batch, of one pass or of two at once."""
 
 
@@ -174,7 +174,7 @@ class Passes(NamedTuple):
     """Passes in an order in which each comes after those that it waits for, and how many there are of each kind."""
 
     order: list[Pass]
-    kinds: dict[Kind, int]
+    kinds: dict[PassKind, int]
 
 
 UNAWAITED, NOTHING = -2, -1
@@ -298,7 +298,7 @@ def _play(
 
 
 def _kind_times(
-    times: Sequence[PartTime], kinds: Iterable[Kind], later_s: float = 0.0
+    times: Sequence[PartTime], kinds: Iterable[PassKind], later_s: float = 0.0
 ) -> tuple[list[float], list[float]]:
     """Return what each kind of pass takes, and what is saved where it is one of two."""
     takes_s, saves_s = [], []
@@ -330,8 +330,8 @@ def _passes(queues: Sequence[Sequence[tuple[Half, ...]]], num_parts: int, micro_
         # The last part's backward pass waits for its own forward pass, which is earlier on the same stage.
         return number, number + 1 if part < num_parts - 1 else NOTHING
 
-    kinds: dict[Kind, int] = {}
-    known: dict[Kind, int] = {}
+    kinds: dict[PassKind, int] = {}
+    known: dict[PassKind, int] = {}
 
     def pass_of(stage: int, halves: tuple[Half, ...]) -> Pass:
         kind = tuple(half[:2] for half in halves)

@@ -16,7 +16,7 @@ from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.predict import Layers, StepModel, StepTime
 from lazsim.units import counted
 
-MEMORY_SHARE = 0.92
+USABLE_SHARE = 0.92
 """Share of the memory that a layout may take: 3 % and more is lost to fragmentation, and predictions err."""
 
 ROUNDING = 1e-6
@@ -41,7 +41,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Search:
+class LayoutSearch:
     """Layouts by their step time, and how many were looked at."""
 
     candidates: list[Candidate]
@@ -51,7 +51,9 @@ class Search:
     """Layouts that divide model, batch and GPUs, and those of them that fit into memory."""
 
 
-def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1, layers: Layers | None = None) -> Search:
+def search_layouts(
+    inputs: StepInputs, most: int = 10, least_copies: int = 1, layers: Layers | None = None
+) -> LayoutSearch:
     """Predict the layouts of the usual sizes that may be the fastest, and keep those of them that fit.
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
@@ -67,7 +69,7 @@ def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1, la
     valid = 0
     fitting: list[StepModel] = []
     least = float("inf")
-    limit = MEMORY_SHARE * inputs.gpu.memory_bytes
+    limit = USABLE_SHARE * inputs.gpu.memory_bytes
     layers = layers or Layers()
     for parallel in _layouts(inputs):
         try:
@@ -87,7 +89,7 @@ def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1, la
         )
         raise SpecError(
             f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')} of "
-            f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {MEMORY_SHARE:.0%} of it for use: {reason}; give more GPUs"
+            f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs"
         )
     # Of equal steps, the first stands first, in whatever order they were predicted.
     best: list[tuple[float, int, StepTime]] = []
@@ -97,7 +99,9 @@ def search_layouts(inputs: StepInputs, most: int = 10, least_copies: int = 1, la
         time = fitting[order].predict()
         bisect.insort(best, (time.step_s, order, time), key=lambda one: one[:2])
         del best[most:]
-    return Search([Candidate(fitting[order].inputs.parallel, time) for _, order, time in best], valid, len(fitting))
+    return LayoutSearch(
+        [Candidate(fitting[order].inputs.parallel, time) for _, order, time in best], valid, len(fitting)
+    )
 
 
 def default_layout(inputs: StepInputs, *, keeps_whole_states: bool) -> ParallelSpec:

@@ -36,7 +36,7 @@ COLUMNS = ("kernel", "size", "columns", "inner", "num_ranks", "time_us")
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class KernelGrid:
     """Times on a grid of sizes, interpolated linearly in the logarithms of sizes and times.
 
     Below the smallest size a time stays as it is, since the kernel does not fill the GPU; beyond the largest one it
@@ -44,7 +44,7 @@ class Grid:
 
     Examples
     --------
-    >>> grid = Grid(([1.0, 4.0],), [1e-6, 4e-6])
+    >>> grid = KernelGrid(([1.0, 4.0],), [1e-6, 4e-6])
     >>> [round(1e6 * grid.time_s(size), 9) for size in (0.5, 2, 8)]
     [1.0, 2.0, 8.0]
     """
@@ -85,7 +85,7 @@ class KernelTables:
 
     name: str
     """The GPU."""
-    grids: Mapping[str, Grid]
+    grids: Mapping[str, KernelGrid]
     """Times by kernel: matmuls over rows, columns and inner size; attention over heads of all sequences and their
     length; ``quantise`` over elements; collectives over bytes, DeepEP over tokens and the bytes that each sends."""
     collective_ranks: Mapping[str, int]
@@ -100,7 +100,7 @@ class KernelTables:
         if speedup == 1:
             return self
         grids = {
-            name: grid if name in COLLECTIVES else Grid(grid.axes, np.asarray(grid.times_s) / speedup)
+            name: grid if name in COLLECTIVES else KernelGrid(grid.axes, np.asarray(grid.times_s) / speedup)
             for name, grid in self.grids.items()
         }
         return KernelTables(self.name, grids, self.collective_ranks, self.remarks)
@@ -136,7 +136,7 @@ class KernelTables:
             self._sustained[kernel] = _sustained(self._grid(kernel))
         return self._sustained[kernel]
 
-    def _grid(self, kernel: str) -> Grid:
+    def _grid(self, kernel: str) -> KernelGrid:
         if kernel not in self.grids:
             raise SpecError(
                 f"no times of {kernel} in the tables of {self.name}; take a GPU measured with it, or add its times by "
@@ -145,7 +145,7 @@ class KernelTables:
         return self.grids[kernel]
 
 
-def _sustained(grid: Grid) -> float:
+def _sustained(grid: KernelGrid) -> float:
     """Compare matmuls above 2**43 operations, about 5 to 10 ms, with the best octave below, medians both."""
     rows, columns, inner = (np.array(axis) for axis in grid.axes)
     flop = 2 * rows[:, None, None] * columns[:, None] * inner
@@ -244,10 +244,10 @@ def positive_number(text: str) -> float:
     return number
 
 
-def _grid(kernel: str, times: Mapping[tuple[float, ...], float]) -> Grid:
+def _grid(kernel: str, times: Mapping[tuple[float, ...], float]) -> KernelGrid:
     axes = tuple(sorted(set(axis)) for axis in zip(*times, strict=True))
     if missing := math.prod(map(len, axes)) - len(times):
         raise SpecError(f"{kernel}: {missing} points of its grid are missing")
     if min(map(len, axes)) < 2:
         raise SpecError(f"{kernel}: one size has a single value; give two or more, or leave the kernel out")
-    return Grid(axes, np.reshape([times[sizes] for sizes in sorted(times)], [len(axis) for axis in axes]))
+    return KernelGrid(axes, np.reshape([times[sizes] for sizes in sorted(times)], [len(axis) for axis in axes]))

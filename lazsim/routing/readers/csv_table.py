@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from lazsim.files import numbered_lines
 from lazsim.limits import MAX_WHOLE
-from lazsim.routing.source import LoadTable, Reader, Reading, Source, parts_of, role_of, text_of, whole
+from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, roles_of, text_of, whole
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
 from lazsim.units import counted, read_number
 
@@ -63,7 +63,7 @@ def _columns(header: str) -> Mapping[str, list[int]]:
     cells = _cells(header)
     if len(cells) > 1 and all(map(MATRIX.fullmatch, cells)):
         return {"matrix": list(range(len(cells)))}
-    return parts_of(cells)
+    return roles_of(cells)
 
 
 def _are_loads(columns: Mapping[str, list[int]]) -> bool:
