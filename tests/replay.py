@@ -343,8 +343,10 @@ class Replay:
 
     def regroup(self, joining=()):
         """Survivors that hold every state form whole groups anew, with those that are `joining`."""
-        if self.system == "lazarus" and self.job.most_in_service is not None and self.join_is_due():
-            joining = self.usable(self.alive())  # It plans once, with spares that have come into service.
+        if self.system == "lazarus":
+            # It plans once: with nodes that stand by, as stages could not share them, and spares that are in service.
+            with_spares = self.job.most_in_service is not None and self.join_is_due()
+            joining = self.usable(self.alive()) if self.due is None or with_spares else ()
         can = self.hold_all() and self.usable(self.with_survivors(joining))
         return (lambda: self.form(joining)) if can else None
 
@@ -387,7 +389,7 @@ class Replay:
         others = [node for node in self.alive() if node not in used]
         if self.rules.keeps_places:
             return others if len(usable) > self.num_seats else others[: len(self.free_seats(len(others)))]
-        worth = len(usable) > len(used) or self.job.unit
+        worth = len(usable) > len(used)
         return [node for node in usable if node not in used] if worth else []
 
     def free_seats(self, count):

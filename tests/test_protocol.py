@@ -136,7 +136,7 @@ def test_a_worker_that_lost_its_connection_only_counts_before_its_states_are_giv
     ],
 )
 def test_training_pauses_only_for_nodes_that_come_into_use(system, in_use, alive, expected):
-    found = find_newcomers(SYSTEMS[system], tuple(in_use), tuple(alive), usable_nodes(system))
+    found = find_newcomers(tuple(in_use), tuple(alive), usable_nodes(system))
     assert found == tuple(expected)
 
 

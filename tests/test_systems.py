@@ -215,6 +215,14 @@ def test_steps_are_lost_where_a_wait_for_nodes_ends_at_the_checkpoint():
     assert result.steps == 30 + (380 - 320 - 40) // 2
 
 
+def test_lazarus_takes_nodes_that_its_stages_could_not_share_in_again_when_it_plans_anew():
+    # Two stages share 10 of the 11 nodes left; the one that stands by takes part after the next loss.
+    result = run("lazarus", (95, "remove", "a"), (200, "remove", "b"), nodes=NAMES)
+    used = [state.num_used for state in result.states if state.num_used]
+    assert list(dict.fromkeys(used)) == [12, 10]
+    assert result.counts["reconfigurations"] == 2
+
+
 @pytest.mark.parametrize("window", [1, 2, 7, 40])
 def test_the_snapshots_of_a_window_are_what_its_steps_copy(window):
     # scheduler.py of MoEvement: 12 bytes of those whose turn it is, 2 of those whose turn is to come.

@@ -270,9 +270,11 @@ class Job:
         yield from self._spend("detect", self.system.detect_s(self.costs, rest_s))
         assert self.log.failure is not None, "a failure is detected"
         self.log.failure.detected_s = self.env.now
-        # A system that plans anew does so once, with the spares that have come into service.
-        takes_spares = self.spares.most_in_service is not None and self.system.is_elastic and self._join_is_due()
-        decision = self._decide(state.held, joins_due=takes_spares, in_recovery=state.in_recovery)
+        # A system that plans anew does so once: with nodes that stand by, as stages could not share them evenly, and
+        # with spares that have come into service.
+        comes_into_service = self.spares.most_in_service is not None and self._join_is_due()
+        takes_others = self.system.is_elastic and (self._join_at_s is None or comes_into_service)
+        decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
         self._note_doubt(state.held, decision)
         self._carry_out(state.held, decision)
 

@@ -132,7 +132,7 @@ def decide(
         newcomers = find_joining_in_place(system, survivors, situation.alive, usable_nodes, situation.dropped)
     joins_by_restart = situation.joins_due and situation.paused and not newcomers
     if joins_by_restart and system.joins_in_place:
-        joins_by_restart = bool(find_newcomers(system, survivors, situation.alive, usable_nodes))
+        joins_by_restart = bool(find_newcomers(survivors, situation.alive, usable_nodes))
     if (system.recovers_from_peers or situation.paused) and not joins_by_restart:
         # A state is given up only when no node that is back has it.
         for nodes in (survivors + newcomers, survivors + situation.returned):
@@ -154,17 +154,15 @@ def decide_start(
     return Decision(Action.RESTART, source, tuple(alive[:num_nodes]), num_nodes, why=why)
 
 
-def find_newcomers(
-    system: Traits, in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: UsableNodes
-) -> tuple[Node, ...]:
+def find_newcomers(in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: UsableNodes) -> tuple[Node, ...]:
     """Return the nodes worth a pause of training: those that would come into use.
 
     Notes
     -----
-    A system that is not elastic uses whole groups of nodes only, so that a join is worth it only for more than before.
+    Groups are whole, and stages have equally many nodes, so that a join is worth it only for more than before.
     """
     usable = alive[: usable_nodes(len(alive))]
-    if not system.is_elastic and len(usable) <= len(in_use):
+    if len(usable) <= len(in_use):
         return ()
     used = set(in_use)
     return tuple(node for node in usable if node not in used)
@@ -181,7 +179,7 @@ def find_joining_in_place(
     if not system.joins_in_place:
         return ()
     allowed = [node for node in alive if node not in dropped] if system.regroups_joins else alive
-    return find_newcomers(system, in_use, allowed, usable_nodes)
+    return find_newcomers(in_use, allowed, usable_nodes)
 
 
 def collect_until(join_at_s: float | None, now_s: float, join_wait_s: float) -> float:

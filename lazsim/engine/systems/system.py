@@ -262,7 +262,7 @@ class System:
         self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
     ) -> tuple[str, ...]:
         """Return the nodes for which a pause of training is worthwhile."""
-        return protocol.find_newcomers(self, held.nodes, alive, usable_nodes)
+        return protocol.find_newcomers(held.nodes, alive, usable_nodes)
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
         """Return the seconds of a restart, with the load of the states."""
