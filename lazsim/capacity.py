@@ -76,11 +76,6 @@ def check_processes(
         Their name, in the plural.
     each_bytes, each_tasks, each_descriptors
         Memory of each, its threads, and the descriptors that this process keeps for it.
-
-    Raises
-    ------
-    LazsimError
-        When memory, tasks or descriptors do not suffice; it says which.
     """
     memory, tasks, descriptors = free_memory_bytes(), free_tasks(), free_descriptors()
     most, why = min(

@@ -123,7 +123,7 @@ def _parts(kind: msgspec.inspect.Type, part: str) -> list[msgspec.inspect.Type]:
 
 
 def convert(value: Any, kind: type[RecordT], inside: str = "", *, path: object = "", strict: bool = True) -> RecordT:
-    """Make a record of plain data.
+    """Make a record of plain data; a `SpecError` says what does not fit, see `tell_fault`.
 
     Parameters
     ----------
@@ -135,11 +135,6 @@ def convert(value: Any, kind: type[RecordT], inside: str = "", *, path: object =
         The file that the data is from, if any. Fields of a file are no options, though some have their names.
     strict
         Whether text is refused where a number is expected.
-
-    Raises
-    ------
-    SpecError
-        When the data is of another shape or out of range; see `tell_fault`.
     """
     try:
         return msgspec.convert(value, kind, strict=strict, str_keys=True)

@@ -410,11 +410,6 @@ class Faults:
             The fault, and the repair that the caller makes after this call.
         times
             Number of such faults.
-
-        Raises
-        ------
-        LazsimError
-            An `error`, when not lenient.
         """
         if not self.lenient:
             place = f"line {where}" if isinstance(where, int) and where else where
@@ -431,13 +426,7 @@ class Faults:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder can be written to, before long work depends on it.
-
-    Raises
-    ------
-    LazsimError
-        When it is a file, its name is too long, or it or the nearest folder above it is not writable.
-    """
+    """Check that a folder can be written to, before long work depends on it."""
     existing = folder
     try:
         while not existing.exists() and existing != existing.parent:

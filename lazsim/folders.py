@@ -20,14 +20,9 @@ LOCK = ".lazsim.lock"
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing results to a folder until the block is done. The folder is made.
+    """Make a folder, and keep other processes from writing results to it until the block is done; refuse one in use.
 
     One that is still empty then is removed, with the folders above it that were made for it.
-
-    Raises
-    ------
-    LazsimError
-        When it cannot be written to, or another process holds it.
     """
     check_folder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -78,13 +73,7 @@ def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_folder(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list[str]:
-    """Write the files of a result by name, all or none, in place of an earlier result of its kind; return their names.
-
-    Raises
-    ------
-    LazsimError
-        When one cannot be written, or would replace a file that lazsim did not write.
-    """
+    """Write the files of a result by name, all or none, in place of an earlier one of its kind; return their names."""
     refuse_foreign(folder, contents)
     record = _record(folder)
     replaced = [folder / name for name in record.get(kind, ())]

@@ -33,11 +33,6 @@ def check_loads(load_LE: npt.ArrayLike, num_slots: int) -> npt.NDArray[np.int64]
     num_slots
         Replica slots of a layer, among which tokens are shared.
 
-    Raises
-    ------
-    RoutingFormatError
-        When loads are no integers from 0 up of that shape, or there are too many tokens or slots for exact arithmetic.
-
     Examples
     --------
     >>> check_loads([[2**43, 1]], num_slots=4)  # doctest: +ELLIPSIS

@@ -173,11 +173,6 @@ class Scenario:
 
         For a field, text such as ``x0.5`` multiplies the present value.
 
-        Raises
-        ------
-        LazsimError
-            When there is no such setting or field, or it cannot have this value.
-
         Examples
         --------
         >>> scenario = resolve({"cluster": "rtx3090x10"})
@@ -255,13 +250,7 @@ class Scenario:
         return read_profile(self.paths["profile"]) if "profile" in self.paths else None
 
     def costs(self) -> CostModel:
-        """Return the cost model: of the layout, or analytic times and measured ones where the profile has them.
-
-        Raises
-        ------
-        LazsimError
-            When the profile cannot be read, or is of a model of other shapes, or the layout does not fit.
-        """
+        """Return the cost model: of the layout, or analytic times and measured ones where the profile has them."""
         return self._costs
 
     @functools.cached_property
@@ -526,13 +515,7 @@ class Resolver:
 
 
 def make_trace(source: TraceInput, path: str | None) -> Trace:
-    """Generate or read a trace, and cut it.
-
-    Raises
-    ------
-    LazsimError
-        When that is not possible, or the file is no longer the one that was resolved.
-    """
+    """Generate or read a trace, and cut it; a `LazsimError` says that the file has changed since it was resolved."""
     if source.recipe is not None:
         # A second more than is asked for, against rounding.
         end_s = np.inf if source.duration_s is None else source.start_s + source.duration_s + 1.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lazsim.errors import LazsimError, SpecError
 from lazsim.specs import describe_spec
 from lazsim.trace import Event, build_trace, generate_trace, load_recipe, read_trace, trace_stats
-from lazsim.trace.fit import fit_recipe, fit_spot, fit_table
+from lazsim.trace.fit import compare_fit, fit_recipe, fit_spot
 from lazsim.trace.generate import draw_weibull, generated_bytes
 from lazsim.trace.pool import draw_pool
 from lazsim.trace.recipes import (
@@ -175,9 +175,9 @@ def test_fit_finds_the_parameters_of_a_long_generated_trace():
     assert 0.09 < found.take_all_prob < 0.14
 
 
-def test_fit_table_compares_over_seeds():
+def test_a_fit_is_compared_over_seeds():
     trace = generate_trace(spot(), np.random.default_rng(5))
-    table = fit_table(trace, fit_spot(trace), range(5))
+    table = compare_fit(trace, fit_spot(trace), range(5))
     assert table.loc["num_losses", "real"] == trace_stats(trace).num_losses
     assert (table["p5"] <= table["median"]).all()
     assert (table["median"] <= table["p95"]).all()

@@ -397,7 +397,7 @@ def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
         if one["measured"]:
             assert one["relative_error"] == pytest.approx(one["predicted"] / one["measured"] - 1)
     assert not found["passed"]
-    assert (found["measured"]["counts"]["failures"], found["predicted"]["counts"]["failures"]) == (1, 1)
+    assert (found["measured"]["counts"]["num_failures"], found["predicted"]["counts"]["num_failures"]) == (1, 1)
     assert sum(found["measured"]["ledger_s"].values()) == pytest.approx(found["measured"]["wall_s"])
     assert {path.name for path in out.glob("[!.]*")} == {"report.html", "validate.json", "validate.png", "validate.pdf"}
     assert [path.name for path in checkpoints.iterdir()] == ["step-000000900"]

@@ -175,7 +175,7 @@ def show(
     files: Callable[[Any], Mapping[str, bytes]] = dict,
     report: "Callable[[Any], Report] | None" = None,
 ) -> None:
-    """Tell the notes on a result on stderr, and print it on stdout as JSON or as tables and paragraphs.
+    """Print a result on stdout as JSON or as tables and paragraphs, then tell the notes on it on stderr.
 
     A result is plain data, or has it as `to_json`. Its files, and a report where there is one, are written to a folder
     first, if one is given, in place of those of the command's earlier result.
@@ -186,11 +186,11 @@ def show(
         if report is not None:
             contents[REPORT] = page(report(result), parts(result), notes, contents)
         written = write_results(out, click.get_current_context().command_path, contents)
-    tell_notes(notes)
     if as_json:
         print_json(result if isinstance(result, dict) else result.to_json())
     else:
         print_parts(parts(result))
+    tell_notes(notes)
     if out is not None:
         note_written(out, written)
 

@@ -69,6 +69,9 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
         folder = out / experiment.name
         outcome = experiment.run(context)
         written = write_results(folder, experiment.name, outcome_files(outcome, experiment.name))
+        if not as_json:
+            click.echo(f"\n{experiment.title or experiment.name}\n")
+            click.echo(outcome_text(outcome))
         for text in outcome.notes:
             note(f"{experiment.name}: {text}")
         note(f"{experiment.name}: results are in {folder}/: {', '.join(written)}")
@@ -77,8 +80,5 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
             "notes": outcome.notes,
             "tables": {key: table.to_dict("records") for key, table in outcome.tables.items()},
         }
-        if not as_json:
-            click.echo(f"\n{experiment.title or experiment.name}\n")
-            click.echo(outcome_text(outcome))
     if as_json:
         print_json({"experiments": done})

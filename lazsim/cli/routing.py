@@ -66,19 +66,18 @@ def fit(seeds: int, as_json: bool, **reading: Any) -> None:
     """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
     import msgspec
 
+    from lazsim.output.routing import fit_toml
     from lazsim.routing import fit_routing, read_routing
     from lazsim.routing.fit import compare
 
     recorded = read_routing(**reading)
     spec = fit_routing(recorded)
     rows = compare(recorded, spec, seeds)
-    tell_notes(recorded.notes)
     if as_json:
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
-        return
-    from lazsim.output.routing import fit_toml
-
-    click.echo(fit_toml(msgspec.to_builtins(spec), rows))
+    else:
+        click.echo(fit_toml(msgspec.to_builtins(spec), rows))
+    tell_notes(recorded.notes)
 
 
 @command.command()

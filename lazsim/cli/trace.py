@@ -133,22 +133,21 @@ def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) 
     """Find a recipe for FILE; print it, and compare its traces with FILE."""
     import msgspec
 
-    from lazsim.trace.fit import fit_recipe, fit_table
+    from lazsim.output.trace import fit_table
+    from lazsim.trace.fit import compare_fit, fit_recipe
     from lazsim.trace.recipes import recipe_toml
 
     trace = read_stretch(**reading)
     recipe = fit_recipe(trace, kind)
-    frame = fit_table(trace, recipe, range(seeds))
+    frame = compare_fit(trace, recipe, range(seeds))
     if out is not None:
         write_out(out, f"# Trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
-    tell_notes(trace.notes)
     if as_json:
         print_json({"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")})
-        return
-    from lazsim.output.trace import fit_table as comparison_table
-
-    click.echo(recipe_toml(recipe))
-    print_parts([comparison_table(trace, frame, seeds)])
+    else:
+        click.echo(recipe_toml(recipe))
+        print_parts([fit_table(trace, frame, seeds)])
+    tell_notes(trace.notes)
 
 
 @command.command()

@@ -11,6 +11,7 @@ from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import JobEvent, Log, State
 from lazsim.engine.simulate import SystemRun
 from lazsim.routing.table import RecordedRouting
+from lazsim.study.result import named_counts
 
 
 @dataclass
@@ -89,7 +90,7 @@ class LiveRun:
         run = self.run
         return {name: getattr(run, name) for name in names} | {
             "exchanged_by": self.exchanged_by,
-            "counts": dict(run.counts),
+            "counts": named_counts(run),
             "ledger_s": dict(run.ledger_s),
             "losses": [[step.step, step.loss] for step in self.steps],
             "recoveries": [asdict(recovery) for recovery in self.recoveries],

@@ -37,6 +37,7 @@ from lazsim.live.run import OnStart, describe_inputs, live_scenario, prepare, ru
 from lazsim.live.spec import LiveSpec
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.study.result import named_counts
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import DAY_S
 
@@ -125,11 +126,11 @@ class Validation:
             "calibration": {name: value for name, value in vars(self.calibration).items() if name != "routing"},
             "measured": {
                 "wall_s": run.wall_s,
-                "counts": dict(run.counts),
+                "counts": named_counts(run),
                 "ledger_s": dict(run.ledger_s),
                 "recoveries": [asdict(recovery) for recovery in self.measured.recoveries],
             },
-            "predicted": {"counts": dict(self.predicted.counts), "ledger_s": dict(self.predicted.ledger_s)},
+            "predicted": {"counts": named_counts(self.predicted), "ledger_s": dict(self.predicted.ledger_s)},
             "notes": self.notes,
         }
 

@@ -95,11 +95,6 @@ def build_scenarios(
     seed, lenient
         For reading the trace; see `lazsim.trace.load`.
 
-    Raises
-    ------
-    LazsimError
-        In one line that names the field.
-
     Examples
     --------
     >>> build_scenarios(3, domains=["a", "a", "b"]).failures

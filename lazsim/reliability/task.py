@@ -88,11 +88,6 @@ def build_task(
     move_cost
         See `lazsim.placement.steady.keep_steady`; `MOVE_COST` by default.
 
-    Raises
-    ------
-    LazsimError
-        In one line that names the field.
-
     Examples
     --------
     >>> build_task(nodes=2, slots=3, loads=[60, 30, 10], min_replicas=1).replicas_LE.tolist()

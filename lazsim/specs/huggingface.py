@@ -142,11 +142,6 @@ def import_config(path: str, content: bytes, *, is_checked: bool = False) -> tup
 
     A field that may shape the model and that lazsim does not know is left out where the caller checks the parameters;
     else the config is refused, as its model would be wrong in silence.
-
-    Raises
-    ------
-    SpecError
-        When it is no config of an MoE model, or one whose layers lazsim has no shapes of.
     """
     with prefix_errors(path):
         try:

@@ -107,6 +107,11 @@ class RunResult:
         return pd.DataFrame(rows, columns=[time, "system", *others])
 
 
+def named_counts(run: SystemRun) -> dict[str, int]:
+    """Return what a run counts by the names that it has in results."""
+    return {name if name == "lost_steps" else f"num_{name}": number for name, number in run.counts.items()}
+
+
 def setting_of(run: SystemRun) -> dict[str, int]:
     """Return the values that a search for the best setting may change: of the system, and the interval."""
     return {"interval_steps": run.interval_steps, **run.setting}
@@ -116,9 +121,7 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     """Return one run as ``lazsim run --json`` prints it, with the recovery probability where plans were scored."""
     names = ("system", "placement", "steps", "samples", "goodput_samples_per_s", "ettr")
     value: dict[str, Any] = {name: getattr(run, name) for name in names}
-    counts = ("failures", "reconfigurations", "restarts", "rebalances", "checkpoints")
-    value |= {f"num_{name}": run.counts[name] for name in counts}
-    value |= {"lost_steps": run.counts["lost_steps"], "wall_s": run.wall_s, "ledger_s": dict(run.ledger_s)}
+    value |= {**named_counts(run), "wall_s": run.wall_s, "ledger_s": dict(run.ledger_s)}
     value |= {"planning": run.planning, "samples_error": run.samples_error, **_hours(run)}
     prices = ("price_usd_per_node_hour", "cost_usd", "usd_per_million_samples", "usd_per_billion_tokens")
     value |= {name: getattr(run, name) for name in prices}

@@ -119,7 +119,7 @@ def resolve_runs(
 
 def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the systems that can run a job and fit into memory, and why the others cannot; all where none does."""
-    found, left_out = [], []
+    found, left_out = list[str](), dict[str, dict[str, str]]()
     for system in system_names():
         try:
             scenario = resolver.resolve({**settings, "system": system})
@@ -128,17 +128,21 @@ def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list
             # A package that is broken is no reason to run nothing.
             if system in SYSTEMS:
                 raise
-            left_out.append(f"{system} is left out: {error}")
+            left_out[str(error)] = {system: str(error)}
             continue
         trace = scenario.load_trace()
         wall_s = scenario.wall_s(trace)
         most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
         obstacle = find_obstacle(scenario, of_system, scenario.load_routing(), most_nodes, wall_s)
         if obstacle:
-            left_out.append(f"{system} is left out: {obstacle}")
+            left_out.setdefault(obstacle.removeprefix(f"{system} "), {})[system] = obstacle
         else:
             found.append(system)
-    return (found, left_out) if found else (list(SYSTEMS), [])
+    told = []
+    for why, reasons in left_out.items():
+        (system, reason), *others = reasons.items()
+        told.append(f"{', '.join(reasons)} are left out: each {why}" if others else f"{system} is left out: {reason}")
+    return (found, told) if found else (list(SYSTEMS), [])
 
 
 def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
@@ -182,7 +186,7 @@ def simulate_scenarios(
         trace=describe_trace(trace, wall_s),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(*left_out, *chosen, *describe_runs(scenarios, runs, trace, loads)),
+        notes=(*chosen, *describe_runs(scenarios, runs, trace, loads), *left_out),
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
         scenarios=tuple(scenarios),

@@ -46,11 +46,6 @@ class Store:
 
     One call writes a whole line, so that a kill leaves all of it or nothing. A crash of the machine may leave a part of
     the last line, which is cut off; where only the line end is missing, it is added.
-
-    Raises
-    ------
-    LazsimError
-        When the file cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -81,11 +81,6 @@ def fit_spot(trace: Trace) -> SpotSpec:
         Parameters of four digits. The target is the peak of the trace, and the generated trace starts there: a job
         starts when it has its nodes.
 
-    Raises
-    ------
-    LazsimError
-        When the trace has too few losses or grants.
-
     Notes
     -----
     The clocks are those of the generator: the loss clock runs while a node is alive, the grant clock below the peak.
@@ -134,11 +129,6 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         Parameters of four digits. Nodes of one instant are a batch, of nodes drawn from the whole cluster: a trace does
         not tell domains.
 
-    Raises
-    ------
-    LazsimError
-        When the trace has too few losses, or no node comes back.
-
     Notes
     -----
     ``mtbf_s`` and ``repair_s`` are the time alive over the losses and the time away over the returns. The end of the
@@ -177,7 +167,7 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     )
 
 
-def fit_table(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.DataFrame":
+def compare_fit(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.DataFrame":
     """Compare a trace with generated traces of a recipe.
 
     Returns

@@ -101,13 +101,7 @@ def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
 
 
 def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
-    """Read the rows of a table by a mapping that names the columns; the user's own wishes go first.
-
-    Raises
-    ------
-    TraceFormatError
-        When the table has no such columns, rows of several clusters, or a row that is wrong.
-    """
+    """Read the rows of a table by a mapping that names the columns; the user's own wishes go first."""
     reading = _MappedTable(source, table, source.asked.under(mapping)).read()
     return reading._replace(cluster_nodes=mapping.cluster_nodes)
 
@@ -397,13 +391,7 @@ class _MappedTable:
 
 
 def sampled_value(text: str, mapping: TraceMapping = NO_MAPPING) -> float | None:
-    """Return 1 where a sample says that a node is there, 0 where it is not, and None where there is none.
-
-    Raises
-    ------
-    ValueError
-        When the text is neither 0 nor 1 nor a word that says so.
-    """
+    """Return 1 where a sample says that a node is there, 0 where not, None where there is none; else a ValueError."""
     word = text.strip().lower()
     if word in NO_SAMPLE:
         return None
