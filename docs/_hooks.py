@@ -20,7 +20,7 @@ MODULES = re.compile(r"<!-- modules of (\S+) -->")
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what a page asks for; called by MkDocs for each page."""
     if "<!-- commands -->" in markdown:
-        context = click.Context(cli, info_name="lazsim")
+        context = click.Context(cli, info_name="lazsim", show_default=True)
         markdown = markdown.replace("<!-- commands -->", "\n\n".join(describe_command(context)))
     if "<!-- public names -->" in markdown:
         markdown = markdown.replace(

@@ -36,7 +36,10 @@ def free_tasks() -> int:
 
     limits: list[Callable[[], int]] = [
         lambda: _number(GROUP / "pids.max") - _number(GROUP / "pids.current"),
-        lambda: min(_number(Path(f"/proc/sys/kernel/{name}")) for name in ("pid_max", "threads-max")) - _all_tasks(),
+        lambda: (
+            min(_number(Path(f"/proc/sys/kernel/{name}")) for name in ("pid_max", "threads-max"))
+            - int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
+        ),
     ]
     # The kernel holds no limit against root.
     own = resource.getrlimit(resource.RLIMIT_NPROC)[0]
@@ -92,11 +95,6 @@ def check_processes(
 
 def _number(path: Path) -> int:
     return int(path.read_text())
-
-
-def _all_tasks() -> int:
-    """Count the tasks of the system."""
-    return int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
 
 
 def _own_tasks() -> int:

@@ -73,7 +73,7 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(target.parent)
             with signals_held():
-                temporary, lock = _claim(functools.partial(_make_file, target.parent))
+                lock, temporary = _claim(lambda: tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY))  # noqa: B023
                 staged.append((temporary, target))
                 locks.append(lock)
             with os.fdopen(os.dup(lock), "wb") as stream:
@@ -120,7 +120,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     made, lock = "", -1
     try:
         with signals_held():
-            made, lock = _claim(lambda: _open_folder(tempfile.mkdtemp(dir=place, prefix=TEMPORARY)))
+            lock, made = _claim(lambda: _open_folder(tempfile.mkdtemp(dir=place, prefix=TEMPORARY)))
         yield Path(made)
     finally:
         if made:
@@ -137,24 +137,19 @@ def _regular_target(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _make_file(folder: Path) -> tuple[str, int]:
-    descriptor, path = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
-    return path, descriptor
+def _open_folder(path: str) -> tuple[int, str]:
+    return os.open(path, os.O_RDONLY), path
 
 
-def _open_folder(path: str) -> tuple[str, int]:
-    return path, os.open(path, os.O_RDONLY)
-
-
-def _claim(make: Callable[[], tuple[str, int]]) -> tuple[str, int]:
-    """Make a temporary file or folder, and lock it; return its path and descriptor."""
+def _claim(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """Make a temporary file or folder, and lock it; return its descriptor and path."""
     while True:
-        path, descriptor = when_possible(make)
+        descriptor, path = when_possible(make)
         # A file system without locks has leftovers that nobody removes.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
-            return path, descriptor
+            return descriptor, path
         # Another process took it for a leftover before it was locked.
         os.close(descriptor)
 

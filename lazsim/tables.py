@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -47,14 +48,16 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
     is_header
         Says whether the first row is a header.
     """
-    rows: Iterator[Row]
     if text.lstrip()[:1] in ("{", "["):
         return _align(_json_values(text, faults), faults)
     # Excel's first line for the separator, which Grafana writes, too.
     text = re.sub(r"\Asep=.\r?\n", "\n", text)
     separator = find_separator(text)
-    rows = _split_lines(text) if separator is None else _separated_lines(text, separator, faults)
-    found = _limited(rows, faults)
+    rows = (Row(line, row.split()) for line, row in _data_lines(text))
+    found: list[Row] = []
+    for row in rows if separator is None else _separated_lines(text, separator, faults):
+        found.append(row)
+        _check_shape(len(found), len(row.fields), faults)
     if found and is_header(found[0].fields):
         return Table(tuple(found[0].fields), found[1:])
     return Table((), found)
@@ -91,7 +94,7 @@ def find_separator(text: str) -> str | None:
     >>> find_separator("2025-03-01 00:00:00;8\n2025-03-01 00:05:00;7,5")
     ';'
     """
-    head = [line for _, line in zip(range(HEAD_LINES), _data_lines(text), strict=False)]
+    head = [line for _, line in itertools.islice(_data_lines(text), HEAD_LINES)]
     for separator in SEPARATORS:
         if 2 * sum(separator in line for line in head) > len(head):
             return separator
@@ -121,12 +124,8 @@ def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
         yield line, item
 
 
-def _data_lines(text: str) -> Iterator[str]:
-    return (line for _, line in numbered_lines(text) if not line.startswith("#"))
-
-
-def _split_lines(text: str) -> Iterator[Row]:
-    return (Row(line, row.split()) for line, row in numbered_lines(text) if not row.startswith("#"))
+def _data_lines(text: str) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
 
 
 def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]:
@@ -196,14 +195,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return json.dumps(value) if isinstance(value, bool | list) else str(value)
-
-
-def _limited(rows: Iterator[Row], faults: Faults) -> list[Row]:
-    found = []
-    for row in rows:
-        found.append(row)
-        _check_shape(len(found), len(row.fields), faults)
-    return found
 
 
 def _check_shape(num_rows: int, num_columns: int, faults: Faults) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.output.plots import charts
-from lazsim.output.plots.charts import bars_figure
+from lazsim.output.plots.charts import samples_figure
 from lazsim.output.sweep import sweep_files, sweep_parts
 from lazsim.output.table import render
 from lazsim.study.comparison import compare, rank
@@ -198,9 +198,8 @@ def test_nothing_is_drawn_where_there_is_nothing_to_compare():
 
 def test_bars_of_two_seeds_have_no_interval(figures):
     rows = pd.DataFrame({"system": ["a", "a"], "seed": [0, 1], "model": "m", "samples": [10, 90]})
-    look = {"group": "model", "value": "samples", "series": "system", "y_label": "samples"}
-    bars_figure(compare(rows, ["model"]), **look)
-    bars_figure(compare(pd.concat([rows.assign(seed=rows["seed"] + 2 * more) for more in SIX]), ["model"]), **look)
+    samples_figure(compare(rows, ["model"]))
+    samples_figure(compare(pd.concat([rows.assign(seed=rows["seed"] + 2 * more) for more in SIX]), ["model"]))
     drawn = [{type(held).__name__ for held in figure.axes[0].containers} for figure in figures]
     assert drawn == [{"BarContainer"}, {"BarContainer", "ErrorbarContainer"}]
 

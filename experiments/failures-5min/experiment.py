@@ -3,7 +3,7 @@
 How much does each system train on ten GPUs while a random one fails every 5 minutes, until half are left?
 """
 
-from lazsim.output.plots.charts import bars_figure
+from lazsim.output.plots.charts import samples_figure
 from lazsim.output.plots.run import rates_figure
 from lazsim.study.comparison import advantage_change, compare
 from lazsim.study.experiment import GENERATED, RECORDED, Outcome
@@ -33,11 +33,8 @@ def run(context, settings):
     shown = runs[runs["loads"] == context.best_loads]
     figures = {
         "throughput": rates_figure(shown[shown["seed"] == settings["seeds"][0]]),
-        "samples": bars_figure(
-            compare(shown, SETTING), group="model", value="samples", series="system", divisor=1000,
-            y_label="samples trained (thousands)",
-        ),
-    }  # fmt: skip
+        "samples": samples_figure(compare(shown, SETTING)),
+    }
     return Outcome(tables, figures, context.missing())
 
 

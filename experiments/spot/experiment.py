@@ -5,7 +5,7 @@ How much does each system train on spot nodes that come and go, ten at most?
 
 import pandas as pd
 
-from lazsim.output.plots.charts import bars_figure
+from lazsim.output.plots.charts import samples_figure
 from lazsim.output.plots.run import rates_figure
 from lazsim.study.comparison import advantage_change, compare
 from lazsim.study.experiment import GENERATED, RECORDED, Outcome, overlay
@@ -46,10 +46,7 @@ def run(context, settings):
         shown = runs[(runs["loads"] == context.best_loads) & (runs["trace"] == trace)]
         suffix = f"-{trace}" if len(traces) > 1 else ""
         figures[f"throughput{suffix}"] = rates_figure(shown[shown["seed"] == settings["seeds"][0]])
-        figures[f"samples{suffix}"] = bars_figure(
-            compare(shown, SETTING), group="model", value="samples", series="system", divisor=1000,
-            y_label="samples trained (thousands)",
-        )  # fmt: skip
+        figures[f"samples{suffix}"] = samples_figure(compare(shown, SETTING))
     return Outcome(tables, figures, context.missing(settings["traces"].values()))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lazsim import ClusterSpec, Event, ModelSpec, build_trace, load_spec
-from lazsim.output.plots.charts import bars_figure
+from lazsim.output.plots.charts import samples_figure
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import young_interval_steps
@@ -42,12 +42,8 @@ def run(context, settings):
     table = compare(rows, ["loads", "trace", "checkpoints", "model"])
     shown = table[(table["loads"] == context.best_loads) & (table["checkpoints"] == YOUNG)]
     figures = {
-        f"samples-{failures}": bars_figure(
-            shown[shown["trace"] == failures], group="model", value="samples", series="system", divisor=1000,
-            y_label="samples trained (thousands)",
-        )
-        for failures in settings["failures"]
-    }  # fmt: skip
+        f"samples-{failures}": samples_figure(shown[shown["trace"] == failures]) for failures in settings["failures"]
+    }
     notes = (f"figures: {context.best_loads} loads, {YOUNG}'s intervals", *context.missing())
     return Outcome({"samples": table}, figures, notes)
 

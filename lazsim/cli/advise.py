@@ -9,10 +9,16 @@ from lazsim.cli import kinds
 from lazsim.cli.common import json_option, note, options_of, progress_bar, show, worker_options, working
 from lazsim.cli.messages import Checked
 from lazsim.cli.parsing import Parsed, parse_spans
+from lazsim.cli.replay import rate_options
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "spares", "out", "as_json")
 """Options of ``lazsim run`` that this command lacks or has otherwise; the others are the same."""
+
+OF_SEARCH = (
+    "goal", "work", "in_time_prob", "interval", "on_demand_price", "max_runs", "backend", "num_workers", "address",
+)  # fmt: skip
+"""Options that are arguments of `lazsim.study.advice.advise`."""
 
 SPANS = Parsed(parse_spans)
 
@@ -26,8 +32,7 @@ SPANS = Parsed(parse_spans)
     metavar="N,...",
     help="Nodes of the cluster, or at most of the trace; several, as 60-64,72, are tried. Default: the cluster's.",
 )
-@click.option("--node-mtbf", "mtbf_s", type=kinds.DURATION, help="Mean time between the failures of a node, as 50d.")
-@click.option("--repair", "repair_s", type=kinds.DURATION, help="Mean time until a node is back, as 4h.")
+@rate_options
 @click.option(
     "--shape", type=kinds.Number(0, min_open=True), help="Of the Weibull law of failures; default 1, memoryless."
 )
@@ -39,7 +44,6 @@ SPANS = Parsed(parse_spans)
 @click.option(
     "--goal",
     default="goodput",
-    show_default=True,
     metavar="goodput|cost|deadline=TIME",
     help="Most samples in the time; least cost of a sample; or least cost of --work that is done by the time, as "
     "deadline=80h.",
@@ -51,7 +55,6 @@ SPANS = Parsed(parse_spans)
     "--in-time-prob",
     type=kinds.Number(0.5, 1, max_open=True),
     default=0.9,
-    show_default=True,
     help="Probability with which a setting must end the work by the deadline.",
 )
 @click.option(
@@ -64,7 +67,6 @@ SPANS = Parsed(parse_spans)
 @click.option(
     "--interval",
     default="auto",
-    show_default=True,
     metavar="STEPS|TIME|auto",
     help="Between checkpoints; auto looks for the best.",
 )
@@ -82,7 +84,7 @@ SPANS = Parsed(parse_spans)
     help="As --price, of a node that stays: try such nodes, too, in place of those of the trace, and before a deadline "
     "also after them. Default: the cluster's.",
 )
-@click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, show_default=True, help="Simulations at most.")
+@click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, help="Simulations at most.")
 @click.option(
     "--out", type=kinds.OUT_PATH, metavar="DIR", help="Keep every run there; write the advice, a picture and a report."
 )
@@ -91,20 +93,10 @@ SPANS = Parsed(parse_spans)
 def command(
     trace: Any,
     num_nodes: list[int] | None,
-    mtbf_s: float | None,
-    repair_s: float | None,
-    shape: float | None,
-    batch_share: float | None,
     systems: tuple[str, ...],
     placements: tuple[str, ...],
     fault_threshold: list[int] | None,
     spares: list[int] | None,
-    goal: str,
-    work: str | None,
-    in_time_prob: float,
-    interval: str,
-    on_demand_price: str | None,
-    max_runs: int,
     out: Path | None,
     as_json: bool,
     **settings: Any,
@@ -123,16 +115,16 @@ def command(
     from lazsim.study.advice import advise
     from lazsim.trace.recipes import change_recipe
 
-    workers = {name: settings.pop(name) for name in ("backend", "num_workers", "address")}
-    given = {"mtbf_s": mtbf_s, "repair_s": repair_s, "shape": shape, "batch_share": batch_share}
-    given = {name: value for name, value in given.items() if value is not None}
+    asked = {name: settings.pop(name) for name in OF_SEARCH}
+    rates = {name: settings.pop(name) for name in ("mtbf_s", "repair_s", "shape", "batch_share")}
+    given = {name: value for name, value in rates.items() if value is not None}
     chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
     chosen["placement"] = placements
     if trace is None and not given:
         raise click.UsageError("give --trace, or --node-mtbf and --repair")
     if trace is None:
         cluster = load_spec(ClusterSpec, settings["cluster"], "cluster")
-        if batch_share and not cluster.nodes_per_domain:
+        if given.get("batch_share") and not cluster.nodes_per_domain:
             raise click.UsageError(f"--batch-share: {cluster.name} has no failure domains (nodes_per_domain)")
         trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}), cluster)
     settings["trace"] = trace
@@ -140,10 +132,7 @@ def command(
         refuse_foreign(out, ADVICE_FILES)
     choices = {name: values for name, values in chosen.items() if values}
     with working():
-        result = advise(
-            settings, choices, goal=goal, work=work, in_time_prob=in_time_prob, interval=interval,
-            on_demand_price=on_demand_price, max_runs=max_runs, folder=out, progress=progress_bar, tell=note, **workers,
-        )  # fmt: skip
+        result = advise(settings, choices, folder=out, progress=progress_bar, tell=note, **asked)
     show(
         result, result.notes, advice_parts, as_json=as_json, out=out, files=advice_files, report=advice_report
     )  # fmt: skip

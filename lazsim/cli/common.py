@@ -1,5 +1,7 @@
 """Parts that several commands share: options, notes, progress, results on stdout and in folders."""
 
+import functools
+import importlib.util
 import os
 import shlex
 import sys
@@ -13,6 +15,7 @@ import click
 
 from lazsim.cli import kinds
 from lazsim.cli.messages import Choice, in_a_line, with_options
+from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
     from lazsim.output.report import Report
@@ -34,10 +37,11 @@ layers_from_option = click.option(
     "--layers-from",
     type=kinds.LAYER,
     default=0,
+    show_default=False,
     metavar="N",
     help="First MoE layer, where loads number layers as the model does; dense layers before it are left out.",
 )
-seed_option = click.option("--seed", type=kinds.WHOLE, default=0, show_default=True, help="Seed of every draw.")
+seed_option = click.option("--seed", type=kinds.WHOLE, default=0, help="Seed of every draw.")
 
 
 def out_option(text: str, *names: str) -> Callable[[Any], Any]:
@@ -47,13 +51,7 @@ def out_option(text: str, *names: str) -> Callable[[Any], Any]:
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return one decorator that adds several options, in the order given."""
-
-    def decorate(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
+    return lambda function: functools.reduce(lambda made, add: add(made), reversed(decorators), function)
 
 
 def options_of(command: click.Command, without: Collection[str]) -> list[click.Parameter]:
@@ -68,7 +66,6 @@ backend_option = click.option(
     "--backend",
     type=Choice(("loky", "ray")),
     default="loky",
-    show_default=True,
     help="Processes of this machine, or a Ray cluster.",
 )
 worker_options = options(
@@ -83,15 +80,10 @@ def told(text: str) -> str:
     return with_options(text, _running_commands(), _arguments())
 
 
-def note(text: str) -> None:
+def note(*texts: str) -> None:
     """Tell the user something on stderr."""
-    click.echo(in_a_line(f"note: {told(text)}"), err=True)
-
-
-def tell_notes(texts: Iterable[str]) -> None:
-    """Tell the user several notes."""
     for text in texts:
-        note(text)
+        click.echo(in_a_line(f"note: {told(text)}"), err=True)
 
 
 def _running_commands() -> list[click.Command]:
@@ -190,7 +182,7 @@ def show(
         print_json(result if isinstance(result, dict) else result.to_json())
     else:
         print_parts(parts(result))
-    tell_notes(notes)
+    note(*notes)
     if out is not None:
         note_written(out, written)
 
@@ -245,6 +237,12 @@ def _command_line() -> str:
 def note_written(folder: Path, names: Iterable[str]) -> None:
     """Tell the user which files a folder has got."""
     note(f"results are in {folder}/: {', '.join(names)}")
+
+
+def require_torch(doing: str) -> None:
+    """Refuse to go on without torch, and say how to install it."""
+    if importlib.util.find_spec("torch") is None:
+        raise LazsimError(f"{doing} torch, which is not installed: pip install 'lazsim[live]'")
 
 
 def write_out(path: Path, content: bytes) -> None:

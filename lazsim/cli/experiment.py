@@ -72,9 +72,8 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
         if not as_json:
             click.echo(f"\n{experiment.title or experiment.name}\n")
             click.echo(outcome_text(outcome))
-        for text in outcome.notes:
+        for text in (*outcome.notes, f"results are in {folder}/: {', '.join(written)}"):
             note(f"{experiment.name}: {text}")
-        note(f"{experiment.name}: results are in {folder}/: {', '.join(written)}")
         done[experiment.name] = {
             "inputs": outcome.inputs,
             "notes": outcome.notes,

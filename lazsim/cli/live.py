@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import json_option, note, options, out_option, seed_option, show, tell_notes
+from lazsim.cli.common import json_option, note, options, out_option, require_torch, seed_option, show
 from lazsim.cli.effects import MAPPING
 from lazsim.cli.ending import acknowledge
 from lazsim.cli.messages import Checked, Choice
@@ -29,10 +29,8 @@ DEFAULT_SPEEDUP = 30.0
 
 
 live_options = options(
-    click.option("--system", default="lazarus", show_default=True, metavar="NAME", help="As in lazsim list systems."),
-    click.option(
-        "--nodes", type=kinds.WORKERS, default=4, show_default=True, help="Largest number of workers at once."
-    ),
+    click.option("--system", default="lazarus", metavar="NAME", help="As in lazsim list systems."),
+    click.option("--nodes", type=kinds.WORKERS, default=4, help="Largest number of workers at once."),
     click.option("--trace", "trace_path", metavar="FILE|RECIPE", help="Node events: workers are killed and started."),
     replay_options,
     click.option(
@@ -42,15 +40,16 @@ live_options = options(
         "--device",
         type=Choice(("auto", "cpu", "cuda")),
         default="cpu",
-        show_default=True,
         help="Device of the workers.",
     ),
     click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
     click.option("--top-k", type=kinds.EXPERTS, help="Experts per token; default: the model's."),
-    click.option("--heads", type=kinds.COUNT, default=4, show_default=True, help="Attention heads."),
-    click.option("--slots", type=kinds.COUNT, default=4, show_default=True, help="Expert slots per node."),
-    click.option("--batch", type=kinds.COUNT, default=16, show_default=True, help="Sequences per step."),
-    click.option("--text", default="", metavar="FILE", help="Training text; default: Python's documentation."),
+    click.option("--heads", type=kinds.COUNT, default=4, help="Attention heads."),
+    click.option("--slots", type=kinds.COUNT, default=4, help="Expert slots per node."),
+    click.option("--batch", type=kinds.COUNT, default=16, help="Sequences per step."),
+    click.option(
+        "--text", default="", show_default=False, metavar="FILE", help="Training text; default: Python's documentation."
+    ),
     click.option(
         "--checkpoints",
         type=kinds.OUT_PATH,
@@ -65,17 +64,7 @@ live_options = options(
 
 def job_option(default: str) -> Callable[[Any], Any]:
     """Return the option that chooses the job's intervals and waits."""
-    return click.option(
-        "--job", default=default, show_default=True, metavar="NAME|TOML", help="Intervals and waits, as in list jobs."
-    )
-
-
-def require_torch() -> None:
-    """Refuse to run without torch, and say how to install it."""
-    import importlib.util
-
-    if importlib.util.find_spec("torch") is None:
-        raise LazsimError("live training needs torch: pip install 'lazsim[live]'")
+    return click.option("--job", default=default, metavar="NAME|TOML", help="Intervals and waits, as in list jobs.")
 
 
 def build_spec(settings: dict[str, Any]) -> "LiveSpec":
@@ -125,7 +114,7 @@ def load_live_trace(spec: "LiveSpec", settings: dict[str, Any], default: Callabl
     names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING)
     reading = {name: settings[name] for name in names}
     trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
-    tell_notes(trace.notes)
+    note(*trace.notes)
     check_job(spec, int(trace.num_alive()[1].max()), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
     stretch |= {"cap": settings["cap"] or CAPS[0], "lenient": settings["lenient"]}
@@ -163,7 +152,7 @@ def command(
     otherwise. Prints steps, losses, and the parts of each recovery; --out writes live.json, steps.csv, live.png and
     live.pdf. An interrupt ends the run and shows the results up to then.
     """
-    require_torch()
+    require_torch("live training needs")
     import msgspec
 
     from lazsim.live.run import prepare

@@ -50,8 +50,7 @@ def import_(config: str, out: Path | None, as_json: bool) -> None:
         write_whole(out, toml)
         note(f"the model is in {out}")
     _show(model, as_json)
-    for one in left_out:
-        note(f"{one} Compare the parameters with the published ones")
+    note(*(f"{one} Compare the parameters with the published ones" for one in left_out))
     note(f"training sequences of {model.sequence_length} tokens are assumed: no config tells their length")
 
 

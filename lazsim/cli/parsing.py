@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -58,13 +59,11 @@ def parse_probs(field: str, text: str) -> list[float]:
     """
     probs = []
     for part in _parts(text):
-        try:
-            prob = float(part)
-        except ValueError:
-            prob = math.nan
-        if not 0 <= prob <= 1:
-            raise SpecError(f"{field} {text}: {part!r} is no probability; give a number from 0 to 1, or one per node")
-        probs.append(prob)
+        with suppress(ValueError):
+            probs.append(float(part))
+            if 0 <= probs[-1] <= 1:
+                continue
+        raise SpecError(f"{field} {text}: {part!r} is no probability; give a number from 0 to 1, or one per node")
     return probs
 
 
@@ -105,12 +104,11 @@ def parse_loads(field: str, text: str) -> str | list[float]:
     loads = []
     for part in text.split(","):
         try:
-            load = float(part)
+            loads.append(float(part))
         except ValueError:
             raise SpecError(f"{field} {text}: {part!r} is no number, and there is no such file") from None
-        if not 0 <= load < math.inf:
+        if not 0 <= loads[-1] < math.inf:
             raise SpecError(f"{field} {text}: {part} is no number of tokens; give numbers from 0 up")
-        loads.append(load)
     return loads
 
 

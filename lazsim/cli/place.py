@@ -37,7 +37,7 @@ planning_options = options(
         "recording, or a generator (see lazsim list routing). Default: uniform.",
     ),
     click.option(
-        "--groups", type=kinds.EXPERTS, default=1, show_default=True,
+        "--groups", type=kinds.EXPERTS, default=1,
         help="Groups of experts in group-limited routing: eplb keeps each on one node, for a multiple of --nodes.",
     ),
     click.option("--min-replicas", type=kinds.SLOTS, help="Fewest replicas of an expert; default 2."),

@@ -1,6 +1,5 @@
 """``lazsim profile``: measure kernels on this machine's device, and look at the results."""
 
-import importlib.util
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import json_option, note, options, out_option, progress, seed_option, show, tell_notes, write_out
+from lazsim.cli.common import (
+    json_option,
+    note,
+    options,
+    out_option,
+    progress,
+    require_torch,
+    seed_option,
+    show,
+    write_out,
+)
 from lazsim.cli.effects import is_given
 from lazsim.cli.messages import Choice, Group
 from lazsim.errors import LazsimError
@@ -22,19 +31,15 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-device_option = click.option("--device", type=Choice(DEVICES), default="auto", show_default=True)
-dtype_option = click.option(
-    "--dtype", type=Choice(DTYPES), default="auto", show_default=True, help="auto: float32 on a CPU."
-)
-catalog_model_option = click.option(
-    "--model", default="gpt-s", show_default=True, help="Model, for a device of the catalogue."
-)
+device_option = click.option("--device", type=Choice(DEVICES), default="auto")
+dtype_option = click.option("--dtype", type=Choice(DTYPES), default="auto", help="auto: float32 on a CPU.")
+catalog_model_option = click.option("--model", default="gpt-s", help="Model, for a device of the catalogue.")
 virtual_rank_options = options(
     device_option,
     dtype_option,
     click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure one expert first."),
     click.option("--threads", type=kinds.WORKERS, help="Threads of a kernel on a CPU; see lazsim profile."),
-    click.option("--budget", type=kinds.DURATION, default="10min", show_default=True),
+    click.option("--budget", type=kinds.DURATION, default="10min"),
     seed_option,
 )
 
@@ -42,16 +47,13 @@ virtual_rank_options = options(
 @click.group(cls=Group, invoke_without_command=True)
 @device_option
 @dtype_option
-@click.option(
-    "--model", default="gpt-s", show_default=True, metavar="NAME|TOML", help="Model whose shapes are measured."
-)
+@click.option("--model", default="gpt-s", metavar="NAME|TOML", help="Model whose shapes are measured.")
 @click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Measure only this one; repeats.")
 @click.option(
     "--budget",
     "budget_s",
     type=kinds.DURATION,
     default="10min",
-    show_default=True,
     help="Time for all of it; large sizes come last.",
 )
 @click.option(
@@ -67,7 +69,9 @@ virtual_rank_options = options(
     type=kinds.WORKERS,
     help="Threads of a kernel on a CPU; default: all. One is timed by its own processor time: good on a busy machine.",
 )
-@click.option("--note", default="", metavar="TEXT", help="Other conditions of the times, kept in the header.")
+@click.option(
+    "--note", default="", show_default=False, metavar="TEXT", help="Other conditions of the times, kept in the header."
+)
 @click.option("--fresh", is_flag=True, help="Measure again the points in FILE, or those of each --kernel.")
 @click.option("--out", type=kinds.OUT_FILE, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
 def command(out: Path | None, **settings: Any) -> None:
@@ -83,14 +87,14 @@ def command(out: Path | None, **settings: Any) -> None:
     from lazsim.costmodel.profile import header_path
 
     header_path(out)
-    _require_torch()
+    require_torch("measuring takes")
     from lazsim.profiling.session import Options, measure_profile
     from lazsim.study.notes import profile_notes
 
     header, points = measure_profile(out, Options(**settings), _measuring)
     for kernel, reason in header.skipped.items():
         note(f"skipped: {kernel}: {reason}")
-    tell_notes(profile_notes(out, settings["model"]))
+    note(*profile_notes(out, settings["model"]))
     click.echo(
         f"{out} has {counted(len(points), 'point')} of {counted(len(header.kernels), 'kernel')}; lazsim profile "
         f"show {out}"
@@ -117,11 +121,6 @@ def _tables(path: Path) -> "KernelTables | None":
 
 def _measuring(names: Iterable[str]) -> Iterable[str]:
     return progress(names, "measuring")
-
-
-def _require_torch() -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise LazsimError("measuring takes torch, which is not installed: pip install 'lazsim[live]'")
 
 
 @command.command("show")
@@ -185,7 +184,14 @@ def check(file: str, model: str, gpu: str | None, as_json: bool) -> None:
 
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--note", "remark", default="", metavar="TEXT", help="Kept in the header, in place of the last FILE's.")
+@click.option(
+    "--note",
+    "remark",
+    default="",
+    show_default=False,
+    metavar="TEXT",
+    help="Kept in the header, in place of the last FILE's.",
+)
 @click.option("--out", type=kinds.OUT_FILE, required=True, metavar="FILE", help="The merged profile.")
 def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
     """Merge profiles of one model on one device, and keep the fastest of each point.
@@ -234,13 +240,11 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
 
 @command.command()
 @virtual_rank_options
-@click.option(
-    "--width", type=kinds.COUNT, default=1024, show_default=True, help="d_model; experts are four times as wide."
-)
-@click.option("--experts", type=kinds.Whole(2, MAX_EXPERTS), default=8, show_default=True)
-@click.option("--nodes", type=kinds.NODES, default=10, show_default=True, help="Virtual ranks.")
-@click.option("--slots", type=kinds.SLOTS, default=6, show_default=True, help="Replicas of each rank.")
-@click.option("--tokens", type=kinds.COUNT, default=4096, show_default=True, help="Tokens of each rank.")
+@click.option("--width", type=kinds.COUNT, default=1024, help="d_model; experts are four times as wide.")
+@click.option("--experts", type=kinds.Whole(2, MAX_EXPERTS), default=8)
+@click.option("--nodes", type=kinds.NODES, default=10, help="Virtual ranks.")
+@click.option("--slots", type=kinds.SLOTS, default=6, help="Replicas of each rank.")
+@click.option("--tokens", type=kinds.COUNT, default=4096, help="Tokens of each rank.")
 @click.option(
     "--skew",
     "skews",
@@ -256,7 +260,7 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
     One device computes the load of every virtual rank in turn; a layer takes as long as its slowest rank. Even
     replicas with expert parallelism are compared with Lazarus's allocation and flexible dispatch. Links are left out.
     """
-    _require_torch()
+    require_torch("measuring takes")
     from lazsim.output.profile import skew_files, skew_parts
     from lazsim.profiling.ranks import SkewOptions, measure_skew
 
@@ -266,13 +270,13 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
 
 @command.command()
 @virtual_rank_options
-@click.option("--model", default="gpt-l", show_default=True, metavar="NAME|TOML")
-@click.option("--cluster", default="rtx3090x10", show_default=True, metavar="NAME|TOML", help="Its nodes and slots.")
-@click.option("--job", default="testbed-a", show_default=True, metavar="NAME|TOML")
-@click.option("--system", default="lazarus", show_default=True, metavar="NAME")
-@click.option("--routing", default="smartmoe-fit", show_default=True, metavar="FILE|SPEC", help="Expert loads.")
-@click.option("--step", type=kinds.WHOLE, default=1000, show_default=True, help="Step whose loads are taken.")
-@click.option("--layers", type=kinds.LAYERS, default=2, show_default=True, help="Layers to measure, from the first.")
+@click.option("--model", default="gpt-l", metavar="NAME|TOML")
+@click.option("--cluster", default="rtx3090x10", metavar="NAME|TOML", help="Its nodes and slots.")
+@click.option("--job", default="testbed-a", metavar="NAME|TOML")
+@click.option("--system", default="lazarus", metavar="NAME")
+@click.option("--routing", default="smartmoe-fit", metavar="FILE|SPEC", help="Expert loads.")
+@click.option("--step", type=kinds.WHOLE, default=1000, help="Step whose loads are taken.")
+@click.option("--layers", type=kinds.LAYERS, default=2, help="Layers to measure, from the first.")
 @click.option("--tokens", type=kinds.COUNT, help="Tokens of each rank; default: as the job has them.")
 @click.option("--tolerance", type=kinds.Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
 @out_option("Keep ranks.json there.", "ranks.json")
@@ -283,7 +287,7 @@ def ranks(tolerance: float | None, out: Path | None, as_json: bool, **settings: 
     Each virtual rank runs gate, dispatch schedule, token reorder and its experts over the tokens that dispatch sends
     it. A layer takes as long as its slowest rank; exchanges between ranks are not run but modelled.
     """
-    _require_torch()
+    require_torch("measuring takes")
     from lazsim.output.profile import rank_files, rank_parts
     from lazsim.profiling.ranks import RankOptions, measure_ranks
 

@@ -25,7 +25,6 @@ PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "plac
     "--method",
     type=Choice(("auto", "exact", "montecarlo")),
     default="auto",
-    show_default=True,
     help="How to find probabilities; auto is exact where that takes little time.",
 )
 @click.option(

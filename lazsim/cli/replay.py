@@ -16,6 +16,12 @@ CAPS = ("members", "offset", "clip", "first")
 TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
 """`lazsim.trace.CAP_RULES`, the default first, and names of units, here so that ``--help`` need not import them."""
 
+rate_options = options(
+    click.option(
+        "--node-mtbf", "mtbf_s", type=kinds.DURATION, help="Mean time between the failures of a node, as 50d."
+    ),
+    click.option("--repair", "repair_s", type=kinds.DURATION, help="Mean time until a node is back, as 4h."),
+)
 max_nodes_option = click.option("--max-nodes", type=kinds.NODES, help="Hold the trace to this many nodes.")
 
 
@@ -24,7 +30,6 @@ replay_options = options(
         "--format",
         "trace_format",
         default="auto",
-        show_default=True,
         metavar="NAME|TOML",
         help="Of the trace, see lazsim list formats; auto tells it from the content.",
     ),
@@ -50,7 +55,9 @@ replay_options = options(
         metavar="FROM..TO",
         help="When nodes were observed, if the file has only what happened to them, as 2025-01-01..2025-06-30.",
     ),
-    click.option("--start", type=kinds.DURATION, default=0.0, help="Where in the trace to begin; default 0."),
+    click.option(
+        "--start", type=kinds.DURATION, default=0.0, show_default=False, help="Where in the trace to begin; default 0."
+    ),
     click.option("--duration", type=kinds.DURATION, help="How much of it, as 80min; default: to its end."),
     click.option(
         "--cap",

@@ -15,7 +15,6 @@ from lazsim.cli.common import (
     print_json,
     seed_option,
     show,
-    tell_notes,
     write_out,
 )
 from lazsim.cli.messages import Group
@@ -60,7 +59,7 @@ def info(as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @reading_options
-@click.option("--seeds", type=kinds.COMPARED, default=5, show_default=True, help="Generated runs to compare with.")
+@click.option("--seeds", type=kinds.COMPARED, default=5, help="Generated runs to compare with.")
 @json_option
 def fit(seeds: int, as_json: bool, **reading: Any) -> None:
     """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
@@ -77,14 +76,14 @@ def fit(seeds: int, as_json: bool, **reading: Any) -> None:
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
     else:
         click.echo(fit_toml(msgspec.to_builtins(spec), rows))
-    tell_notes(recorded.notes)
+    note(*recorded.notes)
 
 
 @command.command()
 @click.argument("spec")
-@click.option("--layers", type=kinds.LAYERS, default=12, show_default=True)
-@click.option("--experts", type=kinds.EXPERTS, default=16, show_default=True)
-@click.option("--steps", type=kinds.COUNT, default=5000, show_default=True, help="Training steps to cover.")
+@click.option("--layers", type=kinds.LAYERS, default=12)
+@click.option("--experts", type=kinds.EXPERTS, default=16)
+@click.option("--steps", type=kinds.COUNT, default=5000, help="Training steps to cover.")
 @seed_option
 @click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
@@ -114,7 +113,7 @@ def convert(layers: int | None, experts: int | None, every: int, out: Path, **re
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_out(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
-    tell_notes(taken.notes)
+    note(*taken.notes)
 
 
 @command.command()
@@ -134,4 +133,4 @@ def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     for layer in set(chosen) - set(numbers):
         raise LazsimError(f"`layer` {layer}: {reading['path']} has layers {spans(numbers)}")
     write_out(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
-    tell_notes(recorded.notes)
+    note(*recorded.notes)

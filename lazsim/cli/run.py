@@ -31,11 +31,10 @@ RUN_FILES = (
 @click.option("--trace", required=True, metavar="FILE|RECIPE", help="Node events.")
 @replay_options
 @max_nodes_option
-@click.option("--model", default="gpt-s", show_default=True, metavar="NAME|TOML|JSON")
+@click.option("--model", default="gpt-s", metavar="NAME|TOML|JSON")
 @click.option(
     "--cluster",
     default="rtx3090x10",
-    show_default=True,
     metavar="NAME|TOML",
     help="Kind of nodes and their links. The trace gives the number of nodes, also where it has more than the "
     "cluster; --max-nodes limits it.",
@@ -102,7 +101,6 @@ RUN_FILES = (
     "--planning",
     type=Choice(PLANNINGS),
     default="auto",
-    show_default=True,
     help="Make every plan; make some that stand for the others, with the error told; or the first where it takes under "
     "about a second.",
 )

@@ -19,7 +19,6 @@ from lazsim.study.sensitivity import FACTORS, sensitivity
     multiple=True,
     type=kinds.Number(min=0, min_open=True),
     default=FACTORS,
-    show_default=True,
     help="Multiply by this; repeats.",
 )
 def command(

@@ -55,8 +55,7 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
         report = sweep_report(result, spec.name, sha256(read_bytes(spec)))
         files[REPORT] = page(report, sweep_parts(result), result.notes, files)
         note_written(out, ("table.csv", "rows.jsonl", *write_results(out, "pictures of a sweep", files)))
-    for label, error in result.failures[:MOST_FAILURES]:
-        note(f"{label}: {error}")
+    note(*(f"{label}: {error}" for label, error in result.failures[:MOST_FAILURES]))
     if result.failures:
         num_runs = len(result.rows) + len(result.failures)
         raise LazsimError(

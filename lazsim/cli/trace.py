@@ -15,12 +15,11 @@ from lazsim.cli.common import (
     print_parts,
     seed_option,
     show,
-    tell_notes,
     told,
     write_out,
 )
 from lazsim.cli.messages import Choice, Group
-from lazsim.cli.replay import max_nodes_option, read_stretch, replay_options
+from lazsim.cli.replay import max_nodes_option, rate_options, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import rate_note
@@ -55,26 +54,20 @@ def info(as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @reading_options
-@click.option("--to", type=Choice(list(WRITERS)), default="lazsim", show_default=True, help="Format to write.")
+@click.option("--to", type=Choice(list(WRITERS)), default="lazsim", help="Format to write.")
 @click.option("--out", required=True, type=kinds.OUT_FILE_OR_STDOUT, help="File to write.")
 def convert(to: str, out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = read_stretch(**reading)
     trace = dataclasses.replace(trace, notes=tuple(map(told, trace.notes)))
     write_out(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
-    tell_notes(trace.notes)
-    note(
-        f"{out}: {counted(len(trace), 'event')} of {counted(len(trace.names), 'node')} over "
-        f"{format_duration(trace.duration_s)}"
-    )
+    found = f"{counted(len(trace), 'event')} of {counted(len(trace.names), 'node')}"
+    note(*trace.notes, f"{out}: {found} over {format_duration(trace.duration_s)}")
 
 
 mtbf_options = options(
     click.option("--nodes", "num_nodes", type=kinds.NODES, help="Nodes of the cluster."),
-    click.option(
-        "--node-mtbf", "mtbf_s", type=kinds.DURATION, help="Mean time between the failures of a node, as 50d."
-    ),
-    click.option("--repair", "repair_s", type=kinds.DURATION, help="Mean time until a node is back, as 4h."),
+    rate_options,
     click.option(
         "--shape",
         type=kinds.Number(0, min_open=True),
@@ -99,7 +92,9 @@ mtbf_options = options(
 @click.argument("spec", required=False)
 @mtbf_options
 @seed_option
-@click.option("--out", default="-", type=kinds.OUT_FILE_OR_STDOUT, help="File to write; default: stdout.")
+@click.option(
+    "--out", default="-", show_default=False, type=kinds.OUT_FILE_OR_STDOUT, help="File to write; default: stdout."
+)
 def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fields: Any) -> None:
     """Make a trace, in lazsim's own format.
 
@@ -123,10 +118,9 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
     "--kind",
     type=Choice(("auto", "spot", "mtbf")),
     default="auto",
-    show_default=True,
     help="Of the recipe: grants of new nodes, or failures and repairs; auto is mtbf where nodes come back by name.",
 )
-@click.option("--seeds", type=kinds.COMPARED, default=20, show_default=True, help="Traces to compare with.")
+@click.option("--seeds", type=kinds.COMPARED, default=20, help="Traces to compare with.")
 @click.option("--out", type=kinds.OUT_FILE, help="TOML file to write the recipe to.")
 @json_option
 def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
@@ -147,14 +141,14 @@ def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) 
     else:
         click.echo(recipe_toml(recipe))
         print_parts([fit_table(trace, frame, seeds)])
-    tell_notes(trace.notes)
+    note(*trace.notes)
 
 
 @command.command()
 @click.argument("name")
 @click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, help="File to write; default: its name, in the current folder.")
 @click.option(
-    "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_default=True, show_envvar=True,
+    "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_envvar=True,
     help="Where to fetch from: a mirror with the layout of raw.githubusercontent.com.",
 )  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of fetched files; default: the user's cache.")
@@ -200,5 +194,4 @@ def plot(out: Path, **reading: Any) -> None:
 
     trace = read_stretch(**reading)
     write_out(out, draw_trace(trace, out.suffix[1:].lower()))
-    tell_notes(trace.notes)
-    note(f"{out}: written")
+    note(*trace.notes, f"{out}: written")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import REPORT, json_option, note, out_option, show
-from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, require_torch, write_routing
+from lazsim.cli.common import REPORT, json_option, note, out_option, require_torch, show
+from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, write_routing
 from lazsim.cli.messages import Checked
 from lazsim.cli.progress import live_progress
 
@@ -26,7 +26,6 @@ DEFAULT_TOLERANCE = 0.5
     "--tolerance",
     type=kinds.Number(min=0),
     default=DEFAULT_TOLERANCE,
-    show_default=True,
     help="Exit with 1 when the relative error of a judged row is larger.",
 )
 @out_option("Write the report and a picture there.", "validate.json", "validate.png", "validate.pdf", REPORT)
@@ -39,7 +38,7 @@ def command(tolerance: float, record_routing: Path | None, out: Path | None, as_
     changed. A row is judged where it stands for at least 2 % of the run's time, measured or predicted. --out writes
     validate.json, report.html, validate.png and validate.pdf.
     """
-    require_torch()
+    require_torch("live training needs")
     from lazsim.live.run import prepare
     from lazsim.live.validate import kills_and_joins, validate
     from lazsim.output.live import validation_files, validation_parts, validation_report

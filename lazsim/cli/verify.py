@@ -11,7 +11,11 @@ from lazsim.cli.messages import Checked
 
 @click.command(cls=Checked)
 @click.option(
-    "--only", default="", metavar="TEXT", help="Rows whose name, model, system, settings, metric or source has TEXT."
+    "--only",
+    default="",
+    show_default=False,
+    metavar="TEXT",
+    help="Rows whose name, model, system, settings, metric or source has TEXT.",
 )
 @click.option(
     "--rows",

@@ -29,11 +29,11 @@ def balance_table(layers: Sequence[Mapping[str, float]]) -> Table:
     return Table(columns, rows, "balance of each layer, median over the steps")
 
 
-def fit_toml(spec: Mapping[str, Any], statistics: Mapping[str, Mapping[str, float]], width: int | None = None) -> str:
+def fit_toml(spec: Mapping[str, Any], statistics: Mapping[str, Mapping[str, float]]) -> str:
     """Write the parameters of a generator as TOML; comments compare its loads with the recording."""
     headings = {"recorded": "recorded", "least": "generated, least", "median": "median", "most": "most"}
     columns = [key("statistic"), *(Column(heading, ".3f") for heading in headings.values())]
     rows = [(name, *map(row.__getitem__, headings)) for name, row in statistics.items()]
-    comments = render([Table(columns, rows)], (width or terminal_width()) - 2).splitlines()
+    comments = render([Table(columns, rows)], terminal_width() - 2).splitlines()
     parameters = [f"{name} = {json.dumps(value)}" for name, value in spec.items()]
     return "\n".join([*parameters, "", *(f"# {line}".rstrip() for line in comments)])

@@ -10,7 +10,7 @@ from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.sweep_result import Alternative, Contest, SpareCost, SweepResult, paying_spares
+from lazsim.study.sweep_result import Contender, Contest, SpareCost, SweepResult, paying_spares
 from lazsim.units import counted
 
 MOST_SETTINGS = 20
@@ -58,7 +58,7 @@ def sweep_files(result: SweepResult) -> dict[str, bytes]:
 def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
     """Return what the page of a sweep says; `name` and `sha256` are those of its specification."""
 
-    def words(one: Ranked[Alternative]) -> str:
+    def words(one: Ranked[Contender]) -> str:
         run, setting = one.name
         values = (f"{axis} {_value(value)}" for axis, value in zip(result.setting_keys, setting, strict=True))
         return " with ".join(filter(None, (run, ", ".join(values))))
@@ -162,7 +162,7 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
     """Name the best of each contest, and those that may be as good."""
     axes = result.setting_keys
 
-    def name(one: Ranked[Alternative], contest: Contest) -> str:
+    def name(one: Ranked[Contender], contest: Contest) -> str:
         run, setting = one.name
         words = {"run": run} if num_runs > 1 or not axes else {}
         words |= {axis: _word(axis, value, len(axes)) for axis, value in zip(axes, setting, strict=True)}

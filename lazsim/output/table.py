@@ -101,9 +101,9 @@ class Table:
         return cls(columns, [[value(thing) for value in values] for thing in things], title, notes)
 
 
-def facts(rows: Iterable[tuple[str, str]], title: str = "", notes: Sequence[str] = ()) -> Table:
+def facts(rows: Iterable[tuple[str, str]], title: str = "") -> Table:
     """Return a table without a head: a name and a text in each row."""
-    return Table([key("", kind="text"), Column("", kind="text")], list(rows), title, notes)
+    return Table([key("", kind="text"), Column("", kind="text")], list(rows), title)
 
 
 Part = Table | str

@@ -20,21 +20,15 @@ MAX_SPARKLINE = 76
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def trace_parts(trace: Trace, stats: TraceStats, width: int | None = None) -> Iterator[Part]:
+def trace_parts(trace: Trace, stats: TraceStats) -> Iterator[Part]:
     """Show the statistics of a trace, and a sparkline of its nodes over time."""
     yield facts(_stats_rows(stats), f"{Path(trace.name).name} ({trace.format})")
-    line = sparkline(trace, min(MAX_SPARKLINE, width or terminal_width()))
+    line = sparkline(trace, min(MAX_SPARKLINE, terminal_width()))
     yield f"nodes alive, 0 to {stats.peak_nodes}, over {format_duration(stats.span_s)}:\n{line}"
 
 
 def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:
-    """Average the nodes alive over equal stretches of the trace.
-
-    Returns
-    -------
-    ndarray, shape (num_bins,)
-        Nodes; zeros for a trace of no duration.
-    """
+    """Average the nodes alive over equal stretches of the trace; zeros for a trace of no duration."""
     times, counts = trace.num_alive()
     if trace.duration_s <= 0:
         return np.zeros(num_bins)

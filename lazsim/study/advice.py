@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.question import CHOICES, MOST_STEPS, Question, distinct, name_value, without_choices
-from lazsim.study.search import Alternative, Choice, Goal, Round, Row, Search, loses_too_much
+from lazsim.study.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
 from lazsim.units import divide, parse_price
@@ -110,7 +110,7 @@ class Advice:
     """For each choice that was tuned, the value with its interval by steps between checkpoints."""
     starts: Mapping[Choice, Start]
     """Seconds of a step, of a save and between failures, by choice."""
-    rows: Mapping[Alternative, Sequence[Row]]
+    rows: Mapping[Alternative, Sequence[RunRow]]
     """The runs of each alternative of the ranking, as those of a sweep."""
     rounds: tuple[Round, ...]
     """Rounds of the race."""
@@ -446,19 +446,15 @@ def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:
 def assumptions(scenario: Scenario) -> list[Assumption]:
     """Return the assumptions of a scenario, each with each factor: its constants, and rates of what is generated."""
     paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
-    found = [
-        Assumption(name, factor, path) for name, path in paths.items() if scenario.field(path) for factor in FACTORS
-    ]
-    return [one for one in found if _can_be(one, scenario)]
-
-
-def _can_be(assumption: Assumption, scenario: Scenario) -> bool:
-    """Tell whether the value is in its range, as more than all of something is not."""
-    try:
-        assumption.apply(scenario)
-    except SpecError:
-        return False
-    return True
+    found = []
+    for name, path in paths.items():
+        for factor in FACTORS if scenario.field(path) else ():
+            # More than all of something is not in its range.
+            with suppress(SpecError):
+                assumption = Assumption(name, factor, path)
+                assumption.apply(scenario)
+                found.append(assumption)
+    return found
 
 
 def _num_screened(num_changes: int, num_rivals: int) -> int:

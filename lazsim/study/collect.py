@@ -18,7 +18,7 @@ from lazsim.errors import LazsimError, unknown_name
 from lazsim.folders import hold_folder
 from lazsim.specs import sha256
 from lazsim.study.backends import BACKENDS
-from lazsim.study.store import Row, Store, encode_row
+from lazsim.study.store import Store, StoredRow, encode_row
 
 BATCH_S = 0.1
 """Target length of a batch: short runs are not handed out one by one, and a kill costs little."""
@@ -129,7 +129,9 @@ def collect(
                 lines = [line for _, line, _ in results if line is not None]
                 if store:
                     store.append(lines)
-                values |= {row.id: row.decode() for row in (msgspec.json.decode(line, type=Row) for line in lines)}
+                values |= {
+                    row.id: row.decode() for row in (msgspec.json.decode(line, type=StoredRow) for line in lines)
+                }
                 errors |= {task: error for task, line, error in results if line is None}
                 advance(len(results))
     return Outcomes(

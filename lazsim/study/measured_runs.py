@@ -25,7 +25,7 @@ from lazsim.units import read_number
 
 CATALOG = "measured/training.csv"
 
-Row = Mapping[str, str]
+Cells = Mapping[str, str]
 
 UNKNOWN = ("", "unknown", "nan", "n/a", "none")
 
@@ -89,7 +89,7 @@ class MeasuredRun:
     """Name of the row and where it is from."""
     settings: Mapping[str, str]
     """Model, system, precision, dispatcher, graphs and others, by which runs are grouped."""
-    columns: Row
+    columns: Cells
     tokens_per_s_per_gpu: float
     inputs: StepInputs | None
     """Inputs of the step; none where the row cannot be predicted."""
@@ -101,8 +101,8 @@ class MeasuredRun:
 class Lookup:
     """Models and systems by name: those beside a file, else those of the catalogue."""
 
-    models: Mapping[str, Row]
-    systems: Mapping[str, Row]
+    models: Mapping[str, Cells]
+    systems: Mapping[str, Cells]
 
     def model(self, name: str) -> ModelSpec:
         """Find a model."""
@@ -152,7 +152,7 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     return [_run(row, lookup) for row in rows]
 
 
-def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
+def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
     """Read the rows of a CSV that has the columns needed, the first of which names each row."""
     try:
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
@@ -167,7 +167,7 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
         raise SpecError(f"{name}: has two columns {twice}; keep one")
     if not lines:
         raise SpecError(f"{name}: has no rows")
-    rows: dict[str, Row] = {}
+    rows: dict[str, Cells] = {}
     for number, cells in lines:
         with prefix_errors(f"{name}, line {number}"):
             if len(cells) != len(columns):
@@ -181,7 +181,7 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Row]:
     return list(rows.values())
 
 
-def _run(row: Row, lookup: Lookup) -> MeasuredRun:
+def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
     settings["inputs"] = _known_inputs(row)
@@ -203,7 +203,7 @@ DECISIVE = ("precision", "recompute", "dispatcher", "cuda_graph")
 """Settings without which a row that says nothing of its `completeness` has not all inputs known."""
 
 
-def _known_inputs(row: Row) -> str:
+def _known_inputs(row: Cells) -> str:
     """Tell how well inputs are known; where the recipe that was found is of another run, it is the nearest one."""
     # A setting may be known to be none.
     is_told = all((row.get(column) or "") not in set(UNKNOWN) - {"none"} for column in DECISIVE)
@@ -212,7 +212,7 @@ def _known_inputs(row: Row) -> str:
     return OWN if (row.get("config_match") or "source itself") in ("exact", "source itself") else NEAREST
 
 
-def _inputs(row: Row, lookup: Lookup) -> StepInputs:
+def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
     for column in ("gpus", "gbs", "seq", "mbs", "tp", "pp", "ep"):
         if not _whole(row, column):
             raise SpecError(f"{column} is unknown")
@@ -228,7 +228,7 @@ def _inputs(row: Row, lookup: Lookup) -> StepInputs:
     return StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
 
 
-def _layout(row: Row) -> ParallelSpec:
+def _layout(row: Cells) -> ParallelSpec:
     # Words in brackets say where a setting is from.
     graph, sharding = ((row.get(column) or "").partition(" (")[0] for column in ("cuda_graph", "sharding"))
     scope, stages, routing = (row.get(name) or "" for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
@@ -279,7 +279,7 @@ def _layout(row: Row) -> ParallelSpec:
     return override(ParallelSpec(global_batch=1), fields, "layout")
 
 
-def _eight_bit_parts(row: Row) -> list[str]:
+def _eight_bit_parts(row: Cells) -> list[str]:
     """Return what the recipe of a row computes in 8 bits beside the matmuls of layers.
 
     In Megatron-Bridge, mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but
@@ -292,18 +292,18 @@ def _eight_bit_parts(row: Row) -> list[str]:
     return ["attention"] * (not (model == "deepseek_v3" and on_gb200)) + ["head"] * head
 
 
-def _exchange_multiprocessors(row: Row) -> int:
+def _exchange_multiprocessors(row: Cells) -> int:
     """Return the multiprocessors that the recipe of a row gives to the dispatcher (``moe_hybridep_num_sms``)."""
     is_nano = row["model_key"].replace("-", "_").startswith("nemotron_3_nano")
     return 32 if _tuned(row) and row.get("dispatcher") == "hybridep" and not is_nano else 0
 
 
-def _tuned(row: Row) -> bool:
+def _tuned(row: Cells) -> bool:
     """Whether a row follows the recipes of NVIDIA-NeMo/Megatron-Bridge (``perf_recipes`` of 0.6)."""
     return (row.get("source_family") or "").startswith(("Megatron-Bridge", "Bridge PR"))
 
 
-def _choice(row: Row, column: str, names: Mapping[str, str], default: str) -> str:
+def _choice(row: Cells, column: str, names: Mapping[str, str], default: str) -> str:
     value = row.get(column) or ""
     if value in UNKNOWN:
         return default
@@ -312,7 +312,7 @@ def _choice(row: Row, column: str, names: Mapping[str, str], default: str) -> st
     return names[value]
 
 
-def _words(row: Row, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
+def _words(row: Cells, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
     """Return what the words of a cell stand for: `silent` ones for nothing. Brackets may hold any others, too."""
     value = row.get(column) or ""
     told = {*re.split(r"\W+", value.partition(" (")[0])}
@@ -321,7 +321,7 @@ def _words(row: Row, column: str, names: Mapping[str, str], silent: Sequence[str
     return [ours for theirs, ours in names.items() if theirs in value]
 
 
-def _number(row: Row, column: str) -> float:
+def _number(row: Cells, column: str) -> float:
     """Read a number from 0 to 1e12; nan where it is unknown."""
     value = row.get(column) or ""
     if value in UNKNOWN:
@@ -335,7 +335,7 @@ def _number(row: Row, column: str) -> float:
     return number
 
 
-def _whole(row: Row, column: str, default: int = 0) -> int:
+def _whole(row: Cells, column: str, default: int = 0) -> int:
     number = _number(row, column)
     if math.isnan(number):
         return default
@@ -344,11 +344,11 @@ def _whole(row: Row, column: str, default: int = 0) -> int:
     return int(number)
 
 
-def _flag(row: Row, column: str, default: bool) -> bool:
+def _flag(row: Cells, column: str, default: bool) -> bool:
     return _choice(row, column, {"0": "", "1": column}, column if default else "") != ""
 
 
-def _system_of(row: Row) -> tuple[ClusterSpec, GpuSpec]:
+def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
     """Build a system from its row, with everything that a step does not need from the catalogue's nearest one."""
     gpu_name = (row.get("gpu") or "").lower()
     if gpu_name not in catalog_names("gpus"):
@@ -366,7 +366,7 @@ def _system_of(row: Row) -> tuple[ClusterSpec, GpuSpec]:
     return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
 
 
-def _model_of(name: str, row: Row, known: ModelSpec | None) -> ModelSpec:
+def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
     """Build a model from its row; what it has no column for is that of the catalogue's model of this name, if any."""
     latent, windows = _whole(row, "kv_lora_rank") > 0, _whole(row, "sliding_layers")
     if not (_whole(row, "layers_total") and _whole(row, "d_model") and _whole(row, "heads")):

@@ -16,7 +16,7 @@ from typing import Any
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
-from lazsim.study.measured_runs import Row, read_table
+from lazsim.study.measured_runs import Cells, read_table
 from lazsim.study.replays import (
     MEASURED,
     MissingError,
@@ -45,7 +45,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PublishedOutcome:
     """A published outcome."""
 
     id: str
@@ -106,7 +106,7 @@ class ReplayedOutcome(Prediction):
     """Reason why the replay is not within the tolerance, where it is known."""
 
 
-def read_outcomes(path: str | None = None) -> list[Outcome]:
+def read_outcomes(path: str | None = None) -> list[PublishedOutcome]:
     """Read published outcomes from a file, or the catalogue's."""
     content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
     catalogue = {row["id"]: row for row in read_table(CATALOG, content, NEEDED)}
@@ -129,8 +129,8 @@ def has_outcomes(path: str) -> bool:
 
 
 def outcome_of(
-    row: Row, catalogue: Mapping[str, Row], rows: Mapping[str, Row] | None = None, folder: Path = Path()
-) -> Outcome:
+    row: Cells, catalogue: Mapping[str, Cells], rows: Mapping[str, Cells] | None = None, folder: Path = Path()
+) -> PublishedOutcome:
     """Read a row of a table.
 
     Parameters
@@ -143,7 +143,7 @@ def outcome_of(
     known = catalogue.get(row["id"], {})
     group = row.get("group") or known.get("group", "")
     published = tuple(map(_number, re.split(r"[,/]", re.sub(r"\(.*?\)", "", row["value"]))))
-    outcome = Outcome(
+    outcome = PublishedOutcome(
         row["id"], group, row["metric"], row.get("unit", ""), row.get("source", ""), published, _tolerance(row),
         names_setup=bool(row.get("replay")),
     )  # fmt: skip
@@ -158,7 +158,7 @@ def outcome_of(
             return replace(outcome, skipped=str(error))
 
 
-def _tolerance(row: Row) -> str:
+def _tolerance(row: Cells) -> str:
     """Return how near a replay has to come: a value such as ``<0.05``, and that of a limit, is a bound."""
     tolerance, value = row["tolerance_hint"], row["value"].strip()
     bound = value[:1] if value[:1] in ("<", ">") else "<=" if row["metric"].endswith(" limit") else ""
@@ -170,7 +170,9 @@ def _is_tolerance(text: str) -> bool:
     return text == "exact" or any(one.fullmatch(text) for one in (TOLERANCE, LARGER_OF))
 
 
-def _with_setup(outcome: Outcome, row: Row, known: Row, rows: Mapping[str, Row], folder: Path) -> Outcome:
+def _with_setup(
+    outcome: PublishedOutcome, row: Cells, known: Cells, rows: Mapping[str, Cells], folder: Path
+) -> PublishedOutcome:
     """Return an outcome with its set-up; a MissingError says why there is none."""
     setups = load_setups().setups
     name = row.get("replay") or known.get("replay")
@@ -201,14 +203,14 @@ def _with_setup(outcome: Outcome, row: Row, known: Row, rows: Mapping[str, Row],
     return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why)
 
 
-def _told(row: Row, known: Row, rows: Mapping[str, Row]) -> str:
+def _told(row: Cells, known: Cells, rows: Mapping[str, Cells]) -> str:
     """Return what is said of the inputs of a row: first by the rows that it refers to, ``as RSC-05``."""
     text = row.get("inputs", "")
     others = [rows[name] for name in REFERENCE.findall(text) if name in rows and name != row["id"]]
     return "; ".join((*(_told(one, {}, {}) for one in others), known.get("inputs", ""), row.get("cluster", ""), text))
 
 
-def replay_outcome(outcome: Outcome) -> ReplayedOutcome:
+def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
     """Replay a published outcome."""
     predicted = error_share = within = None
     measured: float | None = None if math.isnan(outcome.published[0]) else outcome.published[0]

@@ -18,7 +18,7 @@ from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import describe_runs, threshold_note
 from lazsim.study.result import flat_row
-from lazsim.study.search import Alternative, Changes, Choice, Row
+from lazsim.study.search import Alternative, Changes, Choice, RunRow
 from lazsim.study.simulation import run_scenario, simulate_point
 from lazsim.study.sweep_spec import SEEDS
 from lazsim.trace import Trace
@@ -206,7 +206,7 @@ class Question:
         whole = self.whole(choice)
         return whole.most_nodes(self._asked(choice, 0).wall_s(whole))
 
-    def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[Row | str]:
+    def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[RunRow | str]:
         """Make runs; see `lazsim.study.search.Measure`."""
         points: list[Scenario | DueRun] = []
         for one, seed in wanted:
@@ -221,7 +221,7 @@ class Question:
         function: Function = simulate_point if self._due is None else simulate_due
         labels = [f"{name_choice(one.choice)}, interval {one.interval_steps}, seed {seed}" for one, seed in wanted]
         found = collect(function, points, labels=labels, **self._options).results()
-        rows: list[Row | str] = []
+        rows: list[RunRow | str] = []
         for (one, seed), result in zip(wanted, found, strict=True):
             if isinstance(result, str):
                 rows.append(result)

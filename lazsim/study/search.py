@@ -38,7 +38,7 @@ Choice = tuple[tuple[str, Any], ...]
 Changes = tuple[Any, ...]
 """Assumptions that a run changes; none where the tuple is empty."""
 
-Row = Mapping[str, Any]
+RunRow = Mapping[str, Any]
 """The outcome of a run."""
 
 
@@ -49,7 +49,7 @@ class Alternative(NamedTuple):
     interval_steps: int
 
 
-Measure = Callable[[Sequence[tuple[Alternative, int]], Changes], Sequence[Row | str]]
+Measure = Callable[[Sequence[tuple[Alternative, int]], Changes], Sequence[RunRow | str]]
 """Makes runs of alternatives at seeds; a text says why there is no outcome."""
 
 
@@ -70,12 +70,12 @@ class Goal:
     heading: str
     format: str
     """Heading of what is shown, and its format."""
-    value: Callable[[Row], float]
+    value: Callable[[RunRow], float]
     """From a row; the more the better, but where `less_is_better`."""
     less_is_better: bool = False
     cost_of: int = 0
     """Samples whose cost is shown in place of a value of samples for each unit of cost; 0 where the value is shown."""
-    done: Callable[[Row], float] | None = None
+    done: Callable[[RunRow], float] | None = None
     """From a row to the part that is done in time of what must be, 1 for all of it; None where nothing must be."""
     least_prob: float = 0.0
     """Probability with which all of it must be done: alternatives with less are worse than all others."""
@@ -91,21 +91,21 @@ class Goal:
             return value
         return Interval(*(self.cost_of / bound if bound else math.inf for bound in (value.value, *value[:0:-1])))
 
-    def in_time(self, rows: Iterable[Row]) -> Interval:
+    def in_time(self, rows: Iterable[RunRow]) -> Interval:
         """Return the share of runs that do in time what must be done."""
         are_done = [self.done is None or self.done(row) >= 1 for row in rows]
         return share_interval(sum(are_done), len(are_done))
 
-    def is_late(self, rows: Iterable[Row]) -> bool:
+    def is_late(self, rows: Iterable[RunRow]) -> bool:
         """Whether too few runs do in time what must be done."""
         return self.done is not None and self.in_time(rows).value < self.least_prob
 
-    def is_missed(self, rows: Collection[Row]) -> bool:
+    def is_missed(self, rows: Collection[RunRow]) -> bool:
         """Whether runs are late, or lose more updates than they may."""
         return self.is_late(rows) or loses_too_much(rows)
 
 
-def loses_too_much(rows: Iterable[Row]) -> bool:
+def loses_too_much(rows: Iterable[RunRow]) -> bool:
     """Tell whether runs lose a larger share of the updates of tokens than their system may, in the mean."""
     excess = [(row.get("lost_token_share") or 0.0) - row.get("most_lost_tokens", 1.0) for row in rows]
     return math.fsum(excess) > 0
@@ -125,7 +125,7 @@ class Search:
     """
 
     def __init__(self, measure: Measure, goal: Goal, max_runs: int, most_seeds: int) -> None:
-        self.rows: dict[tuple[Alternative, Changes], dict[int, Row]] = {}
+        self.rows: dict[tuple[Alternative, Changes], dict[int, RunRow]] = {}
         self.refused: dict[Choice, str] = {}
         self.rounds: list[Round] = []
         self.num_runs = self.num_kept = 0

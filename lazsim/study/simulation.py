@@ -193,9 +193,9 @@ def simulate_scenarios(
     )
 
 
-def run_scenario(scenario: Scenario, trace: Trace, loads: Routing, setting: Setting | None = None) -> SystemRun:
-    """Simulate one scenario, at its setting or a given one; trace and loads may be shared with others."""
-    return _run(SettingRuns(scenario, [trace], loads), setting)
+def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
+    """Simulate one scenario; trace and loads may be shared with others."""
+    return _run(SettingRuns(scenario, [trace], loads))
 
 
 def simulate_point(scenario: Scenario) -> Mapping[str, Any]:

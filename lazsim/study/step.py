@@ -22,7 +22,7 @@ LEAST_CHANGE = 5e-4
 
 
 @dataclass(frozen=True)
-class Assumption:
+class AssumedConstant:
     """An assumed constant of a step, its value, and the share by which the step changes where it is 10 % larger."""
 
     name: str
@@ -59,7 +59,7 @@ class StepResult:
         return low * self.time.tokens_per_s_per_gpu, high * self.time.tokens_per_s_per_gpu
 
     @cached_property
-    def assumptions(self) -> list[Assumption]:
+    def assumptions(self) -> list[AssumedConstant]:
         """Constants that are assumed, and what they weigh in this step, the heaviest first."""
         constants, found = self.inputs.constants, []
         for name in constants.assumed:
@@ -67,7 +67,7 @@ class StepResult:
             raised = msgspec.structs.replace(constants, **{name: RAISED * value})
             step_s = predict_step(replace(self.inputs, constants=raised)).step_s
             if abs(change := step_s / self.time.step_s - 1) >= LEAST_CHANGE:
-                found.append(Assumption(name, value, change))
+                found.append(AssumedConstant(name, value, change))
         return sorted(found, key=lambda one: -abs(one.change))
 
     @property

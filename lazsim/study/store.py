@@ -20,7 +20,7 @@ START = b'{"id":"'
 """How the line of a row begins."""
 
 
-class Row(msgspec.Struct, frozen=True):
+class StoredRow(msgspec.Struct, frozen=True):
     """A finished run, with the hash of its value; its line also holds the inputs, for people."""
 
     id: str
@@ -67,7 +67,7 @@ class Store:
         with self._path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    row = decode_json(line, Row)
+                    row = decode_json(line, StoredRow)
                     if row.id in wanted:
                         found[row.id] = row.decode()
                 except ValueError:
@@ -93,7 +93,7 @@ class Store:
         if end == len(content):
             return
         try:
-            decode_json(content[end:], Row)
+            decode_json(content[end:], StoredRow)
         except ValueError:
             # Anything else is no row: `read` refuses the file.
             if content[end:].startswith(START[: len(content) - end]):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RUN_KEYS = ("system", "placement")
 """Keys that distinguish the runs of a setting."""
 
-Alternative = tuple[str, tuple[Any, ...]]
+Contender = tuple[str, tuple[Any, ...]]
 """A run and the values of a setting, in the order of `SweepResult.setting_keys`."""
 
 
@@ -31,7 +31,7 @@ class Contest:
 
     among: Mapping[str, Any]
     """What they have in common: a value of the first axis, a ``run``, or nothing."""
-    ranking: tuple[Ranked[Alternative], ...]
+    ranking: tuple[Ranked[Contender], ...]
     held_out: float
     """Samples where no seed judges what it helped to choose: see `lazsim.study.comparison.held_out_mean`."""
 
@@ -202,7 +202,7 @@ class SweepResult:
         """Return costs against the number of spares, ascending, for each run and setting; none without that axis."""
         if "spares" not in self.setting_keys:
             return []
-        rows_of: dict[Alternative, list[Mapping[str, Any]]] = {}
+        rows_of: dict[Contender, list[Mapping[str, Any]]] = {}
         for row in self.rows:
             rows_of.setdefault((run_name(row), tuple(row[key] for key in self.setting_keys)), []).append(row)
         found: dict[tuple[Any, ...], list[tuple[SpareCost, BySeed]]] = {}
@@ -238,7 +238,7 @@ class SweepResult:
             commons.append(lambda name, _setting: (("run", name),))
         if len(self.setting_keys) > 1:
             commons.append(lambda _name, setting: ((self.setting_keys[0], setting[0]),))
-        groups: dict[tuple[tuple[str, Any], ...], dict[Alternative, BySeed]] = {}
+        groups: dict[tuple[tuple[str, Any], ...], dict[Contender, BySeed]] = {}
         for common_of in commons:
             for each, by_seed in samples.items():
                 groups.setdefault(common_of(*each), {})[each] = by_seed
@@ -271,7 +271,7 @@ class SweepResult:
             for one in costs
         ]
 
-    def _samples(self) -> dict[Alternative, dict[Hashable, float]]:
+    def _samples(self) -> dict[Contender, dict[Hashable, float]]:
         """Return the samples of each run in each setting by seeds; the runs of a setting follow each other."""
         found: dict[tuple[Any, ...], dict[str, dict[Hashable, float]]] = {}
         for row in self.rows:

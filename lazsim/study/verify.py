@@ -14,7 +14,14 @@ from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
 from lazsim.study.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
-from lazsim.study.outcomes import Outcome, Prediction, ReplayedOutcome, has_outcomes, read_outcomes, replay_outcome
+from lazsim.study.outcomes import (
+    Prediction,
+    PublishedOutcome,
+    ReplayedOutcome,
+    has_outcomes,
+    read_outcomes,
+    replay_outcome,
+)
 from lazsim.study.pairs import RELEASES, Pair, find_pairs
 from lazsim.study.rankings import Ranking, rank
 from lazsim.study.replays import runs_of
@@ -34,7 +41,7 @@ RANGE_TAIL = 0.025
 FEW_OUTCOMES = 24
 """Outcomes below which starting processes takes longer than it saves."""
 
-Batch = list[tuple[int, Outcome]]
+Batch = list[tuple[int, PublishedOutcome]]
 """Outcomes, with their places among all, that have the same runs."""
 
 NOISE = (
@@ -177,7 +184,7 @@ def error_summary(rows: Sequence[VerifiedRow]) -> dict[str, Any]:
 def verify(
     paths: Iterable[str] = (),
     only: str = "",
-    progress: Callable[[Iterable[MeasuredRun | Outcome]], Iterable[MeasuredRun | Outcome]] = list,
+    progress: Callable[[Iterable[MeasuredRun | PublishedOutcome]], Iterable[MeasuredRun | PublishedOutcome]] = list,
 ) -> Verification:
     """Predict measured runs, and replay published outcomes, of the catalogue or of files.
 
@@ -196,7 +203,7 @@ def verify(
         When a table cannot be read, or no row has the text.
     """
     paths = list(paths)
-    found: list[MeasuredRun | Outcome] = [*read_runs(), *read_outcomes()] if not paths else []
+    found: list[MeasuredRun | PublishedOutcome] = [*read_runs(), *read_outcomes()] if not paths else []
     for path in paths:
         found += read_outcomes(path) if has_outcomes(path) else read_runs(path)
     names = Counter(row.id for row in found)
@@ -206,9 +213,9 @@ def verify(
     if not wanted:
         raise SpecError(f"`only` {only}: none of the {len(found)} rows has this text; give another one")
     result = Verification()
-    replays = _replays([row for row in wanted if isinstance(row, Outcome)])
+    replays = _replays([row for row in wanted if isinstance(row, PublishedOutcome)])
     for row in progress(wanted):
-        if isinstance(row, Outcome):
+        if isinstance(row, PublishedOutcome):
             result.outcomes.append(next(replays))
         else:
             result.rows.append(_verified(row))
@@ -219,7 +226,7 @@ def verify(
     return result
 
 
-def _replays(outcomes: Sequence[Outcome]) -> Iterator[ReplayedOutcome]:
+def _replays(outcomes: Sequence[PublishedOutcome]) -> Iterator[ReplayedOutcome]:
     """Replay outcomes in their order: those of the same runs one after the other, and many on all cores."""
     alike: dict[Any, Batch] = {}
     for place, outcome in enumerate(outcomes):
@@ -241,8 +248,8 @@ def _replay_batch(batch: Batch) -> list[tuple[int, ReplayedOutcome]]:
     return [(place, replay_outcome(outcome)) for place, outcome in batch]
 
 
-def _text_of(row: MeasuredRun | Outcome) -> str:
-    if isinstance(row, Outcome):
+def _text_of(row: MeasuredRun | PublishedOutcome) -> str:
+    if isinstance(row, PublishedOutcome):
         return " ".join((row.id, row.group, row.metric, row.source))
     return " ".join((row.id, *row.settings.values(), row.source))
 

@@ -23,7 +23,7 @@ from lazsim.trace.hosts import expand_hosts
 from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
 from lazsim.trace.series import IS_THERE, choose_series, find_node, read_labels, sampled_states
-from lazsim.trace.source import Reading, Source, count, shorten
+from lazsim.trace.source import Reading, Source, count, named, shorten
 from lazsim.trace.states import StateLog
 from lazsim.trace.table import Event, Kind
 from lazsim.units import counted
@@ -353,7 +353,7 @@ class _MappedTable:
     def _event(self, line: int, texts: dict[str, str], words: set[str]) -> Event | None:
         """Read an event, and add its word to those seen."""
         kind = event_kind(texts["event"], self._mapping)
-        node = _named(texts["node"])
+        node = named(texts["node"])
         if kind is None:
             return None
         self._last = self._clock.read(texts["time"], self._last)
@@ -362,7 +362,7 @@ class _MappedTable:
 
     def _outage(self, line: int, texts: dict[str, str]) -> tuple[Outage, float | None]:
         """Read an outage, and its length in seconds where it has one in place of an end."""
-        node = _named(texts["node"])
+        node = named(texts["node"])
         start = self._clock.read(texts["start"])
         text = texts.get("duration", texts.get("end", ""))
         if text.strip().lower() in OPEN_WORDS:
@@ -380,7 +380,7 @@ class _MappedTable:
         self._last = self._clock.read(texts["time"], self._last)
         cells = [(name, texts[str(index)]) for index, name in self._nodes.items()]
         if not self._nodes:
-            cells = [(_named(texts["node"]), texts["value"])]
+            cells = [(named(texts["node"]), texts["value"])]
         values = [(name, sampled_value(text, self._mapping)) for name, text in cells]
         return line, self._last, [(name, value) for name, value in values if value is not None]
 
@@ -413,9 +413,3 @@ def _place(column: str) -> str | int:
 
 def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:
     return fields[places[0]] if len(places) == 1 else " ".join(fields[place] for place in places)
-
-
-def _named(node: str) -> str:
-    if not node:
-        raise ValueError("no node is named")
-    return node

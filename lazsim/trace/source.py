@@ -120,6 +120,13 @@ def count(value: object) -> int:
     return int(result)
 
 
+def named(node: str) -> str:
+    """Return the name of a node, or raise ValueError where it is empty."""
+    if not node:
+        raise ValueError("no node is named")
+    return node
+
+
 def usd_per_hour(value: object) -> float:
     """Turn text or a JSON value into a price of a node-hour in US dollars, or raise ValueError."""
     result = number(value)
@@ -128,6 +135,6 @@ def usd_per_hour(value: object) -> float:
     return result
 
 
-def shorten(text: str, width: int = 60) -> str:
+def shorten(text: str) -> str:
     """Quote a text in one short line."""
-    return repr(text if len(text) <= width else text[: width - 3] + "...")
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -112,27 +112,22 @@ def lines_figure(
 
 
 @matplotlib.rc_context(PAPER)
-def bars_figure(
-    frame: pd.DataFrame, *, group: str, value: str, series: str, y_label: str, divisor: float = 1.0
-) -> dict[str, bytes]:
-    """Draw a group of bars for each value of a column, a bar for each series, with ``ci_low`` and ``ci_high``.
-
-    Heights are those of the column over the divisor, such as 1000 for thousands.
-    """
-    frame = frame.assign(**{column: frame[column] / divisor for column in (value, *INTERVAL)})
-    groups = list(frame[group].unique())
-    looks = looks_of(list(frame[series].unique()))
+def samples_figure(frame: pd.DataFrame) -> dict[str, bytes]:
+    """Draw the samples of a table of `compare`: for each model a group of bars with intervals, one for each system."""
+    frame = frame.assign(**{column: frame[column] / 1000 for column in ("samples", *INTERVAL)})
+    models = list(frame["model"].unique())
+    looks = looks_of(list(frame["system"].unique()))
     width = 0.8 / len(looks)
     figure = new_figure(COLUMN_INCHES, 1.7)
     axes = figure.subplots()
     for index, (name, look) in enumerate(looks.items()):
-        shown = frame[frame[series] == name].set_index(group).reindex(groups)
-        places = np.arange(len(groups)) + (index - (len(looks) - 1) / 2) * width
-        _draw_bars(axes, places, shown[value], width * 0.92, name, look)
-        _draw_intervals(axes, places, shown, value, INTERVAL)
-    axes.set_xticks(range(len(groups)), groups)
+        shown = frame[frame["system"] == name].set_index("model").reindex(models)
+        places = np.arange(len(models)) + (index - (len(looks) - 1) / 2) * width
+        _draw_bars(axes, places, shown["samples"], width * 0.92, name, look)
+        _draw_intervals(axes, places, shown, "samples", INTERVAL)
+    axes.set_xticks(range(len(models)), models)
     axes.grid(visible=False, axis="x")
-    axes.set_ylabel(y_label)
+    axes.set_ylabel("samples trained (thousands)")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     add_legend(figure, axes)
     return to_files(figure)

@@ -12,13 +12,7 @@ from lazsim.study.verify import Verification
 
 @matplotlib.rc_context(STYLE)
 def verify_figure(result: Verification) -> dict[str, bytes]:
-    """Draw predicted over measured throughput, a mark for each model; the band is 20 %.
-
-    Returns
-    -------
-    dict
-        The picture by file type, ``png`` and ``pdf``; the same bytes for the same numbers.
-    """
+    """Draw predicted over measured throughput, a mark for each model; the band is 20 %."""
     figure = new_figure(5.6, 4.2)
     axes = figure.subplots()
     rows = result.predicted_rows

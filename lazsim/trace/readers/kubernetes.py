@@ -3,7 +3,7 @@
 from typing import Any
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.source import Reader, Reading, Source, matching_json
+from lazsim.trace.source import Reader, Reading, Source, matching_json, named
 from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
 from lazsim.units import counted
@@ -72,9 +72,7 @@ def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, s
     reason = text_at(event, "reason")
     if text_at(thing, "kind") != "Node" or reason not in (*REASONS, REGISTERED):
         return 0
-    node = text_at(thing, "name")
-    if not node:
-        raise ValueError("no node is named")
+    node = named(text_at(thing, "name"))
     found += [(time_s, reason, node) for time_s in dict.fromkeys((times_s[0], times_s[-1]))]
     count = event.get("count") or event.get("deprecatedCount") or series.get("count") or 1
     return max(0, count - 2) if isinstance(count, int) and reason in REASONS else 0
@@ -82,9 +80,7 @@ def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, s
 
 def _read_node(log: StateLog, node: dict[str, Any]) -> None:
     """Read when a node was made, and when it was last found ready or not."""
-    name = text_at(node, "metadata", "name")
-    if not name:
-        raise ValueError("no node is named")
+    name = named(text_at(node, "metadata", "name"))
     if created := text_at(node, "metadata", "creationTimestamp"):
         log.say(log.at(created), "add", name)
     for condition in (node.get("status") or {}).get("conditions") or []:
