@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from lazsim.errors import FileSizeError, LazsimError
+from lazsim.errors import FileSizeError, LazsimError, SpecError, prefix_errors
 from lazsim.limits import MAX_FILE_BYTES
 
 HEAD_BYTES = 1 << 16
@@ -314,6 +314,16 @@ def in_utf8(content: bytes) -> bytes:
 def decode_text(content: bytes) -> str:
     """Decode a text in UTF-8 or marked UTF-16, with any ends of lines; a UnicodeDecodeError if it is none."""
     return in_utf8(content).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(field: str, path: str, need: str) -> list[str]:
+    """Read the lines of a text file that a field names; errors say what it needs."""
+    with prefix_errors(field):
+        content = read_bytes(path)
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise SpecError(f"{field} {path}: not a text file; give {need}") from None
 
 
 def _open_zip(stream: IO[bytes]) -> Any:

@@ -313,13 +313,7 @@ class Resolver:
         self._once: Callable[..., Any] = functools.cache(lambda function, *arguments: function(*arguments))
 
     def resolve(self, settings: Settings) -> Scenario:
-        """Resolve settings; those that are missing have their defaults.
-
-        Raises
-        ------
-        LazsimError
-            When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
-        """
+        """Resolve settings; those that are missing have their defaults."""
         settings = check_settings(settings, self._where)
         asked = {**DEFAULTS, **settings}
         changes = changed_fields(asked)

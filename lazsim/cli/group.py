@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import sys
 from typing import Any
 
@@ -80,7 +81,8 @@ def run_command(arguments: list[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         for one in given:
-            if not _is_text(one):
+            # Bytes that are no UTF-8 are lone surrogates.
+            if re.search("[\ud800-\udfff]", one):
                 raise LazsimError(f"{one}: not UTF-8; rename the file")
         if COMPLETION in os.environ:
             cli.main(prog_name="lazsim")
@@ -107,14 +109,6 @@ def run_command(arguments: list[str] | None) -> int:
             return 1
         _say(f"{error.filename}: {error.strerror}; check the path")
         return 2
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _say(error: str) -> None:

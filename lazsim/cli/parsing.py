@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from lazsim.errors import SpecError, prefix_errors
-from lazsim.files import read_bytes
+from lazsim.errors import SpecError
+from lazsim.files import read_lines
 from lazsim.limits import MAX_NODES
 
 WHOLE = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -78,12 +78,7 @@ def parse_domains(field: str, text: str) -> list[str]:
     ['rack0', 'rack0', 'rack1']
     """
     if os.path.exists(text) or "," not in text:
-        with prefix_errors(field):
-            content = read_bytes(text)
-        try:
-            lines = content.decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise SpecError(f"{field} {text}: not a text file; give one name per node") from None
+        lines = read_lines(field, text, "one name per node")
         return [name for line in lines for name in line.split("#")[0].replace(",", " ").split()]
     names = _parts(text)
     if "" in names:

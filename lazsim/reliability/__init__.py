@@ -6,12 +6,11 @@ them.
 """
 
 from lazsim.reliability.curve import SurvivalCurve, SurvivalEstimate, recovery_curve, recovery_prob
-from lazsim.reliability.failure_models import BatchFailures, FailureModel, IndependentFailures
+from lazsim.reliability.failure_models import BatchFailures, IndependentFailures
 from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
 
 __all__ = [
     "BatchFailures",
-    "FailureModel",
     "IndependentFailures",
     "SurvivalCurve",
     "SurvivalEstimate",

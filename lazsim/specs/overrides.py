@@ -51,13 +51,6 @@ def override(
         raise SpecError(f"{', '.join(told)}: {str(error).removeprefix(only)}") from None
 
 
-def is_scalable(value: Any) -> bool:
-    """Return whether a factor can multiply a value: a number, or several."""
-    return isinstance(value, int | float) or (
-        isinstance(value, list | tuple) and all(isinstance(one, int | float) for one in value)
-    )
-
-
 def scale(value: Any, factor: float) -> Any:
     """Multiply a constant, each of several; a whole number, such as of steps, is rounded and stays 1 or more, or 0.
 
@@ -96,4 +89,6 @@ def _set(plain: dict[str, Any], path: list[str], value: Any, system: str, system
         raise SpecError(unknown_name("field", last, list(table)))
     factor = FACTOR.fullmatch(value) if isinstance(value, str) else None
     old = table.get(last)
-    table[last] = scale(old, float(factor[1])) if factor and is_scalable(old) else value
+    numbers = old if isinstance(old, list | tuple) else [old]
+    is_scaled = factor is not None and all(isinstance(one, int | float) for one in numbers)
+    table[last] = scale(old, float(factor[1])) if factor and is_scaled else value

@@ -99,11 +99,6 @@ def collect(
     progress
         Shows the progress.
 
-    Raises
-    ------
-    LazsimError
-        When the folder or the backend cannot be used.
-
     Examples
     --------
     >>> collect(len, [[], [1, 2]], num_workers=1).values

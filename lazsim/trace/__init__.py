@@ -8,22 +8,19 @@ make traces without a file, `fit` makes recipes of traces, and `loading` reads, 
 from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.loading import cut_trace, load
-from lazsim.trace.mapping import Columns, TraceMapping, make_mapping
+from lazsim.trace.mapping import TraceMapping, make_mapping
 from lazsim.trace.readers import READERS, read_trace
 from lazsim.trace.readers.lazsim import trace_bytes, write_trace
 from lazsim.trace.recipes import load_recipe
-from lazsim.trace.stats import TraceStats, trace_stats
-from lazsim.trace.table import Batch, Event, Trace, build_trace
+from lazsim.trace.stats import trace_stats
+from lazsim.trace.table import Event, Trace, build_trace
 
 __all__ = [
     "CAP_RULES",
     "READERS",
-    "Batch",
-    "Columns",
     "Event",
     "Trace",
     "TraceMapping",
-    "TraceStats",
     "build_trace",
     "cap_trace",
     "cut_trace",

@@ -12,17 +12,6 @@ BASE_URL_VARIABLE = "LAZSIM_FETCH_URL"
 TIMEOUT_S = 30
 
 
-def trace_url(public: PublicSpec, base_url: str = BASE_URL) -> str:
-    """Return the address of a public trace, ``base/owner/name/commit/path``.
-
-    Examples
-    --------
-    >>> trace_url(load_recipe("bamboo-p3"))
-    'https://raw.githubusercontent.com/uclasystem/bamboo/8080929/traces/p3-trace.csv'
-    """
-    return "/".join([base_url.rstrip("/"), public.repository, public.commit, public.path])
-
-
 def cached_path(public: PublicSpec, cache: Path | str | None = None) -> Path:
     """Return where a fetched trace is kept: in a folder, by default the user's cache folder."""
     import pooch
@@ -60,7 +49,7 @@ def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = 
     public = load_recipe(name)
     if not isinstance(public, PublicSpec):
         raise SpecError(f"{name}: a recipe, nothing to fetch; make it with lazsim trace generate {name}")
-    url = trace_url(public, base_url)
+    url = "/".join([base_url.rstrip("/"), public.repository, public.commit, public.path])
     kept = cached_path(public, cache)
     pooch.get_logger().setLevel(logging.ERROR)
     try:

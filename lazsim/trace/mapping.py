@@ -10,7 +10,7 @@ import msgspec
 
 from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.files import read_bytes
+from lazsim.files import read_lines
 from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, read_spec_bytes, read_toml
 from lazsim.specs.record import Count, NumNodes
@@ -201,12 +201,7 @@ def parse_nodes(text: str) -> int | tuple[str, ...]:
         return int(text[:MOST_DIGITS])
     if not os.path.exists(text):
         return (text,)
-    with prefix_errors("`cluster_nodes`"):
-        content = read_bytes(text)
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise SpecError(f"`cluster_nodes` {text}: not a text file; give names of hosts, a line each") from None
+    lines = read_lines("`cluster_nodes`", text, "names of hosts, a line each")
     return tuple(line.split()[0] for line in lines if line.split("#")[0].strip())
 
 

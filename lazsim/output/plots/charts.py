@@ -50,20 +50,8 @@ def lines_figure(
 ) -> dict[str, bytes]:
     """Draw one column over another, a line for each series; points without a line where ``x`` is no number.
 
-    Parameters
-    ----------
-    frame
-        A row for each point.
-    x, y, series
-        Columns.
-    x_label, y_label
-        Names of the axes.
-    panels
-        Up to two columns: a row of panels for each value of the first, or with one column up to three side by side.
-    interval
-        Columns that become error bars, where there are such columns and values.
-    limits, is_log
-        Of the vertical axis.
+    Up to two columns make `panels`: a row of panels for each value of the first, or with one up to three side by side.
+    Where there are columns of an `interval`, they become error bars; `limits` and `is_log` are of the vertical axis.
     """
     places = list(itertools.product(*(frame[panel].unique() for panel in panels)))
     columns = frame[panels[-1]].nunique() if len(panels) == 2 else min(MOST_BESIDE, len(places))

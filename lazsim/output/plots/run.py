@@ -150,25 +150,11 @@ def windows(
 ) -> tuple[Floats, Floats, Floats]:
     """Cut a run into windows that end at changes, and average the samples per second in each.
 
-    Parameters
-    ----------
-    states
-        Changes of state, ascending.
-    wall_s
-        End of the run.
-    shortest_s
-        Spans between changes that are shorter are joined with those after them, unless these are long stops: they could
-        not be told apart. At least `SHORTEST_SHARE` of the run.
-    at_any_change
-        Whether a window may end at any change of state. Else it ends where nodes leave or join the training, and where
-        work that was kept turns into work that was lost: means over stretches that hold other numbers of checkpoints
-        would differ.
-
-    Returns
-    -------
-    tuple of ndarray
-        Bounds, shape (W + 1,), and the mean rates of kept and of lost samples, shape (W,). The rates times the lengths
-        add up to the samples of the run. No window mixes times with and without nodes alive.
+    Return bounds, shape (W + 1,), and the mean rates of kept and of lost samples, shape (W,): times the lengths they add
+    up to the samples of the run. No window mixes times with and without nodes alive. Spans that are shorter than
+    `shortest_s`, or than `SHORTEST_SHARE` of the run, are joined with those after them, unless these are long stops. A
+    window ends where nodes leave or join the training, and where work that was kept turns into work that was lost:
+    means over stretches with other numbers of checkpoints would differ. It may end `at_any_change` instead.
 
     Examples
     --------
