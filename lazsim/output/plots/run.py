@@ -150,7 +150,7 @@ def windows(
 ) -> tuple[Floats, Floats, Floats]:
     """Cut a run into windows that end at changes, and average the samples per second in each.
 
-    Return bounds, shape (W + 1,), and the mean rates of kept and of lost samples, shape (W,): times the lengths they add
+    Return bounds, shape (W + 1,), and mean rates of kept and of lost samples, shape (W,): times the lengths they add
     up to the samples of the run. No window mixes times with and without nodes alive. Spans that are shorter than
     `shortest_s`, or than `SHORTEST_SHARE` of the run, are joined with those after them, unless these are long stops. A
     window ends where nodes leave or join the training, and where work that was kept turns into work that was lost:
