@@ -16,7 +16,7 @@ from lazsim.study.checkpoint_interval import young_interval_steps
 from lazsim.study.comparison import compare
 from lazsim.study.deadline import finish_s
 from lazsim.study.experiment import Outcome
-from lazsim.units import GIB, HOUR_S
+from lazsim.units import GIB, HOUR_S, divide
 
 SETTINGS = {
     "model": "deepseek-v3",
@@ -167,16 +167,12 @@ def times_at(context, settings, loads, cluster, fail_prob):
     # The step that completes them counts as a whole.
     trained = -(-samples // batch) * batch
     seconds = [finish_s(run.states, run.events, run.wall_s, trained) for run in rows.itertuples()]
+    # What was not done in time takes as long at the mean rate so far.
     hours = [
-        found / HOUR_S if found is not None else extrapolated_hours(run.wall_s, samples, run.samples)
+        (divide(run.wall_s * samples, run.samples, math.inf) if found is None else found) / HOUR_S
         for found, run in zip(seconds, rows.itertuples(), strict=True)
     ]
     return rows.assign(hours=hours, finished=[found is not None for found in seconds])
-
-
-def extrapolated_hours(wall_s, num_samples, num_kept):
-    """Return the hours that all samples take at the mean rate so far."""
-    return wall_s * num_samples / num_kept / HOUR_S if num_kept else math.inf
 
 
 def between_failures_s(num_nodes, fail_prob, *, at_any_time):

@@ -77,22 +77,17 @@ worker_options = options(
 
 def told(text: str) -> str:
     """Return a text for the user: fields that it names are the options of the command that runs."""
-    return with_options(text, _running_commands(), _arguments())
+    context, commands = click.get_current_context(silent=True), list[click.Command]()
+    while context is not None:
+        commands.insert(0, context.command)
+        context = context.parent
+    return with_options(text, commands, _arguments())
 
 
 def note(*texts: str) -> None:
     """Tell the user something on stderr."""
     for text in texts:
         click.echo(in_a_line(f"note: {told(text)}"), err=True)
-
-
-def _running_commands() -> list[click.Command]:
-    context = click.get_current_context(silent=True)
-    commands = []
-    while context is not None:
-        commands.append(context.command)
-        context = context.parent
-    return commands[::-1]
 
 
 def _arguments() -> list[str]:

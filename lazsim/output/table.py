@@ -115,15 +115,9 @@ def terminal_width() -> int:
 
 
 def render(parts: Iterable[Part], width: int | None = None) -> str:
-    """Write the parts of a report, a blank line between them.
+    """Write the parts of a report, a blank line between them; a table without rows is left out.
 
-    Parameters
-    ----------
-    parts
-        Tables and paragraphs. The lines of a paragraph stay apart; one that is too long is wrapped. A table without
-        rows is left out.
-    width
-        Columns of the terminal; by default those of `terminal_width`. Less than `MIN_WIDTH` counts as that.
+    The lines of a paragraph stay apart, and too long ones are wrapped to the width, by default that of the terminal.
 
     Examples
     --------

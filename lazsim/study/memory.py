@@ -58,7 +58,6 @@ def find_obstacle(scenario: Scenario, system: System, loads: Routing, num_nodes:
 
 
 def _host_shortage(scenario: Scenario, system: System, loads: Routing, num_nodes: int) -> str:
-    """Say what copies and logs take of a node's own memory if they do not fit."""
     costs = scenario.costs()
     num_bytes = system.host_bytes(costs, num_nodes, steady_step_s(system, costs, loads, num_nodes))
     return host_shortage(scenario, system.run_name, num_bytes)
