@@ -24,6 +24,7 @@ class Constant(NamedTuple):
     node_s: float  # In which the GPUs of a node copy its state to the memory of the node.
     expert_share: float  # Part of that state that is experts.
     placement: object = None
+    optimizer_bytes: int = 12
 
     def holds(self, count):
         if self.placement is not None:
@@ -65,17 +66,21 @@ class Constant(NamedTuple):
 
 
 class Layout:
-    """A model by the blocks of its stages: E embedding, d dense layer, t MoE layer, m further-token layer, L head.
+    """A model by the blocks of its parts: E embedding, d dense layer, t MoE layer, m further-token layer, L head.
 
-    GPUs of a stage are numbered in a row: neighbours share matrices, and neighbours share the experts.
+    Parts are dealt out to the stages in turn. GPUs of a stage are numbered in a row: neighbours share matrices, and
+    neighbours share the experts.
     """
 
     def __init__(self, system, costs, blocks):
-        parallel, self.costs, self.system, self.blocks = costs.job.parallel, costs, system, blocks.split("|")
+        parallel, self.costs, self.system = costs.job.parallel, costs, system
+        self.stages, self.optimizer_bytes = parallel.pipeline, {"adam": 12, "muon": 8}[parallel.optimizer]
+        parts, self.state_bytes = blocks.split("|"), 2 + self.optimizer_bytes
+        self.blocks = ["".join(parts[stage :: self.stages]) for stage in range(self.stages)]
+        self.layer_stages = [index % self.stages for index, part in enumerate(parts) for one in part if one == "t"]
         self.gpus, self.tensor, self.expert = costs.cluster.gpus_per_node, parallel.tensor, parallel.expert
         keeps_whole = system not in ("ds", "tutel", "dropless", "checkpoint", "async-checkpoint", "moc", "gemini")
         self.parallel, self.sharding = parallel, "none" if keeps_whole else parallel.sharding
-        self.stages = len(self.blocks)
         self.params = [self.params_of(blocks) for blocks in self.blocks]
         self.step_s, self.held = cache(self.step_s), cache(self.held)
 
@@ -133,7 +138,7 @@ class Layout:
                     owned = held / parts_U.count(one[kind][0])
                     whole = 0 if saves and index > parts_U.index(one[kind][0]) else held
                     bytes_U[index] += 2 * (owned if self.sharding == "full" else whole)
-                    bytes_U[index] += 12 * (whole if self.sharding == "none" else owned)
+                    bytes_U[index] += self.optimizer_bytes * (whole if self.sharding == "none" else owned)
             bytes_by_stage.append(bytes_U)
         return bytes_by_stage
 
@@ -142,9 +147,8 @@ class Layout:
         return self.held(count)
 
     def held(self, count):
-        per_stage, expert_bytes = count // self.stages, 14 * self.costs.model.expert_params
+        per_stage, expert_bytes = count // self.stages, self.state_bytes * self.costs.model.expert_params
         num_experts, matrix_nodes = self.costs.model.num_experts, max(1, self.tensor // self.gpus)
-        layers = [(stage, index) for stage, some in enumerate(self.blocks) for index in range(some.count("t"))]
         plan = SYSTEMS["lazarus"].plan_evenly(self.costs, count).holds_LEN if self.system == "lazarus" else None
         seats = []
         for seat in range(count):
@@ -154,8 +158,8 @@ class Layout:
             further = self.experts_of(self.blocks[stage], "m") * len(shares) / self.expert
             # Where all nodes have the same dense state, none is nearer to a seat by it.
             counts = self.stages * matrix_nodes > 1
-            items = {("dense", stage, place % matrix_nodes): (14 * (dense + further), counts)}
-            for number, (of_stage, _) in enumerate(layers):
+            items = {("dense", stage, place % matrix_nodes): (self.state_bytes * (dense + further), counts)}
+            for number, of_stage in enumerate(self.layer_stages):
                 for expert in range(num_experts):
                     share = expert // (num_experts // self.expert)
                     here = share in shares if plan is None else plan[number, expert, seat]
@@ -185,7 +189,9 @@ class Layout:
 
     def micro_batches(self, count):
         ranks = count * self.gpus // (self.tensor * self.parallel.context * self.stages)
-        return math.ceil(self.parallel.global_batch / (ranks * self.parallel.micro_batch))
+        most = math.ceil(self.parallel.global_batch / (ranks * self.parallel.micro_batch))
+        # Interleaved stages take multiples of their number.
+        return most if self.parallel.virtual_stages == 1 else math.ceil(most / self.stages) * self.stages
 
     def batch(self, count):
         return self.parallel.global_batch
@@ -202,7 +208,10 @@ class Layout:
     def save_s(self, count, experts):
         total = sum(divided + each + experts * some for divided, each, some in self.params)
         rate = self.costs.cluster.network.storage_bytes_per_s
-        return 14 * total / rate + self.of_rank(count, experts) / self.costs.cluster.host.serialise_bytes_per_s
+        return (
+            self.state_bytes * total / rate
+            + self.of_rank(count, experts) / self.costs.cluster.host.serialise_bytes_per_s
+        )
 
     def load_s(self, count):
         read, cluster = self.read(count), self.costs.cluster
@@ -212,7 +221,7 @@ class Layout:
 
     def exchange_s(self, count):
         """Gemini: each node of a stage sends its share of what the stage has to another."""
-        return self.network_s(14 * max(map(sum, self.params)) / (count // self.stages))
+        return self.network_s(self.state_bytes * max(map(sum, self.params)) / (count // self.stages))
 
     def recall_s(self, count):
         return self.network_s(max(self.read(count)))
@@ -223,11 +232,11 @@ class Layout:
 
     @property
     def node_s(self):
-        return 14 * self.node_params / self.gpus / self.costs.cluster.host.link_bytes_per_s
+        return self.state_bytes * self.node_params / self.gpus / self.costs.cluster.host.link_bytes_per_s
 
     def window_s(self, window):
-        """MoEvement: 12 bytes of each parameter once, and 2 of those whose turn is to come, half of them on average."""
-        return self.network_s(self.node_params * (12 + (window - 1)))
+        """MoEvement: the optimizer states once, and 2 bytes of those whose turn is to come, half of them on average."""
+        return self.network_s(self.node_params * (self.optimizer_bytes + window - 1))
 
     def fetch_s(self, count, seats):
         read = self.read(count)

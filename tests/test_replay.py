@@ -91,15 +91,18 @@ def random_constant(rng, system):
 
 
 LAYOUTS = [
-    # GPUs of a node, tensor, context and expert ranks, experts, blocks of each stage, sharding, and stages in a row.
-    (2, 2, 1, 4, 8, "Edtt|tttmL", "optimizer"),
-    (2, 1, 1, 2, 4, "Edt|tttt|tL", "full"),
-    (4, 8, 1, 8, 8, "EttttL", "optimizer"),
-    (2, 1, 1, 8, 8, "EdttmL", "optimizer"),
-    (2, 4, 2, 4, 8, "Et|tttL", "none"),
-    (8, 1, 1, 4, 8, "Edt|tL", "optimizer"),
-    (1, 1, 1, 4, 4, "Ett|ttL", "full"),
-    (2, 4, 1, 8, 16, "Edd|tt|tt|tmL", "optimizer"),
+    # GPUs of a node, tensor, context and expert ranks, experts, blocks of each part, parts of a stage, sharding.
+    (2, 2, 1, 4, 8, "Edtt|tttmL", 1, "optimizer", "adam"),
+    (2, 1, 1, 2, 4, "Edt|tttt|tL", 1, "full", "muon"),
+    (4, 8, 1, 8, 8, "EttttL", 1, "optimizer", "adam"),
+    (2, 1, 1, 8, 8, "EdttmL", 1, "optimizer", "muon"),
+    (2, 4, 2, 4, 8, "Et|tttL", 1, "none", "adam"),
+    (8, 1, 1, 4, 8, "Edt|tL", 1, "optimizer", "adam"),
+    (1, 1, 1, 4, 4, "Ett|ttL", 1, "full", "adam"),
+    (2, 4, 1, 8, 16, "Edd|tt|tt|tmL", 1, "optimizer", "adam"),
+    (2, 2, 1, 4, 8, "Ed|tt|t|tttmL", 2, "optimizer", "adam"),
+    (1, 2, 1, 2, 4, "Edt|tt|t|mL", 2, "full", "adam"),
+    (2, 16, 1, 4, 8, "Ettt|ttmL", 1, "optimizer", "adam"),
 ]
 """Small models whose dense layers, which come first, are in the first stages."""
 
@@ -107,9 +110,9 @@ LAYOUTS = [
 @cache
 def layout_costs(system, layout, network):
     """Return the costs of DeepSeek-V2-Lite with fewer layers and experts."""
-    gpus, tensor, context, expert, experts, blocks, sharding = layout
+    gpus, tensor, context, expert, experts, blocks, virtual, sharding, optimizer = layout
     layers = [blocks.count(one) for one in "dtm"]
-    stages = blocks.count("|") + 1
+    stages = (blocks.count("|") + 1) // virtual
     unit = int(np.lcm(tensor * context, expert)) // gpus or 1
     settings = {
         "model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "system": system,
@@ -118,11 +121,11 @@ def layout_costs(system, layout, network):
         "cluster.num_nodes": 2 * stages * unit, "cluster.network.nic_bytes_per_s": network,
         "cluster.network.storage_bytes_per_s": 3e9, "cluster.host.link_bytes_per_s": 1e9,
         "cluster.recovery.restart_base_s": RESTART_S - SAVE_S, "cluster.recovery.connect_s": 0.3,
-        "job.parallel.stages": re.sub("[dt]", "t", blocks), "job.parallel.virtual_stages": 1,
+        "job.parallel.stages": re.sub("[dt]", "t", blocks), "job.parallel.virtual_stages": virtual,
         "job.parallel.global_batch": 96, "job.parallel.precision": "bf16", "job.parallel.recompute": "none",
         "job.parallel.recomputed": (), "job.parallel.overlap_expert": False, "job.parallel.dispatcher": "all_to_all",
         "job.parallel.tensor": tensor, "job.parallel.context": context, "job.parallel.expert": expert,
-        "job.parallel.pipeline": stages, "job.parallel.sharding": sharding,
+        "job.parallel.pipeline": stages, "job.parallel.sharding": sharding, "job.parallel.optimizer": optimizer,
     }  # fmt: skip
     costs = resolve(settings).costs()
     return costs, Layout(system, costs, blocks), (stages, unit)
