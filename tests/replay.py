@@ -282,7 +282,7 @@ class Replay:
     def replay_stage(self):
         """MoEvement: spares replay a window and the steps since; not if nodes failed while others recovered."""
         job, per_stage, missing = self.job, self.num_seats // self.job.stages, self.missing()
-        # In a step, 12 bytes a parameter of some (Muon: 8) and 2 of the others go to the host. All of a node's have 2 more.
+        # In a step, 12 bytes a parameter of some (Muon: 8) and 2 of the others go to the host, of 14 that a node has.
         saved = job.costs.optimizer_bytes
         active = ((saved + 2) * self.last_step_s / job.costs.node_s - 2) / (saved - 2)
         window = max(1, math.ceil(1 / max(active, 1 / 1000)))

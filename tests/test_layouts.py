@@ -388,6 +388,23 @@ def test_ranks_save_and_nodes_read_what_they_hold_and_own(
     assert copy_to_host_s(found, num_nodes) == pytest.approx(of_rank / found.cluster.host.link_bytes_per_s)
 
 
+def test_a_newcomer_that_a_plan_leaves_out_fetches_nothing():
+    # Groups of two nodes: of three candidates two are used, which have all that they need, and the third
+    # fetches nothing. Of five for four places, one of two newcomers fetches the dense state and half of the experts.
+    found = costs(SMALL | {
+        "job.parallel.expert": 16, "job.parallel.pipeline": 1, "job.parallel.virtual_stages": 1,
+        "job.parallel.overlap_expert": False,
+    }, "ds-ft")  # fmt: skip
+    plan = SYSTEMS["ds-ft"].plan_evenly(found, 2)
+    bound = bind_nodes(found, plan.holds_LEN, plan.holds_LEN, num_new=1)
+    assert not bound.bytes_HH.any()
+    bound = bind_nodes(
+        found, plan.holds_LEN[:, :, [0, 1, 0]], SYSTEMS["ds-ft"].plan_evenly(found, 4).holds_LEN, num_new=2
+    )
+    expected = 14 * (found.model.dense_params + 58 * 128 * found.model.expert_params)
+    assert bound.bytes_HH.sum() == pytest.approx(expected)
+
+
 def test_parts_of_matrices_that_span_nodes_are_lost_and_fetched_apart():
     # 16 tensor ranks on two nodes: of four nodes the first and third have one half of the matrices, the others another.
     found = costs(DEEPSEEK | {

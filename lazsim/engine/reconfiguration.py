@@ -81,13 +81,12 @@ def bind_nodes(
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
     has_LEH, wants_LEH = has_LEH.take(order_H, axis=2), with_more_nodes(wants_LEN, num_left_out)
     if dense_PH is None or wants_PN is None:
-        moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes, has_dense_H[order_H], _dense_bytes_P(costs)[0])
-        return Binding(chosen_N, order_H, moved.bytes_NN, moved.num_states)
+        dense_PH, wants_PN = has_dense_H[None], np.ones((1, len(chosen_N)), dtype=np.bool_)
     # A part of the dense state moves as an expert does, to the nodes that hold it in the plan.
     all_H = np.ones(len(order_H), dtype=np.bool_)
     moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes, all_H, 0.0)
     has_PH, wants_PH = dense_PH[:, order_H], with_more_nodes(wants_PN[None], num_left_out)[0]
-    sent_PH = has_PH * (_dense_bytes_P(costs) / has_PH.sum(axis=1))[:, None]
+    sent_PH = has_PH / has_PH.sum(axis=1, keepdims=True) * _dense_bytes_P(costs)[:, None]
     bytes_HH = moved.bytes_NN + sent_PH.T @ (wants_PH & ~has_PH).astype(np.float64)
     return Binding(chosen_N, order_H, bytes_HH, moved.num_states)
 
