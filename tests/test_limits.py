@@ -117,6 +117,20 @@ def test_toml_is_refused_however_deep_long_or_full_of_digits_it_is(lazsim, tmp_p
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        (*RUN, "--model", "gpt-s", "--interval", DIGITS),
+        ("trace", "info", "@", "--where", f"{DIGITS}=n1"),
+        ("trace", "info", "@", "--columns", f"time={DIGITS},node=2,value=3"),
+        ("live", "--nodes", "2", "--listen", f"host:{DIGITS}"),
+    ],
+)
+def test_an_option_is_refused_however_full_of_digits_it_is(lazsim, tmp_path, arguments):
+    (tmp_path / "up.csv").write_text("Time,instance,Value\n2025-03-01 00:00,n1,1\n2025-03-01 00:01,n1,0\n")
+    refused(lazsim, *(tmp_path / "up.csv" if part == "@" else part for part in arguments))
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         ('{"metadata": {"gap_seconds": 60}, "data": ' + "[" * DEEP + "]" * DEEP + "}", "too deeply nested"),

@@ -218,6 +218,8 @@ def test_of_several_figures_the_one_furthest_off_counts():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"replay": "nosuch"}, "mine: unknown `replay` 'nosuch'.*known: time-to-failure"),
+    ({"inputs": "detect=10,20; foo=3"}, "`inputs`: unknown input of detection 'foo': known: detect"),
+    ({"unit": "GPUs"}, "`unit` 'GPUs': the figure is in s"),
     ({"inputs": "detect=no"}, "`inputs` detect = 'no': expected a number"),
     ({"metric": "happiness"}, "`metric` 'happiness': detection gives 'detection time'"),
     ({"replay": "copies-in-memory", "metric": "P(recover from CPU memory)", "inputs": "nodes=1,2; k=1,2"},
@@ -240,6 +242,8 @@ def test_what_cannot_be_simulated_is_refused(changes, message):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"value": "no"}, "is no number"),
+    ({"value": "-1"}, "value '-1' is no number from 0 up"),
+    ({"value": "93%"}, "value '93%' is in %, and `unit` is 's'"),
     ({"tolerance_hint": "qualitative"}, "is none of 3%"),
     ({"replay": "", "metric": "happiness"}, "no set-up"),
 ])  # fmt: skip
@@ -250,11 +254,23 @@ def test_a_row_that_cannot_be_judged_is_skipped_with_the_reason(changes, message
 
 
 def test_a_file_of_outcomes_takes_the_set_ups_of_the_catalogue(tmp_path):
-    (tmp_path / "mine.csv").write_text(HEAD + "SP-06,stacks,3,stacks,exact,,\nBYD-01,time,30 / 600,s,exact,,\n")
+    (tmp_path / "mine.csv").write_text(HEAD + "SP-06,stacks,3,,exact,,\nBYD-01,detection time,30 / 600,s,exact,,\n")
     result = verify([str(tmp_path / "mine.csv")])
     assert [replayed.within for replayed in result.outcomes] == [False, True]
     # The time of detection is an input: it comes back, and is no prediction.
     assert result.summary()["outcomes"] == {"num_rows": 1, "num_within": 0, "num_echoes": 1}
+
+
+@pytest.mark.parametrize(("cells", "message"), [
+    ("expected ETTR,x,ratio,0.01", "value 'x' is no number"), ("expected ETTR,,ratio,0.01", "value '' is no number"),
+    ("happiness,0.93,ratio,0.01", "`metric` 'happiness': ettr gives"),
+    ("expected ETTR,0.93,GPUs,0.01", "`unit` 'GPUs': the figure is in ratio"),
+])  # fmt: skip
+def test_a_row_named_as_one_of_the_catalogue_is_judged_by_what_it_says_itself(tmp_path, cells, message):
+    (tmp_path / "mine.csv").write_text(f"{HEAD}RSC-05,{cells},,\n")
+    (found,) = verify([str(tmp_path / "mine.csv")]).outcomes
+    assert found.within is None
+    assert message in found.skipped
 
 
 def test_verify_exits_by_the_tolerances_of_outcomes(lazsim, tmp_path):

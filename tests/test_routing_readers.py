@@ -175,6 +175,12 @@ def test_records_follow_each_other_or_have_the_steps_that_they_tell(tmp_path):
     assert (steps, loads) == ([10, 20], [[[10, 1], [10, 2]], [[20, 1], [20, 2]]])
 
 
+def test_layers_of_different_numbers_of_experts_are_refused(tmp_path):
+    lines = [{"iteration": 1, "layer": layer, "tokens_per_expert": [3] * (4 - layer)} for layer in (0, 1)]
+    with pytest.raises(RoutingFormatError, match=r"line 2: .*\(3 experts; 4 in rows before\)"):
+        read_routing(write(tmp_path, "megatron.jsonl", lines))
+
+
 def test_layers_and_steps_without_any_tokens_are_left_out_with_a_note(tmp_path):
     # Four layers, of which 0 and 2 are dense; an unused place of the recorder's buffer.
     step = [[0, 0], [1, 2], [0, 0], [3, 4]]

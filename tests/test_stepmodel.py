@@ -124,7 +124,8 @@ def test_graphs_of_everything_apply_activations_in_eight_bit_matmuls():
         counts = [
             sum(one.part == "memory" and one.kernels > 0 for one in blocks_of(inputs)["moe"].forward)
             for inputs in (
-                inputs_of(dispatcher="hybridep", precision=precision, graphs=name) for name in ("none", "full")
+                inputs_of(cluster="dgx-b200", dispatcher="hybridep", precision=precision, graphs=name)
+                for name in ("none", "full")
             )
         ]
         assert counts[0] - counts[1] == difference
@@ -420,7 +421,11 @@ def test_a_slower_host_launches_later():
     ],
 )
 def test_the_host_quantises_the_operands_of_experts_once_and_handles_each_expert(precision, forward_us, backward_us):
-    block = blocks_of(inputs_of(expert=16, precision=precision))["moe"]
+    inputs = inputs_of(expert=16)
+    # The host of an H100, and tensor cores that have every precision.
+    gpu = msgspec.structs.replace(inputs.gpu, peak_fp4_flop_per_s=1e15)
+    parallel = msgspec.structs.replace(inputs.parallel, precision=precision)
+    block = blocks_of(replace(inputs, gpu=gpu, parallel=parallel))["moe"]
     for operations, expected_us in ((block.forward, forward_us), (block.backward, backward_us)):
         host_s = sum(one.host_s for one in operations if one.part == "expert_matmul")
         assert host_s == pytest.approx(1e-6 * expected_us)
@@ -694,8 +699,8 @@ def test_muon_holds_one_moment_and_multiplies_matrices():
 
 def test_recomputed_attention_runs_twice():
     once, twice = (
-        predict_step(inputs_of(recompute="selective", recomputed=modules)).exposed_s["attention"]
-        for modules in ([], ["attention_core"])
+        predict_step(inputs_of(**layout)).exposed_s["attention"]
+        for layout in ({}, {"recompute": "selective", "recomputed": ["attention_core"]})
     )
     # Forward 1, backward 2.9 times as long.
     assert twice / once == pytest.approx(4.9 / 3.9, rel=0.01)
@@ -748,7 +753,8 @@ def test_rates_across_nodes_grow_with_messages_as_measured():
 
 def test_eight_bit_experts_copy_tokens_where_the_dispatcher_does_not_align_them():
     def memory_s(dispatcher, precision):
-        inputs = inputs_of("qwen3-30b-a3b", expert=8, dispatcher=dispatcher, precision=precision, graphs="none")
+        layout = {"expert": 8, "dispatcher": dispatcher, "precision": precision, "graphs": "none"}
+        inputs = inputs_of("qwen3-30b-a3b", "dgx-b200", **layout)
         operations = blocks_of(inputs)["moe"].forward
         return inputs, sum(one.gpu_s for one in operations if one.part == "memory")
 
@@ -824,6 +830,9 @@ def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
         ({"pipeline": 2, "virtual_stages": 32}, "must not exceed the 48 layers"),
         ({"virtual_stages": 2}, "need pipeline stages"),
         ({"recomputed": ["norm"]}, "need recompute = 'selective'"),
+        ({"recompute": "selective"}, "needs `recomputed` modules"),
+        ({"precision": "mxfp8"}, "precision 'mxfp8' needs tensor cores that scale blocks of numbers"),
+        ({"precision": "nvfp4"}, "and h100 has none; take 'fp8' or 'fp8_block'"),
         ({"precision": "fp7"}, "`precision`: expected one of bf16, fp8, fp8_block, mxfp8, nvfp4, found 'fp7'"),
         ({"tensr": 2}, "did you mean 'tensor'"),
         ({"pipeline": 2, "stages": "Et|tL"}, "must have 2 parts"),

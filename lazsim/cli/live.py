@@ -199,7 +199,7 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
     from lazsim.live.worker import LAST_PORT
 
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > LAST_PORT:
+    if not host or not port.isdecimal() or int(port[:9]) > LAST_PORT:
         raise LazsimError(f"`listen` {listen!r}: give HOST:PORT; port 0 takes any free one")
     if settings["checkpoints"] is None:
         raise LazsimError("`listen`: give a folder that all workers share as `checkpoints`")

@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     host, _, port = arguments.controller.rpartition(":")
     try:
-        if not host or not port.isdecimal() or not 0 < int(port) <= LAST_PORT:
+        if not host or not port.isdecimal() or not 0 < int(port[:9]) <= LAST_PORT:
             raise LazsimError(f"--controller {arguments.controller!r}: give HOST:PORT")
         if not 0 < len(arguments.name) <= MAX_TEXT_LENGTH:
             raise LazsimError(f"--name has {len(arguments.name)} characters; give 1 to {MAX_TEXT_LENGTH}")

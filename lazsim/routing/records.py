@@ -29,7 +29,7 @@ class RecordReader(LoadTable):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self._step = self._told_experts = self._num_skipped = 0
+        self._step = self._told_experts = self._num_skipped = self._row_length = 0
 
     def add_record(self, where: int | str, record: Any) -> None:
         """Add a record; its faults are those of the source."""
@@ -59,9 +59,9 @@ class RecordReader(LoadTable):
                 elif isinstance(row, Mapping) and "step" not in parts:
                     self._add(where, {"step": _number_in(name), "loads": row})
                 else:
-                    self.add(where, step, _number_in(name), row)
+                    self._add_row(where, step, _number_in(name), row)
         elif loads is not None and layer is not None:
-            self.add(where, step, layer, loads, parts.get("expert", 0))
+            self._add_row(where, step, layer, loads, parts.get("expert", 0))
         elif loads is not None:
             self._step = self.add_layers(where, step, loads)
         elif routes is not None and layer is not None:
@@ -71,6 +71,14 @@ class RecordReader(LoadTable):
                 self.add_routes(where, step, number, experts)
         else:
             self._num_skipped += 1
+
+    def _add_row(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
+        """Add the loads of a layer, which have to be of as many experts as in other layers, or that of one expert."""
+        if isinstance(loads, SEVERAL) and (length := (0, *np.asarray(loads).shape)[-1]):
+            if length != (self._row_length or length):
+                raise ValueError(f"{length} experts; {self._row_length} in rows before")
+            self._row_length = length
+        self.add(where, step, layer, loads, expert)
 
 
 def _parts(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"dualpipe needs an even number of stages without virtual_stages, not {self.pipeline}")
         if self.recomputed and self.recompute != "selective":
             raise ValueError(f"recomputed modules need recompute = 'selective', not {self.recompute!r}")
+        if self.recompute == "selective" and not self.recomputed:
+            raise ValueError("recompute = 'selective' needs `recomputed` modules, such as attention_core")
         if self.recompute_stops_early and self.recompute != "full":
             raise ValueError(f"recompute_stops_early needs recompute = 'full', not {self.recompute!r}")
         if self.eight_bit_parts and self.precision != "mxfp8":

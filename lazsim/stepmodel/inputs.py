@@ -22,6 +22,8 @@ MATMUL_KERNELS = {
 }
 """Table of each precision. Scales of 32 numbers and four-bit matmuls have no table: that of 128 stands in for them."""
 
+SCALED_BY_TENSOR_CORES = ("mxfp8", "nvfp4")
+"""Precisions of GPUs that have matmuls with four bits, too: those before Blackwell scale no blocks of numbers."""
 
 LATENT_WIDTH = 192 + 128
 """Queries and values of the measured heads of latent attention, those of DeepSeek-V3."""
@@ -43,6 +45,11 @@ class StepInputs:
 
     def __post_init__(self) -> None:
         check_layout(self.model, self.parallel, self.num_gpus)
+        if self.parallel.precision in SCALED_BY_TENSOR_CORES and not self.gpu.peak_fp4_flop_per_s:
+            raise SpecError(
+                f"precision {self.parallel.precision!r} needs tensor cores that scale blocks of numbers, as those with "
+                f"`peak_fp4_flop_per_s` do, and {self.gpu.name} has none; take 'fp8' or 'fp8_block'"
+            )
 
     @property
     def num_gpus(self) -> int:

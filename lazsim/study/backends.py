@@ -136,7 +136,7 @@ def _reach(address: str) -> None:
     if not (colon and port.isdecimal()):
         return
     try:
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        socket.create_connection((host, int(port[:9])), timeout=REACH_S).close()
     except (OSError, OverflowError) as error:
         raise LazsimError(NO_CLUSTER.format(address, error)) from None
 

@@ -66,7 +66,7 @@ def parse_interval(value: Any) -> str | int | float | None:
         return AUTO
     interval: int | float = 0
     if isinstance(value, str):
-        with contextlib.suppress(LazsimError):
+        with contextlib.suppress(LazsimError, ValueError):
             interval = int(value) if value.isdecimal() else parse_duration(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         interval = value

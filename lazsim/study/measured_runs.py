@@ -236,6 +236,7 @@ def _layout(row: Cells) -> ParallelSpec:
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
     divided = _choice({"sharding": sharding}, "sharding", SHARDINGS, "optimizer")
     recompute = _choice(row, "recompute", RECOMPUTE, "none")
+    recomputed = _words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
     capacity_factor = _number({"capacity_factor": capacity}, "capacity_factor")
     own_checkpoints = recompute == "full" and "fsdp" in sharding
@@ -255,8 +256,8 @@ def _layout(row: Cells) -> ParallelSpec:
         "gradient_bytes": 2 if (row.get("source_family") or "").startswith(GRADIENTS_OF_TWO_BYTES) else 4,
         "precision": _choice(row, "precision", PRECISIONS, "bf16"),
         "eight_bit_parts": _eight_bit_parts(row),
-        "recompute": recompute,
-        "recomputed": _words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else [],
+        "recompute": recompute if recomputed or recompute == "full" else "none",
+        "recomputed": recomputed,
         # Frameworks that shard with PyTorch recompute with it, too.
         "recompute_stops_early": own_checkpoints,
         "offloaded": _words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),

@@ -113,10 +113,8 @@ def read_outcomes(path: str | None = None) -> list[PublishedOutcome]:
     if path is None:
         return [outcome_of(row, {}) for row in catalogue.values()]
     rows = read_table(path, read_bytes(path), NEEDED)
-    # Of a figure in words, the catalogue has the reading.
-    rows = [
-        catalogue[row["id"]] if row["id"] in catalogue and math.isnan(_number(row["value"])) else row for row in rows
-    ]
+    # The catalogue has the reading of what is said to be so or not.
+    rows = [catalogue[row["id"]] if row["id"] in catalogue and row["value"] in ("yes", "no") else row for row in rows]
     by_id = {**catalogue, **{row["id"]: row for row in rows}}
     with prefix_errors(path):
         return [outcome_of(row, catalogue, by_id, Path(path).parent) for row in rows]
@@ -187,11 +185,16 @@ def _with_setup(
     if name not in setups:
         raise SpecError(unknown_name("`replay`", name, list(setups)))
     setup = setups[name]
-    figures = figures_of(setup, outcome.metric) or figures_of(setup, known.get("metric", ""))
+    figures = figures_of(setup, outcome.metric)
     if figures is None:
         raise SpecError(f"`metric` {outcome.metric!r}: {name} gives {', '.join(map(repr, setup.figures))}")
     if any(map(math.isnan, outcome.published)):
-        raise MissingError(f"value {row['value']!r} is no number")
+        raise MissingError(f"value {row['value']!r} is no number from 0 up")
+    if "%" in row["value"] and outcome.unit != "%":
+        raise MissingError(f"value {row['value']!r} is in %, and `unit` is {outcome.unit!r}")
+    names = re.findall(r"(?:^|;)\s*(\w+)\s*=", row.get("inputs", ""))
+    if outcome.names_setup and (strange := [one for one in names if one not in setup.inputs]):
+        raise SpecError("`inputs`: " + unknown_name(f"input of {name}", strange[0], list(setup.inputs)))
     tolerance = outcome.tolerance
     if not _is_tolerance(tolerance):
         raise MissingError(f"tolerance {tolerance!r} is none of 3%, 0.01, 2 points, exact, >=0.9, max(2%, 2 sd); sd=4")

@@ -430,7 +430,7 @@ FIGURE_UNITS = {"hours": "h", "minutes": "min", "s": "s", "percent": "%"} | dict
 
 
 def scale_of(figure: str, unit: str) -> float:
-    """Return what a figure is multiplied by to be in the unit of a row; 1 where either is neither time nor share.
+    """Return what a figure is multiplied by to be in the unit of a row; 1 where it is neither time nor share.
 
     Examples
     --------
@@ -440,9 +440,9 @@ def scale_of(figure: str, unit: str) -> float:
     words = figure.split("_")
     known = [FIGURE_UNITS.get(word, word) for word in words if "per" not in words]
     own = next((one for one in known if one in SCALES), None)
-    if own is None or unit not in SCALES:
+    if own is None or not unit:
         return 1.0
-    if (own in SHARES) != (unit in SHARES):
+    if unit not in SCALES or (own in SHARES) != (unit in SHARES):
         raise SpecError(f"`unit` {unit!r}: the figure is in {own}")
     return SCALES[own] / SCALES[unit]
 

@@ -20,7 +20,7 @@ from lazsim.trace.events import (
     other_nodes,
 )
 from lazsim.trace.hosts import expand_hosts
-from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, TraceMapping
+from lazsim.trace.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
 from lazsim.trace.series import IS_THERE, choose_series, find_node, read_labels, sampled_states
 from lazsim.trace.source import Reading, Source, count, named, shorten
@@ -408,7 +408,7 @@ def _conditions_text(mapping: TraceMapping) -> str:
 
 
 def _place(column: str) -> str | int:
-    return int(column) if column.isdecimal() else column
+    return int(column[:MOST_DIGITS]) if column.isdecimal() else column
 
 
 def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:
