@@ -15,11 +15,12 @@ ARENA = EXPERIMENT.script
 NAMES = " ".join(f"n{index}" for index in range(4))
 
 
-def runs_of(*traces):
+def runs_of(*traces, interval=None):
     """Return the runs of a job whose steps take 0.6 s, whose saves take 10 s, and whose restarts take 60 s."""
     job = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform"}
     job |= {f"job.parallel.{name}": value for name, value in ARENA.ONE_STAGE.items()}
     job |= {"cluster.num_nodes": 4, "cluster.recovery.restart_base_s": 60.0, "job.join_wait_s": 0.0}
+    job |= {"job.checkpoint_interval_steps": interval} if interval else {}
     scenario = resolve(job | {"system": "checkpoint"})
     return SettingRuns(scenario, traces, scenario.load_routing())
 
@@ -40,13 +41,24 @@ def test_a_setting_is_chosen_for_all_traces_together():
     assert trained > as_published
 
 
-def test_failures_that_lose_no_work_do_not_lengthen_the_interval():
-    # A run that never saves trains most, and tells nothing of another one that goes back to a checkpoint.
-    runs = runs_of(failing())
+def test_an_interval_that_no_failure_has_tested_is_the_best_if_one_failure_did():
+    runs = runs_of(failing(), interval=8)
     chosen = runs.choose(AUTO)
+    # A failure at 16 instants in turn. A run that never saves trains most without one.
+    failed = runs.on([failing(100.0 + 490 * turn) for turn in range(16)])
+    trained = {
+        steps: sum(run.samples for run in failed.runs(Setting(chosen.system, steps)))
+        for steps in (chosen.interval_steps, *(round(8 * 2 ** (power / 2)) for power in range(20)))
+    }
+    assert trained[chosen.interval_steps] > 0.99 * max(trained.values()) > 1.1 * trained[8]
     [saving], [never] = runs.runs(chosen), runs.runs(Setting(chosen.system, 10**6))
     assert never.samples > saving.samples
-    assert chosen == runs.choose(None)
+
+
+def test_an_interval_that_no_failure_has_tested_is_never_shortened():
+    # With one failure, some 60 steps would be best; without one, 300 train more.
+    runs = runs_of(failing(), interval=300)
+    assert runs.choose(AUTO).interval_steps == 300
 
 
 def test_young_s_interval_on_several_traces_is_that_of_all_failures_in_all_the_time():
@@ -88,14 +100,13 @@ def test_failures_that_have_no_other_draw_choose_and_judge_and_a_note_says_so():
         assert notes[0].startswith("the failures that choose the best setting also judge it")
 
 
-def test_an_interval_that_no_failure_has_tested_stays_and_a_note_says_so():
+def test_an_interval_that_no_failure_has_tested_is_named_in_a_note():
     # Five nodes go one after the other, and expert replicas survive each; plain checkpoints do not.
     settings = {"routing": "uniform", "interval": "auto", "max_nodes": 10, "cap": "members"}
     result = simulate("fail-every-5min", systems=["lazarus", "checkpoint"], **settings)
-    lazarus, published = result.runs[0], result.published[0]
-    assert [lazarus.counts["restarts"], lazarus.interval_steps] == [0, published.interval_steps]
-    kept = [note for note in result.notes if "no failure went back to a checkpoint" in note]
-    assert [note.split(":")[0] for note in kept] == ["lazarus"]
+    assert result.runs[0].counts["restarts"] == 0
+    untested = [note for note in result.notes if "no failure went back to a checkpoint" in note]
+    assert [note.split(":")[0] for note in untested] == ["lazarus"]
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from lazsim.study.checkpoint_interval import (
     SettingRuns,
     choice_note,
     interval_of,
-    kept_note,
     other_draws,
+    untested_note,
 )
 from lazsim.study.memory import find_obstacle, memory_notes, require_memory
 from lazsim.study.notes import describe_runs
@@ -179,7 +179,7 @@ def simulate_scenarios(
         if searches or one.interval == AUTO:
             others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
     inputs = _record(scenarios, trace, loads, wall_s)
-    chosen = [choice_note(first), *kept_note(*((others, runs) if searches else (runs, others)))] if others else []
+    chosen = [choice_note(first), *untested_note(others if searches else runs)] if others else []
     return RunResult(
         id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
         inputs=inputs,
