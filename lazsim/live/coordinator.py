@@ -187,10 +187,15 @@ class Coordinator:
                 self.record.exchanged_by.add(message.backend)
             case messages.Note() if worker in self._members and message.generation == self._generation:
                 self._pass_on(worker, message)
-            case messages.StepDone() if self._is_next_step(worker, message):
+            case messages.StepDone() if self._members[:1] == [worker] and message.generation == self._generation:
+                if message.step != self.step + 1:
+                    return
                 self.step, self._failed_attempts = message.step, 0
-                saves = self._stops_to_save(message.step)
-                self.record.step(message.step, message.step_s, message.loss, message.loads, saves=saves)
+                interval_steps = self.spec.checkpoint_interval_steps
+                assert self._plan is not None, "a generation trains"
+                # Training stands still for a save, unless that is written behind it.
+                saves = bool(interval_steps) and self.step % interval_steps == 0 and not self._plan.saves_behind
+                self.record.step(self.step, message.step_s, message.loss, message.loads, saves=saves)
             case messages.CheckpointWritten() if message.generation == self._generation:
                 self._collect_checkpoint(worker, message)
 
@@ -203,16 +208,6 @@ class Coordinator:
         for member in self._members:
             if member is not worker:
                 member.send(message)
-
-    def _is_next_step(self, worker: WorkerConnection, message: messages.StepDone) -> bool:
-        is_first = self._members[:1] == [worker]
-        return is_first and message.generation == self._generation and message.step == self.step + 1
-
-    def _stops_to_save(self, step: int) -> bool:
-        """Tell whether training stands still for a save after a step."""
-        interval_steps = self.spec.checkpoint_interval_steps
-        assert self._plan is not None, "a generation trains"
-        return bool(interval_steps) and step % interval_steps == 0 and not self._plan.saves_behind
 
     def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""

@@ -87,23 +87,15 @@ def _num_on_empty(left_LE: Ints, num_empty_L: Ints, num_last_L: Ints, num_slots:
     floor = total - num_last_L * (num_slots - num_held)
     floor[num_experts - num_held :] = 0
     room_L = num_empty_L * num_slots
-    counts = np.concatenate([np.zeros((1, len(left_LE)), dtype=np.int64), even])
-    first = 0
-    while first < num_experts:
-        # Counts follow from the one before. They are right up to the first that is not what follows, and mostly all.
-        count = counts[first:-1]
+    counts = np.zeros((num_experts + 1, len(left_LE)), dtype=np.int64)
+    rows = zip(counts, counts[1:], even, left, over, floor, strict=False)
+    for count, following, evenly, more, increase, fewest in rows:
         once = np.minimum(count + num_empty_L, room_L)
-        least = np.maximum(count + over[first:], floor[first:])
-        most = np.maximum(np.minimum(count + left[first:], once), least)
+        least = np.maximum(count + increase, fewest)
+        most = np.maximum(np.minimum(count + more, once), least)
         least = np.minimum(np.maximum(least, count), once)
-        following = np.minimum(np.maximum(even[first:], least), most)
-        wrong = np.flatnonzero((following != counts[first + 1 :]).any(axis=1))
-        if not len(wrong):
-            break
-        counts[first + 1 :] = following
-        first += int(wrong[0]) + 1
-    num_LE: Ints = (counts[1:] - counts[:-1]).T
-    return num_LE
+        np.minimum(np.maximum(evenly, least), most, out=following)
+    return np.diff(counts, axis=0).T
 
 
 def _evenly(total_EL: Ints, num_empty_L: Ints, num_last_L: Ints, num_held: int) -> Ints:

@@ -147,7 +147,10 @@ def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, r
     """Measure a kernel at one size."""
     begin_s = time.perf_counter()
     need = need_of(kernel, size, target)
-    buffers = _buffers(kernel, size, target, need.num_buffers)
+    random = target.random(size)
+    drawn = [kernel.inputs(size, random) for _ in range(min(need.num_buffers, NUM_DRAWN))]
+    copied = (drawn[turn % NUM_DRAWN] for turn in range(NUM_DRAWN, need.num_buffers))
+    buffers = [*drawn, *(tuple(tensor.clone() for tensor in tensors) for tensors in copied)]
     stages = _stages(kernel, buffers)
     synchronize(target.device)
     left_s = budget_s - (time.perf_counter() - begin_s)
@@ -170,13 +173,6 @@ def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, r
         buffers_bytes=need.num_buffers * need.buffer_bytes,
         reference_error=reference_error,
     )
-
-
-def _buffers(kernel: Kernel, size: int, target: Target, num_buffers: int) -> list[tuple[Any, ...]]:
-    random = target.random(size)
-    drawn = [kernel.inputs(size, random) for _ in range(min(num_buffers, NUM_DRAWN))]
-    copies = [tuple(tensor.clone() for tensor in drawn[turn % NUM_DRAWN]) for turn in range(NUM_DRAWN, num_buffers)]
-    return [*drawn, *copies]
 
 
 def _stages(kernel: Kernel, buffers: Sequence[tuple[Any, ...]]) -> list[Callable[[int], None]]:

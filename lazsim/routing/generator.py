@@ -111,6 +111,7 @@ class GeneratedRouting:
         variance = math.log1p((spec.skew_spread / spec.skew) ** 2)
         self._skew_L = rng.lognormal(math.log(spec.skew) - variance / 2, math.sqrt(variance), num_layers)
         self._starts = {0: rng.standard_normal((2, num_layers, num_experts))}
+        # Both parts at the points of a block and at the first point of the next, shape (K + 1, 2, L, E).
         self._walks: dict[int, Floats] = {}
         # As many points at once as fit into the cache, a power of two.
         points = max(1, min(BLOCK_POINTS, CACHED_ELEMENTS // (num_layers * num_experts)))
@@ -140,14 +141,6 @@ class GeneratedRouting:
     def _stream(self, number: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(number,)))
 
-    def _walk(self, block: int) -> Floats:
-        """Return both parts at the points of a block and at the first point of the next, (K + 1, 2, L, E)."""
-        if block not in self._walks:
-            for before in range(max(start for start in self._starts if start <= block), block):
-                self._walk_on(before)
-            self._walk_on(block)
-        return self._walks[block]
-
     def _walk_on(self, block: int) -> None:
         """Walk through a block whose start is known, in the memory of the oldest walk kept."""
         spec, shape = self._spec, (BLOCK_POINTS + 1, 2, self.num_layers, self.num_experts)
@@ -169,7 +162,10 @@ class GeneratedRouting:
     def _tokens_at(self, points: Ints) -> Ints:
         """Return the tokens at points of one block."""
         spec, block = self._spec, int(points[0]) // BLOCK_POINTS
-        parts = self._walk(block)[points - block * BLOCK_POINTS]
+        if block not in self._walks:
+            for one in range(max(start for start in self._starts if start <= block), block + 1):
+                self._walk_on(one)
+        parts = self._walks[block][points - block * BLOCK_POINTS]
         gaussian = math.sqrt(spec.fast_share) * parts[:, 0] + math.sqrt(1 - spec.fast_share) * parts[:, 1]
         ramp = 1 - (1 - spec.start_share) * np.exp(-points * spec.interval_steps / spec.ramp_steps)
         log_load = np.interp(gaussian, FINE_SCORES, self._shape_at)

@@ -1,5 +1,6 @@
 """How long one layer takes on the two queues, alone and while another micro-batch hides its exchanges."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
     the time of the host for each of the eight pieces of a pair of passes.
     """
     forward, backward, _ = block_of(blocks)
-    exposed: dict[str, float] = {}
+    exposed, hidden = defaultdict[str, float](float), defaultdict[str, float](float)
     queues = Queues()
     seconds = []
     for operations in (forward, backward):
@@ -72,11 +73,10 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
             if repeat == REPEATS - 1:
                 seconds.append(queues.gpu_s - before_s)
                 for name, value in parts.items():
-                    exposed[name] = exposed.get(name, 0.0) + value
-    hidden: dict[str, float] = {}
+                    exposed[name] += value
     for operation in (*forward, *backward):
         if operation.hidden_s:
-            hidden[operation.part] = hidden.get(operation.part, 0.0) + operation.hidden_s
+            hidden[operation.part] += operation.hidden_s
     # The gradient of a weight has as many operations as the forward pass, and only the optimizer waits for it.
     weight_s = sum(operation.gpu_s for operation in forward if operation.part.endswith("matmul"))
     pair = None

@@ -70,7 +70,8 @@ def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[Part, ...]:
             f"E, {len(layers)} t{f', {further} m' * (further > 0)} and L in this order; t*3 and (tt|)*4 repeat"
         )
     remaining = iter(blocks)
-    return tuple(_runs(list(itertools.islice(remaining, len(text)))) for text in texts)
+    parts = (itertools.groupby(itertools.islice(remaining, len(text))) for text in texts)
+    return tuple(tuple((name, len(list(run))) for name, run in part) for part in parts)
 
 
 def _expanded(stages: str, most: int) -> str:
@@ -88,16 +89,6 @@ def _even(letters: str, num_layers: int, num_parts: int) -> list[str]:
     sizes[0] += 1 - ends
     bounds = [0, *itertools.accumulate(sizes[:-1]), len(letters)]
     return [letters[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def _runs(names: Sequence[str]) -> Part:
-    runs: list[tuple[str, int]] = []
-    for name in names:
-        if runs and runs[-1][0] == name:
-            runs[-1] = name, runs[-1][1] + 1
-        else:
-            runs.append((name, 1))
-    return tuple(runs)
 
 
 class PartTime(NamedTuple):

@@ -1,6 +1,8 @@
 """The step of a layout: micro-batches through the pipeline, exchange of gradients, optimizer."""
 
+import itertools
 import operator
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -134,27 +136,26 @@ class StepModel:
             schedule = replace(dual, first_s=schedule.first_s, last_s=schedule.last_s)
         share = micro_batches / pipeline
         exposed, hidden = self._by_part(share, schedule.saved_s)
-        _add(exposed, "gradient_exchange", share * sum(extra.exposed_s for extra in sharded))
-        _add(hidden, "gradient_exchange", share * sum(extra.hidden_s for extra in sharded))
-        _add(exposed, "overlap_slowdown", share * sum(extra.slowed_s for extra in sharded))
+        exposed["gradient_exchange"] += share * sum(extra.exposed_s for extra in sharded)
+        hidden["gradient_exchange"] += share * sum(extra.hidden_s for extra in sharded)
+        exposed["overlap_slowdown"] += share * sum(extra.slowed_s for extra in sharded)
         bubble_s = schedule.total_s - sum(exposed.values())
         exposed["bubble"] = bubble_s if abs(bubble_s) > 1e-9 * schedule.total_s else 0.0
         late_s, exchange_s = exchanges_of_step(inputs, self.params, times, schedule)
-        _add(exposed, "gradient_exchange", late_s)
-        _add(hidden, "gradient_exchange", exchange_s - late_s)
-        _add(exposed, "overlap_slowdown", slowed_by(inputs, exchange_s - late_s))
+        exposed["gradient_exchange"] += late_s
+        hidden["gradient_exchange"] += exchange_s - late_s
+        exposed["overlap_slowdown"] += slowed_by(inputs, exchange_s - late_s)
         updated_s, moved_s = self._once_s()
         # The link to the host carries none of this.
         meanwhile_s = sum(exposed.values())
-        _add(exposed, "offload", max(0.0, moved_s - meanwhile_s))
-        _add(hidden, "offload", min(moved_s, meanwhile_s))
+        exposed["offload"] += max(0.0, moved_s - meanwhile_s)
+        hidden["offload"] += min(moved_s, meanwhile_s)
         exposed |= {"optimizer": updated_s, "fixed": inputs.constants.fixed_s}
         step_s = sum(exposed.values())
         tokens = parallel.global_batch * inputs.model.sequence_length / step_s / inputs.num_gpus
         peak = inputs.gpu.peak_of(parallel.precision)
-        return StepTime(
-            step_s, tokens, tokens * flop_per_token(inputs) / peak, exposed, hidden, memory_bytes(inputs), schedule
-        )
+        by_part = dict(exposed), dict(hidden), memory_bytes(inputs)
+        return StepTime(step_s, tokens, tokens * flop_per_token(inputs) / peak, *by_part, schedule)
 
     def _once_s(self) -> tuple[float, float]:
         """Return the time of the optimizer, and that to move its states, on the stage with most parameters."""
@@ -183,16 +184,14 @@ class StepModel:
 
     def _by_part(self, share: float, saved_s: float) -> tuple[dict[str, float], dict[str, float]]:
         """Sum what each kind of work takes: all micro-batches of the mean stage, with passes that save `saved_s`."""
-        exposed: dict[str, float] = {}
-        hidden: dict[str, float] = {}
+        exposed, hidden, paired = (defaultdict[str, float](float) for _ in range(3))
         could_save_s = sum(self._saved_s(part) for part in self.parts)
-        paired: dict[str, float] = {}
         for part in self.parts:
             for name, count in part:
                 layer = self.layers[name]
                 for into, values in ((exposed, layer.exposed_s), (hidden, layer.hidden_s)):
                     for kind, seconds in values.items():
-                        _add(into, kind, share * count * seconds)
+                        into[kind] += share * count * seconds
                 pair = layer.pair
                 if pair is None:
                     continue
@@ -201,20 +200,19 @@ class StepModel:
                     EXCHANGE: -pair.hidden_s, "hidden": pair.hidden_s,
                 }  # fmt: skip
                 for kind, seconds in changes.items():
-                    _add(paired, kind, count * seconds)
+                    paired[kind] += count * seconds
         if could_save_s:
             pairs = min(max(saved_s / could_save_s, 0.0), share)
             hidden[EXCHANGE] = pairs * paired.pop("hidden")
             for kind, seconds in paired.items():
-                _add(exposed, kind, pairs * seconds)
+                exposed[kind] += pairs * seconds
         return exposed, hidden
 
     def spans(self) -> list[Span]:
         """Return what the queues and streams of the most frequent layer do, one with experts where there is one."""
-        counts: dict[str, int] = {}
-        for part in self.parts:
-            for name, count in part:
-                counts[name] = counts.get(name, 0) + count
+        counts = Counter[str]()
+        for name, count in itertools.chain(*self.parts):
+            counts[name] += count
         name = max(counts, key=lambda one: ("moe" in one.split(), counts[one]))
         return layer_spans([self.blocks[block] for block in name.split()], *_settings(self.inputs))
 
@@ -241,10 +239,6 @@ def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:
     if multiprocessors and parallel.exchange_multiprocessors:
         slowdown *= parallel.exchange_multiprocessors / multiprocessors
     return constants, min(slowdown, SLOWEST) if _overlaps(parallel) else None, piece_s
-
-
-def _add(into: dict[str, float], name: str, seconds: float) -> None:
-    into[name] = into.get(name, 0.0) + seconds
 
 
 def flop_per_token(inputs: StepInputs) -> float:
