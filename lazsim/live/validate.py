@@ -244,17 +244,15 @@ def known_later(trace: Trace, start_up_s: float) -> Trace:
     [(0.0, ('a',), ()), (5.0, (), ('a',))]
     """
     # Nodes keep their order, which decides who holds which part of a plan.
-    known: list[tuple[str, float]] = []
-    ends_s: list[float] = []
-    last: dict[str, int] = {}
+    known: list[list[Any]] = []
+    last: dict[str, list[Any]] = {}
     for batch in trace.batches():
         for node in batch.removed:
-            ends_s[last[node]] = batch.time_s
+            last[node][2] = batch.time_s
         for node in batch.added:
-            last[node] = len(known)
-            known.append((node, batch.time_s + start_up_s if batch.time_s else 0.0))
-            ends_s.append(trace.duration_s)
-    spans = [(node, at_s, end_s) for (node, at_s), end_s in zip(known, ends_s, strict=True) if at_s < end_s]
+            last[node] = [node, batch.time_s + start_up_s if batch.time_s else 0.0, trace.duration_s]
+            known.append(last[node])
+    spans = [span for span in known if span[1] < span[2]]
     events = [Event(at_s, "add", node) for node, at_s, _ in spans]
     events += [Event(end_s, "remove", node) for node, _, end_s in spans if end_s < trace.duration_s]
     return build_trace(sorted(events, key=lambda event: event.time_s), duration_s=trace.duration_s, name=trace.name)
