@@ -45,20 +45,20 @@ Products with cosine and sine, the turned copy in two kernels, their sum, a conc
 
 def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> list[Item]:
     """List the items of an attention block; all tokens are seen where `window` is 0."""
-    inputs, graphed = kernels.inputs, kernels.graphed_attention
+    inputs = kernels.inputs
     tensor, tokens, d_model = inputs.parallel.tensor, inputs.tokens, inputs.model.d_model
     latent = attention.kind == "latent"
-    items, linears = [kernels.norm(graphed)], []
+    items, linears = [kernels.norm()], []
     gathered = attention.rope_dim
     for outputs, width, divided in attention.projections(d_model):
         if divided:
             gathered += width
             module = "latent_up" if latent else ""
-            linears.append(kernels.linear(outputs / tensor, width, tokens, graphed, module=module))
+            linears.append(kernels.linear(outputs / tensor, width, tokens, module=module))
             items.append(linears[-1])
         else:
             # Each rank makes latent vectors of its own tokens (NVIDIA/Megatron-LM, ``parallel_mode`` "duplicated").
-            items += [kernels.linear(outputs, width, inputs.own_tokens, graphed), kernels.norm(graphed, outputs)]
+            items += [kernels.linear(outputs, width, inputs.own_tokens), kernels.norm(outputs)]
     items += _split(kernels, attention)
     # Queries and keys turn by their positions.
     turned = (attention.query_dim + attention.num_kv_heads * attention.head_dim) / tensor
@@ -66,35 +66,35 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     moved, launched = SCALED_ROTATION if attention.scaled_positions else ROTATION
     forward, backward = (passes * each * turned for each in moved)
     number, backward_number = (passes * each for each in launched)
-    items.append(kernels.copy(forward, backward, number, backward_number, graphed, tokens, calls=passes))
+    items.append(kernels.copy(forward, backward, number, backward_number, tokens, calls=passes))
     core_s, ratio = _scores_s(kernels, attention, window)
     sink_s = inputs.constants.sink_gradient_s * inputs.tokens * attention.num_heads / tensor if attention.sinks else 0.0
     if "attention" in inputs.parallel.eight_bit_parts:
         # Queries, keys and values along both axes, and backward the gradient of what attention gives.
         each = (QUANTISE_BYTES + SECOND_COPY_BYTES[inputs.parallel.precision]) / tensor
         read, given = each * (attention.query_dim + attention.key_value_dim), each * attention.output_dim
-        items.append(kernels.copy(read, given, 3, 1, graphed, tokens))
+        items.append(kernels.copy(read, given, 3, 1, tokens))
         if attention.query_dim >= WIDE_HEAD * attention.num_heads:
             constants = inputs.constants
             core_s /= constants.eight_bit_attention_speedup
             ratio *= constants.eight_bit_attention_speedup / constants.eight_bit_attention_backward_speedup
-    down = kernels.linear(d_model, attention.output_dim / tensor, tokens, graphed)
+    down = kernels.linear(d_model, attention.output_dim / tensor, tokens)
     gate = []
     if attention.gated:
         # Reads both factors and writes the product; backward reads its gradient, too, and writes two.
         written = attention.output_dim / tensor
-        gate = [kernels.copy(6 * written, 10 * written, 1, 1, graphed, tokens)]
+        gate = [kernels.copy(6 * written, 10 * written, 1, 1, tokens)]
     items += [
         *_context_exchange(kernels, attention, core_s, ratio),
         Item(
-            (kernels.launch("attention", core_s, 2, graphed),),
-            (kernels.launch("attention", ratio * core_s + sink_s, 3, graphed),),
+            (kernels.launch("attention", core_s, 2),),
+            (kernels.launch("attention", ratio * core_s + sink_s, 3),),
             "attention_core",
         ),
         *gate,
         down,
-        kernels.residual(graphed),
-        *kernels.tensor_exchange(graphed, gathered, d_model, (linears[-1], down)),
+        kernels.residual(),
+        *kernels.tensor_exchange(gathered, d_model, (linears[-1], down)),
     ]
     return items
 
@@ -107,13 +107,13 @@ def _split(kernels: Kernels, attention: AttentionSpec) -> list[Item]:
     """
     if attention.kind == "latent":
         return []
-    inputs, graphed = kernels.inputs, kernels.graphed_attention
+    inputs = kernels.inputs
     tensor = inputs.parallel.tensor
     keys = attention.num_kv_heads * attention.head_dim
     width = attention.projected_dim / tensor
-    items = [kernels.copy(4 * attention.query_dim / tensor, 4 * width, 1, 1, graphed, inputs.tokens)]
+    items = [kernels.copy(4 * attention.query_dim / tensor, 4 * width, 1, 1, inputs.tokens)]
     if attention.normed:
-        norm = kernels.norm(graphed, (attention.query_dim + keys) / tensor, inputs.tokens)
+        norm = kernels.norm((attention.query_dim + keys) / tensor, inputs.tokens)
         items.append(norm._replace(module=""))
     return items
 
@@ -161,7 +161,7 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
     behind = [(1 - 1 / ranks) * core_s, (1 - 1 / ranks) * ratio * core_s]
     hidden = [min(*pair) if parallel.context_exchange == "ring" else 0.0 for pair in zip(seconds, behind, strict=True)]
     forward, backward = (
-        kernels.exchange("context_exchange", total_s - hidden_s, hidden_s, 2 * (ranks - 1), kernels.graphed_attention)
+        kernels.exchange("context_exchange", total_s - hidden_s, hidden_s, 2 * (ranks - 1))
         for total_s, hidden_s in zip(seconds, hidden, strict=True)
     )
     return [Item((forward,), (backward,))]
@@ -169,7 +169,7 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
 
 def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     """List the items of a state-space block (Mamba-2)."""
-    inputs, graphed = kernels.inputs, kernels.graphed_attention
+    inputs = kernels.inputs
     tensor, tokens, d_model = inputs.parallel.tensor, inputs.tokens, inputs.model.d_model
     grouped = space.num_groups * space.state_dim
     in_chunk = 2 * SCAN_CHUNK * (grouped + space.inner_dim)
@@ -185,18 +185,18 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         flop = (over_tokens * in_chunk + over_states * of_states) * tokens / tensor
         rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
         seconds = flop / rate + inputs.copy_s(moved * tokens / tensor)
-        return kernels.launch("state_space", seconds, num_kernels, graphed)
+        return kernels.launch("state_space", seconds, num_kernels)
 
-    up = kernels.linear(space.projected_dim / tensor, d_model, tokens, graphed)
-    down = kernels.linear(d_model, space.inner_dim / tensor, tokens, graphed)
+    up = kernels.linear(space.projected_dim / tensor, d_model, tokens)
+    down = kernels.linear(d_model, space.inner_dim / tensor, tokens)
     before = after = []
     if inputs.parallel.micro_batch > 1:
         # Megatron-LM puts sequences first for the scan and back (``mamba_mixer``); of one sequence both are the same.
         each = 4 * inputs.constants.strided_copy_slowdown / tensor
         projected = each * space.projected_dim
-        before = [kernels.copy(projected, projected, 1, 1, graphed, tokens)]
-        after = [kernels.copy(each * space.inner_dim, 0, 1, 0, graphed, tokens)]
+        before = [kernels.copy(projected, projected, 1, 1, tokens)]
+        after = [kernels.copy(each * space.inner_dim, 0, 1, 0, tokens)]
     return [
-        kernels.norm(graphed), up, *before, Item((scan(0, 10),), (scan(1, 29),)), *after, down,
-        kernels.residual(graphed), *kernels.tensor_exchange(graphed, d_model, d_model, (up, down)),
+        kernels.norm(), up, *before, Item((scan(0, 10),), (scan(1, 29),)), *after, down,
+        kernels.residual(), *kernels.tensor_exchange(d_model, d_model, (up, down)),
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.experts import moe_items
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.operations import Item, block_of
+from lazsim.stepmodel.operations import Item, block_of, in_graph
 
 MATMULS = ("dense_matmul", "expert_matmul")
 
@@ -20,34 +20,34 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
     if model.state_space is not None:
         items["state_space"] = state_space_items(kernels, model.state_space)
     if model.num_dense_layers:
-        mlp = kernels.mlp(model.d_ff_dense, kernels.graphed)
-        dense = [kernels.norm(kernels.graphed), *mlp, kernels.residual(kernels.graphed)]
+        dense = [kernels.norm(), *kernels.mlp(model.d_ff_dense), kernels.residual()]
         items["dense"] = [item._replace(module="dense_block") for item in dense]
     blocks = {}
     for name, some in items.items():
+        graphed = kernels.graphed if name in ("moe", "dense") else kernels.graphed_attention
         # The backward pass reads what the last matmul of a layer got, and nothing that comes after it.
         ends_layer = name in ("moe", "dense") or model.state_space is not None
         matmuls = [i for i, item in enumerate(some, 1) if any(one.part in MATMULS for one in item.forward)]
         needed = matmuls[-1] if parallel.recompute_stops_early and ends_layer else None
-        blocks[name] = block_of(some, parallel.recomputed, parallel.recompute == "full", needed)
+        blocks[name] = block_of(in_graph(some, graphed), parallel.recomputed, parallel.recompute == "full", needed)
     width = model.d_model
-    lookup = kernels.copy(4 * width, 8 * width, 1, 1, kernels.graphed)
-    blocks["embedding"] = block_of([lookup, *kernels.tensor_exchange(kernels.graphed, 0, width)])
-    blocks["head"] = block_of(_head(kernels))
+    lookup = [kernels.copy(4 * width, 8 * width, 1, 1), *kernels.tensor_exchange(0, width)]
+    blocks["embedding"] = block_of(in_graph(lookup, kernels.graphed))
+    blocks["head"] = block_of(in_graph(_head(kernels), kernels.graphed))
     if model.num_mtp_layers:
-        join = kernels.linear(width / parallel.tensor, 2 * width, inputs.tokens, kernels.graphed)
-        joined = block_of([join, *kernels.tensor_exchange(kernels.graphed, 2 * width, width, [join])])
-        blocks["mtp"] = block_of([joined, blocks["attention"], blocks["moe"], blocks["head"]])
+        join = kernels.linear(width / parallel.tensor, 2 * width, inputs.tokens)
+        joined = in_graph([join, *kernels.tensor_exchange(2 * width, width, [join])], kernels.graphed)
+        blocks["mtp"] = block_of([block_of(joined), blocks["attention"], blocks["moe"], blocks["head"]])
     return blocks
 
 
 def _head(kernels: Kernels) -> list[Item]:
-    inputs, graphed = kernels.inputs, kernels.graphed
+    inputs = kernels.inputs
     columns = inputs.model.vocab_size / inputs.parallel.tensor
     kernel = inputs.matmul_kernel if "head" in inputs.parallel.eight_bit_parts else "matmul_bf16"
     return [
-        kernels.norm(graphed),
-        kernels.linear(columns, inputs.model.d_model, inputs.tokens, graphed, kernel),
-        kernels.copy(6 * columns, 4 * columns, 3, 2, graphed, inputs.tokens),
-        *kernels.tensor_exchange(graphed, inputs.model.d_model, 0),
+        kernels.norm(),
+        kernels.linear(columns, inputs.model.d_model, inputs.tokens, kernel),
+        kernels.copy(6 * columns, 4 * columns, 3, 2, inputs.tokens),
+        *kernels.tensor_exchange(inputs.model.d_model, 0),
     ]

@@ -4,7 +4,7 @@ import math
 
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.operations import Item, Operation
+from lazsim.stepmodel.operations import Item, Operation, in_graph
 
 ROUTER_KERNELS = 25
 """Small kernels of top-k, probabilities, counts and maps, forward."""
@@ -137,34 +137,35 @@ def moe_items(kernels: Kernels) -> list[Item]:
     """List the items of a block of experts, shared ones first."""
     inputs = kernels.inputs
     model, tokens, width = inputs.model, inputs.own_tokens, inputs.model.expert_dim
-    narrow = [] if model.d_expert is None else [kernels.linear(width, model.d_model, tokens, kernels.graphed)]
-    widen = [] if model.d_expert is None else [kernels.linear(model.d_model, width, tokens, kernels.graphed)]
-    shared = kernels.mlp(model.shared_dim, kernels.graphed) if model.shared_dim else []
+    narrow = [] if model.d_expert is None else [kernels.linear(width, model.d_model, tokens)]
+    widen = [] if model.d_expert is None else [kernels.linear(model.d_model, width, tokens)]
+    shared = kernels.mlp(model.shared_dim) if model.shared_dim else []
     (permute, sort, unsort, restore), (dispatch, combine) = _permutations(kernels), _exchanges(kernels)
+    norm, *gate, permute = in_graph([kernels.norm(), *_gate(kernels), permute], kernels.graphed_gate)
     # Graphs of the gate hold the permutation of a plain exchange as well; counts then leave after it.
     counted = [permute, *_counts(kernels)] if kernels.graphed_gate else [*_counts(kernels), permute]
     pad = _alignment(kernels)
     items = [
-        kernels.norm(kernels.graphed_gate), *shared, *_gate(kernels), *narrow, *counted, dispatch, sort,
-        *pad, *_experts(kernels), *pad, unsort, combine, restore, *widen, kernels.residual(kernels.graphed),
+        norm, *shared, *gate, *narrow, *counted, dispatch, sort,
+        *pad, *_experts(kernels), *pad, unsort, combine, restore, *widen, kernels.residual(),
     ]  # fmt: skip
     return items + _offload(kernels, items)
 
 
 def _gate(kernels: Kernels) -> list[Item]:
-    inputs, model, graphed = kernels.inputs, kernels.inputs.model, kernels.graphed_gate
+    inputs, model = kernels.inputs, kernels.inputs.model
     tokens, width, experts = inputs.own_tokens, model.d_model, model.num_experts
     gate_s = kernels.matmul_s(tokens, experts, width, "matmul_bf16")
     wide_s = 2 * tokens * experts * width / (inputs.constants.gate_peak_share * inputs.gpu.peak_flop_per_s)
     small = [inputs.copy_s((SCORE_BYTES[way] * experts + GATE_INPUT_BYTES[way] * width) * tokens) for way in (0, 1)]
     gate = Item(
         (
-            kernels.launch("router", gate_s, 1, graphed),
-            kernels.launch("router", small[0], ROUTER_KERNELS, graphed),
+            kernels.launch("router", gate_s, 1),
+            kernels.launch("router", small[0], ROUTER_KERNELS),
         ),
         (
-            kernels.launch("router", small[1], round(0.7 * ROUTER_KERNELS), graphed),
-            kernels.launch("router", 2 * wide_s, 2, graphed),
+            kernels.launch("router", small[1], round(0.7 * ROUTER_KERNELS)),
+            kernels.launch("router", 2 * wide_s, 2),
         ),
     )
     return [gate] * (inputs.parallel.routing != "consecutive")
@@ -192,22 +193,22 @@ def _experts(kernels: Kernels) -> list[Item]:
     routed = routed_tokens(inputs)
     rows = max(1.0, routed / local)
     inner, width = model.d_ff_expert / parallel.expert_tensor, model.expert_dim
-    matrices, kernel, graphed = model.matrices_per_expert, inputs.matmul_kernel, kernels.graphed
+    matrices, kernel = model.matrices_per_expert, inputs.matmul_kernel
 
     def grouped(outputs: float, width: float) -> Item:
         def operation(seconds: float, quantise: int, expert_s: float = 0.0) -> Operation:
             native = local * (quantise + 1) + kernels.scale_kernels
             host_s = kernels.launch_s + native * kernels.native_launch_s + local * expert_s
-            return Operation("expert_matmul", local * seconds, local, host_s, graphed)
+            return Operation("expert_matmul", local * seconds, local, host_s)
 
         quantise, (forward_s, backward_s) = kernels.quantise_kernels, kernels.expert_s
         return Item(
             (
                 operation(kernels.matmul_s(rows, outputs, width, kernel), quantise, forward_s),
-                *kernels.second_copy(width, routed, kernel, graphed),
+                *kernels.second_copy(width, routed, kernel),
             ),
             (
-                *kernels.second_copy(outputs, routed, kernel, graphed),
+                *kernels.second_copy(outputs, routed, kernel),
                 operation(kernels.matmul_s(rows, width, outputs, kernel), quantise, backward_s),
                 operation(kernels.weight_gradient_s(rows, outputs, width, kernel), 0),
             ),
@@ -215,12 +216,12 @@ def _experts(kernels: Kernels) -> list[Item]:
 
     def elementwise(num_bytes: tuple[int, int], width: float, number: int, module: str = "") -> Item:
         forward, backward = (each * width for each in num_bytes)
-        return kernels.copy(forward, backward, number, number, graphed, routed, module=module, calls=1)
+        return kernels.copy(forward, backward, number, number, routed, module=module, calls=1)
 
     outputs = (matrices - 1) * inner
     up, down = grouped(outputs, width), grouped(width, inner)
     activation = elementwise((2 * matrices, 2 * matrices + 4), inner, 1, "expert_activation")
-    if graphed:
+    if kernels.graphed:
         # Kernels that take counts of tokens from the GPU add biases themselves.
         return [up, *([] if parallel.precision in EPILOGUE_PRECISIONS else [activation]), down]
     clamps = [elementwise(CLAMP_BYTES, outputs, 3, "expert_activation")]
@@ -239,12 +240,9 @@ def _permutations(kernels: Kernels) -> list[Item]:
         "all_gather": (0, 6 * top_k + 2), "all_to_all": (2 * top_k + 2, 4 * top_k),
     }.get(parallel.dispatcher, (0, 2 * top_k + 2 * ranks_of_token(inputs, parallel.expert)))  # fmt: skip
     return [
-        kernels.copy(each * width, each * width, *numbers, graphed, inputs.own_tokens)
-        for each, numbers, graphed in zip(
-            (*passes, *reversed(passes)), PERMUTE_KERNELS[parallel.dispatcher],
-            (kernels.graphed_gate, kernels.graphed, kernels.graphed, kernels.graphed), strict=True,
-        )
-    ]  # fmt: skip
+        kernels.copy(each * width, each * width, *numbers, inputs.own_tokens)
+        for each, numbers in zip((*passes, *reversed(passes)), PERMUTE_KERNELS[parallel.dispatcher], strict=True)
+    ]
 
 
 def _alignment(kernels: Kernels) -> list[Item]:
@@ -258,7 +256,7 @@ def _alignment(kernels: Kernels) -> list[Item]:
     if not inputs.quantised or parallel.dispatcher == "hybridep" or kernels.graphed or parallel.pad_to_capacity:
         return []
     each = 4 * model.expert_dim
-    return [kernels.copy(each, each, 2, 2, False, routed_tokens(inputs))]
+    return [kernels.copy(each, each, 2, 2, routed_tokens(inputs))]
 
 
 def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
@@ -275,7 +273,7 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     def operation(token_bytes: float, before_s: float = 0.0, waits: bool = False) -> tuple[Operation, ...]:
         seconds = exchange_s(inputs, token_bytes) * (1.0 if parallel.dispatcher == "all_gather" else imbalance(inputs))
         seconds += before_s + latency_s if seconds else 0.0
-        return (kernels.launch("expert_exchange", seconds + gathered_s, 1, kernels.graphed)._replace(waits=waits),)
+        return (kernels.launch("expert_exchange", seconds + gathered_s, 1)._replace(waits=waits),)
 
     if parallel.dispatcher == "hybridep":
         choices = CHOICE_BYTES * inputs.model.num_experts * inputs.own_tokens * parallel.expert
@@ -344,7 +342,7 @@ def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
 
     def operation(beside: list[Operation]) -> tuple[Operation, ...]:
         hidden_s = min(seconds, sum(other.gpu_s for other in beside))
-        return (kernels.exchange("offload", seconds - hidden_s, hidden_s, 1, kernels.graphed),)
+        return (kernels.exchange("offload", seconds - hidden_s, hidden_s, 1),)
 
     return [
         Item(

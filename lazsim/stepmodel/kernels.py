@@ -54,14 +54,14 @@ class Kernels:
         self.graphed_gate = graphs != "none"
         self.graphed_attention = graphs == "full" or (graphs == "partial" and inputs.parallel.graph_attention)
 
-    def launch(self, part: str, gpu_s: float, kernels: int, graphed: bool, calls: int = 0) -> Operation:
+    def launch(self, part: str, gpu_s: float, kernels: int, calls: int = 0) -> Operation:
         """Build one operation of kernels that the host launches one by one, or that few calls of modules launch.
 
         The kernels of a call but its first are plain launches.
         """
         calls = calls or kernels
         host_s = calls * self.launch_s + (kernels - calls) * self.native_launch_s
-        return Operation(part, gpu_s, kernels, host_s, graphed)
+        return Operation(part, gpu_s, kernels, host_s)
 
     def matmul_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
         """Return the time of a matmul at the clock that long ones sustain, on the slowest GPU."""
@@ -86,7 +86,7 @@ class Kernels:
         added_bytes = (2 * self.inputs.parallel.gradient_bytes - 2) * columns * inner
         return seconds + added_bytes / self.inputs.gpu.moved_bytes_per_s
 
-    def second_copy(self, width: float, tokens: float, kernel: str, graphed: bool) -> tuple[Operation, ...]:
+    def second_copy(self, width: float, tokens: float, kernel: str) -> tuple[Operation, ...]:
         """Write an 8-bit operand once more, with scales along the other axis, for the gradient of the weight.
 
         The tables hold the first copy. One kernel makes both, so this one takes no launch.
@@ -94,11 +94,9 @@ class Kernels:
         if kernel == "matmul_bf16":
             return ()
         num_bytes = SECOND_COPY_BYTES[self.inputs.parallel.precision]
-        return (Operation("memory", self.inputs.copy_s(num_bytes * width * tokens), 0, 0.0, graphed),)
+        return (Operation("memory", self.inputs.copy_s(num_bytes * width * tokens), 0, 0.0),)
 
-    def linear(
-        self, outputs: float, inputs: float, tokens: float, graphed: bool, kernel: str = "", module: str = ""
-    ) -> Item:
+    def linear(self, outputs: float, inputs: float, tokens: float, kernel: str = "", module: str = "") -> Item:
         """Build a projection: forward, gradient of its input, gradient of its weight; 8-bit operands are quantised."""
         kernel = kernel or self.inputs.matmul_kernel
         wide = kernel == "matmul_bf16"
@@ -106,57 +104,55 @@ class Kernels:
 
         def matmul(seconds: float, quantise: int = quantise) -> Operation:
             # One call quantises, whatever its kernels, and one multiplies.
-            return self.launch("dense_matmul", seconds, quantise + multiply, graphed, 1 + (quantise > 0))
+            return self.launch("dense_matmul", seconds, quantise + multiply, 1 + (quantise > 0))
 
         forward = (
             matmul(self.matmul_s(tokens, outputs, inputs, kernel)),
-            *self.second_copy(inputs, tokens, kernel, graphed),
+            *self.second_copy(inputs, tokens, kernel),
         )
         backward = (
-            *self.second_copy(outputs, tokens, kernel, graphed),
+            *self.second_copy(outputs, tokens, kernel),
             matmul(self.matmul_s(tokens, inputs, outputs, kernel)),
             matmul(self.weight_gradient_s(tokens, outputs, inputs, kernel), 0),
         )
         return Item(forward, backward, module)
 
     def copy(
-        self, forward_bytes: float, backward_bytes: float, kernels: int, backward_kernels: int, graphed: bool,
-        tokens: float = 0.0, module: str = "", calls: int = 0,
+        self, forward_bytes: float, backward_bytes: float, kernels: int, backward_kernels: int, tokens: float = 0.0,
+        module: str = "", calls: int = 0,
     ) -> Item:  # fmt: skip
         """Build element-wise kernels by the bytes they move for each token."""
         tokens = tokens or self.inputs.own_tokens
         return Item(
-            (self.launch("memory", self.inputs.copy_s(forward_bytes * tokens), kernels, graphed, calls),),
-            (self.launch("memory", self.inputs.copy_s(backward_bytes * tokens), backward_kernels, graphed, calls),),
+            (self.launch("memory", self.inputs.copy_s(forward_bytes * tokens), kernels, calls),),
+            (self.launch("memory", self.inputs.copy_s(backward_bytes * tokens), backward_kernels, calls),),
             module,
         )
 
-    def norm(self, graphed: bool, width: float = 0.0, tokens: float = 0.0) -> Item:
+    def norm(self, width: float = 0.0, tokens: float = 0.0) -> Item:
         """Build an RMSNorm."""
         width = width or self.inputs.model.d_model
         slow = self.inputs.constants.norm_backward_slowdown
-        return self.copy(4 * width, 8 * slow * width, 1, 2, graphed, tokens, module="norm")
+        return self.copy(4 * width, 8 * slow * width, 1, 2, tokens, module="norm")
 
-    def residual(self, graphed: bool) -> Item:
+    def residual(self) -> Item:
         """Build the sum with the residual stream; backward, the gradients of both branches are summed."""
-        return self.copy(6 * self.inputs.model.d_model, 6 * self.inputs.model.d_model, 1, 1, graphed)
+        return self.copy(6 * self.inputs.model.d_model, 6 * self.inputs.model.d_model, 1, 1)
 
-    def mlp(self, width: float, graphed: bool) -> list[Item]:
+    def mlp(self, width: float) -> list[Item]:
         """Build a dense feed-forward block: up (and gate) in one projection, activation, down."""
         tokens, d_model = self.inputs.tokens, self.inputs.model.d_model
         matrices, width = self.inputs.model.matrices_per_expert, width / self.inputs.parallel.tensor
-        up = self.linear((matrices - 1) * width, d_model, tokens, graphed)
-        down = self.linear(d_model, width, tokens, graphed)
-        activation = self.copy(2 * matrices * width, (2 * matrices + 4) * width, 1, 1, graphed, tokens)
-        return [up, activation, down, *self.tensor_exchange(graphed, d_model, d_model, (up, down))]
+        up = self.linear((matrices - 1) * width, d_model, tokens)
+        down = self.linear(d_model, width, tokens)
+        activation = self.copy(2 * matrices * width, (2 * matrices + 4) * width, 1, 1, tokens)
+        return [up, activation, down, *self.tensor_exchange(d_model, d_model, (up, down))]
 
-    def exchange(self, part: str, exposed_s: float, hidden_s: float, kernels: int, graphed: bool) -> Operation:
+    def exchange(self, part: str, exposed_s: float, hidden_s: float, kernels: int) -> Operation:
         """Build an exchange of which a part runs behind the kernels beside it."""
-        return Operation(part, exposed_s, kernels, kernels * self.launch_s, graphed, hidden_s=hidden_s)
+        return Operation(part, exposed_s, kernels, kernels * self.launch_s, hidden_s=hidden_s)
 
-    def tensor_exchange(
-        self, graphed: bool, gathered: float, scattered: float, matmuls: Sequence[Item] = ()
-    ) -> list[Item]:
+    def tensor_exchange(self, gathered: float, scattered: float, matmuls: Sequence[Item] = ()) -> list[Item]:
         """Gather numbers of each token of the tensor-parallel ranks before a block, scatter sums of others after it.
 
         Backward, gradients go the other way, and what was gathered is gathered again for the gradient of a weight.
@@ -175,6 +171,6 @@ class Kernels:
                 self.inputs.collective_s("all_gather", 2 * width * tokens, ranks, 1) for width in widths if width
             ]
             hidden_s = sum(min((1 - 1 / ranks) * each_s, behind_s) for each_s in times_s)
-            return (self.exchange("tensor_exchange", sum(times_s) - hidden_s, hidden_s, len(times_s), graphed),)
+            return (self.exchange("tensor_exchange", sum(times_s) - hidden_s, hidden_s, len(times_s)),)
 
         return [Item(exchanges(gathered, scattered), exchanges(gathered, gathered, scattered))]

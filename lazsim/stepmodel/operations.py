@@ -55,6 +55,15 @@ class Queues(NamedTuple):
     counted_s: float = 0.0
 
 
+def in_graph(items: Sequence[Item], graphed: bool) -> list[Item]:
+    """Let a CUDA graph replay the operations of items, if they are `graphed`."""
+
+    def replayed(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+        return tuple(one._replace(graphed=True) if graphed else one for one in operations)
+
+    return [item._replace(forward=replayed(item.forward), backward=replayed(item.backward)) for item in items]
+
+
 def block_of(
     items: Sequence[Item], recomputed: Iterable[str] = (), everything: bool = False, num_needed: int | None = None
 ) -> Item:
