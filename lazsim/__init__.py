@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from lazsim.specs import load_spec as load_spec
     from lazsim.study.result import RunResult as RunResult
     from lazsim.study.simulation import simulate as simulate
-    from lazsim.trace import load as load_trace  # noqa: F401
+    from lazsim.trace import load_trace as load_trace
     from lazsim.trace.table import Event as Event
     from lazsim.trace.table import Trace as Trace
     from lazsim.trace.table import build_trace as build_trace
@@ -63,8 +63,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-    return getattr(module, "load" if name == "load_trace" else name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -49,6 +49,7 @@ from lazsim.specs import (
     SpecT,
     StepConstants,
     catalog_names,
+    hash_id,
     read_spec_bytes,
     read_toml,
     sha256,
@@ -149,7 +150,7 @@ class Scenario:
     @functools.cached_property
     def id(self) -> str:
         """Hash of the inputs: equal inputs, equal result."""
-        return sha256(msgspec.json.encode(self.inputs, order="deterministic"))[:16]
+        return hash_id(self.inputs)
 
     @property
     def has_chosen_layout(self) -> bool:

@@ -56,7 +56,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     extrapolate: bool = False
     """Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile."""
     trace_format: str = "auto"
-    """How a file or recipe is read; see `lazsim.trace.load`."""
+    """How a file or recipe is read; see `lazsim.trace.load_trace`."""
     columns: str | None = None
     where: str | tuple[str, ...] = ()
     time_unit: str | None = None
@@ -73,7 +73,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     """How long to simulate; the length of the trace when None."""
     max_nodes: NumNodes | None = None
     cap: str | None = None
-    """How a file or recipe is cut; see `lazsim.trace.load`."""
+    """How a file or recipe is cut; see `lazsim.trace.load_trace`."""
     lenient: bool = False
     """Whether to repair what is repairable in the trace and in recorded loads."""
     strict: bool = False

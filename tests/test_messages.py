@@ -10,7 +10,7 @@ from lazsim.output.table import Column, Table, render
 from lazsim.specs import catalog_names
 from lazsim.study.sweep import resolve_points
 from lazsim.study.sweep_spec import parse_sweep
-from lazsim.trace import load
+from lazsim.trace import load_trace
 from tests.conftest import ROOT
 
 CATALOG_JOBS = ROOT / "lazsim" / "catalog" / "jobs"
@@ -95,7 +95,7 @@ def test_every_text_of_a_table_is_escaped():
 def test_a_name_in_a_picture_is_no_formula(tmp_path):
     path = tmp_path / r"a$\frac$b.csv"
     path.write_text("0,add,node1\n60000,remove,node1\n")
-    assert draw_trace(load(path), "png")
+    assert draw_trace(load_trace(path), "png")
 
 
 @pytest.mark.parametrize("name", ["dbrx-132b", "x", "switch"])

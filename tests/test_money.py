@@ -12,7 +12,7 @@ from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.result import run_row
 from lazsim.study.simulation import run_scenario
 from lazsim.study.simulation import simulate as simulate_systems
-from lazsim.trace import load
+from lazsim.trace import load_trace
 from lazsim.trace.prices import Prices, node_hours
 from lazsim.trace.readers.lazsim import trace_bytes
 
@@ -92,9 +92,9 @@ def test_a_price_is_an_input_of_a_scenario():
 
 
 def test_prices_survive_lazsims_own_format(priced_trace, tmp_path):
-    trace = load(priced_trace)
+    trace = load_trace(priced_trace)
     (tmp_path / "own.csv").write_bytes(trace_bytes(trace))
-    again = load(tmp_path / "own.csv")
+    again = load_trace(tmp_path / "own.csv")
     assert again.prices.time_s.tolist() == trace.prices.time_s.tolist() == [0, 1800, 5400]
     assert again.prices.usd_per_hour.tolist() == trace.prices.usd_per_hour.tolist() == [0.5, 1.0, 2.0]
 
@@ -110,8 +110,8 @@ def test_bad_prices_are_a_fault_of_the_file_and_kept_out_when_lenient(tmp_path, 
     path = tmp_path / "trace.json"
     path.write_text(json.dumps(TICKS | {"prices": prices}))
     with pytest.raises(LazsimError, match=fault):
-        load(path)
-    assert len(load(path, lenient=True)) == 12
+        load_trace(path)
+    assert len(load_trace(path, lenient=True)) == 12
 
 
 @pytest.mark.parametrize("prices", ["x", "0:1 0:b", "60:1 0:2", "0:-1", "0"])
@@ -119,7 +119,7 @@ def test_bad_prices_in_lazsims_own_format_are_a_fault(tmp_path, prices):
     path = tmp_path / "trace.csv"
     path.write_text(f"# format: lazsim-trace 1\n# usd_per_node_hour: {prices}\ntime_s,event,nodes\n0,add,a\n")
     with pytest.raises(LazsimError, match="usd_per_node_hour"):
-        load(path)
+        load_trace(path)
 
 
 def test_node_hours_of_the_same_trace_are_the_same_whatever_a_job_does_meanwhile():

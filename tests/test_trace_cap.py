@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError
-from lazsim.trace import Event, build_trace, cap_trace, cut_trace, load, read_trace
+from lazsim.trace import Event, build_trace, cap_trace, cut_trace, load_trace, read_trace
 
 # each instant toggles some of eight nodes: one that is alive goes, one that is not comes
 toggles = st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=15)
@@ -148,7 +148,7 @@ def test_bad_cap_is_refused_in_one_line(most, rule, says):
 
 @pytest.mark.parametrize("duration_s", [None, 4800.0])
 def test_published_ten_node_replay_loses_four_nodes_at_minute_34(shared, duration_s):
-    trace = load(shared / "traces/bamboo/p3-trace.csv", duration_s=duration_s, max_nodes=10, cap="offset")
+    trace = load_trace(shared / "traces/bamboo/p3-trace.csv", duration_s=duration_s, max_nodes=10, cap="offset")
     assert count_at(trace, 33 * 60.0) == 10
     assert count_at(trace, 34 * 60.0) == 6
     lost = next(batch for batch in trace.batches() if batch.time_s == 34 * 60.0)
@@ -169,6 +169,6 @@ def test_stretch_outside_the_trace_is_refused(options, says):
 
 def test_load_draws_names_and_cap_from_separate_streams(shared):
     path = shared / "traces/parcae/p3.csv"
-    capped = load(path, seed=3, max_nodes=10)
+    capped = load_trace(path, seed=3, max_nodes=10)
     assert set(capped.names) <= set(read_trace(path, seed=3).names)
-    assert list(capped.events()) == list(load(path, seed=3, max_nodes=10).events())
+    assert list(capped.events()) == list(load_trace(path, seed=3, max_nodes=10).events())

@@ -72,10 +72,10 @@ replay_options = options(
 
 
 def read_stretch(path: str, *, trace_format: str, start: float, duration: float | None, **options: Any) -> "Trace":
-    """Read what the options ask for; see `lazsim.trace.load`."""
+    """Read what the options ask for; see `lazsim.trace.load_trace`."""
     from lazsim.files import check_lenient
-    from lazsim.trace import load, make_mapping
+    from lazsim.trace import load_trace, make_mapping
 
     check_lenient(options["lenient"], path)
     mapping = make_mapping(**{name: options.pop(name) for name in MAPPING})
-    return load(path, format=trace_format, start_s=start, duration_s=duration, mapping=mapping, **options)
+    return load_trace(path, format=trace_format, start_s=start, duration_s=duration, mapping=mapping, **options)

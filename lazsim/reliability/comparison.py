@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from lazsim import __version__
@@ -19,7 +18,7 @@ from lazsim.placement.policies import DOMAINS, find_policy, place, policy_input
 from lazsim.placement.steady import PlanChange, gpu_slots, lay_on, tell_change
 from lazsim.reliability.plans import PlanScore, make_plans, score_plan
 from lazsim.reliability.task import PlanningTask
-from lazsim.specs import ModelSpec, load_spec, sha256
+from lazsim.specs import ModelSpec, hash_id, load_spec
 from lazsim.units import counted
 
 
@@ -198,7 +197,7 @@ def lose_nodes(
 def all_inputs(task: PlanningTask, policies: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:
     """Return every input with a hash of them all: equal inputs, equal result."""
     inputs = {**task.inputs, "policies": [policy_input(name) for name in policies], **more, "version": __version__}
-    return {"id": sha256(msgspec.json.encode(inputs, order="deterministic"))[:16], **inputs}
+    return {"id": hash_id(inputs), **inputs}
 
 
 def _checked_nodes(lose: Sequence[int], num_nodes: int) -> tuple[int, ...]:

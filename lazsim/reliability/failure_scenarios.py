@@ -10,7 +10,7 @@ from lazsim.errors import ReliabilityError, SpecError, prefix_errors
 from lazsim.reliability.curve import Method
 from lazsim.reliability.failure_models import BatchFailures, IndependentFailures
 from lazsim.reliability.task import require_domains
-from lazsim.trace import Trace, load
+from lazsim.trace import Trace, load_trace
 
 MAX_EVERY = 32
 """Nodes up to which every number of failures is looked at by default."""
@@ -93,7 +93,7 @@ def build_scenarios(
     failures_from
         Path of a trace whose removals say how many nodes fail at once.
     seed, lenient
-        For reading the trace; see `lazsim.trace.load`.
+        For reading the trace; see `lazsim.trace.load_trace`.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def build_scenarios(
         if domains is not None:
             raise SpecError("`failures_from` and `domains` exclude each other: a trace names nodes, not domains")
         with prefix_errors("`failures_from`"):
-            batches = trace_batches(load(failures_from, seed=seed, lenient=lenient), num_nodes)
+            batches = trace_batches(load_trace(failures_from, seed=seed, lenient=lenient), num_nodes)
     inputs = {
         "failures": None if failures is None else list(failures),
         "method": method,

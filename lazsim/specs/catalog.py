@@ -141,3 +141,8 @@ def describe_spec(kind: str, name: str) -> str:
 def sha256(content: bytes) -> str:
     """Return the SHA-256 of an input, with which results identify it."""
     return hashlib.sha256(content).hexdigest()
+
+
+def hash_id(inputs: Any) -> str:
+    """Return the short hash by which a result is known: equal inputs, equal hash."""
+    return sha256(msgspec.json.encode(inputs, order="deterministic"))[:16]

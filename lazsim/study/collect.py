@@ -16,7 +16,7 @@ import msgspec
 import lazsim
 from lazsim.errors import LazsimError, unknown_name
 from lazsim.folders import hold_folder
-from lazsim.specs import sha256
+from lazsim.specs import hash_id
 from lazsim.study.backends import BACKENDS
 from lazsim.study.store import Store, StoredRow, encode_row
 
@@ -137,7 +137,7 @@ def collect(
 def task_id(function: Function, inputs: Any) -> str:
     """Hash everything that a result depends on: the function, the code of lazsim, and the inputs."""
     made_by = [f"{function.__module__}.{function.__qualname__}", lazsim.__version__, _code_sha256(function)]
-    return sha256(msgspec.json.encode([made_by, inputs], order="deterministic"))[:16]
+    return hash_id([made_by, inputs])
 
 
 @functools.cache

@@ -150,9 +150,7 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
 def _dated(pattern: re.Pattern[str]) -> Callable[[str, str], tuple[str, list[Mark]]]:
     def read(name: str, text: str) -> tuple[str, list[Mark]]:
         found = ((line, pattern.search(content)) for line, content in numbered_lines(text))
-        return "steps", [
-            Mark(line, _time(name, line, match[1]), _number(name, line, match[2])) for line, match in found if match
-        ]
+        return "steps", [_mark(name, line, match[1], match[2]) for line, match in found if match]
 
     return read
 
@@ -171,7 +169,7 @@ def _mlperf(name: str, log: str) -> tuple[str, list[Mark]]:
         for unit, keys in (("samples", ("samples_count",)), ("steps", ("step_num", "step"))):
             done = next((told[key] for key in keys if isinstance(told, dict) and key in told), None)
             if done is not None:
-                marks[unit].append(Mark(line, time_s, _number(name, line, str(done))))
+                marks[unit].append(_mark(name, line, repr(time_s), str(done)))
     unit = max(marks, key=lambda unit: len(marks[unit]))
     return unit, marks[unit]
 
@@ -189,7 +187,7 @@ def _table(name: str, text: str) -> tuple[str, list[Mark]]:
     for line, fields in rows:
         if len(fields) <= max(time_column, count_column):
             raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
-        marks.append(Mark(line, _time(name, line, fields[time_column]), _number(name, line, fields[count_column])))
+        marks.append(_mark(name, line, fields[time_column], fields[count_column]))
     return unit, marks
 
 
@@ -200,28 +198,24 @@ def _columns(header: Sequence[str]) -> tuple[int, int, str] | None:
     return (times[0], counts[0], COUNTS[names[counts[0]]]) if times and counts else None
 
 
-def _time(name: str, line: int, text: str) -> float:
+def _mark(name: str, line: int, time: str, done: str) -> Mark:
+    """Read a time, in seconds or as a date, and a count of steps or samples."""
     try:
-        if not (":" in text and "-" in text[1:]):
-            time_s = read_number(text)
-            if not math.isfinite(time_s):
-                raise ValueError(f"{text[:40]!r} is no number")
-            return time_s
-        date = read_date(text.replace(",", "."))
-        # A date without a zone is in none that changes with summer time.
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        if ":" in time and "-" in time[1:]:
+            date = read_date(time.replace(",", "."))
+            # A date without a zone is in none that changes with summer time.
+            time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        elif not math.isfinite(time_s := read_number(time)):
+            raise ValueError(f"{time[:40]!r} is no number")
     except (ValueError, OverflowError) as error:
         raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
-
-
-def _number(name: str, line: int, text: str) -> float:
     try:
-        number = read_number(text)
+        number = read_number(done)
     except ValueError as error:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
     if not 0 <= number <= MAX_WHOLE:
-        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {text[:40]!r}")
-    return number
+        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {done[:40]!r}")
+    return Mark(line, time_s, number)
 
 
 def observed_phases(marks: list[Mark]) -> Phases:

@@ -19,7 +19,7 @@ from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import DEFAULTS
-from lazsim.specs import sha256
+from lazsim.specs import hash_id
 from lazsim.study.checkpoint_interval import (
     AUTO,
     Setting,
@@ -181,7 +181,7 @@ def simulate_scenarios(
     inputs = _record(scenarios, trace, loads, wall_s)
     chosen = [choice_note(first), *untested_note(others if searches else runs)] if others else []
     return RunResult(
-        id=sha256(msgspec.json.encode(inputs, order="deterministic"))[:16],
+        id=hash_id(inputs),
         inputs=inputs,
         trace=describe_trace(trace, wall_s),
         runs=tuple(runs),

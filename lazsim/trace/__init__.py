@@ -7,7 +7,7 @@ make traces without a file, `fit` makes recipes of traces, and `loading` reads, 
 
 from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace
-from lazsim.trace.loading import cut_trace, load
+from lazsim.trace.loading import cut_trace, load_trace
 from lazsim.trace.mapping import TraceMapping, make_mapping
 from lazsim.trace.readers import READERS, read_trace
 from lazsim.trace.readers.lazsim import trace_bytes, write_trace
@@ -25,8 +25,8 @@ __all__ = [
     "cap_trace",
     "cut_trace",
     "generate_trace",
-    "load",
     "load_recipe",
+    "load_trace",
     "make_mapping",
     "read_trace",
     "trace_bytes",

@@ -54,7 +54,7 @@ def cut_trace(
     return cap_trace(cut, max_nodes, cap or DEFAULT_CAP, np.random.default_rng(seed).spawn(2)[1])
 
 
-def load(
+def load_trace(
     path: Path | str,
     *,
     format: str = "auto",  # noqa: A002
