@@ -33,6 +33,8 @@ SYSTEMS = [
 ]  # fmt: skip
 STAGED = ["moevement", "bamboo"]
 """Systems that need pipeline stages."""
+AS_PUBLISHED = [("published", {}, SYSTEMS)]
+OF_STAGES = [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)]
 RESTARTING = [name for name in SYSTEMS if not find_system(name).joins_in_place]
 """Systems that take nodes in by a restart."""
 
@@ -66,36 +68,15 @@ def restarts(first_s, last_s):
 
 SETTINGS = {
     "job": {"cluster": "dgx-h100", "job": "deepseek-v3", "routing": "uniform", "price": "2.5/gpu"},
-    # Nodes include two spares: a job that needs whole model replicas has somewhere to go.
     "cases": {
-        "DeepSeek-V3, 128 nodes": {
-            "model": "deepseek-v3", "nodes": 130, "layouts": [("published", {}, SYSTEMS)],
-            "conditions": [*GRID, *RATES],
-        },
-        "DeepSeek-V3, 64 nodes": {
-            "model": "deepseek-v3", "nodes": 66, "layouts": [("published", {}, SYSTEMS)],
-            "conditions": [*RATES],
-        },
-        "16 B, 12 nodes": {
-            "model": "deepseek-v2-lite", "nodes": 14,
-            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
-            "conditions": ONE_AT_ONCE,
-        },
-        "16 B, 32 nodes": {
-            "model": "deepseek-v2-lite", "nodes": 34,
-            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
-            "conditions": [*GRID, "spot P3"],
-        },
-        "16 B, 64 nodes": {
-            "model": "deepseek-v2-lite", "nodes": 66,
-            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
-            "conditions": ["spot A100"],
-        },
-        "16 B, 128 nodes": {
-            "model": "deepseek-v2-lite", "nodes": 130,
-            "layouts": [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)],
-            "conditions": ONE_AT_ONCE,
-        },
+        f"{title}, {nodes} nodes": {"model": model, "nodes": nodes, "layouts": layouts, "conditions": conditions}
+        for title, model, layouts, by_nodes in (
+            ("DeepSeek-V3", "deepseek-v3", AS_PUBLISHED, {128: [*GRID, *RATES], 64: [*RATES]}),
+            ("16 B", "deepseek-v2-lite", OF_STAGES, {
+                12: ONE_AT_ONCE, 32: [*GRID, "spot P3"], 64: ["spot A100"], 128: ONE_AT_ONCE,
+            }),
+        )
+        for nodes, conditions in by_nodes.items()
     },
     # A mean time between failures of the job and the nodes that fail at once; failures of 1,000 nodes in a day; or the
     # recipe of a spot trace, fitted to a recorded one.
@@ -137,10 +118,7 @@ SMALL = {
         "16 B, 12 nodes": {
             "layouts": [("one stage", ONE_STAGE, ["lazarus", "oobleck", "moevement"])], "conditions": ONE_AT_ONCE[:1],
         },
-        "DeepSeek-V3, 64 nodes": None,
-        "16 B, 32 nodes": None,
-        "16 B, 64 nodes": None,
-        "16 B, 128 nodes": None,
+        **dict.fromkeys(["DeepSeek-V3, 64 nodes", "16 B, 32 nodes", "16 B, 64 nodes", "16 B, 128 nodes"]),
     },
     "least_repairs": 0,
     "seeds": [0],
@@ -149,6 +127,7 @@ SMALL = {
 }  # fmt: skip
 
 SPARES = 2
+"""Nodes beside those of a case: a job that needs whole model replicas has somewhere to go."""
 
 SHARED = ("repair_h", "least_failures", "least_repairs", "seeds", "search_seeds")
 """Settings that all cells share."""
@@ -231,7 +210,7 @@ def cells_of(settings, case, conditions=None, *, base=(), only=SYSTEMS, spares=S
     what = settings["cases"][case]
     if what is None:
         return []
-    nodes = what["nodes"] - SPARES + spares
+    nodes = what["nodes"] + spares
     job = settings["job"] | {"model": what["model"], "cluster.num_nodes": nodes, "planning": "sampled"}
     job |= {"job.rebalance_interval_steps": settings["rebalance_interval_steps"]}
     shared = {name: settings[name] for name in SHARED} | changes

@@ -122,11 +122,8 @@ def names_of(settings, cluster, loads, slots):
     spec = load_spec(ClusterSpec, cluster)
     batch = settings["sequences_per_gpu"] * spec.num_nodes * spec.gpus_per_node
     layout = {"job.parallel.expert": 256 // slots, "job.parallel.global_batch": batch}
-    return (
-        settings["base"]
-        | layout
-        | {"model": settings["model"], "cluster": cluster, "routing": settings["loads"][loads]}
-    )
+    names = {"model": settings["model"], "cluster": cluster, "routing": settings["loads"][loads]}
+    return settings["base"] | layout | names
 
 
 def memories(settings, cluster, all_slots):
@@ -149,12 +146,11 @@ def times_at(context, settings, loads, cluster, fail_prob):
     names = names_of(settings, cluster, loads, slots)
     memory = memories(settings | {"loads": {loads: settings["loads"][loads]}}, cluster, [slots])
     fitting = memory["system"][memory["fits"]].tolist()
-    scenarios = {system: resolve(names | {"system": system}) for system in fitting}
     spec, batch = load_spec(ClusterSpec, cluster), names["job.parallel.global_batch"]
     between_s = between_failures_s(spec.num_nodes, fail_prob, at_any_time=settings["at_any_time"])
     intervals = {
-        f"job.checkpoint_interval_steps.{system}": young_interval_steps(scenario, between_s)
-        for system, scenario in scenarios.items()
+        f"job.checkpoint_interval_steps.{system}": young_interval_steps(resolve(names | {"system": system}), between_s)
+        for system in fitting
     }
     grids = [
         {"seed": seed, "trace": context.keep_trace(failure_trace(settings, spec.num_nodes, fail_prob, seed))}

@@ -56,7 +56,9 @@ PUBLIC_STEPS = np.arange(1, 5002, 10)
 
 def run(context, settings):
     """Find recovery times of sampled failures, exact recovery probabilities, and their ranges over picks of loads."""
-    found = context.collect(measure, list(cases(context, settings)))
+    points = [{"step": step, "seed": seed} for step, seed in product(settings["steps"], settings["seeds"])]
+    keys = ("base", "systems", "policies", "failures", "sets")
+    found = context.collect(measure, list(cases(context, settings, keys, points)))
     overheads = pd.DataFrame([row for value in found for row in value["overheads"]])
     probs = pd.DataFrame([row for value in found for row in value["probs"]])
     probs = average(probs, [*SETTING, "policy", "failures"], "recovery_prob")
@@ -86,23 +88,19 @@ def run(context, settings):
     return Outcome(tables, figures, (f"figures: {loads} loads",))
 
 
-def cases(context, settings):
-    """Yield the inputs of `measure`, with a hash of all it reads."""
-    shared = {key: settings[key] for key in ("base", "systems", "policies", "failures", "sets")}
+def cases(context, settings, keys, points):
+    """Yield the inputs of a measurement at each point with a hash of all it reads, for all loads at hand and models."""
     for (loads, routing), model in product(context.routings().items(), settings["models"]):
-        case = shared | {"loads": loads, "routing": routing, "model": model, "seed": settings["seeds"][0]}
-        ids = [scenario.id for scenario in scenarios(case).values()]
-        for step, seed in product(settings["steps"], settings["seeds"]):
-            yield case | {"step": step, "seed": seed, "ids": ids}
+        case = {key: settings[key] for key in keys} | {"loads": loads, "routing": routing, "model": model}
+        case["seed"] = settings["seeds"][0]
+        case["ids"] = [scenario.id for scenario in scenarios(case).values()]
+        yield from (case | point for point in points)
 
 
 def pick_cases(context, settings):
-    """Yield the inputs of `measure_picks`, with a hash of all it reads."""
-    shared = {key: settings[key] for key in ("base", "policies", "pick_steps")}
-    for (loads, routing), model in product(context.routings().items(), settings["models"]):
-        case = shared | {"systems": settings["systems"][:1], "seed": settings["seeds"][0]}
-        case |= {"loads": loads, "routing": routing, "model": model}
-        yield case | {"ids": [scenario.id for scenario in scenarios(case).values()]}
+    """Yield the inputs of `measure_picks`."""
+    first = settings | {"systems": settings["systems"][:1]}
+    return cases(context, first, ("base", "systems", "policies", "pick_steps"), [{}])
 
 
 def measure_picks(case):

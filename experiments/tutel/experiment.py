@@ -73,10 +73,11 @@ def replay(context, settings, intervals):
 def young_intervals(settings, model):
     """Return the settings of Young's intervals, one for each system."""
     names = {"model": model, "cluster": settings["base"]["cluster"], "job": settings["base"]["job"]}
-    scenarios = {system: resolve(names | {"system": system}) for system in settings["systems"]}
     return {
-        f"job.checkpoint_interval_steps.{system}": young_interval_steps(scenario, settings["interval_s"])
-        for system, scenario in scenarios.items()
+        f"job.checkpoint_interval_steps.{system}": young_interval_steps(
+            resolve(names | {"system": system}), settings["interval_s"]
+        )
+        for system in settings["systems"]
     }
 
 

@@ -93,10 +93,7 @@ def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, str]) -> None
         row = streams.index(span.stream)
         bars.setdefault((row, color), []).append((1e3 * start_s, 1e3 * length_s))
         text = span.part.replace("_", "\n").replace(" ", "\n")
-        if _is_room(text, length_s / end_s):
-            axes.text(
-                1e3 * (start_s + length_s / 2), row, text, ha="center", va="center", fontsize=6, color="white"
-            )  # fmt: skip
+        _name_part(axes, 1e3 * (start_s + length_s / 2), row, text, length_s / end_s, 6, "white")
     axes.set_yticks(range(len(streams)), streams)
     for (row, color), some in bars.items():
         axes.broken_barh(some, (row - 0.35, 0.7), facecolor=color, edgecolor="white", linewidth=0.2)
@@ -116,22 +113,14 @@ def _draw_bar(
             row, value, left=left, color=colors[name], alpha=alpha, height=0.6, edgecolor="white", linewidth=0.4,
             label=name.replace("_", " ") if alpha == 1 else None,
         )  # fmt: skip
-        text = name.replace("_", "\n")
-        if _is_room(text, value / whole):
-            axes.text(
-                left + value / 2,
-                row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=6.5,
-                color="white" if alpha == 1 else "black",
-            )
+        ink = "white" if alpha == 1 else "black"
+        _name_part(axes, left + value / 2, row, name.replace("_", "\n"), value / whole, 6.5, ink)
         left += value
     if alpha == 1:
         axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
 
 
-def _is_room(text: str, share: float) -> bool:
-    """Tell whether a name fits on a part of a bar."""
-    return share >= LETTER_SHARE * max(map(len, text.split("\n")))
+def _name_part(axes: Axes, x: float, y: float, text: str, share: float, size: float, color: str) -> None:
+    """Write a name on a part of a bar where it fits."""
+    if share >= LETTER_SHARE * max(map(len, text.split("\n"))):
+        axes.text(x, y, text, ha="center", va="center", fontsize=size, color=color)

@@ -51,22 +51,13 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     for (name, look), costs in zip(looks_of(names).items(), by_run, strict=True):
         numbers = [one.num_spares for one in costs]
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
-        for axes, found in (
-            (samples, [one.samples for one in costs]),
-            (cost, [one.per_million_samples for one in costs]),
-        ):
+        of_cost = [one.per_million_samples for one in costs]
+        for axes, found in ((samples, [one.samples for one in costs]), (cost, of_cost)):
             reach = np.nan_to_num([[one.value - one.low, one.high - one.value] for one in found]).T
             axes.errorbar(numbers, [one.value for one in found], reach, capsize=2, elinewidth=0.7, **style)
         best = paying_spares(costs)
-        cost.plot(
-            best.num_spares,
-            best.per_million_samples.value,
-            "o",
-            markersize=9,
-            markerfacecolor="none",
-            color=look.color,
-            clip_on=False,
-        )
+        ring = {"markersize": 9, "markerfacecolor": "none", "color": look.color, "clip_on": False}
+        cost.plot(best.num_spares, best.per_million_samples.value, "o", **ring)
     unit = "node-hours" if by_run[0][0].cost_usd is None else "$"
     samples.set_ylabel("samples trained")
     cost.set_ylabel(f"{unit} per million samples\n(ring: the least)")
