@@ -251,14 +251,8 @@ class LayoutStepTimes:
         self.samples_per_step = costs.samples_per_step
         self._costs, self._num_nodes, self._layout = costs, plan.num_nodes, layout
         self._replicas_LE = plan.replicas_LE
-        slots, stages = slots_by_gpu(plan, costs.cluster.gpus_per_node), costs.grid.num_stages
-        gpus_of_stage = np.split(np.arange(slots.shape[2]), stages)
-        self._slots = [
-            # GPUs with the same experts have the same tokens: one of them stands for all.
-            (len(gpus), np.unique(slots[:, costs.grid.stage_L == stage][:, :, gpus], axis=2))
-            for stage, gpus in enumerate(gpus_of_stage)
-            if (costs.grid.stage_L == stage).any()
-        ]
+        grid = costs.grid
+        self._slots = _slots_of_stages(plan, costs.cluster.gpus_per_node, tuple(grid.stage_L.tolist()), grid.num_stages)
 
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
@@ -278,6 +272,22 @@ class LayoutStepTimes:
         )
         busiest: Floats = total / num_layers
         return busiest
+
+
+@functools.lru_cache(maxsize=16)
+def _slots_of_stages(
+    plan: PlacementPlan, gpus_per_node: int, stages: tuple[int, ...], num_stages: int
+) -> list[tuple[int, Ints]]:
+    """Return the GPUs of each stage with MoE layers, and the slots of those that differ; see `slots_by_gpu`."""
+    slots, found = slots_by_gpu(plan, gpus_per_node), []
+    for stage, gpus in enumerate(np.split(np.arange(slots.shape[2]), num_stages)):
+        of_stage = slots[:, np.array(stages) == stage][:, :, gpus]
+        if of_stage.size:
+            # GPUs with the same experts have the same tokens: one of them stands for all.
+            by_gpu = np.ascontiguousarray(of_stage.transpose(2, 0, 1))
+            unlike = {content.tobytes(): index for index, content in enumerate(by_gpu)}
+            found.append((len(gpus), of_stage[:, :, list(unlike.values())]))
+    return found
 
 
 def layout_costs(

@@ -20,17 +20,23 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
     -------
     ndarray of int64, shape (H, N)
     """
-    lacks_RH = ~has_LEH.reshape(-1, has_LEH.shape[2])
-    wants_RN = wants_LEN.reshape(-1, wants_LEN.shape[2])
+    has_RH, wants_RN = (held.reshape(-1, held.shape[2]) for held in (has_LEH, wants_LEN))
     # float32 counts exactly up to 2**24, far above layers times experts.
-    missing_HN = np.zeros((lacks_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
+    missing_HN = np.zeros((has_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
     # A product of blocks several times as large as the nearest cache is faster: a seventh on 512 nodes.
-    for some in row_blocks(len(lacks_RH), lacks_RH.shape[1] // 4):
-        # In a pipeline, only the nodes of a stage, which follow one another, want the experts of a block.
-        wanting = np.flatnonzero(wants_RN[some].any(axis=0))
-        near = slice(wanting[0], wanting[-1] + 1) if len(wanting) else slice(0)
-        missing_HN[:, near] += lacks_RH[some].T.astype(np.float32) @ wants_RN[some, near].astype(np.float32)
+    for some in row_blocks(len(has_RH), has_RH.shape[1] // 4):
+        # In a pipeline, only the nodes of a stage, which follow one another, hold and want the experts of a block.
+        held, wanted = _used_columns(has_RH[some]), _used_columns(wants_RN[some])
+        wants = wants_RN[some, wanted].astype(np.float32)
+        missing_HN[:, wanted] += wants.sum(axis=0)
+        missing_HN[held, wanted] -= has_RH[some, held].T.astype(np.float32) @ wants
     return missing_HN.astype(np.int64)
+
+
+def _used_columns(flags: Bools) -> slice:
+    """Return the columns from the first to the last that has a flag."""
+    used = np.flatnonzero(flags.any(axis=0))
+    return slice(used[0], used[-1] + 1) if len(used) else slice(0)
 
 
 def keep_domains(missing_HN: Ints, domain_H: Ints, domain_N: Ints) -> Ints:

@@ -4,6 +4,7 @@ A system is a frozen `System`. It says how nodes are used, how long a step takes
 and when, and how the job goes on after a failure. One that differs overrides the method in question.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from lazsim.engine.protocol import Action, Decision, Situation, UsableNodes
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
+from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.placement.policies import DOMAINS, NamedPolicy, place
 from lazsim.placement.request import PlacementRequest, require_plan_size
@@ -73,7 +75,8 @@ class StoppedJob:
     @property
     def newcomers(self) -> tuple[Any, ...]:
         """Nodes alive that are not in use: spares, and those waiting to join."""
-        return tuple(node for node in self.situation.alive if node not in set(self.held.nodes))
+        in_use = set(self.held.nodes)
+        return tuple(node for node in self.situation.alive if node not in in_use)
 
 
 @dataclass(frozen=True)
@@ -173,11 +176,16 @@ class System:
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
         """Plan for `num_nodes` nodes, of these failure domains where they have any, from the observed loads."""
+        if self.policy is None:
+            model, cluster, grid = costs.model, costs.cluster, costs.grid
+            stages = tuple(grid.stage_L.tolist())
+            slots = cluster.gpus_per_node, cluster.slots_per_gpu
+            return _plan_plainly(stages, grid.num_stages, model.num_experts, num_nodes, *slots)
         return costs.grid.place(
             load_LE,
             num_nodes,
             lambda loads, nodes: self._plan_layers(costs, loads, nodes, None if domain_N is None else domain_N[nodes]),
-            layers_alone=self.policy is None or self.policy.plans_layers_alone,
+            layers_alone=self.policy.plans_layers_alone,
         )
 
     def uses_domains(self, costs: CostModel) -> bool:
@@ -187,9 +195,8 @@ class System:
     def _plan_layers(
         self, costs: CostModel, load_LE: Ints, nodes_N: Ints, domain_N: Ints | None = None
     ) -> PlacementPlan:
-        model, cluster, num_nodes = costs.model, costs.cluster, len(nodes_N)
-        if self.policy is None:
-            return place_ep(len(load_LE), model.num_experts, num_nodes, cluster.gpus_per_node, cluster.slots_per_gpu)
+        cluster, num_nodes = costs.cluster, len(nodes_N)
+        assert self.policy is not None, "plain expert parallelism has no policy"
         replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, self.min_replicas or costs.job.fault_threshold)
         request = PlacementRequest(
             replicas,
@@ -301,6 +308,23 @@ class System:
     def choices(self) -> Mapping[str, Sequence[int]]:
         """Return the fields of the system that a search for its best setting may change, with the values to try."""
         return {"min_replicas": (1, 2, 3, 4)} if self.is_elastic else {}
+
+
+PLAIN_PLANS_KEPT = 8
+"""Plans of plain expert parallelism that all systems share: on thousands of nodes each takes tens of MB."""
+
+
+@functools.lru_cache(PLAIN_PLANS_KEPT)
+def _plan_plainly(
+    stages: tuple[int, ...], num_stages: int, num_experts: int, num_nodes: int, gpus_per_node: int, slots_per_gpu: int
+) -> PlacementPlan:
+    """Plan by plain expert parallelism for layers of these stages: loads change nothing."""
+    return Grid(np.array(stages), num_stages, unit_nodes=1).place(
+        np.ones((len(stages), num_experts), dtype=np.int64),
+        num_nodes,
+        lambda loads, nodes: place_ep(len(loads), num_experts, len(nodes), gpus_per_node, slots_per_gpu),
+        layers_alone=True,
+    )
 
 
 def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision[Any]:
