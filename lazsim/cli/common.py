@@ -114,27 +114,39 @@ def working(doing: str = "reading inputs and choosing layouts") -> Iterator[None
 
 
 @contextmanager
-def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator[Callable[[int], None]]:
-    """Show on stderr, where that is a terminal that can go back, the runs that are done and the time for the others."""
+def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator[Callable[..., None]]:
+    """Show on stderr, where that is a terminal that can go back, the runs that are done and the time for the others.
+
+    Yield what is called with the number of runs done since the last call, and the name of the next if it is to be told.
+    """
     if not _can_show_progress():
-        yield lambda _: None
+        yield lambda *_: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     if (status := click.get_current_context().meta.pop(STATUS, None)) is not None:
         status.stop()
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+    name, left = TextColumn("{task.description}", markup=False), TextColumn("left")
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), left)
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
         task = bar.add_task(doing, total=num_total, completed=num_done)
-        yield lambda number: bar.advance(task, number)
+        yield lambda number, item="": bar.update(task, advance=number, description=f"{doing} {item}".rstrip())
 
 
 def progress(items: Iterable[ItemT], doing: str = "simulating") -> Iterable[ItemT]:
-    """Yield items behind a progress bar."""
+    """Yield items behind a progress bar, which tells their names."""
     items = list(items)
     with progress_bar(0, len(items), doing) as advance:
         for item in items:
+            advance(0, item if isinstance(item, str) else "")
             yield item
             advance(1)
 
