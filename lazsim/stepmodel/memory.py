@@ -1,7 +1,5 @@
 """Parameters on the GPUs of each pipeline stage, and the memory that a layout takes on one that needs most."""
 
-import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -88,9 +86,10 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     kept = {name: sum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
     needs = []
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
-        counts = Counter[str]()
-        for name, number in itertools.chain(*(parts[part] for part in parts_of_stage(parallel, stage))):
-            counts[name] += number
+        counts: dict[str, int] = {}
+        for part in parts_of_stage(parallel, stage):
+            for name, number in parts[part]:
+                counts[name] = counts.get(name, 0) + number
         needs.append(_stage_bytes(inputs, stage, counts, kept, *held))
     return max(needs, key=lambda need: sum(need.values()))
 

@@ -57,9 +57,11 @@ class Queues(NamedTuple):
 
 def in_graph(items: Sequence[Item], graphed: bool) -> list[Item]:
     """Let a CUDA graph replay the operations of items, if they are `graphed`."""
+    if not graphed:
+        return list(items)
 
     def replayed(operations: Iterable[Operation]) -> tuple[Operation, ...]:
-        return tuple(one._replace(graphed=True) if graphed else one for one in operations)
+        return tuple(one._replace(graphed=True) for one in operations)
 
     return [item._replace(forward=replayed(item.forward), backward=replayed(item.backward)) for item in items]
 
