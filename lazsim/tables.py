@@ -165,18 +165,22 @@ def _align(values: Iterator[tuple[int, Any]], faults: Faults) -> Table:
     index: dict[str, int] = {}
     rows: list[Row] = []
     for line, value in values:
-        if isinstance(value, dict):
-            named = dict(_flat(value))
-            for key in named:
-                index.setdefault(key, len(index))
-            fields = [""] * len(index)
-            for key, field in named.items():
-                fields[index[key]] = _text(field)
-            rows.append(Row(line, fields))
-        elif isinstance(value, list):
-            rows.append(Row(line, [_text(field) for field in value]))
-        else:
-            faults.fault(line, "expected an object or an array of JSON")
+        try:
+            if isinstance(value, dict):
+                named = {key: _text(field) for key, field in _flat(value)}
+                for key in named:
+                    index.setdefault(key, len(index))
+                fields = [""] * len(index)
+                for key, text in named.items():
+                    fields[index[key]] = text
+                rows.append(Row(line, fields))
+            elif isinstance(value, list):
+                rows.append(Row(line, [_text(field) for field in value]))
+            else:
+                faults.fault(line, "expected an object or an array of JSON")
+        except RecursionError:
+            # From 3.12 on, Python reads deeper JSON than its functions can walk.
+            faults.fault(line, "not valid JSON (too deeply nested)")
         _check_shape(len(rows), len(index), faults)
     for row in rows:
         row.fields.extend([""] * (len(index) - len(row.fields)))

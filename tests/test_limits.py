@@ -116,6 +116,12 @@ def test_toml_is_refused_however_deep_long_or_full_of_digits_it_is(lazsim, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("form", ["{}\n", '[{}, {{"time": 1}}]'])
+def test_a_table_of_json_is_refused_however_deep_it_is_nested(lazsim, tmp_path, form):
+    (tmp_path / "deep").write_text(form.format('{"a": ' * 3000 + "1" + "}" * 3000))
+    refused(lazsim, "trace", "info", tmp_path / "deep")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

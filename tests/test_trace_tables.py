@@ -225,6 +225,14 @@ def test_span_or_rate_that_cannot_be_is_refused_before_anything_is_simulated(wri
     assert says in str(error.value)
 
 
+def test_states_of_nodes_in_numbers_are_not_taken_for_changes_in_milliseconds(write):
+    path = write("time,event,node\n1740787200,down,a\n1740787800,up,a\n1740788000,down,b\n")
+    # Of four nodes one is away for the first 600 s, and one goes at the end.
+    assert outcome(read_trace(path, mapping=make_mapping(cluster_nodes="4"))) == (800, 2, 3 * 600 + 4 * 200)
+    with pytest.raises(TraceFormatError, match="times from 0 to 3600 have no unit"):
+        read_trace(write("0,up,a\n3600,down,a\n"))
+
+
 def test_columns_and_formats_of_dates_can_be_named(write):
     rows = "day,clock,kind,up\n01.03.2025,00:00,gpu,2\n01.03.2025,00:00,cpu,9\n01.03.2025,01:00,gpu,1\n"
     options = {"columns": "time=day+clock,count=up", "where": ["kind=g*"], "time_format": "%d.%m.%Y %H:%M"}

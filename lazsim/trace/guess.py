@@ -10,7 +10,16 @@ from lazsim.files import Faults
 from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.clock import Clock, is_date, is_number, split_unit
-from lazsim.trace.mapped import EVENT_NEEDED, event_kind, find_column, is_header, open_table, read_mapped, sampled_value
+from lazsim.trace.mapped import (
+    CHANGE_WORDS,
+    EVENT_NEEDED,
+    event_kind,
+    find_column,
+    is_header,
+    open_table,
+    read_mapped,
+    sampled_value,
+)
 from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
 from lazsim.trace.source import HEAD_CHARS, Reader, shorten
 
@@ -84,6 +93,9 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
             return False
         if columns.event is not None:
             event_kind(texts["event"], mapping)
+            changes = {*CHANGE_WORDS, *mapping.add, *mapping.remove, *mapping.ignore}
+            if mapping.states is False and texts["event"].strip().lower() not in changes:
+                return False
     except (IndexError, ValueError, OverflowError):
         return False
     return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
