@@ -3,8 +3,7 @@
 A message names fields of the call in backquotes, as in "`duration` 0 s: give more than 0". The command line writes the
 option that sets such a field in its place. What a user wrote stays as it is where it is quoted; see `literal`.
 
-Whatever takes what a user gives may raise one; docstrings name an error where its caller has to know more than that. A
-broken invariant inside lazsim is never one of these: it is an ``AssertionError`` and a bug.
+A broken invariant inside lazsim is never one of these: it is an ``AssertionError`` and a bug.
 """
 
 import difflib

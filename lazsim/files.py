@@ -431,7 +431,13 @@ class Faults:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder can be written to, before long work depends on it."""
+    """Check that a folder can be written to, before long work depends on it.
+
+    Raises
+    ------
+    LazsimError
+        When it is a file, its name is too long, or it or the nearest folder above it is not writable.
+    """
     existing = folder
     try:
         while not existing.exists() and existing != existing.parent:

@@ -174,6 +174,11 @@ class Scenario:
 
         For a field, text such as ``x0.5`` multiplies the present value.
 
+        Raises
+        ------
+        LazsimError
+            When there is no such setting or field, or it cannot have this value.
+
         Examples
         --------
         >>> scenario = resolve({"cluster": "rtx3090x10"})
@@ -251,7 +256,13 @@ class Scenario:
         return read_profile(self.paths["profile"]) if "profile" in self.paths else None
 
     def costs(self) -> CostModel:
-        """Return the cost model: of the layout, or analytic times and measured ones where the profile has them."""
+        """Return the cost model: of the layout, or analytic times and measured ones where the profile has them.
+
+        Raises
+        ------
+        LazsimError
+            When the profile cannot be read, or is of a model of other shapes, or the layout does not fit.
+        """
         return self._costs
 
     @functools.cached_property
@@ -314,7 +325,13 @@ class Resolver:
         self._once: Callable[..., Any] = functools.cache(lambda function, *arguments: function(*arguments))
 
     def resolve(self, settings: Settings) -> Scenario:
-        """Resolve settings; those that are missing have their defaults."""
+        """Resolve settings; those that are missing have their defaults.
+
+        Raises
+        ------
+        LazsimError
+            When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
+        """
         settings = check_settings(settings, self._where)
         asked = {**DEFAULTS, **settings}
         changes = changed_fields(asked)

@@ -50,6 +50,11 @@ def parse_quantity(field: str, text: str) -> float:
 
     Small b is a bit and capital B a byte; G is 10^9 and Gi 2^30.
 
+    Raises
+    ------
+    LazsimError
+        When the unit is missing or unknown, the number negative, or the field has no quantity.
+
     Examples
     --------
     >>> parse_quantity("nic_bytes_per_s", "400Gbps"), parse_quantity("memory_bytes", "1GiB")
@@ -71,6 +76,11 @@ def parse_quantity(field: str, text: str) -> float:
 def parse_duration(text: str) -> float:
     """Read a number with a unit (``ms``, ``s``, ``min``, ``h``, ``d``), or a bare ``0``, as seconds.
 
+    Raises
+    ------
+    LazsimError
+        When the unit is missing or unknown, or the number negative or more than a century.
+
     Examples
     --------
     >>> parse_duration("80min")
@@ -87,6 +97,11 @@ PRICE = re.compile(r"\$?(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(/node|/gpu)?", re.ASCI
 
 def parse_price(text: str, gpus_per_node: int) -> float:
     """Read a price in US dollars for an hour of a node, or of one GPU.
+
+    Raises
+    ------
+    LazsimError
+        When it is no price.
 
     Examples
     --------

@@ -24,6 +24,22 @@ class FixedCompute(ComputeTimes):
         """See `lazsim.costmodel.times.ComputeTimes`."""
         return self.step_s
 
+    def expert_s(self, num_tokens: Floats) -> Floats:
+        """See `lazsim.costmodel.times.ComputeTimes`."""
+        return np.zeros_like(num_tokens)
+
+    def reorder_s(self, num_tokens: Floats) -> Floats:
+        """See `lazsim.costmodel.times.ComputeTimes`."""
+        return np.zeros_like(num_tokens)
+
+    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
+        """See `lazsim.costmodel.times.ComputeTimes`."""
+        return np.zeros_like(capacity)
+
+    def optimizer_s(self, num_params: Floats) -> Floats:
+        """See `lazsim.costmodel.times.ComputeTimes`."""
+        return 0.0 * num_params
+
 
 @dataclass(frozen=True)
 class FixedCommunication(CommunicationTimes):
@@ -31,6 +47,14 @@ class FixedCommunication(CommunicationTimes):
 
     transfer_time_s: float = 0.0
     storage_time_s: float = 0.0
+
+    def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """See `lazsim.costmodel.times.CommunicationTimes`."""
+        return 0.0 * nic_bytes
+
+    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
+        """See `lazsim.costmodel.times.CommunicationTimes`."""
+        return 0.0 * nic_bytes
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """See `lazsim.costmodel.times.CommunicationTimes`."""

@@ -24,6 +24,13 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     ndarray of int64, shape (L, E)
         Replicas. Those of a layer add up to `num_slots` and ascend with load; equal loads by index.
 
+    Raises
+    ------
+    InfeasiblePlanError
+        When there are fewer slots than experts.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
+
     Notes
     -----
     Lazarus (arXiv 2407.04656), section 4: walk from the lightest expert up and give expert ``e``

@@ -18,6 +18,13 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     Arguments are fields of `lazsim.placement.request.PlacementRequest`. Loads that do not fit are errors of
     `lazsim.placement.allocation.prepare_loads`.
 
+    Raises
+    ------
+    InfeasiblePlanError
+        When there are fewer slots than experts.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
+
     Notes
     -----
     The global policy of DeepSeek's EPLB (github.com/deepseek-ai/EPLB): after `replicate_greedily`, replicas go one by
@@ -121,6 +128,13 @@ def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) 
     -------
     ndarray of int64, shape (L, E)
         Replicas; ties go to the first expert.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When there are fewer slots than experts.
+    RoutingFormatError
+        When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
     -----

@@ -42,6 +42,11 @@ def migrate(
     dense_bytes
         Size of that state.
 
+    Raises
+    ------
+    AssertionError
+        When no node holds a state that is needed: the caller must have restarted from a checkpoint.
+
     Notes
     -----
     All owners of a state share the sending evenly, as in the system of Lazarus (arXiv 2407.04656).

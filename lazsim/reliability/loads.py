@@ -57,6 +57,11 @@ def get_loads(
         Seed of every draw.
     lenient
         Repair defects of a recording where possible.
+
+    Raises
+    ------
+    LazsimError
+        When there are no such loads, or they do not fit the number of experts.
     """
     if not isinstance(source, str):
         return _listed(source, num_experts, num_layers, step)

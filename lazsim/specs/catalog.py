@@ -119,6 +119,11 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
     """Read the TOML of a catalogue entry or of a path that ends in ``.toml``.
 
     A cluster may also be named by its size, as ``h100x64``, and a model by the path of a ``config.json``.
+
+    Raises
+    ------
+    LazsimError
+        When there is no such entry, or the file cannot be read.
     """
     if name.endswith(".toml"):
         return read_bytes(name, MAX_SPEC_BYTES)

@@ -30,6 +30,11 @@ def override(
     system, systems
         In a table by systems, the entry that changes when a path names the whole table; entries that it may gain.
 
+    Raises
+    ------
+    SpecError
+        When there is no such field, or the fields cannot have these values.
+
     Examples
     --------
     >>> from lazsim.specs import JobSpec, load_spec

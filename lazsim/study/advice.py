@@ -226,6 +226,11 @@ def advise(
         Shows runs made and runs at most; is told before the runs if they may take long.
     **options
         Folder, backend and workers; see `lazsim.study.collect.collect`.
+
+    Raises
+    ------
+    LazsimError
+        When an input is not valid, or no alternative can run.
     """
     for name in choices:
         if name not in CHOICES:

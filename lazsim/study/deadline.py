@@ -53,7 +53,13 @@ class Purchase:
 
 
 def parse_due(work: str | float, deadline: str | float, on_demand_price: str | float | None, scenario: Scenario) -> Due:
-    """Return the work that is asked for."""
+    """Return the work that is asked for.
+
+    Raises
+    ------
+    LazsimError
+        When the scenario has spares, or the work takes longer than the deadline.
+    """
     cluster = scenario.cluster
     with prefix_errors("`on_demand_price`"):
         if on_demand_price is None:
@@ -172,7 +178,13 @@ def compare_purchases(
 def due_samples(
     due: Due, scenario: Scenario, trace: Trace, num_nodes: int, simulate: Callable[[Scenario, Trace], SystemRun]
 ) -> int:
-    """Return the samples that a scenario trains on nodes that stay in the time that the work takes."""
+    """Return the samples that a scenario trains on nodes that stay in the time that the work takes.
+
+    Raises
+    ------
+    LazsimError
+        When there are none.
+    """
     staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
     run = simulate(replace(scenario, duration_s=due.work_s), staying)
     if not run.samples:

@@ -100,6 +100,11 @@ class Context:
         -------
         DataFrame
             With a column for every key of the grids, and ``states`` and ``events`` where the sweep keeps them.
+
+        Raises
+        ------
+        LazsimError
+            When a run fails.
         """
         import pandas as pd
 
@@ -224,7 +229,13 @@ class Experiment:
         return _Settings(settings)
 
     def call(self, function: str, context: Context, changes: Mapping[str, Any] | None = None) -> Any:
-        """Call a function of the script, such as ``rows``, with its settings, to some of which changes are made."""
+        """Call a function of the script, such as ``rows``, with its settings, to some of which changes are made.
+
+        Raises
+        ------
+        LazsimError
+            When there is no such function, a setting is missing or not valid, or a run fails.
+        """
         settings = self.settings(small=context.small, changes=changes)
         called = self._part(function)
         try:
@@ -269,7 +280,13 @@ def experiment_titles() -> dict[str, str]:
 
 
 def load_experiment(name: str) -> Experiment:
-    """Load a published experiment by its name, or a script by its path."""
+    """Load a published experiment by its name, or a script by its path.
+
+    Raises
+    ------
+    SpecError
+        When there is no such experiment, or the script cannot be run.
+    """
     is_published = not name.endswith(".py")
     if not is_published:
         path = Path(name)

@@ -122,6 +122,11 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
         In the order of the file.
     sha256 : str
         That of the file.
+
+    Raises
+    ------
+    LazsimError
+        When it is none of these, too short, or its times step back.
     """
     content = read_bytes(path)
     try:
@@ -316,7 +321,13 @@ def compare_observed(
     systems: Sequence[str],
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> ObservedComparison:
-    """Simulate what a log tells of under some systems, for as long as the log lasts unless a duration is given."""
+    """Simulate what a log tells of under some systems, for as long as the log lasts unless a duration is given.
+
+    Raises
+    ------
+    LazsimError
+        When an input is not valid, or the log never trains.
+    """
     unit, marks, hashed = read_log(path)
     observed = observed_phases(marks)
     asked = {**settings, "duration": settings.get("duration") or observed.wall_s}

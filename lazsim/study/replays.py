@@ -184,6 +184,11 @@ def figures_of(setup: Setup, metric: str) -> tuple[str, ...] | None:
 def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
     """Read the inputs of a set-up from the words of a row; the last of several mentions counts.
 
+    Raises
+    ------
+    SpecError
+        When an input is no number, or what is ``varied`` is none.
+
     Examples
     --------
     >>> setup = load_setups().setups["ettr"]
@@ -255,7 +260,13 @@ def _amount(name: str, text: str, unit: str) -> float:
 
 
 def variants(setup: Setup, inputs: Mapping[str, Sequence[float]]) -> list[Setup]:
-    """Return the set-up with the inputs of a row: one for each value of an input that has several."""
+    """Return the set-up with the inputs of a row: one for each value of an input that has several.
+
+    Raises
+    ------
+    SpecError
+        When several inputs have several values, or a value cannot be.
+    """
     several = [name for name, values in inputs.items() if len(values) > 1]
     if len(several) > 1:
         raise SpecError(f"`inputs` {' and '.join(several)}: only one of them can have several values")
@@ -432,6 +443,11 @@ FIGURE_UNITS = {"hours": "h", "minutes": "min", "s": "s", "percent": "%"} | dict
 def scale_of(figure: str, unit: str) -> float:
     """Return what a figure is multiplied by to be in the unit of a row; 1 where it is neither time nor share.
 
+    Raises
+    ------
+    SpecError
+        When one is a time and the other a share.
+
     Examples
     --------
     >>> scale_of("hours_between_failures", "min"), scale_of("ettr", "%"), scale_of("samples_per_s", "1/h")
@@ -454,6 +470,11 @@ def replay(setup: Setup, figures: Sequence[str], inputs: Mapping[str, Sequence[f
     ----------
     folder
         Where files of traces are.
+
+    Raises
+    ------
+    LazsimError
+        When the inputs cannot be simulated, or a file is missing.
     """
     found = [
         [(min if figure in LEAST else mean)(FIGURES[figure](one) for one in runs) for figure in figures]

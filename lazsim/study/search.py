@@ -204,6 +204,11 @@ class Search:
         With fewer seeds than an interval takes, the worse half goes (successive halving: Karnin, Koren and Somekh,
         ICML 2013); with more, those that are worse than the best beyond chance at the same seeds (racing: Maron and
         Moore, NIPS 1993).
+
+        Raises
+        ------
+        LazsimError
+            When there are more alternatives than runs, or none can run.
         """
         alive = list(alternatives)
         budget = int(RACE_SHARE * self.max_runs)

@@ -134,6 +134,11 @@ def sensitivity(
         Workers and progress; see `lazsim.study.collect.collect`. All runs are made in this process unless it says
         otherwise.
 
+    Raises
+    ------
+    SpecError
+        When a constant is unknown; else as `lazsim.study.simulation.simulate`.
+
     Notes
     -----
     All runs meet the same loads and node events. Yet a change moves the step at which a failure hits, and with it the

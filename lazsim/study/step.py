@@ -143,7 +143,13 @@ class StepResult:
 
 
 def predict_layout(inputs: StepInputs, search: bool = False) -> StepResult:
-    """Predict the step of a layout, or of the fastest that a search finds."""
+    """Predict the step of a layout, or of the fastest that a search finds.
+
+    Raises
+    ------
+    SpecError
+        When the layout cannot be predicted, or none fits.
+    """
     if not search:
         return StepResult(inputs, predict_step(inputs), [], {})
     found = search_layouts(inputs)

@@ -30,6 +30,11 @@ def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> Sweep
         Keeps each run as soon as it ends, and the table at the end; None keeps nothing.
     **options
         Backend, workers and progress; see `lazsim.study.collect.collect`.
+
+    Raises
+    ------
+    LazsimError
+        When an input is not valid, before anything runs, or the folder or the backend cannot be used.
     """
     if folder is not None and not (folder / ROWS).exists():
         refuse_foreign(folder, [TABLE])

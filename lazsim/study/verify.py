@@ -196,6 +196,11 @@ def verify(
         Keep rows with this text in their name, model, system or another setting.
     progress
         Wraps the rows as they are predicted.
+
+    Raises
+    ------
+    LazsimError
+        When a table cannot be read, or no row has the text.
     """
     paths = list(paths)
     found: list[MeasuredRun | PublishedOutcome] = [*read_runs(), *read_outcomes()] if not paths else []

@@ -121,6 +121,11 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
     Trace
         The same node names; a node that is hidden and shown again joins as a new one.
 
+    Raises
+    ------
+    LazsimError
+        When the rule is unknown or ``max_nodes`` is not positive.
+
     Examples
     --------
     >>> from lazsim.trace.table import build_trace

@@ -150,7 +150,13 @@ class Clock:
         return read_length(text, self._length_unit)
 
     def read_span(self, span: tuple[str, str], name: str) -> tuple[float | None, float | None]:
-        """Read from when to when a file was observed, written as its times or as dates of ISO 8601; None is empty."""
+        """Read from when to when a file was observed, written as its times or as dates of ISO 8601; None is empty.
+
+        Raises
+        ------
+        TraceFormatError
+            When a text is neither.
+        """
         is_local, formats = self.is_local, self._formats
         found = []
         for text in span:
@@ -179,7 +185,14 @@ class Clock:
         raise ValueError(f"{text[:40]!r} is not a time as {self._formats[0]!r}")
 
     def start(self, times: Iterable[float], name: str, span: tuple[str, str] | None = None) -> None:
-        """Settle the unit and the origin of all times of the file, and of what the user says that was observed."""
+        """Settle the unit and the origin of all times of the file, and of what the user says that was observed.
+
+        Raises
+        ------
+        TraceFormatError
+            When times are numbers whose unit nothing tells, or dates for which the user gives one, or when `span`
+            has no times like these.
+        """
         self._span = self.read_span(span or ("", ""), name)
         known = sorted([*times, *(time for time in self._span if time is not None)]) or [0.0]
         first, last = known[0], known[-1]
@@ -213,7 +226,13 @@ class Clock:
             )
 
     def end(self, times_s: Sequence[float], name: str, last_s: float = 0.0) -> float:
-        """Return when the observation ends: as the user says, or at the last of some times and `last_s`."""
+        """Return when the observation ends: as the user says, or at the last of some times and `last_s`.
+
+        Raises
+        ------
+        TraceFormatError
+            When one of the times is not in the span that the user says.
+        """
         begin_s, end_s = (None if time is None else self.seconds(time) for time in self._span)
         if begin_s and not self.is_absolute:
             raise TraceFormatError(f"{name}: its times count from 0; begin `span` with 0, or with nothing")

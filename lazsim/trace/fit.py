@@ -81,6 +81,11 @@ def fit_spot(trace: Trace) -> SpotSpec:
         Parameters of four digits. The target is the peak of the trace, and the generated trace starts there: a job
         starts when it has its nodes.
 
+    Raises
+    ------
+    LazsimError
+        When the trace has too few losses or grants.
+
     Notes
     -----
     The clocks are those of the generator: the loss clock runs while a node is alive, the grant clock below the peak.
@@ -128,6 +133,11 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     MtbfSpec
         Parameters of four digits. Nodes of one instant are a batch, of nodes drawn from the whole cluster: a trace does
         not tell domains.
+
+    Raises
+    ------
+    LazsimError
+        When the trace has too few losses, or no node comes back.
 
     Notes
     -----

@@ -31,6 +31,11 @@ def generate_trace(recipe: Recipe, rng: np.random.Generator, name: str = "genera
     end_s
         Time up to which events are needed; later ones may be left out.
 
+    Raises
+    ------
+    LazsimError
+        When the recipe is the address of a public trace, or makes too many events.
+
     Examples
     --------
     >>> recipe = ScheduleSpec(num_nodes=3, num_left=2, interval_s=60.0, duration_s=120.0)

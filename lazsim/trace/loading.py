@@ -37,6 +37,12 @@ def cut_trace(
         See `lazsim.trace.cap_trace`; `DEFAULT_CAP` when None.
     seed
         Seed of the cap's draws.
+
+    Raises
+    ------
+    LazsimError
+        When the stretch starts at or after the end of the trace or has no length, or the cap is not valid or has no
+        maximum.
     """
     if duration_s is not None and duration_s <= 0:
         raise LazsimError(f"`duration` {duration_s:g} s: give more than 0")

@@ -178,6 +178,11 @@ def make_mapping(
 
     `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line; `span` is ``FROM..TO``.
 
+    Raises
+    ------
+    SpecError
+        When one cannot be understood.
+
     Examples
     --------
     >>> make_mapping(columns="time=1,count=live", time_unit="s").given()

@@ -222,6 +222,11 @@ def _require(holds: bool, what: str) -> None:
 def load_recipe(name: str) -> Recipe:
     """Read an entry of the catalogue of traces, or a path that ends in ``.toml``.
 
+    Raises
+    ------
+    LazsimError
+        When there is no such entry or file, or it does not hold such a specification.
+
     Examples
     --------
     >>> load_recipe("fail-every-5min").num_nodes
@@ -242,6 +247,11 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
         Values by field. Without a recipe, `num_nodes`, `mtbf_s` and `repair_s` are needed, and a trace is 30 days long.
     cluster
         Has the number of nodes, and the domains of batches, where the changes have neither.
+
+    Raises
+    ------
+    LazsimError
+        When a field is missing, not one of the recipe, or out of its range.
     """
     if cluster is not None:
         changes = {"num_nodes": cluster.num_nodes, **changes}

@@ -46,7 +46,13 @@ def refusal(name: str, what: str) -> TraceFormatError:
 def choose_series(
     series: Iterable[tuple[Mapping[str, Any], SamplesT]], where: Iterable[str], name: str
 ) -> list[tuple[Mapping[str, Any], SamplesT]]:
-    """Return the series whose labels fit ``LABEL=PATTERN``, of readiness where they are of conditions."""
+    """Return the series whose labels fit ``LABEL=PATTERN``, of readiness where they are of conditions.
+
+    Raises
+    ------
+    TraceFormatError
+        When there is none, one is of a metric that does not tell of nodes, or they are of several jobs.
+    """
     wanted = list(where)
     series = list(series)
     for labels, _ in series:

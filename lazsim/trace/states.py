@@ -59,6 +59,11 @@ class StateLog:
         states
             By node, whether it is there by each of its sources, by time. It is gone where one has no sample, though
             another node has.
+
+        Raises
+        ------
+        TraceFormatError
+            When nodes have samples at different times, so that one without a sample may be there.
         """
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source.name)
@@ -112,6 +117,11 @@ def json_records(source: Source, *lists: str) -> Iterator[tuple[str, dict[str, A
 
     The file has one value or several, such as one on each line. An array stands for its elements, and so does an object
     with an array under one of the names `lists`.
+
+    Raises
+    ------
+    TraceFormatError
+        When a value is no valid JSON.
     """
     number = 0
     for value in _json_values(source):
