@@ -777,6 +777,11 @@ def small_memory(events=None, **settings):
     return lazsim.simulate(events, **{**SMALL_MEMORY, **settings})
 
 
+def test_all_systems_are_refused_where_none_fits():
+    with pytest.raises(InfeasiblePlanError, match=r"`systems` all: none can run, the first since .* does not fit"):
+        lazsim.simulate("fail-every-5min", systems=["all"], model="kimi-k2", cluster="h100x16", duration="1min")
+
+
 def test_a_system_whose_copies_do_not_fit_is_named_and_left_out_of_all():
     result = small_memory(systems=["all"])
     systems = [run.system for run in result.runs]

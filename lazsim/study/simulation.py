@@ -118,7 +118,13 @@ def resolve_runs(
 
 
 def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the systems that can run a job and fit into memory, and why the others cannot; all where none does."""
+    """Return the systems that can run a job and fit into memory, and why the others cannot.
+
+    Raises
+    ------
+    InfeasiblePlanError
+        When none does.
+    """
     found, left_out = list[str](), dict[str, dict[str, str]]()
     for system in system_names():
         try:
@@ -142,7 +148,12 @@ def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list
     for why, reasons in left_out.items():
         (system, reason), *others = reasons.items()
         told.append(f"{', '.join(reasons)} are left out: each {why}" if others else f"{system} is left out: {reason}")
-    return (found, told) if found else (list(SYSTEMS), [])
+    if not found:
+        why = next(iter(next(iter(left_out.values())).values()))
+        raise InfeasiblePlanError(
+            f"`systems` all: none can run, the first since {why}; name one to run it all the same"
+        )
+    return found, told
 
 
 def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
