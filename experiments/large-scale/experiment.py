@@ -92,6 +92,8 @@ def run(context, settings):
         "by-size": lines_figure(by_size, x="nodes", x_label="nodes", **look),
     }
     notes = [f"loads are generated: no recording has as many experts as {settings['model']}"]
+    if not settings["at_any_time"]:
+        notes.append("nodes go on the hour: whether a checkpoint ends before they do can decide how far a system comes")
     if share := 1 - rows["finished"].mean():
         hours = settings["max_hours"]
         notes.append(f"{share:.0%} of the runs were not done after {hours} h; their time is extrapolated")
