@@ -79,7 +79,7 @@ def test_rate_of_a_list_of_outages_is_that_of_the_span_in_which_nodes_were_obser
     # 100 days of ten nodes, less one day.
     assert (info["span_s"], info["node_hours"]) == (100 * 86400, pytest.approx(999 * 24))
     assert "the trace begins 2025-01-01 and ends 2025-04-11, as --span says" in info["notes"]
-    code, out, err = lazsim("run", "--trace", path, *options, "--system", "ds", "--max-nodes", 4)
+    code, out, err = lazsim("run", "--trace", path, *options, "--system", "ds", "--max-nodes", 4, "--duration", "1h")
     assert code == 0, err
     assert json.loads(out)["inputs"]["replay"]["span"] == ["2025-01-01", "2025-04-11"]
 
