@@ -273,13 +273,13 @@ class Scenario:
             AnalyticCompute(model, self.gpu, cluster, job),
             AnalyticCommunication(cluster.network, cluster.host),
         )
-        profile = self.load_profile()
+        profile, has_chosen = self.load_profile(), self.settings["profile"] is not None
         if job.times is not None:
-            if profile is not None:
+            if has_chosen:
                 raise SpecError("`profile`: the job has `times` of its own; leave the profile out")
             return fixed_costs(model, cluster, job, self.step)
         if job.parallel is not None:
-            if profile is not None:
+            if has_chosen:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
             system = self.find_system()
             with prefix_errors(self.name), prefix_errors(f"`job` {self.settings['job'] or job.name}: parallel"):

@@ -150,7 +150,7 @@ def check_settings(settings: Settings, where: str) -> dict[str, Any]:
     for name, needed in NEEDS.items():
         if given.get(name, DEFAULTS[name]) == DEFAULTS[name]:
             continue
-        if needed not in given:
+        if given.get(needed) in (None, ANALYTIC):
             raise SpecError(f"{where}`{name}` has no effect without `{needed}`: add that, or leave `{name}` out")
         if name in OF_TRACES and isinstance(given["trace"], Trace):
             raise SpecError(f"{where}`{name}` has no effect on a Trace, which is taken as it is: leave `{name}` out")

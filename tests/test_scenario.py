@@ -34,6 +34,12 @@ def test_a_run_takes_the_profile_of_the_catalogue_of_its_gpu_and_model_unless_to
         assert resolve({**shipped, **change}).profile_sha256 is None
 
 
+@pytest.mark.parametrize("profile", ["h200", "analytic"])
+def test_a_layout_refuses_a_profile_and_the_lack_of_one(profile):
+    with pytest.raises(SpecError, match="`profile`: a job with a layout takes the kernels of its GPU"):
+        resolve({"model": "deepseek-v3", "cluster": "h200x64", "profile": profile}).costs()
+
+
 def test_a_replaced_field_is_the_only_difference():
     before = resolve({"cluster": "rtx3090x10"})
     after = before.replace("cluster.network.nic_latency_s", 1e-3)
@@ -108,6 +114,7 @@ def test_changes_of_fields_reach_a_run():
         ({"cluster": "rtx"}, "`cluster`: unknown cluster 'rtx': did you mean"),
         ({"duration": "0s"}, "`duration`: 0s: choose more than 0"),
         ({"extrapolate": True}, "`extrapolate` has no effect without `profile`: add that, or leave `extrapolate` out"),
+        ({"extrapolate": True, "profile": "analytic"}, "`extrapolate` has no effect without `profile`"),
         ({"spares": -1}, "`spares`: expected a whole number >= 0"),
         ({"spares": 1.5}, "`spares`: expected a whole number, got a decimal number"),
         ({"spares": 1, "spare_start": -5.0}, "`spare_start`: -5.0: choose 0 or more"),
