@@ -360,7 +360,7 @@ class Resolver:
             job = job if isinstance(found, SpecError) else found
         profile = asked["profile"]
         if profile is None and job.parallel is None and job.times is None and not changes["model"]:
-            profile = own_profile(asked["gpu"] or cluster.gpu, asked["model"])
+            profile = self._once(own_profile, asked["gpu"] or cluster.gpu, asked["model"])
         with prefix_errors(f"{self._where}`duration`"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:

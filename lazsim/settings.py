@@ -23,7 +23,6 @@ PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "step", "trace", "routing
 SKEWED_LOADS = "smartmoe-fit"
 """Loads of jobs without a layout: a small model, whose gate is not held to even loads."""
 
-
 ANALYTIC = "analytic"
 """The profile of a run that takes no measured times."""
 

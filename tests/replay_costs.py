@@ -123,9 +123,10 @@ class Layout:
         return (frozenset(matrices), dense), (frozenset(shares), experts * len(shares) / self.expert)
 
     def kept(self, count, unit, *, saves, experts=1.0):
-        """Return what units of so many GPUs read, or save with a share of the experts, by stage.
+        """Return the bytes that each unit, a GPU or all of a node, reads; with `saves`, those that it writes. By stage.
 
-        Units with the same parts divide optimizer states, or weights too; of what is not divided, the first saves all.
+        `experts` is the share of the experts that a save has. Units with the same parts divide optimizer states, and
+        under full sharding weights. What they do not divide, the first of them writes, and each reads.
         """
         num_ranks, bytes_by_stage = count // self.stages * self.gpus, []
         for stage in range(self.stages):

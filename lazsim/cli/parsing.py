@@ -59,11 +59,12 @@ def parse_probs(field: str, text: str) -> list[float]:
     """
     probs = []
     for part in _parts(text):
+        prob = math.nan
         with suppress(ValueError):
-            probs.append(float(part))
-            if 0 <= probs[-1] <= 1:
-                continue
-        raise SpecError(f"{field} {text}: {part!r} is no probability; give a number from 0 to 1, or one per node")
+            prob = float(part)
+        if not 0 <= prob <= 1:
+            raise SpecError(f"{field} {text}: {part!r} is no probability; give a number from 0 to 1, or one per node")
+        probs.append(prob)
     return probs
 
 

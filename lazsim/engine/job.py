@@ -45,7 +45,7 @@ class Clock(simpy.Environment):
     def passing(self, seconds: float) -> Activity:
         """Let time pass, to the same instant either way."""
         if self.now + seconds < self.peek():
-            self._now += seconds
+            self.skip(seconds)
         else:
             yield self.timeout(seconds)
 
@@ -399,7 +399,7 @@ class Job:
         return int(max(0, min(num_laps, quiet_s // lap_s - 1)))
 
     def _make_laps(self, state: Training, num_laps: int) -> None:
-        """Do what `_checkpoint` and `_compute` do in each of so many laps, to the last digit, with less to ask."""
+        """Make several laps at once; times and counts are exactly those of `_checkpoint` and `_compute` in turn."""
         env, progress, timer, interval = self.env, self.progress, state.timer, self.interval_steps
         save = self._save(state.held.num_seats, timer.step_s(progress.step))
         step_s, _ = timer.stretch(progress.step, num_laps * interval)

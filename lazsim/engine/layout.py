@@ -274,7 +274,8 @@ class LayoutStepTimes:
         return busiest
 
 
-@functools.lru_cache(maxsize=16)
+# Few, since on thousands of nodes a plan takes tens of MB; systems of plain expert parallelism share theirs.
+@functools.lru_cache(maxsize=4)
 def _slots_of_stages(
     plan: PlacementPlan, gpus_per_node: int, stages: tuple[int, ...], num_stages: int
 ) -> list[tuple[int, Ints]]:

@@ -158,9 +158,9 @@ class SettingRuns:
         Notes
         -----
         Where no failure goes back to a checkpoint, a run that never saves trains most, and loses all on another trace.
-        It may be that one in as much time goes back, as `mean_between_s` takes it: a setting trains what is left after
-        one at a random instant. For saves of a constant time this is best at Young's interval for one failure. None
-        shorter than the published one is tried there, since it trains less on the trace.
+        A setting then counts as if one failure at a random instant had gone back, which loses half an interval;
+        `mean_between_s`, too, takes one failure for none. With saves of a constant time, Young's interval for one
+        failure is best so. None shorter than the published one is tried there, since it trains less on the trace.
         """
 
         def score(setting: Setting) -> float:
@@ -204,7 +204,7 @@ def rollback_samples(run: SystemRun) -> float:
 def untested_note(best: Iterable[SystemRun]) -> list[str]:
     """Say for which systems no failure tells what a long interval loses."""
     names = [run.name for run in best if run.counts["checkpoints"] and not went_back(run)]
-    why = "no failure went back to a checkpoint: where none does, the interval chosen is the best if one did"
+    why = "no failure went back to a checkpoint; the interval is chosen as if one had, at a random instant"
     return [f"{', '.join(names)}: {why}"] if names else []
 
 
