@@ -1,5 +1,6 @@
 """Predictions against measurements as tables and files."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from lazsim.files import csv_bytes, json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.outcomes import Prediction, ReplayedOutcome
+from lazsim.study.pairs import Pair
 from lazsim.study.verify import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 from lazsim.units import counted
 
@@ -123,16 +125,22 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
     counts = result.summary()["pairs"]
     yield (
         f"{counted(counts['num_pairs'], 'pair of runs differs', 'pairs of runs differ')} in one setting, and by more "
-        f"than the noise: {counts['num_right']} predicted in the measured direction."
+        f"than the noise: {counts['num_right']} predicted in the measured direction, of a perfect model "
+        f"{counts['perfect']:.0f}."
     )
-    columns = [key("setting"), Column("pairs"), Column("right")]
-    settings = dict.fromkeys(pair.setting for pair in result.pairs)
-    by_setting = [[pair.right for pair in result.pairs if pair.setting == setting] for setting in settings]
-    values = [(name, len(right), sum(right)) for name, right in zip(settings, by_setting, strict=True)]
+    columns = [key("setting"), Column("pairs"), Column("right"), Column("perfect model", ".1f")]
+    by_setting: dict[str, list[Pair]] = {}
+    for pair in result.pairs:
+        by_setting.setdefault(pair.setting, []).append(pair)
+    values = [
+        (name, len(some), sum(pair.right for pair in some), math.fsum(pair.perfect for pair in some))
+        for name, some in by_setting.items()
+    ]
     yield Table(columns, values, "pairs by setting")
     columns = [
         key("faster", of="faster"), key("slower", of="slower"), Column("setting", kind="name", of="setting"),
         Column("measured", ".2f", of="measured"), Column("predicted", ".2f", of="predicted"),
+        Column("perfect model right", ".0%", of="perfect"),
     ]  # fmt: skip
     wrong = [pair for pair in result.pairs if not pair.right]
     yield Table.of(wrong, columns, "pairs in the other direction, the first over the second")

@@ -4,7 +4,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lazsim.study.measured_runs import OWN, MeasuredRun
+from lazsim.study.noise import RELEASES, draw_differences
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "precision": ("precision",),
@@ -26,12 +29,10 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
 SAME = ("model_key", "system", "layers_override", "mtp_layers", "seq")
 """Columns that the runs of a pair share."""
 
-RELEASES = ((0.0, 0.5, 0.75, 0.9, 1.0), (0.0, 0.016, 0.047, 0.065, 0.144))
-"""Shares of 65 groups of published runs with the same settings, and by how much their releases differ at most; what
-releases gained is in it, and one pair at 56 %, whose settings are wrong, is not."""
-
 NOISE = RELEASES[1][1]
 """Share by which the same settings differ at the median: a nearer pair has no direction."""
+
+NUM_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Pair:
     """Throughput of the first over that of the second."""
     right: bool
     """Whether the first is predicted to be faster, too."""
+    perfect: float
+    """How likely a model without any error is right, since what was measured has noise."""
 
 
 def find_pairs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> list[Pair]:
@@ -59,7 +62,8 @@ def find_pairs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> l
     """
     known = [run for run in runs if run.id in predicted and run.settings["inputs"] == OWN]
     pairs = []
-    for one, other in itertools.combinations(known, 2):
+    for pair in itertools.combinations(known, 2):
+        one, other = pair
         if any(one.columns.get(name) != other.columns.get(name) for name in SAME):
             continue
         differing = [
@@ -67,9 +71,16 @@ def find_pairs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> l
             for setting, names in SETTINGS.items()
             if any(one.columns.get(name) != other.columns.get(name) for name in names)
         ]
-        faster, slower = sorted((one, other), key=lambda run: -run.tokens_per_s_per_gpu)
+        faster, slower = sorted(pair, key=lambda run: -run.tokens_per_s_per_gpu)
         measured = faster.tokens_per_s_per_gpu / slower.tokens_per_s_per_gpu
         if len(differing) == 1 and measured > 1 + NOISE:
             ratio = predicted[faster.id] / predicted[slower.id]
-            pairs.append(Pair(differing[0], faster.id, slower.id, measured, ratio, ratio > 1))
+            noise = draw_differences(np.random.default_rng(0), (NUM_DRAWS,), from_several_teams(pair))
+            perfect = float(np.mean(measured > 1 + noise))
+            pairs.append(Pair(differing[0], faster.id, slower.id, measured, ratio, ratio > 1, perfect))
     return pairs
+
+
+def from_several_teams(runs: Sequence[MeasuredRun]) -> bool:
+    """Tell whether runs come from more than one source."""
+    return len({run.settings["source_family"] for run in runs}) > 1

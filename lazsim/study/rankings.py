@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.study.measured_runs import OWN, MeasuredRun
-from lazsim.study.pairs import RELEASES, SAME, SETTINGS
+from lazsim.study.noise import draw_differences
+from lazsim.study.pairs import SAME, SETTINGS, from_several_teams
 
 Numbers = npt.NDArray[np.float64]
 
@@ -15,12 +16,6 @@ MIN_RUNS = 5
 """Runs below which an order says little."""
 
 NUM_DRAWS = 1000
-
-TEAMS = 0.055
-"""Median by which two teams differ with the same recipe: nine pairs of published runs of MCore's recipes."""
-
-MEDIAN_OF_NORMAL = 0.6745
-"""Median of a normal number without its sign."""
 
 COLUMNS = (*SAME, *(name for names in SETTINGS.values() for name in names))
 
@@ -58,12 +53,8 @@ def _ranking(group: str, runs: Sequence[MeasuredRun], predicted: dict[str, float
     measured = np.array([run.tokens_per_s_per_gpu for run in runs])
     alike = [tuple(run.columns.get(name) for name in COLUMNS) for run in runs]
     truth = np.array([np.mean(measured[[other == one for other in alike]]) for one in alike])
-    generator = np.random.default_rng(0)
-    size = (NUM_DRAWS, len(runs))
     # Published differences are those of two runs, each with its own noise.
-    noise = np.interp(generator.random(size), *RELEASES) * generator.choice([-1, 1], size)
-    if len({run.settings["source_family"] for run in runs}) > 1:
-        noise += generator.normal(0.0, TEAMS / MEDIAN_OF_NORMAL, size)
+    noise = draw_differences(np.random.default_rng(0), (NUM_DRAWS, len(runs)), from_several_teams(runs))
     drawn = _spearman(truth, truth * (1 + noise / np.sqrt(2)))
     (found,) = _spearman(measured, np.array([[predicted[run.id] for run in runs]]))
     return Ranking(group, len(runs), float(found), float(np.mean(drawn)), float(np.quantile(drawn, 0.05)))

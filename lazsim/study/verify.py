@@ -14,6 +14,7 @@ from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
 from lazsim.study.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
+from lazsim.study.noise import RELEASES
 from lazsim.study.outcomes import (
     Prediction,
     PublishedOutcome,
@@ -22,7 +23,7 @@ from lazsim.study.outcomes import (
     read_outcomes,
     replay_outcome,
 )
-from lazsim.study.pairs import RELEASES, Pair, find_pairs
+from lazsim.study.pairs import Pair, find_pairs
 from lazsim.study.rankings import Ranking, rank
 from lazsim.study.replays import runs_of
 from lazsim.units import counted
@@ -89,9 +90,9 @@ class Verification:
         whose replay only gives an input back.
         ``complete`` is the same of the rows with all inputs known, and ``nearest_recipe`` of those whose settings are
         in part of another run's recipe; ``range_holds`` the share of both in the range of rows with other models, and
-        with other sources, where there are any. ``pairs`` counts those of runs that differ in one setting, and those of
-        them whose predictions go the measured way. ``kernels`` counts rows of kernels, and has the largest median of
-        those with the constants of the catalogue.
+        with other sources, where there are any. ``pairs`` counts those of runs that differ in one setting, those of
+        them whose predictions go the measured way, and how many would under a ``perfect`` model, on average.
+        ``kernels`` counts rows of kernels, and has the largest median of those with the constants of the catalogue.
         """
         summary = error_summary(self.predicted_rows)
         complete = [row for row in self.predicted_rows if row.settings["inputs"] == OWN]
@@ -110,7 +111,11 @@ class Verification:
             "num_within": sum(predicted),
             "num_echoes": len(replayed) - len(predicted),
         }
-        summary["pairs"] = {"num_pairs": len(self.pairs), "num_right": sum(pair.right for pair in self.pairs)}
+        summary["pairs"] = {
+            "num_pairs": len(self.pairs),
+            "num_right": sum(pair.right for pair in self.pairs),
+            "perfect": math.fsum(pair.perfect for pair in self.pairs),
+        }
         medians = [row.error.median for row in self.kernels.rows if row.model == "catalogue"]
         summary["kernels"] = {"num_rows": len(self.kernels.rows), "max_median": max(medians, default=None)}
         return summary
