@@ -202,13 +202,13 @@ def limited(size):
 def test_a_full_disk_leaves_all_or_nothing(tmp_path):
     with hold_folder(tmp_path / "rows"):
         store = Store(tmp_path / "rows")
-        store.append([b"first\n"])
+        store.append(b"first\n")
         before = limited(1000)
         try:
             for write in (
                 lambda: write_all({tmp_path / "small": b"1", tmp_path / "large": b"2" * 2000}),
                 lambda: write_folder(tmp_path / "out", "run", {"large": b"2" * 2000}),
-                lambda: store.append([b"second\n", b"third" * 500]),
+                lambda: store.append(b"second\n" + b"third" * 500),
             ):
                 with pytest.raises(LazsimError, match=r"cannot be written .File too large"):
                     write()

@@ -1,4 +1,3 @@
-import itertools
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import pytest
 
 import lazsim
 from lazsim.errors import LazsimError
-from lazsim.study.collect import BATCH_S, Batches, collect
+from lazsim.study.collect import collect
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep import resolve_points, run_sweep
 from lazsim.study.sweep_spec import TYPES, load_sweep, parse_sweep
@@ -267,18 +266,6 @@ def test_notes_count_the_runs_that_they_are_about():
     assert restarts.startswith("the time of a restart decides much: 43.9 s on 8 nodes")  # 26.9 + 8 x 2.13 s
     assert restarts.endswith("(1 of 2 runs)")
     assert costs == "costs are analytic: no profile was given (2 of 2 runs)"
-
-
-def test_batches_hold_each_task_once_and_last_as_long_as_they_should():
-    batches = Batches(list(range(1000)), 2)
-    taken = iter(batches)
-    first = next(taken)
-    batches.note(1, BATCH_S / 10)
-    rest = list(taken)
-    assert len(first) == 1
-    assert len(rest[0]) == 10
-    assert len(rest[-1]) == 1
-    assert list(itertools.chain(first, *rest)) == list(range(1000))
 
 
 def test_workers_compute_with_one_thread_each():

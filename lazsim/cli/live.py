@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -96,21 +96,18 @@ def build_spec(settings: dict[str, Any]) -> "LiveSpec":
     )
 
 
-class Replay(NamedTuple):
-    """Node events, their speedup, and the stretch of the file that they are from."""
+def load_live_trace(
+    spec: "LiveSpec", settings: dict[str, Any], default: Callable[[int], "Trace"]
+) -> "tuple[Trace, float, dict[str, Any]]":
+    """Return the trace, or the default one, its speedup, and the stretch of the file that it is.
 
-    trace: "Trace"
-    speedup: float
-    stretch: dict[str, Any]
-
-
-def load_live_trace(spec: "LiveSpec", settings: dict[str, Any], default: Callable[[int], "Trace"]) -> Replay:
-    """Read the trace, or return the default one; refuse nodes that cannot hold the job, or that this machine cannot."""
+    Nodes that cannot hold the job, or that this machine cannot run, are refused.
+    """
     from lazsim.live.run import check_job
 
     if settings["trace_path"] is None:
         check_job(spec, settings["nodes"], settings["device"])
-        return Replay(default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {})
+        return default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {}
     names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING)
     reading = {name: settings[name] for name in names}
     trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
@@ -118,7 +115,7 @@ def load_live_trace(spec: "LiveSpec", settings: dict[str, Any], default: Callabl
     check_job(spec, int(trace.num_alive()[1].max()), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
     stretch |= {"cap": settings["cap"] or CAPS[0], "lenient": settings["lenient"]}
-    return Replay(trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch)
+    return trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch
 
 
 def write_routing(path: Path | None, routing: Any) -> None:

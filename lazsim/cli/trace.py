@@ -25,9 +25,6 @@ from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import rate_note
 from lazsim.units import counted, format_duration
 
-WRITERS = {"lazsim": trace_bytes}
-
-
 reading_options = options(click.argument("path", metavar="FILE"), replay_options, max_nodes_option, seed_option)
 """FILE, and the options of reading, cutting and capping it."""
 
@@ -54,13 +51,13 @@ def info(as_json: bool, **reading: Any) -> None:
 
 @command.command()
 @reading_options
-@click.option("--to", type=Choice(list(WRITERS)), default="lazsim", help="Format to write.")
+@click.option("--to", type=Choice(("lazsim",)), default="lazsim", expose_value=False, help="Format to write.")
 @click.option("--out", required=True, type=kinds.OUT_FILE_OR_STDOUT, help="File to write.")
-def convert(to: str, out: Path, **reading: Any) -> None:
+def convert(out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = read_stretch(**reading)
     trace = dataclasses.replace(trace, notes=tuple(map(told, trace.notes)))
-    write_out(out, WRITERS[to](trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
+    write_out(out, trace_bytes(trace, {"source": Path(trace.name).name, "source_sha256": trace.sha256}))
     found = f"{counted(len(trace), 'event')} of {counted(len(trace.names), 'node')}"
     note(*trace.notes, f"{out}: {found} over {format_duration(trace.duration_s)}")
 

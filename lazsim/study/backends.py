@@ -1,4 +1,4 @@
-"""Backends that run batches: processes of this machine (loky), or a Ray cluster."""
+"""Backends that run tasks: processes of this machine (loky), or a Ray cluster."""
 
 import functools
 import logging
@@ -16,11 +16,11 @@ from lazsim.capacity import check_processes
 from lazsim.errors import LazsimError
 from lazsim.files import signals_blocked, signals_held
 
-BatchT = TypeVar("BatchT")
+TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
 
 AHEAD = 2
-"""Batches handed out to each worker at once, so that no worker waits for its next one."""
+"""Tasks, or batches of short ones, handed out to each worker at once, so that no worker waits for its next one."""
 
 REACH_S = 10.0
 """Time that a cluster has to answer."""
@@ -37,9 +37,9 @@ WATCH_S = 0.5
 
 
 def on_loky(
-    function: Callable[[BatchT], ResultT], batches: Iterable[BatchT], num_workers: int, _address: str | None
+    function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], num_workers: int, _address: str | None
 ) -> Iterator[ResultT]:
-    """Run batches in processes of this machine, each with one thread for linear algebra."""
+    """Run tasks in processes of this machine, each with one thread for linear algebra."""
     from multiprocessing import resource_tracker
 
     from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped, unused-ignore]
@@ -49,8 +49,8 @@ def on_loky(
     # Those that watch for leaks let signals through again as they start.
     resource_tracker.ensure_running()
     loky.backend.resource_tracker.ensure_running()
-    # Batches have their size already, and rows of a few kilobytes need no memory mapping.
-    options = {"return_as": "generator_unordered", "batch_size": 1, "max_nbytes": None}
+    # Rows of a few kilobytes need no memory mapping.
+    options = {"return_as": "generator_unordered", "max_nbytes": None}
     with parallel_config("loky", n_jobs=num_workers, inner_max_num_threads=1):
         # As a context it would start new workers where it ends early.
         parallel = Parallel(pre_dispatch=f"{AHEAD}*n_jobs", **options)
@@ -58,22 +58,22 @@ def on_loky(
     try:
         # Held as well as blocked: the main thread also handles what another thread receives.
         with signals_held(), signals_blocked(signal.SIGINT, signal.SIGTERM):
-            results = parallel(delayed(_call)(function, batch, os.getpid()) for batch in batches)
+            results = parallel(delayed(_call)(function, task, os.getpid()) for task in tasks)
         for result in results:  # noqa: UP028 - so that an end by the caller comes here first
             yield result
     except loky.process_executor.TerminatedWorkerError:
         raise LazsimError(WORKER_LOST) from None
     finally:
         with warnings.catch_warnings():
-            # An interrupt leaves batches undone, which is no news.
+            # An interrupt leaves tasks undone, which is no news.
             warnings.simplefilter("ignore")
             if results is not None:
                 results.close()
 
 
-def _call(function: Callable[[BatchT], ResultT], batch: BatchT, parent: int) -> ResultT:
+def _call(function: Callable[[TaskT], ResultT], task: TaskT, parent: int) -> ResultT:
     _end_with(parent)
-    return function(batch)
+    return function(task)
 
 
 @functools.cache
@@ -89,20 +89,20 @@ def _end_with(parent: int) -> None:
 
 
 def on_ray(
-    function: Callable[[BatchT], ResultT], batches: Iterable[BatchT], num_workers: int, address: str | None
+    function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], num_workers: int, address: str | None
 ) -> Iterator[ResultT]:
-    """Run batches as tasks of the Ray cluster at the address or at ``RAY_ADDRESS``, or of a new local one."""
+    """Run tasks on the Ray cluster at the address or at ``RAY_ADDRESS``, or of a new local one."""
     ray, is_mine = _connect(num_workers, address)
     try:
         # Ray accepts functions, but not every callable.
-        remote = ray.remote(num_cpus=1)(lambda batch: function(batch))
-        source = iter(batches)
-        pending = [remote.remote(batch) for batch in islice(source, AHEAD * num_workers)]
+        remote = ray.remote(num_cpus=1)(lambda task: function(task))
+        source = iter(tasks)
+        pending = [remote.remote(task) for task in islice(source, AHEAD * num_workers)]
         while pending:
             done, pending = ray.wait(pending)
             for reference in done:
                 yield ray.get(reference)
-                pending += [remote.remote(batch) for batch in islice(source, 1)]
+                pending += [remote.remote(task) for task in islice(source, 1)]
     finally:
         if is_mine:
             ray.shutdown()
@@ -142,4 +142,4 @@ def _reach(address: str) -> None:
 
 
 BACKENDS: Mapping[str, Callable[..., Iterator[ResultT]]] = {"loky": on_loky, "ray": on_ray}
-"""By name: from function, batches, number of workers and address to results, as they come."""
+"""By name: from function, tasks, number of workers and address to results, as they come."""

@@ -18,7 +18,7 @@ from lazsim.engine.systems import System
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario, TraceInput, make_trace
-from lazsim.study.comparison import BySeed
+from lazsim.study.comparison import BySeed, common_seeds
 from lazsim.study.intervals import Interval, ratio_interval
 from lazsim.study.memory import find_obstacle
 from lazsim.trace import Trace, trace_stats
@@ -284,8 +284,7 @@ def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
     """
     if len(values) < 3:
         return None
-    first, *others = values.values()
-    seeds = [seed for seed in first if all(seed in other for other in others)]
+    seeds = common_seeds(values.values())
     if not seeds:
         return None
     centre = math.exp(sum(map(math.log, values)) / len(values))

@@ -4,8 +4,7 @@ import functools
 import hashlib
 import inspect
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,6 @@ from lazsim.folders import hold_folder
 from lazsim.specs import hash_id
 from lazsim.study.backends import BACKENDS
 from lazsim.study.store import Store, StoredRow, encode_row
-
-BATCH_S = 0.1
-"""Target length of a batch: short runs are not handed out one by one, and a kill costs little."""
 
 NOT_SIMULATED = ("cli", "output", "live", "profiling", "pytorch")
 """Packages on which a simulation does not depend: they show results, or are applications of their own."""
@@ -61,10 +57,6 @@ class Outcomes:
     def results(self) -> list[Any]:
         """Return for each task its result, or as text why there is none."""
         return [error or value for value, error in zip(self.values, self.errors, strict=True)]
-
-
-_Results = list[tuple[str, bytes | None, str]]
-"""Ids of tasks with rows or errors."""
 
 
 def collect(
@@ -120,15 +112,19 @@ def collect(
         values = store.read(by_id) if store else {}
         todo = [task for task in by_id.values() if task.id not in values]
         with progress(len(values), len(by_id)) if progress else nullcontext(lambda _: None) as advance:
-            for results in _run_all(function, todo, backend, num_workers, address):
-                lines = [line for _, line, _ in results if line is not None]
-                if store:
-                    store.append(lines)
-                values |= {
-                    row.id: row.decode() for row in (msgspec.json.decode(line, type=StoredRow) for line in lines)
-                }
-                errors |= {task: error for task, line, error in results if line is None}
-                advance(len(results))
+            run = functools.partial(_run_task, function)
+            if not todo or (num_workers == 1 and backend == "loky"):
+                done: Iterable[tuple[str, bytes | None, str]] = map(run, todo)
+            else:
+                done = BACKENDS[backend](run, todo, num_workers, address)
+            for run_id, line, error in done:
+                if line is None:
+                    errors[run_id] = error
+                else:
+                    if store:
+                        store.append(line)
+                    values[run_id] = msgspec.json.decode(line, type=StoredRow).decode()
+                advance(1)
     return Outcomes(
         tuple(tasks), tuple(values.get(one.id) for one in tasks), tuple(errors.get(one.id, "") for one in tasks)
     )
@@ -156,56 +152,8 @@ def _code_sha256(function: Function) -> str:
     return digest.hexdigest()
 
 
-def _run_all(
-    function: Function, tasks: Sequence[Task], backend: str, num_workers: int, address: str | None
-) -> Iterator[_Results]:
-    """Run tasks in batches, and yield the results of each batch as it ends."""
-    if not tasks:
-        return
-    run_batch = functools.partial(_run_batch, function)
-    batches = Batches(tasks, num_workers)
-    done: Iterator[tuple[_Results, float]]
-    if num_workers == 1 and backend == "loky":
-        done = map(run_batch, ([task] for task in tasks))
-    else:
-        done = BACKENDS[backend](run_batch, batches, num_workers, address)
-    for results, seconds in done:
-        batches.note(len(results), seconds)
-        yield results
-
-
-class Batches:
-    """Tasks in batches of about `BATCH_S`, by the times of finished ones; batches become smaller towards the end."""
-
-    def __init__(self, tasks: Sequence[Task], num_workers: int) -> None:
-        self._tasks = tasks
-        self._num_workers = num_workers
-        self._num_done, self._seconds = 0, 0.0
-
-    def note(self, num_tasks: int, seconds: float) -> None:
-        """Take account of finished tasks and their time."""
-        self._num_done += num_tasks
-        self._seconds += seconds
-
-    def __iter__(self) -> Iterator[Sequence[Task]]:
-        start = 0
-        while start < len(self._tasks):
-            stop = start + self._size(len(self._tasks) - start)
-            yield self._tasks[start:stop]
-            start = stop
-
-    def _size(self, num_left: int) -> int:
-        fit = int(BATCH_S * self._num_done / self._seconds) if self._seconds else 1
-        return max(1, min(fit, num_left // (4 * self._num_workers)))
-
-
-def _run_batch(function: Function, tasks: Sequence[Task]) -> tuple[_Results, float]:
-    start_s = time.perf_counter()
-    results = [_run_task(function, task) for task in tasks]
-    return results, time.perf_counter() - start_s
-
-
 def _run_task(function: Function, task: Task) -> tuple[str, bytes | None, str]:
+    """Return the id of a task, and the line of its result, or why there is none."""
     try:
         value = function(task.argument)
     except LazsimError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -28,8 +28,14 @@ def paired_ratio(above: BySeed, below: BySeed) -> Interval:
     >>> paired_ratio({0: 4, 1: 8, 2: 5}, {0: 2, 1: 4}).value
     2.0
     """
-    seeds = [seed for seed in above if seed in below]
+    seeds = common_seeds([above, below])
     return ratio_interval([above[seed] for seed in seeds], [below[seed] for seed in seeds])
+
+
+def common_seeds(values: Iterable[BySeed]) -> list[Hashable]:
+    """Return the seeds that all of several have, in the order of the first."""
+    first, *others = values
+    return [seed for seed in first if all(seed in other for other in others)]
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,7 @@ def held_out_mean(values: Mapping[Name, BySeed]) -> float:
     >>> held_out_mean({"a": {0: 9, 1: 4, 2: 4}, "b": {0: 1, 1: 5, 2: 5}})
     3.0
     """
-    first, *others = values.values()
-    seeds = [seed for seed in first if all(seed in other for other in others)]
+    seeds = common_seeds(values.values())
     if len(seeds) < 2:
         return math.nan
     kept = 0.0

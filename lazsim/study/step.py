@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from lazsim.specs import ParallelSpec
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepTime, layer_timeline, predict_step
@@ -117,7 +116,7 @@ class StepResult:
             "model": self.inputs.model.name,
             "cluster": self.inputs.cluster.name,
             "gpus": self.inputs.num_gpus,
-            "layout": _plain(self.inputs.parallel) | {"data": self.inputs.data},
+            "layout": msgspec.to_builtins(self.inputs.parallel) | {"data": self.inputs.data},
             "fits": self.fits,
             "step_s": self.time.step_s,
             "tokens_per_s_per_gpu": self.time.tokens_per_s_per_gpu,
@@ -130,7 +129,7 @@ class StepResult:
             "memory_of_gpu_bytes": self.inputs.gpu.memory_bytes,
             "search": [
                 {
-                    "layout": _plain(candidate.parallel),
+                    "layout": msgspec.to_builtins(candidate.parallel),
                     "step_s": candidate.time.step_s,
                     "tokens_per_s_per_gpu": candidate.time.tokens_per_s_per_gpu,
                     "memory_bytes": sum(candidate.time.memory_bytes.values()),
@@ -158,8 +157,3 @@ def predict_layout(inputs: StepInputs, search: bool = False) -> StepResult:
     return StepResult(
         chosen, best.time, found.candidates, {"num_valid": found.num_valid, "num_fitting": found.num_fitting}
     )
-
-
-def _plain(parallel: ParallelSpec) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(parallel)
-    return plain

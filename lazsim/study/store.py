@@ -1,7 +1,7 @@
 """Rows on disk: one JSON line for each finished run, appended by one process at a time."""
 
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,12 @@ class Store:
                     ) from None
         return found
 
-    def append(self, lines: Sequence[bytes]) -> None:
-        """Append lines of `encode_row`, all or none; a `LazsimError` says that they cannot be written."""
-        content = b"".join(lines)
+    def append(self, line: bytes) -> None:
+        """Append a line of `encode_row`, all of it or nothing; a `LazsimError` says that it cannot be written."""
         size = os.fstat(self._descriptor).st_size
         try:
-            while content:
-                content = content[os.write(self._descriptor, content) :]
+            while line:
+                line = line[os.write(self._descriptor, line) :]
         except OSError as error:
             os.ftruncate(self._descriptor, size)
             raise self._refused(error) from None
@@ -99,7 +98,7 @@ class Store:
             if content[end:].startswith(START[: len(content) - end]):
                 os.ftruncate(self._descriptor, end)
         else:
-            self.append([b"\n"])
+            self.append(b"\n")
 
     def _refused(self, error: OSError) -> LazsimError:
         return LazsimError(f"{self._path}: cannot be written ({error.strerror}); choose another place")
