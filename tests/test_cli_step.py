@@ -12,8 +12,7 @@ import pytest
 
 from lazsim.specs import ParallelSpec, StepConstants, load_spec
 from lazsim.study.measured_runs import MeasuredRun, read_runs
-from lazsim.study.pairs import NOISE, find_pairs
-from lazsim.study.rankings import rank
+from lazsim.study.orders import NOISE, find_pairs, rank_runs
 from lazsim.study.verify import held_out_share, range_of, verify
 
 LAYOUT = ("--layout", "expert=8", "--layout", "global_batch=256", "--layout", "gradient_bytes=2")
@@ -198,7 +197,7 @@ def test_a_perfect_model_ranks_runs_as_well_as_noise_lets_it():
         ]
 
     def ranking(some: list[MeasuredRun], *predicted: float):
-        (found,) = rank(some, {run.id: tokens_per_s for run, tokens_per_s in zip(some, predicted, strict=True)})
+        (found,) = rank_runs(some, {run.id: tokens_per_s for run, tokens_per_s in zip(some, predicted, strict=True)})
         return found
 
     # Each is twice the one before, which no noise turns round; 1 - 6 * sum of squares of (1, 1) / (5 * 24) = 0.9.
@@ -212,7 +211,7 @@ def test_a_perfect_model_ranks_runs_as_well_as_noise_lets_it():
     # All predicted alike: no order.
     assert ranking(runs(1.0, 2.0, 3.0, 4.0, 5.0), *[1.0] * 5).spearman == 0.0
     # Too few for an order.
-    assert not rank(runs(1.0, 2.0, 3.0, 4.0), dict.fromkeys("0123", 1.0))
+    assert not rank_runs(runs(1.0, 2.0, 3.0, 4.0), dict.fromkeys("0123", 1.0))
 
 
 def test_what_assumptions_weigh_is_told_by_the_step_with_each_of_them_raised(lazsim):

@@ -14,7 +14,7 @@ from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
 from lazsim.study.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
-from lazsim.study.noise import RELEASES
+from lazsim.study.orders import RELEASES, Pair, Ranking, find_pairs, rank_runs
 from lazsim.study.outcomes import (
     Prediction,
     PublishedOutcome,
@@ -23,8 +23,6 @@ from lazsim.study.outcomes import (
     read_outcomes,
     replay_outcome,
 )
-from lazsim.study.pairs import Pair, find_pairs
-from lazsim.study.rankings import Ranking, rank
 from lazsim.study.replays import runs_of
 from lazsim.units import counted
 
@@ -227,7 +225,7 @@ def verify(
     predicted = {row.id: row.predicted for row in result.rows if row.predicted is not None}
     runs = [row for row in wanted if isinstance(row, MeasuredRun)]
     result.pairs.extend(find_pairs(runs, predicted))
-    result.rankings.extend(rank(runs, predicted))
+    result.rankings.extend(rank_runs(runs, predicted))
     return result
 
 
