@@ -27,12 +27,12 @@ from lazsim.stepmodel.experts import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.layers import StreamTask, layer_time, run_streams
+from lazsim.stepmodel.layers import layer_time, run_streams
 from lazsim.stepmodel.loading import load_constants, load_inputs
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline
-from lazsim.stepmodel.predict import StepModel, flop_per_token, layer_timeline, predict_step
+from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
 from lazsim.stepmodel.search import USABLE_SHARE, search_layouts
 from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
 
@@ -316,22 +316,17 @@ def test_every_layer_is_in_one_part(name, pipeline, virtual):
 
 def test_streams_hide_the_smaller_of_what_could_be_hidden_and_what_there_is():
     # Each 3 s of kernels hide an exchange of 2 s, and of one of 5 s as many as they take.
-    assert run_streams([StreamTask(3.0, -1), StreamTask(3.0, 0)], [StreamTask(2.0, -1)], 0.0)[:2] == (6.0, 0.0)
-    assert run_streams([StreamTask(3.0, -1), StreamTask(3.0, 0)], [StreamTask(5.0, -1)], 0.0)[:2] == (8.0, 2.0)
+    assert run_streams([3.0, 3.0], [2.0], 0.0)[:2] == (6.0, 0.0)
+    assert run_streams([3.0, 3.0], [5.0], 0.0)[:2] == (8.0, 2.0)
     # A quarter slower beside the exchange: 1.5 s of work in its 2 s, 1.5 s after it.
-    assert run_streams([StreamTask(3.0, -1)], [StreamTask(2.0, -1)], 0.25)[:2] == (3.5, 0.0)
-    # An exchange waits for the kernels that make what it sends.
-    assert run_streams([StreamTask(3.0, -1), StreamTask(1.0, 0)], [StreamTask(2.0, 0)], 0.0)[:2] == (6.0, 2.0)
+    assert run_streams([3.0], [2.0], 0.25)[:2] == (3.5, 0.0)
+    # The second exchange waits for the first kernels, which make what it sends, and goes from 3 s to 5 s.
+    assert run_streams([3.0, 1.0, 1.0], [1.0, 2.0], 0.0)[:2] == (6.0, 1.0)
 
 
 @given(st.lists(st.floats(0.1, 3), min_size=4, max_size=4), st.lists(st.floats(0.1, 3), min_size=4, max_size=4))
 def test_streams_take_no_longer_than_one_after_the_other_and_no_less_than_each(kernels, exchanges):
-    after = (-1, 0, 1, 2)
-    run = run_streams(
-        [StreamTask(*task) for task in zip(kernels, after, strict=True)],
-        [StreamTask(*task) for task in zip(exchanges, after, strict=True)],
-        0.0,
-    )
+    run = run_streams(kernels, exchanges, 0.0)
     both = max(sum(kernels), sum(exchanges))
     assert both * (1 - 1e-9) <= run.total_s <= (sum(kernels) + sum(exchanges)) * (1 + 1e-9)
     assert run.total_s == pytest.approx(max(run.kernels[-1][1], run.exchanges[-1][1]))
@@ -779,7 +774,7 @@ def test_sharded_parameters_are_gathered_in_every_micro_batch():
 
 @pytest.mark.parametrize("layout", [{}, {"overlap_expert": True}, {"graphs": "full", "overlap_expert": True}])
 def test_the_streams_of_a_layer_do_one_thing_at_a_time(layout):
-    spans = layer_timeline(inputs_of(**layout))
+    spans = StepModel(inputs_of(**layout)).spans()
     assert {"kernels", "exchanges"} <= {span.stream for span in spans}
     for stream in {span.stream for span in spans}:
         times = sorted((span.start_s, span.end_s) for span in spans if span.stream == stream)

@@ -48,13 +48,6 @@ EXCHANGE_PIECES = ("combine backward", "dispatch forward", "dispatch backward", 
 """PairPieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
 
 
-class StreamTask(NamedTuple):
-    """Work of a stream, after that of the other stream with the index `after`; -1: after none."""
-
-    seconds: float
-    after: int
-
-
 def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float | None, piece_s: float) -> LayerTime:
     """Play the blocks of a layer.
 
@@ -82,7 +75,10 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
     pair = None
     if slowdown is not None and _exchanges_tokens(forward):
         pieces = _pieces(forward, backward, constants, piece_s)
-        one, run = (_run_layers(pieces, repeats, slowdown) for repeats in (REPEATS - 1, REPEATS))
+        one, run = (
+            run_streams(pieces.kernels_s * repeats, pieces.exchanges_s * repeats, slowdown)
+            for repeats in (REPEATS - 1, REPEATS)
+        )
         total_s, waiting_s = run.total_s - one.total_s, run.waiting_s - one.waiting_s
         hidden_s, slowed_s = sum(pieces.exchanges_s) - waiting_s, total_s - waiting_s - sum(pieces.kernels_s)
         pair = PairTime(total_s, pieces.idle_s, hidden_s, slowed_s)
@@ -96,7 +92,8 @@ def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: floa
     """
     forward, backward, _ = block_of(blocks)
     if slowdown is not None and _exchanges_tokens(forward):
-        run = _run_layers(_pieces(forward, backward, constants, piece_s), REPEATS, slowdown)
+        pieces = _pieces(forward, backward, constants, piece_s)
+        run = run_streams(pieces.kernels_s * REPEATS, pieces.exchanges_s * REPEATS, slowdown)
         names = (KERNEL_PIECES, EXCHANGE_PIECES)
         spans = [
             Span(stream, name, *time)
@@ -172,17 +169,8 @@ def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
     ]
 
 
-def _run_layers(pieces: PairPieces, repeats: int, slowdown: float) -> "StreamsRun":
-    """Run pairs of layers that follow one another: each piece waits for the one before it in the other stream."""
-    kernels, exchanges = (
-        [StreamTask(seconds, index - 1) for index, seconds in enumerate(times_s * repeats)]
-        for times_s in (pieces.kernels_s, pieces.exchanges_s)
-    )
-    return run_streams(kernels, exchanges, slowdown)
-
-
 class StreamsRun(NamedTuple):
-    """Two streams: the time of all, that in which kernels wait for an exchange, and start and end of each task."""
+    """Two streams: the time of all, that in which kernels wait for an exchange, and start and end of each piece."""
 
     total_s: float
     waiting_s: float
@@ -190,25 +178,24 @@ class StreamsRun(NamedTuple):
     exchanges: list[tuple[float, float]]
 
 
-def run_streams(kernels: Sequence[StreamTask], exchanges: Sequence[StreamTask], slowdown: float) -> StreamsRun:
-    """Run two streams, each in order; kernels slow down while an exchange runs.
+def run_streams(kernels_s: Sequence[float], exchanges_s: Sequence[float], slowdown: float) -> StreamsRun:
+    """Run pieces of kernels and exchanges, each stream in order; kernels slow down while an exchange runs.
+
+    Each piece waits for the one before it in its stream and in the other.
 
     Examples
     --------
     An exchange of 2 s beside kernels of 4 s that take twice as long meanwhile: 1 s of them is done after 2 s.
 
-    >>> run_streams([StreamTask(4.0, -1)], [StreamTask(2.0, -1)], 0.5)[:2]
+    >>> run_streams([4.0], [2.0], 0.5)[:2]
     (5.0, 0.0)
     """
     now_s = waiting_s = 0.0
-    tasks = (kernels, exchanges)
+    pieces_s = (kernels_s, exchanges_s)
     times: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
-    left, begun_s = [kernels[0].seconds, exchanges[0].seconds], [-1.0, -1.0]
-    while any(len(times[one]) < len(tasks[one]) for one in (0, 1)):
-        runs = [
-            len(times[one]) < len(tasks[one]) and tasks[one][len(times[one])].after < len(times[1 - one])
-            for one in (0, 1)
-        ]
+    left, begun_s = [kernels_s[0], exchanges_s[0]], [-1.0, -1.0]
+    while any(len(times[one]) < len(pieces_s[one]) for one in (0, 1)):
+        runs = [len(times[one]) < len(pieces_s[one]) and len(times[one]) <= len(times[1 - one]) for one in (0, 1)]
         rates = (1 - slowdown if all(runs) else 1.0, 1.0)
         step_s = min(left[one] / rates[one] for one in (0, 1) if runs[one])
         waiting_s += 0.0 if runs[0] else step_s
@@ -220,7 +207,7 @@ def run_streams(kernels: Sequence[StreamTask], exchanges: Sequence[StreamTask], 
             left[one] -= step_s * rates[one]
             if left[one] <= 1e-12:
                 times[one].append((begun_s[one], now_s + step_s))
-                left[one] = tasks[one][len(times[one])].seconds if len(times[one]) < len(tasks[one]) else 0.0
+                left[one] = pieces_s[one][len(times[one])] if len(times[one]) < len(pieces_s[one]) else 0.0
                 begun_s[one] = -1.0
         now_s += step_s
     return StreamsRun(now_s, waiting_s, *times)

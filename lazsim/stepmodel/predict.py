@@ -209,17 +209,12 @@ class StepModel:
         return exposed, hidden
 
     def spans(self) -> list[Span]:
-        """Return what the queues and streams of the most frequent layer do, one with experts where there is one."""
+        """Return what host, kernels and exchanges do in the most frequent layer, with experts where there is one."""
         counts = Counter[str]()
         for name, count in itertools.chain(*self.parts):
             counts[name] += count
         name = max(counts, key=lambda one: ("moe" in one.split(), counts[one]))
         return layer_spans([self.blocks[block] for block in name.split()], *_settings(self.inputs))
-
-
-def layer_timeline(inputs: StepInputs) -> list[Span]:
-    """Return what host, kernels and exchanges of the most frequent layer do, forward and backward."""
-    return StepModel(inputs).spans()
 
 
 def _overlaps(parallel: ParallelSpec) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
-from lazsim.stepmodel.predict import StepTime, layer_timeline, predict_step
+from lazsim.stepmodel.predict import StepModel, StepTime, predict_step
 from lazsim.stepmodel.search import Candidate, search_layouts
 from lazsim.units import GIB
 
@@ -72,7 +72,7 @@ class StepResult:
     @property
     def spans(self) -> list[Span]:
         """The work of queues and streams in the most frequent layer."""
-        return layer_timeline(self.inputs)
+        return StepModel(self.inputs).spans()
 
     @property
     def notes(self) -> list[str]:
