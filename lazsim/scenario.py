@@ -277,7 +277,7 @@ class Scenario:
         if job.times is not None:
             if has_chosen:
                 raise SpecError("`profile`: the job has `times` of its own; leave the profile out")
-            return fixed_costs(model, cluster, job, self.step)
+            return fixed_costs(model, cluster, job, self.step, compute)
         if job.parallel is not None:
             if has_chosen:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.fixed import FixedCommunication, FixedCompute
 from lazsim.costmodel.step import CostModel
 from lazsim.placement.grid import Grid
 from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
@@ -35,6 +34,51 @@ class RandomLoads(EvenLoads):
 
     def loads(self, steps):
         return np.stack([np.random.default_rng(int(step) // 50).integers(1, 1000, self.shape) for step in steps])
+
+
+@dataclass(frozen=True)
+class FixedCompute:
+    """Every micro-batch takes as long; experts, reorders and the optimizer count in it."""
+
+    step_s: float
+
+    def dense_s(self, num_tokens):
+        return self.step_s
+
+    def expert_s(self, num_tokens):
+        return np.zeros_like(num_tokens)
+
+    def reorder_s(self, num_tokens):
+        return np.zeros_like(num_tokens)
+
+    def masked_reorder_s(self, num_tokens, capacity):
+        return np.zeros_like(capacity)
+
+    def optimizer_s(self, num_params):
+        return 0.0 * num_params
+
+
+@dataclass(frozen=True)
+class FixedCommunication:
+    """Collectives count in the step; every transfer, and every save or load, takes as long."""
+
+    transfer_time_s: float = 0.0
+    storage_time_s: float = 0.0
+
+    def all_to_all_s(self, nic_bytes, local_bytes):
+        return 0.0 * nic_bytes
+
+    def all_reduce_s(self, nic_bytes, local_bytes, nic_hops, local_hops):
+        return 0.0 * nic_bytes
+
+    def transfer_s(self, nic_bytes, local_bytes):
+        return self.transfer_time_s + 0.0 * nic_bytes
+
+    def save_s(self, num_bytes, writer_bytes):
+        return self.storage_time_s
+
+    def load_s(self, num_bytes, reader_bytes):
+        return self.storage_time_s
 
 
 def costs(step_s: float = STEP_S, **job) -> CostModel:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.fixed import FixedCommunication, FixedCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
 from lazsim.costmodel.step import CostModel, NodeLayout, StepCost
@@ -19,6 +18,7 @@ from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import PlacementPlan
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, StepConstants, load_spec
+from tests.jobs import FixedCommunication, FixedCompute
 
 TOKENS = 4 * 1024
 

@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lazsim
-from lazsim.costmodel.fixed import FixedCommunication
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.interval import daly_interval_s, interval_steps, young_interval_s
 from lazsim.engine.ledger import BUCKETS
@@ -36,7 +35,17 @@ from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import climb, parse_interval, went_back
 from lazsim.study.memory import find_obstacle
 from lazsim.study.simulation import resolve_runs
-from tests.jobs import SAVE_S, TRANSFER_S, EvenLoads, RandomLoads, StagedCosts, costs, staged_costs, trace
+from tests.jobs import (
+    SAVE_S,
+    TRANSFER_S,
+    EvenLoads,
+    FixedCommunication,
+    RandomLoads,
+    StagedCosts,
+    costs,
+    staged_costs,
+    trace,
+)
 from tests.test_engine import scenarios, spent, trained
 
 NAMES = "a b c d e f g h i j k l"

@@ -5,8 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
+from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
-from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
+from lazsim.costmodel.times import ComputeTimes, Floats
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
@@ -15,46 +16,11 @@ from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, TimesSp
 
 
 @dataclass(frozen=True)
-class FixedCompute(ComputeTimes):
-    """Every micro-batch takes as long; experts, reorders and the optimizer count in it."""
+class FixedCommunication(AnalyticCommunication):
+    """Links and storage of a cluster, where every transfer, and every save or load, takes as long."""
 
-    step_s: float
-
-    def dense_s(self, num_tokens: float) -> float:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return self.step_s
-
-    def expert_s(self, num_tokens: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return np.zeros_like(num_tokens)
-
-    def reorder_s(self, num_tokens: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return np.zeros_like(num_tokens)
-
-    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return np.zeros_like(capacity)
-
-    def optimizer_s(self, num_params: Floats) -> Floats:
-        """See `lazsim.costmodel.times.ComputeTimes`."""
-        return 0.0 * num_params
-
-
-@dataclass(frozen=True)
-class FixedCommunication(CommunicationTimes):
-    """Collectives count in the step; every transfer, and every save or load, takes as long."""
-
-    transfer_time_s: float = 0.0
-    storage_time_s: float = 0.0
-
-    def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
-        """See `lazsim.costmodel.times.CommunicationTimes`."""
-        return 0.0 * nic_bytes
-
-    def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
-        """See `lazsim.costmodel.times.CommunicationTimes`."""
-        return 0.0 * nic_bytes
+    transfer_time_s: float
+    storage_time_s: float
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """See `lazsim.costmodel.times.CommunicationTimes`."""
@@ -107,8 +73,13 @@ class FixedCosts(CostModel):
         return FixedStep(self.times.samples_per_step or plan.num_nodes * self.samples_per_node, known)
 
 
-def fixed_costs(model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants: StepConstants) -> FixedCosts:
-    """Return the costs of a job with known times; a `SpecError` says that their stages fit no layers or nodes."""
+def fixed_costs(
+    model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants: StepConstants, compute: ComputeTimes
+) -> FixedCosts:
+    """Return the costs of a job with known times; a `SpecError` says that their stages fit no layers or nodes.
+
+    The times of kernels, `compute`, are not asked for: steps are known as a whole.
+    """
     times = job.times
     assert times is not None, "the job has known times"
     if times.num_stages > model.num_moe_layers:
@@ -119,6 +90,5 @@ def fixed_costs(model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants:
             f"`times`: {times.nodes_per_stage} nodes a stage, but equal chunks of {model.num_experts} experts, at most "
             f"{cluster.slots_per_gpu} on a GPU, fill {unit_nodes}: give a multiple of that, or none"
         )
-    longest_s = max(times.step_s) if isinstance(times.step_s, tuple) else times.step_s
-    communication = FixedCommunication(times.transfer_s, times.storage_s)
-    return FixedCosts(model, cluster, job, constants, FixedCompute(longest_s), communication)
+    communication = FixedCommunication(cluster.network, cluster.host, times.transfer_s, times.storage_s)
+    return FixedCosts(model, cluster, job, constants, compute, communication)
