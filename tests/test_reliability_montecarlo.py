@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from lazsim.reliability import exact
 from lazsim.reliability.failure_models import independent_counts
 from lazsim.reliability.failure_sets import minimal_failure_sets
-from lazsim.reliability.montecarlo import Moments, korn_graubard, sample_curve, sample_independent
-from lazsim.reliability.sampling import draw_failed, draw_ranks, failures_survived, has_survived, mean_sets_lost
+from lazsim.reliability.montecarlo import (
+    Moments,
+    draw_failed,
+    draw_ranks,
+    failures_survived,
+    has_survived,
+    korn_graubard,
+    mean_sets_lost,
+    sample_curve,
+    sample_independent,
+)
 from tests.test_reliability_exact import placements
 
 HALF_WIDTHS = [0.05, 0.01, 0.002]

@@ -67,7 +67,7 @@ def command(
     fit" the same formula fitted to these kernels alone. Collectives count from 1 MiB up; the fit takes all points of a
     whole node.
     """  # fmt: skip
-    from lazsim.costmodel.kernel_errors import compare_kernels
+    from lazsim.costmodel.fit import compare_kernels
     from lazsim.output.verify import refit_parts, verify_files, verify_parts
     from lazsim.study.verify import Verification, verify
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.costmodel.kernel_errors import KernelErrors
+from lazsim.costmodel.fit import KernelErrors
 from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
