@@ -68,8 +68,3 @@ def test_reference_traces_lie_in_the_ranges_known_of_them(shared):
     assert 0.12 <= sixteen.take_all_share <= 0.46
     cluster = trace_stats(read_trace(shared / "traces/infinitehbd/fault_trace.json"))
     assert 2.3 <= cluster.removals_per_node_hour * 24e3 <= 6.5
-
-
-def test_the_events_of_a_trace_are_a_frame_of_pandas():
-    frame = build_trace(add(0.0, "a") + remove(60.0, "a"), duration_s=100.0).to_frame()
-    assert frame.to_dict("list") == {"time_s": [0.0, 60.0], "event": ["add", "remove"], "node": ["a", "a"]}

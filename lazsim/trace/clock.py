@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -284,13 +284,18 @@ def is_number(text: str) -> bool:
         return False
 
 
-def is_date(text: str) -> bool:
-    """Return whether a text is a date of ISO 8601."""
+def is_read_by(read: Callable[[str], object], text: str) -> bool:
+    """Return whether a function reads a text without a ValueError."""
     try:
-        read_date(text)
+        read(text)
     except ValueError:
         return False
     return True
+
+
+def is_date(text: str) -> bool:
+    """Return whether a text is a date of ISO 8601."""
+    return is_read_by(read_date, text)
 
 
 def _is_epoch(time: float, unit: str) -> bool:

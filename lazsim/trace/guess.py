@@ -3,13 +3,12 @@
 import functools
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from lazsim.errors import SpecError, TraceFormatError, literal
 from lazsim.files import Faults
 from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
-from lazsim.trace.clock import Clock, is_date, is_number, split_unit
+from lazsim.trace.clock import Clock, is_date, is_number, is_read_by, split_unit
 from lazsim.trace.mapped import (
     CHANGE_WORDS,
     EVENT_NEEDED,
@@ -20,8 +19,8 @@ from lazsim.trace.mapped import (
     read_mapped,
     sampled_value,
 )
-from lazsim.trace.mapping import NO_MAPPING, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.source import HEAD_CHARS, Reader, shorten
+from lazsim.trace.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
+from lazsim.trace.source import GUESSED, HEAD_CHARS, Reader, shorten
 
 NAMES = {
     "time": "time timestamp date datetime ts t at when eventtime elapsed offset since sincestart timein timesincestart",
@@ -44,6 +43,9 @@ NAMES = {
 """Names of columns by role, without case, signs and unit."""
 
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
+
+UNNAMED = 0.5
+"""How well a table fits whose content alone tells its columns; more is known of other formats."""
 
 KINDS = {"time": ("number", "date", "text"), "count": ("number",), "event": ("word",), "value": ("number", "word")}
 """Kinds of content that columns of a role may have; dates in other forms than ISO's are texts."""
@@ -101,15 +103,8 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
 
 
-class Guess(NamedTuple):
-    """A mapping, and whether a header tells it."""
-
-    mapping: TraceMapping
-    is_named: bool
-
-
-def guess_mapping(table: Table) -> Guess | None:
-    """Return a mapping if the table leaves no doubt which column is which, and None otherwise.
+def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
+    """Return a mapping and how well it fits if the table leaves no doubt which column is which, and None otherwise.
 
     Rows that most others are not like do not count: reading them tells what is wrong with them.
 
@@ -117,7 +112,7 @@ def guess_mapping(table: Table) -> Guess | None:
     --------
     >>> from lazsim.tables import Row
     >>> table = Table(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
-    >>> guess_mapping(table).mapping.columns.given()
+    >>> guess_mapping(table)[0].columns.given()
     {'time': (1,), 'count': (2,)}
     """
     if not table.rows:
@@ -128,7 +123,7 @@ def guess_mapping(table: Table) -> Guess | None:
     are_samples = [_most(column, _is_sample) for column in zip(*rows, strict=True)]
     named = _by_name(table.header, kinds, are_samples)
     columns = named or _by_node(table.header, kinds, are_samples) or _by_content(kinds)
-    return None if columns is None else Guess(TraceMapping(columns=columns), named is not None)
+    return None if columns is None else (TraceMapping(columns=columns), GUESSED if named else UNNAMED)
 
 
 def explain_columns(table: Table) -> str:
@@ -218,16 +213,8 @@ def _most(texts: Sequence[str], fits: Callable[[str], bool]) -> bool:
 
 
 def _is_sample(text: str) -> bool:
-    try:
-        sampled_value(text)
-    except ValueError:
-        return False
-    return True
+    return is_read_by(sampled_value, text)
 
 
 def _is_event(text: str) -> bool:
-    try:
-        event_kind(text, NO_MAPPING)
-    except ValueError:
-        return False
-    return True
+    return is_read_by(event_kind, text)

@@ -22,7 +22,7 @@ from lazsim.trace.events import (
 from lazsim.trace.hosts import expand_hosts
 from lazsim.trace.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
-from lazsim.trace.series import IS_THERE, choose_series, find_node, read_labels, sampled_states
+from lazsim.trace.series import IS_THERE, choose_series, find_node, read_labels
 from lazsim.trace.source import Reading, Source, count, named, shorten
 from lazsim.trace.states import StateLog
 from lazsim.trace.table import Event, Kind
@@ -86,7 +86,7 @@ def _plain(name: str) -> str:
     return re.sub(r"\(.*\)|[\W_]", "", name.lower())
 
 
-def event_kind(text: str, mapping: TraceMapping) -> Kind | None:
+def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> Kind | None:
     """Return what an event says, None where it is to be ignored; a ValueError says that it is unknown."""
     word = text.strip().lower()
     given: tuple[tuple[tuple[str, ...], Kind | None], ...] = (
@@ -323,7 +323,7 @@ class _MappedTable:
         labelled = [(read_labels(name), samples) for name, samples in series.items()]
         chosen = choose_series(labelled, wanted, self._source.name)
         log = StateLog(self._source, self._mapping)
-        log.say_sampled(sampled_states(((labels, samples.items()) for labels, samples in chosen), self._source))
+        log.say_series((labels, samples.items()) for labels, samples in chosen)
         notes = [IS_THERE, *self._clock.notes()]
         if self._nodes:
             nodes = dict.fromkeys(literal(find_node(labels)) for labels, _ in chosen)

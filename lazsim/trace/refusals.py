@@ -9,7 +9,7 @@ from datetime import UTC
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
 from lazsim.tables import Table, read_table
-from lazsim.trace.clock import read_date
+from lazsim.trace.clock import read_date, read_length
 from lazsim.trace.guess import open_head
 from lazsim.trace.mapped import is_header
 from lazsim.trace.source import number
@@ -80,12 +80,10 @@ JOB_COLUMNS = {*ID_COLUMNS, "jobname"}
 NO_JOB = re.compile(r"\d+\S*\.\w+|-+", re.ASCII)
 """How sacct numbers the steps of a job, and its line under the header: ``7.batch`` and ``7.0`` ran on nodes
 that job ``7`` has counted already."""
-SECONDS_COLUMNS = ("duration", "elapsedraw")
-SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "elapsed", "attempts", *SECONDS_COLUMNS}
+LENGTH_COLUMNS = ("elapsedraw", "duration", "elapsed")
+SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "attempts", *LENGTH_COLUMNS}
 NODE_COLUMNS = ("nodenum", "numnodes", "nnodes", "allocnodes", "nodes")
 """Names of columns of job logs, without case and signs: AcmeTrace, Helios, Philly and Slurm's sacct."""
-ELAPSED = re.compile(r"(?:(\d{1,6})-)?(\d{1,4}):(\d\d):(\d\d)(?:\.\d+)?", re.ASCII)
-"""How sacct writes the time that a job ran: ``1-04:11:05``."""
 NODE_FAILURE = "NODE_FAIL"
 """How Slurm, and data sets from it, call the end of a job of which a node failed."""
 _HOST = re.compile(r"(?=\S*[A-Za-z])(?=\S*\d)[\w.-]+(\[[\d,-]+\][\w.-]*)*(\s+(slots|max_slots)\s*=\s*\d+)*", re.ASCII)
@@ -143,11 +141,8 @@ def _explain_jobs(text: str) -> str:
 
 def _job_s(texts: Mapping[str, str]) -> float:
     """Return how long a job ran, of a row by its columns; ValueError where nothing tells."""
-    if elapsed := ELAPSED.fullmatch(texts.get("elapsed", "")):
-        days, hours, minutes, seconds = (int(part or 0) for part in elapsed.groups())
-        return ((24 * days + hours) * 60 + minutes) * 60 + seconds
-    if seconds_text := _first(texts, SECONDS_COLUMNS):
-        return number(seconds_text)
+    if length := _first(texts, LENGTH_COLUMNS):
+        return read_length(length, "s")
     dates = [read_date(_first(texts, (when, f"{when}time"))) for when in ("start", "end")]
     start, end = (date.replace(tzinfo=date.tzinfo or UTC) for date in dates)
     return (end - start).total_seconds()

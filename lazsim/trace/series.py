@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.source import Source
 
 QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status="true"}'
 METRICS = ("", "up", "probe_success", "kube_node_status_condition")
@@ -74,16 +73,3 @@ def _is_chosen(labels: Mapping[str, Any], where: Sequence[str]) -> bool:
         fnmatch.fnmatchcase(str(labels.get(name.removesuffix("!"), "")), pattern) != name.endswith("!")
         for name, _, pattern in pairs
     )
-
-
-def sampled_states(
-    series: Iterable[tuple[Mapping[str, Any], Iterable[tuple[float, float]]]], source: Source
-) -> dict[str, list[dict[float, bool]]]:
-    """Return by node whether it is there at the times of each of its series: while its value is 1."""
-    found: dict[str, list[dict[float, bool]]] = {}
-    for labels, samples in series:
-        there = 0.0 if labels.get("status") in ("false", "unknown") else 1.0
-        if not (node := find_node(labels)):
-            raise refusal(source.name, f"a series that names no node ({str(dict(labels))[:60]})")
-        found.setdefault(node, []).append({time: value == there for time, value in samples})
-    return found

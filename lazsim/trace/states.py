@@ -3,13 +3,14 @@
 import json
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lazsim.errors import TraceFormatError
 from lazsim.trace.clock import Clock, refuse_outside, span_note
 from lazsim.trace.events import events_from_states, other_nodes
 from lazsim.trace.mapping import TraceMapping
+from lazsim.trace.series import find_node, refusal
 from lazsim.trace.source import Reading, Source
 from lazsim.trace.table import Event, Kind
 
@@ -51,20 +52,22 @@ class StateLog:
         """Say that a node exists: it is there from the start unless another row says what happened to it first."""
         self._nodes[node] = None
 
-    def say_sampled(self, states: Mapping[str, Sequence[Mapping[float, bool]]]) -> None:
-        """Say what samples at common times tell of nodes.
+    def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[tuple[float, float]]]]) -> None:
+        """Say what series of samples at common times, each with labels, tell of nodes.
 
-        Parameters
-        ----------
-        states
-            By node, whether it is there by each of its sources, by time. It is gone where one has no sample, though
-            another node has.
+        A node is there while all its series are 1. It is gone where one has no sample, though another node has.
 
         Raises
         ------
         TraceFormatError
-            When nodes have samples at different times, so that one without a sample may be there.
+            When a series names no node, or nodes have samples at different times, so that one without may be there.
         """
+        states: dict[str, list[dict[float, bool]]] = {}
+        for labels, samples in series:
+            there = 0.0 if labels.get("status") in ("false", "unknown") else 1.0
+            if not (node := find_node(labels)):
+                raise refusal(self.source.name, f"a series that names no node ({str(dict(labels))[:60]})")
+            states.setdefault(node, []).append({time: value == there for time, value in samples})
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source.name)
         for node, of_node in states.items():

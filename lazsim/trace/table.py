@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
 from lazsim.trace.prices import Prices
 from lazsim.units import counted
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Kind = Literal["add", "remove"]
 
@@ -142,13 +139,6 @@ class Trace:
             events, duration_s=duration_s, name=self.name, format=self.format, sha256=self.sha256,
             notes=(*self.notes, *notes), prices=self.prices,
         )  # fmt: skip
-
-    def to_frame(self) -> "pd.DataFrame":
-        """Return the events as a frame with columns ``time_s``, ``event`` and ``node``."""
-        import pandas as pd
-
-        rows = [(event.time_s, event.kind, event.node) for event in self.events()]
-        return pd.DataFrame(rows, columns=["time_s", "event", "node"])
 
 
 def check_size(name: str, line: int, num_nodes: int, num_events: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lazsim.trace.clock import EPOCHS_S
 from lazsim.trace.events import RULE, Sample, events_from_counts
-from lazsim.trace.series import IS_THERE, choose_series, find_node, refusal, sampled_states
+from lazsim.trace.series import IS_THERE, choose_series, find_node, refusal
 from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number
 from lazsim.trace.states import StateLog, json_records
 
@@ -20,7 +20,7 @@ def read(source: Source) -> Reading:
     if len(chosen) == 1 and not find_node(chosen[0][0]):
         return _read_counts(source, chosen[0][1])
     log = StateLog(source)
-    log.say_sampled(sampled_states(((labels, _samples(source, one, number)) for labels, one in chosen), source))
+    log.say_series((labels, _samples(source, one, number)) for labels, one in chosen)
     return log.reading(IS_THERE)
 
 
