@@ -153,11 +153,12 @@ def test_no_mapping_and_no_sharing_is_below_the_bounds(problem):
     report = migration_report(has, wants, 10.0)
     assert [(row.mapping, row.sharing) for row in report.rows] == list(itertools.product(MAPPINGS, SHARINGS))
     for row in report.rows:
-        assert row.bound_bytes <= row.busiest_bytes * (1 + 1e-9) + 1e-9
+        busiest_bytes = max(row.busiest_sender_bytes, row.busiest_receiver_bytes)
+        assert row.bound_bytes <= busiest_bytes * (1 + 1e-9) + 1e-9
         assert report.bound_bytes <= row.bound_bytes * (1 + 1e-6) + 1e-9
         assert report.least_bytes <= row.total_bytes
         if row.sharing == "balanced":
-            assert row.busiest_bytes == pytest.approx(row.bound_bytes, rel=1e-6)
+            assert busiest_bytes == pytest.approx(row.bound_bytes, rel=1e-6)
         if row.mapping == "optimal":
             assert row.total_bytes == report.least_bytes
     totals, busiest = [], []
@@ -214,7 +215,7 @@ def test_a_report_counts_what_arithmetic_says():
     assert (report.least_bytes, report.bound_bytes) == (16, 8)
     for row in report.rows:
         assert (row.num_states, row.total_bytes, row.busiest_sender_bytes) == (2, 16, 8)
-        assert (row.busiest_receiver_bytes, row.bound_bytes, row.busiest_bytes) == (8, 8, 8)
+        assert (row.busiest_receiver_bytes, row.bound_bytes) == (8, 8)
 
 
 def test_what_cannot_be_fetched_is_named():

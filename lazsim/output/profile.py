@@ -1,7 +1,8 @@
 """Tables and files of measured costs: profiles, how well they interpolate, virtual ranks and skewed loads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.profiling.check import HeldOut, Modelled, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
-from lazsim.stepmodel.check_tables import TablesCheck, TablesRange
+from lazsim.stepmodel.check_tables import TablesCheck
 from lazsim.units import format_duration
 
 SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")
@@ -92,7 +93,7 @@ def check_parts(
     return parts
 
 
-def tables_parts(found: TablesRange) -> list[Part]:
+def tables_parts(found: Mapping[str, Any]) -> list[Part]:
     """Report what kernel tables hold."""
     columns = [
         key("kernel"),
@@ -103,11 +104,11 @@ def tables_parts(found: TablesRange) -> list[Part]:
         *(Column(heading, _short) for heading in ("shortest", "longest")),
     ]
     rows = [
-        [one.kernel, one.num_points, one.num_ranks, size, smallest, largest, *one.time_s]
-        for one in found.kernels
-        for size, (smallest, largest) in one.sizes.items()
+        [one["kernel"], one["num_points"], one["num_ranks"], size, smallest, largest, *one["time_s"]]
+        for one in found["kernels"]
+        for size, (smallest, largest) in one["sizes"].items()
     ]
-    return ["\n".join(found.remarks), Table(columns, rows)]
+    return ["\n".join(found["remarks"]), Table(columns, rows)]
 
 
 def tables_check_parts(check: TablesCheck) -> list[Part]:

@@ -5,6 +5,7 @@ Axes: L layers, E experts, N nodes, S slots of a node, Q GPUs of a node, K slots
 
 import numpy as np
 
+from lazsim.blocks import row_blocks
 from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan
 
 
@@ -61,14 +62,9 @@ def _hold_twice(slots_LNS: Ints, gpus_per_node: int) -> Bools:
 
 def _first(slots_BS: Ints) -> Ints:
     """Return for each slot of a node the first one with the same expert."""
-    # Short integers are sorted digit by digit.
-    order_BS = np.argsort(slots_BS.astype(np.min_scalar_type(-1 - int(slots_BS.max(initial=0)))), axis=1, kind="stable")
-    sorted_BS = np.take_along_axis(slots_BS, order_BS, axis=1)
-    begins_BS = np.ones(slots_BS.shape, dtype=np.bool_)
-    begins_BS[:, 1:] = sorted_BS[:, 1:] != sorted_BS[:, :-1]
-    begin_BS = np.maximum.accumulate(np.where(begins_BS, np.arange(slots_BS.shape[1]), 0), axis=1)
-    first_BS = np.empty_like(order_BS)
-    np.put_along_axis(first_BS, order_BS, np.take_along_axis(order_BS, begin_BS, axis=1), axis=1)
+    first_BS = np.empty_like(slots_BS)
+    for some in row_blocks(len(slots_BS), slots_BS.shape[1] ** 2):
+        first_BS[some] = (slots_BS[some, :, None] == slots_BS[some, None, :]).argmax(axis=2)
     return first_BS
 
 

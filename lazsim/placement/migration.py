@@ -29,11 +29,6 @@ class MigrationRow:
     busiest_receiver_bytes: float
     bound_bytes: float
 
-    @property
-    def busiest_bytes(self) -> float:
-        """Bytes over the busiest link in one direction; divided by its rate, the duration."""
-        return max(self.busiest_sender_bytes, self.busiest_receiver_bytes)
-
 
 @dataclass(frozen=True)
 class MigrationReport:

@@ -38,29 +38,6 @@ class TablesCheck:
         return {"kernels": [asdict(error) for error in self.kernels], "median_error": self.median_error}
 
 
-@dataclass(frozen=True)
-class KernelRange:
-    """Kernel of a table: points, smallest and largest value of each size and time, GPUs that took part."""
-
-    kernel: str
-    num_points: int
-    num_ranks: int
-    sizes: dict[str, tuple[float, float]]
-    time_s: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class TablesRange:
-    """What kernel tables hold."""
-
-    remarks: tuple[str, ...]
-    kernels: list[KernelRange]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-
 def check_tables(tables: KernelTables) -> TablesCheck:
     """Interpolate every second value of each size in turn from the others; the first and the last stay."""
     errors = []
@@ -89,18 +66,16 @@ def _held_out_errors(grid: KernelGrid) -> list[float]:
     return errors
 
 
-def describe_tables(tables: KernelTables) -> TablesRange:
-    """Say what tables hold."""
-    return TablesRange(
-        tables.remarks,
-        [
-            KernelRange(
-                kernel,
-                np.size(grid.times_s),
-                tables.collective_ranks.get(kernel, 1),
-                {name: (axis[0], axis[-1]) for name, axis in zip(KERNEL_AXES[kernel], grid.axes, strict=True)},
-                (float(np.min(grid.times_s)), float(np.max(grid.times_s))),
-            )
-            for kernel, grid in tables.grids.items()
-        ],
-    )
+def describe_tables(tables: KernelTables) -> dict[str, Any]:
+    """Say what tables hold, as plain data: of each kernel also its least and greatest sizes and times."""
+    kernels = [
+        {
+            "kernel": kernel,
+            "num_points": np.size(grid.times_s),
+            "num_ranks": tables.collective_ranks.get(kernel, 1),
+            "sizes": {name: (axis[0], axis[-1]) for name, axis in zip(KERNEL_AXES[kernel], grid.axes, strict=True)},
+            "time_s": (float(np.min(grid.times_s)), float(np.max(grid.times_s))),
+        }
+        for kernel, grid in tables.grids.items()
+    ]
+    return {"remarks": tables.remarks, "kernels": kernels}

@@ -23,9 +23,9 @@ DEFAULT_SEQUENCES_PER_GPU = 16
 
 
 @cache
-def load_constants(name: str = CONSTANTS) -> StepConstants:
+def load_constants() -> StepConstants:
     """Read the constants of a step from the catalogue."""
-    return load_spec(StepConstants, name)
+    return load_spec(StepConstants, CONSTANTS)
 
 
 @cache

@@ -5,7 +5,7 @@ import codecs
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -93,7 +93,6 @@ class KernelTables:
     remarks: tuple[str, ...] = ()
     """Comments at the head of the file."""
     _times: dict[tuple[object, ...], float] = field(default_factory=dict)
-    _sustained: dict[str, float] = field(default_factory=dict)
 
     def faster(self, speedup: float) -> "KernelTables":
         """Return tables whose kernels, but for those over several GPUs, are faster by a factor."""
@@ -132,9 +131,7 @@ class KernelTables:
 
     def sustained_rate(self, kernel: str) -> float:
         """Return the rate of the longest matmuls over the best rate of shorter ones: the clock falls under load."""
-        if kernel not in self._sustained:
-            self._sustained[kernel] = _sustained(self._grid(kernel))
-        return self._sustained[kernel]
+        return _sustained(self._grid(kernel))
 
     def _grid(self, kernel: str) -> KernelGrid:
         if kernel not in self.grids:
@@ -145,6 +142,7 @@ class KernelTables:
         return self.grids[kernel]
 
 
+@lru_cache
 def _sustained(grid: KernelGrid) -> float:
     """Compare matmuls above 2**43 operations, about 5 to 10 ms, with the best octave below, medians both."""
     rows, columns, inner = (np.array(axis) for axis in grid.axes)
