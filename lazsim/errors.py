@@ -52,10 +52,6 @@ class CostRangeError(LazsimError):
     """Report a size outside the range that a measured profile covers."""
 
 
-class ReliabilityError(LazsimError):
-    """Report a failure model that does not fit the nodes, or a recovery probability that cannot be had as asked."""
-
-
 def printable(text: str) -> str:
     r"""Write characters that break lines, steer a terminal or are no text, such as lone surrogates, as escapes.
 

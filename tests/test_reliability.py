@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from lazsim.errors import ReliabilityError
+from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.mro import place_mro
 from lazsim.reliability import (
@@ -194,7 +194,7 @@ def test_an_expert_that_no_node_holds_is_lost_from_the_start(method):
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_line(call, message):
-    with pytest.raises(ReliabilityError) as refused:
+    with pytest.raises(SpecError) as refused:
         call(PUBLISHED)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -202,5 +202,5 @@ def test_what_cannot_be_asked_is_refused_in_a_line(call, message):
 
 def test_an_exact_answer_that_would_take_too_long_is_refused(monkeypatch):
     monkeypatch.setattr("lazsim.reliability.curve.MAX_EXACT_WORK", 1e6)
-    with pytest.raises(ReliabilityError, match="use method auto or montecarlo"):
+    with pytest.raises(SpecError, match="use method auto or montecarlo"):
         recovery_curve(random_holds(64), [4, 8, 16], "exact")

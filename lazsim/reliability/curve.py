@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import ReliabilityError
+from lazsim.errors import SpecError
 from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.reliability import exact
 from lazsim.reliability.failure_models import (
@@ -89,7 +89,7 @@ def recovery_curve(
 
     Raises
     ------
-    ReliabilityError
+    SpecError
         When a number of failures is not within 0..N, `domain_N` is not as long as there are nodes, `method` is unknown,
         an exact answer would take too long, or `half_width` is not within 0..0.5.
 
@@ -132,7 +132,7 @@ def recovery_prob(
 
     Raises
     ------
-    ReliabilityError
+    SpecError
         See `recovery_curve`; also when the model does not fit the nodes.
 
     Notes
@@ -179,17 +179,15 @@ def _failure_sets(holds_LEN: Bools, domain_N: Domains | None) -> tuple[Bools, st
         return minimal_failure_sets(holds_LEN), "nodes"
     domains, num_nodes = np.asarray(domain_N), np.shape(holds_LEN)[-1]
     if domains.shape != (num_nodes,):
-        raise ReliabilityError(
-            f"{domains.size} failure domains named for {num_nodes} nodes: expected one for each node"
-        )
+        raise SpecError(f"{domains.size} failure domains named for {num_nodes} nodes: expected one for each node")
     return minimal_failure_sets(domain_holds(holds_LEN, domains)), "failure domains"
 
 
 def _check(method: str, half_width: float) -> None:
     if method not in ("auto", "exact", "montecarlo"):
-        raise ReliabilityError(f"unknown method {method!r}: expected auto, exact or montecarlo")
+        raise SpecError(f"unknown method {method!r}: expected auto, exact or montecarlo")
     if not 0 < half_width < 0.5:
-        raise ReliabilityError(
+        raise SpecError(
             f"an interval cannot be {half_width:g} wide to either side: expected more than 0, less than 0.5"
         )
 
@@ -216,7 +214,5 @@ def _answer(
         if prob is not None:
             return Estimate(*(np.array(prob, ndmin=1) for _ in range(3))), "exact"
         if method == "exact":
-            raise ReliabilityError(
-                "an exact recovery probability would take too long here: use method auto or montecarlo"
-            )
+            raise SpecError("an exact recovery probability would take too long here: use method auto or montecarlo")
     return sample(), "montecarlo"

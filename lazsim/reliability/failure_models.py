@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lazsim.errors import ReliabilityError
+from lazsim.errors import SpecError
 from lazsim.placement.plan import Floats, Ints
 
 
@@ -43,11 +43,11 @@ def count_distribution(model: BatchFailures, num_nodes: int, unit: str = "nodes"
     sizes = checked_failures(model.sizes, num_nodes, unit)
     weights = np.ones(len(sizes)) if model.weights is None else np.asarray(model.weights, dtype=np.float64)
     if len(sizes) == 0:
-        raise ReliabilityError("no batch of failures is given: expected at least one")
+        raise SpecError("no batch of failures is given: expected at least one")
     if weights.shape != sizes.shape:
-        raise ReliabilityError(f"{weights.size} weights for {len(sizes)} batch sizes: expected one for each")
+        raise SpecError(f"{weights.size} weights for {len(sizes)} batch sizes: expected one for each")
     if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
-        raise ReliabilityError("weights of batch sizes must be numbers from 0 up, and not all be 0")
+        raise SpecError("weights of batch sizes must be numbers from 0 up, and not all be 0")
     distinct, index = np.unique(sizes, return_inverse=True)
     return distinct, np.bincount(index, weights) / weights.sum()
 
@@ -76,10 +76,10 @@ def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str =
     try:
         numbers = [operator.index(number) for number in failures]
     except TypeError:
-        raise ReliabilityError(f"failures must be whole numbers, not {list(failures)}") from None
+        raise SpecError(f"failures must be whole numbers, not {list(failures)}") from None
     wrong = [number for number in numbers if not 0 <= number <= num_nodes]
     if wrong:
-        raise ReliabilityError(
+        raise SpecError(
             f"{wrong[0]} failures are impossible: expected 0 to {num_nodes}, as there are {num_nodes} {unit}"
         )
     return np.array(numbers, dtype=np.int64)
@@ -89,8 +89,8 @@ def checked_probs(model: IndependentFailures, num_nodes: int, unit: str = "nodes
     """Return the probabilities as an array; refuse others than one for each node within 0..1."""
     probs = np.asarray(model.fail_prob_N, dtype=np.float64)
     if probs.shape != (num_nodes,):
-        raise ReliabilityError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")
+        raise SpecError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")
     wrong = probs[~((probs >= 0) & (probs <= 1))]
     if len(wrong):
-        raise ReliabilityError(f"{wrong[0]:g} is not a failure probability: expected a number from 0 to 1")
+        raise SpecError(f"{wrong[0]:g} is not a failure probability: expected a number from 0 to 1")
     return probs

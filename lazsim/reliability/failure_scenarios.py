@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lazsim.errors import ReliabilityError, SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors
 from lazsim.reliability.curve import Method
 from lazsim.reliability.failure_models import BatchFailures, IndependentFailures
 from lazsim.reliability.task import require_domains
@@ -105,12 +105,12 @@ def build_scenarios(
     unit = "nodes" if domains is None else "failure domains"
     if failures is not None and max(failures) > count:
         text = ",".join(map(str, failures))[:40]
-        raise ReliabilityError(f"`failures` {text}: {max(failures)} is not within 0 to {count} {unit}")
+        raise SpecError(f"`failures` {text}: {max(failures)} is not within 0 to {count} {unit}")
     nodes = None
     if node_fail_prob is not None:
         if len(node_fail_prob) not in (1, count):
             num_probs = len(node_fail_prob)
-            raise ReliabilityError(f"`node_fail_prob`: {num_probs} probabilities for {count} {unit}; give 1 or {count}")
+            raise SpecError(f"`node_fail_prob`: {num_probs} probabilities for {count} {unit}; give 1 or {count}")
         nodes = IndependentFailures(list(node_fail_prob) * (count if len(node_fail_prob) == 1 else 1))
     batches = None
     if failures_from is not None:
@@ -144,7 +144,7 @@ def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
     """
     sizes = [len(batch.removed) for batch in trace.batches() if batch.removed]
     if not sizes:
-        raise ReliabilityError(f"{trace.name}: no node is ever removed; give a trace with failures")
+        raise SpecError(f"{trace.name}: no node is ever removed; give a trace with failures")
     counts = Counter(min(size, num_nodes) for size in sizes)
     distinct = tuple(sorted(counts))
     num_capped = sum(size > num_nodes for size in sizes)

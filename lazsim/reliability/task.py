@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError, ReliabilityError, SpecError, prefix_errors
+from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
@@ -154,10 +154,10 @@ def build_task(
 
 
 def require_domains(domains: Sequence[str] | None, num_nodes: int) -> None:
-    """Raise ReliabilityError unless each node has a failure domain, or none has."""
+    """Raise SpecError unless each node has a failure domain, or none has."""
     if domains is not None and len(domains) != num_nodes:
         text = ",".join(domains)[:40]
-        raise ReliabilityError(
+        raise SpecError(
             f"`domains` {text}: {counted(len(domains), 'domain')} for {counted(num_nodes, 'node')}; name one for each"
         )
 
