@@ -63,10 +63,7 @@ jobs_option = click.option(
     "--jobs", "num_workers", type=kinds.WORKERS, metavar="N", help="Worker processes; default: one for each core."
 )
 backend_option = click.option(
-    "--backend",
-    type=Choice(("loky", "ray")),
-    default="loky",
-    help="Processes of this machine, or a Ray cluster.",
+    "--backend", type=Choice(("loky", "ray")), default="loky", help="Processes of this machine, or a Ray cluster."
 )
 worker_options = options(
     backend_option,

@@ -7,16 +7,7 @@ from typing import Any
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import (
-    json_option,
-    layers_from_option,
-    note,
-    options,
-    print_json,
-    seed_option,
-    show,
-    write_out,
-)
+from lazsim.cli.common import json_option, layers_from_option, note, options, print_json, seed_option, show, write_out
 from lazsim.cli.messages import Group
 from lazsim.units import counted
 

@@ -65,7 +65,7 @@ def check_parts(
     errors: Sequence[HeldOut],
     together: npt.NDArray[np.float64],
     reached: Sequence[RateShare],
-    modelled: Sequence[Modelled] = (),
+    modelled: Sequence[Modelled],
 ) -> list[Part]:
     """Report the error of the interpolation at held-out points, how near kernels come to plain ones, and the model."""
     columns = [

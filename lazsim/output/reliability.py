@@ -42,9 +42,7 @@ def format_prob(prob: float, *, certain: bool = True) -> str:
     return "<.001" if prob < 0.0005 else f"{prob:.3f}"
 
 
-def comparison_parts(
-    comparison: PlanComparison, width: int | None = None, *, all_mappings: bool = False
-) -> Iterator[Part]:
+def comparison_parts(comparison: PlanComparison, *, all_mappings: bool = False) -> Iterator[Part]:
     """Compare plans, tell the consequences of the loss of nodes, and show the maps of small plans.
 
     Of the mappings of nodes to the new plan, that of runs is shown, or all.
@@ -56,7 +54,7 @@ def comparison_parts(
         yield _change_table(comparison)
     if comparison.lost:
         yield from _loss_parts(comparison, all_mappings=all_mappings)
-    maps = list(text_maps(_maps(comparison), width or terminal_width()))
+    maps = list(text_maps(_maps(comparison), terminal_width()))
     if maps:
         yield "experts on each node; * the most endangered one, - an empty slot"
         yield from maps

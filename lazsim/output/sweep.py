@@ -47,7 +47,7 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
 
 def sweep_files(result: SweepResult) -> dict[str, bytes]:
     """Return the pictures of a sweep by name: none where there is nothing to compare."""
-    if not _has_picture(result):
+    if len(result.means()) < 2:
         return {}
     from lazsim.output.plots.sweep import spares_figure, sweep_figure
 
@@ -81,7 +81,7 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
         answer,
         f"{_explanation({row['num_runs'] for row in means}).capitalize()}.",
         {"specification": {"name": name, "sha256": sha256}, "runs": hashed},
-        points=sweep_points(result) if _has_picture(result) else None,
+        points=sweep_points(result) if len(means) > 1 else None,
     )
 
 
@@ -99,11 +99,6 @@ def sweep_points(result: SweepResult) -> dict[str, Any]:
         )
     looks = looks_of(list(dict.fromkeys(row["run"] for row in rows)))
     return {"axes": axes, "runs": [drawn(name, look) for name, look in looks.items()], "rows": rows[:MOST_POINTS]}
-
-
-def _has_picture(result: SweepResult) -> bool:
-    """Tell whether there is something to compare."""
-    return len({(row["run"], *(row[axis] for axis in result.setting_keys)) for row in result.means()}) > 1
 
 
 def _explanation(num_seeds: set[int]) -> str:
