@@ -247,6 +247,21 @@ def signals_blocked(*numbers: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def end_with_parent() -> None:
+    """End this process, which multiprocessing has started, at once when the process that asked for it has ended."""
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
+    assert parent is not None, "started by another process"
+
+    def await_end() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=await_end, daemon=True).start()
+
+
 def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Read a file, or stdin where the path is ``-``.
 

@@ -8,8 +8,8 @@ import numpy as np
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.measured import compute_tables, table_of
 from lazsim.costmodel.profile import Point, Profile, require_header
-from lazsim.costmodel.times import Floats
 from lazsim.errors import SpecError
+from lazsim.placement.plan import Floats
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, load_spec
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lazsim.costmodel.profile import SIZE_UNITS, Point
-from lazsim.costmodel.times import Floats
+from lazsim.placement.plan import Floats
 from lazsim.profiling.merge import with_shares
 
 CI_WIDTH = 0.02
