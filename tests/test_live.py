@@ -639,10 +639,9 @@ def test_a_worker_joins_by_its_command_line(pool, undisturbed, start_process):
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
-def test_nothing_is_left_behind(tmp_path, monkeypatch):
+def test_nothing_is_left_behind(pool, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    # Processes inherit it, and nobody else on this nodes has it.
-    monkeypatch.setenv("LAZSIM_TEST_MARK", str(tmp_path))
+    workers = workers_of(os.getpid())
     sockets = len(os.listdir("/proc/self/fd"))
     with WorkerPool() as own:
         spec = msgspec.structs.replace(tiny_spec(), num_steps=3)
@@ -654,17 +653,9 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
 
         with pytest.raises(ZeroDivisionError):
             asyncio.run(run_locally(spec, Fails(2), own, num_initial=2, max_nodes=2))
-    left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(tmp_path) in environment_of(pid)]
-    assert left == []
+    assert workers_of(os.getpid()) == workers
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) <= sockets + 1
-
-
-def environment_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def command_of(pid: int) -> bytes:
@@ -681,6 +672,11 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def workers_of(pid: int) -> list[int]:
+    """Return the processes that the fork server of a process has started."""
+    return [worker for server in children_of(pid) for worker in children_of(server)]
+
+
 def wait_until(condition) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -689,14 +685,10 @@ def wait_until(condition) -> None:
 
 
 def members_of(running: subprocess.Popen) -> list[int]:
-    """Wait until a live run has its pool and two workers; return their process numbers."""
+    """Wait until a live run has two workers; return their process numbers, and those of what started them."""
 
-    def found():
-        pools = children_of(running.pid)
-        return pools + [child for pool in pools for child in children_of(pool)]
-
-    wait_until(lambda: len(found()) == 3)
-    return found()
+    wait_until(lambda: len(workers_of(running.pid)) == 2)
+    return children_of(running.pid) + workers_of(running.pid)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
@@ -743,9 +735,9 @@ def test_a_worker_that_is_told_to_end_says_so_in_one_line(moment, number, code, 
 
 RANKS = """
 import time
-from lazsim.profiling.communication import Ranks
+from lazsim.profiling.communication import RankProcesses
 try:
-    with Ranks(2, "gloo", "cpu"):
+    with RankProcesses(2, "gloo", "cpu"):
         print("ready", flush=True)
         time.sleep(60)
 except KeyboardInterrupt:
@@ -806,8 +798,8 @@ def test_a_job_trains_on_while_1100_idle_connections_press_on_its_controller(poo
         strangers = start_process(sys.executable, "-c", FLOOD, port, stdout=subprocess.PIPE)
         assert strangers.stdout.readline() == "held\n"
 
-    # Spare ones, strangers, and two for each of ten workers.
-    with descriptors_left(64 + MAX_STRANGERS + 20):
+    # Spare ones, strangers, and three for each of ten workers.
+    with descriptors_left(64 + MAX_STRANGERS + 30):
         run, _ = run_live(tiny_spec(interval=4), Script(2, {("stepped", 2): [("call", press)]}), pool)
     assert (run.run.steps, run.run.counts["failures"]) == (NUM_STEPS, 0)
     assert run.run.counts["checkpoints"] == NUM_STEPS / 4

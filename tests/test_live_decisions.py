@@ -125,8 +125,6 @@ class CountingWorker(WorkerConnection):
 class CountingPool:
     """Starts and kills such workers, and lets those of a generation train together."""
 
-    is_alive = True
-
     def __init__(self, server, coordinator, saved):
         self.server, self.coordinator, self.saved = server, coordinator, saved
         self.running = {}
@@ -138,9 +136,9 @@ class CountingPool:
     def is_running(self, name):
         return name in self.running
 
-    def start(self, args):
-        self.running[args.name] = None
-        asyncio.get_running_loop().call_soon(self._connect, args.name)
+    def start(self, name, *_):
+        self.running[name] = None
+        asyncio.get_running_loop().call_soon(self._connect, name)
 
     def _connect(self, name):
         worker = CountingWorker(name, name, None, None, HeldState(), 0.0, pool=self)
@@ -294,10 +292,10 @@ def test_a_live_job_goes_on_as_a_simulated_one_that_loses_nodes_while_it_takes_o
 def test_a_job_ends_with_the_error_of_a_node_that_cannot_be_started_later(error, monkeypatch):
     start = CountingPool.start
 
-    def start_first_two(pool, args):
+    def start_first_two(pool, *arguments):
         if len(pool.running) == 2:
             raise error
-        start(pool, args)
+        start(pool, *arguments)
 
     monkeypatch.setattr(CountingPool, "start", start_first_two)
     cost_model = costs(checkpoint_interval_steps=dict.fromkeys(LIVE_SYSTEMS, NEVER))

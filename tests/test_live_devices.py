@@ -70,7 +70,9 @@ def test_launchers_tell_the_local_rank(monkeypatch, environment, expected):
 
 def test_the_next_worker_takes_the_gpu_of_a_dead_one():
     started = []
-    pool = SimpleNamespace(start=lambda args: started.append((args.name, args.local_rank)), kill=lambda _: None)
+    pool = SimpleNamespace(
+        start=lambda name, _address, _secret, rank, _log: started.append((name, rank)), kill=lambda _: None
+    )
     server = SimpleNamespace(host="127.0.0.1", port=1, secret=b"")
     coordinator = SimpleNamespace(server=server, record=SimpleNamespace(killed_s={}, started_s={}), now_s=lambda: 0.0)
     nodes = LocalNodes(coordinator, pool, Path("log"))

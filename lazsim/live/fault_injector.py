@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lazsim.live.coordinator import Coordinator
-from lazsim.live.worker_pool import WorkerArgs, WorkerPool
+from lazsim.live.worker_pool import WorkerPool
 from lazsim.trace.table import Trace
 from lazsim.units import counted
 
@@ -36,9 +36,9 @@ class LocalNodes:
         taken = set(self._local_ranks.values())
         rank = self._local_ranks[node] = next(number for number in count() if number not in taken)
         server, record = self.coordinator.server, self.coordinator.record
-        secret, name = server.secret.hex(), self._worker(node)
+        name = self._worker(node)
         self.places[name], record.started_s[name] = rank, self.coordinator.now_s()
-        self.pool.start(WorkerArgs(server.host, server.port, name, rank, secret, str(self.log)))
+        self.pool.start(name, (server.host, server.port), server.secret, rank, self.log)
 
     def kill(self, node: str) -> None:
         """Kill the worker of a node."""
@@ -74,9 +74,7 @@ class LocalNodes:
             if not num_left and self._local_ranks:
                 # They ended by themselves: killed ones have no local rank. Before the first step, so would the next.
                 goes_on = injector.brings_nodes and coordinator.has_trained
-            if not self.pool.is_alive:
-                coordinator.stop("the process that starts workers has ended")
-            elif not goes_on and not num_left:
+            if not goes_on and not num_left:
                 coordinator.stop("all workers have ended")
             elif not goes_on and not coordinator.system.usable_nodes(coordinator.costs, num_left):
                 coordinator.stop(f"too few to hold all experts: {counted(num_left, 'worker')}, and none is to come")

@@ -36,8 +36,8 @@ ACCEPT_INTERVAL_S = 0.005
 BACKLOG = 64
 """Connections that wait to be accepted: a worker behind that many waits 0.3 s."""
 
-DESCRIPTORS_PER_WORKER = 2
-"""Its connection and, where it runs on this machine, its process."""
+DESCRIPTORS_PER_WORKER = 3
+"""Its connection and, where it runs on this machine, two for its process."""
 
 MAX_UNREAD_BYTES = 2 * messages.MAX_PLAN_BYTES
 """A worker that leaves that much unread counts as dead."""
