@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import SpecError
 from lazsim.loads import MAX_SENT_TOKENS
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from lazsim.placement.plan import Floats, Ints
 
 
 def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
     from lazsim.live.coordinator import Coordinator
     from lazsim.live.run import OnStart
-
-    ShowProgress = Callable[[str, float | None], OnStart]
+    from lazsim.live.validate import ShowProgress
 
 REFRESH_S = 0.5
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.network import ring_all_reduce_s
-from lazsim.costmodel.times import ComputeTimes, Floats
+from lazsim.costmodel.times import ComputeTimes
 from lazsim.errors import SpecError
+from lazsim.placement.plan import Floats
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, GpuSpec, JobSpec, ModelSpec
 
 FORWARD_AND_BACKWARD = 3

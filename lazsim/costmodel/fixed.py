@@ -7,11 +7,11 @@ import numpy as np
 
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
-from lazsim.costmodel.times import ComputeTimes, Floats
+from lazsim.costmodel.times import ComputeTimes
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, TimesSpec
 
 

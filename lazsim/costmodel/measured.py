@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from lazsim.costmodel.profile import BARE_KERNELS, Point, Profile
-from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
+from lazsim.costmodel.times import CommunicationTimes, ComputeTimes
 from lazsim.errors import CostRangeError, SpecError
+from lazsim.placement.plan import Floats
 from lazsim.specs import ModelSpec
 
 Beyond = Literal["raise", "analytic", "nothing"]

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lazsim.costmodel.step import NodeLayout, assigned_tokens, slots_by_gpu
-from lazsim.costmodel.times import Floats
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, JobSpec, ModelSpec
 
 MASK_BYTES = 4

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.costmodel.times import CommunicationTimes, Floats
+from lazsim.costmodel.times import CommunicationTimes
+from lazsim.placement.plan import Floats
 from lazsim.specs import HostSpec, NetworkSpec
 
-Rate = float | Floats
+Broadcastable = float | Floats
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ class AnalyticCommunication(CommunicationTimes):
         return seconds
 
 
-def ring_all_reduce_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate) -> Floats:
+def ring_all_reduce_s(
+    num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Broadcastable, latency_s: Broadcastable
+) -> Floats:
     """Predict the seconds of a ring all-reduce.
 
     Parameters
@@ -99,7 +102,9 @@ def ring_all_reduce_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_
     return seconds
 
 
-def all_to_all_s(num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Rate, latency_s: Rate) -> Floats:
+def all_to_all_s(
+    num_bytes: npt.ArrayLike, num_ranks: npt.ArrayLike, bytes_per_s: Broadcastable, latency_s: Broadcastable
+) -> Floats:
     """Predict the seconds of an all-to-all of equal parts; see `ring_all_reduce_s` for the arguments.
 
     `num_bytes` is what one rank sends to all, itself included; the latency is that of the exchange.

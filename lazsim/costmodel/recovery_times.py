@@ -3,8 +3,7 @@
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.dispatch import Floats, Ints
-from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
 
 def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from lazsim.blocks import row_blocks
 from lazsim.costmodel.compute import REORDER_COPIES
-from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
+from lazsim.costmodel.times import CommunicationTimes, ComputeTimes
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
-from lazsim.placement.plan import Bools, Ints, PlacementPlan
+from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan
 from lazsim.specs import (
     OPTIMIZER_STATE_BYTES_PER_PARAM,
     WEIGHT_BYTES_PER_PARAM,

@@ -5,10 +5,7 @@ Axes: any; all times broadcast over arrays.
 
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
+from lazsim.placement.plan import Floats
 
 
 class ComputeTimes(Protocol):

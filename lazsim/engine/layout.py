@@ -14,10 +14,10 @@ import numpy as np
 
 from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, assigned_tokens, slots_by_gpu
-from lazsim.costmodel.times import CommunicationTimes, ComputeTimes, Floats
+from lazsim.costmodel.times import CommunicationTimes, ComputeTimes
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants
 from lazsim.stepmodel.experts import chance_imbalance
 from lazsim.stepmodel.inputs import StepInputs

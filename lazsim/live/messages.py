@@ -17,7 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from lazsim.errors import FailedError, LazsimError
+from lazsim.limits import MAX_WHOLE
 from lazsim.live.spec import LiveSpec
+from lazsim.specs.record import Seconds
 
 SECRET_VARIABLE = "LAZSIM_LIVE_SECRET"
 """Environment variable that hands a worker the secret of its run."""
@@ -36,11 +38,7 @@ MAX_TEXT_LENGTH = 1000
 MAX_ADDRESS_BYTES = 1 << 16
 """Longest note of a rank to the others: gloo's takes 154 bytes and 8 for each rank."""
 
-MAX_COUNT = 2**53
-"""Largest number in a message, which every JSON reader takes; a step a microsecond for three centuries."""
-
-Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-Seconds = Annotated[float, Meta(ge=0)]
+Whole = Annotated[int, Meta(ge=0, le=MAX_WHOLE)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 
 
@@ -58,10 +56,10 @@ class HeldState(msgspec.Struct, frozen=True):
     It trained last in a `generation`, whose sequences those gradients are of.
     """
 
-    step: Count = 0
+    step: Whole = 0
     prepared: bool = False
-    blocks: frozenset[Count] = frozenset()
-    generation: Count = 0
+    blocks: frozenset[Whole] = frozenset()
+    generation: Whole = 0
 
 
 class Hello(Message, frozen=True, tag=True):
@@ -83,18 +81,18 @@ class Heartbeat(Message, frozen=True, tag=True):
 class StepDone(Message, frozen=True, tag=True):
     """Rank 0 has committed a step: `step` are done now."""
 
-    generation: Count
-    step: Count
+    generation: Whole
+    step: Whole
     loss: float
     step_s: Seconds
-    loads: list[list[Count]]
+    loads: list[list[Whole]]
 
 
 class CheckpointWritten(Message, frozen=True, tag=True):
     """A rank has written its part of the checkpoint of a step; for `stall_s` of the seconds it did not train."""
 
-    generation: Count
-    step: Count
+    generation: Whole
+    step: Whole
     seconds: Seconds
     stall_s: Seconds
 
@@ -102,7 +100,7 @@ class CheckpointWritten(Message, frozen=True, tag=True):
 class Left(Message, frozen=True, tag=True):
     """A worker has left its generation; `error` is empty where it was told to."""
 
-    generation: Count
+    generation: Whole
     held: HeldState
     error: Text = ""
 
@@ -113,7 +111,7 @@ class Reached(Message, frozen=True, tag=True):
     Tensors on its device go by `backend`.
     """
 
-    generation: Count
+    generation: Whole
     stage: Literal["connected", "ready"]
     backend: Literal["gloo", "nccl"] = "gloo"
 
@@ -121,7 +119,7 @@ class Reached(Message, frozen=True, tag=True):
 class Note(Message, frozen=True, tag=True):
     """A note of a rank to the others of its generation, by which they find each other; the controller passes it on."""
 
-    generation: Count
+    generation: Whole
     key: Text
     value: Annotated[bytes, Meta(max_length=MAX_ADDRESS_BYTES)]
 

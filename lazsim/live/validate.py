@@ -41,7 +41,7 @@ from lazsim.study.result import named_counts
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import DAY_S
 
-Progress = Callable[[str, float | None], OnStart | None]
+ShowProgress = Callable[[str, float | None], OnStart]
 """Called before each run with its purpose, and its seconds if they are known; returns the run's `on_start`."""
 
 INSTANT_BYTES_PER_S = 1e24
@@ -143,7 +143,7 @@ def validate(
     tolerance: float,
     device: str = "cpu",
     replay: Mapping[str, Any] | None = None,
-    progress: Progress = lambda _purpose, _wall_s: None,
+    progress: ShowProgress = lambda _purpose, _wall_s: lambda _coordinator: None,
 ) -> Validation:
     """Forecast, measure and compare; raise a LazsimError where the job cannot go on.
 

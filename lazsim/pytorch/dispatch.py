@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lazsim.dispatch import Ints, dispatch_tokens
+from lazsim.dispatch import dispatch_tokens
+from lazsim.placement.plan import Ints
 from lazsim.pytorch import fused
 
 

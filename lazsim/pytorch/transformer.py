@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lazsim.dispatch import Ints
+from lazsim.placement.plan import Ints
 from lazsim.pytorch.dispatch import (
     ExchangePlan,
     assign_rows,

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from lazsim.errors import RoutingFormatError
+from lazsim.placement.plan import Floats, Ints
 from lazsim.routing.generator import SHAPE_SCORES, GeneratedRouting, RoutingSpec
-from lazsim.routing.table import Floats, Ints, RecordedRouting, top_experts
+from lazsim.routing.table import RecordedRouting, top_experts
 from lazsim.units import counted, four_digits
 
 SETTLED_SHARE = 0.04

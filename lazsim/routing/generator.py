@@ -16,7 +16,8 @@ from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import RoutingFormatError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
 from lazsim.loads import FINEST
-from lazsim.routing.table import Floats, Ints, RecordedRouting
+from lazsim.placement.plan import Floats, Ints
+from lazsim.routing.table import RecordedRouting
 from lazsim.specs import Spec
 from lazsim.specs.record import Count, Factor, NumExperts, Share
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lazsim.limits import MAX_EXPERTS
+from lazsim.placement.plan import Floats
 from lazsim.routing.source import LoadTable, Reading, Source, roles_of, whole
-from lazsim.routing.table import Floats
 
 EXPECTED = (
     "loads by layer and expert, such as tokens, count, tokens_per_expert, logical_count or logical_expert_load, or the "

@@ -14,7 +14,7 @@ import numpy as np
 from lazsim.errors import RoutingFormatError
 from lazsim.files import Faults, decode_text
 from lazsim.limits import MAX_EXPERTS, MAX_LAYERS, MAX_LOADS, MAX_WHOLE
-from lazsim.routing.table import Floats
+from lazsim.placement.plan import Floats
 from lazsim.units import read_number
 
 NAMES = {

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import RoutingFormatError, prefix_errors
 from lazsim.files import Faults
 from lazsim.limits import MAX_WHOLE
 from lazsim.loads import whole_loads
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from lazsim.placement.plan import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ ACTIVATION_BYTES = 2
 OFFLOADED_AS = {"expert_activation": "expert_hidden"}
 """What an activation needs backward is its input; recomputed, it is its output that is not kept."""
 
-RUNTIME_BYTES = 3.0e9
+LAYOUT_RUNTIME_BYTES = 3.0e9
 """CUDA context 0.3 GB (pytorch/pytorch#107667) and NCCL buffers, 0.69 GB a communicator (NVIDIA/nccl#964), of four."""
 
 
@@ -125,7 +125,7 @@ def _stage_bytes(
         "optimizer": optimizer_bytes,
         "activations": (min(in_flight, inputs.num_micro_batches) * per_token + runs_again) * inputs.own_tokens,
         "logits": logits if counts.keys() & {"head", "mtp"} else 0.0,
-        "runtime": RUNTIME_BYTES,
+        "runtime": LAYOUT_RUNTIME_BYTES,
     }
 
 

@@ -12,7 +12,7 @@ from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
-from lazsim.study.collect import Progress
+from lazsim.study.collect import ShowRuns
 from lazsim.study.comparison import Ranked, is_beyond_chance
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
@@ -196,7 +196,7 @@ def advise(
     interval: Any = AUTO,
     on_demand_price: str | float | None = None,
     max_runs: int = 1000,
-    progress: Progress | None = None,
+    progress: ShowRuns | None = None,
     tell: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Advice:
@@ -305,7 +305,7 @@ def _find_goal(name: str, in_time_prob: float, scenarios: Sequence[Scenario]) ->
 
 
 @contextmanager
-def _one_bar(progress: Progress | None, max_runs: int) -> Iterator[Progress | None]:
+def _one_bar(progress: ShowRuns | None, max_runs: int) -> Iterator[ShowRuns | None]:
     """Show the runs of all rounds in one bar."""
     if progress is None:
         yield None

@@ -25,7 +25,7 @@ NOT_SIMULATED = ("cli", "output", "live", "profiling", "pytorch")
 Function = Callable[[Any], Mapping[str, Any]]
 """From an argument to plain data; a function of a module."""
 
-Progress = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
+ShowRuns = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 """From finished runs and all runs to a context whose value is called with the number of newly finished runs."""
 
 
@@ -68,7 +68,7 @@ def collect(
     backend: str = "loky",
     num_workers: int | None = None,
     address: str | None = None,
-    progress: Progress | None = None,
+    progress: ShowRuns | None = None,
 ) -> Outcomes:
     """Call a function with each input whose result the folder does not hold yet.
 

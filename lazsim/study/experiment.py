@@ -28,7 +28,7 @@ from lazsim import __version__
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes, write_whole
 from lazsim.specs import sha256
-from lazsim.study.collect import Function, Outcomes, Progress, collect
+from lazsim.study.collect import Function, Outcomes, ShowRuns, collect
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import count_notes
 from lazsim.study.sweep import run_sweep
@@ -78,7 +78,7 @@ class Context:
     """Folder that keeps finished runs, so that none is made twice."""
     num_workers: int | None = 1
     backend: str = "loky"
-    progress: Progress | None = None
+    progress: ShowRuns | None = None
     """See `lazsim.study.collect.collect`."""
     reference: Path | None = None
     """Folder of recorded data; see `find_reference`."""

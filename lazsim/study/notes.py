@@ -10,11 +10,11 @@ import numpy as np
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
 from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
-from lazsim.costmodel.times import Floats
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
+from lazsim.placement.plan import Floats
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve

@@ -12,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
+from lazsim.placement.plan import Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
-
-Floats = npt.NDArray[np.float64]
 
 NAME_WIDTH = 20
 LARGEST, SMALLEST = 8.0, 4.0

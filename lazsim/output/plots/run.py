@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -28,13 +27,13 @@ from lazsim.output.plots.style import (
     new_figure,
     to_files,
 )
+from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Floats = npt.NDArray[np.float64]
 
 SHORTEST_SHARE = 1 / 300
 """Part of the time under which spans between changes are joined: lines would lie on each other."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from lazsim.files import numbered_lines
+from lazsim.placement.plan import Floats
 from lazsim.routing.source import LoadTable, Reader, Reading, Source, text_of
-from lazsim.routing.table import Floats
 
 NAMES = re.compile(r"table_iter(\d{1,15})_rank(\d{1,15})\.log", re.ASCII)
 LAYER = re.compile(r"(\d{1,15}):(\[.*\])", re.ASCII)
