@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 import msgspec
 import msgspec.inspect
 
-from lazsim.errors import SpecError, did_you_mean, known_names
+from lazsim.errors import SpecError, did_you_mean, known_names, nearest_name
 from lazsim.files import in_utf8
 
 RecordT = TypeVar("RecordT")
+
+MOST_NAMED = 8
+"""Unknown fields that a message names."""
 
 _AT = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?", re.DOTALL)
 _PART = re.compile(r"\.\w+|\[[^]]*\]")
@@ -80,14 +83,30 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
             fields = [field for kind in kinds for field in getattr(kind, "fields", ())]
             known = dict.fromkeys(one.encode_name for one in fields)
             text = f"unknown field: {did_you_mean(named[2], list(known))}{known_names(list(known))}"
+            tags = [str(getattr(kind, "tag_field", "")) for kind in kinds]
+            unknown = [name for name in _table_at(value, path) if name not in known and name not in tags]
+            if len(unknown) > 1:
+                field = path.lstrip(".")
+                near = [(name, nearest_name(name, list(known))) for name in unknown[:MOST_NAMED]]
+                told_names = ", ".join(f"{name} ({one}?)" if one else name for name, one in near)
+                text = f"unknown fields {told_names}; {known_names(list(known))}"
     elif told := re.fullmatch(r"Invalid (?:enum )?value (.*)", text):
-        words = sorted({str(word) for kind in kinds for word in _values(kind)})
+        words = sorted(words_of(kinds))
         text = f"expected one of {', '.join(words)}, found {told[1]}" if words else text
+    elif text.startswith("Expected ") and (words := sorted(words_of(kinds))):
+        text = f"expected one of {', '.join(words)}"
     elif text.startswith("Expected "):
         plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
         text = f"e{plain[1:]}".replace("whole number, got a number", "whole number, got a decimal number")
     field = ".".join(part for part in (inside, field) if part).replace(".[", "[")
     return f"`{field}`: {text}" if field else text
+
+
+def _table_at(value: Any, path: str) -> dict[str, Any]:
+    """Return the table at a path of fields; an empty one where there is none."""
+    for part in _PART.findall(path):
+        value = value.get(part[1:]) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def _missing(kinds: Iterable[msgspec.inspect.Type], value: Any, inside: str = "") -> Iterator[str]:
@@ -108,8 +127,10 @@ def _alternatives(kinds: Iterable[msgspec.inspect.Type]) -> Iterator[msgspec.ins
         yield from kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
 
 
-def _values(kind: msgspec.inspect.Type) -> Iterable[object]:
-    return kind.values if isinstance(kind, msgspec.inspect.LiteralType) else ()
+def words_of(kinds: Iterable[msgspec.inspect.Type]) -> list[str]:
+    """Return the words, or the few numbers, that fields of such types take."""
+    literals = [kind for kind in _alternatives(kinds) if isinstance(kind, msgspec.inspect.LiteralType)]
+    return list(dict.fromkeys(str(word) for kind in literals for word in kind.values))
 
 
 def _parts(kind: msgspec.inspect.Type, part: str) -> list[msgspec.inspect.Type]:

@@ -14,6 +14,13 @@ from contextlib import contextmanager
 
 WORD_ENDS = re.compile(r"[\W_]+")
 
+ABBREVIATIONS = {
+    "tp": "tensor", "pp": "pipeline", "cp": "context", "ep": "expert", "etp": "expert_tensor", "vp": "virtual_stages",
+    "vpp": "virtual_stages", "gbs": "global_batch", "mbs": "micro_batch", "seq": "sequence_length", "zero": "sharding",
+    "zero_stage": "sharding", "fsdp": "sharding", "dtype": "precision",
+}  # fmt: skip
+"""Names in Megatron, DeepSpeed and torchtitan that are not like those here."""
+
 LONGEST_LIST = 160
 """Characters of the names that a message lists."""
 
@@ -94,6 +101,25 @@ def prefix_errors(prefix: str) -> Iterator[None]:
         raise type(error)(f"{prefix}: {error}" if prefix else str(error)) from error.__cause__
 
 
+def nearest_name(name: str, known: Sequence[str]) -> str:
+    """Return the known name that is nearest to another; empty where none is near.
+
+    Examples
+    --------
+    >>> nearest_name("tensor_model_parallel_size", ["tensor", "pipeline"]), nearest_name("pp", ["tensor", "pipeline"])
+    ('tensor', 'pipeline')
+    """
+    # Case counts in names, as it does in files, but not for what is near. A slip rarely changes the first letter.
+    lower = {one.lower(): one for one in known}
+    typed = name.lower()
+    near = [one for one in [ABBREVIATIONS.get(typed, "")] if one in lower]
+    near = near or difflib.get_close_matches(typed, [one for one in lower if one[:1] == typed[:1]], n=1)
+    near = near or difflib.get_close_matches(typed, lower, n=1, cutoff=0.8)
+    near = near or [one for one in lower if typed and (one.startswith(typed) or typed in WORD_ENDS.split(one))]
+    near = near or [one for one in lower if one in WORD_ENDS.split(typed)]
+    return lower[near[0]] if near else ""
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return the question for the known name that is nearest, with a blank behind it; empty where none is near.
 
@@ -102,13 +128,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     >>> did_you_mean("swep", ["run", "sweep"]), did_you_mean("walk", ["run", "sweep"])
     ("did you mean 'sweep'? ", '')
     """
-    # Case counts in names, as it does in files, but not for what is near. A slip rarely changes the first letter.
-    lower = {one.lower(): one for one in known}
-    typed = name.lower()
-    near = difflib.get_close_matches(typed, [one for one in lower if one[:1] == typed[:1]], n=1)
-    near = near or difflib.get_close_matches(typed, lower, n=1, cutoff=0.8)
-    near = near or [one for one in lower if typed and (one.startswith(typed) or typed in WORD_ENDS.split(one))]
-    return f"did you mean {lower[near[0]]!r}? " if near else ""
+    near = nearest_name(name, known)
+    return f"did you mean {near!r}? " if near else ""
 
 
 def known_names(names: Sequence[str]) -> str:

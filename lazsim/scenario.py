@@ -141,6 +141,8 @@ class Scenario:
         if self.job.parallel is not None:
             values["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
         plain: dict[str, Any] = msgspec.to_builtins(values)
+        if self.job.parallel is not None and not self.job.parallel.sequence_length:
+            del plain["job"]["parallel"]["sequence_length"]
         if self.job.times is None:
             del plain["job"]["times"]
         if self.model.attention is not None and not self.model.attention.gated:
@@ -192,7 +194,7 @@ class Scenario:
         if factor and isinstance(present := self.field(path), int | float):
             value = scale(present, float(factor[1]))
         settings = {**self.settings, path: value}
-        if dot and part in ("gpu", "cluster", "job", "step") and path != "cluster.gpu":
+        if dot and part in ("gpu", "cluster", "job", "step") and path not in OF_OTHERS:
             # Nothing else depends on these, so that nothing needs to be read again.
             spec = override(getattr(self, part), {field_path: value}, part, self.system, SYSTEMS)
             return replace(self, settings=settings, **{part: spec})
@@ -298,6 +300,9 @@ class Scenario:
         return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
 
 
+OF_OTHERS = ("cluster.gpu", "job.parallel.sequence_length")
+"""Fields that change another specification."""
+
 INPUT_FIELDS = tuple(Scenario.__annotations__)[: tuple(Scenario.__annotations__).index("settings")]
 """Attributes of a scenario on which a result depends."""
 
@@ -358,6 +363,10 @@ class Resolver:
         if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
             found = with_layout(model, gpu, cluster, job, step, keeps_whole_states=system.keeps_whole_states)
             job = job if isinstance(found, SpecError) else found
+        if job.parallel is not None and job.parallel.sequence_length:
+            if "sequence_length" in changes["model"]:
+                raise SpecError(f"{self._where}model.sequence_length has no effect beside that of job.parallel")
+            model = job.parallel.trained(model)
         profile = asked["profile"]
         if profile is None and job.parallel is None and job.times is None and not changes["model"]:
             profile = self._once(own_profile, asked["gpu"] or cluster.gpu, asked["model"])

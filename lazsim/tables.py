@@ -18,6 +18,9 @@ PARQUET = b"PAR1"
 SEPARATORS = "\t|;,"
 """Separators of columns; where most lines have several, the first of these counts, as texts have commas most often."""
 
+RULES = "-:=+ "
+"""Characters of the rules of Markdown and of terminals, such as |---|:-:|, which have no texts."""
+
 HEAD_LINES = 20
 
 
@@ -53,7 +56,7 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
     # Excel's first line for the separator, which Grafana writes, too.
     text = re.sub(r"\Asep=.\r?\n", "\n", text)
     separator = find_separator(text)
-    rows = (Row(line, row.split()) for line, row in _data_lines(text))
+    rows = (Row(line, row.split()) for line, row in _data_lines(text) if row.strip(RULES))
     found: list[Row] = []
     for row in rows if separator is None else _separated_lines(text, separator, faults):
         found.append(row)
@@ -139,8 +142,7 @@ def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]
         except csv.Error as error:
             faults.fault(reader.line_num, f"no row of a table ({error})")
             continue
-        # Rules of Markdown and of terminals, such as |---|:-:|, have no texts.
-        if any(field.strip("-:=+ ") for field in fields):
+        if any(field.strip(RULES) for field in fields):
             yield Row(reader.line_num, fields)
 
 

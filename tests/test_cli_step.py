@@ -85,11 +85,33 @@ def test_without_a_layout_the_fastest_that_fits_is_taken(lazsim):
     assert step["searched"]["num_fitting"] <= step["searched"]["num_valid"]
 
 
+def test_the_layout_found_is_a_job_that_runs_as_it_stands(lazsim, tmp_path):
+    place = ("--model", "gpt-oss-20b", "--cluster", "h100x1")
+    _, out, _ = lazsim("step", *place, "--json", "--out", str(tmp_path / "found"))
+    job = ("--job", str(tmp_path / "found" / "job.toml"))
+    _, again, _ = lazsim("step", *place, *job, "--json")
+    assert json.loads(again)["step_s"] == json.loads(out)["step_s"]
+    assert 'recompute = "' in (text := (tmp_path / "found" / "job.toml").read_text())
+    assert "# full, none, selective" in text
+
+
+def test_a_job_with_a_layout_needs_its_batch_alone_and_gives_the_sequence(lazsim, tmp_path):
+    (tmp_path / "job.toml").write_text("[parallel]\nglobal_batch = 64\nexpert = 8\nsequence_length = 2048\n")
+    arguments = ("step", "--cluster", "h100x1", "--job", str(tmp_path / "job.toml"), "--json")
+    _, out, _ = lazsim(*arguments, "--model", "gpt-oss-20b")
+    text = (resources.files("lazsim") / "catalog" / "models" / "gpt-oss-20b.toml").read_text()
+    (tmp_path / "model.toml").write_text(text.replace("sequence_length = 4096", "sequence_length = 2048"))
+    (tmp_path / "job.toml").write_text("[parallel]\nglobal_batch = 64\nexpert = 8\n")
+    _, same, _ = lazsim(*arguments, "--model", str(tmp_path / "model.toml"))
+    assert json.loads(out)["step_s"] == json.loads(same)["step_s"]
+
+
 def test_a_step_is_drawn(lazsim, tmp_path):
     arguments = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "16", *LAYOUT)
     assert lazsim(*arguments, "--out", str(tmp_path / "one"))[0] == 0
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
         ".lazsim.json",
+        "job.toml",
         "step.json",
         "step.pdf",
         "step.png",

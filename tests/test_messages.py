@@ -259,6 +259,8 @@ def test_a_file_whose_name_looks_like_a_field_keeps_it_in_json(lazsim, tmp_path,
 FILES = {
     "[parallel]\nglobal_batch = 8\ntensor = 'two'": "parallel.tensor: expected a whole number, got text",
     "[parallel]\nglobal_batch = 8\ntensor = -1": "parallel.tensor: expected a whole number >= 1",
+    "[parallel]\ntp = 2\nseq_length = 8": "parallel: unknown fields tp (tensor?), seq_length (sequence_length?); ",
+    "[parallel]\nglobal_batch = 8\nsharding = 1": "parallel.sharding: expected one of full, none, optimizer",
     "[parallel]\nglobal_batch = 8\ntensr = 2": "parallel.tensr: unknown field: did you mean 'tensor'? known: tensor, ",
     "[parallel]\ntensor = 2": "parallel.global_batch: is missing",
     "[parallel]\nglobal_batch = 8\ntensor = 2.0": "parallel.tensor: expected a whole number, got a decimal number",

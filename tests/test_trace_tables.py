@@ -271,6 +271,9 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
         # Nights would count as 0 days, and every day as the same.
         ({"time_format": "%H:%M"}, "`time_format` '%H:%M' has no day, as in"),
         ({"time_format": "%d.%m.%Y"}, "is not a time as '%d.%m.%Y'"),
+        # Python reads 10:45 PM as a quarter to eleven in the morning by the first of these.
+        ({"time_format": "%m/%d/%Y %H:%M %p"}, "%I, hours up to 12, and %p, AM or PM, go together"),
+        ({"time_format": "%m/%d/%Y %I:%M"}, "go together"),
         ({"time_unit": "s"}, "its times are dates, not numbers; leave `time_unit` out"),
         ({"cluster_nodes": 4}, "leave `cluster_nodes` out"),
     ],
@@ -279,6 +282,63 @@ def test_wrong_option_is_refused_in_one_line(write, options, says):
     with pytest.raises(LazsimError) as error:
         read_trace(write(COUNTS.split("\n", 1)[1]), mapping=make_mapping(**options))
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "time,gpus\n2025-03-01 00:00,64\n2025-03-01 01:00,56\n",
+        "date,global_step\n2025-03-01 00:00,200\n2025-03-01 01:00,150\n",
+        "vm,created,deleted\na,2025-03-01 00:00,2025-03-01 05:00\nb,2025-03-01 00:00,2025-03-01 09:00\n",
+        "Time,node1_down,node2_down\n2025-03-01 00:00,0,0\n2025-03-01 00:05,0,1\n",
+        'Time,"{alertname=""NodeDown"",instance=""a""}"\n2025-03-01 00:00,0\n2025-03-01 00:05,1\n',
+        "Time,alertname,instance,Value\n2025-03-01 00:00,NodeDown,a,0\n2025-03-01 00:05,NodeDown,a,1\n",
+    ],
+)
+def test_columns_whose_names_do_not_tell_that_they_are_nodes_have_to_be_named(write, rows):
+    with pytest.raises(TraceFormatError, match="do not tell which nodes come and go; give `columns`"):
+        read_trace(write(rows))
+
+
+def test_column_that_counts_nodes_may_say_in_which_state_they_are(write):
+    rows = "Timestamp,GroupDesiredCapacity,GroupInServiceInstances\n2025-03-01 00:00,8,8\n2025-03-01 01:00,8,7\n"
+    trace = read_trace(write(rows))
+    assert outcome(trace) == (3600.0, 1, 8 * 3600.0)
+    assert "column GroupInServiceInstances counts the nodes; left out: GroupDesiredCapacity" in trace.notes
+
+
+def test_clock_that_began_long_before_the_first_count_starts_with_it(write):
+    trace = read_trace(write("time_s,count\n8123456,8\n8124456,7\n8125456,8\n"))
+    assert outcome(trace) == (2000.0, 1, 8 * 1000.0 + 7 * 1000.0)
+    assert any("count from the first one, 8123456 s" in note for note in trace.notes)
+
+
+def test_health_may_be_true_or_false(write):
+    samples = [(0, "a", True), (0, "b", True), (5, "a", False), (5, "b", True), (10, "a", True), (10, "b", True)]
+    rows = [{"ts": f"2025-03-01T00:{minute:02}:00Z", "host": host, "healthy": up} for minute, host, up in samples]
+    path = write("\n".join(map(json.dumps, rows)))
+    assert outcome(read_trace(path)) == (600.0, 1, 300.0 + 600.0)
+
+
+def test_table_of_a_terminal_may_have_a_rule_under_its_header(write):
+    rows = (
+        "   Cluster   NodeName           TimeStart             TimeEnd  State  Reason\n"
+        "---------- ---------- ------------------- ------------------- ------ -------\n"
+        "     atlas     gpu-02 2025-03-01T01:00:00 2025-03-01T02:00:00  DOWN*    none\n"
+        "     atlas     gpu-01 2025-03-01T05:00:00             Unknown   DOWN    none\n"
+    )
+    # gpu-02 is away for the first of four hours, and gpu-01 goes at the end.
+    assert outcome(read_trace(write(rows))) == (4 * 3600.0, 2, 7 * 3600.0)
+
+
+@pytest.mark.parametrize("zone", ["GMT", "UTC"])
+def test_zone_of_a_date_goes_before_the_one_that_is_given(write, zone):
+    rows = f"node,start,end\na,1 Mar 2025 08:00 {zone},1 Mar 2025 09:00 {zone}\n"
+    asked = {"time_format": "%d %b %Y %H:%M %Z", "time_zone": "Europe/Berlin", "span": "2025-03-01T08:00Z.."}
+    # The span begins with the outage, an hour that would lie before it in Berlin's time.
+    assert read_trace(write(rows), mapping=make_mapping(**asked)).duration_s == 3600.0
+    with pytest.raises(TraceFormatError, match="is not a time as"):
+        read_trace(write(rows.replace(zone, "CET")), mapping=make_mapping(**asked))
 
 
 # The order of rows.

@@ -8,6 +8,8 @@ from lazsim.cli import kinds
 from lazsim.cli.common import json_option, out_option, show, working
 from lazsim.cli.messages import Checked
 
+STEP_FILES = ("step.json", "job.toml", "step.png", "step.pdf")
+
 
 @click.command(cls=Checked)
 @click.option("--model", required=True, metavar="NAME|TOML|JSON")
@@ -24,7 +26,7 @@ from lazsim.cli.messages import Checked
 @click.option(
     "--search", "searches", is_flag=True, help="Find the fastest layouts that fit into memory; all else as given."
 )
-@out_option("Write step.json, step.png and step.pdf to this folder.", "step.json", "step.png", "step.pdf")
+@out_option("Write step.json, job.toml, step.png and step.pdf to this folder.", *STEP_FILES)
 @json_option
 def command(
     model: str,
@@ -39,7 +41,8 @@ def command(
     """Predict the training step of a layout, part by part, from measured kernels.
 
     Prints the time of each part, exposed and hidden, throughput, utilisation and memory of a GPU. Without --job and
-    --layout, or with --search, the layout is the fastest that fits, and the ten fastest are listed.
+    --layout, or with --search, the layout is the fastest that fits, and the ten fastest are listed. --out also writes
+    the layout as job.toml, in which any field may change: give it as --job, here and to lazsim run.
     """  # fmt: skip
     from lazsim.output.step import step_files, step_parts
     from lazsim.stepmodel.loading import load_inputs, parse_layout

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+import msgspec
+
+from lazsim.decoding import words_of
 from lazsim.files import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
+from lazsim.specs import ParallelSpec
 from lazsim.study.step import StepResult
 from lazsim.units import GIB, counted
 
@@ -44,7 +48,23 @@ def step_files(result: StepResult) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim step --out``, by name."""
     from lazsim.output.plots.step import step_figure
 
-    return {"step.json": json_bytes(result.to_json()), **name_pictures("step", step_figure(result))}
+    files = {"step.json": json_bytes(result.to_json()), "job.toml": job_toml(result).encode()}
+    return {**files, **name_pictures("step", step_figure(result))}
+
+
+def job_toml(result: StepResult) -> str:
+    """Write the layout as the file of a job, with the words that its fields take."""
+    inputs = result.inputs
+    values = msgspec.to_builtins(inputs.parallel) | {"sequence_length": inputs.model.sequence_length}
+    lines = [f"# {inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}.", "[parallel]"]
+    kind = msgspec.inspect.type_info(ParallelSpec)
+    assert isinstance(kind, msgspec.inspect.StructType), "a specification"
+    for field in kind.fields:
+        words = words_of([getattr(field.type, "item_type", field.type)])
+        # JSON of words, numbers and lists of words is TOML, too.
+        line = f"{field.name} = {msgspec.json.encode(values[field.name]).decode()}"
+        lines.append(f"{line}  # {', '.join(words)}" if words else line)
+    return "\n".join([*lines, ""])
 
 
 def _time_table(result: StepResult) -> Table:

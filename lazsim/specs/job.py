@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import msgspec
+
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Amount, Count, PositiveSeconds, Quantity, Seconds, Spec
 
@@ -31,29 +33,33 @@ class TimesSpec(Spec, frozen=True, kw_only=True):
 class JobSpec(Spec, frozen=True, kw_only=True):
     """Settings of a training job."""
 
-    name: str
+    name: str = "unnamed"
     """Name in results."""
     sequences_per_gpu: Count = 1
     """Sequences that one GPU trains in one micro-batch; the layout of `parallel` goes before it."""
     num_micro_batches: Count = 1
     """Micro-batches whose gradients are accumulated in a step; the layout of `parallel` goes before it."""
-    fault_threshold: Count
-    """``f``: fewest replicas of each expert, where they fit."""
-    rebalance_interval_steps: Count
+    fault_threshold: Count = 2
+    """``f``: fewest replicas of each expert, where they fit. This default and the next two are those of Lazarus (arXiv
+    2407.04656)."""
+    rebalance_interval_steps: Count = 200
     """Steps between plans from newly observed loads."""
-    join_wait_s: Seconds
+    join_wait_s: Seconds = 120.0
     """Waiting time in which new nodes gather before they join together."""
     regrouped_joins: Literal["reconfigure", "restart"] = "reconfigure"
     """How new nodes join the fault-tolerant variants of plain expert parallelism (``ds-ft``, ``tutel-ft``,
     ``dropless-ft``): ``reconfigure``, or a checkpoint and a ``restart``. The publication does not say which."""
-    checkpoint_interval_steps: dict[str, Amount]
+    checkpoint_interval_steps: dict[str, Amount] = msgspec.field(default_factory=dict)
     """Steps between checkpoints by system, 0 where it makes none; Young's interval for a system that is not named."""
-    activation_passes: Quantity
-    """Activations of width ``d_model`` that a layer's element-wise kernels read or write, per token, forward."""
-    logit_passes: Quantity
-    """Passes over the fp16 logits by the loss, forward and backward together."""
-    reorder_kernels: Quantity
-    """Small kernels of gate, top-k, counts and offsets in one layer, forward and backward together."""
+    activation_passes: Quantity = 16.0
+    """Activations of width ``d_model`` that a layer's element-wise kernels read or write, per token, forward; the
+    default counts two norms (2 each), two residual sums (3 each), biases, dropout and casts (*assumption*). This and
+    the next two have no effect beside `parallel`, whose steps come from measured kernels."""
+    logit_passes: Quantity = 6.0
+    """Passes over the fp16 logits by the loss, forward and backward together; by default softmax and loss read and
+    write them three times (*assumption*)."""
+    reorder_kernels: Quantity = 24.0
+    """Small kernels of gate, top-k, counts and offsets in one layer, forward and backward together (*assumption*)."""
     expert_kernels: Literal["separate", "fused"] = "separate"
     """``separate``: the matmuls of each expert one by one; ``fused``: all experts of a layer at once, as measured for
     inference kernels; it needs a GPU with such measurements."""

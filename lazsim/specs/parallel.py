@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
-from lazsim.specs.record import Count, NumLayers, Spec
+from lazsim.specs.model import ModelSpec
+from lazsim.specs.record import Amount, Count, NumLayers, Spec
 
 Precision = Literal["bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
 """Type of matmul operands: half precision; 8 bits with one scale a tensor, one per 128 or 32 numbers; 4 bits."""
@@ -45,6 +47,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """Sequences of a step."""
     micro_batch: Count = 1
     """Sequences of a micro-batch of one data-parallel rank."""
+    sequence_length: Amount = 0
+    """Tokens of a sequence; 0 for that of the model's file."""
     sharding: Literal["none", "optimizer", "full"] = "optimizer"
     """What data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too (FSDP).
     Where a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to the
@@ -111,6 +115,11 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"eight_bit_parts need precision = 'mxfp8', not {self.precision!r}")
         if self.pad_to_capacity and not self.capacity_factor:
             raise ValueError("pad_to_capacity needs a capacity_factor, such as 1.0")
+
+    def trained(self, model: ModelSpec) -> ModelSpec:
+        """Return a model with the `sequence_length` of this layout, if it has one."""
+        length = self.sequence_length or model.sequence_length
+        return msgspec.structs.replace(model, sequence_length=length)
 
     @property
     def stages_of_part(self) -> int:

@@ -65,7 +65,7 @@ def load_inputs(
         chosen = override(start, layout) if layout else start
     given = [f"`job` {job}: parallel"] * (job is not None) + ["`layout`"] * bool(layout)
     with prefix_errors(" with ".join(given)):
-        return StepInputs(spec, gpu, nodes, chosen, tables, load_constants())
+        return StepInputs(chosen.trained(spec), gpu, nodes, chosen, tables, load_constants())
 
 
 def first_layout(cluster: ClusterSpec) -> ParallelSpec:

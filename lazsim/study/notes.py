@@ -38,7 +38,8 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     for scenario, run in zip(scenarios, runs, strict=True):
         notes += _run_notes(scenario, run, trace, loads)
     notes += [*_waiting_notes(scenarios, runs, trace), *_system_notes(scenarios, runs)]
-    if first.settings["model"].endswith(".json"):
+    parallel = first.job.parallel
+    if first.settings["model"].endswith(".json") and not (parallel and parallel.sequence_length):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
     has_layout = isinstance(first.costs(), LayoutCosts)
     notes += [*([] if has_layout else _model_notes(first.model)), *_cost_notes(scenarios)]

@@ -1,10 +1,11 @@
 """Turn the times of a table into seconds since its first one."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from lazsim.errors import LazsimError, TraceFormatError
@@ -84,7 +85,7 @@ def read_length(text: str, unit: str | None) -> float:
 
 
 def read_date(text: str) -> datetime:
-    """Read a date as ISO 8601 has it, also with slashes, or with ``UTC`` at its end; a ValueError says that it is none.
+    """Read a date of ISO 8601, also with slashes, or ``UTC`` or ``GMT`` at its end; a ValueError says that it is none.
 
     Examples
     --------
@@ -92,7 +93,7 @@ def read_date(text: str) -> datetime:
     '2025-03-01T00:05:00+00:00'
     """
     plain = text.strip().replace("/", "-")
-    plain = plain.removesuffix("UTC").rstrip() + "+00:00" if plain.endswith("UTC") else plain
+    plain = plain[:-3].rstrip() + "+00:00" if plain.endswith(("UTC", "GMT")) else plain
     try:
         return datetime.fromisoformat(plain if re.match(r"\d{4}-\d\d-\d\d|\d{8}T\d{4}", plain) else "")
     except ValueError:
@@ -177,11 +178,12 @@ class Clock:
         return max(first, date.replace(fold=1).timestamp()) if first < after else first
 
     def _read_format(self, text: str) -> datetime:
-        for time_format in self._formats:
-            try:
-                return datetime.strptime(text.strip(), time_format)
-            except ValueError:
-                continue
+        for time_format, zone in itertools.product(self._formats, ("UTC", "GMT")):
+            # Python's %Z takes the names of this machine's zone, too, and tells none of them.
+            date_format = time_format.replace("%Z", zone)
+            with suppress(ValueError):
+                date = datetime.strptime(text.strip(), date_format)
+                return date if date_format == time_format else date.replace(tzinfo=UTC)
         raise ValueError(f"{text[:40]!r} is not a time as {self._formats[0]!r}")
 
     def start(self, times: Iterable[float], name: str, span: tuple[str, str] | None = None) -> None:
@@ -218,7 +220,9 @@ class Clock:
 
     def _refuse_silence(self, times: Sequence[float], name: str) -> None:
         """Refuse times of which some are of a clock that was not set, or in another unit."""
-        silence_s, before = max(((later - earlier, earlier) for earlier, later in pairwise(times)), default=(0.0, 0.0))
+        silence_s, before = max(
+            ((later - earlier, earlier) for earlier, later in itertools.pairwise(times)), default=(0.0, 0.0)
+        )
         if LONGEST_SILENCE_S < to_seconds(silence_s, self._unit) <= LONGEST_S:
             raise TraceFormatError(
                 f"{name}: nothing happens for {to_seconds(silence_s, self._unit) / YEAR_S:.0f} years after the row at "

@@ -1,6 +1,7 @@
 """Recognise tables: by the mappings of the catalogue, or by a guess from the header or from what stands in columns."""
 
 import functools
+import re
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from lazsim.trace.clock import Clock, is_date, is_number, is_read_by, split_unit
 from lazsim.trace.mapped import (
     CHANGE_WORDS,
     EVENT_NEEDED,
+    WORDS,
     event_kind,
     find_column,
     is_header,
@@ -38,9 +40,19 @@ NAMES = {
         "duration down downtime downfor timedown downduration outage outagelength outageduration outagetime length "
         "repairtime timetorepair ttr"
     ),
-    "value": "value up isup",
+    "value": "value up isup ready isready healthy ishealthy isalive isonline",
 }
 """Names of columns by role, without case, signs and unit."""
+
+COUNTED = {"nodes", "instances", "hosts", "machines", "servers", "vms", "workers"}
+COUNTED_WORDS = {
+    "num", "n", "number", "of", "count", "live", "alive", "up", "running", "available", "active", "healthy", "ready",
+    "online", "current", "in", "service", "group",
+}  # fmt: skip
+"""Words of the name of a column that counts nodes: one of the first, and others of the second alone."""
+
+GONE_WORDS = {*WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors"}
+"""Words of the names of columns in which 1 does not say that a node is there."""
 
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
@@ -122,7 +134,7 @@ def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
     kinds = [_kind(column) for column in zip(*rows, strict=True)]
     are_samples = [_most(column, _is_sample) for column in zip(*rows, strict=True)]
     named = _by_name(table.header, kinds, are_samples)
-    columns = named or _by_node(table.header, kinds, are_samples) or _by_content(kinds)
+    columns = named or _by_node(table.header, kinds, are_samples) or _by_content(table.header, kinds)
     return None if columns is None else (TraceMapping(columns=columns), GUESSED if named else UNNAMED)
 
 
@@ -160,11 +172,13 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
         # Beside the name of a node, 0 or 1 says whether that is alive.
         if role == "count" and names_nodes and is_sample:
             role = "value"
-        if role and kind in KINDS.get(role, (kind,)):
+        if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and is_sample)):
             places[role].append(index + 1)
     if places["end"]:
         places["duration"].clear()
     fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
+    if fitting == [("time", "node", "value")] and any(map(_is_of_losses, header)):
+        return None
     return Columns(**{role: places[role][0] for role in fitting[0]}) if len(fitting) == 1 else None
 
 
@@ -177,21 +191,39 @@ def _by_node(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
         return None
     if any(_role(header[index]) or _is_event(header[index]) or not are_samples[index] for index in others):
         return None
+    if any(_is_of_losses(header[index].partition("=")[0] if is_labelled else header[index]) for index in others):
+        return None
     return Columns(time=times[0] + 1, nodes="*")
 
 
 def _role(name: str) -> str:
-    return _ROLES.get(split_unit(name)[0], "")
+    words = _words(name)
+    is_count = len(words & COUNTED) == 1 and words <= COUNTED | COUNTED_WORDS
+    return _ROLES.get(split_unit(name)[0], "count" if is_count else "")
 
 
-def _by_content(kinds: list[str]) -> Columns | None:
-    """Tell the columns of a table that has no others by what stands in them."""
+def _words(name: str) -> set[str]:
+    """Return the words of a name, also of one such as ``InServiceInstances``, in small letters."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+
+
+def _is_of_losses(name: str) -> bool:
+    return not GONE_WORDS.isdisjoint(_words(name))
+
+
+def _by_content(header: Sequence[str], kinds: list[str]) -> Columns | None:
+    """Tell the columns of a table that has no others by what stands in them.
+
+    Under a header, a number may count anything, and two dates may be the life of an instance: the names must tell.
+    """
     if kinds == ["date", "number"]:
-        return Columns(time=1, count=2)
+        return Columns(time=1, count=2) if not header or _role(header[1]) == "value" else None
     if len(kinds) != 3:
         return None
     dates = [index + 1 for index, kind in enumerate(kinds) if kind == "date"]
     if len(dates) == 2:
+        if header:
+            return None
         return Columns(node=6 - sum(dates), start=dates[0], end=dates[1])
     times = dates or [index + 1 for index, kind in enumerate(kinds) if kind == "number"]
     if kinds.count("word") != 1 or not (len(times) == 1 or kinds[0] == "number"):

@@ -50,6 +50,9 @@ CHANGE_WORDS = {"add", "remove", "added", "removed"}
 OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a")
 """Ends of outages that go on."""
 
+SAMPLES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+"""Words of samples beside those of events."""
+
 NO_SAMPLE = ("", "nan", "null", "none", "-", "n/a", "undefined")
 
 ENDS = "the trace is taken to end with its last event"
@@ -253,9 +256,27 @@ class _MappedTable:
             notes += more
         else:
             samples = in_time_order(samples, self._source)
+            first_s = samples[0].time_s if samples else 0.0
+            if len(samples) > 1 and first_s > samples[-1].time_s - first_s:
+                samples = [sample._replace(time_s=sample.time_s - first_s) for sample in samples]
+                notes += (f"times count from the first one, {first_s:.10g} s: before it, nothing was counted",)
         duration_s = samples[-1].time_s if samples else None
         events = events_from_counts(samples, self._source.rng, self._source.name)
+        notes += self._left_out(used)
         return Reading(events, duration_s, (*notes, *self._clock.notes()), self._clock.assumed_unit)
+
+    def _left_out(self, used: set[int]) -> tuple[str, ...]:
+        """Say which column counts the nodes, where others of numbers might."""
+        rows = [row.fields for row in self._table.rows]
+        others = [
+            literal(name)
+            for index, name in enumerate(self._table.header)
+            if index not in used and all(index < len(row) and is_number(row[index]) for row in rows)
+        ]
+        if not others or self._source.asked.columns is not None:
+            return ()
+        counted = literal(self._header(self._places["count"]))
+        return (f"column {counted} counts the nodes; left out: {', '.join(others[:5])}",)
 
     def _read_events(self) -> Reading:
         words: set[str] = set()
@@ -401,6 +422,8 @@ def sampled_value(text: str, mapping: TraceMapping = NO_MAPPING) -> float | None
     word = text.strip().lower()
     if word in NO_SAMPLE:
         return None
+    if word in SAMPLES:
+        return SAMPLES[word]
     if is_number(word):
         if float(word) in (0, 1):
             return float(word)

@@ -124,6 +124,8 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
                     f"`time_format` {time_format!r} has no day, as in %d/%m/%Y %H:%M; if another column has it, join "
                     "both in `columns`, as time=day+clock"
                 )
+            if ("%p" in time_format) != ("%I" in time_format):
+                raise ValueError(f"`time_format` {time_format!r}: %I, hours up to 12, and %p, AM or PM, go together")
         for text in itertools.chain.from_iterable(self.conditions()):
             if not text.partition("=")[1]:
                 raise ValueError(f"`where` {text!r}: write COLUMN=PATTERN")

@@ -12,7 +12,7 @@ from lazsim.specs import catalog_names, sha256
 from lazsim.tables import PARQUET, find_separator
 from lazsim.trace.guess import explain_columns, mapping_reader, open_head
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
-from lazsim.trace.refusals import BINARY_BYTES, explain_binary, explain_text
+from lazsim.trace.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text
 from lazsim.trace.source import GUESSED, Reader, Source
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
@@ -65,8 +65,8 @@ def detect_format(name: str, text: str) -> str:
         raise TraceFormatError(f"{name}: {explain_columns(table)}")
     if fits[best] < 0.5:
         raise TraceFormatError(
-            f"{name}: not one of the known formats ({', '.join(sorted(READERS))}); force one with `format`, or name "
-            "the `columns` of a table"
+            f"{name}: not one of the known formats, as lazsim list formats has them; {GIVE}; or force one with "
+            "`format`, or name the `columns` of a table"
         )
     return best
 
