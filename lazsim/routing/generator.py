@@ -3,6 +3,7 @@
 Axes: B requested steps, K grid points of a block, L layers, E experts.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -31,10 +32,10 @@ FINE_SCORES = tuple(score / 10 for score in range(-30, 31))
 """Scores of the quantiles of a part of that distribution."""
 
 MAX_POINTS = 128
-"""Grid points of which loads are kept; the oldest go first."""
+"""Grid points of which loads are kept."""
 
 MAX_WALKS = 2
-"""Blocks of which all points are kept; likewise."""
+"""Blocks of which all points are kept."""
 
 MAX_STARTS = 256
 """Starts of blocks that are kept. One in two goes when there are more: to walk again through a few blocks is cheap."""
@@ -112,12 +113,11 @@ class GeneratedRouting:
         variance = math.log1p((spec.skew_spread / spec.skew) ** 2)
         self._skew_L = rng.lognormal(math.log(spec.skew) - variance / 2, math.sqrt(variance), num_layers)
         self._starts = {0: rng.standard_normal((2, num_layers, num_experts))}
-        # Both parts at the points of a block and at the first point of the next, shape (K + 1, 2, L, E).
-        self._walks: dict[int, Floats] = {}
         # As many points at once as fit into the cache, a power of two.
         points = max(1, min(BLOCK_POINTS, CACHED_ELEMENTS // (num_layers * num_experts)))
         self._piece_points = 1 << points.bit_length() - 1
-        self._pieces: dict[int, Ints] = {}
+        self._walk = functools.lru_cache(MAX_WALKS)(self._walk_through)
+        self._piece = functools.lru_cache(MAX_POINTS // self._piece_points)(self._tokens_of)
         self._most_blocks = min(MAX_STRETCHES // BLOCK_POINTS, MAX_PLAN_CELLS // (num_layers * num_experts))
 
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
@@ -132,41 +132,37 @@ class GeneratedRouting:
         tokens_BLE = np.empty((len(points), self.num_layers, self.num_experts), dtype=np.int64)
         for tokens, point in zip(tokens_BLE, points, strict=True):
             piece, place = divmod(point, self._piece_points)
-            if piece not in self._pieces:
-                if len(self._pieces) >= MAX_POINTS // self._piece_points:
-                    del self._pieces[next(iter(self._pieces))]
-                self._pieces[piece] = self._tokens_at(np.arange(self._piece_points) + piece * self._piece_points)
-            tokens[:] = self._pieces[piece][place]
+            tokens[:] = self._piece(piece)[place]
         return tokens_BLE
 
     def _stream(self, number: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(number,)))
 
-    def _walk_on(self, block: int) -> None:
-        """Walk through a block whose start is known, in the memory of the oldest walk kept."""
+    def _walk_through(self, block: int) -> Floats:
+        """Return both parts at the points of a block and at the first point of the next, shape (K + 1, 2, L, E)."""
         spec, shape = self._spec, (BLOCK_POINTS + 1, 2, self.num_layers, self.num_experts)
-        is_full = len(self._walks) == MAX_WALKS
-        parts = self._walks.pop(next(iter(self._walks))) if is_full else np.empty(shape)
+        known = max(start for start in self._starts if start <= block)
+        start = self._starts[known]
+        for before in range(known, block):
+            start = self._walk(before)[-1]
         decay = np.exp(-spec.interval_steps / np.array([spec.fast_steps, spec.slow_steps]))[:, None, None]
         spread = np.sqrt(1 - decay**2)
-        self._stream(block + 1).standard_normal(out=parts)
-        parts[0] = self._starts[block]
-        for before, part in itertools.pairwise(parts):
-            part *= spread
-            part += decay * before
-        self._walks[block] = parts
+        parts = self._stream(block + 1).standard_normal(shape)
+        parts[0] = start
+        for part, following in itertools.pairwise(parts):
+            following *= spread
+            following += decay * part
         if block + 1 not in self._starts:
             self._starts[block + 1] = parts[-1].copy()
         if len(self._starts) > MAX_STARTS:
             self._starts = dict(list(self._starts.items())[::2])
+        return parts
 
-    def _tokens_at(self, points: Ints) -> Ints:
-        """Return the tokens at points of one block."""
-        spec, block = self._spec, int(points[0]) // BLOCK_POINTS
-        if block not in self._walks:
-            for one in range(max(start for start in self._starts if start <= block), block + 1):
-                self._walk_on(one)
-        parts = self._walks[block][points - block * BLOCK_POINTS]
+    def _tokens_of(self, piece: int) -> Ints:
+        """Return the tokens at the points of a piece, which are of one block."""
+        spec, points = self._spec, np.arange(self._piece_points) + piece * self._piece_points
+        block, first = divmod(int(points[0]), BLOCK_POINTS)
+        parts = self._walk(block)[first : first + len(points)]
         gaussian = math.sqrt(spec.fast_share) * parts[:, 0] + math.sqrt(1 - spec.fast_share) * parts[:, 1]
         ramp = 1 - (1 - spec.start_share) * np.exp(-points * spec.interval_steps / spec.ramp_steps)
         log_load = np.interp(gaussian, FINE_SCORES, self._shape_at)
