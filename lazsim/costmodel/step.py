@@ -426,17 +426,12 @@ def _in_turn_s(holds_LEN: Bools, ring_s_LE: Floats) -> float:
     >>> _in_turn_s(holds, np.array([[1.0, 2.0, 1.0]]))
     3.0
     """
-    # The loop is hot: few calls an expert, into arrays that exist.
-    done_LN, of_ring_LN = np.zeros((2, len(holds_LEN), holds_LEN.shape[2]))
-    end_L = np.empty((len(done_LN), 1))
+    done_LN = np.zeros((len(holds_LEN), holds_LEN.shape[2]))
     holds_ELN, ring_s_EL = holds_LEN.swapaxes(0, 1), ring_s_LE.T[:, :, None]
     for some in row_blocks(len(holds_ELN), done_LN.size):
         for holds_LN, ring_s_L in zip(holds_ELN[some].astype(np.float64, order="C"), ring_s_EL[some], strict=True):
-            np.multiply(done_LN, holds_LN, out=of_ring_LN)
-            np.maximum.reduce(of_ring_LN, axis=1, out=end_L, keepdims=True)
-            np.add(end_L, ring_s_L, out=end_L)
-            np.multiply(end_L, holds_LN, out=of_ring_LN)
-            np.maximum(done_LN, of_ring_LN, out=done_LN)
+            end_L = (done_LN * holds_LN).max(axis=1, keepdims=True) + ring_s_L
+            np.maximum(done_LN, end_L * holds_LN, out=done_LN)
     return float(done_LN.max(axis=1).sum())
 
 

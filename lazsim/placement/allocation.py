@@ -50,13 +50,10 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     ascending = np.ascontiguousarray(load_LE[layer, order].T)
     rest = ascending[::-1].cumsum(axis=0)[::-1]
     replicas = np.empty((num_experts, num_layers), dtype=np.int64)
-    left, least = np.full((2, num_layers), [[num_slots], [threshold]], dtype=np.int64)
-    # Calls are dear here, and arrays short: four calls an expert, into arrays that exist.
+    left = np.full(num_layers, num_slots)
     for load, total, chosen in zip(ascending, rest, replicas, strict=True):
-        np.multiply(load, left, out=chosen)
-        np.floor_divide(chosen, total, out=chosen)
-        np.maximum(chosen, least, out=chosen)
-        np.subtract(left, chosen, out=left)
+        chosen[:] = np.maximum(load * left // total, threshold)
+        left -= chosen
     allocated = np.empty((num_layers, num_experts), dtype=np.int64)
     allocated[layer, order] = replicas.T
     return allocated
