@@ -43,12 +43,8 @@ class TraceFormatError(LazsimError):
     """Report a trace that cannot be read: unknown format, bad line, impossible event."""
 
 
-class RoutingFormatError(LazsimError):
-    """Report expert loads that cannot be read, or that do not fit the model."""
-
-
 class SpecError(LazsimError):
-    """Report an unknown name, or a specification with a wrong or unknown key."""
+    """Report an unknown name, a wrong or unknown key of a specification, or loads or failures that do not fit."""
 
 
 class InfeasiblePlanError(LazsimError):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import SpecError
 
 MAX_TOKENS = 1 << 43
 """Most tokens of a layer, 8.8e12. Times `MAX_SLOTS`, the largest product of an allocation, they are 2**62, which int64
@@ -38,27 +38,27 @@ def check_loads(load_LE: npt.ArrayLike, num_slots: int) -> npt.NDArray[np.int64]
     >>> check_loads([[2**43, 1]], num_slots=4)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    lazsim.errors.RoutingFormatError: loads: layer 0 has 8.796e+12 tokens; give at most 8,796,093,022,208: ...
+    lazsim.errors.SpecError: loads: layer 0 has 8.796e+12 tokens; give at most 8,796,093,022,208: ...
     """
     loads: npt.NDArray[Any] = np.asarray(load_LE)
     if loads.ndim != 2 or not loads.size or loads.dtype.kind not in "iu":
         found = f"{loads.dtype} of shape {loads.shape}"
-        raise RoutingFormatError(f"loads: expected integers of shape (layers, experts), found {found}")
+        raise SpecError(f"loads: expected integers of shape (layers, experts), found {found}")
     if loads.min() < 0:
         layer, expert = np.argwhere(loads < 0)[0]
         count = loads[layer, expert]
-        raise RoutingFormatError(f"loads: expert {expert} of layer {layer} has {count} tokens; give counts from 0 up")
+        raise SpecError(f"loads: expert {expert} of layer {layer} has {count} tokens; give counts from 0 up")
     if num_slots > MAX_SLOTS:
-        raise RoutingFormatError(f"{num_slots:,} slots in a layer; give at most {MAX_SLOTS:,}")
+        raise SpecError(f"{num_slots:,} slots in a layer; give at most {MAX_SLOTS:,}")
     check_layer_totals(loads.sum(axis=1, dtype=np.float64))
     return loads.astype(np.int64, copy=False)
 
 
 def check_layer_totals(total_L: npt.NDArray[np.float64]) -> None:
-    """Raise RoutingFormatError when a layer has too many tokens for exact arithmetic."""
+    """Raise SpecError when a layer has too many tokens for exact arithmetic."""
     if total_L.max() > MAX_TOKENS:
         layer = int(total_L.argmax())
-        raise RoutingFormatError(
+        raise SpecError(
             f"loads: layer {layer} has {total_L[layer]:.4g} tokens; give at most {MAX_TOKENS:,}: only ratios count"
         )
 
@@ -82,7 +82,7 @@ def whole_loads(loads: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], 
 
     Raises
     ------
-    RoutingFormatError
+    SpecError
         When the fullest layer has more than `MAX_TOKENS`, or less than their inverse.
 
     Examples
@@ -94,7 +94,7 @@ def whole_loads(loads: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], 
     check_layer_totals(total_L)
     total = float(total_L.max())
     if total < 1 / MAX_TOKENS:
-        raise RoutingFormatError(f"loads: {total:.4g} tokens in the fullest layer; give 1e-12 or more")
+        raise SpecError(f"loads: {total:.4g} tokens in the fullest layer; give 1e-12 or more")
     finest = FINEST / total
     tens = (10**digits for digits in range(1, 1 + int(math.log10(finest))))
     factors = 1, 2 ** max(0, math.floor(math.log2(finest))), *tens

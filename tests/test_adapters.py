@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lazsim
-from lazsim.errors import RoutingFormatError, SpecError
+from lazsim.errors import SpecError
 from lazsim.placement.adapters import VllmPolicy, sglang_rebalance_experts
 
 LAYERS, EXPERTS, SLOTS, GPUS = 3, 16, 24, 4
@@ -159,7 +159,7 @@ def test_what_sglang_adds_of_its_own_is_passed_on(torch, tokens):
 @pytest.mark.parametrize(
     ("changed", "kind", "said"),
     [
-        ({"tokens_per_expert": np.ones((3, 16))}, RoutingFormatError, r"\(steps, layers, experts\), found \(3, 16\)"),
+        ({"tokens_per_expert": np.ones((3, 16))}, SpecError, r"\(steps, layers, experts\), found \(3, 16\)"),
         ({"num_local_physical_experts": 5}, SpecError, "a divisor of num_physical_experts, which is 24, found 5"),
         ({"num_local_physical_experts": 0}, SpecError, "found 0"),
         ({"algorithm": EplbAlgorithm.elasticity_aware}, SpecError, "^active_ranks: expected the mask"),

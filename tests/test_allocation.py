@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.errors import InfeasiblePlanError, LazsimError, RoutingFormatError
+from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError
 from lazsim.loads import MAX_SLOTS, MAX_TOKENS
 from lazsim.placement.allocation import allocate
 from lazsim.placement.eplb import place_eplb, replicate_greedily
@@ -102,12 +102,12 @@ def test_loads_beyond_exact_arithmetic_are_refused_wherever_they_come_in(excess,
         "request": lambda: PlacementRequest(np.full((2, 2), 2), 2, 2, load_LE=load),
     }
     for taker in takers.values():
-        with pytest.raises(RoutingFormatError, match=r"^loads: (layer 1 has .* tokens|expected integers)"):
+        with pytest.raises(SpecError, match=r"^loads: (layer 1 has .* tokens|expected integers)"):
             taker()
 
 
 def test_more_slots_than_exact_arithmetic_allows_are_refused():
-    with pytest.raises(RoutingFormatError, match="524,289 slots in a layer; give at most 524,288"):
+    with pytest.raises(SpecError, match="524,289 slots in a layer; give at most 524,288"):
         allocate(np.array([[1, 1]]), MAX_SLOTS + 1, 1)
 
 

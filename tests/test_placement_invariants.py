@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import SpecError
 from lazsim.loads import whole_loads
 from lazsim.placement.eplb import replicate_greedily
 from lazsim.placement.policies import place
@@ -33,7 +33,7 @@ def test_shares_of_two_and_eight_tenths_of_ten_slots_are_two_and_eight_replicas(
 
 
 def test_loads_too_small_to_count_are_refused_in_a_line():
-    with pytest.raises(RoutingFormatError, match=r"5e-305 tokens in the fullest layer; give 1e-12 or more"):
+    with pytest.raises(SpecError, match=r"5e-305 tokens in the fullest layer; give 1e-12 or more"):
         get_loads([1e-305, 4e-305], None, None, None, 0)
 
 

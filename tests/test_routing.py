@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.errors import LazsimError, RoutingFormatError
+from lazsim.errors import LazsimError, SpecError
 from lazsim.routing import (
     GeneratedRouting,
     RecordedRouting,
@@ -123,7 +123,7 @@ def write_bad(folder, name):
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_file_is_refused_in_one_line(tmp_path, name):
     path = write_bad(tmp_path, name)
-    with pytest.raises(RoutingFormatError) as caught:
+    with pytest.raises(SpecError) as caught:
         read_routing(str(path))
     assert path.name in str(caught.value)
     assert BAD_FILES[name][1] in str(caught.value)
@@ -157,7 +157,7 @@ BAD_ARRAYS = {
 def test_bad_arrays_are_refused_in_one_line(tmp_path, what):
     arrays, expected = BAD_ARRAYS[what]
     np.savez(tmp_path / "loads.npz", **{**GOOD_NPZ, **arrays})
-    with pytest.raises(RoutingFormatError, match=expected) as caught:
+    with pytest.raises(SpecError, match=expected) as caught:
         read_routing(str(tmp_path / "loads.npz"))
     assert "\n" not in str(caught.value)
 
@@ -190,7 +190,7 @@ def test_lenient_reading_repairs_arrays_and_logs(tmp_path):
 
 def test_no_repair_makes_loads_from_nothing(tmp_path):
     (tmp_path / "loads.csv").write_text(HEAD + "0,0,0,nan\n")
-    with pytest.raises(RoutingFormatError, match="no loads"):
+    with pytest.raises(SpecError, match="no loads"):
         read_routing(str(tmp_path / "loads.csv"), lenient=True)
 
 
@@ -228,7 +228,7 @@ def test_the_top_experts_are_those_with_most_tokens_over_the_whole_recording_in_
 
 
 def test_a_recording_smaller_than_the_model_is_refused():
-    with pytest.raises(RoutingFormatError, match="1 layers of 2 experts, but the model has 12 of 16"):
+    with pytest.raises(SpecError, match="1 layers of 2 experts, but the model has 12 of 16"):
         top_experts(recorded([[[1, 2]]]), 12, 16)
 
 
@@ -318,13 +318,13 @@ def test_a_fit_finds_the_parameters_that_made_the_loads():
 
 
 def test_a_fit_needs_enough_steps():
-    with pytest.raises(RoutingFormatError, match="2 steps recorded; a fit needs 30"):
+    with pytest.raises(SpecError, match="2 steps recorded; a fit needs 30"):
         fit_routing(recorded([[[1, 2]], [[2, 1]]]))
 
 
 @pytest.mark.parametrize("layers", [[[5, 5]], [[5, 5], [1, 99]], [[7, 8]] * 9 + [[1, 10**6]]])
 def test_a_fit_refuses_even_layers_and_layers_too_different_for_one_generator(layers):
-    with pytest.raises(RoutingFormatError, match="log loads of a layer have standard deviations of"):
+    with pytest.raises(SpecError, match="log loads of a layer have standard deviations of"):
         fit_routing(recorded([layers] * 40))
 
 

@@ -6,7 +6,7 @@ Written for vLLM 0.33.0 and SGLang 0.5.23. Neither is imported.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from lazsim.errors import RoutingFormatError, SpecError
+from lazsim.errors import SpecError
 from lazsim.placement.serving import rebalance_experts
 
 
@@ -79,7 +79,7 @@ def sglang_rebalance_experts(
     """
     if getattr(tokens_per_expert, "ndim", 0) != 3:
         shape = tuple(getattr(tokens_per_expert, "shape", ()))
-        raise RoutingFormatError(f"tokens_per_expert: expected shape (steps, layers, experts), found {shape}")
+        raise SpecError(f"tokens_per_expert: expected shape (steps, layers, experts), found {shape}")
     if num_local_physical_experts < 1 or num_physical_experts % num_local_physical_experts:
         text = f"a divisor of num_physical_experts, which is {num_physical_experts}"
         raise SpecError(f"num_local_physical_experts: expected {text}, found {num_local_physical_experts}")

@@ -28,7 +28,7 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     ------
     InfeasiblePlanError
         When there are fewer slots than experts.
-    RoutingFormatError
+    SpecError
         When loads are refused by `lazsim.loads.check_loads`.
 
     Notes

@@ -22,7 +22,7 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     ------
     InfeasiblePlanError
         When there are fewer slots than experts.
-    RoutingFormatError
+    SpecError
         When loads are refused by `lazsim.loads.check_loads`.
 
     Notes
@@ -133,7 +133,7 @@ def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) 
     ------
     InfeasiblePlanError
         When there are fewer slots than experts.
-    RoutingFormatError
+    SpecError
         When loads are refused by `lazsim.loads.check_loads`.
 
     Notes

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.errors import InfeasiblePlanError, RoutingFormatError, SpecError
+from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.loads import MAX_TOKENS, check_loads
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
@@ -107,11 +107,9 @@ def rebalance_experts(
 
     Raises
     ------
-    RoutingFormatError
-        When a weight is negative or no finite number, or weights are no matrix.
     SpecError
-        When numbers are not whole or do not divide one another, a mask or the old placement does not fit, there is no
-        such policy, or arguments exclude each other.
+        When a weight is negative or no finite number, weights are no matrix, numbers are not whole or do not divide one
+        another, a mask or the old placement does not fit, there is no such policy, or arguments exclude each other.
     InfeasiblePlanError
         When the GPUs used have fewer slots than there are experts, or the policy does not plan for such nodes.
 
@@ -175,7 +173,7 @@ def placement_change(
 
     Raises
     ------
-    RoutingFormatError, SpecError
+    SpecError
         When arguments do not fit together.
 
     Examples
@@ -329,7 +327,7 @@ def _as_array(value: Any) -> npt.NDArray[Any]:
         try:
             return np.asarray(value)
         except ValueError as error:
-            raise RoutingFormatError(f"expected rows of equal length: {error}") from error
+            raise SpecError(f"expected rows of equal length: {error}") from error
     value = value.detach().cpu()
     # numpy has no bfloat16.
     array: npt.NDArray[Any] = (value.double() if value.is_floating_point() else value).numpy()
@@ -354,10 +352,10 @@ def _integer_loads(weight: npt.NDArray[Any]) -> Ints:
     """Turn weights into integers, shape (L, E); see the notes of `rebalance_experts`."""
     if weight.ndim != 2 or not weight.size or weight.dtype.kind not in "biuf":
         found = f"{weight.dtype} of shape {weight.shape}"
-        raise RoutingFormatError(f"weight: expected numbers of shape (layers, experts), found {found}")
+        raise SpecError(f"weight: expected numbers of shape (layers, experts), found {found}")
     weight_LE = weight.astype(np.float64)
     for layer, expert in np.argwhere(~(np.isfinite(weight_LE) & (weight_LE >= 0)))[:1]:
-        raise RoutingFormatError(
+        raise SpecError(
             f"weight of expert {expert} in layer {layer} is {weight[layer, expert]}; expected a finite number from 0 up"
         )
     if (weight_LE / MAX_TOKENS).sum(axis=1).max() <= 1 and (weight_LE == np.rint(weight_LE)).all():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lazsim.errors import RoutingFormatError, SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors
 from lazsim.loads import FINEST, MAX_TOKENS, whole_loads
 from lazsim.placement.plan import Ints
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
@@ -96,7 +96,7 @@ def _recorded(source: str, num_experts: int | None, num_layers: int | None, step
         ("`layers`", num_layers, recorded.num_layers),
     ):
         if asked is not None and asked > has:
-            raise RoutingFormatError(f"{option} {asked}: {source} has {has}; give at most {has}")
+            raise SpecError(f"{option} {asked}: {source} has {has}; give at most {has}")
     with prefix_errors("`loads`"):
         taken = top_experts(recorded, num_layers or recorded.num_layers, num_experts or recorded.num_experts)
     asked_step = int(taken.steps[0]) if step is None else step

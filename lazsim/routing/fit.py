@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import SpecError
 from lazsim.placement.plan import Floats, Ints
 from lazsim.routing.generator import SHAPE_SCORES, GeneratedRouting, RoutingSpec
 from lazsim.routing.table import RecordedRouting, top_experts
@@ -39,7 +39,7 @@ def autocorrelation(log_load_SLE: Floats, lag: int) -> float:
 def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     """Estimate the generator's parameters from a recording, by moments.
 
-    A `RoutingFormatError` says that fewer than 30 steps were recorded, loads of a layer are even, or layers differ
+    A `SpecError` says that fewer than 30 steps were recorded, loads of a layer are even, or layers differ
     beyond the generator's.
 
     Notes
@@ -54,14 +54,14 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
 
     if len(routing.steps) < MIN_STEPS:
         steps = counted(len(routing.steps), "step")
-        raise RoutingFormatError(f"{routing.name}: {steps} recorded; a fit needs {MIN_STEPS}")
+        raise SpecError(f"{routing.name}: {steps} recorded; a fit needs {MIN_STEPS}")
     logs = log_loads(routing.tokens_SLE)
     settled = logs[_first_settled(len(logs)) :]
     skew_L = np.sqrt((settled**2).mean(axis=(0, 2)))
     skew, skew_spread = four_digits(float(skew_L.mean())), four_digits(float(skew_L.std()))
     if not (skew_L.min() > 0 and skew_spread < skew):
         found = f"{skew_L.min():.3g} to {skew_L.max():.3g}"
-        raise RoutingFormatError(
+        raise SpecError(
             f"{routing.name}: log loads of a layer have standard deviations of {found}; a fit needs all above 0, and "
             "their own standard deviation below their mean"
         )
@@ -221,7 +221,7 @@ def compare(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapp
     recorded = dict(routing_stats(routing.steps, routing.tokens_SLE))
     generated = [dict(routing_stats(routing.steps, _like(routing, spec, seed))) for seed in range(num_seeds)]
     # With too few experts a layer may have no tokens at some step; then there is nothing to compare.
-    with contextlib.suppress(RoutingFormatError):
+    with contextlib.suppress(SpecError):
         half = top_experts(routing, routing.num_layers, max(2, routing.num_experts // 2))
         recorded |= _settled_skew(half.tokens_SLE)
         for seed, stats in enumerate(generated):

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta
 
 from lazsim.blocks import CACHED_ELEMENTS
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
 from lazsim.loads import FINEST
 from lazsim.placement.plan import Floats, Ints
@@ -123,12 +123,12 @@ class GeneratedRouting:
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
         """Return the tokens of each expert at each of the steps, shape (B, L, E).
 
-        Loads of a step follow from those of all steps before it: `RoutingFormatError` beyond some millions of steps.
+        Loads of a step follow from those of all steps before it: `SpecError` beyond some millions of steps.
         """
         points = [int(step) // self._spec.interval_steps for step in steps]
         if max(points, default=0) >= self._most_blocks * BLOCK_POINTS:
             most = self._most_blocks * BLOCK_POINTS * self._spec.interval_steps
-            raise RoutingFormatError(f"{self.name}: loads are generated for the first {most:,} steps; ask for these")
+            raise SpecError(f"{self.name}: loads are generated for the first {most:,} steps; ask for these")
         tokens_BLE = np.empty((len(points), self.num_layers, self.num_experts), dtype=np.int64)
         for tokens, point in zip(tokens_BLE, points, strict=True):
             piece, place = divmod(point, self._piece_points)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lazsim.errors import RoutingFormatError, unknown_name
+from lazsim.errors import SpecError, unknown_name
 from lazsim.files import STDIN
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.generator import GeneratedRouting, Routing, RoutingSpec
@@ -40,7 +40,7 @@ def load_routing(
         return GeneratedRouting(read_toml(source, content, RoutingSpec), num_layers, num_experts, seed, sha256(content))
     if source != STDIN and not os.path.exists(source):
         names = [UNIFORM, *catalog_names("routing")]
-        raise RoutingFormatError(unknown_name("routing", source, names, "a file of recorded loads"))
+        raise SpecError(unknown_name("routing", source, names, "a file of recorded loads"))
     return _with_note(top_experts(read_routing(source, lenient, layers_from), num_layers, num_experts))
 
 
@@ -62,7 +62,7 @@ def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed:
     spec = read_toml(source, content, RoutingSpec)
     num_loads = -(-num_steps // spec.interval_steps) * num_layers * num_experts
     if num_loads > MAX_LOADS:
-        raise RoutingFormatError(f"{source}: {num_loads:,} loads to generate; at most {MAX_LOADS:,} can be kept")
+        raise SpecError(f"{source}: {num_loads:,} loads to generate; at most {MAX_LOADS:,} can be kept")
     steps = np.arange(0, num_steps, spec.interval_steps)
     loads = GeneratedRouting(spec, num_layers, num_experts, seed).loads(steps)
     return RecordedRouting(steps, loads, spec.name, sha256(content))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import SpecError
 from lazsim.files import Faults, decode_text
 from lazsim.limits import MAX_EXPERTS, MAX_LAYERS, MAX_LOADS, MAX_WHOLE
 from lazsim.placement.plan import Floats
@@ -92,10 +92,10 @@ class Source(Faults):
 
     files: tuple[tuple[str, bytes], ...]
 
-    def refuse(self, where: int | str, what: str) -> RoutingFormatError:
+    def refuse(self, where: int | str, what: str) -> SpecError:
         """Return the error of what no repair mends."""
         place = f", line {where}" if isinstance(where, int) else f", {where}" if where else ""
-        return RoutingFormatError(f"{self.name}{place}: {what}")
+        return SpecError(f"{self.name}{place}: {what}")
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def whole(value: object, most: int) -> int:
 
 
 def text_of(source: Source, content: bytes) -> str:
-    """Decode a text file, or raise RoutingFormatError."""
+    """Decode a text file, or raise SpecError."""
     try:
         return decode_text(content)
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lazsim.errors import RoutingFormatError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors
 from lazsim.files import Faults
 from lazsim.limits import MAX_WHOLE
 from lazsim.loads import whole_loads
@@ -72,7 +72,7 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
     """Check the loads of a file, repair them when lenient, and convert steps and loads to whole numbers.
 
     Layers without tokens at all steps are dense: they are left out, as are steps without any tokens. Loads that are
-    fractions, such as shares, are multiplied by one number; see `lazsim.loads.whole_loads`. A `RoutingFormatError` says
+    fractions, such as shares, are multiplied by one number; see `lazsim.loads.whole_loads`. A `SpecError` says
     that a load is no number from 0 up, a layer has tokens at some steps only or too many, or steps do not ascend.
     """
     bad = ~((tokens_SLE >= 0) & np.isfinite(tokens_SLE))
@@ -98,7 +98,7 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
         faults.fault("", what, "hold the step before it", int(empty_S.sum()))
         steps, tokens_SLE = steps[~empty_S], tokens_SLE[~empty_S]
     if not tokens_SLE.size:
-        raise RoutingFormatError(f"{faults.name}: no loads; give at least one step in which every layer has tokens")
+        raise SpecError(f"{faults.name}: no loads; give at least one step in which every layer has tokens")
     with prefix_errors(faults.name):
         whole_SLE, factor = whole_loads(tokens_SLE)
     if factor > 1:
@@ -138,7 +138,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> RecordedRouting:
-    """Take a smaller model's loads from a larger one's recording; a `RoutingFormatError` says that it is too small.
+    """Take a smaller model's loads from a larger one's recording; a `SpecError` says that it is too small.
 
     They are those of the first `num_layers` layers, and in each of the `num_experts` experts with the highest total
     load over the recording, by number.
@@ -151,7 +151,7 @@ def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> 
     """
     _, has_layers, has_experts = routing.tokens_SLE.shape
     if has_layers < num_layers or has_experts < num_experts:
-        raise RoutingFormatError(
+        raise SpecError(
             f"{routing.name}: {has_layers} layers of {has_experts} experts, but the model has {num_layers} of "
             f"{num_experts}; choose a smaller model, or generated loads"
         )
@@ -164,7 +164,7 @@ def top_experts(routing: RecordedRouting, num_layers: int, num_experts: int) -> 
     empty = np.argwhere(taken.sum(axis=2) == 0)
     if len(empty):
         step, layer = empty[0].tolist()
-        raise RoutingFormatError(
+        raise SpecError(
             f"{routing.name}: the {num_experts} most loaded experts of layer {layer} have no tokens at step "
             f"{routing.steps[step]}; take more of them"
         )

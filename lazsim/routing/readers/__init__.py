@@ -5,7 +5,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from lazsim.errors import RoutingFormatError
+from lazsim.errors import SpecError
 from lazsim.files import module_names, read_bytes, unpack
 from lazsim.limits import MAX_RECORDING_BYTES
 from lazsim.routing.source import Reader, Source
@@ -21,7 +21,7 @@ READERS: dict[str, Reader] = {
 def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> RecordedRouting:
     """Read recorded loads in any of the formats of `READERS`.
 
-    A `RoutingFormatError` says that the format is unknown, a line is bad, or there are no loads.
+    A `SpecError` says that the format is unknown, a line is bad, or there are no loads.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> Reco
         The first MoE layer, where a file numbers layers as the model does; those before it are dense, and left out.
     """
     reader, files = _find(path)
-    source = Source(path, RoutingFormatError, lenient, files=files)
+    source = Source(path, SpecError, lenient, files=files)
     found = reader.read(source)
     first = next((at for at, number in enumerate(found.layers) if number >= layers_from), len(found.layers))
     if first == len(found.layers):
-        raise RoutingFormatError(f"`layers_from` {layers_from}: {path} has layers up to {found.layers[-1]}")
+        raise SpecError(f"`layers_from` {layers_from}: {path} has layers up to {found.layers[-1]}")
     recorded = check_tokens(source, found.steps, found.tokens_SLE[:, first:], found.layers[first:])
     digest = sha256(b"".join(content for _, content in files))
     return replace(recorded, sha256=digest, notes=(*found.notes, *source.notes(), *recorded.notes))
@@ -53,14 +53,14 @@ def _find(path: str) -> tuple[Reader, tuple[tuple[str, bytes], ...]]:
             if files := tuple((name, _read(name)) for name in names if reader.belongs(name)):
                 return reader, files
         patterns = ", ".join(reader.names for reader in READERS.values() if reader.names)
-        raise RoutingFormatError(f"{path}: no file of loads in the folder ({patterns})")
+        raise SpecError(f"{path}: no file of loads in the folder ({patterns})")
     content = _read(path)
     if not content.strip():
-        raise RoutingFormatError(f"{path}: the file is empty; give loads of at least one step")
+        raise SpecError(f"{path}: the file is empty; give loads of at least one step")
     for reader in READERS.values():
         if reader.belongs(path) or reader.recognise(content):
             return reader, ((path, content),)
-    raise RoutingFormatError(f"{path}: not a format of expert loads; lazsim list load-formats shows those that are")
+    raise SpecError(f"{path}: not a format of expert loads; lazsim list load-formats shows those that are")
 
 
 def _read(path: str) -> bytes:
