@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("torch", reason="live training needs torch: pip install 'lazsim[live]'")
 
-from lazsim.live import controller_client, messages, worker_server
+from lazsim.live import controller_client, generation, messages, worker_server
 from lazsim.live.checkpoint import job_hash
 from lazsim.live.controller_client import ControllerClient, DisconnectedError
 from lazsim.live.generation import Worker
@@ -405,6 +405,20 @@ def test_a_worker_leaves_a_controller_that_does_not_prove_itself(monkeypatch, ta
     monkeypatch.setattr(controller_client, "WELCOME_TIMEOUT_S", 0.3)
     with pytest.raises(DisconnectedError):
         ControllerClient(Controller(talk).address, SECRET, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("talk", "said"),
+    [(None, r"cannot be reached \(.*\); is it running\?"), (trickle, "does not answer; LAZSIM_LIVE_SECRET")],
+    ids=["nobody", "another program"],
+)
+def test_a_worker_says_why_it_gives_up(monkeypatch, talk, said):
+    monkeypatch.setattr(controller_client, "WELCOME_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(generation, "RECONNECT_TIMEOUT_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = closed.getsockname() if talk is None else Controller(talk).address
+    with pytest.raises(LiveError, match=f"mine: the controller at 127.0.0.1:{address[1]} {said}"):
+        Worker(address, "mine", SECRET, "", 0).run()
 
 
 def test_a_worker_reads_no_line_without_end(monkeypatch):

@@ -39,7 +39,7 @@ SOCKET_OPTIONS = (
 
 
 class DisconnectedError(Exception):
-    """The connection to the controller is lost."""
+    """The connection to the controller is lost, or there is none; the message says why, if that is known."""
 
 
 class ControllerClient:
@@ -48,7 +48,7 @@ class ControllerClient:
     The receiving thread calls `on_abort` when the controller aborts a generation or is lost. Messages for the main
     thread come to `inbox`: None once the connection is lost. Notes of other ranks come to `await_notes`.
 
-    Raises a DisconnectedError where the other end does not prove that it has the secret, an OSError where none answers.
+    Raises a DisconnectedError where none answers, or the other end does not prove that it has the secret.
     """
 
     def __init__(self, address: tuple[str, int], secret: bytes, on_abort: Callable[[], None]) -> None:
@@ -60,7 +60,10 @@ class ControllerClient:
         self._notes: dict[tuple[int, str], bytes] = {}
         self._notes_changed = threading.Condition()
         self._lock = threading.Lock()
-        self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
+        try:
+            self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
+        except OSError as error:
+            raise DisconnectedError(f"cannot be reached ({error}); is it running?") from None
         self.own_address = str(self._socket.getsockname()[0])
         for level, option, value in SOCKET_OPTIONS:
             self._socket.setsockopt(level, option, value)

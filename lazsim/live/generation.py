@@ -4,6 +4,7 @@ The main thread trains. A second thread listens to the controller. It interrupts
 controller aborts the generation or is lost.
 """
 
+import math
 import queue
 import time
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,8 @@ from lazsim.pytorch.group import TIMEOUT, Group, dist
 from lazsim.pytorch.transformer import Layout
 from lazsim.specs import sha256
 
-MAX_ATTEMPTS = 8
-"""Connections to a controller that accepts none, before a worker gives up, after 4 s: others may crowd it out."""
+RETRY_S = 0.1
+"""Time between two attempts to reach the controller."""
 
 
 class AbortedError(Exception):
@@ -48,39 +49,26 @@ class Worker:
         # Kept, since the destructor of a group waits for the call that hangs.
         self._stuck_groups: list[Group] = []
         self._address, self._secret, self._local_rank = address, secret, local_rank
-        self._controller = f"{address[0]}:{address[1]}"
         self._instance = messages.new_nonce().decode()
         self._state: TrainingState | None = None
-        # Connections in a row that the controller did not welcome.
-        self._failed_attempts = 0
+        # When it gives up on a controller that does not welcome it.
+        self._gives_up_s = math.inf
 
     def run(self) -> str:
         """Work until the controller ends the job; return its reason, empty where the job ended well."""
-        while self._failed_attempts < MAX_ATTEMPTS:
-            self._failed_attempts += 1
-            try:
-                with closing(self._connect()) as client:
-                    return self._serve(client)
-            except DisconnectedError:
-                pass
-            finally:
-                self.drop_group()
-            time.sleep(0.1 * self._failed_attempts)
-        raise LiveError(
-            f"{self.name}: the controller at {self._controller} does not answer; "
-            f"{SECRET_VARIABLE} and the version of lazsim must be the same as there"
-        )
-
-    def _connect(self) -> ControllerClient:
-        deadline = time.monotonic() + RECONNECT_TIMEOUT_S
         while True:
             try:
-                return ControllerClient(self._address, self._secret, self.abort)
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    reason = f"no controller at {self._controller} ({error}); is it running?"
-                    raise LiveError(f"{self.name}: {reason}") from None
-                time.sleep(0.1)
+                with closing(ControllerClient(self._address, self._secret, self.abort)) as client:
+                    return self._serve(client)
+            except DisconnectedError as error:
+                why = str(error) or f"does not answer; {SECRET_VARIABLE} and lazsim's version must be the same as there"
+            finally:
+                self.drop_group()
+            # Others may crowd it out for a time.
+            self._gives_up_s = min(self._gives_up_s, time.monotonic() + RECONNECT_TIMEOUT_S)
+            if time.monotonic() >= self._gives_up_s:
+                raise LiveError(f"{self.name}: the controller at {':'.join(map(str, self._address))} {why}")
+            time.sleep(RETRY_S)
 
     def abort(self) -> None:
         """Make a call of the group in another thread fail."""
@@ -108,7 +96,7 @@ class Worker:
             return welcome.reason
         if not isinstance(welcome, Welcome):
             raise DisconnectedError
-        self._failed_attempts = 0
+        self._gives_up_s = math.inf
         # Before slow work such as reading the text.
         client.start_heartbeats(welcome.spec.heartbeat_s)
         state = self._prepare(welcome)
