@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.placement.custom import checked_plan
-from lazsim.placement.policies import describe_policy, find_policy, place, policy_names
+from lazsim.placement.policies import checked_plan, describe_policy, find_policy, place, policy_names
 from lazsim.placement.request import PlacementRequest
 from tests.conftest import ROOT
 

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from lazsim.cli.parsing import parse_domains, parse_spans
 from lazsim.errors import LazsimError
 from lazsim.placement.plan import PlacementPlan
-from lazsim.reliability.comparison import compare_plans, lose_nodes
+from lazsim.reliability.comparison import compare_plans, lose_nodes, make_plans, max_mean_load, score_plan
 from lazsim.reliability.failure_scenarios import build_scenarios, trace_batches
-from lazsim.reliability.plans import make_plans, max_mean_load, score_plan
 from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
 from lazsim.trace import Event, build_trace

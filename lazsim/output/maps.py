@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lazsim.output.table import shorten_names
 from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.reliability.plans import most_endangered
+from lazsim.reliability.comparison import most_endangered
 from lazsim.reliability.task import PlanningTask
 
 MAX_TEXT_NODES = 16

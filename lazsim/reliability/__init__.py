@@ -1,7 +1,7 @@
 """Probability that every expert survives when nodes fail together.
 
 `curve` answers from failure sets: by `exact` ways, which are `lattice` and `diagram`, or by `montecarlo`. For the
-command line, `task` and `failure_scenarios` say what is asked, `plans` makes plans, `survival` and `comparison` weigh
+command line, `task` and `failure_scenarios` say what is asked; `comparison` makes plans, and it and `survival` weigh
 them.
 """
 

@@ -12,12 +12,11 @@ import numpy as np
 
 from lazsim.errors import prefix_errors
 from lazsim.placement.plan import Bools, Floats, PlacementPlan
-from lazsim.reliability.comparison import all_inputs
+from lazsim.reliability.comparison import all_inputs, make_plans
 from lazsim.reliability.curve import Method, SurvivalCurve, SurvivalEstimate, recovery_curve, recovery_prob
 from lazsim.reliability.failure_models import FailureModel
 from lazsim.reliability.failure_scenarios import FailureScenarios
 from lazsim.reliability.failure_sets import domain_holds, minimal_failure_sets
-from lazsim.reliability.plans import make_plans
 from lazsim.reliability.task import PlanningTask
 
 NUM_SHUFFLES = 10

@@ -22,9 +22,8 @@ from lazsim.trace.events import (
 from lazsim.trace.hosts import expand_hosts
 from lazsim.trace.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
-from lazsim.trace.series import IS_THERE, choose_series, find_node, read_labels
 from lazsim.trace.source import Reading, Source, count, named, shorten
-from lazsim.trace.states import StateLog
+from lazsim.trace.states import IS_THERE, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.table import Event, Kind
 from lazsim.units import counted
 

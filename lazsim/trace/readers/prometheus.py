@@ -6,9 +6,8 @@ from typing import Any
 
 from lazsim.trace.clock import EPOCHS_S
 from lazsim.trace.events import RULE, Sample, events_from_counts
-from lazsim.trace.series import IS_THERE, choose_series, find_node, refusal
 from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number
-from lazsim.trace.states import StateLog, json_records
+from lazsim.trace.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
 
 LOOKS = 'query_range: {"data": {"resultType": "matrix", "result": [{"metric": {...}, "values": [[s, "1"], ...]}, ...]}}'
 
