@@ -9,11 +9,10 @@ from hypothesis.extra import numpy as hnp
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.mapping import MAPPINGS, map_bottleneck, map_greedily, map_optimally, num_missing
-from lazsim.placement.migration import migration_report
+from lazsim.placement.migration import SHARINGS, balance_senders, migrate, migrate_balanced, migration_report
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
-from lazsim.placement.transfers import SHARINGS, balance_senders, migrate, migrate_balanced
 from lazsim.reliability import recovery_curve
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 6))

@@ -10,8 +10,8 @@ import numpy as np
 from lazsim.costmodel.recovery_times import transfer_s
 from lazsim.costmodel.step import CostModel
 from lazsim.placement.mapping import keep_domains, map_greedily, num_missing
+from lazsim.placement.migration import migrate
 from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
-from lazsim.placement.transfers import migrate
 
 
 @dataclass(frozen=True, eq=False)

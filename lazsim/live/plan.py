@@ -15,8 +15,8 @@ from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import System
 from lazsim.live.messages import GenerationPlan, HeldState
 from lazsim.live.worker_server import WorkerConnection
+from lazsim.placement.migration import migrate
 from lazsim.placement.plan import Bools, Ints
-from lazsim.placement.transfers import migrate
 from lazsim.pytorch.reduce import piece
 
 Blocks = frozenset[int]

@@ -1,16 +1,169 @@
-"""Compare ways to migrate nodes to a plan, and bound what any way moves.
+"""Move states to the nodes that a plan needs them on, compare ways to do so, and bound what any way moves.
 
-Axes: L layers, E experts, H live nodes, N nodes of the plan.
+Axes: L layers, E experts, H live nodes, N nodes of the plan, R states to be sent, C classes of states with the same
+owners.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.mapping import MAPPINGS, keep_domains, map_bottleneck, map_greedily, map_optimally, num_missing
-from lazsim.placement.plan import Bools, Ints, with_more_nodes
-from lazsim.placement.transfers import SHARINGS, balance_senders
+from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Migration:
+    """Bytes between nodes that bring every node the states of a plan."""
+
+    bytes_NN: Floats
+    """Bytes that each node sends to each other."""
+    num_states: int
+    """Expert states fetched."""
+    sender_bound_bytes: float = 0.0
+    """Lower bound of the busiest sender's bytes, however owners share the sending; 0 where it is not computed."""
+
+
+def migrate(
+    has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools | None = None, dense_bytes: float = 0.0
+) -> Migration:
+    """Fetch each missing expert state, and the dense state where a node lacks it, from the nodes that have it.
+
+    Some node holds each state that is needed: else the caller restarts from a checkpoint.
+
+    Parameters
+    ----------
+    has_LEN, wants_LEN
+        Expert states that each node holds and needs, shape (L, E, N).
+    state_bytes
+        Training state of one expert of one layer.
+    has_dense_N
+        Nodes that hold the training state outside the experts, shape (N,); all by default.
+    dense_bytes
+        Size of that state.
+
+    Raises
+    ------
+    AssertionError
+        When no node holds a state that is needed: the caller must have restarted from a checkpoint.
+
+    Notes
+    -----
+    All owners of a state share the sending evenly, as in the system of Lazarus (arXiv 2407.04656).
+    """
+    has, missing = _moving(has_LEN, wants_LEN)
+    owners = has.sum(axis=1, dtype=np.float32)
+    assert owners.all(), "every wanted expert has an owner"
+    parts, wanted = has.astype(np.float64), missing.astype(np.float64)
+    parts /= owners[:, None]
+    bytes_NN = (parts.T @ wanted) * state_bytes
+    if has_dense_N is not None and not has_dense_N.all():
+        assert has_dense_N.any(), "some node holds the dense state"
+        bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
+    return Migration(bytes_NN, int(missing.sum()))
+
+
+def migrate_balanced(has_LEN: Bools, wants_LEN: Bools, state_bytes: float) -> Migration:
+    """Fetch the same expert states, with the sending shared by `balance_senders`: the busiest sends least."""
+    has, missing = _moving(has_LEN, wants_LEN)
+    parts_RN, bound_bytes = balance_senders(has, missing.sum(axis=1) * float(state_bytes))
+    return Migration((parts_RN * float(state_bytes)).T @ missing, int(missing.sum()), bound_bytes)
+
+
+def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
+    """Share the sending of each state among its owners so that the busiest sender sends least.
+
+    Parameters
+    ----------
+    owns_RN
+        Owners of each state, at least one, shape (R, N).
+    bytes_R
+        Bytes of each state, for all its receivers together, shape (R,).
+
+    Returns
+    -------
+    parts_RN : ndarray of float64, shape (R, N)
+        Share of a state's bytes that each node sends; the shares of a state add up to 1.
+    bound_bytes : float
+        Lower bound of the busiest sender's bytes; the shares reach it up to rounding.
+
+    Notes
+    -----
+    States with the same owners are one class, of ``d[C]`` bytes. The linear program
+
+        minimize T  subject to  sum_N x[C, N] = d[C],  sum_C x[C, N] <= T,  x >= 0 and 0 where N owns no C
+
+    is solved by the dual simplex of HiGHS (Huangfu and Hall, Math. Prog. Comp. 10, 2018). The bound does not depend on
+    the solver: for prices ``y >= 0`` of sending from a node that add up to 1, the busiest sender is at least the
+    average ``sum_N y[N] sum_C x[C, N]``, and that at least ``sum_C d[C] min(y[owners of C])``; the prices are the
+    dual solution. States go straight from owners to receivers: no node passes on what it receives.
+
+    Examples
+    --------
+    Only node 0 can send the first state, so node 1 sends the second.
+
+    >>> parts, bound = balance_senders(np.array([[True, False], [True, True]]), np.array([10.0, 10.0]))
+    >>> parts.round(6).tolist(), round(bound, 6)
+    ([[1.0, 0.0], [0.0, 1.0]], 10.0)
+    """
+    assert owns_RN.any(axis=1).all(), "every wanted state has an owner"
+    if not bytes_R.any():
+        return owns_RN / owns_RN.sum(axis=1, keepdims=True), 0.0
+    packed = np.packbits(owns_RN, axis=1)
+    _, first_C, class_R = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    owns_CN, class_R = owns_RN[first_C], class_R.reshape(-1)
+    sent_CN, prices_N = _solve(owns_CN, np.bincount(class_R, bytes_R).astype(np.float64))
+    # States that no node needs: their owners share evenly.
+    total_C = sent_CN.sum(axis=1, keepdims=True)
+    parts_CN = np.where(total_C > 0, sent_CN, owns_CN)
+    parts_CN /= parts_CN.sum(axis=1, keepdims=True)
+    least_R = np.where(owns_RN, prices_N, np.inf).min(axis=1)
+    return parts_CN[class_R], float(bytes_R @ least_R)
+
+
+def _solve(owns_CN: Bools, bytes_C: Floats) -> tuple[Floats, Floats]:
+    """Return the share that each node sends of each class, shape (C, N), and the prices of the nodes, shape (N,)."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array, hstack
+
+    num_classes, num_nodes = owns_CN.shape
+    klass, node = owns_CN.nonzero()
+    pair, ones = np.arange(len(klass)), np.ones(len(klass))
+    load = csr_array((ones, (node, pair)), shape=(num_nodes, len(klass)))
+    # The stubs of scipy know no sparse constraints.
+    sent_less_limit: Any = hstack([load, csr_array(-np.ones((num_nodes, 1)))])
+    sent_of_class: Any = csr_array((ones, (klass, pair)), shape=(num_classes, len(klass) + 1))
+    solved = linprog(
+        np.append(np.zeros(len(klass)), 1.0),
+        A_ub=sent_less_limit,
+        b_ub=np.zeros(num_nodes),
+        A_eq=sent_of_class,
+        # Shares of the total, since the solver's tolerances are absolute.
+        b_eq=bytes_C / bytes_C.sum(),
+        method="highs-ds",
+    )
+    assert solved.x is not None, f"such a program always has a solution: {solved.message}"
+    sent_CN = np.zeros(owns_CN.shape)
+    sent_CN[klass, node] = np.maximum(solved.x[:-1], 0.0)
+    prices_N = np.maximum(-solved.ineqlin.marginals, 0.0)
+    return sent_CN, prices_N / prices_N.sum()
+
+
+def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools]:
+    """Return the owners and the receivers of each state that some node lacks, both of shape (R, N)."""
+    num_nodes = has_LEN.shape[2]
+    has = has_LEN.reshape(-1, num_nodes)
+    missing = wants_LEN.reshape(-1, num_nodes) & ~has
+    # Most plans move the states of few experts.
+    moving = np.flatnonzero(missing.any(axis=1))
+    return has.take(moving, axis=0), missing.take(moving, axis=0)
+
+
+SHARINGS: Mapping[str, Callable[[Bools, Bools, float], Migration]] = {"even": migrate, "balanced": migrate_balanced}
+"""Ways to share the sending of a state among its owners, by name."""
 
 
 @dataclass(frozen=True)
