@@ -5,11 +5,13 @@ How unevenly do tokens fall on the experts of each layer, and how does that chan
 Axes: B steps, L layers, E experts.
 """
 
+import matplotlib
 import numpy as np
 import pandas as pd
 
 from lazsim import ModelSpec, load_routing, load_spec
-from lazsim.output.plots.charts import areas_figure, lines_figure
+from lazsim.output.plots.charts import lines_figure, panel_grid, stack_shares
+from lazsim.output.plots.style import PAPER, to_files
 from lazsim.study.experiment import Outcome
 
 SETTINGS = {
@@ -42,12 +44,23 @@ def run(context, settings):
             layers.assign(at="step " + layers["step"].astype(str)), x="layer", y="top2_share", series="at",
             panels=("loads",), x_label="layer", y_label="share of the\ntwo fullest experts", limits=(0, 1),
         ),
-        "drift": areas_figure(
-            curves.assign(panel=curves["loads"] + f", layer {layer}"), panel="panel", x="step", y="share", part="rank",
-            x_label="step", y_label="share of tokens",
-        ),
+        "drift": drift_figure(curves, layer),
     }  # fmt: skip
     return Outcome({"layers": layers, "summary": ranges(layers), "drift": curves}, figures, context.missing())
+
+
+@matplotlib.rc_context(PAPER | {"axes.grid": False})
+def drift_figure(curves, layer):
+    """Stack the shares of the experts of a layer over training, the fullest at the bottom, for each source of loads."""
+    sources = list(curves["loads"].unique())
+    figure, axes = panel_grid(len(sources), len(sources))
+    for source, place in zip(sources, axes[0], strict=True):
+        shares = curves[curves["loads"] == source].pivot_table(index="rank", columns="step", values="share")
+        stack_shares(place, shares.columns.to_numpy(), shares.to_numpy())
+        place.set_title(f"{source}, layer {layer}")
+        place.set_xlabel("step")
+    axes[0, 0].set_ylabel("share of tokens")
+    return to_files(figure)
 
 
 def sorted_shares(load_BLE):

@@ -3,10 +3,13 @@
 What do systems spend their time on under failures?
 """
 
+import matplotlib
+import numpy as np
 import pandas as pd
 
 from lazsim.engine.ledger import BUCKETS
-from lazsim.output.plots.charts import stacked_figure
+from lazsim.output.plots.charts import MOST_BESIDE, draw_bars, panel_grid
+from lazsim.output.plots.style import LOOKS, PAPER, add_legend, to_files
 from lazsim.study.experiment import Outcome, load_experiment
 
 SETTINGS = {
@@ -27,10 +30,7 @@ def run(context, settings):
     shown = table[(table["loads"] == context.best_loads) & (table["model"] == settings["model"])]
     has_several = shown.groupby("experiment")["trace"].transform("nunique") > 1
     panel = shown["experiment"].where(~has_several, shown["experiment"] + ", " + shown["trace"])
-    figure = stacked_figure(
-        shown.assign(panel=panel), panel="panel", bar="system", parts=BUCKETS,
-        y_label=f"share of time, {settings['model']}",
-    )  # fmt: skip
+    figure = buckets_figure(shown.assign(panel=panel), f"share of time, {settings['model']}")
     traces = [trace for one in experiments for trace in one.settings(small=context.small)["traces"].values()]
     return Outcome({"time": table}, {"time": figure}, context.missing(traces))
 
@@ -41,3 +41,25 @@ def shares(experiment, context):
     parts = pd.DataFrame({bucket: rows[f"{bucket}_s"] / rows["wall_s"] for bucket in BUCKETS})
     labelled = rows.assign(experiment=experiment.name)[SETTING].join(parts)
     return labelled.groupby(SETTING, sort=False).mean().reset_index()
+
+
+@matplotlib.rc_context(PAPER)
+def buckets_figure(table, y_label):
+    """Stack the buckets of each system in a bar, in a panel for each of the column of this name."""
+    names = list(table["panel"].unique())
+    figure, axes = panel_grid(len(names), min(MOST_BESIDE, len(names)))
+    for place, name in zip(axes.flat, names, strict=False):
+        shown = table[table["panel"] == name]
+        below = np.zeros(len(shown))
+        for bucket, look in zip(BUCKETS, LOOKS, strict=False):
+            draw_bars(place, range(len(shown)), shown[bucket], 0.75, bucket.replace("_", " "), look, bottom=below)
+            below += shown[bucket].to_numpy(dtype=float)
+        place.set_xticks(range(len(shown)), shown["system"], rotation=30, ha="right")
+        place.tick_params(axis="x", length=0, pad=1)
+        place.set_title(name)
+        place.grid(visible=False, axis="x")
+        place.set_ylim(0, 1)
+    for first in axes[:, 0]:
+        first.set_ylabel(y_label)
+    add_legend(figure, axes[0, 0], columns=4)
+    return to_files(figure)

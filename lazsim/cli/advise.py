@@ -34,9 +34,6 @@ SPANS = Parsed(parse_spans)
 )
 @rate_options
 @click.option(
-    "--shape", type=kinds.Number(0, min_open=True), help="Of the Weibull law of failures; default 1, memoryless."
-)
-@click.option(
     "--batch-share",
     type=kinds.Number(0, 1),
     help="Share of a node's failures in which its whole failure domain fails, such as a rack: those of --cluster.",

@@ -21,7 +21,14 @@ rate_options = options(
         "--node-mtbf", "mtbf_s", type=kinds.DURATION, help="Mean time between the failures of a node, as 50d."
     ),
     click.option("--repair", "repair_s", type=kinds.DURATION, help="Mean time until a node is back, as 4h."),
+    click.option(
+        "--shape",
+        type=kinds.Number(0, min_open=True),
+        help="Of the Weibull law of failures; default 1, memoryless. Below 1, nodes that come back fail again soon.",
+    ),
 )
+"""Options of failures and repairs; an option's name is that of the field of a recipe."""
+
 max_nodes_option = click.option("--max-nodes", type=kinds.NODES, help="Hold the trace to this many nodes.")
 
 

@@ -65,11 +65,6 @@ def convert(out: Path, **reading: Any) -> None:
 mtbf_options = options(
     click.option("--nodes", "num_nodes", type=kinds.NODES, help="Nodes of the cluster."),
     rate_options,
-    click.option(
-        "--shape",
-        type=kinds.Number(0, min_open=True),
-        help="Of the Weibull law of failures: below 1, nodes that come back fail again soon.",
-    ),
     click.option("--new-nodes", is_flag=True, default=None, help="All nodes are new: infant failures come first."),
     click.option(
         "--repair-sigma", type=kinds.Number(0), help="Spread of a log-normal repair time; default: exponential."

@@ -126,12 +126,9 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     prices = ("price_usd_per_node_hour", "cost_usd", "usd_per_million_samples", "usd_per_billion_tokens")
     value |= {name: getattr(run, name) for name in prices}
     value["memory_bytes"] = run.memory and {**run.memory.parts, "total": run.memory.total}
-    if run.extrapolated_s is not None:
-        value["extrapolated_s"] = run.extrapolated_s
-    if run.host_bytes:
-        value["host_memory_bytes"] = run.host_bytes
-    if run.lost_token_share is not None:
-        value["lost_token_share"] = run.lost_token_share
+    optional = {"extrapolated_s": run.extrapolated_s, "host_memory_bytes": run.host_bytes or None}
+    optional["lost_token_share"] = run.lost_token_share
+    value |= {name: number for name, number in optional.items() if number is not None}
     if scored:
         scores = {"prob": "recovery_prob", "ci_low": "ci_low", "ci_high": "ci_high", "method": "method"}
         value |= {f"plan_recovery_{key}": getattr(run.plan_recovery, name, None) for key, name in scores.items()}

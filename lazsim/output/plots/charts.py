@@ -1,4 +1,4 @@
-"""Charts of a table in the style of a paper: lines, bars, and areas over panels."""
+"""Charts of a table in the style of a paper, and parts of charts: lines, bars and areas over panels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lazsim.output.plots.axes import number_log_axis, plain_number
-from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, PAPER, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ def lines_figure(
     looks = looks_of(list(frame[series].unique()))
     frame, names = _with_places(frame, x)
     beside = min(5, max(1, LINE_LETTERS // (MARK_LETTERS + max(map(len, looks)))))
-    figure, axes = _grid(len(places), columns, num_lines=-(-len(looks) // beside))
+    figure, axes = panel_grid(len(places), columns, num_lines=-(-len(looks) // beside))
     for panel, place in zip(axes.flat, places, strict=False):
         chosen = dict(zip(panels, place, strict=True))
         shown = frame
@@ -111,53 +111,13 @@ def samples_figure(frame: pd.DataFrame) -> dict[str, bytes]:
     for index, (name, look) in enumerate(looks.items()):
         shown = frame[frame["system"] == name].set_index("model").reindex(models)
         places = np.arange(len(models)) + (index - (len(looks) - 1) / 2) * width
-        _draw_bars(axes, places, shown["samples"], width * 0.92, name, look)
+        draw_bars(axes, places, shown["samples"], width * 0.92, name, look)
         _draw_intervals(axes, places, shown, "samples", INTERVAL)
     axes.set_xticks(range(len(models)), models)
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("samples trained (thousands)")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     add_legend(figure, axes)
-    return to_files(figure)
-
-
-@matplotlib.rc_context(PAPER)
-def stacked_figure(
-    frame: pd.DataFrame, *, panel: str, bar: str, parts: Sequence[str], y_label: str
-) -> dict[str, bytes]:
-    """Draw stacked bars: a panel for each value of a column, in it a bar for each value of another."""
-    values = list(frame[panel].unique())
-    figure, axes = _grid(len(values), min(MOST_BESIDE, len(values)))
-    for place, value in zip(axes.flat, values, strict=False):
-        shown = frame[frame[panel] == value]
-        below = np.zeros(len(shown))
-        for part, look in zip(parts, LOOKS, strict=False):
-            _draw_bars(place, range(len(shown)), shown[part], 0.75, part.replace("_", " "), look, bottom=below)
-            below += shown[part].to_numpy(dtype=float)
-        place.set_xticks(range(len(shown)), shown[bar], rotation=30, ha="right")
-        place.tick_params(axis="x", length=0, pad=1)
-        place.set_title(value)
-        place.grid(visible=False, axis="x")
-        place.set_ylim(0, 1)
-    for first in axes[:, 0]:
-        first.set_ylabel(y_label)
-    add_legend(figure, axes[0, 0], columns=4)
-    return to_files(figure)
-
-
-@matplotlib.rc_context(PAPER | {"axes.grid": False})
-def areas_figure(
-    frame: pd.DataFrame, *, panel: str, x: str, y: str, part: str, x_label: str, y_label: str
-) -> dict[str, bytes]:
-    """Stack the shares of some parts, the first at the bottom: a panel for each value of a column, side by side."""
-    panels = list(frame[panel].unique())
-    figure, axes = _grid(len(panels), len(panels))
-    for name, place in zip(panels, axes[0], strict=True):
-        shares = frame[frame[panel] == name].pivot_table(index=part, columns=x, values=y)
-        stack_shares(place, shares.columns.to_numpy(), shares.to_numpy())
-        place.set_title(name)
-        place.set_xlabel(x_label)
-    axes[0, 0].set_ylabel(y_label)
     return to_files(figure)
 
 
@@ -169,7 +129,8 @@ def stack_shares(axes: Axes, places: Any, shares: Any) -> None:
     axes.set_ylim(0, 1)
 
 
-def _draw_bars(axes: Axes, places: Any, heights: Any, width: float, label: str, look: Any, bottom: Any = 0.0) -> None:
+def draw_bars(axes: Axes, places: Any, heights: Any, width: float, label: str, look: Any, bottom: Any = 0.0) -> None:
+    """Draw a bar of each height at each place, in one look."""
     style = {"color": look.color, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0}
     axes.bar(places, heights.to_numpy(dtype=float), width, bottom=bottom, label=label, **style)
 
@@ -192,7 +153,7 @@ def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
     return frame.assign(**{x: [names.index(str(value)) for value in frame[x]]}), names
 
 
-def _grid(num_panels: int, columns: int, num_lines: int = 1) -> tuple[Figure, Any]:
+def panel_grid(num_panels: int, columns: int, num_lines: int = 1) -> tuple[Figure, Any]:
     """Make panels below a legend of some lines; places that are left over stay empty."""
     rows = -(-num_panels // columns)
     figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.29 + LINE_INCHES * num_lines)
