@@ -127,6 +127,14 @@ def test_a_step_is_drawn(lazsim, tmp_path):
         (("--model", "nosuch", "--cluster", "dgx-h100"), "unknown model 'nosuch'"),
         (("--model", "gpt-oss-20b", "--cluster", "rtx3090x10"), "no measured kernels of this GPU"),
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "12"), "--gpus 12: give a multiple of the 8"),
+        (
+            ("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--job", "testbed-a"),
+            "testbed-a: has no table [parallel]",
+        ),
+        (
+            ("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--search", "--layout", "tensor=4"),
+            "--layout tensor has no effect beside --search",
+        ),
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor"), "--layout tensor: give a field"),
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor=two"), "tensor"),
         (

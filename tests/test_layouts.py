@@ -424,3 +424,29 @@ def test_parts_of_matrices_that_span_nodes_are_lost_and_fetched_apart():
     each = found.model.d_model * (61 * (1536 + 512 + 64) + 58 * 256)
     num_bytes = 14 * ((found.model.dense_params + each) / 2 + 58 * 256 * found.model.expert_params)
     assert bound.bytes_HH.sum() == pytest.approx(num_bytes)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "needed"),
+    [
+        ("context_exchange", "all_gather", {"context": 2}),
+        ("overlap_tensor", True, {"tensor": 2}),
+        ("overlap_expert", True, {"expert": 8}),
+        ("exchange_multiprocessors", 24, {"expert": 8, "dispatcher": "deepep", "overlap_expert": True}),
+    ],
+)
+def test_a_field_is_told_to_be_idle_where_it_changes_no_step(field, value, needed):
+    def step_s(**fields):
+        return predict_step(load_inputs("mixtral-8x7b", "h100x16", None, {"global_batch": 256, **fields})).step_s
+
+    assert step_s(**{field: value}) == step_s()
+    assert step_s(**needed, **{field: value}) != step_s(**needed)
+    assert ParallelSpec(global_batch=256, **{field: value}).idle_fields == [field]
+    assert ParallelSpec(global_batch=256, **needed, **{field: value}).idle_fields == []
+
+
+@pytest.mark.parametrize("field", ["job.num_micro_batches", "job.activation_passes", "cluster.slots_per_gpu"])
+def test_a_change_without_effect_on_a_layout_is_refused(field):
+    settings = {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3", field: 3}
+    with pytest.raises(SpecError, match=f"{field} has no effect on a job with a layout"):
+        resolve(settings)

@@ -454,3 +454,24 @@ def test_the_example_for_transformers_writes_what_is_read(tmp_path, monkeypatch)
 
     exec(snippet("output_router_logits"), {"json": json, "model": Model(), "batch": {}, "step": 7})
     assert loads_of("loads.jsonl") == ([7], [0, 1], [[[3, 2, 1]] * 2])
+
+
+def test_experts_may_be_numbered_from_1(tmp_path):
+    rows = [f"{layer},{expert},{10 * layer + expert}" for layer in (0, 1) for expert in range(1, 9)]
+    path = write(tmp_path, "loads.csv", "layer,expert,tokens\n" + "\n".join(rows) + "\n")
+    assert loads_of(path)[2] == [[[*range(1, 9)], [*range(11, 19)]]]
+    assert "experts are numbered from 1 to 8" in read_routing(path).notes
+
+
+def test_only_array_of_an_archive_may_have_any_name(tmp_path):
+    np.savez(tmp_path / "loads.npz", np.array([[1, 2, 0], [4, 0, 5]]))
+    assert loads_of(str(tmp_path / "loads.npz"))[2] == [[[1, 2, 0], [4, 0, 5]]]
+    np.savez(tmp_path / "loads.npz", layer_0=np.ones(2), layer_1=np.ones(2))
+    with pytest.raises(SpecError, match=r"no array named tokens or loads, of shape .*, but layer_0, layer_1"):
+        read_routing(str(tmp_path / "loads.npz"))
+
+
+def test_log_with_dates_in_brackets_is_no_json(tmp_path):
+    path = write(tmp_path, "train.log", "[2025-03-01 00:00:00] iteration 10 | lm loss: 8.1\n")
+    with pytest.raises(SpecError, match="not a format of expert loads; give CSV with layer,expert,tokens"):
+        read_routing(path)

@@ -14,7 +14,9 @@ STEP_FILES = ("step.json", "job.toml", "step.png", "step.pdf")
 @click.command(cls=Checked)
 @click.option("--model", required=True, metavar="NAME|TOML|JSON")
 @click.option("--cluster", required=True, metavar="NAME|TOML")
-@click.option("--job", metavar="NAME|TOML", help="Job whose [parallel] table is the layout.")
+@click.option(
+    "--job", metavar="NAME|TOML", help="Job whose [parallel] table is the layout; see lazsim list jobs deepseek-v3."
+)
 @click.option(
     "--layout",
     "fields",
@@ -44,11 +46,16 @@ def command(
     --layout, or with --search, the layout is the fastest that fits, and the ten fastest are listed. --out also writes
     the layout as job.toml, in which any field may change: give it as --job, here and to lazsim run.
     """  # fmt: skip
+    from lazsim.errors import LazsimError
     from lazsim.output.step import step_files, step_parts
     from lazsim.stepmodel.loading import load_inputs, parse_layout
+    from lazsim.stepmodel.search import SEARCHED
     from lazsim.study.step import predict_layout
 
-    inputs = load_inputs(model, cluster, job, parse_layout(fields), gpus)
+    layout = parse_layout(fields)
+    if searches and (chosen := [name for name in SEARCHED if name in layout]):
+        raise LazsimError(f"`layout` {chosen[0]} has no effect beside `searches`: leave one of them out")
+    inputs = load_inputs(model, cluster, job, layout, gpus)
     with working("searching layouts"):
         result = predict_layout(inputs, search=searches or not (job or any("=" in text for text in fields)))
     show(result, result.notes, step_parts, as_json=as_json, out=out, files=step_files)

@@ -117,6 +117,10 @@ class Reader:
         return fnmatch.fnmatchcase(name, self.names)
 
 
+FEWEST_FROM_1 = 8
+"""Experts of a layer of which all but number 0 have loads, so that they count from 1: fewer may lack it by chance."""
+
+
 class LoadTable:
     """Loads by step and layer, added in any order; those of the same step, layer and expert add up."""
 
@@ -125,12 +129,14 @@ class LoadTable:
         self._rows: dict[tuple[int, int], Floats] = {}
         self._num_experts = 1
         self._routes: dict[tuple[int, int], array[int]] = {}
+        self._numbers: set[int] = set()
 
     def add(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
         """Add the loads of the experts of a layer from `expert` on, shape (E,), or of parts of it, shape (..., E)."""
         values = np.atleast_1d(np.asarray(loads, dtype=np.float64))
         values = values.reshape(-1, values.shape[-1]).sum(axis=0)
         first = whole(expert, MAX_WHOLE)
+        self._numbers.add(first)
         row = self._row(where, (whole(step, MAX_WHOLE), whole(layer, MAX_WHOLE)), first + len(values))
         row[first : first + len(values)] += values
 
@@ -174,6 +180,11 @@ class LoadTable:
                 "no loads but routes: each expert of a row counts as one token",
                 f"{shape[2]} experts: the highest number in the routes, plus one",
             )
+        is_whole = self._num_experts > FEWEST_FROM_1 and self._numbers == set(range(1, self._num_experts))
+        if is_whole and not self._routes:
+            self._rows = {key: loads[1:] for key, loads in self._rows.items()}
+            shape = *shape[:2], max(self._num_experts - 1, num_experts)
+            notes += (f"experts are numbered from 1 to {self._num_experts - 1}",)
         tokens_SLE = np.zeros(shape)
         row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))
         for (step, layer), loads in self._rows.items():

@@ -62,6 +62,8 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
     """Decode a specification; a `SpecError` names a key that is missing, unknown or of a wrong type or value."""
     try:
         plain = msgspec.toml.decode(decode_text(text))
+        if not plain:
+            raise SpecError(f"{path}: the file is empty; give at least one field")
         # A sweep has settings by dotted names, for which the specifications that they change know the units.
         if isinstance(plain, dict) and spec_type != dict[str, Any]:
             with prefix_errors(str(path)):

@@ -7,6 +7,12 @@ import msgspec
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Amount, Count, PositiveSeconds, Quantity, Seconds, Spec
 
+OF_PLAIN_JOBS = {
+    "job": ("sequences_per_gpu", "num_micro_batches", "activation_passes", "logit_passes", "expert_kernels"),
+    "cluster": ("slots_per_gpu",),
+}
+"""Fields without effect on a job with a layout, by specification."""
+
 
 class TimesSpec(Spec, frozen=True, kw_only=True):
     """Times of a job as someone measured or published them, in place of those from kernels and links."""
@@ -53,8 +59,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     """Steps between checkpoints by system, 0 where it makes none; Young's interval for a system that is not named."""
     activation_passes: Quantity = 16.0
     """Activations of width ``d_model`` that a layer's element-wise kernels read or write, per token, forward; the
-    default counts two norms (2 each), two residual sums (3 each), biases, dropout and casts (*assumption*). This and
-    the next two have no effect beside `parallel`, whose steps come from measured kernels."""
+    default counts two norms (2 each), two residual sums (3 each), biases, dropout and casts (*assumption*)."""
     logit_passes: Quantity = 6.0
     """Passes over the fp16 logits by the loss, forward and backward together; by default softmax and loss read and
     write them three times (*assumption*)."""
@@ -64,6 +69,6 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     """``separate``: the matmuls of each expert one by one; ``fused``: all experts of a layer at once, as measured for
     inference kernels; it needs a GPU with such measurements."""
     parallel: ParallelSpec | None = None
-    """Layout of the job over GPUs; steps come from `lazsim.stepmodel`."""
+    """Layout of the job over GPUs; steps come from `lazsim.stepmodel`, and `OF_PLAIN_JOBS` have no effect."""
     times: TimesSpec | None = None
     """Known times, in place of those from kernels, links and a layout."""

@@ -59,7 +59,9 @@ def load_inputs(
             raise SpecError(f"`gpus` {gpus}: give a multiple of the {counted(nodes.gpus_per_node, 'GPU')} of a node")
         nodes = override(nodes, {"num_nodes": gpus // nodes.gpus_per_node}, cluster)
     gpu = load_spec(GpuSpec, nodes.gpu, "cluster")
-    start = (load_spec(JobSpec, job, "job").parallel if job else None) or first_layout(nodes)
+    start = load_spec(JobSpec, job, "job").parallel if job else first_layout(nodes)
+    if start is None:
+        raise SpecError(f"`job` {job}: has no table [parallel]; give a job with a layout, or leave it out")
     tables = tables_of(gpu)
     with prefix_errors("`layout`"):
         chosen = override(start, layout) if layout else start

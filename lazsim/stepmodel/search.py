@@ -22,6 +22,9 @@ USABLE_SHARE = 0.92
 ROUNDING = 1e-6
 """Share by which rounding may put a bound above what it bounds, and far more."""
 
+SEARCHED = ("tensor", "pipeline", "virtual_stages", "expert", "stages", "micro_batch", "recompute", "recomputed")
+"""Fields that a search chooses."""
+
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MICRO_BATCHES = (1, 2, 4, 8)
 VIRTUAL_STAGES = (1, 2, 4, 8)

@@ -276,6 +276,8 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
             whose = f"the fastest that fits unpadded, as `job` gives none: {_chosen_layouts(scenarios)}"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
         notes += costs.inputs.kernel_remarks
+        if parallel := scenario.job.parallel:
+            notes += [f"of no effect in this layout: {', '.join(idle)}"] if (idle := parallel.idle_fields) else []
         if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
             notes.append(f"loads of experts are even, as in `lazsim step`; `routing` {SKEWED_LOADS} has skewed ones")
         elif scenario.routing.name == SKEWED_LOADS:

@@ -60,7 +60,9 @@ def _find(path: str) -> tuple[Reader, tuple[tuple[str, bytes], ...]]:
     for reader in READERS.values():
         if reader.belongs(path) or reader.recognise(content):
             return reader, ((path, content),)
-    raise SpecError(f"{path}: not a format of expert loads; lazsim list load-formats shows those that are")
+    raise SpecError(
+        f"{path}: not a format of expert loads; give CSV with layer,expert,tokens, or one of lazsim list load-formats"
+    )
 
 
 def _read(path: str) -> bytes:

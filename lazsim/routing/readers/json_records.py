@@ -1,5 +1,6 @@
 """JSON: vLLM's load history, counts by layer, and token routes; one document, or a record in each line."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,8 @@ LOOKS = '{"load_history": [{"logical_expert_load": [[...]]}, ...]}, or lines of 
 
 
 def recognise(content: bytes) -> bool:
-    """Return whether a text begins as JSON does."""
-    return content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+    """Return whether a text begins as JSON does, and not with a date in brackets, as lines of a log do."""
+    return re.match(rb"[\xef\xbb\xbf\s]*(\{|\[(?!\d+[-/:]))", content) is not None
 
 
 def read(source: Source) -> Reading:

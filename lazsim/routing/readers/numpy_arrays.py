@@ -29,11 +29,15 @@ def read(source: Source) -> Reading:
                 arrays["loads"] = read_array(io.BytesIO(content), MAX_LOADS * BYTES_PER_LOAD)
                 continue
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                for name in archive.namelist():
-                    role = role_of(name.removesuffix(".npy"))
+                names = archive.namelist()
+                for name in names:
+                    role = "loads" if len(names) == 1 else role_of(name.removesuffix(".npy"))
                     if role in ("step", "loads"):
                         with archive.open(name) as member:
                             arrays[role] = read_array(member, MAX_LOADS * BYTES_PER_LOAD)
+                if "loads" not in arrays:
+                    found = ", ".join(name.removesuffix(".npy") for name in names[:8])
+                    raise source.refuse("", f"no array named tokens or loads, of shape (S, L, E), but {found}")
         loads = arrays["loads"]
     except PROBLEMS as error:
         raise source.refuse("", f"not a readable .npz with iteration and tokens ({error}); write it again") from None
