@@ -259,7 +259,7 @@ class Replay:
         self.due, self.dropped = None, set()
         load_s = self.job.costs.load_s(len(nodes)) if self.steps else 0.0
         if self.copied and self.copied == len(self.steps):
-            load_s = self.job.costs.recall_s(len(nodes))
+            load_s = self.job.costs.recall_s(len(nodes), self.num_seats, self.further_shares())
         self.spend("restart", RESTART_S - SAVE_S + load_s, nodes)
         self.train_on(nodes)
         self.counts["restarts"] += self.has_started
@@ -271,13 +271,21 @@ class Replay:
         # A copy goes through a network that is idle for half a step.
         lag = math.ceil(self.job.costs.exchange_s(self.num_seats) / (0.5 * self.last_step_s)) if self.last_step_s else 1
         copy = max(self.copied, (len(self.steps) // lag - 1) * lag)
-        groups = max(1, self.num_seats // 2)
-        left = {min(seat // 2, groups - 1) for seat in self.seats}
-        if copy <= self.saves[-1][0] or len(left) < groups:
+        if copy <= self.saves[-1][0] or not all(left for _, left in self.groups()):
             return None
         self.go_back(copy)
         self.copied = copy
         return self.restart_or_wait()
+
+    def groups(self):
+        """Count the nodes of each group of two that are lost, and those that are left; the last takes in the rest."""
+        of_seat = [min(seat // 2, max(1, self.num_seats // 2) - 1) for seat in range(self.num_seats)]
+        left = Counter(of_seat[seat] for seat in self.seats)
+        return [(size - left[group], left[group]) for group, size in Counter(of_seat).items()]
+
+    def further_shares(self):
+        """Count the shares that a node of a group sends for lost ones, beyond the one that the node sent itself."""
+        return max(0.0, *(lost / left - 1 for lost, left in self.groups()))
 
     def replay_stage(self):
         """MoEvement: spares replay a window and the steps since; not if nodes failed while others recovered."""
@@ -298,7 +306,9 @@ class Replay:
         if len(missing) > len(spares):
             return None if self.usable(self.alive()) else self.wait
         replayed_s = (window + since % window) * self.last_step_s
-        phases = {"reconfigure": REBUILD_S, "transfer": job.costs.window_s(window), "lost_work": replayed_s}
+        owners = {seat: ring & set(self.seats) for seat, ring in zip(missing, keep, strict=True)}
+        fetched_s = job.costs.window_s(self.num_seats, owners, window)
+        phases = {"reconfigure": REBUILD_S, "transfer": fetched_s, "lost_work": replayed_s}
         return lambda: self.go_on(phases, dict(zip(missing, spares, strict=False)))
 
     def keep_places(self):
@@ -312,14 +322,16 @@ class Replay:
             self.seats = {seat: node for seat, node in self.seats.items() if self.where(seat)[0] in up}
         can = self.seats and self.rules.goes_on(self)
         if can:
-            phases = self.with_fetch(self.rules.go_on_s, self.missing())
+            # A pipeline of which no node is left needs nothing.
+            up = {self.where(seat)[0] for seat in self.seats}
+            phases = self.with_fetch(self.rules.go_on_s, [seat for seat in self.missing() if self.where(seat)[0] in up])
             return lambda: self.go_on(phases, {})
         return None if self.rules.whole_replicas else self.regroup()
 
     def with_fetch(self, phases, seats):
         """Return phases with the time in which the states of some seats are fetched, where they are."""
         return {
-            name: self.job.costs.fetch_s(self.num_seats, seats) if value is FETCHED else value
+            name: self.job.costs.fetch_s(self.num_seats, seats, self.seats) if value is FETCHED else value
             for name, value in phases.items()
         }
 

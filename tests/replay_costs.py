@@ -50,16 +50,17 @@ class Constant(NamedTuple):
     def load_s(self, count):
         return SAVE_S
 
-    def recall_s(self, count):
+    def recall_s(self, count, before, further):
         return TRANSFER_S
 
-    exchange_s = recall_s
-
-    def window_s(self, window):
+    def exchange_s(self, count):
         return TRANSFER_S
 
-    def fetch_s(self, count, seats):
+    def window_s(self, count, owners, window):
         return TRANSFER_S
+
+    def fetch_s(self, count, seats, left):
+        return TRANSFER_S if seats else 0.0
 
     def move_s(self, moves):
         return TRANSFER_S if moves else 0.0
@@ -74,10 +75,18 @@ class Layout:
 
     def __init__(self, system, costs, blocks):
         parallel, self.costs, self.system = costs.job.parallel, costs, system
-        self.stages, self.optimizer_bytes = parallel.pipeline, {"adam": 12, "muon": 8}[parallel.optimizer]
+        self.optimizer_bytes = {"adam": 12, "muon": 8}[parallel.optimizer]
         parts, self.state_bytes = blocks.split("|"), 2 + self.optimizer_bytes
-        self.blocks = ["".join(parts[stage :: self.stages]) for stage in range(self.stages)]
-        self.layer_stages = [index % self.stages for index, part in enumerate(parts) for one in part if one == "t"]
+        # DualPipe feeds micro-batches from both ends: a stage and the one at the other end hold the same.
+        self.ends = 2 if parallel.schedule == "dualpipe" else 1
+        self.stages = parallel.pipeline // self.ends
+        stages = [index % parallel.pipeline for index in range(len(parts))]
+        stages = [stage if stage < self.stages else parallel.pipeline - 1 - stage for stage in stages]
+        self.blocks = [
+            "".join(part for part, one in zip(parts, stages, strict=True) if one == stage)
+            for stage in range(self.stages)
+        ]
+        self.layer_stages = [stage for stage, part in zip(stages, parts, strict=True) for one in part if one == "t"]
         self.gpus, self.tensor, self.expert = costs.cluster.gpus_per_node, parallel.tensor, parallel.expert
         keeps_whole = system not in ("ds", "tutel", "dropless", "checkpoint", "async-checkpoint", "moc", "gemini")
         self.parallel, self.sharding = parallel, "none" if keeps_whole else parallel.sharding
@@ -109,7 +118,7 @@ class Layout:
         Those that share sequences or matrices stay together, and stages have equally many.
         """
         column = math.lcm(self.tensor * self.parallel.context, self.gpus) // self.gpus
-        column = column if self.tensor * self.parallel.context > self.gpus else 1
+        column = self.ends * (column if self.tensor * self.parallel.context > self.gpus else 1)
         columns = math.ceil(self.expert / self.gpus / column)
         return self.stages * column, self.stages * column * columns
 
@@ -189,8 +198,10 @@ class Layout:
         return float(times.step_s(np.ones(shape, dtype=np.int64))[0])
 
     def micro_batches(self, count):
-        ranks = count * self.gpus // (self.tensor * self.parallel.context * self.stages)
+        ranks = count * self.gpus // (self.tensor * self.parallel.context * self.parallel.pipeline)
         most = math.ceil(self.parallel.global_batch / (ranks * self.parallel.micro_batch))
+        if self.ends == 2:
+            return max(2 * self.parallel.pipeline, most + most % 2)
         # Interleaved stages take multiples of their number.
         return most if self.parallel.virtual_stages == 1 else math.ceil(most / self.stages) * self.stages
 
@@ -220,39 +231,68 @@ class Layout:
             sum(read) / cluster.network.storage_bytes_per_s + max(read) / self.gpus / cluster.host.serialise_bytes_per_s
         )
 
+    def share(self, count):
+        """Return the share of a node of a stage of what the stage has, where that is most."""
+        return self.state_bytes * max(map(sum, self.params)) / (count // self.stages)
+
     def exchange_s(self, count):
-        """Gemini: each node of a stage sends its share of what the stage has to another."""
-        return self.network_s(self.state_bytes * max(map(sum, self.params)) / (count // self.stages))
+        """Gemini: each node of a stage sends its share to another."""
+        return self.network_s(self.share(count))
 
-    def recall_s(self, count):
-        return self.network_s(max(self.read(count)))
+    def recall_s(self, count, before, further):
+        """Gemini: who sends for several that are lost has more to send than a node gets."""
+        return self.network_s(max(self.read(count)) + further * self.share(before))
 
-    @property
-    def node_params(self):
-        return max(sum(one[1] for one in self.parts(stage, range(self.gpus))) for stage in range(self.stages))
+    def node_params(self, stage):
+        return sum(one[1] for one in self.parts(stage, range(self.gpus)))
 
     @property
     def node_s(self):
-        return self.state_bytes * self.node_params / self.gpus / self.costs.cluster.host.link_bytes_per_s
+        most = max(map(self.node_params, range(self.stages)))
+        return self.state_bytes * most / self.gpus / self.costs.cluster.host.link_bytes_per_s
 
-    def window_s(self, window):
+    def window_s(self, count, owners, window):
         """MoEvement: the optimizer states once, and 2 bytes of those whose turn is to come, half of them on average."""
-        return self.network_s(self.node_params * (self.optimizer_bytes + window - 1))
+        of_param, stages = self.optimizer_bytes + window - 1, {seat: seat // (count // self.stages) for seat in owners}
+        return self.flow_s(
+            [(some, ("spare", seat), of_param * self.node_params(stages[seat])) for seat, some in owners.items()]
+        )
 
-    def fetch_s(self, count, seats):
-        read = self.read(count)
-        return self.network_s(max(read[seat] for seat in seats)) if seats else 0.0
+    def fetch_s(self, count, seats, left):
+        """Return the time until the states of seats have come from those that are left and have the same parts."""
 
-    def move_s(self, moves):
+        def states(seat):
+            """Return the parts of a seat, and under Bamboo those of its place in the next stage; and their bytes."""
+            found, per_stage = {}, count // self.stages
+            for one in (seat, (seat + per_stage) % count) if self.system == "bamboo" else (seat,):
+                stage, place = divmod(one, per_stage)
+                parts = self.parts(stage, range(place * self.gpus, (place + 1) * self.gpus))
+                for kind, (part, params) in zip(("matrices", "experts"), parts, strict=True):
+                    found[stage, kind, part] = self.state_bytes * params
+            return found
+
+        has = {seat: states(seat) for seat in left}
+        return self.flow_s([
+            ([seat for seat in left if part in has[seat]], ("new", receiver), num_bytes)
+            for receiver in seats
+            for part, num_bytes in states(receiver).items()
+        ])  # fmt: skip
+
+    def flow_s(self, moves):
         """Return the time of moves: owners, receiver and bytes. Owners share the sending; nodes do all at once."""
-        sent, received, peers = defaultdict(float), defaultdict(float), defaultdict(set)
+        sent, received = defaultdict(float), defaultdict(float)
         for owners, receiver, num_bytes in moves:
             received[receiver] += num_bytes
             for owner in owners:
                 sent[owner] += num_bytes / len(owners)
+        return self.network_s(max([*sent.values(), *received.values()])) if moves else 0.0
+
+    def move_s(self, moves):
+        """Return the time of moves between nodes that connect to one peer after the other."""
+        peers = defaultdict(set)
+        for owners, receiver, _ in moves:
+            for owner in owners:
                 peers[owner].add(receiver)
                 peers[receiver].add(owner)
-        if not moves:
-            return 0.0
-        connect_s = self.costs.cluster.recovery.connect_s * max(map(len, peers.values()))
-        return connect_s + self.network_s(max([*sent.values(), *received.values()]))
+        connect_s = self.costs.cluster.recovery.connect_s * max(map(len, peers.values()), default=0)
+        return connect_s + self.flow_s(moves)

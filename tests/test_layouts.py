@@ -142,6 +142,100 @@ def test_a_node_of_bamboo_fetches_and_reads_the_next_stage_beside_its_own():
     assert moved.bytes_HH.sum() == pytest.approx(stage_bytes_S[0])
 
 
+def held_of(system, cost_model, num_nodes):
+    plan = Planned(num_nodes, 0, lambda count, _step: SYSTEMS[system].plan_evenly(cost_model, count))
+    return Held.full(range(num_nodes), plan)
+
+
+def stage_bytes(pipeline=8):
+    """Return what a node has of each stage in such a job where a node has one whole."""
+    model = resolve(SMALL | uneven_stages(pipeline)).model
+    return [14 * sum(params_of_stage(model, pipeline, stage)) for stage in range(pipeline)]
+
+
+@pytest.mark.parametrize("system", ["oobleck", "recycle"])
+def test_newcomers_share_the_network_card_of_the_node_that_has_what_they_lack(system):
+    # Four replicas: nodes 0 to 3 have stage 0. What three of them lack the last one sends, three times.
+    found = costs(SMALL | uneven_stages(8), system)
+    first, second, *_ = stage_bytes()
+    for lost, num_bytes in (
+        ([0], first),
+        ([0, 1], first),
+        ([0, 1, 2], 3 * first),
+        ([0, 1, 2, 4], max(3 * first, second)),
+    ):
+        seconds = SYSTEMS[system].fetch_s(found, held_of(system, found, 32).without(lost), lost)
+        assert seconds == pytest.approx(float(found.communication.transfer_s(num_bytes, 0.0)))
+
+
+def test_a_pipeline_of_oobleck_of_which_no_node_is_left_copies_nothing():
+    found = costs(SMALL, "oobleck")
+    held = held_of("oobleck", found, 24)
+    # Seat 3 s + r has stage s of replica r.
+    of_first = [3 * stage for stage in range(8)]
+    assert dict(SYSTEMS["oobleck"].continue_s(found, held.without(of_first)))["transfer"] == 0
+    assert dict(SYSTEMS["oobleck"].continue_s(found, held.without(of_first[:7])))["transfer"] > 0
+
+
+def test_peers_of_moevement_send_the_windows_of_the_stage_that_failed():
+    # Nodes 0 to 3 have stage 0, and 28 to 31 the last; the next two of a stage keep what a node saves. With 0 and 1
+    # lost, 2 sends all of the one and half of the other: 12 bytes of a parameter, and 2 more in each of 4 further steps
+    # for half of them.
+    found, window = costs(SMALL | uneven_stages(8), "moevement"), 5
+    held = held_of("moevement", found, 32)
+    window_bytes = [16 / 14 * num_bytes for num_bytes in stage_bytes()]
+    cases = (([0], 1, 0), ([29], 1, 7), ([0, 1], 1.5, 0), ([30, 31], 1.5, 7), ([0, 2], 1.5, 0))
+    for lost, sent, stage in cases:
+        # With 0 and 2 lost, 1 sends all of 0's, and 3 and 0 keep what 2 saved: 3 sends all of that.
+        sent = 1 if lost == [0, 2] else sent
+        seconds = SYSTEMS["moevement"].fetch_s(found, held.without(lost), window)
+        assert seconds == pytest.approx(float(found.communication.transfer_s(sent * window_bytes[stage], 0.0)))
+
+
+def test_a_node_of_gemini_sends_the_shares_of_all_that_its_group_lost():
+    # Groups of four: the node that is left of one sends three shares for others, where each of two sends one.
+    found, gemini = costs(SMALL | uneven_stages(8), "gemini"), replace(SYSTEMS["gemini"], num_copies=4)
+    held = held_of("gemini", found, 32)
+    read_bytes = checkpoint_load_bytes(found, gemini.plan_evenly(found, 32)).max()
+    share = max(stage_bytes()) / 4
+    for lost, further in (([0], 0), ([0, 1], 0), ([0, 1, 2], 2)):
+        seconds = gemini.recall_s(found, held.without(lost), 32)
+        assert seconds == pytest.approx(float(found.communication.transfer_s(read_bytes + further * share, 0.0)))
+
+
+DUAL = SMALL | {
+    "job.parallel.virtual_stages": 1, "job.parallel.schedule": "dualpipe", "job.parallel.overlap_expert": False,
+    "job.parallel.stages": "E" + "|".join(f"t*{number}" for number in (8, 8, 8, 8, 8, 8, 8, 5)) + "L",
+}  # fmt: skip
+
+
+def test_a_node_of_dualpipe_has_two_stages_which_another_node_of_its_pipeline_has_too():
+    found = costs(DUAL, "recycle")
+    block, params = found.model.block_params, found.model
+    dense_layer, moe_layer = (block["attention"] + block[kind] for kind in ("dense", "moe"))
+    experts = 256 * params.expert_params
+    stages = [5 * moe_layer + 3 * dense_layer + block["vocabulary"] + 5 * experts]
+    stages += [8 * (moe_layer + experts)] * 6 + [5 * (moe_layer + experts) + block["vocabulary"]]
+    of_node = [14 * (stages[stage] + stages[7 - stage]) for stage in range(4)]
+    assert np.add(*found.stage_bytes(8)) == pytest.approx(of_node)
+    # A pipeline takes eight nodes. The two that have the first and the last stage are one after the other.
+    assert [SYSTEMS["checkpoint"].usable_nodes(found, number) for number in (7, 8, 15, 16)] == [0, 8, 8, 16]
+    held = held_of("recycle", found, 16)
+    assert held.plan.num_held_N.tolist() == [256 * 10] * 4 + [256 * 16] * 12
+    # All but one of four may be lost: the last has both stages, and sends them to each that is new.
+    assert held.without([0, 1, 2]).is_complete(found.grid)
+    assert not held.without([0, 1, 2, 3]).is_complete(found.grid)
+    seconds = SYSTEMS["recycle"].fetch_s(found, held.without([0, 1, 2]), [0, 1, 2])
+    assert seconds == pytest.approx(float(found.communication.transfer_s(3 * of_node[0], 0.0)))
+
+
+def test_dualpipe_saves_optimizer_states_once_over_both_nodes_of_a_stage():
+    found = costs(DUAL | {"job.parallel.sharding": "optimizer"})
+    # Eight nodes: each part is on two, which read its weights whole and half of its optimizer states each.
+    read_N = checkpoint_load_bytes(found, SYSTEMS["checkpoint"].plan_evenly(found, 8))
+    assert read_N.sum() == pytest.approx((2 * 2 + 12) * found.model.total_params)
+
+
 def test_peers_that_recover_hold_whole_optimizer_states_and_take_the_memory():
     sharded, whole = memory_under("checkpoint", 128), memory_under("oobleck", 128)
     # Two replicas of each expert divide 12 bytes a parameter, or not; dense parameters are divided over more ranks.

@@ -91,7 +91,8 @@ def random_constant(rng, system):
 
 
 LAYOUTS = [
-    # GPUs of a node, tensor, context and expert ranks, experts, blocks of each part, parts of a stage, sharding.
+    # GPUs of a node, tensor, context and expert ranks, experts, blocks of each part, parts of a stage, sharding,
+    # optimizer.
     (2, 2, 1, 4, 8, "Edtt|tttmL", 1, "optimizer", "adam"),
     (2, 1, 1, 2, 4, "Edt|tttt|tL", 1, "full", "muon"),
     (4, 8, 1, 8, 8, "EttttL", 1, "optimizer", "adam"),
@@ -103,6 +104,12 @@ LAYOUTS = [
     (2, 2, 1, 4, 8, "Ed|tt|t|tttmL", 2, "optimizer", "adam"),
     (1, 2, 1, 2, 4, "Edt|tt|t|mL", 2, "full", "adam"),
     (2, 16, 1, 4, 8, "Ettt|ttmL", 1, "optimizer", "adam"),
+    # Every node has all experts of its stage, and half of its matrices: these may be lost alone.
+    (1, 2, 1, 1, 4, "EttttL", 1, "optimizer", "adam"),
+    (1, 2, 1, 1, 4, "Edt|ttL", 1, "optimizer", "adam"),
+    # Fed from both ends.
+    (2, 1, 1, 4, 8, "Ed|tt|tt|tmL", "dualpipe", "optimizer", "adam"),
+    (2, 8, 1, 2, 8, "Edt|tttL", "dualpipe", "full", "adam"),
 ]
 """Small models whose dense layers, which come first, are in the first stages."""
 
@@ -112,29 +119,34 @@ def layout_costs(system, layout, network):
     """Return the costs of DeepSeek-V2-Lite with fewer layers and experts."""
     gpus, tensor, context, expert, experts, blocks, virtual, sharding, optimizer = layout
     layers = [blocks.count(one) for one in "dtm"]
-    stages = (blocks.count("|") + 1) // virtual
-    unit = int(np.lcm(tensor * context, expert)) // gpus or 1
+    is_dual = virtual == "dualpipe"
+    pipeline, unit = blocks.count("|") + 1, int(np.lcm(tensor * context, expert)) // gpus or 1
+    pipeline, virtual = (pipeline, 1) if is_dual else (pipeline // virtual, virtual)
     settings = {
         "model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "system": system,
         "model.num_layers": layers[0] + layers[1], "model.num_moe_layers": layers[1], "model.num_mtp_layers": layers[2],
         "model.num_experts": experts, "model.top_k": 2, "cluster.gpus_per_node": gpus,
-        "cluster.num_nodes": 2 * stages * unit, "cluster.network.nic_bytes_per_s": network,
+        "cluster.num_nodes": 2 * pipeline * unit, "cluster.network.nic_bytes_per_s": network,
         "cluster.network.storage_bytes_per_s": 3e9, "cluster.host.link_bytes_per_s": 1e9,
         "cluster.recovery.restart_base_s": RESTART_S - SAVE_S, "cluster.recovery.connect_s": 0.3,
         "job.parallel.stages": re.sub("[dt]", "t", blocks), "job.parallel.virtual_stages": virtual,
+        "job.parallel.schedule": "dualpipe" if is_dual else "1f1b",
         "job.parallel.global_batch": 96, "job.parallel.precision": "bf16", "job.parallel.recompute": "none",
         "job.parallel.recomputed": (), "job.parallel.overlap_expert": False, "job.parallel.dispatcher": "all_to_all",
         "job.parallel.tensor": tensor, "job.parallel.context": context, "job.parallel.expert": expert,
-        "job.parallel.pipeline": stages, "job.parallel.sharding": sharding, "job.parallel.optimizer": optimizer,
+        "job.parallel.pipeline": pipeline, "job.parallel.sharding": sharding, "job.parallel.optimizer": optimizer,
     }  # fmt: skip
     costs = resolve(settings).costs()
-    return costs, Layout(system, costs, blocks), (stages, unit)
+    own = Layout(system, costs, blocks)
+    return costs, own, (own.stages, unit * own.ends)
 
 
 def random_layout(rng, system):
     """Return the costs of a job with a layout, by the engine and by the second account, and its grid."""
-    staged = [one for one in LAYOUTS if "|" in one[5] or system not in ("bamboo", "moevement")]
-    return layout_costs(system, rng.choice(staged), rng.choice([2e9, 2e8]))
+    layout, network = rng.choice(LAYOUTS), rng.choice([2e9, 2e8])
+    found = layout_costs(system, layout, network)
+    needs_stages = system in ("bamboo", "moevement")
+    return random_layout(rng, system) if needs_stages and found[1].stages == 1 else found
 
 
 def random_job(rng, system, grid, own):

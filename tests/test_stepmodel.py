@@ -369,6 +369,25 @@ def test_dualpipe_has_the_published_bubble():
     assert 0 < found.saved_s < 8 * 0.5
 
 
+@pytest.mark.parametrize(("pipeline", "micro_batches"), [(2, 4), (4, 8), (8, 20), (8, 100)])
+def test_dualpipe_has_gradients_of_a_part_when_both_stages_that_hold_it_made_them(pipeline, micro_batches):
+    found = run_dual_pipe([PartTime(1.0 + 0.1 * part, 2.0) for part in range(pipeline)], 0.8, micro_batches)
+    kinds, end_s = list(found.passes.kinds), max(found.ends_s)
+    for part in range(pipeline):
+        passes = [
+            (one.stage, end_s, end_s - found.takes_s[one.kind], half)
+            for one, end_s in zip(found.passes.order, found.ends_s, strict=True)
+            for half, of_part in kinds[one.kind]
+            if of_part == part
+        ]
+        assert {stage for stage, *_ in passes} == {part, pipeline - 1 - part}
+        assert found.first_s[part] == pytest.approx(min(start_s for _, _, start_s, half in passes if half == "F"))
+        last_s, half = max((last_s, half) for _, last_s, _, half in passes if half in "BW")
+        assert found.last_s[part] == pytest.approx(end_s - last_s)
+        # Gradients of weights are made in a pass of their own at the end.
+        assert found.makes_s[part] == pytest.approx(0.8 if half == "W" else 2.0)
+
+
 def test_dualpipe_hides_exchanges_and_holds_parameters_twice():
     layout = {"pipeline": 4, "expert": 64, "global_batch": 4096, "graphs": "full", "precision": "mxfp8"}
     plain, dual = (

@@ -23,14 +23,27 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
     """
     if not bytes_NN.any():
         return 0.0
-    local = bytes_NN * (server_N[:, None] == server_N)
-    across = bytes_NN - local
-    # Sent and received by each server.
-    nic = np.maximum(np.bincount(server_N, across.sum(axis=1)), np.bincount(server_N, across.sum(axis=0))).max()
-    busiest_local = np.maximum(local.sum(axis=1), local.sum(axis=0)).max() / costs.cluster.gpus_per_node
     is_peer = (bytes_NN + bytes_NN.T > 0).sum(axis=1)
     connect_s = costs.cluster.recovery.connect_s * int(is_peer.max())
-    return connect_s + float(costs.communication.transfer_s(nic, busiest_local))
+    return connect_s + flow_s(costs, bytes_NN, server_N, server_N)
+
+
+def flow_s(costs: CostModel, bytes_NR: Floats, server_N: Ints, server_R: Ints) -> float:
+    """Return the seconds in which nodes send bytes to receivers, all at once, from the server of each.
+
+    Notes
+    -----
+    Nodes of a server share its NICs, which send and receive at the same time. The busiest direction of the busiest
+    server takes as long as all: where transfers may be divided, some order of them leaves it no gap (Gonzalez and
+    Sahni, Journal of the ACM 23, 1976, 665: open shops with preemption).
+    """
+    if not bytes_NR.any():
+        return 0.0
+    local = bytes_NR * (server_N[:, None] == server_R)
+    across = bytes_NR - local
+    nic = max(np.bincount(server_N, across.sum(axis=1)).max(), np.bincount(server_R, across.sum(axis=0)).max())
+    busiest_local = max(local.sum(axis=1).max(), local.sum(axis=0).max()) / costs.cluster.gpus_per_node
+    return float(costs.communication.transfer_s(nic, busiest_local))
 
 
 def checkpoint_save_s(costs: CostModel, num_nodes: int, experts_share: float = 1.0) -> float:
@@ -46,15 +59,20 @@ def checkpoint_save_s(costs: CostModel, num_nodes: int, experts_share: float = 1
     return costs.communication.save_s(num_bytes, costs.saved_bytes(num_nodes, 1, experts_share))
 
 
+def held_bytes(costs: CostModel, plan: PlacementPlan) -> tuple[Floats, Floats]:
+    """Return the bytes of the dense state that each node holds, a part of that of its stage, and of its experts."""
+    stage_N = costs.grid.stage_N(plan.num_nodes)
+    experts_N = plan.num_held_N * float(costs.expert_state_bytes) + costs.further_expert_bytes_S[stage_N]
+    return costs.stage_bytes(costs.cluster.gpus_per_node)[0][stage_N], experts_N
+
+
 def checkpoint_load_bytes(costs: CostModel, plan: PlacementPlan) -> Floats:
-    """Return the bytes that each node reads: its part of the dense state of its stage, and the states of its experts.
+    """Return the bytes that each node reads: the states that it holds.
 
     Where nodes divide states among them, each reads its share; see `kept_shares` of the costs.
     """
-    gpus, stage_N = costs.cluster.gpus_per_node, costs.grid.stage_N(plan.num_nodes)
-    dense_share, expert_share = costs.kept_shares(plan.num_nodes, gpus)
-    experts_N = plan.num_held_N * float(costs.expert_state_bytes) + costs.further_expert_bytes_S[stage_N]
-    dense_N: Floats = costs.stage_bytes(gpus)[0][stage_N]
+    dense_share, expert_share = costs.kept_shares(plan.num_nodes, costs.cluster.gpus_per_node)
+    dense_N, experts_N = held_bytes(costs, plan)
     return dense_share * dense_N + expert_share * experts_N
 
 

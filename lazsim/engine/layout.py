@@ -22,8 +22,8 @@ from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, 
 from lazsim.stepmodel.experts import chance_imbalance
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import tables_of
-from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes, part_parameters
-from lazsim.stepmodel.pipeline import parts_of
+from lazsim.stepmodel.memory import ACTIVATION_BYTES, memory_bytes, part_parameters, stage_parameters
+from lazsim.stepmodel.pipeline import parts_of, stage_of
 from lazsim.stepmodel.predict import Layers, predict_step
 
 IMBALANCE_RATIO = 1.25
@@ -91,7 +91,8 @@ class LayoutCosts(CostModel):
         # GPUs that follow each other hold what one does of as many times fewer ranks.
         ranks = {name: max(1, getattr(parallel, name) // num_gpus) for name in ("tensor", "expert")}
         parts = part_parameters(self.model, msgspec.structs.replace(parallel, **ranks), parts_of(self.model, parallel))
-        dense_S, experts_S = np.reshape(parts, (-1, parallel.pipeline, 2)).sum(axis=0).T * self.state_bytes_per_param
+        held = stage_parameters(parts, parallel)[: self.grid.num_stages]
+        dense_S, experts_S = np.array(held).T * self.state_bytes_per_param
         return dense_S, experts_S
 
     def kept_shares(self, num_nodes: int, num_gpus: int) -> tuple[float, float]:
@@ -107,7 +108,7 @@ class LayoutCosts(CostModel):
         if parallel.sharding == "none":
             return super().kept_shares(num_nodes, num_gpus)
         whole = WEIGHT_BYTES_PER_PARAM / self.state_bytes_per_param if parallel.sharding == "optimizer" else 0.0
-        stage_gpus = num_nodes * self.cluster.gpus_per_node // parallel.pipeline
+        stage_gpus = num_nodes * self.cluster.gpus_per_node // self.grid.num_stages
         dense, experts = (
             whole + (1 - whole) * min(1.0, max(num_gpus, ranks) / stage_gpus)
             for ranks in (parallel.tensor, parallel.expert)
@@ -120,11 +121,11 @@ class LayoutCosts(CostModel):
         Each part of a stage sends every token to the next and gets its gradient; the nodes of a stage share the tokens.
         """
         parallel = self.inputs.parallel
-        if self.grid.num_stages == 1:
+        if parallel.pipeline == 1:
             return 0.0
         tokens = self.samples_per_step * self.model.sequence_length
         sent = 2 * ACTIVATION_BYTES * parallel.virtual_stages * tokens * self.model.d_model
-        return sent * self.grid.num_stages / num_nodes
+        return sent * parallel.pipeline / num_nodes
 
     def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
         """Return the step times of a plan."""
@@ -339,7 +340,7 @@ def layout_costs(
 
 
 def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Grid:
-    """Return how a layout uses nodes.
+    """Return how a layout uses nodes; with DualPipe, both stages that hold the same parts are one.
 
     Raises
     ------
@@ -358,15 +359,15 @@ def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Gri
         math.lcm(ranks, gpus_per_node) // gpus_per_node if ranks > gpus_per_node else 1
         for ranks in (parallel.tensor * parallel.context, parallel.tensor)
     )
-    return Grid(
-        stages_of(model, parallel, "moe"), parallel.pipeline, max(1, unit_gpus // gpus_per_node), column, matrix
-    )
+    same = parallel.stages_of_part
+    unit_nodes = same * max(1, unit_gpus // gpus_per_node)
+    return Grid(stages_of(model, parallel, "moe"), parallel.pipeline // same, unit_nodes, same * column, matrix)
 
 
 def stages_of(model: ModelSpec, parallel: ParallelSpec, block: str) -> Ints:
     """Return the stage of each layer that has a block, such as ``moe``, in the order of the model."""
     stages = [
-        index % parallel.pipeline
+        stage_of(parallel, index)
         for index, part in enumerate(parts_of(model, parallel))
         for name, number in part
         for _ in range(number if block in name.split() else 0)

@@ -20,7 +20,8 @@ class Grid:
     num_stages: int
     """Pipeline stages."""
     unit_nodes: int
-    """Nodes of a stage that hold its experts once under plain expert parallelism."""
+    """Nodes of a stage in a model replica under plain expert parallelism: they hold its experts once, or more often
+    where other ranks take more nodes."""
     column_nodes: int = 1
     """Nodes that divide sequences and matrices among them: a stage has a multiple of these."""
     matrix_nodes: int = 1
@@ -102,7 +103,16 @@ class Grid:
         array([[1, 0, 1, 0],
                [0, 1, 0, 1]])
         """
-        place_N = np.arange(num_nodes) % (num_nodes // self.num_stages)
-        part_N = self.stage_N(num_nodes) * self.matrix_nodes + place_N % self.matrix_nodes
-        holds: Bools = part_N == np.arange(self.num_dense_parts)[:, None]
+        holds: Bools = self.part_N(num_nodes, self.matrix_nodes) == np.arange(self.num_dense_parts)[:, None]
         return holds
+
+    def part_N(self, num_nodes: int, nodes: int) -> Ints:
+        """Return the part of the state of its stage that each node of a plan has, where `nodes` in a row divide it.
+
+        Examples
+        --------
+        >>> Grid(np.array([0, 1]), num_stages=2, unit_nodes=2).part_N(8, 2).tolist()
+        [0, 1, 0, 1, 2, 3, 2, 3]
+        """
+        place_N = np.arange(num_nodes) % (num_nodes // self.num_stages)
+        return self.stage_N(num_nodes) * nodes + place_N % nodes

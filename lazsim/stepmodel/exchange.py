@@ -58,7 +58,7 @@ def exchanges_of_step(
     """Return the time of a step's exchanges that is exposed, and all of it on the stage with most.
 
     The gradients of a part go when its last backward pass makes them, its parameters come before its first forward pass
-    needs them; both keep the order of the parts and hide behind what the stage computes meanwhile.
+    needs them; both keep the order of these passes and hide behind what the stage computes meanwhile.
     """
     parallel = inputs.parallel
     if parallel.gathers_each_time:
@@ -76,14 +76,14 @@ def exchanges_of_step(
         late_s, early_s = gradient_s, gather_s
         if parallel.overlap_gradients:
             free_s = -math.inf  # counted from the end of the last backward pass
-            for part in reversed(parts):
+            for part in sorted(parts, key=lambda part: (-schedule.last_s[part], -part)):
                 end_s = -schedule.last_s[part]
-                begun_s = max(free_s, end_s - times[part].backward_s)
+                begun_s = max(free_s, end_s - schedule.makes_s[part])
                 free_s = max(begun_s + gradients[part].seconds, end_s + gradients[part].bucket_s)
             late_s = max(0.0, free_s)
         if parallel.overlap_parameters:
             come_s = early_s = 0.0
-            for part in parts:
+            for part in sorted(parts, key=schedule.first_s.__getitem__):
                 come_s += gathers[part].seconds
                 begun_s = schedule.first_s[part]
                 early_s = max(

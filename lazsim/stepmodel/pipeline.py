@@ -50,6 +50,12 @@ def parts_of(model: ModelSpec, parallel: ParallelSpec) -> tuple[Part, ...]:
     return _parts(model, parallel.stages, parallel.pipeline * parallel.virtual_stages)
 
 
+def stage_of(parallel: ParallelSpec, part: int) -> int:
+    """Return the stage that holds a part; with DualPipe, the first of both."""
+    stage = part % parallel.pipeline
+    return stage if parallel.schedule == "1f1b" else min(stage, parallel.pipeline - 1 - stage)
+
+
 def parts_of_stage(parallel: ParallelSpec, stage: int) -> list[int]:
     """List the parts that a stage holds; with DualPipe, that of the stage at the other end, too."""
     if parallel.schedule == "dualpipe":
@@ -116,8 +122,10 @@ class Schedule:
     """When each pass ends, and how long each kind of them takes."""
     first_s: list[float]
     last_s: list[float]
-    """Of each part, the start of the first forward pass, and how long before the end of the step the last backward pass
-    ends."""
+    """Of each part, the start of the first forward pass, and how long before the end of the step its gradients are
+    there: on the stage that is first or last, where two hold it."""
+    makes_s: list[float]
+    """How long the last pass takes that makes gradients of each part."""
 
     @property
     def slots(self) -> Sequence["Slot"]:
@@ -168,8 +176,8 @@ class Passes(NamedTuple):
     kinds: dict[PassKind, int]
 
 
-UNAWAITED, NOTHING = -2, -1
-"""Numbers of a half that no other waits for, and of what a half waits for that waits for none."""
+NOTHING = -1
+"""Number of what a half waits for that waits for none."""
 
 
 def run_pipeline(
@@ -239,7 +247,7 @@ def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro
     pipeline = len(times)
     each_way = min(num_micro_batches // 2, 2 * pipeline)
     passes = _dual_pipe_passes(pipeline, each_way)
-    schedule, _ = _play(passes, times, pipeline, 2 * each_way, 0.0, weight_gradient_s)
+    schedule, _ = _play(passes, times, pipeline, 2 * each_way, 0.0, weight_gradient_s, ways=2)
     pairs = list(zip(times, reversed(times), strict=True))
     steady_s = [min(time.saved_s for time in pair) for pair in pairs]
     slowest_s = max(
@@ -260,11 +268,15 @@ def _play(
     micro_batches: int,
     transfer_s: float,
     later_s: float = 0.0,
+    ways: int = 1,
 ) -> tuple[Schedule, list[float]]:
-    """Run passes, and say when the next stage has what each half sends; `later_s` is the time of W."""
+    """Run passes, and say when the next stage has what each half sends; `later_s` is the time of W.
+
+    Micro-batches come from `ways` ends of the pipeline, those of one end after those of another.
+    """
     num_parts = len(times)
     takes_s, saves_s = _kind_times(times, passes.kinds, later_s)
-    ready_s, free_s, ends_s = [0.0] * (2 * num_parts * micro_batches + 2), [0.0] * pipeline, list[float]()
+    ready_s, free_s, ends_s = [0.0] * (3 * num_parts * micro_batches + 1), [0.0] * pipeline, list[float]()
     for stage, kind, first, first_after, second, second_after in passes.order:
         start_s = free_s[stage]
         if ready_s[first_after] > start_s:
@@ -275,15 +287,26 @@ def _play(
         ends_s.append(end_s)
         free_s[stage] = end_s
         ready_s[first] = ready_s[second] = end_s + transfer_s
-    end_s = max(free_s)
+    end_s, each_way = max(free_s), micro_batches // ways
+    # By micro-batch and part.
+    forward, backward, weights = (
+        [ready_s[first + part : first + num_parts * micro_batches : num_parts] for part in range(num_parts)]
+        for first in range(0, 3 * num_parts * micro_batches, num_parts * micro_batches)
+    )
+    backward_s = [max(each[each_way - 1 :: each_way]) for each in backward]
+    weight_s = [max(each) for each in weights]
     schedule = Schedule(
         end_s,
         sum(count * saved_s for count, saved_s in zip(passes.kinds.values(), saves_s, strict=True)) / pipeline,
         passes,
         ends_s,
         takes_s,
-        [ready_s[part] - transfer_s - times[part].forward_s for part in range(num_parts)],
-        [end_s + transfer_s - ready_s[(2 * micro_batches - 1) * num_parts + part] for part in range(num_parts)],
+        [min(each[::each_way]) - transfer_s - time.forward_s for each, time in zip(forward, times, strict=True)],
+        [end_s + transfer_s - max(pair) for pair in zip(backward_s, weight_s, strict=True)],
+        [
+            min(later_s, time.backward_s) if later > before else time.backward_s
+            for time, before, later in zip(times, backward_s, weight_s, strict=True)
+        ],
     )
     return schedule, ready_s
 
@@ -315,9 +338,9 @@ def _passes(queues: Sequence[Sequence[tuple[Half, ...]]], num_parts: int, micro_
         number = micro_batch * num_parts + part
         if half == "F":
             return number, number - 1 if part else NOTHING
-        if half == "W":
-            return UNAWAITED, NOTHING
         number += num_parts * micro_batches
+        if half == "W":
+            return number + num_parts * micro_batches, NOTHING
         # The last part's backward pass waits for its own forward pass, which is earlier on the same stage.
         return number, number + 1 if part < num_parts - 1 else NOTHING
 
@@ -330,7 +353,7 @@ def _passes(queues: Sequence[Sequence[tuple[Half, ...]]], num_parts: int, micro_
         return Pass(stage, known.setdefault(kind, len(known)), *numbers(*halves[0]), *numbers(*halves[-1]))
 
     waiting = [[pass_of(stage, halves) for halves in queue] for stage, queue in enumerate(queues)]
-    done = [False] * (2 * num_parts * micro_batches + 1) + [True]
+    done = [False] * (3 * num_parts * micro_batches) + [True]
     positions = [0] * len(queues)
     order: list[Pass] = []
     while len(order) < sum(map(len, queues)):

@@ -4,7 +4,7 @@ import itertools
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from lazsim.specs import ParallelSpec, StepConstants
@@ -128,12 +128,11 @@ class StepModel:
         """Run the parts through the pipeline and add what is done once a step."""
         inputs, parallel, sharded, times = self.inputs, self.inputs.parallel, self.sharded, self.times
         parts, pipeline, micro_batches = self.parts, parallel.pipeline, inputs.num_micro_batches
-        schedule = run_pipeline(times, pipeline, micro_batches, self.transfer_s, self.overlap)
         if parallel.schedule == "dualpipe":
             weight_s = sum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
-            # Gradients are exchanged when one-forward-one-backward has them.
-            dual = run_dual_pipe(times, weight_s, micro_batches)
-            schedule = replace(dual, first_s=schedule.first_s, last_s=schedule.last_s)
+            schedule = run_dual_pipe(times, weight_s, micro_batches)
+        else:
+            schedule = run_pipeline(times, pipeline, micro_batches, self.transfer_s, self.overlap)
         share = micro_batches / pipeline
         exposed, hidden = self._by_part(share, schedule.saved_s)
         exposed["gradient_exchange"] += share * sum(extra.exposed_s for extra in sharded)

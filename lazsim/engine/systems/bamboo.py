@@ -10,7 +10,7 @@ from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision
 from lazsim.engine.systems.seats import SeatSystem
 from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob, held_state_bytes
-from lazsim.placement.plan import Floats, PlacementPlan
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class Bamboo(SeatSystem):
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
         return FULL_PACE if held.is_whole else Pace(self.shadow_factor)
+
+    def states(self, costs: CostModel, plan: PlacementPlan) -> tuple[Ints, Floats]:
+        """See `SeatSystem.states`: those of its place in the next stage, too."""
+        ahead = plan.num_nodes // costs.grid.num_stages
+        number_KN, bytes_KN = (
+            np.concatenate([own_KN, np.roll(own_KN, -ahead, axis=1)]) for own_KN in super().states(costs, plan)
+        )
+        return number_KN, bytes_KN
 
     def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
         """See `System.load_bytes`: those of its place in the next stage, too."""

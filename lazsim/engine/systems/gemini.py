@@ -4,11 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems.system import StoppedJob, System, fetch_s, held_state_bytes
-from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.plan import Ints
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,7 @@ class Gemini(System):
 
     def copies_survive(self, held: Held) -> bool:
         """Tell whether some node of each group of consecutive ones is left; the last group takes in the rest."""
-        num_groups = max(1, held.num_seats // self.num_copies)
-        groups = {min(seat // self.num_copies, num_groups - 1) for seat in held.seats}
-        return len(groups) == num_groups
+        return bool(np.bincount(self._group_N(held.num_seats), held.alive_N).all())
 
     def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int:
         """Return the steps that a copy takes to get through the idle network."""
@@ -39,18 +39,22 @@ class Gemini(System):
             if not num_nodes:
                 return Decision(Action.WAIT, "memory", why="copies are left in memory, but too few nodes")
             nodes = situation.alive[:num_nodes]
-            return Decision(Action.RESTART, "memory", nodes, num_nodes, why="copies of every share are left in memory")
+            phases = (("restart", self.recall_s(costs, held, num_nodes)),)
+            why = "copies of every share are left in memory"
+            return Decision(Action.RESTART, "memory", nodes, num_nodes, phases, why=why)
         return super().decide(costs, stopped)
 
-    def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
-        """Return the seconds of a restart: from memory, each node gets what it would read from storage.
+    def recall_s(self, costs: CostModel, held: Held, num_nodes: int) -> float:
+        """Return the seconds in which each of some nodes gets from memory what it would read from storage.
 
-        A node that is new has nothing of it, and every other one no more than its share where nodes hold the same.
+        A node that is new has nothing of it, and every other one no more than its share where nodes hold the same. What
+        all need each node passes on, so that it sends as much as it gets. Of a group that lost more nodes than it has
+        left, these send further shares beside.
         """
-        restart_s = super().restart_s(costs, decision, plan)
-        if decision.source == "memory":
-            restart_s += fetch_s(costs, float(self.load_bytes(costs, plan).max()))
-        return restart_s
+        group_N = self._group_N(held.num_seats)
+        lost_G, left_G = np.bincount(group_N, ~held.alive_N), np.bincount(group_N, held.alive_N)
+        further = max(0.0, float((lost_G / left_G).max()) - 1) * share_bytes(costs, held.num_seats)
+        return fetch_s(costs, float(self.load_bytes(costs, self.plan_evenly(costs, num_nodes)).max()) + further)
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two versions of each copy: the last, and the one under way."""
@@ -59,6 +63,10 @@ class Gemini(System):
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_copies": (2, 3, 4)}
+
+    def _group_N(self, num_nodes: int) -> Ints:
+        num_groups = max(1, num_nodes // self.num_copies)
+        return np.minimum(np.arange(num_nodes) // self.num_copies, num_groups - 1)
 
     def _exchange_s(self, costs: CostModel, num_nodes: int) -> float:
         return fetch_s(costs, (self.num_copies - 1) * share_bytes(costs, num_nodes))

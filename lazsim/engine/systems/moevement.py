@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lazsim.costmodel.recovery_times import flow_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import StoppedJob, System, fetch_s, held_state_bytes
-from lazsim.placement.plan import Ints
+from lazsim.engine.systems.system import StoppedJob, System
+from lazsim.placement.plan import Floats, Ints
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM
 
 
@@ -37,19 +38,30 @@ class MoEvement(System):
     stage_use: str = "replays single pipeline stages"
 
     def window_steps(self, costs: CostModel, step_s: float) -> int:
-        """Return the steps in which every operator is saved once."""
-        params = self._node_params(costs) / costs.cluster.gpus_per_node
+        """Return the steps in which every operator is saved once: all wait for the stage that has most parameters."""
+        params = float(self._node_params_S(costs).max()) / costs.cluster.gpus_per_node
         room = step_s * costs.cluster.host.link_bytes_per_s - WEIGHT_BYTES_PER_PARAM * params
         active = max(room / (self._saved_bytes(costs) - WEIGHT_BYTES_PER_PARAM), params / 1000)
         return max(1, math.ceil(params / active))
 
-    def window_bytes(self, costs: CostModel, window: int) -> float:
-        """Return the bytes of a node's snapshots of a window.
+    def window_bytes_S(self, costs: CostModel, window: int) -> Floats:
+        """Return the bytes of the snapshots of a window, of a node of each stage.
 
         Those of whole parameters, and in each step the weights of those whose turn is to come: half of them on average,
         in all steps but the last.
         """
-        return self._node_params(costs) * (self._saved_bytes(costs) + WEIGHT_BYTES_PER_PARAM * (window - 1) / 2)
+        of_param = self._saved_bytes(costs) + WEIGHT_BYTES_PER_PARAM * (window - 1) / 2
+        bytes_S: Floats = self._node_params_S(costs) * of_param
+        return bytes_S
+
+    def fetch_s(self, costs: CostModel, held: Held, window: int) -> float:
+        """Return the seconds in which spares get the windows of missing nodes; the peers left share the sending."""
+        missing_R, server_N = np.flatnonzero(~held.alive_N), np.arange(held.num_seats) // costs.cluster.nodes_per_server
+        peers_KR = self._peers_NR(costs, held.num_seats)[missing_R].T
+        keeps_NR = np.zeros((held.num_seats, len(missing_R)))
+        keeps_NR[peers_KR, np.arange(len(missing_R))] = held.alive_N[peers_KR]
+        bytes_R = self.window_bytes_S(costs, window)[costs.grid.stage_N(held.num_seats)[missing_R]]
+        return flow_s(costs, keeps_NR * (bytes_R / keeps_NR.sum(axis=0)), server_N, server_N[missing_R])
 
     def snapshots_survive(self, costs: CostModel, held: Held) -> bool:
         """Tell whether a node of each pipeline is left, and each missing node or one of its next peers of its stage."""
@@ -76,7 +88,7 @@ class MoEvement(System):
             replayed = window + num_steps % window
             phases = (
                 ("reconfigure", self.rebuild_s(costs)),
-                ("transfer", fetch_s(costs, self.window_bytes(costs, window))),
+                ("transfer", self.fetch_s(costs, held, window)),
                 ("lost_work", replayed * stopped.step_s),
             )
             return Decision(
@@ -92,15 +104,16 @@ class MoEvement(System):
         """Return the bytes of two windows of its own snapshots and its peers', and of what it sent in their steps."""
         window = self.window_steps(costs, step_s)
         logs = window * costs.stage_bytes_per_node(num_nodes)
-        return 2 * ((1 + self.num_peers) * self.window_bytes(costs, window) + logs)
+        return 2 * ((1 + self.num_peers) * float(self.window_bytes_S(costs, window).max()) + logs)
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_peers": (1, 2, 3)}
 
-    def _node_params(self, costs: CostModel) -> float:
-        """Return the parameters on a node of the stage that has most: all wait for its windows."""
-        return held_state_bytes(costs, costs.cluster.gpus_per_node) / costs.state_bytes_per_param
+    def _node_params_S(self, costs: CostModel) -> Floats:
+        """Return the parameters on a node of each stage."""
+        params_S: Floats = np.add(*costs.stage_bytes(costs.cluster.gpus_per_node)) / costs.state_bytes_per_param
+        return params_S
 
     def _saved_bytes(self, costs: CostModel) -> int:
         """Return the bytes that a snapshot takes of a parameter whose turn it is (12 of Adam in scheduler.py)."""

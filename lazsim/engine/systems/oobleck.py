@@ -6,7 +6,7 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, missing_of_place
+from lazsim.engine.systems.seats import SeatSystem, by_replica, missing_of_place
 from lazsim.engine.systems.system import FULL_PACE, Pace
 
 
@@ -18,7 +18,8 @@ class Oobleck(SeatSystem):
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
     ``n0`` on, and batches are divided so that pipelines end together: throughput goes with the nodes left. The
-    imbalance of uneven stages is left out. The busiest copy is the state of one of the missing nodes.
+    imbalance of uneven stages is left out. A copy is the state of one of the missing nodes of a pipeline that others
+    are left of.
     """
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
@@ -28,10 +29,9 @@ class Oobleck(SeatSystem):
 
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
         """See `SeatSystem.continue_s`."""
-        return (
-            ("reconfigure", self.rebuild_s(costs)),
-            ("transfer", self.fetch_s(costs, held, np.flatnonzero(~held.alive_N).tolist())),
-        )
+        has_others_N = np.any(by_replica(costs, held), axis=1)[costs.grid.replica_N(held.num_seats)]
+        copied = np.flatnonzero(~held.alive_N & has_others_N).tolist()
+        return ("reconfigure", self.rebuild_s(costs)), ("transfer", self.fetch_s(costs, held, copied))
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""

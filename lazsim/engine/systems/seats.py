@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lazsim.costmodel.recovery_times import flow_s, held_bytes
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, UsableNodes
-from lazsim.engine.systems.system import StoppedJob, System, fetch_s
-from lazsim.placement.plan import Bools, Ints
+from lazsim.engine.systems.system import StoppedJob, System
+from lazsim.placement.expert_parallel import ep_unit_nodes
+from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SeatSystem(System):
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
         """Return the places that newcomers take: where most nodes are missing, first."""
         order_N = _order_by_replica(costs, held)
-        missing = ~_by_replica(costs, held)
+        missing = ~by_replica(costs, held)
         rank_N = np.empty(held.num_seats, dtype=np.int64)
         rank_N[order_N] = (missing * missing.cumsum(axis=0)).ravel()
         seats = np.argsort(-rank_N, kind="stable")[: min(num_newcomers, int(missing.sum()))]
@@ -74,9 +76,28 @@ class SeatSystem(System):
         return self.fetch_s(costs, held, seats)
 
     def fetch_s(self, costs: CostModel, held: Held, seats: Sequence[int]) -> float:
-        """Return the seconds in which the states of places are fetched from other nodes, as much as for a restart."""
+        """Return the seconds in which the states of places are fetched from the nodes left.
+
+        All that have a state send equal shares of it.
+        """
         assert held.made is not None, "some nodes hold states"
-        return fetch_s(costs, float(self.load_bytes(costs, held.made.plan)[list(seats)].max(initial=0.0)))
+        places, server_N = list(seats), np.arange(held.num_seats) // costs.cluster.nodes_per_server
+        state_KN, bytes_KN = self.states(costs, held.made.plan)
+        sent_NR = np.zeros((held.num_seats, len(places)))
+        for state_R, bytes_R in zip(state_KN[:, places], bytes_KN[:, places], strict=True):
+            has_NR = held.alive_N[:, None] & (state_KN[:, :, None] == state_R).any(axis=0)
+            sent_NR += has_NR * (bytes_R / has_NR.sum(axis=0))
+        return flow_s(costs, sent_NR, server_N, server_N[places])
+
+    def states(self, costs: CostModel, plan: PlacementPlan) -> tuple[Ints, Floats]:
+        """Return the states that each node of a plan has, by number, and their bytes, both of shape (K, N).
+
+        One is its part of the dense state of its stage, the other that of the experts.
+        """
+        grid, cluster = costs.grid, costs.cluster
+        expert_nodes = ep_unit_nodes(costs.model.num_experts, cluster.gpus_per_node, cluster.slots_per_gpu)
+        dense_N, experts_N = (grid.part_N(plan.num_nodes, nodes) for nodes in (grid.matrix_nodes, expert_nodes))
+        return np.array([dense_N, grid.num_dense_parts + experts_N]), np.array(held_bytes(costs, plan))
 
 
 @dataclass(frozen=True)
@@ -101,16 +122,16 @@ def missing_of_place(costs: CostModel, held: Held) -> tuple[Ints, int]:
     replicas : int
         Model replicas of the plan.
     """
-    by_replica = _by_replica(costs, held)
-    return (~by_replica).sum(axis=0), len(by_replica)
+    alive_KP = by_replica(costs, held)
+    return (~alive_KP).sum(axis=0), len(alive_KP)
 
 
 def broken_replicas(costs: CostModel, held: Held) -> Bools:
     """Return whether each model replica of the plan lacks a node."""
-    return np.logical_not(_by_replica(costs, held).all(axis=1))
+    return np.logical_not(by_replica(costs, held).all(axis=1))
 
 
-def _by_replica(costs: CostModel, held: Held) -> Bools:
+def by_replica(costs: CostModel, held: Held) -> Bools:
     """Return which nodes are there, by model replica and place."""
     return np.reshape(held.alive_N[_order_by_replica(costs, held)], (-1, costs.grid.replica_nodes))
 

@@ -272,11 +272,11 @@ class System:
         return protocol.find_newcomers(held.nodes, alive, usable_nodes)
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
-        """Return the seconds of a restart, with the load of the states."""
+        """Return the seconds of a restart, with the load of the states and the phases of the decision."""
         load_s = 0.0
         if decision.source == "checkpoint":
             load_s = read_s(costs, self.load_bytes(costs, plan))
-        return restart_s(costs, decision.num_nodes) + load_s
+        return restart_s(costs, decision.num_nodes) + load_s + sum(seconds for _, seconds in decision.phases)
 
     def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
         """Return the bytes of the checkpoint that each node of a plan reads, shape (N,)."""
