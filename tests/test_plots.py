@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots import charts
-from lazsim.output.plots.axes import number_log_axis
+from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.run import windows
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure
 

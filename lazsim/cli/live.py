@@ -1,6 +1,9 @@
 """``lazsim live``: train a small MoE for real while its workers are killed and started."""
 
-from collections.abc import Callable, Coroutine
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +14,23 @@ from lazsim.cli.common import json_option, note, options, out_option, require_to
 from lazsim.cli.effects import MAPPING
 from lazsim.cli.ending import acknowledge
 from lazsim.cli.messages import Checked, Choice
-from lazsim.cli.progress import live_progress
 from lazsim.cli.replay import CAPS, read_stretch, replay_options
 from lazsim.errors import LazsimError
 from lazsim.units import counted
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from lazsim.live.coordinator import Coordinator
     from lazsim.live.record import LiveReport, LiveRun
     from lazsim.live.run import OnStart
     from lazsim.live.spec import LiveSpec
+    from lazsim.live.validate import ShowProgress
     from lazsim.trace.table import Trace
 
+
+REFRESH_S = 0.5
+"""Time between two looks at a run for its bar."""
 
 DEFAULT_SPEEDUP = 30.0
 """Speedup of the default trace: half an hour in a minute."""
@@ -127,6 +135,48 @@ def write_routing(path: Path | None, routing: Any) -> None:
 
     write_whole(path, write_csv(routing))
     note(f"{path} has the loads of {counted(len(routing.steps), 'step')}")
+
+
+@contextmanager
+def live_progress() -> "Iterator[ShowProgress]":
+    """Give a function that turns a run's purpose, and its seconds if they are known, into its `on_start`."""
+    if not sys.stderr.isatty():
+        yield lambda _purpose, _wall_s: lambda _coordinator: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    tasks: set[asyncio.Task[None]] = set()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+
+        def show(purpose: str, wall_s: float | None) -> "OnStart":
+            def on_start(coordinator: "Coordinator") -> None:
+                is_known = wall_s is not None or coordinator.spec.num_steps is not None
+                line = bar.add_task(purpose, total=1.0 if is_known else None)
+                task = asyncio.get_running_loop().create_task(_refresh(coordinator, bar, line, purpose, wall_s))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+            return on_start
+
+        yield show
+
+
+async def _refresh(
+    coordinator: "Coordinator", bar: "Progress", line: "TaskID", purpose: str, wall_s: float | None
+) -> None:
+    """Show steps, nodes and loss until the run is over."""
+    try:
+        while coordinator.server.stopped is None:
+            await asyncio.sleep(REFRESH_S)
+            record, last = coordinator.record, coordinator.spec.num_steps
+            done = [coordinator.now_s() / wall_s] if wall_s else []
+            done += [coordinator.step / last] if last else []
+            loss = f", loss {record.steps[-1].loss:.3f}" if record.steps else ""
+            text = f"{purpose}: step {coordinator.step}, {record.num_used} nodes{loss}"
+            bar.update(line, description=text, completed=max(done, default=0.0))
+    finally:
+        bar.remove_task(line)
 
 
 @click.command(cls=Checked)

@@ -7,9 +7,8 @@ import click
 
 from lazsim.cli import kinds
 from lazsim.cli.common import REPORT, json_option, note, out_option, require_torch, show
-from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, write_routing
+from lazsim.cli.live import build_spec, job_option, live_options, live_progress, load_live_trace, write_routing
 from lazsim.cli.messages import Checked
-from lazsim.cli.progress import live_progress
 
 if TYPE_CHECKING:
     from lazsim.live.run import OnStart

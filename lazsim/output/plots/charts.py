@@ -1,18 +1,20 @@
-"""Charts of a table in the style of a paper, and parts of charts: lines, bars and areas over panels."""
+"""Charts of a table in the style of a paper, and parts of charts: panels, bars, areas, numbers of axes, colours."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lazsim.output.plots.axes import number_log_axis, plain_number
 from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
 
 if TYPE_CHECKING:
@@ -32,6 +34,12 @@ LINE_LETTERS = 72
 
 MARK_LETTERS = 6
 """Room of a mark in a legend, in letters."""
+
+MOST_DECADES_IN_PARTS = 2.5
+"""Decades up to which a logarithmic axis also has numbers at 2 and 5."""
+
+FEWEST_DECADES = 0.7
+"""Decades up to which numbers at equal distances are needed, since 1, 2 and 5 may be no two of them."""
 
 
 @matplotlib.rc_context(PAPER)
@@ -161,3 +169,32 @@ def panel_grid(num_panels: int, columns: int, num_lines: int = 1) -> tuple[Figur
     for unused in axes.flat[num_panels:]:
         unused.set_axis_off()
     return figure, axes
+
+
+def amounts_map() -> Colormap:
+    """Return colours from little to much, without the darkest, on which no text can be read."""
+    return ListedColormap(matplotlib.colormaps["YlGnBu"](np.linspace(0.03, 0.82, 256)))
+
+
+def plain_number(value: float) -> str:
+    """Write the number of a tick in few letters.
+
+    Examples
+    --------
+    >>> [plain_number(value) for value in (0.05, 250.0, 20_000.0, 2e-6)]
+    ['0.05', '250', '20 k', '2 µ']
+    """
+    return f"{value:g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else EngFormatter(sep=" ")(value)
+
+
+def number_log_axis(axis: Axis, unit: str = "") -> None:
+    """Write numbers on a logarithmic axis whose data are drawn, with a prefix of the unit.
+
+    Text is drawn as it is, so that powers of ten would show as formulas.
+    """
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / low)
+    parts = LogLocator(10, (1, 2, 5) if decades < MOST_DECADES_IN_PARTS else (1,))
+    axis.set_major_locator(parts if decades > FEWEST_DECADES else MaxNLocator(4))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(EngFormatter(unit) if unit else FuncFormatter(lambda value, _: plain_number(value)))

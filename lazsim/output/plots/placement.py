@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lazsim.output.maps import LayerMap
-from lazsim.output.plots.axes import amounts_map
+from lazsim.output.plots.charts import amounts_map
 from lazsim.output.plots.style import STYLE, new_figure, to_files
 from lazsim.placement.plan import Bools, Ints
 from lazsim.units import counted

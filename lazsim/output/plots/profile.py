@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
-from lazsim.output.plots.axes import number_log_axis
+from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.style import COLORS, LOOKS, MARKERS, STYLE, Look, new_figure, to_files
 from lazsim.profiling.results import SkewResult
 

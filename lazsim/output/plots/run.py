@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.engine.log import State
-from lazsim.output.plots.axes import amounts_map
+from lazsim.output.plots.charts import amounts_map
 from lazsim.output.plots.style import (
     COLORS,
     COLUMN_INCHES,

@@ -5,7 +5,7 @@ import itertools
 import matplotlib
 import numpy as np
 
-from lazsim.output.plots.axes import number_log_axis
+from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.style import LOOKS, STYLE, new_figure, to_files
 from lazsim.study.verify import Verification
 
