@@ -63,7 +63,7 @@ class ControllerClient:
         try:
             self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
         except OSError as error:
-            raise DisconnectedError(f"cannot be reached ({error}); is it running?") from None
+            raise DisconnectedError(f"no controller at {address[0]}:{address[1]} ({error}); is it running?") from None
         self.own_address = str(self._socket.getsockname()[0])
         for level, option, value in SOCKET_OPTIONS:
             self._socket.setsockopt(level, option, value)

@@ -61,13 +61,16 @@ class Worker:
                 with closing(ControllerClient(self._address, self._secret, self.abort)) as client:
                     return self._serve(client)
             except DisconnectedError as error:
-                why = str(error) or f"does not answer; {SECRET_VARIABLE} and lazsim's version must be the same as there"
+                why = str(error) or (
+                    f"the controller at {self._address[0]}:{self._address[1]} does not answer; "
+                    f"{SECRET_VARIABLE} and the version of lazsim must be the same as there"
+                )
             finally:
                 self.drop_group()
             # Others may crowd it out for a time.
             self._gives_up_s = min(self._gives_up_s, time.monotonic() + RECONNECT_TIMEOUT_S)
             if time.monotonic() >= self._gives_up_s:
-                raise LiveError(f"{self.name}: the controller at {':'.join(map(str, self._address))} {why}")
+                raise LiveError(f"{self.name}: {why}")
             time.sleep(RETRY_S)
 
     def abort(self) -> None:
