@@ -232,7 +232,7 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     nodes = {"num_initial": len(injector.initial), "max_nodes": int(trace.num_alive()[1].max())}
 
     async def run(on_start: "OnStart") -> "LiveRun":
-        with WorkerPool(spec.text) as pool:
+        with WorkerPool() as pool:
             return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
 
     inputs = describe_inputs(spec, device, trace, {**stretch, "speedup": speedup})

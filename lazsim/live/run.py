@@ -15,7 +15,7 @@ from lazsim.capacity import check_processes
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder, scratch_folder
+from lazsim.files import check_folder, scratch_folder, write_whole
 from lazsim.live.checkpoint import drop_unfinished, refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
@@ -43,8 +43,8 @@ INTERVAL_STEPS = 50
 WORKER_BYTES = 200 * 2**20
 """Memory of a worker beside its state: of up to 430 MiB after half a minute, 230 are shared with the others."""
 
-WORKER_TASKS = 8
-"""Threads of a worker: six, and two while ranks meet."""
+WORKER_TASKS = 9
+"""Threads of a worker: seven, and two while ranks meet."""
 
 OnStart = Callable[[Coordinator], None]
 """Called with the coordinator of a run before the run starts."""
@@ -140,6 +140,10 @@ async def run_locally(
     with scratch_folder() as scratch:
         costs = live_costs(spec, max_nodes)
         spec = _make_ready(spec, scratch)
+        if not spec.text:
+            # Each worker would take a second to read the standard library.
+            write_whole(scratch / "text", load_text(""))
+            spec = msgspec.structs.replace(spec, text=str(scratch / "text"))
         server = WorkerServer(spec, secrets.token_bytes(32), device)
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")

@@ -176,7 +176,7 @@ def validate(
             inputs, measured, predicted, calibration, drift(before, after), tolerance, components, tuple(notes)
         )
 
-    with WorkerPool(spec.text) as pool:
+    with WorkerPool() as pool:
         return run_until_ordered(run(pool))
 
 

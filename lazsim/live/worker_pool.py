@@ -1,4 +1,4 @@
-"""Start and kill workers on this machine: forks of a process that has imported torch and read the text."""
+"""Start and kill workers on this machine: forks of a process that has imported torch."""
 
 import contextlib
 import os
@@ -13,9 +13,6 @@ from lazsim.files import end_with_parent, signals_blocked, signals_held, when_po
 from lazsim.live.messages import LiveError
 from lazsim.live.worker import run_worker
 
-TEXT_VARIABLE = "LAZSIM_LIVE_TEXT"
-"""Environment variable that tells the fork server the text to read."""
-
 END_TIMEOUT_S = 5.0
 """Longest wait for the end of a worker that was killed: the kernel first frees its memory."""
 
@@ -24,21 +21,19 @@ class WorkerPool:
     """Worker processes of this machine; a context manager that ends all of them.
 
     Python's fork server starts them within milliseconds. A new Python takes seconds of both cores, which would disturb
-    the workers that train. The server stays as long as this process; that of the first pool has read its `text`.
+    the workers that train. The server stays as long as this process.
     """
 
-    def __init__(self, text: str = "") -> None:
-        self._text = text
+    def __init__(self) -> None:
         self._context = get_context("forkserver")
         self._workers: dict[str, ForkServerProcess] = {}
         self._killed: list[ForkServerProcess] = []
 
     def __enter__(self) -> Self:
         # Without the main module, each worker would import it again.
-        self._context.set_forkserver_preload(["__main__", "lazsim.live.preloaded"])
+        self._context.set_forkserver_preload(["__main__", "lazsim.live.generation"])
         # It lets signals through again as it starts.
         ensure_running()
-        os.environ[TEXT_VARIABLE] = self._text
         # An interrupt of the terminal is for the command, which ends the workers in order, and not in mid-start.
         with signals_held(), signals_blocked(signal.SIGINT):
             when_possible(forkserver.ensure_running)
