@@ -35,7 +35,7 @@ TRACE = ROOT / "traces" / "fail-every-5min.csv"
 def quickly_measured():
     """Few repetitions of small sizes, and peaks that take no time: no machine is too busy for the budget."""
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
-    from lazsim.profiling import communication, compute, rank_loads, session, timing
+    from lazsim.profiling import communication, compute, rank_loads, session, storage, timing
 
     def small(header):
         measurements, unknown = compute.compute_measurements(header)
@@ -46,6 +46,8 @@ def quickly_measured():
         patch.setattr(timing, "MOST_REPETITIONS", 12)
         patch.setattr(compute, "cache_bytes", lambda _: 2**20)
         patch.setattr(session, "compute_measurements", small)
+        patch.setattr(session, "group_measurements", lambda *_: [])
+        patch.setattr(storage, "STORAGE_SIZES", (2**20,))
         patch.setattr(communication, "CI_WIDTH", float("inf"))
         patch.setattr(communication, "MESSAGE_SIZES", (1024, 4096))
         for module in (rank_loads, session):
@@ -61,7 +63,7 @@ def measured(tmp_path_factory, quickly_measured):
     folder = tmp_path_factory.mktemp("profile")
     (folder / "tiny.toml").write_text(TINY)
     arguments = ["--device", "cpu", "--threads", 1, "--model", folder / "tiny.toml", "--budget", "2min"]
-    arguments += ["--out", folder / "tiny.csv", "--note", "a test"]
+    arguments += ["--out", folder / "tiny.csv", "--checkpoint-path", folder / "storage", "--note", "a test"]
     with pytest.raises(SystemExit) as stopped:
         main(["profile", *map(str, arguments)])
     assert stopped.value.code == 0
@@ -78,7 +80,7 @@ def test_a_profile_is_measured_shown_and_checked(lazsim, measured, tmp_path):
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"profile.png", "profile.pdf"}
     found = json.loads(lazsim("profile", "show", path, "--json")[1])
     assert found["header"]["conditions"]["note"] == "a test"
-    assert {point["kernel"] for point in found["points"]} >= {"expert", "reorder", "all_to_all"}
+    assert {point["kernel"] for point in found["points"]} >= {"expert", "reorder", "all_to_all", "checkpoint_save"}
     assert all(point["num_repetitions"] >= 3 for point in found["points"])
     checked = json.loads(lazsim("profile", "check", path, "--json")[1])
     lines = lazsim("profile", "check", path)[1].splitlines()
@@ -357,9 +359,10 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
         (("--out", "a.csv", "--model", "gtp-s"), "did you mean 'gpt-s'?"),
         (("--out", "a.csv", "--kernel", "gates"), "--kernel: unknown kernel 'gates': did you mean 'gate'?"),
         (
-            ("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "all_reduce", "--ranks", "1"),
-            "--ranks 1",
+            ("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "checkpoint_save"),
+            "as --checkpoint-path",
         ),
+        (("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "broadcast", "--ranks", "1"), "--ranks 1"),
         (("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "feed_forward"), "gpt-s has none"),
         (("--out", "a.csv", "--budget", "10"), "give a number with a unit"),
         (("--out", "a.csv", "--device", "tpu"), "--device: unknown value 'tpu': known: auto, cpu"),
@@ -405,11 +408,12 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kernel_that_the_model_has_not_is_refused_before_any_work(lazsim, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kernel", ["checkpoint_save", "feed_forward"])
+def test_a_kernel_that_cannot_be_measured_is_refused_before_any_work(lazsim, tmp_path, monkeypatch, kernel):
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     measured = []
     monkeypatch.setattr("lazsim.profiling.session.measure_peaks", lambda *_: measured.append(1) or (1.0, 1.0))
-    assert lazsim("profile", "--out", tmp_path / "a.csv", "--device", "cpu", "--kernel", "feed_forward")[0] == 2
+    assert lazsim("profile", "--out", tmp_path / "a.csv", "--device", "cpu", "--kernel", kernel)[0] == 2
     assert not measured
 
 

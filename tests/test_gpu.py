@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[li
 
 from lazsim.costmodel.profile import Header, read_profile
 from lazsim.live.worker_pool import WorkerPool
-from lazsim.profiling.communication import choose_ranks, exchange_measurements
+from lazsim.profiling.communication import choose_ranks, exchange_measurements, group_cycle
 from lazsim.profiling.compute import Target, check_kernel, measure_kernel
 from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
@@ -133,6 +133,11 @@ def test_every_exchange_by_nccl_delivers_what_was_sent():
         points = [task.measure(0.0) for task in tasks if task.size == 4096]
     assert [point.kernel for point in points] == list(EXCHANGES)
     assert all(point.reference_error == 0 for point in points)
+
+
+@three_gpus
+def test_nccl_forms_a_group_again_after_losing_a_member():
+    assert min(group_cycle(3, "nccl", "cuda")) > 0
 
 
 @pytest.fixture(scope="module")

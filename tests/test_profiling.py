@@ -4,6 +4,8 @@
 
 import dataclasses
 import json
+import resource
+import signal
 import time
 
 import msgspec
@@ -18,12 +20,13 @@ from lazsim.costmodel.measured import TimeTable
 from lazsim.costmodel.profile import Point, read_profile
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
-from lazsim.profiling import compute, machine, session
+from lazsim.profiling import compute, machine, session, storage
 from lazsim.profiling.compute import Target, check_kernel, measure_kernel
 from lazsim.profiling.kernels import Random, arrived_rows_kernel, kernels_of, own_rows_kernel, uneven_counts
 from lazsim.profiling.rank_loads import measure_rank_loads
 from lazsim.profiling.scheduler import Measurement, Scheduler
 from lazsim.profiling.session import Options, Session, begin
+from lazsim.profiling.storage import storage_measurements
 from lazsim.profiling.timing import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, measure
 from lazsim.pytorch import device
 from lazsim.pytorch.device import DTYPES
@@ -529,3 +532,44 @@ def test_the_optimizer_moves_28_bytes_of_a_parameter_in_any_type(dtype):
     kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "optimizer")
     point = measure_kernel(kernel, 4096, dataclasses.replace(CPU, dtype=dtype), 0.0, 0.0)
     assert point.moved_bytes == 28 * 4096
+
+
+def test_checkpoints_are_timed_and_cleaned_up(tmp_path):
+    tasks = [task for task in storage_measurements(tmp_path / "new") if task.size == 2**20]
+    points = [task.measure(0.0) for task in tasks]
+    assert [point.kernel for point in points] == ["checkpoint_save", "checkpoint_load"]
+    assert all(point.moved_bytes == 2**20 for point in points)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_load_is_compared_once_and_not_in_its_time(tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(storage.torch, "equal", lambda *tensors: not compared.append(tensors))
+    load = next(task for task in storage_measurements(tmp_path) if task.kernel == "checkpoint_load")
+    assert load.measure(0.0).num_repetitions >= 3
+    assert len(compared) == 1
+    monkeypatch.setattr(storage.torch, "equal", lambda *_: False)
+    with pytest.raises(LazsimError, match="what was read is not what was written"):
+        load.measure(0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_in_mid_save_is_one_line(tmp_path):
+    task = storage_measurements(tmp_path)[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, hard))
+    try:
+        with pytest.raises(LazsimError, match=r"cannot be written \(.*\); choose another `checkpoint_path`") as caught:
+            task.measure(0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_storage_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LazsimError, match="not a writable folder"):
+        storage_measurements(tmp_path / "file")

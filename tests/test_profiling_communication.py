@@ -16,11 +16,20 @@ from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
 from lazsim.profiling import communication, exchanges
 from lazsim.profiling.communication import (
-    RankProcesses,
+    Ranks,
     choose_ranks,
     exchange_measurements,
+    group_cycle,
+    group_measurements,
+    rank_counts,
 )
-from lazsim.profiling.exchanges import EXCHANGES, RankWorker, link_bytes
+from lazsim.profiling.exchanges import (
+    EXCHANGES,
+    SPLITS,
+    RankWorker,
+    leave_group,
+    link_bytes,
+)
 from lazsim.profiling.merge import label_of
 from lazsim.profiling.timing import HostClock
 from lazsim.specs import ModelSpec, load_spec
@@ -41,10 +50,6 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def pids_of(ranks: RankProcesses) -> list[int]:
-    return [process.pid for process in ranks._processes]
-
-
 def test_every_exchange_delivers_what_was_sent_and_is_timed():
     with exchange_measurements(HEADER, 3, "gloo") as tasks:
         points = [task.measure(0.0) for task in tasks if task.size == 4096]
@@ -57,16 +62,49 @@ def test_every_exchange_delivers_what_was_sent_and_is_timed():
 
 def test_wrong_data_is_noticed(monkeypatch):
     ranks = SimpleNamespace(ask=lambda *command, **_: [([1e-3] * 6, 1.0)])
-    monkeypatch.setattr(communication, "RankProcesses", lambda *_: nullcontext(ranks))
+    monkeypatch.setattr(communication, "Ranks", lambda *_: nullcontext(ranks))
     with exchange_measurements(HEADER, 2, "gloo") as tasks, pytest.raises(LazsimError, match="delivered wrong data"):
         tasks[0].measure(0.0)
 
 
 def test_buffers_that_cannot_be_had_are_noticed_before_the_exchange(monkeypatch):
     # More than any address space: 2^60 bytes.
-    with RankProcesses(2, "gloo", "cpu") as ranks:
+    with Ranks(2, "gloo", "cpu") as ranks:
+        ranks.ask("forming a group", "join", "test", 2)
         assert ranks.ask("trying", "fits", "all_reduce", 2**60, 1) == [False, False]
         assert ranks.ask("trying", "fits", "all_reduce", 1024, 2) == [True, True]
+
+
+def test_a_group_is_formed_again_after_losing_a_member():
+    created_s, recreated_s = group_cycle(3, "gloo", "cpu")
+    assert created_s > 0
+    assert recreated_s > 0
+
+
+@pytest.mark.parametrize(("num_ranks", "expected"), [(2, 3), (4, 4)])
+def test_a_group_that_loses_a_member_has_two_left(num_ranks, expected):
+    tasks = group_measurements(HEADER, num_ranks, "gloo")
+    assert [(task.kernel, task.size, task.num_ranks) for task in tasks] == [
+        ("group_create", expected, expected),
+        ("group_recreate", expected, expected),
+    ]
+
+
+@pytest.mark.parametrize(("backend", "left_by"), [("nccl", "abort"), ("gloo", "destroy")])
+def test_nccl_does_not_wait_for_the_dead(monkeypatch, backend, left_by):
+    said = []
+    distributed = torch.distributed
+    monkeypatch.setattr(
+        distributed.distributed_c10d, "_abort_process_group", lambda: said.append("abort"), raising=False
+    )
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: said.append("destroy"))
+    leave_group(backend)
+    assert said == [left_by]
+
+
+@pytest.mark.parametrize(("num_ranks", "expected"), [(2, [2]), (3, [2, 3]), (8, [2, 4, 8])])
+def test_exchanges_are_measured_over_powers_of_two_and_all(num_ranks, expected):
+    assert rank_counts(num_ranks) == expected
 
 
 def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
@@ -74,12 +112,13 @@ def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
     header = msgspec.structs.replace(HEADER, device="cuda")
     task = communication._exchange("point_to_point", 1024, None, header, 2, "gloo")
     assert task.skip_reason() == "gloo sends from the host's memory only"
-    assert label_of(task.kernel, task.num_ranks) == "point_to_point over 2"
+    assert label_of(task.kernel, task.size, task.num_ranks) == "point_to_point over 2"
 
 
 def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
-    with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = pids_of(ranks)
+    with Ranks(2, "gloo", "cpu") as ranks:
+        pids = ranks.pids
+        ranks.ask("forming a group", "join", "test", 2)
         # The others are told to start; the victim is gone before it can take part, so that they wait for it.
         os.kill(pids[0], signal.SIGKILL)
         with pytest.raises(LazsimError) as caught:
@@ -91,8 +130,9 @@ def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
 
 
 def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
-    with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = pids_of(ranks)
+    with Ranks(2, "gloo", "cpu") as ranks:
+        pids = ranks.pids
+        ranks.ask("forming a group", "join", "test", 2)
         for connection in ranks._connections:
             connection.send(("exchange", "all_to_all", 2**20, 1, 10**6))
         ranks.doing = "measuring all_to_all of 1048576 bytes"
@@ -103,21 +143,19 @@ def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
 
 
 def test_a_process_that_stands_still_runs_into_the_timeout():
-    with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = pids_of(ranks)
+    with Ranks(2, "gloo", "cpu") as ranks:
+        pids = ranks.pids
+        ranks.ask("forming a group", "join", "test", 2)
         os.kill(pids[1], signal.SIGSTOP)
         ranks.timeout_s = 0.5
-        with pytest.raises(LazsimError, match=r"rank .*1 gave no answer in 0 s while measuring all_reduce"):
-            ranks.ask("measuring all_reduce of 1024 bytes", "exchange", "all_reduce", 1024, 1, 1)
+        with pytest.raises(LazsimError, match=r"rank .*1 gave no answer in 0 s while measuring broadcast"):
+            ranks.ask("measuring broadcast of 1024 bytes", "exchange", "broadcast", 1024, 1, 1)
     assert not any(is_running(pid) for pid in pids)
 
 
 def test_an_error_in_a_process_is_told_in_one_line():
-    with (
-        RankProcesses(1, "gloo", "cpu") as ranks,
-        pytest.raises(LazsimError, match="rank 0 failed while trying: KeyErr"),
-    ):
-        ranks.ask("trying", "exchange", "pigeons", 1024, 1, 1)
+    with Ranks(1, "gloo", "cpu") as ranks, pytest.raises(LazsimError, match="rank 0 failed while trying: ValueError"):
+        ranks.ask("trying", "exchange", "all_reduce", 1024, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +202,8 @@ def test_processes_share_gpus_where_there_are_fewer(monkeypatch):
     taken = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(exchanges, "TCPStore", lambda *_, **__: None)
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
-    monkeypatch.setattr(RankWorker, "_meet", lambda _: None)
     for rank in range(3):
-        RankWorker(rank, 3, "gloo", "cuda").join(0)
+        RankWorker(rank, 0, "gloo", "cuda", 1.0).take_device()
     assert taken == [0, 1, 0]
 
 
@@ -188,18 +223,33 @@ def test_an_exchange_between_gpus_begins_when_all_of_them_do(monkeypatch, backen
     made = exchanges.Exchange(lambda: (torch.zeros(1),), lambda _: take("run", 7.0), lambda: torch.zeros(1))
     monkeypatch.setattr(exchanges, "dist", fake)
     monkeypatch.setattr(exchanges, "clock_of", lambda _: Clock())
-    worker = exchanges.RankWorker(0, 2, backend, "cpu")
+    worker = exchanges.RankWorker(0, 0, backend, "cpu", 1.0)
     monkeypatch.setattr(worker, "_make", lambda *_: made)
     # One run that is checked and one to warm up; the time of lining up does not count.
-    assert worker.exchange("all_reduce", 4, 1, 2) == ([7.0, 7.0], 0.0)
+    assert worker.exchange("broadcast", 4, 1, 2) == ([7.0, 7.0], 0.0)
     assert calls == ["run", *3 * ["barrier", *line_up, "run"]]
 
 
 def test_a_device_that_cannot_be_had_is_told_in_one_line():
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
-    ranks = RankProcesses(1, "gloo", "cuda")
-    pids = pids_of(ranks)
+    ranks = Ranks(1, "gloo", "cuda")
+    pids = ranks.pids
     with pytest.raises(LazsimError, match="process of rank 0 failed while starting: "), ranks:
         pass
     assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+@pytest.mark.parametrize("count", [0, 1, 7, 256])
+def test_parts_add_up(split, count):
+    for num_ranks in (1, 2, 5):
+        parts = split(num_ranks, count)
+        assert (len(parts), sum(parts)) == (num_ranks, count)
+        assert min(parts) >= 0
+
+
+def test_parts_are_even_halved_or_one():
+    assert {kernel: split(3, 8) for kernel, split in SPLITS.items()} == {
+        "all_to_all": [3, 3, 2], "all_to_all_skewed": [4, 2, 2], "all_to_all_empty": [8, 0, 0]
+    }  # fmt: skip

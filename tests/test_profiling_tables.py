@@ -52,20 +52,6 @@ LARGE = points("optimizer", {2**28: 0.123456789})
 EXPERT = points("expert", {1: 1e-4, 64: 2e-4, 4096: 8e-3})
 
 
-def test_rows_of_files_of_0_1_0_that_no_run_used_are_left_out(tmp_path):
-    header = msgspec.structs.replace(HEADER, skipped={"broadcast over 4": "1024: budget", "head": "4096: memory"})
-    save_profile(tmp_path / "p.csv", header, EXPERT)
-    row = (tmp_path / "p.csv").read_text().splitlines()[1]
-    with (tmp_path / "p.csv").open("a") as file:
-        file.write(row.replace("expert,1,tokens,1", "group_create,3,ranks,3") + "\n")
-    head = json.loads((tmp_path / "p.json").read_text())
-    head["kernels"].append("group_create")
-    (tmp_path / "p.json").write_text(json.dumps(head))
-    found = read_profile(tmp_path / "p.csv")
-    assert found.points == tuple(EXPERT)
-    assert (found.header.kernels, found.header.skipped) == (["expert"], {"head": "4096: memory"})
-
-
 def test_a_profile_survives_being_written(tmp_path):
     save_profile(tmp_path / "p.csv", HEADER, [*EXPERT, *LARGE])
     found = read_profile(tmp_path / "p.csv")

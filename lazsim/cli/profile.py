@@ -61,6 +61,9 @@ virtual_rank_options = options(
 )
 @click.option("--backend", metavar="gloo|nccl", help="Backend of the exchanges; default: nccl on GPUs, else gloo.")
 @click.option(
+    "--checkpoint-path", "storage", type=click.Path(path_type=Path), metavar="DIR", help="Measure this storage, too."
+)
+@click.option(
     "--threads",
     "num_threads",
     type=kinds.WORKERS,
@@ -72,7 +75,7 @@ virtual_rank_options = options(
 @click.option("--fresh", is_flag=True, help="Measure again the points in FILE, or those of each --kernel.")
 @click.option("--out", type=kinds.OUT_FILE, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
 def command(out: Path | None, **settings: Any) -> None:
-    """Measure the times of a model's kernels and of exchanges on this machine.
+    """Measure the times of a model's kernels, of exchanges and of checkpoints on this machine.
 
     Writes FILE.csv and FILE.json, which lazsim run --profile FILE.csv runs on; called again, it goes on where it was.
     Do not use the machine meanwhile. docs/guides/profiles.md explains columns and method.

@@ -35,16 +35,17 @@ SIZE_UNITS = {
     "reorder": "assignments",
     "optimizer": "params",
     "all_to_all": "bytes",
+    "all_to_all_skewed": "bytes",
+    "all_to_all_empty": "bytes",
     "all_reduce": "bytes",
     "point_to_point": "bytes",
+    "broadcast": "bytes",
+    "group_create": "ranks",
+    "group_recreate": "ranks",
+    "checkpoint_save": "bytes",
+    "checkpoint_load": "bytes",
 }
 """Every kernel of a profile, and the unit of its size."""
-
-FORMER_KERNELS = {
-    "all_to_all_skewed", "all_to_all_empty", "broadcast", "group_create", "group_recreate", "checkpoint_save",
-    "checkpoint_load",
-}  # fmt: skip
-"""Rows of files of lazsim 0.1.0 that are not read: no run used their times."""
 
 BARE_KERNELS = ("dense", "expert", "reorder", "optimizer")
 """Kernels of a table without a header: their sizes need no conditions."""
@@ -132,7 +133,8 @@ class Profile:
         """Return the points of one kernel by size, those over the most processes."""
         points = [point for point in self.points if point.kernel == kernel]
         most = max((point.num_ranks for point in points), default=1)
-        return sorted((point for point in points if point.num_ranks == most), key=lambda point: point.size)
+        kept = points if SIZE_UNITS.get(kernel) == "ranks" else [point for point in points if point.num_ranks == most]
+        return sorted(kept, key=lambda point: point.size)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -242,11 +244,7 @@ def _read_header(path: Path) -> Header:
     if "left_out" in fields:
         # The name in files of lazsim 0.1.0.
         fields["skipped"] = fields.pop("left_out")
-    header = convert(fields, Header, path=path)
-    kernels = [kernel for kernel in header.kernels if kernel not in FORMER_KERNELS]
-    # A label may go on after the kernel with " over 4".
-    skipped = {label: why for label, why in header.skipped.items() if label.partition(" ")[0] not in FORMER_KERNELS}
-    return msgspec.structs.replace(header, kernels=kernels, skipped=skipped)
+    return convert(fields, Header, path=path)
 
 
 def _read_points(path: Path, content: bytes) -> list[Point]:
@@ -263,8 +261,6 @@ def _read_points(path: Path, content: bytes) -> list[Point]:
         raise SpecError(f"{path}, line 1: expected the columns {','.join(columns)}")
     points: dict[tuple[str, int, float], Point] = {}
     for line, row in rows:
-        if row["kernel"] in FORMER_KERNELS:
-            continue
         where = f"{path}, line {line}"
         try:
             for name in columns:

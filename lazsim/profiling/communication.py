@@ -1,4 +1,4 @@
-"""Times of exchanges between processes of this machine."""
+"""Times of exchanges between processes of this machine, and of forming process groups."""
 
 import math
 import os
@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -23,14 +23,22 @@ from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import FailedError, LazsimError
 from lazsim.files import signals_blocked, signals_held
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes, serve
-from lazsim.profiling.scheduler import Measurement
+from lazsim.profiling.scheduler import Measurement, in_proportion
 from lazsim.profiling.timing import BATCH, CI_WIDTH, ci_width, make_point
 from lazsim.pytorch.device import cache_bytes, free_bytes, release_memory
-from lazsim.pytorch.group import TIMEOUT
 
 MESSAGE_SIZES = tuple(2**power for power in range(10, 29))
 MAX_BUFFERS = 64
 MAX_BATCH = 64
+NUM_GROUPS = 3
+"""Process groups that are created, lose a member and are created again, each by new processes."""
+
+GROUP_S = {"gloo": 4.0, "nccl": 10.0, "mpi": 4.0}
+"""Rough seconds in which new processes import torch, take a GPU and form both groups."""
+
+FEWEST_IN_GROUP = 3
+
+GROUPS = ("group_create", "group_recreate")
 
 RANKS_PER_PROCESSOR = 8
 """With more, an exchange measures how processes take turns, and starting them takes minutes."""
@@ -43,23 +51,25 @@ PROCESS_TASKS = 10
 
 CHECKED_ERROR = 1e-6
 
+TIMEOUT_S = 60.0
+"""Longest time of an answer beyond the expected time of the exchange."""
 
-class RankProcesses:
-    """Processes that have formed a group to exchange messages; none is left when the context ends."""
+
+class Ranks:
+    """Processes that exchange messages; none is left when the context ends."""
 
     def __init__(self, num_ranks: int, backend: str, device: str) -> None:
-        # Of an answer beyond the expected time of the exchange.
-        self.timeout_s = TIMEOUT.total_seconds()
+        self.timeout_s = TIMEOUT_S
         self.doing = "starting"
         if backend == "gloo":
             # By default gloo looks up the host's name, which need not lead to an interface of this machine.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._start_arguments = [(rank, num_ranks, self._store.port, backend, device) for rank in range(num_ranks)]
+        self._start_arguments = [(rank, self._store.port, backend, device, TIMEOUT_S) for rank in range(num_ranks)]
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
 
-    def __enter__(self) -> "RankProcesses":
+    def __enter__(self) -> "Ranks":
         try:
             self._start()
             self._gather(self.timeout_s)
@@ -82,6 +92,11 @@ class RankProcesses:
                 self._processes.append(process)
                 theirs.close()
 
+    @property
+    def pids(self) -> list[int]:
+        """Process ids by rank."""
+        return [process.pid or 0 for process in self._processes]
+
     def ask(self, doing: str, *command: Any, expected_s: float = 0.0) -> list[Any]:
         """Let all processes do something; return their answers, unless one dies, fails or does not answer in time."""
         self.doing = doing
@@ -91,6 +106,13 @@ class RankProcesses:
             except OSError:
                 raise self._lost(rank) from None
         return self._gather(self.timeout_s + expected_s)
+
+    def kill_last(self) -> None:
+        """Kill the process of the highest rank, as a failure does."""
+        process = self._processes.pop()
+        self._connections.pop().close()
+        process.kill()
+        process.join()
 
     def __exit__(self, *_: object) -> None:
         """End every process, even a busy one."""
@@ -178,25 +200,60 @@ def exchange_measurements(header: Header, num_ranks: int, backend: str) -> Itera
     with ExitStack() as stack:
 
         @cache
-        def ranks() -> RankProcesses:
+        def ranks() -> Ranks:
             release_memory(header.device)
-            return stack.enter_context(RankProcesses(num_ranks, backend, header.device))
+            started = stack.enter_context(Ranks(num_ranks, backend, header.device))
+            started.ask("forming a group", "join", "measured", num_ranks)
+            return started
 
         yield [
             _exchange(kernel, size, ranks, header, num_ranks, backend) for size in MESSAGE_SIZES for kernel in EXCHANGES
         ]
 
 
+def rank_counts(num_ranks: int) -> list[int]:
+    """List the numbers of processes that exchange: powers of two, and all.
+
+    Examples
+    --------
+    >>> rank_counts(6), rank_counts(2)
+    ([2, 4, 6], [2])
+    """
+    return [*(2**power for power in range(1, 31) if 2**power < num_ranks), num_ranks]
+
+
+def group_measurements(header: Header, num_ranks: int, backend: str) -> list[Measurement]:
+    """List process groups: formed, and formed again without a member.
+
+    They take three processes at least, so that two are left; NCCL, where it has a GPU for each.
+    """
+    if backend != "nccl" or torch.cuda.device_count() >= FEWEST_IN_GROUP:
+        num_ranks = max(num_ranks, FEWEST_IN_GROUP)
+    release_memory(header.device)
+
+    @cache
+    def cycles() -> list[tuple[float, float]]:
+        return [group_cycle(num_ranks, backend, header.device) for _ in range(NUM_GROUPS)]
+
+    def measure(index: int, _: float) -> Point:
+        samples_s = np.array([[cycle[index]] for cycle in cycles()])
+        return make_point(GROUPS[index], num_ranks, samples_s, num_ranks=num_ranks)
+
+    def predict_s(_: Sequence[Point]) -> float:
+        # One cycle gives both kernels.
+        return 0.0 if cycles.cache_info().currsize else GROUP_S[backend]
+
+    return [
+        Measurement(kernel, num_ranks, num_ranks, predict_s, partial(measure, index), fewest_runs=NUM_GROUPS)
+        for index, kernel in enumerate(GROUPS)
+    ]
+
+
 def _exchange(
-    kernel: str, size: int, ranks: Callable[[], RankProcesses], header: Header, num_ranks: int, backend: str
+    kernel: str, size: int, ranks: Callable[[], Ranks], header: Header, num_ranks: int, backend: str
 ) -> Measurement:
     wanted = math.ceil(2 * cache_bytes(header.device) / size)
     num_buffers = min(max(wanted, 1), MAX_BUFFERS)
-
-    def predict_s(points: Sequence[Point]) -> float:
-        """Predict the time from that of the last size, in proportion."""
-        same = [point for point in points if point.num_ranks == num_ranks]
-        return same[-1].time_s * size / same[-1].size if same else 0.0
 
     def skip_reason() -> str | None:
         if kernel == "point_to_point" and backend == "gloo" and header.device == "cuda":
@@ -240,9 +297,21 @@ def _exchange(
         kernel,
         size,
         num_ranks,
-        predict_s,
+        in_proportion(size, num_ranks),
         measure,
         skip_reason,
         fewest_runs=2 + BATCH,
         prepare=ranks,
     )
+
+
+def group_cycle(num_ranks: int, backend: str, device: str) -> tuple[float, float]:
+    """Form a group of new processes, kill one of them, and form a group of the others.
+
+    Return the seconds to form the first group, and those in which the survivors left it and formed another, each until
+    the slowest had met all others. The time to notice the loss is not included.
+    """
+    with Ranks(num_ranks, backend, device) as ranks:
+        created_s = max(ranks.ask("forming a group", "join", "first", num_ranks))
+        ranks.kill_last()
+        return created_s, max(ranks.ask("forming a group again", "join", "second", num_ranks - 1))

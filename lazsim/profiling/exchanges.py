@@ -1,19 +1,20 @@
 """Exchanges of one rank, each with the data that it has to deliver, and the process of a rank that runs them."""
 
-import math
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
 from lazsim.files import end_with_parent
 from lazsim.profiling.timing import clock_of, repeat
 from lazsim.pytorch.device import is_out_of_memory, release_memory, synchronize
-from lazsim.pytorch.group import TIMEOUT, survive_failed_collectives
+from lazsim.pytorch.group import survive_failed_collectives
 
 ELEMENT_BYTES = 4
 
@@ -34,15 +35,17 @@ class Exchange(NamedTuple):
         return float((buffer[-1] - self.expected()).abs().max()) if buffer[-1].numel() else 0.0
 
 
-def _all_to_all(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
-    """Build an exchange of parts that are as even as they can be."""
-    sends = [count // num_ranks + (one < count % num_ranks) for one in range(num_ranks)]
-    receives = [sends[rank]] * num_ranks
-    return Exchange(
-        lambda: (torch.full((count,), float(rank), device=device), torch.empty(sum(receives), device=device)),
-        lambda sent, received: dist.all_to_all_single(received, sent, receives, sends),
-        lambda: torch.arange(num_ranks, device=device, dtype=torch.float32).repeat_interleave(sends[rank]),
-    )
+def _all_to_all(split: Callable[[int, int], list[int]]) -> Callable[[int, int, int, str], Exchange]:
+    def make(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
+        sends = split(num_ranks, count)
+        receives = [sends[rank]] * num_ranks
+        return Exchange(
+            lambda: (torch.full((count,), float(rank), device=device), torch.empty(sum(receives), device=device)),
+            lambda sent, received: dist.all_to_all_single(received, sent, receives, sends),
+            lambda: torch.arange(num_ranks, device=device, dtype=torch.float32).repeat_interleave(sends[rank]),
+        )
+
+    return make
 
 
 def _in_place(
@@ -67,11 +70,22 @@ def _send_to_1(rank: int, buffer: Any) -> None:
         dist.recv(buffer, 0)
 
 
+SPLITS: dict[str, Callable[[int, int], list[int]]] = {
+    "all_to_all": lambda ranks, count: [count // ranks + (rank < count % ranks) for rank in range(ranks)],
+    "all_to_all_skewed": lambda ranks, count: [
+        *(count >> rank for rank in range(1, ranks)), count - sum(count >> rank for rank in range(1, ranks))
+    ],
+    "all_to_all_empty": lambda ranks, count: [count, *[0] * (ranks - 1)],
+}  # fmt: skip
+"""What each rank gets of a buffer, from the number of ranks and the elements: even parts; half to rank 0, half of the
+rest to rank 1 and so on; all to rank 0."""
+
 EXCHANGES: dict[str, Callable[[int, int, int, str], Exchange]] = {
-    "all_to_all": _all_to_all,
+    **{kernel: _all_to_all(split) for kernel, split in SPLITS.items()},
     # Sums of sums grow with each run, at last to infinity, which takes no longer; the first is checked.
     "all_reduce": _in_place(lambda _, buffer: dist.all_reduce(buffer), lambda _, ranks: ranks * (ranks + 1) // 2),
     "point_to_point": _in_place(_send_to_1, lambda rank, _: rank + 1 if rank > 1 else 1),
+    "broadcast": _in_place(lambda _, buffer: dist.broadcast(buffer, 0), lambda *_: 1),
 }
 """Exchange of each kernel, made from rank, number of ranks, elements and device."""
 
@@ -81,21 +95,22 @@ def link_bytes(kernel: str, num_ranks: int, num_bytes: int) -> float:
 
     Examples
     --------
-    >>> link_bytes("all_to_all", 4, 400), link_bytes("all_reduce", 4, 400), link_bytes("point_to_point", 4, 400)
-    (300.0, 600.0, 400.0)
+    >>> link_bytes("all_to_all", 4, 400), link_bytes("all_to_all_empty", 4, 400), link_bytes("all_reduce", 4, 400)
+    (300.0, 1200.0, 600.0)
     """
-    if kernel == "all_to_all":
-        return float((num_ranks - 1) * math.ceil(num_bytes / num_ranks))
+    if kernel in SPLITS:
+        parts = SPLITS[kernel](num_ranks, num_bytes)
+        return float(max((num_ranks - 1) * parts[0], num_bytes - min(parts)))
     return float(num_bytes) * (2 * (num_ranks - 1) / num_ranks if kernel == "all_reduce" else 1.0)
 
 
-def serve(connection: Connection, rank: int, num_ranks: int, port: int, backend: str, device: str) -> None:
-    """Join the group of all ranks, then answer the commands of the parent until it ends."""
+def serve(connection: Connection, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
+    """Answer the commands of the parent until it ends."""
     end_with_parent()
     torch.set_num_threads(1)
     survive_failed_collectives()
-    worker = RankWorker(rank, num_ranks, backend, device)
-    _answer(connection, partial(worker.join, port))
+    worker = RankWorker(rank, port, backend, device, timeout_s)
+    _answer(connection, worker.take_device)
     while True:
         try:
             name, *arguments = connection.recv()
@@ -112,18 +127,26 @@ def _answer(connection: Connection, run: Callable[[], Any]) -> None:
 
 
 class RankWorker:
-    """A rank of the process group."""
+    """A rank and its process group."""
 
-    def __init__(self, rank: int, num_ranks: int, backend: str, device: str) -> None:
-        self.rank, self.num_ranks, self.backend, self.device = rank, num_ranks, backend, device
+    def __init__(self, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
+        self.rank, self.port, self.backend, self.device = rank, port, backend, device
+        self.timeout = timedelta(seconds=timeout_s)
 
-    def join(self, port: int) -> None:
-        """Take a GPU, which processes share if there are fewer, and meet the others at a port of this machine."""
+    def take_device(self) -> None:
+        """Take a GPU; processes share GPUs if there are fewer."""
         if self.device == "cuda":
             torch.cuda.set_device(self.rank % torch.cuda.device_count())
-        store = TCPStore("127.0.0.1", port, is_master=False, timeout=TIMEOUT)
-        dist.init_process_group(self.backend, store=store, rank=self.rank, world_size=self.num_ranks, timeout=TIMEOUT)
+
+    def join(self, name: str, num_ranks: int) -> float:
+        """Form a group, leaving the one before; return the seconds until all have met."""
+        begin_s = time.perf_counter()
+        if dist.is_initialized():
+            leave_group(self.backend)
+        store = PrefixStore(name, TCPStore("127.0.0.1", self.port, is_master=False, timeout=self.timeout))
+        dist.init_process_group(self.backend, store=store, rank=self.rank, world_size=num_ranks, timeout=self.timeout)
         self._meet()
+        return time.perf_counter() - begin_s
 
     def fits(self, kernel: str, num_bytes: int, num_buffers: int) -> bool:
         """Tell whether there is memory for the buffers; without it in mid-exchange the others would wait."""
@@ -159,8 +182,16 @@ class RankWorker:
         return samples_s[1:], error
 
     def _make(self, kernel: str, num_bytes: int) -> Exchange:
-        return EXCHANGES[kernel](self.rank, self.num_ranks, num_bytes // ELEMENT_BYTES, self.device)
+        return EXCHANGES[kernel](self.rank, dist.get_world_size(), num_bytes // ELEMENT_BYTES, self.device)
 
     def _meet(self) -> None:
         dist.barrier()
         synchronize(self.device)
+
+
+def leave_group(backend: str) -> None:
+    """Leave the process group, whose members may be dead: NCCL would wait for them unless aborted."""
+    if backend == "nccl":
+        distributed_c10d._abort_process_group()
+    else:
+        dist.destroy_process_group()

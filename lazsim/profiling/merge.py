@@ -107,14 +107,14 @@ def parse_skipped(text: str) -> list[tuple[int, str]]:
     return found
 
 
-def label_of(kernel: str, num_ranks: int) -> str:
-    """Name a kernel, with its number of ranks if it has several."""
-    return kernel if num_ranks == 1 else f"{kernel} over {num_ranks}"
+def label_of(kernel: str, size: float, num_ranks: int) -> str:
+    """Name a kernel, with its number of ranks unless that is its size."""
+    return kernel if num_ranks in (1, size) else f"{kernel} over {num_ranks}"
 
 
 def _skipped(headers: Sequence[Header], points: Sequence[Point]) -> dict[str, str]:
     """Return the sizes that no profile has, each with the last reason given."""
-    measured = {(label_of(point.kernel, point.num_ranks), point.size) for point in points}
+    measured = {(label_of(point.kernel, point.size, point.num_ranks), point.size) for point in points}
     skipped: dict[str, str] = {}
     for label in dict.fromkeys(label for header in headers for label in header.skipped):
         texts = [header.skipped[label] for header in headers if label in header.skipped]

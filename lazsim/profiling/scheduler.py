@@ -26,7 +26,7 @@ TRUST_S = 1.0
 FEWEST_RUNS = 4
 """Runs that any point takes at least: a warm-up and three repetitions."""
 
-ProgressBar = Callable[[Iterable[str]], Iterable[str]]
+Progress = Callable[[Iterable[str]], Iterable[str]]
 """A progress bar: passes names through."""
 
 
@@ -70,6 +70,16 @@ class Measurement:
         return self.kernel, self.num_ranks, float(self.size)
 
 
+def in_proportion(size: int, num_ranks: int = 1) -> Callable[[Sequence[Point]], float]:
+    """Predict the time of a size from the last point of as many ranks, in proportion; 0 where there is none."""
+
+    def predict_s(points: Sequence[Point]) -> float:
+        same = [point for point in points if point.num_ranks == num_ranks]
+        return same[-1].time_s * size / same[-1].size if same else 0.0
+
+    return predict_s
+
+
 @dataclass
 class Scheduler:
     """Measures within a budget from `begin_s` on the monotonic clock; times are predicted from all points so far.
@@ -101,10 +111,7 @@ class Scheduler:
         return max(1.0, (TRUST_S + self.wall_s) / (TRUST_S + self.told_s))
 
     def run(
-        self,
-        measurements: Sequence[Measurement],
-        keep: Callable[[Measurement, Point], None],
-        progress: ProgressBar = iter,
+        self, measurements: Sequence[Measurement], keep: Callable[[Measurement, Point], None], progress: Progress = iter
     ) -> list[tuple[Measurement, str]]:
         """Measure all once, then those that could be measured again as far as there is time.
 

@@ -1,4 +1,4 @@
-"""A whole profile, measured within one budget: kernels, then exchanges; what is still missing."""
+"""A whole profile, measured within one budget: kernels, process groups, storage, exchanges; what is still missing."""
 
 import math
 import time
@@ -22,13 +22,15 @@ from lazsim.costmodel.profile import (
     save_profile,
 )
 from lazsim.errors import LazsimError, SpecError, unknown_name
-from lazsim.profiling.communication import choose_ranks, exchange_measurements
+from lazsim.files import check_folder
+from lazsim.profiling.communication import GROUPS, choose_ranks, exchange_measurements, group_measurements, rank_counts
 from lazsim.profiling.compute import compute_measurements
 from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.machine import clocks, conditions, measure_peaks
 from lazsim.profiling.merge import difference, format_skipped, in_order, keep_fastest, label_of
-from lazsim.profiling.scheduler import Measurement, ProgressBar, Scheduler
+from lazsim.profiling.scheduler import Measurement, Progress, Scheduler
+from lazsim.profiling.storage import STORAGE, storage_measurements
 from lazsim.pytorch import fused
 from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
 from lazsim.pytorch.operators import use_grouped_mm
@@ -38,7 +40,10 @@ MEASURED = [name for name in SIZE_UNITS if name != "dense"]
 """Kernels that can be measured; `dense` is attention and feed-forward in one, in tables without a header."""
 
 COMPUTE_SHARE = 0.75
-"""Share of the budget for kernels if exchanges are measured too, which also get what is left over."""
+"""Share of the budget for kernels if links or storage are measured too, which also get what is left over."""
+
+SMALL_SHARE = 0.08
+"""Share of the budget for process groups, and for storage; exchanges take the rest."""
 
 SAVE_INTERVAL_S = 5.0
 
@@ -53,6 +58,7 @@ class Options:
     budget_s: float = 600.0
     num_ranks: int | None = None
     backend: str | None = None
+    storage: Path | None = None
     note: str = ""
     num_threads: int | None = None
     fresh: bool = False
@@ -77,7 +83,7 @@ class Session:
         """Tell whether any of these kernels is to be measured."""
         return not self.kernels or not self.kernels.isdisjoint(kernels)
 
-    def run(self, measurements: Sequence[Measurement], end_s: float, progress: ProgressBar = iter) -> None:
+    def run(self, measurements: Sequence[Measurement], end_s: float, progress: Progress = iter) -> None:
         """Measure what is still missing until a time on the monotonic clock; record what is skipped.
 
         Of several times of a point the fastest is kept: other work on the machine only adds.
@@ -86,7 +92,7 @@ class Session:
         pending = [one for one in measurements if self.wants(one.kernel) and one.key not in done]
         self.scheduler.budget_s = end_s - self.scheduler.begin_s
         for one, reason in self.scheduler.run(pending, self._keep, progress):
-            label = label_of(one.kernel, one.num_ranks)
+            label = label_of(one.kernel, one.size, one.num_ranks)
             self.skipped.setdefault(label, []).append((one.size, reason))
 
     def _keep(self, _: Measurement, point: Point) -> None:
@@ -141,7 +147,7 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
     return Session(path, header, [], scheduler, wanted)
 
 
-def measure_profile(path: Path, options: Options, progress: ProgressBar = iter) -> tuple[Header, list[Point]]:
+def measure_profile(path: Path, options: Options, progress: Progress = iter) -> tuple[Header, list[Point]]:
     """Measure a profile of this machine's device; points are kept as it grows, also if a kernel or a process fails."""
     for name in options.kernels:
         if name not in MEASURED:
@@ -151,20 +157,16 @@ def measure_profile(path: Path, options: Options, progress: ProgressBar = iter) 
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     num_ranks, backend, why_alone = choose_ranks(device, options.num_ranks, options.backend)
+    if options.storage is not None:
+        check_folder(options.storage)
     _refuse_kernels(options, model, why_alone)
     session = begin(path, options, model)
     if options.note:
         session.header.conditions["note"] = options.note
     kernels, unknown = compute_measurements(session.header)
     _record_skipped(session, why_alone, unknown)
-    end_s = session.scheduler.begin_s + options.budget_s
-    # Large exchanges must not starve the kernels.
-    exchanges_s = (1 - COMPUTE_SHARE) * options.budget_s if num_ranks > 1 and session.wants(*EXCHANGES) else 0.0
     try:
-        session.run(kernels, end_s - exchanges_s, progress)
-        if exchanges_s:
-            with exchange_measurements(session.header, num_ranks, backend) as exchanges:
-                session.run(exchanges, end_s, progress)
+        _run_parts(session, kernels, options, num_ranks, backend, progress)
     finally:
         session.save()
     if not session.points:
@@ -181,17 +183,42 @@ def _refuse_kernels(options: Options, model: ModelSpec, why_alone: str) -> None:
     """Refuse kernels that are asked for by name and cannot be measured."""
     # How experts are grouped changes no name.
     kernels, reasons = kernels_of(model, use_grouped_mm=False)
-    reasons |= dict.fromkeys(EXCHANGES, why_alone) if why_alone else {}
+    reasons |= dict.fromkeys((*EXCHANGES, *GROUPS), why_alone) if why_alone else {}
+    reasons |= {} if options.storage is not None else dict.fromkeys(STORAGE, "give the storage as `checkpoint_path`")
     for name in options.kernels:
-        if name in reasons or name not in {*(one.name for one in kernels), *EXCHANGES}:
+        if name in reasons or name not in {*(one.name for one in kernels), *EXCHANGES, *GROUPS, *STORAGE}:
             raise SpecError(f"`kernel` {name}: {reasons.get(name, f'{model.name} has none')}")
 
 
 def _record_skipped(session: Session, why_alone: str, unknown: dict[str, str]) -> None:
     """Record kernels that cannot be measured."""
-    if session.wants(*EXCHANGES):
+    if session.wants(*EXCHANGES, *GROUPS):
         # An earlier session may have had no other ranks.
         session.header.skipped.pop("communication", None)
         if why_alone:
             session.header.skipped["communication"] = why_alone.replace("`", "")
     session.header.skipped.update({name: why for name, why in unknown.items() if session.wants(name)})
+
+
+def _run_parts(
+    session: Session, kernels: list[Measurement], options: Options, num_ranks: int, backend: str, progress: Progress
+) -> None:
+    """Measure each part within its share of the budget, so that large exchanges starve none."""
+    exchanges, groups = (num_ranks > 1 and session.wants(*names) for names in (EXCHANGES, GROUPS))
+    stores = options.storage is not None and session.wants(*STORAGE)
+    end_s, budget_s = session.scheduler.begin_s + options.budget_s, options.budget_s
+    is_shared = exchanges or groups or stores
+    session.run(kernels, end_s - budget_s * (1 - COMPUTE_SHARE) * is_shared, progress)
+    if groups:
+        small_s = min(end_s, time.monotonic() + SMALL_SHARE * budget_s)
+        session.run(group_measurements(session.header, num_ranks, backend), small_s, progress)
+    if options.storage is not None:
+        small_s = min(end_s, time.monotonic() + SMALL_SHARE * budget_s)
+        session.run(storage_measurements(options.storage), small_s, progress)
+    # The most processes come first and get half of the time: the simulator uses their times.
+    counts = rank_counts(num_ranks)[::-1] if exchanges else []
+    for index, count in enumerate(counts):
+        left_s = max(end_s - time.monotonic(), 0.0)
+        part_s = time.monotonic() + left_s / (1 if index == len(counts) - 1 else 2)
+        with exchange_measurements(session.header, count, backend) as measurements:
+            session.run(measurements, part_s, progress)

@@ -13,7 +13,7 @@ from lazsim.profiling.results import SkewResult
 
 PANELS = (
     ("computing", ("tokens", "assignments", "params"), "tokens, assignments or parameters"),
-    ("exchanges", ("bytes",), "bytes of a rank"),
+    ("exchanges", ("bytes",), "bytes of a rank, or of a file"),
 )
 
 
