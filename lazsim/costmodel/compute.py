@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.network import ring_all_reduce_s
-from lazsim.costmodel.times import ComputeTimes
 from lazsim.errors import SpecError
 from lazsim.placement.plan import Floats
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, GpuSpec, JobSpec, ModelSpec
@@ -97,8 +96,8 @@ def fused_gpu(gpu: GpuSpec, fused: FusedExpertsSpec) -> GpuSpec:
 
 
 @dataclass(frozen=True)
-class AnalyticCompute(ComputeTimes):
-    """Times from operations, bytes and the GPU's fitted efficiency; see `lazsim.costmodel.times.ComputeTimes`."""
+class AnalyticCompute:
+    """Seconds of work on one GPU, forward and backward together, from operations, bytes and its fitted efficiency."""
 
     model: ModelSpec
     gpu: GpuSpec
@@ -113,7 +112,7 @@ class AnalyticCompute(ComputeTimes):
             )
 
     def dense_s(self, num_tokens: float) -> float:
-        """Everything but the experts and the dispatch, tensor-parallel over the node's GPUs.
+        """All layers but experts and dispatch, for a node's micro-batch of `num_tokens`, which its GPUs share.
 
         Notes
         -----
@@ -146,7 +145,7 @@ class AnalyticCompute(ComputeTimes):
         return fused_gpu(self.gpu, fused)
 
     def expert_s(self, num_tokens: Floats) -> Floats:
-        """One expert: up (and gate) projections, activation, down projection."""
+        """One expert of one layer: up (and gate) projections, activation, down projection."""
         model, gpu = self.model, self._expert_gpu
         up_s = matmul_s(gpu, num_tokens, model.d_ff_expert, model.expert_dim)
         down_s = matmul_s(gpu, num_tokens, model.expert_dim, model.d_ff_expert)
@@ -157,20 +156,23 @@ class AnalyticCompute(ComputeTimes):
         return seconds
 
     def reorder_s(self, num_tokens: Floats) -> Floats:
-        """Gate and token reorder at the bandwidth of a copy, which reads and writes."""
+        """Gate, token reorder and its inverse in one layer, for the token assignments of one GPU.
+
+        They go at the bandwidth of a copy, which reads and writes.
+        """
         num_bytes = REORDER_COPIES * 2 * WEIGHT_BYTES_PER_PARAM * self.model.expert_dim * num_tokens
         seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + memory_s(self.gpu, num_bytes)
         return seconds
 
     def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
-        """Dispatch and combine as matmuls with one-hot masks, as in DeepSpeed-MoE."""
+        """Reorder by matmuls with one-hot masks over ``num_experts * capacity`` buffer rows, as in DeepSpeed-MoE."""
         rows = self.model.num_experts * capacity
         matmuls_s = MASKED_REORDER_MATMULS * matmul_s(self.gpu, rows, self.model.expert_dim, num_tokens)
         seconds: Floats = self.job.reorder_kernels * self.gpu.kernel_overhead_s + matmuls_s
         return seconds
 
     def optimizer_s(self, num_params: Floats) -> Floats:
-        """Adam, bound by memory bandwidth."""
+        """One step of Adam, bound by memory bandwidth."""
         return memory_s(self.gpu, OPTIMIZER_TRAFFIC_BYTES_PER_PARAM * num_params)
 
     def _matmul_s(self, rows: float, columns: float, inner: float | None = None) -> float:

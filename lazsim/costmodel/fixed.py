@@ -5,9 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
+from lazsim.costmodel.measured import ComputeTimes
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
-from lazsim.costmodel.times import ComputeTimes
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
@@ -23,15 +23,15 @@ class FixedCommunication(AnalyticCommunication):
     storage_time_s: float
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
-        """See `lazsim.costmodel.times.CommunicationTimes`."""
+        """See `AnalyticCommunication`."""
         return self.transfer_time_s + 0.0 * nic_bytes
 
     def save_s(self, num_bytes: float, writer_bytes: float) -> float:
-        """See `lazsim.costmodel.times.CommunicationTimes`."""
+        """See `AnalyticCommunication`."""
         return self.storage_time_s
 
     def load_s(self, num_bytes: float, reader_bytes: float) -> float:
-        """See `lazsim.costmodel.times.CommunicationTimes`."""
+        """See `AnalyticCommunication`."""
         return self.storage_time_s
 
 

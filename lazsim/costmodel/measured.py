@@ -10,8 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import BARE_KERNELS, Point, Profile
-from lazsim.costmodel.times import CommunicationTimes, ComputeTimes
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.placement.plan import Floats
 from lazsim.specs import ModelSpec
@@ -95,14 +96,14 @@ def sum_of(kernel: str, parts: Sequence[tuple[float, TimeTable]]) -> TimeTable |
 
 
 @dataclass(frozen=True)
-class MeasuredCompute(ComputeTimes):
+class MeasuredCompute:
     """Times from tables of ``dense``, ``expert``, ``reorder`` and ``optimizer``, or some of them; else analytic.
 
-    See `lazsim.costmodel.times.ComputeTimes`, and `Beyond` for sizes outside the tables.
+    See `AnalyticCompute`, and `Beyond` for sizes outside the tables.
     """
 
     tables: Mapping[str, TimeTable]
-    analytic: ComputeTimes
+    analytic: AnalyticCompute
     beyond: Beyond = "raise"
 
     def dense_s(self, num_tokens: float) -> float:
@@ -142,7 +143,7 @@ def _look_up(table: TimeTable, size: Floats, analytic_s: Callable[[Floats], Floa
 
 
 @dataclass(frozen=True)
-class MeasuredCommunication(CommunicationTimes):
+class MeasuredCommunication:
     """Times of links inside a server from tables, by the bytes on a link; NICs and storage stay analytic.
 
     There are tables of ``all_to_all`` and ``point_to_point`` by bytes through the busiest link, and of one hop of an
@@ -155,7 +156,7 @@ class MeasuredCommunication(CommunicationTimes):
     """
 
     tables: Mapping[str, TimeTable]
-    analytic: CommunicationTimes
+    analytic: AnalyticCommunication
     beyond: Beyond = "raise"
 
     def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
@@ -200,6 +201,11 @@ class MeasuredCommunication(CommunicationTimes):
         table = self.tables[kernel]
         floored = np.where(size > 0, np.maximum(size, table.sizes[0]), 0.0)
         return _look_up(table, floored, analytic_s, self.beyond)
+
+
+ComputeTimes = AnalyticCompute | MeasuredCompute
+CommunicationTimes = AnalyticCommunication | MeasuredCommunication
+"""Times of kernels and of links, which broadcast over arrays of any axes."""
 
 
 def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, TimeTable]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.costmodel.times import CommunicationTimes
 from lazsim.placement.plan import Floats
 from lazsim.specs import HostSpec, NetworkSpec
 
@@ -17,10 +16,11 @@ Broadcastable = float | Floats
 
 
 @dataclass(frozen=True)
-class AnalyticCommunication(CommunicationTimes):
-    """Times of a `NetworkSpec`: transfers through NICs and inside servers overlap, latency comes on top.
+class AnalyticCommunication:
+    """Seconds of collectives, from the bytes that the busiest link carries in its busier direction.
 
-    The host serialises what goes to the storage and comes from it.
+    ``nic_bytes`` go through the NICs of a server, ``local_bytes`` through the link of a GPU inside a server. Both
+    overlap, latency comes on top. The host serialises what goes to the storage and comes from it.
 
     Notes
     -----
@@ -36,7 +36,7 @@ class AnalyticCommunication(CommunicationTimes):
         return self._overlapped_s(nic_bytes, local_bytes, self.network.all_to_all_efficiency)
 
     def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
-        """Ring all-reduces one after the other; each hop waits for the one before."""
+        """Ring all-reduces of messages in sequence, by hops between servers and inside: each waits for that before."""
         network = self.network
         nic_s = np.asarray(nic_bytes / (network.nic_bytes_per_s * network.all_reduce_efficiency))
         local_s = np.asarray(local_bytes / network.local_all_reduce_bytes_per_s)
@@ -49,11 +49,14 @@ class AnalyticCommunication(CommunicationTimes):
         return self._overlapped_s(nic_bytes, local_bytes, self.network.point_to_point_efficiency)
 
     def save_s(self, num_bytes: float, writer_bytes: float) -> float:
-        """Serialise, then flush: a file is small against the page cache, so that its bytes leave as it is closed."""
+        """Write to the shared storage, all processes together; the busiest one writes `writer_bytes`.
+
+        It serialises, then flushes: a file is small against the page cache, so that its bytes leave as it is closed.
+        """
         return writer_bytes / self.host.serialise_bytes_per_s + num_bytes / self.network.storage_bytes_per_s
 
     def load_s(self, num_bytes: float, reader_bytes: float) -> float:
-        """Read from the shared storage, and make tensors of it."""
+        """Read from the shared storage, all processes together, and make tensors; the busiest reads `reader_bytes`."""
         rate = self.network.storage_read_bytes_per_s or self.network.storage_bytes_per_s
         return num_bytes / rate + reader_bytes / self.host.serialise_bytes_per_s
 

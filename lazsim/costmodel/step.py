@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lazsim.blocks import row_blocks
 from lazsim.costmodel.compute import REORDER_COPIES
-from lazsim.costmodel.times import CommunicationTimes, ComputeTimes
+from lazsim.costmodel.measured import CommunicationTimes, ComputeTimes
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid

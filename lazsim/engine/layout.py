@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from lazsim.costmodel.measured import CommunicationTimes, ComputeTimes
 from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, assigned_tokens, slots_by_gpu
-from lazsim.costmodel.times import CommunicationTimes, ComputeTimes
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
