@@ -118,9 +118,11 @@ class AnalyticCompute:
         -----
         Projections, causal attention (half of the pairs), dense blocks, gate and output layer as matmuls; element-wise
         kernels by the bytes they move. Tensor parallelism takes two all-reduces of the activations forward and two
-        backward in each layer (Megatron-LM, arXiv 1909.08053).
+        backward in each layer (Megatron-LM, arXiv 1909.08053). These are for layers of two blocks; those of a hybrid
+        model have one.
         """
         model, gpus = self.model, self.cluster.gpus_per_node
+        num_layers = model.num_layers / (1 if model.state_space is None else 2)
         columns = model.mixer_params + model.feed_forward_params
         matmuls_s = (
             model.num_layers * self._matmul_s(num_tokens, columns / model.num_layers / model.d_model / gpus)
@@ -128,13 +130,13 @@ class AnalyticCompute:
             + model.num_moe_layers * self._matmul_s(num_tokens, model.num_experts / gpus)
             + self._matmul_s(num_tokens, model.vocab_size / gpus)
         )
-        activations = FORWARD_AND_BACKWARD * self.job.activation_passes * model.num_layers * model.d_model
+        activations = FORWARD_AND_BACKWARD * self.job.activation_passes * num_layers * model.d_model
         logits = self.job.logit_passes * model.vocab_size
         num_bytes = num_tokens * WEIGHT_BYTES_PER_PARAM * (activations + logits) / gpus
         network, activation_bytes = self.cluster.network, num_tokens * model.d_model * WEIGHT_BYTES_PER_PARAM
         link = network.local_all_reduce_bytes_per_s, network.local_all_reduce_latency_s
         collective_s = 4 * float(ring_all_reduce_s(activation_bytes, gpus, *link))
-        return FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + model.num_layers * collective_s
+        return FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + num_layers * collective_s
 
     @cached_property
     def _expert_gpu(self) -> GpuSpec:

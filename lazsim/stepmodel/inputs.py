@@ -197,6 +197,7 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
     if model.attention is None and model.attention_layers:
         raise SpecError(f"{model.name}: its TOML file has no heads of attention; add a table [attention]")
     heads = model.attention.num_heads if model.attention else parallel.tensor
+    key_heads = model.attention.num_kv_heads if model.attention and model.attention.kind == "grouped" else heads
     windows = model.attention.num_window_layers if model.attention else 0
     space = model.state_space
     kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
@@ -213,6 +214,8 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         ),
         (model.num_experts % parallel.expert, f"expert ({parallel.expert}) must divide {model.num_experts} experts"),
         (heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {heads} attention heads"),
+        # Ranks that share such a head would copy it: its time and memory are those of whole heads.
+        (key_heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {key_heads} key-value heads"),
         (
             model.sequence_length % (parallel.context * parallel.tensor),
             f"context x tensor must divide the sequence of {model.sequence_length} tokens",
