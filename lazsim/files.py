@@ -345,7 +345,9 @@ def _open_zip(stream: IO[bytes]) -> Any:
     import zipfile
 
     archive = zipfile.ZipFile(stream)
-    names = [member.filename for member in archive.infolist() if not member.is_dir()]
+    members = (member.filename for member in archive.infolist() if not member.is_dir())
+    # macOS adds a file of attributes for each.
+    names = [name for name in members if not name.startswith("__MACOSX/")]
     if len(names) != 1:
         raise ValueError(f"an archive of {len(names)} files")
     return archive.open(names[0])

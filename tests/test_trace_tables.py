@@ -293,6 +293,7 @@ def test_wrong_option_is_refused_in_one_line(write, options, says):
         "Time,node1_down,node2_down\n2025-03-01 00:00,0,0\n2025-03-01 00:05,0,1\n",
         'Time,"{alertname=""NodeDown"",instance=""a""}"\n2025-03-01 00:00,0\n2025-03-01 00:05,1\n',
         "Time,alertname,instance,Value\n2025-03-01 00:00,NodeDown,a,0\n2025-03-01 00:05,NodeDown,a,1\n",
+        "time,count,state\n2025-03-01 00:00,0,down\n2025-03-01 01:00,3,down\n",
     ],
 )
 def test_columns_whose_names_do_not_tell_that_they_are_nodes_have_to_be_named(write, rows):
@@ -311,6 +312,20 @@ def test_clock_that_began_long_before_the_first_count_starts_with_it(write):
     trace = read_trace(write("time_s,count\n8123456,8\n8124456,7\n8125456,8\n"))
     assert outcome(trace) == (2000.0, 1, 8 * 1000.0 + 7 * 1000.0)
     assert any("count from the first one, 8123456 s" in note for note in trace.notes)
+
+
+@pytest.mark.parametrize("first", ["20250301", "20250301000500"])
+def test_dates_that_are_written_as_numbers_ask_for_their_format(write, first):
+    with pytest.raises(TraceFormatError, match=f"times from {first} to .* if they are dates, give `time_format`"):
+        read_trace(write(f"time,count\n{first},8\n{int(first) + 1},7\n"))
+
+
+def test_archive_that_macos_makes_of_one_file_is_read(write):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("counts.csv", COUNTS)
+        archive.writestr("__MACOSX/._counts.csv", b"\0\5\26\7")
+    assert outcome(read_trace(write(packed.getvalue()))) == COUNTED
 
 
 def test_health_may_be_true_or_false(write):

@@ -16,6 +16,9 @@ from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, format_duration, read_
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Numbers between these are stamps since 1970, in the one unit in which they are."""
 
+COMPACT = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d)?)?", re.ASCII)
+"""Dates that are written as a number, such as 20250301 or 20250301000500."""
+
 UNIT_WORDS = {
     "ns": ("ns", "nanos", "nanosecond", "nanoseconds"),
     "us": ("us", "micros", "microsecond", "microseconds", "usec"),
@@ -212,7 +215,12 @@ class Clock:
         unit = self._asked_unit or epoch or self._named_unit or self._usual_unit
         if unit is None:
             spans = ", ".join(f"{one}: {format_duration(to_seconds(last - first, one))}" for one in ("ms", "s", "h"))
-            raise TraceFormatError(f"{name}: times from {first:g} to {last:g} have no unit; give `time_unit` ({spans})")
+            dates = (
+                "; if they are dates, give `time_format`, as %Y%m%d%H%M%S" if COMPACT.fullmatch(f"{first:.0f}") else ""
+            )
+            raise TraceFormatError(
+                f"{name}: times from {first:.15g} to {last:.15g} have no unit; give `time_unit` ({spans}){dates}"
+            )
         if not (self._asked_unit or epoch or self._named_unit):
             self.assumed_unit = unit
         self._unit, self._origin = unit, first if _is_epoch(first, unit) else 0.0

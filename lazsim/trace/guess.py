@@ -148,7 +148,7 @@ def explain_columns(table: Table) -> str:
     for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():
         if roles[name] not in ("count", "event"):
             continue
-        if roles[name] == "event" and _most(texts, _is_sample):
+        if roles[name] == "event" and "node" in roles.values() and _most(texts, _is_sample):
             return (
                 f"column {name!r} has 0 or 1, and nothing says which is a loss; give `columns` with value={name} if 1 "
                 "is a node that is there, or a mapping that has both in `add` and `remove`"
@@ -179,6 +179,8 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
     fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
     if fitting == [("time", "node", "value")] and any(map(_is_of_losses, header)):
         return None
+    if fitting == [("time", "count")] and places["event"]:
+        return None  # Words beside a count may say that it is of nodes that are gone.
     return Columns(**{role: places[role][0] for role in fitting[0]}) if len(fitting) == 1 else None
 
 
@@ -229,6 +231,8 @@ def _by_content(header: Sequence[str], kinds: list[str]) -> Columns | None:
     if kinds.count("word") != 1 or not (len(times) == 1 or kinds[0] == "number"):
         return None
     event = kinds.index("word") + 1
+    if header and _role(header[5 - times[0] - event]) not in ("", "node"):
+        return None
     return Columns(time=times[0], event=event, node=6 - times[0] - event)
 
 
