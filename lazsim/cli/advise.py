@@ -7,8 +7,8 @@ import click
 
 from lazsim.cli import kinds
 from lazsim.cli.common import json_option, note, options_of, progress_bar, show, worker_options, working
+from lazsim.cli.kinds import Parsed, parse_spans
 from lazsim.cli.messages import Checked
-from lazsim.cli.parsing import Parsed, parse_spans
 from lazsim.cli.replay import rate_options
 from lazsim.cli.run import command as run
 

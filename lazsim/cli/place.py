@@ -9,8 +9,8 @@ import click
 
 from lazsim.cli import kinds
 from lazsim.cli.common import json_option, options, out_option, seed_option, show
+from lazsim.cli.kinds import Parsed, parse_counts, parse_domains, parse_loads
 from lazsim.cli.messages import Checked
-from lazsim.cli.parsing import Parsed, parse_counts, parse_domains, parse_loads
 
 planning_options = options(
     click.option("--nodes", type=kinds.NODES, help="Nodes; a node fails as a whole."),
