@@ -5,6 +5,7 @@ When one expert draws several times its even share, how fast is the layer, and d
 Axes: L layers, E experts.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -102,7 +103,7 @@ def layer_speed(system, costs, load_LE):
     parts = StepCost(costs, plan, system.layout(costs, servers)).parts_s(load_LE[None])
     seconds = {f"{name}_s": float(parts[name][0]) for name in LAYER_PARTS}
     tokens = used * cluster.gpus_per_node * costs.tokens_per_gpu * costs.job.num_micro_batches
-    return {"tokens_per_s": tokens / sum(seconds.values()), "num_nodes": used} | seconds
+    return {"tokens_per_s": tokens / math.fsum(seconds.values()), "num_nodes": used} | seconds
 
 
 def recovery_probs(policy, costs, load_LE, failures):

@@ -3,6 +3,8 @@
 Why does it matter on which nodes replicas sit, when their number is the same?
 """
 
+import math
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -70,19 +72,21 @@ def slots_figure(slots, captions):
     policies = list(dict.fromkeys(policy for _, policy in slots))
     rows = [max(array.shape[0] for (title, _), array in slots.items() if title == example) for example in examples]
     heights = [count * SLOT_INCHES + CAPTION_INCHES for count in rows]
-    figure = new_figure(COLUMN_INCHES, sum(heights), layout=None)
-    top = sum(heights)
+    figure = new_figure(COLUMN_INCHES, math.fsum(heights), layout=None)
+    top = math.fsum(heights)
     for example, num_nodes, height in zip(examples, rows, heights, strict=True):
         top -= height
-        figure.text(0.01, (top + height - 0.11) / sum(heights), example, va="center", fontsize=7, fontweight="bold")
+        figure.text(
+            0.01, (top + height - 0.11) / math.fsum(heights), example, va="center", fontsize=7, fontweight="bold"
+        )
         for column, policy in enumerate(policies):
             array = slots[example, policy]
             panel = figure.add_axes(
                 (
                     (column + 0.10) / len(policies),
-                    (top + 0.27) / sum(heights),
+                    (top + 0.27) / math.fsum(heights),
                     array.shape[1] * SLOT_INCHES / COLUMN_INCHES,
-                    num_nodes * SLOT_INCHES / sum(heights),
+                    num_nodes * SLOT_INCHES / math.fsum(heights),
                 )
             )
             draw_slots(array, panel)

@@ -6,6 +6,7 @@ took 3 to 16 % of the memory in published logs. A job that does not fit by this 
 Axes: L MoE layers, E experts, G GPUs of all nodes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -44,7 +45,7 @@ class MemoryUse:
     @property
     def total(self) -> float:
         """Sum of all parts."""
-        return sum(self.parts.values())
+        return math.fsum(self.parts.values())
 
     @property
     def parts(self) -> Mapping[str, float]:

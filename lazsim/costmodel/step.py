@@ -4,6 +4,7 @@ Axes: B samples of the loads, L layers, E experts, R experts of all layers, N no
 stages, V servers.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -256,7 +257,7 @@ class StepCost:
 
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
-        return sum(self._varying_s(load_BLE).values(), np.array(sum(self._fixed_s.values())))
+        return sum(self._varying_s(load_BLE).values(), np.array(math.fsum(self._fixed_s.values())))
 
     def _varying_s(self, load_BLE: Ints) -> dict[str, Floats]:
         """Return the parts that depend on the loads."""

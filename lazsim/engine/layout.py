@@ -217,7 +217,7 @@ class LayoutCosts(CostModel):
             gradients=parts["gradients"],
             optimizer_states=parts["optimizer"],
             activations=parts["activations"],
-            buffers=sum(num_bytes for name, num_bytes in parts.items() if name not in MEMORY_PARTS),
+            buffers=math.fsum(num_bytes for name, num_bytes in parts.items() if name not in MEMORY_PARTS),
             runtime=parts["runtime"],
         )
 

@@ -113,7 +113,7 @@ class Series:
         """Return the mean square of the last differences between values; of one value alone, its square."""
         if not self._gaps_s:
             return (self.seconds or self._last_s or 0.0) ** 2
-        return sum(gap_s**2 for gap_s in self._gaps_s) / len(self._gaps_s)
+        return math.fsum(gap_s**2 for gap_s in self._gaps_s) / len(self._gaps_s)
 
     def spent_s(self) -> float:
         """Return all seconds that the values were used for."""
@@ -241,7 +241,7 @@ class Sampler:
 
     def variance_s2(self) -> float:
         """Return the variance of the time that was estimated; 0 where no value stood for others."""
-        sampled_s2 = sum(series.variance_s2() for series in self._series.values())
+        sampled_s2 = math.fsum(series.variance_s2() for series in self._series.values())
         return sampled_s2 + self._variance_s2 if sampled_s2 else 0.0
 
     def error(self, training_s: float) -> float:

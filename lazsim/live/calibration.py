@@ -4,6 +4,7 @@ A calibration run loses one node and gets another, then two at once, and so on; 
 Nodes are killed when they are as old as those that the trace kills, since an old process takes longer to end.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -191,7 +192,7 @@ def summarise(run: LiveRun) -> Calibration:
     recoveries = [one for one in run.recoveries if one.complete]
     failures = [one for one in recoveries if one.detect_s]
     moves = [one for one in recoveries if one.busiest_bytes > 0 and one.transfer_s > 0]
-    seconds = sum(one.transfer_s for one in moves)
+    moved_bytes, seconds = math.fsum(one.busiest_bytes for one in moves), math.fsum(one.transfer_s for one in moves)
     assert run.routing is not None, "a calibration makes steps"
     return Calibration(
         step_s=step_times(run),
@@ -201,7 +202,7 @@ def summarise(run: LiveRun) -> Calibration:
         resume_s=mean(one.resume_s for one in recoveries),
         restart_s=mean(one.rebuild_s + one.transfer_s for one in recoveries if one.is_restart),
         save_s=mean(run.save_s),
-        transfer_bytes_per_s=sum(one.busiest_bytes for one in moves) / seconds if moves else NOTHING_MOVED_BYTES_PER_S,
+        transfer_bytes_per_s=moved_bytes / seconds if moves else NOTHING_MOVED_BYTES_PER_S,
         start_up_s=mean(run.start_up_s),
         kill_ages_s=tuple(one.age_s for one in failures),
         routing=run.routing,

@@ -1,6 +1,7 @@
 """Results of a live run: the same record as a simulated one, and every step and recovery as measured."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -157,7 +158,7 @@ class Recorder:
             self.ledger.enter("compute", self._booked_s)
         self.ledger.move("compute", "checkpoint", min(stall_s, self.ledger.seconds()["compute"]))
         newer = itertools.takewhile(lambda one: one.step > step, reversed(self.steps))
-        self.unsaved_s = sum(one.step_s for one in newer)
+        self.unsaved_s = math.fsum(one.step_s for one in newer)
 
     def event(self, name: str, step: int, **numbers: int) -> None:
         """Record an event."""

@@ -354,7 +354,7 @@ def _compare_recoveries(
     ]
     for name, measured_s, predicted_s, number in parts:
         if measured_s and number:
-            share = max(sum(measured_s), number * predicted_s) / measured.run.wall_s
+            share = max(math.fsum(measured_s), number * predicted_s) / measured.run.wall_s
             yield ComparedQuantity(f"{name} (s)", mean(measured_s), predicted_s, share)
         if name == "transfer" and measured_s and number:
             moved_mb = mean(one.busiest_bytes for one in moves) / 1e6

@@ -1,5 +1,6 @@
 """A predicted step as tables and files."""
 
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -81,7 +82,7 @@ def _time_table(result: StepResult) -> Table:
 
 def _memory_table(result: StepResult) -> Table:
     memory = result.time.memory_bytes
-    total = sum(memory.values())
+    total = math.fsum(memory.values())
     rows = [(name, size / GIB, size / result.inputs.gpu.memory_bytes) for name, size in memory.items() if size]
     columns = [key("part"), Column("GiB", ",.1f"), Column(f"of {result.inputs.gpu.memory_bytes / GIB:.0f} GiB", ".1%")]
     return Table(columns, [*rows, ("all", total / GIB, result.memory_share)], "memory of the fullest GPU")
@@ -100,7 +101,7 @@ def _search_table(result: StepResult) -> Table:
             index,
             *(getattr(candidate.parallel, name) for name in names),
             candidate.time.tokens_per_s_per_gpu,
-            sum(candidate.time.memory_bytes.values()) / GIB,
+            math.fsum(candidate.time.memory_bytes.values()) / GIB,
         )
         for index, candidate in enumerate(result.found, 1)
     ]

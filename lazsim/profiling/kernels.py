@@ -3,6 +3,7 @@
 The code that is timed is `lazsim.pytorch`, which live jobs train with. Axes: T tokens, D width, E experts, K top-k.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -141,7 +142,7 @@ def uneven_counts(mean: int, num_experts: int) -> list[int]:
     [10, 3, 2, 1]
     """
     total = mean * num_experts
-    norm = sum(1 / rank for rank in range(1, num_experts + 1))
+    norm = math.fsum(1 / rank for rank in range(1, num_experts + 1))
     counts = [int(total / rank / norm) for rank in range(1, num_experts + 1)]
     counts[0] += total - sum(counts)
     return counts

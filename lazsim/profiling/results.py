@@ -1,5 +1,6 @@
 """Results of measuring virtual ranks, as plain data."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class RankResult:
     @property
     def error(self) -> float:
         """Predicted over measured time of the slowest ranks of all layers, less 1."""
-        return sum(row.predicted_s for row in self.rows) / sum(row.measured_s for row in self.rows) - 1
+        return math.fsum(row.predicted_s for row in self.rows) / math.fsum(row.measured_s for row in self.rows) - 1
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

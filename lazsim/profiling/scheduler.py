@@ -169,7 +169,7 @@ class Scheduler:
 
     def _require_time(self, required: Sequence[Measurement]) -> None:
         spent_s = time.monotonic() - self.begin_s
-        needed_s = spent_s + sum(map(self._least_s, required))
+        needed_s = spent_s + math.fsum(map(self._least_s, required))
         if required and needed_s > (1 + TOLERANCE) * self.budget_s:
             raise LazsimError(
                 f"`budget` {self.budget_s:g}s: too short; give {math.ceil(needed_s * (1 + TOLERANCE))}s, about the "

@@ -1,5 +1,7 @@
 """Attention and state-space blocks, with the exchange of keys and values between context-parallel ranks."""
 
+import math
+
 from lazsim.specs import AttentionSpec, StateSpaceSpec
 from lazsim.stepmodel.inputs import QUANTISE_BYTES
 from lazsim.stepmodel.kernels import SECOND_COPY_BYTES, Kernels
@@ -180,7 +182,7 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     }  # fmt: skip
 
     def scan(direction: int, num_kernels: int) -> Operation:
-        moved = 2 * sum(passes[direction] * widths[name] for name, passes in SCAN_PASSES.items())
+        moved = 2 * math.fsum(passes[direction] * widths[name] for name, passes in SCAN_PASSES.items())
         over_tokens, over_states = SCAN_MATMULS[direction]
         flop = (over_tokens * in_chunk + over_states * of_states) * tokens / tensor
         rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s

@@ -72,7 +72,7 @@ def exchanges_of_step(
     for stage in range(parallel.pipeline):
         parts = parts_of_stage(parallel, stage)
         gradients, gathers = ({part: prices[params[part]][which] for part in parts} for which in (0, 1))
-        gradient_s, gather_s = (sum(one.seconds for one in some.values()) for some in (gradients, gathers))
+        gradient_s, gather_s = (math.fsum(one.seconds for one in some.values()) for some in (gradients, gathers))
         late_s, early_s = gradient_s, gather_s
         if parallel.overlap_gradients:
             free_s = -math.inf  # counted from the end of the last backward pass
@@ -118,12 +118,12 @@ def sharded_exchange(
     times_s, overlaps = (gather_s, gather_s + scatter_s), (parallel.overlap_parameters, parallel.overlap_gradients)
     behind_s = [forward_s, backward_s]
     if saved_s:
-        behind_s = [(forward_s + backward_s - saved_s) * each_s / (sum(times_s) or 1.0) for each_s in times_s]
-    exposed_s = sum(
+        behind_s = [(forward_s + backward_s - saved_s) * each_s / (math.fsum(times_s) or 1.0) for each_s in times_s]
+    exposed_s = math.fsum(
         max(each_s / num_layers, each_s - beside_s) if overlap else each_s
         for each_s, beside_s, overlap in zip(times_s, behind_s, overlaps, strict=True)
     )
-    hidden_s = sum(times_s) - exposed_s
+    hidden_s = math.fsum(times_s) - exposed_s
     return ShardedExchange(exposed_s, hidden_s, slowed_by(inputs, hidden_s))
 
 
@@ -142,7 +142,7 @@ def optimizer_s(inputs: StepInputs, params: StageParameters) -> tuple[float, flo
     if parallel.sharding != "none":
         owned = StageParameters(params.dense / inputs.dense_copies, params.expert / inputs.expert_copies)
     rate = inputs.gpu.moved_bytes_per_s
-    seconds = inputs.constants.optimizer_bytes_per_param * sum(owned) / rate
+    seconds = inputs.constants.optimizer_bytes_per_param * math.fsum(owned) / rate
     if parallel.optimizer == "muon":
         expert = sorted((model.expert_dim, model.d_ff_expert))
         for number, (narrow, wide) in zip(owned, ((model.d_model, model.d_model), expert), strict=True):
@@ -151,5 +151,5 @@ def optimizer_s(inputs: StepInputs, params: StageParameters) -> tuple[float, flo
             seconds += number / (narrow * wide) * (NEWTON_SCHULZ_ITERATIONS * (2 * twice + once))
     moved = 0.0
     if "optimizer" in parallel.offloaded:
-        moved = 2 * OPTIMIZER_STATE_BYTES_PER_PARAM[parallel.optimizer] * sum(owned)
+        moved = 2 * OPTIMIZER_STATE_BYTES_PER_PARAM[parallel.optimizer] * math.fsum(owned)
     return seconds, moved / inputs.cluster.host.link_bytes_per_s

@@ -75,7 +75,7 @@ def consecutive_ranks(top_k: int, num_experts: int, num_ranks: float) -> float:
     each = num_experts / num_ranks
     firsts = [first % num_experts for first in range(0, math.lcm(top_k, num_experts), top_k)]
     counts = [min(num_ranks, (first + top_k - 1) // each - first // each + 1) for first in firsts]
-    return sum(counts) / len(counts)
+    return math.fsum(counts) / len(counts)
 
 
 def grouped_ranks(top_k: int, num_ranks: float, num_groups: int, groups_per_token: int) -> float:
@@ -331,7 +331,7 @@ def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
     model, parallel = inputs.model, inputs.parallel
     inner = model.d_ff_expert / parallel.expert_tensor
     widths = {"expert_input": model.expert_dim, "expert_activation": (model.matrices_per_expert - 1) * inner}
-    moved = sum(
+    moved = math.fsum(
         (1 if inputs.quantised and name == "expert_input" else 2) * width
         for name, width in widths.items()
         if name in parallel.offloaded
@@ -341,7 +341,7 @@ def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
     seconds = moved * routed_tokens(inputs) / inputs.cluster.host.link_bytes_per_s
 
     def operation(beside: list[Operation]) -> tuple[Operation, ...]:
-        hidden_s = min(seconds, sum(other.gpu_s for other in beside))
+        hidden_s = min(seconds, math.fsum(other.gpu_s for other in beside))
         return (kernels.exchange("offload", seconds - hidden_s, hidden_s, 1),)
 
     return [

@@ -164,13 +164,13 @@ class Kernels:
         if ranks == 1:
             return []
         overlaps = parallel.overlap_tensor and matmuls
-        behind_s = sum(matmul.forward[0].gpu_s for matmul in matmuls) / len(matmuls) if overlaps else 0.0
+        behind_s = math.fsum(matmul.forward[0].gpu_s for matmul in matmuls) / len(matmuls) if overlaps else 0.0
 
         def exchanges(*widths: float) -> tuple[Operation, ...]:
             times_s = [
                 self.inputs.collective_s("all_gather", 2 * width * tokens, ranks, 1) for width in widths if width
             ]
-            hidden_s = sum(min((1 - 1 / ranks) * each_s, behind_s) for each_s in times_s)
-            return (self.exchange("tensor_exchange", sum(times_s) - hidden_s, hidden_s, len(times_s)),)
+            hidden_s = math.fsum(min((1 - 1 / ranks) * each_s, behind_s) for each_s in times_s)
+            return (self.exchange("tensor_exchange", math.fsum(times_s) - hidden_s, hidden_s, len(times_s)),)
 
         return [Item(exchanges(gathered, scattered), exchanges(gathered, gathered, scattered))]

@@ -1,5 +1,6 @@
 """How long one layer takes on the two queues, alone and while another micro-batch hides its exchanges."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
         if operation.hidden_s:
             hidden[operation.part] += operation.hidden_s
     # The gradient of a weight has as many operations as the forward pass, and only the optimizer waits for it.
-    weight_s = sum(operation.gpu_s for operation in forward if operation.part.endswith("matmul"))
+    weight_s = math.fsum(operation.gpu_s for operation in forward if operation.part.endswith("matmul"))
     pair = None
     if slowdown is not None and _exchanges_tokens(forward):
         pieces = _pieces(forward, backward, constants, piece_s)
@@ -80,7 +81,8 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
             for repeats in (REPEATS - 1, REPEATS)
         )
         total_s, waiting_s = run.total_s - one.total_s, run.waiting_s - one.waiting_s
-        hidden_s, slowed_s = sum(pieces.exchanges_s) - waiting_s, total_s - waiting_s - sum(pieces.kernels_s)
+        hidden_s = math.fsum(pieces.exchanges_s) - waiting_s
+        slowed_s = total_s - waiting_s - math.fsum(pieces.kernels_s)
         pair = PairTime(total_s, pieces.idle_s, hidden_s, slowed_s)
     return LayerTime(seconds[0], seconds[1], exposed, hidden, weight_s, pair)
 

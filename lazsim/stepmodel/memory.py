@@ -1,5 +1,6 @@
 """Parameters on the GPUs of each pipeline stage, and the memory that a layout takes on one that needs most."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[Pa
 def stage_parameters(params: Sequence[StageParameters], parallel: ParallelSpec) -> list[StageParameters]:
     """Sum the parameters of the parts that the GPUs of each stage hold."""
     return [
-        StageParameters(sum(params[part].dense for part in some), sum(params[part].expert for part in some))
+        StageParameters(math.fsum(params[part].dense for part in some), math.fsum(params[part].expert for part in some))
         for some in (parts_of_stage(parallel, stage) for stage in range(parallel.pipeline))
     ]
 
@@ -83,7 +84,7 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
     names = {name for part in set(parts) for name, _ in part}
-    kept = {name: sum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
+    kept = {name: math.fsum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
     needs = []
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
         counts: dict[str, int] = {}
@@ -91,7 +92,7 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
             for name, number in parts[part]:
                 counts[name] = counts.get(name, 0) + number
         needs.append(_stage_bytes(inputs, stage, counts, kept, *held))
-    return max(needs, key=lambda need: sum(need.values()))
+    return max(needs, key=lambda need: math.fsum(need.values()))
 
 
 def _stage_bytes(
@@ -116,7 +117,7 @@ def _stage_bytes(
         layers = [name for name in counts if name not in ("head", "embedding")]
         runs_again = max((kept[name] for name in layers), default=0.0)
         kept = {**kept, **dict.fromkeys(layers, ACTIVATION_BYTES * inputs.model.d_model)}
-    per_token = sum(number * kept[name] for name, number in counts.items())
+    per_token = math.fsum(number * kept[name] for name, number in counts.items())
     logits = LOGIT_BYTES * inputs.model.vocab_size / parallel.tensor * inputs.tokens
     rests = divided if parallel.gathers_each_time else held
     return {
@@ -169,4 +170,4 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
         "mtp": [*heads, *experts, (3 * ACTIVATION_BYTES * model.d_model, "")],
     }
     elsewhere = {*parallel.recomputed, *(OFFLOADED_AS.get(name, name) for name in parallel.offloaded)}
-    return sum(width for width, module in kept[block] if module not in elsewhere)
+    return math.fsum(width for width, module in kept[block] if module not in elsewhere)

@@ -251,13 +251,14 @@ def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro
     pairs = list(zip(times, reversed(times), strict=True))
     steady_s = [min(time.saved_s for time in pair) for pair in pairs]
     slowest_s = max(
-        (sum(one[:2]) + sum(other[:2])) / 2 - saved_s for (one, other), saved_s in zip(pairs, steady_s, strict=True)
+        (math.fsum(one[:2]) + math.fsum(other[:2])) / 2 - saved_s
+        for (one, other), saved_s in zip(pairs, steady_s, strict=True)
     )
     further = num_micro_batches - 2 * each_way
     return replace(
         schedule,
         total_s=schedule.total_s + further * slowest_s,
-        saved_s=schedule.saved_s + further * sum(steady_s) / pipeline,
+        saved_s=schedule.saved_s + further * math.fsum(steady_s) / pipeline,
     )
 
 
@@ -297,7 +298,7 @@ def _play(
     weight_s = [max(each) for each in weights]
     schedule = Schedule(
         end_s,
-        sum(count * saved_s for count, saved_s in zip(passes.kinds.values(), saves_s, strict=True)) / pipeline,
+        math.fsum(count * saved_s for count, saved_s in zip(passes.kinds.values(), saves_s, strict=True)) / pipeline,
         passes,
         ends_s,
         takes_s,
@@ -318,7 +319,7 @@ def _kind_times(
     takes_s, saves_s = [], []
     for kind in kinds:
         saved_s = min(times[part].saved_s for _, part in kind) if len(kind) == 2 else 0.0
-        takes_s.append(sum(_half_s(half, times[part], later_s) for half, part in kind) - saved_s)
+        takes_s.append(math.fsum(_half_s(half, times[part], later_s) for half, part in kind) - saved_s)
         saves_s.append(saved_s)
     return takes_s, saves_s
 

@@ -1,6 +1,7 @@
 """The step of a layout: micro-batches through the pipeline, exchange of gradients, optimizer."""
 
 import itertools
+import math
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
@@ -118,10 +119,10 @@ class StepModel:
         before_s = least_s = 0.0
         for stage in range(parallel.pipeline):
             held = [self.times[part] for part in parts_of_stage(parallel, stage)]
-            busy_s = each * sum(time.forward_s + time.backward_s - max(0.0, time.saved_s) for time in held)
+            busy_s = each * math.fsum(time.forward_s + time.backward_s - max(0.0, time.saved_s) for time in held)
             least_s = max(least_s, busy_s + before_s)
             if parallel.schedule == "1f1b":
-                before_s += sum(self.times[stage][:2]) + 2 * self.transfer_s
+                before_s += math.fsum(self.times[stage][:2]) + 2 * self.transfer_s
         return least_s + self._once_s()[0] + inputs.constants.fixed_s
 
     def predict(self) -> StepTime:
@@ -129,16 +130,16 @@ class StepModel:
         inputs, parallel, sharded, times = self.inputs, self.inputs.parallel, self.sharded, self.times
         parts, pipeline, micro_batches = self.parts, parallel.pipeline, inputs.num_micro_batches
         if parallel.schedule == "dualpipe":
-            weight_s = sum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
+            weight_s = math.fsum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
             schedule = run_dual_pipe(times, weight_s, micro_batches)
         else:
             schedule = run_pipeline(times, pipeline, micro_batches, self.transfer_s, self.overlap)
         share = micro_batches / pipeline
         exposed, hidden = self._by_part(share, schedule.saved_s)
-        exposed["gradient_exchange"] += share * sum(extra.exposed_s for extra in sharded)
-        hidden["gradient_exchange"] += share * sum(extra.hidden_s for extra in sharded)
-        exposed["overlap_slowdown"] += share * sum(extra.slowed_s for extra in sharded)
-        bubble_s = schedule.total_s - sum(exposed.values())
+        exposed["gradient_exchange"] += share * math.fsum(extra.exposed_s for extra in sharded)
+        hidden["gradient_exchange"] += share * math.fsum(extra.hidden_s for extra in sharded)
+        exposed["overlap_slowdown"] += share * math.fsum(extra.slowed_s for extra in sharded)
+        bubble_s = schedule.total_s - math.fsum(exposed.values())
         exposed["bubble"] = bubble_s if abs(bubble_s) > 1e-9 * schedule.total_s else 0.0
         late_s, exchange_s = exchanges_of_step(inputs, self.params, times, schedule)
         exposed["gradient_exchange"] += late_s
@@ -146,11 +147,11 @@ class StepModel:
         exposed["overlap_slowdown"] += slowed_by(inputs, exchange_s - late_s)
         updated_s, moved_s = self._once_s()
         # The link to the host carries none of this.
-        meanwhile_s = sum(exposed.values())
+        meanwhile_s = math.fsum(exposed.values())
         exposed["offload"] += max(0.0, moved_s - meanwhile_s)
         hidden["offload"] += min(moved_s, meanwhile_s)
         exposed |= {"optimizer": updated_s, "fixed": inputs.constants.fixed_s}
-        step_s = sum(exposed.values())
+        step_s = math.fsum(exposed.values())
         tokens = parallel.global_batch * inputs.model.sequence_length / step_s / inputs.num_gpus
         peak = inputs.gpu.peak_of(parallel.precision)
         by_part = dict(exposed), dict(hidden), memory_bytes(inputs)
@@ -158,14 +159,14 @@ class StepModel:
 
     def _once_s(self) -> tuple[float, float]:
         """Return the time of the optimizer, and that to move its states, on the stage with most parameters."""
-        return optimizer_s(self.inputs, max(stage_parameters(self.params, self.inputs.parallel), key=sum))
+        return optimizer_s(self.inputs, max(stage_parameters(self.params, self.inputs.parallel), key=math.fsum))
 
     def _sum(self, part: Part, name: str) -> float:
-        return float(sum(count * getattr(self.layers[layer], name) for layer, count in part))
+        return math.fsum(count * getattr(self.layers[layer], name) for layer, count in part)
 
     def _saved_s(self, part: Part) -> float:
         layers = [(self.layers[name], count) for name, count in part]
-        return sum(
+        return math.fsum(
             count * (layer.forward_s + layer.backward_s - layer.pair.total_s) for layer, count in layers if layer.pair
         )
 
@@ -184,7 +185,7 @@ class StepModel:
     def _by_part(self, share: float, saved_s: float) -> tuple[dict[str, float], dict[str, float]]:
         """Sum what each kind of work takes: all micro-batches of the mean stage, with passes that save `saved_s`."""
         exposed, hidden, paired = (defaultdict[str, float](float) for _ in range(3))
-        could_save_s = sum(self._saved_s(part) for part in self.parts)
+        could_save_s = math.fsum(self._saved_s(part) for part in self.parts)
         for part in self.parts:
             for name, count in part:
                 layer = self.layers[name]

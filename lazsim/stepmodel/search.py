@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -82,7 +83,7 @@ def search_layouts(
         if changed.expert_copies < least_copies:
             continue
         valid += 1
-        needed = sum(memory_bytes(changed).values())
+        needed = math.fsum(memory_bytes(changed).values())
         least = min(least, needed)
         if needed <= limit:
             fitting.append(StepModel(changed, layers))

@@ -76,7 +76,7 @@ class KernelGrid:
                 for step, part in ((low, 1 - weight), (low + 1, weight))
                 if share * part
             ]
-        return math.exp(scale + sum(share * logs[offset] for offset, share in corners))
+        return math.exp(scale + math.fsum(share * logs[offset] for offset, share in corners))
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,11 +165,11 @@ class SettingRuns:
 
         def score(setting: Setting) -> float:
             runs = self.runs(setting)
-            lost = sum(run.lost_token_share or 0.0 for run in runs) / len(runs)
+            lost = math.fsum(run.lost_token_share or 0.0 for run in runs) / len(runs)
             if lost > setting.system.most_lost_tokens:
                 return -lost
-            loss = 0.0 if any(map(went_back, runs)) else sum(map(rollback_samples, runs)) / len(runs)
-            return sum(run.samples for run in runs) - loss
+            loss = 0.0 if any(map(went_back, runs)) else math.fsum(map(rollback_samples, runs)) / len(runs)
+            return math.fsum(run.samples for run in runs) - loss
 
         best = start
         for name, values in start.system.choices().items():
@@ -230,7 +230,7 @@ def choice_note(scenario: Scenario) -> str:
 
 def mean_between_s(scenario: Scenario, traces: Sequence[Trace]) -> float:
     """Return the mean time between instants at which nodes go over traces; one without a failure has one at its end."""
-    return len(traces) / sum(1 / between_failures_s(trace, scenario.wall_s(trace)) for trace in traces)
+    return len(traces) / math.fsum(1 / between_failures_s(trace, scenario.wall_s(trace)) for trace in traces)
 
 
 def interval_of(scenario: Scenario) -> str | int | float | None:
@@ -287,7 +287,7 @@ def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
     seeds = common_seeds(values.values())
     if not seeds:
         return None
-    centre = math.exp(sum(map(math.log, values)) / len(values))
+    centre = math.exp(math.fsum(map(math.log, values)) / len(values))
     share_I = np.array(list(values)) / centre
     value_IS = np.array([[by_seed[seed] for seed in seeds] for by_seed in values.values()])
     terms = np.stack([-1 / share_I, -share_I, np.ones(len(share_I))], axis=1)
@@ -335,7 +335,7 @@ def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> S
         steps = SettingRuns(scenario, traces[:1], loads).choose(interval_of(scenario)).interval_steps
     # Few gaps look regular, whatever their law.
     is_enough = wall_s > MIN_GAPS * between_s
-    gaps_cv = sum(trace_stats(trace).loss_gap_cv for trace in traces) / len(traces) if is_enough else math.nan
+    gaps_cv = math.fsum(trace_stats(trace).loss_gap_cv for trace in traces) / len(traces) if is_enough else math.nan
     return Start(steps, step_s, save.stall_s, save.persist_s, between_s, gaps_cv, wall_s)
 
 
@@ -388,13 +388,13 @@ def _reasons(
     if not failures:
         yield "no failure hit training, so that any save is one too many"
         return
-    lost_s, half_s = sum(row["lost_work_s"] for row in rows) / failures, steps * start.step_s / 2
+    lost_s, half_s = math.fsum(row["lost_work_s"] for row in rows) / failures, steps * start.step_s / 2
     if abs(lost_s / half_s - 1) > NEGLIGIBLE:
         yield (
             f"they take it that a failure loses half an interval, {format_duration(half_s)} here; it loses "
             f"{format_duration(lost_s)} in the mean"
         )
-    hit_s = sum(row["wall_s"] for row in rows) / failures
+    hit_s = math.fsum(row["wall_s"] for row in rows) / failures
     if abs(hit_s / start.between_s - 1) > NEGLIGIBLE:
         yield (
             f"nodes go every {format_duration(start.between_s)}, but a failure hits training every "

@@ -113,7 +113,7 @@ def held_out_mean(values: Mapping[Name, BySeed]) -> float:
     kept = 0.0
     for seed in seeds:
         rest = [one for one in seeds if one != seed]
-        best = max(values.values(), key=lambda by_seed: sum(by_seed[one] for one in rest))
+        best = max(values.values(), key=lambda by_seed: math.fsum(by_seed[one] for one in rest))
         kept += best[seed]
     return kept / len(seeds)
 

@@ -1,5 +1,6 @@
 """Work that is due: on nodes of a trace, on nodes that stay, or on the first until it takes the others."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -151,7 +152,7 @@ class Buyer:
             switch_s=switch_s,
             spot_node_hours=spot_hours,
             on_demand_node_hours=on_demand_hours,
-            cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+            cost_usd=None if None in costs else math.fsum(cost or 0.0 for cost in costs),
         )
 
 

@@ -38,10 +38,10 @@ def mean_interval(values: Iterable[float]) -> Interval:
     found = list(values)
     if not found:
         return Interval(math.nan, math.nan, math.nan)
-    mean = sum(found) / len(found)
+    mean = math.fsum(found) / len(found)
     if len(found) < MIN_SAMPLES:
         return Interval(mean, math.nan, math.nan)
-    variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
+    variance = math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1)
     half = float(stdtrit(len(found) - 1, 0.975)) * math.sqrt(variance / len(found))
     return Interval(mean, mean - half if min(found) < 0 else max(mean - half, 0.0), mean + half)
 
@@ -62,8 +62,8 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
     """
     if not any(below):
         return Interval(math.inf if any(above) else math.nan, math.nan, math.nan)
-    ratio = sum(above) / sum(below)
-    scale = sum(below) / len(below)
+    ratio = math.fsum(above) / math.fsum(below)
+    scale = math.fsum(below) / len(below)
     _, low, high = mean_interval([(a - ratio * b) / scale for a, b in zip(above, below, strict=True)])
     return Interval(ratio, low if math.isnan(low) else max(0.0, ratio + low), ratio + high)
 

@@ -254,7 +254,7 @@ def observed_phases(marks: list[Mark]) -> Phases:
             pauses.append(Pause(before, after, max(0.0, seconds - made_s)))
     saves = saves_in(pauses, marks)
     stops_s = [one.seconds for one in pauses if one not in saves]
-    wall_s, lost_s, stopped_s = marks[-1].time_s - marks[0].time_s, lost * pace_s, sum(stops_s)
+    wall_s, lost_s, stopped_s = marks[-1].time_s - marks[0].time_s, lost * pace_s, math.fsum(stops_s)
     training_s = max(0.0, wall_s - lost_s - stopped_s)
     middle_s = median(stops_s) if stops_s else 0.0
     return Phases(wall_s, training_s, lost_s, stopped_s, len(stops_s), middle_s, marks[-1].done - marks[0].done)

@@ -1,5 +1,6 @@
 """A predicted step with what a person needs to judge it: range, memory, notes, rivals."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -44,7 +45,7 @@ class StepResult:
     @property
     def memory_share(self) -> float:
         """Memory that the layout takes over the memory of a GPU."""
-        return sum(self.time.memory_bytes.values()) / self.inputs.gpu.memory_bytes
+        return math.fsum(self.time.memory_bytes.values()) / self.inputs.gpu.memory_bytes
 
     @property
     def fits(self) -> bool:
@@ -134,7 +135,7 @@ class StepResult:
                     "layout": msgspec.to_builtins(candidate.parallel),
                     "step_s": candidate.time.step_s,
                     "tokens_per_s_per_gpu": candidate.time.tokens_per_s_per_gpu,
-                    "memory_bytes": sum(candidate.time.memory_bytes.values()),
+                    "memory_bytes": math.fsum(candidate.time.memory_bytes.values()),
                 }
                 for candidate in self.found
             ],

@@ -156,7 +156,7 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
             f"{trace.name}: too few to fit failures and repairs: {counted(num_lost, 'lost node')}, and {num_returned} "
             f"that come back; give a trace with at least {LEAST_LOSSES} and 1, or fit the `kind` spot"
         )
-    away_s = sum(repair.value for repair in repairs)
+    away_s = math.fsum(repair.value for repair in repairs)
     mtbf_s, repair_s = trace_stats(trace).node_hours * HOUR_S / num_lost, away_s / num_returned
     sigma = _fit_sigma(repairs, repair_s) if repair_s else None
     if sigma is not None and num_returned < len(repairs) <= 2 * num_returned:

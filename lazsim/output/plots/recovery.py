@@ -1,5 +1,6 @@
 """The pictures of reliability: the probability that plans survive failures, and the failures they do not survive."""
 
+import math
 from math import comb
 from typing import Any
 
@@ -70,7 +71,7 @@ def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
     heights = [min(max(len(one.sets_MN) for _, one in line), MAX_SETS_DRAWN) for line in lines]
     ratios = [inches for height in heights for inches in (SHARE_INCHES, max(height, LEAST_ROWS) * ROW_INCHES)]
     width = min(max(policies[0][1].sets_MN.shape[1] * 0.13, 1.7), 2.6)
-    figure = new_figure(columns * (width + 0.3) + 0.4, sum(ratios) + 1.25 * len(lines))
+    figure = new_figure(columns * (width + 0.3) + 0.4, math.fsum(ratios) + 1.25 * len(lines))
     axes = figure.subplots(2 * len(lines), columns, height_ratios=ratios, squeeze=False)
     for panel in axes.flat:
         panel.set_axis_off()

@@ -1,5 +1,7 @@
 """The picture of a predicted step: its parts, its memory, its stages and one layer over time."""
 
+import math
+
 import matplotlib
 from matplotlib.axes import Axes
 
@@ -40,7 +42,7 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     memory = {name: size / GIB for name, size in result.time.memory_bytes.items() if size}
     colors = dict(zip(memory, (*COLORS, *MORE_COLORS), strict=False))
     total = result.inputs.gpu.memory_bytes / GIB
-    _draw_bar(below, 0, memory, colors, max(total, sum(memory.values())))
+    _draw_bar(below, 0, memory, colors, max(total, math.fsum(memory.values())))
     below.axvline(total, color="black", linewidth=1)
     below.annotate(
         "memory of a GPU", (total, 0.5), ha="right", va="bottom", fontsize=7, xytext=(-3, 0), textcoords="offset points"
