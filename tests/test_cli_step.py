@@ -440,6 +440,82 @@ def test_words_of_a_row_are_settings_of_a_layout_or_refused(tmp_path, cells, cha
         assert run.inputs.parallel == msgspec.structs.replace(plain, **change)
 
 
+PLAIN = "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,tok_s_gpu"
+MINE = "mine,qwen3_30b_a3b,dgx-h100,16,64,1,8192,2,1,8,9000"
+
+
+def told(tmp_path, columns, cells):
+    table = tmp_path / "rows.csv"
+    table.write_text(f"{PLAIN},{columns}\n{MINE},{cells}\n")
+    return table
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "message"),
+    [
+        ("gpu", "A100", "gpu 'A100', and system 'dgx-h100' has h100"),
+        ("gpu", "NVIDIA GH200 480GB", "gpu 'NVIDIA GH200 480GB', and system 'dgx-h100' has h100"),
+        ("gpus_per_node", "4", "gpus_per_node 4, and system 'dgx-h100' has 8"),
+        ("nvlink_domain", "72", "nvlink_domain 72, and system 'dgx-h100' has 8"),
+        ("precision,precision_recipe", "bf16,mxfp8 (1x32 E8M0)", "precision 'bf16', and precision_recipe 'mxfp8"),
+        ("recompute,recompute_modules", "none,mlp+moe_act", "recompute 'none', and recompute_modules 'mlp+moe_act'"),
+        ("sharding,distributed_optimizer", "none,1", "sharding 'none', and distributed_optimizer 1"),
+        ("sharding,distributed_optimizer", "zero1,0", "sharding 'zero1', and distributed_optimizer 0"),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_refused_with_file_and_line(lazsim, tmp_path, columns, cells, message):
+    table = told(tmp_path, columns, cells)
+    status, out, err = lazsim("verify", "--rows", str(table))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"lazsim: {table}, line 2: mine: {message}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "remark"),
+    [
+        ("gpu", "NVIDIA H100 80GB HBM3", None),
+        ("gpu", "h100-sxm5", None),
+        ("gpu", "Hopper", None),
+        ("gpus_per_node,nvlink_domain,dp", "8,8,8", None),
+        ("precision,precision_recipe", "fp8_sc,fp8 blockwise 1x128/128x128", None),
+        ("step_s", "3.64", None),  # 64 * 8192 / (9000 * 16) = 3.641 s
+        ("step_s", "7.3", "not read: step_s 7.3, where tok_s_gpu gives 3.641 s (mine)"),
+        ("dp", "2", "not read: dp 2, where the layout has 8 (mine)"),
+        ("microbatches_per_step", "4", "not read: microbatches_per_step 4, where the layout has 8 (mine)"),
+        ("sequence_parallel", "0", "not read: sequence_parallel 0, predicted as 1 (mine)"),
+        ("vp", "3", "not read: vp 3 with pp 1 (mine)"),
+        ("token_routing,capacity_factor", "balanced_dropless,1.25", "not read: capacity_factor 1.25 with a"),
+        ("status", "instrumented", "not read: status instrumented, which counts as any other row (mine)"),
+        ("recompute", "unknown", "unknown, and taken to be: recompute none (mine)"),
+        ("cuda_graph_scope", "attn", "not read: cuda_graph_scope attn without cuda_graph (mine)"),
+    ],
+)
+def test_what_a_prediction_does_not_follow_is_noted(tmp_path, columns, cells, remark):
+    result = verify([str(told(tmp_path, columns, cells))])
+    assert result.rows[0].predicted is not None
+    notes = [note for note in result.notes if note.startswith(("not read", "unknown"))]
+    assert not notes if remark is None else notes[0].startswith(remark)
+
+
+def test_an_optimizer_that_is_not_distributed_needs_no_word_on_sharding(tmp_path):
+    (run,) = read_runs(str(told(tmp_path, "distributed_optimizer", "0")))
+    assert run.inputs.parallel.sharding == "none"
+
+
+def test_a_system_beside_the_file_that_is_another_than_the_catalogues_is_not_taken_for_it(tmp_path):
+    (tmp_path / "systems.csv").write_text("system,gpu,gpus_per_node,nic_Gbps_per_gpu\ndgx-h100,H100,8,200\n")
+    (run,) = read_runs(str(told(tmp_path, "gpu", "H100")))
+    assert "systems.csv has nic_Gbps_per_gpu 200 of dgx-h100, and the catalogue 400" in run.skipped
+
+
+def test_published_rows_of_every_status_are_read(shared):
+    folder = shared / "measured" / "training"
+    runs = read_runs(str(folder / "training_throughput.csv"))
+    assert len(runs) == len((folder / "training_throughput.csv").read_text().splitlines()) - 1
+    # Core inputs of 52 rows are unknown, or their layers are not modelled.
+    assert sum(run.inputs is not None for run in runs) == 249
+
+
 def test_a_row_without_expert_parallelism_needs_no_dispatcher(tmp_path):
     table = tmp_path / "rows.csv"
     for ep, refused in ((1, False), (8, True)):

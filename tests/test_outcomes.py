@@ -8,7 +8,7 @@ import pytest
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.study.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
-from lazsim.study.replays import find_setup, load_setups, read_inputs
+from lazsim.study.replays import find_setup, load_setups, read_inputs, scale_of
 from lazsim.study.verify import verify
 
 QUICK = ("OOB-12", "SP-03", "SP-06", "LAZ-01", "LAZ-02", "LAZ-03", "GEM-02", "RST-01", "BYD-01", "CBL-05", "MOC-02")
@@ -43,6 +43,8 @@ def test_times_are_in_the_unit_of_the_row_and_shares_are_no_times():
     assert replay_outcome(outcome_of(row(value="0.5", unit="min", inputs="detect=30 s"), {})).predicted == 0.5
     assert replay_outcome(outcome_of(row(value="30", unit="seconds", inputs="detect=0.5 minutes"), {})).predicted == 30
     assert replay_outcome(outcome_of(row(value="5", unit="ms", inputs="detect=5 ms"), {})).within
+    with pytest.raises(SpecError, match="`unit` 'h': the figure mean_nodes is no time and no share"):
+        scale_of("mean_nodes", "h")
     with pytest.raises(SpecError, match="mine: `unit` '%': the figure is in s"):
         replay_outcome(outcome_of(row(value="0.5", unit="%", inputs="detect=30 s"), {}))
 
@@ -75,8 +77,8 @@ def test_a_repair_pool_is_charged_as_it_is_drawn():
     asked = row(metric="total training time", replay="repair-pool", tolerance_hint="3%", value="323.3", unit="h")
     outcome = outcome_of({**asked, "inputs": inputs + rest}, {})
     assert replay_outcome(outcome).within  # 240 h + 500 * 10 min
-    counted = {**asked, "metric": "total failures", "value": "500", "tolerance_hint": "9%", "inputs": inputs + rest}
-    assert replay_outcome(outcome_of(counted, {})).within
+    counted = {**asked, "metric": "total failures", "value": "500", "unit": "", "tolerance_hint": "9%"}
+    assert replay_outcome(outcome_of({**counted, "inputs": inputs + rest}, {})).within
 
 
 PROSE = (
@@ -240,10 +242,60 @@ def test_what_cannot_be_simulated_is_refused(changes, message):
         replay_outcome(outcome_of(row(**changes), {}))
 
 
+@pytest.mark.parametrize(("inputs", "message"), [
+    ("detect=10,20 and some more", "'20 and some more' is not read; expected name=number"),
+    ("detect=10,20; no standbys", "'no standbys' is not read"),
+    ("about detect=10,20", "'about' is not read"),
+    ("detect=10; detect=20", "`inputs` give detect twice"),
+    ("detect=10 weeks", "`inputs` detect = '10 weeks': expected a time in d, day"),
+    ("detect=60m", "`inputs` detect = '60m': expected a number"),
+    ("detect=10%", "`inputs` detect = '10%': expected a time"),
+    ("detect=10/week", "`inputs` detect = '10/week': /week is not read"),
+])  # fmt: skip
+def test_inputs_of_which_some_words_are_not_read_are_refused_with_file_and_line(lazsim, tmp_path, inputs, message):
+    table = tmp_path / "rows.csv"
+    table.write_text(HEAD + f'mine,detection time,10 / 20,s,3%,detection,"{inputs}"\n')
+    status, out, err = lazsim("verify", "--rows", str(table))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"lazsim: {table}, line 2: mine: ")
+    assert message.replace("`", "") in err
+
+
+@pytest.mark.parametrize("inputs", ["detect=10 s, 20 s", "detect=10,20 (measured; twice)", "detect = 10,20 ;"])
+def test_units_and_comments_in_brackets_are_read(inputs):
+    assert replay_outcome(outcome_of(row(inputs=inputs), {})).within
+
+
+@pytest.mark.parametrize(("inputs", "rate"), [("r=0.02/server-day", 0.02), ("r=0.01 failures/server-day, more", 0.01)])
+def test_a_rate_of_the_inputs_own_unit_is_read_and_another_is_not(inputs, rate):
+    setup = load_setups().setups["repair-pool"]
+    assert read_inputs(setup, inputs)["r"] == [rate]
+    with pytest.raises(SpecError, match="/server-week is not read; expected a number/server-day"):
+        read_inputs(setup, inputs.replace("-day", "-week"))
+
+
+def test_numbers_that_are_no_times_have_no_unit_of_time():
+    with pytest.raises(SpecError, match="`inputs` nodes = '5 min': expected a number that is no time"):
+        read_inputs(load_setups().setups["ettr"], "nodes=5 min")
+
+
+def test_a_number_in_prose_that_no_replay_reads_is_noted(tmp_path):
+    (tmp_path / "rows.csv").write_text(
+        HEAD.replace("replay", "group") + 'new,stacks,2,,exact,SPARE-CF,"N=9, k=1, q=3"\n'
+    )
+    result = verify([str(tmp_path / "rows.csv")])
+    assert result.outcomes[0].within
+    assert "of `inputs`, not read: q (new)" in result.notes
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"value": "no"}, "is no number"),
     ({"value": "-1"}, "value '-1' is no number from 0 up"),
     ({"value": "93%"}, "value '93%' is in %, and `unit` is 's'"),
+    ({"value": "10 min / 20"}, "value '10 min / 20' is no number"),
+    ({"value": "10-20"}, "value '10-20' is no number"),
+    ({"tolerance_hint": "2 points"}, "tolerance '2 points', and `unit` is 's'; give both in one unit"),
+    ({"tolerance_hint": "1 h"}, "tolerance '1 h', and `unit` is 's'"),
     ({"tolerance_hint": "qualitative"}, "is none of 3%"),
     ({"replay": "", "metric": "happiness"}, "no set-up"),
 ])  # fmt: skip

@@ -303,7 +303,7 @@ def _step_notes(recorded: RecordedRouting, step: int | None) -> tuple[str, ...]:
 def _listed(source: Sequence[float], num_experts: int | None, num_layers: int | None, step: int | None) -> Loads:
     text = ",".join(f"{load:.15g}" for load in source)
     _refuse_step(text, step)
-    if min(source) < 0 or sum(source) > MAX_TOKENS:
+    if min(source) < 0 or max(source) > MAX_TOKENS or math.fsum(source) > MAX_TOKENS:
         raise SpecError(f"`loads` {text}: give tokens from 0 up, at most {MAX_TOKENS:,} together")
     if not any(source):
         raise SpecError(f"`loads` {text}: no expert has any tokens; give at least one a load, or uniform")

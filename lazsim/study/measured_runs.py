@@ -9,7 +9,7 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -76,6 +76,23 @@ GRADIENTS_OF_TWO_BYTES = ("Megatron-Bridge", "Bridge PR", "MCore MoE recipes PR"
 """Sources whose recipes reduce gradients in 16 bits."""
 
 
+ASSUMED, UNREAD = "unknown, and taken to be", "not read"
+"""Kinds of remarks on a row."""
+
+DEFAULTS = {
+    "precision": "bf16", "recompute": "none", "dispatcher": "alltoall", "cuda_graph": "none", "vp": "1", "cp": "1",
+    "etp": "1", "sharding": "zero1", "optimizer": "adam", "activation_offload": "none", "token_routing": "balanced",
+    "a2a_overlap": "0", "grad_reduce_overlap": "1", "param_gather_overlap": "1", "tp_comm_overlap": "0",
+}  # fmt: skip
+"""What stands for an unknown setting."""
+
+GRAPH_SCOPES = ("attn", "mamba", "mlp", "moe", "moe_router", "moe_preprocess", "full_iteration")
+"""Words of the parts of a layer that graphs of Transformer Engine hold."""
+
+STEP_SHARE = 0.05
+"""Share by which a step time may differ from that of the tokens per second before the row is remarked on: that is the
+noise between teams that measured the same."""
+
 ALIKE = 0.85
 """Likeness from which the name of a column is taken for a slip."""
 
@@ -95,6 +112,8 @@ class MeasuredRun:
     """Inputs of the step; none where the row cannot be predicted."""
     skipped: str = ""
     """Reason why not."""
+    remarks: tuple[tuple[str, str], ...] = ()
+    """What of the row a prediction leaves out or takes for granted: a kind, `ASSUMED` or `UNREAD`, and what."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,7 @@ class Lookup:
         if known:
             cluster = load_spec(ClusterSpec, name.lower())
             gpu = load_spec(GpuSpec, cluster.gpu)
+            _refuse_other_system(name, self.systems.get(name, {}), cluster)
         else:
             cluster, gpu = _system_of(self.systems[name])
         per_node = min(cluster.gpus_per_node, num_gpus)
@@ -141,25 +161,26 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     """
     catalogued = read_table(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
     if path is None:
-        return [_run(row, Lookup({}, {})) for row in catalogued]
+        return [_run(row, Lookup({}, {})) for row in catalogued.values()]
     beside = Path(path).parent
     keys = {"models": "model_key", "systems": "system"}
     found = {
-        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column])}
+        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column]).values()}
         for name, column in keys.items()
         if (file := beside / f"{name}.csv").is_file()
     }
     lookup = Lookup(found.get("models", {}), found.get("systems", {}))
     rows = read_table(path, read_bytes(path), NEEDED)
-    unread = sorted(rows[0].keys() - catalogued[0].keys())
-    for column in catalogued[0].keys() - rows[0].keys():
+    columns, known = (next(iter(table.values())).keys() for table in (rows, catalogued))
+    unread = sorted(columns - known)
+    for column in known - columns:
         if alike := difflib.get_close_matches(column, unread, 1, ALIKE):
             raise SpecError(f"{path}: has a column {alike[0]}, which is not read; name it {column}")
-    return [_run(row, lookup) for row in rows]
+    return [_run(row, lookup, f"{path}, line {line}") for line, row in rows.items()]
 
 
-def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
-    """Read the rows of a CSV that has the columns needed, the first of which names each row."""
+def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
+    """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
     try:
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         columns = next(reader, [])
@@ -173,7 +194,8 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
         raise SpecError(f"{name}: has two columns {twice}; keep one")
     if not lines:
         raise SpecError(f"{name}: has no rows")
-    rows: dict[str, Cells] = {}
+    rows: dict[int, Cells] = {}
+    names = set()
     for number, cells in lines:
         with prefix_errors(f"{name}, line {number}"):
             if len(cells) != len(columns):
@@ -181,19 +203,20 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
             row = dict(zip(columns, cells, strict=True))
             if not row[needed[0]].strip():
                 raise SpecError(f"{needed[0]} is empty; give each row its own")
-            if row[needed[0]] in rows:
+            if row[needed[0]] in names:
                 raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")
-            rows[row[needed[0]]] = row
-    return list(rows.values())
+            names.add(row[needed[0]])
+            rows[number] = row
+    return rows
 
 
-def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
+def _run(row: Cells, lookup: Lookup, place: str = CATALOG) -> MeasuredRun:
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
     settings["inputs"] = _known_inputs(row)
     settings["exchange"] = "behind compute" if row.get("a2a_overlap") == "1" else "alone"
     settings["pipeline"] = "pp = 1" if row.get("pp", "") in (*UNKNOWN, "1") else "pp > 1"
-    inputs, skipped, measured = None, "", math.nan
+    inputs, skipped, measured, remarks = None, "", math.nan, list[tuple[str, str]]()
     try:
         measured = _number(row, "tok_s_gpu") or math.nan
         if math.isnan(measured):
@@ -202,7 +225,13 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         settings["graphs"] = inputs.parallel.graphs
     except LazsimError as error:
         skipped = str(error)
-    return MeasuredRun(row["row_id"], row.get("source", ""), settings, row, measured, inputs, skipped)
+    if inputs is not None:
+        with prefix_errors(f"{place}: {row['row_id']}"):
+            _refuse_contradictions(row, inputs)
+        remarks = [(ASSUMED, text) for text in _assumed(row, inputs)]
+        remarks += [(UNREAD, text) for text in _unread(row, inputs)]
+    source = row.get("source", "")
+    return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, skipped, tuple(remarks))
 
 
 DECISIVE = ("precision", "recompute", "dispatcher", "cuda_graph")
@@ -234,13 +263,92 @@ def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
     return StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
 
 
+def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
+    """Refuse a row that says the same thing twice, and not alike."""
+    system, gpu = row["system"], inputs.gpu.name.lower()
+    # Words such as "H100" or "h100-sxm5", and none of "NVIDIA" or "80GB".
+    names = re.findall(r"[a-z]+\d\w*", (row.get("gpu") or "").lower())
+    if names and not any(name.startswith(gpu) for name in names):
+        raise SpecError(f"gpu {row['gpu']!r}, and system {system!r} has {gpu}; correct one of them")
+    for column, own in (("gpus_per_node", inputs.cluster.gpus_per_node), ("nvlink_domain", inputs.domain)):
+        told = _plain_number(row, column)
+        if told and min(told, inputs.num_gpus) != min(own, inputs.num_gpus):
+            raise SpecError(f"{column} {told:g}, and system {system!r} has {own}; correct one, or name another system")
+    precision, recipe = ((row.get(column) or "").lower() for column in ("precision", "precision_recipe"))
+    formats = {one.partition("_")[0] for one in PRECISIONS}
+    told_formats = formats & {*re.findall(r"[a-z]+\d+", recipe)}
+    if told_formats and precision.partition("_")[0] in formats - told_formats:
+        raise SpecError(f"precision {precision!r}, and precision_recipe {recipe!r}; correct one of them")
+    modules = row.get("recompute_modules") or ""
+    if row.get("recompute") == "none" and any(module in modules for module in MODULES):
+        raise SpecError(f"recompute 'none', and recompute_modules {modules!r}; expected 'selective', or no modules")
+    sharding, divides = inputs.parallel.sharding, row.get("distributed_optimizer")
+    if (sharding, divides) in (("none", "1"), ("optimizer", "0")):
+        raise SpecError(f"sharding {row.get('sharding')!r}, and distributed_optimizer {divides}; correct one of them")
+
+
+def _plain_number(row: Cells, column: str) -> float:
+    """Read a number of a column that a prediction does not need; 0 where there is none."""
+    try:
+        number = _number(row, column)
+    except SpecError:
+        return 0.0
+    return 0.0 if math.isnan(number) else number
+
+
+def _assumed(row: Cells, inputs: StepInputs) -> Iterator[str]:
+    """Name the settings that a row says to be unknown, with what stands for each."""
+    parallel = inputs.parallel
+    sizes = {"vp": parallel.pipeline, "dispatcher": parallel.expert, "tp_comm_overlap": parallel.tensor}
+    for column, default in DEFAULTS.items():
+        if row.get(column) in ("unknown", "nan") and sizes.get(column) != 1:
+            yield f"{column} {default}"
+
+
+def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
+    """Name what a row says and a prediction does not follow."""
+    parallel = inputs.parallel
+    cells = {column: cell for column, cell in row.items() if cell not in UNKNOWN}
+    shown = {column: f"{column} {cell}" for column, cell in cells.items()}
+    if cells.get("status", "keep") != "keep":
+        yield f"{shown['status']}, which counts as any other row"
+    spread = cells.get("sequence_parallel", "1")
+    if spread not in ("0", "1") or (spread == "0" and parallel.tensor > 1):
+        yield f"{shown['sequence_parallel']}, predicted as 1"
+    if cells.get("delay_wgrad", "0") != "0" and not parallel.overlap_expert:
+        yield f"{shown['delay_wgrad']} without a2a_overlap"
+    if cells.get("recompute") == "selective" and parallel.recompute == "none":
+        yield "recompute selective without modules that lazsim knows, predicted as none"
+    if "recompute" not in cells and row.get("recompute") != "none" and "recompute_modules" in cells:
+        yield f"{shown['recompute_modules']} without recompute"
+    if parallel.pipeline == 1 and _plain_number(row, "vp") > 1:
+        yield f"{shown['vp']} with pp 1"
+    scope = cells.get("cuda_graph_scope", "")
+    if strange := {*re.findall(r"\w+", scope)} - {*GRAPH_SCOPES}:
+        yield f"cuda_graph_scope {min(strange)}"
+    elif scope and parallel.graphs == "none":
+        yield f"cuda_graph_scope {scope} without cuda_graph"
+    if not parallel.capacity_factor and _plain_number({"": cells.get("capacity_factor", "").partition(" ")[0]}, ""):
+        yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
+    ranks, micro_batches = _plain_number(row, "dp"), _plain_number(row, "microbatches_per_step")
+    if ranks and ranks not in (inputs.data, inputs.data * parallel.context):
+        yield f"{shown['dp']}, where the layout has {inputs.data}"
+    elif micro_batches and micro_batches != inputs.num_micro_batches:
+        yield f"{shown['microbatches_per_step']}, where the layout has {inputs.num_micro_batches}"
+    tokens_per_s = _plain_number(row, "tok_s_gpu") * inputs.num_gpus
+    step_s = parallel.global_batch * inputs.model.sequence_length / tokens_per_s
+    if (told_s := _plain_number(row, "step_s")) and abs(told_s / step_s - 1) > STEP_SHARE:
+        yield f"{shown['step_s']}, where tok_s_gpu gives {step_s:.4g} s"
+
+
 def _layout(row: Cells) -> ParallelSpec:
     # Words in brackets say where a setting is from.
     graph, sharding = ((row.get(column) or "").partition(" (")[0] for column in ("cuda_graph", "sharding"))
     scope, stages, routing = (row.get(name) or "" for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
     if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
-    divided = _choice({"sharding": sharding}, "sharding", SHARDINGS, "optimizer")
+    undivided = row.get("distributed_optimizer") == "0"
+    divided = _choice({"sharding": sharding}, "sharding", SHARDINGS, "none" if undivided else "optimizer")
     recompute = _choice(row, "recompute", RECOMPUTE, "none")
     recomputed = _words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
@@ -371,6 +479,23 @@ def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
         "network.local_bytes_per_s": _number(row, "nvlink_GBps_per_dir") * 1e9,
     }
     return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
+
+
+def _refuse_other_system(name: str, row: Cells, cluster: ClusterSpec) -> None:
+    """Refuse a row of a system of the catalogue that describes another one."""
+    server = cluster.gpus_per_node * cluster.nodes_per_server
+    own = {
+        "gpus_per_node": cluster.gpus_per_node,
+        "gpus_per_nvlink_domain": cluster.gpus_per_domain or server,
+        "nic_Gbps_per_gpu": cluster.network.nic_bytes_per_s * 8 / 1e9 / server,
+    }
+    others = {column: f"{value:g}" for column, value in own.items() if abs(_number(row, column) / value - 1) > 1e-6}
+    if row.get("gpu", "").lower() not in (*UNKNOWN, cluster.gpu):
+        others["gpu"] = cluster.gpu
+    for column, value in others.items():
+        raise SpecError(
+            f"systems.csv has {column} {row[column]} of {name}, and the catalogue {value}; give yours another name"
+        )
 
 
 def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:

@@ -25,8 +25,10 @@ from lazsim.study.replays import (
     find_setup,
     load_setups,
     read_inputs,
+    refuse_unread,
     replay,
     scale_of,
+    unread_names,
 )
 
 CATALOG = f"{MEASURED}/outcomes.csv"
@@ -34,11 +36,14 @@ CATALOG = f"{MEASURED}/outcomes.csv"
 NEEDED = ("id", "metric", "value", "tolerance_hint")
 """Columns that a table of outcomes must have."""
 
+FIGURE = re.compile(r"\s*[<>~=]*\s*\d+(\.\d+)?([eE][+-]?\d+)?\s*(?P<unit>\D*)")
+"""A figure of a row, with its unit or without."""
+
 TOLERANCE = re.compile(r"(?:±|\+/-)?(?P<bound>[<>]=?)?\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|points|h)?(?: \(.*\))?")
 LARGER_OF = re.compile(r"max\((?P<percent>[\d.]+)%, (?P<times>[\d.]+) sd\); sd=(?P<deviation>[\d.]+)(?: .*)?")
 """The larger of a share of the figure, and of a multiple of the deviation of published runs."""
 
-REFERENCE = re.compile(r"\bas ([\w.-]*\w)")
+REFERENCE = re.compile(r"\bas ([\w.-]*\w)(?:[,;]? (?:but|with)\b)?")
 """Another row, whose inputs are those of a row, too."""
 
 ROUNDING = 1e-9
@@ -63,6 +68,10 @@ class PublishedOutcome:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     """Arguments of `lazsim.study.replays.replay`; no set-up where the row cannot be replayed."""
+    unread: tuple[str, ...] = ()
+    """What the inputs set to a number and the set-up has no use for."""
+    place: str = ""
+    """File, line and row, for messages."""
     names_setup: bool = False
     """Whether the row names its set-up, so that one that cannot be simulated is a mistake. The inputs of other rows are
     prose that others wrote: they are skipped."""
@@ -115,15 +124,18 @@ def read_outcomes(path: str | None = None) -> list[PublishedOutcome]:
         When the file cannot be read, lacks columns, or has a set-up that there is not.
     """
     content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
-    catalogue = {row["id"]: row for row in read_table(CATALOG, content, NEEDED)}
+    catalogue = {row["id"]: row for row in read_table(CATALOG, content, NEEDED).values()}
     if path is None:
         return [outcome_of(row, {}) for row in catalogue.values()]
     rows = read_table(path, read_bytes(path), NEEDED)
     # The catalogue has the reading of what is said to be so or not.
-    rows = [catalogue[row["id"]] if row["id"] in catalogue and row["value"] in ("yes", "no") else row for row in rows]
-    by_id = {**catalogue, **{row["id"]: row for row in rows}}
-    with prefix_errors(path):
-        return [outcome_of(row, catalogue, by_id, Path(path).parent) for row in rows]
+    rows = {
+        line: catalogue[row["id"]] if row["id"] in catalogue and row["value"] in ("yes", "no") else row
+        for line, row in rows.items()
+    }
+    by_id = {**catalogue, **{row["id"]: row for row in rows.values()}}
+    folder = Path(path).parent
+    return [outcome_of(row, catalogue, by_id, folder, f"{path}, line {line}: ") for line, row in rows.items()]
 
 
 def has_outcomes(path: str) -> bool:
@@ -133,7 +145,11 @@ def has_outcomes(path: str) -> bool:
 
 
 def outcome_of(
-    row: Cells, catalogue: Mapping[str, Cells], rows: Mapping[str, Cells] | None = None, folder: Path = Path()
+    row: Cells,
+    catalogue: Mapping[str, Cells],
+    rows: Mapping[str, Cells] | None = None,
+    folder: Path = Path(),
+    place: str = "",
 ) -> PublishedOutcome:
     """Read a row of a table.
 
@@ -143,15 +159,17 @@ def outcome_of(
         The catalogue's rows by id, and all to which a row may refer.
     folder
         Where files of traces are.
+    place
+        Begin of messages.
     """
     known = catalogue.get(row["id"], {})
     group = row.get("group") or known.get("group", "")
-    published = tuple(map(_number, re.split(r"[,/]", re.sub(r"\(.*?\)", "", row["value"]))))
+    published = tuple(map(_number, _parts(row["value"])))
     outcome = PublishedOutcome(
         row["id"], group, row["metric"], row.get("unit", ""), row.get("source", ""), published, _tolerance(row),
-        names_setup=bool(row.get("replay")),
+        place=f"{place}{row['id']}", names_setup=bool(row.get("replay")),
     )  # fmt: skip
-    with prefix_errors(row["id"]):
+    with prefix_errors(outcome.place):
         try:
             return _with_setup(outcome, row, known, rows or {}, folder)
         except MissingError as missing:
@@ -194,22 +212,30 @@ def _with_setup(
     figures = figures_of(setup, outcome.metric)
     if figures is None:
         raise SpecError(f"`metric` {outcome.metric!r}: {name} gives {', '.join(map(repr, setup.figures))}")
-    if any(map(math.isnan, outcome.published)):
+    figures_told = [FIGURE.fullmatch(one) for one in _parts(row["value"])]
+    if not all(one and one["unit"].strip() in ("", "%", outcome.unit) for one in figures_told):
         raise MissingError(f"value {row['value']!r} is no number from 0 up")
     if "%" in row["value"] and outcome.unit != "%":
         raise MissingError(f"value {row['value']!r} is in %, and `unit` is {outcome.unit!r}")
-    names = re.findall(r"(?:^|;)\s*(\w+)\s*=", row.get("inputs", ""))
+    own = REFERENCE.sub("", row.get("inputs", ""))
+    names = re.findall(r"(?:^|;)\s*(\w+)\s*=", own)
     if outcome.names_setup and (strange := [one for one in names if one not in setup.inputs]):
         raise SpecError("`inputs`: " + unknown_name(f"input of {name}", strange[0], list(setup.inputs)))
     tolerance = outcome.tolerance
     if not _is_tolerance(tolerance):
         raise MissingError(f"tolerance {tolerance!r} is none of 3%, 0.01, 2 points, exact, >=0.9, max(2%, 2 sd); sd=4")
     inputs = read_inputs(setup, _told(row, known, rows))
+    if outcome.names_setup:
+        refuse_unread(setup, own)
     missing = [name for name, one in setup.inputs.items() if one.is_needed and name not in inputs]
     if missing:
         raise MissingError(f"`inputs` do not give {', '.join(missing)}, which {name} needs")
+    found = TOLERANCE.fullmatch(tolerance)
+    if found and found["unit"] in ("points", "h") and outcome.unit != {"points": "%", "h": "h"}[found["unit"]]:
+        raise MissingError(f"tolerance {tolerance!r}, and `unit` is {outcome.unit!r}; give both in one unit")
     why = row.get("notes", "") if "replay" in row else known.get("notes", "")
-    return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why)
+    return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why,
+                   unread=tuple(unread_names(setup, own)))  # fmt: skip
 
 
 def _told(row: Cells, known: Cells, rows: Mapping[str, Cells]) -> str:
@@ -226,7 +252,7 @@ def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
     skipped = outcome.skipped
     if outcome.setup is not None:
         try:
-            with prefix_errors(outcome.id):
+            with prefix_errors(outcome.place):
                 replayed = replay(outcome.setup, outcome.figures, outcome.inputs, outcome.folder)
                 scales = [scale_of(figure, outcome.unit) for figure in outcome.figures]
                 found = [figure * scale for figure, scale in zip(replayed, itertools.cycle(scales), strict=False)]
@@ -235,7 +261,7 @@ def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
         except LazsimError as error:
             if outcome.names_setup and not isinstance(error, MissingError):
                 raise
-            skipped = str(error).removeprefix(f"{outcome.id}: ")
+            skipped = str(error).removeprefix(f"{outcome.place}: ")
         else:
             pairs = list(zip(found, outcome.published, strict=True))
             within = all(is_within(one, figure, outcome.tolerance) for one, figure in pairs)
@@ -270,6 +296,11 @@ def is_within(predicted: float, published: float, tolerance: str) -> bool:
     if found["bound"]:
         return predicted >= number if found["bound"][0] == ">" else predicted <= number
     return off <= number * (abs(published) / 100 if found["unit"] == "%" else 1) + ROUNDING
+
+
+def _parts(value: str) -> list[str]:
+    """Return the figures of a row; what stands in brackets is a comment."""
+    return re.split(r"[,/]", re.sub(r"\(.*?\)", "", value))
 
 
 def _number(text: str) -> float:

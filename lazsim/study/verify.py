@@ -37,6 +37,12 @@ GROUPS = (
 RANGE_TAIL = 0.025
 """Share of measured runs below the range of a prediction, and above it."""
 
+UNREAD_INPUTS = "of `inputs`, not read"
+"""Kind of remarks on outcomes."""
+
+FEW_ROWS = 3
+"""Rows that a note names, and does not count."""
+
 FEW_OUTCOMES = 24
 """Outcomes below which starting processes takes longer than it saves."""
 
@@ -68,6 +74,8 @@ class Verification:
     """Measured runs that differ in one setting."""
     rankings: list[Ranking] = field(default_factory=list)
     """Measured runs of one model and system in their order."""
+    remarks: list[tuple[str, str, str]] = field(default_factory=list)
+    """What predictions leave out of rows or take for granted: a kind, what, and the name of the row."""
     kernels: KernelErrors = field(default_factory=KernelErrors)
     """Errors over measured kernels and collectives, and the constants of a new fit."""
 
@@ -144,9 +152,20 @@ class Verification:
         notes = (
             [f"no prediction of {skipped} of {counted(len(rows), 'row')}; `json` says why of each"] if skipped else []
         )
+        for kind in dict.fromkeys(one[0] for one in self.remarks):
+            names: dict[str, list[str]] = {}
+            for _, text, name in (one for one in self.remarks if one[0] == kind):
+                names.setdefault(text, []).append(name)
+            told = (f"{text} ({_of_rows(some)})" for text, some in names.items())
+            notes.append(f"{kind}: {'; '.join(told)}")
         if unknown := ", ".join(self.kernels.unknown):
             notes.append(f"measured, but not in the catalogue: {unknown}; give a TOML file as `gpu`")
         return notes
+
+
+def _of_rows(names: Sequence[str]) -> str:
+    """Name a few rows, or count them."""
+    return ", ".join(names) if len(names) <= FEW_ROWS else counted(len(names), "row")
 
 
 def range_of(rows: Sequence[VerifiedRow]) -> tuple[float, float]:
@@ -220,8 +239,10 @@ def verify(
     for row in progress(wanted):
         if isinstance(row, PublishedOutcome):
             result.outcomes.append(next(replays))
+            result.remarks.extend((UNREAD_INPUTS, name, row.id) for name in row.unread)
         else:
             result.rows.append(_verified(row))
+            result.remarks.extend((*remark, row.id) for remark in row.remarks)
     predicted = {row.id: row.predicted for row in result.rows if row.predicted is not None}
     runs = [row for row in wanted if isinstance(row, MeasuredRun)]
     result.pairs.extend(find_pairs(runs, predicted))

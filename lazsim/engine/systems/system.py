@@ -276,7 +276,7 @@ class System:
         load_s = 0.0
         if decision.source == "checkpoint":
             load_s = read_s(costs, self.load_bytes(costs, plan))
-        return restart_s(costs, decision.num_nodes) + load_s + sum(seconds for _, seconds in decision.phases)
+        return restart_s(costs, decision.num_nodes) + load_s + math.fsum(seconds for _, seconds in decision.phases)
 
     def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
         """Return the bytes of the checkpoint that each node of a plan reads, shape (N,)."""
