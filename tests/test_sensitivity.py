@@ -186,3 +186,13 @@ def test_the_same_inputs_give_the_same_answer():
     settings = {"trace": make_trace(failures_s=[700]), "routing": "uniform"}
     first, second = (sensitivity(settings, systems=["ds"], constants=["rebuild_s", "logit_passes"]) for _ in range(2))
     assert first.to_json() == second.to_json()
+
+
+def test_constants_that_a_job_does_not_give_are_not_varied():
+    # The job has no interval between checkpoints, so that systems take Young's.
+    settings = {"trace": "meta-rsc-1", "max_nodes": 64, "duration": 3600.0, "model": "deepseek-v3"}
+    settings |= {"cluster": "dgx-h100", "job": "deepseek-v3"}
+    told = sensitivity(settings, systems=["ds-ft"], factors=[2.0])
+    assert "checkpoint_interval_steps.ds-ft" not in {change.constant for change in told.changes}
+    with pytest.raises(SpecError, match=r"`constant`: .*\.ds-ft: the runs have no such constant"):
+        sensitivity(settings, systems=["ds-ft"], constants=["checkpoint_interval_steps.ds-ft"])

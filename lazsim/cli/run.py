@@ -42,8 +42,8 @@ RUN_FILES = (
 @click.option(
     "--job",
     metavar="NAME|TOML",
-    help="How the model is trained. Default: the job named as the model where the GPU has measured kernels, else "
-    "testbed-a, with the fastest layout that fits where there are kernels.",
+    help="How the model is trained, as in lazsim list jobs deepseek-v3. Default: the job named as the model where the "
+    "GPU has measured kernels, else testbed-a, with the fastest layout that fits where there are kernels.",
 )
 @click.option(
     "--system",

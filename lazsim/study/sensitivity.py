@@ -158,7 +158,10 @@ def sensitivity(
     base = simulate_scenarios(scenarios, left_out=left_out)
     has_layout = scenarios[0].job.parallel is not None
     of_layouts = {name for name, path in paths.items() if path.startswith("step.")} - {*OF_EVERY_STEP}
-    entering = [name for name in paths if has_layout or name not in of_layouts]
+    had = {name for name, path in paths.items() if any(scenario.field(path) is not None for scenario in scenarios)}
+    if lacking := [name for name in constants if name not in had]:
+        raise SpecError(f"`constant`: {lacking[0]}: the runs have no such constant; leave it out")
+    entering = [name for name in paths if name in had and (has_layout or name not in of_layouts)]
     assumptions = [
         Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
     ]
