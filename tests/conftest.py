@@ -29,12 +29,13 @@ PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 plain_sum = sum
 
 
-def sum_of_no_floats(items, /, start=0):
+# The parameters are those of ``sum``, for PyTorch, which compiles calls of it.
+def sum_of_no_floats(iterable, /, start=0):
     """Refuse to sum floats in lazsim: Python 3.12 compensates the rounding of ``sum``, and earlier ones do not.
 
     ``math.fsum``, which rounds the exact sum, gives the same digits in all of them.
     """
-    items = list(items)
+    items = list(iterable)
     if sys._getframe(1).f_globals["__name__"].startswith("lazsim"):
         assert not any(isinstance(item, float) for item in items), "use math.fsum"
     return plain_sum(items, start)
