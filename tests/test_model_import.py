@@ -1,12 +1,16 @@
 """Models of Hugging Face: configs made here of the public numbers, not copied."""
 
 import json
+import tomllib
 
 import msgspec
 import pytest
 
+from lazsim.decoding import convert
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec, catalog_names, load_spec
+from lazsim.specs.huggingface import FAMILIES, import_config
+from tests.conftest import ROOT
 
 MIXTRAL = {
     "model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -177,6 +181,124 @@ def test_counts_are_the_published_ones_to_half_a_percent(name):
         assert -unit / 2 < found / 1e9 - active < unit
 
 
+# Configs of models that are not in the catalogue, and their published totals and active parameters, as above.
+FURTHER = {
+    "qwen1.5-moe-a2.7b": (  # model card
+        {
+            "model_type": "qwen2_moe", "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "vocab_size": 151936,
+        },
+        14.3, 2.7, 2,
+    ),
+    "dbrx": (  # model card
+        {
+            "model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40, "vocab_size": 100352,
+            "attn_config": {"kv_n_heads": 8},
+            "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+        },
+        132, 36, 2,
+    ),
+    "granite-3.0-1b-a400m": (  # model card: 1.3 B, 400 M
+        {
+            "model_type": "granitemoe", "hidden_size": 1024, "intermediate_size": 512, "num_hidden_layers": 24,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "num_local_experts": 32, "num_experts_per_tok": 8,
+            "vocab_size": 49155, "tie_word_embeddings": True,
+        },
+        1.33, 0.4, 1,
+    ),
+    "granite-3.0-3b-a800m": (  # model card: 3.3 B, 800 M
+        {
+            "model_type": "granitemoe", "hidden_size": 1536, "intermediate_size": 512, "num_hidden_layers": 32,
+            "num_attention_heads": 24, "num_key_value_heads": 8, "num_local_experts": 40, "num_experts_per_tok": 8,
+            "vocab_size": 49155, "tie_word_embeddings": True,
+        },
+        3.3, 0.8, 1,
+    ),
+    "dots.llm1": (  # arXiv 2506.05767
+        {
+            "model_type": "dots1", "hidden_size": 4096, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+            "num_hidden_layers": 62, "num_attention_heads": 32, "num_key_value_heads": 32, "n_routed_experts": 128,
+            "n_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 1, "vocab_size": 152064,
+        },
+        142, 14, 2,
+    ),
+    "moonlight-16b-a3b": (  # arXiv 2502.16982, without embeddings
+        CONFIGS["deepseek-v2-lite"] | {"vocab_size": 163840}, 15.29, 2.24, 0,
+    ),
+    "phi-mini-moe": (  # model card
+        CONFIGS["phi-3.5-moe"] | {"intermediate_size": 960}, 7.6, 2.4, 2,
+    ),
+    "ling-lite": (  # arXiv 2503.05139
+        {
+            "model_type": "bailing_moe", "hidden_size": 2048, "intermediate_size": 5632, "moe_intermediate_size": 1408,
+            "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128,
+            "num_experts": 64, "num_shared_experts": 2, "num_experts_per_tok": 6, "first_k_dense_replace": 0,
+            "vocab_size": 126464,
+        },
+        16.8, 2.75, 2,
+    ),
+    "ling-mini-2.0": (  # model card: 789 M active without embeddings
+        {
+            "model_type": "bailing_moe_v2", "hidden_size": 2048, "intermediate_size": 5120,
+            "moe_intermediate_size": 512, "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 4,
+            "head_dim": 128, "num_experts": 256, "num_shared_experts": 1, "num_experts_per_tok": 8,
+            "first_k_dense_replace": 1, "vocab_size": 157184,
+        },
+        16.26, 1.43, 2,
+    ),
+    "grok-1": (  # release notes: 314 B; a quarter of the weights, which is not the count of what a token uses
+        {
+            "model_type": "grok-1", "hidden_size": 6144, "intermediate_size": 32768, "num_hidden_layers": 64,
+            "num_attention_heads": 48, "num_key_value_heads": 8, "num_experts": 8, "num_experts_per_tok": 2,
+            "vocab_size": 131072, "tie_word_embeddings": True,
+        },
+        314, None, 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_counts_of_other_families_are_the_published_ones(tmp_path, name):
+    config, total, active, num_matrices = FURTHER[name]
+    model = load(tmp_path, config)
+    left_out = (model.num_vocab_matrices - num_matrices) * model.vocab_size * model.d_model
+    assert (model.total_params - left_out) / 1e9 == pytest.approx(total, rel=0.007)
+    if active is not None:
+        unit = 10 ** -len(str(active).partition(".")[2])
+        assert -unit / 2 < (model.active_params - left_out) / 1e9 - active < unit
+
+
+TRANSFORMERS = json.loads((ROOT / "tests" / "golden" / "transformers.json").read_text())
+"""By family, a config of six layers as Transformers 5.24 has it by default, less fields of training, and the parameters
+of the model that it builds of it (with two axes or more, less convolutions and biases): all, and those of experts."""
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_counts_of_a_family_are_those_of_the_model_that_transformers_builds_by_default(family):
+    config, total, experts = (TRANSFORMERS[family][name] for name in ("config", "total", "experts"))
+    toml, left_out = import_config("config.json", json.dumps(config).encode(), is_checked=True)
+    model = convert(tomllib.loads(toml.decode()), ModelSpec)
+    assert model.params["routed experts"] == experts
+    dense = total - experts
+    if family in ("deepseek_v32", "glm_moe_dsa"):
+        # The projections that choose keys.
+        assert any("index_n_heads" in one for one in left_out)
+        assert 0.9 * dense < model.dense_params < dense
+    else:
+        # A gate vector of a shared expert, and a number of each head of linear attention, are left out.
+        assert 0.999 * dense < model.dense_params <= dense
+        assert family.startswith("qwen") or model.dense_params == dense
+    assert model.active_params == model.dense_params + experts * model.top_k // model.num_experts
+
+
+def test_every_family_that_is_taken_as_known_was_compared():
+    compared = [*TRANSFORMERS, *(config.get("model_type", "") for config in CONFIGS.values())]
+    compared += [config["model_type"] for config, *_ in FURTHER.values()]
+    for family in FAMILIES:
+        assert any(one.startswith(family) for one in compared), family
+
+
 def test_counts_are_those_of_the_published_files():
     # Parameters of the files on the Hugging Face Hub, less norms and biases: 65 and 64 * 4 + 33 vectors.
     assert load_spec(ModelSpec, "mixtral-8x7b").total_params == 46_702_792_704 - 65 * 4096
@@ -332,7 +454,7 @@ def test_a_toml_file_with_the_keys_of_hugging_face_is_told_what_is_needed(tmp_pa
     path.write_text('name = "m"\nnum_hidden_layers = 32\nhidden_size = 4096\n')
     with pytest.raises(
         SpecError,
-        match=r"num_hidden_layers: unknown field: did you mean 'num_moe_layers'.* known: name, .*model import",
+        match=r"unknown fields num_hidden_layers \(num_moe_layers\?\), hidden_size; known: name, .*model import",
     ):
         load_spec(ModelSpec, str(path))
 

@@ -17,7 +17,10 @@ SEQUENCE_LENGTH = 4096
 NESTED = ("text_config", "language_config", "llm_config", "ffn_config", "attn_config")
 """Parts of a config that describe the language model."""
 
-OTHER_PARTS = ("vision_config", "audio_config")
+THINKER = "thinker_config"
+"""Part of a config of Qwen3-Omni that has those."""
+
+OTHER_PARTS = ("vision_config", "audio_config", "talker_config", "code2wav_config")
 """Parts of a model that are not counted."""
 
 SHAPING = re.compile(
@@ -148,7 +151,8 @@ def import_config(path: str, content: bytes, *, is_checked: bool = False) -> tup
             fields = decode_json(content, dict[str, Any])
         except ValueError as error:
             raise SpecError(f"not a config.json of Transformers ({error})") from None
-        config = _Config(fields)
+        thinker = fields.get(THINKER)
+        config = _Config({**fields, **thinker} if isinstance(thinker, dict) else fields)
         values = _model(config)
         unknown = config.unknown()
         if unknown and not is_checked:
