@@ -5,6 +5,7 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ import simpy
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING, Held, Planned
-from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger
+from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger, add_up
 from lazsim.engine.log import FailureRecord, JobEvent, Log, State
 from lazsim.engine.nodes import NO_SPARES, Nodes, Spares
 from lazsim.engine.plan_reliability import OnPlan
@@ -28,8 +29,8 @@ from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampled_steps import Point, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer, stretch_steps
-from lazsim.engine.systems.system import FULL_PACE, Save, StoppedJob, System, decide_next
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
+from lazsim.engine.systems.system import FULL_PACE, NO_SAVE, Save, StoppedJob, System, decide_next
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
 from lazsim.placement.plan import with_lost_experts
@@ -37,6 +38,10 @@ from lazsim.trace.table import Batch
 from lazsim.units import format_duration
 
 Activity = Generator[simpy.Event, Any, None]
+Lap = tuple[float, float, float, int]
+"""Seconds at which training stops, goes on after a save, if any, and gets to the next stop; the steps from there."""
+MOST_STEPS_AHEAD = 10_000
+"""Steps that are made at once, at most."""
 
 
 class Clock(simpy.Environment):
@@ -45,13 +50,13 @@ class Clock(simpy.Environment):
     def passing(self, seconds: float) -> Activity:
         """Let time pass, to the same instant either way."""
         if self.now + seconds < self.peek():
-            self.skip(seconds)
+            self.skip_to(self.now + seconds)
         else:
             yield self.timeout(seconds)
 
-    def skip(self, seconds: float) -> None:
+    def skip_to(self, time_s: float) -> None:
         """Let time pass in which nothing else happens."""
-        self._now += seconds
+        self._now = time_s
 
 
 class Signal(Enum):
@@ -116,7 +121,8 @@ class Job:
         self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
-        self._boundaries = [steps for steps in (self.interval_steps, costs.job.rebalance_interval_steps) if steps]
+        rebalance_steps = costs.job.rebalance_interval_steps
+        self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, window_steps) if steps}
         self._last_save: tuple[System, int, float, Save] | None = None
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
@@ -312,8 +318,8 @@ class Job:
             num_experts = int(plan.num_held_N.sum()) * (1 + self.system.doubles_stages)
             return seconds, Moved(num_experts, float(self.system.load_bytes(self.costs, plan).sum()), seconds)
 
-        key = "restart", decision.num_nodes, decision.source
-        moved = self._find(key, planned.step, restart)
+        alike = "restart", decision.num_nodes, decision.source
+        moved = self._find(alike, decision, planned.step, restart)
         yield from self._spend("restart", moved.seconds)
         # From memory, it is the system that knows what is fetched.
         loads = {"checkpoint": moved, "initial": NO_MOVE}
@@ -340,13 +346,12 @@ class Job:
             if protocol.rebalance_is_due(self.system, step, state.planned_step, job.rebalance_interval_steps):
                 yield from self._rebalance(state)
                 return
+            if self._make_laps(state):
+                continue
             if self.progress.is_due(self.interval_steps, self.progress.saved_step):
-                if num_laps := self._count_laps(state):
-                    self._make_laps(state, num_laps)
-                    continue
                 yield from self._checkpoint(state)
             if not self._join_is_due():
-                yield from self._compute(state, min(interval - step % interval for interval in self._boundaries))
+                yield from self._compute(state)
 
     def _join(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
@@ -384,46 +389,84 @@ class Job:
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
 
-    def _count_laps(self, state: Training) -> int:
-        """Return how many laps, of a checkpoint and the steps up to the next, surely end before all else."""
-        step, interval = self.progress.step, self.interval_steps
-        rebalance = self.costs.job.rebalance_interval_steps
-        num_laps = stretch_steps(step, rebalance - step % rebalance) // interval
-        if step % interval or num_laps < 2 or self._join_is_due():
-            return 0
-        step_s = state.timer.step_s(step)
-        save = self._save(state.held.num_seats, step_s)
-        lap_s = save.stall_s + max(save.persist_s, interval * step_s)
-        quiet_s = self.env.peek() - max(self.env.now, self.progress.written_at_s())
-        # What rounding adds is less than a lap.
-        return int(max(0, min(num_laps, quiet_s // lap_s - 1)))
+    def _make_laps(self, state: Training) -> bool:
+        """Make the steps that take as long as the next one and surely end before all else, with the saves between them.
 
-    def _make_laps(self, state: Training, num_laps: int) -> None:
-        """Make several laps at once; times and counts are exactly those of `_checkpoint` and `_compute` in turn."""
-        env, progress, timer, interval = self.env, self.progress, state.timer, self.interval_steps
-        save = self._save(state.held.num_seats, timer.step_s(progress.step))
-        step_s, _ = timer.stretch(progress.step, num_laps * interval)
-        samples, extrapolated_share = timer.samples_per_step, self._extrapolated_share(state)
+        Times and counts are exactly those of `_checkpoint` and `_compute` in turn. Return whether there are any.
+        """
+        progress, interval = self.progress, self.interval_steps
+        if self._join_is_due():
+            return False
+        step_s, num_steps = state.timer.stretch(progress.step)
+        end_s, quiet_s = self.env.now, self.env.peek()
+        bounds = self._boundaries(progress.step, num_steps, int((quiet_s - end_s) / step_s))
+        saved, written_s = progress.saved_step, progress.written_at_s()
+        save = NO_SAVE
+        if interval and bounds[-1] // interval > saved // interval:
+            save = self._save(state.held.num_seats, step_s)
+        laps, saves = list[Lap](), list[int]()
+        for step, end in itertools.pairwise(bounds):
+            stop_s = start_s = end_s
+            is_save = interval > 0 and step // interval > saved // interval
+            if is_save:
+                start_s = stop_s + (max(0.0, written_s - stop_s) + save.stall_s)
+                saved, written_s = step, start_s + save.persist_s
+            end_s = start_s + (end - step) * step_s
+            if end_s >= quiet_s:
+                break
+            if is_save:
+                saves.append(len(laps))
+            laps.append((stop_s, start_s, end_s, end - step))
+        if laps:
+            self._book_laps(state, laps, saves, step_s, save.persist_s)
+        return bool(laps)
+
+    def _book_laps(
+        self, state: Training, laps: Sequence[Lap], saves: Sequence[int], step_s: float, persist_s: float
+    ) -> None:
+        """Let laps pass, some of which begin with a save, and count them."""
+        progress, samples = self.progress, state.timer.samples_per_step
+        extrapolated_share = self._extrapolated_share(state)
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
-        since_s = env.now
-        for _ in range(num_laps):
-            stopped_s = max(0.0, progress.written_at_s() - env.now) + save.stall_s
-            if stopped_s:
-                if since_s < env.now:
-                    self.log.trained(since_s, env.now, samples / step_s)
-                self._enter("checkpoint")
-                env.skip(stopped_s)
-                self._enter("compute")
-                since_s = env.now
-            progress.save(env.now, save.persist_s)
-            made = Made(env.now, interval, step_s, samples)
-            env.skip(interval * step_s)
-            self._book_time(state, made.start_s, extrapolated_share)
-            progress.add(made)
-        self.log.trained(since_s, env.now, samples / step_s)
-        self.log.count("checkpoints", num_laps)
+        since_s = self.env.now
+        for number in saves:
+            stop_s, start_s, *_ = laps[number]
+            if start_s > stop_s:
+                if since_s < stop_s:
+                    self.log.trained(since_s, stop_s, samples / step_s)
+                self.log.phases.interrupt("checkpoint", stop_s, start_s)
+                since_s = start_s
+        self.env.skip_to(laps[-1][2])
+        self.log.trained(since_s, self.env.now, samples / step_s)
+        self.ledger.skip_to(self.env.now)
+        self.ledger.book("checkpoint", [laps[number][1] - laps[number][0] for number in saves])
+        spent_s = [end_s - start_s for _, start_s, end_s, _ in laps]
+        self.ledger.book("compute", spent_s)
+        self._count_time(state, spent_s, extrapolated_share)
+        self.log.count("checkpoints", len(saves))
+        self._timers.count(sum(lap[3] for lap in laps))
+        # The last save may not count yet, and the one before it counts: nothing before that is rolled back.
+        first = saves[-2] if len(saves) > 1 else 0
+        progress.keep(sum(lap[3] for lap in laps[:first]), samples)
+        for number, (_, start_s, _, num_steps) in enumerate(laps[first:], first):
+            if number in saves[-2:]:
+                progress.save(start_s, persist_s)
+            progress.add(Made(start_s, num_steps, step_s, samples))
+
+    def _boundaries(self, step: int, num_steps: int, most_steps: int) -> list[int]:
+        """Return the steps, from one on, at which something may be due, as far as `most_steps` may get.
+
+        It is a plan, a save or, where the loads drift, a new sample of these. A plan that is due ends all.
+        """
+        end = step + num_steps
+        if self.system.is_elastic:
+            rebalance_steps = self.costs.job.rebalance_interval_steps
+            end = min(end, (step // rebalance_steps + 1) * rebalance_steps)
+        last = min(end, step + min(most_steps, MOST_STEPS_AHEAD) + 1)
+        due = [range((step // interval + 1) * interval, last, interval) for interval in self._intervals]
+        return [step, *sorted(set().union(*due)), *([end] if end == last else [])]
 
     def _save(self, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint takes, which is mostly what the last one took."""
@@ -431,9 +474,11 @@ class Job:
             self._last_save = self.system, num_nodes, step_s, self.system.save(self.costs, num_nodes, step_s)
         return self._last_save[3]
 
-    def _compute(self, state: Training, most_steps: int) -> Activity:
+    def _compute(self, state: Training) -> Activity:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""
-        step_s, num_steps = state.timer.stretch(self.progress.step, most_steps)
+        step_s, num_steps = state.timer.stretch(self.progress.step)
+        num_steps = min(num_steps, *(interval - self.progress.step % interval for interval in self._intervals))
+        self._timers.count(num_steps)
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
@@ -483,7 +528,9 @@ class Job:
     def _book_steps(self, state: Training, stretch: Stretch, num_steps: int) -> float:
         """Count the steps made of a stretch that ends now, and return its seconds."""
         state.stretch = None
-        spent_s = self._book_time(state, stretch.start_s, self._extrapolated_share(state))
+        self.ledger.enter("compute", self.env.now)
+        spent_s = self.env.now - stretch.start_s
+        self._count_time(state, [spent_s], self._extrapolated_share(state))
         samples = state.timer.samples_per_step
         if num_steps:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
@@ -491,14 +538,12 @@ class Job:
         self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, samples))
         return spent_s
 
-    def _book_time(self, state: Training, since_s: float, extrapolated_share: float) -> float:
-        """Book the time of steps up to now, and return it."""
-        self.ledger.enter("compute", self.env.now)
-        spent_s = self.env.now - since_s
-        self.extrapolated_s += spent_s * extrapolated_share
+    def _count_time(self, state: Training, spent_s: Sequence[float], extrapolated_share: float) -> None:
+        """Count the seconds of steps that are extrapolated, and of those below the fault threshold."""
+        if extrapolated_share:
+            self.extrapolated_s = add_up(self.extrapolated_s, [seconds * extrapolated_share for seconds in spent_s])
         if state.is_below_threshold:
-            self.below_threshold_s += spent_s
-        return spent_s
+            self.below_threshold_s = add_up(self.below_threshold_s, spent_s)
 
     def _extrapolated_share(self, state: Training) -> float:
         return 0.0 if self.costs.measured_part is None else state.timer.extrapolated_share(self.progress.step)
@@ -609,11 +654,14 @@ class Job:
                 self.system.restart_s(self.costs, restart, held.made.plan) + self.interval_steps * self.step_s / 2
             )
 
-    def _find(self, key: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
-        """Find what follows from plans, sampled where that is on. Plans of plain expert parallelism do not change."""
-        if self.sampler.is_on and self.system.is_elastic:
-            return self.sampler.find(key, step, compute)
-        return compute(step, is_sampled=False)[1]
+    def _find(self, alike: Hashable, same: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
+        """Find what follows from plans: sampled where that is on, which takes what is `alike`.
+
+        Plans of plain expert parallelism do not change, so that what is the `same` is computed once for all runs.
+        """
+        if not self.system.is_elastic:
+            return self.planner.find((self.system, same), lambda: compute(step, is_sampled=False)[1])
+        return self.sampler.find(alike, step, compute) if self.sampler.is_on else compute(step, is_sampled=False)[1]
 
     def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[Held, Moved]:
         """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
@@ -622,7 +670,7 @@ class Job:
         num_new, pause_s = len(candidates) - len(held.nodes), self.costs.cluster.recovery.regroup_s
         domains = self._domains(candidates)
         domain_H = None if domains is None else np.array(domains)
-        grid, age_steps = self.costs.grid, after.step - before.step
+        grid, age_steps, server_H = self.costs.grid, after.step - before.step, self.nodes.servers(candidates)
 
         def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
             holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
@@ -637,7 +685,7 @@ class Job:
                 wants_PN=next_plan.dense_PN(grid) if divides_dense else None,
                 domain_H=domain_H,
             )
-            seconds = binding.transfer_s(self.costs, self.nodes.servers(candidates))
+            seconds = binding.transfer_s(self.costs, server_H)
             chosen = None if is_sampled else binding.chosen_N.tolist()
             moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
             return seconds + (pause_s if seconds else 0.0), (moved, chosen)
@@ -646,8 +694,9 @@ class Job:
         # less has changed since a plan that was made after the last rebalance.
         num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
         ages = age_steps == 0, age_steps < self.costs.job.rebalance_interval_steps
-        key = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
-        moved, chosen = self._find(key, after.step, bind)
+        alike = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
+        same = "transfer", held.num_seats, held.seats, num_nodes, server_H.tobytes(), self.sampler.is_on
+        moved, chosen = self._find(alike, same, after.step, bind)
         # Where another plan stands for this one, which node takes which part of it is not known.
         nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]
         return Held.full(nodes, after), moved

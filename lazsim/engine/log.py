@@ -94,11 +94,22 @@ class Spans:
             if what == before:
                 continue
             if before is not None and since_s < now_s:
-                self._closed.append(TimeSpan(since_s, now_s, before, node))
+                self._close(TimeSpan(since_s, now_s, before, node))
             if what is None:
                 self._open.pop(node, None)
             else:
                 self._open[node] = now_s, what
+
+    def interrupt(self, what: str, start_s: float, end_s: float) -> None:
+        """Note that the job did something else for a time."""
+        since_s, before = self._open[""]
+        if since_s < start_s:
+            self._close(TimeSpan(since_s, start_s, before))
+        self._close(TimeSpan(start_s, end_s, what))
+        self._open[""] = end_s, before
+
+    def _close(self, span: TimeSpan) -> None:
+        self._closed.append(span)
         if len(self._closed) > 2 * MOST_SPANS:
             self._closed = longest(self._closed, MOST_SPANS)
 
@@ -147,7 +158,7 @@ class Log:
         if last.time_s <= since_s < until_s:
             # Nothing changed meanwhile, as nearly always.
             self.state(State(since_s, last.num_alive, last.num_used, samples_per_s, last.lost_samples_per_s))
-            self.state(last._replace(time_s=until_s))
+            self.state(State(until_s, *last[1:]))
             return
         self._change(since_s, until_s, lambda state: State(*state[:3], samples_per_s, state.lost_samples_per_s))
 

@@ -1,7 +1,8 @@
 """Plans from observed loads, several rebalances at a time."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,11 @@ MOST_SLOTS_TOGETHER = 20_000
 
 SLOTS_KEPT = 10_000_000
 """Slots of all plans kept beside those made last, which are some 100 MB: other runs of the system make many again."""
+
+FOUND_KEPT = 128
+"""Changes of plans and restarts that are kept. On thousands of nodes each takes about 0.1 MB."""
+
+FoundT = TypeVar("FoundT")
 
 
 def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:
@@ -48,6 +54,7 @@ class Planner:
         self._system, self._costs, self._routing = system, costs, routing
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
         self._kept: dict[tuple[int, int, Domains], PlacementPlan] = {}
+        self._found: dict[Hashable, Any] = {}
 
     def plan(self, num_nodes: int, step: int, domains: Domains = None) -> PlacementPlan:
         """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
@@ -66,6 +73,15 @@ class Planner:
             while len(self._kept) > most_kept:
                 del self._kept[next(iter(self._kept))]
         return self._kept[num_nodes, step, domains]
+
+    def find(self, key: Hashable, compute: Callable[[], FoundT]) -> FoundT:
+        """Return what follows from plans that never change; the key has all else that it depends on."""
+        if key not in self._found:
+            self._found[key] = compute()
+            if len(self._found) > FOUND_KEPT:
+                del self._found[next(iter(self._found))]
+        found: FoundT = self._found[key]
+        return found
 
     def _observed(self, steps: list[int]) -> Ints:
         """Return the loads before each of the steps, shape (B, L, E)."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from lazsim.engine.held import Planned
 from lazsim.engine.sampling import Sampler, Series
-from lazsim.engine.step_timer import MakeStepTimer, StepTimer, stretch_steps
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer
 from lazsim.placement.plan import Ints, PlacementPlan
 
 MOST_AVERAGED = 8
@@ -29,13 +29,14 @@ class StepTimers:
     """Makes the timers of a run.
 
     `points` has the plan that stands for others at present, by number of nodes, where one does. `samples_per_step` are
-    known from the timers made.
+    known from the timers made, and `series` has the seconds that were asked for last.
     """
 
     def __init__(self, sampler: Sampler, make_timer: MakeStepTimer, *, keeps_plans: bool) -> None:
         self.sampler, self.make_timer, self._keeps_plans = sampler, make_timer, keeps_plans
         self.points: dict[int, Point] = {}
         self.samples_per_step: dict[int, int] = {}
+        self.series: Series | None = None
 
     def make(self, planned: Planned, server_N: Ints) -> StepTimer:
         """Make the timer of a plan on nodes of these servers."""
@@ -46,6 +47,11 @@ class StepTimers:
         timer = self.make_timer(planned.plan, server_N)
         self.samples_per_step[planned.num_nodes] = timer.samples_per_step
         return timer
+
+    def count(self, num_steps: int) -> None:
+        """Count steps made that take the seconds asked for last."""
+        if self.series is not None:
+            self.series.use(num_steps)
 
     def point(self, planned: Planned, timer: StepTimer, step: int) -> Point:
         """Return what a plan tells others for which it stands."""
@@ -71,16 +77,13 @@ class SampledStepTimer:
         """See `StepTimer`."""
         return self._step_s(self._find(step), step)
 
-    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
-        """See `StepTimer`: where a point stands for the plan, all steps up to the next plan take the same."""
-        window_steps = self.timers.sampler.window_steps
+    def stretch(self, step: int) -> tuple[float, int]:
+        """See `StepTimer`: all steps for which a point stands take the same."""
         series = self._find(step)
-        is_sampled = series.is_sampled
-        num_steps = (
-            min(most_steps, window_steps - step % window_steps) if is_sampled else stretch_steps(step, most_steps)
-        )
-        series.use(num_steps)
-        return self._step_s(series, step), num_steps
+        if not series.is_sampled:
+            return self._step_s(series, step), LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+        end = (series.start + series.length) * self.timers.sampler.window_steps
+        return self._step_s(series, step), end - step
 
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
@@ -100,6 +103,7 @@ class SampledStepTimer:
         """Find the value for a step, and set the plan that stands for others of as many nodes."""
         timers, sampler, num_nodes = self.timers, self.timers.sampler, self.planned.num_nodes
         series = sampler.at(("step", num_nodes, self.planned.domain_sizes, self.server_N.tobytes()), step)
+        timers.series = series
         if series.is_sampled:
             if series.seconds is None:
                 first = series.window * sampler.window_steps

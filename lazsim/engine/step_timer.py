@@ -38,8 +38,8 @@ class StepTimer(Protocol):
         """Return the seconds of the step that follows `step` others."""
         ...
 
-    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
-        """Return the seconds of each of the next steps, and the number of them, at most `most_steps`, that are made."""
+    def stretch(self, step: int) -> tuple[float, int]:
+        """Return the seconds of the step that follows `step` others, and how many from it on take as long."""
         ...
 
     def extrapolated_share(self, step: int) -> float:
@@ -49,11 +49,6 @@ class StepTimer(Protocol):
 
 MakeStepTimer = Callable[[PlacementPlan, Ints], StepTimer]
 """From a plan and the server of each of its nodes to the timer of its steps."""
-
-
-def stretch_steps(step: int, most_steps: int) -> int:
-    """Return for how many more steps a sample of the loads stands, up to `most_steps`."""
-    return min(most_steps, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
 
 
 def step_timers_from(system: System, costs: CostModel, routing: Routing) -> MakeStepTimer:
@@ -103,9 +98,9 @@ class ModelledStepTimer:
             self._step_s = dict(zip(stretches, self._cost.step_s(loads).tolist(), strict=True))
         return self._step_s[stretch]
 
-    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+    def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`."""
-        return self.step_s(step), stretch_steps(step, most_steps)
+        return self.step_s(step), LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
 
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
@@ -127,9 +122,9 @@ class PacedStepTimer:
         """See `StepTimer`."""
         return self._timer.step_s(step) * self._factor
 
-    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+    def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`."""
-        step_s, num_steps = self._timer.stretch(step, most_steps)
+        step_s, num_steps = self._timer.stretch(step)
         return step_s * self._factor, num_steps
 
     def extrapolated_share(self, step: int) -> float:

@@ -16,7 +16,7 @@ import msgspec
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import stretch_steps
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.engine.systems.system import state_bytes
 from lazsim.files import check_folder, scratch_folder
@@ -207,14 +207,14 @@ class MeasuredTimer:
 
     def step_s(self, step: int) -> float:
         """Return the seconds of a step."""
-        return self.stretch(step, 1)[0]
+        return self.stretch(step)[0]
 
-    def stretch(self, step: int, most_steps: int) -> tuple[float, int]:
+    def stretch(self, step: int) -> tuple[float, int]:
         """Return the same, and the steps of a stretch."""
         self._begins = step if self._begins is None else self._begins
         if step == self._begins and (not step or step % self.rebalance_interval_steps):
             return self.first_s, 1
-        return self.seconds, stretch_steps(step, most_steps)
+        return self.seconds, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
 
     def extrapolated_share(self, _step: int) -> float:
         """Return 0: the whole step is measured."""
