@@ -114,7 +114,8 @@ def working(doing: str = "reading inputs and choosing layouts") -> Iterator[None
 def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator[Callable[..., None]]:
     """Show on stderr, where that is a terminal that can go back, the runs that are done and the time for the others.
 
-    Yield what is called with the number of runs done since the last call, and the name of the next if it is to be told.
+    Yield what is called with the runs, or parts of them, done since the last call, and the name of the next if it is to
+    be told.
     """
     if not _can_show_progress():
         yield lambda *_: None
@@ -135,7 +136,11 @@ def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator
     columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), left)
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
         task = bar.add_task(doing, total=num_total, completed=num_done)
-        yield lambda number, item="": bar.update(task, advance=number, description=f"{doing} {item}".rstrip())
+
+        def advance(number: float, item: str = "") -> None:
+            bar.update(task, advance=number, description=f"{doing} {item}" if item else None)
+
+        yield advance
 
 
 def progress(items: Iterable[ItemT], doing: str = "simulating") -> Iterable[ItemT]:

@@ -1,11 +1,12 @@
 """``lazsim compare``: a run's own log of steps against simulations of the same failures."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lazsim.cli.common import json_option, options_of, progress, show, working
+from lazsim.cli.common import json_option, options_of, progress_bar, show, working
 from lazsim.cli.messages import Checked
 from lazsim.cli.run import command as run
 
@@ -35,5 +36,5 @@ def command(observed: Path, systems: tuple[str, ...], as_json: bool, **settings:
 
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
     with working():
-        found = compare_observed(observed, settings, systems, progress)
+        found = compare_observed(observed, settings, systems, partial(progress_bar, doing="simulating"))
     show(found, found.notes, observed_parts, as_json=as_json)

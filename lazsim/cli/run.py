@@ -1,12 +1,13 @@
 """``lazsim run``: replay a trace under one or more systems."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lazsim.cli import kinds
-from lazsim.cli.common import json_option, layers_from_option, out_option, progress, seed_option, show, working
+from lazsim.cli.common import json_option, layers_from_option, out_option, progress_bar, seed_option, show, working
 from lazsim.cli.messages import Checked, Choice
 from lazsim.cli.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
@@ -122,7 +123,7 @@ def command(
     from lazsim.output.run import run_files, run_parts, run_report
     from lazsim.study.simulation import simulate
 
-    systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
+    systems, bar = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS, partial(progress_bar, doing="simulating")
     with working():
-        result = simulate(systems=systems, placements=placements, progress=progress, **settings)
+        result = simulate(systems=systems, placements=placements, progress=bar, **settings)
     show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files, report=run_report)

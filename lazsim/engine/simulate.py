@@ -1,6 +1,6 @@
 """Run a job through a trace."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lazsim.costmodel.memory import MemoryUse
@@ -19,6 +19,9 @@ from lazsim.routing import Routing
 from lazsim.trace.prices import ONE, Prices, node_hours
 from lazsim.trace.table import Batch, Trace
 from lazsim.units import counted
+
+TIMES_TOLD = 100
+"""Times at which a run tells how far it is, at most."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def simulate_system(
     planning: str = "exact",
     prices: Prices | None = None,
     spares: Spares = NO_SPARES,
+    on_time: Callable[[float], None] = lambda _time_s: None,
 ) -> SystemRun:
     """Simulate one job.
 
@@ -171,6 +175,8 @@ def simulate_system(
         Prices of a node, where they are known.
     spares
         Nodes of the trace that stand by.
+    on_time
+        Called with the simulated time now and then, and at the end.
 
     Raises
     ------
@@ -183,7 +189,7 @@ def simulate_system(
     wall_s = trace.duration_s if duration_s is None else duration_s
     most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
     require_fit(system, costs, most_nodes)
-    env = Clock()
+    env = Clock(on_time, wall_s / TIMES_TOLD)
     losses = count_losses(trace, wall_s, costs.cluster.nodes_per_domain) if score_plans else {}
     reliability = PlanReliability(losses) if score_plans else None
     make_timer = make_timer or step_timers_from(system, costs, routing)
@@ -192,6 +198,7 @@ def simulate_system(
     job = Job(env, system, costs, planner, make_timer, wall_s, on_plan, interval_steps, planning, spares)
     env.process(_play(env, job, trace.batches(), wall_s))
     env.run()
+    on_time(wall_s)
     used = {state.num_used for state in job.log.states} - {0}
     # With fewer nodes, each has a larger share of what all of them hold together.
     sizes = {max(used), planner.usable_nodes(min(used))} - {0} if used else set()

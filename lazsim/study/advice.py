@@ -12,7 +12,7 @@ from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
-from lazsim.study.collect import ShowRuns
+from lazsim.study.collect import Advance, ShowRuns
 from lazsim.study.comparison import Ranked, is_beyond_chance
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
@@ -312,7 +312,7 @@ def _one_bar(progress: ShowRuns | None, max_runs: int) -> Iterator[ShowRuns | No
         return
     with progress(0, max_runs) as advance:
 
-        def go_on(num_done: int, _num_total: int) -> AbstractContextManager[Callable[[int], None]]:
+        def go_on(num_done: int, _num_total: int) -> AbstractContextManager[Advance]:
             advance(num_done)
             return nullcontext(advance)
 

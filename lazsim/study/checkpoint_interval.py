@@ -84,10 +84,19 @@ class Setting:
 
 
 class SettingRuns:
-    """Runs of a scenario on one trace or several by setting, each made once; they share plans and times of steps."""
+    """Runs of a scenario on one trace or several by setting, each made once; they share plans and times of steps.
 
-    def __init__(self, scenario: Scenario, traces: Sequence[Trace], loads: Routing) -> None:
-        self.scenario, self.traces, self.loads = scenario, traces, loads
+    `tell` is called with each further share of a run that is done.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        traces: Sequence[Trace],
+        loads: Routing,
+        tell: Callable[[float], None] = lambda _share: None,
+    ) -> None:
+        self.scenario, self.traces, self.loads, self._tell = scenario, traces, loads, tell
         costs = scenario.costs()
         self._shared = functools.cache(
             lambda system: (Planner(system, costs, loads), step_timers_from(system, costs, loads))
@@ -96,7 +105,7 @@ class SettingRuns:
 
     def on(self, traces: Sequence[Trace]) -> "SettingRuns":
         """Return the runs on other traces, which share plans and times of steps with these."""
-        runs = SettingRuns(self.scenario, traces, self.loads)
+        runs = SettingRuns(self.scenario, traces, self.loads, self._tell)
         runs._shared = self._shared
         return runs
 
@@ -118,9 +127,21 @@ class SettingRuns:
                 planning=scenario.planning,
                 prices=scenario.prices(trace),
                 spares=scenario.spares(trace),
+                on_time=self._further(scenario.wall_s(trace)),
             )
             for trace in self.traces
         ]
+
+    def _further(self, wall_s: float) -> Callable[[float], None]:
+        """Return what tells the share of a run that has passed since it was called last."""
+        told_s = 0.0
+
+        def on_time(now_s: float) -> None:
+            nonlocal told_s
+            self._tell((now_s - told_s) / wall_s)
+            told_s = now_s
+
+        return on_time
 
     def choose(self, interval: str | int | float | None) -> Setting:
         """Return the setting with an interval.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,8 +25,22 @@ NOT_SIMULATED = ("cli", "output", "live", "profiling", "pytorch")
 Function = Callable[[Any], Mapping[str, Any]]
 """From an argument to plain data; a function of a module."""
 
-ShowRuns = Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
-"""From finished runs and all runs to a context whose value is called with the number of newly finished runs."""
+
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, num_done: float, name: str = "") -> None:
+        """Tell of newly finished runs, or parts of one, and the name of the next where it has one."""
+        ...
+
+
+ShowRuns = Callable[[int, int], AbstractContextManager[Advance]]
+"""From finished runs and all runs to a context whose value is called as they go on."""
+
+
+def show_nothing(num_done: int, num_total: int) -> AbstractContextManager[Advance]:  # noqa: ARG001 (one interface)
+    """Show no progress."""
+    return nullcontext(lambda num_done, name="": None)  # noqa: ARG005
 
 
 class Task(NamedTuple):
@@ -111,7 +125,7 @@ def collect(
             store = stack.enter_context(closing(Store(folder)))
         values = store.read(by_id) if store else {}
         todo = [task for task in by_id.values() if task.id not in values]
-        with progress(len(values), len(by_id)) if progress else nullcontext(lambda _: None) as advance:
+        with (progress or show_nothing)(len(values), len(by_id)) as advance:
             run = functools.partial(_run_task, function)
             if not todo or (num_workers == 1 and backend == "loky"):
                 done: Iterable[tuple[str, bytes | None, str]] = map(run, todo)

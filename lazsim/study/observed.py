@@ -7,7 +7,7 @@ on, and the steps done again, are those of a failure. What a stop was spent on, 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC
 from itertools import pairwise
@@ -21,6 +21,7 @@ from lazsim.errors import LazsimError
 from lazsim.files import Faults, decode_text, numbered_lines, read_bytes, unpack
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
+from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.tables import read_table
 from lazsim.trace.clock import read_date
@@ -319,7 +320,7 @@ def compare_observed(
     path: Path | str,
     settings: Mapping[str, Any],
     systems: Sequence[str],
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: ShowRuns = show_nothing,
 ) -> ObservedComparison:
     """Simulate what a log tells of under some systems, for as long as the log lasts unless a duration is given.
 

@@ -1,7 +1,7 @@
 """Replay a trace under one or more systems."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,14 @@ from lazsim.study.checkpoint_interval import (
     other_draws,
     untested_note,
 )
+from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, memory_notes, require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.trace.table import Trace
+
+RUNS_OF_SEARCH = 10
+"""Part of what is left of the progress of a system for a run of a search, of which nobody knows the number."""
 
 ALL = "all"
 """Stands for every system that can run the job."""
@@ -43,7 +47,7 @@ def simulate(
     *,
     systems: Sequence[str] = DEFAULT_SYSTEMS,
     placements: Sequence[str] = (),
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: ShowRuns = show_nothing,
     **settings: Any,
 ) -> RunResult:
     """Replay a trace under one or more systems.
@@ -60,7 +64,7 @@ def simulate(
         `lazsim.engine.plan_reliability`. Without any, each system has the policy that it publishes, and no plan is
         scored.
     progress
-        Wraps the names of the runs, as a progress bar does.
+        Shows the progress; see `lazsim.study.collect.ShowRuns`.
     **settings
         All else; see `lazsim.settings.Defaults`. Also fields by dotted names, as in
         ``**{"cluster.network.nic_latency_s": "x0.5"}``. A `Trace` is taken as it is, and not cut.
@@ -169,7 +173,7 @@ def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
 
 def simulate_scenarios(
     scenarios: Sequence[Scenario],
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: ShowRuns = show_nothing,
     left_out: Sequence[str] = (),
     *,
     searches: bool = False,
@@ -182,13 +186,17 @@ def simulate_scenarios(
     first = scenarios[0]
     trace, loads = first.load_trace(), first.load_routing()
     wall_s = first.wall_s(trace)
-    names = [one.find_system().run_name for one in scenarios]
     runs, others = list[SystemRun](), list[SystemRun]()
-    for _, one in zip(progress(names), scenarios, strict=True):
-        by_setting = SettingRuns(one, [trace], loads)
-        runs.append(_run(by_setting))
-        if searches or one.interval == AUTO:
-            others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
+    with progress(0, len(scenarios)) as advance:
+        for one in scenarios:
+            advance(0, one.find_system().run_name)
+            is_search = searches or one.interval == AUTO
+            bar = _SystemBar(advance, 1 / RUNS_OF_SEARCH if is_search else 1.0)
+            by_setting = SettingRuns(one, [trace], loads, bar.tell)
+            runs.append(_run(by_setting))
+            if is_search:
+                others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
+            bar.end()
     inputs = _record(scenarios, trace, loads, wall_s)
     chosen = [choice_note(first), *untested_note(others if searches else runs)] if others else []
     return RunResult(
@@ -202,6 +210,23 @@ def simulate_scenarios(
         best=tuple(others) if searches else None,
         scenarios=tuple(scenarios),
     )
+
+
+class _SystemBar:
+    """Moves a bar by one while a system runs: by a part of what is left for each run, of which there may be many."""
+
+    def __init__(self, advance: Advance, part: float) -> None:
+        self._advance, self._part, self._left = advance, part, 1.0
+
+    def tell(self, share: float) -> None:
+        """Move on by a share of a run."""
+        moved = min(self._left, share if self._part == 1.0 else self._left * self._part * share)
+        self._left -= moved
+        self._advance(moved)
+
+    def end(self) -> None:
+        """Move on by all that is left."""
+        self._advance(self._left)
 
 
 def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
