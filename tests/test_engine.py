@@ -1,6 +1,8 @@
 """Runs of a small job against arithmetic. A step takes 2 s, a checkpoint 10, detection 15, a rebuild 10, a transfer 7,
 a restart with its checkpoint load 40, and new nodes are collected for 120 s."""
 
+import itertools
+from contextlib import contextmanager
 from dataclasses import replace
 
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lazsim
 from lazsim.engine.job import Clock
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import simulate_system
@@ -387,20 +390,52 @@ def test_time_passes_without_an_event_only_where_nothing_else_happens_up_to_the_
 @given(
     scenarios(),
     st.sampled_from([*PUBLISHED, "moc", "async-checkpoint"]),
-    st.sampled_from([0.7, 2.0]),
-    st.sampled_from([1, 2, 5, 7]),
+    st.sampled_from([0.07, 0.7, 2.0]),
+    st.sampled_from([0, 1, 2, 5, 7, 45, 300]),
+    st.sampled_from([50, 120]),
+    st.sampled_from(["exact", "sampled"]),
 )
-def test_a_run_is_the_same_to_the_last_digit_where_every_passing_of_time_is_an_event(scenario, system, step_s, steps):
+def test_a_run_is_the_same_to_the_last_digit_where_every_passing_of_time_is_an_event(
+    scenario, system, step_s, interval_steps, rebalance_steps, planning
+):
     def simulate():
-        cost_model = costs(step_s=step_s, rebalance_interval_steps=50)
-        return simulate_system(
-            scenario[0], SYSTEMS[system], cost_model, RandomLoads(2, 4), scenario[1], interval_steps=steps
-        )
+        cost_model = costs(step_s=step_s, rebalance_interval_steps=rebalance_steps)
+        settings = {"interval_steps": interval_steps, "planning": planning}
+        return simulate_system(scenario[0], SYSTEMS[system], cost_model, RandomLoads(2, 4), scenario[1], **settings)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Clock, "peek", lambda clock: clock.now)
         event_by_event = simulate()
     assert simulate() == event_by_event
+
+
+def test_a_run_without_events_tells_how_far_it_is():
+    # Times are told once a hundredth of the run has passed; a stretch of 50 steps takes 100 s, and two saves 20.
+    times_s = []
+    nodes = trace((0, "add", "a b c d"))
+    simulate_system(nodes, SYSTEMS["lazarus"], costs(), EvenLoads(2, 4), 1000.0, on_time=times_s.append)
+    assert max(later - sooner for sooner, later in itertools.pairwise([0.0, *times_s])) <= 100 + 20
+    assert (min(times_s) > 0, times_s, times_s[-1]) == (True, sorted(times_s), 1000.0)
+
+
+@pytest.mark.parametrize("interval", ["250", "auto"])
+def test_a_progress_bar_moves_within_each_system_and_by_one_for_all_of_it(interval):
+    moved = {}
+
+    @contextmanager
+    def progress(num_done, num_total):
+        assert (num_done, num_total) == (0, 2)
+
+        def advance(number, name=""):
+            assert number >= 0
+            moved.setdefault(name or list(moved)[-1], []).append(number)
+
+        yield advance
+
+    nodes = trace((0, "add", "a b c d"), (300, "remove", "d"))
+    lazsim.simulate(nodes, systems=["lazarus", "ds"], interval=interval, progress=progress)
+    assert {name: sum(parts) for name, parts in moved.items()} == pytest.approx({"lazarus": 1.0, "ds": 1.0})
+    assert min(sum(part > 0 for part in parts) for parts in moved.values()) > 10
 
 
 def test_short_steps_late_in_a_long_run_all_count():

@@ -6,6 +6,7 @@ simulation interrupt it.
 """
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -50,7 +51,7 @@ class Clock(simpy.Environment):
     `tell` is called with the time about every `every_s` seconds.
     """
 
-    def __init__(self, tell: Callable[[float], None], every_s: float) -> None:
+    def __init__(self, tell: Callable[[float], None] = lambda _time_s: None, every_s: float = math.inf) -> None:
         super().__init__()
         self._tell, self._every_s, self._tell_at_s = tell, every_s, every_s
 
