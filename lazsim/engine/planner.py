@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.sampling import FoundT
 from lazsim.engine.systems import System
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
@@ -22,8 +23,6 @@ SLOTS_KEPT = 10_000_000
 
 FOUND_KEPT = 128
 """Changes of plans and restarts that are kept. On thousands of nodes each takes about 0.1 MB."""
-
-FoundT = TypeVar("FoundT")
 
 
 def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:

@@ -35,8 +35,8 @@ from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.trace.table import Trace
 
-RUNS_OF_SEARCH = 10
-"""Part of what is left of the progress of a system for a run of a search, of which nobody knows the number."""
+SEARCH_RUN_PART = 0.1
+"""Part of what is left of a system's piece of the progress bar for each run of a search: nobody knows their number."""
 
 ALL = "all"
 """Stands for every system that can run the job."""
@@ -191,7 +191,7 @@ def simulate_scenarios(
         for one in scenarios:
             advance(0, one.find_system().run_name)
             is_search = searches or one.interval == AUTO
-            bar = _SystemBar(advance, 1 / RUNS_OF_SEARCH if is_search else 1.0)
+            bar = _SystemBar(advance, SEARCH_RUN_PART if is_search else 1.0)
             by_setting = SettingRuns(one, [trace], loads, bar.tell)
             runs.append(_run(by_setting))
             if is_search:
