@@ -166,10 +166,7 @@ class Scenario:
         is_chosen = any(self.settings[name] is not None for name in ("job", "profile"))
         if is_chosen or self.job.parallel is not None or not self.gpu.kernels:
             return ""
-        keeps_whole_states = self.find_system().keeps_whole_states
-        found = with_layout(
-            self.model, self.gpu, self.cluster, self.job, self.step, keeps_whole_states=keeps_whole_states
-        )
+        found = with_layout(self.model, self.gpu, self.cluster, self.job, self.step, self.find_system())
         return str(found) if isinstance(found, SpecError) else ""
 
     def replace(self, path: str, value: Any) -> "Scenario":
@@ -362,7 +359,7 @@ class Resolver:
         job = _own_interval(spec(JobSpec, asked["job"] or own_job(model, gpu, cluster, step)), system.name)
         is_plain = job.parallel is None and job.times is None
         if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
-            found = with_layout(model, gpu, cluster, job, step, keeps_whole_states=system.keeps_whole_states)
+            found = with_layout(model, gpu, cluster, job, step, system)
             job = job if isinstance(found, SpecError) else found
         for part, names in OF_PLAIN_JOBS.items():
             if job.parallel is not None and (idle := [name for name in names if name in changes[part]]):

@@ -356,6 +356,26 @@ def test_whole_optimizer_states_fit_into_the_layout_of_a_system_that_keeps_them(
     assert even_memory(replace(whole, job=shared.job), 4).total > whole.gpu.memory_bytes
 
 
+@pytest.mark.parametrize("system", ["ds", "ds-ft", "tutel", "bamboo"])
+@pytest.mark.parametrize(
+    ("model", "cluster", "num_nodes"), [("qwen3-30b-a3b", "h100x4", 4), ("olmoe-1b-7b", "h100x2", 2)]
+)
+def test_a_layout_that_was_chosen_fits_with_what_its_system_adds(model, cluster, num_nodes, system):
+    run, plain = (resolve({"model": model, "cluster": cluster, "system": name}) for name in (system, "checkpoint"))
+    cost_model, even = run.costs(), np.ones((run.model.num_moe_layers, run.model.num_experts), dtype=np.int64)
+
+    def needed(scenario):
+        chosen = replace(scenario, system=system).costs()
+        layout = SYSTEMS[system].layout(chosen, np.arange(num_nodes))
+        added = SYSTEMS[system].extra_gpu_bytes(chosen, num_nodes)
+        return chosen.memory(num_nodes, layout, even).total + added
+
+    assert SYSTEMS[system].usable_nodes(cost_model, num_nodes) == num_nodes
+    assert needed(run) < 0.93 * run.gpu.memory_bytes
+    # That of a system that adds nothing would not do, but for small buffers.
+    assert (needed(replace(run, job=plain.job)) > run.gpu.memory_bytes) == (system != "tutel")
+
+
 def test_a_layout_that_was_chosen_has_every_expert_twice_where_that_fits():
     # One node holds the model: with one copy, a job on two nodes would wait for each node that is lost.
     for system in ("checkpoint", "lazarus"):

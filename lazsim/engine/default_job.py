@@ -7,7 +7,9 @@ import numpy as np
 
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.engine.layout import layout_costs
+from lazsim.costmodel.step import NodeLayout
+from lazsim.engine.layout import layout_costs, padding
+from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
 from lazsim.specs import (
     ClusterSpec,
@@ -40,10 +42,16 @@ def own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepCons
 
 
 def with_layout(
-    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants, *, keeps_whole_states: bool
+    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants, system: System
 ) -> JobSpec | SpecError:
-    """Return a job with the layout that `default_layout` chooses; an error says why a GPU with kernels has none."""
-    layout = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), keeps_whole_states)
+    """Return a job with the layout that `default_layout` chooses for a system; an error says why it has none.
+
+    What the system pads under even loads counts, and states that it keeps for other nodes.
+    """
+    encoded, adding = msgspec.json.encode(step, order="sorted"), None
+    if system.padded or type(system).extra_gpu_bytes is not System.extra_gpu_bytes:
+        adding = system, msgspec.json.encode(job, order="sorted")
+    layout = _chosen_layout(model, gpu, cluster, encoded, system.keeps_whole_states, adding)
     if isinstance(layout, SpecError):
         return layout
     chosen = msgspec.structs.replace(job, parallel=layout)
@@ -52,18 +60,45 @@ def with_layout(
 
 @functools.lru_cache(maxsize=256)
 def _chosen_layout(
-    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes, keeps_whole_states: bool
+    model: ModelSpec,
+    gpu: GpuSpec,
+    cluster: ClusterSpec,
+    step: bytes,
+    keeps_whole_states: bool,
+    adding: tuple[System, bytes] | None,
 ) -> ParallelSpec | SpecError:
     """Search once for all runs of a model on a cluster, which takes seconds; an error says why there is no layout.
 
-    `step` is JSON, which can be hashed.
+    `step` is JSON, which can be hashed. A system that adds to what training needs comes with the JSON of the job.
     """
     constants = msgspec.json.decode(step, type=StepConstants)
+    needs = None
+    if adding is not None:
+        system, job = adding[0], msgspec.json.decode(adding[1], type=JobSpec)
+        needs = functools.partial(_needs, system, job)
     try:
         start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
-        return default_layout(start, keeps_whole_states=keeps_whole_states)
+        return default_layout(start, keeps_whole_states=keeps_whole_states, needs=needs)
     except SpecError as error:
         return error
+
+
+def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, float]:
+    """Return the bytes of each GPU that a layout needs under a system with even loads, and the seconds of its masks."""
+    model, cluster = inputs.model, inputs.cluster
+    job = msgspec.structs.replace(job, parallel=inputs.parallel)
+    times = AnalyticCompute(model, inputs.gpu, cluster, job), AnalyticCommunication(cluster.network, cluster.host)
+    costs = layout_costs(
+        model, inputs.gpu, cluster, job, inputs.constants, times,
+        keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
+    )  # fmt: skip
+    num_nodes = cluster.num_nodes
+    if costs.grid.replica_nodes > num_nodes:
+        raise SpecError(f"a model replica takes {costs.grid.replica_nodes} nodes of {num_nodes}")
+    layout = NodeLayout(np.arange(num_nodes), None, system.padded, system.masked_reorder)
+    even_LE = np.ones((model.num_moe_layers, model.num_experts), dtype=np.int64)
+    needed = costs.memory(num_nodes, layout, even_LE).total + system.extra_gpu_bytes(costs, num_nodes)
+    return needed, float(costs.masked_s(num_nodes, padding(even_LE[None]))[0]) if system.masked_reorder else 0.0
 
 
 def _fault(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> SpecError | None:

@@ -1,10 +1,9 @@
 """The fastest layout that fits into memory."""
 
 import bisect
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -36,6 +35,15 @@ RECOMPUTES: tuple[tuple[Recompute, tuple[Recomputed, ...]], ...] = (
 )
 
 
+Needs = Callable[[StepInputs], tuple[float, float]]
+"""From a layout to the bytes that a GPU needs, and to the seconds of a step beyond those predicted."""
+
+
+def plain_needs(inputs: StepInputs) -> tuple[float, float]:
+    """Return what training needs where a system adds nothing."""
+    return math.fsum(memory_bytes(inputs).values()), 0.0
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A layout, and its predicted step."""
@@ -56,14 +64,19 @@ class LayoutSearch:
 
 
 def search_layouts(
-    inputs: StepInputs, most: int = 10, least_copies: int = 1, layers: Layers | None = None
+    inputs: StepInputs,
+    most: int = 10,
+    least_copies: int = 1,
+    layers: Layers | None = None,
+    needs: Needs = plain_needs,
 ) -> LayoutSearch:
     """Predict the layouts of the usual sizes that may be the fastest, and keep those of them that fit.
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
     that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
-    are as given. Layouts that hold experts in fewer than `least_copies` places are left out; `layers` may be shared by
-    searches. Where no layout fits, a `SpecError` names what the one that needs least would take.
+    are as given. Layouts that hold experts in fewer than `least_copies` places are left out, and those that `needs`
+    refuses by a `SpecError`; `layers` may be shared by searches. Where no layout fits, a `SpecError` names what the one
+    that needs least would take.
 
     Notes
     -----
@@ -71,22 +84,22 @@ def search_layouts(
     exceeds the steps of the `most` best: branch and bound, which finds what predicting all of them would.
     """
     valid = 0
-    fitting: list[StepModel] = []
+    fitting: list[tuple[StepModel, float]] = []
     least = float("inf")
     limit = USABLE_SHARE * inputs.gpu.memory_bytes
     layers = layers or Layers()
     for parallel in _layouts(inputs):
         try:
             changed = replace(inputs, parallel=parallel)
+            if changed.expert_copies < least_copies:
+                continue
+            needed, further_s = needs(changed)
         except SpecError:
             continue
-        if changed.expert_copies < least_copies:
-            continue
         valid += 1
-        needed = math.fsum(memory_bytes(changed).values())
         least = min(least, needed)
         if needed <= limit:
-            fitting.append(StepModel(changed, layers))
+            fitting.append((StepModel(changed, layers), further_s))
     if not fitting:
         reason = (
             f"the least of {valid} takes {least / 2**30:.0f} GiB" if valid else "none divides model, batch and GPUs"
@@ -97,30 +110,37 @@ def search_layouts(
         )
     # Of equal steps, the first stands first, in whatever order they were predicted.
     best: list[tuple[float, int, StepTime]] = []
-    for least_s, order in sorted((model.least_s(), order) for order, model in enumerate(fitting)):
+    bounds = ((model.least_s() + further_s, order) for order, (model, further_s) in enumerate(fitting))
+    for least_s, order in sorted(bounds):
         if len(best) == most and (1 - ROUNDING) * least_s > best[-1][0]:
             break
-        time = fitting[order].predict()
-        bisect.insort(best, (time.step_s, order, time), key=lambda one: one[:2])
+        model, further_s = fitting[order]
+        time = model.predict()
+        bisect.insort(best, (time.step_s + further_s, order, time), key=lambda one: one[:2])
         del best[most:]
     return LayoutSearch(
-        [Candidate(fitting[order].inputs.parallel, time) for _, order, time in best], valid, len(fitting)
+        [Candidate(fitting[order][0].inputs.parallel, time) for _, order, time in best], valid, len(fitting)
     )
 
 
-def default_layout(inputs: StepInputs, *, keeps_whole_states: bool) -> ParallelSpec:
+def default_layout(inputs: StepInputs, *, keeps_whole_states: bool, needs: Needs | None = None) -> ParallelSpec:
     """Return the fastest layout that fits of those that hold every expert twice, or else of all.
 
     With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
-    which these fit come first. A `SpecError` says that none fits.
+    which these fit come first; before all, those that fit with what a system `needs`. A `SpecError` says that none
+    fits.
     """
     given, layers = inputs.parallel.sharding, Layers()
-    for sharding, least_copies in [("none", 2)] * keeps_whole_states + [(given, 2)]:
+    kinds = [("none", 2)] * keeps_whole_states + [(given, 2), (given, 1)]
+    tried = [(kind, each) for each in (needs, plain_needs) if each is not None for kind in kinds]
+    for (sharding, least_copies), each in tried:
         parallel = msgspec.structs.replace(inputs.parallel, sharding=sharding)
-        with contextlib.suppress(SpecError):
-            found = search_layouts(replace(inputs, parallel=parallel), 1, least_copies, layers)
+        try:
+            found = search_layouts(replace(inputs, parallel=parallel), 1, least_copies, layers, each)
             return msgspec.structs.replace(found.candidates[0].parallel, sharding=given)
-    return search_layouts(inputs, 1, layers=layers).candidates[0].parallel
+        except SpecError as error:
+            none_fits = error
+    raise none_fits
 
 
 def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
