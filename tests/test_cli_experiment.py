@@ -110,7 +110,7 @@ def own_script(tmp_path, old, new):
         ('"ratios": [1, 1', '"rations": [1, 1', "'ratios'"),
         ("SETTINGS = ", "SETTING = ", "SETTINGS"),
         ("def run(", "def walk(", "run"),
-        ("import numpy as", "import numpys as", "line 10: ModuleNotFoundError"),
+        ("import numpy as", "import numpys as", "line 11: ModuleNotFoundError"),
         ("def run(", "def (", "SyntaxError"),
         ("return Outcome(", "return (", "return an Outcome"),
     ],
