@@ -230,7 +230,7 @@ def test_a_forecast_uses_only_what_was_known_before_the_run(monkeypatch):
         monkeypatch.setattr(validation, "calibrate", fake_calibrate)
         monkeypatch.setattr(validation, "run_locally", fake_run)
         monkeypatch.setattr(validation, "predict", forecast)
-        monkeypatch.setattr(validation, "WorkerPool", lambda _text: nullcontext())
+        monkeypatch.setattr(validation, "WorkerPool", nullcontext)
         found = validation.validate(tiny_spec(num_steps=None), kills_and_joins(4), speedup=30.0, tolerance=0.3)
         assert calls == ["calibrate", "forecast", "run", "calibrate"]
         return found
