@@ -18,6 +18,7 @@ from lazsim.stepmodel.experts import exchange_s, grouped_ranks
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_inputs
 from lazsim.stepmodel.memory import memory_bytes, part_parameters, stage_parameters
+from lazsim.stepmodel.operations import Item
 from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline, warm_up_parts
 from lazsim.stepmodel.predict import flop_per_token, predict_step
 from lazsim.stepmodel.search import search_layouts
@@ -324,6 +325,39 @@ def test_tensor_parallel_ranks_exchange_what_each_block_needs():
         for way, operations in enumerate((blocks[name].forward, blocks[name].backward)):
             found = sum(one.gpu_s for one in operations if one.part == "tensor_exchange")
             assert found == pytest.approx(moved_s(*widths[way])), (name, way)
+
+
+def test_ranks_that_share_a_key_value_head_gather_the_projection_and_hold_copies_of_the_head():
+    def attention_of(kv_heads: int, tensor: int = 8) -> tuple[StepInputs, Item]:
+        inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, {"global_batch": 64, "tensor": tensor, "expert": 8}, 64)
+        heads = msgspec.structs.replace(inputs.model.attention, num_kv_heads=kv_heads)
+        inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, attention=heads))
+        return inputs, blocks_of(inputs)["attention"]
+
+    inputs, shared = attention_of(4)
+    # 32 heads of queries, 4 of keys, 4 of values, 128 numbers of 2 bytes each, of 4,096 tokens.
+    gathered_s = inputs.collective_s("all_gather", 2 * (32 + 4 + 4) * 128 * 4096, 8, 1)
+    own_inputs, own = attention_of(8)
+    for way in ("forward", "backward"):
+        exchanged_s, own_s = (
+            sum(one.gpu_s for one in getattr(block, way) if one.part == "tensor_exchange") for block in (shared, own)
+        )
+        assert exchanged_s - own_s == pytest.approx(gathered_s)
+        cores = [[one.gpu_s for one in getattr(block, way) if one.part == "attention"] for block in (shared, own)]
+        assert cores[0] == cores[1]
+    # Copies of heads are kept; parameters are those of the four heads.
+    kept, own_kept = memory_bytes(inputs), memory_bytes(own_inputs)
+    assert kept["activations"] == own_kept["activations"]
+    assert kept["parameters"] < own_kept["parameters"]
+
+
+def test_tensor_parallelism_that_neither_divides_nor_multiplies_key_value_heads_is_refused():
+    # GPT-OSS has 64 heads, 8 of keys and values: 16 ranks share them in pairs.
+    load_inputs("gpt-oss-20b", "dgx-h100", None, {"global_batch": 64, "tensor": 16}, 64)
+    inputs = load_inputs("gpt-oss-20b", "dgx-h100", None, {"global_batch": 64, "tensor": 4}, 64)
+    heads = msgspec.structs.replace(inputs.model.attention, num_kv_heads=6)
+    with pytest.raises(SpecError, match=r"tensor \(4\) must divide 6 key-value heads, or be a multiple of them"):
+        replace(inputs, model=msgspec.structs.replace(inputs.model, attention=heads))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])

@@ -857,7 +857,6 @@ def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
         ({"stages": "Et*48mL"}, "of E, 48 t and L in this order"),
         ({"stages": "(((((t*999)*999)*999)*999)*999)*999"}, "of E, 48 t and L in this order"),
         ({"schedule": "dualpipe", "pipeline": 3}, "dualpipe needs an even number of stages"),
-        ({"tensor": 8}, "tensor (8) must divide 4 key-value heads"),
         ({"pad_to_capacity": True}, "pad_to_capacity needs a capacity_factor"),
         ({"recompute_stops_early": True}, "needs recompute = 'full'"),
     ],

@@ -3,6 +3,7 @@
 from functools import cached_property
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from lazsim.limits import MAX_LAYERS, MAX_MODEL_EXPERTS
@@ -82,6 +83,12 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     def projected_dim(self) -> int:
         """Outputs of the joint projection of grouped heads: queries, gate, keys and values."""
         return (self.num_heads * (2 if self.gated else 1) + 2 * self.num_kv_heads) * self.head_dim
+
+    def across(self, num_ranks: int) -> "AttentionSpec":
+        """Return the heads that tensor-parallel ranks have together: each has a key-value head, or a copy of one."""
+        if self.kind == "latent" or self.num_kv_heads >= num_ranks:
+            return self
+        return msgspec.structs.replace(self, num_kv_heads=num_ranks)
 
     def projections(self, d_model: int) -> tuple[tuple[int, int, bool], ...]:
         """List the projections before the heads: outputs, inputs, and whether tensor parallelism cuts the outputs."""

@@ -61,6 +61,8 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
         else:
             # Each rank makes latent vectors of its own tokens (NVIDIA/Megatron-LM, ``parallel_mode`` "duplicated").
             items += [kernels.linear(outputs, width, inputs.own_tokens), kernels.norm(outputs)]
+    items += _shared_heads(kernels, attention)
+    attention = attention.across(tensor)
     items += _split(kernels, attention)
     # Queries and keys turn by their positions.
     turned = (attention.query_dim + attention.num_kv_heads * attention.head_dim) / tensor
@@ -99,6 +101,20 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
         *kernels.tensor_exchange(gathered, d_model, (linears[-1], down)),
     ]
     return items
+
+
+def _shared_heads(kernels: Kernels, attention: AttentionSpec) -> list[Item]:
+    """Gather the joint projection where tensor-parallel ranks share a key-value head; its gradients are scattered.
+
+    Each rank takes its part of the queries, and the keys and values of its head (``get_query_key_value_tensors`` of
+    NVIDIA/Megatron-LM 0.16).
+    """
+    inputs, ranks = kernels.inputs, kernels.inputs.parallel.tensor
+    if attention.across(ranks) == attention:
+        return []
+    seconds = inputs.collective_s("all_gather", 2 * attention.projected_dim * inputs.tokens, ranks, 1)
+    gather = (kernels.exchange("tensor_exchange", seconds, 0.0, 1),)
+    return [Item(gather, gather)]
 
 
 def _split(kernels: Kernels, attention: AttentionSpec) -> list[Item]:

@@ -214,8 +214,11 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         ),
         (model.num_experts % parallel.expert, f"expert ({parallel.expert}) must divide {model.num_experts} experts"),
         (heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {heads} attention heads"),
-        # Ranks that share such a head would copy it: its time and memory are those of whole heads.
-        (key_heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {key_heads} key-value heads"),
+        # As NVIDIA/Megatron-LM 0.16 has it: ranks that share such a head gather the projection, and hold copies.
+        (
+            key_heads % parallel.tensor and parallel.tensor % key_heads,
+            f"tensor ({parallel.tensor}) must divide {key_heads} key-value heads, or be a multiple of them",
+        ),
         (
             model.sequence_length % (parallel.context * parallel.tensor),
             f"context x tensor must divide the sequence of {model.sequence_length} tokens",

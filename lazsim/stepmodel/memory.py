@@ -138,7 +138,7 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
     normed: list[tuple[float, str]] = [(ACTIVATION_BYTES * model.d_model, ""), (operand * model.d_model, "norm")]
     heads: list[tuple[float, str]] = normed
     if model.attention is not None:
-        attention = model.attention
+        attention = model.attention.across(parallel.tensor)
         latent = attention.kind == "latent"
         narrow = attention.query_rank + attention.kv_rank + attention.rope_dim if latent else 0
         heads = [
