@@ -161,26 +161,26 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     """
     catalogued = read_table(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
     if path is None:
-        return [_run(row, Lookup({}, {})) for row in catalogued.values()]
+        return [_run(row, Lookup({}, {})) for row in catalogued]
     beside = Path(path).parent
     keys = {"models": "model_key", "systems": "system"}
     found = {
-        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column]).values()}
+        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column])}
         for name, column in keys.items()
         if (file := beside / f"{name}.csv").is_file()
     }
     lookup = Lookup(found.get("models", {}), found.get("systems", {}))
     rows = read_table(path, read_bytes(path), NEEDED)
-    columns, known = (next(iter(table.values())).keys() for table in (rows, catalogued))
+    columns, known = rows[0].keys(), catalogued[0].keys()
     unread = sorted(columns - known)
     for column in known - columns:
         if alike := difflib.get_close_matches(column, unread, 1, ALIKE):
             raise SpecError(f"{path}: has a column {alike[0]}, which is not read; name it {column}")
-    return [_run(row, lookup, f"{path}, line {line}") for line, row in rows.items()]
+    return [_run(row, lookup) for row in rows]
 
 
-def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
-    """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
+def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
+    """Read the rows of a CSV that has the columns needed, the first of which names each row."""
     try:
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         columns = next(reader, [])
@@ -194,8 +194,7 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Ce
         raise SpecError(f"{name}: has two columns {twice}; keep one")
     if not lines:
         raise SpecError(f"{name}: has no rows")
-    rows: dict[int, Cells] = {}
-    names = set()
+    rows: dict[str, Cells] = {}
     for number, cells in lines:
         with prefix_errors(f"{name}, line {number}"):
             if len(cells) != len(columns):
@@ -203,14 +202,13 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Ce
             row = dict(zip(columns, cells, strict=True))
             if not row[needed[0]].strip():
                 raise SpecError(f"{needed[0]} is empty; give each row its own")
-            if row[needed[0]] in names:
+            if row[needed[0]] in rows:
                 raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")
-            names.add(row[needed[0]])
-            rows[number] = row
-    return rows
+            rows[row[needed[0]]] = row
+    return list(rows.values())
 
 
-def _run(row: Cells, lookup: Lookup, place: str = CATALOG) -> MeasuredRun:
+def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
     settings["inputs"] = _known_inputs(row)
@@ -223,11 +221,10 @@ def _run(row: Cells, lookup: Lookup, place: str = CATALOG) -> MeasuredRun:
             raise SpecError("no measured throughput")
         inputs = _inputs(row, lookup)
         settings["graphs"] = inputs.parallel.graphs
+        _refuse_contradictions(row, inputs)
     except LazsimError as error:
-        skipped = str(error)
+        inputs, skipped = None, str(error)
     if inputs is not None:
-        with prefix_errors(f"{place}: {row['row_id']}"):
-            _refuse_contradictions(row, inputs)
         remarks = [(ASSUMED, text) for text in _assumed(row, inputs)]
         remarks += [(UNREAD, text) for text in _unread(row, inputs)]
     source = row.get("source", "")
@@ -274,11 +271,6 @@ def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
         told = _plain_number(row, column)
         if told and min(told, inputs.num_gpus) != min(own, inputs.num_gpus):
             raise SpecError(f"{column} {told:g}, and system {system!r} has {own}; correct one, or name another system")
-    precision, recipe = ((row.get(column) or "").lower() for column in ("precision", "precision_recipe"))
-    formats = {one.partition("_")[0] for one in PRECISIONS}
-    told_formats = formats & {*re.findall(r"[a-z]+\d+", recipe)}
-    if told_formats and precision.partition("_")[0] in formats - told_formats:
-        raise SpecError(f"precision {precision!r}, and precision_recipe {recipe!r}; correct one of them")
     modules = row.get("recompute_modules") or ""
     if row.get("recompute") == "none" and any(module in modules for module in MODULES):
         raise SpecError(f"recompute 'none', and recompute_modules {modules!r}; expected 'selective', or no modules")
@@ -312,6 +304,11 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     shown = {column: f"{column} {cell}" for column, cell in cells.items()}
     if cells.get("status", "keep") != "keep":
         yield f"{shown['status']}, which counts as any other row"
+    precision, recipe = (cells.get(column, "").lower() for column in ("precision", "precision_recipe"))
+    formats = {one.partition("_")[0] for one in PRECISIONS}
+    told = formats & {*re.findall(r"[a-z]+\d+", recipe)}
+    if told and precision.partition("_")[0] in formats - told:
+        yield f"precision_recipe {recipe!r} beside precision {precision}"
     spread = cells.get("sequence_parallel", "1")
     if spread not in ("0", "1") or (spread == "0" and parallel.tensor > 1):
         yield f"{shown['sequence_parallel']}, predicted as 1"
