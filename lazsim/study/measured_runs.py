@@ -161,26 +161,26 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     """
     catalogued = read_table(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
     if path is None:
-        return [_run(row, Lookup({}, {})) for row in catalogued]
+        return [_run(row, Lookup({}, {})) for row in catalogued.values()]
     beside = Path(path).parent
     keys = {"models": "model_key", "systems": "system"}
     found = {
-        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column])}
+        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column]).values()}
         for name, column in keys.items()
         if (file := beside / f"{name}.csv").is_file()
     }
     lookup = Lookup(found.get("models", {}), found.get("systems", {}))
     rows = read_table(path, read_bytes(path), NEEDED)
-    columns, known = rows[0].keys(), catalogued[0].keys()
+    columns, known = (next(iter(table.values())).keys() for table in (rows, catalogued))
     unread = sorted(columns - known)
     for column in known - columns:
         if alike := difflib.get_close_matches(column, unread, 1, ALIKE):
             raise SpecError(f"{path}: has a column {alike[0]}, which is not read; name it {column}")
-    return [_run(row, lookup) for row in rows]
+    return [_run(row, lookup) for row in rows.values()]
 
 
-def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
-    """Read the rows of a CSV that has the columns needed, the first of which names each row."""
+def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
+    """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
     try:
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         columns = next(reader, [])
@@ -194,7 +194,8 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
         raise SpecError(f"{name}: has two columns {twice}; keep one")
     if not lines:
         raise SpecError(f"{name}: has no rows")
-    rows: dict[str, Cells] = {}
+    rows: dict[int, Cells] = {}
+    names = set()
     for number, cells in lines:
         with prefix_errors(f"{name}, line {number}"):
             if len(cells) != len(columns):
@@ -202,10 +203,11 @@ def read_table(name: str, content: bytes, needed: Sequence[str]) -> list[Cells]:
             row = dict(zip(columns, cells, strict=True))
             if not row[needed[0]].strip():
                 raise SpecError(f"{needed[0]} is empty; give each row its own")
-            if row[needed[0]] in rows:
+            if row[needed[0]] in names:
                 raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")
-            rows[row[needed[0]]] = row
-    return list(rows.values())
+            names.add(row[needed[0]])
+            rows[number] = row
+    return rows
 
 
 def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
