@@ -711,3 +711,16 @@ def test_one_of_the_conditions_in_a_list_must_hold(write):
     trace = read_trace(path, format=str(path.with_name("mine.toml")))
     assert set(trace.names) == {"gpu", "net"}
     assert "1 row is left out: only those with kind=g* or kind=n* count" in trace.notes
+
+
+def test_numbers_under_a_header_are_not_taken_for_counts_of_nodes_in_milliseconds(tmp_path):
+    # Parcae's counts have no header.
+    rows = "".join(f"{600 * minute},{8 - minute % 3}\n" for minute in range(9))
+    (tmp_path / "gpus.csv").write_text(f"time,num_gpus\n{rows}")
+    with pytest.raises(TraceFormatError, match="do not tell which nodes come and go"):
+        read_trace(str(tmp_path / "gpus.csv"))
+    (tmp_path / "nodes.csv").write_text(f"time,nodes\n{rows}")
+    with pytest.raises(TraceFormatError, match="have no unit"):
+        read_trace(str(tmp_path / "nodes.csv"))
+    (tmp_path / "ms.csv").write_text(f"time_ms,nodes\n{rows}")
+    assert read_trace(str(tmp_path / "ms.csv")).duration_s == 4.8

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 from lazsim.trace.clock import to_seconds
 from lazsim.trace.mapped import open_table, read_mapped
@@ -11,9 +12,10 @@ from lazsim.trace.table import Event
 
 EVENT_LOOKS = '[ms, "add"|"remove"|"no-op", {"nodes": [...], "duration": ms}]'
 COUNT_LOOKS = "milliseconds,live count"
+COUNT_ROW = r"(-?[\d.]+|nan|inf)\s*,\s*-?[\d.]+$"
 COUNTS = TraceMapping(columns=Columns(time=1, count=2), time_unit="ms")
 _event_share = matching_lines(r'\[\s*-?[\d.eE+]+\s*,\s*"')
-_count_share = matching_lines(r"(-?[\d.]+|nan|inf)\s*,\s*-?[\d.]+$")
+_count_share = matching_lines(COUNT_ROW)
 
 
 def read(source: Source) -> Reading:
@@ -55,9 +57,15 @@ def _event_row(text: str) -> tuple[float, str, list[str], float]:
     return number(time), kind, nodes, duration
 
 
+def recognise(text: str) -> float:
+    """Tell how well a text fits. Counts have no header: names tell more than these numbers do."""
+    is_plain = re.match(rf"\s*{COUNT_ROW}", text, re.MULTILINE)
+    return max(_event_share(text), _count_share(text) if is_plain else 0.0)
+
+
 READER = Reader(
     f"{EVENT_LOOKS} or {COUNT_LOOKS}",
-    lambda text: max(_event_share(text), _count_share(text)),
+    recognise,
     read,
     options=("time_unit",),
 )
