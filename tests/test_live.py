@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing, suppress
@@ -693,23 +694,32 @@ def members_of(running: subprocess.Popen) -> list[int]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_process):
-    (folder := tmp_path / "temporary").mkdir()
     command = live_command(tmp_path, "--steps", 100000)
     if number == signal.SIGTERM:
         # It ignores interrupts, as under nohup, or in the background of a shell script.
         command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    # Short, since the fork server has a socket in it.
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "TMPDIR": folder}
+        running = start_process(*command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        members = members_of(running)
+        if number != signal.SIGKILL:
+            # A terminal sends it to all.
+            os.killpg(running.pid, signal.SIGINT)
+        if number != signal.SIGINT:
+            running.send_signal(number)
+        assert running.wait(timeout=60) == code
+        wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
+        if number != signal.SIGKILL:
+            assert os.listdir(folder) == []
+
+
+def test_temporary_folder_that_is_too_long_for_a_socket_is_named(tmp_path, run_process):
+    (folder := tmp_path / ("x" * 100)).mkdir()
     environment = {**os.environ, "TMPDIR": str(folder)}
-    running = start_process(*command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    members = members_of(running)
-    if number != signal.SIGKILL:
-        # A terminal sends it to all.
-        os.killpg(running.pid, signal.SIGINT)
-    if number != signal.SIGINT:
-        running.send_signal(number)
-    assert running.wait(timeout=60) == code
-    wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
-    if number != signal.SIGKILL:
-        assert list(folder.iterdir()) == []
+    ended = run_process(*live_command(tmp_path, "--steps", 2), env=environment, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"lazsim: {folder}: too long a path for a socket; set TMPDIR to a shorter one\n"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
 from lazsim.profiling import communication, exchanges
 from lazsim.profiling.communication import (
-    Ranks,
+    RankProcesses,
     choose_ranks,
     exchange_measurements,
     group_cycle,
@@ -62,14 +62,14 @@ def test_every_exchange_delivers_what_was_sent_and_is_timed():
 
 def test_wrong_data_is_noticed(monkeypatch):
     ranks = SimpleNamespace(ask=lambda *command, **_: [([1e-3] * 6, 1.0)])
-    monkeypatch.setattr(communication, "Ranks", lambda *_: nullcontext(ranks))
+    monkeypatch.setattr(communication, "RankProcesses", lambda *_: nullcontext(ranks))
     with exchange_measurements(HEADER, 2, "gloo") as tasks, pytest.raises(LazsimError, match="delivered wrong data"):
         tasks[0].measure(0.0)
 
 
 def test_buffers_that_cannot_be_had_are_noticed_before_the_exchange(monkeypatch):
     # More than any address space: 2^60 bytes.
-    with Ranks(2, "gloo", "cpu") as ranks:
+    with RankProcesses(2, "gloo", "cpu") as ranks:
         ranks.ask("forming a group", "join", "test", 2)
         assert ranks.ask("trying", "fits", "all_reduce", 2**60, 1) == [False, False]
         assert ranks.ask("trying", "fits", "all_reduce", 1024, 2) == [True, True]
@@ -116,7 +116,7 @@ def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
 
 
 def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
-    with Ranks(2, "gloo", "cpu") as ranks:
+    with RankProcesses(2, "gloo", "cpu") as ranks:
         pids = ranks.pids
         ranks.ask("forming a group", "join", "test", 2)
         # The others are told to start; the victim is gone before it can take part, so that they wait for it.
@@ -130,7 +130,7 @@ def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
 
 
 def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
-    with Ranks(2, "gloo", "cpu") as ranks:
+    with RankProcesses(2, "gloo", "cpu") as ranks:
         pids = ranks.pids
         ranks.ask("forming a group", "join", "test", 2)
         for connection in ranks._connections:
@@ -143,7 +143,7 @@ def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
 
 
 def test_a_process_that_stands_still_runs_into_the_timeout():
-    with Ranks(2, "gloo", "cpu") as ranks:
+    with RankProcesses(2, "gloo", "cpu") as ranks:
         pids = ranks.pids
         ranks.ask("forming a group", "join", "test", 2)
         os.kill(pids[1], signal.SIGSTOP)
@@ -154,7 +154,10 @@ def test_a_process_that_stands_still_runs_into_the_timeout():
 
 
 def test_an_error_in_a_process_is_told_in_one_line():
-    with Ranks(1, "gloo", "cpu") as ranks, pytest.raises(LazsimError, match="rank 0 failed while trying: ValueError"):
+    with (
+        RankProcesses(1, "gloo", "cpu") as ranks,
+        pytest.raises(LazsimError, match="rank 0 failed while trying: ValueError"),
+    ):
         ranks.ask("trying", "exchange", "all_reduce", 1024, 1, 1)
 
 
@@ -233,7 +236,7 @@ def test_an_exchange_between_gpus_begins_when_all_of_them_do(monkeypatch, backen
 def test_a_device_that_cannot_be_had_is_told_in_one_line():
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
-    ranks = Ranks(1, "gloo", "cuda")
+    ranks = RankProcesses(1, "gloo", "cuda")
     pids = ranks.pids
     with pytest.raises(LazsimError, match="process of rank 0 failed while starting: "), ranks:
         pass

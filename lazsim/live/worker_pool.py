@@ -3,12 +3,14 @@
 import contextlib
 import os
 import signal
+import tempfile
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Self
 
+from lazsim.errors import LazsimError
 from lazsim.files import end_with_parent, signals_blocked, signals_held, when_possible
 from lazsim.live.messages import LiveError
 from lazsim.live.worker import run_worker
@@ -36,7 +38,14 @@ class WorkerPool:
         ensure_running()
         # An interrupt of the terminal is for the command, which ends the workers in order, and not in mid-start.
         with signals_held(), signals_blocked(signal.SIGINT):
-            when_possible(forkserver.ensure_running)
+            try:
+                when_possible(forkserver.ensure_running)
+            except OSError as error:
+                # Python raises one without a number.
+                if error.errno is not None:
+                    raise
+                folder = tempfile.gettempdir()
+                raise LazsimError(f"{folder}: too long a path for a socket; set TMPDIR to a shorter one") from None
         return self
 
     def __exit__(self, *_error: object) -> None:

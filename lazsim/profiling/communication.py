@@ -55,7 +55,7 @@ TIMEOUT_S = 60.0
 """Longest time of an answer beyond the expected time of the exchange."""
 
 
-class Ranks:
+class RankProcesses:
     """Processes that exchange messages; none is left when the context ends."""
 
     def __init__(self, num_ranks: int, backend: str, device: str) -> None:
@@ -69,7 +69,7 @@ class Ranks:
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
 
-    def __enter__(self) -> "Ranks":
+    def __enter__(self) -> "RankProcesses":
         try:
             self._start()
             self._gather(self.timeout_s)
@@ -200,9 +200,9 @@ def exchange_measurements(header: Header, num_ranks: int, backend: str) -> Itera
     with ExitStack() as stack:
 
         @cache
-        def ranks() -> Ranks:
+        def ranks() -> RankProcesses:
             release_memory(header.device)
-            started = stack.enter_context(Ranks(num_ranks, backend, header.device))
+            started = stack.enter_context(RankProcesses(num_ranks, backend, header.device))
             started.ask("forming a group", "join", "measured", num_ranks)
             return started
 
@@ -250,7 +250,7 @@ def group_measurements(header: Header, num_ranks: int, backend: str) -> list[Mea
 
 
 def _exchange(
-    kernel: str, size: int, ranks: Callable[[], Ranks], header: Header, num_ranks: int, backend: str
+    kernel: str, size: int, ranks: Callable[[], RankProcesses], header: Header, num_ranks: int, backend: str
 ) -> Measurement:
     wanted = math.ceil(2 * cache_bytes(header.device) / size)
     num_buffers = min(max(wanted, 1), MAX_BUFFERS)
@@ -311,7 +311,7 @@ def group_cycle(num_ranks: int, backend: str, device: str) -> tuple[float, float
     Return the seconds to form the first group, and those in which the survivors left it and formed another, each until
     the slowest had met all others. The time to notice the loss is not included.
     """
-    with Ranks(num_ranks, backend, device) as ranks:
+    with RankProcesses(num_ranks, backend, device) as ranks:
         created_s = max(ranks.ask("forming a group", "join", "first", num_ranks))
         ranks.kill_last()
         return created_s, max(ranks.ask("forming a group again", "join", "second", num_ranks - 1))
