@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lazsim
 from lazsim.engine.job import Clock
-from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.ledger import BUCKETS, Ledger
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import InfeasiblePlanError
@@ -522,3 +522,14 @@ def test_the_failures_of_a_run_account_for_its_detection_its_losses_and_its_coun
         if one.trains_at_s is not None:
             spent_s = sum(one.seconds.values()) - one.seconds["lost_work"]
             assert one.trains_at_s - one.time_s == pytest.approx(spent_s, abs=1e-6)
+
+
+def test_time_that_only_rounding_leaves_in_a_bucket_is_cut_off():
+    # 0.1 + 0.2 is 0.30000000000000004.
+    ledger = Ledger("waiting")
+    ledger.enter("compute", 0.0)
+    ledger.book("compute", [0.1, 0.2])
+    ledger.skip_to(0.3)
+    ledger.move("compute", "lost_work", 0.3)
+    assert ledger.seconds()["compute"] == 0.0
+    assert ledger.seconds()["lost_work"] == 0.3

@@ -564,3 +564,13 @@ def test_a_change_without_effect_on_a_layout_is_refused(field):
     settings = {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3", field: 3}
     with pytest.raises(SpecError, match=f"{field} has no effect on a job with a layout"):
         resolve(settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster"), [("qwen3-30b-a3b", "h100x1"), ("qwen2-57b-a14b", "h100x4"), ("deepseek-v2", "b200x4")]
+)
+@pytest.mark.parametrize("system", ["lazarus", "ds"])
+def test_a_chosen_layout_takes_no_more_nodes_than_there_are(model, cluster, system):
+    # The fastest layouts that fit have pipelines of more stages than nodes, each stage on GPUs of part of a node.
+    scenario = resolve({"model": model, "cluster": cluster, "system": system})
+    assert scenario.costs().grid.replica_nodes <= scenario.cluster.num_nodes

@@ -8,7 +8,7 @@ import numpy as np
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import NodeLayout
-from lazsim.engine.layout import layout_costs, padding
+from lazsim.engine.layout import grid_of, layout_costs, padding
 from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
 from lazsim.specs import (
@@ -23,7 +23,8 @@ from lazsim.specs import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
-from lazsim.stepmodel.search import default_layout
+from lazsim.stepmodel.search import default_layout, plain_needs
+from lazsim.units import counted
 
 DEFAULT_JOB = "testbed-a"
 """The job of a model without one of its own."""
@@ -72,15 +73,23 @@ def _chosen_layout(
     `step` is JSON, which can be hashed. A system that adds to what training needs comes with the JSON of the job.
     """
     constants = msgspec.json.decode(step, type=StepConstants)
-    needs = None
+    needs = [_plain_needs]
     if adding is not None:
         system, job = adding[0], msgspec.json.decode(adding[1], type=JobSpec)
-        needs = functools.partial(_needs, system, job)
+        needs = [functools.partial(_needs, system, job), _plain_needs]
     try:
         start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
         return default_layout(start, keeps_whole_states=keeps_whole_states, needs=needs)
     except SpecError as error:
         return error
+
+
+def _plain_needs(inputs: StepInputs) -> tuple[float, float]:
+    """Return what training needs; a layout that needs more nodes than there are is none."""
+    grid, num_nodes = grid_of(inputs.model, inputs.parallel, inputs.cluster.gpus_per_node), inputs.cluster.num_nodes
+    if grid.replica_nodes > num_nodes:
+        raise SpecError(f"a model replica takes {grid.replica_nodes} of {counted(num_nodes, 'node')}")
+    return plain_needs(inputs)
 
 
 def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, float]:
@@ -92,9 +101,8 @@ def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, flo
         model, inputs.gpu, cluster, job, inputs.constants, times,
         keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
     )  # fmt: skip
+    _plain_needs(inputs)
     num_nodes = cluster.num_nodes
-    if costs.grid.replica_nodes > num_nodes:
-        raise SpecError(f"a model replica takes {costs.grid.replica_nodes} nodes of {num_nodes}")
     layout = NodeLayout(np.arange(num_nodes), None, system.padded, system.masked_reorder)
     even_LE = np.ones((model.num_moe_layers, model.num_experts), dtype=np.int64)
     needed = costs.memory(num_nodes, layout, even_LE).total + system.extra_gpu_bytes(costs, num_nodes)

@@ -1,5 +1,6 @@
 """The use of every simulated second."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 BUCKETS = (
@@ -17,6 +18,9 @@ BUCKETS = (
 
 RECOVERY_BUCKETS = ("lost_work", "detect", "reconfigure", "transfer", "restart", "waiting")
 """Those that a failure fills."""
+
+ROUNDING = 1e-12
+"""Share of all time that a bucket may hold, or lack, by rounding alone."""
 
 
 def add_up(total: float, values: Iterable[float]) -> float:
@@ -69,5 +73,6 @@ class Ledger:
         self.enter(self._bucket, now_s)
 
     def seconds(self) -> Mapping[str, float]:
-        """Return seconds by bucket; rounding that would leave a bucket below zero is cut off."""
-        return {bucket: max(0.0, seconds) for bucket, seconds in self._seconds.items()}
+        """Return seconds by bucket; what rounding alone leaves in one is cut off."""
+        least_s = ROUNDING * math.fsum(self._seconds.values())
+        return {bucket: seconds if seconds > least_s else 0.0 for bucket, seconds in self._seconds.items()}

@@ -3,7 +3,7 @@
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -123,17 +123,17 @@ def search_layouts(
     )
 
 
-def default_layout(inputs: StepInputs, *, keeps_whole_states: bool, needs: Needs | None = None) -> ParallelSpec:
+def default_layout(
+    inputs: StepInputs, *, keeps_whole_states: bool, needs: Sequence[Needs] = (plain_needs,)
+) -> ParallelSpec:
     """Return the fastest layout that fits of those that hold every expert twice, or else of all.
 
     With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
-    which these fit come first; before all, those that fit with what a system `needs`. A `SpecError` says that none
-    fits.
+    which these fit come first; before all, those that fit by the first of `needs`. A `SpecError` says that none fits.
     """
     given, layers = inputs.parallel.sharding, Layers()
     kinds = [("none", 2)] * keeps_whole_states + [(given, 2), (given, 1)]
-    tried = [(kind, each) for each in (needs, plain_needs) if each is not None for kind in kinds]
-    for (sharding, least_copies), each in tried:
+    for each, (sharding, least_copies) in itertools.product(needs, kinds):
         parallel = msgspec.structs.replace(inputs.parallel, sharding=sharding)
         try:
             found = search_layouts(replace(inputs, parallel=parallel), 1, least_copies, layers, each)
