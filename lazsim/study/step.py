@@ -86,6 +86,11 @@ class StepResult:
                 f"the layout does not fit: it takes {self.memory_share * gpu.memory_bytes / GIB:.0f} GiB of a GPU's "
                 f"{gpu.memory_bytes / GIB:.0f} GiB, {most / GIB:.0f} GiB of it for {part}; `search` finds one that does"
             )
+        if self.found:
+            notes.append(
+                "the search counts what training takes; a run may choose another layout, since its system's padding "
+                "and copies count there, and whole replicas have to fit the nodes"
+            )
         if gpu.kernels.endswith(".csv"):
             notes.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
         elif gpu.kernels != gpu.name:
