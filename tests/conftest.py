@@ -18,8 +18,10 @@ if not os.path.exists("/dev/nvidiactl"):
 import pytest
 from hypothesis import settings
 
-# Machines are shared and slow at times: no test depends on how long it takes.
-settings.register_profile("lazsim", deadline=None)
+# Machines are shared and slow at times: no test depends on how long it takes. Nor does it on chance: each version of a
+# test has the same examples in each run, and pytest --hypothesis-profile=others draws new ones.
+settings.register_profile("others", deadline=None)
+settings.register_profile("lazsim", deadline=None, derandomize=True)
 settings.load_profile("lazsim")
 
 ROOT = Path(__file__).parent.parent
