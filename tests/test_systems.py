@@ -589,8 +589,8 @@ RETURNS = ("spare", *(name for name in SYSTEMS if name.endswith("-ft")))
 """Systems under which a failure brings nodes back: those left out return with the restart that it is the reason for."""
 
 REROUTES = ("recycle",)
-"""Systems that go on with a peer of missing nodes: where two of three are missing, it computes three shares, and a restart
-with fewer nodes, for which another failure is the reason, trains faster."""
+"""Systems that go on with a peer of missing nodes. Where two of three are missing, it computes three shares, and a
+restart with fewer nodes, for which another failure is the reason, trains faster."""
 
 
 @settings(max_examples=60, deadline=None)
