@@ -11,8 +11,9 @@
     `question` makes scenarios of choices and runs them, `search` races and tunes choices, `deadline` buys nodes for
     work that is due, and `advice` says what is best, and what would change that.
 ``verify``, ``compare``, ``step``
-    `measured_runs` are predicted and put in `orders`; `replays` of published `outcomes` are simulated (`plan_a` is a
-    placement of one); `verify` has the errors. `observed` holds a log against a run, and `step` tells of one step.
+    `measured_runs` are predicted and put in `orders`; `replays` of published `outcomes` are simulated, whose inputs
+    `outcome_inputs` reads from words (`plan_a` is a placement of one); `verify` has the errors. `observed` holds a log
+    against a run, and `step` tells of one step.
 ``experiment``
     `experiment` runs the published ones, and scripts of users.
 """

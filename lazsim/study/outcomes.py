@@ -17,6 +17,7 @@ from typing import Any
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
 from lazsim.study.measured_runs import Cells, read_table
+from lazsim.study.outcome_inputs import read_inputs, refuse_unread, unread_names
 from lazsim.study.replays import (
     MEASURED,
     MissingError,
@@ -24,11 +25,8 @@ from lazsim.study.replays import (
     figures_of,
     find_setup,
     load_setups,
-    read_inputs,
-    refuse_unread,
     replay,
     scale_of,
-    unread_names,
 )
 
 CATALOG = f"{MEASURED}/outcomes.csv"
