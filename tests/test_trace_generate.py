@@ -249,6 +249,22 @@ def test_fit_finds_the_mtbf_and_repair_of_a_generated_trace(law):
     assert found.repair_sigma == (wanted["repair_sigma"] and pytest.approx(wanted["repair_sigma"], rel=0.08))
 
 
+def test_nodes_that_are_away_from_the_start_are_no_losses_of_a_fit():
+    # An hour there, an hour away, six times; c is away for the first half.
+    cycles = [
+        Event(3600.0 * hour, "remove" if hour % 2 else "add", node) for hour in range(1, 13) for node in ("a", "b")
+    ]
+    away = [Event(0.0, "add", "c"), Event(0.001, "remove", "c")]
+    start = [Event(0.0, "add", "a"), Event(0.0, "add", "b")]
+    events = [*start, *away, *cycles[:11], Event(21600.0, "add", "c"), *cycles[11:]]
+    with_c, without = (build_trace(one, duration_s=43200.0) for one in (events, [e for e in events if e.node != "c"]))
+    spot, mtbf = fit_recipe(with_c, "spot"), fit_recipe(with_c, "mtbf")
+    assert spot.tick_s == 3600.0
+    # 12 node-hours of a and b and 6 of c over the losses of a and b.
+    assert (mtbf.num_nodes, mtbf.mtbf_s) == (3, 18 / 12 * HOUR_S)
+    assert fit_recipe(without, "mtbf").mtbf_s == HOUR_S
+
+
 def test_fit_of_a_trace_of_fresh_names_is_a_spot_recipe_unless_asked():
     trace = generate_trace(spot(), np.random.default_rng(5))
     assert isinstance(fit_recipe(trace), SpotSpec)

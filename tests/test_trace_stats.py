@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from lazsim.output.trace import mean_alive, sparkline
 from lazsim.trace import Event, build_trace, read_trace, trace_stats
+from lazsim.trace.table import JUST_AFTER_S
 
 
 def add(time_s, *nodes):
@@ -51,6 +53,41 @@ def test_what_a_trace_does_not_define_is_nan():
     assert stats.num_losses == 0
     for value in (stats.lifetime_mean_s, stats.burstiness, stats.loss_size_mean, stats.take_all_share):
         assert math.isnan(value)
+
+
+# The limits of Garwood (1936), as tables of the chi-squared distribution give them.
+GARWOOD = [(0, 0.0, 3.689), (1, 0.0253, 5.572), (2, 0.242, 7.225), (10, 4.795, 18.39)]
+
+
+@pytest.mark.parametrize(("num", "low", "high"), GARWOOD)
+@pytest.mark.parametrize("size", [1, 3])
+def test_rate_of_losses_has_the_exact_interval_of_their_number(num, low, high, size):
+    nodes = [f"n{one}" for one in range(31)]
+    gone = [(60.0 * (loss + 1), nodes[loss * size : (loss + 1) * size]) for loss in range(num)]
+    losses = [event for time_s, lost in gone for event in remove(time_s, *lost)]
+    stats = trace_stats(build_trace(add(0.0, *nodes) + losses, duration_s=3600.0))
+    size = size if num else 1
+    assert stats.removals_per_node_hour_ci_low * stats.node_hours == pytest.approx(low * size, rel=2e-3)
+    assert stats.removals_per_node_hour_ci_high * stats.node_hours == pytest.approx(high * size, rel=2e-3)
+
+
+@pytest.mark.parametrize("ends", ["2025-03-01 12:00", ""])
+def test_lone_outage_tells_no_rate_and_no_lifetime(lazsim, tmp_path, ends):
+    (tmp_path / "one.csv").write_text(f"node,start,end\na,2025-03-01 10:00,{ends}\n")
+    code, out, err = lazsim("trace", "info", tmp_path / "one.csv", "--json")
+    stats = json.loads(out)
+    assert (code, stats["num_losses"], stats["num_start_removals"]) == (0, 1, 1)
+    assert {stats[name] for name in ("removals_per_node_hour", "lifetime_mean_s", "loss_size_mean")} == {None}
+    assert "unit of time" not in err
+    assert "unknown: no node is seen alive for any time" in lazsim("trace", "info", tmp_path / "one.csv")[1]
+
+
+def test_node_that_is_away_from_the_start_is_no_loss_of_the_rate():
+    # b is there for 2 h, and is lost once; a is away for the first of them.
+    events = add(0.0, "a", "b") + remove(JUST_AFTER_S, "a") + add(3600.0, "a") + remove(7200.0, "b")
+    stats = trace_stats(build_trace(events))
+    assert (stats.num_losses, stats.num_removals, stats.num_start_removals) == (2, 2, 1)
+    assert (stats.node_hours, stats.removals_per_node_hour, stats.lifetime_mean_s) == (3.0, 1 / 3, 7200.0)
 
 
 def test_bins_average_over_time():

@@ -20,6 +20,7 @@ from lazsim.files import unpack
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats
 from lazsim.trace.events import Sample
 from lazsim.trace.order import settle
+from lazsim.trace.table import JUST_AFTER_S
 
 COUNTS = "timestamp,num_instances\n2025-03-01 00:00:00,8\n2025-03-01 00:05:00,7\n2025-03-01 00:10:00,8\n"
 # 8 nodes for 300 s, then 7 for 300 s.
@@ -724,3 +725,11 @@ def test_numbers_under_a_header_are_not_taken_for_counts_of_nodes_in_millisecond
         read_trace(str(tmp_path / "nodes.csv"))
     (tmp_path / "ms.csv").write_text(f"time_ms,nodes\n{rows}")
     assert read_trace(str(tmp_path / "ms.csv")).duration_s == 4.8
+
+
+@pytest.mark.parametrize("rows", ["a,down b,up", "a,up a,down b,up", "b,up a,down"])
+def test_states_of_the_first_instant_may_stand_in_any_order(write, rows):
+    first = "".join(f"2025-03-01 10:00,{row}\n" for row in rows.split())
+    trace = read_trace(write(f"time,node,state\n{first}2025-03-01 11:00,a,up\n2025-03-01 12:00,b,down\n"))
+    changes = [(batch.time_s, batch.removed, batch.added) for batch in trace.batches()][1:]
+    assert changes == [(JUST_AFTER_S, ("a",), ()), (3600.0, (), ("a",)), (7200.0, ("b",), ())]

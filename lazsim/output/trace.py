@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.output.table import Column, Part, Table, cell_text, facts, key, terminal_width
-from lazsim.trace.stats import TraceStats
+from lazsim.trace.stats import TraceStats, loss_rate_text
 from lazsim.trace.table import Trace
-from lazsim.units import HOUR_S, counted, format_duration
+from lazsim.units import counted, format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,14 +63,15 @@ def fit_table(trace: Trace, frame: "pd.DataFrame", num_generated: int) -> Table:
 
 
 def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
-    per_hour = stats.removals_per_node_hour
     mean = cell_text(stats.mean_nodes, ".4g")
     yield "span", format_duration(stats.span_s)
     yield "distinct nodes", f"{stats.num_nodes}"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
     yield "node-hours", f"{stats.node_hours:,.0f}" if stats.node_hours >= 100 else f"{stats.node_hours:.3g}"
-    yield "losses", f"{stats.num_losses:,}, of {counted(stats.num_removals, 'node')} in all"
-    yield "a node is lost", _loss_rate(per_hour)
+    num_at_start = stats.num_start_removals
+    at_start = f"; {counted(num_at_start, 'node')} away from the start, left out below" if num_at_start else ""
+    yield "losses", f"{stats.num_losses:,}, of {counted(stats.num_removals, 'node')} in all{at_start}"
+    yield "a node is lost", f"{loss_rate_text(stats)}{_per_day(stats.removals_per_node_hour)}"
     yield "nodes per loss", f"{cell_text(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"
     yield "losses that take all", cell_text(stats.take_all_share, ".1%")
     median, lived = (cell_text(one_s, format_duration) for one_s in (stats.lifetime_median_s, stats.lifetime_mean_s))
@@ -81,10 +82,6 @@ def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
     yield "burstiness", f"{cell_text(stats.burstiness, '+.2f')} ({spread})"
 
 
-def _loss_rate(per_hour: float) -> str:
-    """Say how often a node is lost: the mean time alive, and nodes of 1000 a day where that is not most of them."""
-    if not per_hour > 0:
-        return "never"
-    per_day = 24e3 * per_hour
-    often = f"; {per_day:.3g} of 1000 nodes a day" if per_day < 500 else ""
-    return f"every {format_duration(HOUR_S / per_hour)} that it is alive{often}"
+def _per_day(per_hour: float) -> str:
+    """Say how many of 1000 nodes are lost a day, where that is not most of them."""
+    return f"; {24e3 * per_hour:.3g} of 1000 nodes a day" if 0 < per_hour < 500 / 24e3 else ""

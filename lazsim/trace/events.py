@@ -8,16 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.table import Event, check_size
+from lazsim.trace.table import JUST_AFTER_S, Event, check_size
 from lazsim.units import counted
 
 RULE = (
     "the source counts nodes without naming them: an increase adds fresh names, never used again, "
     "a decrease removes nodes drawn uniformly from those alive"
 )
-
-JUST_AFTER_S = 1e-3
-"""When a node goes that is away from the start of the trace: it must have been there to be lost."""
 
 
 class Sample(NamedTuple):
@@ -129,6 +126,7 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
     is_there: dict[str, bool] = {}
     first: list[Event] = []
     changes: list[Event] = []
+    gone: set[str] = set()
     num_repeated = 0
     for event in _possible_order(states, is_there):
         if event.node not in is_there and event.kind == "remove":
@@ -137,9 +135,12 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
             num_repeated += 1
             continue
         is_there[event.node] = event.kind == "add"
-        # A node that is gone at time 0 must have been there to be lost.
-        is_first = event.kind == "remove" and event.time_s < JUST_AFTER_S
-        changes.append(event._replace(time_s=JUST_AFTER_S) if is_first else event)
+        # A node that is gone at time 0 must have been there to be lost, and comes back after that.
+        if event.time_s < JUST_AFTER_S and (event.kind == "remove" or event.node in gone):
+            gone.add(event.node)
+            event = event._replace(time_s=JUST_AFTER_S)
+        changes.append(event)
+    changes.sort(key=lambda event: event.time_s)
     notes = (
         [f"{counted(len(first), 'node is', 'nodes are')} first seen to go: taken to be there from the start"]
         if first

@@ -17,7 +17,7 @@ from lazsim.trace.events import RULE
 from lazsim.trace.generate import generate_trace, weibull_scale
 from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
 from lazsim.trace.stats import trace_stats
-from lazsim.trace.table import Batch, Trace
+from lazsim.trace.table import JUST_AFTER_S, Batch, Trace
 from lazsim.units import HOUR_S, counted, four_digits
 
 if TYPE_CHECKING:
@@ -98,10 +98,11 @@ def fit_spot(trace: Trace) -> SpotSpec:
     """
     tick_s = _tick(trace)
     seen = _observe(trace, tick_s)
-    stats = trace_stats(trace)
-    if stats.num_losses < LEAST_LOSSES or not seen.grant_sizes:
+    peak = trace.most_nodes()
+    num_losses = sum(bool(batch.removed) and not batch.is_start for batch in trace.batches())
+    if num_losses < LEAST_LOSSES or not seen.grant_sizes:
         raise LazsimError(
-            f"{trace.name}: too few to fit a recipe: {counted(stats.num_losses, 'loss', 'losses')} and "
+            f"{trace.name}: too few to fit a recipe: {counted(num_losses, 'loss', 'losses')} and "
             f"{counted(len(seen.grant_sizes), 'grant')}; give a trace with at least {LEAST_LOSSES} losses and a grant"
         )
     loss_size, take_all_prob = _fit_sizes(seen.loss_sizes)
@@ -109,8 +110,8 @@ def fit_spot(trace: Trace) -> SpotSpec:
         source=_fitted_to(trace),
         duration_s=trace.duration_s,
         tick_s=tick_s,
-        target_nodes=stats.peak_nodes,
-        initial_nodes=stats.peak_nodes,
+        target_nodes=peak,
+        initial_nodes=peak,
         loss_gap=_fit_weibull(seen.loss_gaps, tick_s),
         loss_size=loss_size,
         take_all_prob=take_all_prob,
@@ -158,10 +159,12 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         )
     away_s = math.fsum(repair.value for repair in repairs)
     mtbf_s, repair_s = trace_stats(trace).node_hours * HOUR_S / num_lost, away_s / num_returned
-    sigma = _fit_sigma(repairs, repair_s) if repair_s else None
-    if sigma is not None and num_returned < len(repairs) <= 2 * num_returned:
-        repair_s = _lognormal_mean(repairs)
-        sigma = _fit_sigma(repairs, repair_s) or sigma
+    known = [repair for repair in repairs if not repair.aged]
+    sigma = _fit_sigma(known, repair_s) if repair_s and known else None
+    num_ended = sum(not repair.cut for repair in known)
+    if sigma is not None and num_ended < len(known) <= 2 * num_ended:
+        repair_s = _lognormal_mean(known)
+        sigma = _fit_sigma(known, repair_s) or sigma
     batches = [size for size in sizes if size > 1]
     own_mean_s = mtbf_s * num_lost / max(1, num_lost - sum(batches))
     return MtbfSpec(
@@ -207,23 +210,29 @@ def _observe_repairs(trace: Trace) -> tuple[list[_Seen], list[_Seen], list[int]]
     since: dict[str, float] = {}
     lost: dict[str, float] = {}
     lived: dict[str, tuple[float, bool]] = {}
+    aged_away: set[str] = set()
     for batch in trace.batches():
-        sizes += [len(batch.removed)] if batch.removed else []
+        sizes += [len(batch.removed)] if batch.removed and not batch.is_start else []
         for node in batch.removed:
+            lost[node] = batch.time_s
+            if batch.is_start:
+                aged_away.add(node)
+                del since[node], lived[node]
+                continue
             before_s, aged = lived.pop(node)
             lived[node] = before_s + batch.time_s - since.pop(node), aged
             if len(batch.removed) == 1:
                 lives.append(_Seen(lived[node][0], False, aged))
                 lived[node] = 0.0, False
-            lost[node] = batch.time_s
         for node in batch.added:
             since[node] = batch.time_s
             lived.setdefault(node, (0.0, batch.time_s == 0))
             if node in lost:
-                repairs.append(_Seen(batch.time_s - lost.pop(node), False))
+                repairs.append(_Seen(batch.time_s - lost.pop(node), False, node in aged_away))
+                aged_away.discard(node)
     for node, (before_s, aged) in lived.items():
         lives.append(_Seen(before_s + trace.duration_s - since.get(node, trace.duration_s), True, aged))
-    repairs += [_Seen(trace.duration_s - lost_s, True) for lost_s in lost.values()]
+    repairs += [_Seen(trace.duration_s - lost_s, True, node in aged_away) for node, lost_s in lost.items()]
     return lives, repairs, sizes
 
 
@@ -282,7 +291,7 @@ def _fitted_to(trace: Trace) -> str:
 
 def _tick(trace: Trace) -> float:
     """Return the largest step of whole milliseconds that divides all times."""
-    step_ms = int(np.gcd.reduce(np.rint(trace.time_s * 1e3).astype(np.int64)))
+    step_ms = int(np.gcd.reduce(np.rint(trace.time_s[trace.time_s > JUST_AFTER_S] * 1e3).astype(np.int64)))
     return step_ms / 1e3 if step_ms else 1.0
 
 
@@ -295,12 +304,15 @@ def _observe(trace: Trace, tick_s: float) -> _Draws:
     grant_from: float | None = 0.0
     for batch in trace.batches():
         num_before = len(born)
-        if batch.removed:
+        if batch.is_start:
+            for node in batch.removed:
+                del born[node]
+        elif batch.removed:
             _observe_loss(seen, batch, born, tick_s)
             if loss_from is not None:
                 seen.loss_gaps.append(_Seen((batch.time_s - loss_from) / tick_s, False))
             loss_from = None
-        if batch.added and batch.time_s > 0:
+        if batch.added and not batch.is_start:
             seen.grant_sizes.append(_Seen(len(batch.added), len(born) + len(batch.added) >= peak))
             if grant_from is not None and batch.time_s > grant_from:
                 seen.grant_gaps.append(_Seen((batch.time_s - grant_from) / tick_s, False))

@@ -293,6 +293,7 @@ class _MappedTable:
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
         if is_states:
             events, more = events_from_states(in_time_order(events, self._source))
+            end_s = max(end_s, events[-1].time_s if events else 0.0)
             notes += more
         if self._mapping.cluster_nodes is not None or is_states:
             others, more = other_nodes({event.node for event in events}, self._mapping.cluster_nodes, self._source.name)
@@ -312,6 +313,7 @@ class _MappedTable:
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
         others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source.name)
+        end_s = max(end_s, events[-1].time_s if events else 0.0)
         begins = "begin with the first outage and to " if self._clock.is_absolute else ""
         ends = self._ends(
             f"the trace is taken to {begins}end with the last time in the file; `span` says from when to when "

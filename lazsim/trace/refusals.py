@@ -13,6 +13,7 @@ from lazsim.trace.clock import read_date, read_length
 from lazsim.trace.guess import open_head
 from lazsim.trace.mapped import is_header
 from lazsim.trace.source import number
+from lazsim.trace.stats import count_interval
 from lazsim.units import HOUR_S
 
 NODE_LOG = "slurmctld.log, sacctmgr show event -P, kubectl get events -A -o json or a Prometheus range of up"
@@ -132,10 +133,11 @@ def _explain_jobs(text: str) -> str:
     if not (num_failures and node_s):
         return JOBS_ALONE
     hours = node_s / HOUR_S
+    low, high = count_interval(num_failures)
     return (
         f"{JOBS}; {num_failures} of its {len(jobs)} jobs ended by {NODE_FAILURE} in {hours:.4g} node-hours, "
-        f"{num_failures / hours:.4g} per node-hour: make a trace of that rate with lazsim trace generate --nodes N "
-        f"--node-mtbf {hours / num_failures:.4g}h --repair D"
+        f"{num_failures / hours:.4g} per node-hour (95 %: {low / hours:.4g} to {high / hours:.4g}): make a trace of "
+        f"that rate with lazsim trace generate --nodes N --node-mtbf {hours / num_failures:.4g}h --repair D"
     )
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lazsim.trace.table import Trace
+from lazsim.trace.table import JUST_AFTER_S, Trace
 from lazsim.units import HOUR_S, divide, format_duration
+
+CONFIDENCE = 0.95
 
 MOST_LOSSES_PER_NODE_HOUR = 60.0
 """A faster rate is taken for a mistake of units (assumption); spot nodes are lost 0.06 to 0.6 times an hour each."""
@@ -20,6 +22,9 @@ class TraceStats:
     Notes
     -----
     Burstiness is that of Goh and Barabasi, Europhysics Letters 81 (2008) 48002, doi:10.1209/0295-5075/81/48002.
+    The interval of the rate is exact for losses of equal sizes that come at random (Garwood, Biometrika 28 (1936) 437,
+    doi:10.1093/biomet/28.3-4.437). Other sizes ``s`` count as ``sum(s) ** 2 / sum(s ** 2)`` losses (Bohm and Zech,
+    Nuclear Instruments and Methods A 748 (2014) 1, doi:10.1016/j.nima.2014.02.021).
     """
 
     span_s: float
@@ -36,8 +41,13 @@ class TraceStats:
     num_losses: int
     num_removals: int
     """Instants with removals, and removed nodes."""
+    num_start_removals: int
+    """Removed nodes that were away from the start: no field below counts them, since their loss was not seen."""
     removals_per_node_hour: float
     """Rate of removals of a node."""
+    removals_per_node_hour_ci_low: float
+    removals_per_node_hour_ci_high: float
+    """Its 95 % interval."""
     loss_size_mean: float
     """Mean nodes of a loss, which is all removals of one instant."""
     loss_size_max: int
@@ -70,15 +80,21 @@ def trace_stats(trace: Trace) -> TraceStats:
     (3.0, 1, 0.3333)
     """
     times, counts = trace.num_alive()
-    node_hours = float(np.sum(counts * np.diff(times, append=trace.duration_s))) / HOUR_S
+    times = np.append(times, trace.duration_s)
+    times[times <= JUST_AFTER_S] = 0.0
+    node_hours = float(np.sum(counts * np.diff(times))) / HOUR_S
     born: dict[str, float] = {}
     lifetimes: list[float] = []
     loss_times: list[float] = []
     sizes: list[int] = []
-    num_take_all = 0
+    num_take_all = num_start_losses = num_start_removals = 0
     for batch in trace.batches():
-        lifetimes += [batch.time_s - born.pop(node) for node in batch.removed]
-        if batch.removed:
+        lived_s = [batch.time_s - born.pop(node) for node in batch.removed]
+        if batch.removed and batch.is_start:
+            num_start_losses += 1
+            num_start_removals += len(batch.removed)
+        elif batch.removed:
+            lifetimes += lived_s
             loss_times.append(batch.time_s)
             sizes.append(len(batch.removed))
             num_take_all += not born
@@ -86,6 +102,7 @@ def trace_stats(trace: Trace) -> TraceStats:
     gaps_s = np.diff(loss_times) if len(loss_times) > 1 else np.array([math.nan])
     gap_mean_s = float(gaps_s.mean())
     gap_cv = divide(float(gaps_s.std()), gap_mean_s)
+    low, high = _rate_interval(sizes, node_hours)
     return TraceStats(
         span_s=trace.duration_s,
         num_nodes=len(trace.names),
@@ -94,9 +111,12 @@ def trace_stats(trace: Trace) -> TraceStats:
         min_nodes=int(counts.min()),
         mean_nodes=divide(node_hours * HOUR_S, trace.duration_s),
         node_hours=node_hours,
-        num_losses=len(sizes),
-        num_removals=len(lifetimes),
+        num_losses=len(sizes) + num_start_losses,
+        num_removals=len(lifetimes) + num_start_removals,
+        num_start_removals=num_start_removals,
         removals_per_node_hour=divide(len(lifetimes), node_hours),
+        removals_per_node_hour_ci_low=low,
+        removals_per_node_hour_ci_high=high,
         loss_size_mean=divide(len(lifetimes), len(sizes)),
         loss_size_max=max(sizes, default=0),
         take_all_share=divide(num_take_all, len(sizes)),
@@ -110,9 +130,51 @@ def trace_stats(trace: Trace) -> TraceStats:
     )
 
 
+def count_interval(number: float) -> tuple[float, float]:
+    """Return the 95 % interval of what a number of events at random is a draw of, by Garwood.
+
+    Examples
+    --------
+    >>> low, high = count_interval(10)
+    >>> round(low, 2), round(high, 2)
+    (4.8, 18.39)
+    """
+    from scipy.special import gammaincinv
+
+    low = float(gammaincinv(number, (1 - CONFIDENCE) / 2)) if number else 0.0
+    return low, float(gammaincinv(number + 1, (1 + CONFIDENCE) / 2))
+
+
+def _rate_interval(sizes: list[int], node_hours: float) -> tuple[float, float]:
+    """Return the 95 % interval of a rate of removals, of losses of some sizes."""
+    # The size of a loss that did not happen is taken to be 1.
+    size = sum(size**2 for size in sizes) / sum(sizes) if sizes else 1.0
+    low, high = count_interval(sum(sizes) / size)
+    return divide(low * size, node_hours), divide(high * size, node_hours)
+
+
+def loss_rate_text(stats: TraceStats) -> str:
+    """Say how often a node is lost, and how sure that is.
+
+    Examples
+    --------
+    >>> from lazsim.trace.table import Event, build_trace
+    >>> events = [Event(0.0, "add", "a"), Event(3600.0, "remove", "a")]
+    >>> loss_rate_text(trace_stats(build_trace(events, duration_s=7200.0)))
+    'every 60 min that it is alive (95 %: 10.8 min to 39.5 h)'
+    """
+    per_hour, high = stats.removals_per_node_hour, stats.removals_per_node_hour_ci_high
+    if math.isnan(per_hour):
+        return "unknown: no node is seen alive for any time"
+    least = format_duration(HOUR_S / high)
+    if not per_hour:
+        return f"not once (95 %: every {least} that it is alive, or less often)"
+    most = format_duration(HOUR_S / stats.removals_per_node_hour_ci_low)
+    return f"every {format_duration(HOUR_S / per_hour)} that it is alive (95 %: {least} to {most})"
+
+
 def rate_note(stats: TraceStats) -> tuple[str, ...]:
     """Return a note where nodes are lost so fast that the unit of time is in doubt."""
     if not stats.removals_per_node_hour > MOST_LOSSES_PER_NODE_HOUR:
         return ()
-    mean = format_duration(HOUR_S / stats.removals_per_node_hour)
-    return (f"nodes are lost after {mean} in the mean: check the unit of time",)
+    return (f"a node is lost {loss_rate_text(stats)}: check the unit of time",)

@@ -19,6 +19,9 @@ from lazsim.units import counted
 
 Kind = Literal["add", "remove"]
 
+JUST_AFTER_S = 1e-3
+"""When a node goes that is away from the start of the trace: it must have been there to be lost."""
+
 
 class Event(NamedTuple):
     """One node comes or goes; `line` is its line in the file, 0 without a file."""
@@ -38,6 +41,11 @@ class Batch(NamedTuple):
     time_s: float
     removed: tuple[str, ...]
     added: tuple[str, ...]
+
+    @property
+    def is_start(self) -> bool:
+        """Whether the nodes that go were away from the start of the trace: when they were lost, it does not show."""
+        return self.time_s <= JUST_AFTER_S
 
 
 @dataclass(frozen=True, eq=False)
