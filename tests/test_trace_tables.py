@@ -306,7 +306,8 @@ def test_column_that_counts_nodes_may_say_in_which_state_they_are(write):
     rows = "Timestamp,GroupDesiredCapacity,GroupInServiceInstances\n2025-03-01 00:00,8,8\n2025-03-01 01:00,8,7\n"
     trace = read_trace(write(rows))
     assert outcome(trace) == (3600.0, 1, 8 * 3600.0)
-    assert "column GroupInServiceInstances counts the nodes; left out: GroupDesiredCapacity" in trace.notes
+    told = "columns are taken for time=Timestamp,count=GroupInServiceInstances; left out: GroupDesiredCapacity"
+    assert told in trace.notes
 
 
 def test_clock_that_began_long_before_the_first_count_starts_with_it(write):
@@ -733,3 +734,25 @@ def test_states_of_the_first_instant_may_stand_in_any_order(write, rows):
     trace = read_trace(write(f"time,node,state\n{first}2025-03-01 11:00,a,up\n2025-03-01 12:00,b,down\n"))
     changes = [(batch.time_s, batch.removed, batch.added) for batch in trace.batches()][1:]
     assert changes == [(JUST_AFTER_S, ("a",), ()), (3600.0, (), ("a",)), (7200.0, ("b",), ())]
+
+
+SPANS = "a,2025-03-01 00:00,2025-03-01 05:00,{0}\nb,2025-03-01 02:00,2025-03-01 09:00,{0}\n"
+
+
+@pytest.mark.parametrize("column", "user job owner reservation tenant price état state".split())
+def test_rows_that_may_say_who_used_a_node_are_no_outages_unless_columns_say_so(write, column):
+    path = write(f"node,from,to,{column}\n{SPANS.format('x')}")
+    with pytest.raises(TraceFormatError) as error:
+        read_trace(path)
+    named = "node=node,start=from,end=to"
+    assert column in str(error.value)
+    assert f"if a node is gone from start to end, give `columns` {named}" in str(error.value)
+    assert read_trace(path, mapping=make_mapping(columns=named)).nodes_lost() == 2
+
+
+@pytest.mark.parametrize("column", ["reason", "Root cause", "error_code", "state"])
+def test_rows_that_speak_of_outages_are_such_and_a_note_names_what_is_left_out(write, column):
+    trace = read_trace(write(f"node,from,to,{column}\n{SPANS.format('down')}"))
+    assert trace.nodes_lost() == 2
+    taken = "columns are taken for node=node,start=from,end=to; left out: "
+    assert any(note.replace("'", "") == taken + column for note in trace.notes)

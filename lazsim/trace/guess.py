@@ -54,6 +54,12 @@ COUNTED_WORDS = {
 GONE_WORDS = {*WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors"}
 """Words of the names of columns in which 1 does not say that a node is there."""
 
+OUTAGES = re.compile(
+    "down|outage|fail|(?<!de)fault|crash|error|alert|incident|unavail|offline|dead|lost|evict|preempt|interrupt|kill|"
+    "drain|maint|repair|fixed|resolved|recover|restor|cause|reason|symptom|severity|ttr"
+)
+"""Words of a header of outages, without which rows with a start and an end may be reservations or the like."""
+
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
 UNNAMED = 0.5
@@ -127,15 +133,50 @@ def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
     >>> guess_mapping(table)[0].columns.given()
     {'time': (1,), 'count': (2,)}
     """
+    columns, fit = _guess(table)
+    return None if columns is None or _may_be_use(table, columns) else (TraceMapping(columns=columns), fit)
+
+
+def left_out(table: Table, columns: Columns) -> list[str]:
+    """Return the names of the columns that a guess leaves out, but for lengths beside an end."""
+    used = {part for parts in columns.given().values() for part in parts}
+    names = (name for place, name in enumerate(table.header, 1) if place not in used)
+    return [name for name in names if name and _role(name) != "duration"]
+
+
+def taken_for(table: Table, columns: Columns) -> str:
+    """Return columns as the field `columns` has them.
+
+    Examples
+    --------
+    >>> taken_for(Table(("host", "down", "up"), []), Columns(node=1, start=2, end=3))
+    'node=host,start=down,end=up'
+    """
+    places = ((role, parts[0]) for role, parts in columns.given().items())
+    return ",".join(f"{role}={table.header[part - 1] if isinstance(part, int) else part}" for role, part in places)
+
+
+def _may_be_use(table: Table, columns: Columns) -> bool:
+    """Return whether rows with a start and an end may say who used a node: nothing beside them speaks of outages."""
+    others = left_out(table, columns)
+    if columns.start is None or not others or OUTAGES.search(" ".join(table.header).lower()):
+        return False
+    places = [table.header.index(name) for name in others]
+    columns_texts = ([row.fields[place] for row in table.rows if place < len(row.fields)] for place in places)
+    return not any(any(texts) and _most(texts, _is_gone) for texts in columns_texts)
+
+
+def _guess(table: Table) -> tuple[Columns | None, float]:
+    """Return the columns that the names or the content of a table tell, and how well they do."""
     if not table.rows:
-        return None
+        return None, 0.0
     width = statistics.mode(len(row.fields) for row in table.rows)
     rows = [row.fields for row in table.rows if len(row.fields) == width]
     kinds = [_kind(column) for column in zip(*rows, strict=True)]
     are_samples = [_most(column, _is_sample) for column in zip(*rows, strict=True)]
     named = _by_name(table.header, kinds, are_samples)
     columns = named or _by_node(table.header, kinds, are_samples) or _by_content(table.header, kinds)
-    return None if columns is None else (TraceMapping(columns=columns), GUESSED if named else UNNAMED)
+    return columns, GUESSED if named else UNNAMED
 
 
 def explain_columns(table: Table) -> str:
@@ -143,6 +184,13 @@ def explain_columns(table: Table) -> str:
     names = ", ".join(map(literal, table.header[:30])) or "without names"
     if not table.rows:
         return f"no row follows the header ({names}); give a trace with at least one node event"
+    guess, _ = _guess(table)
+    if guess is not None:
+        others = ", ".join(map(literal, left_out(table, guess)[:5]))
+        return (
+            f"rows with a start and an end may be outages or, beside {others}, who used a node; if a node is gone from "
+            f"start to end, give `columns` {taken_for(table, guess)}"
+        )
     roles = {name: _role(name) for name in table.header}
     columns = zip(table.header, zip(*(row.fields for row in table.rows), strict=False), strict=False)
     for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():
@@ -254,3 +302,7 @@ def _is_sample(text: str) -> bool:
 
 def _is_event(text: str) -> bool:
     return is_read_by(event_kind, text)
+
+
+def _is_gone(text: str) -> bool:
+    return _is_event(text) and event_kind(text) == "remove"

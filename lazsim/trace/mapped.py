@@ -261,21 +261,7 @@ class _MappedTable:
                 notes += (f"times count from the first one, {first_s:.10g} s: before it, nothing was counted",)
         duration_s = samples[-1].time_s if samples else None
         events = events_from_counts(samples, self._source.rng, self._source.name)
-        notes += self._left_out(used)
         return Reading(events, duration_s, (*notes, *self._clock.notes()), self._clock.assumed_unit)
-
-    def _left_out(self, used: set[int]) -> tuple[str, ...]:
-        """Say which column counts the nodes, where others of numbers might."""
-        rows = [row.fields for row in self._table.rows]
-        others = [
-            literal(name)
-            for index, name in enumerate(self._table.header)
-            if index not in used and all(index < len(row) and is_number(row[index]) for row in rows)
-        ]
-        if not others or self._source.asked.columns is not None:
-            return ()
-        counted = literal(self._header(self._places["count"]))
-        return (f"column {counted} counts the nodes; left out: {', '.join(others[:5])}",)
 
     def _read_events(self) -> Reading:
         words: set[str] = set()

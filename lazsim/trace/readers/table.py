@@ -1,8 +1,10 @@
 """Any table whose columns can be told: by `columns`, or from the header or what stands in it."""
 
-from lazsim.errors import TraceFormatError
+import itertools
+
+from lazsim.errors import TraceFormatError, literal
 from lazsim.tables import HEAD_LINES
-from lazsim.trace.guess import explain_columns, guess_mapping, open_head
+from lazsim.trace.guess import explain_columns, guess_mapping, left_out, open_head, taken_for
 from lazsim.trace.mapped import open_table, read_mapped
 from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import Reader, Reading, Source
@@ -27,7 +29,15 @@ def read(source: Source) -> Reading:
     guess = guess_mapping(table._replace(rows=table.rows[:HEAD_LINES]))
     if guess is None:
         raise TraceFormatError(f"{source.name}: {explain_columns(table)}")
-    return read_mapped(source, table, guess[0])
+    reading = read_mapped(source, table, guess[0])
+    columns = guess[0].columns
+    assert columns is not None, "a guess names the columns"
+    conditions = itertools.chain.from_iterable(source.asked.conditions())
+    asked = {condition.partition("=")[0].removesuffix("!") for condition in conditions}
+    if others := [name for name in left_out(table, columns) if name not in asked]:
+        told = f"columns are taken for {taken_for(table, columns)}; left out: {', '.join(map(literal, others[:5]))}"
+        reading = reading._replace(notes=(*reading.notes, told))
+    return reading
 
 
 READER = Reader(LOOKS, recognise, read, tuple(TraceMapping.__struct_fields__))
