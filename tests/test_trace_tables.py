@@ -739,7 +739,7 @@ def test_states_of_the_first_instant_may_stand_in_any_order(write, rows):
 SPANS = "a,2025-03-01 00:00,2025-03-01 05:00,{0}\nb,2025-03-01 02:00,2025-03-01 09:00,{0}\n"
 
 
-@pytest.mark.parametrize("column", "user job owner reservation tenant price état state".split())
+@pytest.mark.parametrize("column", ["user", "job", "owner", "reservation", "tenant", "price", "état", "state"])
 def test_rows_that_may_say_who_used_a_node_are_no_outages_unless_columns_say_so(write, column):
     path = write(f"node,from,to,{column}\n{SPANS.format('x')}")
     with pytest.raises(TraceFormatError) as error:
