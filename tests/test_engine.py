@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lazsim
-from lazsim.engine.job import Clock
+from lazsim.engine.clock import Clock
 from lazsim.engine.ledger import BUCKETS, Ledger
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS

@@ -5,70 +5,32 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
-import itertools
-import math
-from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import simpy
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
-from lazsim.engine.held import NOTHING, Held, Planned
+from lazsim.engine.clock import Activity, Clock
+from lazsim.engine.held import NOTHING, Held
+from lazsim.engine.laps import Lap, boundaries, find_laps, saves_due
 from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger, add_up
 from lazsim.engine.log import FailureRecord, JobEvent, Log, State
 from lazsim.engine.nodes import NO_SPARES, Nodes, Spares
 from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
+from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
-from lazsim.engine.reconfiguration import bind_nodes
-from lazsim.engine.sampled_steps import Point, StepTimers
-from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
 from lazsim.engine.systems.system import FULL_PACE, NO_SAVE, Save, StoppedJob, System, decide_next
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
-from lazsim.placement.plan import with_lost_experts
 from lazsim.trace.table import Batch
 from lazsim.units import format_duration
-
-Activity = Generator[simpy.Event, Any, None]
-Lap = tuple[float, float, float, int]
-"""Seconds at which training stops, goes on after a save, if any, and gets to the next stop; the steps from there."""
-MOST_STEPS_AHEAD = 10_000
-"""Steps that are made at once, at most."""
-
-
-class Clock(simpy.Environment):
-    """An environment in which a process lets time pass without an event where nothing else happens meanwhile.
-
-    `tell` is called with the time about every `every_s` seconds.
-    """
-
-    def __init__(self, tell: Callable[[float], None] = lambda _time_s: None, every_s: float = math.inf) -> None:
-        super().__init__()
-        self._tell, self._every_s, self._tell_at_s = tell, every_s, every_s
-
-    def passing(self, seconds: float) -> Activity:
-        """Let time pass, to the same instant either way."""
-        if self.now + seconds < self.peek():
-            self.skip_to(self.now + seconds)
-        else:
-            yield self.timeout(seconds)
-            self.skip_to(self.now)
-
-    def skip_to(self, time_s: float) -> None:
-        """Let time pass in which nothing else happens."""
-        self._now = time_s
-        if time_s >= self._tell_at_s:
-            self._tell(time_s)
-            self._tell_at_s = time_s + self._every_s
 
 
 class Signal(Enum):
@@ -76,17 +38,6 @@ class Signal(Enum):
 
     JOIN = auto()
     END = auto()
-
-
-class Moved(NamedTuple):
-    """States of experts that nodes get, the bytes of all states, and the seconds that this takes."""
-
-    experts: int
-    num_bytes: float
-    seconds: float
-
-
-NO_MOVE = Moved(0, 0.0, 0.0)
 
 
 class Job:
@@ -112,19 +63,21 @@ class Job:
     ) -> None:
         self.env, self.on_plan = env, on_plan
         self.system, self.costs = system.for_job(costs.job), costs
-        self.planner = planner
-        self._has_domains = system.uses_domains(costs)
-        if (costs.cluster.nodes_per_server > 1 and system.is_elastic) or (self._has_domains and on_plan is not None):
-            # Which parts of a plan share a server follows from every plan before it, and a plan whose reliability is
-            # asked for is one for the very domains of its nodes.
-            planning = "exact"
-        window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
-        self.sampler = Sampler(planning, window_steps, end_s, lambda: env.now)
-        self._timers = StepTimers(self.sampler, make_timer, keeps_plans=on_plan is not None)
         self.log = Log()
         self.ledger = Ledger("waiting")
         self.spares = spares
         self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
+        self.plans = Plans(
+            self.system,
+            costs,
+            planner,
+            make_timer,
+            self.nodes,
+            planning,
+            end_s,
+            lambda: env.now,
+            keeps_plans=on_plan is not None,
+        )
         self.progress = Progress()
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
@@ -134,7 +87,8 @@ class Job:
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
         rebalance_steps = costs.job.rebalance_interval_steps
-        self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, window_steps) if steps}
+        sampled_steps = self.plans.sampler.window_steps
+        self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, sampled_steps) if steps}
         self._last_save: tuple[System, int, float, Save] | None = None
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
@@ -154,9 +108,9 @@ class Job:
         """Start with the nodes of the trace's first instant, at no cost where they suffice."""
         self._apply(batch)
         self._enter("waiting")
-        decision = protocol.decide_start(self._alive(), self.planner.usable_nodes, checkpoint_step=0)
+        decision = protocol.decide_start(self._alive(), self.plans.usable_nodes, checkpoint_step=0)
         if decision.action is protocol.Action.RESTART:
-            self._train_on(Held.full(decision.nodes, self._planned(decision.nodes)))
+            self._train_on(Held.full(decision.nodes, self.plans.planned(decision.nodes, self.progress.step)))
             self._has_started = True
         self._log("start")
         self._process = self.env.process(self._run())
@@ -242,7 +196,7 @@ class Job:
         elif isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
             num_steps = stretch.steps_made(self.env.now)
             step_end_s = stretch.start_s + (num_steps + 1) * stretch.step_s
-            self.sampler.interrupted(stretch.step_s)
+            self.plans.sampler.interrupted(stretch.step_s)
             spent_s = self._book_steps(self.state, stretch, num_steps)
             if failure is not None:
                 # The step under way is lost.
@@ -274,7 +228,7 @@ class Job:
         if self._join_is_due():
             # The nodes collected before count already; the next to come start a new collection.
             self._join_at_s = None
-        while not protocol.can_start(len(self._alive()), self.planner.usable_nodes, self._join_at_s, self.env.now):
+        while not protocol.can_start(len(self._alive()), self.plans.usable_nodes, self._join_at_s, self.env.now):
             try:
                 yield self.env.event()
             except simpy.Interrupt as interrupt:
@@ -293,7 +247,7 @@ class Job:
         comes_into_service = self.spares.most_in_service is not None and self._join_is_due()
         takes_others = self.system.is_elastic and (self._join_at_s is None or comes_into_service)
         decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
-        self._note_doubt(state.held, decision)
+        self.plans.note_doubt(state.held, decision, rollback_s=self.interval_steps * self.step_s / 2)
         self._carry_out(state.held, decision)
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
@@ -308,7 +262,7 @@ class Job:
                 self._join_at_s = self.env.now
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
         else:
-            held, moved = self._bind(state.held, decision.nodes, decision.num_nodes)
+            held, moved = self.plans.bind(state.held, decision.nodes, decision.num_nodes, self.progress.step)
             yield from self._spend("reconfigure", self.system.rebuild_s(self.costs))
             yield from self._spend("transfer", moved.seconds)
             self._note_moved(moved)
@@ -322,16 +276,8 @@ class Job:
         self._join_at_s = None
         self._dropped.clear()
         decision = state.decision
-        planned = self._planned(decision.nodes)
-
-        def restart(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
-            plan = planned.at(step).plan
-            seconds = self.system.restart_s(self.costs, decision, plan)
-            num_experts = int(plan.num_held_N.sum()) * (1 + self.system.doubles_stages)
-            return seconds, Moved(num_experts, float(self.system.load_bytes(self.costs, plan).sum()), seconds)
-
-        alike = "restart", decision.num_nodes, decision.source
-        moved = self._find(alike, decision, planned.step, restart)
+        planned = self.plans.planned(decision.nodes, self.progress.step)
+        moved = self.plans.restart(self.system, decision, planned)
         yield from self._spend("restart", moved.seconds)
         # From memory, it is the system that knows what is fetched.
         loads = {"checkpoint": moved, "initial": NO_MOVE}
@@ -384,7 +330,8 @@ class Job:
 
     def _rebalance(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
-        held, moved = self._bind(state.held, state.held.nodes, len(state.held.nodes))
+        nodes = state.held.nodes
+        held, moved = self.plans.bind(state.held, nodes, len(nodes), self.progress.step)
         if moved.seconds > 0:
             yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + moved.seconds)
             self.log.count("rebalances")
@@ -406,79 +353,55 @@ class Job:
 
         Times and counts are exactly those of `_checkpoint` and `_compute` in turn. Return whether there are any.
         """
-        progress, interval = self.progress, self.interval_steps
         if self._join_is_due():
             return False
+        progress = self.progress
         step_s, num_steps = state.timer.stretch(progress.step)
-        end_s, quiet_s = self.env.now, self.env.peek()
-        bounds = self._boundaries(progress.step, num_steps, int((quiet_s - end_s) / step_s))
-        saved, written_s = progress.saved_step, progress.written_at_s()
-        save = NO_SAVE
-        if interval and bounds[-1] // interval > saved // interval:
-            save = self._save(state.held.num_seats, step_s)
-        laps, saves = list[Lap](), list[int]()
-        for step, end in itertools.pairwise(bounds):
-            stop_s = start_s = end_s
-            is_save = interval > 0 and step // interval > saved // interval
-            if is_save:
-                start_s = stop_s + (max(0.0, written_s - stop_s) + save.stall_s)
-                saved, written_s = step, start_s + save.persist_s
-            end_s = start_s + (end - step) * step_s
-            if end_s >= quiet_s:
-                break
-            if is_save:
-                saves.append(len(laps))
-            laps.append((stop_s, start_s, end_s, end - step))
+        end = progress.step + num_steps
+        if self.system.is_elastic:
+            # A plan that is due ends all.
+            rebalance_steps = self.costs.job.rebalance_interval_steps
+            end = min(end, (progress.step // rebalance_steps + 1) * rebalance_steps)
+        now_s, quiet_s = self.env.now, self.env.peek()
+        bounds = boundaries(progress.step, end, int((quiet_s - now_s) / step_s), self._intervals)
+        due = saves_due(bounds[:-1], self.interval_steps, progress.saved_step)
+        save = self._save(state.held.num_seats, step_s) if due else NO_SAVE
+        laps = find_laps(bounds, step_s, now_s, quiet_s, due, progress.written_at_s(), save)
         if laps:
-            self._book_laps(state, laps, saves, step_s, save.persist_s)
+            self._book_laps(state, laps, step_s, save.persist_s)
         return bool(laps)
 
-    def _book_laps(
-        self, state: Training, laps: Sequence[Lap], saves: Sequence[int], step_s: float, persist_s: float
-    ) -> None:
-        """Let laps pass, some of which begin with a save, and count them."""
+    def _book_laps(self, state: Training, laps: Sequence[Lap], step_s: float, persist_s: float) -> None:
+        """Let laps pass, and count them."""
         progress, samples = self.progress, state.timer.samples_per_step
         extrapolated_share = self._extrapolated_share(state)
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
+        saves = [number for number, lap in enumerate(laps) if lap.begins_with_save]
         since_s = self.env.now
-        for number in saves:
-            stop_s, start_s, *_ = laps[number]
-            if start_s > stop_s:
-                if since_s < stop_s:
-                    self.log.trained(since_s, stop_s, samples / step_s)
-                self.log.phases.interrupt("checkpoint", stop_s, start_s)
-                since_s = start_s
-        self.env.skip_to(laps[-1][2])
+        for lap in [laps[number] for number in saves]:
+            if lap.start_s > lap.stop_s:
+                if since_s < lap.stop_s:
+                    self.log.trained(since_s, lap.stop_s, samples / step_s)
+                self.log.phases.interrupt("checkpoint", lap.stop_s, lap.start_s)
+                since_s = lap.start_s
+        self.env.skip_to(laps[-1].end_s)
         self.log.trained(since_s, self.env.now, samples / step_s)
         self.ledger.skip_to(self.env.now)
-        self.ledger.book("checkpoint", [laps[number][1] - laps[number][0] for number in saves])
-        spent_s = [end_s - start_s for _, start_s, end_s, _ in laps]
+        self.ledger.book("checkpoint", [laps[number].start_s - laps[number].stop_s for number in saves])
+        spent_s = [lap.end_s - lap.start_s for lap in laps]
         self.ledger.book("compute", spent_s)
         self._count_time(state, spent_s, extrapolated_share)
         self.log.count("checkpoints", len(saves))
-        self._timers.count(sum(lap[3] for lap in laps))
+        self.plans.count(sum(lap.num_steps for lap in laps))
         # The last save may not count yet, and the one before it counts: nothing before that is rolled back.
         first = saves[-2] if len(saves) > 1 else 0
-        progress.keep(sum(lap[3] for lap in laps[:first]), samples)
-        for number, (_, start_s, _, num_steps) in enumerate(laps[first:], first):
-            if number in saves[-2:]:
-                progress.save(start_s, persist_s)
-            progress.add(Made(start_s, num_steps, step_s, samples))
-
-    def _boundaries(self, step: int, num_steps: int, most_steps: int) -> list[int]:
-        """Return the steps, from one on, at which something may be due, as far as `most_steps` may get.
-
-        It is a plan, a save or, where the loads drift, a new sample of these. A plan that is due ends all.
-        """
-        end = step + num_steps
-        if self.system.is_elastic:
-            rebalance_steps = self.costs.job.rebalance_interval_steps
-            end = min(end, (step // rebalance_steps + 1) * rebalance_steps)
-        last = min(end, step + min(most_steps, MOST_STEPS_AHEAD) + 1)
-        due = [range((step // interval + 1) * interval, last, interval) for interval in self._intervals]
-        return [step, *sorted(set().union(*due)), *([end] if end == last else [])]
+        progress.keep(sum(lap.num_steps for lap in laps[:first]), samples)
+        for lap in laps[first:]:
+            if lap.begins_with_save:
+                progress.save(lap.start_s, persist_s)
+            progress.add(Made(lap.start_s, lap.num_steps, step_s, samples))
 
     def _save(self, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint takes, which is mostly what the last one took."""
@@ -490,7 +413,7 @@ class Job:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""
         step_s, num_steps = state.timer.stretch(self.progress.step)
         num_steps = min(num_steps, *(interval - self.progress.step % interval for interval in self._intervals))
-        self._timers.count(num_steps)
+        self.plans.count(num_steps)
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
@@ -566,7 +489,7 @@ class Job:
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
         if lost.steps:
-            self.sampler.interrupted(self.step_s, self.interval_steps)
+            self.plans.sampler.interrupted(self.step_s, self.interval_steps)
             self.log.lost(lost.since_s, self.env.now)
             self._log("rolled_back", lost_steps=lost.steps)
         if self.log.failure is not None:
@@ -606,7 +529,7 @@ class Job:
         return protocol.join_is_due(self._join_at_s, self.env.now)
 
     def _newcomers(self, held: Held) -> tuple[str, ...]:
-        return self.system.newcomers(self.costs, held, self._alive(), self.planner.usable_nodes)
+        return self.system.newcomers(self.costs, held, self._alive(), self.plans.usable_nodes)
 
     def _decide(
         self, held: Held, *, paused: bool = False, joins_due: bool = False, in_recovery: bool = False
@@ -625,114 +548,31 @@ class Job:
             self.progress.step,
             self.step_s,
             situation,
-            self.planner.usable_nodes,
-            lambda _nodes: self._is_complete(held),
+            self.plans.usable_nodes,
+            lambda _nodes: self.plans.is_complete(held),
             in_recovery,
             self._copied_step(held),
         )
         return decide_next(self.system, self.costs, stopped)
 
-    def _domains(self, nodes: Sequence[str]) -> tuple[int, ...] | None:
-        """Return the failure domain of each of these nodes where plans depend on it."""
-        return self.nodes.domains(nodes, self.costs.cluster.nodes_per_domain) if self._has_domains else None
-
-    def _planned(self, nodes: Sequence[str]) -> Planned:
-        """Return the plan of now for these nodes, yet to be made."""
-        domains = self._domains(nodes)
-        sizes = tuple(sorted(Counter(domains).values())) if domains else ()
-        make = partial(self.planner.plan, domains=domains)
-        doubled_stages = self.costs.grid.num_stages if self.system.doubles_stages else 0
-        return Planned(len(nodes), self.progress.step, make, sizes, doubled_stages)
-
-    def _point(self, held: Held) -> Point | None:
-        """Return the plan that stands for the one that nodes hold, if another one does."""
-        return self._timers.points.get(held.num_seats) if self.system.is_elastic else None
-
-    def _is_complete(self, held: Held) -> bool:
-        """Tell whether nodes hold every expert, and every part of the dense state."""
-        point = self._point(held)
-        if point is not None and held.num_seats - len(held.nodes) < point.fewest_nodes:
-            return held.has_dense(self.costs.grid)
-        return held.is_complete(self.costs.grid)
-
-    def _note_doubt(self, held: Held, decision: protocol.Decision[str]) -> None:
-        """Note where it depends on the nodes' parts of the plan, unknown where plans are sampled, what was lost."""
-        if not (self.sampler.is_on and self.system.is_elastic and held.made is not None and decision.num_nodes):
-            return
-        fewest_nodes = (self._point(held) or held.made.plan).fewest_nodes
-        if held.num_seats - len(held.nodes) >= fewest_nodes:
-            restart = replace(decision, source="checkpoint")
-            self.sampler.doubted(
-                self.system.restart_s(self.costs, restart, held.made.plan) + self.interval_steps * self.step_s / 2
-            )
-
-    def _find(self, alike: Hashable, same: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
-        """Find what follows from plans: sampled where that is on, which takes what is `alike`.
-
-        Plans of plain expert parallelism do not change, so that what is the `same` is computed once for all runs.
-        """
-        if not self.system.is_elastic:
-            return self.planner.find((self.system, same), lambda: compute(step, is_sampled=False)[1])
-        return self.sampler.find(alike, step, compute) if self.sampler.is_on else compute(step, is_sampled=False)[1]
-
-    def _bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int) -> tuple[Held, Moved]:
-        """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
-        before, after = held.made, self._planned(candidates[:num_nodes])
-        assert before is not None, "some nodes hold states"
-        num_new, pause_s = len(candidates) - len(held.nodes), self.costs.cluster.recovery.regroup_s
-        domains = self._domains(candidates)
-        domain_H = None if domains is None else np.array(domains)
-        grid, age_steps, server_H = self.costs.grid, after.step - before.step, self.nodes.servers(candidates)
-
-        def bind(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
-            holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
-            next_plan, divides_dense = after.at(step), grid.num_dense_parts > 1
-            binding = bind_nodes(
-                self.costs,
-                # Where another plan stands for this one, its survivors may have lost experts that this one's kept.
-                with_lost_experts(holder.holds_LEN) if self.sampler.is_on else holder.holds_LEN,
-                next_plan.holds_LEN,
-                num_new=num_new,
-                dense_PH=held.dense_PN(grid) if divides_dense else None,
-                wants_PN=next_plan.dense_PN(grid) if divides_dense else None,
-                domain_H=domain_H,
-            )
-            seconds = binding.transfer_s(self.costs, server_H)
-            chosen = None if is_sampled else binding.chosen_N.tolist()
-            moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
-            return seconds + (pause_s if seconds else 0.0), (moved, chosen)
-
-        # The same change of nearly as many nodes. Between plans from the same loads only failed and new nodes fetch;
-        # less has changed since a plan that was made after the last rebalance.
-        num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
-        ages = age_steps == 0, age_steps < self.costs.job.rebalance_interval_steps
-        alike = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
-        same = "transfer", held.num_seats, held.seats, num_nodes, server_H.tobytes(), self.sampler.is_on
-        moved, chosen = self._find(alike, same, after.step, bind)
-        # Where another plan stands for this one, which node takes which part of it is not known.
-        nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]
-        return Held.full(nodes, after), moved
-
     def _train_on(self, held: Held, *, joins_first: bool = True) -> None:
-        assert held.made is not None, "some nodes hold states"
         self.ledger.close(self.env.now)
         self._end_failure(self.env.now)
         if not isinstance(self.state, Training):
             self._assign(held.nodes)
-        # Nodes that are missing are taken to have been where the plan has them.
-        servers = np.arange(held.num_seats) // self.costs.cluster.nodes_per_server
-        timer = self._timers.make(held.made, self.nodes.servers(held.nodes) if held.is_whole else servers)
+        timer = self.plans.timer(held, self.progress.step)
         step_s = timer.step_s(self.progress.step)
         pace = self.system.pace(self.costs, held, step_s)
         if pace != FULL_PACE:
             timer = PacedStepTimer(timer, *pace)
         self._require_end(step_s)
-        self.sampler.consider(self.progress.step, step_s, window_s(self.system, self.costs, held.num_seats))
-        is_below = False
-        if self.system.is_elastic:
-            is_below = (self._point(held) or held.made.plan).fewest_nodes < self.costs.job.fault_threshold
         self.state = Training(
-            held, timer=timer, planned_step=self.progress.step, is_below_threshold=is_below, joins_first=joins_first
+            held,
+            timer=timer,
+            planned_step=self.progress.step,
+            is_below_threshold=self.system.is_elastic
+            and self.plans.fewest_nodes(held) < self.costs.job.fault_threshold,
+            joins_first=joins_first,
         )
 
     def _require_end(self, step_s: float) -> None:
@@ -749,10 +589,8 @@ class Job:
         num_used = self.state.num_used
         if self.on_plan is not None:
             held, per_domain = self.state.held, self.costs.cluster.nodes_per_domain
-            point = self._point(held)
-            plan = point.plan if point is not None else held.plan
             domains = self.nodes.domains_from(held.nodes, per_domain) if per_domain else range(len(self.nodes))
-            self.on_plan(self.env.now, plan if num_used else None, domains)
+            self.on_plan(self.env.now, self.plans.in_force(held) if num_used else None, domains)
         self.log.state(State(self.env.now, len(self.nodes), num_used))
 
     def _log(self, event: str, **numbers: int) -> None:

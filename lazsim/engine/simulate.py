@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.job import Activity, Clock, Job
+from lazsim.engine.clock import Activity, Clock
+from lazsim.engine.job import Job
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
@@ -225,8 +226,8 @@ def simulate_system(
         host_bytes=max((system.host_bytes(costs, size, job.step_s) for size in sizes if job.step_s), default=0.0),
         setting={name: getattr(system, name) for name in system.choices()},
         memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
-        planning="sampled" if job.sampler.has_sampled else "exact",
-        samples_error=job.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),
+        planning="sampled" if job.plans.sampler.has_sampled else "exact",
+        samples_error=job.plans.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),
         gpus_per_node=costs.cluster.gpus_per_node,
         tokens_per_sample=costs.model.sequence_length,
         prices=prices,

@@ -1,0 +1,36 @@
+"""The clock of a simulation."""
+
+import math
+from collections.abc import Callable, Generator
+from typing import Any
+
+import simpy
+
+Activity = Generator[simpy.Event, Any, None]
+"""What a process does, as it lets time pass."""
+
+
+class Clock(simpy.Environment):
+    """An environment in which a process lets time pass without an event where nothing else happens meanwhile.
+
+    `tell` is called with the time about every `every_s` seconds.
+    """
+
+    def __init__(self, tell: Callable[[float], None] = lambda _time_s: None, every_s: float = math.inf) -> None:
+        super().__init__()
+        self._tell, self._every_s, self._tell_at_s = tell, every_s, every_s
+
+    def passing(self, seconds: float) -> Activity:
+        """Let time pass, to the same instant either way."""
+        if self.now + seconds < self.peek():
+            self.skip_to(self.now + seconds)
+        else:
+            yield self.timeout(seconds)
+            self.skip_to(self.now)
+
+    def skip_to(self, time_s: float) -> None:
+        """Let time pass in which nothing else happens."""
+        self._now = time_s
+        if time_s >= self._tell_at_s:
+            self._tell(time_s)
+            self._tell_at_s = time_s + self._every_s

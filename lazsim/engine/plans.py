@@ -1,0 +1,179 @@
+"""What follows from the plans of a run: from each of them, or from some that stand for others."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from lazsim.costmodel.step import CostModel
+from lazsim.engine.held import Held, Planned
+from lazsim.engine.nodes import Nodes
+from lazsim.engine.planner import Planner
+from lazsim.engine.protocol import Decision
+from lazsim.engine.reconfiguration import bind_nodes
+from lazsim.engine.sampled_steps import Point, StepTimers
+from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer
+from lazsim.engine.systems.system import System
+from lazsim.placement.plan import PlacementPlan, with_lost_experts
+
+
+class Moved(NamedTuple):
+    """States of experts that nodes get, the bytes of all states, and the seconds that this takes."""
+
+    experts: int
+    num_bytes: float
+    seconds: float
+
+
+NO_MOVE = Moved(0, 0.0, 0.0)
+
+
+class Plans:
+    """The plans of a run on its `nodes`, and what follows from them.
+
+    `planning` is one of `lazsim.engine.sampling.PLANNINGS`, for a run of `wall_s` of which `now_s` returns what has
+    passed. The plans are kept for scores where it `keeps_plans`.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        costs: CostModel,
+        planner: Planner,
+        make_timer: MakeStepTimer,
+        nodes: Nodes,
+        planning: str,
+        wall_s: float,
+        now_s: Callable[[], float],
+        *,
+        keeps_plans: bool,
+    ) -> None:
+        self._system, self._costs, self._planner, self._nodes = system, costs, planner, nodes
+        self.usable_nodes = planner.usable_nodes
+        self._has_domains = system.uses_domains(costs)
+        if (costs.cluster.nodes_per_server > 1 and system.is_elastic) or (self._has_domains and keeps_plans):
+            # Which parts of a plan share a server follows from every plan before it, and a plan whose reliability is
+            # asked for is one for the very domains of its nodes.
+            planning = "exact"
+        window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
+        self.sampler = Sampler(planning, window_steps, wall_s, now_s)
+        self._timers = StepTimers(self.sampler, make_timer, keeps_plans=keeps_plans)
+
+    def planned(self, nodes: Sequence[str], step: int) -> Planned:
+        """Return the plan of a step for these nodes, yet to be made."""
+        domains = self._domains(nodes)
+        sizes = tuple(sorted(Counter(domains).values())) if domains else ()
+        doubled_stages = self._costs.grid.num_stages if self._system.doubles_stages else 0
+        return Planned(len(nodes), step, partial(self._planner.plan, domains=domains), sizes, doubled_stages)
+
+    def in_force(self, held: Held) -> PlacementPlan | None:
+        """Return the plan that nodes hold, or the one that stands for it; None where that is not kept."""
+        point = self._point(held)
+        return held.plan if point is None else point.plan
+
+    def fewest_nodes(self, held: Held) -> int:
+        """Return the fewest nodes of the plan that any expert is on."""
+        return (self._point(held) or _made(held).plan).fewest_nodes
+
+    def is_complete(self, held: Held) -> bool:
+        """Tell whether nodes hold every expert, and every part of the dense state."""
+        point = self._point(held)
+        if point is not None and held.num_seats - len(held.nodes) < point.fewest_nodes:
+            return held.has_dense(self._costs.grid)
+        return held.is_complete(self._costs.grid)
+
+    def timer(self, held: Held, step: int) -> StepTimer:
+        """Return what times steps from one on while every node of the plan is there."""
+        made = _made(held)
+        # Nodes that are missing are taken to have been where the plan has them.
+        servers_N = np.arange(held.num_seats) // self._costs.cluster.nodes_per_server
+        timer = self._timers.make(made, self._nodes.servers(held.nodes) if held.is_whole else servers_N)
+        self.sampler.consider(step, timer.step_s(step), window_s(self._system, self._costs, held.num_seats))
+        return timer
+
+    def count(self, num_steps: int) -> None:
+        """Count steps made that take the seconds asked for last."""
+        self._timers.count(num_steps)
+
+    def note_doubt(self, held: Held, decision: Decision[str], rollback_s: float) -> None:
+        """Note where it depends on the nodes' parts of the plan, unknown where plans are sampled, what was lost."""
+        if not (self.sampler.is_on and self._system.is_elastic and held.made is not None and decision.num_nodes):
+            return
+        if held.num_seats - len(held.nodes) >= self.fewest_nodes(held):
+            restart = replace(decision, source="checkpoint")
+            self.sampler.doubted(self._system.restart_s(self._costs, restart, held.made.plan) + rollback_s)
+
+    def restart(self, system: System, decision: Decision[str], planned: Planned) -> Moved:
+        """Return what nodes load in a restart under a system as it is by now, and the seconds of all of it."""
+
+        def compute(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
+            plan = planned.at(step).plan
+            seconds = system.restart_s(self._costs, decision, plan)
+            num_experts = int(plan.num_held_N.sum()) * (1 + system.doubles_stages)
+            return seconds, Moved(num_experts, float(system.load_bytes(self._costs, plan).sum()), seconds)
+
+        alike = "restart", decision.num_nodes, decision.source
+        return self._find(alike, (system, decision), planned.step, compute)
+
+    def bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int, step: int) -> tuple[Held, Moved]:
+        """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
+        before, after = _made(held), self.planned(candidates[:num_nodes], step)
+        num_new, pause_s = len(candidates) - len(held.nodes), self._costs.cluster.recovery.regroup_s
+        domains = self._domains(candidates)
+        domain_H = None if domains is None else np.array(domains)
+        grid, age_steps, server_H = self._costs.grid, after.step - before.step, self._nodes.servers(candidates)
+
+        def compute(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
+            holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
+            next_plan, divides_dense = after.at(step), grid.num_dense_parts > 1
+            binding = bind_nodes(
+                self._costs,
+                # Where another plan stands for this one, its survivors may have lost experts that this one's kept.
+                with_lost_experts(holder.holds_LEN) if self.sampler.is_on else holder.holds_LEN,
+                next_plan.holds_LEN,
+                num_new=num_new,
+                dense_PH=held.dense_PN(grid) if divides_dense else None,
+                wants_PN=next_plan.dense_PN(grid) if divides_dense else None,
+                domain_H=domain_H,
+            )
+            seconds = binding.transfer_s(self._costs, server_H)
+            chosen = None if is_sampled else binding.chosen_N.tolist()
+            moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
+            return seconds + (pause_s if seconds else 0.0), (moved, chosen)
+
+        # The same change of nearly as many nodes. Between plans from the same loads only failed and new nodes fetch;
+        # less has changed since a plan that was made after the last rebalance.
+        num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
+        ages = age_steps == 0, age_steps < self._costs.job.rebalance_interval_steps
+        alike = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
+        same = self._system, held.num_seats, held.seats, num_nodes, server_H.tobytes(), self.sampler.is_on
+        moved, chosen = self._find(alike, same, after.step, compute)
+        # Where another plan stands for this one, which node takes which part of it is not known.
+        nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]
+        return Held.full(nodes, after), moved
+
+    def _find(self, alike: Hashable, same: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
+        """Find what follows from plans: sampled where that is on, which takes what is `alike`.
+
+        Plans of plain expert parallelism do not change, so that what is the `same` is computed once for all runs.
+        """
+        if not self._system.is_elastic:
+            return self._planner.find(same, lambda: compute(step, is_sampled=False)[1])
+        return self.sampler.find(alike, step, compute) if self.sampler.is_on else compute(step, is_sampled=False)[1]
+
+    def _point(self, held: Held) -> Point | None:
+        """Return the plan that stands for the one that nodes hold, if another one does."""
+        return self._timers.points.get(held.num_seats) if self._system.is_elastic else None
+
+    def _domains(self, nodes: Sequence[str]) -> tuple[int, ...] | None:
+        """Return the failure domain of each of these nodes where plans depend on it."""
+        return self._nodes.domains(nodes, self._costs.cluster.nodes_per_domain) if self._has_domains else None
+
+
+def _made(held: Held) -> Planned:
+    assert held.made is not None, "some nodes hold states"
+    return held.made
