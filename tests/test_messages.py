@@ -28,6 +28,20 @@ def refused(lazsim):
     return call
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--nodes", 4), "unknown option '--nodes': did you mean '--max-nodes'? see lazsim run --help"),
+        (("recovery", "--fault-threshold", 2), "did you mean '--min-replicas'? see lazsim recovery --help"),
+        (("run",), "give --trace FILE|RECIPE; see lazsim run --help"),
+        (("sweep",), "give SPEC.toml; see lazsim sweep --help"),
+        (("advise", "qwen3"), "unexpected argument (qwen3): no option takes it; see lazsim advise --help"),
+    ],
+)
+def test_a_slip_in_the_options_is_told_with_what_to_give(refused, arguments, said):
+    assert said in refused(*arguments)
+
+
 NAMES = {
     "line ends": "a\nb\r\nc\x0b\x0cd\x85e\u2028f\u2029g",
     "control": "a\x1b[31m\x07\x00b".replace("\0", ""),

@@ -10,6 +10,15 @@ import click
 from lazsim.cli.effects import MAPPING, flag, is_given, refuse_repeated, refuse_without_effect
 from lazsim.errors import did_you_mean, printable, unknown_name
 
+ELSEWHERE = {
+    "--nodes": "--max-nodes", "--max-nodes": "--nodes",
+    "--fault-threshold": "--min-replicas", "--min-replicas": "--fault-threshold",
+}  # fmt: skip
+"""Options that other commands have under another name."""
+
+EXTRA = "Got unexpected extra"
+"""How Click begins to say that an argument belongs to no option."""
+
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
 
@@ -60,13 +69,21 @@ def usage_message(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         known = [name for option in error.ctx.command.params for name in option.opts if name.startswith("--")]
         near = did_you_mean(error.option_name.lstrip("-"), [name[2:] for name in known]).replace("'", "'--", 1)
+        if (elsewhere := ELSEWHERE.get(error.option_name)) in known:
+            near = f"did you mean '{elsewhere}'? "
         return f"unknown option {error.option_name!r}: {near}see {error.ctx.command_path} --help"
-    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
-        param = error.param
-        name = max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+    param = error.param if isinstance(error, click.BadParameter) else None
+    name = max(param.opts, key=len) if isinstance(param, click.Option) else param and param.human_readable_name
+    if isinstance(error, click.MissingParameter) and error.ctx is not None and name:
+        kind = f" {param.metavar}" if isinstance(param, click.Option) and param.metavar else ""
+        return f"give {name}{kind}; see {error.ctx.command_path} --help"
+    if isinstance(error, click.BadParameter) and param:
         return f"{name}: {error.message}"
     # Choices stand in lines of their own.
-    return error.format_message().replace("\n\t", " ")
+    told = error.format_message().replace("\n\t", " ")
+    if told.startswith(EXTRA) and isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"unexpected{told.removeprefix(EXTRA)}: no option takes it; see {error.ctx.command_path} --help"
+    return told
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
