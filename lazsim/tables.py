@@ -45,7 +45,8 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
     ----------
     text
         Lines with a separator (tab, ``|``, ``;``, comma, or else spaces), in which ``#`` begins a comment; a JSON value
-        on each line; or one JSON array. JSON values are objects, whose keys name the columns, or arrays.
+        on each line; or one JSON array, alone or in an object. JSON values are objects, whose keys name the columns, or
+        arrays.
     faults
         The faults of the file.
     is_header
@@ -147,7 +148,7 @@ def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]
 
 
 def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
-    """Yield the values of one array, or those of the lines."""
+    """Yield the values of one array, also of the only one of objects in an object, or those of the lines."""
     if text.lstrip().startswith("[") and not re.match(r"\s*\[.*\]\s*\n\s*\[", text):
         try:
             json.loads(text)
@@ -155,11 +156,26 @@ def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
             raise faults.error(f"{faults.name}: not valid JSON ({str(error)[:80]}); fetch the file again") from None
         yield from array_items(text, text.index("["))
         return
+    if (opening := _only_array(text)) is not None:
+        yield from array_items(text, opening)
+        return
     for line, value in numbered_lines(text):
         try:
             yield line, decode_json(value.encode())
         except ValueError as error:
             faults.fault(line, f"not valid JSON ({error})")
+
+
+def _only_array(text: str) -> int | None:
+    """Return where the only array of objects begins of a text that is one JSON object, as CloudWatch writes it."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    arrays = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    found = [re.finditer(rf"{re.escape(json.dumps(key))}\s*:\s*\[", text) for key in arrays]
+    openings = [match.end() - 1 for matches in found for match in matches]
+    return openings[0] if len(openings) == 1 else None
 
 
 def _align(values: Iterator[tuple[int, Any]], faults: Faults) -> Table:

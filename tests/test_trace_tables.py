@@ -310,6 +310,17 @@ def test_column_that_counts_nodes_may_say_in_which_state_they_are(write):
     assert told in trace.notes
 
 
+@pytest.mark.parametrize("indent", [None, 4])
+def test_an_array_of_rows_may_stand_in_an_object_as_cloudwatch_writes_it(write, indent):
+    points = [{"Timestamp": f"2025-03-01T0{hour}:00:00Z", "Average": count} for hour, count in ((1, 7), (0, 8))]
+    path = write(json.dumps({"Label": "GroupInServiceInstances", "Datapoints": points}, indent=indent))
+    assert outcome(read_trace(path, mapping=make_mapping(columns="time=Timestamp,count=Average"))) == (
+        3600.0,
+        1,
+        8 * 3600.0,
+    )
+
+
 def test_clock_that_began_long_before_the_first_count_starts_with_it(write):
     trace = read_trace(write("time_s,count\n8123456,8\n8124456,7\n8125456,8\n"))
     assert outcome(trace) == (2000.0, 1, 8 * 1000.0 + 7 * 1000.0)
