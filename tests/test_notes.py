@@ -17,6 +17,7 @@ from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate
 from lazsim.study.sweep import run_sweep
 from lazsim.study.sweep_spec import parse_sweep
+from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
 
 SYSTEMS = ("lazarus", "ds")
@@ -185,9 +186,20 @@ def test_a_sweep_tells_the_notes_of_its_runs_and_of_how_many():
     assert f"{ANALYTIC} (4 of 4 runs)" in notes
 
 
+def test_a_busiest_gpu_far_ahead_of_the_others_is_told_with_a_policy_that_spreads_loads():
+    # On 56 nodes, 7 of each stage with 224 slots hold 128 experts: 32 of them once. A node of these gets 32 parts of
+    # the tokens, where 128 are on 7 nodes.
+    recipe = change_recipe(None, {"num_nodes": 64, "mtbf_s": 1e6, "repair_s": 1e6, "duration_s": 4e4})
+    notes = simulate(recipe, systems=["lazarus"], model="qwen3-235b-a22b", cluster="h100x64", interval=200).notes
+    told = [note for note in notes if "busiest GPU" in note]
+    assert len(told) == 1
+    assert "on 56 nodes" in told[0]
+    assert f"has {32 / (128 / 7):.2f} times the mean tokens" in told[0]
+
+
 def test_notes_that_differ_in_numbers_only_are_told_once():
     assert count_notes([["a 1.5 %", "b"], ["a 2 %"], []]) == (
-        "a 1.5 %, or with other numbers (2 of 3 runs)",
+        "a 1.5 % (2 of 3 runs; numbers of the first)",
         "b (1 of 3 runs)",
     )
 

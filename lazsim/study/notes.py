@@ -21,6 +21,7 @@ from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.study.memory import memory_notes
+from lazsim.study.unevenness import unevenness_notes
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import GIB, counted, format_duration
@@ -112,6 +113,7 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
         told = f"{run.name}: in {share:.1%} of the time of its steps, some expert is on fewer than {threshold} nodes"
         why = threshold_note(scenario, trace.most_nodes(run.wall_s) - scenario.num_spares)
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
+    notes += unevenness_notes(scenario, run, trace, loads)
     if loads.last_step is not None and run.steps > loads.last_step:
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
     if run.planning == "sampled" and run.samples_error:
@@ -160,15 +162,15 @@ def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
     Examples
     --------
     >>> count_notes([["seed 0", "analytic"], ["seed 1", "analytic"]])
-    ('seed 0, or with other numbers (2 of 2 runs)', 'analytic (2 of 2 runs)')
+    ('seed 0 (2 of 2 runs; numbers of the first)', 'analytic (2 of 2 runs)')
     """
     found: dict[str, list[str]] = {}
     for notes in notes_by_run:
         for note in notes:
             found.setdefault(without_numbers(note), []).append(note)
     return tuple(
-        f"{same[0]}{', or with other numbers' if len(set(same)) > 1 else ''} ({len(same)} of "
-        f"{counted(len(notes_by_run), 'run')})"
+        f"{same[0]} ({len(same)} of {counted(len(notes_by_run), 'run')}"
+        f"{'; numbers of the first' if len(set(same)) > 1 else ''})"
         for same in found.values()
     )
 
