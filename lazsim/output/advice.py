@@ -78,7 +78,8 @@ def _answer(advice: Advice) -> str:
     num_ties = len(advice.ties)
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
     if any(one.is_tie is None for one in advice.ranking[1:]):
-        told = f"; fewer than {MIN_SAMPLES} seeds cannot tell whether others are as good"
+        fewest = min(one.num_seeds for one in advice.ranking)
+        told = f"; {counted(fewest, 'seed')} of others, fewer than {MIN_SAMPLES}, cannot tell whether they are as good"
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
     return (

@@ -33,6 +33,7 @@ from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, memory_notes, require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
+from lazsim.trace.recipes import Recipe
 from lazsim.trace.table import Trace
 
 SEARCH_RUN_PART = 0.1
@@ -43,7 +44,7 @@ ALL = "all"
 
 
 def simulate(
-    trace: Trace | Path | str,
+    trace: Trace | Recipe | Path | str,
     *,
     systems: Sequence[str] = DEFAULT_SYSTEMS,
     placements: Sequence[str] = (),
@@ -55,7 +56,8 @@ def simulate(
     Parameters
     ----------
     trace
-        What happens to the nodes: a trace, a file of node events, or a recipe by name or as a ``.toml`` file.
+        What happens to the nodes: a trace, a file of node events, or a recipe, also by name or as a ``.toml`` file;
+        see `lazsim.trace.recipes.change_recipe`.
     systems
         Names of systems.
     placements
@@ -82,7 +84,7 @@ def simulate(
     >>> result.runs[0].counts["failures"], result.runs[0].wall_s
     (0, 600.0)
     """
-    settings["trace"] = trace if isinstance(trace, Trace) else str(trace)
+    settings["trace"] = str(trace) if isinstance(trace, Path) else trace
     scenarios, left_out = resolve_runs(settings, systems, placements)
     searches = ALL in systems and settings.get("interval") is None and not placements
     return simulate_scenarios(scenarios, progress, left_out, searches=searches)
