@@ -247,6 +247,23 @@ def signals_blocked(*numbers: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Start processes by multiprocessing that an interrupt of the terminal does not reach: their parent ends them.
+
+    Signals wait until all have started. The processes do not import the program's main module: they need nothing of it,
+    and a script without a main guard would run again in each of them.
+    """
+    names = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: names[name] for name in ("__spec__", "__file__") if name in names}
+    with signals_held(), signals_blocked(signal.SIGINT):
+        names.update(dict.fromkeys(hidden))
+        try:
+            yield
+        finally:
+            names.update(hidden)
+
+
 def end_with_parent() -> None:
     """End this process, which multiprocessing has started, at once when the process that asked for it has ended."""
     from multiprocessing import parent_process

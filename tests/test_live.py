@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from lazsim.engine.held import NOTHING, Held, Planned
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
+from lazsim.files import scratch_folder
 from lazsim.live.calibration import Calibration
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
 from lazsim.live.coordinator import Coordinator
@@ -710,8 +712,53 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_proces
             running.send_signal(number)
         assert running.wait(timeout=60) == code
         wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
-        if number != signal.SIGKILL:
-            assert os.listdir(folder) == []
+        if number == signal.SIGKILL:
+            # What is left goes with the next run.
+            with scratch_folder(Path(folder)):
+                pass
+        assert os.listdir(folder) == []
+
+
+UNGUARDED = """
+import asyncio, msgspec
+from lazsim.live.run import run_locally
+from lazsim.live.worker_pool import WorkerPool
+from lazsim.profiling.communication import RankProcesses
+from tests.live_jobs import Script, tiny_spec
+with WorkerPool() as pool:
+    spec = msgspec.structs.replace(tiny_spec(), num_steps=3)
+    print(asyncio.run(run_locally(spec, Script(2), pool, num_initial=2, max_nodes=2)).run.steps)
+with RankProcesses(2, "gloo", "cpu") as ranks:
+    print(len(ranks.ask("joining", "join", "all", 2)))
+"""
+
+
+def test_a_script_that_starts_processes_needs_no_main_guard(tmp_path, run_process):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = run_process(sys.executable, tmp_path / "script.py", env=environment)
+    assert (ended.stdout, ended.stderr) == ("3\n2\n", "")
+
+
+def test_a_job_goes_on_where_the_process_that_starts_workers_is_killed(pool, undisturbed):
+    def kill_server(_nodes):
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+
+    acts = {("stepped", 2): [("call", kill_server)], ("stepped", 4): [("kill", "n0"), ("start", "m0")]}
+    run, blocks = run_live(tiny_spec(), Script(3, acts), pool)
+    assert (run.run.steps, run.run.counts["failures"]) == (NUM_STEPS, 1)
+    assert {"failure", "join"} <= {recovery.cause for recovery in run.recoveries}
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
+
+
+@pytest.mark.parametrize("error", ["BlockingIOError", "EOFError", "ValueError"])
+def test_the_process_that_starts_workers_reports_only_bugs_by_itself(error, run_process):
+    ended = run_process(sys.executable, "-c", f"import lazsim.live.fork_server; raise {error}", check=False)
+    assert (ended.returncode, error in ended.stderr, ended.stderr == "") == (
+        1,
+        error == "ValueError",
+        error != "ValueError",
+    )
 
 
 def test_temporary_folder_that_is_too_long_for_a_socket_is_named(tmp_path, run_process):

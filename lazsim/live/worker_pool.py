@@ -1,22 +1,28 @@
 """Start and kill workers on this machine: forks of a process that has imported torch."""
 
+import atexit
 import contextlib
+import errno
 import os
 import signal
 import tempfile
-from multiprocessing import forkserver, get_context
+from functools import partial
+from multiprocessing import current_process, forkserver, get_context
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from lazsim.errors import LazsimError
-from lazsim.files import end_with_parent, signals_blocked, signals_held, when_possible
+from lazsim.files import end_with_parent, scratch_folder, starting_processes, when_possible
 from lazsim.live.messages import LiveError
 from lazsim.live.worker import run_worker
 
 END_TIMEOUT_S = 5.0
 """Longest wait for the end of a worker that was killed: the kernel first frees its memory."""
+
+UNKNOWN_EXIT_CODE = 255
+"""What Python takes for the exit code of a worker whose fork server was killed, whether it has ended or not."""
 
 
 class WorkerPool:
@@ -32,12 +38,11 @@ class WorkerPool:
         self._killed: list[ForkServerProcess] = []
 
     def __enter__(self) -> Self:
-        # Without the main module, each worker would import it again.
-        self._context.set_forkserver_preload(["__main__", "lazsim.live.generation"])
+        self._context.set_forkserver_preload(["lazsim.live.fork_server"])
         # It lets signals through again as it starts.
         ensure_running()
-        # An interrupt of the terminal is for the command, which ends the workers in order, and not in mid-start.
-        with signals_held(), signals_blocked(signal.SIGINT):
+        with starting_processes():
+            _choose_folder()
             try:
                 when_possible(forkserver.ensure_running)
             except OSError as error:
@@ -56,10 +61,8 @@ class WorkerPool:
         arguments = (str(log), address, name, secret, local_rank)
         worker = self._context.Process(target=_work, args=arguments, daemon=True)
         try:
-            when_possible(worker.start)
-        # The fork server has ended, for want of processes.
-        except EOFError:
-            raise LiveError(f"{name}: cannot be started; its error is above") from None
+            with starting_processes():
+                when_possible(partial(_start, worker))
         except OSError as error:
             raise LiveError(f"{name}: cannot be started ({error.strerror})") from None
         self._workers[name] = worker
@@ -77,6 +80,10 @@ class WorkerPool:
         """Kill a worker without warning, as a failure does."""
         if name in self._workers:
             worker = self._workers.pop(name)
+            if worker.exitcode == UNKNOWN_EXIT_CODE:
+                # To the worker, its parent has ended.
+                worker.close()
+                return
             worker.kill()
             self._killed.append(worker)
         self._killed = [worker for worker in self._killed if worker.is_alive()]
@@ -94,6 +101,23 @@ class WorkerPool:
         if self.is_running(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._workers[name].pid or 0, number)
+
+
+def _choose_folder() -> None:
+    """Let multiprocessing have its sockets in a folder that goes with the next run where this process is killed."""
+    options: dict[str, Any] = current_process()._config  # type: ignore[attr-defined]
+    if options.get("tempdir") is None:
+        folder = contextlib.ExitStack()
+        options["tempdir"] = str(folder.enter_context(scratch_folder()))
+        atexit.register(folder.close)
+
+
+def _start(worker: ForkServerProcess) -> None:
+    """Start a worker; where the fork server has ended, as for want of processes, the next call starts another."""
+    try:
+        worker.start()
+    except (EOFError, ConnectionError):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
 
 def _work(log: str, address: tuple[str, int], name: str, secret: bytes, local_rank: int) -> None:

@@ -21,7 +21,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from lazsim.capacity import MEMORY_SHARE, check_processes
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import FailedError, LazsimError
-from lazsim.files import signals_blocked, signals_held
+from lazsim.files import starting_processes
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes, serve
 from lazsim.profiling.scheduler import Measurement, in_proportion
 from lazsim.profiling.timing import BATCH, CI_WIDTH, ci_width, make_point
@@ -82,8 +82,7 @@ class RankProcesses:
         context = get_context("spawn")
         # It lets signals through again as it starts.
         ensure_running()
-        # An interrupt of the terminal is for the parent, which ends its processes in order, and not in mid-start.
-        with signals_held(), signals_blocked(signal.SIGINT):
+        with starting_processes():
             for arguments in self._start_arguments:
                 ours, theirs = context.Pipe()
                 self._connections.append(ours)
