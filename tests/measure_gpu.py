@@ -77,7 +77,7 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
 
     fewer = () if device == "cuda" else ("--tokens", "64")
     how = ("--device", device, "--budget", "BUDGET", "--json", *fewer)
-    found = [Task("tests", ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/test_gpu.py"), 120)]
+    found = [Task("tests", ("-m", "pytest", "-rs", "-p", "no:cacheprovider", "tests/test_gpu.py"), 120)]
     first = [model for model in FIRST_MODELS if model in models]
     found += [profile(model, 90) for model in first[:2]] + [check(model) for model in first[:2]]
 
@@ -108,7 +108,7 @@ SESSION_S = 1500.0
 
 
 class Session:
-    """The state of the measurements in a folder: ``report.json``, ``profiles.zip`` and ``log.txt``."""
+    """The state of the measurements in a folder: ``report.json``, ``summary.txt``, ``profiles.zip`` and ``log.txt``."""
 
     def __init__(self, folder: Path, environment: dict[str, str], device: str, scale: float) -> None:
         self.folder, self.environment, self.scale = folder, environment, scale
@@ -174,14 +174,54 @@ class Session:
         """Write the report and pack the profiles; copy all to a folder from which they are fetched."""
         text = json.dumps(self.report, indent=1, sort_keys=True)
         (self.folder / "report.json").write_text(f"{text}\n", "utf-8")
+        (self.folder / "summary.txt").write_text("".join(f"{line}\n" for line in summarise(self.report)), "utf-8")
         with zipfile.ZipFile(self.folder / "profiles.zip", "w", zipfile.ZIP_DEFLATED) as packed:
             for path in sorted(self.profiles.glob("*.*")):
                 packed.write(path, path.name)
         if out is not None and out.resolve() != self.folder.resolve():
             out.mkdir(parents=True, exist_ok=True)
-            for name in ("report.json", "profiles.zip", "log.txt"):
+            for name in ("summary.txt", "report.json", "profiles.zip", "log.txt"):
                 if (self.folder / name).exists():
                     shutil.copy(self.folder / name, out / name)
+
+
+def summarise(report: dict[str, Any]) -> Iterator[str]:
+    """Yield the figures that a session is for, what has failed and why, and what time has cut."""
+    for one in report["conditions"]:
+        versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        yield f"{one['at']}: {'; '.join(one['nvidia_smi']) or one['machine']}; {versions}"
+    for name, noted in report["tasks"].items():
+        if noted["status"] == "done":
+            yield f"{name}: {', '.join(figures(noted.get('result', {}))) or last_line(noted['said']) or 'done'}"
+        else:
+            ending = "no time was left" if noted["exit_status"] is None else f"exit status {noted['exit_status']}"
+            yield f"{name}: {noted['status'].upper()}, {ending}: {last_line(noted['said'])}"
+
+
+def last_line(said: str) -> str:
+    """Return the last line of what a command said."""
+    return (said.strip().split("\n") or [""])[-1]
+
+
+def figures(result: dict[str, Any]) -> Iterator[str]:
+    """Yield the figures of a result of ``profile check``, ``profile ranks``, ``profile skew`` or ``validate``."""
+    if "median_error" in result:
+        yield f"interpolation error {result['median_error']:.1%} (wanted: 5 %)"
+        wanted = {"grouped": "85 %", "permute": "80 %"}
+        for one in result["reached"]:
+            at = f"{one['kernel']} {one['share']:.0%} of {one['of']} at {one['size']:g}"
+            yield f"{at} (wanted: {wanted[one['kernel']]})"
+    for layer in result.get("layers", ()):
+        slowest = f"slowest rank {layer['error']:+.1%}, worst {layer['worst_rank_error']:+.1%}"
+        yield f"layer {layer['layer']} predicted over measured: {slowest}"
+    for row in result.get("rows", ()):
+        even, allocated = (row[f"{kind}_predicted_s"] / row[f"{kind}_measured_s"] - 1 for kind in ("even", "allocated"))
+        won = "" if row["won_back"] is None else f", {row['won_back']:.0%} won back"
+        yield f"skew {row['skew']:g} predicted over measured: even {even:+.1%}, allocated {allocated:+.1%}{won}"
+    for one in result.get("components", ()):
+        if one["judged"]:
+            error = one["relative_error"]
+            yield f"{one['name']} {one['measured']:.4g}" + ("" if error is None else f" {error:+.1%}")
 
 
 def hash_code() -> str:

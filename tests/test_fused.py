@@ -51,11 +51,20 @@ def test_sums_of_rows_and_their_gradients_are_those_of_torch_in_double_precision
     assert agrees(to_weights, picked * gradient.double()[:, None], 2)
 
 
+def spaced(rows):
+    return torch.stack([rows, -rows], -1)[..., 0]
+
+
+def by_column(rows):
+    return rows.t().contiguous().t()
+
+
+@pytest.mark.parametrize("lay", [spaced, by_column])
 @settings(max_examples=20)
 @given(problems())
-def test_rows_need_not_be_contiguous(problem):
+def test_rows_need_not_be_contiguous(lay, problem):
     rows, gradient, weights, row_of = problem
-    apart = [torch.stack([kept, -kept], -1)[..., 0] for kept in (rows, gradient, weights)]
+    apart = [lay(kept) for kept in (rows, gradient, weights)]
     assert torch.equal(fused.sum_rows(apart[0], row_of, apart[2]), fused.sum_rows(rows, row_of, weights))
     for found, expected in zip(
         fused.spread_rows(apart[1], apart[0], row_of, apart[2]),

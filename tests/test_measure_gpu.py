@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from tests.measure_gpu import MODULES, Session, Task, find_environment, pending, tasks
+from tests.measure_gpu import MODULES, Session, Task, find_environment, pending, summarise, tasks
 
 PRINT = "import json, sys; json.dump({'out': sys.argv[1:]}, sys.stdout)"
 
@@ -37,7 +37,9 @@ def test_a_session_goes_on_from_what_came_back_of_another_machine(begin, tmp_pat
     session.run(task, 100)
     (session.profiles / "a.csv").write_text("kernel\n")
     session.save(tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.txt", "profiles.zip", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "log.txt", "profiles.zip", "report.json", "summary.txt"
+    ]  # fmt: skip
 
     (tmp_path / "out").rename(tmp_path / "fetched")
     later = Session(tmp_path / "fetched", dict(os.environ), "cpu", scale=1.0)
@@ -56,6 +58,41 @@ def test_what_time_has_cut_is_tried_again_once_and_what_fails_is_told(begin):
         statuses.append(session.report["tasks"][task.name]["status"])
     assert statuses == ["cut", "failed", "failed"]
     assert "NameError" in session.report["tasks"]["broken"]["said"]
+
+
+def test_the_summary_has_every_figure_and_every_reason():
+    def ended(status, said="", exit_status=0, **result):
+        return {"status": status, "said": said, "exit_status": exit_status, "result": result}
+
+    grouped = {"kernel": "grouped", "share": 0.834, "of": "one expert", "size": 4096.0}
+    layer = {"layer": 0, "error": 0.004, "worst_rank_error": -0.14}
+    row = {
+        "skew": 4.0, "even_predicted_s": 0.97, "even_measured_s": 1.0, "allocated_predicted_s": 1.03,
+        "allocated_measured_s": 1.0, "won_back": 0.38,
+    }  # fmt: skip
+    component = {"name": "ETTR", "measured": 0.671, "relative_error": 0.02, "judged": True}
+    found = summarise({
+        "conditions": [{"at": "now", "nvidia_smi": ["NVIDIA H100"], "machine": "", "versions": {"torch": "2.11"}}],
+        "tasks": {
+            "tests": ended("done", "3 passed\n"),
+            "check gpt-l": ended("done", median_error=0.017, reached=[grouped]),
+            "ranks gpt-l": ended("done", layers=[layer]),
+            "skew gpt-l": ended("done", rows=[row]),
+            "validate": ended("done", components=[component, component | {"judged": False}]),
+            "profile gpt-s": ended("failed", "note\nlazsim: too little memory\n", 2),
+            "profile gpt-m": ended("cut", "", None),
+        },
+    })  # fmt: skip
+    assert list(found) == [
+        "now: NVIDIA H100; torch 2.11",
+        "tests: 3 passed",
+        "check gpt-l: interpolation error 1.7% (wanted: 5 %), grouped 83% of one expert at 4096 (wanted: 85 %)",
+        "ranks gpt-l: layer 0 predicted over measured: slowest rank +0.4%, worst -14.0%",
+        "skew gpt-l: skew 4 predicted over measured: even -3.0%, allocated +3.0%, 38% won back",
+        "validate: ETTR 0.671 +2.0%",
+        "profile gpt-s: FAILED, exit status 2: lazsim: too little memory",
+        "profile gpt-m: CUT, no time was left: ",
+    ]
 
 
 def begins(session, found, left_s, slice_s=540.0):

@@ -56,11 +56,12 @@ def sum_rows(rows: Any, row_of: Any, weights: Any) -> Any:
 
 def spread_rows(gradient: Any, rows: Any, row_of: Any, weights: Any) -> tuple[Any, Any]:
     """Return the gradients of rows, shape (A, D), and weights, shape (T, k), from that of their sums, shape (T, D)."""
+    rows, weights = rows.contiguous(), weights.contiguous()
     to_rows, to_weights = torch.empty_like(rows), torch.empty_like(weights)
     if row_of.numel():
         _spread_rows[(row_of.numel(),)](
-            gradient.contiguous(), rows.contiguous(), row_of, weights.contiguous(), to_rows, to_weights, rows.shape[1],
-            row_of.shape[1], _wide(rows), BLOCK,
+            gradient.contiguous(), rows, row_of, weights, to_rows, to_weights, rows.shape[1], row_of.shape[1],
+            _wide(rows), BLOCK,
         )  # fmt: skip
     return to_rows, to_weights
 
