@@ -1,5 +1,6 @@
 """What holds for the step of any model under any layout: work, bytes and memory sum to those of the model."""
 
+import contextlib
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -375,6 +376,64 @@ def test_slower_kernels_and_hosts_never_shorten_a_step(sharding, graphs, micro_b
     ]
     step_s = predict_step(inputs).step_s
     assert all(predict_step(one).step_s >= step_s for one in slower)
+
+
+CHANGES_THAT_ADD_WORK = {
+    "full recomputation": {"recompute": "full"},
+    "some recomputation": {"recompute": "selective", "recomputed": ["norm", "expert_activation"]},
+    "a gate that learns": {"routing": "learned"},
+    "gradients that wait": {"overlap_gradients": False},
+    "parameters that wait": {"overlap_parameters": False},
+    "twice the batch": {"global_batch": 4096},
+    "longer sequences of as many tokens": {"sequence_length": 8192, "micro_batch": 2, "global_batch": 1024},
+}
+CHANGES_THAT_SPARE_WORK = {
+    "a graph of everything": {"graphs": "full"},
+    "overlapping tensor parallelism": {"overlap_tensor": True},
+    "half the batch": {"global_batch": 1024},
+}
+CHANGES_THAT_SPARE_MEMORY = {
+    "full recomputation": {"recompute": "full"},
+    "some recomputation": {"recompute": "selective", "recomputed": ["norm", "expert_activation"]},
+    "sharded parameters": {"sharding": "full"},
+    "shared sequences": {"context": 2},
+    "smaller micro-batches": {"micro_batch": 2},
+    "experts on more ranks": {"expert": 16},
+}
+PUBLISHED = [
+    "mixtral-8x7b", "mixtral-8x22b", "deepseek-v2-lite", "deepseek-v3", "kimi-k2", "qwen3-30b-a3b", "qwen3-235b-a22b",
+    "gpt-oss-120b", "glm-4.5", "llama4-scout", "llama4-maverick", "nemotron-3-nano", "nemotron-3-super", "olmoe-1b-7b",
+    "grok1-314b", "skywork-moe-146b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cluster", ["dgx-a100-80g", "dgx-h100", "dgx-b200", "gb200-nvl72"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_work_takes_time_and_what_is_kept_takes_memory_in_every_published_model(name, cluster):
+    layouts = [
+        {"graphs": "partial", "expert": 8},
+        {"graphs": "none", "expert": 8, "tensor": 2, "pipeline": 2, "dispatcher": "deepep"},
+        {"graphs": "partial", "expert": 8, "pipeline": 4, "overlap_expert": True},
+    ]
+    for layout in layouts:
+        given = {"micro_batch": 4, "global_batch": 2048, "sequence_length": 4096, **layout}
+
+        def step(change, given=given):
+            inputs = load_inputs(name, cluster, None, given | change, 128)
+            return predict_step(inputs), math.fsum(memory_bytes(inputs).values())
+
+        try:
+            plain, plain_bytes = step({})
+        except SpecError:
+            continue  # the model does not have as many experts or layers, or the GPU was not measured with it
+        assert 0.02 < plain.mfu < 0.75
+        for change, fields in CHANGES_THAT_ADD_WORK.items():
+            assert step(fields)[0].step_s >= (1 - 1e-9) * plain.step_s, change
+        for change, fields in CHANGES_THAT_SPARE_WORK.items():
+            assert step(fields)[0].step_s <= (1 + 1e-9) * plain.step_s, change
+        for change, fields in CHANGES_THAT_SPARE_MEMORY.items():
+            with contextlib.suppress(SpecError):
+                assert step(fields)[1] <= plain_bytes, change
 
 
 @pytest.mark.parametrize(("pipeline", "grows"), [(1, 2.0), (4, 1.0)])

@@ -168,6 +168,20 @@ def test_the_host_runs_ahead_until_it_waits():
     assert parts == {"idle": 1.0 + 2.0 + 1.0, "a": 10.0, "b": 5.0, "c": 1.0, "d": 2.0}
 
 
+def test_a_layer_takes_what_it_takes_after_many_that_are_equal():
+    constants = msgspec.structs.replace(load_constants(), kernel_gap_s=0.0)
+
+    def passes_s(item: Item) -> tuple[float, float]:
+        layer = layer_time([item], constants, None, 0.0)
+        return layer.forward_s, layer.backward_s
+
+    # The host leaves the forward passes 4 s ahead, and loses 0.1 s of its lead in each backward pass.
+    lead = Item((Operation("a", 3.0, 1, 1.0),), (Operation("b", 0.4, 1, 0.5),))
+    assert passes_s(lead) == pytest.approx((3.0, 0.5))
+    late = Item((Operation("a", 0.4, 1, 0.5),), (Operation("b", 3.0, 1, 1.0),))
+    assert passes_s(late) == pytest.approx((0.5, 3.0))
+
+
 def test_beside_another_pass_the_host_waits_behind_the_experts_of_that_pass():
     constants = msgspec.structs.replace(load_constants(), kernel_gap_s=0.0, host_wait_s=1.0)
 

@@ -10,7 +10,12 @@ from lazsim.specs import StepConstants
 from lazsim.stepmodel.operations import Item, Operation, Queues, Span, block_of, play
 
 REPEATS = 3
-"""Equal layers that are played one after the other: the last is in the steady state."""
+"""Equal layers whose streams run one after the other: the last is in the steady state."""
+
+MOST_REPEATS = 100
+"""Layers after which the lead of the host is taken to last: no model has more of a kind in a row."""
+
+SAME_S = 1e-12
 
 EXCHANGE = "expert_exchange"
 
@@ -60,14 +65,10 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
     queues = Queues()
     seconds = []
     for operations in (forward, backward):
-        for repeat in range(REPEATS):
-            parts: dict[str, float] = {}
-            before_s = queues.gpu_s
-            queues = play(operations, queues, constants, parts)
-            if repeat == REPEATS - 1:
-                seconds.append(queues.gpu_s - before_s)
-                for name, value in parts.items():
-                    exposed[name] += value
+        queues, (pass_s,), parts = _play_steadily([operations], queues, constants)
+        seconds.append(pass_s)
+        for name, value in parts.items():
+            exposed[name] += value
     for operation in (*forward, *backward):
         if operation.hidden_s:
             hidden[operation.part] += operation.hidden_s
@@ -87,6 +88,28 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
     return LayerTime(seconds[0], seconds[1], exposed, hidden, weight_s, pair)
 
 
+def _play_steadily(
+    pieces: Sequence[Sequence[Operation]], queues: Queues, constants: StepConstants
+) -> tuple[Queues, list[float], dict[str, float]]:
+    """Play pieces of equal layers until a layer takes as long as all that follow it.
+
+    That is where host and GPU end as far apart as before, or where the GPU never waits and falls further behind the
+    host. Return the queues, the time of each piece of the last layer, and that of its parts.
+    """
+    lead_s = math.inf
+    pieces_s, parts = list[float](), dict[str, float]()
+    for _ in range(MOST_REPEATS):
+        pieces_s, parts = [], {}
+        for operations in pieces:
+            before_s = queues.gpu_s
+            queues = play(operations, queues, constants, parts)
+            pieces_s.append(queues.gpu_s - before_s)
+        before_s, lead_s = lead_s, queues.gpu_s - queues.host_s
+        if abs(lead_s - before_s) <= SAME_S or (lead_s > before_s and not parts.get("idle")):
+            break
+    return queues, pieces_s, parts
+
+
 def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: float | None, piece_s: float) -> list[Span]:
     """Return what host, kernels and exchanges do in a layer, forward after others like it and then backward.
 
@@ -103,9 +126,7 @@ def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: floa
             for name, time in zip(some, times[-4:], strict=True)
         ]
     else:
-        queues, spans = Queues(), []
-        for _ in range(REPEATS - 1):
-            queues = play(forward, queues, constants, {})
+        queues, spans = _play_steadily([forward], Queues(), constants)[0], []
         for operations in (forward, backward):
             queues = play(operations, queues, constants, {}, spans)
         spans = [span._replace(stream="exchanges") if span.part == EXCHANGE else span for span in spans]
@@ -147,16 +168,8 @@ def _pieces(
     exchanges_s = [
         one.gpu_s + one.kernels * constants.kernel_gap_s for (one,) in (combine_b, dispatch, dispatch_b, combine)
     ]
-    queues, kernels_s, idle_s = Queues(), [0.0] * len(kernels), 0.0
-    for _ in range(REPEATS):
-        idle_s = 0.0
-        for index, operations in enumerate(kernels):
-            parts: dict[str, float] = {}
-            before_s = queues.gpu_s
-            queues = play(operations, queues, constants, parts)
-            kernels_s[index] = queues.gpu_s - before_s
-            idle_s += parts.get("idle", 0.0)
-    return PairPieces(kernels_s, exchanges_s, idle_s)
+    _, kernels_s, parts = _play_steadily(kernels, Queues(), constants)
+    return PairPieces(kernels_s, exchanges_s, parts.get("idle", 0.0))
 
 
 def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
