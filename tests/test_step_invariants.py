@@ -453,6 +453,17 @@ def test_stages_gather_sharded_parameters_once_a_step(pipeline, grows):
     assert parameters == pytest.approx(2 * held) if pipeline > 1 else parameters < held
 
 
+def test_sharded_parameters_are_whole_two_layers_at_a_time():
+    # ``fully_shard`` of PyTorch gathers the next layer ahead; each GPU has its share of weights in fp32, and no other.
+    layout = {"global_batch": 256, "sharding": "full"}
+    memory = memory_bytes(load_inputs("mixtral-8x22b", "dgx-h100", None, layout, 128))
+    layer = 8 * 3 * 6144 * 16384 + 8 * 6144 + (48 + 2 * 8) * 128 * 6144 + 48 * 128 * 6144
+    share = (56 * layer + 2 * 32000 * 6144) / 128
+    assert memory["parameters"] == pytest.approx(2 * 2 * layer)
+    assert memory["gradients"] == pytest.approx(4 * (share + layer))
+    assert memory["optimizer"] == pytest.approx(12 * share)
+
+
 def test_dualpipe_sums_the_gradients_of_two_stages():
     def moved_s(schedule: str) -> float:
         layout = {"pipeline": 4, "expert": 8, "global_batch": 512, "schedule": schedule, "overlap_gradients": False}

@@ -79,25 +79,30 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     without dropout and scores). A stage holds those of the parts that went forward before its first backward pass, and
     of one more; where two passes overlap, what one makes the other frees, layer by layer (NVIDIA/Megatron-LM, combined
     1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one (deepseek-ai/DualPipe). Full recomputation keeps
-    the inputs of layers, and all of the layer that runs again. Fragmentation is left out.
+    the inputs of layers, and all of the layer that runs again. Where parameters are gathered layer by layer, what is
+    divided are the master weights, and two layers are whole, one ahead, with the gradients of one (``fully_shard`` of
+    PyTorch). Fragmentation is left out.
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
     names = {name for part in set(parts) for name, _ in part}
     kept = {name: math.fsum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
+    layers = [((name, 1),) for name in names] if parallel.gathers_each_time else []
+    widest = max(map(math.fsum, part_parameters(inputs.model, parallel, layers)), default=0.0)
     needs = []
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
         counts: dict[str, int] = {}
         for part in parts_of_stage(parallel, stage):
             for name, number in parts[part]:
                 counts[name] = counts.get(name, 0) + number
-        needs.append(_stage_bytes(inputs, stage, counts, kept, *held))
+        needs.append(_stage_bytes(inputs, stage, counts, kept, widest, *held))
     return max(needs, key=lambda need: math.fsum(need.values()))
 
 
 def _stage_bytes(
-    inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float], dense: float, expert: float
-) -> dict[str, float]:
+    inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float], widest: float, dense: float,
+    expert: float,
+) -> dict[str, float]:  # fmt: skip
     parallel = inputs.parallel
     held = dense + expert
     divided = dense / inputs.dense_copies + expert / inputs.expert_copies
@@ -119,10 +124,10 @@ def _stage_bytes(
         kept = {**kept, **dict.fromkeys(layers, ACTIVATION_BYTES * inputs.model.d_model)}
     per_token = math.fsum(number * kept[name] for name, number in counts.items())
     logits = LOGIT_BYTES * inputs.model.vocab_size / parallel.tensor * inputs.tokens
-    rests = divided if parallel.gathers_each_time else held
+    whole, summed = (2 * widest, divided + widest) if parallel.gathers_each_time else (held, held)
     return {
-        "parameters": PARAM_BYTES * rests,
-        "gradients": parallel.gradient_bytes * rests,
+        "parameters": PARAM_BYTES * whole,
+        "gradients": parallel.gradient_bytes * summed,
         "optimizer": optimizer_bytes,
         "activations": (min(in_flight, inputs.num_micro_batches) * per_token + runs_again) * inputs.own_tokens,
         "logits": logits if counts.keys() & {"head", "mtp"} else 0.0,
