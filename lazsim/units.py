@@ -92,26 +92,32 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-PRICE = re.compile(r"\$?(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})(/node|/gpu)?", re.ASCII)
+_DOLLARS = r"(?:us\$|usd|\$)?"
+_NUMBER = r"(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})"
+PRICE = re.compile(rf"{_DOLLARS} ?{_NUMBER} ?{_DOLLARS}((?: ?/| per )[a-z/ -]+)?", re.ASCII)
+PRICED = ("", "/node", "/node/h", "/h/node", "/gpu", "/gpu/h", "/h/gpu")
+"""Not of an hour alone, as clouds write prices of a node and others those of a GPU."""
 
 
 def parse_price(text: str, gpus_per_node: int) -> float:
-    """Read a price in US dollars for an hour of a node, or of one GPU.
+    """Read a price in US dollars for an hour of a node, or of one GPU; the currency and the hour may be written, too.
 
     Raises
     ------
     LazsimError
-        When it is no price.
+        When it is no price, or one of anything else.
 
     Examples
     --------
-    >>> parse_price("24.48", 8), parse_price("3/gpu", 8)
-    (24.48, 24.0)
+    >>> parse_price("24.48", 8), parse_price("3/gpu", 8), parse_price("$98", 8), parse_price("4 USD per GPU-hour", 8)
+    (24.48, 24.0, 98.0, 32.0)
     """
-    found = PRICE.fullmatch(text.strip())
-    price = float(found[1]) * (gpus_per_node if found[2] == "/gpu" else 1) if found else math.inf
+    found = PRICE.fullmatch(text.strip().lower())
+    per = re.sub("hour|hr", "h", re.sub(" ?/ ?| per |[ -]", "/", found[2] or "")) if found else ""
+    price = float(found[1]) * (gpus_per_node if "gpu" in per else 1) if found and per in PRICED else math.inf
     if price > MOST_USD_PER_HOUR:
-        raise LazsimError(f"{text!r}: give US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu")
+        shown = text if len(text) <= 40 else f"{text[:40]}..."
+        raise LazsimError(f"{shown!r}: give US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu")
     return price
 
 

@@ -178,7 +178,7 @@ def test_many_nodes_are_drawn_too(lazsim, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--failures", "6"), "--failures 6: 6 is not within 0 to 5 nodes"),
+        (("--failures", "6"), "--failures: 6 is not within 0 to 5 nodes"),
         (("--failures", "-1"), "--failures -1: '-1' is no whole number from 0 up"),
         (("--failures", "3-1"), "--failures 3-1: 3-1 ends before it starts"),
         (("--failures", "1,,2"), "--failures 1,,2: '' is no whole number"),

@@ -104,8 +104,7 @@ def build_scenarios(
     count = num_nodes if domains is None else len(set(domains))
     unit = "nodes" if domains is None else "failure domains"
     if failures is not None and max(failures) > count:
-        text = ",".join(map(str, failures))[:40]
-        raise SpecError(f"`failures` {text}: {max(failures)} is not within 0 to {count} {unit}")
+        raise SpecError(f"`failures`: {max(failures)} is not within 0 to {count} {unit}")
     nodes = None
     if node_fail_prob is not None:
         if len(node_fail_prob) not in (1, count):
