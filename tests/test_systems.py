@@ -727,6 +727,13 @@ def test_systems_that_rarely_go_back_to_a_checkpoint_save_five_times_as_rarely(s
     assert steps == expected.get(system, 274)
 
 
+@pytest.mark.parametrize("system", ["ds-ft", "tutel-ft", "dropless-ft", "oobleck", "recycle", "moevement", "bamboo"])
+def test_systems_save_as_often_as_others_where_each_failure_takes_an_expert(system):
+    # Four nodes are one model replica. Moevement has snapshots on peers, and bamboo each stage on two nodes.
+    steps = interval_steps(SYSTEMS[system], staged_costs(num_nodes=4), EvenLoads(2, 4), 4, between_s=600.0)
+    assert steps == (274 if system in ("moevement", "bamboo") else 55)
+
+
 def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given_up():
     result = lazsim.simulate(
         trace((0, "add", NAMES), (5000, "remove", "a"), duration_s=9000.0),

@@ -6,6 +6,7 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems.system import System
+from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
 from lazsim.trace.table import Trace
 
@@ -59,20 +60,24 @@ def between_failures_s(trace: Trace, wall_s: float) -> float:
 def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes: int, between_s: float) -> int:
     """Return Young's interval in steps of a system on the most nodes that it can use of `num_nodes`; at least 1.
 
-    A system that recovers from survivors rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR` times it.
-    One that writes beside training saves as soon as the last save is written.
+    A system that outlives the loss of any one node rarely goes back to a checkpoint: its interval is `FALLBACK_FACTOR`
+    times it. One that writes beside training saves as soon as the last save is written.
     """
-    step_s = steady_step_s(system, costs, routing, num_nodes)
-    save = system.save(costs, system.usable_nodes(costs, num_nodes), step_s)
-    rarely = system.recovers_from_peers or system.memory_lag_steps(costs, num_nodes, step_s) is not None
+    plan, step_s = _steady(system, costs, routing, num_nodes)
+    save = system.save(costs, plan.num_nodes, step_s)
+    rarely = system.outlives_a_loss(plan) or system.memory_lag_steps(costs, num_nodes, step_s) is not None
     interval_s = young_interval_s(save.stall_s, between_s) * (FALLBACK_FACTOR if rarely else 1)
     return max(1, round(interval_s / step_s), math.ceil(save.persist_s / step_s))
 
 
 def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> float:
     """Return the seconds of a step on the most nodes that a system can use of `num_nodes`."""
+    return _steady(system, costs, routing, num_nodes)[1]
+
+
+def _steady(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> tuple[PlacementPlan, float]:
     load_LE = routing.loads([STEADY_STEP])[0]
     used = system.usable_nodes(costs, num_nodes)
     servers = np.arange(used) // costs.cluster.nodes_per_server
     plan = system.plan(costs, used, load_LE)
-    return float(costs.step_times(plan, system.layout(costs, servers)).step_s(load_LE[None])[0])
+    return plan, float(costs.step_times(plan, system.layout(costs, servers)).step_s(load_LE[None])[0])

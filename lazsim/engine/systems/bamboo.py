@@ -31,6 +31,10 @@ class Bamboo(SeatSystem):
     hold every state (published simulator: 0.05)."""
     doubles_stages: bool = True
 
+    def outlives_a_loss(self, plan: PlacementPlan) -> bool:
+        """See `System.outlives_a_loss`: the node before has its states."""
+        return True
+
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`: too many shadows are too slow."""
         held, situation = stopped.held, stopped.situation

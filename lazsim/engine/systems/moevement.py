@@ -12,7 +12,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems.system import StoppedJob, System
-from lazsim.placement.plan import Floats, Ints
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM
 
 
@@ -36,6 +36,10 @@ class MoEvement(System):
     """Data-parallel peers that keep a node's snapshots (published: 2)."""
     recovers_from_peers: bool = True
     stage_use: str = "replays single pipeline stages"
+
+    def outlives_a_loss(self, plan: PlacementPlan) -> bool:
+        """See `System.outlives_a_loss`: its peers have snapshots."""
+        return True
 
     def window_steps(self, costs: CostModel, step_s: float) -> int:
         """Return the steps in which every operator is saved once: all wait for the stage that has most parameters."""

@@ -129,6 +129,10 @@ class System:
         """Whether nodes join without a restart."""
         return self.is_elastic or self.regroups_joins
 
+    def outlives_a_loss(self, plan: PlacementPlan) -> bool:
+        """Tell whether it goes on without a checkpoint whichever one node of a plan goes: others hold every expert."""
+        return self.recovers_from_peers and plan.fewest_nodes > 1
+
     def for_job(self, job: JobSpec) -> "System":
         """Return the system with new nodes joining as a job says."""
         return replace(self, regroups_joins=self.regroups_joins and job.regrouped_joins == "reconfigure")
