@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_TOLERANCE = 0.5
-"""Repeated runs stay within it: the luck of lost work was off by up to 39 %; see docs/guides/live.md."""
+"""Repeated runs stay within it: the luck of lost work was off by up to 39 %; see docs/measured/live.md."""
 
 
 @click.command(cls=Checked)
