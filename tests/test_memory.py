@@ -102,6 +102,19 @@ def test_grouped_keys_and_values_take_their_own_width(mixtral):
     assert memory.activations == 10 * (32 * attention + 4 * (4096 + 32000))
 
 
+def test_layers_of_a_hybrid_keep_one_block_each():
+    # Nemotron 3 Nano: 23 scans, 6 attention and 23 MoE layers. A block keeps its input and that of its norm and a mask:
+    # 5 bytes of 2688. Attention: queries and output of 32 heads of 128, keys and values of 2. A scan: projected gate,
+    # inputs of states, heads (10304), and thrice its 4096. Experts have two matrices, the shared one is 3712 wide.
+    rows = np.zeros(23)
+    memory = gpu_memory(load_spec(ModelSpec, "nemotron-3-nano"), GpuShare(0.0, 0.0, 10, rows, rows))
+    attention, scan, shared = 2 * (2 * 32 + 2 * 2) * 128, 2 * (10304 + 3 * 4096), 2 * 2 * 3712
+    kept = 52 * 5 * 2688 + 6 * attention + 23 * (scan + shared)
+    assert memory.activations == 10 * (kept + 4 * (2688 + 131072))
+    saved = gpu_memory(load_spec(ModelSpec, "nemotron-3-nano"), GpuShare(0.0, 0.0, 10, rows, rows), saving=True)
+    assert saved.activations == 10 * (52 * 2 * 2688 + 5 * 2688 + scan + 4 * (2688 + 131072))
+
+
 def test_padded_buffers_and_masks_have_the_size_of_the_fullest_expert():
     # 8 experts on 2 nodes of 4; the fullest draws half of 2 x 4096 tokens, so that every buffer has 4096 rows, of which
     # each node fills a half for all 8 experts: 16384 rows go out, and its 4 experts compute 4096 each.

@@ -6,6 +6,7 @@ the shorter the inner dimension is. Its parameters are fields of `lazsim.specs.G
 them from measurements.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.network import ring_all_reduce_s
+from lazsim.costmodel.scan import scan_peak_share, scan_work
 from lazsim.errors import SpecError
 from lazsim.placement.plan import Floats
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, GpuSpec, JobSpec, ModelSpec
@@ -117,9 +119,9 @@ class AnalyticCompute:
         Notes
         -----
         Projections, causal attention (half of the pairs), dense blocks, gate and output layer as matmuls; element-wise
-        kernels by the bytes they move. Tensor parallelism takes two all-reduces of the activations forward and two
-        backward in each layer (Megatron-LM, arXiv 1909.08053). These are for layers of two blocks; those of a hybrid
-        model have one.
+        kernels by the bytes they move, scans by both. Tensor parallelism takes two all-reduces of the activations
+        forward and two backward in each layer (Megatron-LM, arXiv 1909.08053). These are for layers of two blocks;
+        those of a hybrid model have one.
         """
         model, gpus = self.model, self.cluster.gpus_per_node
         num_layers = model.num_layers / (1 if model.state_space is None else 2)
@@ -136,7 +138,19 @@ class AnalyticCompute:
         network, activation_bytes = self.cluster.network, num_tokens * model.d_model * WEIGHT_BYTES_PER_PARAM
         link = network.local_all_reduce_bytes_per_s, network.local_all_reduce_latency_s
         collective_s = 4 * float(ring_all_reduce_s(activation_bytes, gpus, *link))
-        return FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + num_layers * collective_s
+        seconds = FORWARD_AND_BACKWARD * matmuls_s + float(memory_s(self.gpu, num_bytes)) + num_layers * collective_s
+        return seconds + self._scans_s(num_tokens / gpus)
+
+    def _scans_s(self, num_tokens: float) -> float:
+        """Return the time of the scans of all state-space layers, at the share of the peak that layouts take."""
+        space = self.model.state_space
+        if space is None:
+            return 0.0
+        rate = scan_peak_share() * self.gpu.peak_flop_per_s
+        each_s = [
+            flop * num_tokens / rate + float(memory_s(self.gpu, moved * num_tokens)) for flop, moved in scan_work(space)
+        ]
+        return space.num_layers * math.fsum(each_s)
 
     @cached_property
     def _expert_gpu(self) -> GpuSpec:

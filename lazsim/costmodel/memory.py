@@ -73,8 +73,10 @@ class GpuShare:
     """See `lazsim.costmodel.step.NodeLayout`."""
 
 
-def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[float, Floats]:
-    """Return the bytes that a layer keeps for its backward pass: without experts, and each MoE layer, shape (L,).
+def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[list[tuple[int, float]], Floats]:
+    """Return the bytes that layers keep for their backward pass.
+
+    Those without experts by kind, how many there are and what each keeps; then each MoE layer, shape (L,).
 
     Notes
     -----
@@ -82,8 +84,9 @@ def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[float, Fl
     two layer norms, of the attention and of the feed-forward block, two dropout masks of a byte; queries, keys, values
     and the attention's output. Keys and values are as wide as the projections leave after queries and output; where
     projections are of low rank, as wide as these. A feed-forward block keeps the results of its matmuls and its
-    activation, an expert also its input. Each row that comes back is kept for the gradient of the gate. A node's GPUs
-    share all of this evenly, as under tensor and sequence parallelism.
+    activation, an expert also its input. Each row that comes back is kept for the gradient of the gate. A layer of a
+    hybrid model has one block, and one with a state space keeps what its scan reads and writes. A node's GPUs share all
+    of this evenly, as under tensor and sequence parallelism.
 
     Examples
     --------
@@ -92,20 +95,27 @@ def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[float, Fl
 
     >>> from lazsim.specs import load_spec
     >>> model, nothing = load_spec(ModelSpec, "gpt-s"), np.zeros(12)
-    >>> attention, layers = layer_activation_bytes(model, GpuShare(0, 0, 1000, nothing + 1000, nothing))
+    >>> _, layers = layer_activation_bytes(model, GpuShare(0, 0, 1000, nothing + 1000, nothing))
     >>> float(layers[0] / (1000 * 768)) - WEIGHT_BYTES_PER_PARAM
     34.0
     """
     half, tokens = WEIGHT_BYTES_PER_PARAM, share.num_tokens
     left = model.params_per_attention / model.d_model - model.score_dim
     keys_and_values = min(left, model.score_dim) if left > 0 else model.score_dim
-    widths = 4 * model.d_model + model.score_dim + keys_and_values
-    attention = tokens * (half * widths + 2 * model.d_model)
-    dense = attention + tokens * half * model.matrices_per_expert * model.d_ff_dense
+    # The input of a block and of its layer norm, and the dropout mask.
+    block = tokens * (2 * half + 1) * model.d_model
+    attention = block + tokens * half * (model.score_dim + keys_and_values)
     inner = half * model.matrices_per_expert * model.d_ff_expert
-    shared = attention + tokens * half * model.matrices_per_expert * model.shared_dim
+    shared = block + tokens * half * model.matrices_per_expert * model.shared_dim
+    if (space := model.state_space) is None:
+        shared += attention
+        dense = attention + block + tokens * half * model.matrices_per_expert * model.d_ff_dense
+        others = [(model.num_dense_layers, dense)]
+    else:
+        scanned = block + tokens * half * (space.projected_dim + 3 * space.inner_dim)
+        others = [(model.attention_layers, attention), (space.num_layers, scanned)]
     routed_L = share.rows_L * (half * model.expert_dim + inner) + share.sent_L * half * model.expert_dim
-    return dense, shared + routed_L + MASK_BYTES * tokens * share.sent_L * share.masked_reorder
+    return others, shared + routed_L + MASK_BYTES * tokens * share.sent_L * share.masked_reorder
 
 
 def gpu_memory(model: ModelSpec, share: GpuShare, *, saving: bool = False) -> MemoryUse:
@@ -116,11 +126,11 @@ def gpu_memory(model: ModelSpec, share: GpuShare, *, saving: bool = False) -> Me
     backward pass (Korthikanti et al., section 5), and replicas share out their optimizer states (ZeRO, stage 1).
     """
     tokens, half = share.num_tokens, WEIGHT_BYTES_PER_PARAM
-    dense, moe_L = layer_activation_bytes(model, share)
-    num_dense = model.num_dense_layers
-    kept = num_dense * dense + float(moe_L.sum())
+    others, moe_L = layer_activation_bytes(model, share)
+    kept = math.fsum(number * each for number, each in others) + float(moe_L.sum())
     if saving:
-        kept = model.num_layers * tokens * half * model.d_model + max(float(moe_L.max()), dense * (num_dense > 0))
+        largest = max([float(moe_L.max()), *(each for number, each in others if number)])
+        kept = model.num_layers * tokens * half * model.d_model + largest
     # Input of the last layer norm and of the output layer, and fp32 logits (Korthikanti et al., section 4.3).
     head = 4 * tokens * (model.d_model + model.vocab_size)
     in_flight_L = half * model.expert_dim * (share.rows_L + share.sent_L)

@@ -1,32 +1,10 @@
 """Attention and state-space blocks, with the exchange of keys and values between context-parallel ranks."""
 
-import math
-
+from lazsim.costmodel.scan import scan_work
 from lazsim.specs import AttentionSpec, StateSpaceSpec
 from lazsim.stepmodel.inputs import QUANTISE_BYTES
 from lazsim.stepmodel.kernels import SECOND_COPY_BYTES, Kernels
 from lazsim.stepmodel.operations import Item, Operation
-
-SCAN_CHUNK = 128
-"""Tokens of a chunk of the state-space scan (arXiv 2405.21060)."""
-
-SCAN_MATMULS = ((1, 2), (3, 5))
-"""Forward and backward, matmuls over the tokens of a chunk and over its states: products of keys, and with inputs;
-states made and used. Backward, keys and states again, and the gradients of each operand."""
-
-SCAN_PASSES = {
-    "states": (6, 17),
-    "convolved": (2, 5),
-    "inner": (9, 22),
-    "grouped": (4, 14),
-    "chunk": (4, 12),
-}
-"""Reads and writes of 2 bytes a number, forward and backward, by what is read or written: states of all chunks, what is
-convolved, the inner width, keys of the groups, and their products in a chunk.
-
-Counted in ``mamba_split_conv1d_scan_combined`` (state-spaces/mamba 2.2): convolution; states, made in 4 bytes and used
-in 2; products in fp32; gate and norm. Backward, all but the norm is made again, and each operand gets its gradient."""
-
 
 WIDE_HEAD = 128
 """Numbers of a head from which 8 bits shorten attention. On Blackwell, the exponential of a score takes as long as the
@@ -189,22 +167,13 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     """List the items of a state-space block (Mamba-2)."""
     inputs = kernels.inputs
     tensor, tokens, d_model = inputs.parallel.tensor, inputs.tokens, inputs.model.d_model
-    grouped = space.num_groups * space.state_dim
-    in_chunk = 2 * SCAN_CHUNK * (grouped + space.inner_dim)
-    of_states = 2 * space.state_dim * space.inner_dim
-    widths = {
-        "states": space.inner_dim * space.state_dim / SCAN_CHUNK, "convolved": space.inner_dim + 2 * grouped,
-        "inner": space.inner_dim, "grouped": grouped, "chunk": space.num_groups * SCAN_CHUNK,
-    }  # fmt: skip
+    rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
 
-    def scan(direction: int, num_kernels: int) -> Operation:
-        moved = 2 * math.fsum(passes[direction] * widths[name] for name, passes in SCAN_PASSES.items())
-        over_tokens, over_states = SCAN_MATMULS[direction]
-        flop = (over_tokens * in_chunk + over_states * of_states) * tokens / tensor
-        rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
-        seconds = flop / rate + inputs.copy_s(moved * tokens / tensor)
+    def scan(flop: int, moved: float, num_kernels: int) -> Operation:
+        seconds = flop * tokens / tensor / rate + inputs.copy_s(moved * tokens / tensor)
         return kernels.launch("state_space", seconds, num_kernels)
 
+    forward, backward = scan_work(space)
     up = kernels.linear(space.projected_dim / tensor, d_model, tokens)
     down = kernels.linear(d_model, space.inner_dim / tensor, tokens)
     before = after = []
@@ -215,6 +184,6 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         before = [kernels.copy(projected, projected, 1, 1, tokens)]
         after = [kernels.copy(each * space.inner_dim, 0, 1, 0, tokens)]
     return [
-        kernels.norm(), up, *before, Item((scan(0, 10),), (scan(1, 29),)), *after, down,
+        kernels.norm(), up, *before, Item((scan(*forward, 10),), (scan(*backward, 29),)), *after, down,
         kernels.residual(), *kernels.tensor_exchange(d_model, d_model, (up, down)),
     ]  # fmt: skip

@@ -260,8 +260,6 @@ def _model_notes(model: ModelSpec) -> list[str]:
     notes = []
     if model.attention is not None and model.attention.num_window_layers:
         notes.append(f"{model.name}: sliding windows count as attention to the whole sequence, so steps are too long")
-    if model.state_space is not None:
-        notes.append(f"{model.name}: scans of state-space layers are taken to cost no time; their projections do")
     if model.num_mtp_layers:
         notes.append(f"{model.name}: layers that predict further tokens count nothing")
     return notes
