@@ -106,7 +106,7 @@ def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[list[tupl
     block = tokens * (2 * half + 1) * model.d_model
     attention = block + tokens * half * (model.score_dim + keys_and_values)
     inner = half * model.matrices_per_expert * model.d_ff_expert
-    shared = block + tokens * half * model.matrices_per_expert * model.shared_dim
+    shared: float = block + tokens * half * model.matrices_per_expert * model.shared_dim
     if (space := model.state_space) is None:
         shared += attention
         dense = attention + block + tokens * half * model.matrices_per_expert * model.d_ff_dense
