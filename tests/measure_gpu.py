@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,9 @@ LAST_S = 10.0
 
 START_S = 20.0
 """Time in which a command passes its budget while it starts, checks and writes."""
+
+TOO_SHORT = re.compile(r"too short; give (\d+)s")
+"""What a command says that asks for more time, which it gets once."""
 
 SLICE_SHARE = 0.9
 """Share of a whole slice that does for a task that takes longer than one."""
@@ -133,12 +137,14 @@ class Session:
 
     def wanted_s(self, task: Task) -> float:
         """Return the seconds that a task gets in all."""
-        return max(15.0, task.seconds * self.scale)
+        asked_s: float = self.report["tasks"].get(task.name, {}).get("asked_s", 0.0)
+        return max(15.0, task.seconds * self.scale, asked_s)
 
     def run(self, task: Task, left_s: float) -> None:
         """Run a task, for as long as it has or the slice lasts, and note what it printed."""
         before = self.report["tasks"].get(task.name, {})
-        noted = {"seconds": 0.0, "measured_s": 0.0, "kills": 0} | (before if before.get("status") == "cut" else {})
+        noted = {"seconds": 0.0, "measured_s": 0.0, "kills": 0, "asked_s": 0.0}
+        noted |= before if before.get("status") == "cut" else {}
         self.report["tasks"][task.name] = noted
         wanted_s = self.wanted_s(task)
         limit_s = min(left_s, 2 * wanted_s + 60)
@@ -155,10 +161,12 @@ class Session:
         seconds = time.monotonic() - begun_s
         was_cut = status is None and not noted["kills"]
         is_part = status == 0 and task.goes_on and budget_s < open_s
+        asks = None if noted["asked_s"] else TOO_SHORT.search(err)
+        noted["asked_s"] = float(asks[1]) if asks else noted["asked_s"]
         noted["measured_s"] += budget_s * is_part
         noted["seconds"] += seconds
         noted["kills"] += status is None
-        noted["status"] = "cut" if was_cut or is_part else "done" if status == 0 else "failed"
+        noted["status"] = "cut" if was_cut or is_part or asks else "done" if status == 0 else "failed"
         noted["code"] = self.code
         noted["command"] = " ".join(["python", *command[1:]])
         noted["exit_status"], noted["clocks"] = status, [clocks, clocks_now()]

@@ -121,6 +121,19 @@ def test_a_profile_that_a_slice_has_shortened_goes_on_in_the_next(begin):
     assert session.is_done("profile")
 
 
+def test_a_command_that_asks_for_more_time_gets_it_once(begin):
+    session = begin()
+    ask = "import sys; print(sys.argv[1], file=sys.stderr); sys.exit('lazsim: --budget: too short; give 304s, about')"
+    task, statuses = Task("ranks", ("-c", ask, "BUDGET"), 60), []
+    for _ in range(2):
+        session.run(task, 500)
+        noted = session.report["tasks"]["ranks"]
+        statuses.append((noted["status"], noted["said"].split()[0]))
+        assert begins(session, [task], left_s=325) == (["ranks"] if noted["status"] == "cut" else [])
+        assert begins(session, [task], left_s=323) == []
+    assert statuses == [("cut", "60s"), ("failed", "304s")]
+
+
 def test_what_has_failed_is_tried_again_once_the_code_has_changed(begin, tmp_path):
     session, broken = begin(), Task("broken", ("-c", "sys.exit(3)"), 30)
     session.run(broken, 60)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection
@@ -110,20 +111,20 @@ def serve(connection: Connection, rank: int, port: int, backend: str, device: st
     torch.set_num_threads(1)
     survive_failed_collectives()
     worker = RankWorker(rank, port, backend, device, timeout_s)
-    _answer(connection, worker.take_device)
-    while True:
-        try:
+    # The end of the parent may show here first.
+    with suppress(EOFError, ConnectionError):
+        _answer(connection, worker.take_device)
+        while True:
             name, *arguments = connection.recv()
-        except EOFError:
-            return
-        _answer(connection, partial(getattr(worker, name), *arguments))
+            _answer(connection, partial(getattr(worker, name), *arguments))
 
 
 def _answer(connection: Connection, run: Callable[[], Any]) -> None:
     try:
-        connection.send(("ok", run()))
+        answer = "ok", run()
     except Exception as error:  # The parent reports it in one line, whatever it is.
-        connection.send(("error", f"{type(error).__name__}: " + str(error).partition("\n")[0]))
+        answer = "error", f"{type(error).__name__}: " + str(error).partition("\n")[0]
+    connection.send(answer)
 
 
 class RankWorker:
