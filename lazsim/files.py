@@ -113,9 +113,10 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     Parameters
     ----------
     parent
-        An existing folder; by default the system's folder of temporary files.
+        Its folder, made where it is missing; by default the system's folder of temporary files.
     """
     place = Path(tempfile.gettempdir()) if parent is None else parent
+    place.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(place)
     made, lock = "", -1
     try:

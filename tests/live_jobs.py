@@ -6,8 +6,9 @@ import json
 import os
 import random
 import resource
+import signal
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,6 +151,13 @@ def run_live(spec: LiveSpec, script: Script, pool: WorkerPool, device: str = "cp
 def largest_difference(one: dict, other: dict) -> float:
     assert one.keys() == other.keys()
     return max(float(np.abs(one[key] - other[key]).max()) for key in one)
+
+
+def signal_worker(pool: WorkerPool, name: str, number: signal.Signals) -> None:
+    """Send a signal to a worker, if it has not ended."""
+    if pool.is_running(name):
+        with suppress(ProcessLookupError):
+            os.kill(pool._workers[name].pid, number)
 
 
 @contextmanager

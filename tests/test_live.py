@@ -72,6 +72,7 @@ from tests.live_jobs import (
     largest_difference,
     random_script,
     run_live,
+    signal_worker,
     tiny_options,
     tiny_spec,
     train_alone,
@@ -376,12 +377,12 @@ class LosesAtPause(Script):
     async def on_event(self, nodes, event, generation, step):
         starting = {act[1] for act in self.acts.get((event, step), ()) if act[0] == "start"}
         if starting:
-            nodes.pool.signal("n1", signal.SIGSTOP)
+            signal_worker(nodes.pool, "n1", signal.SIGSTOP)
         await super().on_event(nodes, event, generation, step)
         if starting:
             server = nodes.coordinator.server
             await server.wait_until(lambda: starting <= {worker.name for worker in server.workers}, 20)
-            nodes.pool.signal("n1", signal.SIGCONT)
+            signal_worker(nodes.pool, "n1", signal.SIGCONT)
         # A worker that comes late may pause the job before.
         if event == "paused" and self.victims and not self.acts:
             server, victims, self.victims = nodes.coordinator.server, set(self.victims), ()
@@ -412,7 +413,7 @@ def test_a_member_that_is_lost_in_a_pause_is_a_failure(pool, undisturbed):
 
 def test_a_hung_worker_counts_as_dead(pool, undisturbed):
     def hang(nodes):
-        pool.signal("n1", signal.SIGSTOP)
+        signal_worker(pool, "n1", signal.SIGSTOP)
 
     spec = tiny_spec(slots_per_node=4, silence_s=1.0, heartbeat_s=0.1)
     run, blocks = run_live(spec, Script(3, {("stepped", 4): [("call", hang)]}), pool)
@@ -489,7 +490,7 @@ class KillsFromOutside(TraceInjector):
         await super().on_event(nodes, event, generation, step)
         if (event, step) == self._when:
             for name in self._victims:
-                nodes.pool.signal(name, signal.SIGKILL)
+                signal_worker(nodes.pool, name, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -508,7 +509,7 @@ def test_a_job_that_others_take_nodes_from_waits_for_those_that_its_trace_brings
 def test_a_worker_that_ends_before_the_first_step_is_not_waited_for(pool):
     script = Script(2)
     begin = script.begin
-    script.begin = lambda nodes: (begin(nodes), nodes.pool.signal("n1", signal.SIGKILL))
+    script.begin = lambda nodes: (begin(nodes), signal_worker(nodes.pool, "n1", signal.SIGKILL))
     run, _ = run_live(tiny_spec(slots_per_node=4), script, pool)
     assert {step.num_nodes for step in run.steps} == {1}
 

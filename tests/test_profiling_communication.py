@@ -42,6 +42,10 @@ HEADER = Header(
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs a torch with gloo")
 
 
+def pids_of(ranks):
+    return [process.pid for process in ranks._processes]
+
+
 def is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -117,7 +121,7 @@ def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
 
 def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
     with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = ranks.pids
+        pids = pids_of(ranks)
         ranks.ask("forming a group", "join", "test", 2)
         # The others are told to start; the victim is gone before it can take part, so that they wait for it.
         os.kill(pids[0], signal.SIGKILL)
@@ -131,7 +135,7 @@ def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
 
 def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
     with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = ranks.pids
+        pids = pids_of(ranks)
         ranks.ask("forming a group", "join", "test", 2)
         for connection in ranks._connections:
             connection.send(("exchange", "all_to_all", 2**20, 1, 10**6))
@@ -144,7 +148,7 @@ def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
 
 def test_a_process_that_stands_still_runs_into_the_timeout():
     with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = ranks.pids
+        pids = pids_of(ranks)
         ranks.ask("forming a group", "join", "test", 2)
         os.kill(pids[1], signal.SIGSTOP)
         ranks.timeout_s = 0.5
@@ -237,7 +241,7 @@ def test_a_device_that_cannot_be_had_is_told_in_one_line():
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
     ranks = RankProcesses(1, "gloo", "cuda")
-    pids = ranks.pids
+    pids = pids_of(ranks)
     with pytest.raises(LazsimError, match="process of rank 0 failed while starting: "), ranks:
         pass
     assert not any(is_running(pid) for pid in pids)

@@ -45,7 +45,7 @@ from lazsim.routing.table import RecordedRouting
 from lazsim.specs import JobSpec, load_spec
 from lazsim.trace import build_trace
 from lazsim.trace.table import Event
-from tests.live_jobs import tiny_options, tiny_spec
+from tests.live_jobs import signal_worker, tiny_options, tiny_spec
 from tests.test_docs import unnamed_keys
 
 ROUTING = RecordedRouting(np.array([0]), np.full((1, 2, 4), 10))
@@ -158,7 +158,7 @@ def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch
         async def on_event(self, nodes, event, generation, step):
             # A step before a lost connection may stay unreported, so the first one from 4 on.
             if event == "stepped" and step >= 4:
-                nodes.pool.signal("c0", signal.SIGKILL)
+                signal_worker(nodes.pool, "c0", signal.SIGKILL)
             await super().on_event(nodes, event, generation, step)
 
     monkeypatch.setattr("lazsim.live.calibration.CalibrationFaults", Accident)

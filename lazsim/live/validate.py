@@ -187,7 +187,6 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
         yield spec
         return
     check_folder(Path(spec.checkpoint_folder))
-    Path(spec.checkpoint_folder).mkdir(parents=True, exist_ok=True)
     with scratch_folder(Path(spec.checkpoint_folder)) as folder:
         yield msgspec.structs.replace(spec, checkpoint_folder=str(folder))
 

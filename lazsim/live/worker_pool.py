@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import errno
 import os
-import signal
 import tempfile
 from functools import partial
 from multiprocessing import current_process, forkserver, get_context
@@ -95,12 +94,6 @@ class WorkerPool:
         for worker in self._killed:
             worker.join(END_TIMEOUT_S)
         self._killed.clear()
-
-    def signal(self, name: str, number: signal.Signals) -> None:
-        """Send a signal to a worker, if it has not ended."""
-        if self.is_running(name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._workers[name].pid or 0, number)
 
 
 def _choose_folder() -> None:

@@ -91,11 +91,6 @@ class RankProcesses:
                 self._processes.append(process)
                 theirs.close()
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids by rank."""
-        return [process.pid or 0 for process in self._processes]
-
     def ask(self, doing: str, *command: Any, expected_s: float = 0.0) -> list[Any]:
         """Let all processes do something; return their answers, unless one dies, fails or does not answer in time."""
         self.doing = doing

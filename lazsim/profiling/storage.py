@@ -54,7 +54,6 @@ def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
 def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
     """Time saves or loads of one file, which goes again."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with prefix_errors(f"{folder}"), scratch_folder(folder) as scratch:
             samples_s = _time_file(kernel, size, scratch / "checkpoint", budget_s)
     except (OSError, RuntimeError) as error:

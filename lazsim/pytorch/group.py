@@ -86,7 +86,6 @@ class Gloo(Transport):
     def __init__(self) -> None:
         super().__init__()
         self.is_stuck = False
-        """Whether a call still waits. The thread that drops the group would wait with it, until the call gives up."""
         self._sockets_before = _sockets()
 
     def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
