@@ -54,7 +54,7 @@ from lazsim.specs import (
     read_toml,
     sha256,
 )
-from lazsim.specs.job import OF_PLAIN_JOBS
+from lazsim.specs.effects import refuse_without_effect, without_effect
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
@@ -361,12 +361,9 @@ class Resolver:
         if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
             found = with_layout(model, gpu, cluster, job, step, system)
             job = job if isinstance(found, SpecError) else found
-        for part, names in OF_PLAIN_JOBS.items():
-            if job.parallel is not None and (idle := [name for name in names if name in changes[part]]):
-                raise SpecError(f"{self._where}{part}.{idle[0]} has no effect on a job with a layout: leave it out")
-        if job.parallel is not None and job.parallel.sequence_length:
-            if "sequence_length" in changes["model"]:
-                raise SpecError(f"{self._where}model.sequence_length has no effect beside that of job.parallel")
+        changed = [f"{part}.{path}" for part, fields in changes.items() for path in fields]
+        refuse_without_effect(changed, without_effect(job), self._where)
+        if job.parallel is not None:
             model = job.parallel.trained(model)
         profile = asked["profile"]
         if profile is None and job.parallel is None and job.times is None and not changes["model"]:

@@ -18,6 +18,7 @@ from lazsim.errors import SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, ParallelSpec, load_spec, sha256
+from lazsim.specs.effects import layout_remarks
 from lazsim.stepmodel.loading import load_inputs
 from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.tables import read_tables
@@ -555,8 +556,8 @@ def test_a_field_is_told_to_be_idle_where_it_changes_no_step(field, value, neede
 
     assert step_s(**{field: value}) == step_s()
     assert step_s(**needed, **{field: value}) != step_s(**needed)
-    assert ParallelSpec(global_batch=256, **{field: value}).idle_fields == [field]
-    assert ParallelSpec(global_batch=256, **needed, **{field: value}).idle_fields == []
+    assert f"in this layout: {field} (" in layout_remarks(ParallelSpec(global_batch=256, **{field: value}))[0]
+    assert layout_remarks(ParallelSpec(global_batch=256, **needed, **{field: value})) == []
 
 
 @pytest.mark.parametrize("field", ["job.num_micro_batches", "job.activation_passes", "cluster.slots_per_gpu"])

@@ -8,7 +8,7 @@ from lazsim.errors import SpecError
 from lazsim.scenario import resolve
 from lazsim.specs import ClusterSpec, load_spec, read_spec_bytes
 from lazsim.specs.overrides import scale
-from lazsim.study.sensitivity import OF_EVERY_STEP, constant_paths, sensitivity
+from lazsim.study.sensitivity import constant_paths, sensitivity
 from lazsim.study.simulation import simulate
 from lazsim.trace.table import Event, build_trace
 
@@ -150,7 +150,7 @@ def test_a_factor_of_1_changes_nothing():
     result = sensitivity(settings, systems=["lazarus", "ds"], factors=[1.0])
     paths = constant_paths(["lazarus", "ds"]).values()
     num_others = sum(not path.startswith("step.") for path in paths)
-    assert [change.effect for change in result.changes] == [0] * (num_others + len(OF_EVERY_STEP))
+    assert [change.effect for change in result.changes] == [0] * (num_others + 2)
 
 
 def test_a_remark_that_holds_of_all_runs_is_not_told_of_changed_ones():

@@ -46,15 +46,15 @@ def command(
     --layout, or with --search, the layout is the fastest that fits, and the ten fastest are listed. --out also writes
     the layout as job.toml, in which any field may change: give it as --job, here and to lazsim run.
     """  # fmt: skip
-    from lazsim.errors import LazsimError
     from lazsim.output.step import step_files, step_parts
+    from lazsim.specs.effects import refuse_without_effect
     from lazsim.stepmodel.loading import load_inputs, parse_layout
     from lazsim.stepmodel.search import SEARCHED
     from lazsim.study.step import predict_layout
 
     layout = parse_layout(fields)
-    if searches and (chosen := [name for name in SEARCHED if name in layout]):
-        raise LazsimError(f"`layout` {chosen[0]} has no effect beside `searches`: leave one of them out")
+    if searches:
+        refuse_without_effect(layout, dict.fromkeys(SEARCHED, "beside `searches`"), "`layout` ")
     inputs = load_inputs(model, cluster, job, layout, gpus)
     with working("searching layouts"):
         result = predict_layout(inputs, search=searches or not (job or any("=" in text for text in fields)))

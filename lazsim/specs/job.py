@@ -7,12 +7,6 @@ import msgspec
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.record import Amount, Count, PositiveSeconds, Quantity, Seconds, Spec
 
-OF_PLAIN_JOBS = {
-    "job": ("sequences_per_gpu", "num_micro_batches", "activation_passes", "logit_passes", "expert_kernels"),
-    "cluster": ("slots_per_gpu",),
-}
-"""Fields without effect on a job with a layout, by specification."""
-
 
 class TimesSpec(Spec, frozen=True, kw_only=True):
     """Times of a job as someone measured or published them, in place of those from kernels and links."""
@@ -69,6 +63,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     """``separate``: the matmuls of each expert one by one; ``fused``: all experts of a layer at once, as measured for
     inference kernels; it needs a GPU with such measurements."""
     parallel: ParallelSpec | None = None
-    """Layout of the job over GPUs; steps come from `lazsim.stepmodel`, and `OF_PLAIN_JOBS` have no effect."""
+    """Layout of the job over GPUs; steps come from `lazsim.stepmodel`, and `lazsim.specs.effects` names what has no
+    effect then."""
     times: TimesSpec | None = None
     """Known times, in place of those from kernels, links and a layout."""

@@ -122,21 +122,6 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         return msgspec.structs.replace(model, sequence_length=length)
 
     @property
-    def idle_fields(self) -> list[str]:
-        """Fields with other values than their defaults that have no effect beside the others."""
-        exchanges = self.expert * self.expert_tensor > 1
-        has_effect = {
-            "context_exchange": self.context > 1,
-            "overlap_tensor": self.tensor > 1,
-            "overlap_expert": exchanges,
-            "dispatch_precision": exchanges,
-            "exchange_multiprocessors": self.overlap_expert and self.dispatcher in ("deepep", "hybridep"),
-            "graph_attention": self.graphs == "partial",
-        }
-        fields = {field.name: field.default for field in msgspec.structs.fields(self)}
-        return [name for name, counts in has_effect.items() if not counts and getattr(self, name) != fields[name]]
-
-    @property
     def stages_of_part(self) -> int:
         """Stages that hold the same part of the model."""
         return 2 if self.schedule == "dualpipe" else 1

@@ -22,7 +22,7 @@ USABLE_SHARE = 0.92
 ROUNDING = 1e-6
 """Share by which rounding may put a bound above what it bounds, and far more."""
 
-SEARCHED = ("tensor", "pipeline", "virtual_stages", "expert", "stages", "micro_batch", "recompute", "recomputed")
+SEARCHED = ("tensor", "pipeline", "virtual_stages", "expert", "micro_batch", "recompute", "recomputed", "stages")
 """Fields that a search chooses."""
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -150,10 +150,9 @@ def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
         if tensor > inputs.cluster.gpus_per_node or (virtual > 1 and pipeline == 1):
             continue
         stops_early = inputs.parallel.recompute_stops_early and recompute == "full"
+        values = (tensor, pipeline, virtual, expert, micro_batch, recompute, modules, "")
+        chosen: dict[str, object] = dict(zip(SEARCHED, values, strict=True))
         try:
-            yield msgspec.structs.replace(
-                inputs.parallel, tensor=tensor, pipeline=pipeline, virtual_stages=virtual, expert=expert, stages="",
-                micro_batch=micro_batch, recompute=recompute, recomputed=modules, recompute_stops_early=stops_early,
-            )  # fmt: skip
+            yield msgspec.structs.replace(inputs.parallel, recompute_stops_early=stops_early, **chosen)
         except ValueError:
             continue  # stages that the schedule does not run

@@ -11,6 +11,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
+from lazsim.specs.effects import why_without_effect, without_effect
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
 from lazsim.study.collect import Advance, ShowRuns
 from lazsim.study.comparison import Ranked, is_beyond_chance
@@ -446,9 +447,10 @@ def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:
 def assumptions(scenario: Scenario) -> list[Assumption]:
     """Return the assumptions of a scenario, each with each factor: its constants, and rates of what is generated."""
     paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
+    idle = without_effect(scenario.job)
     found = []
     for name, path in paths.items():
-        for factor in FACTORS if scenario.field(path) else ():
+        for factor in FACTORS if scenario.field(path) and not why_without_effect(path, idle) else ():
             # More than all of something is not in its range.
             with suppress(SpecError):
                 assumption = Assumption(name, factor, path)

@@ -20,6 +20,7 @@ from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
+from lazsim.specs.effects import job_remarks
 from lazsim.study.memory import memory_notes
 from lazsim.study.unevenness import unevenness_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -44,6 +45,8 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
     has_layout = isinstance(first.costs(), LayoutCosts)
     notes += [*([] if has_layout else _model_notes(first.model)), *_cost_notes(scenarios)]
+    # The batch of the job that stands in for one that is not given is the layout's.
+    notes += [] if first.has_chosen_layout else job_remarks(first.job)
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 
 
@@ -276,8 +279,6 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
             whose = f"the fastest that fits, as `job` gives none: {_chosen_layouts(scenarios)}"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
         notes += costs.inputs.kernel_remarks
-        if parallel := scenario.job.parallel:
-            notes += [f"of no effect in this layout: {', '.join(idle)}"] if (idle := parallel.idle_fields) else []
         if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
             notes.append(f"loads of experts are even, as in `lazsim step`; `routing` {SKEWED_LOADS} has skewed ones")
         elif scenario.routing.name == SKEWED_LOADS:

@@ -9,6 +9,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import SpecError, did_you_mean, known_names
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
+from lazsim.specs.effects import refuse_without_effect, why_without_effect, without_effect
 from lazsim.study.collect import collect
 from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
@@ -41,9 +42,6 @@ FIXED = {
 """Fields that are not varied: names, datasheet figures, which only multiply efficiencies, what multiplies a clock or
 the rate of borrowed kernels, the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its
 layout and known times, and curves."""
-
-OF_EVERY_STEP = ("host_launch_s", "host_wait_s")
-"""Constants of a step that a job without a layout has, too."""
 
 
 class Assumption(NamedTuple):
@@ -126,8 +124,8 @@ def sensitivity(
     systems, placements
         See `lazsim.study.simulation.simulate`. Ratios compare the first run with the others.
     constants
-        Names of constants, as `constant_paths` gives them, or their dotted paths; all that enter the steps of the job
-        when empty.
+        Names of constants, as `constant_paths` gives them, or their dotted paths; all with an effect on the job when
+        empty.
     factors
         Factors above 0. One near 1 tells how large an effect chance alone has; see Notes.
     **options
@@ -156,12 +154,14 @@ def sensitivity(
             raise SpecError(f"`constant`: unknown constant {name!r}: {near}{known_names(list(paths))}")
     scenarios, left_out = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios, left_out=left_out)
-    has_layout = scenarios[0].job.parallel is not None
-    of_layouts = {name for name, path in paths.items() if path.startswith("step.")} - {*OF_EVERY_STEP}
     had = {name for name, path in paths.items() if any(scenario.field(path) is not None for scenario in scenarios)}
     if lacking := [name for name in constants if name not in had]:
         raise SpecError(f"`constant`: {lacking[0]}: the runs have no such constant; leave it out")
-    entering = [name for name in paths if name in had and (has_layout or name not in of_layouts)]
+    # Systems may have other layouts, or none.
+    kinds = [without_effect(one.job) for one in scenarios]
+    idle = {path: kinds[0][path] for path in kinds[0] if all(path in each for each in kinds)}
+    refuse_without_effect([paths[name] for name in constants], idle, "`constant`: ")
+    entering = [name for name in paths if name in had and not why_without_effect(paths[name], idle)]
     assumptions = [
         Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
     ]

@@ -1,0 +1,116 @@
+"""Fields without effect: the one table from which changes of them are refused, and values in files are told.
+
+A field that the kind of a job leaves without effect is refused where it is changed. One that other values leave so is
+told, since a sweep may vary both.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from lazsim.errors import SpecError
+from lazsim.specs.hardware import GpuSpec
+from lazsim.specs.job import JobSpec
+from lazsim.specs.parallel import ParallelSpec
+from lazsim.specs.step import StepConstants
+
+HOST_LAUNCHES = ("host_launch_s", "host_launch_clock_hz", "host_wait_s")
+"""Constants of a step that a job without a layout has, too."""
+
+_TIMES_OF_PLAIN_JOBS = ("job.activation_passes", "job.logit_passes", "job.expert_kernels")
+_OF_PLAIN_JOBS = ("job.sequences_per_gpu", "job.num_micro_batches", *_TIMES_OF_PLAIN_JOBS, "cluster.slots_per_gpu")
+_ANALYTIC_LINKS = (
+    "all_to_all_efficiency", "all_reduce_efficiency", "local_all_reduce_bytes_per_s", "local_all_reduce_latency_s",
+)  # fmt: skip
+_OF_LAYOUTS = (
+    *(f"step.{name}" for name in StepConstants.__struct_fields__ if name not in ("name", *HOST_LAUNCHES)),
+    *(f"gpu.{name}" for name in ("kernels_speedup", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s")),
+    *(f"cluster.{name}" for name in ("gpus_per_domain", "network.nodes_per_pod", "network.spine_share")),
+)
+_OF_UNKNOWN_TIMES = (
+    *_OF_LAYOUTS, *_TIMES_OF_PLAIN_JOBS, "job.reorder_kernels", "cluster.network", "cluster.host.clock_hz",
+    "cluster.host.launches_per_clock", "cluster.host.serialise_bytes_per_s",
+    *(f"step.{name}" for name in HOST_LAUNCHES),
+    *(f"gpu.{name}" for name in GpuSpec.__struct_fields__ if name not in ("name", "memory_bytes", "kernels", "source")),
+)  # fmt: skip
+
+BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
+    "context_exchange": (lambda one: one.context == 1, "context is 1"),
+    "overlap_tensor": (lambda one: one.tensor == 1, "tensor is 1"),
+    "overlap_expert": (
+        lambda one: one.expert * one.expert_tensor == 1 or one.schedule == "dualpipe",
+        "no GPUs share experts, or dualpipe overlaps their exchanges by itself",
+    ),
+    "overlap_parameters": (lambda one: one.sharding == "none", "sharding is none"),
+    "dispatch_precision": (lambda one: one.expert == 1, "expert is 1"),
+    "exchange_multiprocessors": (
+        lambda one: not one.overlap_expert or one.dispatcher not in ("deepep", "hybridep"),
+        "it takes overlap_expert, and deepep or hybridep",
+    ),
+    "graph_attention": (lambda one: one.graphs != "partial", "graphs are not partial"),
+}
+"""When a field of a layout has no effect beside the others, and how people are told."""
+
+
+def without_effect(job: JobSpec) -> dict[str, str]:
+    """Return what the kind of a job leaves without effect: dotted paths, each with the reason.
+
+    Examples
+    --------
+    >>> without_effect(JobSpec(parallel=ParallelSpec(global_batch=64)))["job.num_micro_batches"]
+    'on a job with a layout'
+    """
+    parallel = job.parallel
+    found: dict[str, str] = {}
+    if parallel is not None and parallel.sequence_length:
+        found["model.sequence_length"] = "beside that of job.parallel"
+    if job.times is not None:
+        return found | dict.fromkeys(_OF_UNKNOWN_TIMES, "on a job with known times")
+    if parallel is None:
+        return found | dict.fromkeys(_OF_LAYOUTS, "on a job without a layout")
+    links = [f"cluster.network.{name}" for name in _ANALYTIC_LINKS]
+    found |= dict.fromkeys([*_OF_PLAIN_JOBS, *links, "gpu.fused_experts"], "on a job with a layout")
+    return found | {"job.parallel.routing": "on a run, whose loads are those of `routing`"}
+
+
+def why_without_effect(path: str, idle: Mapping[str, str]) -> str:
+    """Return why a field at a dotted path, or the part that it belongs to, has no effect; empty where it has one."""
+    parts = path.split(".")
+    return next((idle[name] for end in range(len(parts)) if (name := ".".join(parts[: end + 1])) in idle), "")
+
+
+def refuse_without_effect(paths: Iterable[str], idle: Mapping[str, str], where: str = "") -> None:
+    """Raise a `SpecError` that begins with `where` at the first field that is changed to no effect."""
+    for path in paths:
+        if why := why_without_effect(path, idle):
+            raise SpecError(f"{where}{path} has no effect {why}: leave it out")
+
+
+def layout_remarks(parallel: ParallelSpec) -> list[str]:
+    """Tell of fields of a layout with other values than their defaults that have no effect beside the others."""
+    default = _defaults(parallel)
+    idle = [
+        name for name, (is_idle, _) in BESIDE.items() if getattr(parallel, name) != default[name] and is_idle(parallel)
+    ]
+    return [f"of no effect in this layout: {', '.join(f'{name} ({BESIDE[name][1]})' for name in idle)}"] if idle else []
+
+
+def job_remarks(job: JobSpec) -> list[str]:
+    """Tell of fields of a job with other values than their defaults that have no effect on a run."""
+    values: dict[str, tuple[ParallelSpec | JobSpec, str]] = {
+        f"job.{name}": (job, name) for name in job.__struct_fields__
+    }
+    if job.parallel is not None:
+        values |= {f"job.parallel.{name}": (job.parallel, name) for name in job.parallel.__struct_fields__}
+    found: dict[str, list[str]] = {}
+    for path, why in without_effect(job).items():
+        if path in values:
+            spec, name = values[path]
+            if getattr(spec, name) != _defaults(spec)[name]:
+                found.setdefault(why, []).append(path)
+    remarks = [f"of no effect {why}: {', '.join(paths)}" for why, paths in found.items()]
+    return remarks + (layout_remarks(job.parallel) if job.parallel is not None and job.times is None else [])
+
+
+def _defaults(spec: msgspec.Struct) -> dict[str, object]:
+    return {field.name: field.default for field in msgspec.structs.fields(spec)}
