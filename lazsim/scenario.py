@@ -8,7 +8,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ from lazsim.specs import (
 )
 from lazsim.specs.effects import refuse_without_effect, without_effect
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
+from lazsim.specs.record import given_fields
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
 from lazsim.trace.cap import DEFAULT_CAP
@@ -94,9 +95,12 @@ class RoutingInput(Spec, frozen=True, kw_only=True):
     num_experts: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scenario:
-    """Every input of a run under one system; see `Defaults` for the meaning of each."""
+    """Every input of a run under one system; see `Defaults` for the meaning of each.
+
+    Give a new one a default, so that runs without it keep their ids.
+    """
 
     model: ModelSpec
     gpu: GpuSpec
@@ -104,7 +108,7 @@ class Scenario:
     job: JobSpec
     step: StepConstants
     system: str
-    system_origin: Mapping[str, str] | None
+    system_origin: Mapping[str, str] | None = None
     """Where a user's own system comes from: its name, and the hash of its file or its package."""
     placement: Mapping[str, str] | None
     """The placement policy where one was chosen: its name, and the hash or origin of a user's own."""
@@ -116,11 +120,11 @@ class Scenario:
     extrapolate: bool
     score_plans: bool
     history: bool
-    interval: Any
+    interval: Any = None
     planning: str
-    usd_per_node_hour: float | None
-    num_spares: int
-    spare_start_s: float
+    usd_per_node_hour: float | None = None
+    num_spares: int = 0
+    spare_start_s: float = 0.0
     settings: Settings
     """What the scenario was resolved from."""
     name: str = ""
@@ -134,21 +138,13 @@ class Scenario:
 
     @functools.cached_property
     def inputs(self) -> dict[str, Any]:
-        """All that a result depends on, as plain data; files by their hashes."""
-        values = {name: getattr(self, name) for name in INPUT_FIELDS}
-        for name in ("system_origin", "interval", "usd_per_node_hour", "num_spares", "spare_start_s"):
-            if not values[name] and values[name] is not False:
-                del values[name]
+        """All that a result depends on, as plain data without what has its default; files by their hashes."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name in INPUT_FIELDS}
+        plain = {one.name: one.default for one in fields(self)}
+        given: dict[str, Any] = {name: given_fields(value) for name, value in values.items() if value != plain[name]}
         if self.job.parallel is not None:
-            values["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
-        plain: dict[str, Any] = msgspec.to_builtins(values)
-        if self.job.parallel is not None and not self.job.parallel.sequence_length:
-            del plain["job"]["parallel"]["sequence_length"]
-        if self.job.times is None:
-            del plain["job"]["times"]
-        if self.model.attention is not None and not self.model.attention.gated:
-            del plain["model"]["attention"]["gated"]
-        return plain
+            given["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
+        return given
 
     @functools.cached_property
     def id(self) -> str:

@@ -1,5 +1,7 @@
 """Scenarios: every input resolved once, hashed once, and replaced one at a time."""
 
+import dataclasses
+
 import msgspec
 import numpy as np
 import pytest
@@ -38,6 +40,14 @@ def test_a_run_takes_the_profile_of_the_catalogue_of_its_gpu_and_model_unless_to
 def test_a_layout_refuses_a_profile_and_the_lack_of_one(profile):
     with pytest.raises(SpecError, match="`profile`: a job with a layout takes the kernels of its GPU"):
         resolve({"model": "deepseek-v3", "cluster": "h200x64", "profile": profile}).costs()
+
+
+def test_a_new_field_with_a_default_changes_no_id():
+    before = resolve({"cluster": "rtx3090x10"})
+    newer = msgspec.defstruct("Newer", [("further", int, 7)], bases=(type(before.job),), frozen=True, kw_only=True)
+    fields = msgspec.structs.asdict(before.job)
+    assert dataclasses.replace(before, job=newer(**fields)).id == before.id
+    assert dataclasses.replace(before, job=newer(**fields, further=8)).id != before.id
 
 
 def test_a_replaced_field_is_the_only_difference():

@@ -1,5 +1,6 @@
 """The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -28,6 +29,33 @@ def with_units(value: Any, field: str = "") -> Any:
         with prefix_errors(field):
             return parse_quantity(field, value)
     return value
+
+
+def given_fields(value: Any) -> Any:
+    """Return the plain data of a record, without fields that have their defaults: a new one changes no hash.
+
+    Examples
+    --------
+    >>> class Part(Spec, frozen=True, kw_only=True):
+    ...     size: int
+    ...     step: int = 1
+    >>> given_fields(Part(size=2, step=1)), given_fields(Part(size=2, step=3))
+    ({'size': 2}, {'size': 2, 'step': 3})
+    """
+    if isinstance(value, Mapping):
+        return {key: given_fields(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [given_fields(own) for own in value]
+    if not isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    config = value.__struct_config__
+    found: dict[str, Any] = {config.tag_field: config.tag} if config.tag_field else {}
+    for field in msgspec.structs.fields(value):
+        own = getattr(value, field.name)
+        made = field.default_factory
+        if own != (field.default if made is msgspec.NODEFAULT else made()):
+            found[field.encode_name] = given_fields(own)
+    return found
 
 
 Count = Annotated[int, Meta(ge=1, le=limits.MAX_DIMENSION)]
