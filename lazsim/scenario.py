@@ -266,7 +266,7 @@ class Scenario:
         # Step times of a layout that one run has found serve the next.
         model, cluster, job = self.model, self.cluster, self.job
         compute, links = (
-            AnalyticCompute(model, self.gpu, cluster, job),
+            AnalyticCompute(model, self.gpu, cluster, job, self.step),
             AnalyticCommunication(cluster.network, cluster.host),
         )
         profile, has_chosen = self.load_profile(), self.settings["profile"] is not None
@@ -358,7 +358,7 @@ class Resolver:
             found = with_layout(model, gpu, cluster, job, step, system)
             job = job if isinstance(found, SpecError) else found
         changed = [f"{part}.{path}" for part, fields in changes.items() for path in fields]
-        refuse_without_effect(changed, without_effect(job), self._where)
+        refuse_without_effect(changed, without_effect(job, model), self._where)
         if job.parallel is not None:
             model = job.parallel.trained(model)
         profile = asked["profile"]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication, all_to_all_s, ring_all_reduce_s
-from lazsim.specs import ClusterSpec, GpuSpec, HostSpec, JobSpec, ModelSpec, NetworkSpec, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, HostSpec, JobSpec, ModelSpec, NetworkSpec, StepConstants, load_spec
 
 
 def ring_by_steps(num_bytes, num_ranks, bytes_per_s, latency_s):
@@ -73,7 +73,8 @@ def test_tensor_parallelism_reduces_over_the_links_of_all_reduces(name, field, n
         cluster, network=msgspec.structs.replace(cluster.network, **{field: getattr(cluster.network, field) / 2})
     )
     model, gpu, job = load_spec(ModelSpec, name), load_spec(GpuSpec, "h200"), load_spec(JobSpec, "testbed-a")
-    before, after = (AnalyticCompute(model, gpu, spec, job).dense_s(32768) for spec in (cluster, halved))
+    step = load_spec(StepConstants, "training")
+    before, after = (AnalyticCompute(model, gpu, spec, job, step).dense_s(32768) for spec in (cluster, halved))
     # Of 32768 x 1024 (or 2688) x 2 bytes over 8 GPUs, 7/8 goes twice through each link at 414 GB/s.
     width = {"gpt-l": 1024, "nemotron-3-nano": 2688}[name]
     assert after - before == pytest.approx(num_reduces * 2 * 7 / 8 * 32768 * width * 2 / 4.14e11)

@@ -93,7 +93,7 @@ def others(kind, value):
 def test_a_field_of_a_job_its_cluster_or_its_gpu_is_told_to_have_no_effect_just_where_it_has_none(tmp_path, kind):
     runs = scenarios(tmp_path, kind)
     before = {one.system: outcome(one) for one in runs}
-    idle = without_effect(runs[0].job)
+    idle = without_effect(runs[0].job, runs[0].model)
     wrong = {}
     for part in ("job", "cluster", "gpu"):
         for path, hint, value in fields(getattr(runs[0], part), part):

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.costmodel.compute import AnalyticCompute, matmul_s, memory_s
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, StepConstants, load_spec
 
+JOB = load_spec(JobSpec, "testbed-a"), load_spec(StepConstants, "training")
 IDEAL = GpuSpec(
     name="ideal",
     peak_flop_per_s=100e12,
@@ -83,7 +84,7 @@ def test_no_matmul_is_faster_than_the_datasheet(m, n, k):
 
 def test_experts_narrower_than_the_model_cost_and_send_by_their_own_width():
     wide = load_spec(ModelSpec, "nemotron-3-super")
-    parts = load_spec(ClusterSpec, "h100x16"), load_spec(JobSpec, "testbed-a")
+    parts = load_spec(ClusterSpec, "h100x16"), *JOB
     # With a memory that costs nothing: 1024 of 4096 is a quarter of the operations, and of the bytes of a token.
     free = msgspec.structs.replace(IDEAL, memory_bytes_per_s=1e24)
     models = wide, msgspec.structs.replace(wide, d_expert=None)
@@ -95,7 +96,7 @@ def test_experts_narrower_than_the_model_cost_and_send_by_their_own_width():
 
 def test_a_hybrid_pays_for_scores_in_its_attention_layers_alone():
     hybrid = load_spec(ModelSpec, "nemotron-3-nano")
-    parts = (load_spec(GpuSpec, "h100"), load_spec(ClusterSpec, "h100x16"), load_spec(JobSpec, "testbed-a"))
+    parts = load_spec(GpuSpec, "h100"), load_spec(ClusterSpec, "h100x16"), *JOB
     more = msgspec.structs.replace(hybrid, num_attention_layers=2 * hybrid.attention_layers)
     one, two = (AnalyticCompute(model, *parts).dense_s(8192) for model in (hybrid, more))
     assert one < two < 1.2 * one
@@ -106,7 +107,7 @@ def test_scans_of_a_hybrid_take_on_an_h200_what_was_measured_there():
     # (docs/measured/h200.md). One GPU a node, so that it does not share them.
     hybrid = load_spec(ModelSpec, "nemotron-3-nano")
     free = msgspec.structs.replace(hybrid, state_space=msgspec.structs.replace(hybrid.state_space, num_layers=1))
-    parts = load_spec(GpuSpec, "h200"), load_spec(ClusterSpec, "h200x64"), load_spec(JobSpec, "testbed-a")
+    parts = load_spec(GpuSpec, "h200"), load_spec(ClusterSpec, "h200x64"), *JOB
     # Eight GPUs share the tokens of their node. All else of 22 layers are projections.
     projections = 22 * hybrid.block_params["state_space"]
     more = msgspec.structs.replace(free, d_ff_shared=hybrid.d_ff_shared + projections / 23 / 2 / hybrid.d_model)

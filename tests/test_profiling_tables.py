@@ -22,12 +22,13 @@ from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profi
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.output.plots.profile import profile_figure
 from lazsim.profiling.check import held_out_errors, modelled_errors, reached_shares
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, StepConstants, load_spec
 from tests.conftest import ROOT
 
 GPT_S = load_spec(ModelSpec, "gpt-s")
 CLUSTER = load_spec(ClusterSpec, "rtx3090x10")
-ANALYTIC = AnalyticCompute(GPT_S, load_spec(GpuSpec, "rtx3090"), CLUSTER, load_spec(JobSpec, "testbed-a"))
+PARTS = CLUSTER, load_spec(JobSpec, "testbed-a"), load_spec(StepConstants, "training")
+ANALYTIC = AnalyticCompute(GPT_S, load_spec(GpuSpec, "rtx3090"), *PARTS)
 LINKS = AnalyticCommunication(CLUSTER.network, CLUSTER.host)
 HEADER = Header(
     format_version=1, lazsim="0.1.0", torch="2", device="cpu", dtype="float32", model=GPT_S, conditions={},
@@ -229,9 +230,7 @@ def test_grouped_experts_are_held_against_one_and_moved_tokens_against_a_copy():
 
 
 def test_the_analytic_model_is_held_against_a_profile_for_few_and_many_tokens():
-    analytic = AnalyticCompute(
-        GPT_S, load_spec(GpuSpec, "h200"), load_spec(ClusterSpec, "rtx3090x10"), load_spec(JobSpec, "testbed-a")
-    )
+    analytic = AnalyticCompute(GPT_S, load_spec(GpuSpec, "h200"), *PARTS)
     # Measured as modelled for few tokens, and twice as long for many.
     times_s = {size: float(analytic.expert_s(np.array(float(size)))) * (2 if size >= 512 else 1) for size in (16, 4096)}
     found = modelled_errors(profile_of(points("expert", times_s)), analytic.gpu)

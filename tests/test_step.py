@@ -20,6 +20,7 @@ from lazsim.placement.plan import PlacementPlan
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, StepConstants, load_spec
 from tests.jobs import FixedCommunication, FixedCompute
 
+STEP = load_spec(StepConstants, "training")
 TOKENS = 4 * 1024
 
 
@@ -65,7 +66,7 @@ def costs(model="gpt-s", cluster="rtx3090x10", compute=None, communication=None,
         load_spec(ModelSpec, model),
         load_spec(ClusterSpec, cluster),
         job_spec,
-        load_spec(StepConstants, "training"),
+        STEP,
         compute or FixedCompute(0.0),
         communication or FixedCommunication(),
     )
@@ -268,7 +269,7 @@ def test_a_ring_waits_for_the_last_of_its_nodes():
 def test_a_gpu_waits_for_a_host_that_launches_slower_than_it_computes():
     # 53 kernels of a layer and 3 of each of 4 experts forward, 30 and 6 backward, and no work on the GPU; in
     # each layer the time until a count is read and until the next kernel is launched.
-    constants = load_spec(StepConstants, "training")
+    constants = STEP
     launch_s, wait_s = constants.host_launch_s, constants.host_wait_s + constants.host_launch_s
     found = parts(costs(), place_ep(12, 8, 4, 1, 6), apart(4), np.ones((12, 8), dtype=np.int64))
     assert found["host"] == pytest.approx(12 * ((53 + 3 * 4 + 30 + 6 * 4) * launch_s + wait_s))
@@ -324,9 +325,9 @@ def test_accumulated_micro_batches_repeat_all_but_the_update():
 def _analytic(model, cluster, **job):
     cluster_spec = load_spec(ClusterSpec, cluster)
     job_spec = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), **job)
-    compute = AnalyticCompute(model, load_spec(GpuSpec, cluster_spec.gpu), cluster_spec, job_spec)
+    compute = AnalyticCompute(model, load_spec(GpuSpec, cluster_spec.gpu), cluster_spec, job_spec, STEP)
     links = AnalyticCommunication(cluster_spec.network, cluster_spec.host)
-    return CostModel(model, cluster_spec, job_spec, load_spec(StepConstants, "training"), compute, links)
+    return CostModel(model, cluster_spec, job_spec, STEP, compute, links)
 
 
 def test_on_a_gpu_that_loses_nothing_compute_is_operations_over_peak():
@@ -342,7 +343,7 @@ def test_on_a_gpu_that_loses_nothing_compute_is_operations_over_peak():
         memory_efficiency=1e9,
         kernel_overhead_s=0.0,
     )
-    compute = AnalyticCompute(model, ideal, cluster, job)
+    compute = AnalyticCompute(model, ideal, cluster, job, STEP)
     # 6 operations per parameter and token (2 forward, 4 backward), an expert of 8 d^2 parameters.
     expected = 6 * 1000 * 8 * 1024**2 / 71e12
     assert float(compute.expert_s(np.array(1000.0))) == pytest.approx(expected, rel=1e-6)
@@ -363,8 +364,8 @@ def test_no_plan_computes_faster_than_an_even_split_of_all_tokens(load, num_node
 def test_fused_experts_take_what_was_measured_of_them_and_nothing_else_changes():
     model, cluster = load_spec(ModelSpec, "gpt-l"), load_spec(ClusterSpec, "a100x16")
     gpu, job = load_spec(GpuSpec, "a100"), load_spec(JobSpec, "testbed-a")
-    separate = AnalyticCompute(model, gpu, cluster, job)
-    fused = AnalyticCompute(model, gpu, cluster, msgspec.structs.replace(job, expert_kernels="fused"))
+    separate = AnalyticCompute(model, gpu, cluster, job, STEP)
+    fused = AnalyticCompute(model, gpu, cluster, msgspec.structs.replace(job, expert_kernels="fused"), STEP)
     # 2^20 tokens: only the share of the peak counts, 0.836 of it in dense matmuls and 0.288 in fused kernels.
     ratio = float(fused.expert_s(np.array(2.0**20)) / separate.expert_s(np.array(2.0**20)))
     assert ratio == pytest.approx(0.836 / 0.288, rel=0.2)
@@ -376,4 +377,4 @@ def test_fused_experts_are_refused_where_none_were_measured():
     model, cluster = load_spec(ModelSpec, "gpt-l"), load_spec(ClusterSpec, "rtx3090x10")
     job = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), expert_kernels="fused")
     with pytest.raises(SpecError, match="no such kernel was measured on rtx3090"):
-        AnalyticCompute(model, load_spec(GpuSpec, "rtx3090"), cluster, job)
+        AnalyticCompute(model, load_spec(GpuSpec, "rtx3090"), cluster, job, STEP)

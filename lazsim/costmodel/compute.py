@@ -15,10 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.network import ring_all_reduce_s
-from lazsim.costmodel.scan import scan_peak_share, scan_work
+from lazsim.costmodel.scan import scan_work
 from lazsim.errors import SpecError
 from lazsim.placement.plan import Floats
-from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, FusedExpertsSpec, GpuSpec, JobSpec, ModelSpec
+from lazsim.specs import (
+    WEIGHT_BYTES_PER_PARAM,
+    ClusterSpec,
+    FusedExpertsSpec,
+    GpuSpec,
+    JobSpec,
+    ModelSpec,
+    StepConstants,
+)
 
 FORWARD_AND_BACKWARD = 3
 """A backward pass repeats each forward matmul twice: for the gradients of inputs and of weights."""
@@ -105,6 +113,7 @@ class AnalyticCompute:
     gpu: GpuSpec
     cluster: ClusterSpec
     job: JobSpec
+    step: StepConstants
 
     def __post_init__(self) -> None:
         if self.job.expert_kernels == "fused" and self.gpu.fused_experts is None:
@@ -146,7 +155,7 @@ class AnalyticCompute:
         space = self.model.state_space
         if space is None:
             return 0.0
-        rate = scan_peak_share() * self.gpu.peak_flop_per_s
+        rate = self.step.scan_peak_share * self.gpu.peak_flop_per_s
         each_s = [
             flop * num_tokens / rate + float(memory_s(self.gpu, moved * num_tokens)) for flop, moved in scan_work(space)
         ]

@@ -1,9 +1,8 @@
 """Work of the scan of a state-space layer (Mamba-2)."""
 
 import math
-from functools import cache
 
-from lazsim.specs import StateSpaceSpec, StepConstants, load_spec
+from lazsim.specs import StateSpaceSpec
 
 SCAN_CHUNK = 128
 """Tokens of a chunk of the state-space scan (arXiv 2405.21060)."""
@@ -42,9 +41,3 @@ def scan_work(space: StateSpaceSpec) -> tuple[tuple[int, float], tuple[int, floa
         return over_tokens * in_chunk + over_states * of_states, moved
 
     return work(0), work(1)
-
-
-@cache
-def scan_peak_share() -> float:
-    """Return the share of the peak that the operations of a scan reach, from the constants of a step."""
-    return load_spec(StepConstants, "training").scan_peak_share

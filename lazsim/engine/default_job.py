@@ -96,7 +96,10 @@ def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, flo
     """Return the bytes of each GPU that a layout needs under a system with even loads, and the seconds of its masks."""
     model, cluster = inputs.model, inputs.cluster
     job = msgspec.structs.replace(job, parallel=inputs.parallel)
-    times = AnalyticCompute(model, inputs.gpu, cluster, job), AnalyticCommunication(cluster.network, cluster.host)
+    times = (
+        AnalyticCompute(model, inputs.gpu, cluster, job, inputs.constants),
+        AnalyticCommunication(cluster.network, cluster.host),
+    )
     costs = layout_costs(
         model, inputs.gpu, cluster, job, inputs.constants, times,
         keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
@@ -111,7 +114,7 @@ def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, flo
 
 def _fault(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> SpecError | None:
     """Return why steps of a job with a layout cannot be predicted, if so; tables may lack a kernel of the model."""
-    times = AnalyticCompute(model, gpu, cluster, job), AnalyticCommunication(cluster.network, cluster.host)
+    times = AnalyticCompute(model, gpu, cluster, job, step), AnalyticCommunication(cluster.network, cluster.host)
     try:
         costs = layout_costs(model, gpu, cluster, job, step, times, keeps_whole_states=False, exchanges_plainly=False)
         costs.step_s(costs.grid.replica_nodes, np.ones(1))

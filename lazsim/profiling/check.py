@@ -10,7 +10,8 @@ from lazsim.costmodel.measured import compute_tables, table_of
 from lazsim.costmodel.profile import Point, Profile, require_header
 from lazsim.errors import SpecError
 from lazsim.placement.plan import Floats
-from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, load_spec
+from lazsim.settings import DEFAULTS
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, StepConstants, load_spec
 
 
 class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +90,7 @@ def modelled_errors(profile: Profile, gpu: GpuSpec) -> list[Modelled]:
     """Compare the analytic model of a GPU with a profile measured on it, kernel by kernel, for few and many tokens."""
     model = require_header(profile).model
     cluster, job = load_spec(ClusterSpec, ONE_GPU_CLUSTER), load_spec(JobSpec, COMPARED_JOB)
-    analytic = AnalyticCompute(model, gpu, cluster, job)
+    analytic = AnalyticCompute(model, gpu, cluster, job, load_spec(StepConstants, DEFAULTS["step"]))
     times: dict[str, Callable[[Floats], Floats]] = {
         "expert": analytic.expert_s,
         "reorder": analytic.reorder_s,

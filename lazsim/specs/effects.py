@@ -11,11 +11,14 @@ import msgspec
 from lazsim.errors import SpecError
 from lazsim.specs.hardware import GpuSpec
 from lazsim.specs.job import JobSpec
+from lazsim.specs.model import ModelSpec
 from lazsim.specs.parallel import ParallelSpec
 from lazsim.specs.step import StepConstants
 
 HOST_LAUNCHES = ("host_launch_s", "host_launch_clock_hz", "host_wait_s")
 """Constants of a step that a job without a layout has, too."""
+
+SCAN = "scan_peak_share"
 
 _TIMES_OF_PLAIN_JOBS = ("job.activation_passes", "job.logit_passes", "job.expert_kernels")
 _OF_PLAIN_JOBS = ("job.sequences_per_gpu", "job.num_micro_batches", *_TIMES_OF_PLAIN_JOBS, "cluster.slots_per_gpu")
@@ -23,14 +26,14 @@ _ANALYTIC_LINKS = (
     "all_to_all_efficiency", "all_reduce_efficiency", "local_all_reduce_bytes_per_s", "local_all_reduce_latency_s",
 )  # fmt: skip
 _OF_LAYOUTS = (
-    *(f"step.{name}" for name in StepConstants.__struct_fields__ if name not in ("name", *HOST_LAUNCHES)),
+    *(f"step.{name}" for name in StepConstants.__struct_fields__ if name not in ("name", SCAN, *HOST_LAUNCHES)),
     *(f"gpu.{name}" for name in ("kernels_speedup", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s")),
     *(f"cluster.{name}" for name in ("gpus_per_domain", "network.nodes_per_pod", "network.spine_share")),
 )
 _OF_UNKNOWN_TIMES = (
     *_OF_LAYOUTS, *_TIMES_OF_PLAIN_JOBS, "job.reorder_kernels", "cluster.network", "cluster.host.clock_hz",
     "cluster.host.launches_per_clock", "cluster.host.serialise_bytes_per_s",
-    *(f"step.{name}" for name in HOST_LAUNCHES),
+    *(f"step.{name}" for name in (SCAN, *HOST_LAUNCHES)),
     *(f"gpu.{name}" for name in GpuSpec.__struct_fields__ if name not in ("name", "memory_bytes", "kernels", "source")),
 )  # fmt: skip
 
@@ -52,18 +55,22 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
 """When a field of a layout has no effect beside the others, and how people are told."""
 
 
-def without_effect(job: JobSpec) -> dict[str, str]:
-    """Return what the kind of a job leaves without effect: dotted paths, each with the reason.
+def without_effect(job: JobSpec, model: ModelSpec) -> dict[str, str]:
+    """Return what the kind of a job, or of its model, leaves without effect: dotted paths, each with the reason.
 
     Examples
     --------
-    >>> without_effect(JobSpec(parallel=ParallelSpec(global_batch=64)))["job.num_micro_batches"]
+    >>> from lazsim.specs import load_spec
+    >>> model = load_spec(ModelSpec, "gpt-s")
+    >>> without_effect(JobSpec(parallel=ParallelSpec(global_batch=64)), model)["job.num_micro_batches"]
     'on a job with a layout'
     """
     parallel = job.parallel
     found: dict[str, str] = {}
     if parallel is not None and parallel.sequence_length:
         found["model.sequence_length"] = "beside that of job.parallel"
+    if model.state_space is None:
+        found[f"step.{SCAN}"] = f"on {model.name}, which has no state-space layers"
     if job.times is not None:
         return found | dict.fromkeys(_OF_UNKNOWN_TIMES, "on a job with known times")
     if parallel is None:
@@ -95,7 +102,7 @@ def layout_remarks(parallel: ParallelSpec) -> list[str]:
     return [f"of no effect in this layout: {', '.join(f'{name} ({BESIDE[name][1]})' for name in idle)}"] if idle else []
 
 
-def job_remarks(job: JobSpec) -> list[str]:
+def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:
     """Tell of fields of a job with other values than their defaults that have no effect on a run."""
     values: dict[str, tuple[ParallelSpec | JobSpec, str]] = {
         f"job.{name}": (job, name) for name in job.__struct_fields__
@@ -103,7 +110,7 @@ def job_remarks(job: JobSpec) -> list[str]:
     if job.parallel is not None:
         values |= {f"job.parallel.{name}": (job.parallel, name) for name in job.parallel.__struct_fields__}
     found: dict[str, list[str]] = {}
-    for path, why in without_effect(job).items():
+    for path, why in without_effect(job, model).items():
         if path in values:
             spec, name = values[path]
             if getattr(spec, name) != _defaults(spec)[name]:

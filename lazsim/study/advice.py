@@ -447,7 +447,7 @@ def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:
 def assumptions(scenario: Scenario) -> list[Assumption]:
     """Return the assumptions of a scenario, each with each factor: its constants, and rates of what is generated."""
     paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
-    idle = without_effect(scenario.job)
+    idle = without_effect(scenario.job, scenario.model)
     found = []
     for name, path in paths.items():
         for factor in FACTORS if scenario.field(path) and not why_without_effect(path, idle) else ():

@@ -46,7 +46,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     has_layout = isinstance(first.costs(), LayoutCosts)
     notes += [*([] if has_layout else _model_notes(first.model)), *_cost_notes(scenarios)]
     # The batch of the job that stands in for one that is not given is the layout's.
-    notes += [] if first.has_chosen_layout else job_remarks(first.job)
+    notes += [] if first.has_chosen_layout else job_remarks(first.job, first.model)
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 
 

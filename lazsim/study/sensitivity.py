@@ -158,7 +158,7 @@ def sensitivity(
     if lacking := [name for name in constants if name not in had]:
         raise SpecError(f"`constant`: {lacking[0]}: the runs have no such constant; leave it out")
     # Systems may have other layouts, or none.
-    kinds = [without_effect(one.job) for one in scenarios]
+    kinds = [without_effect(one.job, one.model) for one in scenarios]
     idle = {path: kinds[0][path] for path in kinds[0] if all(path in each for each in kinds)}
     refuse_without_effect([paths[name] for name in constants], idle, "`constant`: ")
     entering = [name for name in paths if name in had and not why_without_effect(paths[name], idle)]
