@@ -178,8 +178,8 @@ class SweepResult:
         -------
         DataFrame
             The axes except seeds, ``run``, ``num_runs``, ``samples_mean``, ``samples_ci_low``, ``samples_ci_high``,
-            and the same for ``ratio``: samples over those of the setting's first run at the same seeds. NaN where there
-            is no interval (too few seeds) or no ratio. See `lazsim.study.intervals.mean_interval`.
+            and the same for ``ratio``: the total of samples over that of the setting's first run at the same seeds. NaN
+            where there is no interval (too few seeds) or no ratio. See `lazsim.study.comparison.paired_ratio`.
         """
         import pandas as pd
 
@@ -191,10 +191,10 @@ class SweepResult:
         first: dict[tuple[Any, ...], BySeed] = {}
         for (name, setting), by_seed in self._samples().items():
             reference = first.setdefault(setting, by_seed)
-            ratios = [value / reference[seeds] for seeds, value in by_seed.items() if reference.get(seeds)]
+            intervals = {"samples": mean_interval(by_seed.values()), "ratio": paired_ratio(by_seed, reference)}
             mean = self._describe(name, setting) | {"num_runs": len(by_seed)}
             found.append(
-                mean | _flat("samples", mean_interval(by_seed.values())) | _flat("ratio", mean_interval(ratios))
+                mean | {key: each for what, own in intervals.items() for key, each in _flat(what, own).items()}
             )
         return found
 
