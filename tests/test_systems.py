@@ -721,15 +721,16 @@ def test_systems_that_rarely_go_back_to_a_checkpoint_save_five_times_as_rarely(s
     # sqrt(2 * 10 s * 600 s) is 54.8 steps of 2 s. A save beside training stops nothing, and is written in five steps
     # after its copy.
     steps = interval_steps(SYSTEMS[system], staged_costs(), EvenLoads(2, 4), 12, between_s=600.0)
-    # Of few groups, spare bears few failures.
-    restarting = "ds", "tutel", "dropless", "checkpoint", "spare"
+    # Of few groups, spare bears few failures. Without a spare node, moevement goes back on fewer nodes.
+    restarting = "ds", "tutel", "dropless", "checkpoint", "spare", "moevement"
     expected = {"async-checkpoint": 6, "moc": 6} | dict.fromkeys(restarting, 55)
     assert steps == expected.get(system, 274)
 
 
 @pytest.mark.parametrize("system", ["ds-ft", "tutel-ft", "dropless-ft", "oobleck", "recycle", "moevement", "bamboo"])
 def test_systems_save_as_often_as_others_where_each_failure_takes_an_expert(system):
-    # Four nodes are one model replica. Moevement has snapshots on peers, and bamboo each stage on two nodes.
+    # Four nodes are one model replica. Moevement waits for a node that takes the snapshots of peers, and bamboo has
+    # each stage on two nodes.
     steps = interval_steps(SYSTEMS[system], staged_costs(num_nodes=4), EvenLoads(2, 4), 4, between_s=600.0)
     assert steps == (274 if system in ("moevement", "bamboo") else 55)
 

@@ -65,7 +65,8 @@ def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes
     """
     plan, step_s = _steady(system, costs, routing, num_nodes)
     save = system.save(costs, plan.num_nodes, step_s)
-    rarely = system.outlives_a_loss(plan) or system.memory_lag_steps(costs, num_nodes, step_s) is not None
+    rarely = system.outlives_a_loss(costs, plan, num_nodes)
+    rarely = rarely or system.memory_lag_steps(costs, num_nodes, step_s) is not None
     interval_s = young_interval_s(save.stall_s, between_s) * (FALLBACK_FACTOR if rarely else 1)
     return max(1, round(interval_s / step_s), math.ceil(save.persist_s / step_s))
 

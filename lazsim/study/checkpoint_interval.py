@@ -243,9 +243,11 @@ def _redraw(source: TraceInput) -> Sequence[Trace]:
 
 def choice_note(scenario: Scenario) -> str:
     """Say which failures choose the best setting of a scenario."""
-    time_s = scenario.load_trace().time_s
-    if all(np.array_equal(trace.time_s, time_s) for trace in other_draws(scenario)):
+    judge, draws = scenario.load_trace(), other_draws(scenario)
+    if all(trace.events_sha256 == judge.events_sha256 for trace in draws):
         return "the failures that choose the best setting also judge it, which flatters it: there are no other draws"
+    if all(np.array_equal(trace.time_s, judge.time_s) for trace in draws):
+        return "the best setting is chosen on failures at the same times, which flatters it, but of other nodes"
     return f"the best setting is chosen on {NUM_DRAWS} other draws of the failures, and may do worse on this one"
 
 

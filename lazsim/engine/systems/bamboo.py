@@ -31,7 +31,7 @@ class Bamboo(SeatSystem):
     hold every state (published simulator: 0.05)."""
     doubles_stages: bool = True
 
-    def outlives_a_loss(self, plan: PlacementPlan) -> bool:
+    def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
         """See `System.outlives_a_loss`: the node before has its states."""
         return True
 

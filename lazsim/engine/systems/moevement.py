@@ -37,9 +37,9 @@ class MoEvement(System):
     recovers_from_peers: bool = True
     stage_use: str = "replays single pipeline stages"
 
-    def outlives_a_loss(self, plan: PlacementPlan) -> bool:
-        """See `System.outlives_a_loss`: its peers have snapshots."""
-        return True
+    def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
+        """See `System.outlives_a_loss`: a spare takes the snapshots of peers, or all wait where no others can train."""
+        return num_nodes > plan.num_nodes or plan.num_nodes == costs.grid.replica_nodes
 
     def window_steps(self, costs: CostModel, step_s: float) -> int:
         """Return the steps in which every operator is saved once: all wait for the stage that has most parameters."""

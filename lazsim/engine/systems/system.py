@@ -129,8 +129,11 @@ class System:
         """Whether nodes join without a restart."""
         return self.is_elastic or self.regroups_joins
 
-    def outlives_a_loss(self, plan: PlacementPlan) -> bool:
-        """Tell whether it goes on without a checkpoint whichever one node of a plan goes: others hold every expert."""
+    def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
+        """Tell whether it goes on without a checkpoint whichever one node of a plan for some of `num_nodes` goes.
+
+        It does where others hold every expert.
+        """
         return self.recovers_from_peers and plan.fewest_nodes > 1
 
     def for_job(self, job: JobSpec) -> "System":
