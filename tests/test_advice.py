@@ -131,8 +131,8 @@ class Made:
 
     remarks = ()
 
-    def __init__(self, number):
-        self._number = number
+    def __init__(self, number, lost_steps=1):
+        self._number, self._lost_steps = number, lost_steps
         self._asked = question(poisson(5), *of("ds"))
         self.starts, self.notes = {}, {}
 
@@ -151,6 +151,7 @@ class Made:
         assumed = {change.constant: change.factor for change in changes}
         return [
             {"goodput_samples_per_s": self._number(one, seed, assumed), "num_failures": 0, "ettr": 1.0}
+            | {"lost_steps": self._lost_steps}
             for one, seed in wanted
         ]
 
@@ -203,6 +204,18 @@ def test_tuning_walks_to_an_interval_far_from_youngs():
     # sqrt(64,000 x 100) steps.
     assert best.interval_steps == pytest.approx(2530, rel=0.02)
     assert fitted.value == pytest.approx(2529.8, rel=0.02)
+
+
+def test_an_interval_that_no_failure_has_tested_stays_near_youngs_and_a_remark_says_so():
+    def value(one, seed, _changes):
+        return 100 - 1000 / one.interval_steps + 0.01 * seed
+
+    tested, untested = (Made(value, lost_steps).advise(of("ds", "lazarus"), 300) for lost_steps in (1, 0))
+    # Young's is 100 steps.
+    assert tested.best.interval_steps > 1000
+    assert untested.best.interval_steps <= 200
+    assert any("no run that chose the interval lost steps" in note for note in untested.notes)
+    assert not any("no run that chose the interval lost steps" in note for note in tested.notes)
 
 
 def test_an_assumption_that_makes_a_rival_better_is_named_and_no_other():

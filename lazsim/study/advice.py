@@ -30,6 +30,14 @@ MOST_RIVALS = 3
 KEPT_SHARE = 0.3
 """Share of the runs that is kept for these changes, if that is enough for one of the alternatives."""
 
+UNTESTED_RATIO = 2
+"""Most of the interval that a search begins with, where no failure tells what a long one loses."""
+
+UNTESTED_NOTE = (
+    "no run that chose the interval lost steps, so that never to save would look best: none of more than "
+    f"{UNTESTED_RATIO} times the first was tried; more runs or longer ones may tell"
+)
+
 JUDGED_SHARE = 0.1
 """Share of the runs that is kept to judge what the search finds at other seeds."""
 
@@ -342,7 +350,9 @@ def _advise(
     for choice in list(dict.fromkeys(one.name.choice for one in raced))[:MOST_TUNED]:
         steps = next(one.name.interval_steps for one in raced if one.name.choice == choice)
         if interval == AUTO:
-            best, found = search.tune(choice, steps, question.starts[choice].most_steps, num_seeds)
+            start = question.starts[choice]
+            most_steps = start.most_steps if search.has_lost_steps(choice) else UNTESTED_RATIO * start.steps
+            best, found = search.tune(choice, steps, most_steps, num_seeds)
         else:
             best, found = Alternative(choice, steps), None
         tuned[best] = found
@@ -358,8 +368,11 @@ def _advise(
         for one in tuned
     }
     search.num_kept = kept
+    untested = [one for one in tuned if interval == AUTO and not search.has_lost_steps(one.choice)]
     num_seeds, remarks = _judge(search, list(tuned), others, num_seeds)
     best = search.make_sure(search.better_first(ordered))
+    if best in untested:
+        remarks = [*remarks, UNTESTED_NOTE]
     # Tables show what is paid also where that is too late.
     rows = {one: tuple(search.rows[one, ()].values()) for one in finalists if (one, ()) in search.rows}
     ranking = [

@@ -284,6 +284,10 @@ class Search:
         found = (one for (one, changes), rows in self.rows.items() if not changes and len(rows) >= num_seeds)
         return sorted(one for one in found if one.choice == choice)
 
+    def has_lost_steps(self, choice: Choice) -> bool:
+        """Tell whether a failure of some run of a choice went back to an earlier step."""
+        return any(row["lost_steps"] for one in self.tried(choice) for row in self.rows[one, ()].values())
+
     def _is_missed(self, one: Alternative) -> bool:
         rows = self.rows.get((one, ()), {}).values()
         return not rows or self.goal.is_missed(rows)
