@@ -26,7 +26,7 @@ from lazsim.costmodel.measured import (
 )
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, own_profile, read_profile
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.step import CostModel, KernelCosts
 from lazsim.engine.default_job import DEFAULT_JOB, own_job, with_layout
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
@@ -261,19 +261,25 @@ class Scenario:
         """
         return self._costs
 
+    def analytic_costs(self) -> KernelCosts:
+        """Return the analytic costs of kernels and links, without the layout or the profile."""
+        compute, links = self._analytic_times()
+        return KernelCosts(self.model, self.cluster, self.job, self.step, links, compute)
+
+    def _analytic_times(self) -> tuple[AnalyticCompute, AnalyticCommunication]:
+        compute = AnalyticCompute(self.model, self.gpu, self.cluster, self.job, self.step)
+        return compute, AnalyticCommunication(self.cluster.network, self.cluster.host)
+
     @functools.cached_property
     def _costs(self) -> CostModel:
         # Step times of a layout that one run has found serve the next.
         model, cluster, job = self.model, self.cluster, self.job
-        compute, links = (
-            AnalyticCompute(model, self.gpu, cluster, job, self.step),
-            AnalyticCommunication(cluster.network, cluster.host),
-        )
+        compute, links = self._analytic_times()
         profile, has_chosen = self.load_profile(), self.settings["profile"] is not None
         if job.times is not None:
             if has_chosen:
                 raise SpecError("`profile`: the job has `times` of its own; leave the profile out")
-            return fixed_costs(model, cluster, job, self.step, compute)
+            return fixed_costs(model, cluster, job, self.step)
         if job.parallel is not None:
             if has_chosen:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
@@ -284,12 +290,12 @@ class Scenario:
                     keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
                 )  # fmt: skip
         if profile is None:
-            return CostModel(model, cluster, job, self.step, compute, links)
+            return self.analytic_costs()
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
 
-        def with_measured(beyond: Beyond, measured_part: CostModel | None = None) -> CostModel:
-            times = MeasuredCompute(kernels, compute, beyond), MeasuredCommunication(exchanges, links, beyond)
-            return CostModel(model, cluster, job, self.step, *times, measured_part)
+        def with_measured(beyond: Beyond, measured_part: KernelCosts | None = None) -> KernelCosts:
+            times = MeasuredCommunication(exchanges, links, beyond), MeasuredCompute(kernels, compute, beyond)
+            return KernelCosts(model, cluster, job, self.step, *times, measured_part)
 
         return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
 

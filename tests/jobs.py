@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.step import KernelCosts
 from lazsim.placement.grid import Grid
 from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, load_spec
 from lazsim.trace.table import Event, Trace, build_trace
@@ -81,7 +81,7 @@ class FixedCommunication:
         return self.storage_time_s
 
 
-def costs(step_s: float = STEP_S, **job) -> CostModel:
+def costs(step_s: float = STEP_S, **job) -> KernelCosts:
     """4 experts in 2 layers on nodes of 2 slots: two nodes hold every expert once, and an EP group is two nodes."""
     model = msgspec.structs.replace(load_spec(ModelSpec, "gpt-s"), num_experts=4, num_layers=2, num_moe_layers=2)
     cluster = load_spec(ClusterSpec, "rtx3090x10")
@@ -102,8 +102,8 @@ def costs(step_s: float = STEP_S, **job) -> CostModel:
         sequences_per_gpu=SAMPLES_PER_NODE,
         **{"join_wait_s": JOIN_WAIT_S, "checkpoint_interval_steps": INTERVALS} | job,
     )
-    times = FixedCompute(step_s), FixedCommunication(TRANSFER_S, SAVE_S)
-    return CostModel(model, cluster, job_spec, load_spec(StepConstants, "training"), *times)
+    times = FixedCommunication(TRANSFER_S, SAVE_S), FixedCompute(step_s)
+    return KernelCosts(model, cluster, job_spec, load_spec(StepConstants, "training"), *times)
 
 
 def trace(*changes: tuple[float, str, str], duration_s: float = 1000.0) -> Trace:
@@ -113,7 +113,7 @@ def trace(*changes: tuple[float, str, str], duration_s: float = 1000.0) -> Trace
 
 
 @dataclass(frozen=True)
-class StagedCosts(CostModel):
+class StagedCosts(KernelCosts):
     """The same job in two pipeline stages of one layer each, with micro-batches: four nodes hold the model once."""
 
     micro_batches: int = 4
@@ -130,4 +130,4 @@ def staged_costs(step_s: float = STEP_S, num_nodes: int = 12, **job) -> StagedCo
     """Two stages on `num_nodes` nodes; see `StagedCosts`."""
     plain = costs(step_s, **job)
     cluster = msgspec.structs.replace(plain.cluster, num_nodes=num_nodes)
-    return StagedCosts(plain.model, cluster, plain.job, plain.constants, plain.compute, plain.communication)
+    return StagedCosts(plain.model, cluster, plain.job, plain.constants, plain.communication, plain.compute)

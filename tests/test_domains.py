@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import SpecError
@@ -164,13 +164,13 @@ def test_nodes_stay_in_their_domains_when_others_fail(lazsim):
 NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
 
 
-@pytest.mark.parametrize(("make", "lost"), [(CostModel, ("c d", "a b", "g h")), (StagedCosts, ("a b",))])
+@pytest.mark.parametrize(("make", "lost"), [(KernelCosts, ("c d", "a b", "g h")), (StagedCosts, ("a b",))])
 def test_a_job_that_spreads_over_racks_goes_on_when_one_is_lost_and_keeps_to_racks_in_its_next_plans(make, lost):
     # Racks of two nodes of two slots can hold all four experts each, so that any but the last may go without a restart;
     # of two stages, each has two racks, and any one may go. Other policies let two nodes of a rack hold the same.
     job = costs(checkpoint_interval_steps=dict.fromkeys(SYSTEMS, 10**6), rebalance_interval_steps=10**6)
     cluster = msgspec.structs.replace(job.cluster, nodes_per_domain=2)
-    job = make(job.model, cluster, job.job, job.constants, job.compute, job.communication)
+    job = make(job.model, cluster, job.job, job.constants, job.communication, job.compute)
     losses = [(100 * number, "remove", pair) for number, pair in enumerate(lost, start=1)]
     restarts = {}
     for name in ("domains", "euclid", "mro"):

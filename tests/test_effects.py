@@ -141,3 +141,11 @@ def test_a_value_of_a_job_file_without_effect_is_told(tmp_path):
         "of no effect on a run, whose loads are those of `routing`: job.parallel.routing",
         "of no effect in this layout: overlap_parameters (sharding is none)",
     ]
+
+
+def test_a_job_with_known_times_has_no_collectives_and_no_analytic_costs(tmp_path):
+    run = scenarios(tmp_path, "times")[0]
+    assert not hasattr(run.costs().communication, "all_to_all_s")
+    notes = simulate_scenarios([run]).notes
+    assert "steps, transfers and saves take the `times` of the job" in notes
+    assert not any("analytic" in note for note in notes)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.nodes import Spares
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
@@ -25,7 +25,7 @@ plain_costs = cache(costs)
 
 
 @dataclass(frozen=True)
-class GridCosts(CostModel):
+class GridCosts(KernelCosts):
     """Costs of a job with a layer in each stage."""
 
     stages: int = 1
@@ -55,7 +55,7 @@ def grid_costs(grid, seconds, micro_batches, node_s):
     link = (dense + experts) / (stages * plain.cluster.gpus_per_node * node_s)
     host = msgspec.structs.replace(plain.cluster.host, link_bytes_per_s=link)
     cluster = msgspec.structs.replace(plain.cluster, num_nodes=2 * stages * shares, host=host)
-    rest = plain.job, plain.constants, plain.compute, plain.communication
+    rest = plain.job, plain.constants, plain.communication, plain.compute
     costs = GridCosts(model, cluster, *rest, stages=stages, shares=shares, micro_batches=micro_batches)
     return costs, experts / (dense + experts)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
-from lazsim.costmodel.step import CostModel, NodeLayout, StepCost
+from lazsim.costmodel.step import KernelCosts, NodeLayout, StepCost
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
@@ -62,13 +62,13 @@ class CountBytes:
 
 def costs(model="gpt-s", cluster="rtx3090x10", compute=None, communication=None, **job):
     job_spec = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), **job)
-    return CostModel(
+    return KernelCosts(
         load_spec(ModelSpec, model),
         load_spec(ClusterSpec, cluster),
         job_spec,
         STEP,
-        compute or FixedCompute(0.0),
         communication or FixedCommunication(),
+        compute or FixedCompute(0.0),
     )
 
 
@@ -327,7 +327,7 @@ def _analytic(model, cluster, **job):
     job_spec = msgspec.structs.replace(load_spec(JobSpec, "testbed-a"), **job)
     compute = AnalyticCompute(model, load_spec(GpuSpec, cluster_spec.gpu), cluster_spec, job_spec, STEP)
     links = AnalyticCommunication(cluster_spec.network, cluster_spec.host)
-    return CostModel(model, cluster_spec, job_spec, STEP, compute, links)
+    return KernelCosts(model, cluster_spec, job_spec, STEP, links, compute)
 
 
 def test_on_a_gpu_that_loses_nothing_compute_is_operations_over_peak():

@@ -217,7 +217,7 @@ def test_steps_are_lost_where_a_wait_for_nodes_ends_at_the_checkpoint():
     lost = [name for index, name in enumerate(names) if index not in (0, 3, 7, 10, 14, 17)]
     plain = staged_costs(num_nodes=18)
     model = msgspec.structs.replace(plain.model, num_experts=6, num_layers=3, num_moe_layers=3)
-    cost_model = ThreeStages(model, plain.cluster, plain.job, plain.constants, plain.compute, plain.communication)
+    cost_model = ThreeStages(model, plain.cluster, plain.job, plain.constants, plain.communication, plain.compute)
     events = trace((0, "add", " ".join(names)), (95, "remove", " ".join(lost)), (200, "add", "x y z"))
     result = simulate_system(events, SYSTEMS["moevement"], cost_model, EvenLoads(3, 6), 380.0, interval_steps=10)
     assert (result.failures[0].decision, result.failures[0].lost_steps) == ("wait, restart", 2)

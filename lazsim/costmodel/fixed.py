@@ -5,8 +5,6 @@ from functools import cached_property
 
 import numpy as np
 
-from lazsim.costmodel.measured import ComputeTimes
-from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
@@ -16,22 +14,22 @@ from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, TimesSp
 
 
 @dataclass(frozen=True)
-class FixedCommunication(AnalyticCommunication):
-    """Links and storage of a cluster, where every transfer, and every save or load, takes as long."""
+class FixedTransfers:
+    """Every transfer, and every save or load, takes as long; collectives are part of a step."""
 
     transfer_time_s: float
     storage_time_s: float
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
-        """See `AnalyticCommunication`."""
+        """See `lazsim.costmodel.step.TransferTimes`."""
         return self.transfer_time_s + 0.0 * nic_bytes
 
     def save_s(self, num_bytes: float, writer_bytes: float) -> float:
-        """See `AnalyticCommunication`."""
+        """See `lazsim.costmodel.step.TransferTimes`."""
         return self.storage_time_s
 
     def load_s(self, num_bytes: float, reader_bytes: float) -> float:
-        """See `AnalyticCommunication`."""
+        """See `lazsim.costmodel.step.TransferTimes`."""
         return self.storage_time_s
 
 
@@ -73,13 +71,8 @@ class FixedCosts(CostModel):
         return FixedStep(self.times.samples_per_step or plan.num_nodes * self.samples_per_node, known)
 
 
-def fixed_costs(
-    model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants: StepConstants, compute: ComputeTimes
-) -> FixedCosts:
-    """Return the costs of a job with known times; a `SpecError` says that their stages fit no layers or nodes.
-
-    The times of kernels, `compute`, are not asked for: steps are known as a whole.
-    """
+def fixed_costs(model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants: StepConstants) -> FixedCosts:
+    """Return the costs of a job with known times; a `SpecError` says that their stages fit no layers or nodes."""
     times = job.times
     assert times is not None, "the job has known times"
     if times.num_stages > model.num_moe_layers:
@@ -90,5 +83,4 @@ def fixed_costs(
             f"`times`: {times.nodes_per_stage} nodes a stage, but equal chunks of {model.num_experts} experts, at most "
             f"{cluster.slots_per_gpu} on a GPU, fill {unit_nodes}: give a multiple of that, or none"
         )
-    communication = FixedCommunication(cluster.network, cluster.host, times.transfer_s, times.storage_s)
-    return FixedCosts(model, cluster, job, constants, compute, communication)
+    return FixedCosts(model, cluster, job, constants, FixedTransfers(times.transfer_s, times.storage_s))

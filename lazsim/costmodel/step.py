@@ -58,28 +58,41 @@ class StepTimes(Protocol):
         ...
 
 
+class TransferTimes(Protocol):
+    """Times of what is no part of a step; see `lazsim.costmodel.network.AnalyticCommunication`."""
+
+    def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
+        """Point-to-point transfers at the same time."""
+        ...
+
+    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
+        """Write to the shared storage."""
+        ...
+
+    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
+        """Read from the shared storage."""
+        ...
+
+
 @dataclass(frozen=True)
 class CostModel:
-    """Specifications, and the times of kernels and links that make up a step."""
+    """Specifications, and what steps, transfers and checkpoints take; each kind of job has its own steps."""
 
     model: ModelSpec
     cluster: ClusterSpec
     job: JobSpec
     constants: StepConstants
-    compute: ComputeTimes
-    communication: CommunicationTimes
-    measured_part: "CostModel | None" = None
-    """The same model without the time beyond the sizes of a profile; none where times are not extrapolated."""
+    communication: TransferTimes
+
+    @property
+    def measured_part(self) -> "CostModel | None":
+        """The same model without the time beyond the sizes of a profile; none where times are not extrapolated."""
+        return None
 
     @property
     def tokens_per_gpu(self) -> int:
         """Tokens of one GPU in a micro-batch."""
         return self.job.sequences_per_gpu * self.model.sequence_length
-
-    @cached_property
-    def dense_s(self) -> float:
-        """Seconds of a micro-batch without experts and dispatch; the same for every plan."""
-        return self.compute.dense_s(self.tokens_per_gpu * self.cluster.gpus_per_node)
 
     @property
     def samples_per_node(self) -> int:
@@ -142,13 +155,6 @@ class CostModel:
         return float((dense_share * dense_S + experts_share * expert_share * experts_S).max())
 
     @cached_property
-    def host_s(self) -> tuple[float, float]:
-        """Seconds of the host to launch a kernel, and to read a number from the GPU and launch what depends on it."""
-        slower = self.constants.host_launch_clock_hz / self.cluster.host.launch_clock_hz
-        launch_s = slower * self.constants.host_launch_s
-        return launch_s, slower * self.constants.host_wait_s + launch_s
-
-    @cached_property
     def grid(self) -> Grid:
         """How the job uses nodes: one stage, here."""
         model, cluster = self.model, self.cluster
@@ -168,6 +174,31 @@ class CostModel:
         return 1.0
 
     def step_times(self, plan: PlacementPlan, layout: "NodeLayout") -> StepTimes:
+        """Return the step times of a plan."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class KernelCosts(CostModel):
+    """A cost model whose steps are made up of the times of kernels and links."""
+
+    communication: CommunicationTimes
+    compute: ComputeTimes
+    measured_part: "KernelCosts | None" = None
+
+    @cached_property
+    def dense_s(self) -> float:
+        """Seconds of a micro-batch without experts and dispatch; the same for every plan."""
+        return self.compute.dense_s(self.tokens_per_gpu * self.cluster.gpus_per_node)
+
+    @cached_property
+    def host_s(self) -> tuple[float, float]:
+        """Seconds of the host to launch a kernel, and to read a number from the GPU and launch what depends on it."""
+        slower = self.constants.host_launch_clock_hz / self.cluster.host.launch_clock_hz
+        launch_s = slower * self.constants.host_launch_s
+        return launch_s, slower * self.constants.host_wait_s + launch_s
+
+    def step_times(self, plan: PlacementPlan, layout: "NodeLayout") -> "StepCost":
         """Return the step times of a plan."""
         return StepCost(self, plan, layout)
 
@@ -196,7 +227,7 @@ class NodeLayout:
 class StepCost:
     """Step times of one plan under any loads; parts that depend on the plan alone are computed once."""
 
-    def __init__(self, costs: CostModel, plan: PlacementPlan, layout: NodeLayout) -> None:
+    def __init__(self, costs: KernelCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node

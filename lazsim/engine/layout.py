@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.measured import CommunicationTimes, ComputeTimes
+from lazsim.costmodel.measured import ComputeTimes
 from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
-from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, TransferTimes, assigned_tokens, slots_by_gpu
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
@@ -36,6 +36,8 @@ class LayoutCosts(CostModel):
 
     inputs: StepInputs
     """Model, layout, tables and constants, on the nodes that hold the model once."""
+    compute: ComputeTimes
+    """Times of what a system adds to the layout."""
 
     @property
     def samples_per_step(self) -> int:
@@ -298,7 +300,7 @@ def layout_costs(
     cluster: ClusterSpec,
     job: JobSpec,
     constants: StepConstants,
-    times: tuple[ComputeTimes, CommunicationTimes],
+    times: tuple[ComputeTimes, TransferTimes],
     *,
     keeps_whole_states: bool,
     exchanges_plainly: bool,
@@ -336,7 +338,8 @@ def layout_costs(
     cluster_of_one = msgspec.structs.replace(cluster, num_nodes=grid.replica_nodes)
     parallel = msgspec.structs.replace(parallel, global_batch=-(-parallel.global_batch // one) * one)
     inputs = StepInputs(model, gpu, cluster_of_one, parallel, tables, constants)
-    return LayoutCosts(model, cluster, job, constants, *times, inputs=inputs)
+    compute, communication = times
+    return LayoutCosts(model, cluster, job, constants, communication, compute=compute, inputs=inputs)
 
 
 def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Grid:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS
@@ -258,7 +258,7 @@ def known_later(trace: Trace, start_up_s: float) -> Trace:
 
 
 @dataclass(frozen=True)
-class MeasuredCosts(CostModel):
+class MeasuredCosts(KernelCosts):
     """A cost model of nodes that share this machine: those left of a plan train faster without the others."""
 
     calibration: Calibration = field(kw_only=True)
@@ -292,7 +292,7 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
     }
     for name, value in measured.items():
         scenario = scenario.replace(f"cluster.{name}", value)
-    costs = scenario.costs()
+    costs = scenario.analytic_costs()
     return MeasuredCosts(**{one.name: getattr(costs, one.name) for one in fields(costs)}, calibration=calibration)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lazsim.costmodel.measured import compute_tables
 from lazsim.costmodel.profile import Profile, find_profile, profile_paths, read_profile, require_header
-from lazsim.costmodel.step import CostModel, StepCost, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.step import KernelCosts, StepCost, assigned_tokens, slots_by_gpu
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
@@ -95,12 +95,14 @@ def measure_ranks(options: RankOptions, progress: Progress = iter) -> RankResult
     loads = plan_loads(plan, load_LE, num_tokens, cluster.gpus_per_node, padded=system.padded)[: options.layers]
     ranks = loads.reshape(-1, loads.shape[2]).tolist()
     times, conditions = measure_ranks_on_device(options, scenario.model, ranks, num_tokens, profile, begin_s, progress)
-    exchange_s = _exchange_s(costs, system, plan, load_LE) / model.num_moe_layers
+    # A layout has other exchanges, and none for a plan alone.
+    of_kernels = costs if isinstance(costs, KernelCosts) else scenario.analytic_costs()
+    exchange_s = _exchange_s(of_kernels, system, plan, load_LE) / model.num_moe_layers
     rows = [_layer_row(layer, ranks, times, exchange_s) for layer, ranks in enumerate(loads.tolist())]
     return RankResult(vars(options) | conditions, tuple(rows))
 
 
-def _exchange_s(costs: CostModel, system: System, plan: PlacementPlan, load_LE: Ints) -> float:
+def _exchange_s(costs: KernelCosts, system: System, plan: PlacementPlan, load_LE: Ints) -> float:
     servers = np.arange(plan.num_nodes) // costs.cluster.nodes_per_server
     parts = StepCost(costs, plan, system.layout(costs, servers)).parts_s(load_LE[None])
     return float(parts["all_to_all"][0]) / costs.job.num_micro_batches

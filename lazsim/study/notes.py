@@ -10,6 +10,7 @@ import numpy as np
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
 from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
+from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS
@@ -289,6 +290,8 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
         return notes
     why = scenario.why_no_layout
     notes = [f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}"] if why else []
+    if not isinstance(costs, KernelCosts):
+        return ["steps, transfers and saves take the `times` of the job"]
     profile = scenario.load_profile()
     if profile is None:
         return ["costs are analytic: no profile was given", *notes]
