@@ -15,6 +15,12 @@ def test_every_name_of_loads_is_listed_and_can_be_used(lazsim):
         assert load_routing(name, 2, 4, seed=0).loads([0]).shape == (1, 2, 4)
 
 
+def test_what_a_list_says_of_a_name_is_whole(lazsim):
+    for kind in ("models", "gpus", "clusters", "jobs", "traces", "routing"):
+        for name, text in json.loads(lazsim("list", kind, "--json")[1])[kind].items():
+            assert text.endswith((".", ":")), (kind, name, text)
+
+
 def test_a_piped_list_wraps_as_all_piped_tables_do(lazsim):
     for kind in ("routing", "systems", "formats"):
         assert max(map(len, lazsim("list", kind)[1].splitlines())) <= PIPED_WIDTH
@@ -23,7 +29,7 @@ def test_a_piped_list_wraps_as_all_piped_tables_do(lazsim):
 def test_a_missing_kind_is_told_in_a_line_that_names_all(lazsim):
     code, out, err = lazsim("list")
     assert (code, out) == (2, "")
-    assert "Choose from: models, clusters, gpus," in err
+    assert "give KIND: models, clusters, gpus," in err
     assert "\\" not in err
 
 

@@ -354,7 +354,7 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "Missing option '--out'"),
+        ((), "give --out, or a command: show"),
         (("--out", "profile.txt"), "profile.txt: a profile's name ends in .csv"),
         (("--out", "a.csv", "--model", "gtp-s"), "did you mean 'gpt-s'?"),
         (("--out", "a.csv", "--kernel", "gates"), "--kernel: unknown kernel 'gates': did you mean 'gate'?"),

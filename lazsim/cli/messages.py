@@ -76,7 +76,8 @@ def usage_message(error: click.ClickException) -> str:
     name = max(param.opts, key=len) if isinstance(param, click.Option) else param and param.human_readable_name
     if isinstance(error, click.MissingParameter) and error.ctx is not None and name:
         kind = f" {param.metavar}" if isinstance(param, click.Option) and param.metavar else ""
-        return f"give {name}{kind}; see {error.ctx.command_path} --help"
+        words = f": {', '.join(map(str, param.type.choices))}" if param and isinstance(param.type, click.Choice) else ""
+        return f"give {name}{kind}{words}; see {error.ctx.command_path} --help"
     if isinstance(error, click.BadParameter) and param:
         return f"{name}: {error.message}"
     # Choices stand in lines of their own.

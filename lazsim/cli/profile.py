@@ -83,7 +83,7 @@ def command(out: Path | None, **settings: Any) -> None:
     if click.get_current_context().invoked_subcommand is not None:
         return
     if out is None:
-        raise click.UsageError("Missing option '--out'; or a command: show, check, import, merge, skew, ranks.")
+        raise click.UsageError("give --out, or a command: show, check, import, merge, skew, ranks")
     from lazsim.costmodel.profile import header_path
 
     header_path(out)

@@ -59,8 +59,10 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     ticks = [tick_s for tick_s in TICKS_S if low_s <= tick_s <= high_s]
     if len(ticks) < FEWEST_TICKS:
         ticks = [float(f"{tick_s:.2g}") for tick_s in np.geomspace(low_s, high_s, FEWEST_TICKS + 2)[1:-1]]
-    ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
-    curves.set_xticks(ticks, map(format_duration, ticks))
+    apart, kept = (high_s / low_s) ** (1 / MOST_TICKS), ticks[:1]
+    for tick_s in ticks:
+        kept += [tick_s] if tick_s >= apart * kept[-1] else []
+    curves.set_xticks(kept, map(format_duration, kept))
     curves.xaxis.set_minor_locator(NullLocator())
     curves.set_xlabel("time between checkpoints")
     curves.set_ylabel(advice.goal.heading)
