@@ -56,13 +56,18 @@ EXCLUSIONS = (
 """Pairs of options of which the first has no effect beside the second."""
 
 
-def refuse_repeated(context: click.Context, arguments: Sequence[str]) -> None:
-    """Raise a UsageError where an option that takes one value is among the arguments of a command more than once."""
-    _, _, order = context.command.make_parser(context).parse_args(list(arguments))
+def refuse_arguments(context: click.Context, arguments: Sequence[str]) -> None:
+    """Raise a UsageError where an option is empty, as of an unset variable, or one that takes one value is repeated."""
+    values, _, order = context.command.make_parser(context).parse_args(list(arguments))
+    if any(one.is_eager for one in order):
+        return
     for option, times in Counter(order).items():
-        is_single = isinstance(option, click.Option) and not (option.multiple or option.is_flag)
-        if is_single and times > 1 and not any(one.is_eager for one in order):
+        if not isinstance(option, click.Option):
+            continue
+        if times > 1 and not (option.multiple or option.is_flag):
             raise click.UsageError(f"{flag(option)} takes one value: give it once", context)
+        if "" in (values[option.name] if option.multiple else [values[option.name]]):
+            raise click.UsageError(f"{flag(option)} '': give a value, or leave it out", context)
 
 
 def refuse_without_effect(context: click.Context) -> None:

@@ -36,7 +36,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before
 
 
 class OutPath(click.Path):
-    """An option that takes a place to write to; an empty text, as of an unset variable, is refused.
+    """An option that takes a place to write to.
 
     A file is refused before any work where it cannot be written, or its name has none of the `suffixes`; ``-`` is
     stdout where that is allowed.
@@ -48,8 +48,6 @@ class OutPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Make a path of the text of the option."""
-        if value == "":
-            self.fail("is empty; give a place to write to", param, ctx)
         if value == STDOUT and not self._stdout:
             self.fail("'-' is stdout, which does not take this; give a path", param, ctx)
         path: Any = super().convert(value, param, ctx)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.effects import MAPPING, flag, is_given, refuse_repeated, refuse_without_effect
+from lazsim.cli.effects import MAPPING, flag, is_given, refuse_arguments, refuse_without_effect
 from lazsim.errors import did_you_mean, printable, unknown_name
 
 ELSEWHERE = {
@@ -118,7 +118,7 @@ class Checked(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, and check that each option has an effect."""
         if not ctx.resilient_parsing:
-            refuse_repeated(ctx, args)
+            refuse_arguments(ctx, args)
         left = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:
             refuse_without_effect(ctx)
