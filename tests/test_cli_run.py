@@ -219,7 +219,7 @@ def test_an_unwritable_folder_is_refused_before_anything_is_simulated(lazsim, tm
     assert occupied.read_text() == ""
 
 
-@pytest.mark.parametrize(("out", "says"), [("a" * 300, "cannot be written"), ("", "--out: is empty")])
+@pytest.mark.parametrize(("out", "says"), [("a" * 300, "cannot be written"), ("", "--out '': give a value")])
 def test_an_impossible_folder_is_one_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, out, says):
     monkeypatch.chdir(tmp_path)
     code, _, err = lazsim("run", *FAST, "--out", out)
