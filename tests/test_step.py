@@ -291,6 +291,14 @@ def test_a_save_takes_serialising_and_the_storage_one_after_the_other():
     assert loaded_s == pytest.approx(node / 0.7e9 + 4 * node / 0.333e9)
 
 
+def test_a_save_that_someone_measured_takes_as_long_and_that_of_some_experts_its_share():
+    model = load_spec(ModelSpec, "gpt-l")
+    known = _analytic(model, "rtx3090x10", checkpoint_save_s=40.0)
+    assert checkpoint_save_s(known, 10) == 40.0
+    experts = 1 - model.dense_params / model.total_params
+    assert checkpoint_save_s(known, 10, experts_share=0.25) == pytest.approx(40.0 * (1 - 0.75 * experts))
+
+
 def test_a_checkpoint_is_saved_once_and_loaded_by_every_node_that_needs_it():
     cost_model = costs(communication=CountBytes())
     model = cost_model.model

@@ -53,9 +53,11 @@ def checkpoint_save_s(costs: CostModel, num_nodes: int, experts_share: float = 1
     -----
     As in DeepSpeed (``_save_moe_checkpoint``), the ranks of one expert-parallel group write, each its own experts, and
     one data-parallel rank of each stage the dense state beside. What ranks divide, each writes its part of. Of the
-    replicas of a system without groups as many ranks write.
+    replicas of a system without groups as many ranks write. Known seconds of a whole save count by their bytes.
     """
     num_bytes = costs.dense_state_bytes + experts_share * costs.expert_states_bytes
+    if costs.job.checkpoint_save_s is not None:
+        return costs.job.checkpoint_save_s * num_bytes / (costs.dense_state_bytes + costs.expert_states_bytes)
     return costs.communication.save_s(num_bytes, costs.saved_bytes(num_nodes, 1, experts_share))
 
 

@@ -34,6 +34,7 @@ FIXED = {
         "expert_kernels",
         "parallel",
         "times",
+        "checkpoint_save_s",
     ),
     "step": (
         "name", "assumed", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted",
