@@ -902,4 +902,6 @@ def test_no_interval_is_much_better_than_the_one_that_the_search_finds():
         for steps in range(1, 200)
     }
     young = interval_steps(SYSTEMS["checkpoint"], cost_model, EvenLoads(2, 4), 12, between_s=2100 / 12)
-    assert counts[climb(young, counts.__getitem__)] >= max(counts[young], 0.95 * max(counts.values()))
+    assert counts[climb(young, lambda some: {steps: counts[steps] for steps in some})] >= max(
+        counts[young], 0.95 * max(counts.values())
+    )

@@ -16,6 +16,7 @@ from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import LazsimError, SpecError, prefix_errors
+from lazsim.limits import MAX_DIMENSION
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario, TraceInput, make_trace
 from lazsim.study.comparison import BySeed, common_seeds
@@ -204,7 +205,12 @@ class SettingRuns:
         is_tested = any(map(went_back, self.runs(best)))
         least = interval_steps(best.system, self.scenario.costs(), self.loads, num_nodes, between_s=0.0)
         least = least if is_tested else max(least, best.interval_steps)
-        steps = climb(best.interval_steps, lambda steps: score(replace(best, interval_steps=steps)), least)
+        fixed = best
+
+        def scores(intervals: Iterable[int]) -> dict[int, float]:
+            return {steps: score(replace(fixed, interval_steps=steps)) for steps in intervals}
+
+        steps = climb(best.interval_steps, scores, least)
         return replace(best, interval_steps=steps)
 
 
@@ -262,16 +268,24 @@ def interval_of(scenario: Scenario) -> str | int | float | None:
         return parse_interval(scenario.interval)
 
 
-def climb(start: int, score: Callable[[int], float], least: int = 1) -> int:
+def climb(
+    start: int,
+    scores: Callable[[Iterable[int]], Mapping[int, float]],
+    least: int = 1,
+    most: int = MAX_DIMENSION,
+    most_rounds: int = MOST_ROUNDS,
+) -> int:
     """Climb from a start to the integer of the highest score, by smaller and smaller ratios; ties go to the larger.
 
-    None below `least` is tried, but for the start.
+    `scores` returns those of some integers, without those for which there is none. None outside `least` and `most` is
+    tried, but for the start, and no more than `most_rounds` of one ratio.
     """
     best = start
     for ratio in REFINEMENTS:
-        for _ in range(MOST_ROUNDS):
-            around = {best, *(max(least, round(steps)) for steps in (best / ratio, best * ratio))}
-            found = max(around, key=lambda steps: (score(steps), steps))
+        for _ in range(most_rounds):
+            around = {best, *(min(most, max(least, round(steps))) for steps in (best / ratio, best * ratio))}
+            known = scores(sorted(around))
+            found = max(known, key=lambda steps: (known[steps], steps), default=best)
             if found == best:
                 break
             best = found

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lazsim.errors import LazsimError, SpecError
-from lazsim.study.checkpoint_interval import fit_interval
+from lazsim.study.checkpoint_interval import climb, fit_interval
 from lazsim.study.comparison import BySeed, Ranked, is_beyond_chance, paired_ratio, rank
-from lazsim.study.intervals import MIN_SAMPLES, Interval, share_interval
-
-TUNED = (0.5, 2**-0.5, 1.0, 2**0.5, 2.0)
-"""Steps around the best so far from which the best are found."""
+from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, share_interval
 
 MOST_ROUNDS = 6
-"""Rounds of tuning at most: each moves the steps by up to a factor of 2."""
+"""Steps of one ratio of a climb, at most: more seeds than those of a run's own search bear out an interval that is far
+from Young's."""
 
-STEADY = 0.1
-"""Relative change of the steps at which tuning ends."""
+NEAR = 2.1
+"""Ratio to the best steps up to which others tell the curve through them: those that a climb tries in the end."""
 
 CLOSE = 1.002
 """Ratio up to which alternatives are equally good to all who choose, so that no more runs tell them apart."""
@@ -244,30 +242,31 @@ class Search:
         return min(map(self.goal.value, rows)) <= max(map(self.goal.value, of_best))
 
     def tune(self, choice: Choice, steps: int, most_steps: int, num_seeds: int) -> tuple[Alternative, Interval | None]:
-        """Find the best steps of a choice from some that are near; return it, and the maximum of the fitted curve."""
-        found: Interval | None = None
-        is_less, sign = self.goal.less_is_better, -1 if self.goal.less_is_better else 1
-        for _ in range(MOST_ROUNDS):
-            grid = {Alternative(choice, min(most_steps, max(1, round(steps * ratio)))) for ratio in TUNED}
-            if not self.run(sorted(grid), num_seeds):
-                break
-            values: dict[int, BySeed] = {
-                one.interval_steps: {seed: self.goal.value(row) for seed, row in self.rows[one, ()].items()}
-                for one in self.tried(choice, num_seeds)
-                if steps / 2.1 <= one.interval_steps <= steps * 2.1
+        """Climb to the best steps of a choice; return it, and the maximum of the curve through those near it."""
+        sign = -1 if self.goal.less_is_better else 1
+
+        def values(some: Iterable[int]) -> dict[int, BySeed]:
+            rows = {steps: self.rows.get((Alternative(choice, steps), ()), {}) for steps in some}
+            return {
+                steps: {seed: sign * self.goal.value(row) for seed, row in found.items()}
+                for steps, found in rows.items()
+                if len(found) >= num_seeds
             }
-            if not values:
-                break
-            highest: dict[int, BySeed] = {
-                n: {seed: sign * value for seed, value in of.items()} for n, of in values.items()
-            }
-            found = fit_interval(highest)
-            best = rank(values, less_is_better=is_less)[0].name
-            target = best if found is None else max(min(values), min(max(values), round(found.value)))
-            is_steady = abs(target - steps) <= max(STEADY * steps, 0.5)
-            steps = target
-            if is_steady:
-                break
+
+        def scores(some: Iterable[int]) -> dict[int, float]:
+            wanted = list(some)
+            self.run([Alternative(choice, each) for each in wanted], num_seeds)
+            return {each: mean_interval(of.values()).value for each, of in values(wanted).items()}
+
+        steps = climb(min(steps, most_steps), scores, most=most_steps, most_rounds=MOST_ROUNDS)
+        near = values(
+            one.interval_steps
+            for one in self.tried(choice, num_seeds)
+            if steps / NEAR <= one.interval_steps <= steps * NEAR
+        )
+        found = fit_interval(near)
+        if found is not None:
+            steps = max(min(near), min(max(near), round(found.value)))
         tuned = Alternative(choice, steps)
         self.run([tuned], num_seeds)
         tried = self.tried(choice, num_seeds)
