@@ -1,9 +1,11 @@
 """End commands at many moments, by an interrupt and by SIGTERM: ``python -m tests.bench_signals [COUNT]``.
 
 Each end is one line or silence, the right exit code, no process or shared memory left, and no file but a whole one.
+Then any process of a live run is killed: no other is left, no traceback, and no file once the next run has begun.
 """
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lazsim.files import TEMPORARY
+from lazsim.files import TEMPORARY, scratch_folder
 from tests.conftest import _prepare_process, end_session
 
 WAIT_S = 120.0
@@ -49,6 +51,10 @@ COMMANDS = {
     "sweep": ["sweep", "{sweep}", "--out", "{out}", "--jobs", "2"],
     "experiment": ["experiment", "run", "failures-5min", "--small", "--jobs", "2", "--out", "{out}"],
 }
+
+LIVE = ["live", "--nodes", "3", "--trace", "fail-every-5min", "--duration", "10min", "--speedup", "100", "--batch", "6"]
+LIVE_S = 12.0
+"""Time in which such a run starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,42 @@ def end_after(
     if process.poll() is None:
         os.killpg(process.pid, number) if to_all else process.send_signal(number)
     _, err = process.communicate(timeout=WAIT_S)
-    end_s = time.monotonic() + LEAVE_S
-    while (left := list(processes_of(process.pid))) and time.monotonic() < end_s:
-        time.sleep(0.05)
+    left = left_of(process.pid)
     name = re.compile(rf"(loky-|folder_){process.pid}[-_]")
     # An earlier process of the same number may have left some.
     shared = [path.name for path in set(SHARED_MEMORY.glob("*")) - before if name.search(path.name)]
     return Ended(process.returncode, number, err, left, shared)
+
+
+def left_of(session: int) -> list[int]:
+    """Return the processes of a session that still run after `LEAVE_S`."""
+    end_s = time.monotonic() + LEAVE_S
+    while (left := list(processes_of(session))) and time.monotonic() < end_s:
+        time.sleep(0.05)
+    return left
+
+
+def kill_any(start: Callable[..., Any], count: int) -> Iterator[str]:
+    """Kill any process of a live run `count` times, at random moments; yield what is wrong."""
+    draw = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(count):
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            process = start(sys.executable, "-c", START, *LIVE, env={**os.environ, "TMPDIR": folder}, **streams)
+            delay_s = draw.uniform(0.0, LIVE_S)
+            time.sleep(delay_s)
+            victim = draw.choice([*processes_of(process.pid), 0])
+            if victim:
+                os.kill(victim, signal.SIGKILL)
+            _, err = process.communicate(timeout=WAIT_S)
+            left = left_of(process.pid)
+            # As the next run does.
+            with scratch_folder(Path(folder)):
+                pass
+            killed = "the command" if victim == process.pid else f"process {victim}"
+            if left or os.listdir(folder) or "Traceback" in err:
+                rest = f"left {left} and {os.listdir(folder)}, said {err[-500:]!r}"
+                yield f"live, {killed} killed after {delay_s:.1f} s: {rest}"
 
 
 def processes_of(session: int) -> Iterator[int]:
@@ -140,6 +175,11 @@ def main() -> None:
                     print(f"{name}, {number.name} after {delay_s:.3f} s: {problem}")
                 end_session(started.pop())
         print(f"{name}: {2 * count} ends, {problems[name]} wrong; exit codes {dict(sorted(codes.items()))}", flush=True)
+    for problem in kill_any(start, count):
+        problems["live"] += 1
+        print(problem)
+        end_session(started[-1])
+    print(f"live: {count} kills, {problems['live']} wrong")
     sys.exit(bool(problems))
 
 
