@@ -241,6 +241,8 @@ def test_history_is_that_of_the_runs():
         mine = ours[ours["seed"] == 1].reset_index(drop=True)
         assert mine[list(theirs.columns)].to_dict("records") == theirs.to_dict("records")
     assert alone.summary()["samples"].tolist() == [run.samples for run in alone.runs]
+    # What a Python prompt shows is for people: not each event.
+    assert len(repr(alone)) < 2000 * len(alone.runs)
 
 
 def test_the_summary_pairs_runs_by_seed():

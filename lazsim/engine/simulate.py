@@ -43,13 +43,13 @@ class SystemRun:
     """Seconds by bucket; they add up to `wall_s`."""
     counts: Mapping[str, int]
     """``failures``, ``reconfigurations``, ``restarts``, ``rebalances``, ``checkpoints`` and ``lost_steps``."""
-    states: tuple[State, ...]
-    events: tuple[JobEvent, ...]
+    states: tuple[State, ...] = field(repr=False)
+    events: tuple[JobEvent, ...] = field(repr=False)
     """Changes of state over time, and events."""
-    failures: tuple[FailureRecord, ...] = ()
+    failures: tuple[FailureRecord, ...] = field(default=(), repr=False)
     """Every failure that the job felt, and the way back to training."""
-    phases: tuple[TimeSpan, ...] = ()
-    node_spans: tuple[TimeSpan, ...] = ()
+    phases: tuple[TimeSpan, ...] = field(default=(), repr=False)
+    node_spans: tuple[TimeSpan, ...] = field(default=(), repr=False)
     """The buckets of the ledger over time, and the times at which each node is in use or spare; the longest of too
     many."""
     plan_recovery: SurvivalEstimate | None = None

@@ -28,7 +28,7 @@ class RunResult:
 
     id: str
     """Hash of every input: equal inputs, equal result."""
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(repr=False)
     """Every input by name, with its SHA-256 where it is a file; seed and version."""
     trace: Mapping[str, Any]
     """Description of the replayed stretch of the trace; see `describe_trace`."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +97,10 @@ class SweepResult:
 
     axes: tuple[str, ...]
     """Keys with several values, except system and placement."""
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Mapping[str, Any], ...] = field(repr=False)
     """One for each point that ran, in the order of the points: ``system``, ``placement``, the axes, the results as in
     ``lazsim run --json``, seconds by bucket, and the id of the run."""
-    histories: tuple[Mapping[str, Sequence[Any]], ...]
+    histories: tuple[Mapping[str, Sequence[Any]], ...] = field(repr=False)
     """For each row, ``states`` and ``events``, where the sweep keeps histories."""
     failures: tuple[tuple[str, str], ...]
     """Label and error of each point that failed."""
