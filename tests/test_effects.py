@@ -39,7 +39,7 @@ ELSEWHERE = {
     "cluster.network.local_bytes_per_s", "cluster.network.local_latency_s", "job.regrouped_joins", "job.expert_kernels",
     "job.parallel.expert_tensor", "gpu.matmul_memory_efficiency", "gpu.peak_fp8_flop_per_s", "gpu.peak_fp4_flop_per_s",
     "job.parallel.sequence_length", "job.times.nodes_per_stage", "job.rebalance_interval_steps",
-    "job.parallel.capacity_factor", *(f"job.parallel.{name}" for name in BESIDE),
+    "job.parallel.capacity_factor", "cluster.on_demand_usd_per_node_hour", *(f"job.parallel.{name}" for name in BESIDE),
 }  # fmt: skip
 """Fields that have an effect on other clusters, loads, policies or events, or beside other fields of a layout."""
 
@@ -86,7 +86,7 @@ def others(kind, value):
         return [one for one in get_args(kind) if one != value]
     if isinstance(value, int | float):
         return [2 * value + (not value), value + 64]
-    return []
+    return [3.0] if value is None and float in get_args(kind) else []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,7 +31,7 @@ _OF_LAYOUTS = (
     *(f"cluster.{name}" for name in ("gpus_per_domain", "network.nodes_per_pod", "network.spine_share")),
 )
 _OF_UNKNOWN_TIMES = (
-    *_OF_LAYOUTS, *_TIMES_OF_PLAIN_JOBS, "job.reorder_kernels", "job.checkpoint_save_s", "cluster.network",
+    *_OF_LAYOUTS, *_TIMES_OF_PLAIN_JOBS, "job.reorder_kernels", "cluster.network",
     "cluster.host.clock_hz", "cluster.host.launches_per_clock", "cluster.host.serialise_bytes_per_s",
     *(f"step.{name}" for name in (SCAN, *HOST_LAUNCHES)),
     *(f"gpu.{name}" for name in GpuSpec.__struct_fields__ if name not in ("name", "memory_bytes", "kernels", "source")),

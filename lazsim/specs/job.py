@@ -52,7 +52,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     checkpoint_interval_steps: dict[str, Amount] = msgspec.field(default_factory=dict)
     """Steps between checkpoints by system, 0 where it makes none; Young's interval for a system that is not named."""
     checkpoint_save_s: PositiveSeconds | None = None
-    """Seconds until a checkpoint of all states is written, as measured; else by bytes and the cluster's rates."""
+    """Seconds until a checkpoint of all states is written, as measured; else `storage_s` of `times`, or by bytes and
+    the cluster's rates."""
     activation_passes: Quantity = 16.0
     """Activations of width ``d_model`` that a layer's element-wise kernels read or write, per token, forward; the
     default counts two norms (2 each), two residual sums (3 each), biases, dropout and casts (*assumption*)."""
