@@ -170,6 +170,12 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
     [
         (("--nodes", 3, "--slots", 2, "--replicas", "2,2,3"), "7 replicas for 6 slots"),
         (("--nodes", 3, "--slots", 2, "--replicas", "0,3,3"), "expert 0 has none"),
+        (
+            ("--nodes", 3, "--slots", 2, "--replicas", "1,024"),
+            "--replicas 1,024: '024' begins with 0; commas part numbers",
+        ),
+        ((*REPLICAS, "--lose", "1,000"), "--lose 1,000: '000' begins with 0"),
+        ((*UNIFORM, "--loads", "1,000"), "--loads 1,000: '000' begins with 0"),
         (("--nodes", 3, "--slots", 2, "--replicas", "2,,2"), "--replicas 2,,2: '' is no whole number"),
         (("--nodes", 3, "--slots", 2, "--replicas", "2,x"), "--replicas 2,x: 'x' is no whole number"),
         (("--nodes", 3, "--slots", 2, "--replicas", "1,1,1,1,1,1,1"), "--replicas: 7 experts need as many slots"),

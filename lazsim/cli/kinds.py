@@ -17,6 +17,8 @@ STDOUT = "-"
 """Path that stands for stdout."""
 
 COUNT_TEXT = re.compile(r"[0-9]{1,15}", re.ASCII)
+GROUP_TEXT = re.compile(r"0[0-9]+", re.ASCII)
+"""Digits after a separator of thousands, which would be a number of its own in a list."""
 SPAN_TEXT = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
 
 
@@ -150,7 +152,7 @@ def parse_counts(field: str, text: str) -> list[int]:
     >>> parse_counts("`lose`", "0,3")
     [0, 3]
     """
-    return [int(_match(COUNT_TEXT, part, field, text, "2,2,3")[0]) for part in _parts(text)]
+    return [int(_match(COUNT_TEXT, part, field, text, "2,2,3")[0]) for part in _numbers(field, text)]
 
 
 def parse_spans(field: str, text: str) -> list[int]:
@@ -163,7 +165,7 @@ def parse_spans(field: str, text: str) -> list[int]:
     """
     numbers: set[int] = set()
     num_given = 0
-    for part in _parts(text):
+    for part in _numbers(field, text):
         first, last = _match(SPAN_TEXT, part, field, text, "1-5 or 1,2,4").groups()
         if last is not None and int(last) < int(first):
             raise SpecError(f"{field} {text}: {part} ends before it starts; give {last}-{first}")
@@ -183,7 +185,7 @@ def parse_probs(field: str, text: str) -> list[float]:
     [0.01, 0.5]
     """
     probs = []
-    for part in _parts(text):
+    for part in _numbers(field, text):
         prob = math.nan
         with suppress(ValueError):
             prob = float(part)
@@ -225,7 +227,7 @@ def parse_loads(field: str, text: str) -> str | list[float]:
     if "," not in text or os.path.exists(text) or text.endswith(".toml"):
         return text
     loads = []
-    for part in text.split(","):
+    for part in _numbers(field, text):
         try:
             loads.append(float(part))
         except ValueError:
@@ -233,6 +235,14 @@ def parse_loads(field: str, text: str) -> str | list[float]:
         if not 0 <= loads[-1] < math.inf:
             raise SpecError(f"{field} {text}: {part} is no number of tokens; give numbers from 0 up")
     return loads
+
+
+def _numbers(field: str, text: str) -> list[str]:
+    """Split a list of numbers; a part such as ``000`` was one with its thousands apart."""
+    parts = _parts(text)
+    for part in filter(GROUP_TEXT.fullmatch, parts):
+        raise SpecError(f"{field} {text[:40]}: {part[:40]!r} begins with 0; commas part numbers, as 1000,2 does")
+    return parts
 
 
 def _parts(text: str) -> list[str]:
