@@ -119,7 +119,10 @@ def command(
     if trace is None:
         cluster = load_spec(ClusterSpec, settings["cluster"], "cluster")
         if given.get("batch_share") and not cluster.nodes_per_domain:
-            raise click.UsageError(f"--batch-share: {cluster.name} has no failure domains (nodes_per_domain)")
+            raise click.UsageError(
+                f"--batch-share: {cluster.name} has no failure domains; write its file by lazsim list clusters "
+                f"{cluster.name}, add nodes_per_domain, the nodes of a rack, and give that"
+            )
         trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}), cluster)
     settings["trace"] = trace
     if out is not None:

@@ -118,6 +118,8 @@ def command(
     recoveries.csv (a row for each failure), trace.json (for https://ui.perfetto.dev), report.html (all of it as
     one page), throughput.png and .pdf, and run.json with every input. With --placement, systems with flexible dispatch
     run once with each policy, and --out also writes placements.png and .pdf.
+
+    Example: lazsim run --trace spot-p3-like --max-nodes 10 --model gpt-l
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.output.run import run_files, run_parts, run_report
