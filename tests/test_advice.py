@@ -2,6 +2,7 @@ import inspect
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from lazsim.errors import LazsimError
 from lazsim.scenario import resolve
 from lazsim.study import advice
 from lazsim.study.advice import GOODPUT, advise
-from lazsim.study.checkpoint_interval import Start, fit_interval, hold_against_formulas
+from lazsim.study.checkpoint_interval import Start, fit_interval, hold_against_formulas, mean_between_s
 from lazsim.study.comparison import rank
 from lazsim.study.deadline import Due, compare_purchases
 from lazsim.study.intervals import MIN_SAMPLES
@@ -563,3 +564,13 @@ def test_a_search_of_long_runs_says_so_before_it_begins():
         advise({**EVEN, "trace": recipe}, {"system": ["ds"]}, max_runs=60, tell=stop)
     assert "steps long, and there are up to 60: " in told[0]
     assert "`max_runs`" in told[0]
+
+
+def test_stretches_without_a_loss_count_as_none_in_the_time_between_losses():
+    there = [Event(0.0, "add", "a")]
+    lost = build_trace([*there, Event(30.0, "remove", "a")], duration_s=60.0)
+    traces = [*[build_trace(there, duration_s=60.0)] * 5, lost]
+    scenario = SimpleNamespace(wall_s=lambda trace: trace.duration_s)
+    # Six minutes with one loss; five without any are all that is known.
+    assert mean_between_s(scenario, traces) == 360.0
+    assert mean_between_s(scenario, traces[:5]) == 300.0

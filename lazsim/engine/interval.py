@@ -8,7 +8,6 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems.system import System
 from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
-from lazsim.trace.table import Trace
 
 STEADY_STEP = 1000
 """A step at which loads are as skewed as they get."""
@@ -49,12 +48,6 @@ def daly_interval_s(save_s: float, between_failures_s: float) -> float:
         return between_failures_s
     share = save_s / (2 * between_failures_s)
     return young_interval_s(save_s, between_failures_s) * (1 + math.sqrt(share) / 3 + share / 9) - save_s
-
-
-def between_failures_s(trace: Trace, wall_s: float) -> float:
-    """Return the mean time between instants at which nodes go; the whole time where none goes."""
-    failures = sum(1 for batch in trace.batches() if batch.removed and batch.time_s < wall_s)
-    return wall_s / max(1, failures)
 
 
 def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes: int, between_s: float) -> int:

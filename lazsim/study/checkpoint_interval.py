@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from lazsim.engine.interval import between_failures_s, daly_interval_s, interval_steps, steady_step_s, young_interval_s
+from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import step_timers_from
@@ -258,8 +258,13 @@ def choice_note(scenario: Scenario) -> str:
 
 
 def mean_between_s(scenario: Scenario, traces: Sequence[Trace]) -> float:
-    """Return the mean time between instants at which nodes go over traces; one without a failure has one at its end."""
-    return len(traces) / math.fsum(1 / between_failures_s(trace, scenario.wall_s(trace)) for trace in traces)
+    """Return the mean time between instants at which nodes go over traces: all of it where none goes."""
+    walls_s = [scenario.wall_s(trace) for trace in traces]
+    losses_s = [
+        batch.time_s for trace, wall_s in zip(traces, walls_s, strict=True) for batch in trace.batches()
+        if batch.removed and batch.time_s < wall_s
+    ]  # fmt: skip
+    return math.fsum(walls_s) / max(1, len(losses_s))
 
 
 def interval_of(scenario: Scenario) -> str | int | float | None:
