@@ -346,6 +346,13 @@ def test_rows_of_a_file_find_models_and_systems_beside_it(lazsim, tmp_path):
     catalogued = json.loads(lazsim("verify", "--only", "r043", "--json")[1])["rows"][0]
     assert status == 0
     assert mine["predicted"] == pytest.approx(catalogued["predicted"], rel=1e-6)
+    columns["attn_type"] = "compressed sparse MQA (CSA/HCA)"
+    (tmp_path / "models.csv").write_text(f"{','.join(columns)}\n{','.join(map(str, columns.values()))}\n")
+    (mine,) = json.loads(lazsim("verify", "--rows", str(tmp_path / "runs.csv"), "--json")[1])["rows"]
+    assert mine["predicted"] is None
+    assert mine["skipped"] == (
+        "attn_type 'compressed sparse MQA (CSA/HCA)' of mine is not modelled; expected one of MHA, GQA, MQA, MLA"
+    )
 
 
 def test_a_text_that_no_row_has_is_refused(lazsim):

@@ -57,6 +57,8 @@ SHARDINGS = {
     "fsdp2": "full", "megatron_fsdp": "full", "zero3": "full", "full": "full",
 }  # fmt: skip
 
+ATTENTION_TYPES = ("MHA", "GQA", "MQA", "MLA")
+
 OPTIMIZERS = {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"}
 
 ROUTINGS = ("balance", "drop", "real", "fake")
@@ -502,6 +504,8 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
     latent, windows = _whole(row, "kv_lora_rank") > 0, _whole(row, "sliding_layers")
     if not (_whole(row, "layers_total") and _whole(row, "d_model") and _whole(row, "heads")):
         raise SpecError(f"the architecture of {name} is unknown")
+    if (kind := row.get("attn_type") or "") not in (*UNKNOWN, *ATTENTION_TYPES):
+        raise SpecError(f"attn_type {kind!r} of {name} is not modelled; expected one of {', '.join(ATTENTION_TYPES)}")
     attention: dict[str, Any] = {"num_heads": _whole(row, "heads")}
     if latent:
         ranks = {"query_rank": "q_lora_rank", "kv_rank": "kv_lora_rank", "nope_dim": "qk_nope_dim"}
