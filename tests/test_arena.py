@@ -31,14 +31,13 @@ def failing(*times_s):
 
 
 def test_a_setting_is_chosen_for_all_traces_together():
-    rare, often = failing(7900), failing(1300, 2900, 4700, 6300, 7700)
+    # At no multiple of any interval, so that luck decides little.
+    rare = failing(7900)
+    often = failing(*(round(150 + 400 * turn + turn * 0.618034 % 1 * 360) for turn in range(1, 19)))
     both = runs_of(rare, often)
-    chosen, published = both.choose(AUTO), both.choose(None)
-    assert (
-        runs_of(often).choose(AUTO).interval_steps < chosen.interval_steps < runs_of(rare).choose(AUTO).interval_steps
-    )
-    trained, as_published = (sum(run.samples for run in both.runs(one)) for one in (chosen, published))
-    assert trained > as_published
+    settings = both.choose(AUTO), runs_of(rare).choose(AUTO), runs_of(often).choose(AUTO), both.choose(None)
+    chosen, *others = (sum(run.samples for run in both.runs(one)) for one in settings)
+    assert chosen > max(others)
 
 
 def test_an_interval_that_no_failure_has_tested_is_the_best_if_one_failure_did():
