@@ -274,6 +274,13 @@ def test_skew_is_measured_and_predicted(lazsim, tmp_path, quickly_measured):
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"skew.json", "skew.png", "skew.pdf"}
 
 
+def test_ranks_of_a_layout_have_its_tokens_and_no_others(lazsim):
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    job = ("--model", "deepseek-v3", "--job", "deepseek-v3", "--cluster", "h100x128")
+    code, _, err = lazsim("profile", "ranks", "--device", "cpu", *job, "--layers", 1, "--tokens", 64)
+    assert (code, err) == (2, "lazsim: --tokens 64: deepseek-v3 has a layout with its own; leave it out\n")
+
+
 def test_loads_of_virtual_ranks_add_up():
     pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     from lazsim.profiling.ranks import loads_under_skew, skewed_loads

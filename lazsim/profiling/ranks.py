@@ -81,6 +81,8 @@ def measure_ranks(options: RankOptions, progress: Progress = iter) -> RankResult
         profile = read_profile(find_profile(options.profile, model.name))
         compute_tables(profile, model, 1)
     if options.tokens is not None:
+        if scenario.job.parallel is not None:
+            raise SpecError(f"`tokens` {options.tokens}: {scenario.job.name} has a layout with its own; leave it out")
         # The modelled step has that many tokens on each GPU, too.
         scenario = resolve(settings | {"model.sequence_length": options.tokens, "job.sequences_per_gpu": 1})
     if options.layers > model.num_moe_layers:
