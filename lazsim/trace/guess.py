@@ -157,7 +157,10 @@ def taken_for(table: Table, columns: Columns) -> str:
 
 
 def _may_be_use(table: Table, columns: Columns) -> bool:
-    """Return whether rows with a start and an end may say who used a node: nothing beside them speaks of outages."""
+    """Tell whether rows with a start and an end may be uses of a node, such as reservations.
+
+    They may where a table has other columns, too, and none of its words speaks of outages.
+    """
     others = left_out(table, columns)
     if columns.start is None or not others or OUTAGES.search(" ".join(table.header).lower()):
         return False
