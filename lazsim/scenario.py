@@ -294,8 +294,9 @@ class Scenario:
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
 
         def with_measured(beyond: Beyond, measured_part: KernelCosts | None = None) -> KernelCosts:
-            times = MeasuredCommunication(exchanges, links, beyond), MeasuredCompute(kernels, compute, beyond)
-            return KernelCosts(model, cluster, job, self.step, *times, measured_part)
+            by_table = MeasuredCommunication(exchanges, links, beyond) if exchanges else links
+            of_kernels = MeasuredCompute(kernels, compute, beyond)
+            return KernelCosts(model, cluster, job, self.step, by_table, of_kernels, measured_part)
 
         return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
 

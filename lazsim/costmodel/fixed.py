@@ -34,7 +34,7 @@ class FixedTransfers:
 
 
 @dataclass(frozen=True)
-class FixedStep:
+class FixedStep(StepTimes):
     """Steps of equal seconds."""
 
     samples_per_step: int

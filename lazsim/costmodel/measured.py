@@ -142,7 +142,7 @@ def _look_up(table: TimeTable, size: Floats, analytic_s: Callable[[Floats], Floa
     return table.time_s(size, rules[beyond])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MeasuredCommunication:
     """Times of links inside a server from tables, by the bytes on a link; NICs and storage stay analytic.
 

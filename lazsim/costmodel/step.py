@@ -4,6 +4,7 @@ Axes: B samples of the loads, L layers, E experts, R experts of all layers, N no
 stages, V servers.
 """
 
+import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,17 +46,20 @@ since its operators run models of all kinds), with an exchange of counts and two
 the GPU, and two exchanges backward."""
 
 
-class StepTimes(Protocol):
+class StepTimes(abc.ABC):
     """Step times of one plan under any loads."""
 
-    @property
-    def samples_per_step(self) -> int:
-        """Sequences of one step on all nodes of the plan."""
-        ...
+    samples_per_step: int
+    """Sequences of one step on all nodes of the plan."""
 
+    @abc.abstractmethod
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
-        ...
+
+    def step_and_measured_s(self, load_BLE: Ints) -> tuple[Floats, Floats]:
+        """Return the same, and what is left of it without the time beyond the sizes of a profile."""
+        step_s = self.step_s(load_BLE)
+        return step_s, step_s
 
 
 class TransferTimes(Protocol):
@@ -224,10 +228,11 @@ class NodeLayout:
         return Partition(self.server_N)
 
 
-class StepCost:
+class StepCost(StepTimes):
     """Step times of one plan under any loads; parts that depend on the plan alone are computed once."""
 
     def __init__(self, costs: KernelCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
+        self.samples_per_step = plan.num_nodes * costs.samples_per_node
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node
@@ -256,18 +261,19 @@ class StepCost:
         self._holds_LEN = plan.holds_LEN
         holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
         nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
+        kinds = [costs, costs.measured_part] if costs.measured_part else [costs]
+        both_links = {one.communication for one in kinds}
+        gradients_s = {links: self._gradients_s(links, nic_V, rings_XR) for links in both_links}
         # The dense parameters and the experts of the fullest node, evenly over its GPUs.
         num_params = costs.model.dense_params / gpus + held_N.max() / gpus * costs.model.expert_params
-        self._fixed_s = {
-            "dense": costs.job.num_micro_batches * costs.dense_s,
-            "gradients": self._gradients_s(nic_V, rings_XR, servers),
-            "optimizer": float(costs.compute.optimizer_s(np.array(num_params))),
-        }
-
-    @property
-    def samples_per_step(self) -> int:
-        """Sequences of one step on all nodes of the plan."""
-        return self._num_nodes * self.costs.samples_per_node
+        self._fixed_s = [
+            (one, {
+                "dense": one.job.num_micro_batches * one.dense_s,
+                "gradients": gradients_s[one.communication],
+                "optimizer": float(one.compute.optimizer_s(np.array(num_params))),
+            })
+            for one in kinds
+        ]  # fmt: skip
 
     def parts_s(self, load_BLE: Ints) -> dict[str, Floats]:
         """Return the seconds of each part of a step.
@@ -283,32 +289,45 @@ class StepCost:
             Seconds by part, each of shape (B,): ``dense``, ``reorder``, ``expert`` (of each layer's slowest GPU),
             ``all_to_all`` (what of it is not behind the experts), ``host``, ``gradients`` and ``optimizer``.
         """
-        fixed = {name: np.full(len(load_BLE), seconds) for name, seconds in self._fixed_s.items()}
-        return fixed | self._varying_s(load_BLE)
+        costs, fixed_s = self._fixed_s[0]
+        fixed = {name: np.full(len(load_BLE), seconds) for name, seconds in fixed_s.items()}
+        return fixed | self._varying_s(costs, *self._tokens_and_bytes(load_BLE))
 
     def step_s(self, load_BLE: Ints) -> Floats:
-        """Return the seconds of a step for each sample of the loads, shape (B,)."""
-        return sum(self._varying_s(load_BLE).values(), np.array(math.fsum(self._fixed_s.values())))
+        """See `StepTimes`."""
+        return self.step_and_measured_s(load_BLE)[0]
 
-    def _varying_s(self, load_BLE: Ints) -> dict[str, Floats]:
-        """Return the parts that depend on the loads."""
+    def step_and_measured_s(self, load_BLE: Ints) -> tuple[Floats, Floats]:
+        """See `StepTimes`."""
+        work = self._tokens_and_bytes(load_BLE)
+        seconds = [
+            sum(self._varying_s(costs, *work).values(), np.array(math.fsum(fixed_s.values())))
+            for costs, fixed_s in self._fixed_s
+        ]
+        return seconds[0], seconds[-1]
+
+    def _tokens_and_bytes(self, load_BLE: Ints) -> tuple[Floats, Floats]:
+        """Return the rows of each expert's buffer, shape (B, L, E), and the busiest links; see `_busiest_bytes`."""
         costs = self.costs
         gpus = self._num_nodes * costs.cluster.gpus_per_node
         assignments = float(costs.tokens_per_gpu * gpus * costs.model.top_k)
         tokens = assigned_tokens(load_BLE, assignments, padded=self.layout.padded)
-        expert_s, exchange_s = self._experts_and_exchanges_s(tokens)
-        parts = {"reorder": self._reorder_s(tokens), "expert": expert_s, "all_to_all": exchange_s}
-        parts["host"] = self._host_s(**parts)
+        return tokens, self._busiest_bytes(tokens)
+
+    def _varying_s(self, costs: KernelCosts, tokens_BLE: Floats, busiest: Floats) -> dict[str, Floats]:
+        """Return the parts that depend on the loads."""
+        expert_s, exchange_s = self._experts_and_exchanges_s(costs, tokens_BLE, busiest)
+        parts = {"reorder": self._reorder_s(costs, tokens_BLE), "expert": expert_s, "all_to_all": exchange_s}
+        parts["host"] = self._host_s(costs, **parts)
         return {name: costs.job.num_micro_batches * seconds.sum(axis=1) for name, seconds in parts.items()}
 
-    def _host_s(self, reorder: Floats, expert: Floats, all_to_all: Floats) -> Floats:
+    def _host_s(self, costs: KernelCosts, reorder: Floats, expert: Floats, all_to_all: Floats) -> Floats:
         """Return the seconds in which GPUs wait for the host, shape (B, L).
 
         In the forward pass of each layer the host waits for the counts of tokens, on which the sizes of buffers and
         messages depend whether they are padded or not, and runs ahead of the GPU from there on. In the backward pass,
         which reuses the counts, it runs ahead throughout.
         """
-        costs = self.costs
         compute = costs.dense_s / expert.shape[1] + reorder + expert
         forward = PASS_SHARES[0] * compute + all_to_all / 2
         backward = compute + all_to_all - forward
@@ -316,7 +335,7 @@ class StepCost:
         seconds: Floats = costs.host_s[1] + np.maximum(0.0, self._launch_s[0] - forward) + late
         return seconds
 
-    def _gradients_s(self, nic_V: Floats, rings_XR: Floats, servers: Partition) -> float:
+    def _gradients_s(self, links: CommunicationTimes, nic_V: Floats, rings_XR: Floats) -> float:
         """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
 
         A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links, in ``2 (n - 1)`` hops
@@ -328,7 +347,7 @@ class StepCost:
         All GPUs reduce the experts of a layer in the same order, so that a ring waits for the last of its nodes. Rings
         with some nodes in common take at least that long, and at least as long as the busiest GPU and NIC.
         """
-        costs, num_nodes, num_servers = self.costs, self._num_nodes, len(nic_V)
+        costs, num_nodes, num_servers, reduce_s = self.costs, self._num_nodes, len(nic_V), links.all_reduce_s
         gpus = costs.cluster.gpus_per_node
         num_layers, num_experts = self._replicas_LE.shape
         by_expert = np.zeros((3, num_layers, num_experts + 1))
@@ -337,15 +356,13 @@ class StepCost:
         across, inside = num_servers > 1, num_nodes > num_servers
         dense = 2 * (num_nodes - 1) / num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
         hops = 2 * (num_servers - 1), 2 * (num_nodes - num_servers)
-        reduce_s = costs.communication.all_reduce_s
-        experts_s = float(reduce_s(nic_V[servers.part_N].repeat(gpus), *by_gpu).max())
+        experts_s = float(reduce_s(nic_V[self.layout.servers.part_N].repeat(gpus), *by_gpu).max())
         nic_R, (local_R, *hops_R) = rings_XR[3], rings_XR[:3]
         ring_s = reduce_s(nic_R, local_R, *(hop_R / gpus for hop_R in hops_R))
         experts_s = max(experts_s, _in_turn_s(self._holds_LEN, ring_s.reshape(num_layers, num_experts)))
         return float(experts_s + reduce_s(*np.array([dense * across, dense * inside / gpus, *hops])))
 
-    def _reorder_s(self, tokens_BLE: Floats) -> Floats:
-        costs = self.costs
+    def _reorder_s(self, costs: KernelCosts, tokens_BLE: Floats) -> Floats:
         gpus = self._num_nodes * costs.cluster.gpus_per_node
         if self.layout.masked_reorder:
             return costs.compute.masked_reorder_s(costs.tokens_per_gpu, tokens_BLE.max(axis=2) / gpus)
@@ -355,41 +372,44 @@ class StepCost:
             rows = (SPARSE_COPIES * routed + BUFFER_COPIES * rows) / REORDER_COPIES
         return costs.compute.reorder_s(rows)
 
-    def _experts_and_exchanges_s(self, tokens_BLE: Floats) -> tuple[Floats, Floats]:
+    def _experts_and_exchanges_s(
+        self, costs: KernelCosts, tokens_BLE: Floats, busiest: Floats
+    ) -> tuple[Floats, Floats]:
         """Return the seconds of experts and of exchanges not behind them in each layer, in the best number of chunks.
 
         Both of shape (B, L).
         """
-        busiest = self._busiest_bytes(tokens_BLE)
-        expert_s = self._expert_s(tokens_BLE)
+        expert_s = self._expert_s(costs, tokens_BLE)
         # Ranks first exchange their counts: E integers, whose latency alone matters.
         both = np.array([busiest, busiest > 0])
-        of_tokens_s, of_counts_s = self.costs.communication.all_to_all_s(both[:, 0], both[:, 1])
+        of_tokens_s, of_counts_s = costs.communication.all_to_all_s(both[:, 0], both[:, 1])
         # In one chunk there are two exchanges in each pass, and nothing to hide them.
         exchange_s = np.ascontiguousarray(4 * of_tokens_s.T)
         for num_chunks in range(2, self.layout.most_chunks + 1):
-            more = self._in_chunks_s(tokens_BLE, busiest, num_chunks)
+            more = self._in_chunks_s(costs, tokens_BLE, busiest, num_chunks)
             is_faster = sum(more) < expert_s + exchange_s
             pairs = zip(more, (expert_s, exchange_s), strict=True)
             expert_s, exchange_s = (np.where(is_faster, *pair) for pair in pairs)
         return expert_s, exchange_s + of_counts_s.T
 
-    def _in_chunks_s(self, tokens_BLE: Floats, busiest: Floats, num_chunks: int) -> tuple[Floats, Floats]:
+    def _in_chunks_s(
+        self, costs: KernelCosts, tokens_BLE: Floats, busiest: Floats, num_chunks: int
+    ) -> tuple[Floats, Floats]:
         """Return the seconds of experts and of exchanges not behind them in each layer, in equal chunks.
 
         In each pass the first chunk comes in, chunks are computed while others come in and go out, and the last goes
         out. Exchanges follow each other, all that come in first (Tutel, arXiv 2206.03382): what takes longer, all
         exchanges or the experts between the first and the last of them, is the time of the pass.
         """
-        expert_s = num_chunks * self._expert_s(tokens_BLE / num_chunks)
-        both_s = 2 * num_chunks * self.costs.communication.all_to_all_s(*busiest / num_chunks).T
+        expert_s = num_chunks * self._expert_s(costs, tokens_BLE / num_chunks)
+        both_s = 2 * num_chunks * costs.communication.all_to_all_s(*busiest / num_chunks).T
         forward_s, backward_s = (np.maximum(both_s - share * expert_s, both_s / num_chunks) for share in PASS_SHARES)
         return expert_s, forward_s + backward_s
 
-    def _expert_s(self, tokens_BLE: Floats) -> Floats:
+    def _expert_s(self, costs: KernelCosts, tokens_BLE: Floats) -> Floats:
         num_samples, num_layers, num_experts = tokens_BLE.shape
         by_expert = np.zeros((num_samples, num_layers, num_experts + 1))
-        by_expert[:, :, :-1] = self.costs.compute.expert_s(tokens_BLE / self._replicas_LE)
+        by_expert[:, :, :-1] = costs.compute.expert_s(tokens_BLE / self._replicas_LE)
         by_gpu = by_expert.reshape(num_samples, -1).take(self._slots, axis=1).sum(axis=1)
         slowest: Floats = by_gpu.max(axis=2)
         return slowest

@@ -247,7 +247,7 @@ def padding(load_BLE: Ints) -> Floats:
     return share
 
 
-class LayoutStepTimes:
+class LayoutStepTimes(StepTimes):
     """Step times of one plan of a job with a layout under any loads."""
 
     def __init__(self, costs: LayoutCosts, plan: PlacementPlan, layout: NodeLayout) -> None:

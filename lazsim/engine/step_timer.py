@@ -66,8 +66,8 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
     def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
         key = plan, server_N.astype(np.int64).tobytes()
         if key not in kept:
-            steps = [each.step_times(plan, layout(key[1])) for each in (costs, costs.measured_part) if each is not None]
-            kept[key] = ModelledStepTimer(routing, costs.job.rebalance_interval_steps, *steps)
+            steps = costs.step_times(plan, layout(key[1]))
+            kept[key] = ModelledStepTimer(routing, costs.job.rebalance_interval_steps, steps)
             num_cells = plan.num_layers * plan.num_experts * plan.num_nodes
             while len(kept) > max(2, min(NUM_KEPT, CELLS_KEPT // num_cells)):
                 del kept[next(iter(kept))]
@@ -76,36 +76,38 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
     return make_timer
 
 
+Times = dict[int, tuple[float, float]]
+"""Seconds of a step by stretch of steps: all, and without time beyond the sizes of a profile."""
+
+
 class ModelledStepTimer:
-    """Times steps as loads drift, all stretches up to the next rebalance at once.
+    """Times steps as loads drift, all stretches up to the next rebalance at once."""
 
-    `measured` is the measured part of `cost`, where a profile is extrapolated.
-    """
-
-    def __init__(
-        self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes, measured: StepTimes | None = None
-    ) -> None:
+    def __init__(self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> None:
         self.samples_per_step = cost.samples_per_step
-        self._cost, self._measured = cost, measured
-        self._routing, self._interval = routing, rebalance_interval_steps
-        self._step_s: dict[int, float] = {}
-        self._known: dict[range, dict[int, float]] = {}
+        self._cost, self._routing, self._interval = cost, routing, rebalance_interval_steps
+        self._times: Times = {}
+        self._known: dict[range, Times] = {}
 
-    def step_s(self, step: int) -> float:
-        """See `StepTimer`."""
+    def _step_and_measured_s(self, step: int) -> tuple[float, float]:
         stretch = step // LOAD_SAMPLE_STEPS
-        if stretch not in self._step_s:
+        if stretch not in self._times:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
             stretches = range(stretch, stretch + min(ahead, MOST_AHEAD))
             # Other runs of the system on the same nodes ask for the same.
-            self._step_s = self._known.get(stretches) or self._find(stretches)
+            self._times = self._known.get(stretches) or self._find(stretches)
             if len(self._known) < TIMES_KEPT:
-                self._known[stretches] = self._step_s
-        return self._step_s[stretch]
+                self._known[stretches] = self._times
+        return self._times[stretch]
 
-    def _find(self, stretches: range) -> dict[int, float]:
+    def _find(self, stretches: range) -> Times:
         loads = self._routing.loads([one * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2 for one in stretches])
-        return dict(zip(stretches, self._cost.step_s(loads).tolist(), strict=True))
+        seconds = (each.tolist() for each in self._cost.step_and_measured_s(loads))
+        return dict(zip(stretches, zip(*seconds, strict=True), strict=True))
+
+    def step_s(self, step: int) -> float:
+        """See `StepTimer`."""
+        return self._step_and_measured_s(step)[0]
 
     def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`."""
@@ -113,11 +115,8 @@ class ModelledStepTimer:
 
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
-        if self._measured is None:
-            return 0.0
-        middle = step // LOAD_SAMPLE_STEPS * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2
-        measured_s = float(self._measured.step_s(self._routing.loads(np.array([middle])))[0])
-        return max(0.0, 1 - measured_s / self.step_s(step))
+        step_s, measured_s = self._step_and_measured_s(step)
+        return max(0.0, 1 - measured_s / step_s)
 
 
 class PacedStepTimer:

@@ -301,10 +301,10 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
         )
     times, links = costs.compute, costs.communication
     assert isinstance(times, MeasuredCompute)
-    assert isinstance(links, MeasuredCommunication)
     header = profile.header
     where = f" on {header.device}, {header.dtype}" if header is not None else ""
-    measured = [*times.tables, *(f"{name} inside a server" for name in links.tables)]
+    exchanges = links.tables if isinstance(links, MeasuredCommunication) else ()
+    measured = [*times.tables, *(f"{name} inside a server" for name in exchanges)]
     analytic = [name for name in BARE_KERNELS if name not in times.tables]
     notes.append(f"{profile.name}: measured{where}: {', '.join(measured) or 'no part of a step'}")
     masked = [one.system for one in scenarios if one.find_system().masked_reorder]
