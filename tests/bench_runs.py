@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import lazsim
-from lazsim.study.sweep import run_sweep
-from lazsim.study.sweep_spec import parse_sweep
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import parse_sweep
 from tests.bench_placement import plot_growth
 from tests.bench_reliability import least_cpu_s
 

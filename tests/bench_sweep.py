@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 
-from lazsim.study.sweep import run_sweep
-from lazsim.study.sweep_spec import Sweep, parse_sweep
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import Sweep, parse_sweep
 
 NUM_RUNS = 1000
 REPEAT = 3

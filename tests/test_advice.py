@@ -10,14 +10,14 @@ import pytest
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
 from lazsim.scenario import resolve
-from lazsim.study import advice
-from lazsim.study.advice import GOODPUT, advise
+from lazsim.study.advise import advice
+from lazsim.study.advise.advice import GOODPUT, advise
+from lazsim.study.advise.question import NUM_STRETCHES, Question
+from lazsim.study.advise.search import Alternative, Goal, Search
 from lazsim.study.checkpoint_interval import Start, fit_interval, hold_against_formulas, mean_between_s
 from lazsim.study.comparison import rank
 from lazsim.study.deadline import Due, compare_purchases
 from lazsim.study.intervals import MIN_SAMPLES
-from lazsim.study.question import NUM_STRETCHES, Question
-from lazsim.study.search import Alternative, Goal, Search
 from lazsim.study.simulation import run_scenario
 from lazsim.trace import write_trace
 from lazsim.trace.recipes import change_recipe

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lazsim.specs import ParallelSpec, StepConstants, load_spec
-from lazsim.study.measured_runs import MeasuredRun, read_runs
-from lazsim.study.orders import NOISE, find_pairs, rank_runs
-from lazsim.study.verify import held_out_share, range_of, verify
+from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
+from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
+from lazsim.study.verify.verification import held_out_share, range_of, verify
 
 LAYOUT = ("--layout", "expert=8", "--layout", "global_batch=256", "--layout", "gradient_bytes=2")
 

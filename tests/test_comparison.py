@@ -15,7 +15,7 @@ from lazsim.output.sweep import sweep_files, sweep_parts
 from lazsim.output.table import render
 from lazsim.study.comparison import compare, rank
 from lazsim.study.intervals import MIN_SAMPLES, mean_interval, ratio_interval
-from lazsim.study.sweep_result import SweepResult
+from lazsim.study.sweep.result import SweepResult
 
 SIX = range(6)
 

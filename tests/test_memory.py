@@ -17,8 +17,8 @@ from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.plan import PlacementPlan
 from lazsim.specs import JobSpec, ModelSpec, load_spec
 from lazsim.study import simulation
-from lazsim.study.sweep import run_sweep
-from lazsim.study.sweep_spec import parse_sweep
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace import Event, build_trace
 from tests.conftest import ROOT
 

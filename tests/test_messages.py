@@ -8,8 +8,8 @@ from lazsim.cli.messages import LONGEST
 from lazsim.output.plots.trace import draw_trace
 from lazsim.output.table import Column, Table, render
 from lazsim.specs import catalog_names
-from lazsim.study.sweep import resolve_points
-from lazsim.study.sweep_spec import parse_sweep
+from lazsim.study.sweep.run import resolve_points
+from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace import load_trace
 from tests.conftest import ROOT
 

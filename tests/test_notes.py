@@ -15,8 +15,8 @@ from lazsim.specs import ModelSpec, load_spec
 from lazsim.study.notes import count_notes, profile_notes
 from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate
-from lazsim.study.sweep import run_sweep
-from lazsim.study.sweep_spec import parse_sweep
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
 

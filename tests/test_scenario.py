@@ -13,8 +13,8 @@ from lazsim.errors import LazsimError, SpecError
 from lazsim.scenario import resolve
 from lazsim.settings import NEEDS
 from lazsim.specs import ClusterSpec, load_spec
-from lazsim.study.sweep import resolve_points
-from lazsim.study.sweep_spec import parse_sweep
+from lazsim.study.sweep.run import resolve_points
+from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace.table import Event, build_trace
 from tests.conftest import ROOT
 

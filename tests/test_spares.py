@@ -10,9 +10,9 @@ from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.intervals import Interval
 from lazsim.study.simulation import simulate
-from lazsim.study.sweep import resolve_points
-from lazsim.study.sweep_result import SpareCost, SweepResult, paying_spares
-from lazsim.study.sweep_spec import parse_sweep
+from lazsim.study.sweep.result import SpareCost, SweepResult, paying_spares
+from lazsim.study.sweep.run import resolve_points
+from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace.table import Batch, Event, build_trace
 
 LOST_S = 600.0

@@ -15,8 +15,8 @@ import lazsim
 from lazsim.errors import LazsimError
 from lazsim.study.collect import collect
 from lazsim.study.simulation import simulate_point
-from lazsim.study.sweep import resolve_points, run_sweep
-from lazsim.study.sweep_spec import TYPES, load_sweep, parse_sweep
+from lazsim.study.sweep.run import resolve_points, run_sweep
+from lazsim.study.sweep.spec import TYPES, load_sweep, parse_sweep
 from lazsim.trace import generate_trace, load_recipe
 
 BASE = {"trace": "fail-every-5min", "routing": "uniform", "duration": "10min"}
@@ -121,7 +121,7 @@ def test_ray_gives_the_same_bytes(tmp_path, run_script):
     pytest.importorskip("ray", reason="Ray is optional")
     script = (
         "import sys; from pathlib import Path\n"
-        "from lazsim.study.sweep import run_sweep; from lazsim.study.sweep_spec import load_sweep\n"
+        "from lazsim.study.sweep.run import run_sweep; from lazsim.study.sweep.spec import load_sweep\n"
         "run_sweep(load_sweep(sys.argv[1]), Path(sys.argv[2]), backend='ray', num_workers=1)"
     )
     spec = tmp_path / "sweep.toml"
@@ -135,7 +135,7 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     first = run_sweep(sweep, tmp_path, num_workers=1)
     larger = run_sweep(SMALL, tmp_path, num_workers=1)
     assert len(ids(tmp_path)) == len(set(ids(tmp_path))) == len(larger.rows) == 18
-    monkeypatch.setattr("lazsim.study.sweep.run_scenario", None)
+    monkeypatch.setattr("lazsim.study.sweep.run.run_scenario", None)
     assert run_sweep(SMALL, tmp_path, num_workers=1) == larger
     assert run_sweep(sweep, tmp_path, num_workers=1) == first
     assert (tmp_path / "table.csv").read_bytes() == first.table()

@@ -7,8 +7,8 @@ import pytest
 from lazsim.errors import LazsimError, SpecError
 from lazsim.specs import ClusterSpec, JobSpec, load_spec
 from lazsim.specs.overrides import override
-from lazsim.study.sweep import resolve_points
-from lazsim.study.sweep_spec import load_sweep, parse_sweep
+from lazsim.study.sweep.run import resolve_points
+from lazsim.study.sweep.spec import load_sweep, parse_sweep
 
 
 def points(document):

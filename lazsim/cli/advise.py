@@ -18,7 +18,7 @@ ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "spares", "out", 
 OF_SEARCH = (
     "goal", "work", "in_time_prob", "interval", "on_demand_price", "max_runs", "backend", "num_workers", "address",
 )  # fmt: skip
-"""Options that are arguments of `lazsim.study.advice.advise`."""
+"""Options that are arguments of `lazsim.study.advise.advice.advise`."""
 
 SPANS = Parsed(parse_spans)
 
@@ -106,7 +106,7 @@ def command(
     from lazsim.folders import refuse_foreign
     from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report
     from lazsim.specs import ClusterSpec, load_spec
-    from lazsim.study.advice import advise
+    from lazsim.study.advise.advice import advise
     from lazsim.trace.recipes import change_recipe
 
     asked = {name: settings.pop(name) for name in OF_SEARCH}

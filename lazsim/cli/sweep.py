@@ -43,8 +43,8 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     from lazsim.folders import refuse_foreign
     from lazsim.output.sweep import SWEEP_FILES, sweep_files, sweep_parts, sweep_report
     from lazsim.specs import sha256
-    from lazsim.study.sweep import run_sweep
-    from lazsim.study.sweep_spec import load_sweep
+    from lazsim.study.sweep.run import run_sweep
+    from lazsim.study.sweep.spec import load_sweep
 
     refuse_foreign(out, SWEEP_FILES)
     with working():

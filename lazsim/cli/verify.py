@@ -69,7 +69,7 @@ def command(
     """  # fmt: skip
     from lazsim.costmodel.fit import compare_kernels
     from lazsim.output.verify import refit_parts, verify_files, verify_parts
-    from lazsim.study.verify import Verification, verify
+    from lazsim.study.verify.verification import Verification, verify
 
     if kernels is not None:
         result = Verification(kernels=compare_kernels(kernels, gpus, only))

@@ -9,10 +9,10 @@ from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.run import MAP_CAPTION
 from lazsim.output.table import Column, Part, Table, key, with_interval
-from lazsim.study.advice import Advice
+from lazsim.study.advise.advice import Advice
+from lazsim.study.advise.question import name_apart, name_choice
+from lazsim.study.advise.search import Alternative
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.question import name_apart, name_choice
-from lazsim.study.search import Alternative
 from lazsim.study.simulation import plan_of
 from lazsim.units import counted, format_duration
 

@@ -10,7 +10,7 @@ from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.sweep_result import Contender, Contest, SpareCost, SweepResult, paying_spares
+from lazsim.study.sweep.result import Contender, Contest, SpareCost, SweepResult, paying_spares
 from lazsim.units import counted
 
 MOST_SETTINGS = 20

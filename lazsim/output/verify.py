@@ -7,9 +7,9 @@ from typing import Any
 from lazsim.files import csv_bytes, json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.orders import Pair
-from lazsim.study.outcomes import Prediction, ReplayedOutcome
-from lazsim.study.verify import GROUPS, NOISE, Verification, VerifiedRow, error_summary
+from lazsim.study.verify.orders import Pair
+from lazsim.study.verify.outcomes import Prediction, ReplayedOutcome
+from lazsim.study.verify.verification import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 from lazsim.units import counted
 
 NUM_WORST = 10

@@ -31,8 +31,8 @@ from lazsim.specs import sha256
 from lazsim.study.collect import Function, Outcomes, ShowRuns, collect
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import count_notes
-from lazsim.study.sweep import run_sweep
-from lazsim.study.sweep_spec import parse_sweep
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace import Trace, trace_bytes
 from lazsim.trace.fetch import cached_path
 from lazsim.trace.recipes import PublicSpec, load_recipe

@@ -5,8 +5,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
-from lazsim.study.advice import Advice
-from lazsim.study.question import name_apart
+from lazsim.study.advise.advice import Advice
+from lazsim.study.advise.question import name_apart
 from lazsim.units import DAY_S, HOUR_S, format_duration
 
 TICKS_S = (

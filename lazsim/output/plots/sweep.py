@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.output.plots.charts import lines_figure
 from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
-from lazsim.study.sweep_result import SpareCost, SweepResult, name_setting, paying_spares
+from lazsim.study.sweep.result import SpareCost, SweepResult, name_setting, paying_spares
 
 MOST_PANELS = 6
 MOST_LINES = 9

@@ -7,7 +7,7 @@ import numpy as np
 
 from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.style import LOOKS, STYLE, new_figure, to_files
-from lazsim.study.verify import Verification
+from lazsim.study.verify.verification import Verification
 
 
 @matplotlib.rc_context(STYLE)

@@ -12,15 +12,15 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import OF_TRACES, Settings
+from lazsim.study.advise.search import Alternative, Changes, Choice, RunRow
 from lazsim.study.checkpoint_interval import AUTO, Start, find_start
 from lazsim.study.collect import Function, collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import describe_runs, threshold_note
 from lazsim.study.result import flat_row
-from lazsim.study.search import Alternative, Changes, Choice, RunRow
 from lazsim.study.simulation import run_scenario, simulate_point
-from lazsim.study.sweep_spec import SEEDS
+from lazsim.study.sweep.spec import SEEDS
 from lazsim.trace import Trace
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import format_duration
@@ -207,7 +207,7 @@ class Question:
         return whole.most_nodes(self._asked(choice, 0).wall_s(whole))
 
     def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[RunRow | str]:
-        """Make runs; see `lazsim.study.search.Measure`."""
+        """Make runs; see `lazsim.study.advise.search.Measure`."""
         points: list[Scenario | DueRun] = []
         for one, seed in wanted:
             scenario = self.scenario(one.choice, seed, one.interval_steps)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.study.measured_runs import OWN, MeasuredRun
+from lazsim.study.verify.measured_runs import OWN, MeasuredRun
 
 Numbers = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from lazsim.study.comparison import BySeed, Ranked, held_out_mean, paired_ratio,
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
-from lazsim.study.sweep_spec import SEEDS, Point
+from lazsim.study.sweep.spec import SEEDS, Point
 from lazsim.units import divide
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from lazsim.costmodel.fit import KernelErrors
 from lazsim.errors import SpecError
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
-from lazsim.study.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
-from lazsim.study.orders import RELEASES, Pair, Ranking, find_pairs, rank_runs
-from lazsim.study.outcomes import (
+from lazsim.study.verify.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
+from lazsim.study.verify.orders import RELEASES, Pair, Ranking, find_pairs, rank_runs
+from lazsim.study.verify.outcomes import (
     Prediction,
     PublishedOutcome,
     ReplayedOutcome,
@@ -23,7 +23,7 @@ from lazsim.study.outcomes import (
     read_outcomes,
     replay_outcome,
 )
-from lazsim.study.replays import runs_of
+from lazsim.study.verify.replays import runs_of
 from lazsim.units import counted
 
 METRIC = "tokens_per_s_per_gpu"
@@ -213,7 +213,7 @@ def verify(
     Parameters
     ----------
     paths
-        Tables in place of the catalogue's; see `lazsim.study.measured_runs` and `lazsim.study.outcomes`.
+        Tables in place of the catalogue's; see `lazsim.study.verify.measured_runs` and `lazsim.study.verify.outcomes`.
     only
         Keep rows with this text in their name, model, system or another setting.
     progress

@@ -14,8 +14,8 @@ from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import collect
 from lazsim.study.simulation import run_scenario, simulate_point
 from lazsim.study.store import ROWS
-from lazsim.study.sweep_result import SweepResult, describe_point, find_axes
-from lazsim.study.sweep_spec import Point, Sweep
+from lazsim.study.sweep.result import SweepResult, describe_point, find_axes
+from lazsim.study.sweep.spec import Point, Sweep
 
 TABLE = "table.csv"
 """File with the table of the last sweep into a folder."""

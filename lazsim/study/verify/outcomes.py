@@ -1,7 +1,7 @@
 """Outcomes under failures that others published, replayed by the engine.
 
 A row of a table has an `id`, what was published (`metric`, `value`, `unit`), how near a replay has to come
-(`tolerance_hint`), and its inputs in words (`inputs`). `lazsim.study.replays` has the set-ups: a row names one
+(`tolerance_hint`), and its inputs in words (`inputs`). `lazsim.study.verify.replays` has the set-ups: a row names one
 (`replay`), or it is that of the catalogue's row of the same id, or of rows of the same `group` and `metric`.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files import read_bytes
-from lazsim.study.measured_runs import Cells, read_table
-from lazsim.study.outcome_inputs import read_inputs, refuse_unread, unread_names
-from lazsim.study.replays import (
+from lazsim.study.verify.measured_runs import Cells, read_table
+from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_names
+from lazsim.study.verify.replays import (
     MEASURED,
     MissingError,
     Setup,
@@ -65,7 +65,7 @@ class PublishedOutcome:
     figures: tuple[str, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
-    """Arguments of `lazsim.study.replays.replay`; no set-up where the row cannot be replayed."""
+    """Arguments of `lazsim.study.verify.replays.replay`; no set-up where the row cannot be replayed."""
     unread: tuple[str, ...] = ()
     """What the inputs set to a number and the set-up has no use for."""
     place: str = ""

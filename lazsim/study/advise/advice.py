@@ -12,14 +12,14 @@ from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
 from lazsim.specs.effects import why_without_effect, without_effect
+from lazsim.study.advise.question import CHOICES, MOST_STEPS, Question, distinct, name_value, without_choices
+from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
 from lazsim.study.collect import Advance, ShowRuns
 from lazsim.study.comparison import Ranked, is_beyond_chance
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
 from lazsim.study.notes import count_notes
-from lazsim.study.question import CHOICES, MOST_STEPS, Question, distinct, name_value, without_choices
-from lazsim.study.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
 from lazsim.units import divide, parse_price
