@@ -6,14 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import SpecError
-from lazsim.placement import steady
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import replicate_greedily
-from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.local_search import Layer, Rules
+from lazsim.placement.mapping import lay_on
+from lazsim.placement.plan import PlacementPlan, gpu_slots, node_slots
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.serving import placement_change, rebalance_experts
-from lazsim.placement.steady import Rules, even_out, gpu_slots, keep_steady, lay_on, node_slots, tell_change
+from lazsim.placement.steady import even_out, keep_steady, tell_change
 
 
 def gpu_loads(slots_GK, load_E):
@@ -101,12 +102,12 @@ def test_replicas_that_stay_on_a_gpu_keep_their_slots(change):
 @given(changes())
 def test_the_loads_told_for_each_change_are_those_after_it(change):
     held, _, load, rules = change
-    layer = steady._Layer(held[0], load[0], rules)
-    gpu = np.array([int(layer.load_G.argmax())])
-    others = np.delete(np.arange(len(held[0])), gpu)
-    every = np.arange(load.shape[1])
-    for found in (layer._swaps(gpu, others), layer._replacements(every, np.append(others, gpu))):
-        for expert, slot, other, most, squares, moved in zip(*found, strict=True):
+    layer = Layer(held[0], load[0], rules)
+    gpu, slots = int(layer.load_G.argmax()), np.arange(held[0].size)
+    others = slots[layer.gpu_P != gpu]
+    for found in (layer.swaps(gpu, others), layer.replacements(np.arange(load.shape[1]), slots)):
+        fetched = layer.num_fetched(found, layer.on_EG)
+        for slot, expert, other, most, squares, moved in zip(*found, fetched, strict=True):
             after = held[0].ravel().copy()
             if other >= 0:
                 after[other] = after[slot]

@@ -1,6 +1,6 @@
-"""Bind live nodes to the nodes of a plan.
+"""Bind live nodes to the nodes of a plan, and their GPUs to its GPUs.
 
-Axes: L layers, E experts, H live nodes, N nodes of the plan.
+Axes: L layers, E experts, H live nodes, N nodes of the plan, G GPUs, K slots of a GPU.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.blocks import row_blocks
-from lazsim.placement.plan import Bools, Floats, Ints
+from lazsim.placement.plan import Bools, Floats, Ints, count_replicas
 
 
 def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
@@ -163,3 +163,46 @@ NodeMapping = Callable[[Ints | Floats], Ints]
 
 MAPPINGS: Mapping[str, NodeMapping] = {"greedy": map_greedily, "optimal": map_optimally, "bottleneck": map_bottleneck}
 """Mappings by name; the first line of a mapping's docstring describes it."""
+
+
+def lay_on(fresh_LGK: Ints, held_LGK: Ints, node_G: Ints, *, together: bool = False) -> Ints:
+    """Give the nodes of a plan, then the GPUs of each, to those that hold most of their replicas.
+
+    Nodes take the place of others with as many GPUs, the same in all layers where they move `together`. Replicas that
+    stay on a GPU keep their slots.
+    """
+    size_N = np.bincount(node_G)
+    first_N = np.searchsorted(node_G, np.arange(len(size_N)))
+    num_experts = int(max(fresh_LGK.max(), held_LGK.max())) + 1
+    pairs = [
+        [count_replicas(slots, num_experts)[:-1] for slots in pair] for pair in zip(fresh_LGK, held_LGK, strict=True)
+    ]
+    stay_LNN = np.array([_num_staying(*(np.add.reduceat(one, first_N, axis=1) for one in pair)) for pair in pairs])
+    if together:
+        stay_LNN[:] = stay_LNN.sum(axis=0)
+    stay_LNN[:, size_N[:, None] != size_N] = -np.inf
+    laid_LGK = np.empty_like(fresh_LGK)
+    for layer, (fresh_EG, held_EG) in enumerate(pairs):
+        for node, place in enumerate(map_optimally(-stay_LNN[layer].T)):
+            gpus, places = (first_N[one] + np.arange(size_N[one]) for one in (node, place))
+            chosen = map_optimally(-_num_staying(fresh_EG[:, gpus], held_EG[:, places]).T)
+            for gpu, at in zip(gpus, places[chosen], strict=True):
+                laid_LGK[layer, at] = keep_slots(fresh_LGK[layer, gpu], held_LGK[layer, at])
+    return laid_LGK
+
+
+def _num_staying(fresh_EG: Ints, held_EG: Ints) -> Floats:
+    """Count the replicas that stay where each column of one plan takes the place of each column of the other."""
+    return np.array([np.minimum(column[:, None], held_EG).sum(axis=0) for column in fresh_EG.T], dtype=np.float64)
+
+
+def keep_slots(new_K: Ints, old_K: Ints) -> Ints:
+    """Order the replicas of a GPU so that those that it held keep their slots."""
+    left = new_K.tolist()
+    slots = []
+    for expert in old_K.tolist():
+        stays = expert in left
+        slots.append(expert if stays else None)
+        if stays:
+            left.remove(expert)
+    return np.array([left.pop(0) if expert is None else expert for expert in slots], dtype=np.int64)

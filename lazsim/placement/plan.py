@@ -1,6 +1,6 @@
 """A placement plan: which expert sits in which slot of which node.
 
-Axes: L layers, E experts, N nodes, S slots of a node.
+Axes: L layers, E experts, N nodes, S slots of a node, G GPUs, K slots of a GPU.
 """
 
 import math
@@ -112,6 +112,28 @@ class PlacementPlan:
         if replicas_LE is not None:
             assert np.array_equal(self.replicas_LE, replicas_LE), "every allocated replica is placed, and no other"
         return self
+
+
+def gpu_slots(plan: PlacementPlan, gpus_per_node: int) -> Ints:
+    """Return the slots of a plan by GPU, shape (L, G, K); slot ``s`` of a node belongs to GPU ``s % gpus_per_node``."""
+    num_layers, num_nodes, _ = plan.slots_LNS.shape
+    by_gpu = plan.slots_LNS.reshape(num_layers, num_nodes, -1, gpus_per_node).swapaxes(2, 3)
+    return by_gpu.reshape(num_layers, num_nodes * gpus_per_node, -1)
+
+
+def node_slots(slots_LGK: Ints, num_experts: int, gpus_per_node: int) -> PlacementPlan:
+    """Undo `gpu_slots`."""
+    num_layers, num_gpus, per_gpu = slots_LGK.shape
+    by_node = slots_LGK.reshape(num_layers, num_gpus // gpus_per_node, gpus_per_node, per_gpu).swapaxes(2, 3)
+    return PlacementPlan(by_node.reshape(num_layers, num_gpus // gpus_per_node, -1), num_experts)
+
+
+def count_replicas(slots_GK: Ints, num_experts: int) -> Ints:
+    """Count the replicas of each expert on each GPU, shape (E + 1, G); the last row counts empty slots."""
+    num_gpus = len(slots_GK)
+    row_GK = np.where(slots_GK < 0, num_experts, slots_GK)
+    bins = row_GK * num_gpus + np.arange(num_gpus)[:, None]
+    return np.bincount(bins.ravel(), minlength=(num_experts + 1) * num_gpus).reshape(-1, num_gpus)
 
 
 def with_more_nodes(holds_LEN: Bools, num_more: int) -> Bools:

@@ -16,10 +16,11 @@ from lazsim.placement.eplb import place_eplb, place_groups
 from lazsim.placement.euclid import place_euclid
 from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.gpus import spread_over_gpus
+from lazsim.placement.local_search import Rules
 from lazsim.placement.mro import place_mro
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Ints, PlacementPlan, gpu_slots, node_slots
 from lazsim.placement.request import PlacementRequest
-from lazsim.placement.steady import Rules, gpu_slots, keep_steady, node_slots
+from lazsim.placement.steady import keep_steady
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

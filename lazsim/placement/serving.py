@@ -21,18 +21,11 @@ from lazsim.loads import MAX_TOKENS, check_loads
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
 from lazsim.placement.gpus import pack_gpus
+from lazsim.placement.local_search import Rules
 from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
-from lazsim.placement.steady import (
-    MOVE_COST,
-    PlanChange,
-    Rules,
-    check_move_cost,
-    even_out,
-    keep_steady,
-    tell_change,
-)
+from lazsim.placement.steady import MOVE_COST, PlanChange, check_move_cost, even_out, keep_steady, tell_change
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from lazsim import __version__
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
+from lazsim.placement.mapping import lay_on
 from lazsim.placement.migration import MigrationReport, migration_report
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Ints, PlacementPlan, gpu_slots
 from lazsim.placement.policies import DOMAINS, POLICIES, STEADY, find_policy, place, policy_input, policy_names
-from lazsim.placement.steady import PlanChange, gpu_slots, lay_on, tell_change
+from lazsim.placement.steady import PlanChange, tell_change
 from lazsim.reliability.failure_sets import guaranteed_failures, minimal_failure_sets
 from lazsim.reliability.task import PlanningTask
 from lazsim.specs import ModelSpec, hash_id, load_spec
