@@ -23,7 +23,7 @@ from lazsim.specs import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
-from lazsim.stepmodel.search import default_layout, plain_needs
+from lazsim.stepmodel.search import default_layout, plain_needs, require_fit
 from lazsim.units import counted
 
 DEFAULT_JOB = "testbed-a"
@@ -72,16 +72,29 @@ def _chosen_layout(
 
     `step` is JSON, which can be hashed. A system that adds to what training needs comes with the JSON of the job.
     """
-    constants = msgspec.json.decode(step, type=StepConstants)
+    start = _start(model, gpu, cluster, step)
+    if isinstance(start, SpecError):
+        return start
     needs = [_plain_needs]
     if adding is not None:
         system, job = adding[0], msgspec.json.decode(adding[1], type=JobSpec)
         needs = [functools.partial(_needs, system, job), _plain_needs]
     try:
-        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
         return default_layout(start, keeps_whole_states=keeps_whole_states, needs=needs)
     except SpecError as error:
         return error
+
+
+@functools.lru_cache(maxsize=256)
+def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes) -> StepInputs | SpecError:
+    """Return where searches start; an error says that no layout fits, even where a system adds nothing."""
+    constants = msgspec.json.decode(step, type=StepConstants)
+    try:
+        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
+        require_fit(start, _plain_needs)
+    except SpecError as error:
+        return error
+    return start
 
 
 def _plain_needs(inputs: StepInputs) -> tuple[float, float]:

@@ -83,31 +83,15 @@ def search_layouts(
     Layouts are predicted in the order of a bound that their step cannot go below (`StepModel.least_s`), until the bound
     exceeds the steps of the `most` best: branch and bound, which finds what predicting all of them would.
     """
-    valid = 0
     fitting: list[tuple[StepModel, float]] = []
-    least = float("inf")
-    limit = USABLE_SHARE * inputs.gpu.memory_bytes
+    all_bytes: list[float] = []
     layers = layers or Layers()
-    for parallel in _layouts(inputs):
-        try:
-            changed = replace(inputs, parallel=parallel)
-            if changed.expert_copies < least_copies:
-                continue
-            needed, further_s = needs(changed)
-        except SpecError:
-            continue
-        valid += 1
-        least = min(least, needed)
-        if needed <= limit:
+    for changed, needed, further_s in _valid_layouts(inputs, least_copies, needs):
+        all_bytes.append(needed)
+        if needed <= _usable_bytes(inputs):
             fitting.append((StepModel(changed, layers), further_s))
     if not fitting:
-        reason = (
-            f"the least of {valid} takes {least / 2**30:.0f} GiB" if valid else "none divides model, batch and GPUs"
-        )
-        raise SpecError(
-            f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')} of "
-            f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs"
-        )
+        raise _none_fits(inputs, all_bytes)
     # Of equal steps, the first stands first, in whatever order they were predicted.
     best: list[tuple[float, int, StepTime]] = []
     bounds = ((model.least_s() + further_s, order) for order, (model, further_s) in enumerate(fitting))
@@ -119,8 +103,18 @@ def search_layouts(
         bisect.insort(best, (time.step_s + further_s, order, time), key=lambda one: one[:2])
         del best[most:]
     return LayoutSearch(
-        [Candidate(fitting[order][0].inputs.parallel, time) for _, order, time in best], valid, len(fitting)
+        [Candidate(fitting[order][0].inputs.parallel, time) for _, order, time in best], len(all_bytes), len(fitting)
     )
+
+
+def require_fit(inputs: StepInputs, needs: Needs) -> None:
+    """Raise the `SpecError` of `search_layouts` unless some layout fits; the first that does ends the search."""
+    all_bytes: list[float] = []
+    for _, needed, _ in _valid_layouts(inputs, 1, needs):
+        if needed <= _usable_bytes(inputs):
+            return
+        all_bytes.append(needed)
+    raise _none_fits(inputs, all_bytes)
 
 
 def default_layout(
@@ -141,6 +135,33 @@ def default_layout(
         except SpecError as error:
             none_fits = error
     raise none_fits
+
+
+def _usable_bytes(inputs: StepInputs) -> float:
+    return USABLE_SHARE * inputs.gpu.memory_bytes
+
+
+def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
+    reason = "none divides model, batch and GPUs"
+    if all_bytes:
+        reason = f"the least of {len(all_bytes)} takes {min(all_bytes) / 2**30:.0f} GiB"
+    return SpecError(
+        f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')} of "
+        f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs"
+    )
+
+
+def _valid_layouts(inputs: StepInputs, least_copies: int, needs: Needs) -> Iterator[tuple[StepInputs, float, float]]:
+    """Yield layouts that `needs` does not refuse, with what it says of them."""
+    for parallel in _layouts(inputs):
+        try:
+            changed = replace(inputs, parallel=parallel)
+            if changed.expert_copies < least_copies:
+                continue
+            needed, further_s = needs(changed)
+        except SpecError:
+            continue
+        yield changed, needed, further_s
 
 
 def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
