@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lazsim.specs import ParallelSpec, StepConstants, load_spec
+from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
 from lazsim.study.verify.verification import held_out_share, range_of, verify
@@ -355,6 +355,27 @@ def test_rows_of_a_file_find_models_and_systems_beside_it(lazsim, tmp_path):
     )
 
 
+def test_linear_attention_of_a_row_is_that_of_the_model_in_the_catalogue_or_refused(tmp_path):
+    lines = MEASURED.read_text().splitlines()
+    line = next(line for line in lines if line.startswith("r193,")).replace(",24,", ",8,")
+    columns = {
+        "layers_total": 48, "attn_layers": 12, "moe_layers": 48, "mamba_or_linear_layers": 36, "d_model": 2048,
+        "heads": 16, "kv_heads": 2, "head_dim": 256, "experts": 512, "topk": 10, "expert_d_ff": 512,
+        "shared_experts": 1, "shared_expert_ff_total": 512, "vocab": 151936, "qk_norm": 1,
+    }  # fmt: skip
+
+    def run_of(name: str) -> MeasuredRun:
+        (tmp_path / "runs.csv").write_text(f"{lines[0]}\n{line.replace('qwen3_30b_a3b', name)}\n")
+        table = {"model_key": name, **columns}
+        (tmp_path / "models.csv").write_text(f"{','.join(table)}\n{','.join(map(str, table.values()))}\n")
+        (run,) = read_runs(str(tmp_path / "runs.csv"))
+        return run
+
+    model, catalogued = run_of("qwen3_next_80b_a3b").inputs.model, load_spec(ModelSpec, "qwen3-next-80b-a3b")
+    assert model == msgspec.structs.replace(catalogued, name=model.name)
+    assert run_of("mine").skipped.startswith("the linear attention of mine is not modelled: no mamba_heads")
+
+
 def test_a_text_that_no_row_has_is_refused(lazsim):
     status, _, err = lazsim("verify", "--only", "nosuch")
     assert status == 2
@@ -455,6 +476,11 @@ def told(tmp_path, columns, cells):
     table = tmp_path / "rows.csv"
     table.write_text(f"{PLAIN},{columns}\n{MINE},{cells}\n")
     return table
+
+
+def test_words_in_brackets_tell_more_of_a_setting_and_programs_of_xla_need_no_launches(tmp_path):
+    (run,) = read_runs(str(told(tmp_path, "dispatcher,cuda_graph", "alltoall (fixed capacity),n/a (XLA)")))
+    assert (run.inputs.parallel.dispatcher, run.inputs.parallel.graphs) == ("all_to_all", "full")
 
 
 @pytest.mark.parametrize(

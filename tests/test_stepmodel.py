@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import SpecError
-from lazsim.specs import ClusterSpec, ModelSpec, load_spec
+from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
@@ -644,6 +644,31 @@ def test_a_scan_takes_the_operations_and_bytes_of_its_kernels():
     rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
     assert scan.forward[0].gpu_s == pytest.approx(flop * inputs.tokens / rate + inputs.copy_s(moved * inputs.tokens))
     assert 2 < scan.backward[0].gpu_s / scan.forward[0].gpu_s < 3
+
+
+def test_a_scan_of_the_gated_delta_rule_takes_the_operations_of_its_kernels():
+    inputs = inputs_of("qwen3-next-80b-a3b", "h100x64", 8, recompute="none")
+    (scan,) = [item for item in state_space_items(Kernels(inputs), inputs.model.state_space)
+               if item.forward and item.forward[0].part == "state_space"]  # fmt: skip
+    # 32 heads of 128, each with keys of 128, chunks of 64 tokens. Keys by keys, w and queries by keys, u and values by
+    # products: 2 * 64 * 4096 each; w by states, states made and used: 2 * 128 * 4096 each.
+    flop = 5 * 2 * 64 * 4096 + 3 * 2 * 128 * 4096
+    # Numbers that are read or written: states 2 of 8192, convolved 4 of 8192, values 15 and keys 9 of 4096, keys of a
+    # group 10 of 2048, products 2 of 2048.
+    moved = 2 * (2 * 8192 + 4 * 8192 + 24 * 4096 + 10 * 2048 + 2 * 2048)
+    rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
+    assert scan.forward[0].gpu_s == pytest.approx(flop * inputs.tokens / rate + inputs.copy_s(moved * inputs.tokens))
+    assert 2 < scan.backward[0].gpu_s / scan.forward[0].gpu_s < 3
+
+
+def test_a_mixer_and_its_experts_are_one_layer_where_a_model_has_as_many_of_both():
+    qwen, nano = (load_spec(ModelSpec, name) for name in ("qwen3-next-80b-a3b", "nemotron-3-nano"))
+    layers = layers_of(qwen)
+    assert (layers.count("state_space moe"), layers.count("attention moe"), len(layers)) == (36, 12, 48)
+    # 23 scans, 6 attention and 23 MoE layers, each one of 52.
+    assert len(layers_of(nano)) == 52
+    layout = ParallelSpec(global_batch=8, pipeline=4, stages="Ettttttttttt|t*13|t*13|t*11L")
+    assert [sum(number for _, number in part) for part in parts_of(qwen, layout)] == [12, 13, 13, 12]
 
 
 def test_a_gate_of_attention_takes_a_projection_as_wide_as_the_heads_and_a_product():

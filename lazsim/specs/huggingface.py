@@ -163,8 +163,6 @@ def import_config(path: str, content: bytes, *, is_checked: bool = False) -> tup
     model = convert(values, ModelSpec, path=path)
     parts = [name for name in OTHER_PARTS if config.has(name)]
     found = {"not counted": parts, "not known, and may shape the model": unknown}
-    if model.state_space is not None and config.has("linear_num_value_heads"):
-        found["counted as state-space layers of the same widths"] = ["layers of linear attention"]
     left_out = [f"{what}: {', '.join(names)}." for what, names in found.items() if names]
     return _toml(values, model, left_out), left_out
 
@@ -265,6 +263,7 @@ def _hybrid(config: _Config, kinds: list[str], num_layers: int, num_moe_layers: 
         "d_ff_dense": 0,
         "num_attention_layers": len(kinds) - num_linear - (num_moe_layers if is_single else 0),
         "state_space": {
+            "kind": "gated_delta" if config.has("linear_num_value_heads") else "mamba",
             "num_layers": num_linear,
             "num_heads": config.number("mamba_num_heads", "mamba_n_heads", "linear_num_value_heads"),
             "head_dim": config.number("mamba_head_dim", "mamba_d_head", "linear_value_head_dim"),

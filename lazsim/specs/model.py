@@ -106,8 +106,11 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
 
 
 class StateSpaceSpec(Spec, frozen=True, kw_only=True):
-    """Layers of a state-space model (Mamba-2, arXiv 2405.21060) among those of a transformer."""
+    """Layers of a state-space model (Mamba-2, arXiv 2405.21060) or of linear attention among those of a transformer."""
 
+    kind: Literal["mamba", "gated_delta"] = "mamba"
+    """``mamba``, or ``gated_delta``: the gated delta rule (arXiv 2412.06464); its heads are those of values, and its
+    groups those of keys."""
     num_layers: NumLayers
     """State-space layers of the model; each replaces an attention layer and has no feed-forward block."""
     num_heads: Count
@@ -126,8 +129,9 @@ class StateSpaceSpec(Spec, frozen=True, kw_only=True):
 
     @property
     def projected_dim(self) -> int:
-        """Outputs of the input projection: gate, heads, state inputs and outputs, time steps."""
-        return 2 * self.inner_dim + 2 * self.num_groups * self.state_dim + self.num_heads
+        """Outputs of the input projection: gate, heads, state inputs and outputs, time steps (one or two a head)."""
+        steps = self.num_heads * (1 if self.kind == "mamba" else 2)
+        return 2 * self.inner_dim + 2 * self.num_groups * self.state_dim + steps
 
     def num_params(self, d_model: int) -> int:
         """Count the parameters of the projections of one layer."""
@@ -240,6 +244,11 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
     def num_dense_layers(self) -> int:
         """Layers with a feed-forward block that is not MoE; hybrid models have none."""
         return self.num_layers - self.num_moe_layers if self.state_space is None else 0
+
+    @property
+    def has_paired_mixers(self) -> bool:
+        """Whether each MoE layer of a hybrid model has a mixer before it, as in Granite 4 and Qwen3-Next."""
+        return self.state_space is not None and 2 * self.num_moe_layers == self.num_layers
 
     @cached_property
     def block_params(self) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Attention and state-space blocks, with the exchange of keys and values between context-parallel ranks."""
 
-from lazsim.costmodel.scan import scan_work
+from lazsim.costmodel.scan import SCANS, scan_work
 from lazsim.specs import AttentionSpec, StateSpaceSpec
 from lazsim.stepmodel.inputs import QUANTISE_BYTES
 from lazsim.stepmodel.kernels import SECOND_COPY_BYTES, Kernels
@@ -164,7 +164,7 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
 
 
 def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
-    """List the items of a state-space block (Mamba-2)."""
+    """List the items of a state-space block."""
     inputs = kernels.inputs
     tensor, tokens, d_model = inputs.parallel.tensor, inputs.tokens, inputs.model.d_model
     rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
@@ -174,16 +174,18 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         return kernels.launch("state_space", seconds, num_kernels)
 
     forward, backward = scan_work(space)
+    launched, launched_back = SCANS[space.kind].kernels
     up = kernels.linear(space.projected_dim / tensor, d_model, tokens)
     down = kernels.linear(d_model, space.inner_dim / tensor, tokens)
     before = after = []
     if inputs.parallel.micro_batch > 1:
         # Megatron-LM puts sequences first for the scan and back (``mamba_mixer``); of one sequence both are the same.
+        # The copies of a delta rule's inputs are counted with its scan.
         each = 4 * inputs.constants.strided_copy_slowdown / tensor
         projected = each * space.projected_dim
-        before = [kernels.copy(projected, projected, 1, 1, tokens)]
+        before = [kernels.copy(projected, projected, 1, 1, tokens)] if space.kind == "mamba" else []
         after = [kernels.copy(each * space.inner_dim, 0, 1, 0, tokens)]
     return [
-        kernels.norm(), up, *before, Item((scan(*forward, 10),), (scan(*backward, 29),)), *after, down,
+        kernels.norm(), up, *before, Item((scan(*forward, launched),), (scan(*backward, launched_back),)), *after, down,
         kernels.residual(), *kernels.tensor_exchange(d_model, d_model, (up, down)),
     ]  # fmt: skip

@@ -201,6 +201,7 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
     windows = model.attention.num_window_layers if model.attention else 0
     space = model.state_space
     kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
+    num_layers = model.num_layers // (2 if model.has_paired_mixers else 1)
     rules = [
         (windows > model.num_layers, f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})"),
         (
@@ -237,8 +238,8 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
             f"({parallel.pipeline})",
         ),
         (
-            parallel.pipeline * parallel.virtual_stages > model.num_layers,
-            f"pipeline x virtual_stages must not exceed the {counted(model.num_layers, 'layer')}",
+            parallel.pipeline * parallel.virtual_stages > num_layers,
+            f"pipeline x virtual_stages must not exceed the {counted(num_layers, 'layer')}",
         ),
     ]
     for broken, message in rules:

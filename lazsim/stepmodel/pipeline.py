@@ -21,11 +21,15 @@ SIMULATED_ROUNDS, MIN_SIMULATED = 4, 16
 
 
 def layers_of(model: ModelSpec) -> list[str]:
-    """List the layers of a model by the blocks they have, dense ones first; a hybrid model has one block a layer."""
+    """List the layers of a model by the blocks they have, dense ones first.
+
+    Those of a hybrid model have one block each; where it has as many mixers as MoE layers, one of both.
+    """
     if model.state_space is not None:
-        singles = model.num_layers - model.state_space.num_layers - model.attention_layers
-        kinds = [("state_space", model.state_space.num_layers), ("attention", model.attention_layers), ("moe", singles)]
-        return _interleaved(kinds)
+        mixers = [("state_space", model.state_space.num_layers), ("attention", model.attention_layers)]
+        if model.has_paired_mixers:
+            return [f"{mixer} moe" for mixer in _interleaved(mixers)]
+        return _interleaved([*mixers, ("moe", model.num_moe_layers)])
     windows = model.attention.num_window_layers if model.attention else 0
     attention = _interleaved([("window", windows), ("attention", model.num_layers - windows)])
     dense = model.num_layers - model.num_moe_layers

@@ -15,6 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.files import read_bytes
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
@@ -65,6 +67,7 @@ ROUTINGS = ("balance", "drop", "real", "fake")
 """Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
 
 GRAPHS = {"full_iteration": "full", "transformer_engine": "partial"}
+XLA = "(XLA)"
 
 RECOMPUTE = {"selective": "selective", "full": "full"}
 
@@ -385,7 +388,10 @@ def _layout(row: Cells) -> ParallelSpec:
         "overlap_gradients": _flag(row, "grad_reduce_overlap", True),
         "overlap_parameters": _flag(row, "param_gather_overlap", True),
         "overlap_tensor": _flag(row, "tp_comm_overlap", False),
-        "graphs": _choice({"cuda_graph": graph}, "cuda_graph", GRAPHS, "none"),
+        # The host starts a program of XLA once, and C++ launches its kernels.
+        "graphs": "full"
+        if XLA in (row.get("cuda_graph") or "")
+        else _choice({"cuda_graph": graph}, "cuda_graph", GRAPHS, "none"),
         "graph_attention": "attn" in scope or scope in UNKNOWN,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
         "routing": "learned" if "real" in routing else "consecutive" if "fake" in routing else "balanced",
@@ -423,9 +429,10 @@ def _choice(row: Cells, column: str, names: Mapping[str, str], default: str) -> 
     value = row.get(column) or ""
     if value in UNKNOWN:
         return default
-    if value not in names:
+    # Words in brackets tell more of a setting.
+    if (word := value.partition(" (")[0]) not in names:
         raise SpecError(f"{column} {value!r} is none of {', '.join(names)}")
-    return names[value]
+    return names[word]
 
 
 def _words(row: Cells, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
@@ -515,8 +522,9 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
         attention |= {"num_kv_heads": _whole(row, "kv_heads"), "head_dim": _whole(row, "head_dim")}
         alike = known.attention if known is not None else None
         attention["normed"] = _flag(row, "qk_norm", alike is not None and alike.normed)
-        attention["scaled_positions"] = alike is not None and alike.scaled_positions
-        attention["sinks"] = alike is not None and alike.sinks
+        attention |= {
+            name: alike is not None and getattr(alike, name) for name in ("scaled_positions", "sinks", "gated")
+        }
         attention |= {"window": _whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
     fields: dict[str, Any] = {
         "name": name,
@@ -539,11 +547,21 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
         "num_vocab_matrices": 1 if _whole(row, "tied_embeddings") else 2,
         "attention": attention,
     }
-    if _whole(row, "mamba_heads"):
+    if mixers := _whole(row, "mamba_or_linear_layers"):
         fields["num_attention_layers"] = _whole(row, "attn_layers")
-        names = {"num_layers": "mamba_or_linear_layers", "num_heads": "mamba_heads", "head_dim": "mamba_head_dim"}
-        names |= {"state_dim": "mamba_state", "num_groups": "mamba_groups"}
-        fields["state_space"] = {ours: _whole(row, theirs) for ours, theirs in names.items()}
-    elif _whole(row, "mamba_or_linear_layers"):
-        raise SpecError(f"the linear attention of {name} is not modelled")
-    return override(load_spec(ModelSpec, "gpt-s"), {**fields, "attention_params": 0, "attention_score_dim": 0}, name)
+        names = {"num_heads": "mamba_heads", "head_dim": "mamba_head_dim", "state_dim": "mamba_state"}
+        names |= {"num_groups": "mamba_groups"}
+        heads = {ours: _whole(row, theirs) for ours, theirs in names.items()}
+        if not any(heads.values()):
+            if known is None or known.state_space is None:
+                raise SpecError(
+                    f"the linear attention of {name} is not modelled: no mamba_heads, and no model of this name in the "
+                    "catalogue; Mamba-2 and the gated delta rule are"
+                )
+            heads = msgspec.structs.asdict(known.state_space)
+        fields["state_space"] = {**heads, "num_layers": mixers}
+        # Layers with a mixer and experts count as one in such tables, and as two here.
+        if mixers + fields["num_attention_layers"] == fields["num_layers"] == fields["num_moe_layers"]:
+            fields["num_layers"] *= 2
+    nothing = dict.fromkeys(("attention_params", "attention_score_dim", "num_learned_positions"), 0)
+    return override(load_spec(ModelSpec, "gpt-s"), fields | nothing, name)
