@@ -60,8 +60,8 @@ from lazsim.specs.record import given_fields
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
 from lazsim.trace.cap import DEFAULT_CAP
-from lazsim.trace.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.prices import Prices
+from lazsim.trace.reading.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.recipes import MtbfSpec, Recipe
 from lazsim.units import counted, parse_duration, parse_price
 

@@ -12,7 +12,7 @@ from lazsim.specs import Spec
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
 from lazsim.stepmodel.loading import CONSTANTS
 from lazsim.trace import Trace
-from lazsim.trace.mapping import OPTIONS
+from lazsim.trace.reading.mapping import OPTIONS
 
 Settings = Mapping[str, Any]
 """Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""

@@ -129,7 +129,7 @@ def test_options_offer_every_cap_and_every_unit_and_take_what_a_mapping_takes():
     from lazsim.cli.effects import MAPPING
     from lazsim.cli.replay import CAPS, TIME_UNITS
     from lazsim.trace import CAP_RULES, cap
-    from lazsim.trace.mapping import OPTIONS, UNITS_S
+    from lazsim.trace.reading.mapping import OPTIONS, UNITS_S
 
     assert (set(CAPS), CAPS[0]) == (set(CAP_RULES), cap.DEFAULT_CAP)
     assert set(TIME_UNITS) == set(UNITS_S)

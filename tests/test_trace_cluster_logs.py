@@ -6,7 +6,7 @@ import pytest
 
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.trace import TraceMapping, read_trace
-from lazsim.trace.hosts import expand_hosts
+from lazsim.trace.reading.hosts import expand_hosts
 
 
 @pytest.fixture

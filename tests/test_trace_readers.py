@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.trace import READERS, Event, TraceMapping, build_trace, read_trace, trace_bytes
-from lazsim.trace.events import Sample, events_from_counts
+from lazsim.trace.reading.events import Sample, events_from_counts
 
 SAMPLES = {
     "bamboo": "0,add,a\r\n0,add,b\r\n60000,remove,a\r\n",

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.files import unpack
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats
-from lazsim.trace.events import Sample
 from lazsim.trace.order import settle
+from lazsim.trace.reading.events import Sample
 from lazsim.trace.table import JUST_AFTER_S
 
 COUNTS = "timestamp,num_instances\n2025-03-01 00:00:00,8\n2025-03-01 00:05:00,7\n2025-03-01 00:10:00,8\n"

@@ -24,7 +24,7 @@ from lazsim.specs import sha256
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.tables import read_table
-from lazsim.trace.clock import read_date
+from lazsim.trace.reading.clock import read_date
 from lazsim.units import read_number
 
 STOP_FACTOR, STOP_S = 3.0, 5.0

@@ -1,16 +1,16 @@
 """Read, cap, generate, fit and fetch traces of node events.
 
 `table` has the trace that all else works on. A file becomes one through a module of `readers`, whose interface is
-`source`; tables go through `guess`, `mapping` and `mapped`, logs of states through `states`. `recipes` and `generate`
-make traces without a file, `fit` makes recipes of traces, and `loading` reads, cuts and caps what a run asks for.
+`source` and whose tools are in `reading`. `recipes`, `generate` and `pool` make traces without a file, `fit` makes
+recipes of traces, and `loading` reads, cuts and caps what a run asks for.
 """
 
 from lazsim.trace.cap import CAP_RULES, cap_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.loading import cut_trace, load_trace
-from lazsim.trace.mapping import TraceMapping, make_mapping
 from lazsim.trace.readers import READERS, read_trace
 from lazsim.trace.readers.lazsim import trace_bytes, write_trace
+from lazsim.trace.reading.mapping import TraceMapping, make_mapping
 from lazsim.trace.recipes import load_recipe
 from lazsim.trace.stats import trace_stats
 from lazsim.trace.table import Event, Trace, build_trace

@@ -13,8 +13,8 @@ from scipy.special import gammaincc, log_ndtr
 
 from lazsim.errors import LazsimError
 from lazsim.limits import SHORTEST_S
-from lazsim.trace.events import RULE
 from lazsim.trace.generate import generate_trace, weibull_scale
+from lazsim.trace.reading.events import RULE
 from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
 from lazsim.trace.stats import trace_stats
 from lazsim.trace.table import JUST_AFTER_S, Batch, Trace

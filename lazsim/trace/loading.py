@@ -9,8 +9,8 @@ from lazsim.errors import LazsimError
 from lazsim.specs import catalog_names
 from lazsim.trace.cap import DEFAULT_CAP, cap_trace
 from lazsim.trace.generate import generate_trace
-from lazsim.trace.mapping import NO_MAPPING, TraceMapping, refuse_mapping
 from lazsim.trace.readers import read_trace
+from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping, refuse_mapping
 from lazsim.trace.recipes import load_recipe
 from lazsim.trace.table import Trace
 from lazsim.units import format_duration

@@ -75,7 +75,7 @@ def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
 
     Examples
     --------
-    >>> from lazsim.trace.events import Sample
+    >>> from lazsim.trace.reading.events import Sample
     >>> overlapping = [Sample(0, 9), Sample(60, 9), Sample(30, 7), Sample(90, 7)]
     >>> [tuple(sample)[:2] for sample in settle(overlapping)[0]]
     [(0, 9), (30, 7), (90, 7)]

@@ -13,8 +13,8 @@ from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
 from lazsim.limits import MOST_USD_PER_HOUR
 from lazsim.tables import HEAD_LINES
-from lazsim.trace.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.prices import Prices
+from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.table import Event
 from lazsim.units import read_number
 

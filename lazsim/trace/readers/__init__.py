@@ -10,9 +10,9 @@ from lazsim.errors import FileSizeError, TraceFormatError, unknown_name
 from lazsim.files import decode_text, module_names, read_bytes, unpack
 from lazsim.specs import catalog_names, sha256
 from lazsim.tables import PARQUET, find_separator
-from lazsim.trace.guess import explain_columns, mapping_reader, open_head
-from lazsim.trace.mapping import NO_MAPPING, TraceMapping
-from lazsim.trace.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text
+from lazsim.trace.reading.guess import explain_columns, mapping_reader, open_head
+from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
+from lazsim.trace.reading.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text
 from lazsim.trace.source import GUESSED, Reader, Source
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace

@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any
 
+from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import Reader, Reading, Source, matching_json
-from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
 
 LOOKS = (

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
+from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import Reader, Reading, Source, matching_json
-from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
 
 LOOKS = 'gcloud compute operations list --format=json: [{"operationType": "compute.instances.preempted", ...}, ...]'

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from lazsim.errors import TraceFormatError
 from lazsim.specs import sha256
 from lazsim.tables import array_items
-from lazsim.trace.events import other_nodes
 from lazsim.trace.order import in_time_order
+from lazsim.trace.reading.events import other_nodes
 from lazsim.trace.recipes import PublicSpec, load_recipe
 from lazsim.trace.source import Reader, Reading, Source, matching_json, number, shorten
 from lazsim.trace.table import JUST_AFTER_S, Event

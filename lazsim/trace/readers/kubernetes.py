@@ -3,8 +3,8 @@
 from typing import Any
 
 from lazsim.errors import TraceFormatError
+from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import Reader, Reading, Source, matching_json, named
-from lazsim.trace.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.table import Kind
 from lazsim.units import counted
 

@@ -4,9 +4,9 @@ import json
 import math
 import re
 
-from lazsim.trace.clock import to_seconds
-from lazsim.trace.mapped import open_table, read_mapped
-from lazsim.trace.mapping import Columns, TraceMapping
+from lazsim.trace.reading.clock import to_seconds
+from lazsim.trace.reading.mapped import open_table, read_mapped
+from lazsim.trace.reading.mapping import Columns, TraceMapping
 from lazsim.trace.source import Reader, Reading, Source, matching_lines, number, shorten
 from lazsim.trace.table import Event
 

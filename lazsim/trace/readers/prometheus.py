@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lazsim.trace.clock import EPOCHS_S
-from lazsim.trace.events import RULE, Sample, events_from_counts
+from lazsim.trace.reading.clock import EPOCHS_S
+from lazsim.trace.reading.events import RULE, Sample, events_from_counts
+from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
 from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number
-from lazsim.trace.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
 
 LOOKS = 'query_range: {"data": {"resultType": "matrix", "result": [{"metric": {...}, "values": [[s, "1"], ...]}, ...]}}'
 

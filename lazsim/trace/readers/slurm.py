@@ -6,10 +6,10 @@ import re
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from lazsim.trace.hosts import expand_hosts
-from lazsim.trace.mapping import load_mapping
+from lazsim.trace.reading.hosts import expand_hosts
+from lazsim.trace.reading.mapping import load_mapping
+from lazsim.trace.reading.states import OPTIONS, StateLog
 from lazsim.trace.source import HEAD_CHARS, Reader, Reading, Source
-from lazsim.trace.states import OPTIONS, StateLog
 from lazsim.units import MINUTE_S, counted, format_duration
 
 LOOKS = "[2025-03-01T01:10:05.120] error: Nodes gpu-[01-02] not responding, setting DOWN"

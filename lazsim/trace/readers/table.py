@@ -4,9 +4,9 @@ import itertools
 
 from lazsim.errors import TraceFormatError, literal
 from lazsim.tables import HEAD_LINES
-from lazsim.trace.guess import explain_columns, guess_mapping, left_out, open_head, taken_for
-from lazsim.trace.mapped import open_table, read_mapped
-from lazsim.trace.mapping import NO_MAPPING, TraceMapping
+from lazsim.trace.reading.guess import explain_columns, guess_mapping, left_out, open_head, taken_for
+from lazsim.trace.reading.mapped import open_table, read_mapped
+from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import Reader, Reading, Source
 
 LOOKS = (

@@ -14,7 +14,7 @@ from lazsim.files import read_lines
 from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, read_spec_bytes, read_toml
 from lazsim.specs.record import Count, NumNodes
-from lazsim.trace.hosts import expand_hosts
+from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.units import DURATIONS_S
 
 Column = str | Count | tuple[str | Count, ...]

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.clock import Clock, refuse_outside, span_note
-from lazsim.trace.events import events_from_states, other_nodes
-from lazsim.trace.mapping import TraceMapping
+from lazsim.trace.reading.clock import Clock, refuse_outside, span_note
+from lazsim.trace.reading.events import events_from_states, other_nodes
+from lazsim.trace.reading.mapping import TraceMapping
 from lazsim.trace.source import Reading, Source
 from lazsim.trace.table import Event, Kind
 

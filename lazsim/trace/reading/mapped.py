@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from lazsim.errors import TraceFormatError, literal
 from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
-from lazsim.trace.clock import Clock, is_date, is_number, span_note
-from lazsim.trace.events import (
+from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
+from lazsim.trace.reading.clock import Clock, is_date, is_number, span_note
+from lazsim.trace.reading.events import (
     RULE,
     Outage,
     Sample,
@@ -19,11 +20,10 @@ from lazsim.trace.events import (
     events_from_states,
     other_nodes,
 )
-from lazsim.trace.hosts import expand_hosts
-from lazsim.trace.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
-from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
+from lazsim.trace.reading.hosts import expand_hosts
+from lazsim.trace.reading.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
+from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.source import Reading, Source, count, named, shorten
-from lazsim.trace.states import IS_THERE, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.table import Event, Kind
 from lazsim.units import counted
 

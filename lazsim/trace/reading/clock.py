@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.limits import LONGEST_S
-from lazsim.trace.mapping import UNITS_S, TraceMapping
+from lazsim.trace.reading.mapping import UNITS_S, TraceMapping
 from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, format_duration, read_number
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())

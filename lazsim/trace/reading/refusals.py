@@ -9,9 +9,9 @@ from datetime import UTC
 from lazsim.errors import TraceFormatError
 from lazsim.files import Faults, numbered_lines
 from lazsim.tables import Table, read_table
-from lazsim.trace.clock import read_date, read_length
-from lazsim.trace.guess import open_head
-from lazsim.trace.mapped import is_header
+from lazsim.trace.reading.clock import read_date, read_length
+from lazsim.trace.reading.guess import open_head
+from lazsim.trace.reading.mapped import is_header
 from lazsim.trace.source import number
 from lazsim.trace.stats import count_interval
 from lazsim.units import HOUR_S

@@ -9,8 +9,8 @@ from lazsim.errors import SpecError, TraceFormatError, literal
 from lazsim.files import Faults
 from lazsim.specs import describe_spec
 from lazsim.tables import HEAD_LINES, Table, read_table
-from lazsim.trace.clock import Clock, is_date, is_number, is_read_by, split_unit
-from lazsim.trace.mapped import (
+from lazsim.trace.reading.clock import Clock, is_date, is_number, is_read_by, split_unit
+from lazsim.trace.reading.mapped import (
     CHANGE_WORDS,
     EVENT_NEEDED,
     WORDS,
@@ -21,7 +21,7 @@ from lazsim.trace.mapped import (
     read_mapped,
     sampled_value,
 )
-from lazsim.trace.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
+from lazsim.trace.reading.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
 from lazsim.trace.source import GUESSED, HEAD_CHARS, Reader, shorten
 
 NAMES = {
