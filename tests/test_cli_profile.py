@@ -177,7 +177,7 @@ def test_a_run_on_a_profile_says_what_was_measured(lazsim, measured):
     run = json.loads(out)["runs"][0]
     assert 0 <= run["extrapolated_s"] <= run["wall_s"]
     assert "measured on cpu, float32" in err
-    assert "of the time of its steps is extrapolated" in err
+    assert "of the time of steps is extrapolated" in err
 
 
 def bare_profile(tmp_path, most_tokens: int):

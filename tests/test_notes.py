@@ -8,7 +8,8 @@ import pytest
 
 from lazsim.costmodel.profile import CATALOG, Point, read_profile, require_header, save_profile
 from lazsim.errors import InfeasiblePlanError
-from lazsim.output.run import run_files
+from lazsim.output.run import run_files, run_parts
+from lazsim.output.table import render
 from lazsim.reliability.comparison import compare_plans
 from lazsim.reliability.task import build_task
 from lazsim.specs import ModelSpec, load_spec
@@ -36,8 +37,8 @@ def notes_of(trace, systems=SYSTEMS, model="gpt-l", **settings):
 def test_a_run_with_too_few_nodes_says_how_many_suffice():
     # 16 experts take 3 nodes of 6 slots; in equal chunks of at most 6 they take 4 nodes of 4.
     assert notes_of(nodes_at(0.0, 2)) == [
-        "lazarus waits throughout: it takes 3 nodes, and the trace has at most 2",
-        "ds waits throughout: it takes 4 nodes, and the trace has at most 2",
+        "lazarus: nothing trained: 3 nodes are needed, and the trace has at most 2",
+        "ds: nothing trained: 4 nodes are needed, and the trace has at most 2",
         ANALYTIC,
     ]
 
@@ -49,7 +50,7 @@ def test_a_run_that_long_has_too_few_nodes_says_for_how_long():
 
 
 def test_nodes_held_as_spares_do_not_count_among_those_that_train():
-    assert "ds waits throughout: it takes 4 nodes, and at most 3 train beside the spares" in notes_of(
+    assert "ds: nothing trained: 4 nodes are needed, and at most 3 train beside the spares" in notes_of(
         nodes_at(0.0, 5), spares=2
     )
 
@@ -90,8 +91,8 @@ def test_a_run_whose_nodes_come_too_late_says_so_and_not_that_they_are_too_few()
     # A restart takes 30 s and 0.6 s a node.
     why = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes and"
     first, second, _ = notes_of(nodes_at(5.0, 8, 100.0), routing="uniform")
-    assert first.startswith(f"lazarus trains nothing: 3 nodes, which it takes, {why}")
-    assert second.startswith(f"ds trains nothing: 4 nodes, which it takes, {why}")
+    assert first.startswith(f"lazarus: nothing trained: 3 nodes that are needed {why}")
+    assert second.startswith(f"ds: nothing trained: 4 nodes that are needed {why}")
 
 
 def test_a_run_that_outlasts_its_trace_says_that_the_trace_is_too_short():
@@ -118,7 +119,7 @@ def test_a_run_that_never_reaches_a_checkpoint_says_that_it_keeps_no_step():
     # Under ds, any failure is a restart from a checkpoint, the first of which is after 50 steps.
     changes = [Event(20.0 * turn, kind, "n0") for turn in range(1, 30) for kind in ("remove", "add")]
     notes = notes_of(nodes_at(0.0, 4, 600.0, *changes), ("ds",))
-    assert notes[0].startswith("ds keeps none of ")
+    assert notes[0].startswith("ds: nothing kept of ")
     assert notes[0].endswith(" steps: no failure leaves time for a checkpoint after 50")
 
 
@@ -126,13 +127,13 @@ def test_a_run_without_checkpoints_says_where_its_restarts_begin():
     none = {"job.checkpoint_interval_steps.ds": 0}
     changes = [Event(20.0 * turn, kind, "n0") for turn in range(1, 30) for kind in ("remove", "add")]
     notes = notes_of(nodes_at(0.0, 4, 600.0, *changes), ("ds",), **none)
-    assert notes[0].startswith("ds keeps none of ")
-    assert notes[0].endswith(" steps: it makes no checkpoints")
+    assert notes[0].startswith("ds: nothing kept of ")
+    assert notes[0].endswith(" steps: there are no checkpoints")
     assert "makes no checkpoints, so that a restart goes back to step 0: ds" in notes
 
 
 def test_a_run_shorter_than_a_step_says_so():
-    assert "lazarus trains nothing: none of its steps ends before the run or a failure does" in notes_of(
+    assert "lazarus, ds: nothing trained: no step ends before the run or a failure does" in notes_of(
         nodes_at(0.0, 6), duration=0.01
     )
 
@@ -140,7 +141,7 @@ def test_a_run_shorter_than_a_step_says_so():
 def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fits_at_all():
     # Two replicas of 16 experts take 32 slots: 6 nodes have 36, and 5 nodes 30.
     note = (
-        "lazarus: in 100.0% of the time of its steps, some expert is on fewer than 2 nodes (`fault_threshold`); "
+        "lazarus: in 100.0% of the time of steps, some expert is on fewer than 2 nodes (`fault_threshold`); "
         "f 2 does not fit: on 5 nodes, some expert is on 1 only"
     )
     assert notes_of(nodes_at(0.0, 5)) == [note, ANALYTIC]
@@ -172,7 +173,7 @@ def test_the_notes_of_a_run_are_on_stderr_in_its_json_and_in_its_folder(lazsim, 
     trace.write_text("# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n0,add,n0 n1\n")
     _, out, err = lazsim("run", "--trace", trace, "--model", "gpt-l", "--system", "ds", "--json")
     files = run_files(simulate(trace, systems=["ds"], model="gpt-l"))
-    note = "ds waits throughout: it takes 4 nodes, and the trace has at most 2"
+    note = "ds: nothing trained: 4 nodes are needed, and the trace has at most 2"
     assert f"note: {note}\n" in err
     for text in (out, files["summary.json"], files["run.json"]):
         assert json.loads(text)["notes"] == [note, ANALYTIC]
@@ -182,7 +183,7 @@ def test_a_sweep_tells_the_notes_of_its_runs_and_of_how_many():
     base = {"trace": "fail-every-5min", "duration": "1min", "model": "gpt-l", "routing": "uniform"}
     grid = {"system": list(SYSTEMS), "max_nodes": [2, 6]}
     notes = run_sweep(parse_sweep({"base": base, "grid": grid}), num_workers=1).notes
-    assert "ds waits throughout: it takes 4 nodes, and the trace has at most 2 (1 of 4 runs)" in notes
+    assert "ds: nothing trained: 4 nodes are needed, and the trace has at most 2 (1 of 4 runs)" in notes
     assert f"{ANALYTIC} (4 of 4 runs)" in notes
 
 
@@ -252,3 +253,12 @@ def test_a_block_that_runs_do_not_price_is_told():
     assert any(note in one for one in simulate("fail-every-40min", job="testbed-a", **settings).notes)
     # Steps of a layout have it.
     assert not any(note in one for one in simulate("fail-every-40min", **settings).notes)
+
+
+def test_systems_that_train_nothing_for_one_reason_share_a_note_and_keep_their_settings():
+    asked = {"systems": ["lazarus", "ds", "tutel"], "model": "gpt-l", "routing": "uniform"}
+    own, found = (simulate(nodes_at(0.0, 2), **asked, interval=interval) for interval in (None, "auto"))
+    # Expert parallelism takes 4 nodes, with replicas 3, as above.
+    assert "ds, tutel: nothing trained: 4 nodes are needed, and the trace has at most 2" in found.notes
+    assert [run.interval_steps for run in found.runs] == [run.interval_steps for run in own.runs]
+    assert "best setting" not in render(run_parts(found), width=100)

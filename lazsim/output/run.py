@@ -126,7 +126,7 @@ def _outcome_table(result: RunResult) -> Table:
 
 
 def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) -> Table:
-    """Return the best setting of each run against the published one, the best run first."""
+    """Return the best setting of each run that trains against the published one, the best run first."""
     columns = [key("run"), Column("samples/s", ".2f"), Column("published", ".2f"), Column("gain", "+.1%")]
     columns += [Column("best setting", kind="text"), Column("published setting", kind="text")]
     rows = [
@@ -139,6 +139,7 @@ def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) 
             _setting_text(other),
         )
         for best, other in sorted(zip(bests, published, strict=True), key=lambda pair: -pair[0].samples)
+        if best.samples or other.samples
     ]
     return Table(columns, rows, "the best setting that simulations find, against the published one")
 
@@ -172,11 +173,12 @@ def _hours_table(result: RunResult) -> Table:
 
 
 def _memory_table(result: RunResult) -> Table:
-    """Return what the fullest GPU of each run holds at the peak."""
+    """Return what the fullest GPU of each run that trains holds at the peak."""
     parts = [field.name for field in dataclasses.fields(MemoryUse)]
     rows = [
-        (run.name, *((getattr(run.memory, part) / GIB if run.memory else None) for part in (*parts, "total")))
+        (run.name, *(getattr(run.memory, part) / GIB for part in (*parts, "total")))
         for run in result.runs
+        if run.memory
     ]
     columns = [key("run"), *(Column(part.partition("_")[0], ",.1f") for part in (*parts, "total"))]
     has = f"{result.inputs['gpu']['name']} has {result.gpu_memory_bytes / GIB:,.1f}"

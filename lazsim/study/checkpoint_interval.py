@@ -210,8 +210,9 @@ class SettingRuns:
         def scores(intervals: Iterable[int]) -> dict[int, float]:
             return {steps: score(replace(fixed, interval_steps=steps)) for steps in intervals}
 
-        steps = climb(best.interval_steps, scores, least)
-        return replace(best, interval_steps=steps)
+        found = replace(best, interval_steps=climb(best.interval_steps, scores, least))
+        # Where nothing trains, all settings are as good.
+        return found if any(run.samples for run in self.runs(found)) else start
 
 
 def went_back(run: SystemRun) -> bool:

@@ -38,8 +38,13 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     """Return remarks on the inputs and the results of scenarios that share all but system and placement."""
     first = scenarios[0]
     notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs, loads)]
+    told: dict[str, list[str]] = {}
     for scenario, run in zip(scenarios, runs, strict=True):
-        notes += _run_notes(scenario, run, trace, loads)
+        for text in _run_notes(scenario, run, trace, loads):
+            told.setdefault(text, []).append(run.name)
+    notes += [f"{', '.join(names)}: {text}" for text, names in told.items()]
+    if loads.last_step is not None and any(run.steps > loads.last_step for run in runs):
+        notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
     notes += [*_waiting_notes(scenarios, runs, trace), *_system_notes(scenarios, runs)]
     parallel = first.job.parallel
     if first.settings["model"].endswith(".json") and not (parallel and parallel.sequence_length):
@@ -110,24 +115,23 @@ def _changed_layout(scenario: Scenario) -> str:
 
 
 def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
+    """Return what a reader needs to know of one run, in words that hold for several alike."""
     notes = [] if run.steps else [_idle_note(scenario, run, trace)]
     steps_s = max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
     if run.below_threshold_s:
         threshold, share = scenario.job.fault_threshold, run.below_threshold_s / steps_s
-        told = f"{run.name}: in {share:.1%} of the time of its steps, some expert is on fewer than {threshold} nodes"
+        told = f"in {share:.1%} of the time of steps, some expert is on fewer than {threshold} nodes"
         why = threshold_note(scenario, trace.most_nodes(run.wall_s) - scenario.num_spares)
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
     notes += unevenness_notes(scenario, run, trace, loads)
-    if loads.last_step is not None and run.steps > loads.last_step:
-        notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
     if run.planning == "sampled" and run.samples_error:
         notes.append(
-            f"{run.name}: plans are sampled; its samples are within {run.samples_error:.2%} (95 % interval) of those "
-            "of a run that makes every plan, as `planning` exact does"
+            f"plans are sampled; samples are within {run.samples_error:.2%} (95 % interval) of those of a run that "
+            "makes every plan, as `planning` exact does"
         )
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
-        notes.append(f"{run.name}: {share:.1%} of the time of its steps is extrapolated beyond measured sizes")
+        notes.append(f"{share:.1%} of the time of steps is extrapolated beyond measured sizes")
     return notes
 
 
@@ -225,21 +229,21 @@ def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
     most_nodes = trace.most_nodes(run.wall_s) - scenario.num_spares
     if needed > most_nodes:
         there = "at most {} train beside the spares" if scenario.num_spares else "the trace has at most {}"
-        return f"{run.name} waits throughout: it takes {counted(needed, 'node')}, and {there.format(most_nodes)}"
+        return f"nothing trained: {counted(needed, 'node')} are needed, and {there.format(most_nodes)}"
     if lost_steps := run.counts["lost_steps"]:
-        why = "it makes no checkpoints"
+        why = "there are no checkpoints"
         if run.interval_steps:
             why = f"no failure leaves time for a checkpoint after {run.interval_steps}"
-        return f"{run.name} keeps none of {counted(lost_steps, 'step')}: {why}"
+        return f"nothing kept of {counted(lost_steps, 'step')}: {why}"
     if run.ledger_s["compute"] + run.ledger_s["lost_work"]:
-        return f"{run.name} trains nothing: none of its steps ends before the run or a failure does"
+        return "nothing trained: no step ends before the run or a failure does"
     wait_s, begin_s = job.join_wait_s, restart_s(costs, needed)
     longest_s = max(_spans_s(trace, needed, run.wall_s), default=0.0)
     why = "nodes go before a start is done"
     if longest_s < wait_s + begin_s:
-        why = f"{counted(needed, 'node')}, which it takes, are there for at most {format_duration(longest_s)} in a row"
+        why = f"{counted(needed, 'node')} that are needed are there for at most {format_duration(longest_s)} in a row"
     start = f"{format_duration(wait_s)} of collecting new nodes and {format_duration(begin_s)} of a restart"
-    return f"{run.name} trains nothing: {why}, and a start takes {start}"
+    return f"nothing trained: {why}, and a start takes {start}"
 
 
 def _needed_nodes(scenario: Scenario) -> int:

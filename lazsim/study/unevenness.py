@@ -55,7 +55,7 @@ def unevenness_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Ro
         return []
     where = f"on {counted(num_nodes, 'node')}, {share:.0%} of the time"
     return [
-        f"{run.name}: {where}, the busiest GPU has {own:.2f} times the mean tokens, and the others wait for it; "
+        f"{where}, the busiest GPU has {own:.2f} times the mean tokens, and the others wait for it; "
         f"{own - gain:.2f} times with `placement` {BALANCED}; `lazsim recovery` tells what each survives"
     ]
 
