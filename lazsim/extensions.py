@@ -3,8 +3,9 @@
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,46 +17,68 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 
-def installed(kind: str, group: str) -> Mapping[str, "EntryPoint"]:
-    """Return what installed packages offer in a group of entry points, by name, without importing it.
-
-    Raise SpecError when two packages offer different things of one name; `kind` names the things in errors.
-    """
-    from importlib.metadata import entry_points
-
-    found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
-        other = found.setdefault(entry.name, entry)
-        if other.value != entry.value:
-            offers = f"{origin(other)}, and {origin(entry)}"
-            raise SpecError(f"{kind} {entry.name!r} is offered twice: {offers}; uninstall one of them")
-    return found
-
-
 def origin(entry: "EntryPoint") -> str:
     """Name the object and the package of an entry point."""
     return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
-def source_of(kind: str, group: str, name: str) -> dict[str, str]:
-    """Identify an extension as an input of a run: one in a file by the file's hash, one of a package by its origin."""
-    if ":" in name:
-        return {"name": Path(name).name, "sha256": sha256(read_bytes(name.rpartition(":")[0]))}
-    return {"name": name, "origin": origin(installed(kind, group)[name])}
+@dataclass(frozen=True)
+class Registry:
+    """Things by name: those of lazsim, of installed packages, and of users, in a file as ``path.py:object``."""
 
+    kind: str
+    what: str
+    """What errors call a thing, and the object of a file that is one."""
+    group: str
+    """Group of entry points under which packages offer such things."""
+    own: Mapping[str, Any]
+    """Those of lazsim, which no other replaces."""
 
-def load_extension(kind: str, what: str, group: str, name: str, own: Iterable[str]) -> Any:
-    """Load what a user offers: the object of ``path.py:object``, or that of an entry point of a group.
+    def installed(self) -> Mapping[str, "EntryPoint"]:
+        """Return what installed packages offer, by name, without importing it.
 
-    Raise SpecError, which suggests names of lazsim's `own` and of the group, when there is no such file, object or
-    entry point, or it cannot be imported. `kind` names the thing in errors, `what` the object of a file.
-    """
-    if ":" in name or name.endswith(".py"):
-        return _load_from_file(kind, what, name)
-    offered = installed(kind, group)
-    if name not in offered:
-        raise SpecError(unknown_name(kind, name, list(dict.fromkeys([*own, *offered])), f"path.py:{what}"))
-    return _load_installed(kind, offered[name])
+        Raise SpecError when two packages offer different things of one name.
+        """
+        from importlib.metadata import entry_points
+
+        found: dict[str, EntryPoint] = {}
+        for entry in sorted(entry_points(group=self.group), key=lambda entry: entry.name):
+            other = found.setdefault(entry.name, entry)
+            if other.value != entry.value:
+                offers = f"{origin(other)}, and {origin(entry)}"
+                raise SpecError(f"{self.kind} {entry.name!r} is offered twice: {offers}; uninstall one of them")
+        return found
+
+    def names(self) -> list[str]:
+        """List the names of lazsim, then those of installed packages, sorted."""
+        return list(dict.fromkeys([*self.own, *self.installed()]))
+
+    def describe(self, describe_own: Callable[[Any], str]) -> dict[str, str]:
+        """Describe all by name; for those of installed packages, name the origin without importing them."""
+        offered = self.installed()
+        return {name: describe_own(self.own[name]) if name in self.own else origin(offered[name])
+                for name in self.names()}  # fmt: skip
+
+    def source(self, name: str) -> dict[str, str]:
+        """Identify a thing as an input of a run: one in a file by the file's hash, one of a package by its origin."""
+        if name in self.own:
+            return {"name": name}
+        if ":" in name:
+            return {"name": Path(name).name, "sha256": sha256(read_bytes(name.rpartition(":")[0]))}
+        return {"name": name, "origin": origin(self.installed()[name])}
+
+    def load(self, name: str) -> Any:
+        """Load what a user or an installed package offers.
+
+        Raise SpecError, which suggests known names, when there is no such file, object or entry point, or it cannot be
+        imported.
+        """
+        if ":" in name or name.endswith(".py"):
+            return _load_from_file(self.kind, self.what, name)
+        offered = self.installed()
+        if name not in offered:
+            raise SpecError(unknown_name(self.kind, name, self.names(), f"path.py:{self.what}"))
+        return _load_installed(self.kind, offered[name])
 
 
 def _load_installed(kind: str, entry: "EntryPoint") -> Any:

@@ -14,7 +14,7 @@ from lazsim.placement.plan import is_recoverable
 from lazsim.placement.policies import (
     POLICIES,
     NamedPolicy,
-    describe_policy,
+    describe_policies,
     find_policy,
     place,
     policy_names,
@@ -199,8 +199,8 @@ def test_a_broken_policy_of_our_own_is_a_bug_and_not_bad_input(monkeypatch):
 def test_every_policy_is_described_in_a_line():
     assert policy_names()[: len(POLICIES)] == list(POLICIES)
     for name in policy_names():
-        assert describe_policy(name).strip()
-        assert "\n" not in describe_policy(name)
+        assert describe_policies()[name].strip()
+        assert "\n" not in describe_policies()[name]
 
 
 def test_an_unknown_policy_is_refused_with_the_nearest():

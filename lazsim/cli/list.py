@@ -55,9 +55,9 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
 
         return describe_systems(), OWN_SYSTEMS
     if kind == "policies":
-        from lazsim.placement.policies import OWN_POLICIES, describe_policy, policy_names
+        from lazsim.placement.policies import OWN_POLICIES, describe_policies
 
-        return {name: describe_policy(name) for name in policy_names()}, OWN_POLICIES
+        return describe_policies(), OWN_POLICIES
     if kind == "experiments":
         from lazsim.study.experiment import experiment_titles
 

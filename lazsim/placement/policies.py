@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.extensions import in_a_line, installed, load_extension, origin, printing_to_stderr, source_of
+from lazsim.extensions import Registry, in_a_line, printing_to_stderr
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.domains import place_over_domains
@@ -21,9 +21,6 @@ from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import Ints, PlacementPlan, gpu_slots, node_slots
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.steady import keep_steady
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 STEADY = "steady"
 """The policy that changes an old plan."""
@@ -154,8 +151,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
 }
 """Policies of lazsim by name. To add one, add an entry here."""
 
-ENTRY_POINT_GROUP = "lazsim.policies"
-"""Group of entry points under which a package offers policies."""
+REGISTRY = Registry("policy", "function", "lazsim.policies", POLICIES)
 
 OWN_POLICIES = (
     "An entry point of group lazsim.policies in an installed package, or path.py:function, works wherever a name does; "
@@ -163,21 +159,18 @@ OWN_POLICIES = (
 )
 """How to add a policy from outside."""
 
-
-def policy_names() -> list[str]:
-    """List the names of lazsim's policies, then those of installed packages, sorted."""
-    return [*POLICIES, *(name for name in installed_policies() if name not in POLICIES)]
+policy_names, policy_input = REGISTRY.names, REGISTRY.source
 
 
-def describe_policy(name: str) -> str:
-    """Describe a policy in one line; for a policy of an installed package, name its origin without importing it.
+def describe_policies() -> dict[str, str]:
+    """Describe every policy by name in one line.
 
     Examples
     --------
-    >>> describe_policy("mro")
+    >>> describe_policies()["mro"]
     'Maximum Rank Overlap, as published.'
     """
-    return POLICIES[name].description if name in POLICIES else origin(installed_policies()[name])
+    return REGISTRY.describe(lambda policy: policy.description)
 
 
 def find_policy(name: str) -> NamedPolicy:
@@ -194,28 +187,10 @@ def find_policy(name: str) -> NamedPolicy:
     """
     if name in POLICIES:
         return POLICIES[name]
-    function = load_extension("policy", "function", ENTRY_POINT_GROUP, name, POLICIES)
+    function = REGISTRY.load(name)
     if not callable(function):
         raise SpecError(f"policy {name!r} is no function but of type {type(function).__name__}")
     return NamedPolicy(name, function, is_custom=True)
-
-
-def installed_policies() -> Mapping[str, "EntryPoint"]:
-    """Return the policies that installed packages offer, by name."""
-    return installed("policy", ENTRY_POINT_GROUP)
-
-
-def policy_input(name: str) -> dict[str, str]:
-    """Identify a policy as an input of a run: a function in a file by the file's hash, one of a package by its origin.
-
-    Examples
-    --------
-    >>> policy_input("mro")
-    {'name': 'mro'}
-    """
-    if name in POLICIES:
-        return {"name": name}
-    return source_of("policy", ENTRY_POINT_GROUP, name)
 
 
 def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan:

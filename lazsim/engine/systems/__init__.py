@@ -17,7 +17,7 @@ from lazsim.engine.systems.replica_drop import FT_HSDP, REPLICA_DROP
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import System as System
 from lazsim.errors import SpecError
-from lazsim.extensions import installed, load_extension, origin, source_of
+from lazsim.extensions import Registry
 
 SYSTEMS: Mapping[str, System] = {
     system.name: system
@@ -50,30 +50,25 @@ DEFAULT_SYSTEMS = ("lazarus", "ds-ft", "ds")
 LIVE_SYSTEMS: Mapping[str, System] = {name: system.as_live() for name, system in SYSTEMS.items() if system.is_live}
 """The systems that the live mode carries out, as it does."""
 
-ENTRY_POINT_GROUP = "lazsim.systems"
-"""Group of entry points under which a package offers systems."""
+REGISTRY = Registry("system", "object", "lazsim.systems", SYSTEMS)
 
 OWN_SYSTEMS = (
     "The path of a Python file and a System in it, as in mine.py:SYSTEM, works wherever a name does; "
     "a package offers systems under the entry points lazsim.systems."
 )
 
-
-def system_names() -> list[str]:
-    """List the names of lazsim's systems, then those of installed packages, sorted."""
-    return [*SYSTEMS, *(name for name in installed("system", ENTRY_POINT_GROUP) if name not in SYSTEMS)]
+system_names = REGISTRY.names
 
 
 def describe_systems() -> dict[str, str]:
-    """Describe every system by name in a few lines; for those of installed packages, name the origin without an import.
+    """Describe every system by name in a few lines.
 
     Examples
     --------
     >>> describe_systems()["checkpoint"].split(". ")[1]
     'Survives nothing: every failure is a restart from the checkpoint'
     """
-    own = {name: f"{one.description}. Survives {one.survives}. Needs {one.needs}." for name, one in SYSTEMS.items()}
-    return {name: origin(entry) for name, entry in installed("system", ENTRY_POINT_GROUP).items()} | own
+    return REGISTRY.describe(lambda one: f"{one.description}. Survives {one.survives}. Needs {one.needs}.")
 
 
 def find_system(name: str) -> System:
@@ -93,13 +88,13 @@ def find_system(name: str) -> System:
     """
     if name in SYSTEMS:
         return SYSTEMS[name]
-    system = load_extension("system", "object", ENTRY_POINT_GROUP, name, SYSTEMS)
+    system = REGISTRY.load(name)
     if not isinstance(system, System):
         raise SpecError(f"system {name!r} is of type {type(system).__name__}, not lazsim.engine.systems.System")
     # Names tell runs apart, and intervals of a job go by them.
-    return replace(system, name=name.rpartition(":")[2] if ":" in name else name)
+    return replace(system, name=name.rpartition(":")[2])
 
 
 def system_source(name: str) -> dict[str, str] | None:
     """Identify a user's own system as an input of a run; None for one of `SYSTEMS`."""
-    return None if name in SYSTEMS else source_of("system", ENTRY_POINT_GROUP, name)
+    return None if name in SYSTEMS else REGISTRY.source(name)
