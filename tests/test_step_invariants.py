@@ -20,7 +20,8 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_inputs
 from lazsim.stepmodel.memory import memory_bytes, part_parameters, stage_parameters
 from lazsim.stepmodel.operations import Item
-from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline, warm_up_parts
+from lazsim.stepmodel.passes import dual_pipe_passes, interleaved_passes, warm_up_parts
+from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline
 from lazsim.stepmodel.predict import flop_per_token, predict_step
 from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import KernelTables
@@ -202,16 +203,35 @@ def test_optimizer_states_exist_once_though_dualpipe_holds_parameters_twice(inpu
 def test_a_stage_keeps_the_activations_of_parts_on_their_way_back(pipeline, virtual, overlap):
     micro_batches = 4 * pipeline
     schedule = run_pipeline([PartTime(1.0, 1.0)] * (pipeline * virtual), pipeline, micro_batches, 0.0, overlap)
-    kinds = list(schedule.passes.kinds)
     for stage in range(pipeline):
         kept = most = 0
-        for one in schedule.passes.order:
-            if one.stage == stage:
+        for of_stage, kind, *_ in schedule.passes.order:
+            if of_stage == stage:
                 # What one pass makes the other frees, where both run at once.
-                kept += sum({"F": 1, "B": -1}[half] for half, _ in kinds[one.kind])
+                kept += sum({"F": 1, "B": -1}[half] for half, _ in schedule.passes.kinds[kind])
                 most = max(most, kept)
         assert kept == 0
         assert most == warm_up_parts(stage, pipeline, virtual, overlap) + (not overlap)
+
+
+def test_passes_come_after_those_that_they_wait_for():
+    sizes = [
+        interleaved_passes(pipeline, virtual, rounds * pipeline + (virtual == 1) * more, overlap)
+        for pipeline, virtual, rounds, more, overlap in itertools.product(
+            (1, 2, 3, 8), (1, 2, 3), (1, 4), (0, 1), (0, 1)
+        )
+    ]
+    sizes += [
+        dual_pipe_passes(pipeline, pipeline + more) for pipeline, more in itertools.product((2, 6, 16), (0, 1, 9))
+    ]
+    for passes in sizes:
+        numbers = [{first, second} for _, _, first, second in passes.order]
+        made = set().union(*numbers)
+        done = set()
+        for halves in numbers:
+            assert all(half - 1 in done or half - 1 not in made for half in halves)
+            done |= halves
+        assert len(made) == sum(count * len(passes.kinds[kind]) for kind, count in passes.counts.items())
 
 
 def test_memory_is_that_of_the_stage_that_keeps_most():

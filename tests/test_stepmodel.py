@@ -386,12 +386,12 @@ def test_dualpipe_has_the_published_bubble():
 @pytest.mark.parametrize(("pipeline", "micro_batches"), [(2, 4), (4, 8), (8, 20), (8, 100)])
 def test_dualpipe_has_gradients_of_a_part_when_both_stages_that_hold_it_made_them(pipeline, micro_batches):
     found = run_dual_pipe([PartTime(1.0 + 0.1 * part, 2.0) for part in range(pipeline)], 0.8, micro_batches)
-    kinds, end_s = list(found.passes.kinds), max(found.ends_s)
+    end_s = max(found.ends_s)
     for part in range(pipeline):
         passes = [
-            (one.stage, end_s, end_s - found.takes_s[one.kind], half)
-            for one, end_s in zip(found.passes.order, found.ends_s, strict=True)
-            for half, of_part in kinds[one.kind]
+            (stage, end_s, end_s - found.takes_s[kind], half)
+            for (stage, kind, *_), end_s in zip(found.passes.order, found.ends_s, strict=True)
+            for half, of_part in found.passes.kinds[kind]
             if of_part == part
         ]
         assert {stage for stage, *_ in passes} == {part, pipeline - 1 - part}

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, ModelSpec, ParallelSpec
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.pipeline import Part, parts_of, parts_of_stage, warm_up_parts
+from lazsim.stepmodel.passes import warm_up_parts
+from lazsim.stepmodel.pipeline import Part, parts_of, parts_of_stage
 
 PARAM_BYTES = 2
 

@@ -3,13 +3,14 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec, ParallelSpec
+from lazsim.stepmodel.passes import Passes, Places, dual_pipe_passes, interleaved_passes
 from lazsim.units import counted
 
 Part = tuple[tuple[str, int], ...]
@@ -119,10 +120,10 @@ class Schedule:
     """Time until the last stage is done."""
     saved_s: float
     """What is saved by passes at the same time, the mean of the stages."""
-    passes: "Passes"
+    passes: Passes
     """Passes of the micro-batches that were simulated, which are the first ones."""
     ends_s: list[float]
-    takes_s: list[float]
+    takes_s: Mapping[int, float]
     """When each pass ends, and how long each kind of them takes."""
     first_s: list[float]
     last_s: list[float]
@@ -134,10 +135,11 @@ class Schedule:
     @property
     def slots(self) -> Sequence["Slot"]:
         """Passes for a picture."""
-        names = ["both at once" if len(kind) == 2 else PICTURED[kind[0][0]] for kind in self.passes.kinds]
+        kinds = self.passes.kinds.items()
+        names = {kind: "both at once" if len(halves) == 2 else PICTURED[halves[0][0]] for kind, halves in kinds}
         return [
-            Slot(one.stage, end_s - self.takes_s[one.kind], end_s, names[one.kind])
-            for one, end_s in zip(self.passes.order, self.ends_s, strict=True)
+            Slot(stage, end_s - self.takes_s[kind], end_s, names[kind])
+            for (stage, kind, _, _), end_s in zip(self.passes.order, self.ends_s, strict=True)
         ]
 
 
@@ -151,37 +153,6 @@ class Slot(NamedTuple):
 
 
 PICTURED = {"F": "forward", "B": "backward", "b": "backward", "W": "backward"}
-
-Half = tuple[str, int, int]
-"""F forward, B backward, b backward without gradients of weights or W these; the part and the micro-batch."""
-
-PassKind = tuple[tuple[str, int], ...]
-"""The same without the micro-batch, of one pass or of two at once."""
-
-
-class Pass(NamedTuple):
-    """A pass on a stage: its kind, and for each half its number and that of the half it waits for.
-
-    One of a single half has it twice.
-    """
-
-    stage: int
-    kind: int
-    first: int
-    first_after: int
-    second: int
-    second_after: int
-
-
-class Passes(NamedTuple):
-    """Passes in an order in which each comes after those that it waits for, and how many there are of each kind."""
-
-    order: list[Pass]
-    kinds: dict[PassKind, int]
-
-
-NOTHING = -1
-"""Number of what a half waits for that waits for none."""
 
 
 def run_pipeline(
@@ -212,17 +183,16 @@ def run_pipeline(
     num_parts = len(times)
     rounds = max(SIMULATED_ROUNDS, math.ceil(MIN_SIMULATED / pipeline))
     simulated = min(num_micro_batches, rounds * pipeline)
-    passes = _interleaved_passes(pipeline, num_parts // pipeline, simulated, overlap)
-    schedule, ready_s = _play(passes, times, pipeline, simulated, transfer_s)
+    passes = interleaved_passes(pipeline, num_parts // pipeline, simulated, overlap)
+    schedule, forward_s = _play(passes, times, pipeline, simulated, transfer_s)
     if simulated == num_micro_batches:
         return schedule
-    fewer = _interleaved_passes(pipeline, num_parts // pipeline, simulated - pipeline, overlap).kinds
     busy_s, saved_s = [0.0] * pipeline, 0.0
-    for (kind, count), takes_s, saves_s in zip(passes.kinds.items(), *_kind_times(times, passes.kinds), strict=True):
-        number = count - fewer.get(kind, 0)
-        busy_s[kind[0][1] % pipeline] += number * takes_s
-        saved_s += number * saves_s / pipeline
-    forward_s = ready_s[num_parts - 1 : num_parts * simulated : num_parts]
+    takes_s, saves_s = _kind_times(times, passes)
+    for kind, halves in passes.kinds.items():
+        number = passes.further.get(kind, 0)
+        busy_s[halves[0][1] % pipeline] += number * takes_s[kind]
+        saved_s += number * saves_s[kind] / pipeline
     further = (num_micro_batches - simulated) / pipeline
     return replace(
         schedule,
@@ -250,7 +220,7 @@ def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro
     """
     pipeline = len(times)
     each_way = min(num_micro_batches // 2, 2 * pipeline)
-    passes = _dual_pipe_passes(pipeline, each_way)
+    passes = dual_pipe_passes(pipeline, each_way)
     schedule, _ = _play(passes, times, pipeline, 2 * each_way, 0.0, weight_gradient_s, ways=2)
     pairs = list(zip(times, reversed(times), strict=True))
     steady_s = [min(time.saved_s for time in pair) for pair in pairs]
@@ -275,19 +245,20 @@ def _play(
     later_s: float = 0.0,
     ways: int = 1,
 ) -> tuple[Schedule, list[float]]:
-    """Run passes, and say when the next stage has what each half sends; `later_s` is the time of W.
+    """Run passes, and say when each forward pass of the last part is there; `later_s` is the time of W.
 
     Micro-batches come from `ways` ends of the pipeline, those of one end after those of another.
     """
     num_parts = len(times)
-    takes_s, saves_s = _kind_times(times, passes.kinds, later_s)
-    ready_s, free_s, ends_s = [0.0] * (3 * num_parts * micro_batches + 1), [0.0] * pipeline, list[float]()
-    for stage, kind, first, first_after, second, second_after in passes.order:
+    places = Places(num_parts)
+    takes_s, saves_s = _kind_times(times, passes, later_s)
+    ready_s, free_s, ends_s = [0.0] * (places.row * micro_batches), [0.0] * pipeline, list[float]()
+    for stage, kind, first, second in passes.order:
         start_s = free_s[stage]
-        if ready_s[first_after] > start_s:
-            start_s = ready_s[first_after]
-        if ready_s[second_after] > start_s:
-            start_s = ready_s[second_after]
+        if ready_s[first - 1] > start_s:
+            start_s = ready_s[first - 1]
+        if ready_s[second - 1] > start_s:
+            start_s = ready_s[second - 1]
         end_s = start_s + takes_s[kind]
         ends_s.append(end_s)
         free_s[stage] = end_s
@@ -295,14 +266,13 @@ def _play(
     end_s, each_way = max(free_s), micro_batches // ways
     # By micro-batch and part.
     forward, backward, weights = (
-        [ready_s[first + part : first + num_parts * micro_batches : num_parts] for part in range(num_parts)]
-        for first in range(0, 3 * num_parts * micro_batches, num_parts * micro_batches)
+        [ready_s[places.number_of[half, part] :: places.row] for part in range(num_parts)] for half in "FBW"
     )
     backward_s = [max(each[each_way - 1 :: each_way]) for each in backward]
     weight_s = [max(each) for each in weights]
     schedule = Schedule(
         end_s,
-        math.fsum(count * saved_s for count, saved_s in zip(passes.kinds.values(), saves_s, strict=True)) / pipeline,
+        math.fsum(count * saves_s[kind] for kind, count in passes.counts.items()) / pipeline,
         passes,
         ends_s,
         takes_s,
@@ -313,18 +283,17 @@ def _play(
             for time, before, later in zip(times, backward_s, weight_s, strict=True)
         ],
     )
-    return schedule, ready_s
+    return schedule, forward[-1]
 
 
 def _kind_times(
-    times: Sequence[PartTime], kinds: Iterable[PassKind], later_s: float = 0.0
-) -> tuple[list[float], list[float]]:
+    times: Sequence[PartTime], passes: Passes, later_s: float = 0.0
+) -> tuple[dict[int, float], dict[int, float]]:
     """Return what each kind of pass takes, and what is saved where it is one of two."""
-    takes_s, saves_s = [], []
-    for kind in kinds:
-        saved_s = min(times[part].saved_s for _, part in kind) if len(kind) == 2 else 0.0
-        takes_s.append(math.fsum(_half_s(half, times[part], later_s) for half, part in kind) - saved_s)
-        saves_s.append(saved_s)
+    takes_s, saves_s = {}, {}
+    for kind, halves in passes.kinds.items():
+        saves_s[kind] = min(times[part].saved_s for _, part in halves) if len(halves) == 2 else 0.0
+        takes_s[kind] = math.fsum(_half_s(half, times[part], later_s) for half, part in halves) - saves_s[kind]
     return takes_s, saves_s
 
 
@@ -333,111 +302,3 @@ def _half_s(half: str, time: PartTime, later_s: float) -> float:
         return time.forward_s if half == "F" else time.backward_s
     later_s = min(later_s, time.backward_s)
     return later_s if half == "W" else time.backward_s - later_s
-
-
-def _passes(queues: Sequence[Sequence[tuple[Half, ...]]], num_parts: int, micro_batches: int) -> Passes:
-    """Put the passes of all stages, each in its order, behind those of other stages that they wait for."""
-
-    def numbers(half: str, part: int, micro_batch: int) -> tuple[int, int]:
-        """Return the number of a half, and that of the half it waits for."""
-        number = micro_batch * num_parts + part
-        if half == "F":
-            return number, number - 1 if part else NOTHING
-        number += num_parts * micro_batches
-        if half == "W":
-            return number + num_parts * micro_batches, NOTHING
-        # The last part's backward pass waits for its own forward pass, which is earlier on the same stage.
-        return number, number + 1 if part < num_parts - 1 else NOTHING
-
-    kinds: dict[PassKind, int] = {}
-    known: dict[PassKind, int] = {}
-
-    def pass_of(stage: int, halves: tuple[Half, ...]) -> Pass:
-        kind = tuple(half[:2] for half in halves)
-        kinds[kind] = kinds.get(kind, 0) + 1
-        return Pass(stage, known.setdefault(kind, len(known)), *numbers(*halves[0]), *numbers(*halves[-1]))
-
-    waiting = [[pass_of(stage, halves) for halves in queue] for stage, queue in enumerate(queues)]
-    done = [False] * (3 * num_parts * micro_batches) + [True]
-    positions = [0] * len(queues)
-    order: list[Pass] = []
-    while len(order) < sum(map(len, queues)):
-        before = len(order)
-        for stage, queue in enumerate(waiting):
-            while positions[stage] < len(queue):
-                one = queue[positions[stage]]
-                if not (done[one.first_after] and done[one.second_after]):
-                    break
-                done[one.first] = done[one.second] = True
-                order.append(one)
-                positions[stage] += 1
-        if len(order) == before:
-            raise RuntimeError("the pipeline's order has a part wait for one that comes later")
-    return Passes(order, kinds)
-
-
-def warm_up_parts(stage: int, pipeline: int, virtual: int, overlap: bool) -> int:
-    """Return the parts of which a stage runs the forward pass before its first backward pass."""
-    # Two passes at once take as long as both: what a stage sends comes back later, so twice as many are on their way.
-    rounds = 2 if virtual > 1 or overlap else 1
-    return (pipeline - stage - 1) * rounds + (virtual - 1) * pipeline + overlap
-
-
-@lru_cache(maxsize=256)
-def _interleaved_passes(pipeline: int, virtual: int, micro_batches: int, overlap: bool) -> Passes:
-    num_parts, total = pipeline * virtual, micro_batches * virtual
-
-    def halves(half: str, stage: int) -> list[Half]:
-        """List the halves of a stage in their order."""
-        chunks = (index // pipeline % virtual for index in range(total))
-        parts = ((virtual - 1 - chunk if half == "B" else chunk) * pipeline + stage for chunk in chunks)
-        return [(half, part, i // num_parts * pipeline + i % pipeline) for i, part in enumerate(parts)]
-
-    queues: list[list[tuple[Half, ...]]] = []
-    for stage in range(pipeline):
-        warm_up = min(total, warm_up_parts(stage, pipeline, virtual, overlap))
-        forward, backward = halves("F", stage), halves("B", stage)
-        pairs = list(zip(forward[warm_up:], backward, strict=False))
-        steady = pairs if overlap else [(half,) for pair in pairs for half in pair]
-        queues.append([*zip(forward[:warm_up]), *steady, *zip(backward[total - warm_up :])])
-    return _passes(queues, num_parts, micro_batches)
-
-
-@lru_cache(maxsize=256)
-def _dual_pipe_passes(pipeline: int, each_way: int) -> Passes:
-    queues = [_dual_pipe_order(stage, pipeline, each_way) for stage in range(pipeline)]
-    return _passes(queues, pipeline, 2 * each_way)
-
-
-def _dual_pipe_order(stage: int, pipeline: int, each_way: int) -> list[tuple[Half, ...]]:
-    """List the passes of a stage in the eight phases of deepseek-ai/DualPipe; those in a pair run at once."""
-    near = min(stage, pipeline - 1 - stage)
-    far, flipped = pipeline // 2 - near - 1, int(stage >= pipeline // 2)
-    done = dict.fromkeys(itertools.product("FB", (0, 1)), 0)
-    order: list[tuple[Half, ...]] = []
-    left: list[Half] = []
-
-    def one(half: str, way: int) -> Half:
-        way ^= flipped
-        part, micro_batch = pipeline - 1 - stage if way else stage, way * each_way + done[half.upper(), way]
-        done[half.upper(), way] += 1
-        if half == "b":
-            left.append(("W", part, micro_batch))
-        return half, part, micro_batch
-
-    order += [(one("F", 0),) for _ in range(2 * far)]
-    for _ in range(near + 1):
-        order += [(one("F", 0),), (one("F", 1),)]
-    for _ in range(far):
-        order += [(one("b", 1),), (left.pop(0),), (one("F", 1),)]
-    for _ in range(each_way - pipeline + near + 1):
-        order += [(one("F", 0), one("B", 1)), (one("F", 1), one("B", 0))]
-    for _ in range(far):
-        order += [(one("B", 1),), (one("F", 1), one("B", 0))]
-    for number in range(near + 1):
-        # The second half of this phase leaves the gradients of weights for the next.
-        later = 2 * number >= near + 1
-        order += [(one("b" if later else "B", way),) for way in (1, 0)]
-    for _ in range(far):
-        order += [*([(left.pop(0),)] if left else []), (one("b", 0),)]
-    return order + [(late,) for late in left]
