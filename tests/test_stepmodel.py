@@ -830,6 +830,23 @@ def test_sharded_parameters_are_gathered_in_every_micro_batch():
     assert totals[0] == pytest.approx(totals[1])
 
 
+def test_sharded_parameters_go_layer_by_layer_and_those_of_the_head_are_gathered_once():
+    layout = {"overlap_gradients": False, "overlap_parameters": False, "sharding": "full", "global_batch": 16}
+    inputs = inputs_of(gpus=16, expert=16, **layout)
+    # 48 layers of 32 heads of 128 and 4 of keys and values, and a gate of 128 experts, which one GPU has alone.
+    layer, ends = (2 * 32 + 2 * 4) * 128 * 2048 + 128 * 2048, 151936 * 2048
+
+    def seconds(kernel: str, width: int, params: int) -> float:
+        return inputs.collective_s(kernel, width * params, 16, 1)
+
+    gathers = 2 * 48 * seconds("all_gather", 2, layer) + (2 + 1) * seconds("all_gather", 2, ends)
+    scatters = 48 * seconds("reduce_scatter", 4, layer) + 2 * seconds("reduce_scatter", 4, ends)
+    # Copies out of gathered buffers read and write 2 bytes; those into a scattered one read 2 and write 4.
+    copied = 48 * layer * (2 * 4 + 6) + ends * (2 * 4 + 6) + ends * (4 + 6)
+    expected = gathers + scatters + copied / inputs.gpu.moved_bytes_per_s
+    assert predict_step(inputs).exposed_s["gradient_exchange"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("layout", [{}, {"overlap_expert": True}, {"graphs": "full", "overlap_expert": True}])
 def test_the_streams_of_a_layer_do_one_thing_at_a_time(layout):
     spans = StepModel(inputs_of(**layout)).spans()

@@ -106,8 +106,9 @@ class CostModel:
     @property
     def state_bytes_per_param(self) -> int:
         """Training state of a parameter: its weight, and what the optimizer keeps."""
-        optimizer = self.job.parallel.optimizer if self.job.parallel else "adam"
-        return WEIGHT_BYTES_PER_PARAM + OPTIMIZER_STATE_BYTES_PER_PARAM[optimizer]
+        parallel = self.job.parallel
+        kept = parallel.optimizer_bytes if parallel else OPTIMIZER_STATE_BYTES_PER_PARAM["adam"]
+        return WEIGHT_BYTES_PER_PARAM + kept
 
     @property
     def expert_state_bytes(self) -> int:

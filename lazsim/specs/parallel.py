@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from lazsim.specs.model import ModelSpec
+from lazsim.specs.model import OPTIMIZER_STATE_BYTES_PER_PARAM, ModelSpec
 from lazsim.specs.record import Amount, Count, NumLayers, Spec
 
 Precision = Literal["bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
@@ -57,6 +57,9 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """``adam``, or ``muon``, which makes each update orthogonal by five Newton-Schulz iterations (arXiv 2502.16982)."""
     gradient_bytes: Literal[2, 4] = 4
     """Bytes of a gradient while it is accumulated and reduced."""
+    state_bytes: Literal[2, 4] = 4
+    """Bytes of a number that the optimizer keeps: 4, with weights in fp32 beside those of 16 bits, or 2, with no
+    others, as ``torch.optim`` has with parameters in 16 bits."""
     precision: Precision = "bf16"
     """Operands of the matmuls of layers; the head, attention scores and gradients have 16 bits or more."""
     eight_bit_parts: tuple[Literal["attention", "head"], ...] = ()
@@ -115,6 +118,12 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"eight_bit_parts need precision = 'mxfp8', not {self.precision!r}")
         if self.pad_to_capacity and not self.capacity_factor:
             raise ValueError("pad_to_capacity needs a capacity_factor, such as 1.0")
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes that the optimizer keeps of a parameter beside its 16 bits."""
+        states = OPTIMIZER_STATE_BYTES_PER_PARAM[self.optimizer]
+        return states if self.state_bytes == 4 else (states - 4) // 2
 
     def trained(self, model: ModelSpec) -> ModelSpec:
         """Return a model with the `sequence_length` of this layout, if it has one."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import PARAM_BYTES, StageParameters
 from lazsim.stepmodel.pipeline import PartTime, Schedule, parts_of_stage
@@ -24,8 +23,10 @@ class ExchangeTime(NamedTuple):
     bucket_s: float
 
 
-def exchange_of(inputs: StepInputs, params: StageParameters, kernel: str, param_bytes: float) -> ExchangeTime:
-    """Price an exchange of the parameters of a part over all ranks that hold them, bucket by bucket."""
+def exchange_of(
+    inputs: StepInputs, params: StageParameters, kernel: str, param_bytes: float, num_layers: int = 0
+) -> ExchangeTime:
+    """Price an exchange of parameters over all ranks that hold them, bucket by bucket, or layer by layer."""
     parallel = inputs.parallel
     groups = [
         (params.dense, inputs.dense_copies, parallel.tensor),
@@ -34,7 +35,7 @@ def exchange_of(inputs: StepInputs, params: StageParameters, kernel: str, param_
     seconds = bucket_s = 0.0
     for held, ranks, stride in groups:
         if held and ranks > 1:
-            number = math.ceil(held / max(BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK * ranks))
+            number = num_layers or math.ceil(held / max(BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK * ranks))
             each_s = inputs.collective_s(kernel, param_bytes * held / number, ranks, stride)
             seconds += number * each_s
             bucket_s = max(bucket_s, each_s)
@@ -103,28 +104,45 @@ class ShardedExchange(NamedTuple):
 
 
 def sharded_exchange(
-    inputs: StepInputs, params: StageParameters, forward_s: float, backward_s: float, saved_s: float, num_layers: int
-) -> ShardedExchange:
-    """Price the gathers and the scatter of a part whose parameters are sharded, layer by layer.
+    inputs: StepInputs, units: Sequence[tuple[StageParameters, int]], forward_s: float, backward_s: float,
+    saved_s: float,
+) -> ShardedExchange:  # fmt: skip
+    """Price the gathers and the scatters of a micro-batch whose parameters are sharded, layer by layer.
 
-    Each layer's parameters are gathered before its forward pass and again before its backward pass, which scatters
-    gradients. The first gather and the last scatter of a part have nothing to hide behind. Where both passes run at
-    once, which saves `saved_s`, so do their exchanges, and share the time.
+    The `units` are the embedding, the layers and the head, with the number of layers in each. The parameters of one
+    are gathered before its forward pass and again before its backward pass, which scatters gradients, beside the pass
+    of another (``fully_shard`` of PyTorch 2.13); not the head's, which goes back at once (torchtitan 0.3). The first
+    gather and the last scatter, of the embedding, have nothing to hide behind, nor have copies from the buffer of a
+    gather and to that of a scatter. Where both passes run at once, which saves `saved_s`, so do their exchanges, and
+    share the time.
     """
     parallel = inputs.parallel
-    if not parallel.gathers_each_time:
-        return ShardedExchange(0.0, 0.0, 0.0)
-    gather_s, scatter_s = parameters_of(inputs, params).seconds, gradients_of(inputs, params).seconds
-    times_s, overlaps = (gather_s, gather_s + scatter_s), (parallel.overlap_parameters, parallel.overlap_gradients)
+    prices = [
+        (
+            exchange_of(inputs, params, "all_gather", PARAM_BYTES, number).seconds,
+            exchange_of(inputs, params, "reduce_scatter", parallel.gradient_bytes, number).seconds,
+        )
+        for params, number in units
+    ]
+    gathers_s, scatters_s = zip(*prices, strict=True)
+    times_s = math.fsum(gathers_s), math.fsum((*gathers_s[:-1], *scatters_s))
+    ends_s, overlaps = prices[0], (parallel.overlap_parameters, parallel.overlap_gradients)
     behind_s = [forward_s, backward_s]
     if saved_s:
         behind_s = [(forward_s + backward_s - saved_s) * each_s / (math.fsum(times_s) or 1.0) for each_s in times_s]
     exposed_s = math.fsum(
-        max(each_s / num_layers, each_s - beside_s) if overlap else each_s
-        for each_s, beside_s, overlap in zip(times_s, behind_s, overlaps, strict=True)
+        max(end_s, each_s - beside_s) if overlap else each_s
+        for each_s, beside_s, end_s, overlap in zip(times_s, behind_s, ends_s, overlaps, strict=True)
     )
     hidden_s = math.fsum(times_s) - exposed_s
-    return ShardedExchange(exposed_s, hidden_s, slowed_by(inputs, hidden_s))
+    copied = [
+        held * (gathers * 2 * PARAM_BYTES + PARAM_BYTES + parallel.gradient_bytes)
+        for (params, _), gathers in zip(units, [2] * (len(units) - 1) + [1], strict=True)
+        for held, copies in zip(params, (inputs.dense_copies, inputs.expert_copies), strict=True)
+        if copies > 1
+    ]
+    copies_s = math.fsum(copied) / inputs.gpu.moved_bytes_per_s
+    return ShardedExchange(exposed_s + copies_s, hidden_s, slowed_by(inputs, hidden_s))
 
 
 def slowed_by(inputs: StepInputs, hidden_s: float) -> float:
@@ -142,7 +160,11 @@ def optimizer_s(inputs: StepInputs, params: StageParameters) -> tuple[float, flo
     if parallel.sharding != "none":
         owned = StageParameters(params.dense / inputs.dense_copies, params.expert / inputs.expert_copies)
     rate = inputs.gpu.moved_bytes_per_s
-    seconds = inputs.constants.optimizer_bytes_per_param * math.fsum(owned) / rate
+    moved_bytes = inputs.constants.optimizer_bytes_per_param
+    if parallel.state_bytes == PARAM_BYTES:
+        # Half of each number, and there are no weights beside the parameters to write.
+        moved_bytes = (moved_bytes - PARAM_BYTES) / 2
+    seconds = moved_bytes * math.fsum(owned) / rate
     if parallel.optimizer == "muon":
         expert = sorted((model.expert_dim, model.d_ff_expert))
         for number, (narrow, wide) in zip(owned, ((model.d_model, model.d_model), expert), strict=True):
@@ -151,5 +173,5 @@ def optimizer_s(inputs: StepInputs, params: StageParameters) -> tuple[float, flo
             seconds += number / (narrow * wide) * (NEWTON_SCHULZ_ITERATIONS * (2 * twice + once))
     moved = 0.0
     if "optimizer" in parallel.offloaded:
-        moved = 2 * OPTIMIZER_STATE_BYTES_PER_PARAM[parallel.optimizer] * math.fsum(owned)
+        moved = 2 * parallel.optimizer_bytes * math.fsum(owned)
     return seconds, moved / inputs.cluster.host.link_bytes_per_s

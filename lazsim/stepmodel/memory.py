@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, ModelSpec, ParallelSpec
+from lazsim.specs import ModelSpec, ParallelSpec
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.passes import warm_up_parts
 from lazsim.stepmodel.pipeline import Part, parts_of, parts_of_stage
@@ -88,21 +88,35 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     parts = parts_of(inputs.model, parallel)
     names = {name for part in set(parts) for name, _ in part}
     kept = {name: math.fsum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
-    layers = [((name, 1),) for name in names] if parallel.gathers_each_time else []
-    widest = max(map(math.fsum, part_parameters(inputs.model, parallel, layers)), default=0.0)
+    gathered = _gathered_bytes(inputs, parts[0]) if parallel.gathers_each_time else (0.0, 0.0)
     needs = []
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
         counts: dict[str, int] = {}
         for part in parts_of_stage(parallel, stage):
             for name, number in parts[part]:
                 counts[name] = counts.get(name, 0) + number
-        needs.append(_stage_bytes(inputs, stage, counts, kept, widest, *held))
+        needs.append(_stage_bytes(inputs, stage, counts, kept, gathered, *held))
     return max(needs, key=lambda need: math.fsum(need.values()))
 
 
+def _gathered_bytes(inputs: StepInputs, part: Part) -> tuple[float, float]:
+    """Return the bytes of parameters and gradients that are whole while a layer with most goes backward."""
+    parallel, nothing = inputs.parallel, StageParameters(0.0, 0.0)
+    # Of equal layers the first, the last and one between have other neighbours.
+    names = [name for name, number in part for _ in range(min(number, 3))]
+    layers = part_parameters(inputs.model, parallel, [((name, 1),) for name in names])
+    needs = []
+    for before, layer, after in zip([nothing, *layers[:-1]], layers, [*layers[1:], nothing], strict=True):
+        copies = inputs.dense_copies, inputs.expert_copies
+        ahead = math.fsum(number for number, ranks in zip(before, copies, strict=True) if ranks > 1)
+        gradients = PARAM_BYTES * math.fsum(layer) + parallel.gradient_bytes * math.fsum(after)
+        needs.append((PARAM_BYTES * (math.fsum(layer) + ahead), gradients))
+    return max(needs, key=math.fsum)
+
+
 def _stage_bytes(
-    inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float], widest: float, dense: float,
-    expert: float,
+    inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float],
+    gathered: tuple[float, float], dense: float, expert: float,
 ) -> dict[str, float]:  # fmt: skip
     parallel = inputs.parallel
     held = dense + expert
@@ -113,9 +127,7 @@ def _stage_bytes(
         overlap = parallel.overlap_expert
         warm_up = warm_up_parts(stage, parallel.pipeline, parallel.virtual_stages, overlap)
         in_flight = (warm_up + (not overlap)) / parallel.virtual_stages
-    optimizer_bytes = OPTIMIZER_STATE_BYTES_PER_PARAM[parallel.optimizer] * (
-        held if parallel.sharding == "none" else divided
-    )
+    optimizer_bytes = parallel.optimizer_bytes * (held if parallel.sharding == "none" else divided)
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
     runs_again = 0.0
@@ -125,10 +137,14 @@ def _stage_bytes(
         kept = {**kept, **dict.fromkeys(layers, ACTIVATION_BYTES * inputs.model.d_model)}
     per_token = math.fsum(number * kept[name] for name, number in counts.items())
     logits = LOGIT_BYTES * inputs.model.vocab_size / parallel.tensor * inputs.tokens
-    whole, summed = (2 * widest, divided + widest) if parallel.gathers_each_time else (held, held)
+    parameters, gradients = PARAM_BYTES * held, parallel.gradient_bytes * held
+    if parallel.gathers_each_time:
+        parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * divided
+        # Weights in fp32 are among the states of the optimizer.
+        parameters += PARAM_BYTES * divided if parallel.state_bytes == PARAM_BYTES else 0.0
     return {
-        "parameters": PARAM_BYTES * whole,
-        "gradients": parallel.gradient_bytes * summed,
+        "parameters": parameters,
+        "gradients": gradients,
         "optimizer": optimizer_bytes,
         "activations": (min(in_flight, inputs.num_micro_batches) * per_token + runs_again) * inputs.own_tokens,
         "logits": logits if counts.keys() & {"head", "mtp"} else 0.0,

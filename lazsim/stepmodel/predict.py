@@ -177,10 +177,15 @@ class StepModel:
         return PartTime(longer * forward_s, longer * backward_s, self._saved_s(part))
 
     def _sharded(self, part: Part, params: StageParameters) -> ShardedExchange:
+        if not self.inputs.parallel.gathers_each_time:
+            return ShardedExchange(0.0, 0.0, 0.0)
         seconds = self._sum(part, "forward_s"), self._sum(part, "backward_s")
         # Without stages, all but the first forward and the last backward pass run two at once.
         saved_s = (1 - 1 / self.inputs.num_micro_batches) * self._saved_s(part)
-        return sharded_exchange(self.inputs, params, *seconds, saved_s, sum(count for _, count in part))
+        ends = part_parameters(self.inputs.model, self.inputs.parallel, [part[:1], part[-1:]])
+        layers = StageParameters(*(whole - math.fsum(some) for whole, *some in zip(params, *ends, strict=True)))
+        units = [(ends[0], 1), (layers, sum(count for _, count in part) - 2), (ends[1], 1)]
+        return sharded_exchange(self.inputs, units, *seconds, saved_s)
 
     def _by_part(self, share: float, saved_s: float) -> tuple[dict[str, float], dict[str, float]]:
         """Sum what each kind of work takes: all micro-batches of the mean stage, with passes that save `saved_s`."""

@@ -80,6 +80,10 @@ NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq", "tok_s_gpu")
 GRADIENTS_OF_TWO_BYTES = ("Megatron-Bridge", "Bridge PR", "MCore MoE recipes PR")
 """Sources whose recipes reduce gradients in 16 bits."""
 
+STATES_OF_TWO_BYTES = ("NeMo AutoModel",)
+"""Sources that train parameters of 16 bits, the default of ``from_config`` in NeMo AutoModel 0.7, by the Adam of
+PyTorch: its runs would not fit into memory with states in fp32."""
+
 
 ASSUMED, UNREAD = "unknown, and taken to be", "not read"
 """Kinds of remarks on a row."""
@@ -371,6 +375,7 @@ def _layout(row: Cells) -> ParallelSpec:
         "micro_batch": _whole(row, "mbs", 1),
         "sharding": sharding if sharding == "none" else divided,
         "optimizer": _choice({"optimizer": (row.get("optimizer") or "").lower()}, "optimizer", OPTIMIZERS, "adam"),
+        "state_bytes": 2 if (row.get("source_family") or "").startswith(STATES_OF_TWO_BYTES) else 4,
         "gradient_bytes": 2 if (row.get("source_family") or "").startswith(GRADIENTS_OF_TWO_BYTES) else 4,
         "precision": _choice(row, "precision", PRECISIONS, "bf16"),
         "eight_bit_parts": _eight_bit_parts(row),
