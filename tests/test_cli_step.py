@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from importlib import resources
 
 import msgspec
 import numpy as np
 import pytest
 
+from lazsim.output.plots import step as pictures
 from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
@@ -119,6 +121,21 @@ def test_a_step_is_drawn(lazsim, tmp_path):
     lazsim(*arguments, "--out", str(tmp_path / "two"))
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_the_picture_of_a_step_names_what_is_hidden_as_a_whole(lazsim, tmp_path, monkeypatch):
+    drawn, draw = [], pictures.step_figure
+
+    def draw_without_exposed_gradients(result):
+        exposed_s = {name: seconds for name, seconds in result.time.exposed_s.items() if name != "gradient_exchange"}
+        return draw(replace(result, time=replace(result.time, exposed_s=exposed_s)))
+
+    monkeypatch.setattr(pictures, "to_files", lambda figure: drawn.append(figure) or {"png": b"", "pdf": b""})
+    monkeypatch.setattr(pictures, "step_figure", draw_without_exposed_gradients)
+    lazsim(
+        "step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "16", *LAYOUT, "--out", tmp_path / "o"
+    )
+    assert "gradient exchange" in [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,9 @@ def test_a_run_that_spends_a_tenth_of_its_time_in_restarts_says_how_long_one_tak
 
     [note] = told(600.0)
     assert "48.2 s on 10 nodes" in note
+    # The trace says how many nodes there are, also where the cluster has more: 26.9 + 6 x 2.13 s.
+    fewer = notes_of(nodes_at(0.0, 6, 300.0, Event(150.0, "remove", "n0")))
+    assert any("39.7 s on 6 nodes" in note for note in fewer)
     assert ": ds " in note
     assert "lazarus" not in note
     assert told(3600.0) == []

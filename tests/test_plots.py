@@ -11,8 +11,9 @@ from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots import charts
 from lazsim.output.plots.charts import number_log_axis
-from lazsim.output.plots.run import windows
+from lazsim.output.plots.run import plot_nodes, windows
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure
+from lazsim.placement.policies import POLICIES
 
 DRAWS = """
 import sys
@@ -124,3 +125,18 @@ def test_every_system_looks_different():
     looks = looks_of(list(SYSTEMS))
     for part in zip(*looks.values(), strict=True):
         assert len(set(map(str, part))) == len(SYSTEMS)
+
+
+def test_a_policy_looks_the_same_alone_beside_others_and_as_the_placement_of_a_system():
+    looks = looks_of(list(POLICIES))
+    assert len(set(map(str, looks.values()))) == len(POLICIES)
+    for name, look in looks.items():
+        assert looks_of(["mine.py:place", name])[name] == look
+        assert looks_of([f"lazarus:{name}", "lazarus:mine.py:place"])[f"lazarus:{name}"] == look
+
+
+def test_nodes_alive_are_whole_numbers():
+    figure = new_figure(4.0, 1.0)
+    axes = figure.subplots()
+    plot_nodes([State(0.0, 4, 4, 1.0), State(3.0, 3, 3, 1.0)], 9.0, axes)
+    assert all(tick == round(tick) for tick in axes.get_yticks())

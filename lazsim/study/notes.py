@@ -45,7 +45,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     notes += [f"{', '.join(names)}: {text}" for text, names in told.items()]
     if loads.last_step is not None and any(run.steps > loads.last_step for run in runs):
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
-    notes += [*_waiting_notes(scenarios, runs, trace), *_system_notes(scenarios, runs)]
+    notes += [*_waiting_notes(scenarios, runs, trace), *_system_notes(scenarios, runs, trace)]
     parallel = first.job.parallel
     if first.settings["model"].endswith(".json") and not (parallel and parallel.sequence_length):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
@@ -56,7 +56,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 
 
-def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
+def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:
     """Say where a system departs from the job: its interval, its steps, what it keeps in memory, what it gives up."""
     chosen = [
         f"{run.name} {run.interval_steps}"
@@ -76,10 +76,11 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     shares = {run.name: run.ledger_s["restart"] / run.wall_s for run in runs}
     restarting = [f"{name} {share:.0%}" for name, share in shares.items() if share >= DECISIVE_SHARE]
     if restarting:
-        cluster = scenarios[0].cluster
-        each_s = restart_s(scenarios[0].costs(), cluster.num_nodes)
+        # The trace says how many nodes there are, whatever the size of the cluster.
+        num_nodes = trace.most_nodes(runs[0].wall_s) - scenarios[0].num_spares
+        each_s = restart_s(scenarios[0].costs(), num_nodes)
         notes.append(
-            f"the time of a restart decides much: {format_duration(each_s)} on {counted(cluster.num_nodes, 'node')} "
+            f"the time of a restart decides much: {format_duration(each_s)} on {counted(num_nodes, 'node')} "
             f"before it reads a checkpoint (`cluster.recovery`). Share of the time in restarts: {', '.join(restarting)}"
         )
     copies = [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes]

@@ -15,10 +15,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lazsim.engine.log import State
 from lazsim.output.plots.charts import amounts_map
 from lazsim.output.plots.style import (
-    COLORS,
     COLUMN_INCHES,
     LOOKS,
-    MARKERS,
     PAPER,
     STYLE,
     Look,
@@ -99,22 +97,25 @@ def rates_figure(runs: pd.DataFrame) -> dict[str, bytes]:
 def placements_figure(result: RunResult) -> dict[str, bytes]:
     """Draw a marker for each run: goodput over the probability that every expert survives the next failure.
 
-    Runs of one system share a colour. A bar is the interval of a probability that was sampled. Names stand beside the
-    picture, the fastest run on top, each with a line to its marker.
+    Markers are those of policies, and so are colours where there is one system; else runs of a system share its
+    colour. A bar is the interval of a probability that was sampled. Names stand beside the picture, the fastest run on
+    top, each with a line to its marker.
     """
     systems = list(dict.fromkeys(run.system for run in result.runs))
+    colors, marks = looks_of(systems), looks_of([run.placement or run.system for run in result.runs])
     runs = sorted((run for run in result.runs if run.plan_recovery), key=lambda run: run.goodput_samples_per_s)
     top = 1.08 * max(run.goodput_samples_per_s for run in runs) or 1.0
     figure = new_figure(5.2, max(3, 0.17 * len(runs)))
     axes = figure.subplots()
     at = -LABEL_GAP
-    for index, run in enumerate(runs):
-        score, color = run.plan_recovery, COLORS[systems.index(run.system) % len(COLORS)]
+    for run in runs:
+        mark = marks[run.placement or run.system]
+        score, color = run.plan_recovery, (mark if len(systems) == 1 else colors[run.system]).color
         assert score
         below, above = score.recovery_prob - score.ci_low, score.ci_high - score.recovery_prob
         axes.errorbar(
             score.recovery_prob, run.goodput_samples_per_s, xerr=[[max(0.0, below)], [max(0.0, above)]],
-            color=color, marker=MARKERS[index % len(MARKERS)], markersize=6, markeredgewidth=0, elinewidth=0.8,
+            color=color, marker=mark.marker, markersize=6, markeredgewidth=0, elinewidth=0.8,
             clip_on=False, zorder=3,
         )  # fmt: skip
         at = max(at + LABEL_GAP, run.goodput_samples_per_s / top)
@@ -232,6 +233,7 @@ def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> 
     axes.fill_between(times, [*alive, alive[-1]], step="post", color="0.75", edgecolor="0.35", linewidth=0.6)
     axes.set_xlim(0, wall_s / unit_s)
     axes.set_ylim(0, max(1, *alive) * 1.1)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_ylabel("nodes alive")
     axes.set_xlabel(f"time ({unit})")
 

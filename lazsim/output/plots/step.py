@@ -4,6 +4,7 @@ import math
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from lazsim.output.plots.style import COLORS, MORE_COLORS, STYLE, new_figure, to_files
 from lazsim.study.step import StepResult
@@ -27,12 +28,14 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     figure = new_figure(7.2, 5.6 + min(1.6, 0.12 * stages))
     heights = [1.0, 0.8, 0.6 + 0.12 * min(stages, 16), 1.0]
     above, below, passes, layer = figure.subplots(4, 1, gridspec_kw={"height_ratios": heights})
-    exposed = {name: seconds for name, seconds in result.time.exposed_s.items() if seconds > 0}
-    order = sorted(exposed, key=lambda name: -exposed[name])
-    palette = dict(zip(order, (*COLORS, *MORE_COLORS) * 2, strict=False))
-    _draw_bar(above, 0, {name: exposed[name] for name in order}, palette, result.time.step_s)
-    hidden = {name: seconds for name, seconds in result.time.hidden_s.items() if seconds > 0}
-    _draw_bar(above, 1, hidden, {name: palette.get(name, "0.7") for name in hidden}, result.time.step_s, alpha=0.45)
+    exposed, hidden = (
+        {name: seconds for name, seconds in sorted(parts.items(), key=lambda part: -part[1]) if seconds > 0}
+        for parts in (result.time.exposed_s, result.time.hidden_s)
+    )
+    # What is hidden as a whole is in the legend, too.
+    palette = dict(zip(dict.fromkeys((*exposed, *hidden)), (*COLORS, *MORE_COLORS) * 2, strict=False))
+    _draw_bar(above, 0, exposed, palette, result.time.step_s)
+    _draw_bar(above, 1, hidden, palette, result.time.step_s, alpha=0.45)
     above.set_yticks([0, 1], ["step", "hidden\nbehind it"])
     above.invert_yaxis()
     above.set(
@@ -109,17 +112,14 @@ def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, str]) -> None
 def _draw_bar(
     axes: Axes, row: int, values: dict[str, float], colors: dict[str, str], whole: float, alpha: float = 1.0
 ) -> None:
-    left = 0.0
+    left, ink = 0.0, "white" if alpha == 1 else "black"
     for name, value in values.items():
-        axes.barh(
-            row, value, left=left, color=colors[name], alpha=alpha, height=0.6, edgecolor="white", linewidth=0.4,
-            label=name.replace("_", " ") if alpha == 1 else None,
-        )  # fmt: skip
-        ink = "white" if alpha == 1 else "black"
+        axes.barh(row, value, left=left, color=colors[name], alpha=alpha, height=0.6, edgecolor="white", linewidth=0.4)
         _name_part(axes, left + value / 2, row, name.replace("_", "\n"), value / whole, 6.5, ink)
         left += value
     if alpha == 1:
-        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+        marks = [Patch(color=color, label=name.replace("_", " ")) for name, color in colors.items()]
+        axes.legend(handles=marks, fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
 
 
 def _name_part(axes: Axes, x: float, y: float, text: str, share: float, size: float, color: str) -> None:

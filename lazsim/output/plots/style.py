@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazsim.engine.systems import SYSTEMS
+from lazsim.placement.policies import POLICIES
 
 if TYPE_CHECKING:
     # The looks are known without it, since it takes longer to load than a short run.
@@ -97,18 +98,28 @@ FIRST = ("lazarus", "ds-ft", "ds", "tutel-ft", "tutel", "dropless-ft", "dropless
 SYSTEM_LOOKS = dict(zip((*FIRST, *(name for name in SYSTEMS if name not in FIRST)), LOOKS, strict=False))
 """A system looks the same in every figure."""
 
-POLICY_LOOKS = dict(zip(("mro", "spread", "compact", "euclid", "ep", "eplb"), LOOKS, strict=False))
+FIRST_POLICIES = ("mro", "spread", "compact", "euclid", "ep", "eplb")
+POLICY_LOOKS = dict(
+    zip((*FIRST_POLICIES, *(name for name in POLICIES if name not in FIRST_POLICIES)), LOOKS, strict=False)
+)
 """A placement policy looks the same in every figure."""
 
 
 def looks_of(names: list[str]) -> dict[str, Look]:
     """Give each series its look: that of the system or policy of its name, else the next free one.
 
+    Where all are one system with a policy, as ``lazarus:mro``, they are told apart by the policy.
+
     Examples
     --------
     >>> [look.marker for look in looks_of(["mine", "mro"]).values()]
     ['s', 'o']
+    >>> looks_of(["lazarus:spread"])["lazarus:spread"] == looks_of(["spread"])["spread"]
+    True
     """
+    policies = [name.partition(":")[2] for name in names]
+    if len({name.partition(":")[0] for name in names}) == 1 and all(policies):
+        return dict(zip(names, looks_of(policies).values(), strict=True))
     known = {name: look for name, look in (SYSTEM_LOOKS | POLICY_LOOKS).items() if name in names}
     free = itertools.cycle([look for look in LOOKS if look not in known.values()] or LOOKS)
     return {name: known.get(name) or next(free) for name in names}
