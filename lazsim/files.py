@@ -59,10 +59,8 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
     A symlink stays, and the file that it leads to is written. `replaced` are files of an earlier run to delete, unless
     `contents` has them.
 
-    Raises
-    ------
-    LazsimError
-        When one cannot be written, or is a device or anything else but a regular file; then no new file appears.
+    Raise `LazsimError` when one cannot be written, or is a device or anything else but a regular file; then no new file
+    appears.
     """
     staged: list[tuple[str, Path]] = []
     locks: list[int] = []
@@ -286,10 +284,7 @@ def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     Nothing beyond `most_bytes` is read: devices such as ``/dev/zero`` have no end. A pipe gives its content only once,
     so that it is kept.
 
-    Raises
-    ------
-    LazsimError
-        When it is missing, a folder, not readable or larger than `most_bytes` (a `FileSizeError`).
+    Raise `LazsimError` when it is missing, a folder, not readable or larger than `most_bytes` (a `FileSizeError`).
     """
     try:
         is_pipe = str(path) == STDIN or Path(path).is_fifo()
@@ -310,11 +305,8 @@ def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes
 
     Text in UTF-16, as PowerShell writes it, becomes UTF-8.
 
-    Raises
-    ------
-    LazsimError
-        When it is broken, an archive of several files, larger than `most_bytes` once unpacked, or takes a library that
-        is not there.
+    Raise `LazsimError` when it is broken, an archive of several files, larger than `most_bytes` once unpacked, or takes
+    a library that is not there.
     """
     kind = next((kind for kind in PACKED if content.startswith(kind)), None)
     if kind is None:
@@ -468,10 +460,7 @@ class Faults:
 def check_folder(folder: Path) -> None:
     """Check that a folder can be written to, before long work depends on it.
 
-    Raises
-    ------
-    LazsimError
-        When it is a file, its name is too long, or it or the nearest folder above it is not writable.
+    Raise `LazsimError` when it is a file, its name is too long, or it or the nearest folder above it is not writable.
     """
     existing = folder
     try:

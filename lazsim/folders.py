@@ -75,10 +75,7 @@ def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
 def write_folder(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list[str]:
     """Write the files of a result by name, all or none, in place of an earlier one of its kind; return their names.
 
-    Raises
-    ------
-    LazsimError
-        When one cannot be written, or would replace a file that lazsim did not write.
+    Raise `LazsimError` when one cannot be written, or would replace a file that lazsim did not write.
     """
     refuse_foreign(folder, contents)
     record = _record(folder)

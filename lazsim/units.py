@@ -50,10 +50,7 @@ def parse_quantity(field: str, text: str) -> float:
 
     Small b is a bit and capital B a byte; G is 10^9 and Gi 2^30.
 
-    Raises
-    ------
-    LazsimError
-        When the unit is missing or unknown, the number negative, or the field has no quantity.
+    Raise `LazsimError` when the unit is missing or unknown, the number negative, or the field has no quantity.
 
     Examples
     --------
@@ -76,10 +73,7 @@ def parse_quantity(field: str, text: str) -> float:
 def parse_duration(text: str) -> float:
     """Read a number with a unit (``ms``, ``s``, ``min``, ``h``, ``d``), or a bare ``0``, as seconds.
 
-    Raises
-    ------
-    LazsimError
-        When the unit is missing or unknown, or the number negative or more than a century.
+    Raise `LazsimError` when the unit is missing or unknown, or the number negative or more than a century.
 
     Examples
     --------
@@ -102,10 +96,7 @@ PRICED = ("", "/node", "/node/h", "/h/node", "/gpu", "/gpu/h", "/h/gpu")
 def parse_price(text: str, gpus_per_node: int) -> float:
     """Read a price in US dollars for an hour of a node, or of one GPU; the currency and the hour may be written, too.
 
-    Raises
-    ------
-    LazsimError
-        When it is no price, or one of anything else.
+    Raise `LazsimError` when it is no price, or one of anything else.
 
     Examples
     --------

@@ -79,10 +79,7 @@ def cli() -> None:
 def run_command(arguments: list[str] | None) -> int:
     """Run the command line and return its exit status.
 
-    Raises
-    ------
-    KeyboardInterrupt
-        When it was interrupted.
+    Raise `KeyboardInterrupt` when it was interrupted.
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:

@@ -180,10 +180,7 @@ def make_mapping(
 
     `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line; `span` is ``FROM..TO``.
 
-    Raises
-    ------
-    SpecError
-        When one cannot be understood.
+    Raise `SpecError` when one cannot be understood.
 
     Examples
     --------

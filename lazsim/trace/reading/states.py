@@ -65,10 +65,8 @@ class StateLog:
 
         A node is there while all its series are 1. It is gone where one has no sample, though another node has.
 
-        Raises
-        ------
-        TraceFormatError
-            When a series names no node, or nodes have samples at different times, so that one without may be there.
+        Raise `TraceFormatError` when a series names no node, or nodes have samples at different times, so that one
+        without may be there.
         """
         states: dict[str, list[dict[float, bool]]] = {}
         for labels, samples in series:
@@ -139,10 +137,8 @@ def choose_series(
 ) -> list[tuple[Mapping[str, Any], SamplesT]]:
     """Return the series whose labels fit ``LABEL=PATTERN``, of readiness where they are of conditions.
 
-    Raises
-    ------
-    TraceFormatError
-        When there is none, one is of a metric that does not tell of nodes, or they are of several jobs.
+    Raise `TraceFormatError` when there is none, one is of a metric that does not tell of nodes, or they are of several
+    jobs.
     """
     wanted = list(where)
     series = list(series)
@@ -188,10 +184,7 @@ def json_records(source: Source, *lists: str) -> Iterator[tuple[str, dict[str, A
     The file has one value or several, such as one on each line. An array stands for its elements, and so does an object
     with an array under one of the names `lists`.
 
-    Raises
-    ------
-    TraceFormatError
-        When a value is no valid JSON.
+    Raise `TraceFormatError` when a value is no valid JSON.
     """
     number = 0
     for value in _json_values(source):
