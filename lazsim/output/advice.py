@@ -74,7 +74,7 @@ def _answer(advice: Advice) -> str:
             f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}"
         )
     value = with_interval(goal.shown(advice.ranking[0].mean), goal.format)
-    ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr"))), ".1f")
+    ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
     num_ties = len(advice.ties)
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
     if any(one.is_tie is None for one in advice.ranking[1:]):

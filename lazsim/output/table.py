@@ -387,11 +387,18 @@ def _records(keys: Sequence[_Strip], strips: Sequence[_Strip], width: int) -> li
 
 
 def with_interval(found: "Interval", form: str) -> str:
-    """Write a mean with half of its interval, or with its bounds where 0 cuts the interval off."""
+    """Write a mean with half of its interval, or with its bounds where the least or most of its kind cuts that off.
+
+    Examples
+    --------
+    >>> from lazsim.study.intervals import Interval
+    >>> [with_interval(Interval(*bounds), ".0f") for bounds in ((7, 4, 10), (7, 0, 20), (7, 4, 8))]
+    ['7 +- 3', '7 (0 to 20)', '7 (4 to 8)']
+    """
     if math.isnan(found.value):
         return "-"
     if math.isnan(found.low):
         return f"{found.value:{form}}"
-    if found.low == 0 < found.high:
-        return f"{found.value:{form}} (0 to {found.high:{form}})"
+    if not math.isclose(found.high - found.value, found.value - found.low, rel_tol=1e-6, abs_tol=1e-12):
+        return f"{found.value:{form}} ({f'{found.low:{form}}' if found.low else 0} to {found.high:{form}})"
     return f"{found.value:{form}} +- {found.high - found.value:{form}}"

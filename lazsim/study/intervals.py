@@ -23,13 +23,17 @@ class Interval(NamedTuple):
         return {what: self.value, f"{what}_ci_low": self.low, f"{what}_ci_high": self.high}
 
 
-def mean_interval(values: Iterable[float]) -> Interval:
-    """Return the mean and its 95 % interval, by Student's t; no bound is below 0 where no value is.
+def mean_interval(values: Iterable[float], most: float = math.inf) -> Interval:
+    """Return the mean and its 95 % interval, by Student's t.
+
+    No bound is below 0 where no value is, nor above the `most` that a value can be.
 
     Examples
     --------
     >>> [round(bound, 3) for bound in mean_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]
     [3.5, 1.537, 5.463]
+    >>> [round(bound, 3) for bound in mean_interval([0.8, 0.9, 1.0, 1.0, 1.0, 1.0], most=1.0)]
+    [0.95, 0.862, 1.0]
     >>> mean_interval([1.0, 2.0])
     Interval(value=1.5, low=nan, high=nan)
     """
@@ -43,7 +47,7 @@ def mean_interval(values: Iterable[float]) -> Interval:
         return Interval(mean, math.nan, math.nan)
     variance = math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1)
     half = float(stdtrit(len(found) - 1, 0.975)) * math.sqrt(variance / len(found))
-    return Interval(mean, mean - half if min(found) < 0 else max(mean - half, 0.0), mean + half)
+    return Interval(mean, mean - half if min(found) < 0 else max(mean - half, 0.0), min(mean + half, most))
 
 
 def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:

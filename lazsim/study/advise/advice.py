@@ -135,9 +135,9 @@ class Advice:
         """The choices that cannot be told from the best."""
         return tuple(one for one in self.ranking[1:] if one.is_tie)
 
-    def mean(self, column: str) -> Interval:
-        """Return the mean of a column over the runs of the best setting."""
-        return mean_interval(float(row[column]) for row in self.rows[self.best])
+    def mean(self, column: str, most: float = math.inf) -> Interval:
+        """Return the mean of a column, which is `most` at most, over the runs of the best setting."""
+        return mean_interval((float(row[column]) for row in self.rows[self.best]), most)
 
     def fault(self, one: Alternative) -> str:
         """Say why an alternative of the ranking will not do; empty where it will."""
