@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -326,8 +327,11 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
     assert (found["unit"], found["best"]["value"]) == ("$/M samples", pytest.approx(cost, rel=1e-6))
     shown = lazsim("advise", *asked, "--jobs", 1, "--runs", 48, "--out", tmp_path / "out")[1]
     assert f"{found['best']['value']:,.2f} +- 0.00 $/M samples" in shown.splitlines()[1]
-    choices = drawn[0].axes[1]
-    assert choices.get_xlabel() == "$/M samples, % of the best choice"
+    # An interval that is given is not called the best, and there are no others to draw.
+    assert "alternatives, at the interval given" in shown
+    assert re.search(r"^given +\d", shown, re.MULTILINE)
+    (choices,) = drawn[0].axes
+    assert choices.get_xlabel().startswith("$/M samples, % of the best choice\n")
     assert [line.get_xdata()[0] for line in choices.lines if len(line.get_xdata())] == pytest.approx([100, 350])
     assert max(map(len, shown.splitlines())) <= 80
 

@@ -49,6 +49,9 @@ def advice_report(advice: Advice) -> Report:
         for part, sha256 in scenario.hashes.items()
     }
     seeds = counted(advice.ranking[0].num_seeds, "seed")
+    drawn = "how far other choices are behind"
+    if not advice.is_interval_given:
+        drawn = f"what each interval between checkpoints gives at the seeds that choose it, and {drawn}"
     return Report(
         f"Which setting is best for {advice.goal.name}?",
         _answer(advice),
@@ -56,7 +59,7 @@ def advice_report(advice: Advice) -> Report:
         f"+- is half of a 95 % interval, which takes {MIN_SAMPLES} seeds.",
         {"file": files, **scenario.inputs},
         maps=plan_maps({_name(advice, advice.best): plan}, MAP_CAPTION) if plan else None,
-        pictures={"what each interval between checkpoints gives, and how far other choices are behind": "advice.png"},
+        pictures={drawn: "advice.png"},
     )
 
 
@@ -119,7 +122,8 @@ def _ranking_table(advice: Advice) -> Table:
         notes.append("values are means over the seeds of their row; the best is compared at the same seeds")
     notes += [f"{left} more are in --json"] if left else []
     notes += [f"cannot run: {reason}" for reason in dict.fromkeys(advice.refused.values())]
-    return Table(columns, rows, "alternatives, each at its best interval", notes)
+    at = "at the interval given" if advice.is_interval_given else "each at its best interval"
+    return Table(columns, rows, f"alternatives, {at}", notes)
 
 
 def _off_table(advice: Advice) -> Table:
@@ -129,11 +133,11 @@ def _off_table(advice: Advice) -> Table:
 
 
 def _interval_table(advice: Advice) -> Table:
-    found = advice.formulas
+    found, chosen = advice.formulas, "given" if advice.is_interval_given else "best"
     low, high = found.found_s[1:]
     between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
     rows = [
-        ("best", format_duration(advice.seconds(advice.best)), None if math.isnan(low) else between),
+        (chosen, format_duration(advice.seconds(advice.best)), None if math.isnan(low) else between),
         ("Young", format_duration(found.young_s) if found.stall_s else None, None),
         ("Daly", format_duration(found.daly_s) if found.stall_s else None, None),
     ]

@@ -1,12 +1,16 @@
 """The picture of advice: the value over the interval between checkpoints, and the alternatives."""
 
+from collections.abc import Mapping
+
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.study.advise.advice import Advice
 from lazsim.study.advise.question import name_apart
+from lazsim.study.advise.search import Choice
 from lazsim.units import DAY_S, HOUR_S, format_duration
 
 TICKS_S = (
@@ -30,15 +34,35 @@ MOST_BARS = 10
 
 @matplotlib.rc_context(STYLE)
 def advice_figure(advice: Advice) -> dict[str, bytes]:
-    """Draw what each interval gives to the choices whose interval was tuned, and by how much other choices are behind.
+    """Draw by how much other choices are behind, beside what each interval gives where one was looked for."""
+    ranking = advice.ranking[: MOST_BARS + 1]
+    choices = list(dict.fromkeys([*advice.curves, *(one.name.choice for one in ranking)]))
+    names = dict(zip(choices, name_apart(choices)[0], strict=True))
+    panels = 1 if advice.is_interval_given else 2
+    figure = new_figure(1.0 + 3.0 * panels, max(2.6, 1.4 + 0.2 * len(ranking)))
+    *curves, bars = figure.subplots(1, panels, squeeze=False)[0]
+    for axes in curves:
+        _draw_curves(advice, names, axes)
+        add_legend(figure, axes, 3)
+    for place, one in enumerate(ranking):
+        # Costs of the best are the smaller ones, and its samples the larger ones.
+        share, *bounds = (_percent(bound, is_cost=advice.goal.is_cost) for bound in one.behind)
+        reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)])
+        color = "#1b6ca8" if not place or one.is_tie else "0.6"
+        bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4)
+    labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
+    bars.set_yticks(range(len(ranking)), labels)
+    bars.set_ylim(len(ranking) - 0.5, -0.5)
+    bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
+    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(grey: not as good, or too few seeds to tell)")
+    return to_files(figure)
+
+
+def _draw_curves(advice: Advice, names: Mapping[Choice, str], curves: Axes) -> None:
+    """Draw what each interval gives to the choices whose interval was tuned.
 
     Lines mark the interval found and those of Young and Daly.
     """
-    ranking = advice.ranking[: MOST_BARS + 1]
-    figure = new_figure(7.0, max(2.6, 1.4 + 0.2 * len(ranking)))
-    curves, bars = figure.subplots(1, 2)
-    choices = list(dict.fromkeys([*advice.curves, *(one.name.choice for one in ranking)]))
-    names = dict(zip(choices, name_apart(choices)[0], strict=True))
     looks = looks_of([names[choice] for choice in advice.curves])
     for choice, curve in advice.curves.items():
         look, step_s = looks[names[choice]], advice.starts[choice].step_s
@@ -66,19 +90,6 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     curves.xaxis.set_minor_locator(NullLocator())
     curves.set_xlabel("time between checkpoints")
     curves.set_ylabel(advice.goal.heading)
-    add_legend(figure, curves, 3)
-    for place, one in enumerate(ranking):
-        # Costs of the best are the smaller ones, and its samples the larger ones.
-        share, *bounds = (_percent(bound, is_cost=advice.goal.is_cost) for bound in one.behind)
-        reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)])
-        color = "#1b6ca8" if one.is_tie else "0.6"
-        bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4)
-    labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
-    bars.set_yticks(range(len(ranking)), labels)
-    bars.set_ylim(len(ranking) - 0.5, -0.5)
-    bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
-    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice")
-    return to_files(figure)
 
 
 def _percent(behind: float, *, is_cost: bool) -> float:

@@ -110,7 +110,7 @@ class Advice:
     goal: Goal
     best: Alternative
     ranking: tuple[Ranked[Alternative], ...]
-    """Every choice at its best interval, the best first."""
+    """Every choice at its best interval or that given, the best first."""
     formulas: Formulas
     """The interval beside those of Young and Daly."""
     off: tuple[Off, ...]
@@ -129,6 +129,8 @@ class Advice:
     scenario: Scenario
     """The first run of the best setting."""
     notes: tuple[str, ...]
+    is_interval_given: bool
+    """Whether the interval was none to be found."""
 
     @property
     def ties(self) -> tuple[Ranked[Alternative], ...]:
@@ -397,6 +399,7 @@ def _advise(
         refused=search.refused,
         scenario=question.scenario(best.choice, 0, best.interval_steps),
         notes=(*count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not])),
+        is_interval_given=interval != AUTO,
     )
 
 
