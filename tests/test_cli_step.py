@@ -582,8 +582,10 @@ def test_a_row_with_fewer_layers_has_windows_in_their_share(tmp_path):
     (tmp_path / "rows.csv").write_text(
         "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,layers_override,tok_s_gpu\n"
         "mine,gpt_oss_20b,dgx-b200,8,64,1,4096,1,1,8,6,20000\n"
+        "hybrid,nemotron_3_nano,dgx-b200,8,64,1,4096,1,1,8,6,20000\n"
     )
-    (run,) = read_runs(str(tmp_path / "rows.csv"))
+    run, hybrid = read_runs(str(tmp_path / "rows.csv"))
+    assert hybrid.skipped == "layers_override 6: which kinds of layers of nemotron_3_nano are left is unknown"
     # 12 of 24 layers have a window.
     assert (run.inputs.model.num_layers, run.inputs.model.attention.num_window_layers) == (6, 3)
 

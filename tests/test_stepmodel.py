@@ -707,6 +707,26 @@ def attention_ms(**changes) -> list[float]:
     ]
 
 
+def test_chunks_take_what_sequences_of_their_length_take():
+    # Four sequences of 4,096 in chunks of 1,024 are sixteen of 1,024, and no window beside the whole sequence.
+    inputs = inputs_of("gpt-oss-120b", "h200x64", 64, expert=64, micro_batch=4)
+    attention = msgspec.structs.replace(inputs.model.attention, sinks=False, num_window_layers=0, window=0)
+    short = msgspec.structs.replace(inputs.model, attention=attention, sequence_length=1024)
+    parallel = msgspec.structs.replace(inputs.parallel, micro_batch=16, global_batch=4 * inputs.parallel.global_batch)
+    block = blocks_of(replace(inputs, model=short, parallel=parallel))["attention"]
+    alone = [
+        1e3 * sum(one.gpu_s for one in operations if one.part == "attention")
+        for operations in (block.forward, block.backward)
+    ]
+    assert attention_ms(window=1024, chunked=True, sinks=False) == pytest.approx(alone)
+    long = msgspec.structs.replace(load_spec(ModelSpec, "llama4-scout"), sequence_length=32768)
+    plain = msgspec.structs.replace(long, attention=msgspec.structs.replace(long.attention, num_window_layers=0))
+    # Of 48 layers 36 see half of 8,192 tokens each instead of half of 32,768.
+    scout = inputs_of("llama4-scout", gpus=64)
+    flop = [flop_per_token(replace(scout, model=model)) for model in (plain, long)]
+    assert flop[0] - flop[1] == 6 * long.score_dim * 36 * (32768 - 8192) / 2
+
+
 def test_attention_takes_what_was_measured_on_an_h200():
     # cuDNN 9.19: 1.31 and 3.65 ms.
     assert attention_ms(window=0, num_window_layers=0, sinks=False) == pytest.approx([1.31, 3.65], rel=0.05)

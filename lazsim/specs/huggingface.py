@@ -346,7 +346,7 @@ def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str])
     return heads | _windows(config, num_layers, kinds)
 
 
-def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, int]:
+def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, Any]:
     """Return the window of attention and the number of layers that have it; nothing where all see the sequence."""
     window = config.number("attention_chunk_size", "sliding_window", default=0)
     if not window or config.fields.get("use_sliding_window") is False:
@@ -362,7 +362,8 @@ def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, in
         num_windows = (num_layers + 1) // 2 if config.family.startswith("gpt_oss") else num_layers
     if window >= config.number("max_position_embeddings", default=window + 1):
         return {}
-    return {"window": window, "num_window_layers": num_windows} if num_windows else {}
+    found = {"window": window, "num_window_layers": num_windows}
+    return (found | {"chunked": True} if config.has("attention_chunk_size") else found) if num_windows else {}
 
 
 def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: Sequence[str]) -> bytes:

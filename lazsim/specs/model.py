@@ -52,6 +52,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     """Tokens that a sliding window sees."""
     num_window_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
     """Layers that have a sliding window."""
+    chunked: bool = False
+    """Whether a window begins anew where it ends, and does not slide: chunks of the sequence (Llama 4)."""
 
     def __post_init__(self) -> None:
         needed = {

@@ -255,6 +255,7 @@ def flop_per_token(inputs: StepInputs) -> float:
     windows = model.attention.num_window_layers if model.attention else 0
     window = min(model.attention.window, model.sequence_length) if model.attention else 0
     pairs = (model.attention_layers + model.num_mtp_layers - windows) * model.sequence_length / 2
-    pairs += windows * window * (1 - window / model.sequence_length / 2)
+    chunked = model.attention is not None and model.attention.chunked
+    pairs += windows * window * (0.5 if chunked else 1 - window / model.sequence_length / 2)
     active = model.dense_params - embedding * model.d_model + experts + further
     return 6.0 * active + 6.0 * model.score_dim * pairs

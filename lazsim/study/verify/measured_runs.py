@@ -262,6 +262,10 @@ def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
     model = lookup.model(row["model_key"])
     changes: dict[str, Any] = {"sequence_length": _whole(row, "seq"), "num_mtp_layers": _whole(row, "mtp_layers")}
     if layers := _whole(row, "layers_override"):
+        if model.state_space is not None:
+            raise SpecError(
+                f"layers_override {layers}: which kinds of layers of {row['model_key']} are left is unknown"
+            )
         dense = model.num_layers - model.num_moe_layers
         changes |= {"num_layers": layers, "num_moe_layers": max(1, layers - dense)}
         if model.attention and (windows := model.attention.num_window_layers):
@@ -528,7 +532,8 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
         alike = known.attention if known is not None else None
         attention["normed"] = _flag(row, "qk_norm", alike is not None and alike.normed)
         attention |= {
-            name: alike is not None and getattr(alike, name) for name in ("scaled_positions", "sinks", "gated")
+            name: alike is not None and getattr(alike, name)
+            for name in ("scaled_positions", "sinks", "gated", "chunked")
         }
         attention |= {"window": _whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
     fields: dict[str, Any] = {
