@@ -151,6 +151,11 @@ class Scenario:
         """Hash of the inputs: equal inputs, equal result."""
         return hash_id(self.inputs)
 
+    @functools.cached_property
+    def without_effect(self) -> dict[str, str]:
+        """Fields that the kind of the job leaves without effect; see `lazsim.specs.effects`."""
+        return without_effect(self.job, self.model)
+
     @property
     def has_chosen_layout(self) -> bool:
         """Whether the layout is the fastest that fits, since no job was given."""
@@ -191,7 +196,10 @@ class Scenario:
         if dot and part in ("gpu", "cluster", "job", "step") and path not in OF_OTHERS:
             # Nothing else depends on these, so that nothing needs to be read again.
             spec = override(getattr(self, part), {field_path: value}, part, self.system, SYSTEMS)
-            return replace(self, settings=settings, **{part: spec})
+            changed = replace(self, settings=settings, **{part: spec})
+            with prefix_errors(self.name):
+                refuse_without_effect([path], changed.without_effect)
+            return changed
         return resolve(settings, self.name, self.folder)
 
     def field(self, path: str) -> Any:

@@ -1,5 +1,6 @@
 """What has no effect on a run is told or refused, and all else has one."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -8,7 +9,7 @@ import pytest
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.scenario import resolve
-from lazsim.specs.effects import BESIDE, why_without_effect, without_effect
+from lazsim.specs.effects import BESIDE, why_without_effect
 from lazsim.specs.overrides import override
 from lazsim.study.simulation import simulate, simulate_scenarios
 from lazsim.trace.table import Event, build_trace
@@ -25,38 +26,83 @@ step_s = 1.0
 storage_s = 5.0
 transfer_s = 3.0
 """
-KINDS = {
-    "plain": ("gpt-s", "rtx3090x10", "rebalance_interval_steps = 100"),
-    "layout": ("qwen3-30b-a3b", "h100x8", LAYOUT),
-    "times": ("gpt-s", "rtx3090x10", TIMES),
-}
 SYSTEMS = ("lazarus", "ds-ft", "tutel", "gemini", "async-checkpoint")
+PLAIN = "rebalance_interval_steps = 100"
+ON_16_NODES = "[parallel]\nglobal_batch = 512\nexpert = 16\n"
 
-ELSEWHERE = {
-    "cluster.gpus_per_domain", "cluster.nodes_per_domain", "cluster.nodes_per_server", "cluster.host.link_bytes_per_s",
-    "cluster.host.memory_bytes", "cluster.num_nodes", "cluster.recovery.regroup_s",
-    "cluster.network.storage_read_bytes_per_s", "cluster.network.nodes_per_pod", "cluster.network.spine_share",
-    "cluster.network.local_bytes_per_s", "cluster.network.local_latency_s", "job.regrouped_joins", "job.expert_kernels",
-    "job.parallel.expert_tensor", "gpu.matmul_memory_efficiency", "gpu.peak_fp8_flop_per_s", "gpu.peak_fp4_flop_per_s",
-    "job.parallel.sequence_length", "job.times.nodes_per_stage", "job.rebalance_interval_steps",
-    "job.parallel.capacity_factor", "cluster.on_demand_usd_per_node_hour", *(f"job.parallel.{name}" for name in BESIDE),
+KINDS = {
+    "plain": [
+        ("gpt-s", "rtx3090x10", PLAIN, SYSTEMS, {}),
+        ("gpt-s", "h100x8", PLAIN + '\nexpert_kernels = "fused"', ["lazarus"], {"duration": 400}),
+        ("gpt-s", "rtx3090x10", PLAIN, ["lazarus"], {"placement": "domains", "cluster.nodes_per_domain": 4}),
+    ],
+    "layout": [
+        ("qwen3-30b-a3b", "h100x8", LAYOUT, SYSTEMS, {}),
+        (
+            "deepseek-v2-lite", "dgx-h100",
+            ON_16_NODES + """micro_batch = 2
+            precision = "fp8_block"
+            dispatcher = "deepep"
+            overlap_expert = true
+            """, ["lazarus", "checkpoint"], {"job.rebalance_interval_steps": 20},
+        ),
+        (
+            "deepseek-v2-lite", "dgx-h100", ON_16_NODES + "tensor = 2\ncontext = 2", ["lazarus"],
+            {"placement": "domains", "cluster.nodes_per_domain": 4},
+        ),
+        (
+            "deepseek-v2-lite", "dgx-b200",
+            ON_16_NODES + 'precision = "mxfp8"\neight_bit_parts = ["attention"]', ["lazarus"], {},
+        ),
+        (
+            "gpt-oss-20b", "dgx-b200",
+            ON_16_NODES + 'precision = "nvfp4"\ngraphs = "partial"\ndispatcher = "hybridep"\noverlap_expert = true',
+            ["lazarus", "ds-ft"], {},
+        ),
+        (
+            "nemotron-3-nano", "dgx-h100",
+            ON_16_NODES + 'micro_batch = 2\nrecompute = "full"\ncapacity_factor = 1.5', ["lazarus"],
+            {"routing": "smartmoe-fit"},
+        ),
+        (
+            "qwen3-30b-a3b", "h100x16", ON_16_NODES.replace("512", "256") + 'graphs = "partial"', ["lazarus", "gemini"],
+            {"cluster.nodes_per_server": 2, "cluster.network.nodes_per_pod": 1},
+        ),
+    ],
+    "times": [
+        ("gpt-s", "rtx3090x10", TIMES, SYSTEMS, {}),
+        (
+            "gpt-s", "rtx3090x10", TIMES + "num_stages = 2\nnodes_per_stage = 2", ["lazarus", "ds-ft"],
+            {"placement": "domains", "cluster.nodes_per_domain": 4},
+        ),
+    ],
 }  # fmt: skip
-"""Fields that have an effect on other clusters, loads, policies or events, or beside other fields of a layout."""
+"""For each kind of a job runs in which its fields have an effect, one or another: model, cluster, job, systems, others.
+
+What is looked at first has most of them.
+"""
+
+SHOWN_ELSEWHERE = {
+    "cluster.on_demand_usd_per_node_hour", "job.parallel.expert_tensor", "gpu.peak_fp4_flop_per_s",
+}  # fmt: skip
+"""A price for `lazsim advise` alone, and fields of which runs refuse all values but one, or 0."""
 
 
-def trace():
-    """Eight nodes, of which one goes for a while, and two go at once in the end."""
-    events = [Event(0, "add", f"node{i}") for i in range(8)]
-    events += [Event(300, "remove", "node1"), Event(500, "add", "node1"), Event(700, "remove", "node2")]
-    return build_trace([*events, Event(700, "remove", "node3")], duration_s=900)
+def trace(num_nodes=8):
+    """Nodes of which one goes for a while, and two go at once and return."""
+    times = {"node1": (300, 500), "node2": (1500, 2000), "node3": (1500, 2000)}
+    events = [Event(0, "add", f"node{i}") for i in range(num_nodes)]
+    events += [Event(gone, "remove", node) for node, (gone, _) in times.items()]
+    events += [Event(back, "add", node) for node, (_, back) in times.items()]
+    return build_trace(sorted(events, key=lambda one: one.time_s), duration_s=3600)
 
 
-def scenarios(tmp_path, kind):
-    model, cluster, job = KINDS[kind]
+def scenarios(tmp_path, kind, number=0):
+    model, cluster, job, systems, others = KINDS[kind][number]
     path = tmp_path / "job.toml"
     path.write_text(job)
-    return [resolve({"trace": trace(), "model": model, "cluster": cluster, "job": str(path), "system": name})
-            for name in SYSTEMS]  # fmt: skip
+    asked = {"trace": trace(16 if "expert = 16" in job else 8), "model": model, "cluster": cluster, "job": str(path)}
+    return [resolve({**asked, **others, "system": name}) for name in systems]
 
 
 def outcome(scenario):
@@ -79,38 +125,71 @@ def fields(spec, prefix):
 
 
 def others(kind, value):
-    """Other values of a field; none of names, curves and lists of words."""
+    """Other values of a field; none of names and lists of words."""
     if isinstance(value, bool):
         return [not value]
     if get_origin(kind) is Literal:
         return [one for one in get_args(kind) if one != value]
-    if isinstance(value, int | float):
-        return [2 * value + (not value), value + 64]
+    if isinstance(value, int):
+        return [2 * value + (not value), value + 64, value // 2]
+    if isinstance(value, float):
+        return [2 * value + (not value), value / 1000, value + 64, 0.0]
+    if isinstance(value, tuple) and value and isinstance(value[0], float):
+        return [[3 * one for one in value]]
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return [[[size, 3 * time] for size, time in value]]
     return [3.0] if value is None and float in get_args(kind) else []
 
 
+def has_effect(run, before, path, values):
+    """Tell whether some value of a field changes what a run says; a value that no such job has changes nothing."""
+    part, _, field = path.partition(".")
+    for value in values:
+        with suppress(LazsimError):
+            if path == "job.parallel.sequence_length":
+                changed = run.replace(path, value)
+            else:
+                changed = replace(run, **{part: override(getattr(run, part), {field: value})})
+            if outcome(changed) != before:
+                return True
+    return False
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_field_of_a_job_its_cluster_or_its_gpu_is_told_to_have_no_effect_just_where_it_has_none(tmp_path, kind):
-    runs = scenarios(tmp_path, kind)
-    before = {one.system: outcome(one) for one in runs}
-    idle = without_effect(runs[0].job, runs[0].model)
-    wrong = {}
-    for part in ("job", "cluster", "gpu"):
-        for path, hint, value in fields(getattr(runs[0], part), part):
-            told, found = why_without_effect(path, idle), False
-            for other in others(hint, value):
-                for run in runs:
-                    try:
-                        spec = override(getattr(run, part), {path.partition(".")[2]: other})
-                        found = found or outcome(replace(run, **{part: spec})) != before[run.system]
-                    except LazsimError:
-                        # No job of this kind has this value.
-                        found = found or not told
-                    if found:
-                        break
-            if others(hint, value) and (found if told else not found and path not in ELSEWHERE):
-                wrong[path] = told
-    assert wrong == {}
+def test_a_field_of_a_run_is_told_to_have_no_effect_just_where_it_has_none(tmp_path, kind):
+    shown, told = dict[str, bool](), dict[str, str]()
+    for number in range(len(KINDS[kind])):
+        runs = scenarios(tmp_path, kind, number)
+        before = [outcome(one) for one in runs]
+        for part in ("job", "cluster", "gpu", "step"):
+            for path, hint, value in fields(getattr(runs[0], part), part):
+                values = others(hint, value)
+                why = why_without_effect(path, runs[0].without_effect)
+                if values and not (shown.get(path) and not why):
+                    found = any(
+                        has_effect(run, old, path, values[: 1 if why else None])
+                        for run, old in zip(runs, before, strict=True)
+                    )
+                    assert not (found and why), f"{path} has an effect, but is told to have none {why}"
+                    shown[path] = shown.get(path, False) or found
+                    told[path] = why
+    assert {path for path, found in shown.items() if not found and not told[path]} <= SHOWN_ELSEWHERE
+
+
+@pytest.mark.parametrize("field", BESIDE)
+def test_a_field_has_no_effect_in_a_layout_of_which_that_is_told(tmp_path, field):
+    path = tmp_path / "job.toml"
+    path.write_text('[parallel]\nglobal_batch = 256\npipeline = 2\nsharding = "none"')
+    run = resolve({"trace": trace(), "model": "qwen3-30b-a3b", "cluster": "h100x8", "job": str(path)})
+    parallel = run.job.parallel
+    assert BESIDE[field][0](parallel)
+    kind, present = get_type_hints(type(parallel))[field], getattr(parallel, field)
+    values = [value for value in others(kind, present) if value != present]
+    assert values
+    for value in values:
+        told = simulate_scenarios([run.replace(f"job.parallel.{field}", value)]).notes
+        assert [field in note for note in told if note.startswith("of no effect in this layout")] == [True]
+    assert not has_effect(run, outcome(run), f"job.parallel.{field}", values)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +200,23 @@ def test_a_field_of_a_job_its_cluster_or_its_gpu_is_told_to_have_no_effect_just_
         ("layout", "cluster.network.all_to_all_efficiency", "on a job with a layout"),
         ("layout", "job.parallel.routing", "on a run, whose loads are those of `routing`"),
         ("plain", "step.fixed_s", "on a job without a layout"),
+        ("layout", "step.learned_imbalance", "on a run, whose loads are those of `routing`"),
         ("times", "cluster.network.nic_latency_s", "on a job with known times"),
     ],
 )
 def test_a_change_without_effect_is_refused(tmp_path, kind, field, told):
-    settings = scenarios(tmp_path, kind)[0].settings
-    with pytest.raises(SpecError, match=f"^{field} has no effect {told}: leave it out$"):
-        resolve({**settings, field: "learned" if field.endswith("routing") else 1})
+    run = scenarios(tmp_path, kind)[0]
+    value = "learned" if field.endswith("routing") else 1
+    for change in (lambda: resolve({**run.settings, field: value}), lambda: run.replace(field, value)):
+        with pytest.raises(SpecError, match=f"^{field} has no effect {told}: leave it out$"):
+            change()
+
+
+def test_a_job_has_a_layout_or_known_times(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(LAYOUT + TIMES)
+    with pytest.raises(SpecError, match=r"`job`: .*job.toml: steps come from .* not both: leave one out$"):
+        resolve({"job": str(path)})
 
 
 def test_a_value_of_a_job_file_without_effect_is_told(tmp_path):

@@ -525,7 +525,7 @@ def test_a_system_that_needs_stages_refuses_a_job_without(system):
         run(system, cost_model=costs(), nodes="a b c d")
 
 
-@pytest.mark.parametrize("system", ["replica-drop", "spare"])
+@pytest.mark.parametrize("system", [name for name, one in SYSTEMS.items() if "two model replicas" in one.needs])
 def test_a_system_that_needs_two_replicas_refuses_a_cluster_with_one(system):
     with pytest.raises(InfeasiblePlanError, match=f"{system} takes two model replicas, 8 nodes, and there are 4"):
         run(system, cost_model=staged_costs(num_nodes=4), nodes="a b c d")

@@ -30,8 +30,10 @@ _OF_LAYOUTS = (
     *(f"gpu.{name}" for name in ("kernels_speedup", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s")),
     *(f"cluster.{name}" for name in ("gpus_per_domain", "network.nodes_per_pod", "network.spine_share")),
 )
+_OF_STEP_ALONE = ("step.assumed", "step.measured_over_predicted", "gpu.peak_fp8_flop_per_s")
+_OF_LOADS = ("job.parallel.routing", "step.learned_imbalance")
 _OF_UNKNOWN_TIMES = (
-    *_OF_LAYOUTS, *_TIMES_OF_PLAIN_JOBS, "job.reorder_kernels", "cluster.network",
+    *_OF_LAYOUTS, *_TIMES_OF_PLAIN_JOBS, "job.reorder_kernels", "cluster.network", "cluster.nodes_per_server",
     "cluster.host.clock_hz", "cluster.host.launches_per_clock", "cluster.host.serialise_bytes_per_s",
     *(f"step.{name}" for name in (SCAN, *HOST_LAUNCHES)),
     *(f"gpu.{name}" for name in GpuSpec.__struct_fields__ if name not in ("name", "memory_bytes", "kernels", "source")),
@@ -77,7 +79,8 @@ def without_effect(job: JobSpec, model: ModelSpec) -> dict[str, str]:
         return found | dict.fromkeys(_OF_LAYOUTS, "on a job without a layout")
     links = [f"cluster.network.{name}" for name in _ANALYTIC_LINKS]
     found |= dict.fromkeys([*_OF_PLAIN_JOBS, *links, "gpu.fused_experts"], "on a job with a layout")
-    return found | {"job.parallel.routing": "on a run, whose loads are those of `routing`"}
+    found |= dict.fromkeys(_OF_STEP_ALONE, "on a run, only on `lazsim step`")
+    return found | dict.fromkeys(_OF_LOADS, "on a run, whose loads are those of `routing`")
 
 
 def why_without_effect(path: str, idle: Mapping[str, str]) -> str:
@@ -116,7 +119,7 @@ def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:
             if getattr(spec, name) != _defaults(spec)[name]:
                 found.setdefault(why, []).append(path)
     remarks = [f"of no effect {why}: {', '.join(paths)}" for why, paths in found.items()]
-    return remarks + (layout_remarks(job.parallel) if job.parallel is not None and job.times is None else [])
+    return remarks + ([] if job.parallel is None else layout_remarks(job.parallel))
 
 
 def _defaults(spec: msgspec.Struct) -> dict[str, object]:

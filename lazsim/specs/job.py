@@ -70,3 +70,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     effect then."""
     times: TimesSpec | None = None
     """Known times, in place of those from kernels, links and a layout."""
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None and self.times is not None:
+            raise ValueError("steps come from the layout of `parallel` or from known `times`, not both: leave one out")

@@ -146,6 +146,11 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         return micro_batches + (-micro_batches % self.pipeline if self.virtual_stages > 1 else 0)
 
     @property
+    def overlaps_exchanges(self) -> bool:
+        """Whether exchanges of tokens run behind compute, of another micro-batch: without exchanges none does."""
+        return self.overlap_expert and self.expert * self.expert_tensor > 1
+
+    @property
     def gathers_each_time(self) -> bool:
         """Whether parameters are gathered, and gradients scattered, in every micro-batch and not once a step."""
         return self.sharding == "full" and self.pipeline == 1

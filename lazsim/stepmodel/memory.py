@@ -124,7 +124,7 @@ def _stage_bytes(
     if parallel.schedule == "dualpipe":
         in_flight = (parallel.pipeline + 1) / 2
     else:
-        overlap = parallel.overlap_expert
+        overlap = parallel.overlaps_exchanges
         warm_up = warm_up_parts(stage, parallel.pipeline, parallel.virtual_stages, overlap)
         in_flight = (warm_up + (not overlap)) / parallel.virtual_stages
     optimizer_bytes = parallel.optimizer_bytes * (held if parallel.sharding == "none" else divided)

@@ -224,7 +224,7 @@ class StepModel:
 
 def _overlaps(parallel: ParallelSpec) -> bool:
     """Tell whether two passes run at the same time."""
-    return parallel.overlap_expert or parallel.schedule == "dualpipe"
+    return parallel.overlaps_exchanges or parallel.schedule == "dualpipe"
 
 
 def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:

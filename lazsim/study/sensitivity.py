@@ -9,7 +9,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import SpecError, did_you_mean, known_names
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
-from lazsim.specs.effects import refuse_without_effect, why_without_effect, without_effect
+from lazsim.specs.effects import refuse_without_effect, why_without_effect
 from lazsim.study.collect import collect
 from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
@@ -53,8 +53,10 @@ class Assumption(NamedTuple):
     path: str
 
     def apply(self, scenario: Scenario) -> Scenario:
-        """Return the scenario with the constant multiplied; the same where it lacks the constant."""
-        return scenario if scenario.field(self.path) is None else scenario.replace(self.path, f"x{self.factor!r}")
+        """Return the scenario with the constant multiplied; the same where it lacks it, or it has no effect."""
+        if scenario.field(self.path) is None or why_without_effect(self.path, scenario.without_effect):
+            return scenario
+        return scenario.replace(self.path, f"x{self.factor!r}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def sensitivity(
     if lacking := [name for name in constants if name not in had]:
         raise SpecError(f"`constant`: {lacking[0]}: the runs have no such constant; leave it out")
     # Systems may have other layouts, or none.
-    kinds = [without_effect(one.job, one.model) for one in scenarios]
+    kinds = [one.without_effect for one in scenarios]
     idle = {path: kinds[0][path] for path in kinds[0] if all(path in each for each in kinds)}
     refuse_without_effect([paths[name] for name in constants], idle, "`constant`: ")
     entering = [name for name in paths if name in had and not why_without_effect(paths[name], idle)]

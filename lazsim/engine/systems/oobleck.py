@@ -22,6 +22,8 @@ class Oobleck(SeatSystem):
     are left of.
     """
 
+    takes_two_replicas: bool = True
+
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """See `SeatSystem.goes_on`: every place has a node in some replica, so that the nodes left hold the model."""
         missing, replicas = missing_of_place(costs, held)

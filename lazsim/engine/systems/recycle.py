@@ -18,6 +18,7 @@ class ReCycle(SeatSystem):
     ``m + p - 1 + max(0, m k / (d - k) - usable (p - 1))`` instead of ``m + p - 1`` times a stage's time.
     """
 
+    takes_two_replicas: bool = True
     usable_bubbles: float = 0.5
     """Share of the bubbles that rerouted micro-batches fill: an assumption; 1 is perfect."""
 

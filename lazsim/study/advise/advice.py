@@ -11,7 +11,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
-from lazsim.specs.effects import why_without_effect, without_effect
+from lazsim.specs.effects import why_without_effect
 from lazsim.study.advise.question import CHOICES, MOST_STEPS, Question, distinct, name_value, without_choices
 from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
@@ -463,10 +463,9 @@ def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:
 def assumptions(scenario: Scenario) -> list[Assumption]:
     """Return the assumptions of a scenario, each with each factor: its constants, and rates of what is generated."""
     paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
-    idle = without_effect(scenario.job, scenario.model)
     found = []
     for name, path in paths.items():
-        for factor in FACTORS if scenario.field(path) and not why_without_effect(path, idle) else ():
+        for factor in FACTORS if scenario.field(path) and not why_without_effect(path, scenario.without_effect) else ():
             # More than all of something is not in its range.
             with suppress(SpecError):
                 assumption = Assumption(name, factor, path)
