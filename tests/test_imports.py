@@ -1,6 +1,7 @@
 """The architecture: packages import only downwards, none in a circle, and start-up stays light."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,14 @@ def test_every_public_name_can_be_imported():
 
     for name in lazsim.__all__:
         assert getattr(lazsim, name) is not None
+
+
+@pytest.mark.parametrize(
+    "package", sorted(path.parent for path in PACKAGE.rglob("__init__.py")), ids=lambda path: path.name
+)
+def test_a_package_that_says_what_its_modules_are_for_leaves_none_out(package):
+    told = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"(?<!`)`([a-z_]+)`(?!`)", told))
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    assert not named & modules or modules <= named <= modules | folders

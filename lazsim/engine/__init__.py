@@ -1,1 +1,15 @@
-"""The simulation: a job on nodes that come and go."""
+"""The simulation: a job on nodes that come and go.
+
+``what happens``
+    `simulate` gives a trace to a `job`, which is in one of the `states`, and `protocol` decides which is next. `nodes`
+    are alive or on standby, and some of them have `held` the states. `clock` is the time, and `laps` are steps between
+    two events.
+``what follows from a plan``
+    `planner` makes plans, `plans` finds the next and its costs by `reconfiguration`. `step_timer` times the steps of
+    each plan, `sampling` and `sampled_steps` those of some plans for all. `plan_reliability` scores them.
+``what it costs``
+    `systems/` has a file for each way to survive, `interval` the steps between its checkpoints. `layout` prices a job
+    with one, `default_job` chooses one, and `memory` says what it needs.
+``what comes out``
+    `ledger` has the use of every second, `progress` the samples, `log` everything else.
+"""

@@ -1,8 +1,8 @@
 """Probability that every expert survives when nodes fail together.
 
-`curve` answers from failure sets: by `exact` ways, which are `lattice` and `diagram`, or by `montecarlo`. For the
-command line, `task` and `failure_scenarios` say what is asked; `comparison` makes plans, and it and `survival` weigh
-them.
+`curve` answers from `failure_sets` under one of the `failure_models`: by `exact` ways, which are `lattice` and
+`diagram`, or by `montecarlo`. For the command line, `task` and `failure_scenarios` say what is asked; `comparison`
+makes plans, and it and `survival` weigh them.
 """
 
 from lazsim.reliability.curve import SurvivalCurve, SurvivalEstimate, recovery_curve, recovery_prob
