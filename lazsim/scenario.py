@@ -8,6 +8,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -335,7 +336,6 @@ class Resolver:
 
     def __init__(self, name: str = "", folder: Path = Path()) -> None:
         self._name, self._folder = name, folder
-        self._where = f"{name}: " if name else ""
         self._once: Callable[..., Any] = functools.cache(lambda function, *arguments: function(*arguments))
 
     def resolve(self, settings: Settings) -> Scenario:
@@ -346,21 +346,31 @@ class Resolver:
         LazsimError
             When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
         """
-        settings = check_settings(settings, self._where)
-        asked = {**DEFAULTS, **settings}
-        changes = changed_fields(asked)
-        paths: dict[str, str] = {}
-        hashes: dict[str, str] = {}
-        system: System = self._extension(find_system, "system", asked["system"], paths)
-        with prefix_errors(f"{self._where}`system`"):
-            system_origin = system_source(paths.get("system", asked["system"]))
+        return _Resolution(self._name, self._folder, self._once, settings).scenario()
+
+
+class _Resolution:
+    """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
+
+    def __init__(self, name: str, folder: Path, once: Callable[..., Any], settings: Settings) -> None:
+        self._name, self._folder, self._once = name, folder, once
+        self._where = f"{name}: " if name else ""
+        self._asked = {**DEFAULTS, **check_settings(settings, self._where)}
+        self._changes = changed_fields(self._asked)
+        self._paths = dict[str, str]()
+        self._hashes = dict[str, str]()
+
+    def scenario(self) -> Scenario:
+        """Resolve all settings."""
+        asked, changes = self._asked, self._changes
+        system: System = self._extension(find_system, "system")
+        with self._naming("system"):
+            system_origin = system_source(self._paths.get("system", asked["system"]))
         if asked["planning"] not in PLANNINGS:
             raise SpecError(self._where + unknown_name("planning", asked["planning"], list(PLANNINGS)))
 
         def spec(spec_type: type[SpecT], name: str) -> SpecT:
-            part = CATALOG_KINDS[spec_type].removesuffix("s")
-            found, hashes[part] = self._spec(spec_type, part, name, changes[part], system.name)
-            return found
+            return self._spec(spec_type, CATALOG_KINDS[spec_type].removesuffix("s"), name, system.name)
 
         model = spec(ModelSpec, asked["model"])
         cluster = spec(ClusterSpec, asked["cluster"])
@@ -379,20 +389,20 @@ class Resolver:
         profile = asked["profile"]
         if profile is None and job.parallel is None and job.times is None and not changes["model"]:
             profile = self._once(own_profile, asked["gpu"] or cluster.gpu, asked["model"])
-        with prefix_errors(f"{self._where}`duration`"):
+        with self._naming("duration"):
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
                 raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
-        with prefix_errors(f"{self._where}`spare_start`"):
+        with self._naming("spare_start"):
             spare_start_s = _seconds(asked["spare_start"]) or 0.0
-        with prefix_errors(f"{self._where}`price`"):
+        with self._naming("price"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
-        trace = self._trace(asked, changes["trace"], duration_s, paths)
+        trace = self._trace(duration_s)
         is_even = job.parallel is not None and not changes["routing"]
         loads = (UNIFORM if is_even else SKEWED_LOADS) if asked["routing"] is None else asked["routing"]
-        routing = self._routing(asked, loads, changes["routing"], model, paths, hashes)
+        routing = self._routing(loads, model)
         with prefix_errors(self._name):
-            check_lenient(asked["lenient"], paths.get("trace"), paths.get("routing"))
+            check_lenient(asked["lenient"], self._paths.get("trace"), self._paths.get("routing"))
         return Scenario(
             model=model,
             gpu=gpu,
@@ -401,8 +411,8 @@ class Resolver:
             step=step,
             system=system.name,
             system_origin=system_origin,
-            placement=self._placement(asked, system, paths),
-            profile_sha256=self._profile(profile, model.name, paths),
+            placement=self._placement(system),
+            profile_sha256=self._profile(profile, model.name),
             trace=trace,
             routing=routing,
             duration_s=duration_s,
@@ -414,21 +424,23 @@ class Resolver:
             settings=asked,
             name=self._name,
             folder=self._folder,
-            paths=paths,
-            hashes=hashes,
+            paths=self._paths,
+            hashes=self._hashes,
         )
 
-    def _spec(
-        self, spec_type: type[SpecT], part: str, name: str, changes: Mapping[str, Any], system: str = ""
-    ) -> tuple[SpecT, str]:
-        """Read a specification, and return it with the hash of its text."""
-        kind = CATALOG_KINDS.get(spec_type, part)
-        with prefix_errors(f"{self._where}`{part}`"):
+    def _naming(self, setting: str) -> AbstractContextManager[None]:
+        """Begin errors with the name of a setting."""
+        return prefix_errors(f"{self._where}`{setting}`")
+
+    def _spec(self, spec_type: type[SpecT], part: str, name: str, system: str = "") -> SpecT:
+        """Read a specification, and change what is asked for."""
+        with self._naming(part):
             path = self._toml_path(name)
-            text = self._once(read_spec_bytes, kind, path)
-            spec = self._once(read_toml, path, text, spec_type)
+            text = self._once(read_spec_bytes, CATALOG_KINDS.get(spec_type, part), path)
+            spec: SpecT = self._once(read_toml, path, text, spec_type)
+        self._hashes[part] = sha256(text)
         with prefix_errors(self._name):
-            return (override(spec, changes, part, system, SYSTEMS) if changes else spec), sha256(text)
+            return override(spec, self._changes[part], part, system, SYSTEMS) if self._changes[part] else spec
 
     def _toml_path(self, name: str) -> str:
         return str(self._folder / name) if name.endswith((".toml", ".json")) else name
@@ -438,37 +450,37 @@ class Resolver:
             raise SpecError(f"{self._where}`{part}` {name!r}: the runs of a sweep cannot read stdin; give a file")
         return str(self._folder / name)
 
-    def _profile(self, name: str | None, model: str, paths: dict[str, str]) -> str | None:
+    def _profile(self, name: str | None, model: str) -> str | None:
         if name in (None, ANALYTIC):
             return None
-        with prefix_errors(f"{self._where}`profile`"):
+        with self._naming("profile"):
             # A path begins at the folder of the settings; a device of the catalogue does not.
-            paths["profile"] = str(self._folder / find_profile(name, model))
-            return sha256(self._once(read_bytes, paths["profile"]))
+            path = self._paths["profile"] = str(self._folder / find_profile(name, model))
+            return sha256(self._once(read_bytes, path))
 
-    def _extension(self, find: Callable[[str], Any], part: str, name: str, paths: dict[str, str]) -> Any:
+    def _extension(self, find: Callable[[str], Any], part: str) -> Any:
         """Find a system or a policy by its name; the path of a user's own begins at the folder of the settings."""
-        with prefix_errors(f"{self._where}`{part}`"):
+        with self._naming(part):
+            name = self._asked[part]
             path, colon, attribute = name.rpartition(":")
             if colon:
-                name = paths[part] = f"{self._folder / path}:{attribute}"
+                name = self._paths[part] = f"{self._folder / path}:{attribute}"
             return self._once(find, name)
 
-    def _placement(self, asked: Settings, system: System, paths: dict[str, str]) -> Mapping[str, str] | None:
+    def _placement(self, system: System) -> Mapping[str, str] | None:
         """Name the policy of a system that has one to choose."""
-        name = asked["placement"]
+        name = self._asked["placement"]
         if name is None:
             return None
-        self._extension(find_policy, "placement", name, paths)
-        with prefix_errors(f"{self._where}`placement`"):
-            return policy_input(paths.get("placement") or name) if system.is_elastic else None
+        self._extension(find_policy, "placement")
+        with self._naming("placement"):
+            return policy_input(self._paths.get("placement") or name) if system.is_elastic else None
 
-    def _trace(
-        self, asked: Settings, changes: Mapping[str, Any], duration_s: float | None, paths: dict[str, str]
-    ) -> TraceInput | None:
+    def _trace(self, duration_s: float | None) -> TraceInput | None:
+        asked, changes = self._asked, self._changes["trace"]
         name = asked["trace"]
         seed = asked["seed"] if asked["trace_seed"] is None else asked["trace_seed"]
-        with prefix_errors(f"{self._where}`start`"):
+        with self._naming("start"):
             start_s = _seconds(asked["start"]) or 0.0
         max_nodes, num_spares = asked["max_nodes"], asked["spares"]
         held = max_nodes and max_nodes + num_spares
@@ -476,22 +488,22 @@ class Resolver:
         cut |= {"cap": asked["cap"] or DEFAULT_CAP, "format": asked["trace_format"]}
         cut |= {"lenient": asked["lenient"], "seed": seed}
         if name is None:
-            self._refuse_changes("trace", "there is no trace, which", changes)
+            self._refuse_changes("trace", "there is no trace, which")
             return None
-        with prefix_errors(f"{self._where}`trace`"):
+        with self._naming("trace"):
             cut["mapping"] = make_mapping(**{field: asked[field] for field in OPTIONS})
             if cut["format"].endswith(".toml"):
                 # The inputs have what the file says, not its name.
                 cut["mapping"] = cut["mapping"].under(load_mapping(self._toml_path(cut["format"])))
                 cut["format"] = "table"
         if isinstance(name, Trace):
-            self._refuse_changes("trace", "a Trace", changes)
+            self._refuse_changes("trace", "a Trace")
             prices = [] if name.prices is None else [name.prices.time_s.tobytes(), name.prices.usd_per_hour.tobytes()]
             digest = sha256(b"".join([name.events_sha256.encode(), *prices])) if prices else name.events_sha256
             return TraceInput(name=Path(name.name).name, sha256=digest, **cut)
         is_recipe = isinstance(name, Spec)
         if is_recipe or name.endswith(".toml") or name in self._once(catalog_names, "traces"):
-            with prefix_errors(f"{self._where}`trace`"):
+            with self._naming("trace"):
                 recipe = name if is_recipe else self._once(load_recipe, self._toml_path(name))
                 name = recipe.__struct_config__.tag if is_recipe else name
                 refuse_mapping(name, cut["mapping"], asked["trace_format"])
@@ -501,47 +513,36 @@ class Resolver:
                     recipe = override(recipe, {"num_nodes": recipe.num_nodes + num_spares}, "trace")
             source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
         else:
-            self._refuse_changes("trace", f"{name} is a file, which", changes)
-            path = paths["trace"] = self._file("trace", name)
+            self._refuse_changes("trace", f"{name} is a file, which")
+            path = self._paths["trace"] = self._file("trace", name)
             if re.fullmatch(r"[\w -]*", name) and name != STDIN and not (name and os.path.exists(path)):
                 known = self._once(catalog_names, "traces")
                 raise SpecError(f"{self._where}`trace`: {unknown_name('trace', name, known, 'a file of node events')}")
             source = TraceInput(name=Path(name).name, **cut)
-        with prefix_errors(f"{self._where}`trace`"):
+        with self._naming("trace"):
             # One check stands for all seeds.
             digest = self._once(make_trace, msgspec.structs.replace(source, seed=0), path).sha256
         return msgspec.structs.replace(source, sha256=digest)
 
-    def _routing(
-        self,
-        asked: Settings,
-        name: str,
-        changes: Mapping[str, Any],
-        model: ModelSpec,
-        paths: dict[str, str],
-        hashes: dict[str, str],
-    ) -> RoutingInput:
-        reading = {key: asked[key] for key in ("lenient", "layers_from")}
-        layers, experts, seed = model.num_moe_layers, model.num_experts, asked["seed"]
-        source = RoutingInput(
-            name=Path(name).name, seed=seed, num_layers=layers, num_experts=experts, **reading
-        )  # fmt: skip
+    def _routing(self, name: str, model: ModelSpec) -> RoutingInput:
+        reading = {key: self._asked[key] for key in ("lenient", "layers_from")}
+        layers, experts, seed = model.num_moe_layers, model.num_experts, self._asked["seed"]
+        source = RoutingInput(name=Path(name).name, seed=seed, num_layers=layers, num_experts=experts, **reading)
         is_generator = name.endswith(".toml") or name in self._once(catalog_names, "routing")
         if source.layers_from and (is_generator or name == UNIFORM):
             raise SpecError(f"{self._where}`layers_from`: {name} has MoE layers alone; leave it out")
         if is_generator:
-            generator, hashes["routing"] = self._spec(RoutingSpec, "routing", name, changes)
-            return msgspec.structs.replace(source, generator=generator)
-        self._refuse_changes("routing", f"{name} is a file, which", changes)
+            return msgspec.structs.replace(source, generator=self._spec(RoutingSpec, "routing", name))
+        self._refuse_changes("routing", f"{name} is a file, which")
         if name != UNIFORM:
-            paths["routing"] = self._file("routing", name)
-        with prefix_errors(f"{self._where}`routing`"):
-            loads = self._once(load_routing, paths.get("routing", name), layers, experts, 0, *reading.values())
+            self._paths["routing"] = self._file("routing", name)
+        with self._naming("routing"):
+            loads = self._once(load_routing, self._paths.get("routing", name), layers, experts, 0, *reading.values())
         return msgspec.structs.replace(source, sha256=loads.sha256)
 
-    def _refuse_changes(self, part: str, what: str, changes: Mapping[str, Any]) -> None:
-        if changes:
-            raise SpecError(f"{self._where}{part}.{next(iter(changes))}: {what} has no such field")
+    def _refuse_changes(self, part: str, what: str) -> None:
+        for field_name in self._changes[part]:
+            raise SpecError(f"{self._where}{part}.{field_name}: {what} has no such field")
 
 
 def make_trace(source: TraceInput, path: str | None) -> Trace:
