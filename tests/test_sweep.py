@@ -267,7 +267,7 @@ def test_notes_count_the_runs_that_they_are_about():
     nodes, costs, restarts = notes
     assert nodes == "the trace has up to 10 nodes, rtx3090x10 has 8; `max_nodes` 8 keeps to that (2 of 2 runs)"
     # Only `ds` restarts at each failure.
-    assert restarts.startswith("the time of a restart decides much: 43.9 s on 8 nodes")  # 26.9 + 8 x 2.13 s
+    assert restarts.startswith("the time of a restart decides much: 48.2 s on 10 nodes")  # 26.9 + 10 x 2.13 s
     assert restarts.endswith("(1 of 2 runs)")
     assert costs == "costs are analytic: no profile was given (2 of 2 runs)"
 
