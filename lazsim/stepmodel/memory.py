@@ -1,5 +1,6 @@
 """Parameters on the GPUs of each pipeline stage, and the memory that a layout takes on one that needs most."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -87,16 +88,19 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
     names = {name for part in set(parts) for name, _ in part}
-    kept = {name: math.fsum(_kept_bytes(inputs, block) for block in name.split()) for name in names}
+    kept_of = _kept_bytes(inputs)
+    kept = {name: math.fsum(kept_of[block] for block in name.split()) for name in names}
     gathered = _gathered_bytes(inputs, parts[0]) if parallel.gathers_each_time else (0.0, 0.0)
-    needs = []
+    needs: dict[tuple[Part, ...], dict[str, float]] = {}
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
-        counts: dict[str, int] = {}
-        for part in parts_of_stage(parallel, stage):
-            for name, number in parts[part]:
+        of_stage = tuple(parts[part] for part in parts_of_stage(parallel, stage))
+        # Of stages alike, the first needs most: it keeps as many activations as any after it, or more.
+        if of_stage not in needs:
+            counts: dict[str, int] = {}
+            for name, number in itertools.chain(*of_stage):
                 counts[name] = counts.get(name, 0) + number
-        needs.append(_stage_bytes(inputs, stage, counts, kept, gathered, *held))
-    return max(needs, key=lambda need: math.fsum(need.values()))
+            needs[of_stage] = _stage_bytes(inputs, stage, counts, kept, gathered, *held)
+    return max(needs.values(), key=lambda need: math.fsum(need.values()))
 
 
 def _gathered_bytes(inputs: StepInputs, part: Part) -> tuple[float, float]:
@@ -152,8 +156,8 @@ def _stage_bytes(
     }
 
 
-def _kept_bytes(inputs: StepInputs, block: str) -> float:
-    """Return the bytes that a block keeps for its backward pass, for each token of a GPU."""
+def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
+    """Return the bytes that each block keeps for its backward pass, for each token of a GPU."""
     model, parallel = inputs.model, inputs.parallel
     # A norm keeps its input; a matmul its operand, in the precision of the matmul.
     operand = 1 if inputs.quantised else ACTIVATION_BYTES
@@ -192,4 +196,6 @@ def _kept_bytes(inputs: StepInputs, block: str) -> float:
         "mtp": [*heads, *experts, (3 * ACTIVATION_BYTES * model.d_model, "")],
     }
     elsewhere = {*parallel.recomputed, *(OFFLOADED_AS.get(name, name) for name in parallel.offloaded)}
-    return math.fsum(width for width, module in kept[block] if module not in elsewhere)
+    return {
+        block: math.fsum(width for width, module in widths if module not in elsewhere) for block, widths in kept.items()
+    }

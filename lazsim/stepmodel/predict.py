@@ -78,9 +78,10 @@ class Layers:
         if key not in self._known:
             self._known[key] = blocks_of(inputs), {}
         blocks, times = self._known[key]
+        settings = _settings(inputs)
         for name in names:
             if name not in times:
-                times[name] = layer_time([blocks[block] for block in name.split()], *_settings(inputs))
+                times[name] = layer_time([blocks[block] for block in name.split()], *settings)
         return blocks, times
 
 
@@ -190,7 +191,7 @@ class StepModel:
     def _by_part(self, share: float, saved_s: float) -> tuple[dict[str, float], dict[str, float]]:
         """Sum what each kind of work takes: all micro-batches of the mean stage, with passes that save `saved_s`."""
         exposed, hidden, paired = (defaultdict[str, float](float) for _ in range(3))
-        could_save_s = math.fsum(self._saved_s(part) for part in self.parts)
+        could_save_s = math.fsum(time.saved_s for time in self.times)
         for part in self.parts:
             for name, count in part:
                 layer = self.layers[name]

@@ -3,6 +3,7 @@
 import bisect
 import codecs
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -63,20 +64,19 @@ class KernelGrid:
         if not min(sizes):
             return 0.0
         axes, strides, logs = self._logs
-        scale, corners = 0.0, [(0, 1.0)]
+        # The corners around the sizes, each with its share.
+        scale, corners, shares = 0.0, [0], [1.0]
         for axis, stride, size in zip(axes, strides, sizes, strict=True):
             position = math.log(size)
-            scale += max(0.0, position - axis[-1])
-            position = min(max(position, axis[0]), axis[-1])
-            low = min(bisect.bisect_right(axis, position) - 1, len(axis) - 2)
-            weight = (position - axis[low]) / (axis[low + 1] - axis[low])
-            corners = [
-                (offset + step * stride, share * part)
-                for offset, share in corners
-                for step, part in ((low, 1 - weight), (low + 1, weight))
-                if share * part
-            ]
-        return math.exp(scale + math.fsum(share * logs[offset] for offset, share in corners))
+            low = max(0, bisect.bisect_right(axis, position) - 1)
+            corners = [corner + low * stride for corner in corners]
+            if axis[low] < position < axis[-1]:
+                weight = (position - axis[low]) / (axis[low + 1] - axis[low])
+                corners += [corner + stride for corner in corners]
+                shares = [share * part for part in (1 - weight, weight) for share in shares]
+            elif position > axis[-1]:
+                scale += position - axis[-1]
+        return math.exp(scale + math.fsum(map(operator.mul, shares, map(logs.__getitem__, corners))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +107,10 @@ class KernelTables:
     def time_s(self, kernel: str, *sizes: float) -> float:
         """Return the time of a kernel; a `SpecError` says which ones the tables have."""
         key = kernel, *sizes
-        if key not in self._times:
-            self._times[key] = self._grid(kernel).time_s(*sizes)
-        return self._times[key]
+        time_s = self._times.get(key)
+        if time_s is None:
+            time_s = self._times[key] = self._grid(kernel).time_s(*sizes)
+        return time_s
 
     def attention_s(self, kernel: str, heads: float, sequence: float) -> float:
         """Return the time of attention; beyond the longest sequence, it has as many rows of scores, each longer.
