@@ -381,3 +381,16 @@ def test_a_command_suggests_no_option_that_it_lacks(refused, tmp_path, command, 
     told = refused(*TRACE_COMMANDS[command], tmp_path / "table.csv")
     assert option in told
     assert (f"{option} of lazsim trace convert" in told) == (command == "recovery")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("0,add,a b\n2592001,remove,a\n2592000,add,a\n", "time 2592000 s comes after 2592001 s, 1 s back"),
+        ("0,add,a b\n3000000.5,remove,a\n", "duration 3000000 s ends before the last event at 3000000.5 s"),
+    ],
+)
+def test_a_message_tells_apart_times_of_a_month_that_differ_by_a_second(refused, tmp_path, rows, said):
+    path = tmp_path / "month.csv"
+    path.write_text(f"# format: lazsim-trace 1\n# duration_s: 3000000\ntime_s,event,nodes\n{rows}")
+    assert said in refused("trace", "info", path)

@@ -148,7 +148,7 @@ def test_nothing_takes_no_time_and_a_part_of_a_token_counts_as_one():
 @pytest.mark.parametrize("size", [5000.0, 1.0])
 def test_beyond_the_measured_sizes_is_refused(size):
     table = table_of(EXPERT[1:])
-    with pytest.raises(CostRangeError, match=r"has expert from 64 to 4096, but .* is needed; .*`extrapolate`"):
+    with pytest.raises(CostRangeError, match=r"has expert from 64 to 4,096, but .* is needed; .*`extrapolate`"):
         table.time_s(np.array([size]))
 
 
@@ -193,7 +193,7 @@ def test_measured_links_replace_those_inside_a_server_only():
     assert float(measured.all_reduce_s(*across)) == float(LINKS.all_reduce_s(*across))
     assert float(measured.transfer_s(nothing, some)) == float(LINKS.transfer_s(nothing, some))
     assert measured.save_s(1e9, 1e8) == LINKS.save_s(1e9, 1e8)
-    with pytest.raises(CostRangeError, match="all_to_all from 768 to 3072, but 4000 is needed"):
+    with pytest.raises(CostRangeError, match="all_to_all from 768 to 3,072, but 4,000 is needed"):
         measured.all_to_all_s(nothing, np.array(4000.0))
 
 

@@ -56,8 +56,9 @@ class TimeTable:
             if extrapolate is None:
                 worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
                 raise CostRangeError(
-                    f"the profile has {self.kernel} from {self.sizes[0]:g} to {self.sizes[-1]:g}, but {worst:g} is "
-                    "needed; measure that size too, or go on by the analytic model with `extrapolate`"
+                    f"the profile has {self.kernel} from {self.sizes[0]:,.10g} to {self.sizes[-1]:,.10g}, "
+                    f"but {worst:,.10g} is needed; measure that size too, or go on by the analytic model with "
+                    "`extrapolate`"
                 )
             times_s *= extrapolate(asked, inside)
         return np.where(busy, times_s, 0.0)

@@ -272,7 +272,7 @@ def _read_points(path: Path, content: bytes) -> list[Point]:
         if bare and point.kernel not in BARE_KERNELS:
             raise SpecError(f"{where}: a table without a header has {', '.join(BARE_KERNELS)}, not {point.kernel}")
         if point.key in points:
-            raise SpecError(f"{where}: a second time for {point.kernel} of size {point.size:g}; keep one")
+            raise SpecError(f"{where}: a second time for {point.kernel} of size {point.size:,.10g}; keep one")
         points[point.key] = point
     if not points:
         raise SpecError(f"{path}: no measurements; give rows of {','.join(BARE_COLUMNS)}")

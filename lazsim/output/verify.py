@@ -58,9 +58,9 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
         f"the tolerance. {counts['num_echoes']} more only give an input back. {others} not replayed."
     )
     columns = [
-        key("row", of="id"), Column("metric", kind="name", of="metric"), Column("published", ",.4g", of="measured"),
+        key("row", of="id"), Column("metric", kind="text", of="metric"), Column("published", ",.4g", of="measured"),
         Column("replayed", ",.4g", of="predicted"), Column("unit", kind="name", of="unit"),
-        Column("tolerance", kind="name", of="tolerance"), Column("within", kind="name", of=_verdict),
+        Column("tolerance", kind="text", of="tolerance"), Column("within", kind="name", of=_verdict),
     ]  # fmt: skip
     replayed = [row for row in result.outcomes if row.within is not None]
     yield Table.of(replayed, columns, "outcomes under failures")

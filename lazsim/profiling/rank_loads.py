@@ -161,7 +161,7 @@ def _check_reach(tables: Mapping[str, TimeTable], largest: Mapping[str, int]) ->
     for name, table in tables.items():
         if table.sizes[-1] < largest[name]:
             raise SpecError(
-                f"`profile`: it has {name} up to {table.sizes[-1]:g}, and {largest[name]} is needed; "
+                f"`profile`: it has {name} up to {table.sizes[-1]:,.10g}, and {largest[name]:,} is needed; "
                 "give fewer `tokens`, or leave the profile out"
             )
 

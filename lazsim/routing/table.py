@@ -78,7 +78,7 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
     bad = ~((tokens_SLE >= 0) & np.isfinite(tokens_SLE))
     if bad.any():
         row, layer, expert = np.argwhere(bad)[0].tolist()
-        what = f"step {steps[row]:g}, layer {layers[layer]}, expert {expert} must be a number from 0 up"
+        what = f"step {steps[row]:.12g}, layer {layers[layer]}, expert {expert} must be a number from 0 up"
         faults.fault("", what, "count it as 0", int(bad.sum()))
         tokens_SLE = np.where(bad, 0.0, tokens_SLE)
     bad_steps = ~((steps >= 0) & (steps < MAX_WHOLE) & (steps == np.rint(steps)))
@@ -94,7 +94,7 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
     if empty.any():
         row, layer = np.argwhere(empty)[0].tolist()
         empty_S = empty.any(axis=1)
-        what = f"step {steps[row]:g}, layer {layers[layer]} has no tokens at all, but has some at other steps"
+        what = f"step {steps[row]:.12g}, layer {layers[layer]} has no tokens at all, but has some at other steps"
         faults.fault("", what, "hold the step before it", int(empty_S.sum()))
         steps, tokens_SLE = steps[~empty_S], tokens_SLE[~empty_S]
     if not tokens_SLE.size:

@@ -75,7 +75,7 @@ def parse_due(work: str | float, deadline: str | float, on_demand_price: str | f
             seconds = parse_duration(value) if isinstance(value, str) else value
         times_s.append(seconds)
         if not 0 < seconds <= LONGEST_S:
-            raise LazsimError(f"`{name}` {seconds:g} s: choose more than 0 and up to 100 years")
+            raise LazsimError(f"`{name}` {seconds:.12g} s: choose more than 0 and up to 100 years")
     work_s, deadline_s = times_s
     if work_s > deadline_s:
         raise LazsimError(f"`work` {work}: no node makes it by the deadline {deadline}; give less work, or more time")
@@ -189,7 +189,7 @@ def due_samples(
     staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
     run = simulate(replace(scenario, duration_s=due.work_s), staying)
     if not run.samples:
-        told = f"{run.name} trains nothing in {due.work_s:g} s on {counted(num_nodes, 'on-demand node')}"
+        told = f"{run.name} trains nothing in {due.work_s:.12g} s on {counted(num_nodes, 'on-demand node')}"
         raise LazsimError(f"`work`: {told}; give more work, or another system first")
     return run.samples
 

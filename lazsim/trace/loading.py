@@ -45,7 +45,7 @@ def cut_trace(
         maximum.
     """
     if duration_s is not None and duration_s <= 0:
-        raise LazsimError(f"`duration` {duration_s:g} s: give more than 0")
+        raise LazsimError(f"`duration` {duration_s:.12g} s: give more than 0")
     if start_s > 0 and start_s >= trace.duration_s:
         span = format_duration(trace.duration_s)
         raise LazsimError(f"`start` {format_duration(start_s)}: {trace.name} spans only {span}; start before its end")

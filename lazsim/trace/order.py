@@ -34,12 +34,12 @@ def in_time_order(rows: Iterable[TimedT], faults: Faults) -> list[TimedT]:
     kept: list[TimedT] = []
     for row in rows:
         if not 0 <= row.time_s <= LONGEST_S:
-            what = f"time {row.time_s:g} s is not a number from 0 up to 100 years"
+            what = f"time {row.time_s:.12g} s is not a number from 0 up to 100 years"
             faults.fault(row.line, what, "drop what has no valid time")
             continue
         if kept and row.time_s < kept[-1].time_s:
             far = format_duration(kept[-1].time_s - row.time_s)
-            what = f"time {row.time_s:g} s comes after {kept[-1].time_s:g} s, {far} back"
+            what = f"time {row.time_s:.12g} s comes after {kept[-1].time_s:.12g} s, {far} back"
             faults.fault(row.line, what, "sort what is out of order")
         kept.append(row)
     return sorted(kept, key=lambda row: row.time_s)

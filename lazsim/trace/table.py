@@ -230,10 +230,10 @@ def build_trace(
     index = {node: number for number, node in enumerate(names)}
     last_s = kept[-1].time_s if kept else 0.0
     if duration_s is not None and duration_s > LONGEST_S:
-        faults.fault("", f"duration {duration_s:g} s is more than 100 years", "end with the last event")
+        faults.fault("", f"duration {duration_s:.12g} s is more than 100 years", "end with the last event")
         duration_s = last_s
     if duration_s is not None and duration_s < last_s:
-        early = f"duration {duration_s:g} s ends before the last event at {last_s:g} s"
+        early = f"duration {duration_s:.12g} s ends before the last event at {last_s:.12g} s"
         faults.fault(kept[-1].line if kept else 0, early, "end with the last event")
         duration_s = last_s
     return Trace(

@@ -228,7 +228,7 @@ class Clock:
         if LONGEST_SILENCE_S < to_seconds(silence_s, self._unit) <= LONGEST_S:
             raise TraceFormatError(
                 f"{name}: nothing happens for {to_seconds(silence_s, self._unit) / YEAR_S:.0f} years after the row at "
-                f"{self.seconds(before):g} s; leave out rows of a clock that was not set"
+                f"{self.seconds(before):.12g} s; leave out rows of a clock that was not set"
             )
 
     def end(self, times_s: Sequence[float], name: str, last_s: float = 0.0) -> float:
