@@ -126,6 +126,18 @@ def pool():
 
 
 @pytest.fixture
+def write(tmp_path):
+    """Write a file into the folder of the test; returns its path."""
+
+    def write_file(content: str | bytes, name: str = "table") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+@pytest.fixture
 def lazsim(monkeypatch, capsys):
     """Call the command line in this process: returns exit code, stdout and stderr."""
     from lazsim.cli import main

@@ -44,16 +44,6 @@ SAMPLES = {
 PARCAE_COUNTS = "0,1\n0,2\n60000,1\n"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_file(text, name="trace"):
-        path = tmp_path / name
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return write_file
-
-
 def batches(trace):
     return [(batch.time_s, set(batch.removed), set(batch.added)) for batch in trace.batches()]
 

@@ -33,16 +33,6 @@ OUTAGES = "host,down since,up at\na,2025-03-01 00:00,2025-03-01 01:00\nb,2025-03
 AWAY = (10800.0, 2, 2 * 10800.0 - 3600.0)
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write_file(content, name="table"):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write_file
-
-
 def outcome(trace):
     """Return span in seconds, nodes lost, and node-seconds."""
     stats = trace_stats(trace)

@@ -23,7 +23,7 @@ from lazsim.specs import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
-from lazsim.stepmodel.search import default_layout, plain_needs, require_fit
+from lazsim.stepmodel.search import default_layout, plain_needs, require_fit, usable_bytes
 from lazsim.units import counted
 
 DEFAULT_JOB = "testbed-a"
@@ -107,6 +107,10 @@ def _plain_needs(inputs: StepInputs) -> tuple[float, float]:
 
 def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, float]:
     """Return the bytes of each GPU that a layout needs under a system with even loads, and the seconds of its masks."""
+    plain = _plain_needs(inputs)
+    if plain[0] > usable_bytes(inputs):
+        # With what the system adds, it fits even less.
+        return plain
     model, cluster = inputs.model, inputs.cluster
     job = msgspec.structs.replace(job, parallel=inputs.parallel)
     times = (
@@ -117,7 +121,6 @@ def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, flo
         model, inputs.gpu, cluster, job, inputs.constants, times,
         keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
     )  # fmt: skip
-    _plain_needs(inputs)
     num_nodes = cluster.num_nodes
     layout = NodeLayout(np.arange(num_nodes), None, system.padded, system.masked_reorder)
     even_LE = np.ones((model.num_moe_layers, model.num_experts), dtype=np.int64)

@@ -88,7 +88,7 @@ def search_layouts(
     layers = layers or Layers()
     for changed, needed, further_s in _valid_layouts(inputs, least_copies, needs):
         all_bytes.append(needed)
-        if needed <= _usable_bytes(inputs):
+        if needed <= usable_bytes(inputs):
             fitting.append((StepModel(changed, layers), further_s))
     if not fitting:
         raise _none_fits(inputs, all_bytes)
@@ -111,7 +111,7 @@ def require_fit(inputs: StepInputs, needs: Needs) -> None:
     """Raise the `SpecError` of `search_layouts` unless some layout fits; the first that does ends the search."""
     all_bytes: list[float] = []
     for _, needed, _ in _valid_layouts(inputs, 1, needs):
-        if needed <= _usable_bytes(inputs):
+        if needed <= usable_bytes(inputs):
             return
         all_bytes.append(needed)
     raise _none_fits(inputs, all_bytes)
@@ -137,7 +137,8 @@ def default_layout(
     raise none_fits
 
 
-def _usable_bytes(inputs: StepInputs) -> float:
+def usable_bytes(inputs: StepInputs) -> float:
+    """Return the bytes of a GPU that a layout may take."""
     return USABLE_SHARE * inputs.gpu.memory_bytes
 
 
