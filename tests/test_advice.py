@@ -10,6 +10,7 @@ import pytest
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
+from lazsim.output.advice import seems_better
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
 from lazsim.study.advise.advice import GOODPUT, advise
@@ -115,6 +116,22 @@ def test_more_replicas_than_nodes_have_room_for_are_told_and_not_run():
     # An expert on eleven of ten nodes.
     assert made.start(many, "auto").startswith("f 11 does not fit: on 10 nodes, some expert is on ")
     assert list(made.starts) == [few]
+
+
+def test_what_does_not_fit_into_memory_is_told_and_not_run():
+    choices = of("lazarus", "tutel")
+    asked = {**EVEN, "trace": poisson(5), "model": "gpt-l", "routing": "smartmoe-fit", "job.sequences_per_gpu": 16}
+    made = Question(asked, None, None, choices, {})
+    assert made.start(choices[0], "auto") == ""
+    assert made.start(choices[1], "auto").startswith("gpt-l under tutel does not fit: it takes ")
+    assert list(made.starts) == [choices[0]]
+
+
+def test_what_seems_better_than_the_best_at_too_few_seeds_is_marked():
+    values = {"best": dict.fromkeys(range(6), 4.0), "better": {0: 5.0, 1: 5.0}, "worse": {0: 3.0, 1: 3.0}}
+    assert [one.name for one in rank(values, "best") if seems_better(one)] == ["better"]
+    values["better"] = dict.fromkeys(range(6), 5.0)
+    assert not any(map(seems_better, rank(values, "best")))
 
 
 def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):

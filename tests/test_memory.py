@@ -180,7 +180,8 @@ def test_mixtral_on_ten_rtx_3090_is_said_not_to_fit(mixtral):
     assert f"rtx3090 has 24.0; most is for optimizer states, {states / 2**30:.1f} GiB" in note
     assert "would leave" in note
     # Beside the number, too, where a reader of the tables alone finds it.
-    assert "do not fit, so that their numbers hold for larger GPUs only: lazarus" in render(run_parts(result))
+    assert "do not fit into memory, and hold for larger GPUs or nodes only: lazarus" in render(run_parts(result))
+    assert result.to_json()["runs"][0]["fits_memory"] is False
 
 
 def test_deepseek_v3_without_a_layout_on_an_h200_is_said_not_to_fit():

@@ -9,7 +9,6 @@ import pytest
 from lazsim.errors import LazsimError
 from lazsim.scenario import resolve
 from lazsim.study.deadline import Due, compare_purchases, parse_due
-from lazsim.study.result import run_row
 from lazsim.study.simulation import run_scenario
 from lazsim.study.simulation import simulate as simulate_systems
 from lazsim.trace import load_trace
@@ -27,8 +26,16 @@ def priced_trace(tmp_path):
     return path
 
 
+def simulate_whole(trace, system="ds", **settings):
+    return simulate_systems(trace, systems=[system], routing="uniform", **settings)
+
+
 def simulate(trace, system="ds", **settings):
-    return simulate_systems(trace, systems=[system], routing="uniform", **settings).runs[0]
+    return simulate_whole(trace, system, **settings).runs[0]
+
+
+def simulate_row(trace, **settings):
+    return simulate_whole(trace, **settings).to_json()["runs"][0]
 
 
 def test_hours_of_an_hour_of_ten_nodes_and_one_of_eight_are_eighteen_and_idle_is_what_is_not_used(priced_trace):
@@ -42,9 +49,9 @@ def test_hours_of_an_hour_of_ten_nodes_and_one_of_eight_are_eighteen_and_idle_is
 
 
 def test_gpu_hours_are_those_of_all_gpus_of_a_node():
-    one = run_row(simulate("fail-every-5min", duration="6min"), scored=False)
+    one = simulate_row("fail-every-5min", duration="6min")
     assert one["gpu_hours_held"] == one["node_hours_held"]
-    eight = run_row(simulate("fail-every-5min", cluster="h100x16", duration="6min"), scored=False)
+    eight = simulate_row("fail-every-5min", cluster="h100x16", duration="6min")
     assert eight["gpu_hours_idle"] == pytest.approx(8 * eight["node_hours_idle"])
 
 
@@ -73,7 +80,7 @@ def test_a_price_asked_for_goes_before_that_of_the_trace_and_that_before_the_clu
     priced_trace.write_text(json.dumps(TICKS))
     assert simulate(priced_trace, **own).cost_usd == pytest.approx(18 * 3.0)
     assert simulate(priced_trace).cost_usd is None
-    assert run_row(simulate(priced_trace), scored=False)["usd_per_billion_tokens"] is None
+    assert simulate_row(priced_trace)["usd_per_billion_tokens"] is None
 
 
 def test_a_price_of_a_gpu_is_multiplied_by_the_gpus_of_a_node():

@@ -12,6 +12,7 @@ from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.study.advise.advice import Advice
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.search import Alternative
+from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.simulation import plan_of
 from lazsim.units import counted, format_duration
@@ -82,13 +83,23 @@ def _answer(advice: Advice) -> str:
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
     if any(one.is_tie is None for one in advice.ranking[1:]):
         fewest = min(one.num_seeds for one in advice.ranking)
+        better = sum(map(seems_better, advice.ranking))
         told = f"; {counted(fewest, 'seed')} of others, fewer than {MIN_SAMPLES}, cannot tell whether they are as good"
+        told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
     return (
         f"advice for {goal.name}: {_name(advice, best)}\n"
         f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}"
     )
+
+
+def seems_better(one: Ranked[Alternative]) -> bool:
+    """Tell whether an alternative is better than the best at too few seeds to tell.
+
+    The best is chosen at other seeds than those that are shown, which flatter none so.
+    """
+    return one.is_tie is None and one.behind.value < 1
 
 
 def _in_time(advice: Advice, one: Alternative) -> str:
@@ -108,7 +119,8 @@ def _ranking_table(advice: Advice) -> Table:
     rows, shown = [], advice.ranking[:MOST_RANKED]
     names, common = name_apart([one.name.choice for one in shown])
     for place, (one, chosen) in enumerate(zip(shown, names, strict=True)):
-        tie = " (tie)" if place and one.is_tie else ""
+        unsure = " (too few seeds)" if seems_better(one) else ""
+        tie = " (tie)" if place and one.is_tie else unsure
         behind = f"{_percent(one.behind)}{tie}" if place else "-"
         row = [chosen, one.name.interval_steps, with_interval(goal.shown(one.mean), goal.format), behind, one.num_seeds]
         if goal.done is not None:
@@ -129,7 +141,9 @@ def _ranking_table(advice: Advice) -> Table:
 def _off_table(advice: Advice) -> Table:
     late = "late" if advice.goal.done is not None else "all"
     rows = [(one.what, late if math.isinf(one.behind.value) else _percent(one.behind)) for one in advice.off]
-    return Table([key("what"), Column("costs")], rows, "what it costs to be off")
+    is_short = any(math.isnan(one.behind.low) and math.isfinite(one.behind.value) for one in advice.off)
+    notes = [f"fewer than {MIN_SAMPLES} seeds: chance may do as much"] if is_short else []
+    return Table([key("what"), Column("costs")], rows, "what it costs to be off", notes)
 
 
 def _interval_table(advice: Advice) -> Table:

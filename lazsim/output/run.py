@@ -1,7 +1,7 @@
 """A run as tables and files."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from lazsim.costmodel.memory import MemoryUse
@@ -13,6 +13,7 @@ from lazsim.output.model import size_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
+from lazsim.study.memory import fits_memory
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import plan_of
 from lazsim.units import GIB, counted, format_duration
@@ -122,7 +123,14 @@ def _outcome_table(result: RunResult) -> Table:
             row = [run.system, run.placement, run.goodput_samples_per_s, survival]
         counts = (run.counts[name] for name in ("failures", "reconfigurations", "restarts", "lost_steps"))
         rows.append([*row, *counts])
-    return Table(columns, rows)
+    runs = zip(result.scenarios, result.runs, strict=True)
+    return Table(columns, rows, notes=unfit_notes(run.name for one, run in runs if not fits_memory(one, run)))
+
+
+def unfit_notes(names: Iterable[str]) -> list[str]:
+    """Say below a table which of its runs do not fit into memory, if any."""
+    told = ", ".join(dict.fromkeys(names))
+    return [f"do not fit into memory, and hold for larger GPUs or nodes only: {told}"] if told else []
 
 
 def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) -> Table:
@@ -182,9 +190,7 @@ def _memory_table(result: RunResult) -> Table:
     ]
     columns = [key("run"), *(Column(part.partition("_")[0], ",.1f") for part in (*parts, "total"))]
     has = f"{result.inputs['gpu']['name']} has {result.gpu_memory_bytes / GIB:,.1f}"
-    over = [run.name for run in result.runs if run.memory and run.memory.total > result.gpu_memory_bytes]
-    notes = [f"do not fit, so that their numbers hold for larger GPUs only: {', '.join(over)}"] if over else []
-    return Table(columns, rows, f"memory of the fullest GPU at its peak, GiB; {has}", notes)
+    return Table(columns, rows, f"memory of the fullest GPU at its peak, GiB; {has}")
 
 
 def _share(share: float) -> str:

@@ -6,11 +6,12 @@ from typing import Any
 
 from lazsim.output.plots.style import looks_of, name_pictures
 from lazsim.output.report import Report, drawn
+from lazsim.output.run import unfit_notes
 from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.sweep.result import Contender, Contest, SpareCost, SweepResult, paying_spares
+from lazsim.study.sweep.result import Contender, Contest, SpareCost, SweepResult, paying_spares, run_name
 from lazsim.units import counted
 
 MOST_SETTINGS = 20
@@ -43,6 +44,7 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
         yield _spares_table(costs)
     if len(rows) > 1:
         yield _contest_table(result, result.contests()[:MOST_SETTINGS], len(runs))
+    yield from unfit_notes(run_name(row) for row in result.rows if row.get("fits_memory") is False)
 
 
 def sweep_files(result: SweepResult) -> dict[str, bytes]:

@@ -28,6 +28,11 @@ def lacks_memory(gpu: GpuSpec, memory: MemoryUse | None) -> bool:
     return memory is not None and memory.total > gpu.memory_bytes
 
 
+def fits_memory(scenario: Scenario, run: SystemRun) -> bool:
+    """Tell whether a run has enough memory, of its GPUs and of its nodes."""
+    return not (lacks_memory(scenario.gpu, run.memory) or host_shortage(scenario, run.name, run.host_bytes))
+
+
 def require_memory(scenario: Scenario, loads: Routing, num_nodes: int) -> None:
     """Refuse a job whose first steps do not fit into the memory of its GPUs and nodes."""
     if not num_nodes:

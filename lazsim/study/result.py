@@ -10,6 +10,7 @@ from lazsim.engine.ledger import RECOVERY_BUCKETS
 from lazsim.engine.log import FailureRecord
 from lazsim.engine.simulate import SystemRun
 from lazsim.scenario import Scenario
+from lazsim.study.memory import fits_memory
 from lazsim.trace.table import Trace
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data, the shape that ``lazsim run --json`` prints."""
         runs = [
-            run_row(run, scored=self.compares_placements) | {"recoveries": list(map(failure_row, run.failures))}
-            for run in self.runs
+            run_row(scenario, run) | {"recoveries": list(map(failure_row, run.failures))}
+            for scenario, run in zip(self.scenarios, self.runs, strict=True)
         ]
         for row, run in zip(runs, self.runs, strict=True):
             row["setting"] = setting_of(run)
@@ -78,7 +79,7 @@ class RunResult:
         """Return one row for each run: counts, rates, and seconds by bucket."""
         import pandas as pd
 
-        return pd.DataFrame([flat_row(run, scored=self.compares_placements) for run in self.runs])
+        return pd.DataFrame([flat_row(*each) for each in zip(self.scenarios, self.runs, strict=True)])
 
     def timeline(self) -> "pd.DataFrame":
         """Return changes of state: ``time_s, system, nodes_alive, nodes_used, samples_per_s``.
@@ -117,7 +118,7 @@ def setting_of(run: SystemRun) -> dict[str, int]:
     return {"interval_steps": run.interval_steps, **run.setting}
 
 
-def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
+def run_row(scenario: Scenario, run: SystemRun) -> dict[str, Any]:
     """Return one run as ``lazsim run --json`` prints it, with the recovery probability where plans were scored."""
     names = ("system", "placement", "steps", "samples", "goodput_samples_per_s", "ettr")
     value: dict[str, Any] = {name: getattr(run, name) for name in names}
@@ -126,10 +127,11 @@ def run_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
     prices = ("price_usd_per_node_hour", "cost_usd", "usd_per_million_samples", "usd_per_billion_tokens")
     value |= {name: getattr(run, name) for name in prices}
     value["memory_bytes"] = run.memory and {**run.memory.parts, "total": run.memory.total}
+    value["fits_memory"] = fits_memory(scenario, run)
     optional = {"extrapolated_s": run.extrapolated_s, "host_memory_bytes": run.host_bytes or None}
     optional["lost_token_share"] = run.lost_token_share
     value |= {name: number for name, number in optional.items() if number is not None}
-    if scored:
+    if scenario.score_plans:
         scores = {"prob": "recovery_prob", "ci_low": "ci_low", "ci_high": "ci_high", "method": "method"}
         value |= {f"plan_recovery_{key}": getattr(run.plan_recovery, name, None) for key, name in scores.items()}
     return value
@@ -143,9 +145,9 @@ def _hours(run: SystemRun) -> dict[str, float]:
     }
 
 
-def flat_row(run: SystemRun, *, scored: bool) -> dict[str, Any]:
+def flat_row(scenario: Scenario, run: SystemRun) -> dict[str, Any]:
     """Return the same with a column for each bucket of the ledger, and the memory in all."""
-    row = run_row(run, scored=scored)
+    row = run_row(scenario, run)
     row["memory_bytes"] = run.memory and run.memory.total
     return row | {f"{bucket}_s": seconds for bucket, seconds in row.pop("ledger_s").items()}
 

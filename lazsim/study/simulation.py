@@ -248,7 +248,7 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     run = run_scenario(scenario, trace, loads)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
     value: dict[str, Any] = {
-        "row": flat_row(run, scored=scenario.score_plans) | nodes,
+        "row": flat_row(scenario, run) | nodes,
         "notes": [
             *([choice_note(scenario)] if scenario.interval == AUTO else []),
             *describe_runs([scenario], [run], trace, loads),

@@ -6,9 +6,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lazsim.engine.interval import steady_step_s
-from lazsim.engine.simulate import require_fit
 from lazsim.engine.systems import find_system
-from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.errors import SpecError
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import OF_TRACES, Settings
@@ -17,6 +16,7 @@ from lazsim.study.checkpoint_interval import AUTO, Start, find_start
 from lazsim.study.collect import Function, collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
+from lazsim.study.memory import find_obstacle
 from lazsim.study.notes import describe_runs, threshold_note
 from lazsim.study.result import flat_row
 from lazsim.study.simulation import run_scenario, simulate_point
@@ -177,15 +177,13 @@ class Question:
     def start(self, choice: Choice, interval: Any) -> str:
         """Find what a choice begins with; return why it cannot run, if so."""
         first = self.scenario(choice, 0, None if interval == AUTO else interval)
-        system, costs = first.find_system(), first.costs()
+        system = first.find_system()
         traces = [self.scenario(choice, seed).load_trace() for seed in range(MIN_SAMPLES)]
         wall_s = first.wall_s(traces[0])
         most_nodes = max(trace.most_nodes(wall_s) for trace in traces) - first.num_spares
         num_nodes = max(first.cluster.num_nodes, most_nodes)
-        try:
-            require_fit(system, costs, num_nodes)
-        except InfeasiblePlanError as error:
-            return str(error)
+        if obstacle := find_obstacle(first, system, first.load_routing(), num_nodes, wall_s):
+            return obstacle
         # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
         if "fault_threshold" in dict(choice) and (told := threshold_note(first, num_nodes)):
             return told
@@ -261,7 +259,7 @@ def simulate_due(asked: DueRun) -> Mapping[str, Any]:
     hours = bought.spot_node_hours + bought.on_demand_node_hours
     costs = {"node_hours_held": hours, "cost_usd": bought.cost_usd}
     ends = {"finish_s": bought.finish_s, "done_share": bought.done_share, "switch_s": bought.switch_s}
-    return {"row": flat_row(run, scored=False) | costs | ends, "notes": describe_runs([scenario], [run], trace, loads)}
+    return {"row": flat_row(scenario, run) | costs | ends, "notes": describe_runs([scenario], [run], trace, loads)}
 
 
 def name_choice(choice: Iterable[tuple[str, Any]]) -> str:
