@@ -31,19 +31,19 @@ SCANS = {
     ),
     # Forward, keys by keys, what is solved with them (``w``, ``u``), queries by keys, values by these; states by ``w``,
     # made and read. Backward, ``w``, ``u`` and states again, the gradients of each operand and of what was solved.
-    # Counted in ``chunk_gated_delta_rule`` (fla-core 0.6.0) and in ``GatedDeltaNet`` around it (Megatron-LM 0.16):
-    # layouts for the convolution, norms, keys repeated for each head of values, gate.
+    # Counted in ``chunk_gated_delta_rule`` (fla-core 0.6.0) and in ``GatedDeltaNet`` around it (Megatron-LM 0.19):
+    # convolution, norms, keys repeated for each head of values, copies without strides, gate.
     "gated_delta": ScanCounts(
         {"keys": (3, 9), "inner": (2, 5), "state": (3, 8), "chunk": (0, 2)},
         {
             "states": (2, 4),
-            "convolved": (4, 9),
+            "convolved": (2, 7),
             "inner": (15, 25),
             "keys": (9, 25),
-            "grouped": (10, 8),
+            "grouped": (10, 12),
             "chunk": (2, 2),
         },
-        (26, 31),
+        (18, 22),
     ),
 }
 """By the kind of a layer."""
