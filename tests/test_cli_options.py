@@ -1,12 +1,13 @@
 """No option of any command is ignored without a word."""
 
 import contextlib
+import re
 
 import click
 import pytest
 
 from lazsim.cli.effects import EXCLUSIONS, NEEDS
-from lazsim.cli.group import cli
+from lazsim.cli.group import GROUPS, cli
 from lazsim.cli.messages import Checked
 
 REQUIRED = {
@@ -139,3 +140,11 @@ def test_a_model_is_refused_with_a_profile_that_is_a_file(lazsim, command):
     code, out, err = lazsim("profile", command, "mine.csv", "--model", "gpt-l")
     assert (code, out) == (2, "")
     assert err.startswith("lazsim: --model has no effect on a file such as mine.csv")
+
+
+def test_the_help_lists_every_command_once_by_what_a_person_wants(lazsim):
+    _, out, _ = lazsim("--help")
+    titles = [line.removesuffix(":") for line in out.splitlines() if line.endswith(":") and line[0] != " "]
+    assert titles == ["Options", *GROUPS]
+    listed = re.findall(r"^  (\w+)  ", out, re.MULTILINE)
+    assert sorted(listed) == sorted(cli.list_commands(click.Context(cli)))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lazsim.output.plots import step as pictures
+from lazsim.output.plots import verify as verify_pictures
 from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
@@ -177,6 +178,15 @@ def test_predictions_are_as_near_to_measured_runs_as_the_page_says(board):
     graphs = np.array([row.error for row in rows if row.settings["cuda_graph"] == "full_iteration"])
     assert np.median(abs(graphs)) < 0.08
     assert np.mean(abs(graphs) < 0.2) > 0.9
+
+
+def test_the_band_of_the_picture_holds_the_rows_that_the_summary_counts_within_20_percent(board, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(verify_pictures, "to_files", lambda figure: drawn.append(figure) or {})
+    verify_pictures.verify_figure(board)
+    (band,) = [one for one in drawn[0].axes[0].collections if one.get_label() == "within 20 %"]
+    measured, predicted = band.get_paths()[0].vertices.T
+    assert {round(float(ratio), 6) for ratio in predicted / measured} == {0.8, 1.2}
 
 
 def test_the_range_of_a_prediction_holds_for_models_and_sources_that_it_was_not_made_from(board):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import lazsim
+from lazsim.engine.systems import SYSTEMS
 from lazsim.output.maps import plan_maps
-from lazsim.output.report import Report, report_page
+from lazsim.output.plots.style import looks_of
+from lazsim.output.report import Report, drawn, report_page
 from lazsim.output.run import run_parts, run_report
 from lazsim.output.table import Column, Table, key
 from lazsim.placement.plan import PlacementPlan
@@ -126,6 +128,12 @@ def test_a_table_of_more_systems_than_fit_has_a_row_for_each():
     texts = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in rows]
     assert texts[:3] == [["", "compute", "restart"], ["system-0", "50.0%", "0.0%"], ["system-1", "50.0%", "1.0%"]]
     assert texts[9] == ["system-8", "50.0%", "8.0%"]
+
+
+def test_every_system_of_a_page_has_dashes_of_its_own_in_pairs_of_pixels():
+    dashes = [drawn(name, look)["dash"] for name, look in looks_of(list(SYSTEMS)).items()]
+    assert len(set(map(tuple, dashes))) == len(SYSTEMS)
+    assert all(len(one) % 2 == 0 and all(pixels > 0 for pixels in one) for one in dashes)
 
 
 def test_names_from_outside_are_text_and_no_markup():

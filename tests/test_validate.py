@@ -39,6 +39,7 @@ from lazsim.live.run import prepare
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
 from lazsim.live.validate import Validation, compare, compress, forecast_notes, kills_and_joins, predict, quiet_trace
 from lazsim.output.live import validation_files, validation_parts, validation_report
+from lazsim.output.plots.live import live_figure
 from lazsim.output.report import report_page
 from lazsim.output.table import render
 from lazsim.routing.table import RecordedRouting
@@ -441,3 +442,12 @@ def test_the_page_of_a_validation_names_its_worst_row_and_shows_both_runs():
     assert [one["name"] for one in report.timeline["systems"]] == ["measured", "predicted"]
     page = report_page(report, validation_parts(found), found.notes, "lazsim validate", validation_files(found))
     assert b"data:image/png;base64," in page
+
+
+def test_the_picture_of_a_run_of_hours_ends_with_it_and_counts_hours(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("lazsim.output.plots.live.to_files", lambda figure: drawn.append(figure) or {})
+    states = (State(0.0, 2, 2, 10.0), State(18_000.0, 2, 2))
+    live_figure(live_run({2: 0.2}, states=states, wall_s=36_000.0))
+    nodes = drawn[0].axes[-1]
+    assert (nodes.get_xlabel(), nodes.get_xlim()) == ("time (h)", (0, 10))

@@ -13,26 +13,38 @@ from lazsim import __version__
 from lazsim.cli.messages import Group, called_commands, in_a_line, usage_message, with_options
 from lazsim.errors import FailedError, LazsimError
 
-COMMANDS = {
-    "run": "Replay a trace of node events under one or more systems.",
-    "advise": "Find the best setting of a job under failures, and say what the advice rests on.",
-    "compare": "Hold a log of a run of your own against simulations of the same failures.",
-    "step": "Predict the training step of a layout, part by part, and search for the fastest layout.",
-    "place": "Place experts on nodes by each policy, and say what moves when nodes fail.",
-    "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
-    "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
-    "routing": "Inspect, fit and generate expert loads.",
-    "model": "Count the parameters of models, and import those of Hugging Face.",
-    "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
-    "live": "Train a small MoE for real while its workers are killed and started.",
-    "validate": "Hold the prediction against a real training job under real kills.",
-    "verify": "Hold predictions against training runs and kernels that others measured.",
-    "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
-    "experiment": "Make the figures and tables of the published evaluation again.",
-    "sensitivity": "Show what changes when a constant is off by half.",
-    "list": "List the names that options take, and where to add more.",
+GROUPS = {
+    "Simulate": {
+        "run": "Replay a trace of node events under one or more systems.",
+        "advise": "Find the best setting of a job under failures, and say what the advice rests on.",
+        "compare": "Hold a log of a run of your own against simulations of the same failures.",
+        "sweep": "Run grids of models, systems, traces and seeds, and go on where they were stopped.",
+        "sensitivity": "Show what changes when a constant is off by half.",
+    },
+    "Place experts, lay out a step": {
+        "place": "Place experts on nodes by each policy, and say what moves when nodes fail.",
+        "recovery": "Say how likely each placement keeps every expert when nodes fail together.",
+        "step": "Predict the training step of a layout, part by part, and search for the fastest layout.",
+    },
+    "Inputs": {
+        "trace": "Inspect, convert, generate, fit, fetch and plot traces.",
+        "routing": "Inspect, fit and generate expert loads.",
+        "model": "Count the parameters of models, and import those of Hugging Face.",
+        "list": "List the names that options take, and where to add more.",
+    },
+    "Measure and check": {
+        "profile": "Measure kernels, exchanges and checkpoints on this machine; look at profiles.",
+        "live": "Train a small MoE for real while its workers are killed and started.",
+        "validate": "Hold the prediction against a real training job under real kills.",
+        "verify": "Hold predictions against training runs and kernels that others measured.",
+    },
+    "Published evaluation": {
+        "experiment": "Make the figures and tables of the published evaluation again.",
+    },
 }
-"""Name -> one line of help; the command itself is in the module of the same name."""
+"""The commands by what a person wants: name -> one line of help; each is in the module of the same name."""
+
+COMMANDS = {name: line for commands in GROUPS.values() for name, line in commands.items()}
 
 MOVED = {"calibrate": "verify --kernels DIR"}
 """Commands of earlier versions, and what to give now."""
@@ -65,9 +77,11 @@ class LazyGroup(Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """List the commands by group, without importing any."""
+        width = max(map(len, COMMANDS))
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), line) for name, line in commands.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -34,6 +35,11 @@ BUCKET_COLORS = dict(
     )
 )
 """All that a job does but train."""
+
+DASHES: Mapping[str, list[int]] = {"-": [], "--": [7, 3], ":": [2, 3], "-.": [7, 3, 2, 3]}
+"""Pixels that a line drawn by a name has and leaves out in turn."""
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,8 @@ def _inputs(inputs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             sha256 = value["sha256"] or ""
             value = {key: one for key, one in value.items() if key != "sha256"}
+        elif isinstance(value, str) and SHA256.fullmatch(value):
+            value, sha256 = "", value
         yield prefix + name, _text(value), sha256
 
 
@@ -140,8 +148,9 @@ def _text(value: Any) -> str:
 
 
 def drawn(name: str, look: Look) -> dict[str, Any]:
-    """Return how a page draws a series: its name, colour and dashes."""
-    return {"name": name, "color": look.color, "dash": [] if look.line == "-" else [6, 3]}
+    """Return how a page draws a series: its name, colour and dashes, those of pictures."""
+    dash = DASHES[look.line] if isinstance(look.line, str) else [2 * part for part in look.line[1]]
+    return {"name": name, "color": look.color, "dash": dash}
 
 
 def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:

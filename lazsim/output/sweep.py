@@ -132,12 +132,12 @@ def _along_axes(
 def _spares_table(costs: Sequence[SpareCost]) -> Table:
     """Show what each number of spares brings and takes, and the number after which one more does not pay."""
     best = paying_spares(costs)
-    unit = "node-hours" if best.cost_usd is None else "$"
-    columns = [key("spares"), Column("samples", ",.0f"), Column("node-hours", ",.1f"), Column("$", ",.2f")]
+    unit, paid = ("node-hours", []) if best.cost_usd is None else ("$", [Column("$", ",.2f")])
+    columns = [key("spares"), Column("samples", ",.0f"), Column("node-hours", ",.1f"), *paid]
     rows = []
     for one in costs:
         told = with_interval(one.per_million_samples, ",.4g"), None if one is best else _more(one)
-        rows.append((one.num_spares, one.samples.value, one.node_hours, one.cost_usd, *told))
+        rows.append((one.num_spares, one.samples.value, one.node_hours, *([one.cost_usd] if paid else []), *told))
     more = [one for one in costs if one.num_spares > best.num_spares]
     pays = f"{best.name}: spares that pay: {best.num_spares}; " + (
         f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.run import RATE_LABEL, plot_rates, windows
+from lazsim.output.plots.run import RATE_LABEL, plot_rates, time_unit, windows
 from lazsim.output.plots.style import COLORS, LOOKS, STYLE, new_figure, to_files
 
 if TYPE_CHECKING:
@@ -23,22 +23,23 @@ STEPS_PER_WINDOW = 8
 @matplotlib.rc_context(STYLE)
 def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[str, bytes]:
     """Draw throughput and nodes in use over time, with the prediction if there is one, else with the loss."""
-    times_s = [step.at_s for step in measured.steps]
+    unit, unit_s = time_unit(measured.run.wall_s)
+    step_times = [step.at_s / unit_s for step in measured.steps]
     heights = [3, 2, 1] if predicted is None else [3, 1]
     figure = new_figure(6.5, 4.4 if predicted is None else 3.4)
     rate, *others, nodes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for loss in others:
-        loss.plot(times_s, [step.loss for step in measured.steps], color=COLORS[0])
+        loss.plot(step_times, [step.loss for step in measured.steps], color=COLORS[0])
         loss.set_ylabel("loss (nats)")
 
-    shortest_s = measured.run.wall_s / max(1, min(MAX_WINDOWS, len(times_s) // STEPS_PER_WINDOW))
+    shortest_s = measured.run.wall_s / max(1, min(MAX_WINDOWS, len(step_times) // STEPS_PER_WINDOW))
     runs = {"measured": measured.run} | ({} if predicted is None else {"predicted": predicted})
     for (label, run), look in zip(runs.items(), LOOKS, strict=False):
-        times = [state.time_s for state in run.states] + [run.wall_s]
+        times = np.array([*(state.time_s for state in run.states), run.wall_s]) / unit_s
         if predicted is None:
-            plot_rates(rate, windows(run.states, run.wall_s, shortest_s, at_any_change=True), label, look)
+            plot_rates(rate, windows(run.states, run.wall_s, shortest_s, at_any_change=True), label, look, unit_s)
         else:
-            made = np.cumsum([0.0, *(np.diff(times) * [state.samples_per_s for state in run.states])])
+            made = np.cumsum([0.0, *(np.diff(times) * unit_s * [state.samples_per_s for state in run.states])])
             rate.plot(times, made, label=label, color=look.color, linestyle=look.line)
         used = [state.num_used for state in run.states]
         nodes.step(times, [*used, used[-1]], where="post", color=look.color, linestyle=look.line)
@@ -49,5 +50,6 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
     nodes.set_ylim(bottom=0)
     nodes.yaxis.set_major_locator(MaxNLocator(integer=True))
     nodes.set_ylabel("nodes in use")
-    nodes.set_xlabel("time (s)")
+    nodes.set_xlim(0, max(run.wall_s for run in runs.values()) / unit_s)
+    nodes.set_xlabel(f"time ({unit})")
     return to_files(figure)
