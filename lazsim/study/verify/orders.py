@@ -149,15 +149,31 @@ def _ranking(group: str, runs: Sequence[MeasuredRun], predicted: Mapping[str, fl
     # Published differences are those of two runs, each with its own noise.
     noise = draw_noise(runs, (DRAWS_OF_ORDER, len(runs)))
     drawn = _spearman(truth, truth * (1 + noise / np.sqrt(2)))
-    (found,) = _spearman(measured, np.array([[predicted[run.id] for run in runs]]))
+    (found,) = _spearman(np.array([predicted[run.id] for run in runs]), measured[None])
     return Ranking(group, len(runs), float(found), float(np.mean(drawn)), float(np.quantile(drawn, 0.05)))
 
 
 def _spearman(one: Numbers, others: Numbers) -> Numbers:
-    """Correlate the ranks of values with those of each row of others; equal values have no order, which gives 0."""
-    from scipy.stats import spearmanr
+    """Correlate the ranks of values with those of each row of others; equal values have no order, which gives 0.
 
+    Examples
+    --------
+    >>> _spearman(np.array([1.0, 2.0, 2.0, 4.0]), np.array([[1.0, 2.0, 2.0, 9.0], [4.0, 3.0, 3.0, 1.0]])).tolist()
+    [1.0, -1.0]
+    """
     if not np.ptp(one) or not np.ptp(others, axis=1).all():
         return np.zeros(len(others))
-    # Of two variables, a number; of more, a matrix.
-    return np.atleast_2d(spearmanr(np.vstack([one, others]), axis=1).statistic)[0, -len(others) :]
+    ranks = _ranks(np.vstack([one, others]))
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    scale = 1 / (len(one) - 1)
+    deviations = np.sqrt(scale * (ranks**2).sum(axis=1))
+    found: Numbers = np.clip(scale * (ranks[1:] @ ranks[0]) / deviations[0] / deviations[1:], -1, 1)
+    return found
+
+
+def _ranks(values: Numbers) -> Numbers:
+    """Rank the values of each row from 1 on; equal ones get the mean of their ranks."""
+    below = (values[:, None, :] < values[:, :, None]).sum(axis=2)
+    same = (values[:, None, :] == values[:, :, None]).sum(axis=2)
+    ranks: Numbers = below + (same + 1) / 2
+    return ranks
