@@ -81,7 +81,7 @@ def test_a_checkpoint_makes_no_spikes_in_a_throughput_curve():
 @pytest.mark.parametrize(
     ("bounds", "unit", "shown"),
     [
-        ((400, 9000), "", ["500", "1000", "2000", "5000"]),
+        ((400, 9000), "", ["500", "1 k", "2 k", "5 k"]),
         # Of 1, 2 and 5 this holds 1 alone.
         ((0.9, 1.9), "", ["1", "1.25", "1.5", "1.75"]),
         # Many decades have their powers only.

@@ -14,7 +14,7 @@ import lazsim
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.maps import plan_maps
 from lazsim.output.plots.style import looks_of
-from lazsim.output.report import Report, drawn, report_page
+from lazsim.output.report import Report, drawn, report_page, timeline_of
 from lazsim.output.run import run_parts, run_report
 from lazsim.output.table import Column, Table, key
 from lazsim.placement.plan import PlacementPlan
@@ -134,6 +134,13 @@ def test_every_system_of_a_page_has_dashes_of_its_own_in_pairs_of_pixels():
     dashes = [drawn(name, look)["dash"] for name, look in looks_of(list(SYSTEMS)).items()]
     assert len(set(map(tuple, dashes))) == len(SYSTEMS)
     assert all(len(one) % 2 == 0 and all(pixels > 0 for pixels in one) for one in dashes)
+
+
+def test_a_timeline_of_many_systems_begins_with_those_that_keep_most(result):
+    runs = {f"system-{index}": replace(result.runs[0], samples=index) for index in range(9)}
+    timeline = timeline_of(runs)
+    assert [one["name"] for one in timeline["systems"] if one["visible"]] == [f"system-{one}" for one in range(3, 9)]
+    assert timeline["num_drawn"] == 6
 
 
 def test_names_from_outside_are_text_and_no_markup():

@@ -98,6 +98,7 @@
       hover(rates, [line], [["", one.name], ["at", "$x{0.00} " + data.unit], ["samples/s", "$y{0.00}"]]);
       const bar = phases.hbar({source: source(one.phases), left: {field: "start"}, right: {field: "end"},
         y: one.phases.what.map(() => one.name), height: 0.8, color: {field: "color"}, line_color: null});
+      line.visible = failed.visible = one.visible;
       line.properties.visible.change.connect(() => { bar.visible = line.visible; });
       return bar;
     });

@@ -155,11 +155,12 @@ def drawn(name: str, look: Look) -> dict[str, Any]:
 
 def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     """Return runs of one trace by name as the data of a timeline, in the unit of its axis."""
-    from lazsim.output.plots.run import time_unit, windows
+    from lazsim.output.plots.run import MOST_LINES, time_unit, windows
 
     first = next(iter(runs.values()))
     unit, unit_s = time_unit(first.wall_s)
     looks = looks_of(list(runs))
+    drawn_first = sorted(runs, key=lambda name: -runs[name].samples)[:MOST_LINES]
     most = MOST_MARKS // len(runs)
     systems = []
     for name, run in runs.items():
@@ -173,6 +174,7 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
         systems.append(
             {
                 **drawn(name, looks[name]),
+                "visible": name in drawn_first,
                 "x": (bounds_s / unit_s).round(6).tolist(),
                 "rate": [round(rate, 4) for rate in rates],
                 "failures": _columns([_failure(one, unit_s, rate_at) for one in run.failures[:most]], FAILURE_COLUMNS),
@@ -185,7 +187,8 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     end = first.wall_s / unit_s
     nodes = {"x": [*(round(at, 6) for at, _ in alive), end], "alive": [*(num for _, num in alive), alive[-1][1]]}
     phases = {what.replace("_", " "): color for what, color in BUCKET_COLORS.items()}
-    return {"unit": unit, "end": end, "systems": systems, "nodes": nodes, "phases": phases}
+    found = {"unit": unit, "end": end, "systems": systems, "nodes": nodes, "phases": phases}
+    return found | {"num_drawn": len(drawn_first)}
 
 
 FAILURE_COLUMNS = ("time", "rate", "nodes", "decision", "why", "outage", "lost_steps")

@@ -181,10 +181,10 @@ def plain_number(value: float) -> str:
 
     Examples
     --------
-    >>> [plain_number(value) for value in (0.05, 250.0, 20_000.0, 2e-6)]
-    ['0.05', '250', '20 k', '2 µ']
+    >>> [plain_number(value) for value in (0.05, 250.0, 5000.0, 20_000.0, 2e-6)]
+    ['0.05', '250', '5 k', '20 k', '2 µ']
     """
-    return f"{value:g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else EngFormatter(sep=" ")(value)
+    return f"{value:g}" if value == 0 or 1e-3 <= abs(value) < 1e3 else EngFormatter(sep=" ")(value)
 
 
 def number_log_axis(axis: Axis, unit: str = "") -> None:
