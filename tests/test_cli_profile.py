@@ -1,11 +1,16 @@
 import json
+import os
 import shutil
 import sys
+from pathlib import Path
 
+import click
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from lazsim.cli.common import COMPILED_VARIABLE, require_torch
 from lazsim.costmodel.profile import Header, Point, profile_names, save_profile
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
@@ -440,3 +445,21 @@ def test_looking_at_profiles_needs_no_torch(lazsim, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for command in ("show", "check"):
         assert lazsim("profile", command, profile_names()[0])[0] == 0
+
+
+def test_a_command_that_takes_torch_leaves_no_folder_of_what_torch_compiles(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv(COMPILED_VARIABLE, raising=False)
+    made = []
+
+    @click.command()
+    def command():
+        require_torch("this takes")
+        made.append(Path(os.environ[COMPILED_VARIABLE]))
+        assert made[0].is_dir()
+
+    CliRunner().invoke(command, catch_exceptions=False)
+    assert made[0].parent == tmp_path
+    assert not list(tmp_path.iterdir())
+    assert COMPILED_VARIABLE not in os.environ

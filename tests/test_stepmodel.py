@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import SpecError
-from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, load_spec
+from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
@@ -27,7 +27,7 @@ from lazsim.stepmodel.experts import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.layers import layer_time, run_streams
+from lazsim.stepmodel.layers import MOST_REPEATS, layer_time, run_streams
 from lazsim.stepmodel.loading import load_constants, load_inputs
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
@@ -1014,3 +1014,8 @@ def test_a_sustained_clock_is_never_above_that_of_short_kernels():
     for precision in ("bf16", "fp8", "fp8_block"):
         assert 0.8 < inputs_of().tables.sustained_rate(f"matmul_{precision}") <= 1
     assert math.isfinite(inputs_of().copy_s(1e9))
+
+
+def test_no_model_of_the_catalogue_has_more_layers_than_are_played_until_one_is_steady():
+    names = catalog_names("models")
+    assert max(load_spec(ModelSpec, name).num_layers for name in names) <= MOST_REPEATS

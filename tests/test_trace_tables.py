@@ -751,6 +751,13 @@ def test_rows_that_may_say_who_used_a_node_are_no_outages_unless_columns_say_so(
     assert read_trace(path, mapping=make_mapping(columns=named)).nodes_lost() == 2
 
 
+@pytest.mark.parametrize(("names", "is_told"), [("from,to", True), ("down_from,to", False)])
+def test_rows_of_nodes_and_times_alone_are_outages_and_a_note_says_so_where_no_name_does(write, names, is_told):
+    trace = read_trace(write(f"node,{names}\n{SPANS.replace(',{0}', '')}"))
+    assert trace.nodes_lost() == 2
+    assert trace.notes[0].startswith("each row is taken for an outage, though no column is named so") == is_told
+
+
 @pytest.mark.parametrize("column", ["reason", "Root cause", "error_code", "state"])
 def test_rows_that_speak_of_outages_are_such_and_a_note_names_what_is_left_out(write, column):
     trace = read_trace(write(f"node,from,to,{column}\n{SPANS.format('down')}"))

@@ -248,10 +248,20 @@ def note_written(folder: Path, names: Iterable[str]) -> None:
     note(f"results are in {folder}/: {', '.join(names)}")
 
 
+COMPILED_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
 def require_torch(doing: str) -> None:
     """Refuse to go on without torch, and say how to install it."""
     if importlib.util.find_spec("torch") is None:
         raise LazsimError(f"{doing} torch, which is not installed: pip install 'lazsim[live]'")
+    if COMPILED_VARIABLE not in os.environ:
+        from lazsim.files import scratch_folder
+
+        # Torch makes a folder for what it compiles, which is nothing here, and leaves it.
+        context = click.get_current_context()
+        os.environ[COMPILED_VARIABLE] = str(context.with_resource(scratch_folder()))
+        context.call_on_close(lambda: os.environ.pop(COMPILED_VARIABLE, None))
 
 
 def write_out(path: Path, content: bytes) -> None:

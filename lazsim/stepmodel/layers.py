@@ -13,7 +13,7 @@ REPEATS = 3
 """Equal layers whose streams run one after the other: the last is in the steady state."""
 
 MOST_REPEATS = 100
-"""Layers after which the lead of the host is taken to last: no model has more of a kind in a row."""
+"""Layers after which the lead of the host is taken to last: no model of the catalogue has more."""
 
 SAME_S = 1e-12
 

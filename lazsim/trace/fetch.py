@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from lazsim.errors import LazsimError, SpecError
-from lazsim.files import read_bytes
+from lazsim.files import read_bytes, scratch_folder, write_whole
+from lazsim.specs import sha256
 from lazsim.trace.recipes import PublicSpec, load_recipe
 
 BASE_URL = "https://raw.githubusercontent.com"
@@ -51,21 +52,27 @@ def fetch_trace(name: str, base_url: str = BASE_URL, cache: Path | str | None = 
         raise SpecError(f"{name}: a recipe, nothing to fetch; make it with lazsim trace generate {name}")
     url = "/".join([base_url.rstrip("/"), public.repository, public.commit, public.path])
     kept = cached_path(public, cache)
+    if kept.is_file() and sha256(content := read_bytes(kept)) == public.sha256:
+        return content
     pooch.get_logger().setLevel(logging.ERROR)
     try:
-        path = pooch.retrieve(
-            url, known_hash=f"sha256:{public.sha256}", fname=kept.name, path=kept.parent,
-            # Not streamed: these files are small, and a failed stream leaves its socket open.
-            downloader=pooch.HTTPDownloader(stream=False, timeout=TIMEOUT_S),
-        )  # fmt: skip
+        # The folder of the cache is made once there is a file for it.
+        with scratch_folder() as folder:
+            path = pooch.retrieve(
+                url, known_hash=f"sha256:{public.sha256}", fname=kept.name, path=folder,
+                # Not streamed: these files are small, and a failed stream leaves its socket open.
+                downloader=pooch.HTTPDownloader(stream=False, timeout=TIMEOUT_S),
+            )  # fmt: skip
+            content = read_bytes(path)
     except ValueError as error:
         differs = "hash" in str(error).lower()
         what = "the file is not the one that was pinned (SHA-256 differs)" if differs else "not an address of a file"
         raise LazsimError(f"{url}: {what}; nothing was kept, check the source or `base_url`") from None
     except OSError as error:
         reason = _reason(error)
-        raise LazsimError(f"{url}: cannot be fetched ({reason}); check network, `base_url` or `cache`") from None
-    return read_bytes(path)
+        raise LazsimError(f"{url}: cannot be fetched ({reason}); check network or `base_url`") from None
+    write_whole(kept, content)
+    return content
 
 
 def _reason(error: OSError) -> str:

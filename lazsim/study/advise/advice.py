@@ -30,8 +30,12 @@ MOST_RIVALS = 3
 KEPT_SHARE = 0.3
 """Share of the runs that is kept for these changes, if that is enough for one of the alternatives."""
 
-UNTESTED_RATIO = 2
-"""Most of the interval that a search begins with, where no failure tells what a long one loses."""
+RACED = (0.5, 1.0, 2.0)
+"""Intervals between checkpoints that race, as multiples of Young's."""
+
+UNTESTED_RATIO = round(max(RACED))
+"""Most of the interval that a search begins with, where no failure tells what a long one loses: the longest that raced.
+"""
 
 UNTESTED_NOTE = (
     "no run that chose the interval lost steps, so that never to save would look best: none of more than "
@@ -40,9 +44,6 @@ UNTESTED_NOTE = (
 
 JUDGED_SHARE = 0.1
 """Share of the runs that is kept to judge what the search finds at other seeds."""
-
-RACED = (0.5, 1.0, 2.0)
-"""Intervals between checkpoints that race, as multiples of Young's."""
 
 MOST_TUNED = 3
 """Choices whose interval is tuned, the best first."""

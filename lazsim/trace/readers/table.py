@@ -4,7 +4,7 @@ import itertools
 
 from lazsim.errors import TraceFormatError, literal
 from lazsim.tables import HEAD_LINES
-from lazsim.trace.reading.guess import explain_columns, guess_mapping, left_out, open_head, taken_for
+from lazsim.trace.reading.guess import explain_columns, guess_mapping, lacks_outages, left_out, open_head, taken_for
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import Reader, Reading, Source
@@ -32,6 +32,9 @@ def read(source: Source) -> Reading:
     reading = read_mapped(source, table, guess[0])
     columns = guess[0].columns
     assert columns is not None, "a guess names the columns"
+    if lacks_outages(table, columns) and not left_out(table, columns):
+        told = "each row is taken for an outage, though no column is named so: its node is gone from start to end"
+        reading = reading._replace(notes=(told, *reading.notes))
     conditions = itertools.chain.from_iterable(source.asked.conditions())
     asked = {condition.partition("=")[0].removesuffix("!") for condition in conditions}
     if others := [name for name in left_out(table, columns) if name not in asked]:

@@ -156,13 +156,18 @@ def taken_for(table: Table, columns: Columns) -> str:
     return ",".join(f"{role}={table.header[part - 1] if isinstance(part, int) else part}" for role, part in places)
 
 
+def lacks_outages(table: Table, columns: Columns) -> bool:
+    """Tell whether rows have a start and an end, and no name of a column speaks of outages."""
+    return columns.start is not None and not OUTAGES.search(" ".join(table.header).lower())
+
+
 def _may_be_use(table: Table, columns: Columns) -> bool:
     """Tell whether rows with a start and an end may be uses of a node, such as reservations.
 
     They may where a table has other columns, too, and none of its words speaks of outages.
     """
     others = left_out(table, columns)
-    if columns.start is None or not others or OUTAGES.search(" ".join(table.header).lower()):
+    if not others or not lacks_outages(table, columns):
         return False
     places = [table.header.index(name) for name in others]
     columns_texts = ([row.fields[place] for row in table.rows if place < len(row.fields)] for place in places)
