@@ -24,7 +24,7 @@ from lazsim.engine.systems.system import StoppedJob, decide_next
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
-from lazsim.live.plan import GenerationPlanner, LastStep, is_same_placement
+from lazsim.live.plan import GenerationPlanner, LastStep, NextGeneration, is_same_placement
 from lazsim.live.record import Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
 from lazsim.placement.plan import Ints
@@ -313,35 +313,49 @@ class Coordinator:
 
     async def _start_generation(self, decision: Decision[WorkerConnection]) -> bool:
         """Lead workers into the next generation; return whether all of them can train."""
-        record = self.record
-        begin_step = self._checkpoint_step() if decision.action is Action.RESTART else self.step
-        load_LE = self._loads(begin_step)
+        following = self._plan_next(decision)
+        plan, resumes = following.plan, decision.action is Action.RESUME
+        cause = "resume" if resumes else self._pause_cause or ("failure" if plan.source == "peers" else "restart")
+        if plan.source != "peers":
+            self._has_state, self._dropped = False, set()
+            self.record.roll_back(plan.step, max(0, self.step - plan.step))
+        if not await self._prepare(following, cause):
+            return False
+        if not self._clock_runs:
+            # The preparation of the first step is not part of the run.
+            await self._start_clock()
+        if decision.action is Action.CONTINUE and cause == "failure" and self._join_at_s is None:
+            # Workers that stood by take free places at the next step boundary.
+            self._join_at_s = self.now_s()
+        if decision.action is Action.RECONFIGURE:
+            self._dropped |= set(self._held.nodes) - set(following.held.nodes)
+        self._held, self._trained_generation, self._is_joining = following.held, self._generation, False
+        self._start_training(plan, cause)
+        return True
+
+    def _plan_next(self, decision: Decision[WorkerConnection]) -> NextGeneration:
+        """Plan the generation that a decision asks for; one that resumes has the plan in force."""
         if decision.action is Action.RESUME:
-            members, held, plan, busiest_bytes = self._members, self._held, self._plan_again(), 0.0
-        else:
-            reached = LastStep(begin_step, self._trained_generation)
-            members, held, plan, busiest_bytes = self._planner.plan(
-                decision, self._held, reached, load_LE, self._members
-            )
+            return NextGeneration(self._members, self._held, self._plan_again(), 0.0)
+        step = self._checkpoint_step() if decision.action is Action.RESTART else self.step
+        reached = LastStep(step, self._trained_generation)
+        return self._planner.plan(decision, self._held, reached, self._loads(step), self._members)
+
+    async def _prepare(self, following: NextGeneration, cause: str) -> bool:
+        """Let the members of a generation build communicators and obtain states; return whether all of them have."""
+        record, members, plan = self.record, following.members, following.plan
         from_peers = plan.source == "peers"
         reuse = bool(self._pause_cause) and len(members) == plan.num_ranks and members == self._members
-        if not from_peers:
-            self._has_state, self._dropped = False, set()
-            record.roll_back(plan.step, max(0, self.step - plan.step))
-        cause = self._pause_cause or ("failure" if from_peers else "restart")
-        if decision.action is Action.RESUME:
-            cause = "resume"
-        self._is_joining = cause == "join"
-        self.step = self._reported_step = plan.step
-        self._pause_cause = ""
-        bucket = "rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart"
-        record.enter(bucket, self._known_s)
+        record.enter("rebalance" if cause == "rebalance" else "reconfigure" if from_peers else "restart", self._known_s)
         recovery = record.recovery(cause)
-        recovery.num_nodes, recovery.busiest_bytes, recovery.source = plan.num_ranks, busiest_bytes, plan.source
+        recovery.num_nodes, recovery.busiest_bytes = plan.num_ranks, following.busiest_bytes
+        recovery.source = plan.source
         begun_s = self.now_s()
         self._generation += 1
         self._saves.clear()
-        self._plan, self._members, self._failed_s, self._known_s = plan, members, None, None
+        self._plan, self._members, self._pause_cause, self._is_joining = plan, members, "", cause == "join"
+        self.step = self._reported_step = plan.step
+        self._failed_s = self._known_s = None
         for member in members:
             member.stage, member.generation, member.error, member.num_notes = "entered", self._generation, "", 0
             member.send(messages.StartGeneration(self._generation, plan, reuse))
@@ -357,16 +371,6 @@ class Coordinator:
             return False
         recovery.transfer_s += self.now_s() - begun_s
         await self._emit("ready")
-        if not self._clock_runs:
-            # The preparation of the first step is not part of the run.
-            await self._start_clock()
-        if decision.action is Action.CONTINUE and cause == "failure" and self._join_at_s is None:
-            # Workers that stood by take free places at the next step boundary.
-            self._join_at_s = self.now_s()
-        if decision.action is Action.RECONFIGURE:
-            self._dropped |= set(self._held.nodes) - set(held.nodes)
-        self._held, self._trained_generation, self._is_joining = held, self._generation, False
-        self._start_training(plan, cause)
         return True
 
     def _plan_again(self) -> GenerationPlan:

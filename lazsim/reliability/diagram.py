@@ -1,4 +1,4 @@
-"""Exact survival probability by a decision diagram: decide node after node, and merge states with equal futures.
+"""Exact survival probability by a binary decision diagram: decide node after node, merge states with equal futures.
 
 Axes: M failure sets, n nodes, S states, O open sets (failure sets with nodes both decided and undecided).
 """

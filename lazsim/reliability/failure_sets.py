@@ -1,4 +1,4 @@
-"""Sets of nodes whose failure loses an expert.
+"""Sets of nodes whose failure loses an expert: the cut sets of reliability theory.
 
 A failure set is a row of booleans, one for each node. Bits find the sets that are within others, 64 others at a time.
 Axes: L layers, E experts, N nodes, M failure sets, m failure sets of one size s, D domains, B samples, each a set of
