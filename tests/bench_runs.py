@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 import numpy as np
 
 import lazsim
+from lazsim.specs.overrides import override
+from lazsim.stepmodel.loading import load_inputs
+from lazsim.stepmodel.passes import interleaved_passes
+from lazsim.stepmodel.predict import predict_step
+from lazsim.stepmodel.search import search_layouts
 from lazsim.study.sweep.run import run_sweep
 from lazsim.study.sweep.spec import parse_sweep
 from tests.bench_placement import plot_growth
@@ -64,6 +70,31 @@ def ten_short_runs() -> Callable[[], object]:
     return lambda: run_sweep(sweep, num_workers=1)
 
 
+def layouts_alone() -> Callable[[], object]:
+    """Predict the steps of 120 layouts, each as if no other had been predicted."""
+    inputs = load_inputs("qwen3-235b-a22b", "dgx-h100", None, {"global_batch": 8192}, 1024)
+    stages = [(1, 1), *itertools.product((4, 8, 16), (1, 2, 4))]
+    layouts = [
+        {"tensor": tensor, "pipeline": pipeline, "virtual_stages": virtual, "expert": expert, "graphs": graphs}
+        for tensor, (pipeline, virtual), expert, graphs in itertools.product(
+            (1, 2), stages, (8, 32), ("none", "partial", "full")
+        )
+    ]
+    parallels = [override(inputs.parallel, layout, "layout") for layout in layouts]
+
+    def predict() -> None:
+        for parallel in parallels:
+            interleaved_passes.cache_clear()
+            predict_step(replace(inputs, parallel=parallel, tables=replace(inputs.tables, _times={})))
+
+    return predict
+
+
+def search() -> Callable[[], object]:
+    """Find the fastest layouts of deepseek-v3 that fit."""
+    return partial(search_layouts, load_inputs("deepseek-v3", "dgx-h100", None, None, 2048))
+
+
 CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
     "P3 trace, 682 min, gpt-l, lazarus, on p3x32": (lambda: replay_p3("p3x32"), 5),
     "the same held to the ten nodes of rtx3090x10": (lambda: replay_p3("rtx3090x10", 10), 5),
@@ -71,6 +102,8 @@ CASES: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
     "ten runs of a sweep, 80 min of gpt-l each": (ten_short_runs, 5),
     "30 days of 128 nodes, deepseek-v3, lazarus": (lambda: replay_days(128, 30, "auto"), 1),
     "a year of 512 nodes, deepseek-v3, lazarus": (lambda: replay_days(512, 365, "auto"), 1),
+    "steps of 120 layouts, nothing shared": (layouts_alone, 5),
+    "fastest of 5,040 layouts, deepseek-v3, 2,048 H100": (search, 5),
 }
 """Name -> what makes the call that is timed, and how often it is."""
 

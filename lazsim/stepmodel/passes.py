@@ -1,6 +1,7 @@
 """Order of the passes over the stages of a pipeline, whatever they take."""
 
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -53,8 +54,8 @@ class Places:
 
     def in_waves(self, lanes: Sequence[Sequence[Pass | None]], further: Mapping[int, int]) -> Passes:
         """Order the passes of lanes by waves: the first pass of each lane or none, then the second, and so on."""
-        order = [one for wave in itertools.zip_longest(*lanes) for one in wave if one]
-        counts = Counter(one[1] for lane in lanes for one in lane if one)
+        order = list(filter(None, itertools.chain.from_iterable(itertools.zip_longest(*lanes))))
+        counts = Counter(map(operator.itemgetter(1), filter(None, itertools.chain(*lanes))))
         halves = [None, *self.number_of]
         kinds = {kind: [half for code in divmod(kind, self.row) if (half := halves[code])] for kind in counts}
         return Passes(order, kinds, counts, further)
