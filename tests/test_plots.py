@@ -1,5 +1,8 @@
 """Figures show what happened, and leave the program that draws them as it was."""
 
+import warnings
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -7,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lazsim
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots import charts
 from lazsim.output.plots.charts import number_log_axis
-from lazsim.output.plots.run import plot_nodes, windows
+from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure
 from lazsim.placement.policies import POLICIES
 
@@ -140,3 +144,21 @@ def test_nodes_alive_are_whole_numbers():
     axes = figure.subplots()
     plot_nodes([State(0.0, 4, 4, 1.0), State(3.0, 3, 3, 1.0)], 9.0, axes)
     assert all(tick == round(tick) for tick in axes.get_yticks())
+
+
+def test_long_names_leave_room_for_what_is_drawn(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("lazsim.output.plots.run.to_files", lambda figure: drawn.append(figure) or {})
+    trace = lazsim.build_trace([lazsim.Event(0, "add", f"n{index}") for index in range(4)], duration_s=60)
+    result = lazsim.simulate(trace, systems=["lazarus", "ds"])
+    runs = tuple(
+        replace(run, name=f"a_folder_of_policies/{run.name}_with_a_name_that_is_long.py:place_{index}")
+        for index, run in enumerate(result.runs)
+    )
+    throughput_figure(replace(result, runs=runs))
+    (figure,) = drawn
+    with warnings.catch_warnings(action="error"):
+        figure.draw_without_rendering()
+    rates, samples = figure.axes[:2]
+    assert rates.get_position().width > 0.5
+    assert [label.get_text() for label in samples.get_yticklabels()] == ["place_0", "place_1"]

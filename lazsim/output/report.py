@@ -12,7 +12,7 @@ from typing import Any
 from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
-from lazsim.output.plots.style import LOOKS, Look, looks_of
+from lazsim.output.plots.style import LOOKS, Look, looks_of, shown_names
 from lazsim.output.table import Column, Part, cell_text, key
 from lazsim.units import counted, format_duration
 
@@ -159,7 +159,7 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
 
     first = next(iter(runs.values()))
     unit, unit_s = time_unit(first.wall_s)
-    looks = looks_of(list(runs))
+    looks, shown = looks_of(list(runs)), shown_names(list(runs))
     drawn_first = sorted(runs, key=lambda name: -runs[name].samples)[:MOST_LINES]
     most = MOST_MARKS // len(runs)
     systems = []
@@ -173,7 +173,7 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
         stops = [span for span in run.phases if span.what in BUCKET_COLORS]
         systems.append(
             {
-                **drawn(name, looks[name]),
+                **drawn(shown[name], looks[name]),
                 "visible": name in drawn_first,
                 "x": (bounds_s / unit_s).round(6).tolist(),
                 "rate": [round(rate, 4) for rate in rates],

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
+from lazsim.output.table import shorten_names
 from lazsim.study.advise.advice import Advice
 from lazsim.study.advise.question import name_apart
 from lazsim.study.advise.search import Choice
@@ -28,6 +29,9 @@ TICKS_S = (
 FEWEST_TICKS, MOST_TICKS = 3, 5
 """Of these on an axis: with fewer it has other times, and the labels of more would overlap."""
 
+CHOICE_LETTERS = 32
+"""Letters of a choice beside what is drawn."""
+
 MOST_BARS = 10
 """Alternatives that are drawn."""
 
@@ -37,7 +41,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     """Draw by how much other choices are behind, beside what each interval gives where one was looked for."""
     ranking = advice.ranking[: MOST_BARS + 1]
     choices = list(dict.fromkeys([*advice.curves, *(one.name.choice for one in ranking)]))
-    names = dict(zip(choices, name_apart(choices)[0], strict=True))
+    names = dict(zip(choices, shorten_names(name_apart(choices)[0], CHOICE_LETTERS), strict=True))
     panels = 1 if advice.is_interval_given else 2
     figure = new_figure(1.0 + 3.0 * panels, max(2.6, 1.4 + 0.2 * len(ranking)))
     *curves, bars = figure.subplots(1, panels, squeeze=False)[0]

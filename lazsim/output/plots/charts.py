@@ -15,7 +15,7 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, shown_names, to_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +64,9 @@ def lines_figure(
     places = list(itertools.product(*(frame[panel].unique() for panel in panels)))
     columns = frame[panels[-1]].nunique() if len(panels) == 2 else min(MOST_BESIDE, len(places))
     looks = looks_of(list(frame[series].unique()))
+    shown_as = shown_names(list(looks), LINE_LETTERS - 2 * MARK_LETTERS)
     frame, names = _with_places(frame, x)
-    beside = min(5, max(1, LINE_LETTERS // (MARK_LETTERS + max(map(len, looks)))))
+    beside = min(5, max(1, LINE_LETTERS // (MARK_LETTERS + max(map(len, shown_as.values())))))
     figure, axes = panel_grid(len(places), columns, num_lines=-(-len(looks) // beside))
     for panel, place in zip(axes.flat, places, strict=False):
         chosen = dict(zip(panels, place, strict=True))
@@ -78,7 +79,7 @@ def lines_figure(
             line = shown[shown[series] == name].sort_values(x)
             moved = line[x].to_numpy(dtype=float) + (index - (len(looks) - 1) / 2) * gap
             panel.plot(
-                moved, line[y], label=name, color=look.color, marker=look.marker,
+                moved, line[y], label=shown_as[name], color=look.color, marker=look.marker,
                 linestyle="" if names else look.line, markeredgewidth=0, clip_on=False, zorder=3,
             )  # fmt: skip
             _draw_intervals(panel, moved, line, y, interval, look.color)
@@ -158,7 +159,8 @@ def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
     if frame[x].dtype.kind in "iuf" and frame[x].notna().all():
         return frame, []
     names = list(dict.fromkeys(map(str, frame[x])))
-    return frame.assign(**{x: [names.index(str(value)) for value in frame[x]]}), names
+    places = [names.index(str(value)) for value in frame[x]]
+    return frame.assign(**{x: places}), list(shown_names(names).values())
 
 
 def panel_grid(num_panels: int, columns: int, num_lines: int = 1) -> tuple[Figure, Any]:

@@ -23,6 +23,7 @@ from lazsim.output.plots.style import (
     add_legend,
     looks_of,
     new_figure,
+    shown_names,
     to_files,
 )
 from lazsim.placement.plan import Floats
@@ -43,6 +44,9 @@ MOST_LINES = 6
 
 LEGEND_LETTERS = 42
 """Letters of a line of a legend above the rates."""
+
+LONG_NAME = 18
+"""Letters of a name up to which three are side by side above the rates."""
 
 CLOSE_PROB = 0.5
 """Probability of survival above which plans are drawn on an axis that does not begin at 0."""
@@ -104,11 +108,12 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
     systems = list(dict.fromkeys(run.system for run in result.runs))
     colors, marks = looks_of(systems), looks_of([run.placement or run.system for run in result.runs])
     runs = sorted((run for run in result.runs if run.plan_recovery), key=lambda run: run.goodput_samples_per_s)
+    names = [run.placement if run.placement and len(systems) == 1 else run.name for run in runs]
     top = 1.08 * max(run.goodput_samples_per_s for run in runs) or 1.0
     figure = new_figure(5.2, max(3, 0.17 * len(runs)))
     axes = figure.subplots()
     at = -LABEL_GAP
-    for run in runs:
+    for run, name in zip(runs, shown_names(names).values(), strict=True):
         mark = marks[run.placement or run.system]
         score, color = run.plan_recovery, (mark if len(systems) == 1 else colors[run.system]).color
         assert score
@@ -120,8 +125,7 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
         )  # fmt: skip
         at = max(at + LABEL_GAP, run.goodput_samples_per_s / top)
         axes.annotate(
-            run.placement if run.placement and len(systems) == 1 else run.name,
-            (score.recovery_prob, run.goodput_samples_per_s), (1.06, at),
+            name, (score.recovery_prob, run.goodput_samples_per_s), (1.06, at),
             textcoords="axes fraction", va="center", color=color, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 5},
         )  # fmt: skip
@@ -200,16 +204,18 @@ def plot_rates(axes: Axes, rates: tuple[Floats, Floats, Floats], label: str, loo
 
 def plot_throughput(result: RunResult, axes: Axes) -> None:
     """Draw samples per second over time for each system."""
-    looks = looks_of([run.name for run in result.runs])
+    names = [run.name for run in result.runs]
+    looks, shown = looks_of(names), shown_names(names)
     for run in result.runs:
-        plot_rates(axes, windows(run.states, run.wall_s), run.name, looks[run.name], time_unit(run.wall_s)[1])
+        plot_rates(axes, windows(run.states, run.wall_s), shown[run.name], looks[run.name], time_unit(run.wall_s)[1])
     axes.set_ylabel(RATE_LABEL)
     axes.set_ylim(bottom=0)
     if not any(run.samples for run in result.runs):
         axes.set_ylim(0, 1)
         axes.text(0.5, 0.5, "no samples kept", transform=axes.transAxes, ha="center", color="0.3")
     axes.tick_params(labelbottom=False)
-    columns = len(result.runs) if len("".join(looks)) <= LEGEND_LETTERS else 3
+    letters = list(map(len, shown.values()))
+    columns = len(names) if sum(letters) <= LEGEND_LETTERS else 3 if max(letters) <= LONG_NAME else 2
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
 
 
@@ -251,7 +257,7 @@ def plot_samples(result: RunResult, axes: Axes, looks: Mapping[str, Look] | None
             f"{run.samples:,}", (run.samples, index), ha="left", va="center", fontsize=7, xytext=(2, 0),
             textcoords="offset points",
         )  # fmt: skip
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), shown_names(names).values())
     # Bars of one or two systems are no higher than those of three.
     axes.set_ylim(max(len(names), 3) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazsim.engine.systems import SYSTEMS
+from lazsim.output.table import shorten_names
 from lazsim.placement.policies import POLICIES
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ PAPER: Any = STYLE | {
 
 DOTS_PER_INCH = 200
 
+NAME_LETTERS = 24
+"""Letters of the name of a run beside what is drawn."""
+
 NO_STAMPS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 """Metadata to leave out: the time of drawing and the version of matplotlib."""
 
@@ -123,6 +127,17 @@ def looks_of(names: list[str]) -> dict[str, Look]:
     known = {name: look for name, look in (SYSTEM_LOOKS | POLICY_LOOKS).items() if name in names}
     free = itertools.cycle([look for look in LOOKS if look not in known.values()] or LOOKS)
     return {name: known.get(name) or next(free) for name in names}
+
+
+def shown_names(names: Sequence[str], letters: int = NAME_LETTERS) -> dict[str, str]:
+    """Return each name as a picture shows it, shortened so that there is room for what is drawn.
+
+    Examples
+    --------
+    >>> shown_names(["ds", "lazarus:a_folder/my_placement.py:rarest_first"])
+    {'ds': 'ds', 'lazarus:a_folder/my_placement.py:rarest_first': 'rarest_first'}
+    """
+    return dict(zip(names, shorten_names(names, letters), strict=True))
 
 
 def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
