@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 from lazsim.errors import LazsimError
 from lazsim.limits import LONGEST_S, MOST_USD_PER_HOUR
@@ -56,6 +57,8 @@ def parse_quantity(field: str, text: str) -> float:
     --------
     >>> parse_quantity("nic_bytes_per_s", "400Gbps"), parse_quantity("memory_bytes", "1GiB")
     (50000000000.0, 1073741824.0)
+    >>> parse_quantity("nic_latency_s", "20us"), parse_quantity("duration_s", "1.1min")
+    (2e-05, 66.0)
     """
     end = next((end for end in QUANTITIES if field.endswith(end)), None)
     if end is None:
@@ -67,7 +70,8 @@ def parse_quantity(field: str, text: str) -> float:
         return 0.0
     if not match or factor is None or not math.isfinite(float(match[1])):
         raise LazsimError(f"{text!r} is not a {what}: give a number with a unit ({', '.join(usual)}), as {example}")
-    return float(match[1]) * factor
+    # A product of floats would make 1.9999999999999998e-05 s of 20us.
+    return float(Decimal(match[1]) * Decimal(repr(factor)))
 
 
 def parse_duration(text: str) -> float:
