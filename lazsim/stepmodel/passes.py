@@ -20,6 +20,7 @@ The number of a half follows that of the half it waits for, or one that no half 
 class Passes(NamedTuple):
     """Passes in an order in which each comes after those that it waits for."""
 
+    places: "Places"
     order: list[Pass]
     kinds: Mapping[int, Sequence[Half]]
     """Halves of each kind, one or two at once."""
@@ -58,7 +59,7 @@ class Places:
         counts = Counter(map(operator.itemgetter(1), filter(None, itertools.chain(*lanes))))
         halves = [None, *self.number_of]
         kinds = {kind: [half for code in divmod(kind, self.row) if (half := halves[code])] for kind in counts}
-        return Passes(order, kinds, counts, further)
+        return Passes(self, order, kinds, counts, further)
 
 
 def warm_up_parts(stage: int, pipeline: int, virtual: int, overlap: bool) -> int:
@@ -123,13 +124,13 @@ def _dual_pipe_order(places: Places, stage: int, near: int, each_way: int) -> li
     """List the passes of a stage in the eight phases of deepseek-ai/DualPipe; `near` is how many are before it."""
     pipeline = places.num_parts
     far, flipped = pipeline // 2 - near - 1, int(stage >= pipeline // 2)
-    done = Counter[tuple[str, int]]()
+    parts = stage, pipeline - 1 - stage
+    forward, backward = ([itertools.count(way * each_way) for way in (0, 1)] for _ in "FB")
     order, left = list[Pass](), list[Pass]()
 
     def alone(half: str, way: int) -> Pass:
         way ^= flipped
-        part, micro_batch = pipeline - 1 - stage if way else stage, way * each_way + done[half.upper(), way]
-        done[half.upper(), way] += 1
+        part, micro_batch = parts[way], next((forward if half == "F" else backward)[way])
         if half == "b":
             left.append(places.alone(stage, ("W", part), micro_batch))
         return places.alone(stage, (half, part), micro_batch)

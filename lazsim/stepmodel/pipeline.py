@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec, ParallelSpec
-from lazsim.stepmodel.passes import Passes, Places, dual_pipe_passes, interleaved_passes
+from lazsim.stepmodel.passes import Passes, dual_pipe_passes, interleaved_passes
 from lazsim.units import counted
 
 Part = tuple[tuple[str, int], ...]
@@ -152,6 +152,9 @@ class Slot(NamedTuple):
     kind: str
 
 
+KindTimes = tuple[Mapping[int, float], Mapping[int, float]]
+"""What each kind of pass takes, and what is saved where it is one of two."""
+
 PICTURED = {"F": "forward", "B": "backward", "b": "backward", "W": "backward"}
 
 
@@ -184,11 +187,11 @@ def run_pipeline(
     rounds = max(SIMULATED_ROUNDS, math.ceil(MIN_SIMULATED / pipeline))
     simulated = min(num_micro_batches, rounds * pipeline)
     passes = interleaved_passes(pipeline, num_parts // pipeline, simulated, overlap)
-    schedule, forward_s = _play(passes, times, pipeline, simulated, transfer_s)
+    takes_s, saves_s = kind_times = _kind_times(times, passes)
+    schedule, forward_s = _play(passes, times, kind_times, pipeline, simulated, transfer_s)
     if simulated == num_micro_batches:
         return schedule
     busy_s, saved_s = [0.0] * pipeline, 0.0
-    takes_s, saves_s = _kind_times(times, passes)
     for kind, halves in passes.kinds.items():
         number = passes.further.get(kind, 0)
         busy_s[halves[0][1] % pipeline] += number * takes_s[kind]
@@ -221,7 +224,8 @@ def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro
     pipeline = len(times)
     each_way = min(num_micro_batches // 2, 2 * pipeline)
     passes = dual_pipe_passes(pipeline, each_way)
-    schedule, _ = _play(passes, times, pipeline, 2 * each_way, 0.0, weight_gradient_s, ways=2)
+    kind_times = _kind_times(times, passes, weight_gradient_s)
+    schedule, _ = _play(passes, times, kind_times, pipeline, 2 * each_way, 0.0, weight_gradient_s, ways=2)
     pairs = list(zip(times, reversed(times), strict=True))
     steady_s = [min(time.saved_s for time in pair) for pair in pairs]
     slowest_s = max(
@@ -239,6 +243,7 @@ def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro
 def _play(
     passes: Passes,
     times: Sequence[PartTime],
+    kind_times: KindTimes,
     pipeline: int,
     micro_batches: int,
     transfer_s: float,
@@ -249,9 +254,7 @@ def _play(
 
     Micro-batches come from `ways` ends of the pipeline, those of one end after those of another.
     """
-    num_parts = len(times)
-    places = Places(num_parts)
-    takes_s, saves_s = _kind_times(times, passes, later_s)
+    places, (takes_s, saves_s) = passes.places, kind_times
     ready_s, free_s, ends_s = [0.0] * (places.row * micro_batches), [0.0] * pipeline, list[float]()
     for stage, kind, first, second in passes.order:
         start_s = free_s[stage]
@@ -266,7 +269,7 @@ def _play(
     end_s, each_way = max(free_s), micro_batches // ways
     # By micro-batch and part.
     forward, backward, weights = (
-        [ready_s[places.number_of[half, part] :: places.row] for part in range(num_parts)] for half in "FBW"
+        [ready_s[places.number_of[half, part] :: places.row] for part in range(len(times))] for half in "FBW"
     )
     backward_s = [max(each[each_way - 1 :: each_way]) for each in backward]
     weight_s = [max(each) for each in weights]
@@ -286,11 +289,8 @@ def _play(
     return schedule, forward[-1]
 
 
-def _kind_times(
-    times: Sequence[PartTime], passes: Passes, later_s: float = 0.0
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Return what each kind of pass takes, and what is saved where it is one of two."""
-    takes_s, saves_s = {}, {}
+def _kind_times(times: Sequence[PartTime], passes: Passes, later_s: float = 0.0) -> KindTimes:
+    takes_s, saves_s = dict[int, float](), dict[int, float]()
     for kind, halves in passes.kinds.items():
         saves_s[kind] = min(times[part].saved_s for _, part in halves) if len(halves) == 2 else 0.0
         takes_s[kind] = math.fsum(_half_s(half, times[part], later_s) for half, part in halves) - saves_s[kind]
