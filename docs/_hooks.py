@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 import lazsim
-from lazsim.cli.group import cli
+from lazsim.cli.base.group import cli
 
 MODULES = re.compile(r"<!-- modules of (\S+) -->")
 

@@ -6,9 +6,9 @@ import re
 import click
 import pytest
 
-from lazsim.cli.effects import EXCLUSIONS, NEEDS
-from lazsim.cli.group import GROUPS, cli
-from lazsim.cli.messages import Checked
+from lazsim.cli.base.effects import EXCLUSIONS, NEEDS
+from lazsim.cli.base.group import GROUPS, cli
+from lazsim.cli.base.messages import Checked
 
 REQUIRED = {
     "run": ("--trace", "x"), "compare": ("--trace", "x", "--observed", "x"), "sensitivity": ("--trace", "x"),

@@ -126,8 +126,8 @@ def test_options_that_make_no_recipe_are_refused_in_a_line(lazsim, arguments, sa
 
 
 def test_options_offer_every_cap_and_every_unit_and_take_what_a_mapping_takes():
-    from lazsim.cli.effects import MAPPING
-    from lazsim.cli.replay import CAPS, TIME_UNITS
+    from lazsim.cli.base.effects import MAPPING
+    from lazsim.cli.base.replay import CAPS, TIME_UNITS
     from lazsim.trace import CAP_RULES, cap
     from lazsim.trace.reading.mapping import OPTIONS, UNITS_S
 

@@ -10,7 +10,7 @@ import sys
 import click
 import pytest
 
-from lazsim.cli.group import cli
+from lazsim.cli.base.group import cli
 from lazsim.placement.policies import POLICIES
 from tests.conftest import ROOT
 

@@ -57,7 +57,7 @@ def test_a_signal_while_python_itself_ends_changes_no_exit_code(number, run_proc
     # Workers are cleared away by what is registered meanwhile.
     script = (
         "import lazsim.__main__ as program, atexit, os, sys\n"
-        "import lazsim.cli.group as group\n"
+        "import lazsim.cli.base.group as group\n"
         "run = group.run_command\n"
         "def run_command(arguments):\n"
         f"    atexit.register(os.kill, os.getpid(), {int(number)})\n"
@@ -75,7 +75,7 @@ def test_an_interrupt_that_python_loses_is_raised_again(run_process):
     # Python reports an exception in a finaliser, and goes on.
     script = (
         "import os, signal, time\n"
-        "from lazsim.cli.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending\n"
         "class Lost:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
@@ -95,7 +95,7 @@ def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_
     # Compiled code that calls a hash, as msgspec does, clears any exception of it.
     script = (
         "import os, signal, time\n"
-        "from lazsim.cli.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending\n"
         "with Ending():\n"
         "    try:\n"
         "        try:\n"
@@ -119,7 +119,7 @@ def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_
 def test_threads_that_an_interrupt_breaks_say_nothing(is_interrupted, run_process):
     script = (
         "import os, signal, sys, threading, time\n"
-        "from lazsim.cli.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending\n"
         "with Ending():\n"
         "    try:\n"
         f"        {is_interrupted} and os.kill(os.getpid(), signal.SIGINT)\n"
@@ -143,7 +143,7 @@ def test_an_interrupt_waits_until_a_module_is_imported(run_process, tmp_path):
     )
     script = (
         "import time\n"
-        "from lazsim.cli.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending\n"
         "with Ending():\n"
         "    try:\n"
         "        import slow\n"
@@ -161,7 +161,7 @@ def test_an_interrupt_waits_until_workers_are_started_or_cleared_away(step, run_
     script = (
         "import os, signal, sys, threading, time\n"
         "from joblib.externals.loky.backend import resource_tracker\n"
-        "from lazsim.cli.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending\n"
         "from lazsim.study.backends import on_loky\n"
         "name, interrupted = sys.argv[1:]\n"
         "register = getattr(resource_tracker, name)\n"
@@ -245,7 +245,7 @@ def test_an_interrupt_while_help_is_written_is_one_line(lazsim, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lazsim.cli.group.LazyGroup.format_commands", stop)
+    monkeypatch.setattr("lazsim.cli.base.group.LazyGroup.format_commands", stop)
     assert lazsim("--help") == (130, "", "lazsim: interrupted\n")
 
 
@@ -262,7 +262,7 @@ def test_a_run_writes_its_files_without_a_word_where_no_home_and_no_utf_8_are(ru
 def test_a_command_whose_exit_hangs_ends_when_it_is_told_and_loses_no_output(num_orders, start_process):
     # Python waits for a thread, as for those of a pool of workers. After one order that takes a while, after two not.
     script = (
-        "import lazsim.__main__ as program, lazsim.cli.ending as ending, sys, threading, time\n"
+        "import lazsim.__main__ as program, lazsim.cli.base.ending as ending, sys, threading, time\n"
         f"ending.CLEAR_S = {(0.2, 600.0)[num_orders - 1]}\n"
         "def hang():\n"
         "    threading.main_thread().join()\n"

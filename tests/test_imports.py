@@ -148,7 +148,7 @@ def test_each_heavy_library_is_imported_in_its_package_only(library, packages):
     assert users <= packages
 
 
-@pytest.mark.parametrize("statement", ["import lazsim", "import lazsim.cli.group; lazsim.cli.group.cli.get_help"])
+@pytest.mark.parametrize("statement", ["import lazsim", "from lazsim.cli.base.group import cli; cli.get_help"])
 def test_start_up_loads_nothing_heavy(statement, run_script):
     heavy = {
         "numpy",

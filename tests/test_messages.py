@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lazsim.cli.messages import LONGEST
+from lazsim.cli.base.messages import LONGEST
 from lazsim.output.plots.trace import draw_trace
 from lazsim.output.table import Column, Table, render
 from lazsim.specs import catalog_names

@@ -11,8 +11,8 @@ import sys
 import click
 import pytest
 
-from lazsim.cli.group import COMMANDS, cli
-from lazsim.cli.kinds import OutFolder, OutPath
+from lazsim.cli.base.group import COMMANDS, cli
+from lazsim.cli.base.kinds import OutFolder, OutPath
 from lazsim.errors import LazsimError
 from lazsim.files import TEMPORARY, read_bytes, scratch_folder, write_all, write_whole
 from lazsim.folders import LOCK, RECORD, hold_folder, write_folder

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.cli.kinds import parse_domains, parse_spans
+from lazsim.cli.base.kinds import parse_domains, parse_spans
 from lazsim.errors import LazsimError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.reliability.comparison import compare_plans, lose_nodes, make_plans, max_mean_load, score_plan

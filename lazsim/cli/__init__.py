@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     # Threads of the linear algebra would only wait for each other over matrices as small as these.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from lazsim.cli.ending import Ending, await_end
+    from lazsim.cli.base.ending import Ending, await_end
 
     ending = Ending()
     statuses: list[int] = []
@@ -35,11 +35,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
                 os.environ["MPLBACKEND"] = "agg"
                 # A home that cannot be written to costs matplotlib a moment, and nobody a line.
                 logging.getLogger("matplotlib").setLevel(logging.ERROR)
-                from lazsim.cli.streams import secure_streams
+                from lazsim.cli.base.streams import secure_streams
 
                 secure_streams()
             # Not before: an interrupt while click is loaded is one line, too.
-            from lazsim.cli.group import run_command
+            from lazsim.cli.base.group import run_command
 
             status = run_command(arguments)
     except KeyboardInterrupt:

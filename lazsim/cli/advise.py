@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import json_option, note, options_of, progress_bar, show, worker_options, working
-from lazsim.cli.kinds import Parsed, parse_spans
-from lazsim.cli.messages import Checked
-from lazsim.cli.replay import rate_options
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import json_option, note, options_of, progress_bar, show, worker_options, working
+from lazsim.cli.base.kinds import Parsed, parse_spans
+from lazsim.cli.base.messages import Checked
+from lazsim.cli.base.replay import rate_options
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "spares", "out", "as_json")

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.common import json_option, options_of, progress_bar, show, working
-from lazsim.cli.messages import Checked
+from lazsim.cli.base.common import json_option, options_of, progress_bar, show, working
+from lazsim.cli.base.messages import Checked
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = ("placements", "price", "spares", "spare_start", "strict", "out", "as_json")

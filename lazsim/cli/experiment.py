@@ -5,10 +5,18 @@ from typing import Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import backend_option, jobs_option, json_option, note, print_json, progress_bar, write_results
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import (
+    backend_option,
+    jobs_option,
+    json_option,
+    note,
+    print_json,
+    progress_bar,
+    write_results,
+)
+from lazsim.cli.base.messages import Group
 from lazsim.cli.list import command as list_names
-from lazsim.cli.messages import Group
 
 STORE = ".runs"
 """Folder beside the results that keeps finished runs."""

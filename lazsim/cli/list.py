@@ -2,8 +2,8 @@
 
 import click
 
-from lazsim.cli.common import json_option, print_json, show
-from lazsim.cli.messages import Checked, Choice
+from lazsim.cli.base.common import json_option, print_json, show
+from lazsim.cli.base.messages import Checked, Choice
 
 KINDS = (
     "models", "clusters", "gpus", "jobs", "systems", "policies", "formats", "load-formats", "routing", "traces",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import json_option, note, options, out_option, require_torch, seed_option, show
-from lazsim.cli.effects import MAPPING
-from lazsim.cli.ending import acknowledge
-from lazsim.cli.messages import Checked, Choice
-from lazsim.cli.replay import CAPS, read_stretch, replay_options
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import json_option, note, options, out_option, require_torch, seed_option, show
+from lazsim.cli.base.effects import MAPPING
+from lazsim.cli.base.ending import acknowledge
+from lazsim.cli.base.messages import Checked, Choice
+from lazsim.cli.base.replay import CAPS, read_stretch, replay_options
 from lazsim.errors import LazsimError
 from lazsim.units import counted
 

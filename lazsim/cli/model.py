@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import json_option, note, show
-from lazsim.cli.messages import Group
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import json_option, note, show
+from lazsim.cli.base.messages import Group
 
 if TYPE_CHECKING:
     from lazsim.specs import ModelSpec

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import (
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import (
     json_option,
     note,
     options,
@@ -19,8 +19,8 @@ from lazsim.cli.common import (
     show,
     write_out,
 )
-from lazsim.cli.effects import is_given
-from lazsim.cli.messages import Choice, Group
+from lazsim.cli.base.effects import is_given
+from lazsim.cli.base.messages import Choice, Group
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
 from lazsim.units import counted

@@ -6,9 +6,18 @@ from typing import Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import json_option, layers_from_option, note, options, print_json, seed_option, show, write_out
-from lazsim.cli.messages import Group
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import (
+    json_option,
+    layers_from_option,
+    note,
+    options,
+    print_json,
+    seed_option,
+    show,
+    write_out,
+)
+from lazsim.cli.base.messages import Group
 from lazsim.units import counted
 
 reading_options = options(

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import json_option, layers_from_option, out_option, progress_bar, seed_option, show, working
-from lazsim.cli.messages import Checked, Choice
-from lazsim.cli.replay import max_nodes_option, replay_options
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import json_option, layers_from_option, out_option, progress_bar, seed_option, show, working
+from lazsim.cli.base.messages import Checked, Choice
+from lazsim.cli.base.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
 
 PLANNINGS = ("auto", "exact", "sampled")

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import options_of, progress_bar, show
-from lazsim.cli.messages import Checked
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import options_of, progress_bar, show
+from lazsim.cli.base.messages import Checked
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 

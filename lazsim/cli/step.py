@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import json_option, out_option, show, working
-from lazsim.cli.messages import Checked
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import json_option, out_option, show, working
+from lazsim.cli.base.messages import Checked
 
 STEP_FILES = ("step.json", "job.toml", "step.png", "step.pdf")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import (
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import (
     REPORT,
     json_option,
     note,
@@ -18,7 +18,7 @@ from lazsim.cli.common import (
     working,
     write_results,
 )
-from lazsim.cli.messages import Checked
+from lazsim.cli.base.messages import Checked
 from lazsim.units import counted
 
 MOST_FAILURES = 10

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import (
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import (
     json_option,
     note,
     options,
@@ -18,8 +18,8 @@ from lazsim.cli.common import (
     told,
     write_out,
 )
-from lazsim.cli.messages import Choice, Group
-from lazsim.cli.replay import max_nodes_option, rate_options, read_stretch, replay_options
+from lazsim.cli.base.messages import Choice, Group
+from lazsim.cli.base.replay import max_nodes_option, rate_options, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import rate_note

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import REPORT, json_option, note, out_option, require_torch, show
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import REPORT, json_option, note, out_option, require_torch, show
+from lazsim.cli.base.messages import Checked
 from lazsim.cli.live import build_spec, job_option, live_options, live_progress, load_live_trace, write_routing
-from lazsim.cli.messages import Checked
 
 if TYPE_CHECKING:
     from lazsim.live.run import OnStart

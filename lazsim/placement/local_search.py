@@ -1,5 +1,8 @@
 """Even out the GPUs of a layer by changes of single replicas, a local search.
 
+A `Layer` lists its neighbours, `swaps` and `replacements`, and the loads that each leads to. `repair` makes a plan that
+keeps the rules, and `improve` goes from the busiest GPU's best neighbour to the next, while that is worth it.
+
 Axes: E experts and a last row for empty slots, G GPUs, K slots of a GPU, P slots of all GPUs, N nodes, C changes to
 choose from.
 """

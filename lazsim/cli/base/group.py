@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lazsim import __version__
-from lazsim.cli.messages import Group, called_commands, in_a_line, usage_message, with_options
+from lazsim.cli.base.messages import Group, called_commands, in_a_line, usage_message, with_options
 from lazsim.errors import FailedError, LazsimError
 
 GROUPS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.effects import MAPPING, flag, is_given, refuse_arguments, refuse_without_effect
+from lazsim.cli.base.effects import MAPPING, flag, is_given, refuse_arguments, refuse_without_effect
 from lazsim.errors import did_you_mean, printable, unknown_name
 
 ELSEWHERE = {

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.messages import Choice, in_a_line, with_options
+from lazsim.cli.base import kinds
+from lazsim.cli.base.messages import Choice, in_a_line, with_options
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ seed_option = click.option("--seed", type=kinds.WHOLE, default=0, help="Seed of 
 
 
 def out_option(text: str, *names: str) -> Callable[[Any], Any]:
-    """Return the option of a folder for files of these names; see `lazsim.cli.kinds.OutFolder`."""
+    """Return the option of a folder for files of these names; see `lazsim.cli.base.kinds.OutFolder`."""
     return click.option("--out", type=kinds.OutFolder(*names), metavar="DIR", help=text)
 
 

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli import kinds
-from lazsim.cli.common import options
-from lazsim.cli.effects import MAPPING
-from lazsim.cli.messages import Choice
+from lazsim.cli.base import kinds
+from lazsim.cli.base.common import options
+from lazsim.cli.base.effects import MAPPING
+from lazsim.cli.base.messages import Choice
 
 if TYPE_CHECKING:
     from lazsim.trace import Trace
