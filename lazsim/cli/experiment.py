@@ -78,8 +78,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
         outcome = experiment.run(context)
         written = write_results(folder, experiment.name, outcome_files(outcome, experiment.name))
         if not as_json:
-            click.echo(f"\n{experiment.title or experiment.name}\n")
-            click.echo(outcome_text(outcome))
+            click.echo(f"\n{outcome_text(outcome, title=experiment.title or experiment.name)}")
         for text in (*outcome.notes, f"results are in {folder}/: {', '.join(written)}"):
             note(f"{experiment.name}: {text}")
         done[experiment.name] = {

@@ -11,7 +11,7 @@ from lazsim.live.record import LiveReport, LiveRun, StepRecord
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report, timeline_of
-from lazsim.output.table import Column, Part, Table, key
+from lazsim.output.table import Column, Part, Table, key, number_text
 from lazsim.units import counted
 
 NUM_STEPS_SHOWN = 6
@@ -105,7 +105,8 @@ def validation_report(validation: Validation) -> Report:
     return Report(
         f"Forecast and measurement of {run.system}, {validation.inputs['spec']['model']['name']}",
         f"The forecast is {verdict} {validation.tolerance:.0%}: the worst of the judged rows, {worst.name}, is off by "
-        f"{_error(worst.error)} (measured {worst.measured:.4g}, predicted {worst.predicted:.4g}).",
+        f"{_error(worst.error)} (measured {number_text(worst.measured, '.4g')}, "
+        f"predicted {number_text(worst.predicted, '.4g')}).",
         "One run on one machine. Steps of a second calibration, after the run, took "
         f"{_drift(validation.drift)} than those before it; the luck of where failures fall within a step is not told.",
         validation.inputs,

@@ -52,9 +52,10 @@ def markdown(frame: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def outcome_text(outcome: Outcome, width: int | None = None) -> str:
-    """Return the first table of an outcome for a terminal; see `lazsim.output.table.render`."""
-    return render([_table(next(iter(outcome.tables.values())))], width)
+def outcome_text(outcome: Outcome, width: int | None = None, title: str = "") -> str:
+    """Return a title and the first table of an outcome for a terminal; see `lazsim.output.table.render`."""
+    table = _table(next(iter(outcome.tables.values())))
+    return render([title, table] if title else [table], width)
 
 
 def _table(frame: pd.DataFrame) -> Table:

@@ -11,7 +11,7 @@ from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.errors import literal
 from lazsim.files import json_bytes
 from lazsim.output.plots.style import name_pictures
-from lazsim.output.table import Column, Part, Table, key
+from lazsim.output.table import Column, Part, Table, key, number_text
 from lazsim.profiling.check import HeldOut, Modelled, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
 from lazsim.stepmodel.check_tables import TablesCheck
@@ -32,7 +32,8 @@ def profile_parts(profile: Profile) -> list[Part]:
     head = (
         f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}\n"
         f"{conditions}\n"
-        f"peaks: matmul {header.matmul_flop_per_s / 1e12:.3g} TFLOP/s, copy {header.copy_bytes_per_s / 1e9:.3g} GB/s"
+        f"peaks: matmul {number_text(header.matmul_flop_per_s / 1e12, '.3g')} TFLOP/s, "
+        f"copy {number_text(header.copy_bytes_per_s / 1e9, '.3g')} GB/s"
     )
     columns = [
         key("kernel", of="kernel"),

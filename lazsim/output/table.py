@@ -243,7 +243,20 @@ def cell_text(value: Any, form: Format) -> str:
         return printable(" ".join(value.split()))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
-    return form(value) if callable(form) else format(value, form)
+    return form(value) if callable(form) else number_text(value, form)
+
+
+def number_text(value: Any, form: str) -> str:
+    """Write a number, with all of its whole digits where it has more than a format like ``.3g`` keeps.
+
+    Examples
+    --------
+    >>> number_text(4239.7, ".3g"), number_text(42.397, ".3g"), number_text(127810.4, ",.4g"), number_text(7e-6, ".3g")
+    ('4,240', '42.4', '127,810', '7e-06')
+    """
+    kept = re.fullmatch(r",?\.(\d+)g", form)
+    is_longer = kept and 10 ** int(kept[1]) - 0.5 <= abs(value) < math.inf
+    return format(value, ",.0f" if is_longer else form)
 
 
 @dataclass(frozen=True)
@@ -398,7 +411,8 @@ def with_interval(found: "Interval", form: str) -> str:
     if math.isnan(found.value):
         return "-"
     if math.isnan(found.low):
-        return f"{found.value:{form}}"
+        return number_text(found.value, form)
     if not math.isclose(found.high - found.value, found.value - found.low, rel_tol=1e-6, abs_tol=1e-12):
-        return f"{found.value:{form}} ({f'{found.low:{form}}' if found.low else 0} to {found.high:{form}})"
-    return f"{found.value:{form}} +- {found.high - found.value:{form}}"
+        low, high = (number_text(bound, form) if bound else "0" for bound in found[1:])
+        return f"{number_text(found.value, form)} ({low} to {high})"
+    return f"{number_text(found.value, form)} +- {number_text(found.high - found.value, form)}"
