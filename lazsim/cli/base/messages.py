@@ -16,9 +16,6 @@ ELSEWHERE = {
 }  # fmt: skip
 """Options that other commands have under another name."""
 
-EXTRA = "Got unexpected extra"
-"""How Click begins to say that an argument belongs to no option."""
-
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
 
@@ -81,10 +78,7 @@ def usage_message(error: click.ClickException) -> str:
     if isinstance(error, click.BadParameter) and param:
         return f"{name}: {error.message}"
     # Choices stand in lines of their own.
-    told = error.format_message().replace("\n\t", " ")
-    if told.startswith(EXTRA) and isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"unexpected{told.removeprefix(EXTRA)}: no option takes it; see {error.ctx.command_path} --help"
-    return told
+    return error.format_message().replace("\n\t", " ")
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
@@ -113,7 +107,9 @@ def in_a_line(text: str) -> str:
 
 
 class Checked(click.Command):
-    """A command that refuses options without effect."""
+    """A command that refuses options without effect, and arguments of no option."""
+
+    allow_extra_args = True
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, and check that each option has an effect."""
@@ -121,6 +117,9 @@ class Checked(click.Command):
             refuse_arguments(ctx, args)
         left = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:
+            if left and not isinstance(self, click.Group):
+                words = f"argument{'s' * (len(left) > 1)} ({' '.join(left)})"
+                raise click.UsageError(f"unexpected {words}: no option takes it; see {ctx.command_path} --help", ctx)
             refuse_without_effect(ctx)
         return left
 
