@@ -15,9 +15,13 @@ from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots import charts
 from lazsim.output.plots.charts import number_log_axis
+from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure
 from lazsim.placement.policies import POLICIES
+from lazsim.reliability.failure_scenarios import build_scenarios
+from lazsim.reliability.survival import assess_plans
+from lazsim.reliability.task import build_task
 
 DRAWS = """
 import sys
@@ -162,3 +166,24 @@ def test_long_names_leave_room_for_what_is_drawn(monkeypatch):
     rates, samples = figure.axes[:2]
     assert rates.get_position().width > 0.5
     assert [label.get_text() for label in samples.get_yticklabels()] == ["place_0", "place_1"]
+
+
+@pytest.mark.parametrize(("num_nodes", "num_failures", "is_whole"), [(64, 2, False), (4, 3, True)])
+def test_probabilities_near_1_are_drawn_apart_and_others_on_the_whole_axis(
+    monkeypatch, num_nodes, num_failures, is_whole
+):
+    drawn = []
+    monkeypatch.setattr("lazsim.output.plots.recovery.to_files", lambda figure: drawn.append(figure) or {})
+    # Each expert is on two nodes: few pairs of 64 nodes hold all of one, and most triples of 4.
+    task = build_task(num_nodes, 2, experts=num_nodes)
+    report = assess_plans(task, build_scenarios(num_nodes, failures=[num_failures]), ["mro", "spread"])
+    recovery_figure(report)
+    failure_sets_figure(report)
+    low, high = drawn[0].axes[0].get_ylim()
+    least = min(float(found.curve.ci_low.min()) for found in report.policies.values())
+    assert (high, low == 0) == (1, is_whole)
+    assert low <= least
+    assert is_whole or high - low < 1.5 * (1 - least)
+    shares = [axes.get_ylim()[1] for axes in drawn[1].axes if axes.get_xlabel()]
+    assert len(set(shares)) == 1
+    assert shares[0] == pytest.approx(1 - low)

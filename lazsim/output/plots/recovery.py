@@ -32,6 +32,9 @@ SHARE_INCHES = 0.8
 SET_COLUMNS = 4
 """Policies side by side in the picture of failure sets."""
 
+FAR_SHARE = 0.5
+"""Share of fatal sets from which on an axis has all shares: with less, curves and bars would lie on its end."""
+
 
 @matplotlib.rc_context(STYLE)
 def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
@@ -68,6 +71,7 @@ def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
     policies = list(zip(shorten_names(list(report.policies), NAME_WIDTH), report.policies.values(), strict=True))
     columns = min(len(policies), SET_COLUMNS)
     lines = [policies[start : start + columns] for start in range(0, len(policies), columns)]
+    most = _reach(max(float(1 - found.curve.recovery_prob.min()) for _, found in policies))
     heights = [min(max(len(one.sets_MN) for _, one in line), MAX_SETS_DRAWN) for line in lines]
     ratios = [inches for height in heights for inches in (SHARE_INCHES, max(height, LEAST_ROWS) * ROW_INCHES)]
     width = min(max(policies[0][1].sets_MN.shape[1] * 0.13, 1.7), 2.6)
@@ -80,7 +84,7 @@ def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
             upper, lower = axes[2 * row : 2 * row + 2, column]
             upper.set_axis_on()
             lower.set_axis_on()
-            _draw_fatal_share(found, upper, report.scenarios.unit)
+            _draw_fatal_share(found, upper, report.scenarios.unit, most)
             upper.set_title(name, loc="left", fontweight="bold", pad=12)
             _draw_failure_sets(found.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
         axes[2 * row, 0].set_ylabel("share of sets\nthat are fatal")
@@ -133,14 +137,22 @@ def _draw_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int
     axes.annotate(text, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points", fontsize=7, color="0.3")
 
 
-def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str) -> None:
+def _reach(share: float) -> float:
+    """Return where an axis of shares that end at this one ends."""
+    return 1.2 * share if 0 < share < FAR_SHARE else 1.0
+
+
+def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str, most: float) -> None:
     """Draw the share of all sets of a size whose failure loses an expert, with their number for the smallest size."""
     curve, (_, num_nodes) = found.curve, found.sets_MN.shape
     # Numbers of failures may be far apart: one bar each, side by side.
     bars = np.arange(len(curve.failures))
     axes.bar(bars, 1 - curve.recovery_prob, width=0.7, color=FATAL_COLOR)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.5, 1])
+    axes.set_ylim(0, most)
+    if most == 1:
+        axes.set_yticks([0, 0.5, 1])
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlim(-0.6, len(bars) - 0.4)
     ticks = bars[:: -(-len(bars) // 10)]
     axes.set_xticks(ticks, [str(number) for number in curve.failures[ticks]])
@@ -176,7 +188,7 @@ def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: F
             elinewidth=0.8, capsize=1.2, marker=look.marker, markersize=size, markerfacecolor="none", clip_on=False,
             zorder=3 + index / 100,
         )  # fmt: skip
-    axes.set_ylim(0, 1)
+    axes.set_ylim(1 - _reach(float(1 - low_PF.min())), 1)
     if is_sparse:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
