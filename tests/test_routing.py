@@ -446,7 +446,8 @@ def test_a_plot_is_the_same_bytes_each_time(lazsim, tmp_path, kind):
     pictures = []
     for name in ("a", "b"):
         out = tmp_path / f"{name}.{kind}"
-        assert lazsim("routing", "plot", source, "--out", out)[0] == 0
+        code, _, err = lazsim("routing", "plot", source, "--out", out)
+        assert (code, err.endswith(f"{out}: written\n")) == (0, True)
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1]
     for left, right in itertools.pairwise([b"\x89PNG" if kind == "png" else b"%PDF", pictures[0][:4]]):

@@ -133,4 +133,4 @@ def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     for layer in set(chosen) - set(numbers):
         raise LazsimError(f"`layer` {layer}: {reading['path']} has layers {spans(numbers)}")
     write_out(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
-    note(*recorded.notes)
+    note(*recorded.notes, f"{out}: written")
