@@ -231,10 +231,7 @@ class Experiment:
     def call(self, function: str, context: Context, changes: Mapping[str, Any] | None = None) -> Any:
         """Call a function of the script, such as ``rows``, with its settings, to some of which changes are made.
 
-        Raises
-        ------
-        LazsimError
-            When there is no such function, a setting is missing or not valid, or a run fails.
+        Raise `LazsimError` when there is no such function, a setting is missing or not valid, or a run fails.
         """
         settings = self.settings(small=context.small, changes=changes)
         called = self._part(function)
@@ -282,10 +279,7 @@ def experiment_titles() -> dict[str, str]:
 def load_experiment(name: str) -> Experiment:
     """Load a published experiment by its name, or a script by its path.
 
-    Raises
-    ------
-    SpecError
-        When there is no such experiment, or the script cannot be run.
+    Raise `SpecError` when there is no such experiment, or the script cannot be run.
     """
     is_published = not name.endswith(".py")
     if not is_published:

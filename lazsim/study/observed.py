@@ -324,10 +324,7 @@ def compare_observed(
 ) -> ObservedComparison:
     """Simulate what a log tells of under some systems, for as long as the log lasts unless a duration is given.
 
-    Raises
-    ------
-    LazsimError
-        When an input is not valid, or the log never trains.
+    Raise `LazsimError` when an input is not valid, or the log never trains.
     """
     unit, marks, hashed = read_log(path)
     observed = observed_phases(marks)

@@ -126,10 +126,7 @@ def resolve_runs(
 def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the systems that can run a job and fit into memory, and why the others cannot.
 
-    Raises
-    ------
-    InfeasiblePlanError
-        When none does.
+    Raise `InfeasiblePlanError` when none does.
     """
     found, left_out = list[str](), dict[str, dict[str, str]]()
     for system in system_names():
