@@ -63,21 +63,28 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
 
 
-def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to write files over those that lazsim did not write: a `LazsimError` names them."""
-    known = {name for written in _record(folder).values() for name in written}
-    if foreign := [name for name in names if name not in known and os.path.lexists(folder / name)]:
+def refuse_foreign(folder: Path, names: Iterable[str], kind: str = "") -> None:
+    """Refuse to write files over those that lazsim did not write, or wrote as another kind of result, if one is given.
+
+    A `LazsimError` names them.
+    """
+    owners = {name: owner for owner, written in _record(folder).items() for name in written}
+    present = [name for name in names if os.path.lexists(folder / name)]
+    if foreign := [name for name in present if name not in owners]:
         raise LazsimError(
             f"{folder}: holds {', '.join(foreign)}, which lazsim did not write there; move it, or choose another folder"
         )
+    if others := [name for name in present if kind and owners[name] != kind]:
+        raise LazsimError(f"{folder}: holds {', '.join(others)} of {owners[others[0]]}; choose another folder")
 
 
 def write_folder(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list[str]:
     """Write the files of a result by name, all or none, in place of an earlier one of its kind; return their names.
 
-    Raise `LazsimError` when one cannot be written, or would replace a file that lazsim did not write.
+    Raise `LazsimError` when one cannot be written, or would replace a file of another kind, or one that lazsim did not
+    write.
     """
-    refuse_foreign(folder, contents)
+    refuse_foreign(folder, contents, kind)
     record = _record(folder)
     replaced = [folder / name for name in record.get(kind, ())]
     record[kind] = list(contents)

@@ -123,6 +123,20 @@ def test_results_of_each_command_replace_their_own_earlier_ones_only(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"2"
 
 
+def test_a_page_of_another_command_stays(lazsim, tmp_path):
+    (tmp_path / "s.toml").write_text(f'[base]\ntrace = "{RECIPE}"\nduration = "1min"\n')
+    out = tmp_path / "out"
+    write_folder(out, "lazsim run", {"report.html": b"of a run"})
+    for arguments in (
+        ("sweep", tmp_path / "s.toml"),
+        ("recovery", "--nodes", 4, "--slots", 4, "--experts", 8),
+        ("advise", "--trace", RECIPE, "--runs", 4),
+    ):
+        code, _, err = lazsim(*arguments, "--out", out)
+        assert (code, err) == (2, f"lazsim: {out}: holds report.html of lazsim run; choose another folder\n")
+    assert (out / "report.html").read_bytes() == b"of a run"
+
+
 @pytest.mark.parametrize(
     "arguments", [PLACE, ("sweep", "s.toml"), ("experiment", "run", "failures-5min", "--small")], ids=lambda one: one[0]
 )

@@ -126,7 +126,7 @@ def command(
         trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}), cluster)
     settings["trace"] = trace
     if out is not None:
-        refuse_foreign(out, ADVICE_FILES)
+        refuse_foreign(out, ADVICE_FILES, click.get_current_context().command_path)
     choices = {name: values for name, values in chosen.items() if values}
     with working():
         result = advise(settings, choices, folder=out, progress=progress_bar, tell=note, **asked)

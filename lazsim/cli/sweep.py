@@ -46,7 +46,8 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     from lazsim.study.sweep.run import run_sweep
     from lazsim.study.sweep.spec import load_sweep
 
-    refuse_foreign(out, SWEEP_FILES)
+    kind = click.get_current_context().command_path
+    refuse_foreign(out, SWEEP_FILES, kind)
     with working():
         result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     if result.rows:
@@ -54,7 +55,7 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
         files = sweep_files(result)
         report = sweep_report(result, spec.name, sha256(read_bytes(spec)))
         files[REPORT] = page(report, sweep_parts(result), result.notes, files)
-        note_written(out, ("table.csv", "rows.jsonl", *write_results(out, "pictures of a sweep", files)))
+        note_written(out, ("table.csv", "rows.jsonl", *write_results(out, kind, files)))
     note(*(f"{label}: {error}" for label, error in result.failures[:MOST_FAILURES]))
     if result.failures:
         num_runs = len(result.rows) + len(result.failures)

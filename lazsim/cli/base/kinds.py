@@ -80,7 +80,7 @@ class OutFolder(OutPath):
         folder = super().convert(value, param, ctx)
         assert ctx is not None, "options are read for a command"
         ctx.obj.enter_context(hold_folder(folder))
-        refuse_foreign(folder, self._names)
+        refuse_foreign(folder, self._names, ctx.command_path)
         return folder
 
 
