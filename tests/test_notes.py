@@ -231,7 +231,8 @@ def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
     assert profile_notes(folder / "gpt-s.csv", "gpt-s") == []
     (note,) = profile_notes(folder / "gpt-l.csv", "gpt-l")
     assert (
-        "cannot drive a run of gpt-l on rtx3090x10, lazarus: the profile has optimizer from 4,096 to 536,870,912" in note
+        "cannot drive a run of gpt-l on rtx3090x10, lazarus: the profile has optimizer from 4,096 to 536,870,912"
+        in note
     )
     whole, path = read_profile(folder / "gpt-s.csv"), tmp_path / "part.csv"
     save_profile(path, require_header(whole), [one for one in whole.points if one.kernel not in ("head", "reorder")])

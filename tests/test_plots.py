@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lazsim
+from lazsim.costmodel.profile import CATALOG, read_profile
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots import charts
 from lazsim.output.plots.charts import number_log_axis
+from lazsim.output.plots.profile import kernel_looks
 from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure
@@ -187,3 +189,12 @@ def test_probabilities_near_1_are_drawn_apart_and_others_on_the_whole_axis(
     shares = [axes.get_ylim()[1] for axes in drawn[1].axes if axes.get_xlabel()]
     assert len(set(shares)) == 1
     assert shares[0] == pytest.approx(1 - low)
+
+
+def test_a_kernel_looks_the_same_in_the_pictures_of_all_profiles():
+    whole = read_profile(CATALOG / "h200" / "gpt-l.csv")
+    some = replace(whole, points=tuple(point for point in whole.points if point.kernel in ("expert", "optimizer")))
+    units = ("tokens", "assignments", "params")
+    of_whole, of_some = (kernel_looks(profile, units) for profile in (whole, some))
+    assert [*of_some] == [kernel for kernel in of_whole if kernel in ("expert", "optimizer")]
+    assert of_some.items() <= of_whole.items()

@@ -20,7 +20,7 @@ PANELS = (
 @matplotlib.rc_context(STYLE)
 def profile_figure(profile: Profile) -> dict[str, bytes]:
     """Draw times by size beside the roofline."""
-    panels = [each for each in PANELS if _looks(profile, each[1])]
+    panels = [each for each in PANELS if kernel_looks(profile, each[1])]
     figure = new_figure(0.4 + 3.2 * (len(panels) + 1), 4)
     axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
     for panel, (title, units, label) in zip(axes, panels, strict=False):
@@ -32,7 +32,7 @@ def profile_figure(profile: Profile) -> dict[str, bytes]:
 
 def _draw_times(profile: Profile, units: tuple[str, ...], axes: Axes) -> None:
     """Draw the time of each kernel by size, with its quartiles."""
-    for kernel, look in _looks(profile, units).items():
+    for kernel, look in kernel_looks(profile, units).items():
         points = profile.of(kernel)
         sizes = [point.size for point in points]
         label = kernel.replace("_", " ")
@@ -53,7 +53,7 @@ def _draw_roofline(profile: Profile, axes: Axes) -> None:
     """Draw the rate of each kernel over its intensity, under the measured peaks of the device."""
     header = require_header(profile)
     ridge = header.matmul_flop_per_s / header.copy_bytes_per_s
-    looks = _looks(profile, PANELS[0][1])
+    looks = kernel_looks(profile, PANELS[0][1])
     with_traffic = {kernel: [point for point in profile.of(kernel) if point.moved_bytes > 0] for kernel in looks}
     kernels = {kernel: points for kernel, points in with_traffic.items() if points and points[0].flop > 0}
     intensities = [point.flop / point.moved_bytes for points in kernels.values() for point in points]
@@ -70,9 +70,10 @@ def _draw_roofline(profile: Profile, axes: Axes) -> None:
     number_log_axis(axes.yaxis, "FLOP/s")
 
 
-def _looks(profile: Profile, units: tuple[str, ...]) -> dict[str, Look]:
-    kernels = [kernel for kernel in profile.kernels if SIZE_UNITS[kernel] in units]
-    return dict(zip(kernels, itertools.cycle(LOOKS), strict=False))
+def kernel_looks(profile: Profile, units: tuple[str, ...]) -> dict[str, Look]:
+    """Return the kernels of a profile in these units with their looks, which are the same in every picture."""
+    known = dict(zip((kernel for kernel in SIZE_UNITS if SIZE_UNITS[kernel] in units), itertools.cycle(LOOKS)))
+    return {kernel: known[kernel] for kernel in profile.kernels if kernel in known}
 
 
 @matplotlib.rc_context(STYLE)

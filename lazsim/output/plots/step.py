@@ -18,6 +18,13 @@ EDGE, EDGE_SHARE = 0.3, 100
 
 STREAMS = ("host", "kernels", "exchanges")
 
+PARTS = (
+    "expert_matmul", "dense_matmul", "expert_exchange", "attention", "bubble", "memory", "router", "overlap_slowdown",
+    "gradient_exchange", "fixed", "optimizer", "idle", "tensor_exchange", "context_exchange", "offload",
+    "launch", "wait",
+)  # fmt: skip
+"""Parts of a step that have the same colour in every picture; others take those that are left."""
+
 PASS_COLORS = {"forward": COLORS[0], "backward": COLORS[1], "both at once": COLORS[2]}
 
 
@@ -32,8 +39,9 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
         {name: seconds for name, seconds in sorted(parts.items(), key=lambda part: -part[1]) if seconds > 0}
         for parts in (result.time.exposed_s, result.time.hidden_s)
     )
+    part_colors = dict(zip(dict.fromkeys((*PARTS, *exposed, *hidden)), (*COLORS, *MORE_COLORS) * 2, strict=False))
     # What is hidden as a whole is in the legend, too.
-    palette = dict(zip(dict.fromkeys((*exposed, *hidden)), (*COLORS, *MORE_COLORS) * 2, strict=False))
+    palette = {name: part_colors[name] for name in (*exposed, *hidden)}
     _draw_bar(above, 0, exposed, palette, result.time.step_s)
     _draw_bar(above, 1, hidden, palette, result.time.step_s, alpha=0.45)
     above.set_yticks([0, 1], ["step", "hidden\nbehind it"])
@@ -43,9 +51,9 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
         title=f"{result.inputs.model.name} on {result.inputs.num_gpus} {result.inputs.gpu.name}",
     )
     memory = {name: size / GIB for name, size in result.time.memory_bytes.items() if size}
-    colors = dict(zip(memory, (*COLORS, *MORE_COLORS), strict=False))
+    colors = dict(zip(result.time.memory_bytes, (*COLORS, *MORE_COLORS), strict=False))
     total = result.inputs.gpu.memory_bytes / GIB
-    _draw_bar(below, 0, memory, colors, max(total, math.fsum(memory.values())))
+    _draw_bar(below, 0, memory, {name: colors[name] for name in memory}, max(total, math.fsum(memory.values())))
     below.axvline(total, color="black", linewidth=1)
     below.annotate(
         "memory of a GPU", (total, 0.5), ha="right", va="bottom", fontsize=7, xytext=(-3, 0), textcoords="offset points"
@@ -53,7 +61,7 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     below.set_yticks([0], ["memory"])
     below.set(xlabel="GiB of the fullest GPU", ylim=(-0.6, 0.8))
     _draw_passes(passes, result)
-    _draw_layer(layer, result, palette)
+    _draw_layer(layer, result, part_colors)
     return to_files(figure)
 
 
