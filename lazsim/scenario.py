@@ -573,8 +573,12 @@ def _require_unchanged(path: str, before: str, now: str) -> None:
 
 
 def _own_interval(job: JobSpec, system: str) -> JobSpec:
-    """Return the job without the intervals of other systems, which are no inputs of this run."""
-    interval = {name: steps for name, steps in job.checkpoint_interval_steps.items() if name == system}
+    """Return the job without the intervals of other systems, which are no inputs of this run.
+
+    Those of names that are unknown stay: a run tells of them.
+    """
+    others = SYSTEMS.keys() - {system}
+    interval = {name: steps for name, steps in job.checkpoint_interval_steps.items() if name not in others}
     return msgspec.structs.replace(job, checkpoint_interval_steps=interval)
 
 

@@ -1,5 +1,6 @@
 """Jobs with a layout: stages, replicas, steps and moves."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import msgspec
@@ -14,7 +15,7 @@ from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
 from lazsim.engine.systems.system import copy_to_host_s, held_state_bytes
-from lazsim.errors import SpecError
+from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, ParallelSpec, load_spec, sha256
@@ -152,6 +153,16 @@ def stage_bytes(pipeline=8):
     """Return what a node has of each stage in such a job where a node has one whole."""
     model = resolve(SMALL | uneven_stages(pipeline)).model
     return [14 * sum(params_of_stage(model, pipeline, stage)) for stage in range(pipeline)]
+
+
+def test_a_system_that_needs_stages_says_how_many_dualpipe_takes():
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x8", "job.parallel.schedule": "dualpipe"}
+    settings |= {"job": "deepseek-v3", "job.parallel.pipeline": 2, "job.parallel.virtual_stages": 1}
+    settings |= {"job.parallel.expert": 8, "job.parallel.tensor": 1, "job.parallel.recomputed": ["norm"]}
+    for pipeline, is_refused in ((2, True), (4, False)):
+        found = costs(settings | {"job.parallel.pipeline": pipeline}, "bamboo")
+        with pytest.raises(InfeasiblePlanError, match="set its `pipeline` to 4") if is_refused else nullcontext():
+            SYSTEMS["bamboo"].require(found, 8)
 
 
 @pytest.mark.parametrize("system", ["oobleck", "recycle"])

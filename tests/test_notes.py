@@ -55,6 +55,21 @@ def test_nodes_held_as_spares_do_not_count_among_those_that_train():
     )
 
 
+@pytest.mark.parametrize("system", ["oobleck", "recycle", "replica-drop"])
+def test_a_system_of_two_replicas_says_where_the_trace_has_nodes_for_one_alone(system):
+    # In equal chunks the experts take 4 nodes.
+    told = f"{system}: two model replicas take 8 nodes, and at most 4 train: with one, every failure is a restart"
+    assert told in notes_of(nodes_at(0.0, 7), systems=[system])
+    assert told not in notes_of(nodes_at(0.0, 8), systems=[system])
+
+
+def test_intervals_of_a_system_that_is_not_there_are_told(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text("[checkpoint_interval_steps]\nds = 5\ngemini = 7\ndeepspeed = 9")
+    told = "of no effect: job.checkpoint_interval_steps of deepspeed, which no system is called"
+    assert told in notes_of(nodes_at(0.0, 8), job=str(path))
+
+
 def test_a_model_that_no_cluster_of_this_size_holds_is_refused_with_the_nodes_that_suffice():
     # 256 experts: 42 nodes have 252 slots.
     with pytest.raises(InfeasiblePlanError, match="for 60 slots of 10 nodes; use a cluster of 43 nodes or more"):

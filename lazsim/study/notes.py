@@ -13,7 +13,7 @@ from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import DEFAULT_SYSTEMS
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.placement.plan import Floats
 from lazsim.routing import Routing
@@ -64,6 +64,12 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
         if run.interval_steps != scenario.job.checkpoint_interval_steps.get(run.system)
     ]
     notes = [f"steps between checkpoints, not given by the job: {', '.join(chosen)}"] if chosen else []
+    known = {*SYSTEMS, *(one.system for one in scenarios)}
+    unknown = dict.fromkeys(
+        name for one in scenarios for name in one.job.checkpoint_interval_steps if name not in known
+    )
+    if unknown:
+        notes.append(f"of no effect: job.checkpoint_interval_steps of {', '.join(unknown)}, which no system is called")
     changed: dict[str, list[str]] = {}
     for scenario in scenarios:
         changed.setdefault(_changed_layout(scenario), []).append(scenario.system)
@@ -118,6 +124,12 @@ def _changed_layout(scenario: Scenario) -> str:
 def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
     """Return what a reader needs to know of one run, in words that hold for several alike."""
     notes = [] if run.steps else [_idle_note(scenario, run, trace)]
+    needed, used = 2 * scenario.costs().grid.replica_nodes, run.most_nodes_used
+    if scenario.find_system().takes_two_replicas and 0 < used < needed:
+        notes.append(
+            f"two model replicas take {counted(needed, 'node')}, and at most {used} train: with one, every failure "
+            "is a restart"
+        )
     steps_s = max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
     if run.below_threshold_s:
         threshold, share = scenario.job.fault_threshold, run.below_threshold_s / steps_s

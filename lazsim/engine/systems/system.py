@@ -244,15 +244,18 @@ class System:
 
     def require(self, costs: CostModel, num_nodes: int) -> None:
         """Raise InfeasiblePlanError when the system cannot run a job with this layout on up to `num_nodes` nodes."""
+        parallel = costs.job.parallel
         if self.stage_use and costs.grid.num_stages < 2:
-            raise InfeasiblePlanError(
-                f"{self.name} {self.stage_use}, and the job has one: set its `pipeline` to 2 or more"
-            )
+            field, fewest = "pipeline" if costs.job.times is None else "num_stages", 2
+            has = "the job has one"
+            if parallel is not None and parallel.stages_of_part > 1:
+                fewest, has = 2 * parallel.stages_of_part, "each node of the job has all, as two of dualpipe share one"
+            raise InfeasiblePlanError(f"{self.name} {self.stage_use}, and {has}: set its `{field}` to {fewest} or more")
         needed = 2 * costs.grid.replica_nodes
         if self.takes_two_replicas and num_nodes < needed:
+            give = "more nodes" if parallel is None else "fewer GPUs for each (`parallel`), or more nodes"
             raise InfeasiblePlanError(
-                f"{self.name} takes two model replicas, {needed} nodes, and there are {num_nodes}: give fewer GPUs for "
-                "each (`parallel`), or more nodes"
+                f"{self.name} takes two model replicas, {needed} nodes, and there are {num_nodes}: give {give}"
             )
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
