@@ -1,6 +1,7 @@
-"""Extensions of users: functions and systems in a Python file, or offered by an installed package."""
+"""What is found by name: functions and systems in a Python file or of an installed package, modules of a folder."""
 
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lazsim.errors import LazsimError, SpecError, unknown_name
-from lazsim.files import read_bytes
+from lazsim.files.reading import read_bytes
 from lazsim.specs import sha256
 
 if TYPE_CHECKING:
@@ -132,3 +133,14 @@ def in_a_line(error: BaseException, path: str | None = None) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     where = f" (line {lines[-1]})" if lines else ""
     return " ".join(f"{type(error).__name__}{where}: {error}".split())
+
+
+def module_names(folder: str) -> tuple[str, ...]:
+    """Return the names of the modules in a folder of the package, without importing them.
+
+    Examples
+    --------
+    >>> "parcae" in module_names("trace/readers")
+    True
+    """
+    return tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / folder)]))

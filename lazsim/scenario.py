@@ -34,7 +34,8 @@ from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
 from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.files import STDIN, check_lenient, read_bytes
+from lazsim.files.faults import check_lenient
+from lazsim.files.reading import STDIN, read_bytes
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing

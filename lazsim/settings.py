@@ -6,8 +6,8 @@ from typing import Any, get_type_hints
 import msgspec
 import numpy as np
 
-from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors, unknown_name
+from lazsim.files.decoding import convert
 from lazsim.specs import Spec
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
 from lazsim.stepmodel.loading import CONSTANTS

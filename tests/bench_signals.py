@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lazsim.files import TEMPORARY, scratch_folder
+from lazsim.files.writing import TEMPORARY, scratch_folder
 from tests.conftest import _prepare_process, end_session
 
 WAIT_S = 120.0

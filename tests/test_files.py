@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lazsim.decoding import decode_json
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder, write_all
+from lazsim.files.decoding import decode_json
+from lazsim.files.writing import check_folder, write_all
 
 
 def names(folder):
@@ -26,7 +26,7 @@ def after_renames(monkeypatch, number, action):
         rename(source, target)
         count += 1
 
-    monkeypatch.setattr("lazsim.files.os.replace", replace)
+    monkeypatch.setattr("lazsim.files.writing.os.replace", replace)
 
 
 def test_either_all_files_appear_or_none(tmp_path):

@@ -12,9 +12,8 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors", "limits"},
-    {"units", "files", "blocks", "loads", "capacity"},
-    {"folders", "decoding"},
-    {"tables"},
+    {"units", "processes", "blocks", "loads"},
+    {"files"},
     {"specs"},
     {"extensions"},
     {"placement.plan"},

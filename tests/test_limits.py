@@ -11,7 +11,7 @@ import pytest
 
 from lazsim import limits
 from lazsim.errors import LazsimError
-from lazsim.files import read_bytes
+from lazsim.files.reading import read_bytes
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
 

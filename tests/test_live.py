@@ -31,7 +31,7 @@ from lazsim.engine.held import NOTHING, Held, Planned
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
-from lazsim.files import scratch_folder
+from lazsim.files.writing import scratch_folder
 from lazsim.live.calibration import Calibration
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
 from lazsim.live.coordinator import Coordinator

@@ -6,8 +6,8 @@ import tomllib
 import msgspec
 import pytest
 
-from lazsim.decoding import convert
 from lazsim.errors import SpecError
+from lazsim.files.decoding import convert
 from lazsim.specs import ModelSpec, catalog_names, load_spec
 from lazsim.specs.huggingface import FAMILIES, import_config
 from tests.conftest import ROOT

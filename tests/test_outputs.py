@@ -14,8 +14,9 @@ import pytest
 from lazsim.cli.base.group import COMMANDS, cli
 from lazsim.cli.base.kinds import OutFolder, OutPath
 from lazsim.errors import LazsimError
-from lazsim.files import TEMPORARY, read_bytes, scratch_folder, write_all, write_whole
-from lazsim.folders import LOCK, RECORD, hold_folder, write_folder
+from lazsim.files.folders import LOCK, RECORD, hold_folder, write_folder
+from lazsim.files.reading import read_bytes
+from lazsim.files.writing import TEMPORARY, scratch_folder, write_all, write_whole
 from lazsim.study.store import Store
 
 RECIPE = "fail-every-5min"
@@ -153,7 +154,7 @@ def test_a_second_run_into_a_folder_is_refused(lazsim, tmp_path, monkeypatch, ar
 
 def test_a_lock_that_a_killed_run_left_keeps_nobody_out(tmp_path, run_script):
     script = (
-        "import os, sys; from lazsim.folders import *;"
+        "import os, sys; from lazsim.files.folders import *;"
         "held = hold_folder(Path(sys.argv[1])); held.__enter__(); os._exit(0)"
     )
     run_script(script, tmp_path)
@@ -241,9 +242,9 @@ def test_rows_that_are_not_those_of_a_sweep_stay(tmp_path):
 
 def test_the_next_run_removes_what_killed_ones_left_and_nothing_else(tmp_path, run_script):
     script = (
-        "import os, sys; from pathlib import Path; from lazsim import files; os.chdir(sys.argv[1]);"
-        "files._take_names = lambda _: os._exit(0);"
-        "held = files.scratch_folder(Path()); held.__enter__(); files.write_whole(Path('a'), b'1')"
+        "import os, sys; from pathlib import Path; from lazsim.files import writing; os.chdir(sys.argv[1]);"
+        "writing._take_names = lambda _: os._exit(0);"
+        "held = writing.scratch_folder(Path()); held.__enter__(); writing.write_whole(Path('a'), b'1')"
     )
     run_script(script, tmp_path)
     assert len(list(tmp_path.glob(f"{TEMPORARY}*"))) == 2

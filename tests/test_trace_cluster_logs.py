@@ -457,7 +457,7 @@ def test_job_log_that_is_too_large_is_told_from_its_beginning(tmp_path, monkeypa
         "philly": ("[\n", '{"status": "Pass", "jobid": "a1", "attempts": [{"start_time": "2017-10-07"}]},\n'),
     }[name]
     (tmp_path / "jobs").write_text(first + row * 4000)
-    monkeypatch.setattr("lazsim.files.read_bytes.__defaults__", (1 << 17,))
+    monkeypatch.setattr("lazsim.files.reading.read_bytes.__defaults__", (1 << 17,))
     with pytest.raises(TraceFormatError, match="job log") as error:
         read_trace(tmp_path / "jobs")
     assert "--node-mtbf D" in str(error.value)

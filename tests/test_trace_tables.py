@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, TraceFormatError
-from lazsim.files import unpack
+from lazsim.files.reading import unpack
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats
 from lazsim.trace.order import settle
 from lazsim.trace.reading.events import Sample

@@ -20,7 +20,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.log import State
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import LIVE_SYSTEMS
-from lazsim.files import json_bytes
+from lazsim.files.writing import json_bytes
 from lazsim.live import validate as validation
 from lazsim.live.calibration import (
     NUM_ROUNDS,

@@ -103,7 +103,7 @@ def command(
     and which assumption would change the advice. A recorded trace is cut into stretches; one that is generated is
     another at each seed. With --out, a search that was stopped goes on where it was.
     """
-    from lazsim.folders import refuse_foreign
+    from lazsim.files.folders import refuse_foreign
     from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report
     from lazsim.specs import ClusterSpec, load_spec
     from lazsim.study.advise.advice import advise

@@ -63,7 +63,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
     of experiments/ and change its settings. Runs are kept in DIR/.runs as they come, so that a second start goes on
     where the first one was stopped.
     """
-    from lazsim.folders import refuse_foreign
+    from lazsim.files.folders import refuse_foreign
     from lazsim.output.outcome import outcome_files, outcome_text
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 

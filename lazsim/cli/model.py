@@ -39,7 +39,8 @@ def import_(config: str, out: Path | None, as_json: bool) -> None:
 
     The file itself works wherever a model is asked for, as in lazsim run --model config.json.
     """
-    from lazsim.files import read_bytes, write_whole
+    from lazsim.files.reading import read_bytes
+    from lazsim.files.writing import write_whole
     from lazsim.limits import MAX_CONFIG_BYTES
     from lazsim.specs import ModelSpec, read_toml
     from lazsim.specs.huggingface import import_config

@@ -101,7 +101,7 @@ def command(
     Prints how each plan spreads experts and load, and the plans themselves where they are small. --out writes
     place.json, placement.png and placement.pdf.
     """
-    from lazsim.files import check_lenient
+    from lazsim.files.faults import check_lenient
     from lazsim.output.reliability import comparison_files, comparison_parts
     from lazsim.reliability.comparison import compare_plans
     from lazsim.reliability.task import build_task, with_old_plan

@@ -112,7 +112,7 @@ def _find_profile(file: str, model: str) -> Path:
 
 def _tables(path: Path) -> "KernelTables | None":
     """Read kernel tables; none where the file holds something else."""
-    from lazsim.files import read_bytes
+    from lazsim.files.reading import read_bytes
     from lazsim.stepmodel.tables import holds_tables, parse_tables
 
     content = read_bytes(path)

@@ -57,7 +57,7 @@ def command(
     where --domains or the cluster has them. --out writes
     recovery.json, report.html, and recovery, failure-sets and placement-map as .png and .pdf.
     """
-    from lazsim.files import check_lenient
+    from lazsim.files.faults import check_lenient
     from lazsim.output.reliability import reliability_files, reliability_parts, reliability_report
     from lazsim.reliability.failure_scenarios import build_scenarios
     from lazsim.reliability.survival import assess_plans

@@ -39,8 +39,8 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     docs/guides/sweeps.md says what SPEC.toml can hold.
     """
     from lazsim.errors import LazsimError
-    from lazsim.files import read_bytes
-    from lazsim.folders import refuse_foreign
+    from lazsim.files.folders import refuse_foreign
+    from lazsim.files.reading import read_bytes
     from lazsim.output.sweep import SWEEP_FILES, sweep_files, sweep_parts, sweep_report
     from lazsim.specs import sha256
     from lazsim.study.sweep.run import run_sweep

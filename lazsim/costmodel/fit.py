@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lazsim.costmodel.compute import fused_gpu, matmul_s
 from lazsim.costmodel.network import all_to_all_s, ring_all_reduce_s
 from lazsim.errors import LazsimError
-from lazsim.files import read_bytes
+from lazsim.files.reading import read_bytes
 from lazsim.placement.plan import Floats
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, catalog_names, load_spec
 from lazsim.units import MIB

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from lazsim.decoding import convert, decode_json
 from lazsim.errors import SpecError, unknown_name
-from lazsim.files import csv_bytes, json_bytes, read_bytes, write_all
+from lazsim.files.decoding import convert, decode_json
+from lazsim.files.reading import read_bytes
+from lazsim.files.writing import csv_bytes, json_bytes, write_all
 from lazsim.specs import ModelSpec, sha256
 from lazsim.specs.record import Amount, Count, Number, PositiveSeconds, Quantity, Rate, Seconds
 from lazsim.units import THOUSANDS, read_number

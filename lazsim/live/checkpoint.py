@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lazsim.decoding import decode_json
 from lazsim.errors import LazsimError
-from lazsim.files import read_array, read_bytes, write_whole
+from lazsim.files.decoding import decode_json
+from lazsim.files.reading import read_array, read_bytes
+from lazsim.files.writing import write_whole
 from lazsim.live.spec import LiveSpec
 from lazsim.live.state import Key, all_keys
 from lazsim.specs import sha256

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from lazsim import __version__
-from lazsim.capacity import check_processes
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder, scratch_folder, write_whole
+from lazsim.files.writing import check_folder, scratch_folder, write_whole
 from lazsim.live.checkpoint import drop_unfinished, refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
@@ -26,6 +25,7 @@ from lazsim.live.state import DENSE, block_size
 from lazsim.live.text import load_text
 from lazsim.live.worker_pool import WorkerPool, last_error
 from lazsim.live.worker_server import DESCRIPTORS_PER_WORKER, WorkerServer
+from lazsim.processes import check_processes
 from lazsim.profiling.machine import machine
 from lazsim.pytorch.device import check_memory, choose_device
 from lazsim.scenario import Scenario, resolve

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.files import read_bytes
+from lazsim.files.reading import read_bytes
 
 DOCUMENTED = (  # noqa: SIM905
     "argparse ast bisect calendar cmd codecs configparser contextlib copy csv datetime dataclasses decimal difflib dis "

@@ -19,7 +19,7 @@ from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.engine.systems.system import state_bytes
-from lazsim.files import check_folder, scratch_folder
+from lazsim.files.writing import check_folder, scratch_folder
 from lazsim.live.calibration import (
     GOLDEN_RATIO,
     Calibration,

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from lazsim.errors import LazsimError
-from lazsim.files import end_with_parent, scratch_folder, starting_processes, when_possible
+from lazsim.files.writing import scratch_folder
 from lazsim.live.messages import LiveError
 from lazsim.live.worker import run_worker
+from lazsim.processes import end_with_parent, starting_processes, when_possible
 
 END_TIMEOUT_S = 5.0
 """Longest wait for the end of a worker that was killed: the kernel first frees its memory."""

@@ -7,12 +7,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lazsim.capacity import free_descriptors
 from lazsim.errors import LazsimError
 from lazsim.live import messages
 from lazsim.live.checkpoint import job_hash
 from lazsim.live.messages import NONCE_BYTES, PROOF_BYTES, Hello, LiveError, Message, MessageAuth, Stop
 from lazsim.live.spec import LiveSpec
+from lazsim.processes import free_descriptors
 from lazsim.units import counted
 
 MAX_MISSED_HEARTBEATS = 3

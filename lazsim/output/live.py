@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from lazsim.files import csv_bytes, json_bytes
+from lazsim.files.writing import csv_bytes, json_bytes
 from lazsim.live.record import LiveReport, LiveRun, StepRecord
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.plots.style import name_pictures

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lazsim.files import json_bytes
+from lazsim.files.writing import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Table, render
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.errors import literal
-from lazsim.files import json_bytes
+from lazsim.files.writing import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key, number_text
 from lazsim.profiling.check import HeldOut, Modelled, RateShare

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.files import json_bytes
+from lazsim.files.writing import json_bytes
 from lazsim.output.maps import LayerMap, layer_maps, plan_maps, text_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report

@@ -7,7 +7,7 @@ from datetime import timedelta
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
-from lazsim.files import json_bytes
+from lazsim.files.writing import json_bytes
 from lazsim.output.maps import plan_maps
 from lazsim.output.model import size_text
 from lazsim.output.plots.style import name_pictures

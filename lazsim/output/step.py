@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from lazsim.decoding import words_of
-from lazsim.files import json_bytes
+from lazsim.files.decoding import words_of
+from lazsim.files.writing import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.specs import ParallelSpec

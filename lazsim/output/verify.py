@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazsim.files import csv_bytes, json_bytes
+from lazsim.files.writing import csv_bytes, json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.verify.orders import Pair

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from lazsim.decoding import convert, decode_json
 from lazsim.errors import SpecError
-from lazsim.files import read_bytes
+from lazsim.files.decoding import convert, decode_json
+from lazsim.files.reading import read_bytes
 from lazsim.limits import MAX_EXPERTS
 from lazsim.placement.plan import PlacementPlan
 

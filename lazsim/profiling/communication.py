@@ -18,10 +18,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from lazsim.capacity import MEMORY_SHARE, check_processes
 from lazsim.costmodel.profile import Header, Point
 from lazsim.errors import FailedError, LazsimError
-from lazsim.files import starting_processes
+from lazsim.processes import MEMORY_SHARE, check_processes, starting_processes
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes, serve
 from lazsim.profiling.scheduler import Measurement, in_proportion
 from lazsim.profiling.timing import BATCH, CI_WIDTH, ci_width, make_point

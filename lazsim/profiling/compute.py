@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lazsim.capacity import MEMORY_SHARE
 from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
 from lazsim.errors import LazsimError
+from lazsim.processes import MEMORY_SHARE
 from lazsim.profiling.kernels import Kernel, Random, kernels_of
 from lazsim.profiling.scheduler import Measurement
 from lazsim.profiling.timing import clock_of, make_point, measure

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
-from lazsim.files import end_with_parent
+from lazsim.processes import end_with_parent
 from lazsim.profiling.timing import clock_of, repeat
 from lazsim.pytorch.device import is_out_of_memory, release_memory, synchronize
 from lazsim.pytorch.group import survive_failed_collectives

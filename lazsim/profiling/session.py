@@ -22,7 +22,7 @@ from lazsim.costmodel.profile import (
     save_profile,
 )
 from lazsim.errors import LazsimError, SpecError, unknown_name
-from lazsim.files import check_folder
+from lazsim.files.writing import check_folder
 from lazsim.profiling.communication import GROUPS, choose_ranks, exchange_measurements, group_measurements, rank_counts
 from lazsim.profiling.compute import compute_measurements
 from lazsim.profiling.exchanges import EXCHANGES

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from lazsim.capacity import MEMORY_SHARE
 from lazsim.costmodel.profile import Point
 from lazsim.errors import LazsimError, prefix_errors
-from lazsim.files import check_folder, scratch_folder
+from lazsim.files.writing import check_folder, scratch_folder
 from lazsim.placement.plan import Floats
+from lazsim.processes import MEMORY_SHARE
 from lazsim.profiling.compute import DRAW_S
 from lazsim.profiling.scheduler import FEWEST_RUNS, Measurement, in_proportion
 from lazsim.profiling.timing import HostClock, make_point, measure

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-from lazsim.capacity import MEMORY_SHARE, free_memory_bytes
 from lazsim.errors import LazsimError
+from lazsim.processes import MEMORY_SHARE, free_memory_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

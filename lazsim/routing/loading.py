@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from lazsim.errors import SpecError, unknown_name
-from lazsim.files import STDIN
+from lazsim.files.reading import STDIN
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.generator import GeneratedRouting, Routing, RoutingSpec
 from lazsim.routing.readers import read_routing

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazsim.errors import SpecError
-from lazsim.files import Faults, decode_text
+from lazsim.files.faults import Faults
+from lazsim.files.reading import decode_text
 from lazsim.limits import MAX_EXPERTS, MAX_LAYERS, MAX_LOADS, MAX_WHOLE
 from lazsim.placement.plan import Floats
 from lazsim.units import read_number

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.files import Faults
+from lazsim.files.faults import Faults
 from lazsim.limits import MAX_WHOLE
 from lazsim.loads import whole_loads
 from lazsim.placement.plan import Floats, Ints

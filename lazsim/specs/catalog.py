@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.files import decode_text, read_bytes
+from lazsim.files.decoding import convert
+from lazsim.files.reading import decode_text, read_bytes
 from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.huggingface import import_config

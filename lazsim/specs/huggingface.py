@@ -6,8 +6,8 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lazsim.decoding import convert, decode_json
 from lazsim.errors import SpecError, prefix_errors
+from lazsim.files.decoding import convert, decode_json
 from lazsim.limits import MAX_LAYERS
 from lazsim.specs.model import ModelSpec
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors, unknown_name
+from lazsim.files.decoding import convert
 from lazsim.limits import MAX_WHOLE
 from lazsim.specs.catalog import SpecT
 from lazsim.specs.record import with_units

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors, printable, unknown_name
-from lazsim.files import read_bytes
+from lazsim.files.reading import read_bytes
 from lazsim.stepmodel.check_tables import TablesCheck, check_tables
 from lazsim.stepmodel.experts import distinct_ranks
 from lazsim.stepmodel.full_grid import Points, full_grid

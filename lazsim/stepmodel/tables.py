@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.files import read_bytes
+from lazsim.files.reading import read_bytes
 from lazsim.units import read_number
 
 CATALOG = Path(str(resources.files("lazsim") / "catalog" / "kernels"))

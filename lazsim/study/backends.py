@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
-from lazsim.capacity import check_processes
 from lazsim.errors import LazsimError
-from lazsim.files import signals_blocked, signals_held
+from lazsim.processes import check_processes, signals_blocked, signals_held
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")

@@ -14,7 +14,7 @@ import msgspec
 
 import lazsim
 from lazsim.errors import LazsimError, unknown_name
-from lazsim.folders import hold_folder
+from lazsim.files.folders import hold_folder
 from lazsim.specs import hash_id
 from lazsim.study.backends import BACKENDS
 from lazsim.study.store import Store, StoredRow, encode_row

@@ -26,7 +26,8 @@ import msgspec
 
 from lazsim import __version__
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
-from lazsim.files import read_bytes, write_whole
+from lazsim.files.reading import read_bytes
+from lazsim.files.writing import write_whole
 from lazsim.specs import sha256
 from lazsim.study.collect import Function, Outcomes, ShowRuns, collect
 from lazsim.study.intervals import MIN_SAMPLES

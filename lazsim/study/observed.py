@@ -15,15 +15,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from lazsim.decoding import decode_json
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError
-from lazsim.files import Faults, decode_text, numbered_lines, read_bytes, unpack
+from lazsim.files.decoding import decode_json
+from lazsim.files.faults import Faults
+from lazsim.files.reading import decode_text, numbered_lines, read_bytes, unpack
+from lazsim.files.tables import read_table
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
-from lazsim.tables import read_table
 from lazsim.trace.reading.clock import read_date
 from lazsim.units import read_number
 

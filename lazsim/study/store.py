@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from lazsim.decoding import decode_json
 from lazsim.errors import LazsimError
-from lazsim.files import check_file, plain_array
+from lazsim.files.decoding import decode_json
+from lazsim.files.writing import check_file, plain_array
 from lazsim.specs import sha256
 
 ROWS = "rows.jsonl"
@@ -42,7 +42,7 @@ def encode_row(row_id: str, inputs: Any, value: Any) -> bytes:
 
 
 class Store:
-    """The rows of a folder that this process holds, open for appending; see `lazsim.folders.hold_folder`.
+    """The rows of a folder that this process holds, open for appending; see `lazsim.files.folders.hold_folder`.
 
     One call writes a whole line, so that a kill leaves all of it or nothing. A crash of the machine may leave a part of
     the last line, which is cut off; where only the line end is missing, it is added.

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from lazsim.errors import LazsimError, SpecError
-from lazsim.files import read_bytes, scratch_folder, write_whole
+from lazsim.files.reading import read_bytes
+from lazsim.files.writing import scratch_folder, write_whole
 from lazsim.specs import sha256
 from lazsim.trace.recipes import PublicSpec, load_recipe
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from lazsim.files import Faults
+from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S, counted, format_duration
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import NODEFAULT, Meta
 
-from lazsim.decoding import convert
 from lazsim.errors import SpecError
+from lazsim.files.decoding import convert
 from lazsim.specs import ClusterSpec, Spec, catalog_names, read_spec_bytes, read_toml
 from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share
 from lazsim.units import DAY_S

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazsim.errors import TraceFormatError
-from lazsim.files import Faults, numbered_lines
+from lazsim.files.faults import Faults
+from lazsim.files.reading import numbered_lines
+from lazsim.files.tables import HEAD_LINES
 from lazsim.limits import MOST_USD_PER_HOUR
-from lazsim.tables import HEAD_LINES
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.table import Event

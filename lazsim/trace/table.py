@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import TraceFormatError
-from lazsim.files import Faults
+from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order

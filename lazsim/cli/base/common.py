@@ -205,7 +205,7 @@ def page(report: "Report", parts: "Iterable[Part]", notes: Iterable[str], files:
 
 def write_results(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list[str]:
     """Write the files of a result, and return their names; texts in JSON name options, as those on stderr do."""
-    from lazsim.folders import write_folder
+    from lazsim.files.folders import write_folder
 
     texts = {name: _told_json(content) for name, content in contents.items() if name.endswith(".json")}
     return write_folder(folder, kind, {**contents, **texts})
@@ -218,7 +218,7 @@ def _told_json(content: bytes) -> bytes:
         return content
     import json
 
-    from lazsim.files import json_bytes
+    from lazsim.files.writing import json_bytes
 
     return json_bytes(json.loads(content, object_hook=_told_object))
 
@@ -256,7 +256,7 @@ def require_torch(doing: str) -> None:
     if importlib.util.find_spec("torch") is None:
         raise LazsimError(f"{doing} torch, which is not installed: pip install 'lazsim[live]'")
     if COMPILED_VARIABLE not in os.environ:
-        from lazsim.files import scratch_folder
+        from lazsim.files.writing import scratch_folder
 
         # Torch makes a folder for what it compiles, which is nothing here, and leaves it.
         context = click.get_current_context()
@@ -269,13 +269,13 @@ def write_out(path: Path, content: bytes) -> None:
     if str(path) == kinds.STDOUT:
         click.echo(content, nl=False)
         return
-    from lazsim.files import write_whole
+    from lazsim.files.writing import write_whole
 
     write_whole(path, content)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout, keys in the order given; arrays become lists."""
-    from lazsim.files import json_bytes
+    from lazsim.files.writing import json_bytes
 
     click.echo(_told_json(json_bytes(value)), nl=False)

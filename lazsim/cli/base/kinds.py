@@ -54,7 +54,7 @@ class OutPath(click.Path):
             self.fail("'-' is stdout, which does not take this; give a path", param, ctx)
         path: Any = super().convert(value, param, ctx)
         if self.is_file and value != STDOUT:
-            from lazsim.files import check_file
+            from lazsim.files.writing import check_file
 
             check_file(path)
             if self._suffixes and path.suffix.lower() not in self._suffixes:
@@ -75,7 +75,7 @@ class OutFolder(OutPath):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Make a path of the text of the option."""
-        from lazsim.folders import hold_folder, refuse_foreign
+        from lazsim.files.folders import hold_folder, refuse_foreign
 
         folder = super().convert(value, param, ctx)
         assert ctx is not None, "options are read for a command"
@@ -206,7 +206,7 @@ def parse_domains(field: str, text: str) -> list[str]:
     ['rack0', 'rack0', 'rack1']
     """
     if os.path.exists(text) or "," not in text:
-        from lazsim.files import read_lines
+        from lazsim.files.reading import read_lines
 
         lines = read_lines(field, text, "one name per node")
         return [name for line in lines for name in line.split("#")[0].replace(",", " ").split()]

@@ -80,7 +80,7 @@ replay_options = options(
 
 def read_stretch(path: str, *, trace_format: str, start: float, duration: float | None, **options: Any) -> "Trace":
     """Read what the options ask for; see `lazsim.trace.load_trace`."""
-    from lazsim.files import check_lenient
+    from lazsim.files.faults import check_lenient
     from lazsim.trace import load_trace, make_mapping
 
     check_lenient(options["lenient"], path)

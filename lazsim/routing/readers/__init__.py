@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 
 from lazsim.errors import SpecError
-from lazsim.files import module_names, read_bytes, unpack
+from lazsim.extensions import module_names
+from lazsim.files.reading import read_bytes, unpack
 from lazsim.limits import MAX_RECORDING_BYTES
 from lazsim.routing.source import Reader, Source
 from lazsim.routing.table import RecordedRouting, check_tokens

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lazsim.files import numbered_lines
+from lazsim.files.reading import numbered_lines
 from lazsim.limits import MAX_WHOLE
 from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, roles_of, text_of, whole
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from lazsim.decoding import decode_json
+from lazsim.files.decoding import decode_json
 from lazsim.routing.records import RecordReader
 from lazsim.routing.source import Reader, Reading, Source, text_of
 

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from lazsim.files import read_array
+from lazsim.files.reading import read_array
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.source import Reader, Reading, Source, role_of
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lazsim.files import numbered_lines
+from lazsim.files.reading import numbered_lines
 from lazsim.placement.plan import Floats
 from lazsim.routing.source import LoadTable, Reader, Reading, Source, text_of
 

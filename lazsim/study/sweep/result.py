@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lazsim.files import csv_bytes
+from lazsim.files.writing import csv_bytes
 from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval

@@ -8,8 +8,8 @@ import msgspec
 
 from lazsim.engine.simulate import require_fit
 from lazsim.errors import InfeasiblePlanError, prefix_errors
-from lazsim.files import write_whole
-from lazsim.folders import refuse_foreign
+from lazsim.files.folders import refuse_foreign
+from lazsim.files.writing import write_whole
 from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import collect
 from lazsim.study.simulation import run_scenario, simulate_point

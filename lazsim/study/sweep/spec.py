@@ -10,10 +10,10 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from lazsim.decoding import convert
 from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.files import read_bytes
+from lazsim.files.decoding import convert
+from lazsim.files.reading import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
 from lazsim.settings import DEFAULTS, PARTS_WITH_FIELDS, Defaults
 from lazsim.specs import Spec, read_toml

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors
-from lazsim.files import read_bytes
+from lazsim.files.reading import read_bytes
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs

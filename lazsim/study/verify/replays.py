@@ -18,9 +18,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from lazsim.decoding import convert
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, SpecError, prefix_errors
+from lazsim.files.decoding import convert
 from lazsim.routing import RecordedRouting
 from lazsim.scenario import Resolver
 from lazsim.specs import Spec, read_toml

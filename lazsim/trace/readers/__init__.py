@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from lazsim.errors import FileSizeError, TraceFormatError, unknown_name
-from lazsim.files import decode_text, module_names, read_bytes, unpack
+from lazsim.extensions import module_names
+from lazsim.files.reading import decode_text, read_bytes, unpack
+from lazsim.files.tables import PARQUET, find_separator
 from lazsim.specs import catalog_names, sha256
-from lazsim.tables import PARQUET, find_separator
 from lazsim.trace.reading.guess import explain_columns, mapping_reader, open_head
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.reading.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text

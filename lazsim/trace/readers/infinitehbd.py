@@ -4,8 +4,8 @@ import json
 from typing import Any, NamedTuple
 
 from lazsim.errors import TraceFormatError
+from lazsim.files.tables import array_items
 from lazsim.specs import sha256
-from lazsim.tables import array_items
 from lazsim.trace.order import in_time_order
 from lazsim.trace.reading.events import other_nodes
 from lazsim.trace.recipes import PublicSpec, load_recipe

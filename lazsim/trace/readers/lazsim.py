@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from lazsim.errors import TraceFormatError, literal
-from lazsim.files import write_whole
+from lazsim.files.writing import write_whole
 from lazsim.limits import LONGEST_S
 from lazsim.trace.prices import Prices
 from lazsim.trace.source import Reader, Reading, Source, number, shorten, usd_per_hour

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lazsim.errors import TraceFormatError
-from lazsim.tables import array_items
+from lazsim.files.tables import array_items
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
 from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number, usd_per_hour

@@ -3,7 +3,7 @@
 import itertools
 
 from lazsim.errors import TraceFormatError, literal
-from lazsim.tables import HEAD_LINES
+from lazsim.files.tables import HEAD_LINES
 from lazsim.trace.reading.guess import explain_columns, guess_mapping, lacks_outages, left_out, open_head, taken_for
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from lazsim.errors import SpecError, TraceFormatError, literal
-from lazsim.files import Faults
+from lazsim.files.faults import Faults
+from lazsim.files.tables import HEAD_LINES, Table, read_table
 from lazsim.specs import describe_spec
-from lazsim.tables import HEAD_LINES, Table, read_table
 from lazsim.trace.reading.clock import Clock, is_date, is_number, is_read_by, split_unit
 from lazsim.trace.reading.mapped import (
     CHANGE_WORDS,
@@ -128,7 +128,7 @@ def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
 
     Examples
     --------
-    >>> from lazsim.tables import Row
+    >>> from lazsim.files.tables import Row
     >>> table = Table(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
     >>> guess_mapping(table)[0].columns.given()
     {'time': (1,), 'count': (2,)}

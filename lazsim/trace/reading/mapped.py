@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from lazsim.errors import TraceFormatError, literal
-from lazsim.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
+from lazsim.files.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
 from lazsim.trace.reading.clock import Clock, is_date, is_number, span_note
 from lazsim.trace.reading.events import (

@@ -8,9 +8,9 @@ from datetime import datetime
 
 import msgspec
 
-from lazsim.decoding import convert
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.files import read_lines
+from lazsim.files.decoding import convert
+from lazsim.files.reading import read_lines
 from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, read_spec_bytes, read_toml
 from lazsim.specs.record import Count, NumNodes

@@ -7,8 +7,9 @@ from contextlib import suppress
 from datetime import UTC
 
 from lazsim.errors import TraceFormatError
-from lazsim.files import Faults, numbered_lines
-from lazsim.tables import Table, read_table
+from lazsim.files.faults import Faults
+from lazsim.files.reading import numbered_lines
+from lazsim.files.tables import Table, read_table
 from lazsim.trace.reading.clock import read_date, read_length
 from lazsim.trace.reading.guess import open_head
 from lazsim.trace.reading.mapped import is_header

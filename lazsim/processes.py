@@ -1,9 +1,15 @@
-"""Capacity of this machine: free memory, tasks and descriptors, and how many processes they allow."""
+"""Processes of this machine: room for more, starting and ending them, and the signals that reach them."""
 
+import errno
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lazsim.errors import LazsimError
 
@@ -105,3 +111,89 @@ def _own_tasks() -> int:
         with suppress(OSError):
             num += len(os.listdir(process / "task")) if process.stat().st_uid == os.getuid() else 0
     return num
+
+
+ResultT = TypeVar("ResultT")
+
+
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+
+
+SHORTAGE_S = 5.0
+"""Longest wait for a descriptor or a process, which other programs may have for a moment."""
+
+
+def when_possible(call: Callable[[], ResultT]) -> ResultT:
+    """Call a function again for up to `SHORTAGE_S` while the system has no descriptor or process left for it."""
+    end_s = time.monotonic() + SHORTAGE_S
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            if error.errno not in SHORTAGES or time.monotonic() > end_s:
+                raise
+        time.sleep(0.1)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Delay SIGINT and SIGTERM until the block is done, and SIGALRM, by which the command line tries again."""
+    # Only the main thread runs handlers and may set them.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    # None stands for a handler from outside Python, which cannot be restored.
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _: held.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for waiting in held:
+            signal.raise_signal(waiting)
+
+
+@contextmanager
+def signals_blocked(*numbers: int) -> Iterator[None]:
+    """Start processes that such a signal to all of the terminal's processes does not reach: their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Start processes by multiprocessing that an interrupt of the terminal does not reach: their parent ends them.
+
+    Signals wait until all have started. The processes do not import the program's main module: they need nothing of it,
+    and a script without a main guard would run again in each of them.
+    """
+    names = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: names[name] for name in ("__spec__", "__file__") if name in names}
+    with signals_held(), signals_blocked(signal.SIGINT):
+        names.update(dict.fromkeys(hidden))
+        try:
+            yield
+        finally:
+            names.update(hidden)
+
+
+def end_with_parent() -> None:
+    """End this process, which multiprocessing has started, at once when the process that asked for it has ended."""
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    parent = parent_process()
+    assert parent is not None, "started by another process"
+
+    def await_end() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=await_end, daemon=True).start()

@@ -9,7 +9,7 @@ import msgspec
 import msgspec.inspect
 
 from lazsim.errors import SpecError, did_you_mean, known_names, nearest_name
-from lazsim.files import in_utf8
+from lazsim.files.reading import in_utf8
 
 RecordT = TypeVar("RecordT")
 

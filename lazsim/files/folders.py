@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from lazsim.errors import LazsimError
-from lazsim.files import check_folder, json_bytes, read_bytes, signals_held, write_all
+from lazsim.files.reading import read_bytes
+from lazsim.files.writing import check_folder, json_bytes, write_all
+from lazsim.processes import signals_held
 
 RECORD = ".lazsim.json"
 """File that names the files of each result in its folder."""

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from lazsim.decoding import decode_json
-from lazsim.files import Faults, numbered_lines
+from lazsim.files.decoding import decode_json
+from lazsim.files.faults import Faults
+from lazsim.files.reading import numbered_lines
 from lazsim.limits import MAX_COLUMNS, MAX_FILE_BYTES, MAX_ROWS
 
 PARQUET = b"PAR1"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lazsim import capacity
+from lazsim import processes
 from lazsim.errors import LazsimError
 from lazsim.study.collect import collect
 
@@ -13,7 +13,7 @@ GIB = 2**30
 def machine(monkeypatch):
     """Ten GiB, a thousand tasks and a hundred descriptors."""
     for name, value in (("free_memory_bytes", 10 * GIB), ("free_tasks", 1000), ("free_descriptors", 100)):
-        monkeypatch.setattr(capacity, name, lambda value=value: value)
+        monkeypatch.setattr(processes, name, lambda value=value: value)
 
 
 @pytest.mark.parametrize(
@@ -26,17 +26,17 @@ def machine(monkeypatch):
     ],
 )
 def test_the_tightest_limit_decides_and_is_told(machine, each, most, why):
-    capacity.check_processes("nodes", most, "workers", **each)
+    processes.check_processes("nodes", most, "workers", **each)
     with pytest.raises(LazsimError) as refused:
-        capacity.check_processes("nodes", most + 1, "workers", **each)
+        processes.check_processes("nodes", most + 1, "workers", **each)
     expected = f"`nodes` {most + 1}: this machine holds at most {most} workers ({why}); give fewer"
     assert str(refused.value) == expected
 
 
 def test_this_machine_holds_the_process_that_asks():
-    assert capacity.free_memory_bytes() > 2**20
-    assert capacity.free_tasks() > 1
-    assert capacity.free_descriptors() > 1
+    assert processes.free_memory_bytes() > 2**20
+    assert processes.free_tasks() > 1
+    assert processes.free_descriptors() > 1
 
 
 def test_limits_of_a_container_count(monkeypatch, tmp_path):
@@ -48,10 +48,10 @@ def test_limits_of_a_container_count(monkeypatch, tmp_path):
         ("pids.current", "8"),
     ):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(capacity, "GROUP", tmp_path)
+    monkeypatch.setattr(processes, "GROUP", tmp_path)
     # Of 3.0 MB, 2.5 are used, and the kernel frees 0.1 of these on demand.
-    assert capacity.free_memory_bytes() == 600_000
-    assert capacity.free_tasks() == 42
+    assert processes.free_memory_bytes() == 600_000
+    assert processes.free_tasks() == 42
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_commands_that_train_refuse_more_processes_than_the_machine_holds(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("subprocess.Popen", None)
-    monkeypatch.setattr(capacity, "free_memory_bytes", lambda: 2 * GIB)
+    monkeypatch.setattr(processes, "free_memory_bytes", lambda: 2 * GIB)
     trace = "".join(f"0,add,n{node}\n" for node in range(100))
     trace = f"# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n{trace}600,remove,n1\n"
     (tmp_path / "hundred.csv").write_text(trace)

@@ -1,0 +1,50 @@
+"""Faults of a file: errors that name the place, or repairs that are counted."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lazsim.errors import LazsimError
+from lazsim.files.reading import STDIN
+
+
+def check_lenient(lenient: bool, *sources: object) -> None:
+    """Raise a LazsimError where the repair of files is asked for, but all sources are recipes or names."""
+    files = (one for one in sources if isinstance(one, str) and not one.endswith(".toml"))
+    if lenient and not any(one == STDIN or Path(one).exists() for one in files):
+        raise LazsimError("`lenient` repairs files of events or loads, and none is given; leave it out")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Faults of a file: errors of one type that name the place, or repairs to count when lenient."""
+
+    name: str
+    error: type[LazsimError]
+    lenient: bool = False
+    repairs: Counter[str] = field(default_factory=Counter)
+
+    def fault(self, where: int | str, what: str, repair: str = "skip what cannot be read", times: int = 1) -> None:
+        """Raise an error, or count the repair when lenient.
+
+        Parameters
+        ----------
+        where
+            Line from 1, or another place in the file; empty or 0 for the whole file.
+        what, repair
+            The fault, and the repair that the caller makes after this call.
+        times
+            Number of such faults.
+        """
+        if not self.lenient:
+            place = f"line {where}" if isinstance(where, int) and where else where
+            raise self.error(
+                f"{self.name}{f', {place}' if place else ''}: {what}; mend it, or use `lenient` to {repair}"
+            )
+        self.repairs[repair] += times
+
+    def notes(self) -> tuple[str, ...]:
+        """Return the repairs, a line each."""
+        return tuple(
+            f"lenient: {times} {'time' if times == 1 else 'times'}: {repair}" for repair, times in self.repairs.items()
+        )

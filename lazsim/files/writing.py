@@ -1,0 +1,194 @@
+"""Write files whole or not at all, also when interrupted."""
+
+import csv
+import fcntl
+import io
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lazsim.errors import LazsimError
+from lazsim.processes import signals_held, when_possible
+
+TEMPORARY = ".lazsim-"
+"""Beginning of the names of temporary files and folders, which their process locks for as long as it runs."""
+
+
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+"""What a path may be but a regular file or a device."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all, also when interrupted; see `write_all`."""
+    write_all({path: content})
+
+
+def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> None:
+    """Write several files: all are complete on disk before the first takes its name. Missing folders are made.
+
+    A symlink stays, and the file that it leads to is written. `replaced` are files of an earlier run to delete, unless
+    `contents` has them.
+
+    Raise `LazsimError` when one cannot be written, or is a device or anything else but a regular file; then no new file
+    appears.
+    """
+    staged: list[tuple[str, Path]] = []
+    locks: list[int] = []
+    path = Path()
+    try:
+        for path, content in contents.items():
+            target = _regular_target(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(target.parent)
+            with signals_held():
+                lock, temporary = _claim(lambda: tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY))  # noqa: B023
+                staged.append((temporary, target))
+                locks.append(lock)
+            with os.fdopen(os.dup(lock), "wb") as stream:
+                stream.write(content)
+            # The permissions of any new file; there is no way to read the mask without setting it.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+        with signals_held():
+            _take_names(staged)
+            for path in replaced:
+                if path not in contents and path.is_file():
+                    path.unlink()
+    except OSError as error:
+        refused = error.filename2 or path
+        raise LazsimError(f"{refused}: cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        for temporary, _ in staged:
+            Path(temporary).unlink(missing_ok=True)
+        for lock in locks:
+            os.close(lock)
+
+
+def check_file(path: Path) -> None:
+    """Check that a file can be written, before long work depends on it; a `LazsimError` says why it cannot."""
+    try:
+        target = _regular_target(path)
+    except OSError as error:
+        raise LazsimError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    check_folder(target.parent)
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a folder that goes when the block is done; that of a killed process goes when the next one is made.
+
+    Parameters
+    ----------
+    parent
+        Its folder, made where it is missing; by default the system's folder of temporary files.
+    """
+    place = Path(tempfile.gettempdir()) if parent is None else parent
+    place.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(place)
+    made, lock = "", -1
+    try:
+        with signals_held():
+            lock, made = _claim(lambda: _open_folder(tempfile.mkdtemp(dir=place, prefix=TEMPORARY)))
+        yield Path(made)
+    finally:
+        if made:
+            shutil.rmtree(made, ignore_errors=True)
+            os.close(lock)
+
+
+def _regular_target(path: Path) -> Path:
+    """Follow symlinks to the file to write; an `OSError` says that it is no regular file."""
+    with suppress(FileNotFoundError):
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind != stat.S_IFREG:
+            raise OSError(0, f"is {KINDS.get(kind, 'a device')}")
+    return Path(os.path.realpath(path))
+
+
+def _open_folder(path: str) -> tuple[int, str]:
+    return os.open(path, os.O_RDONLY), path
+
+
+def _claim(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """Make a temporary file or folder, and lock it; return its descriptor and path."""
+    while True:
+        descriptor, path = when_possible(make)
+        # A file system without locks has leftovers that nobody removes.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        # Another process took it for a leftover before it was locked.
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes left in a folder."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        access = os.O_RDONLY if path.is_dir() else os.O_RDWR
+        with suppress(OSError):
+            descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return indented JSON with keys in the given order; arrays become lists."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_array), indent=2) + b"\n"
+
+
+def csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
+    """Return a table as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue().encode()
+
+
+def plain_array(value: Any) -> Any:
+    """Return an array or a number of numpy as plain Python values: the hook of msgspec for unknown types."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise NotImplementedError(f"{type(value)} in JSON")
+
+
+def _take_names(staged: list[tuple[str, Path]]) -> None:
+    """Give complete files their names; when that fails for one, delete the new ones."""
+    new: list[Path] = []
+    try:
+        for temporary, path in staged:
+            existed = path.exists()
+            os.replace(temporary, path)
+            if not existed:
+                new.append(path)
+    except OSError:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be written to, before long work depends on it.
+
+    Raise `LazsimError` when it is a file, its name is too long, or it or the nearest folder above it is not writable.
+    """
+    existing = folder
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+        cause = "" if is_writable else f"{existing} is not a writable folder"
+    except OSError as error:
+        cause = str(error.strerror)
+    if cause:
+        raise LazsimError(f"{folder}: cannot be written ({cause}); choose another place")
