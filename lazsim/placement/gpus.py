@@ -5,7 +5,6 @@ Axes: L layers, E experts, N nodes, S slots of a node, Q GPUs of a node, K slots
 
 import numpy as np
 
-from lazsim.blocks import row_blocks
 from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan
 
 
@@ -44,7 +43,7 @@ def spread_over_gpus(plan: PlacementPlan, gpus_per_node: int) -> PlacementPlan:
     twice_LN = _hold_twice(slots_LNS, gpus_per_node)
     slots_BS = slots_LNS[twice_LN]
     # Replicas of an expert in a row are on different GPUs.
-    first_BS = _first(slots_BS)
+    first_BS = _first(slots_BS, plan.num_experts)
     slots_LNS[twice_LN] = np.take_along_axis(slots_BS, np.argsort(first_BS, axis=1, kind="stable"), axis=1)
     return PlacementPlan(slots_LNS, plan.num_experts)
 
@@ -60,11 +59,14 @@ def _hold_twice(slots_LNS: Ints, gpus_per_node: int) -> Bools:
     return twice_LN
 
 
-def _first(slots_BS: Ints) -> Ints:
+def _first(slots_BS: Ints, num_experts: int) -> Ints:
     """Return for each slot of a node the first one with the same expert."""
-    first_BS = np.empty_like(slots_BS)
-    for some in row_blocks(len(slots_BS), slots_BS.shape[1] ** 2):
-        first_BS[some] = (slots_BS[some, :, None] == slots_BS[some, None, :]).argmax(axis=2)
+    num_nodes, num_slots = slots_BS.shape
+    # Empty slots, -1, count as one expert more.
+    place_BS = slots_BS % (num_experts + 1) + (num_experts + 1) * np.arange(num_nodes)[:, None]
+    first = np.full(num_nodes * (num_experts + 1), num_slots)
+    np.minimum.at(first, place_BS.reshape(-1), np.tile(np.arange(num_slots), num_nodes))
+    first_BS: Ints = first[place_BS]
     return first_BS
 
 
