@@ -502,6 +502,22 @@ def test_outages_of_several_clusters_are_not_taken_for_one(write):
     assert (len(trace.names), trace.duration_s) == (4, 360.0)
 
 
+@pytest.mark.parametrize("header", ["", "when what\n"])
+def test_several_clusters_in_a_column_without_a_name_are_told_by_its_number(write, header):
+    columns = {"columns": "time=1,event=2,node=3,cluster=4", "time_unit": "s"}
+    path = write(f"{header}5 add n1 x\n9 add n2 y\n")
+    with pytest.raises(TraceFormatError, match=r"4 is 'x' before and 'y' here.* `where` '4=x'"):
+        read_trace(path, mapping=make_mapping(**columns))
+    assert read_trace(path, mapping=make_mapping(**columns, where="4=x")).names == ("n1",)
+
+
+@pytest.mark.parametrize("row", ["2025-03-01 5", "2025-03-01 add n1", "5 add n1"])
+def test_a_header_with_fewer_names_than_columns_names_none_of_them(write, row):
+    for lenient in (False, True):
+        with pytest.raises(TraceFormatError):
+            read_trace(write(f"host\n{row}\n{row}\n"), format="table", lenient=lenient)
+
+
 def test_fault_that_ends_though_it_never_started_began_before_the_trace(write):
     faults = [{"node_id": "x", "event_time": 1.0, "event_type": "fault_end"}]
     trace = read_trace(write(json.dumps(faults)), lenient=True)

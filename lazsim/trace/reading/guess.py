@@ -274,6 +274,8 @@ def _by_content(header: Sequence[str], kinds: list[str]) -> Columns | None:
 
     Under a header, a number may count anything, and two dates may be the life of an instance: the names must tell.
     """
+    if header and len(header) < len(kinds):
+        return None
     if kinds == ["date", "number"]:
         return Columns(time=1, count=2) if not header or _role(header[1]) == "value" else None
     if len(kinds) != 3:

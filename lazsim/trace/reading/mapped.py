@@ -172,7 +172,8 @@ class _MappedTable:
             clusters.setdefault(texts.get("cluster", ""), line)
             if len(clusters) > 1:
                 first, second = list(clusters)[:2]
-                column = self._table.header[self._places["cluster"][0]]
+                place, header = self._places["cluster"][0], self._table.header
+                column = header[place] if place < len(header) else str(place + 1)
                 raise TraceFormatError(
                     f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
                     f"nodes may share names; choose one with `where` '{column}={first}'"
