@@ -118,8 +118,9 @@ def test_only_out_and_tolerance_hold_for_kernels(lazsim, measurements, tmp_path)
     assert len(json.loads((tmp_path / "out" / "verify.json").read_text())["rows"]) == 2
 
 
-def test_a_table_without_large_exchanges_has_no_rows(lazsim, tmp_path):
-    (tmp_path / "nccl_single_node.csv").write_text("gpu,op_name,num_gpus,nbytes,time_us\nh100,alltoall,8,1024,9\n")
+@pytest.mark.parametrize("row", ["8,1024,9", "1,268435456,9"])
+def test_a_table_without_large_exchanges_between_gpus_has_no_rows(lazsim, tmp_path, row):
+    (tmp_path / "nccl_single_node.csv").write_text(f"gpu,op_name,num_gpus,nbytes,time_us\nh100,alltoall,{row}\n")
     code, out, _ = lazsim("verify", "--kernels", tmp_path)
     assert (code, out) == (0, "no row has a prediction\n")
 

@@ -222,8 +222,9 @@ def fit_memory(gpu: GpuSpec, table: "pd.DataFrame") -> GpuSpec:
 
 
 def large_exchanges(table: "pd.DataFrame", operation: str) -> "pd.DataFrame":
-    """Select the rows of one of the `COLLECTIVES` from `MIN_EXCHANGE_BYTES` up."""
-    return table[(table["op_name"] == operation) & (table["nbytes"] >= MIN_EXCHANGE_BYTES)]
+    """Select the rows of one of the `COLLECTIVES` from `MIN_EXCHANGE_BYTES` up; one GPU alone exchanges nothing."""
+    is_large = (table["nbytes"] >= MIN_EXCHANGE_BYTES) & (table["num_gpus"] > 1)
+    return table[(table["op_name"] == operation) & is_large]
 
 
 def fit_links(operation: str, table: "pd.DataFrame") -> tuple[float, float]:
