@@ -115,9 +115,7 @@ def _own_tasks() -> int:
 
 ResultT = TypeVar("ResultT")
 
-
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN)
-
 
 SHORTAGE_S = 5.0
 """Longest wait for a descriptor or a process, which other programs may have for a moment."""

@@ -177,7 +177,10 @@ class Scenario:
 
         For a field, text such as ``x0.5`` multiplies the present value.
 
-        Raise `LazsimError` when there is no such setting or field, or it cannot have this value.
+        Raises
+        ------
+        LazsimError
+            When there is no such setting or field, or it cannot have this value.
 
         Examples
         --------
@@ -261,8 +264,10 @@ class Scenario:
     def costs(self) -> CostModel:
         """Return the cost model: of the layout, or analytic times and measured ones where the profile has them.
 
-        Raise `LazsimError` when the profile cannot be read, or is of a model of other shapes, or the layout does not
-        fit.
+        Raises
+        ------
+        LazsimError
+            When the profile cannot be read, or is of a model of other shapes, or the layout does not fit.
         """
         return self._costs
 
@@ -337,8 +342,10 @@ class Resolver:
     def resolve(self, settings: Settings) -> Scenario:
         """Resolve settings; those that are missing have their defaults.
 
-        Raise `LazsimError` when a name is unknown, a file cannot be read, or a value is not valid; the message names
-        the setting.
+        Raises
+        ------
+        LazsimError
+            When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
         """
         return _Resolution(self._name, self._folder, self._once, settings).scenario()
 

@@ -113,7 +113,10 @@ NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": 
 def changed_fields(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return the fields that settings change, by the part that has them.
 
-    Raise `SpecError` when a part has no fields, or there is no such setting.
+    Raises
+    ------
+    SpecError
+        When a part has no fields, or there is no such setting.
     """
     found: dict[str, dict[str, Any]] = {part: {} for part in PARTS_WITH_FIELDS}
     for name, value in settings.items():
@@ -133,7 +136,10 @@ _TYPES = get_type_hints(Defaults, include_extras=True)
 def check_settings(settings: Settings, where: str) -> dict[str, Any]:
     """Return the settings that are given, once their types and needs are checked; errors begin with `where`.
 
-    Raise `SpecError` when one has another type or no effect; the message begins with `where`.
+    Raises
+    ------
+    SpecError
+        When one has another type or no effect; the message begins with `where`.
     """
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
     given = {name: value for name, value in plain.items() if value is not None or name not in DEFAULTS}

@@ -51,7 +51,10 @@ def parse_quantity(field: str, text: str) -> float:
 
     Small b is a bit and capital B a byte; G is 10^9 and Gi 2^30.
 
-    Raise `LazsimError` when the unit is missing or unknown, the number negative, or the field has no quantity.
+    Raises
+    ------
+    LazsimError
+        When the unit is missing or unknown, the number negative, or the field has no quantity.
 
     Examples
     --------
@@ -77,7 +80,10 @@ def parse_quantity(field: str, text: str) -> float:
 def parse_duration(text: str) -> float:
     """Read a number with a unit (``ms``, ``s``, ``min``, ``h``, ``d``), or a bare ``0``, as seconds.
 
-    Raise `LazsimError` when the unit is missing or unknown, or the number negative or more than a century.
+    Raises
+    ------
+    LazsimError
+        When the unit is missing or unknown, or the number negative or more than a century.
 
     Examples
     --------
@@ -100,7 +106,10 @@ PRICED = ("", "/node", "/node/h", "/h/node", "/gpu", "/gpu/h", "/h/gpu")
 def parse_price(text: str, gpus_per_node: int) -> float:
     """Read a price in US dollars for an hour of a node, or of one GPU; the currency and the hour may be written, too.
 
-    Raise `LazsimError` when it is no price, or one of anything else.
+    Raises
+    ------
+    LazsimError
+        When it is no price, or one of anything else.
 
     Examples
     --------

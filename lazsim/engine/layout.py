@@ -345,8 +345,10 @@ def layout_costs(
 def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Grid:
     """Return how a layout uses nodes; with DualPipe, both stages that hold the same parts are one.
 
-    Raise `SpecError` when there are more stages than layers, or nodes and the GPUs that hold a stage once do not divide
-    each other.
+    Raises
+    ------
+    SpecError
+        When there are more stages than layers, or nodes and the GPUs that hold a stage once do not divide each other.
     """
     if parallel.pipeline * parallel.virtual_stages > model.num_layers:
         raise SpecError(f"pipeline x virtual_stages must not exceed the {model.num_layers} layers")

@@ -83,8 +83,10 @@ def refuse_foreign(folder: Path, names: Iterable[str], kind: str = "") -> None:
 def write_folder(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list[str]:
     """Write the files of a result by name, all or none, in place of an earlier one of its kind; return their names.
 
-    Raise `LazsimError` when one cannot be written, or would replace a file of another kind, or one that lazsim did not
-    write.
+    Raises
+    ------
+    LazsimError
+        When one cannot be written, or would replace a file of another kind, or one that lazsim did not write.
     """
     refuse_foreign(folder, contents, kind)
     record = _record(folder)

@@ -19,7 +19,6 @@ from lazsim.limits import MAX_FILE_BYTES
 HEAD_BYTES = 1 << 16
 """Bytes of a file that is too large which an error keeps, to tell what it is."""
 
-
 STDIN = "-"
 """Path that stands for stdin; see `read_bytes`."""
 
@@ -30,7 +29,10 @@ def read_bytes(path: Path | str, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     Nothing beyond `most_bytes` is read: devices such as ``/dev/zero`` have no end. A pipe gives its content only once,
     so that it is kept.
 
-    Raise `LazsimError` when it is missing, a folder, not readable or larger than `most_bytes` (a `FileSizeError`).
+    Raises
+    ------
+    LazsimError
+        When it is missing, a folder, not readable or larger than `most_bytes` (a `FileSizeError`).
     """
     try:
         is_pipe = str(path) == STDIN or Path(path).is_fifo()
@@ -51,8 +53,11 @@ def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes
 
     Text in UTF-16, as PowerShell writes it, becomes UTF-8.
 
-    Raise `LazsimError` when it is broken, an archive of several files, larger than `most_bytes` once unpacked, or takes
-    a library that is not there.
+    Raises
+    ------
+    LazsimError
+        When it is broken, an archive of several files, larger than `most_bytes` once unpacked, or takes a library that
+        is not there.
     """
     kind = next((kind for kind in PACKED if content.startswith(kind)), None)
     if kind is None:

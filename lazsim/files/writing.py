@@ -18,7 +18,6 @@ from lazsim.processes import signals_held, when_possible
 TEMPORARY = ".lazsim-"
 """Beginning of the names of temporary files and folders, which their process locks for as long as it runs."""
 
-
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 """What a path may be but a regular file or a device."""
 
@@ -34,8 +33,10 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
     A symlink stays, and the file that it leads to is written. `replaced` are files of an earlier run to delete, unless
     `contents` has them.
 
-    Raise `LazsimError` when one cannot be written, or is a device or anything else but a regular file; then no new file
-    appears.
+    Raises
+    ------
+    LazsimError
+        When one cannot be written, or is a device or anything else but a regular file; then no new file appears.
     """
     staged: list[tuple[str, Path]] = []
     locks: list[int] = []
@@ -180,7 +181,10 @@ def _take_names(staged: list[tuple[str, Path]]) -> None:
 def check_folder(folder: Path) -> None:
     """Check that a folder can be written to, before long work depends on it.
 
-    Raise `LazsimError` when it is a file, its name is too long, or it or the nearest folder above it is not writable.
+    Raises
+    ------
+    LazsimError
+        When it is a file, its name is too long, or it or the nearest folder above it is not writable.
     """
     existing = folder
     try:

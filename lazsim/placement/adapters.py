@@ -71,6 +71,11 @@ def sglang_rebalance_experts(
     -------
     tuple
         As for that function, but slots of GPUs that are not used have expert 0, since SGLang takes them for indices.
+
+    Raises
+    ------
+    LazsimError
+        As that function does.
     """
     if getattr(tokens_per_expert, "ndim", 0) != 3:
         shape = tuple(getattr(tokens_per_expert, "shape", ()))

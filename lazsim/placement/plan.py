@@ -100,8 +100,11 @@ class PlacementPlan:
     def check(self, replicas_LE: Ints | None = None) -> "PlacementPlan":
         """Assert what holds of every plan of a policy, and that it places the allocation `replicas_LE`, if given.
 
-        Raise `AssertionError` when a slot holds no known expert, an expert of a layer has no replica, or the replicas
-        placed are not those allocated.
+        Raises
+        ------
+        AssertionError
+            When a slot holds no known expert, an expert of a layer has no replica, or the replicas placed are not
+            those allocated.
         """
         assert self.slots_LNS.ndim == 3, "slots have axes layer, node, slot"
         assert self.slots_LNS.min() >= -1 and self.slots_LNS.max() < self.num_experts, "a slot holds a known expert"  # noqa: PT018

@@ -164,6 +164,11 @@ def placement_change(
     expert_bytes
         Size of the weights of an expert of one layer.
 
+    Raises
+    ------
+    SpecError
+        When arguments do not fit together.
+
     Examples
     --------
     >>> change = placement_change([[0, 1]], [[0, 0]], [[40, 0]], 2, expert_bytes=10.0)

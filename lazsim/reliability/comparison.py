@@ -149,6 +149,11 @@ def compare_plans(
     lose, model, layer
         See `PlanComparison`; the model by name or TOML file.
 
+    Raises
+    ------
+    LazsimError
+        In one line that names the field.
+
     Examples
     --------
     >>> from lazsim.reliability.task import build_task

@@ -103,6 +103,11 @@ def assess_plans(task: PlanningTask, scenarios: FailureScenarios, policies: Sequ
     policies
         Names of policies; without any, all that apply.
 
+    Raises
+    ------
+    LazsimError
+        In one line that names the field.
+
     Examples
     --------
     Four experts on five nodes of four slots; two of the nodes hold the least replicated expert. Three failures spare

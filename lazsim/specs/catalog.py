@@ -122,7 +122,10 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
 
     A cluster may also be named by its size, as ``h100x64``, and a model by the path of a ``config.json``.
 
-    Raise `LazsimError` when there is no such entry, or the file cannot be read.
+    Raises
+    ------
+    LazsimError
+        When there is no such entry, or the file cannot be read.
     """
     if name.endswith(".toml"):
         return read_bytes(name, MAX_SPEC_BYTES)

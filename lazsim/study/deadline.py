@@ -56,7 +56,10 @@ class Purchase:
 def parse_due(work: str | float, deadline: str | float, on_demand_price: str | float | None, scenario: Scenario) -> Due:
     """Return the work that is asked for.
 
-    Raise `LazsimError` when the scenario has spares, or the work takes longer than the deadline.
+    Raises
+    ------
+    LazsimError
+        When the scenario has spares, or the work takes longer than the deadline.
     """
     cluster = scenario.cluster
     with prefix_errors("`on_demand_price`"):
@@ -178,7 +181,10 @@ def due_samples(
 ) -> int:
     """Return the samples that a scenario trains on nodes that stay in the time that the work takes.
 
-    Raise `LazsimError` when there are none.
+    Raises
+    ------
+    LazsimError
+        When there are none.
     """
     staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
     run = simulate(replace(scenario, duration_s=due.work_s), staying)

@@ -232,7 +232,10 @@ class Experiment:
     def call(self, function: str, context: Context, changes: Mapping[str, Any] | None = None) -> Any:
         """Call a function of the script, such as ``rows``, with its settings, to some of which changes are made.
 
-        Raise `LazsimError` when there is no such function, a setting is missing or not valid, or a run fails.
+        Raises
+        ------
+        LazsimError
+            When there is no such function, a setting is missing or not valid, or a run fails.
         """
         settings = self.settings(small=context.small, changes=changes)
         called = self._part(function)
@@ -280,7 +283,10 @@ def experiment_titles() -> dict[str, str]:
 def load_experiment(name: str) -> Experiment:
     """Load a published experiment by its name, or a script by its path.
 
-    Raise `SpecError` when there is no such experiment, or the script cannot be run.
+    Raises
+    ------
+    SpecError
+        When there is no such experiment, or the script cannot be run.
     """
     is_published = not name.endswith(".py")
     if not is_published:

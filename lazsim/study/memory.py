@@ -96,7 +96,10 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], loads
 def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> PlanComparison:
     """Add what the states of a model take on each GPU where its slots are full, and a note if a GPU has less.
 
-    Raise `LazsimError` when the model or the GPU is not known.
+    Raises
+    ------
+    LazsimError
+        When the model or the GPU is not known.
     """
     task = comparison.task
     spec = load_spec(ModelSpec, model, "model")

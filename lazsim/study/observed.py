@@ -325,7 +325,10 @@ def compare_observed(
 ) -> ObservedComparison:
     """Simulate what a log tells of under some systems, for as long as the log lasts unless a duration is given.
 
-    Raise `LazsimError` when an input is not valid, or the log never trains.
+    Raises
+    ------
+    LazsimError
+        When an input is not valid, or the log never trains.
     """
     unit, marks, hashed = read_log(path)
     observed = observed_phases(marks)

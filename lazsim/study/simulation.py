@@ -126,7 +126,10 @@ def resolve_runs(
 def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the systems that can run a job and fit into memory, and why the others cannot.
 
-    Raise `InfeasiblePlanError` when none does.
+    Raises
+    ------
+    InfeasiblePlanError
+        When none does.
     """
     found, left_out = list[str](), dict[str, dict[str, str]]()
     for system in system_names():

@@ -152,7 +152,10 @@ class StepResult:
 def predict_layout(inputs: StepInputs, search: bool = False) -> StepResult:
     """Predict the step of a layout, or of the fastest that a search finds.
 
-    Raise `SpecError` when the layout cannot be predicted, or none fits.
+    Raises
+    ------
+    SpecError
+        When the layout cannot be predicted, or none fits.
     """
     if not search:
         return StepResult(inputs, predict_step(inputs), [], {})

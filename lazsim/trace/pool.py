@@ -40,7 +40,10 @@ class PoolDraw:
 def draw_pool(spec: PoolSpec, rng: np.random.Generator, name: str) -> PoolDraw:
     """Draw the failures of a job.
 
-    Raise `LazsimError` when there are too many failures, or no server is left.
+    Raises
+    ------
+    LazsimError
+        When there are too many failures, or no server is left.
     """
     return _Pool(spec, Random(int(rng.integers(2**62))), name).draw()
 

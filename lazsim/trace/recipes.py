@@ -222,7 +222,10 @@ def _require(holds: bool, what: str) -> None:
 def load_recipe(name: str) -> Recipe:
     """Read an entry of the catalogue of traces, or a path that ends in ``.toml``.
 
-    Raise `LazsimError` when there is no such entry or file, or it does not hold such a specification.
+    Raises
+    ------
+    LazsimError
+        When there is no such entry or file, or it does not hold such a specification.
 
     Examples
     --------

@@ -249,6 +249,7 @@ def note_written(folder: Path, names: Iterable[str]) -> None:
 
 
 COMPILED_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Environment variable of the folder in which torch keeps what it compiles."""
 
 
 def require_torch(doing: str) -> None:

@@ -93,7 +93,10 @@ def cli() -> None:
 def run_command(arguments: list[str] | None) -> int:
     """Run the command line and return its exit status.
 
-    Raise `KeyboardInterrupt` when it was interrupted.
+    Raises
+    ------
+    KeyboardInterrupt
+        When it was interrupted.
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:

@@ -74,7 +74,10 @@ def describe_systems() -> dict[str, str]:
 def find_system(name: str) -> System:
     """Find a system: a name of `SYSTEMS`, an entry point of an installed package, or ``path.py:object``.
 
-    Raise `SpecError` when there is no such name, file or object, or it is no `System`.
+    Raises
+    ------
+    SpecError
+        When there is no such name, file or object, or it is no `System`.
 
     Examples
     --------

@@ -203,7 +203,10 @@ class Search:
         ICML 2013); with more, those that are worse than the best beyond chance at the same seeds (racing: Maron and
         Moore, NIPS 1993).
 
-        Raise `LazsimError` when there are more alternatives than runs, or none can run.
+        Raises
+        ------
+        LazsimError
+            When there are more alternatives than runs, or none can run.
         """
         alive = list(alternatives)
         budget = int(RACE_SHARE * self.max_runs)

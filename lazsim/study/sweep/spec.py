@@ -89,7 +89,10 @@ class Sweep:
 def load_sweep(path: Path | str) -> Sweep:
     """Read a sweep from a TOML file; paths in it are relative to its folder.
 
-    Raise `LazsimError` when the file cannot be read, or has an unknown key or value; the message names file and key.
+    Raises
+    ------
+    LazsimError
+        When the file cannot be read, or has an unknown key or value; the message names file and key.
     """
     path = Path(path)
     try:
@@ -103,7 +106,10 @@ def load_sweep(path: Path | str) -> Sweep:
 def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Path = Path()) -> Sweep:
     """Make a sweep from plain data: ``base`` and ``grid``, as in a file.
 
-    Raise `SpecError` when a key is unknown, a value has a wrong type, a list is empty, or there is no trace.
+    Raises
+    ------
+    SpecError
+        When a key is unknown, a value has a wrong type, a list is empty, or there is no trace.
     """
     with prefix_errors(name):
         try:

@@ -163,8 +163,10 @@ class Lookup:
 def read_runs(path: str | None = None) -> list[MeasuredRun]:
     """Read measured runs from a file, or the catalogue's; one that cannot be predicted has `MeasuredRun.skipped`.
 
-    Raise `LazsimError` when the file cannot be read or lacks columns. A row that cannot be predicted says so in
-    `MeasuredRun.skipped`.
+    Raises
+    ------
+    LazsimError
+        When the file cannot be read or lacks columns. A row that cannot be predicted says so in `MeasuredRun.skipped`.
     """
     catalogued = read_table(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
     if path is None:

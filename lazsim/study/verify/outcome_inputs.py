@@ -38,7 +38,10 @@ VARIED = re.compile(r"\bvaried: [^;]+")
 def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
     """Read the inputs of a set-up from the words of a row; the last of several mentions counts.
 
-    Raise `SpecError` when an input is no number, or what is ``varied`` is none.
+    Raises
+    ------
+    SpecError
+        When an input is no number, or what is ``varied`` is none.
 
     Examples
     --------
@@ -62,7 +65,10 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
 def refuse_unread(setup: Setup, text: str) -> None:
     """Refuse the inputs of a set-up where some of their words say nothing to it, or an input is given twice.
 
-    Raise `SpecError` when that is so. What stands in brackets is a comment.
+    Raises
+    ------
+    SpecError
+        When that is so. What stands in brackets is a comment.
     """
     told = [one for one in _told(setup, text) if not any(one.start in range(*span) for span in _comments(text))]
     for one, other in itertools.combinations(told, 2):

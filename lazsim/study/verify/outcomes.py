@@ -116,7 +116,10 @@ class ReplayedOutcome(Prediction):
 def read_outcomes(path: str | None = None) -> list[PublishedOutcome]:
     """Read published outcomes from a file, or the catalogue's.
 
-    Raise `LazsimError` when the file cannot be read, lacks columns, or has a set-up that there is not.
+    Raises
+    ------
+    LazsimError
+        When the file cannot be read, lacks columns, or has a set-up that there is not.
     """
     content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
     catalogue = {row["id"]: row for row in read_table(CATALOG, content, NEEDED).values()}

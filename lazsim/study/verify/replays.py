@@ -169,7 +169,10 @@ def figures_of(setup: Setup, metric: str) -> tuple[str, ...] | None:
 def variants(setup: Setup, inputs: Mapping[str, Sequence[float]]) -> list[Setup]:
     """Return the set-up with the inputs of a row: one for each value of an input that has several.
 
-    Raise `SpecError` when several inputs have several values, or a value cannot be.
+    Raises
+    ------
+    SpecError
+        When several inputs have several values, or a value cannot be.
     """
     several = [name for name, values in inputs.items() if len(values) > 1]
     if len(several) > 1:
@@ -347,7 +350,10 @@ FIGURE_UNITS = {"hours": "h", "minutes": "min", "s": "s", "percent": "%"} | dict
 def scale_of(figure: str, unit: str) -> float:
     """Return what a figure is multiplied by to be in the unit of a row; 1 where it is no time, share or rate.
 
-    Raise `SpecError` when only one of both is a time, or a share.
+    Raises
+    ------
+    SpecError
+        When only one of both is a time, or a share.
 
     Examples
     --------

@@ -156,7 +156,10 @@ class Clock:
     def read_span(self, span: tuple[str, str], name: str) -> tuple[float | None, float | None]:
         """Read from when to when a file was observed, written as its times or as dates of ISO 8601; None is empty.
 
-        Raise `TraceFormatError` when a text is neither.
+        Raises
+        ------
+        TraceFormatError
+            When a text is neither.
         """
         is_local, formats = self.is_local, self._formats
         found = []
@@ -189,8 +192,11 @@ class Clock:
     def start(self, times: Iterable[float], name: str, span: tuple[str, str] | None = None) -> None:
         """Settle the unit and the origin of all times of the file, and of what the user says that was observed.
 
-        Raise `TraceFormatError` when times are numbers whose unit nothing tells, or dates for which the user gives one,
-        or when `span` has no times like these.
+        Raises
+        ------
+        TraceFormatError
+            When times are numbers whose unit nothing tells, or dates for which the user gives one, or when `span`
+            has no times like these.
         """
         self._span = self.read_span(span or ("", ""), name)
         known = sorted([*times, *(time for time in self._span if time is not None)]) or [0.0]
@@ -234,7 +240,10 @@ class Clock:
     def end(self, times_s: Sequence[float], name: str, last_s: float = 0.0) -> float:
         """Return when the observation ends: as the user says, or at the last of some times and `last_s`.
 
-        Raise `TraceFormatError` when one of the times is not in the span that the user says.
+        Raises
+        ------
+        TraceFormatError
+            When one of the times is not in the span that the user says.
         """
         begin_s, end_s = (None if time is None else self.seconds(time) for time in self._span)
         if begin_s and not self.is_absolute:

@@ -105,7 +105,10 @@ def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> Kind | None:
 def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
     """Read the rows of a table by a mapping that names the columns; the user's own wishes go first.
 
-    Raise `TraceFormatError` when the table has no such columns, rows of several clusters, or a row that is wrong.
+    Raises
+    ------
+    TraceFormatError
+        When the table has no such columns, rows of several clusters, or a row that is wrong.
     """
     reading = _MappedTable(source, table, source.asked.under(mapping)).read()
     return reading._replace(cluster_nodes=mapping.cluster_nodes)

@@ -180,7 +180,10 @@ def make_mapping(
 
     `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line; `span` is ``FROM..TO``.
 
-    Raise `SpecError` when one cannot be understood.
+    Raises
+    ------
+    SpecError
+        When one cannot be understood.
 
     Examples
     --------

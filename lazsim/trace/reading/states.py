@@ -65,8 +65,10 @@ class StateLog:
 
         A node is there while all its series are 1. It is gone where one has no sample, though another node has.
 
-        Raise `TraceFormatError` when a series names no node, or nodes have samples at different times, so that one
-        without may be there.
+        Raises
+        ------
+        TraceFormatError
+            When a series names no node, or nodes have samples at different times, so that one without may be there.
         """
         states: dict[str, list[dict[float, bool]]] = {}
         for labels, samples in series:
@@ -137,8 +139,10 @@ def choose_series(
 ) -> list[tuple[Mapping[str, Any], SamplesT]]:
     """Return the series whose labels fit ``LABEL=PATTERN``, of readiness where they are of conditions.
 
-    Raise `TraceFormatError` when there is none, one is of a metric that does not tell of nodes, or they are of several
-    jobs.
+    Raises
+    ------
+    TraceFormatError
+        When there is none, one is of a metric that does not tell of nodes, or they are of several jobs.
     """
     wanted = list(where)
     series = list(series)
@@ -184,7 +188,10 @@ def json_records(source: Source, *lists: str) -> Iterator[tuple[str, dict[str, A
     The file has one value or several, such as one on each line. An array stands for its elements, and so does an object
     with an array under one of the names `lists`.
 
-    Raise `TraceFormatError` when a value is no valid JSON.
+    Raises
+    ------
+    TraceFormatError
+        When a value is no valid JSON.
     """
     number = 0
     for value in _json_values(source):
