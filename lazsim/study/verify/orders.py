@@ -158,22 +158,17 @@ def _spearman(one: Numbers, others: Numbers) -> Numbers:
 
     Examples
     --------
-    >>> _spearman(np.array([1.0, 2.0, 2.0, 4.0]), np.array([[1.0, 2.0, 2.0, 9.0], [4.0, 3.0, 3.0, 1.0]])).tolist()
+    >>> others = np.array([[1.0, 2.0, 2.0, 9.0], [4.0, 3.0, 3.0, 1.0]])
+    >>> _spearman(np.array([1.0, 2.0, 2.0, 4.0]), others).round(9).tolist()
     [1.0, -1.0]
     """
+    from scipy.stats import rankdata
+
     if not np.ptp(one) or not np.ptp(others, axis=1).all():
         return np.zeros(len(others))
-    ranks = _ranks(np.vstack([one, others]))
+    # `spearmanr` of scipy would correlate the others with one another, too.
+    ranks = rankdata(np.vstack([one, others]), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
-    scale = 1 / (len(one) - 1)
-    deviations = np.sqrt(scale * (ranks**2).sum(axis=1))
-    found: Numbers = np.clip(scale * (ranks[1:] @ ranks[0]) / deviations[0] / deviations[1:], -1, 1)
+    ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
+    found: Numbers = np.clip(ranks[1:] @ ranks[0], -1, 1)
     return found
-
-
-def _ranks(values: Numbers) -> Numbers:
-    """Rank the values of each row from 1 on; equal ones get the mean of their ranks."""
-    below = (values[:, None, :] < values[:, :, None]).sum(axis=2)
-    same = (values[:, None, :] == values[:, :, None]).sum(axis=2)
-    ranks: Numbers = below + (same + 1) / 2
-    return ranks
