@@ -189,12 +189,16 @@ def test_every_public_name_can_be_imported():
         assert getattr(lazsim, name) is not None
 
 
+ALIKE = {"lazsim", "cli", "output", "plots", "readers", "systems"}
+"""Packages without a guide: their modules are commands, results, formats or systems, or the rest of lazsim."""
+
+
 @pytest.mark.parametrize(
     "package", sorted(path.parent for path in PACKAGE.rglob("__init__.py")), ids=lambda path: path.name
 )
-def test_a_package_that_says_what_its_modules_are_for_leaves_none_out(package):
+def test_a_package_says_what_each_of_its_modules_is_for(package):
     told = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
     named = set(re.findall(r"(?<!`)`([a-z_]+)`(?!`)", told))
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
     folders = {path.parent.name for path in package.glob("*/__init__.py")}
-    assert not named & modules or modules <= named <= modules | folders
+    assert package.name in ALIKE or modules <= named <= modules | folders

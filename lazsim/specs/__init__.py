@@ -1,4 +1,9 @@
-"""Frozen specifications of a model, a GPU, a cluster and a job, read from TOML."""
+"""Frozen specifications of a model, a GPU, a cluster and a job, read from TOML.
+
+`record` is the base of all: `model`, `hardware`, `job` with the layout in `parallel`, and the constants of a `step`.
+`catalog` finds them by name, `huggingface` makes a model of a ``config.json``, `overrides` change fields, and `effects`
+says which of them have none.
+"""
 
 from lazsim.specs.catalog import (
     CATALOG_KINDS,
