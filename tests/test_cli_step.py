@@ -359,8 +359,8 @@ def test_rows_of_a_file_find_models_and_systems_beside_it(lazsim, tmp_path):
     line = next(line for line in lines if line.startswith("r043,"))
     (tmp_path / "runs.csv").write_text("\n".join([lines[0], line.replace("qwen3_30b_a3b", "mine")]) + "\n")
     status, out, _ = lazsim("verify", "--rows", str(tmp_path / "runs.csv"), "--json")
-    assert "unknown model 'mine'" in json.loads(out)["rows"][0]["skipped"]
-    assert "r043: unknown model 'mine'" in lazsim("verify", "--rows", str(tmp_path / "runs.csv"))[1]
+    assert "no model 'mine' in the catalogue" in json.loads(out)["rows"][0]["skipped"]
+    assert "r043: no model 'mine' in the catalogue" in lazsim("verify", "--rows", str(tmp_path / "runs.csv"))[1]
     columns = {
         "model_key": "mine", "layers_total": 48, "moe_layers": 48, "d_model": 2048, "heads": 32, "kv_heads": 4,
         "head_dim": 128, "experts": 128, "topk": 8, "expert_d_ff": 768, "mats_per_expert": 3, "vocab": 151936,

@@ -135,9 +135,11 @@ class Lookup:
     def model(self, name: str) -> ModelSpec:
         """Find a model."""
         catalogued = name.replace("_", "-")
+        known = catalogued in catalog_names("models")
+        if not known and name not in self.models:
+            raise SpecError(f"no model {name!r} in the catalogue or beside the file")
         if name not in self.models:
             return load_spec(ModelSpec, catalogued)
-        known = catalogued in catalog_names("models")
         return _model_of(name, self.models[name], load_spec(ModelSpec, catalogued) if known else None)
 
     def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
