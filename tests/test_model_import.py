@@ -9,7 +9,7 @@ import pytest
 from lazsim.errors import SpecError
 from lazsim.files.decoding import convert
 from lazsim.specs import ModelSpec, catalog_names, load_spec
-from lazsim.specs.huggingface import FAMILIES, import_config
+from lazsim.specs.huggingface import TEXT, families, import_config
 from tests.conftest import ROOT
 
 MIXTRAL = {
@@ -45,6 +45,7 @@ LLAMA4 = {
     "model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
     "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
     "num_experts_per_tok": 1, "attention_chunk_size": 8192, "vocab_size": 202048,
+    "use_qk_norm": False,
 }  # fmt: skip
 CONFIGS = {
     "mixtral-8x7b": MIXTRAL,
@@ -292,11 +293,98 @@ def test_counts_of_a_family_are_those_of_the_model_that_transformers_builds_by_d
     assert model.active_params == model.dense_params + experts * model.top_k // model.num_experts
 
 
+def language_model(config):
+    return next((config[name] for name in TEXT if name in config), config)
+
+
+# Edits of the configs above: of the language model, of the model around it, and what Transformers 5.24 builds of that,
+# by the same count. None leaves a field out. DeepSeek's port to Transformers has no `moe_layer_freq`.
+EDITED = {
+    "experts every second layer": ("llama4", {"moe_layers": None, "interleave_moe_layer_step": 2}, {}, 9618964480, 3),
+    "experts to the last layer": (
+        "ernie4_5_moe", {"moe_layer_end_index": -1, "moe_layer_interval": 2}, {}, 2978447360, 3,
+    ),
+    "dense layers by step and list": (
+        "qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": [0, 3]}, {}, 2038431744, 2,
+    ),
+    "dense layers of their own width": (
+        "cohere2_moe", {"mlp_layer_types": ["dense"] * 2 + ["sparse"] * 4, "prefix_dense_intermediate_size": 777}, {},
+        21462958080, 4,
+    ),
+    "the same of MiniMax-M3": (
+        "minimax_m3_vl",
+        {"mlp_layer_types": ["dense"] * 2 + ["sparse"] * 4, "dense_intermediate_size": 777, "layer_types": None}, {},
+        32349425664, 4,
+    ),
+    "the model around ties": (
+        "qwen3_5_moe", {"tie_word_embeddings": False}, {"tie_word_embeddings": True},
+        # Less the vectors of six shared experts.
+        5558120448 - 6 * 2048, 6,
+    ),
+    "the model around does not say": (
+        "qwen3_vl_moe", {"tie_word_embeddings": True}, {"tie_word_embeddings": None}, 3838001152, 6,
+    ),
+    "the text ties": ("llama4", {"tie_word_embeddings": True}, {"tie_word_embeddings": False}, 14247034880, 6),
+    "the text does not tie": ("llama4", {"tie_word_embeddings": False}, {"tie_word_embeddings": True}, 15281520640, 6),
+    "either ties": ("glm4v_moe", {"tie_word_embeddings": True}, {"tie_word_embeddings": False}, 12131500032, 5),
+    "either ties MiniMax-M3": (
+        "minimax_m3_vl", {"tie_word_embeddings": True}, {"tie_word_embeddings": False}, 45701922816, 6,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_counts_of_an_edited_config_are_those_of_the_model_that_transformers_builds(name):
+    family, of_text, around, total, num_moe_layers = EDITED[name]
+    config = json.loads(json.dumps(TRANSFORMERS[family]["config"]))
+    for fields, edits in ((language_model(config), of_text), (config, around)):
+        fields |= edits
+        for field in [field for field, value in edits.items() if value is None]:
+            del fields[field]
+    toml, _ = import_config("c", json.dumps(config).encode(), is_checked=True)
+    model = convert(tomllib.loads(toml.decode()), ModelSpec)
+    assert (model.total_params, model.num_moe_layers) == (total, num_moe_layers)
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_a_missing_field_is_what_transformers_takes_and_told(family):
+    config = TRANSFORMERS[family]["config"]
+    whole, _ = import_config("c", json.dumps(config).encode(), is_checked=True)
+    known = max((one for one in families() if language_model(config)["model_type"].startswith(one)), key=len)
+    for field in families()[known].keys() & language_model(config).keys():
+        lacking = json.loads(json.dumps(config))
+        del language_model(lacking)[field]
+        toml, left_out = import_config("c", json.dumps(lacking).encode(), is_checked=True)
+        assert tomllib.loads(toml.decode()) == tomllib.loads(whole.decode()), field
+        if toml != whole:
+            told = next(one for one in left_out if one.startswith("not in the config, and taken as Transformers"))
+            assert field in told
+
+
+def test_layers_with_windows_are_not_guessed(lazsim, tmp_path):
+    config = TRANSFORMERS["kolibri1"]["config"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({field: value for field, value in config.items() if field != "layer_types"}))
+    code, out, err = lazsim("model", "import", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no layer_types, which say for this family what layers have the window of 513 tokens" in err
+    path.write_text(json.dumps(config | {"layer_types": ["full_attention"] * 5}))
+    assert "layer_types: expected an element for each of 6 layers, found 5" in lazsim("model", "import", path)[2]
+
+
+@pytest.mark.parametrize("family", ["flint", "granitemoe_swa", "gpt_oss"])
+def test_families_with_sinks_have_them(family):
+    # `self.sinks` in modeling_flint.py, modeling_granitemoe_swa.py and modeling_gpt_oss.py.
+    toml, _ = import_config("c", json.dumps(TRANSFORMERS[family]["config"]).encode(), is_checked=True)
+    assert convert(tomllib.loads(toml.decode()), ModelSpec).attention.sinks
+
+
 def test_every_family_that_is_taken_as_known_was_compared():
     compared = [*TRANSFORMERS, *(config.get("model_type", "") for config in CONFIGS.values())]
     compared += [config["model_type"] for config, *_ in FURTHER.values()]
-    for family in FAMILIES:
-        assert any(one.startswith(family) for one in compared), family
+    for family, known in families().items():
+        is_compared = any(one.startswith(family) for one in compared)
+        assert is_compared != ("not_compared" in known.get("traits", ())), family
 
 
 def test_counts_are_those_of_the_published_files():
@@ -357,16 +445,16 @@ def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
         ("[1]", "not a config.json of Transformers"),
         ({"hidden_size": 4096}, "no num_local_experts or n_routed_experts"),
         ({**MIXTRAL, "num_local_experts": None}, "expected config.json of an MoE model"),
-        ({**MIXTRAL, "hidden_size": "wide"}, "hidden_size: expected a whole number from 0 up, found 'wide'"),
+        ({**MIXTRAL, "hidden_size": "wide"}, "hidden_size: expected a whole number from 1 up, found 'wide'"),
         ({**MIXTRAL, "moe_layer_freq": 0}, "a step of 0 between MoE layers"),
         ({**MIXTRAL, "mlp_only_layers": [{}]}, "mlp_only_layers: expected a list of numbers or words, found '[{}]'"),
         ({**MIXTRAL, "mlp_only_layers": "3"}, "mlp_only_layers: expected a list of numbers or words, found '3'"),
-        ({**MIXTRAL, "hidden_size": -1}, "hidden_size: expected a whole number from 0 up, found '-1'"),
+        ({**MIXTRAL, "hidden_size": -1}, "hidden_size: expected a whole number from 1 up, found '-1'"),
         ({**MIXTRAL, "num_hidden_layers": 10**6}, "num_hidden_layers: expected 1 to 4096"),
         ({**MIXTRAL, "num_experts_per_tok": 9}, "top_k (9) exceeds num_experts (8)"),
         ({**MIXTRAL, "decoder_sparse_step": 0}, "a step of 0 between MoE layers"),
-        ({**MIXTRAL, "first_k_dense_replace": 32}, "num_moe_layers: expected a whole number >= 1"),
-        ({**MIXTRAL, "layer_types": ["linear_attention"]}, "layers of several kinds, such as linear attention"),
+        ({**MIXTRAL, "first_k_dense_replace": 32}, "no layer has experts, as first_k_dense_replace or"),
+        ({**MIXTRAL, "layer_types": ["linear_attention"] * 32}, "layers of several kinds, such as linear attention"),
         ({**MIXTRAL, "mamba_num_heads": 8}, "mamba_num_heads: layers of several kinds"),
         ({**MIXTRAL, "attn_type_list": [0, 1]}, "layers of several kinds, such as linear attention"),
         ({**MIXTRAL, "is_encoder_decoder": True}, "is_encoder_decoder: an encoder and a decoder"),
@@ -618,7 +706,7 @@ def test_parts_and_families_that_were_not_counted_are_refused_where_nobody_looks
         (SMALL | {"model_type": "jamba", "mamba_d_state": 16, "num_experts": 8}, "Qwen3-Next and Qwen3.5 only"),
         (MIXTRAL | {"model_type": "longcat_flash", "num_hidden_layers": None}, "(model_type longcat_flash is not"),
         (MIXTRAL | {"mlp_layer_types": ["hash_moe"] * 32}, "feed-forward blocks of the kind 'hash_moe'"),
-        (QWEN3_NEXT | {"mlp_only_layers": [0]}, "1 layers beside those of state space, attention and experts"),
+        (QWEN3_NEXT | {"mlp_only_layers": [0]}, "1 of the layers are none of state space, attention or experts"),
     ],
 )
 def test_models_that_lazsim_has_no_shapes_of_are_refused_with_the_reason(lazsim, tmp_path, config, said):

@@ -4,7 +4,11 @@ import json
 import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
 from typing import Any
+
+import msgspec
 
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files.decoding import convert, decode_json
@@ -14,14 +18,17 @@ from lazsim.specs.model import ModelSpec
 SEQUENCE_LENGTH = 4096
 """Tokens of a training sequence, which no config tells: *assumption*, as of the other models of the catalogue."""
 
-NESTED = ("text_config", "language_config", "llm_config", "ffn_config", "attn_config")
-"""Parts of a config that describe the language model."""
+TEXT = ("text_config", "language_config", "llm_config")
+"""Parts of a config of several models that describe the language model."""
+
+NESTED = (*TEXT, "ffn_config", "attn_config")
+"""Parts of a config that describe the language model, or parts of it."""
 
 THINKER = "thinker_config"
 """Part of a config of Qwen3-Omni that has those."""
 
-OTHER_PARTS = ("vision_config", "audio_config", "talker_config", "code2wav_config")
-"""Parts of a model that are not counted."""
+SIZED = {"hidden_size", "d_model", "model_type", "num_hidden_layers", "width"}
+"""Fields of which one is in the config of each model; those that are not the language model are not counted."""
 
 SHAPING = re.compile(
     r".*_(size|dim|rank|heads?|groups?|layers?|channels|interval|period|step|enum|offset|frequency|modules|topk)"
@@ -34,37 +41,29 @@ HARMLESS = re.compile(
     r"|.*(rotary|rope|dropout|coef|loss|bias|jitter|capacity|norm|ngram|scal|chunk_size|impl|token|router|overlap|conv_kernel|combine).*"
     r"|(ep|tp|batch|qk_head)_(size|dim)"
 )
-"""Of these, names of fields that do not, or that `OTHER_PARTS` covers."""
+"""Of these, names of fields that do not, or that describe how a model sees and hears."""
 
 TOP_K = (
     "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "moe_top_k"
 )  # fmt: skip
 """Names of the number of experts that a token goes to."""
 
-FAMILIES = (
-    "afmoe", "aria", "axk1", "bailing_moe", "beam", "cohere2_moe", "dbrx", "deepseek_v2", "deepseek_v3", "dots1",
-    "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe", "glm4v_moe", "glm_moe_dsa", "gpt_oss", "granitemoe",
-    "grok-1", "hunyuan", "hy_v3", "kimi_k2", "kolibri1", "llama4", "mellum", "minimax_m2", "minimax_m3", "mistral4",
-    "mixtral", "nemotron_h", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe", "qwen3_moe", "qwen3_next",
-    "qwen3_omni_moe", "qwen3_vl_moe", "sarvam", "solar_open", "unlimited_ocr",
+DENSE_WIDTHS = (
+    "intermediate_size_mlp", "mlp_intermediate_size", "prefix_dense_intermediate_size", "dense_intermediate_size"
 )  # fmt: skip
-"""Begins of the `model_type` of families whose counts were compared with their models in Transformers 5.24, or with
-those published. Others may have the same fields and other layers."""
+"""Names of the width of dense blocks where `intermediate_size` is that of experts."""
 
-NORMED = (
-    "afmoe", "beam", "dots1", "exaone_moe", "flex_olmo", "flint", "hunyuan", "hy_v3", "kolibri1", "mellum", "minimax_m",
-    "olmoe", "qwen3",
-)  # fmt: skip
-"""Families that norm each query and key head, of which their configs say nothing."""
+FURTHER = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules")
+"""Names of the number of layers that predict further tokens."""
 
-GATED = ("afmoe", "beam", "qwen3_5_moe", "qwen3_next")
-"""Families with a gate at the output of attention, of which their configs say nothing."""
+STARTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+"""Names of the first layer with experts."""
 
-TIED = ("cohere2_moe", "ernie4_5_moe", "jetmoe")
-"""Families whose embeddings are tied where their configs say nothing: Transformers 4 leaves defaults out."""
+KINDS = ("layer_types", "layers_block_type")
+"""Names of the list of kinds of layers."""
 
-HYBRIDS = ("granitemoehybrid", "nemotron_h", "qwen3_5_moe", "qwen3_next")
-"""Families whose layers without attention have the shapes of a `StateSpaceSpec`."""
+NULLABLE = ("q_lora_rank", "num_key_value_heads", "head_dim", "sliding_window", "attention_chunk_size")
+"""Fields of which a null says something: none, or what follows from others. Any other null is a missing field."""
 
 ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers that have attention."""
@@ -76,30 +75,55 @@ PATTERN = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 """Letters of the layers of Nemotron-H."""
 
 
+@cache
+def families() -> dict[str, dict[str, Any]]:
+    """Return what is known of families beside their configs, by the begin of their `model_type`."""
+    text = (resources.files("lazsim") / "catalog" / "families.toml").read_bytes()
+    return msgspec.toml.decode(text, type=dict[str, dict[str, Any]])
+
+
 class _Config:
     """The fields of a config; a field has one of several names, by model family."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         nested = [fields[name] for name in NESTED if isinstance(fields.get(name), dict)]
         self.fields = ChainMap(*nested, dict(fields))
+        is_wrapper = any(isinstance(fields.get(name), dict) for name in TEXT)
+        self.of_text = ChainMap(*nested) if is_wrapper else self.fields
         self.asked = set(NESTED)
-        # A wrapper of several models decides whether the embeddings of its language model are tied.
-        if fields.get("tie_word_embeddings") is not None:
-            self.fields = self.fields.new_child({"tie_word_embeddings": fields["tie_word_embeddings"]})
-        self.family = next((str(one["model_type"]) for one in (*nested, fields) if one.get("model_type")), "")
-        self.odd = [] if self.family.startswith(FAMILIES) or not self.family else [f"model_type {self.family}"]
+        name = next((str(one["model_type"]) for one in (*nested, fields) if one.get("model_type")), "")
+        known = max((one for one in families() if name.startswith(one)), key=len, default="")
+        family = families().get(known, {})
+        self.traits: Sequence[str] = family.get("traits", ())
+        self.defaults = {key: value for key, value in family.items() if key != "traits"}
+        """What Transformers takes for fields that a config lacks."""
+        self.taken: dict[str, Any] = {}
+        """Of these, those that were taken."""
+        self.odd = [f"model_type {name}"] if name and (not known or "not_compared" in self.traits) else []
         """What a model has that lazsim does not know, beside fields."""
+        tied = [bool(one.get("tie_word_embeddings")) for one in (fields, *nested)]
+        if "tied_by_either" in self.traits:
+            self.fields = self.fields.new_child({"tie_word_embeddings": any(tied)})
+        elif "tied_by_wrapper" in self.traits or (nested and fields.get("tie_word_embeddings") is not None):
+            self.fields = self.fields.new_child({"tie_word_embeddings": tied["tied_by_text" in self.traits]})
 
-    def number(self, *names: str, default: int | None = None) -> int:
-        """Return the first field that is there and not null: a whole number from 0 up, or a list of equal ones."""
+    def given(self, names: Sequence[str]) -> list[tuple[str, Any]]:
+        """List the fields of a config that have these names; else what Transformers takes for the first of them."""
         self.asked |= {*names}
-        for name in names:
-            value = self.fields.get(name)
+        found = [(name, self.fields[name]) for name in names if self.fields.get(name) is not None]
+        if not found and not any(name in self.fields and name in NULLABLE for name in names):
+            found = [(name, self.defaults[name]) for name in names if name in self.defaults][:1]
+            self.taken |= found
+        return found
+
+    def number(self, *names: str, default: int | None = None, least: int = 0) -> int:
+        """Return the first field that is there and not null: a whole number from `least` up, or some that are equal."""
+        for name, value in self.given(names):
             if isinstance(value, list) and value and all(one == value[0] for one in value):
                 value = value[0]
-            if value is not None and value is not False:
-                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                    raise SpecError(f"{name}: expected a whole number from 0 up, found {str(value)[:40]!r}")
+            if value is not False:
+                if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                    raise SpecError(f"{name}: expected a whole number from {least} up, found {str(value)[:40]!r}")
                 return value
         if default is None:
             known = f" ({self.odd[0][:60]} is not known)" if self.odd else ""
@@ -108,29 +132,31 @@ class _Config:
             )
         return default
 
-    def layers(self, *names: str) -> list[Any]:
-        """Return a list with an element for each layer, or for some of them; empty where it is missing."""
-        self.asked |= {*names}
-        for name in names:
-            value = self.fields.get(name)
+    def layers(self, *names: str, each: int = 0) -> list[Any]:
+        """Return a list, with an element for `each` layer if any number is given; empty where it is missing.
+
+        Some configs have elements for further-token layers at the end, which are left out.
+        """
+        for name, value in self.given(names):
             if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)+", value, re.ASCII):
                 value = [int(one[:9]) for one in value.split(",")]
-            if value is not None:
-                if not isinstance(value, list) or not all(isinstance(one, int | str) for one in value):
-                    raise SpecError(f"{name}: expected a list of numbers or words, found {str(value)[:40]!r}")
-                return value[:MAX_LAYERS]
+            if not isinstance(value, list) or not all(isinstance(one, int | str) for one in value):
+                raise SpecError(f"{name}: expected a list of numbers or words, found {str(value)[:40]!r}")
+            further = self.number(*FURTHER, default=0)
+            if each and value and not each <= len(value) <= each + further:
+                raise SpecError(f"{name}: expected an element for each of {each} layers, found {len(value)}")
+            return value[: each or MAX_LAYERS]
         return []
 
     def has(self, name: str) -> bool:
         """Return whether a field is there and neither null nor false."""
-        self.asked.add(name)
-        return bool(self.fields.get(name))
+        return any(bool(value) for _, value in self.given([name]))
 
     def unknown(self) -> list[str]:
         """Name what lazsim does not know: kinds, and fields that may shape the model and were not asked for."""
         return self.odd + [
             name
-            for name, value in self.fields.items()
+            for name, value in self.of_text.items()
             if name not in self.asked
             and SHAPING.fullmatch(name)
             and not HARMLESS.fullmatch(name)
@@ -161,8 +187,16 @@ def import_config(path: str, content: bytes, *, is_checked: bool = False) -> tup
                 "lazsim model import CONFIG.json --out mine.toml, check its parameters and give mine.toml"
             )
     model = convert(values, ModelSpec, path=path)
-    parts = [name for name in OTHER_PARTS if config.has(name)]
-    found = {"not counted": parts, "not known, and may shape the model": unknown}
+    parts = [
+        name for name, value in config.fields.items()
+        if name.endswith("_config") and name not in NESTED and isinstance(value, dict) and SIZED & {*value}
+    ]  # fmt: skip
+    taken = [f"{name} {str(value).lower()}" for name, value in config.taken.items()]
+    found = {
+        "not counted": parts,
+        "not in the config, and taken as Transformers 5.24 does": taken,
+        "not known, and may shape the model": unknown,
+    }
     left_out = [f"{what}: {', '.join(names)}." for what, names in found.items() if names]
     return _toml(values, model, left_out), left_out
 
@@ -171,17 +205,24 @@ def _model(config: _Config) -> dict[str, Any]:
     if config.has("is_encoder_decoder"):
         raise SpecError("is_encoder_decoder: an encoder and a decoder; lazsim has models of one stack of layers")
     num_experts = config.number(
-        "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", "num_routed_experts"
+        "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", "num_routed_experts", least=1
     )
     kinds = _kinds(config)
     num_layers = config.number("num_hidden_layers", "n_layers", default=len(kinds) or None)
     if not 0 < num_layers <= MAX_LAYERS:
         raise SpecError(f"num_hidden_layers: expected 1 to {MAX_LAYERS}, found {num_layers}")
-    d_model = config.number("hidden_size", "d_model")
+    d_model = config.number("hidden_size", "d_model", least=1)
     d_ff = config.number("intermediate_size", "ffn_hidden_size", default=0)
-    d_ff_expert = config.number("moe_intermediate_size", "expert_ffn_hidden_size", default=d_ff)
-    d_ff_dense = config.number("intermediate_size_mlp", "mlp_intermediate_size", default=d_ff)
+    widths = ("moe_intermediate_size", "expert_ffn_hidden_size")
+    d_ff_expert = config.number(*widths, default=d_ff) or config.number(*widths, "intermediate_size", least=1)
+    d_ff_dense = config.number(*DENSE_WIDTHS, default=d_ff)
     num_moe_layers = len(_moe_layers(config, num_layers))
+    if not num_moe_layers:
+        raise SpecError("no layer has experts, as first_k_dense_replace or a list of layers says: expected one")
+    if num_moe_layers < num_layers and not d_ff_dense and "hybrid" not in config.traits:
+        raise SpecError(f"no intermediate_size: the width of the {num_layers - num_moe_layers} dense layers is missing")
+    if config.layers(*KINDS, each=num_layers):
+        kinds = kinds[:num_layers]
     values: dict[str, Any] = {
         "name": _name(config),
         "num_layers": num_layers,
@@ -189,22 +230,19 @@ def _model(config: _Config) -> dict[str, Any]:
         "d_model": d_model,
         "d_ff_expert": d_ff_expert,
         "d_ff_dense": d_ff_dense if num_moe_layers < num_layers else 0,
-        "matrices_per_expert": 2 if config.family.startswith("nemotron_h") else 3,
+        "matrices_per_expert": 2 if "two_matrices" in config.traits else 3,
         "num_experts": num_experts,
-        "top_k": config.number(*TOP_K),
-        "num_expert_groups": config.number("n_group", default=1),
-        "num_groups_per_token": config.number("topk_group", default=1),
-        "num_mtp_layers": config.number("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules", default=0),
-        "sequence_length": min(SEQUENCE_LENGTH, config.number("max_position_embeddings", default=SEQUENCE_LENGTH)),
-        "vocab_size": config.number("vocab_size"),
+        "top_k": config.number(*TOP_K, least=1),
+        "num_expert_groups": config.number("n_group", default=1, least=1),
+        "num_groups_per_token": config.number("topk_group", default=1, least=1),
+        "num_mtp_layers": config.number(*FURTHER, default=0),
+        "sequence_length": min(config.number("max_position_embeddings", default=10**9, least=1), SEQUENCE_LENGTH),
+        "vocab_size": config.number("vocab_size", least=1),
         "num_vocab_matrices": 1 if config.has("tie_word_embeddings") else 2,
     }
-    if config.fields.get("tie_word_embeddings") is None and config.family.startswith(TIED):
-        values["num_vocab_matrices"] = 1
     if width := config.number("moe_latent_size", default=0):
         values["d_expert"] = width
-    if config.family.startswith("gpt_oss"):
-        values |= {"expert_bias": True, "clamped_activation": True}
+    values |= {trait: True for trait in ("expert_bias", "clamped_activation") if trait in config.traits}
     values |= _shared_experts(config) | {"attention": _attention(config, num_layers, d_model, kinds)}
     return values | _hybrid(config, kinds, num_layers, num_moe_layers)
 
@@ -219,13 +257,12 @@ def _kinds(config: _Config) -> list[str]:
     pattern = config.fields.get("hybrid_override_pattern")
     if isinstance(pattern, str):
         return [PATTERN.get(letter, letter) for letter in pattern[:MAX_LAYERS]]
-    kinds = [str(kind) for kind in config.layers("layer_types", "layers_block_type")]
+    kinds = [str(kind) for kind in config.layers(*KINDS)]
     # MiniMax has a 1 for each layer of full attention, and a 0 for each of linear attention.
     kinds += [LINEAR[0] for kind in config.layers("attn_type_list") if kind == 0]
-    if not kinds and config.family.startswith(("qwen3_next", "qwen3_5_moe")):
-        period = config.number("full_attention_interval", default=4)
+    if not kinds and (period := config.number("full_attention_interval", default=0)):
         number = config.number("num_hidden_layers")
-        return [LINEAR[0] if not period or layer % period else ATTENTION[1] for layer in range(1, number + 1)]
+        return [LINEAR[0] if layer % period else ATTENTION[1] for layer in range(1, number + 1)]
     return kinds
 
 
@@ -238,12 +275,12 @@ def _hybrid(config: _Config, kinds: list[str], num_layers: int, num_moe_layers: 
     if not num_linear and not field:
         config.odd += sorted({f"layer_types {kind}" for kind in kinds} - {f"layer_types {kind}" for kind in ATTENTION})
         return {}
-    if not config.family.startswith(HYBRIDS):
+    if "hybrid" not in config.traits:
         raise SpecError(
             f"{field or 'layer_types'}: layers of several kinds, such as linear attention or state spaces, are "
             "imported of Granite 4, Nemotron 3, Qwen3-Next and Qwen3.5 only; write a TOML file with them"
         )
-    is_single = config.family.startswith("nemotron_h")
+    is_single = "single_blocks" in config.traits
     if is_single:
         num_moe_layers = kinds.count("moe")
         num_dense = len(kinds) - num_linear - num_moe_layers - sum(kind in ATTENTION for kind in kinds)
@@ -251,8 +288,8 @@ def _hybrid(config: _Config, kinds: list[str], num_layers: int, num_moe_layers: 
         num_dense = num_layers - num_moe_layers
     if num_dense or (num_layers != len(kinds)):
         raise SpecError(
-            f"{num_dense or abs(num_layers - len(kinds))} layers beside those of state space, attention and experts, "
-            "such as dense blocks: lazsim has no shapes of them in a hybrid model"
+            f"{num_dense or abs(num_layers - len(kinds))} of the layers are none of state space, attention or experts: "
+            "lazsim has no shapes of others, such as dense blocks, in a hybrid model"
         )
     further = config.layers("mtp_layers_block_type") or [*str(config.fields.get("mtp_hybrid_override_pattern", "*E"))]
     if further not in (["full_attention", "moe"], ["attention", "moe"], ["*", "E"]):
@@ -265,18 +302,16 @@ def _hybrid(config: _Config, kinds: list[str], num_layers: int, num_moe_layers: 
         "state_space": {
             "kind": "gated_delta" if config.has("linear_num_value_heads") else "mamba",
             "num_layers": num_linear,
-            "num_heads": config.number("mamba_num_heads", "mamba_n_heads", "linear_num_value_heads"),
-            "head_dim": config.number("mamba_head_dim", "mamba_d_head", "linear_value_head_dim"),
-            "state_dim": config.number("ssm_state_size", "mamba_d_state", "linear_key_head_dim"),
-            "num_groups": config.number("n_groups", "mamba_n_groups", "linear_num_key_heads", default=1),
+            "num_heads": config.number("mamba_num_heads", "mamba_n_heads", "linear_num_value_heads", least=1),
+            "head_dim": config.number("mamba_head_dim", "mamba_d_head", "linear_value_head_dim", least=1),
+            "state_dim": config.number("ssm_state_size", "mamba_d_state", "linear_key_head_dim", least=1),
+            "num_groups": config.number("n_groups", "mamba_n_groups", "linear_num_key_heads", default=1, least=1),
         },
     }
 
 
 def _moe_layers(config: _Config, num_layers: int) -> list[int]:
     """Return the layers whose feed-forward block has experts, by the rule of the model's family."""
-    start = config.number("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=0)
-    dense = set(config.layers("mlp_only_layers"))
     steps, first = ["interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_interval"], 1
     lists = ["mlp_layer_types", "moe_layer_freq"]
     if isinstance(config.fields.get("moe_layer_freq"), int):
@@ -285,27 +320,32 @@ def _moe_layers(config: _Config, num_layers: int) -> list[int]:
     period = config.number(*steps, default=1)
     if period == 0:
         raise SpecError("a step of 0 between MoE layers: a model without experts")
-    if kinds := config.layers(*lists):
+    config.asked |= {*STARTS, "mlp_only_layers"}
+    if kinds := config.layers(*lists, each=num_layers):
         if odd := next((kind for kind in kinds if kind not in ("sparse", "moe", "dense", "mlp", 0, 1)), None):
             raise SpecError(f"{lists[0]}: lazsim has no shapes of feed-forward blocks of the kind {str(odd)[:40]!r}")
-        return [layer for layer, kind in enumerate(kinds[:num_layers]) if kind in ("sparse", "moe", 1)]
+        return [layer for layer, kind in enumerate(kinds) if kind in ("sparse", "moe", 1)]
     if chosen := config.layers("moe_layers", "moe_layers_enum"):
         return [layer for layer in range(num_layers) if layer in chosen]
-    end = min(num_layers, config.number("moe_layer_end_index", default=num_layers) + 1)
+    start, dense = config.number(*STARTS, default=0), config.layers("mlp_only_layers")
+    # ERNIE has -1 for the last layer.
+    is_last = config.fields.get("moe_layer_end_index") == -1
+    end = num_layers if is_last else min(num_layers, config.number("moe_layer_end_index", default=num_layers) + 1)
     return [layer for layer in range(start, end) if (layer + first) % period == 0 and layer not in dense]
 
 
 def _shared_experts(config: _Config) -> dict[str, int]:
     # Llama 4 and Hunyuan have one, of which their configs say nothing.
     has_one = config.has("interleave_moe_layer_step") or config.has("use_mixed_mlp_moe")
-    default = 1 if has_one or config.family.startswith(("llama4", "hunyuan_v1_moe")) else 0
+    default = 1 if has_one or "one_shared_expert" in config.traits else 0
     names = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
     number = config.number(*names, default=default)
     width = config.number(
         "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size",
         "share_expert_dim", default=0,
     )  # fmt: skip
-    if config.family.startswith("nemotron_h"):
+    if config.has("moe_shared_expert_intermediate_size"):
+        # Nemotron-H has one block of this width for any number of shared experts.
         return {"num_shared_experts": number, "d_ff_shared": width if number else 0}
     if width:
         return {"num_shared_experts": max(1, number), "d_ff_shared": max(1, number) * width}
@@ -313,8 +353,8 @@ def _shared_experts(config: _Config) -> dict[str, int]:
 
 
 def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str]) -> dict[str, Any]:
-    num_heads = config.number("num_attention_heads", "n_heads")
-    num_kv_heads = config.number("num_key_value_heads", "kv_n_heads", default=num_heads)
+    num_heads = config.number("num_attention_heads", "n_heads", least=1)
+    num_kv_heads = config.number("num_key_value_heads", "kv_n_heads", default=num_heads, least=1)
     if config.has("kv_lora_rank"):
         # Transformers 5 writes the width of rotated heads, or of all of a head, too.
         config.asked |= {"head_dim"}
@@ -323,45 +363,47 @@ def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str])
             "num_heads": num_heads,
             "query_rank": config.number("q_lora_rank", default=0),
             "kv_rank": config.number("kv_lora_rank"),
-            "nope_dim": config.number("qk_nope_head_dim"),
-            "rope_dim": config.number("qk_rope_head_dim"),
-            "value_dim": config.number("v_head_dim"),
+            "nope_dim": config.number("qk_nope_head_dim", least=1),
+            "rope_dim": config.number("qk_rope_head_dim", least=1),
+            "value_dim": config.number("v_head_dim", least=1),
         }
     heads: dict[str, Any] = {
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
-        "head_dim": config.number("head_dim", "attention_head_dim", default=d_model // max(1, num_heads)),
+        "head_dim": config.number("head_dim", "attention_head_dim", default=d_model // num_heads, least=1),
     }
-    if config.has("use_qk_norm") or config.family.startswith(NORMED):
+    if config.has("use_qk_norm"):
         heads["normed"] = True
-    if config.family.startswith(GATED):
-        heads["gated"] = True
+    heads |= {trait: True for trait in ("normed", "gated", "sinks") if trait in config.traits}
     # Transformers 5 has `rope_parameters`, in some models for each kind of layer.
     scalings = [config.fields.get(name) for name in ("rope_scaling", "rope_parameters")]
     scalings += [one for scaling in scalings if isinstance(scaling, dict) for one in scaling.values()]
     if any("yarn" in (one.get("rope_type"), one.get("type")) for one in scalings if isinstance(one, dict)):
         heads["scaled_positions"] = True
-    if config.family.startswith("gpt_oss"):
-        heads["sinks"] = True
     return heads | _windows(config, num_layers, kinds)
 
 
 def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, Any]:
     """Return the window of attention and the number of layers that have it; nothing where all see the sequence."""
     window = config.number("attention_chunk_size", "sliding_window", default=0)
-    if not window or config.fields.get("use_sliding_window") is False:
+    if not window or any(not value for _, value in config.given(["use_sliding_window"])):
         return {}
+    if window >= config.number("max_position_embeddings", default=window + 1):
+        return {}
+    if not kinds and "windows_by_layer" in config.traits:
+        raise SpecError(
+            f"no layer_types, which say for this family what layers have the window of {window} tokens; "
+            "give them, or a sliding_window of null if none has"
+        )
     if kinds:
         num_windows = sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds)
     elif config.has("attention_chunk_size"):
         # Llama 4 has chunks in the layers with rotary positions, three of four.
-        rotary = config.layers("no_rope_layers") or [(layer + 1) % 4 for layer in range(num_layers)]
+        rotary = config.layers("no_rope_layers", each=num_layers) or [(layer + 1) % 4 for layer in range(num_layers)]
         num_windows = sum(map(bool, rotary))
     else:
         # gpt-oss alternates.
-        num_windows = (num_layers + 1) // 2 if config.family.startswith("gpt_oss") else num_layers
-    if window >= config.number("max_position_embeddings", default=window + 1):
-        return {}
+        num_windows = (num_layers + 1) // 2 if "alternates" in config.traits else num_layers
     found = {"window": window, "num_window_layers": num_windows}
     return (found | {"chunked": True} if config.has("attention_chunk_size") else found) if num_windows else {}
 
