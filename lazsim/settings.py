@@ -84,8 +84,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
     placement: str | None = None
     """The placement policy; the one that the system publishes when None."""
     interval: Any = None
-    """Steps between checkpoints, a duration such as ``30min``, or ``auto`` for the best that simulations find; the
-    job's own when None, and Young's where it has none."""
+    """Steps between checkpoints, 0 for none, a duration such as ``30min``, or ``auto`` for the best that simulations
+    find; the job's own when None, and Young's where it has none."""
     price: str | float | None = None
     """US dollars for an hour of a node, or of a GPU as ``3.06/gpu``; the trace's when None, or else the cluster's."""
     spares: NumSpares = 0

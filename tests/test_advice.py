@@ -123,8 +123,25 @@ def test_what_does_not_fit_into_memory_is_told_and_not_run():
     asked = {**EVEN, "trace": poisson(5), "model": "gpt-l", "routing": "smartmoe-fit", "job.sequences_per_gpu": 16}
     made = Question(asked, None, None, choices, {})
     assert made.start(choices[0], "auto") == ""
-    assert made.start(choices[1], "auto").startswith("gpt-l under tutel does not fit: it takes ")
+    told = made.start(choices[1], "auto")
+    assert told.startswith("gpt-l under tutel does not fit: it takes ")
     assert list(made.starts) == [choices[0]]
+    # With what would help.
+    most = int(told.split("; job.sequences_per_gpu = ")[1].removesuffix(" would fit"))
+    for sequences, fits in ((most, True), (most + 1, False)):
+        made = Question({**asked, "job.sequences_per_gpu": sequences}, None, None, choices, {})
+        assert (not made.start(choices[1], "auto")) is fits
+
+
+def test_advice_without_checkpoints_tries_none(lazsim):
+    options = ("--nodes", 10, "--node-mtbf", "10h", "--repair", "1h", "--model", "gpt-s", "--routing", "uniform")
+    options += ("--system", "lazarus", "--duration", "1h", "--runs", 20, "--interval")
+    code, out, err = lazsim("advise", *options, 0)
+    assert code == 0, err
+    assert out.startswith("advice for goodput: lazarus, nodes 10, no checkpoints")
+    found = json.loads(lazsim("advise", *options, "0", "--json")[1])
+    assert found["best"]["interval_steps"] == 0
+    assert not any(one["what"].startswith("interval") for one in found["evidence"]["off"])
 
 
 def test_what_seems_better_than_the_best_at_too_few_seeds_is_marked():

@@ -212,6 +212,44 @@ def test_a_change_without_effect_is_refused(tmp_path, kind, field, told):
             change()
 
 
+def test_efficiencies_of_fused_experts_are_those_of_a_job_that_has_such():
+    asked = {"model": "gpt-s", "cluster": "h100x8", "job": "testbed-a", "gpu.fused_experts.matmul_efficiency": 0.5}
+    told = (
+        r"^gpu.fused_experts.matmul_efficiency has no effect on a job whose expert_kernels are separate: leave it out$"
+    )
+    with pytest.raises(SpecError, match=told):
+        resolve(asked)
+    assert resolve({**asked, "job.expert_kernels": "fused"}).gpu.fused_experts.matmul_efficiency == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "told"),
+    [
+        ("grouped", "chunked", True, "window is missing, which chunked needs"),
+        ("grouped", "num_window_layers", 8, "window is missing, which num_window_layers needs"),
+        ("grouped", "rope_dim", 64, "rope_dim: only latent attention has it"),
+        ("grouped", "query_rank", 64, "query_rank: only latent attention has it"),
+        ("latent", "num_kv_heads", 8, "num_kv_heads: only grouped attention has it"),
+        ("latent", "gated", True, "gated: only grouped attention has it"),
+    ],
+)
+def test_attention_has_no_field_of_another_kind_and_no_windows_without_their_length(kind, field, value, told):
+    model = {"grouped": "qwen3-30b-a3b", "latent": "deepseek-v2-lite"}[kind]
+    with pytest.raises(SpecError, match=told):
+        resolve({"model": model, f"model.attention.{field}": value})
+
+
+def test_a_value_of_a_model_file_without_effect_is_told():
+    model = {"model.attention.window": 1024, "model.attention.chunked": True, "model.num_groups_per_token": 2}
+    told = (
+        "of no effect in qwen3-30b-a3b: num_groups_per_token (num_expert_groups is 1), "
+        "attention.window (num_window_layers is 0), attention.chunked (num_window_layers is 0)"
+    )
+    asked = {"systems": ["lazarus"], "model": "qwen3-30b-a3b", "cluster": "h100x8"}
+    assert told in simulate(trace(), **asked, **model).notes
+    assert not any("of no effect in" in note for note in simulate(trace(), **asked).notes)
+
+
 def test_a_job_has_a_layout_or_known_times(tmp_path):
     path = tmp_path / "job.toml"
     path.write_text(LAYOUT + TIMES)

@@ -58,9 +58,28 @@ def test_nodes_held_as_spares_do_not_count_among_those_that_train():
 @pytest.mark.parametrize("system", ["oobleck", "recycle", "replica-drop"])
 def test_a_system_of_two_replicas_says_where_the_trace_has_nodes_for_one_alone(system):
     # In equal chunks the experts take 4 nodes.
-    told = f"{system}: two model replicas take 8 nodes, and at most 4 train: with one, every failure is a restart"
+    told = f"{system}: two model replicas take 8 nodes, and at most 4 train: every failure is a restart"
     assert told in notes_of(nodes_at(0.0, 7), systems=[system])
     assert told not in notes_of(nodes_at(0.0, 8), systems=[system])
+
+
+@pytest.mark.parametrize(
+    ("system", "nodes", "why"),
+    [
+        # In equal chunks the experts take 4 nodes, in a group: 8 nodes are two groups, whose published number of
+        # shards is floor(log2(2) + 0.833) = 1.
+        ("spare", 8, "each of 2 groups has one shard of data only (`num_stacks`; `interval` auto tries more)"),
+        ("ds-ft", 4, "two model replicas take 8 nodes, and at most 4 train"),
+    ],
+)
+def test_a_system_that_keeps_none_of_its_promises_on_so_few_nodes_says_so(system, nodes, why):
+    few, more = (nodes_at(0.0, num, 600.0, Event(300.0, "remove", "n0")) for num in (nodes, nodes + 4))
+    said = f"{system}: {why}: every failure is a restart"
+    assert said in notes_of(few, systems=[system])
+    assert said not in notes_of(more, systems=[system])
+    for trace, num_restarts in ((few, 1), (more, 0)):
+        run = simulate(trace, systems=[system], model="gpt-l", routing="uniform").runs[0]
+        assert (run.counts["restarts"] or run.ledger_s["waiting"] > 0) == num_restarts
 
 
 def test_intervals_of_a_system_that_is_not_there_are_told(tmp_path):

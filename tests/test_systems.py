@@ -876,10 +876,26 @@ def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():
     assert f"loses {best.lost_token_share:.2%} of tokens" in render(run_parts(result), 250)
 
 
-@pytest.mark.parametrize("value", [0, -5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan])
+@pytest.mark.parametrize("value", [-5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan])
 def test_an_interval_that_is_none_is_refused_in_a_line(value):
     with pytest.raises(SpecError, match=r"^[^\n]*: give `auto`, a number of steps, or a duration such as 30min"):
         parse_interval(value)
+
+
+def test_an_interval_of_0_saves_nothing_as_in_the_file_of_a_job(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text("[checkpoint_interval_steps]\ncheckpoint = 0")
+    asked = {"systems": ["checkpoint"], "model": "gpt-s", "routing": "uniform"}
+    never, of_job = (
+        lazsim.simulate("fail-every-5min", interval="0", **asked),
+        lazsim.simulate("fail-every-5min", job=str(path), **asked),
+    )
+    runs = [*never.runs, *of_job.runs]
+    assert [(run.interval_steps, run.counts["checkpoints"]) for run in runs] == [(0, 0), (0, 0)]
+    assert all(
+        "makes no checkpoints, so that a restart goes back to step 0: checkpoint" in one.notes
+        for one in (never, of_job)
+    )
 
 
 def test_a_failure_that_goes_back_to_the_step_saved_last_lets_the_search_go_on():

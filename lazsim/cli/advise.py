@@ -62,7 +62,10 @@ SPANS = Parsed(parse_spans)
 )
 @click.option("--spares", type=SPANS, metavar="N,...", help="Nodes held beside those that train, to try, as 0-4.")
 @click.option(
-    "--interval", default="auto", metavar="STEPS|TIME|auto", help="Between checkpoints; auto looks for the best."
+    "--interval",
+    default="auto",
+    metavar="STEPS|TIME|auto",
+    help="Between checkpoints, 0 for none; auto looks for the best.",
 )
 @click.option(
     "--placement",

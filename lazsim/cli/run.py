@@ -57,7 +57,8 @@ RUN_FILES = (
 @click.option(
     "--interval",
     metavar="STEPS|TIME|auto",
-    help="Between checkpoints; auto simulates the best for this trace. Default: the job's own, else Young's.",
+    help="Between checkpoints, 0 for none; auto simulates the best for this trace. Default: the job's own, else "
+    "Young's.",
 )
 @click.option(
     "--placement",

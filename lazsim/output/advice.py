@@ -109,7 +109,8 @@ def _in_time(advice: Advice, one: Alternative) -> str:
 
 def _name(advice: Advice, one: Alternative) -> str:
     steps, every = one.interval_steps, format_duration(advice.seconds(one))
-    return f"{name_choice(one.choice)}, a checkpoint every {counted(steps, 'step')} ({every})"
+    saves = f"a checkpoint every {counted(steps, 'step')} ({every})" if steps else "no checkpoints"
+    return f"{name_choice(one.choice)}, {saves}"
 
 
 def _ranking_table(advice: Advice) -> Table:
@@ -150,8 +151,9 @@ def _interval_table(advice: Advice) -> Table:
     found, chosen = advice.formulas, "given" if advice.is_interval_given else "best"
     low, high = found.found_s[1:]
     between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
+    best_s = advice.seconds(advice.best)
     rows = [
-        (chosen, format_duration(advice.seconds(advice.best)), None if math.isnan(low) else between),
+        (chosen, format_duration(best_s) if best_s else "none", None if math.isnan(low) else between),
         ("Young", format_duration(found.young_s) if found.stall_s else None, None),
         ("Daly", format_duration(found.daly_s) if found.stall_s else None, None),
     ]

@@ -157,7 +157,8 @@ def _setting_text(run: SystemRun) -> str:
     others = [f"{name.replace('_', ' ')} {value or 'as published'}" for name, value in run.setting.items()]
     if run.lost_token_share is not None:
         others.append(f"loses {run.lost_token_share:.2%} of tokens")
-    return ", ".join([f"{counted(run.interval_steps, 'step')}", *others])
+    saves = counted(run.interval_steps, "step") if run.interval_steps else "no checkpoints"
+    return ", ".join([saves, *others])
 
 
 def _ledger_by_run_table(result: RunResult) -> Table:

@@ -39,6 +39,8 @@ _OF_UNKNOWN_TIMES = (
     *(f"gpu.{name}" for name in GpuSpec.__struct_fields__ if name not in ("name", "memory_bytes", "kernels", "source")),
 )  # fmt: skip
 
+_SEPARATE = "on a job whose expert_kernels are separate"
+
 BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
     "context_exchange": (lambda one: one.context == 1, "context is 1"),
     "overlap_tensor": (lambda one: one.tensor == 1, "tensor is 1"),
@@ -55,6 +57,18 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
     "graph_attention": (lambda one: one.graphs != "partial", "graphs are not partial"),
 }
 """When a field of a layout has no effect beside the others, and how people are told."""
+
+
+IN_MODEL: Mapping[str, tuple[Callable[[ModelSpec], bool], str]] = {
+    "attention_params": (lambda one: one.attention is not None, "beside attention"),
+    "attention_score_dim": (lambda one: one.attention is not None, "beside attention"),
+    "num_groups_per_token": (lambda one: one.num_expert_groups == 1, "num_expert_groups is 1"),
+    **dict.fromkeys(
+        ("attention.window", "attention.chunked"),
+        (lambda one: one.attention is None or not one.attention.num_window_layers, "num_window_layers is 0"),
+    ),
+}
+"""The same for a field of a model."""
 
 
 def without_effect(job: JobSpec, model: ModelSpec) -> dict[str, str]:
@@ -76,7 +90,8 @@ def without_effect(job: JobSpec, model: ModelSpec) -> dict[str, str]:
     if job.times is not None:
         return found | dict.fromkeys(_OF_UNKNOWN_TIMES, "on a job with known times")
     if parallel is None:
-        return found | dict.fromkeys(_OF_LAYOUTS, "on a job without a layout")
+        found |= dict.fromkeys(_OF_LAYOUTS, "on a job without a layout")
+        return found | ({"gpu.fused_experts": _SEPARATE} if job.expert_kernels == "separate" else {})
     links = [f"cluster.network.{name}" for name in _ANALYTIC_LINKS]
     found |= dict.fromkeys([*_OF_PLAIN_JOBS, *links, "gpu.fused_experts"], "on a job with a layout")
     found |= dict.fromkeys(_OF_STEP_ALONE, "on a run, only on `lazsim step`")
@@ -103,6 +118,17 @@ def layout_remarks(parallel: ParallelSpec) -> list[str]:
         name for name, (is_idle, _) in BESIDE.items() if getattr(parallel, name) != default[name] and is_idle(parallel)
     ]
     return [f"of no effect in this layout: {', '.join(f'{name} ({BESIDE[name][1]})' for name in idle)}"] if idle else []
+
+
+def model_remarks(model: ModelSpec) -> list[str]:
+    """Tell of fields of a model with other values than their defaults that have no effect beside the others."""
+    found = []
+    for path, (is_idle, why) in IN_MODEL.items():
+        spec = model.attention if path.startswith("attention.") else model
+        name = path.removeprefix("attention.")
+        if spec is not None and getattr(spec, name) != _defaults(spec)[name] and is_idle(model):
+            found.append(f"{path} ({why})")
+    return [f"of no effect in {model.name}: {', '.join(found)}"] if found else []
 
 
 def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:

@@ -60,8 +60,17 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
             "grouped": ("num_heads", "num_kv_heads", "head_dim"),
             "latent": ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"),
         }
-        if self.gated and self.kind == "latent":
-            raise ValueError("gated: only grouped attention has a gate")
+        only = {
+            "grouped": ("num_kv_heads", "head_dim", "normed", "gated"),
+            "latent": ("query_rank", "kv_rank", "nope_dim", "rope_dim", "value_dim"),
+        }
+        for kind, fields in only.items():
+            for field in fields:
+                if getattr(self, field) and kind != self.kind:
+                    raise ValueError(f"{field}: only {kind} attention has it")
+        for field in ("chunked", "num_window_layers"):
+            if getattr(self, field) and not self.window:
+                raise ValueError(f"window is missing, which {field} needs")
         for field in needed[self.kind]:
             if not getattr(self, field):
                 raise ValueError(f"{field} is missing, which {self.kind} attention needs")

@@ -54,25 +54,28 @@ def young_interval_steps(scenario: Scenario, between_failures_s: float) -> int:
 
 
 def parse_interval(value: Any) -> str | int | float | None:
-    """Read an interval: ``auto``, a number of steps, or a duration such as ``30min``, in seconds.
+    """Read an interval: ``auto``, a number of steps, 0 for no checkpoints, or a duration such as ``30min``, in seconds.
 
     Examples
     --------
-    >>> parse_interval("auto"), parse_interval("250"), parse_interval("30min")
-    ('auto', 250, 1800.0)
+    >>> parse_interval("auto"), parse_interval("250"), parse_interval("30min"), parse_interval("0")
+    ('auto', 250, 1800.0, 0)
     """
     if value is None:
         return None
     if value == AUTO:
         return AUTO
-    interval: int | float = 0
+    interval: int | float = 0.0
     if isinstance(value, str):
         with contextlib.suppress(LazsimError, ValueError):
             interval = int(value) if value.isdecimal() else parse_duration(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         interval = value
-    if interval <= 0:
-        raise SpecError(f"{value!r}: give `auto`, a number of steps, or a duration such as 30min, of more than 0")
+    if interval < 0 or (isinstance(interval, float) and not interval):
+        raise SpecError(
+            f"{value!r}: give `auto`, a number of steps, or a duration such as 30min, of more than 0; "
+            "0 steps make no checkpoints"
+        )
     return interval
 
 
@@ -432,7 +435,7 @@ def _reasons(
         yield "no failure hit training, so that any save is one too many"
         return
     lost_s, half_s = math.fsum(row["lost_work_s"] for row in rows) / failures, steps * start.step_s / 2
-    if abs(lost_s / half_s - 1) > NEGLIGIBLE:
+    if half_s and abs(lost_s / half_s - 1) > NEGLIGIBLE:
         yield (
             f"they take it that a failure loses half an interval, {format_duration(half_s)} here; it loses "
             f"{format_duration(lost_s)} in the mean"
@@ -450,5 +453,5 @@ def _reasons(
         )
     if start.persist_s > daly_s:
         yield f"a save is written in {format_duration(start.persist_s)} beside training, and the next waits for it"
-    if steps <= FEW_STEPS:
+    if 0 < steps <= FEW_STEPS:
         yield "an interval is a whole number of steps"

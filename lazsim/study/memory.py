@@ -22,6 +22,11 @@ from lazsim.units import GIB
 REDUCIBLE = ("job.sequences_per_gpu", "cluster.slots_per_gpu")
 """Fields of which a smaller value takes less memory."""
 
+HOST_HELP = (
+    "a layout with more stages takes less of each, and mostly more nodes do; each has `cluster.host.memory_bytes`"
+)
+"""What helps where copies and logs do not fit."""
+
 
 def lacks_memory(gpu: GpuSpec, memory: MemoryUse | None) -> bool:
     """Tell whether a job needs more than its GPUs have; one that never trains needs nothing."""
@@ -37,16 +42,16 @@ def require_memory(scenario: Scenario, loads: Routing, num_nodes: int) -> None:
     """Refuse a job whose first steps do not fit into the memory of its GPUs and nodes."""
     if not num_nodes:
         return
-    memory = peak_memory(scenario.find_system(), scenario.costs(), loads, {num_nodes}, num_steps=0)
-    if lacks_memory(scenario.gpu, memory):
-        raise InfeasiblePlanError(_shortage(scenario, loads, memory, num_nodes, num_steps=0))
-    if shortage := _host_shortage(scenario, scenario.find_system(), loads, num_nodes):
+    if shortage := _find_shortage(scenario, scenario.find_system(), loads, num_nodes, num_steps=0, helps=True):
         raise InfeasiblePlanError(shortage)
 
 
-def find_obstacle(scenario: Scenario, system: System, loads: Routing, num_nodes: int, wall_s: float = 0.0) -> str:
+def find_obstacle(
+    scenario: Scenario, system: System, loads: Routing, num_nodes: int, wall_s: float = 0.0, *, helps: bool = False
+) -> str:
     """Say why a system cannot run the job of a scenario on up to `num_nodes` nodes, or return nothing.
 
+    Where it `helps`, it also looks for what makes a job fit into memory.
     Padded buffers follow loads that become skewed: their memory is that of a run of `wall_s`, or of its first step.
     """
     costs = scenario.costs()
@@ -56,16 +61,21 @@ def find_obstacle(scenario: Scenario, system: System, loads: Routing, num_nodes:
         return str(error)
     num_used = system.usable_nodes(costs, num_nodes)
     num_steps = int(wall_s / steady_step_s(system, costs, loads, num_used)) if system.padded else 0
-    memory = peak_memory(system, costs, loads, {num_used}, num_steps)
-    if lacks_memory(scenario.gpu, memory):
-        return _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
-    return _host_shortage(scenario, system, loads, num_used)
+    return _find_shortage(scenario, system, loads, num_used, num_steps, helps=helps)
 
 
-def _host_shortage(scenario: Scenario, system: System, loads: Routing, num_nodes: int) -> str:
+def _find_shortage(
+    scenario: Scenario, system: System, loads: Routing, num_nodes: int, num_steps: int, *, helps: bool
+) -> str:
     costs = scenario.costs()
+    memory = peak_memory(system, costs, loads, {num_nodes}, num_steps)
+    if lacks_memory(scenario.gpu, memory):
+        if helps:
+            return _shortage(scenario, system, loads, memory, num_nodes, num_steps)
+        return _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
     num_bytes = system.host_bytes(costs, num_nodes, steady_step_s(system, costs, loads, num_nodes))
-    return host_shortage(scenario, system.run_name, num_bytes)
+    shortage = host_shortage(scenario, system.run_name, num_bytes)
+    return f"{shortage}; {HOST_HELP}" if shortage and helps else shortage
 
 
 def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
@@ -87,9 +97,10 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], loads
         if run.system in notes:
             continue
         if shortage := host_shortage(scenario, run.name, run.host_bytes):
-            notes[run.system] = shortage
+            notes[run.system] = f"{shortage}; {HOST_HELP}"
         if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
-            notes[run.system] = _shortage(scenario, loads, run.memory, run.most_nodes_used, run.steps)
+            system = scenario.find_system()
+            notes[run.system] = _shortage(scenario, system, loads, run.memory, run.most_nodes_used, run.steps)
     return list(notes.values())
 
 
@@ -133,18 +144,20 @@ def _need(who: str, memory: MemoryUse, gpu: GpuSpec) -> str:
     )
 
 
-def _shortage(scenario: Scenario, loads: Routing, memory: MemoryUse, num_nodes: int, num_steps: int) -> str:
+def _shortage(
+    scenario: Scenario, system: System, loads: Routing, memory: MemoryUse, num_nodes: int, num_steps: int
+) -> str:
     """Say what a job needs, what takes most of it, and what would help."""
 
     def uses(changed: Scenario, *, saving: bool = False) -> Iterator[MemoryUse]:
-        system, costs = changed.find_system(), changed.costs()
+        costs = changed.costs()
         usable = system.usable_nodes(costs, num_nodes)
         return memory_uses(system, costs, loads, usable, num_steps, saving=saving) if usable else iter(())
 
     def takes_too_much(path: str, value: int) -> bool:
         return any(lacks_memory(scenario.gpu, memory) for memory in uses(scenario.replace(path, value)))
 
-    need = _need(f"{scenario.model.name} under {scenario.find_system().run_name}", memory, scenario.gpu)
+    need = _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
     if scenario.job.parallel is not None:
         return f"{need}; a layout with more stages, sharding or recomputation takes less"
     for path in REDUCIBLE:

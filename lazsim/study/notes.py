@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +23,7 @@ from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
-from lazsim.specs.effects import job_remarks
+from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.study.memory import memory_notes
 from lazsim.study.unevenness import unevenness_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -52,7 +54,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     has_layout = isinstance(first.costs(), LayoutCosts)
     notes += [*([] if has_layout else _model_notes(first.model)), *_cost_notes(scenarios)]
     # The batch of the job that stands in for one that is not given is the layout's.
-    notes += [] if first.has_chosen_layout else job_remarks(first.job, first.model)
+    notes += model_remarks(first.model) + ([] if first.has_chosen_layout else job_remarks(first.job, first.model))
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
 
 
@@ -124,12 +126,10 @@ def _changed_layout(scenario: Scenario) -> str:
 def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
     """Return what a reader needs to know of one run, in words that hold for several alike."""
     notes = [] if run.steps else [_idle_note(scenario, run, trace)]
-    needed, used = 2 * scenario.costs().grid.replica_nodes, run.most_nodes_used
-    if scenario.find_system().takes_two_replicas and 0 < used < needed:
-        notes.append(
-            f"two model replicas take {counted(needed, 'node')}, and at most {used} train: with one, every failure "
-            "is a restart"
-        )
+    # A search may have changed fields of the system.
+    system = replace(scenario.find_system(), **dict[str, Any](run.setting))
+    if run.most_nodes_used and (exposed := system.why_exposed(scenario.costs(), run.most_nodes_used)):
+        notes.append(f"{exposed}: every failure is a restart")
     steps_s = max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
     if run.below_threshold_s:
         threshold, share = scenario.job.fault_threshold, run.below_threshold_s / steps_s

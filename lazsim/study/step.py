@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from lazsim.specs.effects import layout_remarks
+from lazsim.specs.effects import layout_remarks, model_remarks
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepModel, StepTime, predict_step
@@ -101,7 +101,7 @@ class StepResult:
             notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")
         kernel = self.inputs.attention_kernel[0] if model.attention else ""
         notes += self.inputs.kernel_remarks
-        notes += layout_remarks(parallel)
+        notes += model_remarks(model) + layout_remarks(parallel)
         longest = self.inputs.tables.grids[kernel].axes[1][-1] if kernel in self.inputs.tables.grids else 0
         if 0 < longest < model.sequence_length:
             notes.append(

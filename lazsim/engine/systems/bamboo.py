@@ -35,6 +35,10 @@ class Bamboo(SeatSystem):
         """See `System.outlives_a_loss`: the node before has its states."""
         return True
 
+    def why_exposed(self, costs: CostModel, num_nodes: int) -> str:
+        """See `System.why_exposed`: one pipeline suffices."""
+        return ""
+
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`: too many shadows are too slow."""
         held, situation = stopped.held, stopped.situation

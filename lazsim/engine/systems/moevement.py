@@ -41,6 +41,10 @@ class MoEvement(System):
         """See `System.outlives_a_loss`: a spare takes the snapshots of peers, or all wait where no others can train."""
         return num_nodes > plan.num_nodes or plan.num_nodes == costs.grid.replica_nodes
 
+    def why_exposed(self, costs: CostModel, num_nodes: int) -> str:
+        """See `System.why_exposed`: no peer keeps the snapshots of a stage of one node."""
+        return "" if num_nodes > costs.grid.num_stages else "each stage has one node, whose snapshots no other keeps"
+
     def window_steps(self, costs: CostModel, step_s: float) -> int:
         """Return the steps in which every operator is saved once: all wait for the stage that has most parameters."""
         params = float(self._node_params_S(costs).max()) / costs.cluster.gpus_per_node

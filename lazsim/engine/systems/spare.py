@@ -39,6 +39,16 @@ class StackedShards(ReplicaSystem):
         """Whether every replica of a parameter has its own optimizer state: groups go on without each other."""
         return True
 
+    def why_exposed(self, costs: CostModel, num_nodes: int) -> str:
+        """See `System.why_exposed`: the published optimum for two groups is one shard each."""
+        num_groups = num_nodes // costs.grid.replica_nodes
+        if num_groups < 2 or self._redundancy(num_groups) > 1:
+            return super().why_exposed(costs, num_nodes)
+        return f"each of {num_groups} groups has one shard of data only (`num_stacks`; `interval` auto tries more)"
+
+    def _redundancy(self, num_groups: int) -> int:
+        return min(self.num_stacks or optimal_stacks(num_groups), num_groups)
+
     def stacks(self, broken: Bools) -> int:
         """Return the shards that each group left computes; 0 when a shard has no group left.
 
@@ -48,7 +58,7 @@ class StackedShards(ReplicaSystem):
         2
         """
         num_groups = len(broken)
-        redundancy = min(self.num_stacks or optimal_stacks(num_groups), num_groups)
+        redundancy = self._redundancy(num_groups)
         holders = (np.arange(num_groups)[:, None] - np.arange(redundancy)) % num_groups
         if broken[holders].all(axis=1).any():
             return 0

@@ -136,6 +136,14 @@ class System:
         """
         return self.recovers_from_peers and plan.fewest_nodes > 1
 
+    def why_exposed(self, costs: CostModel, num_nodes: int) -> str:
+        """Say why every failure on `num_nodes` nodes is a restart, where the system promises more; or nothing."""
+        needed = 2 * costs.grid.replica_nodes
+        takes_two = self.takes_two_replicas or (self.recovers_from_peers and not self.is_elastic)
+        if not takes_two or num_nodes >= needed:
+            return ""
+        return f"two model replicas take {needed} nodes, and at most {num_nodes} train"
+
     def for_job(self, job: JobSpec) -> "System":
         """Return the system with new nodes joining as a job says."""
         return replace(self, regroups_joins=self.regroups_joins and job.regrouped_joins == "reconfigure")

@@ -429,14 +429,16 @@ def _contenders(question: Question, search: Search, choices: Sequence[Choice], i
             question.size_work(choice)
         steps = question.starts[choice].steps
         for ratio in RACED if interval == AUTO else (1.0,):
-            yield Alternative(choice, max(1, round(steps * ratio)))
+            yield Alternative(choice, max(min(1, steps), round(steps * ratio)))
 
 
 def _look_around(question: Question, search: Search, best: Alternative, num_seeds: int) -> Iterator[Off]:
     """Yield what it costs to be off by a step in each choice that has steps."""
     steps = best.interval_steps
-    around = {"interval halved": best._replace(interval_steps=max(1, round(steps / 2)))}
-    around["interval doubled"] = best._replace(interval_steps=2 * steps)
+    around = {}
+    if steps:
+        around["interval halved"] = best._replace(interval_steps=max(1, round(steps / 2)))
+        around["interval doubled"] = best._replace(interval_steps=2 * steps)
     chosen = dict(best.choice)
     present = question.scenario(best.choice, 0)
     steppable = {"fault_threshold": (present.job.fault_threshold, 1), "spares": (present.num_spares, 0)}

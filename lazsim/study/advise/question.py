@@ -182,7 +182,7 @@ class Question:
         wall_s = first.wall_s(traces[0])
         most_nodes = max(trace.most_nodes(wall_s) for trace in traces) - first.num_spares
         num_nodes = max(first.cluster.num_nodes, most_nodes)
-        if obstacle := find_obstacle(first, system, first.load_routing(), num_nodes, wall_s):
+        if obstacle := find_obstacle(first, system, first.load_routing(), num_nodes, wall_s, helps=True):
             return obstacle
         # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
         if "fault_threshold" in dict(choice) and (told := threshold_note(first, num_nodes)):

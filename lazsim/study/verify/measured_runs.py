@@ -6,6 +6,7 @@ systems are names of the catalogue, or rows of ``models.csv`` and ``systems.csv`
 
 import csv
 import difflib
+import functools
 import io
 import math
 import re
@@ -13,19 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.files.reading import read_bytes
-from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
+from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, Spec, catalog_names, load_spec, read_toml
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.units import read_number
 
-CATALOG = "measured/training.csv"
+CATALOG, SOURCES = "measured/training.csv", "measured/sources.toml"
 
 Cells = Mapping[str, str]
 
@@ -77,14 +78,6 @@ OWN, NEAREST, UNKNOWN_INPUTS = "all known", "of the nearest recipe", "some unkno
 NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq", "tok_s_gpu")
 """Columns that a table must have; the first names a row."""
 
-GRADIENTS_OF_TWO_BYTES = ("Megatron-Bridge", "Bridge PR", "MCore MoE recipes PR")
-"""Sources whose recipes reduce gradients in 16 bits."""
-
-STATES_OF_TWO_BYTES = ("NeMo AutoModel",)
-"""Sources that train parameters of 16 bits, the default of ``from_config`` in NeMo AutoModel 0.7, by the Adam of
-PyTorch: its runs would not fit into memory with states in fp32."""
-
-
 ASSUMED, UNREAD = "unknown, and taken to be", "not read"
 """Kinds of remarks on a row."""
 
@@ -104,6 +97,17 @@ noise between teams that measured the same."""
 
 ALIKE = 0.85
 """Likeness from which the name of a column is taken for a slip."""
+
+
+class Recipes(Spec, frozen=True, kw_only=True):
+    """Settings of the recipes of a source that no column has."""
+
+    gradient_bytes: Literal[2, 4] = 4
+    """Bytes in which a gradient is reduced."""
+    state_bytes: Literal[2, 4] = 4
+    """See `lazsim.specs.ParallelSpec`."""
+    is_tuned: bool = False
+    """Whether they are the ``perf_recipes`` of NVIDIA-NeMo/Megatron-Bridge."""
 
 
 @dataclass(frozen=True)
@@ -381,8 +385,8 @@ def _layout(row: Cells) -> ParallelSpec:
         "micro_batch": _whole(row, "mbs", 1),
         "sharding": sharding if sharding == "none" else divided,
         "optimizer": _choice({"optimizer": (row.get("optimizer") or "").lower()}, "optimizer", OPTIMIZERS, "adam"),
-        "state_bytes": 2 if (row.get("source_family") or "").startswith(STATES_OF_TWO_BYTES) else 4,
-        "gradient_bytes": 2 if (row.get("source_family") or "").startswith(GRADIENTS_OF_TWO_BYTES) else 4,
+        "state_bytes": _recipes(row).state_bytes,
+        "gradient_bytes": _recipes(row).gradient_bytes,
         "precision": _choice(row, "precision", PRECISIONS, "bf16"),
         "eight_bit_parts": _eight_bit_parts(row),
         "recompute": recompute if recomputed or recompute == "full" else "none",
@@ -418,7 +422,7 @@ def _eight_bit_parts(row: Cells) -> list[str]:
     In Megatron-Bridge, mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but
     for DeepSeek-V3 on GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``).
     """
-    if not _tuned(row) or row.get("precision") != "mxfp8" or row.get("cuda_graph") != "full_iteration":
+    if not _recipes(row).is_tuned or row.get("precision") != "mxfp8" or row.get("cuda_graph") != "full_iteration":
         return []
     model, on_gb200 = row["model_key"].replace("-", "_"), row["system"].upper() == "GB200-NVL72"
     head = model.startswith(("deepseek_v3", "gpt_oss"))
@@ -428,12 +432,17 @@ def _eight_bit_parts(row: Cells) -> list[str]:
 def _exchange_multiprocessors(row: Cells) -> int:
     """Return the multiprocessors that the recipe of a row gives to the dispatcher (``moe_hybridep_num_sms``)."""
     is_nano = row["model_key"].replace("-", "_").startswith("nemotron_3_nano")
-    return 32 if _tuned(row) and row.get("dispatcher") == "hybridep" and not is_nano else 0
+    return 32 if _recipes(row).is_tuned and row.get("dispatcher") == "hybridep" and not is_nano else 0
 
 
-def _tuned(row: Cells) -> bool:
-    """Whether a row follows the recipes of NVIDIA-NeMo/Megatron-Bridge (``perf_recipes`` of 0.6)."""
-    return (row.get("source_family") or "").startswith(("Megatron-Bridge", "Bridge PR"))
+def _recipes(row: Cells) -> Recipes:
+    source = row.get("source_family") or ""
+    return next((found for begin, found in _recipes_by_source().items() if source.startswith(begin)), Recipes())
+
+
+@functools.cache
+def _recipes_by_source() -> dict[str, Recipes]:
+    return read_toml(SOURCES, (resources.files("lazsim") / "catalog" / SOURCES).read_bytes(), dict[str, Recipes])
 
 
 def _choice(row: Cells, column: str, names: Mapping[str, str], default: str) -> str:
