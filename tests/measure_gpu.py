@@ -6,8 +6,11 @@ It runs from the checkout and installs nothing. What the interpreter lacks comes
 
 import argparse
 import contextlib
+import ctypes
+import fcntl
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import platform
@@ -23,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lazsim.files.writing import write_all
+
 ROOT = Path(__file__).parent.parent
 WHEELS = ROOT / "wheels"
 MODULES = (
@@ -34,6 +39,9 @@ QUERY = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.m
 TAIL_CHARACTERS = 6000
 LAST_S = 10.0
 """Time kept at the end of a slice to pack the results."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's ``prctl``: the signal that a process gets when its parent ends."""
 
 START_S = 20.0
 """Time in which a command passes its budget while it starts, checks and writes."""
@@ -125,9 +133,12 @@ class Session:
             if self.report["device"] != device:
                 sys.exit(f"{folder}: holds measurements of {self.report['device']}; give another --state")
         if not self.profiles.exists() and (folder / "profiles.zip").exists():
-            # What came back from a machine that is gone.
+            # What came back from a machine that is gone; the folder has its name once all of it is there.
+            part = folder / "profiles.part"
+            shutil.rmtree(part, ignore_errors=True)
             with zipfile.ZipFile(folder / "profiles.zip") as packed:
-                packed.extractall(self.profiles)
+                packed.extractall(part)
+            part.rename(self.profiles)
         self.profiles.mkdir(exist_ok=True)
 
     def is_done(self, name: str) -> bool:
@@ -145,7 +156,6 @@ class Session:
         before = self.report["tasks"].get(task.name, {})
         noted = {"seconds": 0.0, "measured_s": 0.0, "kills": 0, "asked_s": 0.0}
         noted |= before if before.get("status") == "cut" else {}
-        self.report["tasks"][task.name] = noted
         wanted_s = self.wanted_s(task)
         limit_s = min(left_s, 2 * wanted_s + 60)
         open_s = wanted_s - noted["measured_s"]
@@ -173,24 +183,32 @@ class Session:
         noted["said"] = (out if not is_json(out) else "")[-TAIL_CHARACTERS:] + err[-TAIL_CHARACTERS:]
         if is_json(out):
             noted["result"] = json.loads(out)
+        # Only now: a task that a signal ends is as it was before.
+        self.report["tasks"][task.name] = noted
         why = (err.split("\n") if noted["status"] == "failed" else [])[-2:-1]
         print(": ".join([task.name, f"{noted['status']} after {seconds:.0f} s", *why]), flush=True)
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"\n== {task.name} ({noted['status']}, {seconds:.0f} s): {noted['command']}\n{out}\n{err}\n")
 
     def save(self, out: Path | None) -> None:
-        """Write the report and pack the profiles; copy all to a folder from which they are fetched."""
-        text = json.dumps(self.report, indent=1, sort_keys=True)
-        (self.folder / "report.json").write_text(f"{text}\n", "utf-8")
-        (self.folder / "summary.txt").write_text("".join(f"{line}\n" for line in summarise(self.report)), "utf-8")
-        with zipfile.ZipFile(self.folder / "profiles.zip", "w", zipfile.ZIP_DEFLATED) as packed:
-            for path in sorted(self.profiles.glob("*.*")):
+        """Write the report and pack the profiles; copy all to a folder from which they are fetched.
+
+        A machine may be taken away at any moment: files are replaced whole.
+        """
+        zipped = io.BytesIO()
+        with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as packed:
+            for path in sorted(self.profiles.glob("[!.]*.*")):
                 packed.write(path, path.name)
+        files = {
+            "report.json": json.dumps(self.report, indent=1, sort_keys=True).encode() + b"\n",
+            "summary.txt": "".join(f"{line}\n" for line in summarise(self.report)).encode(),
+            "profiles.zip": zipped.getvalue(),
+        }
+        write_all({self.folder / name: content for name, content in files.items()})
         if out is not None and out.resolve() != self.folder.resolve():
-            out.mkdir(parents=True, exist_ok=True)
-            for name in ("summary.txt", "report.json", "profiles.zip", "log.txt"):
-                if (self.folder / name).exists():
-                    shutil.copy(self.folder / name, out / name)
+            log = self.folder / "log.txt"
+            files |= {log.name: log.read_bytes()} if log.exists() else {}
+            write_all({out / name: content for name, content in files.items()})
 
 
 def summarise(report: dict[str, Any]) -> Iterator[str]:
@@ -246,10 +264,10 @@ def is_json(text: str) -> bool:
 
 
 def run_command(command: list[str], environment: dict[str, str], limit_s: float) -> tuple[int | None, str, str]:
-    """Run a command at most so long; its processes end with it. The status is None where time ended it."""
+    """Run a command at most so long; its processes end with it, and it with this one. Time ends it: no status."""
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=end_with_parent,
     ) as process:  # fmt: skip
         try:
             out, err = process.communicate(timeout=limit_s)
@@ -258,6 +276,14 @@ def run_command(command: list[str], environment: dict[str, str], limit_s: float)
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
             return None, out, err
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def end_with_parent() -> None:
+    """Let this process end with its parent, also where that is killed: else it would disturb the next slice."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def find_environment(folder: Path) -> dict[str, str]:
@@ -272,10 +298,13 @@ def find_environment(folder: Path) -> dict[str, str]:
                     packed.extractall(unpacked)
     path = os.pathsep.join(filter(None, (str(ROOT), str(unpacked), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    find = "import importlib.util, sys; print(*(name for name in sys.argv[1:] if not importlib.util.find_spec(name)))"
+    # A wheel of another Python is found, and cannot be imported.
+    find = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
     found = subprocess.run([sys.executable, "-c", find, *missing], env=environment, capture_output=True, text=True)
-    if still := found.stdout.split():
-        sys.exit(f"{', '.join(still)}: not installed and not in {WHEELS}; run make wheels where there is a network")
+    if found.returncode:
+        version = ".".join(platform.python_version_tuple()[:2])
+        fetch = f"run make wheels GPU_PYTHON={version} where there is a network"
+        sys.exit(f"{last_line(found.stderr)} (not installed, and none that works in {WHEELS}); {fetch}")
     return environment
 
 
@@ -288,11 +317,12 @@ def clocks_now() -> list[str]:
 
 
 CONDITIONS = """
-import importlib, importlib.util, json, torch
+import importlib, importlib.util, json, torch, torch.distributed
 installed = [name for name in ("torch", "numpy", "triton") if importlib.util.find_spec(name)]
 versions = {name: getattr(importlib.import_module(name), "__version__", "") for name in installed}
 gpus = [str(torch.cuda.get_device_properties(one)) for one in range(torch.cuda.device_count())]
-nccl = ".".join(map(str, torch.cuda.nccl.version())) if gpus else ""
+has_nccl = gpus and torch.distributed.is_nccl_available()
+nccl = ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else ""
 print(json.dumps({"versions": versions, "gpus": gpus, "cuda": torch.version.cuda, "nccl": nccl}))
 """
 
@@ -328,6 +358,15 @@ def pending(session: Session, found: list[Task], end_s: float, slice_s: float) -
             yield task, left_s
 
 
+def hold(folder: Path) -> None:
+    """Keep other slices out of a folder until this process ends: two at once would disturb each other's times."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"{folder}: another slice is at work there; wait for its end, or give another --state")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.measure_gpu", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a rehearsal")
@@ -339,6 +378,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder of copies; default: $OUT")
     options = parser.parse_args()
     end_s = time.monotonic() + options.budget - LAST_S
+    hold(options.state)
     environment = find_environment(options.state)
     found_here = conditions(environment)
     if options.device == "cuda" and not found_here["gpus"]:
@@ -348,11 +388,16 @@ def main() -> None:
     models = sorted(path.stem for path in (ROOT / "lazsim" / "catalog" / "models").glob("*.toml"))
     found = tasks(options.device, models, len(found_here["gpus"]))
     has_run = False
-    for task, left_s in pending(session, found, end_s, end_s - time.monotonic()):
-        session.run(task, left_s)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        for task, left_s in pending(session, found, end_s, end_s - time.monotonic()):
+            session.run(task, left_s)
+            session.save(options.out)
+            has_run = True
+    finally:
+        # Ended by a signal, too: the task that ran has kept some points.
         session.save(options.out)
-        has_run = True
-    session.save(options.out)
     left = [task.name for task in found if not session.is_done(task.name)]
     failed = [name for name, noted in session.report["tasks"].items() if noted["status"] == "failed"]
     print(f"{len(found) - len(left)} of {len(found)} tasks have ended; failed: {', '.join(failed) or 'none'}")

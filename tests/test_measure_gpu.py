@@ -2,12 +2,18 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+import zipfile
+from pathlib import Path
 
 import pytest
 
+from tests import measure_gpu
 from tests.conftest import ROOT
-from tests.measure_gpu import MODULES, Session, Task, find_environment, pending, summarise, tasks
+from tests.measure_gpu import MODULES, Session, Task, find_environment, hold, pending, summarise, tasks
 
 PRINT = "import json, sys; json.dump({'out': sys.argv[1:]}, sys.stdout)"
 
@@ -158,3 +164,79 @@ def test_nothing_is_unpacked_where_all_modules_are_installed(tmp_path):
     environment = find_environment(tmp_path)
     assert environment["PYTHONPATH"].startswith(str(ROOT))
     assert list(tmp_path.iterdir()) == []
+
+
+SLICE = """
+import tests.measure_gpu as measured
+write = "open(sys.argv[1] + '/half.csv', 'w').write('kernel'); open(sys.argv[2], 'w').write(str(os.getpid()))"
+begun = f"import os, sys, time; {write}; time.sleep(600)"
+tasks = [measured.Task("done", ("-c", ""), 15), measured.Task("begun", ("-c", begun, "PROFILES", PID), 15)]
+measured.tasks = lambda *_: tasks
+measured.conditions = lambda _: {"gpus": [], "nvidia_smi": [], "machine": "", "at": "now", "versions": {}}
+measured.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_slice_that_is_ended_leaves_whole_files_and_no_process(start_process, tmp_path, number):
+    pid, state, out = tmp_path / "pid", tmp_path / "state", tmp_path / "out"
+    options = ["--device", "cpu", "--state", str(state), "--out", str(out)]
+    code = SLICE.replace("PID", repr(str(pid)))
+    process = start_process(sys.executable, "-c", code, *options, cwd=ROOT, env={**os.environ, "PYTHONPATH": "."})
+    while not (pid.exists() and pid.read_text().strip()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait() == (-number if number == signal.SIGKILL else 128 + number)
+    while alive(int(pid.read_text())):
+        time.sleep(0.05)
+
+    report = json.loads((out / "report.json").read_text())
+    assert {name: noted["status"] for name, noted in report["tasks"].items()} == {"done": "done"}
+    with zipfile.ZipFile(out / "profiles.zip") as packed:
+        # What the task had measured comes back, too, unless the slice had no time to pack it.
+        assert packed.namelist() == ([] if number == signal.SIGKILL else ["half.csv"])
+    later = Session(state, dict(os.environ), "cpu", scale=1.0)
+    assert (later.profiles / "half.csv").read_text() == "kernel"
+    assert [later.is_done(name) for name in ("done", "begun")] == [True, False]
+
+
+def alive(pid):
+    """Tell whether a process runs: one that has ended may wait for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_profiles_that_came_back_are_unpacked_anew_where_a_slice_was_killed_meanwhile(begin, tmp_path):
+    state = tmp_path / "state"
+    (state / "profiles.part").mkdir(parents=True)
+    (state / "profiles.part" / "a.csv").write_text("ker")
+    (state / "report.json").write_text('{"device": "cpu", "conditions": [], "tasks": {}}')
+    with zipfile.ZipFile(state / "profiles.zip", "w") as packed:
+        packed.writestr("a.csv", "kernel")
+        packed.writestr("b.csv", "kernel")
+    session = begin()
+    assert {path.name: path.read_text() for path in session.profiles.iterdir()} == {
+        "a.csv": "kernel",
+        "b.csv": "kernel",
+    }
+
+
+def test_a_second_slice_at_the_same_time_is_refused(tmp_path):
+    code = f"import pathlib, tests.measure_gpu as measured; measured.hold(pathlib.Path({str(tmp_path)!r}))"
+    for is_held in (False, True):
+        if is_held:
+            hold(tmp_path)
+        found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert (found.returncode, "another slice" in found.stderr) == (is_held, is_held)
+
+
+def test_a_wheel_that_does_not_work_here_is_named_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_gpu, "MODULES", ("no_such_module",))
+    monkeypatch.setattr(measure_gpu, "WHEELS", tmp_path)
+    with zipfile.ZipFile(tmp_path / "no_such_module-1.0-py3-none-any.whl", "w") as packed:
+        packed.writestr("no_such_module.py", "import of_another_python")
+    with pytest.raises(SystemExit, match=r"No module named 'of_another_python'.*make wheels GPU_PYTHON=3\."):
+        find_environment(tmp_path / "state")
