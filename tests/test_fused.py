@@ -64,10 +64,23 @@ def by_column(rows):
 @given(problems())
 def test_rows_need_not_be_contiguous(lay, problem):
     rows, gradient, weights, row_of = problem
-    apart = [lay(kept) for kept in (rows, gradient, weights)]
-    assert torch.equal(fused.sum_rows(apart[0], row_of, apart[2]), fused.sum_rows(rows, row_of, weights))
+    apart = [lay(kept) for kept in (rows, gradient, weights, row_of)]
+    assert torch.equal(fused.sum_rows(apart[0], apart[3], apart[2]), fused.sum_rows(rows, row_of, weights))
     for found, expected in zip(
-        fused.spread_rows(apart[1], apart[0], row_of, apart[2]),
+        fused.spread_rows(apart[1], apart[0], apart[3], apart[2]),
         fused.spread_rows(gradient, rows, row_of, weights), strict=True,
     ):  # fmt: skip
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("numbers", [torch.int32, torch.int64])
+def test_rows_may_lie_further_away_than_32_bits_count(numbers):
+    # Memory that nobody writes takes none: of four GiB, two rows are used.
+    rows = torch.empty(2**21 + 2, 1024, dtype=torch.bfloat16)
+    rows[0], rows[-1] = 1.0, 2.0
+    row_of, weights = torch.tensor([[len(rows) - 1, 0]], dtype=numbers), torch.tensor([[0.5, 4.0]])
+    gradient = torch.full((1, 1024), 0.25, dtype=torch.bfloat16)
+    assert fused.sum_rows(rows, row_of, weights).tolist() == [[2.0 * 0.5 + 1.0 * 4.0] * 1024]
+    to_rows, to_weights = fused.spread_rows(gradient, rows, row_of, weights)
+    assert to_weights.tolist() == [[2.0 * 0.25 * 1024, 1.0 * 0.25 * 1024]]
+    assert (to_rows[-1].tolist(), to_rows[0].tolist()) == ([0.25 * 0.5] * 1024, [0.25 * 4.0] * 1024)

@@ -48,8 +48,8 @@ def sum_rows(rows: Any, row_of: Any, weights: Any) -> Any:
     if num_tokens:
         grid = (num_tokens, triton.cdiv(width, BLOCK))
         _sum_rows[grid](
-            rows.contiguous(), row_of, row_of if weights is None else weights.contiguous(), sums, width, k,
-            weights is not None, _wide(rows), BLOCK,
+            rows.contiguous(), row_of.contiguous(), row_of if weights is None else weights.contiguous(), sums, width,
+            k, weights is not None, _wide(rows), BLOCK,
         )  # fmt: skip
     return sums
 
@@ -60,8 +60,8 @@ def spread_rows(gradient: Any, rows: Any, row_of: Any, weights: Any) -> tuple[An
     to_rows, to_weights = torch.empty_like(rows), torch.empty_like(weights)
     if row_of.numel():
         _spread_rows[(row_of.numel(),)](
-            gradient.contiguous(), rows, row_of, weights, to_rows, to_weights, rows.shape[1], row_of.shape[1],
-            _wide(rows), BLOCK,
+            gradient.contiguous(), rows, row_of.contiguous(), weights, to_rows, to_weights, rows.shape[1],
+            row_of.shape[1], _wide(rows), BLOCK,
         )  # fmt: skip
     return to_rows, to_weights
 
@@ -82,7 +82,7 @@ if triton is not None:
         column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         total = tl.zeros((BLOCK,), WIDE)
         for place in tl.static_range(K):
-            row = tl.load(row_of + token * K + place)
+            row = tl.load(row_of + token * K + place).to(tl.int64)
             values = tl.load(rows + row * WIDTH + column, mask=column < WIDTH).to(WIDE)
             if WEIGHTED:
                 values *= tl.load(weights + token * K + place).to(WIDE)
@@ -95,7 +95,7 @@ if triton is not None:
         BLOCK: tl.constexpr,
     ):  # fmt: skip
         place = tl.program_id(0).to(tl.int64)
-        row = tl.load(row_of + place)
+        row = tl.load(row_of + place).to(tl.int64)
         weight = tl.load(weights + place).to(WIDE)
         product = tl.zeros((BLOCK,), WIDE)
         for begin in range(0, WIDTH, BLOCK):
