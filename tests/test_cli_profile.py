@@ -163,6 +163,7 @@ def test_only_what_was_measured_alike_is_put_together(lazsim, tmp_path):
     for changes, said in [
         ({"dtype": "bfloat16"}, "measured with dtype bfloat16"),
         ({"conditions": {"num_threads": 1}}, "measured with num_threads 1"),
+        ({"conditions": {"float32_matmul_precision": "high"}}, "measured with float32_matmul_precision high"),
         ({"model": load_spec(ModelSpec, "gpt-m")}, "measured with model gpt-m"),
         ({"model": msgspec.structs.replace(HEADER.model, d_ff_expert=64)}, "measured with model.d_ff_expert 64"),
     ]:
@@ -172,6 +173,16 @@ def test_only_what_was_measured_alike_is_put_together(lazsim, tmp_path):
         assert said in err
         assert "merge only what was measured alike" in err
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(("name", "one", "other"), [("rows", "torch", "triton"), ("driver_version", "580", "590")])
+def test_rows_and_driver_are_alike_where_both_profiles_tell_them(lazsim, tmp_path, name, one, other):
+    paths = tmp_path / "one.csv", tmp_path / "two.csv"
+    write_profile(paths[0], {1: 1.0}, conditions={name: one})
+    # Old profiles do not tell how rows were added, nor nvidia-smi the driver where it gives no answer in time.
+    for conditions, expected in (({name: other}, 2), ({}, 0), ({name: one}, 0)):
+        write_profile(paths[1], {1: 1.0}, conditions=conditions)
+        assert lazsim("profile", "merge", *paths, "--out", tmp_path / "out.csv")[0] == expected
 
 
 def test_a_run_on_a_profile_says_what_was_measured(lazsim, measured):

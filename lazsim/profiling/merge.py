@@ -10,8 +10,13 @@ from lazsim.costmodel.profile import Header, Point, read_profile, require_header
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec
 
-SAME = ("processor", "num_processors", "num_threads", "gpu", "driver_version", "grouped")
+SAME = (
+    "processor", "num_processors", "num_threads", "float32_matmul_precision", "gpu", "driver_version", "grouped", "rows"
+)  # fmt: skip
 """Conditions that all times of a profile share."""
+
+MAY_BE_UNKNOWN = ("driver_version", "rows")
+"""Those of them that nvidia-smi may not tell at times, or that profiles of before did not."""
 
 
 def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
@@ -71,7 +76,7 @@ def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str,
             field = next(one for one in before.__struct_fields__ if getattr(before, one) != getattr(now, one))
             name = "model" if field == "name" else f"model.{field}"
             before, now = getattr(before, field), getattr(now, field)
-        if before != now:
+        if before != now and not (name in MAY_BE_UNKNOWN and None in (before, now)):
             return name, before, now
     return None
 
