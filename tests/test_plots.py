@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lazsim
 from lazsim.costmodel.profile import CATALOG, read_profile
+from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots import charts
@@ -19,7 +20,7 @@ from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.profile import kernel_looks
 from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
-from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure
+from lazsim.output.plots.style import BUCKET_COLORS, STYLE, add_legend, looks_of, new_figure
 from lazsim.placement.policies import POLICIES
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
@@ -143,6 +144,30 @@ def test_a_policy_looks_the_same_alone_beside_others_and_as_the_placement_of_a_s
     for name, look in looks.items():
         assert looks_of(["mine.py:place", name])[name] == look
         assert looks_of([f"lazarus:{name}", "lazarus:mine.py:place"])[f"lazarus:{name}"] == look
+
+
+def hue(color):
+    return matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(color))[0]
+
+
+def test_series_of_a_system_among_others_have_shades_of_its_colour():
+    own = {name: look.color for name, look in looks_of(list(SYSTEMS)).items()}
+    names = [
+        f"{system}{rest}" for system in ("ds-ft", "bamboo") for rest in (", spares 1", ", spares 2", ":mro, spares 3")
+    ]
+    looks = looks_of(names)
+    assert list(looks) == names
+    for system in ("ds-ft", "bamboo"):
+        mine = [look for name, look in looks.items() if name.startswith(system)]
+        assert mine[0].color == own[system]
+        assert [hue(look.color) for look in mine] == pytest.approx([hue(own[system])] * 3, abs=0.02)
+        assert len({look.color for look in mine}) == len({str(look.line) for look in mine}) == 3
+
+
+def test_what_a_job_does_has_no_colour_of_a_system():
+    assert set(BUCKET_COLORS) == set(BUCKETS)
+    assert not {look.color for look in looks_of(list(SYSTEMS)).values()} & set(BUCKET_COLORS.values())
+    assert len(set(BUCKET_COLORS.values())) == len(BUCKET_COLORS)
 
 
 def test_nodes_alive_are_whole_numbers():

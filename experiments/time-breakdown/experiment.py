@@ -9,7 +9,7 @@ import pandas as pd
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.output.plots.charts import MOST_BESIDE, draw_bars, panel_grid
-from lazsim.output.plots.style import LOOKS, PAPER, add_legend, to_files
+from lazsim.output.plots.style import BUCKET_COLORS, LOOKS, PAPER, add_legend, to_files
 from lazsim.study.experiment import Outcome, load_experiment
 
 SETTINGS = {
@@ -52,6 +52,7 @@ def buckets_figure(table, y_label):
         shown = table[table["panel"] == name]
         below = np.zeros(len(shown))
         for bucket, look in zip(BUCKETS, LOOKS, strict=False):
+            look = look._replace(color=BUCKET_COLORS[bucket])
             draw_bars(place, range(len(shown)), shown[bucket], 0.75, bucket.replace("_", " "), look, bottom=below)
             below += shown[bucket].to_numpy(dtype=float)
         place.set_xticks(range(len(shown)), shown["system"], rotation=30, ha="right")

@@ -12,7 +12,7 @@ from typing import Any
 from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
-from lazsim.output.plots.style import LOOKS, Look, looks_of, shown_names
+from lazsim.output.plots.style import BUCKET_COLORS, Look, looks_of, shown_names
 from lazsim.output.table import Column, Part, cell_text, key
 from lazsim.units import counted, format_duration
 
@@ -27,13 +27,7 @@ MOST_NAMES = 8
 MOST_ROWS = 1000
 """Rows of a table that a page shows."""
 
-BUCKET_COLORS = dict(
-    zip(
-        ("checkpoint", "rebalance", "detect", "reconfigure", "transfer", "restart", "waiting", "lost_work"),
-        (look.color for look in LOOKS),
-        strict=False,
-    )
-)
+STOP_COLORS = {what: color for what, color in BUCKET_COLORS.items() if what != "compute"}
 """All that a job does but train."""
 
 DASHES: Mapping[str, list[int]] = {"-": [], "--": [7, 3], ":": [2, 3], "-.": [7, 3, 2, 3]}
@@ -170,7 +164,7 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
         def rate_at(time_s: float, bounds: Any = bounds_s, rates: Sequence[float] = rates) -> float:
             return rates[max(0, int(bounds.searchsorted(time_s)) - 1)]
 
-        stops = [span for span in run.phases if span.what in BUCKET_COLORS]
+        stops = [span for span in run.phases if span.what in STOP_COLORS]
         systems.append(
             {
                 **drawn(shown[name], looks[name]),
@@ -186,7 +180,7 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     alive = alive[:: -(-len(alive) // MOST_MARKS)]
     end = first.wall_s / unit_s
     nodes = {"x": [*(round(at, 6) for at, _ in alive), end], "alive": [*(num for _, num in alive), alive[-1][1]]}
-    phases = {what.replace("_", " "): color for what, color in BUCKET_COLORS.items()}
+    phases = {what.replace("_", " "): color for what, color in STOP_COLORS.items()}
     found = {"unit": unit, "end": end, "systems": systems, "nodes": nodes, "phases": phases}
     return found | {"num_drawn": len(drawn_first)}
 
@@ -210,4 +204,4 @@ def _failure(failure: FailureRecord, unit_s: float, rate_at: Callable[[float], f
 def _phase(span: TimeSpan, unit_s: float) -> tuple[Any, ...]:
     seconds = round(span.end_s - span.start_s, 3)
     start, end = round(span.start_s / unit_s, 6), round(span.end_s / unit_s, 6)
-    return start, end, span.what.replace("_", " "), seconds, BUCKET_COLORS[span.what]
+    return start, end, span.what.replace("_", " "), seconds, STOP_COLORS[span.what]

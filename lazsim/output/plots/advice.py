@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
 from lazsim.study.advise.advice import Advice
-from lazsim.study.advise.question import name_apart
+from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.search import Choice
 from lazsim.units import DAY_S, HOUR_S, format_duration
 
@@ -45,31 +45,32 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     panels = 1 if advice.is_interval_given else 2
     figure = new_figure(1.0 + 3.0 * panels, max(2.6, 1.4 + 0.2 * len(ranking)))
     *curves, bars = figure.subplots(1, panels, squeeze=False)[0]
+    looks = dict(zip(choices, looks_of(list(map(name_choice, choices))).values(), strict=True))
     for axes in curves:
-        _draw_curves(advice, names, axes)
+        _draw_curves(advice, names, looks, axes)
         add_legend(figure, axes, 3)
     for place, one in enumerate(ranking):
         # Costs of the best are the smaller ones, and its samples the larger ones.
         share, *bounds = (_percent(bound, is_cost=advice.goal.is_cost) for bound in one.behind)
         reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)])
-        color = "#1b6ca8" if not place or one.is_tie else "0.6"
-        bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4)
+        color = looks[one.name.choice].color
+        face = color if not place or one.is_tie else "white"
+        bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4, markerfacecolor=face)
     labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
-    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(grey: not as good, or too few seeds to tell)")
+    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good, or too few seeds to tell)")
     return to_files(figure)
 
 
-def _draw_curves(advice: Advice, names: Mapping[Choice, str], curves: Axes) -> None:
+def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Choice, Look], curves: Axes) -> None:
     """Draw what each interval gives to the choices whose interval was tuned.
 
     Lines mark the interval found and those of Young and Daly.
     """
-    looks = looks_of([names[choice] for choice in advice.curves])
     for choice, curve in advice.curves.items():
-        look, step_s = looks[names[choice]], advice.starts[choice].step_s
+        look, step_s = looks[choice], advice.starts[choice].step_s
         shown = [advice.goal.shown(found) for found in curve.values()]
         low, high = ([abs(one.value - one[end]) for one in shown] for end in (1, 2))
         curves.errorbar(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from lazsim.engine.log import State
 from lazsim.output.plots.charts import amounts_map
 from lazsim.output.plots.style import (
     COLUMN_INCHES,
-    LOOKS,
     PAPER,
     STYLE,
     Look,
@@ -63,9 +62,7 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
     mosaic: Any = [["rate", "samples"], ["nodes", "." if has_rows else "samples"]]
     axes = figure.subplot_mosaic(mosaic, height_ratios=[3, 1], width_ratios=[2.4, 1])
     axes["rate"].sharex(axes["nodes"])
-    # Names stand beside rows, so that their bars need no looks that tell them apart.
-    looks = dict.fromkeys((run.name for run in result.runs), LOOKS[0]) if has_rows else None
-    plot_samples(result, axes["samples"], looks)
+    plot_samples(result, axes["samples"])
     (_plot_rows if has_rows else plot_throughput)(result, axes["rate"])
     plot_nodes(result.runs[0].states, result.runs[0].wall_s, axes["nodes"])
     if has_rows:
@@ -244,10 +241,10 @@ def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> 
     axes.set_xlabel(f"time ({unit})")
 
 
-def plot_samples(result: RunResult, axes: Axes, looks: Mapping[str, Look] | None = None) -> None:
-    """Draw the samples that each system kept, in looks of its own unless some are given."""
+def plot_samples(result: RunResult, axes: Axes) -> None:
+    """Draw the samples that each system kept."""
     names = [run.name for run in result.runs]
-    looks = looks or looks_of(names)
+    looks = looks_of(names)
     for index, run in enumerate(result.runs):
         look = looks[run.name]
         # These bars are wide: half as dense a hatch is enough.

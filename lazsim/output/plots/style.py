@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazsim.engine.systems import SYSTEMS
@@ -109,10 +110,21 @@ POLICY_LOOKS = dict(
 """A placement policy looks the same in every figure."""
 
 
-def looks_of(names: list[str]) -> dict[str, Look]:
+BUCKET_COLORS = {
+    "compute": "#f0ead6", "checkpoint": "#ffe066", "lost_work": "#ff9d9d", "detect": "#d9c2f0",
+    "reconfigure": "#9ee6cf", "transfer": "#a8d8ff", "rebalance": "#cdf07a", "restart": "#ffbdf2", "waiting": "#c3c9d4",
+}  # fmt: skip
+"""What a job does, in colours lighter than those of systems."""
+
+LIGHTEST = 0.65
+"""Share of white in the last of the colours of one system."""
+
+
+def looks_of(names: Sequence[str]) -> dict[str, Look]:
     """Give each series its look: that of the system or policy of its name, else the next free one.
 
-    Where all are one system with a policy, as ``lazarus:mro``, they are told apart by the policy.
+    Series of one system among others, as ``lazarus:mro`` or ``lazarus, nodes 4``, have shades of its colour. Where all
+    are one system with a policy, they are told apart by the policy.
 
     Examples
     --------
@@ -120,13 +132,30 @@ def looks_of(names: list[str]) -> dict[str, Look]:
     ['s', 'o']
     >>> looks_of(["lazarus:spread"])["lazarus:spread"] == looks_of(["spread"])["spread"]
     True
+    >>> [look.color for look in looks_of(["ds, nodes 4", "ds, nodes 8", "mine, nodes 4"]).values()]
+    ['#555555', '#c4c4c4', '#1b6ca8']
     """
     policies = [name.partition(":")[2] for name in names]
     if len({name.partition(":")[0] for name in names}) == 1 and all(policies):
         return dict(zip(names, looks_of(policies).values(), strict=True))
-    known = {name: look for name, look in (SYSTEM_LOOKS | POLICY_LOOKS).items() if name in names}
+    series: dict[str, list[str]] = {}
+    for name in names:
+        owner, system = name.partition(", ")[0], re.split("[:,]", name)[0]
+        series.setdefault(system if system in SYSTEM_LOOKS else owner, []).append(name)
+    known = {owner: look for owner, look in (SYSTEM_LOOKS | POLICY_LOOKS).items() if owner in series}
     free = itertools.cycle([look for look in LOOKS if look not in known.values()] or LOOKS)
-    return {name: known.get(name) or next(free) for name in names}
+    looks = {owner: known.get(owner) or next(free) for owner in series}
+    found = {name: look for owner, of_owner in series.items() for name, look in _shades(looks[owner], of_owner)}
+    return {name: found[name] for name in names}
+
+
+def _shades(look: Look, names: Sequence[str]) -> Iterator[tuple[str, Look]]:
+    """Yield names with looks in lighter and lighter shades, each with other marks; the first has the look itself."""
+    first, parts = LOOKS.index(look), [int(look.color[at : at + 2], 16) for at in (1, 3, 5)]
+    for index, name in enumerate(names):
+        white = LIGHTEST * index / max(1, len(names) - 1)
+        color = "#" + "".join(f"{round(part + white * (255 - part)):02x}" for part in parts)
+        yield name, LOOKS[(first + index) % len(LOOKS)]._replace(color=color)
 
 
 def shown_names(names: Sequence[str], letters: int = NAME_LETTERS) -> dict[str, str]:
