@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -46,6 +47,9 @@ PR_SET_PDEATHSIG = 1
 START_S = 20.0
 """Time in which a command passes its budget while it starts, checks and writes."""
 
+EXTRA_S = 4.0
+"""Time that a command takes beyond its seconds: of a profile 2 to 7 s on two cores."""
+
 TOO_SHORT = re.compile(r"too short; give (\d+)s")
 """What a command says that asks for more time, which it gets once."""
 
@@ -58,7 +62,7 @@ FIRST_MODELS = ("gpt-l", "deepseek-v3", "gpt-m", "gpt-s", "qwen3-30b-a3b", "mixt
 
 @dataclass(frozen=True)
 class Task:
-    """A command, the seconds that it gets in a whole session of `SESSION_S`, and whether it goes on when run again.
+    """A command, the seconds that it gets where all tasks get theirs, and whether it goes on when run again.
 
     It comes after the task that it `needs`, also where that has failed: a profile keeps the points that it has.
 
@@ -115,8 +119,9 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
     return found + [task for model in rest for task in (profile(model, 20), check(model))]
 
 
-SESSION_S = 1500.0
-"""All tasks together: a session on a lent machine."""
+def scale_to(total_s: float, found: list[Task]) -> float:
+    """Return the factor of all seconds with which the tasks take a total: as many as the catalogue has models."""
+    return total_s / math.fsum(task.seconds + EXTRA_S for task in found)
 
 
 class Session:
@@ -200,7 +205,7 @@ class Session:
             for path in sorted(self.profiles.glob("[!.]*.*")):
                 packed.write(path, path.name)
         files = {
-            "report.json": json.dumps(self.report, indent=1, sort_keys=True).encode() + b"\n",
+            "report.json": json.dumps(self.report, indent=1).encode() + b"\n",
             "summary.txt": "".join(f"{line}\n" for line in summarise(self.report)).encode(),
             "profiles.zip": zipped.getvalue(),
         }
@@ -215,10 +220,12 @@ def summarise(report: dict[str, Any]) -> Iterator[str]:
     """Yield the figures that a session is for, what has failed and why, and what time has cut."""
     for one in report["conditions"]:
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
-        yield f"{one['at']}: {'; '.join(one['nvidia_smi']) or one['machine']}; {versions}"
+        gpus = "; ".join(one["nvidia_smi"] or one["gpus"]) or "no GPU"
+        yield f"{one['at']}: {gpus}; {one['machine']}; {versions}"
     for name, noted in report["tasks"].items():
         if noted["status"] == "done":
-            yield f"{name}: {', '.join(figures(noted.get('result', {}))) or last_line(noted['said']) or 'done'}"
+            found = "; ".join([*points(noted["said"]), ", ".join(figures(noted.get("result", {})))]).strip("; ")
+            yield f"{name}: {found or last_line(noted['said']) or 'done'}"
         else:
             ending = "no time was left" if noted["exit_status"] is None else f"exit status {noted['exit_status']}"
             yield f"{name}: {noted['status'].upper()}, {ending}: {last_line(noted['said'])}"
@@ -227,6 +234,15 @@ def summarise(report: dict[str, Any]) -> Iterator[str]:
 def last_line(said: str) -> str:
     """Return the last line of what a command said."""
     return (said.strip().split("\n") or [""])[-1]
+
+
+def points(said: str) -> Iterator[str]:
+    """Yield what ``profile`` has measured, and the kernels of which it had no time or memory for all sizes."""
+    for found in re.findall(r"has (\d+ points of \d+ kernels)", said):
+        yield found
+        for reason, lack in (("budget", "time"), ("memory", "memory")):
+            if kernels := re.findall(rf"^note: skipped: ([^:]+): .*\b{reason}\b", said, re.MULTILINE):
+                yield f"too little {lack} for all sizes of {', '.join(kernels)}"
 
 
 def figures(result: dict[str, Any]) -> Iterator[str]:
@@ -371,7 +387,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.measure_gpu", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a rehearsal")
     parser.add_argument("--budget", type=seconds, default=540.0, help="length of this slice, as 9min")
-    parser.add_argument("--total", type=seconds, default=SESSION_S, help="of all slices together, as 25min")
+    parser.add_argument("--total", type=seconds, default=1500.0, help="of all slices together, as 25min")
     parser.add_argument(
         "--state", type=Path, default=ROOT / "runs" / "gpu", help="folder that a later slice goes on from"
     )
@@ -383,10 +399,10 @@ def main() -> None:
     found_here = conditions(environment)
     if options.device == "cuda" and not found_here["gpus"]:
         sys.exit("torch finds no GPU here; --device cpu rehearses everything on the CPU")
-    session = Session(options.state, environment, options.device, options.total / SESSION_S)
-    session.report["conditions"].append(found_here)
     models = sorted(path.stem for path in (ROOT / "lazsim" / "catalog" / "models").glob("*.toml"))
     found = tasks(options.device, models, len(found_here["gpus"]))
+    session = Session(options.state, environment, options.device, scale_to(options.total, found))
+    session.report["conditions"].append(found_here)
     has_run = False
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

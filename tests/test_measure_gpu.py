@@ -13,7 +13,7 @@ import pytest
 
 from tests import measure_gpu
 from tests.conftest import ROOT
-from tests.measure_gpu import MODULES, Session, Task, find_environment, hold, pending, summarise, tasks
+from tests.measure_gpu import MODULES, Session, Task, find_environment, hold, pending, scale_to, summarise, tasks
 
 PRINT = "import json, sys; json.dump({'out': sys.argv[1:]}, sys.stdout)"
 
@@ -30,6 +30,13 @@ def test_every_model_of_the_catalogue_is_measured_once_and_then_checked():
     assert names[0] == "tests"
     for model in models:
         assert names.index(f"profile {model}") < names.index(f"check {model}")
+
+
+def test_all_tasks_share_the_total_however_many_there_are():
+    one, other = Task("one", (), 90), Task("other", (), 36)
+    # Each takes four seconds beyond its own: 94 s, and 134 s together.
+    assert scale_to(188.0, [one]) == 2.0
+    assert scale_to(67.0, [one, other]) == 0.5
 
 
 def test_exchanges_by_nccl_are_measured_where_there_are_several_gpus():
@@ -77,9 +84,19 @@ def test_the_summary_has_every_figure_and_every_reason():
         "allocated_measured_s": 1.0, "won_back": 0.38,
     }  # fmt: skip
     component = {"name": "ETTR", "measured": 0.671, "relative_error": 0.02, "judged": True}
+    profiled = (
+        "gpt-l.csv has 134 points of 11 kernels; lazsim profile show gpt-l.csv\n"
+        "note: skipped: head: 1024: budget; 2048: memory\nnote: skipped: all_reduce over 4: 64, 128: budget\n"
+        "note: gpt-l.csv: cannot drive a run of gpt-l\n"
+    )
     found = summarise({
-        "conditions": [{"at": "now", "nvidia_smi": ["NVIDIA H100"], "machine": "", "versions": {"torch": "2.11"}}],
+        "conditions": [
+            {"at": "now", "nvidia_smi": ["NVIDIA H100"], "gpus": [], "machine": "Linux", "versions": {"torch": "2.11"}},
+            {"at": "then", "nvidia_smi": [], "gpus": ["name='H100'"], "machine": "Linux", "versions": {}},
+            {"at": "here", "nvidia_smi": [], "gpus": [], "machine": "Linux", "versions": {}},
+        ],
         "tasks": {
+            "profile gpt-l": ended("done", profiled),
             "tests": ended("done", "3 passed\n"),
             "check gpt-l": ended("done", median_error=0.017, reached=[grouped]),
             "ranks gpt-l": ended("done", layers=[layer]),
@@ -90,7 +107,11 @@ def test_the_summary_has_every_figure_and_every_reason():
         },
     })  # fmt: skip
     assert list(found) == [
-        "now: NVIDIA H100; torch 2.11",
+        "now: NVIDIA H100; Linux; torch 2.11",
+        "then: name='H100'; Linux; ",
+        "here: no GPU; Linux; ",
+        "profile gpt-l: 134 points of 11 kernels; too little time for all sizes of head, all_reduce over 4; "
+        "too little memory for all sizes of head",
         "tests: 3 passed",
         "check gpt-l: interpolation error 1.7% (wanted: 5 %), grouped 83% of one expert at 4096 (wanted: 85 %)",
         "ranks gpt-l: layer 0 predicted over measured: slowest rank +0.4%, worst -14.0%",
