@@ -84,6 +84,8 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
 
     def profile(model: str, seconds: float, *more: str, suffix: str = "") -> Task:
         out = f"PROFILES/{model}{suffix}.csv"
+        # Exchanges are those of any model, and to start their processes takes longer than most models get.
+        more = more or (() if num_gpus == 1 or model == FIRST_MODELS[0] else ("--ranks", "1"))
         measured = ("profile", "--device", device, "--model", model, "--budget", "BUDGET", "--out", out, *more)
         return Task(f"profile {model}{suffix}", lazsim(*measured), seconds, goes_on=True)
 

@@ -45,6 +45,15 @@ def test_exchanges_by_nccl_are_measured_where_there_are_several_gpus():
     assert "--ranks 4 --backend nccl" in " ".join(found["profile gpt-l-nccl"].command)
 
 
+@pytest.mark.parametrize(("device", "num_gpus"), [("cpu", 0), ("cuda", 1), ("cuda", 4)])
+def test_exchanges_are_measured_with_one_model_alone(device, num_gpus):
+    found = {task.name: task.command for task in tasks(device, ["gpt-l", "gpt-s", "olmoe-1b-7b"], num_gpus)}
+    assert "--ranks" not in found["profile gpt-l"]
+    for name in ("profile gpt-s", "profile olmoe-1b-7b"):
+        # One GPU has no exchanges, and the profile says so.
+        assert ("--ranks 1" in " ".join(found[name])) is (num_gpus != 1)
+
+
 def test_a_session_goes_on_from_what_came_back_of_another_machine(begin, tmp_path):
     session, task = begin(), Task("one", ("-c", PRINT, "BUDGET", "PROFILES/a.csv"), 30)
     session.run(task, 100)
