@@ -12,6 +12,7 @@ from lazsim.engine.systems.lazarus import LAZARUS
 from lazsim.engine.systems.moc import MOC
 from lazsim.engine.systems.moevement import MOEVEMENT
 from lazsim.engine.systems.oobleck import OOBLECK
+from lazsim.engine.systems.own import guarded
 from lazsim.engine.systems.recycle import RECYCLE
 from lazsim.engine.systems.replica_drop import FT_HSDP, REPLICA_DROP
 from lazsim.engine.systems.spare import SPARE
@@ -92,7 +93,7 @@ def find_system(name: str) -> System:
     if not isinstance(system, System):
         raise SpecError(f"system {name!r} is of type {type(system).__name__}, not lazsim.engine.systems.System")
     # Names tell runs apart, and intervals of a job go by them.
-    return replace(system, name=name.rpartition(":")[2])
+    return guarded(replace(system, name=name.rpartition(":")[2]), name)
 
 
 def system_source(name: str) -> dict[str, str] | None:

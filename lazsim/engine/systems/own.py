@@ -1,0 +1,106 @@
+"""Systems of users: what their methods raise, or return wrongly, is told in a line."""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.protocol import Action, Decision
+from lazsim.engine.systems.system import Pace, Save, StoppedJob, System
+from lazsim.errors import LazsimError, SpecError
+from lazsim.extensions import in_a_line, printing_to_stderr
+
+MOST_LETTERS = 60
+"""Letters of a value that a method returns in an error."""
+
+
+def guarded(system: System, name: str) -> System:
+    """Return a user's system whose methods raise a `SpecError`, with the name given, where they fail."""
+    methods = {
+        method: _guarded(function, method, name)
+        for method, function in inspect.getmembers(type(system), inspect.isfunction)
+        # Modules of files have names of their own; see `lazsim.extensions`.
+        if not method.startswith("_") and (":" in function.__module__ or not function.__module__.startswith("lazsim."))
+    }
+    kind: type[System] = type(type(system).__name__, (type(system),), methods)
+    return kind(**{field.name: getattr(system, field.name) for field in fields(system)})
+
+
+def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(system: System, *arguments: Any, **named: Any) -> Any:
+        try:
+            with printing_to_stderr():
+                value = function(system, *arguments, **named)
+            expected = CHECKS[method](value, system, *arguments, **named) if method in CHECKS else ""
+        except LazsimError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise SpecError(f"system {name!r}: {method}: {in_a_line(error, function.__code__.co_filename)}") from error
+        if expected:
+            raise SpecError(f"system {name!r}: {method} returned {str(value)[:MOST_LETTERS]}; {expected}")
+        return value
+
+    return call
+
+
+def _is_amount(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and 0 <= value < math.inf for value in values)
+
+
+def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJob) -> str:
+    if not isinstance(decision, Decision):
+        return "return a Decision"
+    nodes, free = decision.nodes, set(range(stopped.held.num_seats)) - set(stopped.held.seats)
+    if gone := set(nodes).difference(stopped.situation.alive):
+        return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
+    if decision.action is Action.RESTART and not nodes:
+        return "a restart takes nodes"
+    if decision.action is Action.RESTART and not system.is_elastic and len(nodes) % system.fewest_nodes(costs):
+        return f"a restart takes {system.fewest_nodes(costs)} nodes for each model replica, not {len(nodes)}"
+    if taken := set(decision.seats) - free:
+        return f"its seats {', '.join(map(str, sorted(taken)))} are not free"
+    for bucket, seconds in decision.phases:
+        if bucket not in BUCKETS or not _is_amount(seconds):
+            return f"its phase {bucket!r} of {seconds} s: give seconds of {', '.join(BUCKETS)}"
+    return ""
+
+
+def _check_usable(count: Any, system: System, costs: Any, num_nodes: int) -> str:
+    if not isinstance(count, int) or not 0 <= count <= num_nodes:
+        return f"return 0 to {num_nodes}"
+    fewest = 1 if system.is_elastic else system.fewest_nodes(costs)
+    return f"return a multiple of {fewest}, the nodes of a model replica" if count % fewest else ""
+
+
+def _check_save(save: Any, *_: Any) -> str:
+    return "" if isinstance(save, Save) and _is_amount(*save) else "return a Save of seconds of 0 or more"
+
+
+def _check_pace(pace: Any, *_: Any) -> str:
+    is_fine = isinstance(pace, Pace) and _is_amount(*pace) and 0 not in pace
+    return "" if is_fine else "return a Pace of a factor and a share of more than 0"
+
+
+def _check_choices(found: Any, system: System) -> str:
+    known = {field.name for field in fields(system)}
+    is_fine = isinstance(found, Mapping) and known.issuperset(found)
+    return "" if is_fine else "return the values to try by fields of the system"
+
+
+def _check_amount(value: Any, *_: Any) -> str:
+    return "" if _is_amount(value) else "return a number of 0 or more"
+
+
+CHECKS: Mapping[str, Callable[..., str]] = {
+    "save": _check_save,
+    "pace": _check_pace,
+    "decide": _check_decision,
+    "usable_nodes": _check_usable,
+    "choices": _check_choices,
+    **dict.fromkeys(("restart_s", "detect_s", "rebuild_s", "host_bytes", "extra_gpu_bytes"), _check_amount),
+}
+"""Says what is wrong with what a method returns, which is followed by the arguments of the method."""
