@@ -104,16 +104,17 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
         tables = ("--profile", f"PROFILES/{model}.csv") if device == "cuda" or model == "gpt-l" else ()
         # Fewer tokens do not make up for a CPU: most of the time is weights.
         most_s = 60 if device == "cuda" else 180
-        return Task(f"{kind} {model}", lazsim("profile", kind, *more, *tables, *how), most_s, needs=f"profile {model}")
+        needs = f"profile {model}" if tables else ""
+        return Task(f"{kind} {model}", lazsim("profile", kind, *more, *tables, *how), most_s, needs=needs)
 
-    found.append(virtual("ranks", "gpt-l"))
-    validate = ("validate", "--device", device, "--nodes", "4", "--tolerance", "1000", "--json")
-    found.append(Task("validate", lazsim(*validate), 240))
-    found += [profile(model, 35) for model in first[2:]] + [check(model) for model in first[2:]]
     # On a CPU, 256 large experts take a quarter of an hour; a smaller model asks for the same work.
     many = "deepseek-v3" if device == "cuda" else "deepseek-v2-lite"
     layer = ("--model", many, "--cluster", "h200x32", "--layers", "1")
-    found += [virtual("skew", "gpt-l"), virtual("ranks", many, *layer)]
+    # What one slice is to tell, before further models: a single one has no time left for validation.
+    found += [virtual("ranks", "gpt-l"), virtual("skew", "gpt-l"), virtual("ranks", many, *layer)]
+    validate = ("validate", "--device", device, "--nodes", "4", "--tolerance", "1000", "--json")
+    found.append(Task("validate", lazsim(*validate), 240))
+    found += [profile(model, 35) for model in first[2:]] + [check(model) for model in first[2:]]
     if num_gpus > 1:
         more = ("--ranks", str(num_gpus), "--backend", "nccl", "--kernel", "all_to_all")
         found.insert(1, profile("gpt-l", 60, *more, suffix="-nccl"))

@@ -32,6 +32,20 @@ def test_every_model_of_the_catalogue_is_measured_once_and_then_checked():
         assert names.index(f"profile {model}") < names.index(f"check {model}")
 
 
+def test_one_slice_of_nine_minutes_tells_all_that_a_gpu_is_wanted_for_but_the_validation():
+    models = sorted(path.stem for path in (ROOT / "lazsim" / "catalog" / "models").glob("*.toml"))
+    found, taken_s, first = tasks("cuda", models, num_gpus=1), 0.0, []
+    scale = scale_to(1500.0, found)
+    for task in found:
+        # Twenty seconds go for the start of a command, and ten of nine minutes for packing.
+        if taken_s + scale * task.seconds + 20 < 530:
+            taken_s += scale * task.seconds + 4
+            first.append(task.name)
+    wanted = ["tests", "profile gpt-l", "profile deepseek-v3", "check gpt-l", "check deepseek-v3"]
+    assert first[:8] == [*wanted, "ranks gpt-l", "skew gpt-l", "ranks deepseek-v3"]
+    assert next(task.name for task in found if task.name not in first) == "validate"
+
+
 def test_all_tasks_share_the_total_however_many_there_are():
     one, other = Task("one", (), 90), Task("other", (), 36)
     # Each takes four seconds beyond its own: 94 s, and 134 s together.
