@@ -23,14 +23,9 @@ class Clock(simpy.Environment):
     def passing(self, seconds: float) -> Activity:
         """Let time pass, to the same instant either way."""
         if self.now + seconds < self.peek():
-            self.skip_to(self.now + seconds)
+            self._now += seconds
         else:
             yield self.timeout(seconds)
-            self.skip_to(self.now)
-
-    def skip_to(self, time_s: float) -> None:
-        """Let time pass in which nothing else happens."""
-        self._now = time_s
-        if time_s >= self._tell_at_s:
-            self._tell(time_s)
-            self._tell_at_s = time_s + self._every_s
+        if self.now >= self._tell_at_s:
+            self._tell(self.now)
+            self._tell_at_s = self.now + self._every_s

@@ -5,7 +5,7 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -16,8 +16,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.held import NOTHING, Held
-from lazsim.engine.laps import Lap, boundaries, find_laps, saves_due
-from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger, add_up
+from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger
 from lazsim.engine.log import FailureRecord, JobEvent, Log, State
 from lazsim.engine.nodes import NO_SPARES, Nodes, Spares
 from lazsim.engine.plan_reliability import OnPlan
@@ -26,7 +25,7 @@ from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
-from lazsim.engine.systems.system import FULL_PACE, NO_SAVE, Save, StoppedJob, System, decide_next
+from lazsim.engine.systems.system import FULL_PACE, Save, StoppedJob, System, decide_next
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES
 from lazsim.trace.table import Batch
@@ -304,8 +303,6 @@ class Job:
             if protocol.rebalance_is_due(self.system, step, state.planned_step, job.rebalance_interval_steps):
                 yield from self._rebalance(state)
                 return
-            if self._make_laps(state):
-                continue
             if self.progress.is_due(self.interval_steps, self.progress.saved_step):
                 yield from self._checkpoint(state)
             if not self._join_is_due():
@@ -347,61 +344,6 @@ class Job:
             yield from self._spend("checkpoint", stopped_s)
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
         self.log.count("checkpoints")
-
-    def _make_laps(self, state: Training) -> bool:
-        """Make the steps that take as long as the next one and surely end before all else, with the saves between them.
-
-        Times and counts are exactly those of `_checkpoint` and `_compute` in turn. Return whether there are any.
-        """
-        if self._join_is_due():
-            return False
-        progress = self.progress
-        step_s, num_steps = state.timer.stretch(progress.step)
-        end = progress.step + num_steps
-        if self.system.is_elastic:
-            # A plan that is due ends all.
-            rebalance_steps = self.costs.job.rebalance_interval_steps
-            end = min(end, (progress.step // rebalance_steps + 1) * rebalance_steps)
-        now_s, quiet_s = self.env.now, self.env.peek()
-        bounds = boundaries(progress.step, end, int((quiet_s - now_s) / step_s), self._intervals)
-        due = saves_due(bounds[:-1], self.interval_steps, progress.saved_step)
-        save = self._save(state.held.num_seats, step_s) if due else NO_SAVE
-        laps = find_laps(bounds, step_s, now_s, quiet_s, due, progress.written_at_s(), save)
-        if laps:
-            self._book_laps(state, laps, step_s, save.persist_s)
-        return bool(laps)
-
-    def _book_laps(self, state: Training, laps: Sequence[Lap], step_s: float, persist_s: float) -> None:
-        """Let laps pass, and count them."""
-        progress, samples = self.progress, state.timer.samples_per_step
-        extrapolated_share = self._extrapolated_share(state)
-        self.step_s = step_s
-        self._note_state()
-        self._enter("compute")
-        saves = [number for number, lap in enumerate(laps) if lap.begins_with_save]
-        since_s = self.env.now
-        for lap in [laps[number] for number in saves]:
-            if lap.start_s > lap.stop_s:
-                if since_s < lap.stop_s:
-                    self.log.trained(since_s, lap.stop_s, samples / step_s)
-                self.log.phases.interrupt("checkpoint", lap.stop_s, lap.start_s)
-                since_s = lap.start_s
-        self.env.skip_to(laps[-1].end_s)
-        self.log.trained(since_s, self.env.now, samples / step_s)
-        self.ledger.skip_to(self.env.now)
-        self.ledger.book("checkpoint", [laps[number].start_s - laps[number].stop_s for number in saves])
-        spent_s = [lap.end_s - lap.start_s for lap in laps]
-        self.ledger.book("compute", spent_s)
-        self._count_time(state, spent_s, extrapolated_share)
-        self.log.count("checkpoints", len(saves))
-        self.plans.count(sum(lap.num_steps for lap in laps))
-        # The last save may not count yet, and the one before it counts: nothing before that is rolled back.
-        first = saves[-2] if len(saves) > 1 else 0
-        progress.keep(sum(lap.num_steps for lap in laps[:first]), samples)
-        for lap in laps[first:]:
-            if lap.begins_with_save:
-                progress.save(lap.start_s, persist_s)
-            progress.add(Made(lap.start_s, lap.num_steps, step_s, samples))
 
     def _save(self, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint takes, which is mostly what the last one took."""
@@ -465,23 +407,16 @@ class Job:
         state.stretch = None
         self.ledger.enter("compute", self.env.now)
         spent_s = self.env.now - stretch.start_s
-        self._count_time(state, [spent_s], self._extrapolated_share(state))
+        if self.costs.measured_part is not None:
+            self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
+        if state.is_below_threshold:
+            self.below_threshold_s += spent_s
         samples = state.timer.samples_per_step
         if num_steps:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
         self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, samples))
         return spent_s
-
-    def _count_time(self, state: Training, spent_s: Sequence[float], extrapolated_share: float) -> None:
-        """Count the seconds of steps that are extrapolated, and of those below the fault threshold."""
-        if extrapolated_share:
-            self.extrapolated_s = add_up(self.extrapolated_s, [seconds * extrapolated_share for seconds in spent_s])
-        if state.is_below_threshold:
-            self.below_threshold_s = add_up(self.below_threshold_s, spent_s)
-
-    def _extrapolated_share(self, state: Training) -> float:
-        return 0.0 if self.costs.measured_part is None else state.timer.extrapolated_share(self.progress.step)
 
     def _roll_back(self, copied_step: int) -> None:
         """Go back to the last checkpoint, or to copies in memory of a step."""

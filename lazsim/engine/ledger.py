@@ -1,7 +1,7 @@
 """The use of every simulated second."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 BUCKETS = (
     "compute",
@@ -21,13 +21,6 @@ RECOVERY_BUCKETS = ("lost_work", "detect", "reconfigure", "transfer", "restart",
 
 ROUNDING = 1e-12
 """Share of all time that a bucket may hold, or lack, by rounding alone."""
-
-
-def add_up(total: float, values: Iterable[float]) -> float:
-    """Add values to a total one after the other: a sum in any other order has other last digits."""
-    for value in values:
-        total += value
-    return total
 
 
 class Ledger:
@@ -59,14 +52,6 @@ class Ledger:
         assert seconds >= 0, "only time that was booked is moved"
         self._seconds[source] -= seconds
         self._seconds[target] += seconds
-
-    def book(self, bucket: str, seconds: Iterable[float]) -> None:
-        """Book times one after the other, as if the clock had been there; `skip_to` lets them pass."""
-        self._seconds[bucket] = add_up(self._seconds[bucket], seconds)
-
-    def skip_to(self, now_s: float) -> None:
-        """Let time pass that is booked already."""
-        self._since_s = now_s
 
     def close(self, now_s: float) -> None:
         """Book the time up to the end."""

@@ -100,14 +100,6 @@ class Spans:
             else:
                 self._open[node] = now_s, what
 
-    def interrupt(self, what: str, start_s: float, end_s: float) -> None:
-        """Note that the job did something else for a time."""
-        since_s, before = self._open[""]
-        if since_s < start_s:
-            self._close(TimeSpan(since_s, start_s, before))
-        self._close(TimeSpan(start_s, end_s, what))
-        self._open[""] = end_s, before
-
     def _close(self, span: TimeSpan) -> None:
         self._closed.append(span)
         if len(self._closed) > 2 * MOST_SPANS:

@@ -68,14 +68,10 @@ class Progress:
         """Step of the last save, also of one that does not count yet."""
         return (self._pending or self._saved).step
 
-    def keep(self, num_steps: int, samples_per_step: int) -> None:
-        """Count steps that are never rolled back, since two saves follow."""
-        self.step += num_steps
-        self.samples += num_steps * samples_per_step
-
     def add(self, made: Made) -> None:
         """Count steps made."""
-        self.keep(made.num_steps, made.samples_per_step)
+        self.step += made.num_steps
+        self.samples += made.num_steps * made.samples_per_step
         for saved in (self._saved, self._pending):
             if saved is not None:
                 saved.since_s += made.num_steps * made.step_s

@@ -83,8 +83,7 @@ def bind_nodes(
     if dense_PH is None or wants_PN is None:
         dense_PH, wants_PN = has_dense_H[None], np.ones((1, len(chosen_N)), dtype=np.bool_)
     # A part of the dense state moves as an expert does, to the nodes that hold it in the plan.
-    all_H = np.ones(len(order_H), dtype=np.bool_)
-    moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes, all_H, 0.0)
+    moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes)
     has_PH, wants_PH = dense_PH[:, order_H], with_more_nodes(wants_PN[None], num_left_out)[0]
     sent_PH = has_PH / has_PH.sum(axis=1, keepdims=True) * _dense_bytes_P(costs)[:, None]
     bytes_HH = moved.bytes_NN + sent_PH.T @ (wants_PH & ~has_PH).astype(np.float64)

@@ -47,9 +47,6 @@ class Save(NamedTuple):
     """Time until it counts, beside training; the next save waits for it."""
 
 
-NO_SAVE = Save(0.0)
-
-
 @dataclass(frozen=True)
 class StoppedJob:
     """A job that stands still: after a failure, or at a step boundary to let nodes join."""
