@@ -14,9 +14,10 @@ from lazsim.output.advice import seems_better
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
 from lazsim.study.advise.advice import GOODPUT, advise
+from lazsim.study.advise.formulas import Start, hold_against_formulas
 from lazsim.study.advise.question import NUM_STRETCHES, Question
-from lazsim.study.advise.search import Alternative, Goal, Search
-from lazsim.study.checkpoint_interval import Start, fit_interval, hold_against_formulas, mean_between_s
+from lazsim.study.advise.search import Alternative, Goal, Search, fit_interval
+from lazsim.study.checkpoint_interval import mean_between_s
 from lazsim.study.comparison import rank
 from lazsim.study.deadline import Due, compare_purchases
 from lazsim.study.intervals import MIN_SAMPLES

@@ -202,7 +202,7 @@ def finish_s(
     Parameters
     ----------
     states, events
-        Rows of `lazsim.engine.log.State` and `lazsim.engine.log.Event`; ascending. Rollbacks take samples away:
+        Rows of `lazsim.engine.log.State` and `lazsim.engine.log.JobEvent`; ascending. Rollbacks take samples away:
         without events none are.
     wall_s
         End of the run.

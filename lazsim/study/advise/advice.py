@@ -12,9 +12,10 @@ from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
 from lazsim.specs.effects import why_without_effect
+from lazsim.study.advise.formulas import Formulas, Start, hold_against_formulas
 from lazsim.study.advise.question import CHOICES, MOST_STEPS, Question, distinct, name_value, without_choices
 from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
-from lazsim.study.checkpoint_interval import AUTO, Formulas, Start, hold_against_formulas
+from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import Advance, ShowRuns
 from lazsim.study.comparison import Ranked, is_beyond_chance
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due

@@ -11,8 +11,9 @@ from lazsim.errors import SpecError
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import OF_TRACES, Settings
+from lazsim.study.advise.formulas import Start, find_start
 from lazsim.study.advise.search import Alternative, Changes, Choice, RunRow
-from lazsim.study.checkpoint_interval import AUTO, Start, find_start
+from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import Function, collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES

@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lazsim.errors import LazsimError, SpecError
-from lazsim.study.checkpoint_interval import climb, fit_interval
-from lazsim.study.comparison import BySeed, Ranked, is_beyond_chance, paired_ratio, rank
-from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, share_interval
+from lazsim.study.checkpoint_interval import climb
+from lazsim.study.comparison import BySeed, Ranked, common_seeds, is_beyond_chance, paired_ratio, rank
+from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval, share_interval
 
 MOST_ROUNDS = 6
 """Steps of one ratio of a climb, at most: more seeds than those of a run's own search bear out an interval that is far
@@ -315,3 +317,45 @@ class Search:
                 if not self._is_missed(one):
                     return one
         return self.rank(ordered)[0].name
+
+
+def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
+    """Return where a value is greatest over the steps between checkpoints, with its 95 % interval over seeds.
+
+    Parameters
+    ----------
+    values
+        The value at each seed, by steps between checkpoints, such as samples trained; seeds that not all have are left
+        out.
+
+    Returns
+    -------
+    Interval or None
+        Steps, not a whole number; None where fewer than three intervals were tried, or the value has no maximum between
+        a save too many and too much work lost.
+
+    Notes
+    -----
+    Saves cost a share of the time that falls with the interval ``n``, and lost work one that grows with it: ``value = c
+    - a / n - b n``, fitted by least squares, is greatest at ``sqrt(a / b)`` (Young, Communications of the ACM 17 (1974)
+    530). All runs together tell the maximum far more closely than the best of them does. Fitted from half to twice the
+    interval, it is up to 2 % short where a save takes a twentieth of the time between failures, by the higher orders.
+
+    Examples
+    --------
+    >>> round(fit_interval({n: {0: 100 - 64 / n - n} for n in (4, 8, 16)}).value, 6)
+    8.0
+    """
+    if len(values) < 3:
+        return None
+    seeds = common_seeds(values.values())
+    if not seeds:
+        return None
+    centre = math.exp(math.fsum(map(math.log, values)) / len(values))
+    share_I = np.array(list(values)) / centre
+    value_IS = np.array([[by_seed[seed] for seed in seeds] for by_seed in values.values()])
+    terms = np.stack([-1 / share_I, -share_I, np.ones(len(share_I))], axis=1)
+    save_S, lost_S, _ = np.linalg.pinv(terms) @ value_IS
+    if not (save_S.sum() > 0 and lost_S.sum() > 0):
+        return None
+    return Interval(*(centre * math.sqrt(bound) for bound in ratio_interval(list(save_S), list(lost_S))))
