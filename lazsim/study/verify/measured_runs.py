@@ -4,33 +4,36 @@ A row has the columns of ``lazsim/catalog/measured/training.csv``: docs/guides/s
 systems are names of the catalogue, or rows of ``models.csv`` and ``systems.csv`` beside the file.
 """
 
-import csv
 import difflib
 import functools
-import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
-from lazsim.errors import LazsimError, SpecError, prefix_errors
+from lazsim.errors import LazsimError, SpecError
 from lazsim.files.reading import read_bytes
-from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, Spec, catalog_names, load_spec, read_toml
+from lazsim.specs import ParallelSpec, Spec, read_toml
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
-from lazsim.units import read_number
+from lazsim.study.verify.cells import (
+    UNKNOWN,
+    Cells,
+    cell_choice,
+    cell_flag,
+    cell_number,
+    cell_number_if_any,
+    cell_whole,
+    cell_words,
+    read_table,
+)
+from lazsim.study.verify.measured_models import Lookup
 
 CATALOG, SOURCES = "measured/training.csv", "measured/sources.toml"
-
-Cells = Mapping[str, str]
-
-UNKNOWN = ("", "unknown", "nan", "n/a", "none")
 
 PRECISIONS = {
     "fp8_cs": "fp8",
@@ -59,8 +62,6 @@ SHARDINGS = {
     "zero1_dist_optimizer": "optimizer", "zero1": "optimizer", "optimizer": "optimizer", "fsdp": "full",
     "fsdp2": "full", "megatron_fsdp": "full", "zero3": "full", "full": "full",
 }  # fmt: skip
-
-ATTENTION_TYPES = ("MHA", "GQA", "MQA", "MLA")
 
 OPTIMIZERS = {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"}
 
@@ -129,43 +130,6 @@ class MeasuredRun:
     """What of the row a prediction leaves out or takes for granted: a kind, `ASSUMED` or `UNREAD`, and what."""
 
 
-@dataclass(frozen=True)
-class Lookup:
-    """Models and systems by name: those beside a file, else those of the catalogue."""
-
-    models: Mapping[str, Cells]
-    systems: Mapping[str, Cells]
-
-    def model(self, name: str) -> ModelSpec:
-        """Find a model."""
-        catalogued = name.replace("_", "-")
-        known = catalogued in catalog_names("models")
-        if not known and name not in self.models:
-            raise SpecError(f"no model {name!r} in the catalogue or beside the file")
-        if name not in self.models:
-            return load_spec(ModelSpec, catalogued)
-        return _model_of(name, self.models[name], load_spec(ModelSpec, catalogued) if known else None)
-
-    def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
-        """Find a system, cut or grown to a number of GPUs, and its GPU."""
-        known = name.lower() in catalog_names("clusters")
-        if not known and name not in self.systems:
-            raise SpecError(f"no system {name!r} in the catalogue or beside the file")
-        if known:
-            cluster = load_spec(ClusterSpec, name.lower())
-            gpu = load_spec(GpuSpec, cluster.gpu)
-            _refuse_other_system(name, self.systems.get(name, {}), cluster)
-        else:
-            cluster, gpu = _system_of(self.systems[name])
-        per_node = min(cluster.gpus_per_node, num_gpus)
-        if num_gpus % per_node:
-            raise SpecError(f"gpus {num_gpus}: give a multiple of the {per_node} GPUs of a node")
-        changes: dict[str, Any] = {"num_nodes": num_gpus // per_node, "gpus_per_node": per_node}
-        if per_node != cluster.gpus_per_node:
-            changes["network.nic_bytes_per_s"] = cluster.network.nic_bytes_per_s * per_node / cluster.gpus_per_node
-        return override(cluster, changes, name), gpu
-
-
 def read_runs(path: str | None = None) -> list[MeasuredRun]:
     """Read measured runs from a file, or the catalogue's; one that cannot be predicted has `MeasuredRun.skipped`.
 
@@ -194,37 +158,6 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     return [_run(row, lookup) for row in rows.values()]
 
 
-def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
-    """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
-    try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        columns = next(reader, [])
-        lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(f"{name}: is no table of comma-separated UTF-8 text ({error})") from None
-    for column in needed:
-        if column not in columns:
-            raise SpecError(f"{name}: has no column {column}; this table needs {', '.join(needed)}")
-    if twice := next((column for column in columns if columns.count(column) > 1), ""):
-        raise SpecError(f"{name}: has two columns {twice}; keep one")
-    if not lines:
-        raise SpecError(f"{name}: has no rows")
-    rows: dict[int, Cells] = {}
-    names = set()
-    for number, cells in lines:
-        with prefix_errors(f"{name}, line {number}"):
-            if len(cells) != len(columns):
-                raise SpecError(f"{len(cells)} cells; give one for each of the {len(columns)} columns")
-            row = dict(zip(columns, cells, strict=True))
-            if not row[needed[0]].strip():
-                raise SpecError(f"{needed[0]} is empty; give each row its own")
-            if row[needed[0]] in names:
-                raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")
-            names.add(row[needed[0]])
-            rows[number] = row
-    return rows
-
-
 def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
@@ -233,7 +166,7 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     settings["pipeline"] = "pp = 1" if row.get("pp", "") in (*UNKNOWN, "1") else "pp > 1"
     inputs, skipped, measured, remarks = None, "", math.nan, list[tuple[str, str]]()
     try:
-        measured = _number(row, "tok_s_gpu") or math.nan
+        measured = cell_number(row, "tok_s_gpu") or math.nan
         if math.isnan(measured):
             raise SpecError("no measured throughput")
         inputs = _inputs(row, lookup)
@@ -263,11 +196,14 @@ def _known_inputs(row: Cells) -> str:
 
 def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
     for column in ("gpus", "gbs", "seq", "mbs", "tp", "pp", "ep"):
-        if not _whole(row, column):
+        if not cell_whole(row, column):
             raise SpecError(f"{column} is unknown")
     model = lookup.model(row["model_key"])
-    changes: dict[str, Any] = {"sequence_length": _whole(row, "seq"), "num_mtp_layers": _whole(row, "mtp_layers")}
-    if layers := _whole(row, "layers_override"):
+    changes: dict[str, Any] = {
+        "sequence_length": cell_whole(row, "seq"),
+        "num_mtp_layers": cell_whole(row, "mtp_layers"),
+    }
+    if layers := cell_whole(row, "layers_override"):
         if model.state_space is not None:
             raise SpecError(
                 f"layers_override {layers}: which kinds of layers of {row['model_key']} are left is unknown"
@@ -277,7 +213,7 @@ def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
         if model.attention and (windows := model.attention.num_window_layers):
             changes["attention.num_window_layers"] = round(windows * layers / model.num_layers)
     model = override(model, changes, row["model_key"])
-    cluster, gpu = lookup.cluster(row["system"], _whole(row, "gpus"))
+    cluster, gpu = lookup.cluster(row["system"], cell_whole(row, "gpus"))
     return StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
 
 
@@ -289,7 +225,7 @@ def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
     if names and not any(name.startswith(gpu) for name in names):
         raise SpecError(f"gpu {row['gpu']!r}, and system {system!r} has {gpu}; correct one of them")
     for column, own in (("gpus_per_node", inputs.cluster.gpus_per_node), ("nvlink_domain", inputs.domain)):
-        told = _plain_number(row, column)
+        told = cell_number_if_any(row, column)
         if told and min(told, inputs.num_gpus) != min(own, inputs.num_gpus):
             raise SpecError(f"{column} {told:g}, and system {system!r} has {own}; correct one, or name another system")
     modules = row.get("recompute_modules") or ""
@@ -298,15 +234,6 @@ def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
     sharding, divides = inputs.parallel.sharding, row.get("distributed_optimizer")
     if (sharding, divides) in (("none", "1"), ("optimizer", "0")):
         raise SpecError(f"sharding {row.get('sharding')!r}, and distributed_optimizer {divides}; correct one of them")
-
-
-def _plain_number(row: Cells, column: str) -> float:
-    """Read a number of a column that a prediction does not need; 0 where there is none."""
-    try:
-        number = _number(row, column)
-    except SpecError:
-        return 0.0
-    return 0.0 if math.isnan(number) else number
 
 
 def _assumed(row: Cells, inputs: StepInputs) -> Iterator[str]:
@@ -339,23 +266,25 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield "recompute selective without modules that lazsim knows, predicted as none"
     if "recompute" not in cells and row.get("recompute") != "none" and "recompute_modules" in cells:
         yield f"{shown['recompute_modules']} without recompute"
-    if parallel.pipeline == 1 and _plain_number(row, "vp") > 1:
+    if parallel.pipeline == 1 and cell_number_if_any(row, "vp") > 1:
         yield f"{shown['vp']} with pp 1"
     scope = cells.get("cuda_graph_scope", "")
     if strange := {*re.findall(r"\w+", scope)} - {*GRAPH_SCOPES}:
         yield f"cuda_graph_scope {min(strange)}"
     elif scope and parallel.graphs == "none":
         yield f"cuda_graph_scope {scope} without cuda_graph"
-    if not parallel.capacity_factor and _plain_number({"": cells.get("capacity_factor", "").partition(" ")[0]}, ""):
+    if not parallel.capacity_factor and cell_number_if_any(
+        {"": cells.get("capacity_factor", "").partition(" ")[0]}, ""
+    ):
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
-    ranks, micro_batches = _plain_number(row, "dp"), _plain_number(row, "microbatches_per_step")
+    ranks, micro_batches = cell_number_if_any(row, "dp"), cell_number_if_any(row, "microbatches_per_step")
     if ranks and ranks not in (inputs.data, inputs.data * parallel.context):
         yield f"{shown['dp']}, where the layout has {inputs.data}"
     elif micro_batches and micro_batches != inputs.num_micro_batches:
         yield f"{shown['microbatches_per_step']}, where the layout has {inputs.num_micro_batches}"
-    tokens_per_s = _plain_number(row, "tok_s_gpu") * inputs.num_gpus
+    tokens_per_s = cell_number_if_any(row, "tok_s_gpu") * inputs.num_gpus
     step_s = parallel.global_batch * inputs.model.sequence_length / tokens_per_s
-    if (told_s := _plain_number(row, "step_s")) and abs(told_s / step_s - 1) > STEP_SHARE:
+    if (told_s := cell_number_if_any(row, "step_s")) and abs(told_s / step_s - 1) > STEP_SHARE:
         yield f"{shown['step_s']}, where tok_s_gpu gives {step_s:.4g} s"
 
 
@@ -366,47 +295,47 @@ def _layout(row: Cells) -> ParallelSpec:
     if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
     undivided = row.get("distributed_optimizer") == "0"
-    divided = _choice({"sharding": sharding}, "sharding", SHARDINGS, "none" if undivided else "optimizer")
-    recompute = _choice(row, "recompute", RECOMPUTE, "none")
-    recomputed = _words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
+    divided = cell_choice({"sharding": sharding}, "sharding", SHARDINGS, "none" if undivided else "optimizer")
+    recompute = cell_choice(row, "recompute", RECOMPUTE, "none")
+    recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
-    capacity_factor = _number({"capacity_factor": capacity}, "capacity_factor")
+    capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
     own_checkpoints = recompute == "full" and "fsdp" in sharding
-    pipeline = _whole(row, "pp", 1)
+    pipeline = cell_whole(row, "pp", 1)
     fields: dict[str, Any] = {
-        "tensor": _whole(row, "tp", 1),
+        "tensor": cell_whole(row, "tp", 1),
         "pipeline": pipeline,
-        "context": _whole(row, "cp") or 1,
-        "expert": _whole(row, "ep", 1),
-        "expert_tensor": _whole(row, "etp") or 1,
-        "virtual_stages": _whole(row, "vp") or 1 if pipeline > 1 else 1,
+        "context": cell_whole(row, "cp") or 1,
+        "expert": cell_whole(row, "ep", 1),
+        "expert_tensor": cell_whole(row, "etp") or 1,
+        "virtual_stages": cell_whole(row, "vp") or 1 if pipeline > 1 else 1,
         "stages": "" if stages in UNKNOWN else stages,
-        "global_batch": _whole(row, "gbs"),
-        "micro_batch": _whole(row, "mbs", 1),
+        "global_batch": cell_whole(row, "gbs"),
+        "micro_batch": cell_whole(row, "mbs", 1),
         "sharding": sharding if sharding == "none" else divided,
-        "optimizer": _choice({"optimizer": (row.get("optimizer") or "").lower()}, "optimizer", OPTIMIZERS, "adam"),
+        "optimizer": cell_choice({"optimizer": (row.get("optimizer") or "").lower()}, "optimizer", OPTIMIZERS, "adam"),
         "state_bytes": _recipes(row).state_bytes,
         "gradient_bytes": _recipes(row).gradient_bytes,
-        "precision": _choice(row, "precision", PRECISIONS, "bf16"),
+        "precision": cell_choice(row, "precision", PRECISIONS, "bf16"),
         "eight_bit_parts": _eight_bit_parts(row),
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
         # Frameworks that shard with PyTorch recompute with it, too.
         "recompute_stops_early": own_checkpoints,
-        "offloaded": _words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
+        "offloaded": cell_words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
-        "dispatcher": _choice(row, "dispatcher", DISPATCHERS, "all_to_all")
-        if _whole(row, "ep", 1) > 1
+        "dispatcher": cell_choice(row, "dispatcher", DISPATCHERS, "all_to_all")
+        if cell_whole(row, "ep", 1) > 1
         else "all_to_all",
         "exchange_multiprocessors": _exchange_multiprocessors(row),
-        "overlap_expert": _flag(row, "a2a_overlap", False),
-        "overlap_gradients": _flag(row, "grad_reduce_overlap", True),
-        "overlap_parameters": _flag(row, "param_gather_overlap", True),
-        "overlap_tensor": _flag(row, "tp_comm_overlap", False),
+        "overlap_expert": cell_flag(row, "a2a_overlap", False),
+        "overlap_gradients": cell_flag(row, "grad_reduce_overlap", True),
+        "overlap_parameters": cell_flag(row, "param_gather_overlap", True),
+        "overlap_tensor": cell_flag(row, "tp_comm_overlap", False),
         # The host starts a program of XLA once, and C++ launches its kernels.
         "graphs": "full"
         if XLA in (row.get("cuda_graph") or "")
-        else _choice({"cuda_graph": graph}, "cuda_graph", GRAPHS, "none"),
+        else cell_choice({"cuda_graph": graph}, "cuda_graph", GRAPHS, "none"),
         "graph_attention": "attn" in scope or scope in UNKNOWN,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
         "routing": "learned" if "real" in routing else "consecutive" if "fake" in routing else "balanced",
@@ -443,146 +372,3 @@ def _recipes(row: Cells) -> Recipes:
 @functools.cache
 def _recipes_by_source() -> dict[str, Recipes]:
     return read_toml(SOURCES, (resources.files("lazsim") / "catalog" / SOURCES).read_bytes(), dict[str, Recipes])
-
-
-def _choice(row: Cells, column: str, names: Mapping[str, str], default: str) -> str:
-    value = row.get(column) or ""
-    if value in UNKNOWN:
-        return default
-    # Words in brackets tell more of a setting.
-    if (word := value.partition(" (")[0]) not in names:
-        raise SpecError(f"{column} {value!r} is none of {', '.join(names)}")
-    return names[word]
-
-
-def _words(row: Cells, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
-    """Return what the words of a cell stand for: `silent` ones for nothing. Brackets may hold any others, too."""
-    value = row.get(column) or ""
-    told = {*re.split(r"\W+", value.partition(" (")[0])}
-    if value not in UNKNOWN and (strange := told - {*names, *silent}):
-        raise SpecError(f"{column} {value!r}: {min(strange)!r} is none of {', '.join(names)}")
-    return [ours for theirs, ours in names.items() if theirs in value]
-
-
-def _number(row: Cells, column: str) -> float:
-    """Read a number from 0 to 1e12; nan where it is unknown."""
-    value = row.get(column) or ""
-    if value in UNKNOWN:
-        return math.nan
-    try:
-        number = read_number(value)
-    except ValueError as error:
-        raise SpecError(f"{column}: {error}") from None
-    if not 0 <= number <= 1e12:
-        raise SpecError(f"{column} {value!r}: give a number from 0 to 1e12")
-    return number
-
-
-def _whole(row: Cells, column: str, default: int = 0) -> int:
-    number = _number(row, column)
-    if math.isnan(number):
-        return default
-    if number != int(number):
-        raise SpecError(f"{column} {row[column]}: give a whole number")
-    return int(number)
-
-
-def _flag(row: Cells, column: str, default: bool) -> bool:
-    return _choice(row, column, {"0": "", "1": column}, column if default else "") != ""
-
-
-def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
-    """Build a system from its row, with everything that a step does not need from the catalogue's nearest one."""
-    gpu_name = (row.get("gpu") or "").lower()
-    if gpu_name not in catalog_names("gpus"):
-        raise SpecError(f"the catalogue has no GPU {gpu_name!r}")
-    gpu = load_spec(GpuSpec, gpu_name)
-    per_node, domain = _whole(row, "gpus_per_node", 8), _whole(row, "gpus_per_nvlink_domain", 8)
-    like = "gb200-nvl72" if domain > per_node else "dgx-h100"
-    changes: dict[str, Any] = {
-        "gpus_per_node": per_node,
-        "gpus_per_domain": domain,
-        "gpu": gpu_name,
-        "network.nic_bytes_per_s": _number(row, "nic_Gbps_per_gpu") * 1e9 / 8 * per_node,
-        "network.local_bytes_per_s": _number(row, "nvlink_GBps_per_dir") * 1e9,
-    }
-    return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
-
-
-def _refuse_other_system(name: str, row: Cells, cluster: ClusterSpec) -> None:
-    """Refuse a row of a system of the catalogue that describes another one."""
-    server = cluster.gpus_per_node * cluster.nodes_per_server
-    own = {
-        "gpus_per_node": cluster.gpus_per_node,
-        "gpus_per_nvlink_domain": cluster.gpus_per_domain or server,
-        "nic_Gbps_per_gpu": cluster.network.nic_bytes_per_s * 8 / 1e9 / server,
-    }
-    others = {column: f"{value:g}" for column, value in own.items() if abs(_number(row, column) / value - 1) > 1e-6}
-    if row.get("gpu", "").lower() not in (*UNKNOWN, cluster.gpu):
-        others["gpu"] = cluster.gpu
-    for column, value in others.items():
-        raise SpecError(
-            f"systems.csv has {column} {row[column]} of {name}, and the catalogue {value}; give yours another name"
-        )
-
-
-def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
-    """Build a model from its row; what it has no column for is that of the catalogue's model of this name, if any."""
-    latent, windows = _whole(row, "kv_lora_rank") > 0, _whole(row, "sliding_layers")
-    if not (_whole(row, "layers_total") and _whole(row, "d_model") and _whole(row, "heads")):
-        raise SpecError(f"the architecture of {name} is unknown")
-    if (kind := row.get("attn_type") or "") not in (*UNKNOWN, *ATTENTION_TYPES):
-        raise SpecError(f"attn_type {kind!r} of {name} is not modelled; expected one of {', '.join(ATTENTION_TYPES)}")
-    attention: dict[str, Any] = {"num_heads": _whole(row, "heads")}
-    if latent:
-        ranks = {"query_rank": "q_lora_rank", "kv_rank": "kv_lora_rank", "nope_dim": "qk_nope_dim"}
-        ranks |= {"rope_dim": "qk_rope_dim", "value_dim": "v_head_dim"}
-        attention |= {"kind": "latent"} | {ours: _whole(row, theirs) for ours, theirs in ranks.items()}
-    else:
-        attention |= {"num_kv_heads": _whole(row, "kv_heads"), "head_dim": _whole(row, "head_dim")}
-        alike = known.attention if known is not None else None
-        attention["normed"] = _flag(row, "qk_norm", alike is not None and alike.normed)
-        attention |= {
-            name: alike is not None and getattr(alike, name)
-            for name in ("scaled_positions", "sinks", "gated", "chunked")
-        }
-        attention |= {"window": _whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
-    fields: dict[str, Any] = {
-        "name": name,
-        "num_layers": _whole(row, "layers_total"),
-        "num_moe_layers": _whole(row, "moe_layers"),
-        "d_model": _whole(row, "d_model"),
-        "d_ff_expert": _whole(row, "expert_d_ff"),
-        "d_ff_dense": _whole(row, "dense_d_ff"),
-        "matrices_per_expert": _whole(row, "mats_per_expert", 3),
-        "num_experts": _whole(row, "experts"),
-        "expert_bias": _flag(row, "expert_bias", known is not None and known.expert_bias),
-        "clamped_activation": _flag(row, "clamped_activation", known is not None and known.clamped_activation),
-        "num_shared_experts": _whole(row, "shared_experts"),
-        "d_ff_shared": _whole(row, "shared_expert_ff_total"),
-        "d_expert": _whole(row, "moe_latent_dim") or None,
-        "top_k": _whole(row, "topk"),
-        "num_expert_groups": _whole(row, "n_group") or 1,
-        "num_groups_per_token": _whole(row, "topk_group") or 1,
-        "vocab_size": _whole(row, "vocab"),
-        "num_vocab_matrices": 1 if _whole(row, "tied_embeddings") else 2,
-        "attention": attention,
-    }
-    if mixers := _whole(row, "mamba_or_linear_layers"):
-        fields["num_attention_layers"] = _whole(row, "attn_layers")
-        names = {"num_heads": "mamba_heads", "head_dim": "mamba_head_dim", "state_dim": "mamba_state"}
-        names |= {"num_groups": "mamba_groups"}
-        heads = {ours: _whole(row, theirs) for ours, theirs in names.items()}
-        if not any(heads.values()):
-            if known is None or known.state_space is None:
-                raise SpecError(
-                    f"the linear attention of {name} is not modelled: no mamba_heads, and no model of this name in the "
-                    "catalogue; Mamba-2 and the gated delta rule are"
-                )
-            heads = msgspec.structs.asdict(known.state_space)
-        fields["state_space"] = {**heads, "num_layers": mixers}
-        # Layers with a mixer and experts count as one in such tables, and as two here.
-        if mixers + fields["num_attention_layers"] == fields["num_layers"] == fields["num_moe_layers"]:
-            fields["num_layers"] *= 2
-    nothing = dict.fromkeys(("attention_params", "attention_score_dim", "num_learned_positions"), 0)
-    return override(load_spec(ModelSpec, "gpt-s"), fields | nothing, name)

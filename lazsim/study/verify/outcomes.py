@@ -16,7 +16,7 @@ from typing import Any
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import read_bytes
-from lazsim.study.verify.measured_runs import Cells, read_table
+from lazsim.study.verify.cells import Cells, read_table
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_names
 from lazsim.study.verify.replays import (
     MEASURED,

@@ -1,0 +1,103 @@
+"""Tables of what others measured or published, and what the cells of a row say."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.units import read_number
+
+Cells = Mapping[str, str]
+
+UNKNOWN = ("", "unknown", "nan", "n/a", "none")
+
+
+def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
+    """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
+    try:
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        columns = next(reader, [])
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"{name}: is no table of comma-separated UTF-8 text ({error})") from None
+    for column in needed:
+        if column not in columns:
+            raise SpecError(f"{name}: has no column {column}; this table needs {', '.join(needed)}")
+    if twice := next((column for column in columns if columns.count(column) > 1), ""):
+        raise SpecError(f"{name}: has two columns {twice}; keep one")
+    if not lines:
+        raise SpecError(f"{name}: has no rows")
+    rows: dict[int, Cells] = {}
+    names = set()
+    for number, cells in lines:
+        with prefix_errors(f"{name}, line {number}"):
+            if len(cells) != len(columns):
+                raise SpecError(f"{len(cells)} cells; give one for each of the {len(columns)} columns")
+            row = dict(zip(columns, cells, strict=True))
+            if not row[needed[0]].strip():
+                raise SpecError(f"{needed[0]} is empty; give each row its own")
+            if row[needed[0]] in names:
+                raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")
+            names.add(row[needed[0]])
+            rows[number] = row
+    return rows
+
+
+def cell_choice(row: Cells, column: str, names: Mapping[str, str], default: str) -> str:
+    """Return what the first word of a cell stands for; a SpecError says that it is none of `names`."""
+    value = row.get(column) or ""
+    if value in UNKNOWN:
+        return default
+    # Words in brackets tell more of a setting.
+    if (word := value.partition(" (")[0]) not in names:
+        raise SpecError(f"{column} {value!r} is none of {', '.join(names)}")
+    return names[word]
+
+
+def cell_words(row: Cells, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
+    """Return what the words of a cell stand for: `silent` ones for nothing. Brackets may hold any others, too."""
+    value = row.get(column) or ""
+    told = {*re.split(r"\W+", value.partition(" (")[0])}
+    if value not in UNKNOWN and (strange := told - {*names, *silent}):
+        raise SpecError(f"{column} {value!r}: {min(strange)!r} is none of {', '.join(names)}")
+    return [ours for theirs, ours in names.items() if theirs in value]
+
+
+def cell_number(row: Cells, column: str) -> float:
+    """Read a number from 0 to 1e12; nan where it is unknown."""
+    value = row.get(column) or ""
+    if value in UNKNOWN:
+        return math.nan
+    try:
+        number = read_number(value)
+    except ValueError as error:
+        raise SpecError(f"{column}: {error}") from None
+    if not 0 <= number <= 1e12:
+        raise SpecError(f"{column} {value!r}: give a number from 0 to 1e12")
+    return number
+
+
+def cell_whole(row: Cells, column: str, default: int = 0) -> int:
+    """Read a whole number; the default where it is unknown."""
+    number = cell_number(row, column)
+    if math.isnan(number):
+        return default
+    if number != int(number):
+        raise SpecError(f"{column} {row[column]}: give a whole number")
+    return int(number)
+
+
+def cell_flag(row: Cells, column: str, default: bool) -> bool:
+    """Read 0 or 1; the default where it is unknown."""
+    return cell_choice(row, column, {"0": "", "1": column}, column if default else "") != ""
+
+
+def cell_number_if_any(row: Cells, column: str) -> float:
+    """Read a number of a column that a prediction does not need; 0 where there is none."""
+    try:
+        number = cell_number(row, column)
+    except SpecError:
+        return 0.0
+    return 0.0 if math.isnan(number) else number

@@ -1,0 +1,148 @@
+"""Models and systems of measured runs: rows beside a table, else those of the catalogue."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lazsim.errors import SpecError
+from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
+from lazsim.specs.overrides import override
+from lazsim.study.verify.cells import UNKNOWN, Cells, cell_flag, cell_number, cell_whole
+
+ATTENTION_TYPES = ("MHA", "GQA", "MQA", "MLA")
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Models and systems by name: those beside a file, else those of the catalogue."""
+
+    models: Mapping[str, Cells]
+    systems: Mapping[str, Cells]
+
+    def model(self, name: str) -> ModelSpec:
+        """Find a model."""
+        catalogued = name.replace("_", "-")
+        known = catalogued in catalog_names("models")
+        if not known and name not in self.models:
+            raise SpecError(f"no model {name!r} in the catalogue or beside the file")
+        if name not in self.models:
+            return load_spec(ModelSpec, catalogued)
+        return _model_of(name, self.models[name], load_spec(ModelSpec, catalogued) if known else None)
+
+    def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
+        """Find a system, cut or grown to a number of GPUs, and its GPU."""
+        known = name.lower() in catalog_names("clusters")
+        if not known and name not in self.systems:
+            raise SpecError(f"no system {name!r} in the catalogue or beside the file")
+        if known:
+            cluster = load_spec(ClusterSpec, name.lower())
+            gpu = load_spec(GpuSpec, cluster.gpu)
+            _refuse_other_system(name, self.systems.get(name, {}), cluster)
+        else:
+            cluster, gpu = _system_of(self.systems[name])
+        per_node = min(cluster.gpus_per_node, num_gpus)
+        if num_gpus % per_node:
+            raise SpecError(f"gpus {num_gpus}: give a multiple of the {per_node} GPUs of a node")
+        changes: dict[str, Any] = {"num_nodes": num_gpus // per_node, "gpus_per_node": per_node}
+        if per_node != cluster.gpus_per_node:
+            changes["network.nic_bytes_per_s"] = cluster.network.nic_bytes_per_s * per_node / cluster.gpus_per_node
+        return override(cluster, changes, name), gpu
+
+
+def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
+    """Build a system from its row, with everything that a step does not need from the catalogue's nearest one."""
+    gpu_name = (row.get("gpu") or "").lower()
+    if gpu_name not in catalog_names("gpus"):
+        raise SpecError(f"the catalogue has no GPU {gpu_name!r}")
+    gpu = load_spec(GpuSpec, gpu_name)
+    per_node, domain = cell_whole(row, "gpus_per_node", 8), cell_whole(row, "gpus_per_nvlink_domain", 8)
+    like = "gb200-nvl72" if domain > per_node else "dgx-h100"
+    changes: dict[str, Any] = {
+        "gpus_per_node": per_node,
+        "gpus_per_domain": domain,
+        "gpu": gpu_name,
+        "network.nic_bytes_per_s": cell_number(row, "nic_Gbps_per_gpu") * 1e9 / 8 * per_node,
+        "network.local_bytes_per_s": cell_number(row, "nvlink_GBps_per_dir") * 1e9,
+    }
+    return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
+
+
+def _refuse_other_system(name: str, row: Cells, cluster: ClusterSpec) -> None:
+    """Refuse a row of a system of the catalogue that describes another one."""
+    server = cluster.gpus_per_node * cluster.nodes_per_server
+    own = {
+        "gpus_per_node": cluster.gpus_per_node,
+        "gpus_per_nvlink_domain": cluster.gpus_per_domain or server,
+        "nic_Gbps_per_gpu": cluster.network.nic_bytes_per_s * 8 / 1e9 / server,
+    }
+    others = {column: f"{value:g}" for column, value in own.items() if abs(cell_number(row, column) / value - 1) > 1e-6}
+    if row.get("gpu", "").lower() not in (*UNKNOWN, cluster.gpu):
+        others["gpu"] = cluster.gpu
+    for column, value in others.items():
+        raise SpecError(
+            f"systems.csv has {column} {row[column]} of {name}, and the catalogue {value}; give yours another name"
+        )
+
+
+def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
+    """Build a model from its row; what it has no column for is that of the catalogue's model of this name, if any."""
+    latent, windows = cell_whole(row, "kv_lora_rank") > 0, cell_whole(row, "sliding_layers")
+    if not (cell_whole(row, "layers_total") and cell_whole(row, "d_model") and cell_whole(row, "heads")):
+        raise SpecError(f"the architecture of {name} is unknown")
+    if (kind := row.get("attn_type") or "") not in (*UNKNOWN, *ATTENTION_TYPES):
+        raise SpecError(f"attn_type {kind!r} of {name} is not modelled; expected one of {', '.join(ATTENTION_TYPES)}")
+    attention: dict[str, Any] = {"num_heads": cell_whole(row, "heads")}
+    if latent:
+        ranks = {"query_rank": "q_lora_rank", "kv_rank": "kv_lora_rank", "nope_dim": "qk_nope_dim"}
+        ranks |= {"rope_dim": "qk_rope_dim", "value_dim": "v_head_dim"}
+        attention |= {"kind": "latent"} | {ours: cell_whole(row, theirs) for ours, theirs in ranks.items()}
+    else:
+        attention |= {"num_kv_heads": cell_whole(row, "kv_heads"), "head_dim": cell_whole(row, "head_dim")}
+        alike = known.attention if known is not None else None
+        attention["normed"] = cell_flag(row, "qk_norm", alike is not None and alike.normed)
+        attention |= {
+            name: alike is not None and getattr(alike, name)
+            for name in ("scaled_positions", "sinks", "gated", "chunked")
+        }
+        attention |= {"window": cell_whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
+    fields: dict[str, Any] = {
+        "name": name,
+        "num_layers": cell_whole(row, "layers_total"),
+        "num_moe_layers": cell_whole(row, "moe_layers"),
+        "d_model": cell_whole(row, "d_model"),
+        "d_ff_expert": cell_whole(row, "expert_d_ff"),
+        "d_ff_dense": cell_whole(row, "dense_d_ff"),
+        "matrices_per_expert": cell_whole(row, "mats_per_expert", 3),
+        "num_experts": cell_whole(row, "experts"),
+        "expert_bias": cell_flag(row, "expert_bias", known is not None and known.expert_bias),
+        "clamped_activation": cell_flag(row, "clamped_activation", known is not None and known.clamped_activation),
+        "num_shared_experts": cell_whole(row, "shared_experts"),
+        "d_ff_shared": cell_whole(row, "shared_expert_ff_total"),
+        "d_expert": cell_whole(row, "moe_latent_dim") or None,
+        "top_k": cell_whole(row, "topk"),
+        "num_expert_groups": cell_whole(row, "n_group") or 1,
+        "num_groups_per_token": cell_whole(row, "topk_group") or 1,
+        "vocab_size": cell_whole(row, "vocab"),
+        "num_vocab_matrices": 1 if cell_whole(row, "tied_embeddings") else 2,
+        "attention": attention,
+    }
+    if mixers := cell_whole(row, "mamba_or_linear_layers"):
+        fields["num_attention_layers"] = cell_whole(row, "attn_layers")
+        names = {"num_heads": "mamba_heads", "head_dim": "mamba_head_dim", "state_dim": "mamba_state"}
+        names |= {"num_groups": "mamba_groups"}
+        heads = {ours: cell_whole(row, theirs) for ours, theirs in names.items()}
+        if not any(heads.values()):
+            if known is None or known.state_space is None:
+                raise SpecError(
+                    f"the linear attention of {name} is not modelled: no mamba_heads, and no model of this name in the "
+                    "catalogue; Mamba-2 and the gated delta rule are"
+                )
+            heads = msgspec.structs.asdict(known.state_space)
+        fields["state_space"] = {**heads, "num_layers": mixers}
+        # Layers with a mixer and experts count as one in such tables, and as two here.
+        if mixers + fields["num_attention_layers"] == fields["num_layers"] == fields["num_moe_layers"]:
+            fields["num_layers"] *= 2
+    nothing = dict.fromkeys(("attention_params", "attention_score_dim", "num_learned_positions"), 0)
+    return override(load_spec(ModelSpec, "gpt-s"), fields | nothing, name)
