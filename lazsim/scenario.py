@@ -284,7 +284,6 @@ class Scenario:
     def _costs(self) -> CostModel:
         # Step times of a layout that one run has found serve the next.
         model, cluster, job = self.model, self.cluster, self.job
-        compute, links = self._analytic_times()
         profile, has_chosen = self.load_profile(), self.settings["profile"] is not None
         if job.times is not None:
             if has_chosen:
@@ -295,12 +294,10 @@ class Scenario:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
             system = self.find_system()
             with prefix_errors(self.name), prefix_errors(f"`job` {self.settings['job'] or job.name}: parallel"):
-                return layout_costs(
-                    model, self.gpu, cluster, job, self.step, (compute, links),
-                    keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
-                )  # fmt: skip
+                return layout_costs(model, self.gpu, cluster, job, self.step, system)
         if profile is None:
             return self.analytic_costs()
+        compute, links = self._analytic_times()
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
 
         def with_measured(beyond: Beyond, measured_part: KernelCosts | None = None) -> KernelCosts:

@@ -5,8 +5,6 @@ import functools
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.compute import AnalyticCompute
-from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.layout import grid_of, layout_costs, padding
 from lazsim.engine.systems.system import System
@@ -113,14 +111,7 @@ def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, flo
         return plain
     model, cluster = inputs.model, inputs.cluster
     job = msgspec.structs.replace(job, parallel=inputs.parallel)
-    times = (
-        AnalyticCompute(model, inputs.gpu, cluster, job, inputs.constants),
-        AnalyticCommunication(cluster.network, cluster.host),
-    )
-    costs = layout_costs(
-        model, inputs.gpu, cluster, job, inputs.constants, times,
-        keeps_whole_states=system.keeps_whole_states, exchanges_plainly=system.masked_reorder,
-    )  # fmt: skip
+    costs = layout_costs(model, inputs.gpu, cluster, job, inputs.constants, system)
     num_nodes = cluster.num_nodes
     layout = NodeLayout(np.arange(num_nodes), None, system.padded, system.masked_reorder)
     even_LE = np.ones((model.num_moe_layers, model.num_experts), dtype=np.int64)
@@ -130,9 +121,8 @@ def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, flo
 
 def _fault(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> SpecError | None:
     """Return why steps of a job with a layout cannot be predicted, if so; tables may lack a kernel of the model."""
-    times = AnalyticCompute(model, gpu, cluster, job, step), AnalyticCommunication(cluster.network, cluster.host)
     try:
-        costs = layout_costs(model, gpu, cluster, job, step, times, keeps_whole_states=False, exchanges_plainly=False)
+        costs = layout_costs(model, gpu, cluster, job, step)
         costs.step_s(costs.grid.replica_nodes, np.ones(1))
     except SpecError as error:
         return error

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.measured import ComputeTimes
+from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
-from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, TransferTimes, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, assigned_tokens, slots_by_gpu
+from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
@@ -36,7 +38,7 @@ class LayoutCosts(CostModel):
 
     inputs: StepInputs
     """Model, layout, tables and constants, on the nodes that hold the model once."""
-    compute: ComputeTimes
+    compute: AnalyticCompute
     """Times of what a system adds to the layout."""
 
     @property
@@ -300,19 +302,13 @@ def layout_costs(
     cluster: ClusterSpec,
     job: JobSpec,
     constants: StepConstants,
-    times: tuple[ComputeTimes, TransferTimes],
-    *,
-    keeps_whole_states: bool,
-    exchanges_plainly: bool,
+    system: System | None = None,
 ) -> LayoutCosts:
-    """Return the costs of a job with a layout.
+    """Return the costs of a job with a layout, under a system or of training alone.
 
-    Parameters
-    ----------
-    keeps_whole_states
-        Whether every replica of a parameter has its own optimizer state, which recovery from other nodes takes.
-    exchanges_plainly
-        Whether tokens go by torch's all-to-all, in half precision, while experts wait, whatever the layout says.
+    Of the layout, a system that recovers from other nodes changes the sharding, as every replica of a parameter has its
+    own optimizer state. One that reorders by masks changes the dispatch: tokens go by torch's all-to-all, in half
+    precision, while experts wait.
 
     Raises
     ------
@@ -323,14 +319,16 @@ def layout_costs(
     assert parallel is not None, "the job has a layout"
     if parallel.expert_tensor > 1:
         raise SpecError("a run takes experts that are whole on a GPU: set expert_tensor to 1")
-    if keeps_whole_states:
+    if system is not None and system.keeps_whole_states:
         parallel = msgspec.structs.replace(parallel, sharding="none")
-    if exchanges_plainly:
+    if system is not None and system.masked_reorder:
         plain: dict[str, Any] = {"dispatcher": "all_to_all", "dispatch_precision": "bf16", "overlap_expert": False}
         parallel = msgspec.structs.replace(parallel, **plain)
     if model.num_experts % parallel.expert:
         raise SpecError(f"expert ({parallel.expert}) must divide {model.num_experts} experts")
     grid, gpus = grid_of(model, parallel, cluster.gpus_per_node), cluster.gpus_per_node
+    compute = AnalyticCompute(model, gpu, cluster, job, constants)
+    communication = AnalyticCommunication(cluster.network, cluster.host)
     cluster = msgspec.structs.replace(cluster, slots_per_gpu=model.num_experts // parallel.expert)
     ranks = grid.replica_nodes * gpus // parallel.gpus_per_replica
     one = ranks * parallel.micro_batch * parallel.pipeline * parallel.stages_of_part
@@ -338,7 +336,6 @@ def layout_costs(
     cluster_of_one = msgspec.structs.replace(cluster, num_nodes=grid.replica_nodes)
     parallel = msgspec.structs.replace(parallel, global_batch=-(-parallel.global_batch // one) * one)
     inputs = StepInputs(model, gpu, cluster_of_one, parallel, tables, constants)
-    compute, communication = times
     return LayoutCosts(model, cluster, job, constants, communication, compute=compute, inputs=inputs)
 
 
