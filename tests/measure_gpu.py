@@ -240,12 +240,18 @@ def last_line(said: str) -> str:
 
 
 def points(said: str) -> Iterator[str]:
-    """Yield what ``profile`` has measured, and the kernels of which it had no time or memory for all sizes."""
+    """Yield what ``profile`` has measured, the kernels of which it lacked time or memory for sizes, and all others."""
     for found in re.findall(r"has (\d+ points of \d+ kernels)", said):
         yield found
-        for reason, lack in (("budget", "time"), ("memory", "memory")):
-            if kernels := re.findall(rf"^note: skipped: ([^:]+): .*\b{reason}\b", said, re.MULTILINE):
-                yield f"too little {lack} for all sizes of {', '.join(kernels)}"
+        skipped = re.findall(r"^note: skipped: ([^:]+): (.*)", said, re.MULTILINE)
+        for words, what in (
+            (r"\d: budget\b", "too little time for all sizes of"),
+            (r"\d: memory\b", "too little memory for all sizes of"),
+            # A reason for the kernel itself has no sizes.
+            (r"^(?!\d[\d, ]*: )", "none of"),
+        ):
+            if kernels := [name for name, why in skipped if re.search(words, why)]:
+                yield f"{what} {', '.join(kernels)}"
 
 
 def figures(result: dict[str, Any]) -> Iterator[str]:

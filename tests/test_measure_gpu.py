@@ -110,6 +110,7 @@ def test_the_summary_has_every_figure_and_every_reason():
     profiled = (
         "gpt-l.csv has 134 points of 11 kernels; lazsim profile show gpt-l.csv\n"
         "note: skipped: head: 1024: budget; 2048: memory\nnote: skipped: all_reduce over 4: 64, 128: budget\n"
+        "note: skipped: attention: 18 layers see 128 tokens, for which torch has no kernel\n"
         "note: gpt-l.csv: cannot drive a run of gpt-l\n"
     )
     found = summarise({
@@ -134,7 +135,7 @@ def test_the_summary_has_every_figure_and_every_reason():
         "then: name='H100'; Linux; ",
         "here: no GPU; Linux; ",
         "profile gpt-l: 134 points of 11 kernels; too little time for all sizes of head, all_reduce over 4; "
-        "too little memory for all sizes of head",
+        "too little memory for all sizes of head; none of attention",
         "tests: 3 passed",
         "check gpt-l: interpolation error 1.7% (wanted: 5 %), grouped 83% of one expert at 4096 (wanted: 85 %)",
         "ranks gpt-l: layer 0 predicted over measured: slowest rank +0.4%, worst -14.0%",
