@@ -153,9 +153,11 @@ def begins(session, found, left_s, slice_s=540.0):
 def test_a_slice_begins_only_what_fits_into_it(begin):
     session = begin()
     found = [Task("hour", (), 3600), Task("long", (), 240), Task("short", (), 5)]
-    # Twenty seconds go for the start of a command, and fifteen is the least that one gets.
-    assert begins(session, found, left_s=30) == []
-    assert begins(session, found, left_s=36) == ["short"]
+    # Twenty seconds go for the start of a command, and fifteen is the least that a measurement gets.
+    assert begins(session, found, left_s=24) == []
+    assert begins(session, found, left_s=26) == ["short"]
+    assert begins(session, [Task("measured", ("BUDGET",), 5)], left_s=34) == []
+    assert begins(session, [Task("measured", ("BUDGET",), 5)], left_s=36) == ["measured"]
     assert begins(session, found, left_s=261) == ["long", "short"]
     # Longer than a slice, so that nine tenths of one do: 486 s.
     assert begins(session, found, left_s=487) == ["hour", "long", "short"]
