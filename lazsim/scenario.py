@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.fixed import fixed_costs
@@ -36,9 +35,10 @@ from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN, read_bytes
+from lazsim.inputs import RoutingInput, TraceInput, make_trace, shared_routing, shared_trace
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
-from lazsim.routing import GeneratedRouting, Routing, RoutingSpec, load_routing
+from lazsim.routing import Routing, RoutingSpec, load_routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.settings import ANALYTIC, DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings
 from lazsim.specs import (
@@ -60,41 +60,12 @@ from lazsim.specs.effects import refuse_without_effect, without_effect
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import given_fields
 from lazsim.stepmodel.tables import read_tables
-from lazsim.trace import Trace, TraceMapping, cut_trace, generate_trace, load_recipe, make_mapping, read_trace
+from lazsim.trace import Trace, load_recipe, make_mapping
 from lazsim.trace.cap import DEFAULT_CAP
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.mapping import OPTIONS, load_mapping, refuse_mapping
-from lazsim.trace.recipes import MtbfSpec, Recipe
+from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import counted, parse_duration, parse_price
-
-
-class TraceInput(Spec, frozen=True, kw_only=True):
-    """A recipe, or a file by its hash, and the stretch that is cut out of it."""
-
-    name: str
-    recipe: Recipe | None = None
-    sha256: str = ""
-    format: str
-    mapping: TraceMapping
-    lenient: bool
-    seed: int
-    start_s: float
-    duration_s: float | None
-    max_nodes: int | None
-    cap: str
-
-
-class RoutingInput(Spec, frozen=True, kw_only=True):
-    """A generator of expert loads, or a recording by its hash, and the shape of the loads."""
-
-    name: str
-    generator: RoutingSpec | None = None
-    sha256: str = ""
-    lenient: bool
-    layers_from: int
-    seed: int
-    num_layers: int
-    num_experts: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -219,15 +190,15 @@ class Scenario:
         return replace(system, policy=policy, placement=self.placement["name"], seed=self.seed)
 
     def load_trace(self) -> Trace:
-        """Generate or read the trace and cut it; see `make_trace`."""
+        """Generate or read the trace and cut it; see `lazsim.inputs.make_trace`."""
         if isinstance(self.settings["trace"], Trace):
             return self.settings["trace"]
         assert self.trace is not None, "the scenario has a trace"
-        return _shared_trace(self.trace, self.paths.get("trace"))
+        return shared_trace(self.trace, self.paths.get("trace"))
 
     def load_routing(self) -> Routing:
-        """Generate or read the expert loads; see `make_routing`."""
-        return _shared_routing(self.routing, self.paths.get("routing"))
+        """Generate or read the expert loads; see `lazsim.inputs.make_routing`."""
+        return shared_routing(self.routing, self.paths.get("routing"))
 
     def wall_s(self, trace: Trace) -> float:
         """Return how long to simulate; a `SpecError` says that the trace lasts no time and no duration is given."""
@@ -541,40 +512,6 @@ class _Resolution:
     def _refuse_changes(self, part: str, what: str) -> None:
         for field_name in self._changes[part]:
             raise SpecError(f"{self._where}{part}.{field_name}: {what} has no such field")
-
-
-def make_trace(source: TraceInput, path: str | None) -> Trace:
-    """Generate or read a trace, and cut it; a `LazsimError` says that the file has changed since it was resolved."""
-    if source.recipe is not None:
-        # A second more than is asked for, against rounding.
-        end_s = np.inf if source.duration_s is None else source.start_s + source.duration_s + 1.0
-        trace = generate_trace(source.recipe, np.random.default_rng(source.seed), source.name, end_s)
-    else:
-        assert path is not None, "a trace is a recipe or a file"
-        trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient, mapping=source.mapping)
-        _require_unchanged(path, source.sha256, trace.sha256)
-    limits = {key: getattr(source, key) for key in ("start_s", "duration_s", "max_nodes", "seed")}
-    return cut_trace(trace, cap=source.cap if source.max_nodes else None, **limits)
-
-
-def make_routing(source: RoutingInput, path: str | None) -> Routing:
-    """Generate or read expert loads; errors are those of `make_trace`."""
-    if source.generator is not None:
-        return GeneratedRouting(source.generator, source.num_layers, source.num_experts, source.seed)
-    fields = ("num_layers", "num_experts", "seed", "lenient", "layers_from")
-    loads = load_routing(path or source.name, *(getattr(source, field) for field in fields))
-    _require_unchanged(path or source.name, source.sha256, loads.sha256)
-    return loads
-
-
-# Scenarios of one study share most traces and loads, and those that share them follow each other.
-_shared_trace = functools.lru_cache(maxsize=4)(make_trace)
-_shared_routing = functools.lru_cache(maxsize=2)(make_routing)
-
-
-def _require_unchanged(path: str, before: str, now: str) -> None:
-    if before not in ("", now):
-        raise SpecError(f"{path}: changed after it was first read; start again")
 
 
 def _own_interval(job: JobSpec, system: str) -> JobSpec:

@@ -18,6 +18,7 @@ LAYERS = [
     {"extensions"},
     {"placement.plan"},
     {"trace", "routing", "placement", "dispatch"},
+    {"inputs"},
     {"reliability"},
     {"costmodel"},
     {"stepmodel"},

@@ -16,9 +16,10 @@ from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import LazsimError, SpecError, prefix_errors
+from lazsim.inputs import TraceInput, make_trace
 from lazsim.limits import MAX_DIMENSION
 from lazsim.routing import Routing
-from lazsim.scenario import Scenario, TraceInput, make_trace
+from lazsim.scenario import Scenario
 from lazsim.study.memory import find_obstacle
 from lazsim.trace import Trace
 from lazsim.units import parse_duration
