@@ -285,9 +285,15 @@ def test_a_profile_of_blocks_that_none_can_have_says_so(tmp_path):
     assert note == f"{path}: a run takes analytic times for dense: no profile has state_space, shared_experts"
 
 
-def test_a_block_that_runs_do_not_price_is_told():
-    note = "sliding windows count as attention to the whole sequence"
-    settings = {"model": "gpt-oss-20b", "cluster": "dgx-h100", "duration": "1min", "systems": ["checkpoint"]}
+@pytest.mark.parametrize(
+    ("model", "cluster", "note"),
+    [
+        ("gpt-oss-20b", "dgx-h100", "sliding windows count as attention to the whole sequence"),
+        ("glm-5", "h100x256", "the choice of keys and what the indexer learns from count nothing"),
+    ],
+)
+def test_a_block_that_runs_do_not_price_is_told(model, cluster, note):
+    settings = {"model": model, "cluster": cluster, "duration": "1min", "systems": ["checkpoint"]}
     assert any(note in one for one in simulate("fail-every-40min", job="testbed-a", **settings).notes)
     # Steps of a layout have it.
     assert not any(note in one for one in simulate("fail-every-40min", **settings).notes)

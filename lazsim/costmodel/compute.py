@@ -137,7 +137,7 @@ class AnalyticCompute:
         columns = model.mixer_params + model.feed_forward_params
         matmuls_s = (
             model.num_layers * self._matmul_s(num_tokens, columns / model.num_layers / model.d_model / gpus)
-            + model.attention_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.score_dim / gpus)
+            + model.attention_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.pair_dim / gpus)
             + model.num_moe_layers * self._matmul_s(num_tokens, model.num_experts / gpus)
             + self._matmul_s(num_tokens, model.vocab_size / gpus)
         )

@@ -310,6 +310,8 @@ def _heads(model: ModelSpec) -> AttentionSpec | str:
         if model.params_per_attention != 4 * model.d_model * width or width % HEAD_WIDTH:
             return f"the model specification does not tell the shapes of {model.name}'s attention"
         return AttentionSpec(num_heads=width // HEAD_WIDTH, num_kv_heads=width // HEAD_WIDTH, head_dim=HEAD_WIDTH)
+    if heads.index_heads:
+        return f"the attention of {model.name} has an indexer, for which lazsim has no kernel"
     if heads.gated:
         return f"the attention of {model.name} has a gate, for which lazsim has no kernel"
     if heads.num_window_layers and heads.window < model.sequence_length:

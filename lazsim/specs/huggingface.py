@@ -273,7 +273,8 @@ def _hybrid(config: _Config, kinds: list[str], num_layers: int, num_moe_layers: 
     num_linear = sum(any(word in kind for word in LINEAR) for kind in kinds)
     field = next((name for name in config.fields if name.startswith(("linear_", "mamba_", "hybrid_"))), None)
     if not num_linear and not field:
-        config.odd += sorted({f"layer_types {kind}" for kind in kinds} - {f"layer_types {kind}" for kind in ATTENTION})
+        known = {*ATTENTION, *(["indexed_attention"] if "indexer" in config.traits else [])}
+        config.odd += [f"layer_types {kind}" for kind in sorted({*kinds} - known)]
         return {}
     if "hybrid" not in config.traits:
         raise SpecError(
@@ -366,7 +367,7 @@ def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str])
             "nope_dim": config.number("qk_nope_head_dim", least=1),
             "rope_dim": config.number("qk_rope_head_dim", least=1),
             "value_dim": config.number("v_head_dim", least=1),
-        }
+        } | _indexer(config)
     heads: dict[str, Any] = {
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
@@ -381,6 +382,18 @@ def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str])
     if any("yarn" in (one.get("rope_type"), one.get("type")) for one in scalings if isinstance(one, dict)):
         heads["scaled_positions"] = True
     return heads | _windows(config, num_layers, kinds)
+
+
+def _indexer(config: _Config) -> dict[str, int]:
+    """Return the indexer of sparse attention, which each layer has; nothing in a family without."""
+    if "indexer" not in config.traits:
+        return {}
+    # GLM may let layers share what one chose: by a list, by letters or by a period.
+    modes = [*config.layers("indexer_types"), *str(config.fields.get("index_topk_pattern") or "")]
+    if not {*modes} <= {"full", "F"} or config.number("index_topk_freq", default=1) > 1:
+        config.odd.append("indexer_types")
+    names = {"index_heads": "index_n_heads", "index_dim": "index_head_dim", "index_topk": "index_topk"}
+    return {ours: config.number(theirs, least=1) for ours, theirs in names.items()}
 
 
 def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, Any]:

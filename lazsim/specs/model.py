@@ -1,5 +1,6 @@
 """Models: the shapes of their layers, and the parameters and bytes that follow."""
 
+import math
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -48,6 +49,13 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     """Whether rotations by position are scaled (YaRN, arXiv 2309.00071), for which trainers have no fused kernel."""
     sinks: bool = False
     """Whether each head has a learned sink, a score without a key."""
+    index_heads: Amount = 0
+    """Heads of an indexer, which chooses the keys that latent attention sees (DeepSeek-V3.2, arXiv 2512.02556); 0: it
+    sees all."""
+    index_dim: Amount = 0
+    """Width of a head of the indexer; its heads share one key."""
+    index_topk: Amount = 0
+    """Keys that the indexer chooses for each query."""
     window: Amount = 0
     """Tokens that a sliding window sees."""
     num_window_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
@@ -60,9 +68,10 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
             "grouped": ("num_heads", "num_kv_heads", "head_dim"),
             "latent": ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"),
         }
+        indexer = ("index_heads", "index_dim", "index_topk")
         only = {
             "grouped": ("num_kv_heads", "head_dim", "normed", "gated"),
-            "latent": ("query_rank", "kv_rank", "nope_dim", "rope_dim", "value_dim"),
+            "latent": ("query_rank", "kv_rank", "nope_dim", "rope_dim", "value_dim", *indexer),
         }
         for kind, fields in only.items():
             for field in fields:
@@ -71,7 +80,8 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
         for field in ("chunked", "num_window_layers"):
             if getattr(self, field) and not self.window:
                 raise ValueError(f"window is missing, which {field} needs")
-        for field in needed[self.kind]:
+        has_indexer = any(getattr(self, field) for field in indexer)
+        for field in (*needed[self.kind], *(indexer if has_indexer else ())):
             if not getattr(self, field):
                 raise ValueError(f"{field} is missing, which {self.kind} attention needs")
 
@@ -111,9 +121,34 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
         up = self.num_heads * (self.nope_dim + self.value_dim)
         return (*queries, (self.kv_rank + self.rope_dim, d_model, False), (up, self.kv_rank, True))
 
+    def index_projections(self, d_model: int) -> tuple[tuple[int, int], ...]:
+        """List the projections of the indexer, outputs and inputs: its queries, its key, and weights of its heads."""
+        read = self.query_rank or d_model
+        sizes = ((self.index_heads * self.index_dim, read), (self.index_dim, d_model), (self.index_heads, d_model))
+        return sizes if self.index_heads else ()
+
+    def chosen_share(self, sequence: int) -> float:
+        """Return the share of the causal pairs of positions whose keys are chosen."""
+        part = min(1.0, self.index_topk / sequence) if self.index_heads else 1.0
+        return part * (2 - part)
+
+    def score_widths(self, sequence: int) -> tuple[float, float]:
+        """Return the width of keys and of values for each causal pair of positions, over all heads.
+
+        Attention to chosen keys either masks the others or reads the latent vectors of the chosen, which all heads
+        share: DeepSeek-V3.2 does one for short sequences and the other for long ones when it reads a prompt. *Assumed*
+        is that training does what is less.
+        """
+        latent = self.chosen_share(sequence) * self.num_heads
+        masked = float(self.query_dim), float(self.output_dim)
+        chosen = latent * (self.kv_rank + self.rope_dim), latent * self.kv_rank
+        return min(masked, chosen, key=math.fsum) if self.index_heads else masked
+
     def num_params(self, d_model: int) -> int:
         """Count the parameters of the projections of one layer."""
-        return sum(outputs * inputs for outputs, inputs, _ in self.projections(d_model)) + self.output_dim * d_model
+        sizes = [(outputs, inputs) for outputs, inputs, _ in self.projections(d_model)]
+        sizes += [*self.index_projections(d_model), (self.output_dim, d_model)]
+        return sum(outputs * inputs for outputs, inputs in sizes)
 
 
 class StateSpaceSpec(Spec, frozen=True, kw_only=True):
@@ -235,6 +270,14 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
         if self.attention is None:
             return self.attention_score_dim
         return self.attention.query_dim + self.attention.output_dim
+
+    @property
+    def pair_dim(self) -> float:
+        """Width of what attention computes for each causal pair of positions: scores, their product, an indexer."""
+        if self.attention is None or not self.attention.index_heads:
+            return self.score_dim
+        keys, values = self.attention.score_widths(self.sequence_length)
+        return keys + values + self.attention.index_heads * self.attention.index_dim
 
     @property
     def shared_dim(self) -> int:

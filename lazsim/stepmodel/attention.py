@@ -2,6 +2,7 @@
 
 from lazsim.costmodel.scan import SCANS, scan_work
 from lazsim.specs import AttentionSpec, StateSpaceSpec
+from lazsim.stepmodel.indexer import indexer_items
 from lazsim.stepmodel.inputs import QUANTISE_BYTES
 from lazsim.stepmodel.kernels import SECOND_COPY_BYTES, Kernels
 from lazsim.stepmodel.operations import Item, Operation
@@ -50,6 +51,9 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     number, backward_number = (passes * each for each in launched)
     items.append(kernels.copy(forward, backward, number, backward_number, tokens, calls=passes))
     core_s, ratio = _scores_s(kernels, attention, window)
+    if attention.index_heads:
+        indexer, core_s = indexer_items(kernels, attention, core_s)
+        items += indexer
     sink_s = inputs.constants.sink_gradient_s * inputs.tokens * attention.num_heads / tensor if attention.sinks else 0.0
     if "attention" in inputs.parallel.eight_bit_parts:
         # Queries, keys and values along both axes, and backward the gradient of what attention gives.

@@ -28,6 +28,11 @@ SCALED_BY_TENSOR_CORES = ("mxfp8", "nvfp4")
 LATENT_WIDTH = 192 + 128
 """Queries and values of the measured heads of latent attention, those of DeepSeek-V3."""
 
+UNMEASURED = (
+    "no kernel of sparse attention was measured: scores of the indexer and of chosen keys are taken to run at the rate "
+    "of dense attention, where trainers without fused kernels take far longer"
+)
+
 QUANTISE_BYTES = 3
 """A number of 16 bits is read, one of 8 bits is written."""
 
@@ -139,6 +144,7 @@ class StepInputs:
         remarks = [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
         if attention is not None and (ratio := self.attention_kernel[1]) != 1:
             remarks.append(f"attention takes {ratio:.3g} times the time of measured heads, which have another width")
+        remarks += [UNMEASURED] if attention is not None and attention.index_heads else []
         return remarks
 
     @property
@@ -219,6 +225,10 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         (
             key_heads % parallel.tensor and parallel.tensor % key_heads,
             f"tensor ({parallel.tensor}) must divide {key_heads} key-value heads, or be a multiple of them",
+        ),
+        (
+            parallel.context > 1 and model.attention is not None and model.attention.index_heads,
+            f"context ({parallel.context}) must be 1: NVIDIA/Megatron-LM divides no sequences of sparse attention",
         ),
         (
             model.sequence_length % (parallel.context * parallel.tensor),

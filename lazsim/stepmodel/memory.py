@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lazsim.specs import ModelSpec, ParallelSpec
+from lazsim.stepmodel.indexer import indexer_bytes
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.passes import warm_up_parts
 from lazsim.stepmodel.pipeline import Part, parts_of, parts_of_stage
@@ -46,6 +47,7 @@ def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[Pa
     }  # fmt: skip
     projections = model.attention.projections(width) if model.attention else ()
     latents = sum(outputs * read for outputs, read, divided in projections if not divided)
+    latents += sum(math.prod(sizes) for sizes in model.attention.index_projections(width)) if model.attention else 0
     gates = width * (model.num_experts + 2 * (model.d_expert or 0))
     whole_of = {"attention": latents, "window": latents, "moe": gates, "mtp": latents + gates}
 
@@ -172,6 +174,7 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
             ((ACTIVATION_BYTES + operand) * narrow, ""),
             (ACTIVATION_BYTES * (attention.query_dim + attention.key_value_dim), "latent_up" if latent else ""),
             ((ACTIVATION_BYTES * (2 if attention.gated else 1) + operand) * attention.output_dim, ""),
+            (indexer_bytes(attention, model.sequence_length, parallel.tensor), ""),
         ]
     inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert
     routed = model.top_k * parallel.expert_tensor * (parallel.capacity_factor if parallel.pad_to_capacity else 1)

@@ -259,4 +259,4 @@ def flop_per_token(inputs: StepInputs) -> float:
     chunked = model.attention is not None and model.attention.chunked
     pairs += windows * window * (0.5 if chunked else 1 - window / model.sequence_length / 2)
     active = model.dense_params - embedding * model.d_model + experts + further
-    return 6.0 * active + 6.0 * model.score_dim * pairs
+    return 6.0 * active + 6.0 * model.pair_dim * pairs

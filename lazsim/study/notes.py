@@ -281,6 +281,8 @@ def _model_notes(model: ModelSpec) -> list[str]:
     notes = []
     if model.attention is not None and model.attention.num_window_layers:
         notes.append(f"{model.name}: sliding windows count as attention to the whole sequence, so steps are too long")
+    if model.attention is not None and model.attention.index_heads:
+        notes.append(f"{model.name}: the choice of keys and what the indexer learns from count nothing")
     if model.num_mtp_layers:
         notes.append(f"{model.name}: layers that predict further tokens count nothing")
     return notes
