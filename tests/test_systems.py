@@ -47,6 +47,7 @@ from tests.jobs import (
     trace,
 )
 from tests.test_engine import scenarios, spent, trained
+from tests.test_replay import grid_costs
 
 NAMES = "a b c d e f g h i j k l"
 NODES = NAMES.split()
@@ -177,6 +178,19 @@ def test_moevement_cannot_replay_what_a_node_and_both_its_peers_held():
     three = run("moevement", (95, "remove", "a b c"), nodes=NAMES + " s t u", interval_steps=10)
     assert three.ledger_s["restart"] == 40
     assert run("moevement", (95, "remove", "a b"), nodes=NAMES + " s t u").ledger_s["restart"] == 0
+
+
+def test_moevement_protects_nothing_where_a_stage_has_one_node_and_saves_as_often_as_others():
+    # One replica of two stages, a node each, and two of them. sqrt(2 * 10 s * 600 s) is 54.8 steps of 2 s.
+    cost_model, _ = grid_costs((2, 1), 2.0, 4, 0.5)
+    moevement, loads = SYSTEMS["moevement"], EvenLoads(2, 2)
+    for nodes, num_restarts in (("a b", 1), ("a b c d", 0)):
+        count = len(nodes.split())
+        events = trace((0, "add", nodes), (95, "remove", "a"), (95, "add", "s"), duration_s=1000.0)
+        result = simulate_system(events, moevement, cost_model, loads, 400.0, interval_steps=10)
+        assert result.counts["restarts"] == num_restarts
+        assert bool(moevement.why_exposed(cost_model, count)) == num_restarts
+    assert interval_steps(moevement, cost_model, loads, 2, between_s=600.0) == 55
 
 
 @pytest.mark.parametrize(("changes", "why"), [
