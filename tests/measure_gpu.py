@@ -107,9 +107,9 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
         needs = f"profile {model}" if tables else ""
         return Task(f"{kind} {model}", lazsim("profile", kind, *more, *tables, *how), most_s, needs=needs)
 
-    # On a CPU, 256 large experts take a quarter of an hour; a smaller model asks for the same work.
-    many = "deepseek-v3" if device == "cuda" else "deepseek-v2-lite"
-    layer = ("--model", many, "--cluster", "h200x32", "--layers", "1")
+    # On a CPU, 256 ranks of large experts take a quarter of an hour; fewer of a smaller model ask for the same work.
+    many, cluster = ("deepseek-v3", "h200x32") if device == "cuda" else ("deepseek-v2-lite", "h200x4")
+    layer = ("--model", many, "--cluster", cluster, "--layers", "1")
     # What one slice is to tell, before further models: a single one has no time left for validation.
     found += [virtual("ranks", "gpt-l"), virtual("skew", "gpt-l"), virtual("ranks", many, *layer)]
     validate = ("validate", "--device", device, "--nodes", "4", "--tolerance", "1000", "--json")
