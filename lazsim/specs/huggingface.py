@@ -1,5 +1,6 @@
 """Make the TOML of a model from the ``config.json`` of Hugging Face Transformers."""
 
+import itertools
 import json
 import re
 from collections import ChainMap
@@ -21,6 +22,9 @@ SEQUENCE_LENGTH = 4096
 TEXT = ("text_config", "language_config", "llm_config")
 """Parts of a config of several models that describe the language model."""
 
+SCALINGS = ("rope_scaling", "rope_parameters")
+"""How rotations by position are scaled, in Transformers 4 and 5."""
+
 NESTED = (*TEXT, "ffn_config", "attn_config")
 """Parts of a config that describe the language model, or parts of it."""
 
@@ -31,7 +35,7 @@ SIZED = {"hidden_size", "d_model", "model_type", "num_hidden_layers", "width"}
 """Fields of which one is in the config of each model; those that are not the language model are not counted."""
 
 SHAPING = re.compile(
-    r".*_(size|dim|rank|heads?|groups?|layers?|channels|interval|period|step|enum|offset|frequency|modules|topk)"
+    r".*_(size|dim|rank|heads?|groups?|layers?|channels|interval|period|step|replace|enum|offset|frequency|modules|topk)"
     r"|(num|n)_.*|.*(expert|moe|mlp|residual|cla$|attn_type).*"
 )
 """Names of fields that may change the shapes of a model."""
@@ -42,6 +46,9 @@ HARMLESS = re.compile(
     r"|(ep|tp|batch|qk_head)_(size|dim)"
 )
 """Of these, names of fields that do not, or that describe how a model sees and hears."""
+
+EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", "num_routed_experts")
+"""Names of the number of routed experts of a layer."""
 
 TOP_K = (
     "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_k", "moe_topk", "moe_top_k"
@@ -62,7 +69,9 @@ STARTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
 KINDS = ("layer_types", "layers_block_type")
 """Names of the list of kinds of layers."""
 
-NULLABLE = ("q_lora_rank", "num_key_value_heads", "head_dim", "sliding_window", "attention_chunk_size")
+NULLABLE = (
+    "q_lora_rank", "num_key_value_heads", "head_dim", "sliding_window", "attention_chunk_size", "n_shared_experts"
+)  # fmt: skip
 """Fields of which a null says something: none, or what follows from others. Any other null is a missing field."""
 
 ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
@@ -82,11 +91,20 @@ def families() -> dict[str, dict[str, Any]]:
     return msgspec.toml.decode(text, type=dict[str, dict[str, Any]])
 
 
+def _table(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    if not isinstance(value, dict | None):
+        raise SpecError(f"{name}: expected a table of fields, found {str(value)[:40]!r}")
+    return value or {}
+
+
 class _Config:
     """The fields of a config; a field has one of several names, by model family."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        nested = [fields[name] for name in NESTED if isinstance(fields.get(name), dict)]
+        nested = [_table(fields, name) for name in NESTED if _table(fields, name)]
+        for part, name in itertools.product((fields, *nested), SCALINGS):
+            _table(part, name)
         self.fields = ChainMap(*nested, dict(fields))
         is_wrapper = any(isinstance(fields.get(name), dict) for name in TEXT)
         self.of_text = ChainMap(*nested) if is_wrapper else self.fields
@@ -99,13 +117,14 @@ class _Config:
         """What Transformers takes for fields that a config lacks."""
         self.taken: dict[str, Any] = {}
         """Of these, those that were taken."""
-        self.odd = [f"model_type {name}"] if name and (not known or "not_compared" in self.traits) else []
+        is_odd = not known or "not_compared" in self.traits
+        self.odd = [f"model_type {name or '(none)'}"] if is_odd else []
         """What a model has that lazsim does not know, beside fields."""
-        tied = [bool(one.get("tie_word_embeddings")) for one in (fields, *nested)]
+        tied = [one.get("tie_word_embeddings") for one in (fields, *nested)]
         if "tied_by_either" in self.traits:
-            self.fields = self.fields.new_child({"tie_word_embeddings": any(tied)})
+            self.fields = self.fields.new_child({"tie_word_embeddings": next(filter(None, tied), False)})
         elif "tied_by_wrapper" in self.traits or (nested and fields.get("tie_word_embeddings") is not None):
-            self.fields = self.fields.new_child({"tie_word_embeddings": tied["tied_by_text" in self.traits]})
+            self.fields = self.fields.new_child({"tie_word_embeddings": tied["tied_by_text" in self.traits] or False})
 
     def given(self, names: Sequence[str]) -> list[tuple[str, Any]]:
         """List the fields of a config that have these names; else what Transformers takes for the first of them."""
@@ -114,17 +133,30 @@ class _Config:
         if not found and not any(name in self.fields and name in NULLABLE for name in names):
             found = [(name, self.defaults[name]) for name in names if name in self.defaults][:1]
             self.taken |= found
+        for name, value in found:
+            if str(value).lower() in ("true", "false") and not isinstance(value, bool):
+                raise SpecError(f"{name}: expected true or false without quotes, found {value!r}")
         return found
 
-    def number(self, *names: str, default: int | None = None, least: int = 0) -> int:
-        """Return the first field that is there and not null: a whole number from `least` up, or some that are equal."""
+    def number(self, *names: str, default: int | None = None, least: int = 0, one_thing: bool = False) -> int:
+        """Return the first field that is there and not null: a whole number from `least` up, or some that are equal.
+
+        Names of `one_thing` have one number.
+        """
+        found: dict[str, int] = {}
         for name, value in self.given(names):
             if isinstance(value, list) and value and all(one == value[0] for one in value):
                 value = value[0]
             if value is not False:
                 if not isinstance(value, int) or isinstance(value, bool) or value < least:
                     raise SpecError(f"{name}: expected a whole number from {least} up, found {str(value)[:40]!r}")
-                return value
+                found[name] = value
+        if found:
+            (name, value), *others = found.items()
+            for other, number in others:
+                if number != value and one_thing:
+                    raise SpecError(f"{other} {number}, but {name} {value}: names of one thing; leave one out")
+            return value
         if default is None:
             known = f" ({self.odd[0][:60]} is not known)" if self.odd else ""
             raise SpecError(
@@ -204,9 +236,13 @@ def import_config(path: str, content: bytes, *, is_checked: bool = False) -> tup
 def _model(config: _Config) -> dict[str, Any]:
     if config.has("is_encoder_decoder"):
         raise SpecError("is_encoder_decoder: an encoder and a decoder; lazsim has models of one stack of layers")
-    num_experts = config.number(
-        "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", "num_routed_experts", least=1
-    )
+    num_experts = config.number(*EXPERTS, least=1, one_thing=True)
+    num_groups, groups_of_token = (config.number(name, default=1, least=1) for name in ("n_group", "topk_group"))
+    if num_experts % num_groups or groups_of_token > num_groups:
+        raise SpecError(
+            f"n_group {num_groups}, topk_group {groups_of_token}: expected groups that divide the {num_experts} "
+            "experts, and no more of them for a token"
+        )
     kinds = _kinds(config)
     num_layers = config.number("num_hidden_layers", "n_layers", default=len(kinds) or None)
     if not 0 < num_layers <= MAX_LAYERS:
@@ -232,9 +268,9 @@ def _model(config: _Config) -> dict[str, Any]:
         "d_ff_dense": d_ff_dense if num_moe_layers < num_layers else 0,
         "matrices_per_expert": 2 if "two_matrices" in config.traits else 3,
         "num_experts": num_experts,
-        "top_k": config.number(*TOP_K, least=1),
-        "num_expert_groups": config.number("n_group", default=1, least=1),
-        "num_groups_per_token": config.number("topk_group", default=1, least=1),
+        "top_k": config.number(*TOP_K, least=1, one_thing=True),
+        "num_expert_groups": num_groups,
+        "num_groups_per_token": groups_of_token,
         "num_mtp_layers": config.number(*FURTHER, default=0),
         "sequence_length": min(config.number("max_position_embeddings", default=10**9, least=1), SEQUENCE_LENGTH),
         "vocab_size": config.number("vocab_size", least=1),
@@ -368,6 +404,8 @@ def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str])
             "rope_dim": config.number("qk_rope_head_dim", least=1),
             "value_dim": config.number("v_head_dim", least=1),
         } | _indexer(config)
+    if num_heads % num_kv_heads:
+        raise SpecError(f"num_key_value_heads {num_kv_heads}: expected a number that divides {num_heads} heads")
     heads: dict[str, Any] = {
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
@@ -377,7 +415,7 @@ def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str])
         heads["normed"] = True
     heads |= {trait: True for trait in ("normed", "gated", "sinks") if trait in config.traits}
     # Transformers 5 has `rope_parameters`, in some models for each kind of layer.
-    scalings = [config.fields.get(name) for name in ("rope_scaling", "rope_parameters")]
+    scalings = [config.fields.get(name) for name in SCALINGS]
     scalings += [one for scaling in scalings if isinstance(scaling, dict) for one in scaling.values()]
     if any("yarn" in (one.get("rope_type"), one.get("type")) for one in scalings if isinstance(one, dict)):
         heads["scaled_positions"] = True
