@@ -302,7 +302,9 @@ def run_command(command: list[str], environment: dict[str, str], limit_s: float)
             out, err = process.communicate()
             return None, out, err
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            # It may just have ended by itself.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise
 
 
