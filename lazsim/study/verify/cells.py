@@ -14,7 +14,7 @@ Cells = Mapping[str, str]
 UNKNOWN = ("", "unknown", "nan", "n/a", "none")
 
 
-def read_table(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
+def read_rows(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
     """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
     try:
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))

@@ -29,7 +29,7 @@ from lazsim.study.verify.cells import (
     cell_number_if_any,
     cell_whole,
     cell_words,
-    read_table,
+    read_rows,
 )
 from lazsim.study.verify.measured_models import Lookup
 
@@ -138,18 +138,18 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     LazsimError
         When the file cannot be read or lacks columns. A row that cannot be predicted says so in `MeasuredRun.skipped`.
     """
-    catalogued = read_table(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
+    catalogued = read_rows(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
     if path is None:
         return [_run(row, Lookup({}, {})) for row in catalogued.values()]
     beside = Path(path).parent
     keys = {"models": "model_key", "systems": "system"}
     found = {
-        name: {row[column]: row for row in read_table(str(file), read_bytes(file), [column]).values()}
+        name: {row[column]: row for row in read_rows(str(file), read_bytes(file), [column]).values()}
         for name, column in keys.items()
         if (file := beside / f"{name}.csv").is_file()
     }
     lookup = Lookup(found.get("models", {}), found.get("systems", {}))
-    rows = read_table(path, read_bytes(path), NEEDED)
+    rows = read_rows(path, read_bytes(path), NEEDED)
     columns, known = (next(iter(table.values())).keys() for table in (rows, catalogued))
     unread = sorted(columns - known)
     for column in known - columns:

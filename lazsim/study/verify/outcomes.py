@@ -16,7 +16,7 @@ from typing import Any
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import read_bytes
-from lazsim.study.verify.cells import Cells, read_table
+from lazsim.study.verify.cells import Cells, read_rows
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_names
 from lazsim.study.verify.replays import (
     MEASURED,
@@ -122,10 +122,10 @@ def read_outcomes(path: str | None = None) -> list[PublishedOutcome]:
         When the file cannot be read, lacks columns, or has a set-up that there is not.
     """
     content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
-    catalogue = {row["id"]: row for row in read_table(CATALOG, content, NEEDED).values()}
+    catalogue = {row["id"]: row for row in read_rows(CATALOG, content, NEEDED).values()}
     if path is None:
         return [outcome_of(row, {}) for row in catalogue.values()]
-    rows = read_table(path, read_bytes(path), NEEDED)
+    rows = read_rows(path, read_bytes(path), NEEDED)
     # The catalogue has the reading of what is said to be so or not.
     rows = {
         line: catalogue[row["id"]] if row["id"] in catalogue and row["value"] in ("yes", "no") else row
