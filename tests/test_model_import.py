@@ -426,6 +426,11 @@ def test_dense_layers_follow_the_rule_of_the_family(tmp_path, rule, num_moe_laye
     assert model.d_ff_dense == (14336 if num_moe_layers < 8 else 0)
 
 
+def test_one_group_of_experts_is_no_limit_whatever_the_groups_of_a_token(tmp_path):
+    model = load(tmp_path, DEEPSEEK | {"n_group": 1, "topk_group": 4})
+    assert (model.num_expert_groups, model.num_groups_per_token) == (1, 1)
+
+
 def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
     config = MIXTRAL | {"tie_word_embeddings": True, "max_position_embeddings": 2048, "sliding_window": 512}
     model = load(tmp_path, config)

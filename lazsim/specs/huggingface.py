@@ -238,7 +238,8 @@ def _model(config: _Config) -> dict[str, Any]:
         raise SpecError("is_encoder_decoder: an encoder and a decoder; lazsim has models of one stack of layers")
     num_experts = config.number(*EXPERTS, least=1, one_thing=True)
     num_groups, groups_of_token = (config.number(name, default=1, least=1) for name in ("n_group", "topk_group"))
-    if num_experts % num_groups or groups_of_token > num_groups:
+    # Of one group, configs have any number for a token.
+    if num_experts % num_groups or groups_of_token > num_groups > 1:
         raise SpecError(
             f"n_group {num_groups}, topk_group {groups_of_token}: expected groups that divide the {num_experts} "
             "experts, and no more of them for a token"
@@ -270,7 +271,7 @@ def _model(config: _Config) -> dict[str, Any]:
         "num_experts": num_experts,
         "top_k": config.number(*TOP_K, least=1, one_thing=True),
         "num_expert_groups": num_groups,
-        "num_groups_per_token": groups_of_token,
+        "num_groups_per_token": min(groups_of_token, num_groups),
         "num_mtp_layers": config.number(*FURTHER, default=0),
         "sequence_length": min(config.number("max_position_embeddings", default=10**9, least=1), SEQUENCE_LENGTH),
         "vocab_size": config.number("vocab_size", least=1),
@@ -279,8 +280,10 @@ def _model(config: _Config) -> dict[str, Any]:
     if width := config.number("moe_latent_size", default=0):
         values["d_expert"] = width
     values |= {trait: True for trait in ("expert_bias", "clamped_activation") if trait in config.traits}
+    # Before the attention: a hybrid model that is refused may have heads that lazsim does not know, too.
+    hybrid = _hybrid(config, kinds, num_layers, num_moe_layers)
     values |= _shared_experts(config) | {"attention": _attention(config, num_layers, d_model, kinds)}
-    return values | _hybrid(config, kinds, num_layers, num_moe_layers)
+    return values | hybrid
 
 
 def _name(config: _Config) -> str:
