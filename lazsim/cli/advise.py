@@ -12,7 +12,7 @@ from lazsim.cli.base.messages import Checked
 from lazsim.cli.base.replay import rate_options
 from lazsim.cli.run import command as run
 
-ONLY_OF_RUN = ("trace", "max_nodes", "interval", "placements", "spares", "out", "as_json")
+ONLY_OF_RUN = ("trace", "max_nodes", "systems", "interval", "placements", "spares", "out", "as_json")
 """Options of ``lazsim run`` that this command lacks or has otherwise; the others are the same."""
 
 OF_SEARCH = (
@@ -53,6 +53,13 @@ SPANS = Parsed(parse_spans)
     type=kinds.Number(0.5, 1, max_open=True),
     default=0.9,
     help="Probability with which a setting must end the work by the deadline.",
+)
+@click.option(
+    "--system",
+    "systems",
+    multiple=True,
+    metavar="NAME",
+    help="To try; repeats. Default: all that can run the job, also of installed packages.",
 )
 @click.option(
     "--fault-threshold",
@@ -100,11 +107,11 @@ def command(
 ) -> None:
     """Find the setting of a job that does best under failures, and say what the advice rests on.
 
-    Tries the systems, nodes and fault thresholds given, each at several intervals between checkpoints, on the same
-    failures and loads. Drops what is clearly worse early, and finds the interval of the best. Prints the best setting,
-    those that cannot be told from it, what it costs to be off, the intervals of Young and Daly beside the one found,
-    and which assumption would change the advice. A recorded trace is cut into stretches; one that is generated is
-    another at each seed. With --out, a search that was stopped goes on where it was.
+    Tries all systems, or those given, and the nodes and fault thresholds given, each at several intervals between
+    checkpoints, on the same failures and loads. Drops what is clearly worse early, and finds the interval of the best.
+    Prints the best setting, those that cannot be told from it, what it costs to be off, the intervals of Young and Daly
+    beside the one found, and which assumption would change the advice. A recorded trace is cut into stretches; one that
+    is generated is another at each seed. With --out, a search that was stopped goes on where it was.
     """
     from lazsim.files.folders import refuse_foreign
     from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report

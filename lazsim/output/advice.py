@@ -14,6 +14,7 @@ from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.search import Alternative
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
+from lazsim.study.memory import gather_obstacles
 from lazsim.study.simulation import plan_of
 from lazsim.units import counted, format_duration
 
@@ -134,7 +135,9 @@ def _ranking_table(advice: Advice) -> Table:
     if len({one.num_seeds for one in shown}) > 1:
         notes.append("values are means over the seeds of their row; the best is compared at the same seeds")
     notes += [f"{left} more are in --json"] if left else []
-    notes += [f"cannot run: {reason}" for reason in dict.fromkeys(advice.refused.values())]
+    refused = {(str(dict(choice).get("system", "")), reason): None for choice, reason in advice.refused.items()}
+    for systems, why in gather_obstacles(refused):
+        notes.append(f"cannot run: {why}" if len(systems) == 1 else f"cannot run: {', '.join(systems)}: {why}")
     at = "at the interval given" if advice.is_interval_given else "each at its best interval"
     return Table(columns, rows, f"alternatives, {at}", notes)
 

@@ -1,7 +1,7 @@
 """Whether a job fits into the memory of its nodes and their GPUs, and what would help."""
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,22 @@ def find_obstacle(
     num_used = system.usable_nodes(costs, num_nodes)
     num_steps = int(wall_s / steady_step_s(system, costs, loads, num_used)) if system.padded else 0
     return _find_shortage(scenario, system, loads, num_used, num_steps, helps=helps)
+
+
+def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Put systems together that something keeps from running in the same way, in the order of the first of each.
+
+    Examples
+    --------
+    >>> gather_obstacles([("spare", "spare takes two"), ("ds", "no memory"), ("recycle", "recycle takes two")])
+    [(['spare', 'recycle'], 'each takes two'), (['ds'], 'no memory')]
+    """
+    found: dict[str, dict[str, str]] = {}
+    for system, obstacle in obstacles:
+        found.setdefault(obstacle.removeprefix(f"{system} "), {})[system] = obstacle
+    return [
+        (list(alike), f"each {why}" if len(alike) > 1 else next(iter(alike.values()))) for why, alike in found.items()
+    ]
 
 
 def _find_shortage(

@@ -30,7 +30,7 @@ from lazsim.study.checkpoint_interval import (
     untested_note,
 )
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
-from lazsim.study.memory import find_obstacle, memory_notes, require_memory
+from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes, require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.trace.recipes import Recipe
@@ -131,7 +131,7 @@ def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list
     InfeasiblePlanError
         When none does.
     """
-    found, left_out = list[str](), dict[str, dict[str, str]]()
+    found, left_out = list[str](), list[tuple[str, str]]()
     for system in system_names():
         try:
             scenario = resolver.resolve({**settings, "system": system})
@@ -140,26 +140,24 @@ def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list
             # A package that is broken is no reason to run nothing.
             if system in SYSTEMS:
                 raise
-            left_out[str(error)] = {system: str(error)}
+            left_out.append((system, str(error)))
             continue
         trace = scenario.load_trace()
         wall_s = scenario.wall_s(trace)
         most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
         obstacle = find_obstacle(scenario, of_system, scenario.load_routing(), most_nodes, wall_s)
         if obstacle:
-            left_out.setdefault(obstacle.removeprefix(f"{system} "), {})[system] = obstacle
+            left_out.append((system, obstacle))
         else:
             found.append(system)
-    told = []
-    for why, reasons in left_out.items():
-        (system, reason), *others = reasons.items()
-        told.append(f"{', '.join(reasons)} are left out: each {why}" if others else f"{system} is left out: {reason}")
     if not found:
-        why = next(iter(next(iter(left_out.values())).values()))
         raise InfeasiblePlanError(
-            f"`systems` all: none can run, the first since {why}; name one to run it all the same"
+            f"`systems` all: none can run, the first since {left_out[0][1]}; name one to run it all the same"
         )
-    return found, told
+    return found, [
+        f"{', '.join(systems)} {'is' if len(systems) == 1 else 'are'} left out: {why}"
+        for systems, why in gather_obstacles(left_out)
+    ]
 
 
 def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system, system_names
+from lazsim.engine.systems import find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
@@ -222,7 +222,8 @@ def advise(
         each seed; a recorded one is cut into as many stretches as there are seeds. Where the trace is a `MtbfSpec`, it
         lasts as long as a run: the duration given, or one in which there are `NUM_FAILURES`.
     choices
-        Values of each of `CHOICES` that may be chosen; those that are missing are as the settings have them.
+        Values of each of `CHOICES` that may be chosen; those that are missing are as the settings have them, and all
+        systems where those name none.
     goal
         ``goodput``, ``cost``, or ``deadline=80h``: the least cost at which work is done in time.
     work, in_time_prob
@@ -257,7 +258,7 @@ def advise(
     else:
         with prefix_errors("`on_demand_price`"):
             parse_price(str(on_demand_price), plain.cluster.gpus_per_node)
-    chosen = {"system": [settings["system"]] if settings.get("system") else DEFAULT_SYSTEMS, **choices}
+    chosen = {"system": [settings.get("system") or ALL], **choices}
     if ALL in chosen["system"]:
         chosen["system"] = [*system_names(), *(one for one in chosen["system"] if one != ALL)]
     with prefix_errors("`system`"):
