@@ -1,11 +1,12 @@
 """Specifications by name, from ``lazsim/catalog/<kind>/``, or by the path of a TOML file of the same shape."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -54,6 +55,11 @@ OTHER_NAMES: Mapping[str, str] = {
 
 def catalog_names(kind: str) -> list[str]:
     """List the names of a folder of the catalogue, sorted."""
+    return list(_names_of(kind))
+
+
+@functools.cache
+def _names_of(kind: str) -> list[str]:
     folder = resources.files("lazsim") / "catalog" / kind
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
@@ -114,7 +120,13 @@ def load_spec(spec_type: type[SpecT], name: str, field: str = "") -> SpecT:
     8
     """
     with prefix_errors(f"`{field}`" if field else ""):
-        return read_toml(name, read_spec_bytes(CATALOG_KINDS[spec_type], name), spec_type)
+        return cast(SpecT, _spec_of(name, read_spec_bytes(CATALOG_KINDS[spec_type], name), spec_type))
+
+
+@functools.lru_cache(1 << 8)
+def _spec_of(name: str, text: bytes, spec_type: type[Spec]) -> Spec:
+    """Decode a specification once: all who read the same bytes share the record, which nobody changes."""
+    return read_toml(name, text, spec_type)
 
 
 def read_spec_bytes(kind: str, name: str) -> bytes:
