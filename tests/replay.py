@@ -58,6 +58,7 @@ class Replay:
         self.last_step_s = 0.0
         self.saves = [(0, 0.0)]  # Step, and when it is written.
         self.has_started = self.recovering = False
+        self.all_saved = 0  # Step from before which no expert has lost anything that another restart could lose.
         self.ledger, self.counts = defaultdict(float), Counter()
         self.change((), initial)
         self.due = None
@@ -207,7 +208,9 @@ class Replay:
 
     def save(self, *, waits=False):
         """Save, once the save before is written; a copy ends before the next update, the write goes on beside."""
-        costs, num_seats, experts = self.job.costs, self.num_seats, self.rules.saved_experts
+        costs, num_seats = self.job.costs, self.num_seats
+        # Before all stop in order, all is saved.
+        experts = 1.0 if waits else self.rules.saved_experts
         stall, write = costs.save_s(num_seats, experts), 0.0
         if self.rules.saves_behind:
             copy, behind = costs.copy_s(num_seats, experts), costs.step_s(num_seats)
@@ -216,6 +219,7 @@ class Replay:
         self.spend("checkpoint", before + stall + (write if waits else 0.0), self.seats.values())
         self.saves.append((len(self.steps), self.now + (0.0 if waits else write)))
         self.counts["checkpoints"] += 1
+        self.all_saved = len(self.steps) if waits else self.all_saved
 
     # Failures.
 
@@ -263,7 +267,7 @@ class Replay:
         self.spend("restart", RESTART_S - SAVE_S + load_s, nodes)
         self.train_on(nodes)
         self.counts["restarts"] += self.has_started
-        self.has_started = True
+        self.has_started, self.all_saved = True, len(self.steps)
         return self.train
 
     def from_memory(self):
@@ -430,6 +434,9 @@ class Replay:
     def join_by_restart(self):
         """Restart with all, once all is saved and written; those who come meanwhile may change how nodes join."""
         step, written_at = self.saves[-1]
+        if self.rules.saved_experts < 1:
+            # Some experts are in older saves.
+            step = self.all_saved
         if step == len(self.steps) and written_at <= self.now:
             self.copied = 0
             self.train_on([])

@@ -344,6 +344,19 @@ def test_moc_saves_a_share_of_the_experts_and_loses_their_updates():
     assert result.lost_token_share == (0 + 10 + 20 + 30 + 12 * 40) / 16 / result.steps
 
 
+def test_moc_saves_all_experts_before_it_stops_in_order_and_loses_none():
+    # Four nodes come at 95 s. After 120 s of collecting all stop at the step's end, and save; a failure before the next
+    # partial save goes back to that save, and has lost no update either.
+    joined = run("moc", (95, "add", "m n o p"), interval_steps=10)
+    assert (joined.counts["restarts"], joined.lost_token_share) == (1, 0.0)
+    at_s = next(event.time_s for event in joined.events if event.event == "restarted")
+    failed = run("moc", (95, "add", "m n o p"), (at_s + 5, "remove", "a"), interval_steps=10)
+    assert (failed.counts["restarts"], failed.lost_token_share) == (2, 0.0)
+    # A save of all takes no less than one of a part.
+    moc = SYSTEMS["moc"]
+    assert sum(moc.save_all(staged_costs(), 12, 2.0)) > sum(moc.save(staged_costs(), 12, 2.0))
+
+
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.sampled_from([1, 2, 5, 16]))
 def test_moc_loses_what_experts_had_learned_since_their_own_save_or_the_last_rollback(saves, turns):
     # Save after save of one of `turns` experts, and now and then a rollback of each to its own.

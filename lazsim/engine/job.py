@@ -81,7 +81,7 @@ class Job:
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         self._has_started = False
-        self._restarted_step = 0
+        self._all_saved_step = 0
         self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
@@ -98,8 +98,7 @@ class Job:
     @property
     def lost_token_share(self) -> float | None:
         """Share of the tokens trained whose updates of experts rollbacks lost; None where none can be."""
-        can_lose = self.system.stale_steps(self.interval_steps) is not None
-        return self.stale_steps / max(1, self.progress.step) if can_lose else None
+        return self.stale_steps / max(1, self.progress.step) if self._can_lose_updates() else None
 
     # What happens to the job.
 
@@ -313,7 +312,8 @@ class Job:
         state.is_joining = True
         decision = self._decide(state.held, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESTART:
-            if self.progress.step > self.progress.saved_step:
+            all_step = self._all_saved_step if self._can_lose_updates() else self.progress.saved_step
+            if self.progress.step > all_step:
                 yield from self._checkpoint(state, waits=True)
             elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
                 yield from self._spend("checkpoint", left_s)
@@ -336,13 +336,16 @@ class Job:
         self._train_on(held, joins_first=False)
 
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
-        """Save the state, after the save before is written; where it `waits`, training goes on when all is written."""
-        save = self._save(state.held.num_seats, state.timer.step_s(self.progress.step))
+        """Save the state, after the save before is written; where it `waits`, all of it, until it is written."""
+        num_nodes, step_s = state.held.num_seats, state.timer.step_s(self.progress.step)
+        save = self.system.save_all(self.costs, num_nodes, step_s) if waits else self._save(num_nodes, step_s)
         before_s = max(0.0, self.progress.written_at_s() - self.env.now)
         stopped_s = before_s + save.stall_s + (save.persist_s if waits else 0.0)
         if stopped_s:
             yield from self._spend("checkpoint", stopped_s)
         self.progress.save(self.env.now, 0.0 if waits else save.persist_s)
+        if waits:
+            self._all_saved_step = self.progress.step
         self.log.count("checkpoints")
 
     def _save(self, num_nodes: int, step_s: float) -> Save:
@@ -430,10 +433,13 @@ class Job:
         if self.log.failure is not None:
             self.log.failure.lost_steps += lost.steps
 
+    def _can_lose_updates(self) -> bool:
+        return self.system.stale_steps(self.interval_steps) is not None
+
     def _lose_updates(self) -> None:
         """Count the updates of experts that a rollback loses, which may change what the system saves."""
-        stale_steps = self.system.stale_steps(self.interval_steps, self.progress.step - self._restarted_step)
-        self._restarted_step = self.progress.step
+        stale_steps = self.system.stale_steps(self.interval_steps, self.progress.step - self._all_saved_step)
+        self._all_saved_step = self.progress.step
         if stale_steps is not None:
             self.stale_steps += stale_steps
             self.system = self.system.within_budget(self.stale_steps, self.progress.step, self.interval_steps)

@@ -271,6 +271,10 @@ class System:
         """Return what a checkpoint of `num_nodes` nodes takes, with steps of `step_s`."""
         return Save(checkpoint_save_s(costs, num_nodes))
 
+    def save_all(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
+        """Return what a checkpoint of everything takes, with which a job stops in order."""
+        return self.save(costs, num_nodes, step_s)
+
     def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int | None:
         """Return the steps between copies in the memory of other nodes; None without any."""
         return None
