@@ -271,25 +271,32 @@ class Replay:
         return self.train
 
     def from_memory(self):
-        """Gemini: all go back to the last copy but one, if each group of two consecutive nodes has one left."""
+        """Gemini: all go back to the last copy but one, if a node is left that keeps the share of each."""
         # A copy goes through a network that is idle for half a step.
         lag = math.ceil(self.job.costs.exchange_s(self.num_seats) / (0.5 * self.last_step_s)) if self.last_step_s else 1
         copy = max(self.copied, (len(self.steps) // lag - 1) * lag)
-        if copy <= self.saves[-1][0] or not all(left for _, left in self.groups()):
+        if copy <= self.saves[-1][0] or not all(map(self.keepers, range(self.num_seats))):
             return None
         self.go_back(copy)
         self.copied = copy
         return self.restart_or_wait()
 
-    def groups(self):
-        """Count the nodes of each group of two that are lost, and those that are left; the last takes in the rest."""
-        of_seat = [min(seat // 2, max(1, self.num_seats // 2) - 1) for seat in range(self.num_seats)]
-        left = Counter(of_seat[seat] for seat in self.seats)
-        return [(size - left[group], left[group]) for group, size in Counter(of_seat).items()]
+    def keepers(self, seat):
+        """Return who is left of the two that keep the share of a seat: pairs, and the last three of an odd number."""
+        count, pair = self.num_seats, seat - seat % 2
+        ring = list(range(count - 3, count)) if count % 2 and seat >= count - 3 >= 0 else [pair, pair + 1]
+        if count == 1:
+            ring = [0]
+        following = ring[(ring.index(seat) + 1) % len(ring)]
+        return [one for one in {seat, following} if one in self.seats]
 
     def further_shares(self):
-        """Count the shares that a node of a group sends for lost ones, beyond the one that the node sent itself."""
-        return max(0.0, *(lost / left - 1 for lost, left in self.groups()))
+        """Count the shares that a node sends for lost ones, which those that keep them divide, beyond its own one."""
+        sent = defaultdict(float)
+        for seat in range(self.num_seats):
+            for one in self.keepers(seat) if seat not in self.seats else ():
+                sent[one] += 1 / len(self.keepers(seat))
+        return max(0.0, *(shares - 1 for shares in sent.values()), 0.0)
 
     def replay_stage(self):
         """MoEvement: spares replay a window and the steps since; not if nodes failed while others recovered."""

@@ -164,6 +164,23 @@ def test_copies_of_gemini_survive_as_often_as_published(num_lost, published):
     assert np.mean(survived) == pytest.approx(published, abs=0.002)
 
 
+@pytest.mark.parametrize(("count", "copies", "fatal"), [
+    # Pairs, and the last three in a ring, of which no two may go.
+    (7, 2, ["ab", "cd", "ef", "fg", "eg"]),
+    # A ring of five, each share on three that follow each other.
+    (5, 3, ["abc", "bcd", "cde", "ade", "abe"]),
+    (6, 3, ["abc", "def"]),
+    (3, 4, ["abc"]),
+])  # fmt: skip
+def test_the_last_group_of_gemini_is_a_ring_where_groups_do_not_divide_the_nodes(count, copies, fatal):
+    plan, names = SYSTEMS["checkpoint"].plan_evenly(costs(), 16), "abcdefg"[:count]
+    whole, gemini = Held.full(names, Planned(count, 0, lambda *_: plan)), replace(SYSTEMS["gemini"], num_copies=copies)
+    for size in range(count + 1):
+        for lost in itertools.combinations(names, size):
+            survives = not any(set(group) <= set(lost) for group in fatal)
+            assert gemini.copies_survive(whole.without(lost)) is survives
+
+
 def test_moevement_replays_a_window_on_a_spare_while_the_others_wait():
     # The states of a node are small: a window is one step. Of 47 steps none lies after it: one is replayed, 2 s.
     spares = run("moevement", (95, "remove", "a"), nodes=NAMES + " s")

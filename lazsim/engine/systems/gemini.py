@@ -18,13 +18,13 @@ class Gemini(System):
     """Every node sends its share of the state to others of its group while the network is idle; all go back to it."""
 
     num_copies: int = 2
-    """Nodes of a group: each keeps the shares of all (published: 2)."""
+    """Nodes that keep a share, its own among them (published: 2)."""
     idle_share: float = 0.5
     """Share of a step in which the network is idle: an assumption. What does not fit into one step takes several."""
 
     def copies_survive(self, held: Held) -> bool:
-        """Tell whether some node of each group of consecutive ones is left; the last group takes in the rest."""
-        return bool(np.bincount(self._group_N(held.num_seats), held.alive_N).all())
+        """Tell whether one of the nodes that keep each share is left."""
+        return bool(held.alive_N[self._keepers_NK(held.num_seats)].any(axis=1).all())
 
     def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int:
         """Return the steps that a copy takes to get through the idle network."""
@@ -48,12 +48,14 @@ class Gemini(System):
         """Return the seconds in which each of some nodes gets from memory what it would read from storage.
 
         A node that is new has nothing of it, and every other one no more than its share where nodes hold the same. What
-        all need each node passes on, so that it sends as much as it gets. Of a group that lost more nodes than it has
-        left, these send further shares beside.
+        all need each node passes on, so that it sends as much as it gets. Nodes that keep more lost shares than one
+        send further ones beside; those that keep the same share equally.
         """
-        group_N = self._group_N(held.num_seats)
-        lost_G, left_G = np.bincount(group_N, ~held.alive_N), np.bincount(group_N, held.alive_N)
-        further = max(0.0, float((lost_G / left_G).max()) - 1) * share_bytes(costs, held.num_seats)
+        lost_RK = self._keepers_NK(held.num_seats)[~held.alive_N]
+        left_RK = held.alive_N[lost_RK]
+        shares_N = np.zeros(held.num_seats)
+        np.add.at(shares_N, lost_RK, left_RK / left_RK.sum(axis=1, keepdims=True))
+        further = max(0.0, float(shares_N.max()) - 1) * share_bytes(costs, held.num_seats)
         return fetch_s(costs, float(self.load_bytes(costs, self.plan_evenly(costs, num_nodes)).max()) + further)
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
@@ -64,9 +66,19 @@ class Gemini(System):
         """See `System.choices`."""
         return {"num_copies": (2, 3, 4)}
 
-    def _group_N(self, num_nodes: int) -> Ints:
-        num_groups = max(1, num_nodes // self.num_copies)
-        return np.minimum(np.arange(num_nodes) // self.num_copies, num_groups - 1)
+    def _keepers_NK(self, num_nodes: int) -> Ints:
+        """Return the nodes that keep the share of each node: all of its group of consecutive ones.
+
+        The last group takes in the rest; there they are the node and the next ones in a ring (mixed placement of the
+        publication).
+        """
+        copies = min(self.num_copies, num_nodes)
+        last = (num_nodes // copies - 1) * copies
+        node_N = np.arange(num_nodes)
+        first_N = np.minimum(node_N // copies * copies, last)
+        size_N = np.where(first_N == last, num_nodes - last, copies)
+        keepers: Ints = first_N[:, None] + ((node_N - first_N)[:, None] + np.arange(copies)) % size_N[:, None]
+        return keepers
 
     def _exchange_s(self, costs: CostModel, num_nodes: int) -> float:
         return fetch_s(costs, (self.num_copies - 1) * share_bytes(costs, num_nodes))
