@@ -15,20 +15,24 @@ COMMAND_TESTS := $(addprefix tests/test_,cli_list.py cli_run.py cli_place.py cli
 SOURCES := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run figures arena test check lowest docs images sdist verify bench profiles gpu wheels growth format clean
+.PHONY: help run figures arena test check types lowest docs images sdist verify bench profiles gpu wheels growth format clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(VENV)/run.stamp: $(SOURCES)
+define install
 	$(PYTHON) -c 'import sys; sys.exit("lazsim needs Python 3.11 or later: make PYTHON=python3.x ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.$(1)'
 	@touch $@
+endef
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+$(VENV)/run.stamp: $(SOURCES)
+	$(call install,)
+
+$(VENV)/dev.stamp: $(SOURCES)
+	$(call install,[dev])
+	@touch $(VENV)/run.stamp
 
 run: $(VENV)/run.stamp ## Replay a spot trace for GPT-L under lazarus and its rivals; results in runs/spot
 	$(BIN)/lazsim run --trace traces/spot-p3-like.csv --model gpt-l --cluster rtx3090x10 --max-nodes 10 --duration 80min \
@@ -43,9 +47,12 @@ arena: $(VENV)/run.stamp ## Hold every system against the others by rate and siz
 test: check ## Run the checks and every test
 	$(BIN)/python -m pytest --numprocesses 2
 
-check: $(VENV)/dev.stamp docs ## Lint, type-check and build the documentation
+check: $(VENV)/dev.stamp ## Lint, type-check and build the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs 2 --output-sync docs types
+
+types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 lowest: ## Test the commands with the lowest versions that setup.cfg allows
