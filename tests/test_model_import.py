@@ -94,6 +94,7 @@ CONFIGS = {
     "llama4-scout": {
         "text_config": LLAMA4 | {
             "num_local_experts": 16, "interleave_moe_layer_step": 1, "moe_layers": list(range(48)),
+            "use_qk_norm": True,
             "no_rope_layers": [1, 1, 1, 0] * 12,
         },
     },
