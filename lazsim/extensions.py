@@ -88,7 +88,7 @@ def _load_installed(kind: str, entry: "EntryPoint") -> Any:
         with printing_to_stderr():
             return entry.load()
     except (Exception, SystemExit) as error:
-        raise SpecError(f"{kind} {entry.name!r} ({origin(entry)}) cannot be imported: {in_a_line(error)}") from error
+        raise SpecError(f"{kind} {entry.name!r} ({origin(entry)}) cannot be imported: {error_text(error)}") from error
 
 
 def _load_from_file(kind: str, what: str, name: str) -> Any:
@@ -114,7 +114,7 @@ def _load_from_file(kind: str, what: str, name: str) -> Any:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise SpecError(f"{kind} {name!r}: {path} cannot be run: {in_a_line(error, module.__file__)}") from error
+        raise SpecError(f"{kind} {name!r}: {path} cannot be run: {error_text(error, module.__file__)}") from error
     if not hasattr(module, attribute):
         offered = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise SpecError(f"{kind} {name!r}: no {what} {attribute!r} in {path}, which has: {', '.join(offered) or '-'}")
@@ -126,7 +126,7 @@ def printing_to_stderr() -> redirect_stdout[TextIO]:
     return redirect_stdout(sys.stderr)
 
 
-def in_a_line(error: BaseException, path: str | None = None) -> str:
+def error_text(error: BaseException, path: str | None = None) -> str:
     """Describe an error in one line, with its line number where the file is given."""
     if isinstance(error, LazsimError):
         return str(error)

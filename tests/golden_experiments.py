@@ -5,7 +5,7 @@ They are what lazsim computed when it was last looked at, not what somebody publ
 
 from pathlib import Path
 
-from lazsim.output.outcome import csv_bytes
+from lazsim.output.outcome import frame_csv
 from lazsim.study.experiment import Context, Outcome, experiment_titles, load_experiment
 
 FOLDER = Path(__file__).parent / "golden" / "experiments"
@@ -22,7 +22,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in experiment_titles():
         for table, frame in small(name).tables.items():
-            (FOLDER / f"{name}.{table}.csv").write_bytes(csv_bytes(frame))
+            (FOLDER / f"{name}.{table}.csv").write_bytes(frame_csv(frame))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import matplotlib.image
 import pandas as pd
 import pytest
 
-from lazsim.output.outcome import csv_bytes, outcome_text
+from lazsim.output.outcome import frame_csv, outcome_text
 from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
 from lazsim.study.experiment import TOO_FEW, Context, Outcome, experiment_titles, load_experiment
 from tests.conftest import ROOT
@@ -28,7 +28,7 @@ def test_a_small_experiment_comes_to_the_tables_kept_of_it(name):
     kept = {path.name.split(".")[1] for path in FOLDER.glob(f"{name}.*.csv")}
     assert set(outcome.tables) == kept
     for table, frame in outcome.tables.items():
-        found = pd.read_csv(io.BytesIO(csv_bytes(frame)))
+        found = pd.read_csv(io.BytesIO(frame_csv(frame)))
         pd.testing.assert_frame_equal(found, pd.read_csv(FOLDER / f"{name}.{table}.csv"), check_dtype=False, rtol=1e-4)
     bounds = [frame[name] for frame in outcome.tables.values() for name in frame if name.endswith(("_low", "_high"))]
     assert (TOO_FEW in outcome.notes) == any(column.isna().any() for column in bounds)

@@ -14,7 +14,7 @@ from lazsim.costmodel.fit import (
     large_exchanges,
     matmul_times_s,
     read_measurements,
-    read_table,
+    read_timings,
     summarise,
 )
 from lazsim.errors import LazsimError
@@ -63,19 +63,19 @@ def parameters(gpu):
 
 
 def test_a_fit_finds_the_parameters_that_made_the_times(tmp_path):
-    table = read_table(write_matmuls(tmp_path))
+    table = read_timings(write_matmuls(tmp_path))
     fitted = fit_kernels(UNFITTED, table)
     assert parameters(fitted) == pytest.approx(parameters(MADE_UP), rel=1e-3)
     assert summarise(matmul_times_s(fitted, table), table).max < 1e-3
 
 
 def test_one_point_five_times_too_slow_hardly_moves_a_fit(tmp_path):
-    table = read_table(write_matmuls(tmp_path, spoil=(1024, 2048, 2048)))
+    table = read_timings(write_matmuls(tmp_path, spoil=(1024, 2048, 2048)))
     assert parameters(fit_kernels(UNFITTED, table)) == pytest.approx(parameters(MADE_UP), rel=0.15)
 
 
 def test_held_out_points_do_not_touch_the_fit(tmp_path):
-    table = read_table(write_matmuls(tmp_path))
+    table = read_timings(write_matmuls(tmp_path))
     before = fit_kernels(UNFITTED, table)
     table.loc[held_out(len(table)), "time_us"] *= 10
     assert fit_kernels(UNFITTED, table) == before
@@ -85,9 +85,9 @@ def test_memory_efficiency_is_the_best_share_that_a_large_matmul_reaches(tmp_pat
     path = tmp_path / "gemm_bf16.csv"
     # 2 (1 * 10_000 + 10_000 * 10_000 + 10_000) = 200_040_000 bytes in 250 us of 1e12 per second; the small is cached
     path.write_text("gpu,m,n,k,time_us\nx,1,10000,10000,250.05\nx,1,100,100,0.001\n")
-    assert fit_memory(MADE_UP, read_table(path)).memory_efficiency == pytest.approx(0.8)
+    assert fit_memory(MADE_UP, read_timings(path)).memory_efficiency == pytest.approx(0.8)
     path.write_text("gpu,m,n,k,time_us\nx,1,100,100,0.001\n")
-    assert fit_memory(MADE_UP, read_table(path)) == MADE_UP
+    assert fit_memory(MADE_UP, read_timings(path)) == MADE_UP
 
 
 def test_an_expert_layer_is_three_matmuls_for_each_expert(tmp_path):
@@ -99,7 +99,7 @@ def test_an_expert_layer_is_three_matmuls_for_each_expert(tmp_path):
     # 1024 tokens an expert: compute of up and gate 2 (1024 * 4096 + 3e5) (1024 + 200) / 70e12 and overhead, and so on
     up = 2 * (1024 * 4096 + 3e5) * (1024 + 200) / 70e12 + 7e-6
     down = 2 * (1024 * 1024 + 3e5) * (4096 + 200) / 70e12 + 7e-6
-    assert expert_times_s(MADE_UP, read_table(path)) == pytest.approx([8 * (2 * up + down)])
+    assert expert_times_s(MADE_UP, read_timings(path)) == pytest.approx([8 * (2 * up + down)])
 
 
 def write_collectives(folder):
@@ -117,13 +117,13 @@ def write_collectives(folder):
 
 @pytest.mark.parametrize(("operation", "expected"), [("alltoall", (200e9, 9e-6)), ("all_reduce", (300e9, 3e-6))])
 def test_a_fit_finds_bandwidth_and_latency_of_each_collective(tmp_path, operation, expected):
-    table = read_table(write_collectives(tmp_path))
+    table = read_timings(write_collectives(tmp_path))
     links = fit_links(operation, large_exchanges(table, operation))
     assert links == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_link_fit_leaves_small_messages_and_small_groups_aside(tmp_path):
-    table = read_table(write_collectives(tmp_path))
+    table = read_timings(write_collectives(tmp_path))
     large = large_exchanges(table, "alltoall")
     assert sorted(set(large["nbytes"])) == [2**20, 2**24, 2**28]
     before = fit_links("alltoall", large)
@@ -131,7 +131,7 @@ def test_a_link_fit_leaves_small_messages_and_small_groups_aside(tmp_path):
 
 
 def test_errors_are_relative_to_what_was_measured(tmp_path):
-    table = read_table(write_collectives(tmp_path)).iloc[:4]
+    table = read_timings(write_collectives(tmp_path)).iloc[:4]
     measured_s = table["time_us"].to_numpy() * 1e-6
     error = summarise(measured_s * np.array([0.9, 1.0, 1.2, 2.0]), table)
     assert (error.num_points, error.max, error.within_25_percent) == (4, pytest.approx(1.0), 0.75)
@@ -141,10 +141,10 @@ def test_errors_are_relative_to_what_was_measured(tmp_path):
 
 def test_the_order_of_rows_does_not_matter(tmp_path):
     path = write_matmuls(tmp_path)
-    before = fit_kernels(UNFITTED, read_table(path))
+    before = fit_kernels(UNFITTED, read_timings(path))
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *reversed(rows)]))
-    assert fit_kernels(UNFITTED, read_table(path)) == before
+    assert fit_kernels(UNFITTED, read_timings(path)) == before
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_bad_table_is_refused_with_its_line(tmp_path, content, complaint):
     path = tmp_path / "gemm_bf16.csv"
     path.write_text(content)
     with pytest.raises(LazsimError) as refused:
-        read_table(path)
+        read_timings(path)
     assert complaint in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -172,7 +172,7 @@ def test_a_binary_file_is_refused(tmp_path):
     path = tmp_path / "gemm_bf16.csv"
     path.write_bytes(bytes(range(256)))
     with pytest.raises(LazsimError, match="is not a CSV table"):
-        read_table(path)
+        read_timings(path)
 
 
 @pytest.mark.parametrize("name", ["a100", "h100", "h200"])

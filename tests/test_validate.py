@@ -37,7 +37,15 @@ from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveReport, LiveRun, Recovery, StepRecord
 from lazsim.live.run import prepare
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
-from lazsim.live.validate import Validation, compare, compress, forecast_notes, kills_and_joins, predict, quiet_trace
+from lazsim.live.validate import (
+    Validation,
+    compare_run,
+    compress,
+    forecast_notes,
+    kills_and_joins,
+    predict,
+    quiet_trace,
+)
 from lazsim.output.live import validation_files, validation_parts, validation_report
 from lazsim.output.plots.live import live_figure
 from lazsim.output.report import report_page
@@ -85,7 +93,7 @@ def simulated(measured: LiveRun, **changes) -> SystemRun:
 def validated(measured: LiveRun, predicted: SystemRun, tolerance: float = 0.3) -> Validation:
     """Return a run and its forecast as `validate` does."""
     inputs = {"spec": {"model": {"name": "tiny"}}}
-    return Validation(inputs, measured, predicted, COSTS, 0.0, tolerance, compare(measured, predicted, COSTS), ())
+    return Validation(inputs, measured, predicted, COSTS, 0.0, tolerance, compare_run(measured, predicted, COSTS), ())
 
 
 @pytest.mark.parametrize(
@@ -319,7 +327,7 @@ def test_costs_counts_and_buckets_stand_beside_the_forecast():
     ledger_s = {"compute": 15.0, "detect": 45.0, "transfer": 0.004}
     counts = {"failures": 2, "reconfigurations": 2}
     predicted = simulated(measured, samples=800, ledger_s=ledger_s, counts=counts)
-    found = {one.name: (one.measured, one.predicted) for one in compare(measured, predicted, COSTS)}
+    found = {one.name: (one.measured, one.predicted) for one in compare_run(measured, predicted, COSTS)}
     assert found["step time, 4 nodes (s)"] == pytest.approx((0.4, 0.5))
     assert found["detect (s)"] == pytest.approx((0.5, 0.25))
     assert found["rebuild (s)"] == pytest.approx((2.0, 0.5))

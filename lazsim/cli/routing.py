@@ -67,11 +67,11 @@ def fit(seeds: int, as_json: bool, **reading: Any) -> None:
 
     from lazsim.output.routing import fit_toml
     from lazsim.routing import fit_routing, read_routing
-    from lazsim.routing.fit import compare
+    from lazsim.routing.fit import compare_loads
 
     recorded = read_routing(**reading)
     spec = fit_routing(recorded)
-    rows = compare(recorded, spec, seeds)
+    rows = compare_loads(recorded, spec, seeds)
     if as_json:
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
     else:

@@ -103,7 +103,7 @@ COLLECTIVES: Mapping[str, Collective] = {
 """Model by name of the operation in the table."""
 
 
-def read_table(path: Path | str) -> "pd.DataFrame":
+def read_timings(path: Path | str) -> "pd.DataFrame":
     """Read one of the `TABLES`, sorted by GPU and size.
 
     Raise LazsimError, with the line, when the file cannot be read, a column is missing, or a number is out of range.
@@ -137,7 +137,7 @@ def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
     present = [path for path in paths if os.path.exists(path)]
     if not present:
         raise LazsimError(f"`kernels` {folder}: holds none of {', '.join(TABLES)}; give a folder of them")
-    return {path.name: read_table(path) for path in present}
+    return {path.name: read_timings(path) for path in present}
 
 
 def held_out(num_points: int) -> npt.NDArray[np.bool_]:

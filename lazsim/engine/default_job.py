@@ -21,7 +21,7 @@ from lazsim.specs import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
-from lazsim.stepmodel.search import default_layout, plain_needs, require_fit, usable_bytes
+from lazsim.stepmodel.search import default_layout, plain_needs, require_layout, usable_bytes
 from lazsim.units import counted
 
 DEFAULT_JOB = "testbed-a"
@@ -89,7 +89,7 @@ def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes) ->
     constants = msgspec.json.decode(step, type=StepConstants)
     try:
         start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
-        require_fit(start, _plain_needs)
+        require_layout(start, _plain_needs)
     except SpecError as error:
         return error
     return start

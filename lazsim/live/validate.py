@@ -170,7 +170,7 @@ def validate(
         with _own_folder(spec) as own:
             on_start = progress("calibrating again", None)
             after = await calibrate(own, max_nodes, pool, device, num_rounds=1, on_start=on_start)
-        components = compare(measured, predicted, calibration)
+        components = compare_run(measured, predicted, calibration)
         notes = forecast_notes(spec, predicted)
         return Validation(
             inputs, measured, predicted, calibration, drift(before, after), tolerance, components, tuple(notes)
@@ -301,7 +301,7 @@ def compress(trace: Trace, speedup: float) -> Trace:
     return replace(trace, time_s=trace.time_s / speedup, duration_s=trace.duration_s / speedup)
 
 
-def compare(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[ComparedQuantity, ...]:
+def compare_run(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[ComparedQuantity, ...]:
     """Compare measured and predicted quantities: costs as means, totals, counts, and every bucket of the ledger.
 
     The prediction's own events say how often a cost occurs and how many bytes move.

@@ -24,13 +24,13 @@ def outcome_files(outcome: Outcome, name: str) -> dict[str, bytes]:
     """Return every file by name: tables as CSV and Markdown, figures as PNG and PDF, and all inputs."""
     contents = {"run.json": json_bytes({"experiment": name, **outcome.inputs, "notes": list(outcome.notes)})}
     for table, frame in outcome.tables.items():
-        contents |= {f"{table}.csv": csv_bytes(frame), f"{table}.md": markdown(frame).encode()}
+        contents |= {f"{table}.csv": frame_csv(frame), f"{table}.md": markdown(frame).encode()}
     for figure, pictures in outcome.figures.items():
         contents |= name_pictures(figure, pictures)
     return contents
 
 
-def csv_bytes(frame: pd.DataFrame) -> bytes:
+def frame_csv(frame: pd.DataFrame) -> bytes:
     """Write a table for machines, numbers with six digits."""
     return frame.to_csv(index=False, lineterminator="\n", float_format=DIGITS).encode()
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.extensions import Registry, in_a_line, printing_to_stderr
+from lazsim.extensions import Registry, error_text, printing_to_stderr
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.domains import place_over_domains
@@ -224,7 +224,7 @@ def call_policy(name: str, function: Callable[..., Any], request: PlacementReque
     except (Exception, SystemExit) as error:
         kind = InfeasiblePlanError if isinstance(error, InfeasiblePlanError) else SpecError
         path = getattr(getattr(function, "__code__", None), "co_filename", None)
-        raise kind(f"policy {name!r}: {in_a_line(error, path)}") from error
+        raise kind(f"policy {name!r}: {error_text(error, path)}") from error
     num_layers, num_experts = request.replicas_LE.shape
     return checked_plan(name, result, (num_layers, request.num_nodes, request.num_slots), num_experts)
 
@@ -248,7 +248,7 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     try:
         slots = np.asarray(result.slots_LNS if isinstance(result, PlacementPlan) else result)
     except (TypeError, ValueError) as error:
-        refuse(f"expected an array of (layers, nodes, slots), which numpy cannot make of it: {in_a_line(error)}")
+        refuse(f"expected an array of (layers, nodes, slots), which numpy cannot make of it: {error_text(error)}")
     if slots.ndim != 3 or slots.shape[:2] != shape[:2] or slots.shape[2] > shape[2]:
         found = f"an array of {slots.shape}" if slots.ndim else type(result).__name__
         refuse(f"expected (layers, nodes, slots) of {shape}, or fewer slots, not {found}")

@@ -208,7 +208,7 @@ def layer_balance(routing: RecordedRouting) -> list[dict[str, float]]:
     ]
 
 
-def compare(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapping[str, Mapping[str, float]]:
+def compare_loads(routing: RecordedRouting, spec: RoutingSpec, num_seeds: int) -> Mapping[str, Mapping[str, float]]:
     """Compare the statistics of a recording with those of generated loads of the same size.
 
     Returns

@@ -107,7 +107,7 @@ def search_layouts(
     )
 
 
-def require_fit(inputs: StepInputs, needs: Needs) -> None:
+def require_layout(inputs: StepInputs, needs: Needs) -> None:
     """Raise the `SpecError` of `search_layouts` unless some layout fits; the first that does ends the search."""
     all_bytes: list[float] = []
     for _, needed, _ in _valid_layouts(inputs, 1, needs):

@@ -70,7 +70,7 @@ def refuse_arguments(context: click.Context, arguments: Sequence[str]) -> None:
             raise click.UsageError(f"{flag(option)} '': give a value, or leave it out", context)
 
 
-def refuse_without_effect(context: click.Context) -> None:
+def refuse_idle_options(context: click.Context) -> None:
     """Raise a UsageError where an option of a command that has been parsed has no effect."""
     options = {one.name: one for one in context.command.params if isinstance(one, click.Option)}
     for name, other in EXCLUSIONS:

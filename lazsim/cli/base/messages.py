@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.base.effects import MAPPING, flag, is_given, refuse_arguments, refuse_without_effect
+from lazsim.cli.base.effects import MAPPING, flag, is_given, refuse_arguments, refuse_idle_options
 from lazsim.errors import did_you_mean, printable, unknown_name
 
 ELSEWHERE = {
@@ -120,7 +120,7 @@ class Checked(click.Command):
             if left and not isinstance(self, click.Group):
                 words = f"argument{'s' * (len(left) > 1)} ({' '.join(left)})"
                 raise click.UsageError(f"unexpected {words}: no option takes it; see {ctx.command_path} --help", ctx)
-            refuse_without_effect(ctx)
+            refuse_idle_options(ctx)
         return left
 
 

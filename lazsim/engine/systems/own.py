@@ -11,7 +11,7 @@ from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems.system import Pace, Save, StoppedJob, System
 from lazsim.errors import LazsimError, SpecError
-from lazsim.extensions import in_a_line, printing_to_stderr
+from lazsim.extensions import error_text, printing_to_stderr
 
 MOST_LETTERS = 60
 """Letters of a value that a method returns in an error."""
@@ -39,7 +39,7 @@ def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[.
         except LazsimError:
             raise
         except (Exception, SystemExit) as error:
-            raise SpecError(f"system {name!r}: {method}: {in_a_line(error, function.__code__.co_filename)}") from error
+            raise SpecError(f"system {name!r}: {method}: {error_text(error, function.__code__.co_filename)}") from error
         if expected:
             raise SpecError(f"system {name!r}: {method} returned {str(value)[:MOST_LETTERS]}; {expected}")
         return value
