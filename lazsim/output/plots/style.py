@@ -116,7 +116,7 @@ BUCKET_COLORS = {
 }  # fmt: skip
 """What a job does, in colours lighter than those of systems."""
 
-LIGHTEST = 0.65
+LIGHTEST = 0.45
 """Share of white in the last of the colours of one system."""
 
 
@@ -133,7 +133,7 @@ def looks_of(names: Sequence[str]) -> dict[str, Look]:
     >>> looks_of(["lazarus:spread"])["lazarus:spread"] == looks_of(["spread"])["spread"]
     True
     >>> [look.color for look in looks_of(["ds, nodes 4", "ds, nodes 8", "mine, nodes 4"]).values()]
-    ['#555555', '#c4c4c4', '#1b6ca8']
+    ['#555555', '#a2a2a2', '#1b6ca8']
     """
     policies = [name.partition(":")[2] for name in names]
     if len({name.partition(":")[0] for name in names}) == 1 and all(policies):
