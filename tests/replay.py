@@ -52,6 +52,7 @@ class Replay:
         self.events = [(time_s, removed, added, ()) for time_s, removed, added in events]
         self.now = self.step_end = 0.0
         self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
+        self.preparing, self.ready = {}, set()  # Nodes that get ready to join beside training, and those that are.
         self.due = None  # When the nodes that are being collected may join.
         self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
         self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
@@ -86,7 +87,10 @@ class Replay:
         """Let time pass, `with_last` with what happens at its end. A failure of one of `nodes` is one of the job."""
         nodes, end = set(nodes), self.now + seconds
         until = min(end, self.end_s)
-        while self.events and (self.events[0][0] < until or (with_last and self.events[0][0] == until < self.end_s)):
+        # Who gets ready at the very end of a save joins after it.
+        while self.events and (
+            self.events[0][0] < until or ((with_last or self.events[0][3]) and self.events[0][0] == until < self.end_s)
+        ):
             time_s, removed, added, started = self.events.pop(0)
             self.ledger[bucket] += time_s - self.now
             self.now = time_s
@@ -104,7 +108,9 @@ class Replay:
         for node in removed:
             del self.place[node]
             self.called.pop(node, None)
+            self.preparing.pop(node, None)
             self.dropped.discard(node)
+            self.ready.discard(node)
         self.standby = [node for node in self.standby if node not in removed]
         self.seats = {seat: node for seat, node in self.seats.items() if node not in removed}
         called, self.standby = self.standby[: self.room()], self.standby[self.room() :]
@@ -118,10 +124,12 @@ class Replay:
             elif self.due is None:
                 self.due = self.now + JOIN_WAIT_S
             self.place[node] = next(place for place in itertools.count() if place not in self.place.values())
-        for node in started if self.job.spare_start_s else called:
+        for node in [*started, *called]:
             if self.called.get(node) == self.now:
                 del self.called[node]
                 self.due = self.now
+                if self.preparing.pop(node, None):
+                    self.ready.add(node)
 
     def room(self):
         most = self.job.most_in_service
@@ -183,8 +191,11 @@ class Replay:
         """Do what is due at a step boundary, and make a step."""
         if not after_join and self.join_is_due():
             self.due = None
+            if self.rules.joins_behind:
+                self.prepare()
             if self.newcomers():
                 return self.join
+            self.ready = set()
         step, interval = len(self.steps), self.job.interval_steps
         if interval and step // interval > self.saves[-1][0] // interval:
             self.save()
@@ -236,6 +247,8 @@ class Replay:
         if activity is None:
             self.go_back(self.saves[-1][0])
             self.copied = 0
+            self.called = {node: at for node, at in self.called.items() if node not in self.preparing}
+            self.preparing = {}
             self.train_on([])
             activity = self.restart_or_wait()
         return activity
@@ -260,7 +273,7 @@ class Replay:
     def restart(self):
         """Start anew on all nodes that are of use, with the states from memory, from storage or initial ones."""
         nodes = self.usable(self.alive())
-        self.due, self.dropped = None, set()
+        self.due, self.dropped, self.ready = None, set(), set()
         load_s = self.job.costs.load_s(len(nodes)) if self.steps else 0.0
         if self.copied and self.copied == len(self.steps):
             load_s = self.job.costs.recall_s(len(nodes), self.num_seats, self.further_shares())
@@ -329,8 +342,9 @@ class Replay:
         of several replicas do not make one where only whole ones go on.
         """
         if self.rules.whole_replicas:
-            up = self.whole()
-            self.seats = {seat: node for seat, node in self.seats.items() if self.where(seat)[0] in up}
+            up, before = self.whole(), self.seats
+            self.seats = {seat: node for seat, node in before.items() if self.where(seat)[0] in up}
+            self.dropped |= set(before.values()) - set(self.seats.values())
         can = self.seats and self.rules.goes_on(self)
         if can:
             # A pipeline of which no node is left needs nothing.
@@ -353,6 +367,7 @@ class Replay:
             self.spend(bucket, seconds, [*self.seats.values(), *fill.values()])
         self.recovering = False
         self.seats |= fill
+        self.dropped -= set(fill.values())
         self.counts["reconfigurations"] += 1
         if self.due is None and self.newcomers():
             self.due = self.now  # Spares take free places at the next boundary.
@@ -378,8 +393,8 @@ class Replay:
         survivors = [self.seats[seat] for seat in sorted(self.seats)]
         return survivors + [node for node in others if node not in survivors]
 
-    def form(self, joining):
-        """Make a plan for survivors and newcomers; the pair of node and seat that lacks least is matched first."""
+    def match(self, joining):
+        """Match nodes to seats, the pair that lacks least first; return these, all nodes, and what moves."""
         nodes = self.with_survivors(joining)
         count = len(self.usable(nodes))
         held = {node: self.holds(seat, self.num_seats) for seat, node in self.seats.items()}
@@ -398,10 +413,15 @@ class Replay:
                     owners = [node for node in held if item in held[node]]
                     if nodes[i] not in owners:
                         moves.append((owners, nodes[i], num_bytes))
+        return [chosen[seat] for seat in range(count)], nodes, self.job.costs.move_s(moves)
+
+    def form(self, joining):
+        """Make a plan for survivors and newcomers."""
+        chosen, nodes, move_s = self.match(joining)
         self.spend("reconfigure", self.rules.rebuild_s, nodes)
-        self.spend("transfer", self.job.costs.move_s(moves), nodes)
-        left_out = set(self.seats.values()) - set(chosen.values())
-        self.train_on([chosen[seat] for seat in range(count)], self.dropped | left_out)
+        if not self.rules.joins_behind:
+            self.spend("transfer", move_s, nodes)
+        self.train_on(chosen, (self.dropped | set(self.seats.values())) - set(chosen))
         self.counts["reconfigurations"] += 1
         return self.train
 
@@ -429,6 +449,26 @@ class Replay:
             missing.remove(taken[-1])
             gone[self.where(taken[-1])[1:]] -= 1
         return sorted(taken)
+
+    def prepare(self):
+        """A replica fetches its states while the others train, and starts anew before if a part of it was in use."""
+        usable, newcomers = self.usable(self.alive()), self.newcomers()
+        if len(usable) > self.num_seats:
+            newcomers = [node for node in usable if node not in self.seats.values()]
+            seconds = self.match(usable)[2]
+        else:
+            seconds = self.with_fetch(FETCH, self.free_seats(len(newcomers)))["transfer"]
+        if self.dropped & set(newcomers):
+            seconds += RESTART_S - SAVE_S
+        others = [node for node in newcomers if node not in self.ready]
+        if not others or not seconds:
+            return
+        self.called |= dict.fromkeys(others, self.now + seconds)
+        # If those that are ready are too few to join, they get ready again together with the others.
+        others = others if self.newcomers() else newcomers
+        self.called |= dict.fromkeys(others, self.now + seconds)
+        self.preparing |= dict.fromkeys(others, True)
+        self.events = sorted([*self.events, (self.now + seconds, (), (), others)], key=lambda event: event[0])
 
     def join(self):
         """Take in the nodes collected; after a failure meanwhile, those left join at the next boundary."""
@@ -471,6 +511,7 @@ class Replay:
         else:
             seats = self.free_seats(len(newcomers))
             self.go_on(self.with_fetch(self.rules.join_s, seats), dict(zip(seats, newcomers, strict=True)))
+        self.ready = set()
         return lambda: self.train(after_join=True)
 
     # While nodes are missing: what a step takes and the share of its samples, and whether the nodes left can go on.
@@ -531,6 +572,7 @@ class Rules(NamedTuple):
     pace: object = None
     go_on_s: object = None
     join_s: object = None
+    joins_behind: bool = False
 
 
 REGROUPS = Rules(recover=Replay.regroup, join=Replay.join_groups)
@@ -545,6 +587,7 @@ DROPS = PLACES._replace(
     pace=lambda replay: (1.0, len(replay.whole()) / replay.replicas()),
     go_on_s=QUORUM,
     join_s=QUORUM,
+    joins_behind=True,
 )
 RULES = {
     **dict.fromkeys(("ds", "tutel", "dropless", "checkpoint"), Rules()),

@@ -272,7 +272,7 @@ def test_the_snapshots_of_a_window_are_what_its_steps_copy(window):
 
 
 @pytest.mark.parametrize(("system", "goes_on_s", "joins_s"), [
-    ("oobleck", 110 + 10 + 7, 127 + 10 + 7), ("recycle", 110 + 10, 120 + 10 + 7), ("replica-drop", 96 + 1, 97 + 1),
+    ("oobleck", 110 + 10 + 7, 127 + 10 + 7), ("recycle", 110 + 10, 120 + 10 + 7),
 ])  # fmt: skip
 def test_nodes_that_stood_by_take_free_places_at_once(system, goes_on_s, joins_s):
     result = run(system, (95, "remove", "a"), nodes=NAMES + " s")
@@ -423,9 +423,34 @@ def test_a_node_of_a_replica_that_is_broken_already_is_not_in_use(system):
 
 def test_a_dropped_replica_returns_when_all_its_nodes_are_there_again():
     result = run("replica-drop", (95, "remove", "a"), (110, "add", "z"))
-    # 120 s of collecting, to the end of the step at 231 s, 1 s of quorum.
+    # 120 s of collecting, to the end of the step at 231 s; a start of 30 s and a copy of 7 s, to the end of the step at
+    # 269 s; 1 s of quorum.
     assert result.states[-1].num_used == 12
-    assert next(event for event in result.events if event.event == "joined").time_s == 232
+    assert next(event for event in result.events if event.event == "joined").time_s == 270
+
+
+@pytest.mark.parametrize(("changes", "joins_s", "num_used"), [
+    # From 97 s on two replicas train. Three nodes of the first start anew with the spare: 30 s and a copy of 7 s, to
+    # the end of the step at 135 s.
+    ([(95, "remove", "a")], 135 + 1, 12),
+    # So do the parts of two replicas that failed: one replica forms of them.
+    ([(95, "remove", "a d")], 135 + 1, 8),
+    # Four nodes that nobody used come at 96 s: 120 s of collecting, and a copy of 7 s, to the end of the step at 224 s.
+    ([(96, "add", "w x y z")], 224 + 1, 16),
+    # The spare and three of them copy. One fails at 220 s; at 224 s the other three and the fourth copy, to 231 s.
+    ([(96, "add", "w x y z"), (220, "remove", "y")], 232 + 1, 16),
+])  # fmt: skip
+def test_a_replica_gets_ready_while_the_others_train(changes, joins_s, num_used):
+    result = run("replica-drop", *changes, nodes=NAMES + " s")
+    joined = next(event for event in result.events if event.event == "joined")
+    assert (joined.time_s, joined.num_used) == (joins_s, num_used)
+    assert result.ledger_s["transfer"] == result.ledger_s["restart"] == 0
+
+
+def test_a_replica_that_gets_ready_takes_part_in_a_restart():
+    # Its four nodes get ready from 97 s on. At 110 s both others fail, and all that is left starts anew.
+    result = run("replica-drop", (95, "remove", "a"), (110, "remove", "c e"), nodes=NAMES + " s")
+    assert [(event.event, event.time_s, event.num_used) for event in result.events[-2:-1]] == [("restarted", 141, 8)]
 
 
 def test_parts_of_several_replicas_do_not_make_one():

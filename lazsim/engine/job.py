@@ -12,6 +12,7 @@ from typing import Any
 
 import simpy
 
+from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
@@ -24,12 +25,9 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer
+from lazsim.engine.step_timer import MakeStepTimer, PacedStepTimer, require_end
 from lazsim.engine.systems.system import FULL_PACE, Save, StoppedJob, System, decide_next
-from lazsim.errors import SpecError
-from lazsim.limits import MAX_STRETCHES
 from lazsim.trace.table import Batch
-from lazsim.units import format_duration
 
 
 class Signal(Enum):
@@ -92,6 +90,8 @@ class Job:
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
         self._dropped: set[str] = set()
+        self._preparing: list[tuple[str, ...]] = []
+        self._ready: set[str] = set()
         self._end_s = end_s
         self._process: simpy.Process | None = None
 
@@ -118,13 +118,14 @@ class Job:
         failed = not set(self.state.involved).isdisjoint(batch.removed)
         called = self._apply(batch)
         self._dropped.difference_update(batch.removed)
+        self._ready.difference_update(batch.removed)
         if any(map(self.nodes.serves, batch.added)):
             join_at_s = protocol.collect_until(self._join_at_s, self.env.now, self.costs.job.join_wait_s)
             if join_at_s != self._join_at_s:
                 self._join_at_s = join_at_s
                 self.env.process(self._wake_to_join(join_at_s))
         if called and self.spares.start_s:
-            self.env.process(self._start_later(called))
+            self.env.process(self._start_later(called, self.spares.start_s))
         elif called:
             self._start(called)
         if failed:
@@ -149,13 +150,17 @@ class Job:
         assert self._process is not None, "the job has begun"
         self._process.interrupt(cause)
 
-    def _start_later(self, called: tuple[str, ...]) -> Activity:
-        yield self.env.timeout(self.spares.start_s)
+    def _start_later(self, called: tuple[str, ...], start_s: float) -> Activity:
+        yield self.env.timeout(start_s)
         self._start(called)
 
     def _start(self, called: tuple[str, ...]) -> None:
-        """Put spares into service, which wait for no other nodes to join."""
-        if self.nodes.start(called):
+        """Put nodes into service, which wait for no others to join."""
+        started = self.nodes.start(called)
+        if called in self._preparing:
+            self._preparing.remove(called)
+            self._ready.update(started)
+        if started:
             self._join_at_s = self.env.now
             self.env.process(self._wake_to_join(self.env.now))
 
@@ -245,15 +250,22 @@ class Job:
         comes_into_service = self.spares.most_in_service is not None and self._join_is_due()
         takes_others = self.system.is_elastic and (self._join_at_s is None or comes_into_service)
         decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
+        if self._preparing and decision.source != "peers":
+            # There is no one left whom they could join.
+            for nodes in self._preparing:
+                self.nodes.start(nodes)
+            self._preparing.clear()
+            decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
         self.plans.note_doubt(state.held, decision, rollback_s=self.interval_steps * self.step_s / 2)
         self._carry_out(state.held, decision)
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
         """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""
-        decision = state.decision
+        decision, is_ready = state.decision, state.is_joining and self._ready
         if decision.action is protocol.Action.CONTINUE:
             for bucket, seconds in decision.phases:
-                yield from self._spend(bucket, seconds)
+                if bucket != "transfer" or not is_ready:
+                    yield from self._spend(bucket, seconds)
             held = state.held.going_on(decision)
             if not state.is_joining and self._join_at_s is None and self._newcomers(held):
                 # Nodes that stood by take free places at the next step boundary.
@@ -262,9 +274,12 @@ class Job:
         else:
             held, moved = self.plans.bind(state.held, decision.nodes, decision.num_nodes, self.progress.step)
             yield from self._spend("reconfigure", self.system.rebuild_s(self.costs))
-            yield from self._spend("transfer", moved.seconds)
+            if not is_ready:
+                yield from self._spend("transfer", moved.seconds)
             self._note_moved(moved)
-            self._dropped |= set(state.held.nodes) - set(held.nodes)
+        self._dropped = (self._dropped | set(state.held.nodes)) - set(held.nodes)
+        if state.is_joining:
+            self._ready.clear()
         self._train_on(held, joins_first=not state.is_joining)
         self.log.count("reconfigurations")
         self._log("joined" if state.is_joining else "recovered")
@@ -273,6 +288,7 @@ class Job:
         # All nodes alive are taken in.
         self._join_at_s = None
         self._dropped.clear()
+        self._ready.clear()
         decision = state.decision
         planned = self.plans.planned(decision.nodes, self.progress.step)
         moved = self.plans.restart(self.system, decision, planned)
@@ -294,9 +310,11 @@ class Job:
         while True:
             if joins_first and self._join_is_due():
                 self._join_at_s = None
+                self._prepare(state.held)
                 if self._newcomers(state.held):
                     yield from self._join(state)
                     return
+                self._ready.clear()
             joins_first = True
             step = self.progress.step
             if protocol.rebalance_is_due(self.system, step, state.planned_step, job.rebalance_interval_steps):
@@ -306,6 +324,26 @@ class Job:
                 yield from self._checkpoint(state)
             if not self._join_is_due():
                 yield from self._compute(state)
+
+    def _prepare(self, held: Held) -> None:
+        """Let nodes that are to join get ready beside training, where the others do not wait for them."""
+        if not self.system.joins_behind:
+            return
+        decision = self._decide(held, joins_due=True, paused=True)
+        nodes = tuple(node for node in decision.nodes if node not in held.nodes)
+        transfer_s = dict(decision.phases).get("transfer", 0.0)
+        if decision.action is protocol.Action.RECONFIGURE:
+            transfer_s = self.plans.bind(held, decision.nodes, decision.num_nodes, self.progress.step)[1].seconds
+        starts_anew = not self._dropped.isdisjoint(nodes)
+        ready_s = transfer_s + (restart_s(self.costs, self.costs.grid.replica_nodes) if starts_anew else 0.0)
+        if not ready_s or self._ready.issuperset(nodes):
+            return
+        self.nodes.call(fresh := tuple(node for node in nodes if node not in self._ready))
+        if not self._newcomers(held):
+            # Those that are ready are too few to join now, and their states become old.
+            self.nodes.call(fresh := nodes)
+        self._preparing.append(fresh)
+        self.env.process(self._start_later(fresh, ready_s))
 
     def _join(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
@@ -506,7 +544,7 @@ class Job:
         pace = self.system.pace(self.costs, held, step_s)
         if pace != FULL_PACE:
             timer = PacedStepTimer(timer, *pace)
-        self._require_end(step_s)
+        require_end(step_s, self.env.now, self._end_s, self.costs.job.rebalance_interval_steps)
         self.state = Training(
             held,
             timer=timer,
@@ -515,16 +553,6 @@ class Job:
             and self.plans.fewest_nodes(held) < self.costs.job.fault_threshold,
             joins_first=joins_first,
         )
-
-    def _require_end(self, step_s: float) -> None:
-        """Refuse a run that would not come to its end in hours of computing."""
-        most_steps = min(LOAD_SAMPLE_STEPS, self.costs.job.rebalance_interval_steps)
-        left_s = self._end_s - self.env.now
-        if left_s > MAX_STRETCHES * most_steps * step_s:
-            raise SpecError(
-                f"`duration` {format_duration(self._end_s)}: steps take {step_s:.3g} s, and at most {MAX_STRETCHES:,} "
-                f"times {most_steps} of them can be simulated; choose a shorter one"
-            )
 
     def _note_state(self) -> None:
         num_used = self.state.num_used

@@ -47,7 +47,7 @@ class Nodes:
         called = tuple(self._standby)[: self._room()]
         for node in called:
             del self._standby[node]
-            self._called[node] = called
+        self.call(called)
         taken = set(self._place.values())
         place = 0
         for node in batch.added:
@@ -59,6 +59,10 @@ class Nodes:
             if not has_room:
                 self._standby[node] = None
         return called
+
+    def call(self, called: tuple[str, ...]) -> None:
+        """Take nodes out of service until they `start`."""
+        self._called |= dict.fromkeys(called, called)
 
     def start(self, called: Sequence[str]) -> tuple[str, ...]:
         """Put spares into service that were called together; return those of them that did not go meanwhile."""

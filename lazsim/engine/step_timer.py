@@ -9,8 +9,11 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.engine.systems import System
+from lazsim.errors import SpecError
+from lazsim.limits import MAX_STRETCHES
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
+from lazsim.units import format_duration
 
 LOAD_SAMPLE_STEPS = 50
 """Steps for which one sample of the loads, from their middle, stands; a divisor of the usual intervals."""
@@ -138,3 +141,13 @@ class PacedStepTimer:
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
         return self._timer.extrapolated_share(step)
+
+
+def require_end(step_s: float, now_s: float, end_s: float, rebalance_interval_steps: int) -> None:
+    """Refuse a run that would not come to its end in hours of computing."""
+    most_steps = min(LOAD_SAMPLE_STEPS, rebalance_interval_steps)
+    if end_s - now_s > MAX_STRETCHES * most_steps * step_s:
+        raise SpecError(
+            f"`duration` {format_duration(end_s)}: steps take {step_s:.3g} s, and at most {MAX_STRETCHES:,} "
+            f"times {most_steps} of them can be simulated; choose a shorter one"
+        )

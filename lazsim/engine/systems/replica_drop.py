@@ -1,6 +1,5 @@
 """Drop a data-parallel replica (torchft; FT-HSDP)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +19,8 @@ class ReplicaDrop(ReplicaSystem):
     Notes
     -----
     The step under way is lost for all: the others find out at its all-reduce. A replica that is whole again copies
-    weights and optimizer states from another before it takes part; the others do not wait for it.
+    weights and optimizer states from the others before it takes part, after its processes have started anew if some of
+    its nodes were of one that failed; the others do not wait for it.
     """
 
     timeout_s: float = 0.0
@@ -69,9 +69,10 @@ class ReplicaDrop(ReplicaSystem):
         missing = np.flatnonzero(broken_replicas(costs, held))[: num_newcomers // costs.grid.replica_nodes]
         return tuple(np.flatnonzero(np.isin(replica_N, missing)).tolist())
 
-    def join_s(self, costs: CostModel, held: Held, seats: Sequence[int]) -> float:
-        """Return no time, unless the replicas that train wait for the copy."""
-        return super().join_s(costs, held, seats) if self.is_led else 0.0
+    @property
+    def joins_behind(self) -> bool:
+        """See `System.joins_behind`."""
+        return not self.is_led
 
 
 REPLICA_DROP = ReplicaDrop(

@@ -126,6 +126,11 @@ class System:
         """Whether nodes join without a restart."""
         return self.is_elastic or self.regroups_joins
 
+    @property
+    def joins_behind(self) -> bool:
+        """Whether nodes that join get their states beside training: replicas that start by themselves."""
+        return False
+
     def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
         """Tell whether it goes on without a checkpoint whichever one node of a plan for some of `num_nodes` goes.
 
