@@ -397,6 +397,12 @@ def test_moc_saves_more_experts_when_the_next_rollback_would_exceed_its_budget()
     assert SYSTEMS["moc"].within_budget(160, 4000, interval_steps=10).num_turns == 16
 
 
+def test_a_recovery_that_ends_at_the_instant_of_a_failure_has_ended():
+    # 15 s to detect and 10 s to regroup from 95 s on; the nodes kept hold all that they need.
+    result = run("ds-ft", (95, "remove", "f"), (120, "remove", "a"), cost_model=costs(), nodes="a b c d e f")
+    assert [(event.time_s, event.event) for event in result.events[2:4]] == [(120, "recovered"), (120, "failure")]
+
+
 def test_replica_drop_loses_one_step_and_goes_on_with_fewer_samples():
     # At 95 s the step began at 94: it is lost, 2 s with the second in which the others find out; 1 s for the quorum.
     # From 97 s on, 151 steps of two replicas.
@@ -467,6 +473,18 @@ def test_a_coordinator_that_leads_replicas_tells_all_at_once_and_lets_all_wait_f
         changes, LIVE_SYSTEMS["replica-drop"], staged_costs(), EvenLoads(2, 4), 400.0, interval_steps=0
     )
     assert spent(led) == {"compute": 358 - 1, "lost_work": 1, "detect": 15, "reconfigure": 20, "transfer": 7}
+
+
+def test_a_failure_costs_ft_hsdp_the_stall_of_all_and_the_restart_of_a_replica():
+    # A failure every 1000 s stalls all for half a second of the step, the rest of it, 180 s and 1 s of quorum, and the
+    # join for 1 s; one replica of three is away for 37 s, to the end of a step.
+    changes, nodes = [], list(NODES)
+    for index in range(1, 50):
+        lost, nodes[index % 12] = nodes[index % 12], f"r{index}"
+        changes += [(1000 * index + 0.5, "remove", lost), (1000 * index + 0.6, "add", f"r{index}")]
+    result = run("ft-hsdp", *changes, duration_s=50_000.0, cost_model=staged_costs(join_wait_s=0.0))
+    lost_share = 49 / 50 * ((0.5 + 1.5 + 180 + 1 + 1) / 1000 + 38 / 1000 / 3)
+    assert result.samples / (50_000 / 2 * 48) == pytest.approx(1 - lost_share, abs=1e-4)
 
 
 def test_dropped_replicas_share_commits_as_the_closed_form_says():

@@ -21,8 +21,8 @@ class Clock(simpy.Environment):
         self._tell, self._every_s, self._tell_at_s = tell, every_s, every_s
 
     def passing(self, seconds: float) -> Activity:
-        """Let time pass, to the same instant either way."""
-        if self.now + seconds < self.peek():
+        """Let time pass, to the same instant either way; what takes no time ends before anything else happens."""
+        if not seconds or self.now + seconds < self.peek():
             self._now += seconds
         else:
             yield self.timeout(seconds)
