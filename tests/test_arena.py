@@ -3,9 +3,9 @@
 import pytest
 
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO, Setting, SettingRuns, other_draws
+from lazsim.study.checkpoint_interval import AUTO, Setting, other_draws
 from lazsim.study.experiment import load_experiment
-from lazsim.study.simulation import simulate, simulate_scenarios
+from lazsim.study.simulation import ScenarioRuns, simulate, simulate_scenarios
 from lazsim.trace.recipes import change_recipe
 from tests.conftest import ROOT
 from tests.jobs import trace
@@ -22,7 +22,7 @@ def runs_of(*traces, interval=None):
     job |= {"cluster.num_nodes": 4, "cluster.recovery.restart_base_s": 60.0, "job.join_wait_s": 0.0}
     job |= {"job.checkpoint_interval_steps": interval} if interval else {}
     scenario = resolve(job | {"system": "checkpoint"})
-    return SettingRuns(scenario, traces, scenario.load_routing())
+    return ScenarioRuns(scenario, traces, scenario.load_routing())
 
 
 def failing(*times_s):
@@ -87,7 +87,7 @@ def test_a_best_setting_is_judged_on_failures_that_did_not_choose_it():
     assert len(times) == 1 + len(draws) == 3
     assert {tuple(one.time_s) for one in other_draws(resolve(settings | {"seed": 1}))}.isdisjoint(times)
     result = simulate_scenarios([resolve(settings | {"interval": "auto"})])
-    chosen = SettingRuns(scenario, draws, scenario.load_routing()).choose(AUTO)
+    chosen = ScenarioRuns(scenario, draws, scenario.load_routing()).choose(AUTO)
     assert result.runs[0].interval_steps == chosen.interval_steps
     assert result.notes[0].startswith("the best setting is chosen on 2 other draws of the failures")
 

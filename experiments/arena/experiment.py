@@ -12,11 +12,12 @@ from matplotlib.patches import Rectangle
 from lazsim.engine.systems import find_system
 from lazsim.output.plots.style import PAPER, looks_of, new_figure, to_files
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO, SettingRuns
+from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.comparison import rank
 from lazsim.study.experiment import Outcome
 from lazsim.study.memory import find_obstacle
 from lazsim.study.result import setting_of
+from lazsim.study.simulation import ScenarioRuns
 from lazsim.trace import generate_trace, load_recipe
 from lazsim.trace.recipes import MtbfSpec
 
@@ -245,7 +246,7 @@ def simulate(cell, intervals):
     reason = find_obstacle(scenario, scenario.find_system(), loads, cell["nodes"])
     if reason:
         return {"rows": [], "reason": reason}
-    searched = SettingRuns(scenario, [failures_of(cell, seed) for seed in cell["search_seeds"]], loads)
+    searched = ScenarioRuns(scenario, [failures_of(cell, seed) for seed in cell["search_seeds"]], loads)
     judged = searched.on([failures_of(cell, seed) for seed in cell["seeds"]])
     best, published = (judged.runs(searched.choose(interval)) for interval in (intervals[0], intervals[-1]))
     rows = []

@@ -11,9 +11,7 @@ import msgspec
 import numpy as np
 
 from lazsim.engine.interval import interval_steps, steady_step_s
-from lazsim.engine.planner import Planner
-from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import step_timers_from
+from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import System
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.inputs import TraceInput, make_trace
@@ -78,135 +76,83 @@ class Setting:
     interval_steps: int
 
 
-class SettingRuns:
-    """Runs of a scenario on one trace or several by setting, each made once; they share plans and times of steps.
+def choose_setting(
+    scenario: Scenario,
+    traces: Sequence[Trace],
+    loads: Routing,
+    interval: str | int | float | None,
+    simulate: Callable[[Setting], Sequence[SystemRun]],
+) -> Setting:
+    """Return the setting of a scenario with an interval.
 
-    `tell` is called with each further share of a run that is done.
+    Where it is ``auto``, it is the one of the most samples on all traces together that simulations find; see
+    `_search`. Else the system is as published. The interval is the one given, the job's own, or Young's where that
+    has none. `simulate` returns the runs at a setting, one for each trace.
+    """
+    system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
+    if isinstance(interval, int):
+        return Setting(system, interval)
+    if interval is None and own is not None:
+        return Setting(system, own)
+    costs = scenario.costs()
+    most_nodes = max(trace.most_nodes(scenario.wall_s(trace)) for trace in traces)
+    num_nodes = max(scenario.cluster.num_nodes, most_nodes)
+    if not system.usable_nodes(costs, num_nodes):
+        # The simulation says why.
+        return Setting(system, 1)
+    if isinstance(interval, float):
+        return Setting(system, max(1, round(interval / steady_step_s(system, costs, loads, num_nodes))))
+    steps = own or interval_steps(system, costs, loads, num_nodes, mean_between_s(scenario, traces))
+    start = Setting(system, steps)
+    return start if interval is None else _search(start, scenario, loads, num_nodes, simulate)
+
+
+def _search(
+    start: Setting,
+    scenario: Scenario,
+    loads: Routing,
+    num_nodes: int,
+    simulate: Callable[[Setting], Sequence[SystemRun]],
+) -> Setting:
+    """Find the setting that trains most samples: first each field of the system, then the interval.
+
+    What does not fit into the memory of the nodes or their GPUs is not tried, beside the start. Of settings that
+    lose more updates than the system may, the one that loses least is best.
+
+    No interval is tried that is shorter than a save takes to be written, as the next save waits for it.
+
+    Notes
+    -----
+    Where no failure goes back to a checkpoint, a run that never saves trains most, and loses all on another trace.
+    A setting then counts as if one failure at a random instant had gone back, which loses half an interval;
+    `mean_between_s`, too, takes one failure for none. With saves of a constant time, Young's interval for one
+    failure is best so. None shorter than the published one is tried there, since it trains less on the trace.
     """
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        traces: Sequence[Trace],
-        loads: Routing,
-        tell: Callable[[float], None] = lambda _share: None,
-    ) -> None:
-        self.scenario, self.traces, self.loads, self._tell = scenario, traces, loads, tell
-        costs = scenario.costs()
-        self._shared = functools.cache(
-            lambda system: (Planner(system, costs, loads), step_timers_from(system, costs, loads))
-        )
-        self.runs = functools.cache(self._runs)
+    def score(setting: Setting) -> float:
+        runs = simulate(setting)
+        lost = math.fsum(run.lost_token_share or 0.0 for run in runs) / len(runs)
+        if lost > setting.system.most_lost_tokens:
+            return -lost
+        loss = 0.0 if any(map(went_back, runs)) else math.fsum(map(rollback_samples, runs)) / len(runs)
+        return math.fsum(run.samples for run in runs) - loss
 
-    def on(self, traces: Sequence[Trace]) -> "SettingRuns":
-        """Return the runs on other traces, which share plans and times of steps with these."""
-        runs = SettingRuns(self.scenario, traces, self.loads, self._tell)
-        runs._shared = self._shared
-        return runs
+    best = start
+    for name, values in start.system.choices().items():
+        others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
+        fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, loads, num_nodes)]
+        best = max((best, *fitting), key=score)
+    is_tested = any(map(went_back, simulate(best)))
+    least = interval_steps(best.system, scenario.costs(), loads, num_nodes, between_s=0.0)
+    least = least if is_tested else max(least, best.interval_steps)
+    fixed = best
 
-    def _runs(self, setting: Setting) -> list[SystemRun]:
-        """Simulate a setting on each trace."""
-        scenario = self.scenario
-        planner, make_timer = self._shared(setting.system)
-        return [
-            simulate_system(
-                trace,
-                setting.system,
-                scenario.costs(),
-                self.loads,
-                scenario.wall_s(trace),
-                planner=planner,
-                make_timer=make_timer,
-                score_plans=scenario.score_plans,
-                interval_steps=setting.interval_steps,
-                planning=scenario.planning,
-                prices=scenario.prices(trace),
-                spares=scenario.spares(trace),
-                on_time=self._further(scenario.wall_s(trace)),
-            )
-            for trace in self.traces
-        ]
+    def scores(intervals: Iterable[int]) -> dict[int, float]:
+        return {steps: score(replace(fixed, interval_steps=steps)) for steps in intervals}
 
-    def _further(self, wall_s: float) -> Callable[[float], None]:
-        """Return what tells the share of a run that has passed since it was called last."""
-        told_s = 0.0
-
-        def on_time(now_s: float) -> None:
-            nonlocal told_s
-            self._tell((now_s - told_s) / wall_s)
-            told_s = now_s
-
-        return on_time
-
-    def choose(self, interval: str | int | float | None) -> Setting:
-        """Return the setting with an interval.
-
-        Where it is ``auto``, it is the one of the most samples on all traces together that simulations find; see
-        `_search`. Else the system is as published. The interval is the one given, the job's own, or Young's where that
-        has none.
-        """
-        scenario, loads = self.scenario, self.loads
-        system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
-        if isinstance(interval, int):
-            return Setting(system, interval)
-        if interval is None and own is not None:
-            return Setting(system, own)
-        costs = scenario.costs()
-        most_nodes = max(trace.most_nodes(scenario.wall_s(trace)) for trace in self.traces)
-        num_nodes = max(scenario.cluster.num_nodes, most_nodes)
-        if not system.usable_nodes(costs, num_nodes):
-            # The simulation says why.
-            return Setting(system, 1)
-        if isinstance(interval, float):
-            return Setting(system, max(1, round(interval / steady_step_s(system, costs, loads, num_nodes))))
-        steps = own or interval_steps(system, costs, loads, num_nodes, mean_between_s(scenario, self.traces))
-        start = Setting(system, steps)
-        return start if interval is None else self._search(start, num_nodes)
-
-    def _search(self, start: Setting, num_nodes: int) -> Setting:
-        """Find the setting that trains most samples: first each field of the system, then the interval.
-
-        What does not fit into the memory of the nodes or their GPUs is not tried, beside the start. Of settings that
-        lose more updates than the system may, the one that loses least is best.
-
-        No interval is tried that is shorter than a save takes to be written, as the next save waits for it.
-
-        Notes
-        -----
-        Where no failure goes back to a checkpoint, a run that never saves trains most, and loses all on another trace.
-        A setting then counts as if one failure at a random instant had gone back, which loses half an interval;
-        `mean_between_s`, too, takes one failure for none. With saves of a constant time, Young's interval for one
-        failure is best so. None shorter than the published one is tried there, since it trains less on the trace.
-        """
-
-        def score(setting: Setting) -> float:
-            runs = self.runs(setting)
-            lost = math.fsum(run.lost_token_share or 0.0 for run in runs) / len(runs)
-            if lost > setting.system.most_lost_tokens:
-                return -lost
-            loss = 0.0 if any(map(went_back, runs)) else math.fsum(map(rollback_samples, runs)) / len(runs)
-            return math.fsum(run.samples for run in runs) - loss
-
-        best = start
-        for name, values in start.system.choices().items():
-            others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
-            fitting = [
-                replace(best, system=one)
-                for one in others
-                if not find_obstacle(self.scenario, one, self.loads, num_nodes)
-            ]
-            best = max((best, *fitting), key=score)
-        is_tested = any(map(went_back, self.runs(best)))
-        least = interval_steps(best.system, self.scenario.costs(), self.loads, num_nodes, between_s=0.0)
-        least = least if is_tested else max(least, best.interval_steps)
-        fixed = best
-
-        def scores(intervals: Iterable[int]) -> dict[int, float]:
-            return {steps: score(replace(fixed, interval_steps=steps)) for steps in intervals}
-
-        found = replace(best, interval_steps=climb(best.interval_steps, scores, least))
-        # Where nothing trains, all settings are as good.
-        return found if any(run.samples for run in self.runs(found)) else start
+    found = replace(best, interval_steps=climb(best.interval_steps, scores, least))
+    # Where nothing trains, all settings are as good.
+    return found if any(run.samples for run in simulate(found)) else start
 
 
 def went_back(run: SystemRun) -> bool:

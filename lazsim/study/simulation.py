@@ -1,7 +1,8 @@
 """Replay a trace under one or more systems."""
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from lazsim import __version__
 from lazsim.engine.planner import Planner
-from lazsim.engine.simulate import SystemRun
+from lazsim.engine.simulate import SystemRun, simulate_system
+from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
@@ -23,8 +25,8 @@ from lazsim.specs import hash_id
 from lazsim.study.checkpoint_interval import (
     AUTO,
     Setting,
-    SettingRuns,
     choice_note,
+    choose_setting,
     interval_of,
     other_draws,
     untested_note,
@@ -192,7 +194,7 @@ def simulate_scenarios(
             advance(0, one.find_system().run_name)
             is_search = searches or one.interval == AUTO
             bar = _SystemBar(advance, SEARCH_RUN_PART if is_search else 1.0)
-            by_setting = SettingRuns(one, [trace], loads, bar.tell)
+            by_setting = ScenarioRuns(one, [trace], loads, bar.tell)
             runs.append(_run(by_setting))
             if is_search:
                 others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
@@ -229,9 +231,74 @@ class _SystemBar:
         self._advance(self._left)
 
 
+class ScenarioRuns:
+    """Runs of a scenario on one trace or several by setting, each made once; they share plans and times of steps.
+
+    `tell` is called with each further share of a run that is done.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        traces: Sequence[Trace],
+        loads: Routing,
+        tell: Callable[[float], None] = lambda _share: None,
+    ) -> None:
+        self.scenario, self.traces, self.loads, self._tell = scenario, traces, loads, tell
+        costs = scenario.costs()
+        self._shared = functools.cache(
+            lambda system: (Planner(system, costs, loads), step_timers_from(system, costs, loads))
+        )
+        self.runs = functools.cache(self._runs)
+
+    def on(self, traces: Sequence[Trace]) -> "ScenarioRuns":
+        """Return the runs on other traces, which share plans and times of steps with these."""
+        runs = ScenarioRuns(self.scenario, traces, self.loads, self._tell)
+        runs._shared = self._shared
+        return runs
+
+    def _runs(self, setting: Setting) -> list[SystemRun]:
+        """Simulate a setting on each trace."""
+        scenario = self.scenario
+        planner, make_timer = self._shared(setting.system)
+        return [
+            simulate_system(
+                trace,
+                setting.system,
+                scenario.costs(),
+                self.loads,
+                scenario.wall_s(trace),
+                planner=planner,
+                make_timer=make_timer,
+                score_plans=scenario.score_plans,
+                interval_steps=setting.interval_steps,
+                planning=scenario.planning,
+                prices=scenario.prices(trace),
+                spares=scenario.spares(trace),
+                on_time=self._further(scenario.wall_s(trace)),
+            )
+            for trace in self.traces
+        ]
+
+    def _further(self, wall_s: float) -> Callable[[float], None]:
+        """Return what tells the share of a run that has passed since it was called last."""
+        told_s = 0.0
+
+        def on_time(now_s: float) -> None:
+            nonlocal told_s
+            self._tell((now_s - told_s) / wall_s)
+            told_s = now_s
+
+        return on_time
+
+    def choose(self, interval: str | int | float | None) -> Setting:
+        """Return the setting with an interval; see `lazsim.study.checkpoint_interval.choose_setting`."""
+        return choose_setting(self.scenario, self.traces, self.loads, interval, self.runs)
+
+
 def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
     """Simulate one scenario; trace and loads may be shared with others."""
-    return _run(SettingRuns(scenario, [trace], loads))
+    return _run(ScenarioRuns(scenario, [trace], loads))
 
 
 def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
@@ -255,7 +322,7 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})
 
 
-def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
+def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
     """Simulate at a setting, or else that of the scenario; refuse what does not fit where that is asked for."""
     scenario, loads, [trace] = runs.scenario, runs.loads, runs.traces
     strict = scenario.settings["strict"]
@@ -270,7 +337,7 @@ def _run(runs: SettingRuns, setting: Setting | None = None) -> SystemRun:
     return run
 
 
-def _choose(runs: SettingRuns, interval: str | int | float | None) -> Setting:
+def _choose(runs: ScenarioRuns, interval: str | int | float | None) -> Setting:
     """Return the setting with an interval; the best one is that of other failures than those that judge it."""
     searched = runs.on(other_draws(runs.scenario)) if interval == AUTO else runs
     return searched.choose(interval)

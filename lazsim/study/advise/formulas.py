@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.scenario import Scenario
-from lazsim.study.checkpoint_interval import SettingRuns, interval_of, mean_between_s
+from lazsim.study.checkpoint_interval import interval_of, mean_between_s
 from lazsim.study.intervals import Interval
+from lazsim.study.simulation import ScenarioRuns
 from lazsim.trace import Trace, trace_stats
 from lazsim.units import format_duration
 
@@ -55,7 +56,7 @@ def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> S
             # A failure loses as many updates as its interval is long.
             steps = max(1, min(steps, int(system.most_lost_tokens * between_s / step_s / lost)))
     else:
-        steps = SettingRuns(scenario, traces[:1], loads).choose(interval_of(scenario)).interval_steps
+        steps = ScenarioRuns(scenario, traces[:1], loads).choose(interval_of(scenario)).interval_steps
     # Few gaps look regular, whatever their law.
     is_enough = wall_s > MIN_GAPS * between_s
     gaps_cv = math.fsum(trace_stats(trace).loss_gap_cv for trace in traces) / len(traces) if is_enough else math.nan

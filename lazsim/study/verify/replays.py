@@ -25,9 +25,8 @@ from lazsim.routing import RecordedRouting
 from lazsim.scenario import Resolver
 from lazsim.specs import Spec, read_toml
 from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds
-from lazsim.study.checkpoint_interval import SettingRuns
 from lazsim.study.deadline import Due, Purchase, compare_purchases, finish_s
-from lazsim.study.simulation import run_scenario
+from lazsim.study.simulation import ScenarioRuns, run_scenario
 from lazsim.trace import generate_trace, read_trace
 from lazsim.trace.pool import PoolDraw, draw_pool
 from lazsim.trace.prices import ONE, node_hours
@@ -410,7 +409,7 @@ def _made(content: bytes, folder: Path) -> list[Replayed]:
     model = scenario.model
     load_E = np.array(setup.loads or [1] * model.num_experts)
     loads = RecordedRouting(np.array([0]), np.tile(load_E, (1, model.num_moe_layers, 1)))
-    runs = SettingRuns(scenario, traces, loads)
+    runs = ScenarioRuns(scenario, traces, loads)
     chosen = runs.choose(float(setup.interval_s) if setup.interval_s else setup.interval_steps)
     chosen = replace(chosen, system=replace(chosen.system, **setup.fields))
     made = []
