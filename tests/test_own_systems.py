@@ -71,7 +71,7 @@ def test_a_hot_spare_of_the_guide_takes_the_place_of_a_failed_node(tmp_path):
         "its seats 1 are not free",
     ),
     (
-        "decide(self, costs, stopped):\n  nodes = stopped.situation.alive\n"
+        "decide(self, costs, stopped):\n  nodes = stopped.alive\n"
         "  return Decision(Action.RESTART, 'checkpoint', nodes, len(nodes))",
         "a restart takes 4 nodes for each model replica, not 11",
     ),

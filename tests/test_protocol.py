@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from lazsim.engine import protocol
 from lazsim.engine.held import Held, Planned
-from lazsim.engine.protocol import Action, Decision, Situation, decide, find_newcomers, rebalance_is_due
+from lazsim.engine.protocol import Action, Decision, StoppedJob, decide, find_newcomers, rebalance_is_due
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
-from lazsim.engine.systems.system import StoppedJob, decide_next
+from lazsim.engine.systems.system import decide_next
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.messages import HeldState
 from lazsim.live.worker_server import WorkerConnection
@@ -29,8 +29,13 @@ def usable_nodes(system):
 
 def decide_for(system, survivors, alive, holders, **known):
     """Decide where every one of `holders` is needed to hold all states together."""
-    situation = Situation(tuple(survivors), tuple(alive), **{"checkpoint_step": 50} | known)
-    return decide(SYSTEMS[system], situation, usable_nodes(system), lambda nodes: set(holders) <= set(nodes))
+    return decide(SYSTEMS[system], stopped(system, survivors, alive, holders, **known))
+
+
+def stopped(system, survivors, alive, holders="", **known):
+    """Describe a job that stands still."""
+    held, hold_everything = Held(tuple(survivors)), lambda nodes: set(holders) <= set(nodes)
+    return StoppedJob(held, tuple(alive), usable_nodes(system), hold_everything, **{"checkpoint_step": 50} | known)
 
 
 def reconfigure(nodes, num_nodes):
@@ -93,8 +98,7 @@ def test_dropped_nodes_stay_out_of_a_regroup_and_join_by_a_restart_where_only_th
 
 def test_a_job_can_let_nodes_join_fault_tolerant_systems_by_a_restart():
     by_restart = SYSTEMS["ds-ft"].for_job(costs(regrouped_joins="restart").job)
-    situation = Situation(tuple("ab"), tuple("abcd"), checkpoint_step=50, **JOINING)
-    assert decide(by_restart, situation, usable_nodes("ds-ft"), lambda _nodes: True) == restart("abcd")
+    assert decide(by_restart, stopped("ds-ft", "ab", "abcd", **JOINING)) == restart("abcd")
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -103,9 +107,7 @@ def test_all_systems_train_on_as_before_where_the_nodes_that_they_paused_for_are
     held = Held.full(tuple("ab"), Planned(2, 0, lambda num, _step: kind.plan_evenly(cost_model, num)))
 
     def decide_with(alive, **known):
-        situation = Situation(tuple("ab"), tuple(alive), checkpoint_step=50, **known)
-        stopped = StoppedJob(held, 60, 2.0, situation, usable_nodes(system), lambda _nodes: True)
-        return decide_next(kind, cost_model, stopped)
+        return decide_next(kind, cost_model, replace(stopped(system, "ab", alive, step=60, **known), held=held))
 
     assert decide_with("ab", **JOINING) == Decision(Action.RESUME, "peers", tuple("ab"), 2)
     assert decide_with("abcd", **JOINING).action is not Action.RESUME
@@ -209,10 +211,10 @@ def decide_live(kind, cost_model, num_used, survivors, others):
 
 @pytest.mark.parametrize("action", [Action.RESTART, Action.RECONFIGURE])
 def test_a_simulated_and_a_live_job_do_what_the_protocol_decides(monkeypatch, action):
-    def always(system, situation, usable, hold_all):
+    def always(system, job):
         if action is Action.RECONFIGURE:
-            return decide(replace(system, recovers_from_peers=True), situation, usable, hold_all)
-        return restart(situation.alive[: usable(len(situation.alive))])
+            return decide(replace(system, recovers_from_peers=True), job)
+        return restart(job.alive[: job.num_usable])
 
     monkeypatch.setattr(protocol, "decide", always)
     cost_model, kind = costs(**NEVER), SYSTEMS["ds" if action is Action.RECONFIGURE else "lazarus"]

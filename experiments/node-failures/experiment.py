@@ -14,8 +14,9 @@ import pandas as pd
 from lazsim import recovery_curve
 from lazsim.costmodel.recovery_times import checkpoint_load_s, restart_s
 from lazsim.costmodel.step import StepCost
+from lazsim.engine.held import Held
 from lazsim.engine.planner import Planner
-from lazsim.engine.protocol import Action, Situation, decide
+from lazsim.engine.protocol import Action, StoppedJob, decide
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.systems import SYSTEMS
 from lazsim.output.plots.charts import lines_figure
@@ -213,8 +214,8 @@ def recovery_times(system, costs, loads, step, sets):
             return outcome()
         left = plan.nodes(kept)
         alive = tuple(node for node in range(num_nodes) if node not in failed)
-        situation = Situation(survivors=tuple(kept), alive=alive)
-        decision = decide(system, situation, planner.usable_nodes, lambda _nodes: is_recoverable(left.holds_LEN))
+        whole = is_recoverable(left.holds_LEN)
+        decision = decide(system, StoppedJob(Held(tuple(kept)), alive, planner.usable_nodes, lambda _nodes: whole))
         usable = decision.num_nodes
         if decision.action is Action.RECONFIGURE:
             _, server_H = np.unique(np.array(kept) // costs.cluster.nodes_per_server, return_inverse=True)

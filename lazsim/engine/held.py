@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.engine.protocol import Decision
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
 
@@ -120,11 +119,11 @@ class Held:
         pairs = [(node, seat) for node, seat in zip(self.nodes, self.seats, strict=True) if node in chosen]
         return replace(self, nodes=tuple(node for node, _ in pairs), seats=tuple(seat for _, seat in pairs))
 
-    def going_on(self, decision: Decision[Any]) -> "Held":
-        """Return the nodes that a decision to go on keeps, with its newcomers in seats that are free."""
-        num_kept = len(decision.nodes) - len(decision.seats)
-        kept, newcomers = self.only(decision.nodes[:num_kept]), decision.nodes[num_kept:]
-        in_seat = dict(zip(kept.seats, kept.nodes, strict=True)) | dict(zip(decision.seats, newcomers, strict=True))
+    def going_on(self, nodes: Sequence[Any], free_seats: Sequence[int]) -> "Held":
+        """Return these of the nodes, the last of which are new and take seats that are free."""
+        num_kept = len(nodes) - len(free_seats)
+        kept, newcomers = self.only(nodes[:num_kept]), nodes[num_kept:]
+        in_seat = dict(zip(kept.seats, kept.nodes, strict=True)) | dict(zip(free_seats, newcomers, strict=True))
         seats = tuple(sorted(in_seat))
         return replace(self, nodes=tuple(in_seat[seat] for seat in seats), seats=seats)
 

@@ -26,7 +26,7 @@ from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import MakeStepTimer, PacedStepTimer, require_end
-from lazsim.engine.systems.system import FULL_PACE, Save, StoppedJob, System, decide_next
+from lazsim.engine.systems.system import FULL_PACE, Save, System, decide_next
 from lazsim.trace.table import Batch
 
 
@@ -106,7 +106,7 @@ class Job:
         """Start with the nodes of the trace's first instant, at no cost where they suffice."""
         self._apply(batch)
         self._enter("waiting")
-        decision = protocol.decide_start(self._alive(), self.plans.usable_nodes, checkpoint_step=0)
+        decision = protocol.decide_start(self._stopped(NOTHING))
         if decision.action is protocol.Action.RESTART:
             self._train_on(Held.full(decision.nodes, self.plans.planned(decision.nodes, self.progress.step)))
             self._has_started = True
@@ -266,7 +266,7 @@ class Job:
             for bucket, seconds in decision.phases:
                 if bucket != "transfer" or not is_ready:
                     yield from self._spend(bucket, seconds)
-            held = state.held.going_on(decision)
+            held = state.held.going_on(decision.nodes, decision.seats)
             if not state.is_joining and self._join_at_s is None and self._newcomers(held):
                 # Nodes that stood by take free places at the next step boundary.
                 self._join_at_s = self.env.now
@@ -510,29 +510,27 @@ class Job:
     def _newcomers(self, held: Held) -> tuple[str, ...]:
         return self.system.newcomers(self.costs, held, self._alive(), self.plans.usable_nodes)
 
-    def _decide(
-        self, held: Held, *, paused: bool = False, joins_due: bool = False, in_recovery: bool = False
-    ) -> protocol.Decision[str]:
+    def _decide(self, held: Held, **flags: bool) -> protocol.Decision[str]:
         """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
-        situation = protocol.Situation(
-            held.nodes,
+        return decide_next(self.system, self.costs, self._stopped(held, **flags))
+
+    def _stopped(
+        self, held: Held, *, paused: bool = False, joins_due: bool = False, in_recovery: bool = False
+    ) -> protocol.StoppedJob:
+        return protocol.StoppedJob(
+            held,
             self._alive(),
+            self.plans.usable_nodes,
+            lambda _nodes: self.plans.is_complete(held),
             paused=paused,
             joins_due=joins_due,
             checkpoint_step=self.progress.saved_step,
+            copied_step=self._copied_step(held),
             dropped=self._dropped,
+            step=self.progress.step,
+            step_s=self.step_s,
+            in_recovery=in_recovery,
         )
-        stopped = StoppedJob(
-            held,
-            self.progress.step,
-            self.step_s,
-            situation,
-            self.plans.usable_nodes,
-            lambda _nodes: self.plans.is_complete(held),
-            in_recovery,
-            self._copied_step(held),
-        )
-        return decide_next(self.system, self.costs, stopped)
 
     def _train_on(self, held: Held, *, joins_first: bool = True) -> None:
         self.ledger.close(self.env.now)

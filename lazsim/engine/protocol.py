@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
 
+from lazsim.engine.held import Held
+
 Node = TypeVar("Node")
 
 UsableNodes = Callable[[int], int]
@@ -54,23 +56,48 @@ class Action(Enum):
 
 
 @dataclass(frozen=True)
-class Situation(Generic[Node]):
-    """A job that stands still."""
+class StoppedJob:
+    """A job that stands still: after a failure, or at a step boundary to let nodes join.
 
-    survivors: tuple[Node, ...]
-    """Nodes of the last plan that are alive, in the order of the plan; empty when what they hold no longer counts."""
-    alive: tuple[Node, ...]
+    Nodes are names, or the connections of a live job.
+    """
+
+    held: Held
+    """What is left of the last plan, and its nodes that are alive; empty when what they hold no longer counts."""
+    alive: tuple[Any, ...]
     """All nodes alive, in the order of preference."""
-    returned: tuple[Node, ...] = ()
-    """Nodes beside the survivors that hold states: they lost their connection only."""
+    usable_nodes: UsableNodes
+    hold_everything: Callable[[Sequence[Any]], bool]
+    """Tells whether nodes together hold every state of one step."""
+    returned: tuple[Any, ...] = ()
+    """Nodes beside those of `held` that hold states: they lost their connection only."""
     paused: bool = False
     """Whether training stopped in order, at a step boundary. False after a failure."""
     joins_due: bool = False
     """Whether nodes that are alive and not in use may join now."""
     checkpoint_step: int = 0
     """Step of the last checkpoint; 0 where there is none."""
-    dropped: Collection[Node] = ()
+    copied_step: int = 0
+    """Step of the newest copy in the memory of nodes; 0 where there is none."""
+    dropped: Collection[Any] = ()
     """Nodes that a regroup left out. Where plain expert parallelism regroups, they stay out until a restart."""
+    step: int = 0
+    """Steps made."""
+    step_s: float = 0.0
+    """Seconds of the last step; 0 before the first."""
+    in_recovery: bool = False
+    """Whether the job stood still already: nodes failed while others recovered from a failure."""
+
+    @property
+    def num_usable(self) -> int:
+        """Nodes that the system can use of all that are alive."""
+        return self.usable_nodes(len(self.alive))
+
+    @property
+    def newcomers(self) -> tuple[Any, ...]:
+        """Nodes alive that are not in use: spares, and those waiting to join."""
+        in_use = set(self.held.nodes)
+        return tuple(node for node in self.alive if node not in in_use)
 
 
 @dataclass(frozen=True)
@@ -95,15 +122,8 @@ WAIT: Decision[Any] = Decision(why="the nodes alive are too few to hold every ex
 """There are too few nodes."""
 
 
-def decide(
-    system: Traits,
-    situation: Situation[Node],
-    usable_nodes: UsableNodes,
-    hold_everything: Callable[[Sequence[Node]], bool],
-) -> Decision[Node]:
+def decide(system: Traits, stopped: StoppedJob) -> Decision[Any]:
     """Decide how a job that stands still goes on.
-
-    `hold_everything` tells whether nodes together hold every state of one step.
 
     Notes
     -----
@@ -117,41 +137,38 @@ def decide(
     Of four nodes in groups of two, `d` has failed; `a` and `c` hold one half of the experts, `b` the other.
 
     >>> from lazsim.engine.systems import SYSTEMS
-    >>> situation = Situation(survivors=("a", "b", "c"), alive=("a", "b", "c", "e"), checkpoint_step=50)
-    >>> def decide_for(name):
-    ...     return decide(SYSTEMS[name], situation, lambda num: num // 2 * 2, lambda nodes: "b" in nodes)
-    >>> decide_for("ds-ft")
+    >>> held, alive = Held(("a", "b", "c")), ("a", "b", "c", "e")
+    >>> stopped = StoppedJob(held, alive, lambda num: num // 2 * 2, lambda nodes: "b" in nodes, checkpoint_step=50)
+    >>> decide(SYSTEMS["ds-ft"], stopped)
     Decision(action=<Action.RECONFIGURE: 1>, source='peers', nodes=('a', 'b', 'c'), num_nodes=2)
-    >>> decide_for("ds")
+    >>> decide(SYSTEMS["ds"], stopped)
     Decision(action=<Action.RESTART: 2>, source='checkpoint', nodes=('a', 'b', 'c', 'e'), num_nodes=4)
     """
-    survivors = situation.survivors
+    survivors, usable_nodes = stopped.held.nodes, stopped.usable_nodes
     why = "the system restarts after such a failure"
-    newcomers: tuple[Node, ...] = ()
-    if situation.joins_due:
-        newcomers = find_joining_in_place(system, survivors, situation.alive, usable_nodes, situation.dropped)
-    joins_by_restart = situation.joins_due and situation.paused and not newcomers
+    newcomers: tuple[Any, ...] = ()
+    if stopped.joins_due:
+        newcomers = find_joining_in_place(system, survivors, stopped.alive, usable_nodes, stopped.dropped)
+    joins_by_restart = stopped.joins_due and stopped.paused and not newcomers
     if joins_by_restart and system.joins_in_place:
-        joins_by_restart = bool(find_newcomers(survivors, situation.alive, usable_nodes))
-    if (system.recovers_from_peers or situation.paused) and not joins_by_restart:
+        joins_by_restart = bool(find_newcomers(survivors, stopped.alive, usable_nodes))
+    if (system.recovers_from_peers or stopped.paused) and not joins_by_restart:
         # A state is given up only when no node that is back has it.
-        for nodes in (survivors + newcomers, survivors + situation.returned):
+        for nodes in (survivors + newcomers, survivors + stopped.returned):
             num_nodes = usable_nodes(len(nodes))
-            if num_nodes and hold_everything(nodes):
+            if num_nodes and stopped.hold_everything(nodes):
                 return Decision(Action.RECONFIGURE, "peers", nodes, num_nodes, why="the nodes left hold every expert")
             why = "the nodes left lack a state" if num_nodes else "the nodes left are too few"
-    return decide_start(situation.alive, usable_nodes, situation.checkpoint_step, why)
+    return decide_start(stopped, why)
 
 
-def decide_start(
-    alive: Sequence[Node], usable_nodes: UsableNodes, checkpoint_step: int, why: str = ""
-) -> Decision[Node]:
-    """Decide how a job starts for which no node holds anything, for the reason given."""
-    num_nodes = usable_nodes(len(alive))
+def decide_start(stopped: StoppedJob, why: str = "") -> Decision[Any]:
+    """Decide how a job starts where what nodes hold does not count, for the reason given."""
+    num_nodes = stopped.num_usable
     if not num_nodes:
         return WAIT
-    source = "checkpoint" if checkpoint_step else "initial"
-    return Decision(Action.RESTART, source, tuple(alive[:num_nodes]), num_nodes, why=why)
+    source = "checkpoint" if stopped.checkpoint_step else "initial"
+    return Decision(Action.RESTART, source, tuple(stopped.alive[:num_nodes]), num_nodes, why=why)
 
 
 def find_newcomers(in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: UsableNodes) -> tuple[Node, ...]:

@@ -18,9 +18,9 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING
-from lazsim.engine.protocol import Action, Decision, Situation
+from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems import LIVE_SYSTEMS
-from lazsim.engine.systems.system import StoppedJob, decide_next
+from lazsim.engine.systems.system import decide_next
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
@@ -270,18 +270,19 @@ class Coordinator:
         """Decide as a simulated job does: the survivors recover first, and others join at the next step boundary."""
         survivors = [holder for holder in self._held.nodes if holder.alive and self._has_state]
         alive = self._alive()
-        situation = Situation(
-            survivors=tuple(survivors),
-            alive=tuple(alive),
+        stopped = StoppedJob(
+            self._held.only(survivors) if self._has_state else NOTHING,
+            tuple(alive),
+            self._usable_nodes,
+            partial(self._planner.hold_everything, reached=LastStep(self.step, self._trained_generation)),
             returned=tuple(worker for worker in alive if worker.held.blocks and worker not in survivors),
             paused=bool(self._pause_cause),
             joins_due=self._pause_cause == "join",
             checkpoint_step=self._checkpoint_step(),
             dropped=self._dropped,
+            step=self.step,
+            step_s=self._step_s(),
         )
-        held = self._held.only(survivors) if self._has_state else NOTHING
-        hold_all = partial(self._planner.hold_everything, reached=LastStep(self.step, self._trained_generation))
-        stopped = StoppedJob(held, self.step, self._step_s(), situation, self._usable_nodes, hold_all)
         return decide_next(self.system, self.costs, stopped)
 
     def _step_s(self) -> float:

@@ -64,7 +64,7 @@ class GenerationPlanner:
         order of their ranks where they can.
         """
         if decision.action is Action.CONTINUE:
-            return self._plan_going_on(held.going_on(decision), reached)
+            return self._plan_going_on(held.going_on(decision.nodes, decision.seats), reached)
         workers, num_ranks = decision.nodes, decision.num_nodes
         plan = self._system.plan(self._costs, num_ranks, load_LE)
         if decision.action is Action.RESTART:

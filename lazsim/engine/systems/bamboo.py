@@ -7,9 +7,9 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Decision
+from lazsim.engine.protocol import Decision, StoppedJob
 from lazsim.engine.systems.seats import SeatSystem
-from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob, held_state_bytes
+from lazsim.engine.systems.system import FULL_PACE, Pace, held_state_bytes
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
 
@@ -41,12 +41,11 @@ class Bamboo(SeatSystem):
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`: too many shadows are too slow."""
-        held, situation = stopped.held, stopped.situation
+        held = stopped.held
         num_missing = held.num_seats - len(held.nodes)
-        if situation.paused or 2 * num_missing <= self.most_shadow_share * len(held.nodes):
+        if stopped.paused or 2 * num_missing <= self.most_shadow_share * len(held.nodes):
             return super().decide(costs, stopped)
-        joining = replace(situation, joins_due=True)
-        return protocol.decide(self, joining, stopped.usable_nodes, stopped.hold_everything)
+        return protocol.decide(self, replace(stopped, joins_due=True))
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """See `SeatSystem.goes_on`: no two neighbouring stages of a pipeline lack a node."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import StoppedJob, System, fetch_s, held_state_bytes
+from lazsim.engine.protocol import Action, Decision, StoppedJob
+from lazsim.engine.systems.system import System, fetch_s, held_state_bytes
 from lazsim.placement.plan import Ints
 
 
@@ -32,13 +32,13 @@ class Gemini(System):
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
-        situation, held = stopped.situation, stopped.held
+        held = stopped.held
         num_nodes = stopped.num_usable
-        is_newest = stopped.copied_step > situation.checkpoint_step
-        if not situation.paused and is_newest and self.copies_survive(held):
+        is_newest = stopped.copied_step > stopped.checkpoint_step
+        if not stopped.paused and is_newest and self.copies_survive(held):
             if not num_nodes:
                 return Decision(Action.WAIT, "memory", why="copies are left in memory, but too few nodes")
-            nodes = situation.alive[:num_nodes]
+            nodes = stopped.alive[:num_nodes]
             phases = (("restart", self.recall_s(costs, held, num_nodes)),)
             why = "copies of every share are left in memory"
             return Decision(Action.RESTART, "memory", nodes, num_nodes, phases, why=why)

@@ -10,8 +10,8 @@ from lazsim.costmodel.recovery_times import flow_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import StoppedJob, System
+from lazsim.engine.protocol import Action, Decision, StoppedJob
+from lazsim.engine.systems.system import System
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM
 
@@ -80,9 +80,9 @@ class MoEvement(System):
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
-        held, situation = stopped.held, stopped.situation
+        held = stopped.held
         num_lost = held.num_seats - len(held.nodes)
-        if situation.paused:
+        if stopped.paused:
             return super().decide(costs, stopped)
         window = self.window_steps(costs, stopped.step_s) if stopped.step_s else 1
         # Windows follow each other from the start or the last restart on.
@@ -107,7 +107,7 @@ class MoEvement(System):
         why = "spares are too few" if survive else "a snapshot is lost"
         if not is_whole:
             why = "nodes failed while others recovered" if stopped.in_recovery else "no window is whole"
-        return protocol.decide_start(situation.alive, stopped.usable_nodes, situation.checkpoint_step, why)
+        return protocol.decide_start(stopped, why)
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two windows of its own snapshots and its peers', and of what it sent in their steps."""

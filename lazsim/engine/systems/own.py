@@ -8,8 +8,8 @@ from dataclasses import fields
 from typing import Any
 
 from lazsim.engine.ledger import BUCKETS
-from lazsim.engine.protocol import Action, Decision
-from lazsim.engine.systems.system import Pace, Save, StoppedJob, System
+from lazsim.engine.protocol import Action, Decision, StoppedJob
+from lazsim.engine.systems.system import Pace, Save, System
 from lazsim.errors import LazsimError, SpecError
 from lazsim.extensions import error_text, printing_to_stderr
 
@@ -55,7 +55,7 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
     if not isinstance(decision, Decision):
         return "return a Decision"
     nodes, free = decision.nodes, set(range(stopped.held.num_seats)) - set(stopped.held.seats)
-    if gone := set(nodes).difference(stopped.situation.alive):
+    if gone := set(nodes).difference(stopped.alive):
         return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
     if decision.action is Action.RESTART and not nodes:
         return "a restart takes nodes"

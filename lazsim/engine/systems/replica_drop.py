@@ -7,9 +7,9 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Decision
+from lazsim.engine.protocol import Decision, StoppedJob
 from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas
-from lazsim.engine.systems.system import FULL_PACE, Pace, StoppedJob
+from lazsim.engine.systems.system import FULL_PACE, Pace
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,8 @@ class ReplicaDrop(ReplicaSystem):
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`: parts of several replicas do not make one."""
-        situation = stopped.situation
-        if not situation.paused and not self.keep(costs, stopped.held).nodes:
-            usable, step = stopped.usable_nodes, situation.checkpoint_step
-            return protocol.decide_start(situation.alive, usable, step, "no model replica is whole")
+        if not stopped.paused and not self.keep(costs, stopped.held).nodes:
+            return protocol.decide_start(stopped, "no model replica is whole")
         return super().decide(costs, stopped)
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:

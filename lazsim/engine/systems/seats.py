@@ -8,8 +8,8 @@ import numpy as np
 from lazsim.costmodel.recovery_times import flow_s, held_bytes
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Action, Decision, UsableNodes
-from lazsim.engine.systems.system import StoppedJob, System
+from lazsim.engine.protocol import Action, Decision, StoppedJob, UsableNodes
+from lazsim.engine.systems.system import System
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan
 
@@ -58,13 +58,13 @@ class SeatSystem(System):
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
-        situation, held = stopped.situation, stopped.held
-        if situation.paused and stopped.num_usable <= held.num_seats:
+        held = stopped.held
+        if stopped.paused and stopped.num_usable <= held.num_seats:
             seats = self.free_seats(costs, held, len(stopped.newcomers))
             phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.join_s(costs, held, seats)))
             nodes = held.nodes + stopped.newcomers[: len(seats)]
             return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
-        if not situation.paused and held.made is not None:
+        if not stopped.paused and held.made is not None:
             kept = self.keep(costs, held)
             if kept.nodes and self.goes_on(costs, kept):
                 why, go_on_s = "the nodes left go on in their places", self.continue_s(costs, kept)

@@ -6,7 +6,7 @@ and when, and how the job goes on after a failure. One that differs overrides th
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_sa
 from lazsim.costmodel.step import CostModel, NodeLayout
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Action, Decision, Situation, UsableNodes
+from lazsim.engine.protocol import Action, Decision, StoppedJob, UsableNodes
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
@@ -45,38 +45,6 @@ class Save(NamedTuple):
     """Time in which training waits."""
     persist_s: float = 0.0
     """Time until it counts, beside training; the next save waits for it."""
-
-
-@dataclass(frozen=True)
-class StoppedJob:
-    """A job that stands still: after a failure, or at a step boundary to let nodes join."""
-
-    held: Held
-    """The nodes left, names or the connections of a live job; empty when what they hold no longer counts."""
-    step: int
-    """Steps made."""
-    step_s: float
-    """Seconds of the last step; 0 before the first."""
-    situation: Situation[Any]
-    """The same for the protocol."""
-    usable_nodes: UsableNodes
-    hold_everything: Callable[[Sequence[str]], bool]
-    """See `lazsim.engine.protocol.decide`."""
-    in_recovery: bool = False
-    """Whether the job stood still already: nodes failed while others recovered from a failure."""
-    copied_step: int = 0
-    """Step of the newest copy in the memory of nodes; 0 where there is none."""
-
-    @property
-    def num_usable(self) -> int:
-        """Nodes that the system can use of all that are alive."""
-        return self.usable_nodes(len(self.situation.alive))
-
-    @property
-    def newcomers(self) -> tuple[Any, ...]:
-        """Nodes alive that are not in use: spares, and those waiting to join."""
-        in_use = set(self.held.nodes)
-        return tuple(node for node in self.situation.alive if node not in in_use)
 
 
 @dataclass(frozen=True)
@@ -290,7 +258,7 @@ class System:
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """Decide how the job goes on; see `lazsim.engine.protocol.decide`."""
-        return protocol.decide(self, stopped.situation, stopped.usable_nodes, stopped.hold_everything)
+        return protocol.decide(self, stopped)
 
     def newcomers(
         self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
@@ -356,9 +324,9 @@ def _plan_plainly(
 
 def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision[Any]:
     """Decide how a job goes on: as before where it paused for nodes that are gone by now, else as its system says."""
-    held, situation = stopped.held, stopped.situation
-    is_joining = situation.paused and situation.joins_due
-    if is_joining and not system.newcomers(costs, held, situation.alive, stopped.usable_nodes):
+    held = stopped.held
+    is_joining = stopped.paused and stopped.joins_due
+    if is_joining and not system.newcomers(costs, held, stopped.alive, stopped.usable_nodes):
         return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="no node is left to join")
     return system.decide(costs, stopped)
 
