@@ -190,6 +190,8 @@ class Replay:
     def train(self, *, after_join=False):
         """Do what is due at a step boundary, and make a step."""
         if not after_join and self.join_is_due():
+            # Who comes or goes at this very instant counts.
+            self.spend("compute", 0.0, self.seats.values(), with_last=True)
             self.due = None
             if self.rules.joins_behind:
                 self.prepare()

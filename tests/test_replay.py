@@ -194,22 +194,22 @@ def random_trace(rng, replica, many=1):
     return initial, events, now + rng.choice([0.4, 20, 50, 300, 777]) * (0.5 + rng.random())
 
 
-def to_seconds(events):
-    """Let nodes go at whole seconds, at which steps, saves and recoveries end; others come half a second later."""
-    whole, now = [], 0
+def to_seconds(rng, events):
+    """Let nodes go and come at whole seconds, at which steps, saves, recoveries and waits for nodes end."""
+    every, whole, now = rng.choice([1, 5, 10, 30]), [], 0
     for time_s, removed, added in events:
-        now = max(now + 1, round(time_s))
-        whole.append((now + 0.5 * bool(added), removed, added))
+        now = max(now + every, round(time_s / every) * every)
+        whole.append((float(now), removed, added))
     return whole
 
 
-def both(system, seed, random_costs, shift=list):
+def both(system, seed, random_costs, shift=lambda rng, events: events):
     """Return what the engine and the second account say of a random trace, and its inputs."""
     rng = random.Random(f"{system} {seed}")
     costs, own, grid = random_costs(rng, system)
     job = random_job(rng, system, grid, own)
     initial, events, end_s = random_trace(rng, job.stages * job.shares)
-    events = shift(events)
+    events = shift(rng, events)
     end_s = max([end_s, *(time_s + 0.3 for time_s, _, _ in events)])
     changes = [(0, "add", " ".join(initial))]
     for time_s, removed, added in events:
@@ -248,7 +248,7 @@ def test_a_run_of_a_layout_keeps_the_samples_and_spends_the_seconds_of_its_gpus_
 
 
 @pytest.mark.parametrize("system", RULES)
-def test_what_ends_at_the_instant_of_a_failure_has_ended(system):
+def test_what_ends_when_nodes_go_has_ended_and_what_begins_when_nodes_come_has_them(system):
     for seed in range(NUM_TRACES):
         engine, replayed, inputs = both(system, seed, random_constant, to_seconds)
         assert engine == pytest.approx(replayed, abs=1e-6), (seed, *inputs)

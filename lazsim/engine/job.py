@@ -166,12 +166,15 @@ class Job:
 
     def _wake_to_join(self, at_s: float) -> Activity:
         yield self.env.timeout(at_s - self.env.now)
-        # First what ends at this very instant, then what happens to nodes, for which `_play` waits once: who comes now
-        # still joins.
-        for _ in range(2):
-            yield self.env.timeout(0)
+        yield from self._let_nodes_change()
         if self._join_at_s == at_s and self.state.hears_joins:
             self._interrupt(Signal.JOIN)
+
+    def _let_nodes_change(self) -> Activity:
+        """Let first end what ends at this very instant, then nodes go and come: who comes now still joins."""
+        # `_play` waits once.
+        for _ in range(2):
+            yield self.env.timeout(0)
 
     # The states.
 
@@ -309,6 +312,7 @@ class Job:
         joins_first = state.joins_first
         while True:
             if joins_first and self._join_is_due():
+                yield from self._let_nodes_change()
                 self._join_at_s = None
                 self._prepare(state.held)
                 if self._newcomers(state.held):
