@@ -69,8 +69,8 @@ from lazsim.units import counted, parse_duration, parse_price
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Scenario:
-    """Every input of a run under one system; see `Defaults` for the meaning of each.
+class Inputs:
+    """All that the result of a run under one system depends on; see `Defaults` for the meaning of each.
 
     Give a new one a default, so that runs without it keep their ids.
     """
@@ -98,6 +98,12 @@ class Scenario:
     usd_per_node_hour: float | None = None
     num_spares: int = 0
     spare_start_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scenario(Inputs):
+    """Every input of a run under one system, and where it is from."""
+
     settings: Settings
     """What the scenario was resolved from."""
     name: str = ""
@@ -111,10 +117,9 @@ class Scenario:
 
     @functools.cached_property
     def inputs(self) -> dict[str, Any]:
-        """All that a result depends on, as plain data without what has its default; files by their hashes."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name in INPUT_FIELDS}
-        plain = {one.name: one.default for one in fields(self)}
-        given: dict[str, Any] = {name: given_fields(value) for name, value in values.items() if value != plain[name]}
+        """The `Inputs` as plain data, without what has its default; files by their hashes."""
+        values = [(one, getattr(self, one.name)) for one in fields(Inputs)]
+        given: dict[str, Any] = {one.name: given_fields(value) for one, value in values if value != one.default}
         if self.job.parallel is not None:
             given["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
         return given
@@ -281,9 +286,6 @@ class Scenario:
 
 OF_OTHERS = ("cluster.gpu", "job.parallel.sequence_length")
 """Fields that change another specification."""
-
-INPUT_FIELDS = tuple(Scenario.__annotations__)[: tuple(Scenario.__annotations__).index("settings")]
-"""Attributes of a scenario on which a result depends."""
 
 
 def resolve(settings: Settings, name: str = "", folder: Path = Path()) -> Scenario:
