@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, note, options_of, progress_bar, show, worker_options, working
+from lazsim.cli.base.common import json_option, keep, note, options_of, progress_bar, show, worker_options, working
 from lazsim.cli.base.kinds import Parsed, parse_spans
 from lazsim.cli.base.messages import Checked
 from lazsim.cli.base.replay import rate_options
@@ -90,7 +90,11 @@ SPANS = Parsed(parse_spans)
 )
 @click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, help="Simulations at most.")
 @click.option(
-    "--out", type=kinds.OUT_PATH, metavar="DIR", help="Keep every run there; write the advice, a picture and a report."
+    "--out",
+    type=kinds.OUT_PATH,
+    callback=keep,
+    metavar="DIR",
+    help="Keep every run there; write the advice, a picture and a report.",
 )
 @worker_options
 @json_option
@@ -102,7 +106,6 @@ def command(
     fault_threshold: list[int] | None,
     spares: list[int] | None,
     out: Path | None,
-    as_json: bool,
     **settings: Any,
 ) -> None:
     """Find the setting of a job that does best under failures, and say what the advice rests on.
@@ -140,6 +143,4 @@ def command(
     choices = {name: values for name, values in chosen.items() if values}
     with working():
         result = advise(settings, choices, folder=out, progress=progress_bar, tell=note, **asked)
-    show(
-        result, result.notes, advice_parts, as_json=as_json, out=out, files=advice_files, report=advice_report
-    )  # fmt: skip
+    show(result, advice_parts, files=advice_files, report=advice_report)

@@ -23,7 +23,7 @@ ONLY_OF_RUN = ("placements", "price", "spares", "spare_start", "strict", "out", 
     help="CSV with columns time and step or samples, or a log of torchtitan, Megatron or MLPerf.",
 )
 @json_option
-def command(observed: Path, systems: tuple[str, ...], as_json: bool, **settings: Any) -> None:
+def command(observed: Path, systems: tuple[str, ...], **settings: Any) -> None:
     """Hold a run's own log of steps against simulations of the same failures, part by part.
 
     --trace has the node events of that run, from the first line of the log on. The simulation lasts as long as the log
@@ -37,4 +37,4 @@ def command(observed: Path, systems: tuple[str, ...], as_json: bool, **settings:
     systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
     with working():
         found = compare_observed(observed, settings, systems, partial(progress_bar, doing="simulating"))
-    show(found, found.notes, observed_parts, as_json=as_json)
+    show(found, observed_parts)

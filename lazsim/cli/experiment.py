@@ -10,6 +10,7 @@ from lazsim.cli.base.common import (
     backend_option,
     jobs_option,
     json_option,
+    kept,
     note,
     print_json,
     progress_bar,
@@ -33,9 +34,9 @@ def command() -> None:
 @command.command("list")
 @json_option
 @click.pass_context
-def list_command(context: click.Context, as_json: bool) -> None:
+def list_command(context: click.Context) -> None:
     """List the experiments, as `lazsim list experiments` does."""
-    context.invoke(list_names, kind="experiments", as_json=as_json)
+    context.invoke(list_names, kind="experiments")
 
 
 @command.command()
@@ -56,7 +57,7 @@ def list_command(context: click.Context, as_json: bool) -> None:
     "missing is generated, and the notes say so.",
 )
 @json_option
-def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool, **options: Any) -> None:
+def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: Any) -> None:
     """Run experiments: tables as CSV and Markdown, figures as PNG and PDF, and every input.
 
     An experiment is a name of `lazsim list experiments`, or the path of a script such as mine/experiment.py: copy one
@@ -77,7 +78,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
         folder = out / experiment.name
         outcome = experiment.run(context)
         written = write_results(folder, experiment.name, outcome_files(outcome, experiment.name))
-        if not as_json:
+        if not kept("as_json"):
             click.echo(f"\n{outcome_text(outcome, title=experiment.title or experiment.name)}")
         for text in (*outcome.notes, f"results are in {folder}/: {', '.join(written)}"):
             note(f"{experiment.name}: {text}")
@@ -86,5 +87,5 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, as_json: bool
             "notes": outcome.notes,
             "tables": {key: table.to_dict("records") for key, table in outcome.tables.items()},
         }
-    if as_json:
+    if kept("as_json"):
         print_json({"experiments": done})

@@ -2,7 +2,7 @@
 
 import click
 
-from lazsim.cli.base.common import json_option, print_json, show
+from lazsim.cli.base.common import json_option, kept, print_json, show
 from lazsim.cli.base.messages import Checked, Choice
 
 KINDS = (
@@ -18,22 +18,22 @@ OWN_TOML = "The path of a .toml file of the same shape works wherever a name doe
 @click.argument("kind", type=Choice(KINDS), metavar="KIND")
 @click.argument("name", required=False)
 @json_option
-def command(kind: str, name: str | None, as_json: bool) -> None:
+def command(kind: str, name: str | None) -> None:
     """List the names of a kind, and tell where to add more; with a NAME, print its TOML.
 
     KIND is models, clusters, gpus, jobs, systems, policies, formats, load-formats, routing, traces or experiments.
     """
     if name is not None:
-        _show(kind, name, as_json)
+        _show(kind, name)
         return
     from lazsim.output.table import Column, Table, key
 
     lines, own = _entries(kind)
     table = Table([key(""), Column("", kind="text")], list(lines.items()), notes=[own])
-    show({kind: lines}, (), lambda _: [table], as_json=as_json)
+    show({kind: lines}, lambda _: [table])
 
 
-def _show(kind: str, name: str, as_json: bool) -> None:
+def _show(kind: str, name: str) -> None:
     """Print a specification with its comments, or as JSON."""
     from lazsim.errors import LazsimError
     from lazsim.specs import read_spec_bytes, read_toml
@@ -41,7 +41,7 @@ def _show(kind: str, name: str, as_json: bool) -> None:
     if kind not in IN_TOML:
         raise LazsimError(f"{name}: {kind} have no TOML; leave the name out, or list {', '.join(IN_TOML)}")
     toml = read_spec_bytes(kind, name)
-    if as_json:
+    if kept("as_json"):
         print_json({kind: {name: read_toml(name, toml, dict)}})
     else:
         click.echo(toml, nl=False)

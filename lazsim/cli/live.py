@@ -190,9 +190,7 @@ async def _refresh(
 )
 @out_option("Write the record, every step and a picture there.", "live.json", "steps.csv", "live.png", "live.pdf")
 @json_option
-def command(
-    steps: int | None, listen: str | None, record_routing: Path | None, out: Path | None, as_json: bool, **settings: Any
-) -> None:
+def command(steps: int | None, listen: str | None, record_routing: Path | None, **settings: Any) -> None:
     """Train a small MoE for real, one process per node, while workers are killed and started as a trace says.
 
     The nodes of the trace are processes of this machine. Its time is compressed to a minute unless --speedup says
@@ -210,7 +208,7 @@ def command(
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)
     report = _run_here(spec, settings) if listen is None else _run_on_cluster(spec, listen, settings)
     write_routing(record_routing, report.result.routing)
-    show(report, (), lambda shown: live_parts(shown.result), as_json=as_json, out=out, files=live_files)
+    show(report, lambda shown: live_parts(shown.result), files=live_files)
     if report.interrupted:
         raise KeyboardInterrupt
 

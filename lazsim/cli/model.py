@@ -21,11 +21,11 @@ def command() -> None:
 @command.command("show")
 @click.argument("model")
 @json_option
-def show_command(model: str, as_json: bool) -> None:
+def show_command(model: str) -> None:
     """Print the parameters of a model: a name of the catalogue, a .toml file or a config.json."""
     from lazsim.specs import ModelSpec, load_spec
 
-    _show(load_spec(ModelSpec, model), as_json)
+    _show(load_spec(ModelSpec, model))
 
 
 @command.command(name="import")
@@ -34,7 +34,7 @@ def show_command(model: str, as_json: bool) -> None:
     "--out", type=kinds.OUT_FILE, metavar="FILE.toml", help="Write the model as TOML, in which any number may change."
 )
 @json_option
-def import_(config: str, out: Path | None, as_json: bool) -> None:
+def import_(config: str, out: Path | None) -> None:
     """Read the config.json of a Hugging Face model, and print its parameters.
 
     The file itself works wherever a model is asked for, as in lazsim run --model config.json.
@@ -50,16 +50,16 @@ def import_(config: str, out: Path | None, as_json: bool) -> None:
     if out is not None:
         write_whole(out, toml)
         note(f"the model is in {out}")
-    _show(model, as_json)
+    _show(model)
     note(*(f"{one} Compare the parameters with the published ones" for one in left_out))
     note(f"training sequences of {model.sequence_length} tokens are assumed: no config tells their length")
 
 
-def _show(model: "ModelSpec", as_json: bool) -> None:
+def _show(model: "ModelSpec") -> None:
     import msgspec
 
     from lazsim.output.model import model_parts
 
     numbers = {field: getattr(model, field) for field in ("total_params", "active_params", "mtp_params", "params")}
     found = {"name": model.name, **numbers, "spec": msgspec.to_builtins(model)}
-    show(found, (), lambda _: model_parts(model), as_json=as_json)
+    show(found, lambda _: model_parts(model))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -92,8 +91,6 @@ def command(
     gpu: str | None,
     layer: int | None,
     all_mappings: bool,
-    out: Path | None,
-    as_json: bool,
     **planning: Any,
 ) -> None:
     """Place experts on nodes by one or more policies.
@@ -115,4 +112,4 @@ def command(
     if model:
         comparison = with_memory(comparison, model, gpu)
     parts = partial(comparison_parts, all_mappings=all_mappings)
-    show(comparison, comparison.notes, parts, as_json=as_json, out=out, files=comparison_files)
+    show(comparison, parts, files=comparison_files)

@@ -10,6 +10,7 @@ import click
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import (
     json_option,
+    kept,
     note,
     options,
     out_option,
@@ -128,7 +129,7 @@ def _measuring(names: Iterable[str]) -> Iterable[str]:
 @catalog_model_option
 @out_option("Draw profile.png and .pdf there.", "profile.png", "profile.pdf")
 @json_option
-def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None:
+def show_command(file: str, model: str) -> None:
     """Show times, conditions and shares of the device's peaks; --out draws times and roofline.
 
     Of imported kernel tables, show kernels, sizes and times.
@@ -139,13 +140,13 @@ def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None
 
     path = _find_profile(file, model)
     if (tables := _tables(path)) is not None:
-        if out is not None:
+        if kept("out") is not None:
             raise LazsimError(f"`out`: there are no pictures of kernel tables such as {file}; leave it out")
-        show(describe_tables(tables), (), tables_parts, as_json=as_json)
+        show(describe_tables(tables), tables_parts)
         return
     profile = read_profile(path)
     require_header(profile)
-    show(profile, (), profile_parts, as_json=as_json, out=out, files=profile_files)
+    show(profile, profile_parts, files=profile_files)
 
 
 @command.command()
@@ -153,7 +154,7 @@ def show_command(file: str, model: str, out: Path | None, as_json: bool) -> None
 @catalog_model_option
 @click.option("--gpu", metavar="NAME", help="Compare the analytic times of this GPU of the catalogue, or TOML file.")
 @json_option
-def check(file: str, model: str, gpu: str | None, as_json: bool) -> None:
+def check(file: str, model: str, gpu: str | None) -> None:
     """Hold out every second point of each kernel, and print the error of interpolating it from the others.
 
     Then compare grouped experts with one expert, moved tokens with a plain copy, and with --gpu the analytic model.
@@ -172,14 +173,14 @@ def check(file: str, model: str, gpu: str | None, as_json: bool) -> None:
             raise LazsimError(
                 f"`gpu`: the analytic model is not held against kernel tables such as {file}; leave it out"
             )
-        show(check_tables(tables), (), tables_check_parts, as_json=as_json)
+        show(check_tables(tables), tables_check_parts)
         return
     profile = read_profile(path)
     (errors, together), reached = held_out_errors(profile), reached_shares(profile)
     modelled = [] if gpu is None else modelled_errors(profile, load_spec(GpuSpec, gpu, "gpu"))
     found = {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
     found |= {"reached": reached} if gpu is None else {"reached": reached, "modelled": modelled}
-    show(found, (), lambda _: check_parts(errors, together, reached, modelled), as_json=as_json)
+    show(found, lambda _: check_parts(errors, together, reached, modelled))
 
 
 @command.command()
@@ -220,7 +221,7 @@ def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
 )
 @click.option("--out", type=kinds.OUT_FILE, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
 @json_option
-def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: Path, as_json: bool) -> None:
+def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: Path) -> None:
     """Make kernel tables of a GPU from times that others measured, and print the error of interpolating them.
 
     PATH is a folder of CSV files (gemm.csv, attention_prefill.csv, nccl_single_node.csv, ...), one such file, or the
@@ -234,7 +235,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
         raise LazsimError(f"`out` {out}: give a name that ends in .csv")
     imported = import_tables(path, gpu, parse_stand_ins(stand_ins))
     write_out(out, imported.text.encode())
-    show(imported, imported.notes, tables_check_parts, as_json=as_json)
+    show(imported, tables_check_parts)
     note(f"{out} has {counted(imported.num_points, 'point')}; lazsim profile show {out}")
 
 
@@ -254,7 +255,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
 )
 @out_option("Keep skew.json and skew.png and .pdf there.", "skew.json", "skew.png", "skew.pdf")
 @json_option
-def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
+def skew(**settings: Any) -> None:
     """Measure the cost of a layer as one expert draws more of the tokens, and the share that allocation wins back.
 
     One device computes the load of every virtual rank in turn; a layer takes as long as its slowest rank. Even
@@ -265,7 +266,7 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
     from lazsim.profiling.ranks import SkewOptions, measure_skew
 
     result = measure_skew(SkewOptions(**settings), _measuring)
-    show(result, (), skew_parts, as_json=as_json, out=out, files=skew_files)
+    show(result, skew_parts, files=skew_files)
 
 
 @command.command()
@@ -281,7 +282,7 @@ def skew(out: Path | None, as_json: bool, **settings: Any) -> None:
 @click.option("--tolerance", type=kinds.Number(min=0), help="Exit with 1 when a layer's relative error is larger.")
 @out_option("Keep ranks.json there.", "ranks.json")
 @json_option
-def ranks(tolerance: float | None, out: Path | None, as_json: bool, **settings: Any) -> int:
+def ranks(tolerance: float | None, **settings: Any) -> int:
     """Measure the work of every rank of a plan, on one device in turn, and compare it with the prediction.
 
     Each virtual rank runs gate, dispatch schedule, token reorder and its experts over the tokens that dispatch sends
@@ -292,7 +293,7 @@ def ranks(tolerance: float | None, out: Path | None, as_json: bool, **settings: 
     from lazsim.profiling.ranks import RankOptions, measure_ranks
 
     result = measure_ranks(RankOptions(**settings), _measuring)
-    show(result, (), rank_parts, as_json=as_json, out=out, files=rank_files)
+    show(result, rank_parts, files=rank_files)
     worst = max(abs(row.error) for row in result.rows)
     if tolerance is not None and worst > tolerance:
         note(f"the worst relative error of a layer is {worst:.1%}, more than {tolerance:.1%}")

@@ -1,7 +1,6 @@
 """``lazsim recovery``: the probability that plans keep every expert when nodes fail together."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -47,8 +46,6 @@ def command(
     method: Any,
     node_fail_prob: list[float] | None,
     failures_from: str | None,
-    out: Path | None,
-    as_json: bool,
     **planning: Any,
 ) -> None:
     """Find the probability that plans keep every expert when nodes fail together.
@@ -79,7 +76,4 @@ def command(
     # Inputs are recorded as they were written.
     scenarios = replace(scenarios, inputs=scenarios.inputs | {"failures": failures})
     report = assess_plans(task, scenarios, policies)
-    show(
-        report, report.notes, reliability_parts, as_json=as_json, out=out, files=reliability_files,
-        report=reliability_report,
-    )  # fmt: skip
+    show(report, reliability_parts, files=reliability_files, report=reliability_report)

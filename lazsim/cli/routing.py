@@ -9,6 +9,7 @@ import click
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import (
     json_option,
+    kept,
     layers_from_option,
     note,
     options,
@@ -35,7 +36,7 @@ def command() -> None:
 @command.command()
 @reading_options
 @json_option
-def info(as_json: bool, **reading: Any) -> None:
+def info(**reading: Any) -> None:
     """Print the statistics of a recording of expert loads."""
     from lazsim.output.routing import balance_table, facts_table
     from lazsim.routing import read_routing
@@ -54,14 +55,14 @@ def info(as_json: bool, **reading: Any) -> None:
         facts |= routing_stats(recorded.steps, recorded.tokens_SLE)
     balance = layer_balance(recorded)
     parts = [facts_table(facts), balance_table(balance)]
-    show({**facts, "per_layer": balance}, recorded.notes, lambda _: parts, as_json=as_json)
+    show({**facts, "per_layer": balance}, lambda _: parts, recorded.notes)
 
 
 @command.command()
 @reading_options
 @click.option("--seeds", type=kinds.COMPARED, default=5, help="Generated runs to compare with.")
 @json_option
-def fit(seeds: int, as_json: bool, **reading: Any) -> None:
+def fit(seeds: int, **reading: Any) -> None:
     """Fit a generator to a recording; print its TOML, and compare generated loads with the recording."""
     import msgspec
 
@@ -72,7 +73,7 @@ def fit(seeds: int, as_json: bool, **reading: Any) -> None:
     recorded = read_routing(**reading)
     spec = fit_routing(recorded)
     rows = compare_loads(recorded, spec, seeds)
-    if as_json:
+    if kept("as_json"):
         print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
     else:
         click.echo(fit_toml(msgspec.to_builtins(spec), rows))

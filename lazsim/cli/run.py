@@ -1,7 +1,6 @@
 """``lazsim run``: replay a trace under one or more systems."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -110,9 +109,7 @@ RUN_FILES = (
 @seed_option
 @out_option("Write tables, plots and inputs to this folder, in place of an earlier run's.", *RUN_FILES)
 @json_option
-def command(
-    systems: tuple[str, ...], placements: tuple[str, ...], out: Path | None, as_json: bool, **settings: Any
-) -> None:
+def command(systems: tuple[str, ...], placements: tuple[str, ...], **settings: Any) -> None:
     """Replay a trace of node events under one or more systems.
 
     Prints the work of each system and where its time went. --out writes summary.json, timeline.csv, events.csv,
@@ -129,4 +126,4 @@ def command(
     systems, bar = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS, partial(progress_bar, doing="simulating")
     with working():
         result = simulate(systems=systems, placements=placements, progress=bar, **settings)
-    show(result, result.notes, run_parts, as_json=as_json, out=out, files=run_files, report=run_report)
+    show(result, run_parts, files=run_files, report=run_report)

@@ -26,7 +26,6 @@ def command(
     placements: tuple[str, ...],
     constants: tuple[str, ...],
     factors: tuple[float, ...],
-    as_json: bool,
     **settings: Any,
 ) -> None:
     """Show what changes when a constant is off by half.
@@ -48,4 +47,4 @@ def command(
         factors=factors,
         progress=progress_bar,
     )
-    show(result, result.notes, sensitivity_parts, as_json=as_json)
+    show(result, sensitivity_parts)

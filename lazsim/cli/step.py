@@ -1,7 +1,5 @@
 """``lazsim step``: predict the training step of a layout, part by part."""
 
-from pathlib import Path
-
 import click
 
 from lazsim.cli.base import kinds
@@ -37,8 +35,6 @@ def command(
     fields: tuple[str, ...],
     gpus: int | None,
     searches: bool,
-    out: Path | None,
-    as_json: bool,
 ) -> None:
     """Predict the training step of a layout, part by part, from measured kernels.
 
@@ -58,4 +54,4 @@ def command(
     inputs = load_inputs(model, cluster, job, layout, gpus)
     with working("searching layouts"):
         result = predict_layout(inputs, search=searches or not (job or any("=" in text for text in fields)))
-    show(result, result.notes, step_parts, as_json=as_json, out=out, files=step_files)
+    show(result, step_parts, files=step_files)

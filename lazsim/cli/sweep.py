@@ -30,7 +30,7 @@ MOST_FAILURES = 10
 @click.option("--out", type=kinds.OUT_PATH, required=True, metavar="DIR", help="Keep every run there.")
 @worker_options
 @json_option
-def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
+def command(spec: Path, out: Path, **workers: Any) -> None:
     """Run every point of the grids in SPEC.toml that DIR does not hold yet.
 
     DIR keeps a line in rows.jsonl for each run as soon as it is there, so that a sweep which was stopped or killed goes
@@ -51,7 +51,7 @@ def command(spec: Path, out: Path, as_json: bool, **workers: Any) -> None:
     with working():
         result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
     if result.rows:
-        show(result, result.notes, sweep_parts, as_json=as_json)
+        show(result, sweep_parts)
         files = sweep_files(result)
         report = sweep_report(result, spec.name, sha256(read_bytes(spec)))
         files[REPORT] = page(report, sweep_parts(result), result.notes, files)

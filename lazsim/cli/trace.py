@@ -9,6 +9,7 @@ import click
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import (
     json_option,
+    kept,
     note,
     options,
     print_json,
@@ -37,7 +38,7 @@ def command() -> None:
 @command.command()
 @reading_options
 @json_option
-def info(as_json: bool, **reading: Any) -> None:
+def info(**reading: Any) -> None:
     """Print the statistics of FILE, and a sparkline of its nodes over time."""
     from lazsim.output.trace import sparkline, trace_parts
 
@@ -46,7 +47,7 @@ def info(as_json: bool, **reading: Any) -> None:
     notes = (*trace.notes, *rate_note(stats))
     head = {"name": trace.name, "format": trace.format, "sha256": trace.sha256, "num_events": len(trace)}
     found = {**head, **dataclasses.asdict(stats), "notes": notes, "sparkline": sparkline(trace)}
-    show(found, notes, lambda _: trace_parts(trace, stats), as_json=as_json)
+    show(found, lambda _: trace_parts(trace, stats), notes)
 
 
 @command.command()
@@ -115,7 +116,7 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
 @click.option("--seeds", type=kinds.COMPARED, default=20, help="Traces to compare with.")
 @click.option("--out", type=kinds.OUT_FILE, help="TOML file to write the recipe to.")
 @json_option
-def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) -> None:
+def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
     """Find a recipe for FILE; print it, and compare its traces with FILE."""
     import msgspec
 
@@ -128,7 +129,7 @@ def fit(kind: str, seeds: int, out: Path | None, as_json: bool, **reading: Any) 
     frame = compare_fit(trace, recipe, range(seeds))
     if out is not None:
         write_out(out, f"# Trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
-    if as_json:
+    if kept("as_json"):
         print_json({"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")})
     else:
         click.echo(recipe_toml(recipe))
@@ -159,7 +160,7 @@ def fetch(name: str, out: Path | None, base_url: str, cache: Path | None) -> Non
 
 @command.command("list")
 @json_option
-def list_command(as_json: bool) -> None:
+def list_command() -> None:
     """List the recipes and public traces of the catalogue."""
     from lazsim.output.table import Column, Part, Table, key
     from lazsim.specs import describe_spec
@@ -174,7 +175,7 @@ def list_command(as_json: bool) -> None:
         rows = [(name, told[name]["description"]) for name in names]
         parts.append(Table([key(""), Column("", kind="text")], rows, f"lazsim trace {title} NAME"))
     parts.append("To add a recipe, write a .toml file of the same shape; lazsim trace fit --out F.toml writes one.")
-    show({"traces": told}, (), lambda _: parts, as_json=as_json)
+    show({"traces": told}, lambda _: parts)
 
 
 @command.command()

@@ -29,7 +29,7 @@ DEFAULT_TOLERANCE = 0.5
 )
 @out_option("Write the report and a picture there.", "validate.json", "validate.png", "validate.pdf", REPORT)
 @json_option
-def command(tolerance: float, record_routing: Path | None, out: Path | None, as_json: bool, **settings: Any) -> int:
+def command(tolerance: float, record_routing: Path | None, **settings: Any) -> int:
     """Train a small MoE for real under real kills, forecast the same run, and print measured against predicted.
 
     A calibration run measures the costs of steps and recoveries on this machine. The forecast is the simulation of the
@@ -60,9 +60,7 @@ def command(tolerance: float, record_routing: Path | None, out: Path | None, as_
             progress=progress,
         )
     write_routing(record_routing, found.measured.routing)
-    show(
-        found, found.notes, validation_parts, as_json=as_json, out=out, files=validation_files, report=validation_report
-    )
+    show(found, validation_parts, files=validation_files, report=validation_report)
     if found.has_passed:
         return 0
     worst = found.worst()

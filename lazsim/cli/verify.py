@@ -53,8 +53,6 @@ def command(
     gpus: tuple[str, ...],
     refit: bool,
     tolerance: float | None,
-    out: Path | None,
-    as_json: bool,
 ) -> int:
     """Predict training runs, outcomes under failures and kernels that others measured, and show the errors.
 
@@ -76,5 +74,5 @@ def command(
     else:
         result = verify(paths, only, lambda rows: progress(rows, "predicting"))
     parts = refit_parts if refit else verify_parts
-    show(result, result.notes, parts, as_json=as_json, out=out, files=verify_files)
+    show(result, parts, files=verify_files)
     return int(tolerance is not None and result.exceeds(tolerance))

@@ -32,7 +32,20 @@ STATUS = "lazsim.status"
 ItemT = TypeVar("ItemT")
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def keep(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Keep the value of ``--json`` or ``--out`` of a command for `show`, so that no command passes it on."""
+    context.meta[f"lazsim.{option.name}"] = value
+    return value
+
+
+def kept(name: str) -> Any:
+    """Return a value kept by `keep`; None where the command has no such option."""
+    return click.get_current_context().meta.get(f"lazsim.{name}")
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, expose_value=False, callback=keep, help="Print one JSON object on stdout."
+)
 layers_from_option = click.option(
     "--layers-from",
     type=kinds.LAYER,
@@ -46,7 +59,8 @@ seed_option = click.option("--seed", type=kinds.WHOLE, default=0, help="Seed of 
 
 def out_option(text: str, *names: str) -> Callable[[Any], Any]:
     """Return the option of a folder for files of these names; see `lazsim.cli.base.kinds.OutFolder`."""
-    return click.option("--out", type=kinds.OutFolder(*names), metavar="DIR", help=text)
+    folder = kinds.OutFolder(*names)
+    return click.option("--out", type=folder, expose_value=False, callback=keep, metavar="DIR", help=text)
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -168,26 +182,26 @@ def _told_part(part: "Part") -> "Part":
 
 def show(
     result: Any,
-    notes: Iterable[str],
     parts: "Callable[[Any], Iterable[Part]]",
+    notes: Iterable[str] | None = None,
     *,
-    as_json: bool,
-    out: Path | None = None,
     files: Callable[[Any], Mapping[str, bytes]] = dict,
     report: "Callable[[Any], Report] | None" = None,
 ) -> None:
     """Print a result on stdout as JSON or as tables and paragraphs, then tell the notes on it on stderr.
 
-    A result is plain data, or has it as `to_json`. Its files, and a report where there is one, are written to a folder
-    first, if one is given, in place of those of the command's earlier result.
+    A result is plain data, or has it as `to_json`; its notes are its own where none are given. Its files, and a report
+    where there is one, are written to the folder of ``--out`` first, in place of those of the command's earlier result.
     """
+    notes = getattr(result, "notes", ()) if notes is None else notes
+    out: Path | None = kept("out")
     written: list[str] = []
     if out is not None:
         contents = dict(files(result))
         if report is not None:
             contents[REPORT] = page(report(result), parts(result), notes, contents)
         written = write_results(out, click.get_current_context().command_path, contents)
-    if as_json:
+    if kept("as_json"):
         print_json(result if isinstance(result, dict) else result.to_json())
     else:
         print_parts(parts(result))
