@@ -124,6 +124,32 @@ def test_slurm_node_that_drains_since_a_gpu_failed_is_lost_at_once(read, reason)
     assert any(note.startswith("1 row is left out") for note in rows.notes)
 
 
+def test_slurm_nodes_that_are_down_at_the_start_come_later_and_a_drain_that_is_told_twice_is_one(read):
+    trace = read(slurm(
+        "00:00:01.000] Down nodes: gpu-[1-2]",
+        "00:10:00.000] Node gpu-1 now responding",
+        "00:20:00.000] error: Setting node gpu-3 state to INVAL with reason:gres/gpu count reported lower (7 < 8)",
+        "00:30:00.000] error: Setting node gpu-4 state to DRAIN with reason:Xid 79",
+        "00:30:00.000] drain_nodes: node gpu-4 state set to DRAIN",
+        "00:40:00.000] update_node: node gpu-5 state set to RESUME",
+        "01:00:00.000] update_node: node gpu-2 state set to RESUME",
+    ))  # fmt: skip
+    assert [one for one in history(trace) if one[0] > 1] == [
+        (600.0, [], ["gpu-1"]), (1200.0, ["gpu-3"], []), (1800.0, ["gpu-4"], []), (2400.0, [], ["gpu-5"]),
+        (3600.0, [], ["gpu-2"]),
+    ]  # fmt: skip
+    assert any(note.startswith("2 nodes drain since a GPU failed") for note in trace.notes)
+    assert "1 node is first seen to come later: taken to be away until then" in trace.notes
+
+
+def test_sacctmgr_node_that_drains_beside_its_jobs_is_no_loss_in_any_spelling(read):
+    rows = "NodeName|TimeStart|TimeEnd|State|Reason\n" + "".join(
+        f"gpu-{hour}|2025-03-01T0{hour}:00:00|2025-03-01T0{hour}:30:00|{state}|maintenance\n"
+        for hour, state in enumerate(("DOWN*+DRAIN", "MIXED+DRAIN", "ALLOCATED+DRAIN", "IDLE+DRAIN", "DRAINED*"))
+    )
+    assert [removed for _, removed, _ in history(read(rows)) if removed] == [["gpu-0"], ["gpu-3"], ["gpu-4"]]
+
+
 def test_sacctmgr_without_reasons_is_read_by_its_states(read):
     trace = read(
         "NodeName|TimeStart|TimeEnd|State\n"

@@ -331,6 +331,20 @@ def test_archive_that_macos_makes_of_one_file_is_read(write):
     assert outcome(read_trace(write(packed.getvalue()))) == COUNTED
 
 
+def test_events_of_the_gpus_of_a_node_are_not_taken_for_those_of_the_node(write):
+    rows = "time,host,gpu,event\n0,n1,{},fail\n60,n1,{},fail\n90,n1,{},repaired\n240,n1,{},repaired\n"
+    with pytest.raises(TraceFormatError, match="parts of a node .column 'gpu'.*give outages"):
+        read_trace(write(rows.format(0, 1, 0, 1)), mapping=TraceMapping(time_unit="s"))
+    kind = read_trace(write(rows.format(*["H200"] * 4)), mapping=TraceMapping(time_unit="s"))
+    assert trace_stats(kind).num_removals == 1
+
+
+def test_named_columns_are_not_taken_for_those_of_a_format_that_has_no_names(write):
+    tickets = "ticket,host,gpu,opened,closed,text\n1,n1,0,a,b,c\n2,n2,0,a,b,c\n3,n1,1,a,b,c\n"
+    with pytest.raises(TraceFormatError, match="do not tell which nodes come and go"):
+        read_trace(write(tickets))
+
+
 def test_health_may_be_true_or_false(write):
     samples = [(0, "a", True), (0, "b", True), (5, "a", False), (5, "b", True), (10, "a", True), (10, "b", True)]
     rows = [{"ts": f"2025-03-01T00:{minute:02}:00Z", "host": host, "healthy": up} for minute, host, up in samples]

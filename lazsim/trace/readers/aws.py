@@ -68,7 +68,7 @@ def _read_activity(log: StateLog, activity: dict[str, Any]) -> None:
 
 
 def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
-    """Read an event; return whether it is a warning."""
+    """Read an event; return whether it is a warning of what comes later."""
     name, detail = text_at(event, "detail-type"), event.get("detail")
     kind = DETAILS.get(name, STATES.get(text_at(detail, "state")))
     time_s = log.at(text_at(event, "time"))
@@ -77,10 +77,9 @@ def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
     instance = text_at(detail, "instance-id") or text_at(detail, "EC2InstanceId")
     if not instance:
         raise ValueError("no instance is named")
-    is_warning = name.endswith("Warning")
-    waits = is_warning and text_at(detail, "instance-action") != "hibernate"
+    waits = name.endswith("Warning") and text_at(detail, "instance-action") != "hibernate"
     log.say(time_s + WARNING_S * waits, kind, instance)
-    return is_warning
+    return waits
 
 
 TYPICAL = r'"Activities"\s*:|"AutoScalingGroupName"|"detail-type"|\\"detail-type\\"'

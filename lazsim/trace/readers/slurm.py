@@ -20,6 +20,7 @@ TYPICAL = re.compile(r"slurm|JobI[dD]=|sched|backfill|[Nn]odes? |node=", re.ASCI
 Said = Literal["add", "remove", "drain"] | None
 MESSAGES: dict[str, Said] = {
     r"Nodes? (\S+) not responding, setting DOWN": "remove",
+    r"Down nodes: (\S+)": "remove",
     r"[Nn]ode (\S+) unexpectedly rebooted": "remove",
     r"(?:due to failure of|on failed) node (\S+)": "remove",
     r"[Nn]odes? (\S+) not resumed by ResumeTimeout": "remove",
@@ -40,8 +41,9 @@ HARDWARE = [
 _MESSAGES = [(re.compile(message), kind) for message, kind in MESSAGES.items()]
 GONE = {"DOWN", "DRAINED", "FAIL", "ERROR", "POWER_DOWN", "POWERING_DOWN", "POWERED_DOWN"}
 THERE = {"IDLE", "ALLOCATED", "ALLOC", "MIXED", "MIX", "RESUME", "UNDRAIN", "UP"}
-DRAINING = {"DRAIN", "DRAINING"}
-"""States as in Slurm's sinfo: a node that is draining goes on with its jobs, and a drained one has none."""
+DRAINING = {"DRAIN", "DRAINING", "INVAL"}
+"""States as in Slurm's sinfo: a node that is draining, or registers with less than is configured (INVAL), goes on with
+its jobs, and a drained one has none."""
 LEAST_BACK_S = MINUTE_S
 """Threads write the log, so that lines may be out of order by less."""
 
@@ -75,6 +77,7 @@ def read(source: Source) -> Reading:
     last_s = -math.inf
     reasons: dict[str, str] = {}
     draining: set[str] = set()
+    gone: set[str] = set()
     num_drains, num_failed = 0, 0
     for line, text in source.lines():
         found = LINE.match(text)
@@ -94,15 +97,17 @@ def read(source: Source) -> Reading:
             if reason:
                 reasons[node] = reason
             if said == "drain":
-                draining.add(node)
-                num_drains += 1
+                num_drains += node not in draining | gone
+                draining |= {node} - gone
             elif said is not None:
                 draining.discard(node)
                 log.say(time_s, said, node, line)
+                (gone.add if said == "remove" else gone.discard)(node)
             if said == "add":
                 reasons.pop(node, None)
             if node in draining and any(fnmatchcase(reasons.get(node, ""), pattern) for pattern in HARDWARE):
                 draining.discard(node)
+                gone.add(node)
                 num_failed += 1
                 log.say(time_s, "remove", node, line)
     notes = []

@@ -127,13 +127,15 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
     first: list[Event] = []
     changes: list[Event] = []
     gone: set[str] = set()
-    num_repeated = 0
+    num_repeated = num_late = 0
     for event in _possible_order(states, is_there):
         if event.node not in is_there and event.kind == "remove":
             first.append(Event(0.0, "add", event.node, event.line))
         elif is_there.get(event.node, False) == (event.kind == "add"):
             num_repeated += 1
             continue
+        else:
+            num_late += event.node not in is_there and event.time_s >= JUST_AFTER_S
         is_there[event.node] = event.kind == "add"
         # A node that is gone at time 0 must have been there to be lost, and comes back after that.
         if event.time_s < JUST_AFTER_S and (event.kind == "remove" or event.node in gone):
@@ -146,6 +148,9 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
         if first
         else []
     )
+    if num_late:
+        late = counted(num_late, "node is", "nodes are")
+        notes.append(f"{late} first seen to come later: taken to be away until then")
     if num_repeated:
         notes.append(f"{counted(num_repeated, 'row repeats', 'rows repeat')} the state of a node")
     return first + changes, tuple(notes)

@@ -60,6 +60,9 @@ OUTAGES = re.compile(
 )
 """Words of a header of outages, without which rows with a start and an end may be reservations or the like."""
 
+PARTS = {"gpu", "gpus", "device", "card", "nic", "disk", "port", "xid"}
+"""Words of the names of columns that tell parts of a node: when one is mended, another may still be broken."""
+
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
 UNNAMED = 0.5
@@ -101,6 +104,8 @@ def how_well(mapping: TraceMapping, table: Table) -> float:
     parts = [part for role, needed in columns.given().items() if role not in OPTIONAL for part in needed]
     if any(isinstance(part, str) for part in parts):
         return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
+    if table.header and len(table.header) > len(parts):
+        return 0.0  # Names of columns that the mapping has no use for: the file is another's.
     return sum(_fits(mapping, columns, row.fields) for row in table.rows) / len(table.rows)
 
 
@@ -134,7 +139,9 @@ def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
     {'time': (1,), 'count': (2,)}
     """
     columns, fit = _guess(table)
-    return None if columns is None or _may_be_use(table, columns) else (TraceMapping(columns=columns), fit)
+    if columns is None or _may_be_use(table, columns) or _parts(table, columns):
+        return None
+    return TraceMapping(columns=columns), fit
 
 
 def left_out(table: Table, columns: Columns) -> list[str]:
@@ -174,6 +181,18 @@ def _may_be_use(table: Table, columns: Columns) -> bool:
     return not any(any(texts) and _most(texts, _is_gone) for texts in columns_texts)
 
 
+def _parts(table: Table, columns: Columns) -> str:
+    """Return the column that tells parts of nodes apart where rows are events of parts, else an empty text."""
+    if columns.event is None or not isinstance(columns.node, int):
+        return ""
+    for name in left_out(table, columns):
+        place, node = table.header.index(name), columns.node - 1
+        pairs = {(row.fields[node], row.fields[place]) for row in table.rows if len(row.fields) > max(place, node)}
+        if _words(name) & PARTS and len(pairs) > len({of_node for of_node, _ in pairs}):
+            return name
+    return ""
+
+
 def _guess(table: Table) -> tuple[Columns | None, float]:
     """Return the columns that the names or the content of a table tell, and how well they do."""
     if not table.rows:
@@ -193,6 +212,12 @@ def explain_columns(table: Table) -> str:
     if not table.rows:
         return f"no row follows the header ({names}); give a trace with at least one node event"
     guess, _ = _guess(table)
+    if guess is not None and (part := _parts(table, guess)):
+        return (
+            f"its rows are of parts of a node (column {part!r}), of which one may come back while another is gone; give "
+            f"outages (node, start, end), which may overlap, or if each row is of a whole node, `columns` "
+            f"{taken_for(table, guess)}"
+        )
     if guess is not None:
         others = ", ".join(map(literal, left_out(table, guess)[:5]))
         return (
