@@ -53,6 +53,23 @@ def test_dumps_of_sglang_follow_each_other_by_number_and_none_may_be_missing(tmp
     assert loads_of(str(tmp_path), lenient=True)[0] == [0, 1, 2]
 
 
+def test_loads_of_several_ranks_are_said_to_add_up_and_those_that_a_step_lacks_to_be_missing(tmp_path):
+    rows = [{"step": at, "rank": r, "layer": 0, "tokens": [9, 1]} for at in (1, 2) for r in (0, 1) if at + r < 3]
+    table = "step,rank,layer,expert,tokens\n" + "".join(f"{r['step']},{r['rank']},0,1,1\n" for r in rows)
+    for path in (write(tmp_path, "loads.jsonl", rows), write(tmp_path, "loads.csv", table)):
+        added, lacks = read_routing(path).notes[:2]
+        assert added == "loads are the sum of 2 ranks or other parts, expert by expert"
+        assert lacks == "steps that lack some of these parts, whose loads are of the others alone: 1"
+
+
+def test_loads_that_look_like_counters_since_the_start_are_told(tmp_path):
+    loads = np.cumsum([[[5, 1]], [[2, 4]], [[3, 3]]], axis=0)
+    notes = read_routing(write(tmp_path, "counters.json", [loads.tolist()])).notes
+    assert notes == ("no load ever falls: if these are counters since the start, give their differences instead",)
+    for other in (np.array([[[5, 1]], [[2, 4]], [[3, 3]]]), np.full((3, 1, 2), 4)):
+        assert not read_routing(write(tmp_path, "loads.json", [other.tolist()])).notes
+
+
 def test_one_rank_of_several_is_read_alone_and_said_to_be(tmp_path):
     path = write(tmp_path, SGLANG.format(1, "17"), "layer_id,expert_id,count\n3,0,5\n")
     found = read_routing(path)

@@ -49,6 +49,8 @@ class RecordReader(LoadTable):
 
     def _add(self, where: int | str, parts: Mapping[str, Any]) -> None:
         step, layer = parts.get("step", self._step), parts.get("layer")
+        if (part := parts.get("part")) is not None:
+            self.name_part(step, str(part))
         loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
         if isinstance(loads, Mapping):
             for name, row in loads.items():

@@ -131,6 +131,11 @@ class LoadTable:
         self._num_experts = 1
         self._routes: dict[tuple[int, int], array[int]] = {}
         self._numbers: set[int] = set()
+        self._parts: dict[int, set[object]] = {}
+
+    def name_part(self, step: object, part: object) -> None:
+        """Say that a row of a step is of a part of the job, such as a rank; those of all parts add up."""
+        self._parts.setdefault(whole(step, MAX_WHOLE), set()).add(part)
 
     def add(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
         """Add the loads of the experts of a layer from `expert` on, shape (E,), or of parts of it, shape (..., E)."""
@@ -181,6 +186,11 @@ class LoadTable:
                 "no loads but routes: each expert of a row counts as one token",
                 f"{shape[2]} experts: the highest number in the routes, plus one",
             )
+        num_parts = len(set().union(*self._parts.values()))
+        if num_parts > 1:
+            notes += (f"loads are the sum of {num_parts} ranks or other parts, expert by expert",)
+            if num_lacking := sum(len(parts) < num_parts for parts in self._parts.values()):
+                notes += (f"steps that lack some of these parts, whose loads are of the others alone: {num_lacking}",)
         is_whole = self._num_experts > FEWEST_FROM_1 and self._numbers == set(range(1, self._num_experts))
         if is_whole and not self._routes:
             self._rows = {key: loads[1:] for key, loads in self._rows.items()}

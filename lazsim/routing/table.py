@@ -97,6 +97,9 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
         what = f"step {steps[row]:.12g}, layer {layers[layer]} has no tokens at all, but has some at other steps"
         faults.fault("", what, "hold the step before it", int(empty_S.sum()))
         steps, tokens_SLE = steps[~empty_S], tokens_SLE[~empty_S]
+    growth = np.diff(tokens_SLE, axis=0)
+    if len(growth) > 1 and (growth >= 0).all() and growth.any(axis=(1, 2)).all():
+        notes.append("no load ever falls: if these are counters since the start, give their differences instead")
     if not tokens_SLE.size:
         raise SpecError(f"{faults.name}: no loads; give at least one step in which every layer has tokens")
     with prefix_errors(faults.name):
