@@ -35,8 +35,8 @@ def read_rows(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cel
         with prefix_errors(f"{name}, line {number}"):
             if len(cells) != len(columns):
                 raise SpecError(f"{len(cells)} cells; give one for each of the {len(columns)} columns")
-            row = dict(zip(columns, cells, strict=True))
-            if not row[needed[0]].strip():
+            row = dict(zip(columns, map(str.strip, cells), strict=True))
+            if not row[needed[0]]:
                 raise SpecError(f"{needed[0]} is empty; give each row its own")
             if row[needed[0]] in names:
                 raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")

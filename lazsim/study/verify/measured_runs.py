@@ -51,7 +51,7 @@ MODULES = {
     "mlp": "dense_block",
 }  # fmt: skip
 
-NO_MODULES = ("", "selective", "activation", "rematerialisation", "AC")
+NO_MODULES = ("", "selective", "activation", "rematerialisation", "ac")
 """Words of the column of modules that name none."""
 
 OFFLOADED = {"optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": "expert_activation"}
@@ -69,17 +69,17 @@ ROUTINGS = ("balance", "drop", "real", "fake")
 """Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
 
 GRAPHS = {"full_iteration": "full", "transformer_engine": "partial"}
-XLA = "(XLA)"
+XLA = "(xla)"
 
 RECOMPUTE = {"selective": "selective", "full": "full"}
 
 OWN, NEAREST, UNKNOWN_INPUTS = "all known", "of the nearest recipe", "some unknown"
 """How well the inputs of a row are known, its setting `inputs`."""
 
-NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq", "tok_s_gpu")
+NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq")
 """Columns that a table must have; the first names a row."""
 
-ASSUMED, UNREAD = "unknown, and taken to be", "not read"
+ASSUMED, LEFT_OUT, UNREAD = "unknown, and taken to be", "left out, and taken to be", "not read"
 """Kinds of remarks on a row."""
 
 DEFAULTS = {
@@ -88,6 +88,14 @@ DEFAULTS = {
     "a2a_overlap": "0", "grad_reduce_overlap": "1", "param_gather_overlap": "1", "tp_comm_overlap": "0",
 }  # fmt: skip
 """What stands for an unknown setting."""
+
+FLAGS = (
+    "a2a_overlap", "grad_reduce_overlap", "param_gather_overlap", "tp_comm_overlap", "sequence_parallel",
+    "distributed_optimizer", "delay_wgrad",
+)  # fmt: skip
+FLAG_WORDS = {"false": "0", "no": "0", "off": "0", "none": "0", "true": "1", "yes": "1", "on": "1"}
+WORDS = {*DEFAULTS, *FLAGS, "recompute_modules", "cuda_graph_scope", "completeness", "config_match", "status"}
+"""Columns whose words mean the same in any case."""
 
 GRAPH_SCOPES = ("attn", "mamba", "mlp", "moe", "moe_router", "moe_preprocess", "full_iteration")
 """Words of the parts of a layer that graphs of Transformer Engine hold."""
@@ -127,7 +135,7 @@ class MeasuredRun:
     skipped: str = ""
     """Reason why not."""
     remarks: tuple[tuple[str, str], ...] = ()
-    """What of the row a prediction leaves out or takes for granted: a kind, `ASSUMED` or `UNREAD`, and what."""
+    """What of the row a prediction leaves out or takes for granted: one of the kinds above, and what."""
 
 
 def read_runs(path: str | None = None) -> list[MeasuredRun]:
@@ -158,7 +166,23 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     return [_run(row, lookup) for row in rows.values()]
 
 
+def _plain(row: Cells) -> Cells:
+    """Return a row with its words in small letters, and flags as 0 and 1."""
+    small = {column: cell.lower() for column, cell in row.items()}
+    cells = {name: word if name in WORDS or word in UNKNOWN else row[name] for name, word in small.items()}
+    return cells | {column: FLAG_WORDS.get(cells[column], cells[column]) for column in FLAGS if column in cells}
+
+
+def _tokens_per_s_per_gpu(row: Cells) -> float:
+    """Return the measured tokens per second of a GPU, or what the time of a step makes them."""
+    told, step_s = cell_number(row, "tok_s_gpu"), cell_number(row, "step_s")
+    if math.isnan(told) and step_s > 0:
+        told = cell_number(row, "gbs") * cell_number(row, "seq") / step_s / (cell_number(row, "gpus") or math.nan)
+    return told or math.nan
+
+
 def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
+    row = _plain(row)
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
     settings["inputs"] = _known_inputs(row)
@@ -166,16 +190,18 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     settings["pipeline"] = "pp = 1" if row.get("pp", "") in (*UNKNOWN, "1") else "pp > 1"
     inputs, skipped, measured, remarks = None, "", math.nan, list[tuple[str, str]]()
     try:
-        measured = cell_number(row, "tok_s_gpu") or math.nan
+        measured = _tokens_per_s_per_gpu(row)
         if math.isnan(measured):
-            raise SpecError("no measured throughput")
+            raise SpecError("no measured throughput: give tok_s_gpu, or step_s")
         inputs = _inputs(row, lookup)
         settings["graphs"] = inputs.parallel.graphs
         _refuse_contradictions(row, inputs)
     except LazsimError as error:
         inputs, skipped = None, str(error)
     if inputs is not None:
-        remarks = [(ASSUMED, text) for text in _assumed(row, inputs)]
+        remarks = [(ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan")]
+        if left_out := ", ".join(_defaults(row, inputs, "")):
+            remarks.append((LEFT_OUT, left_out))
         remarks += [(UNREAD, text) for text in _unread(row, inputs)]
     source = row.get("source", "")
     return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, skipped, tuple(remarks))
@@ -236,12 +262,12 @@ def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
         raise SpecError(f"sharding {row.get('sharding')!r}, and distributed_optimizer {divides}; correct one of them")
 
 
-def _assumed(row: Cells, inputs: StepInputs) -> Iterator[str]:
-    """Name the settings that a row says to be unknown, with what stands for each."""
+def _defaults(row: Cells, inputs: StepInputs, *said: str) -> Iterator[str]:
+    """Name the settings of which a row says this, with what stands for each; most rows leave offloading out."""
     parallel = inputs.parallel
     sizes = {"vp": parallel.pipeline, "dispatcher": parallel.expert, "tp_comm_overlap": parallel.tensor}
     for column, default in DEFAULTS.items():
-        if row.get(column) in ("unknown", "nan") and sizes.get(column) != 1:
+        if row.get(column, "") in said and sizes.get(column) != 1 and (said != ("",) or column != "activation_offload"):
             yield f"{column} {default}"
 
 
@@ -282,7 +308,7 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield f"{shown['dp']}, where the layout has {inputs.data}"
     elif micro_batches and micro_batches != inputs.num_micro_batches:
         yield f"{shown['microbatches_per_step']}, where the layout has {inputs.num_micro_batches}"
-    tokens_per_s = cell_number_if_any(row, "tok_s_gpu") * inputs.num_gpus
+    tokens_per_s = _tokens_per_s_per_gpu(row) * inputs.num_gpus
     step_s = parallel.global_batch * inputs.model.sequence_length / tokens_per_s
     if (told_s := cell_number_if_any(row, "step_s")) and abs(told_s / step_s - 1) > STEP_SHARE:
         yield f"{shown['step_s']}, where tok_s_gpu gives {step_s:.4g} s"

@@ -214,8 +214,8 @@ def explain_columns(table: Table) -> str:
     guess, _ = _guess(table)
     if guess is not None and (part := _parts(table, guess)):
         return (
-            f"its rows are of parts of a node (column {part!r}), of which one may come back while another is gone; give "
-            f"outages (node, start, end), which may overlap, or if each row is of a whole node, `columns` "
+            f"its rows are of parts of a node (column {part!r}), of which one may come back while another is gone; "
+            "give outages (node, start, end), which may overlap, or if each row is of a whole node, `columns` "
             f"{taken_for(table, guess)}"
         )
     if guess is not None:
