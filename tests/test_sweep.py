@@ -281,6 +281,18 @@ def threads(_number):
     return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
+def test_workers_that_end_early_hang_no_sweep_where_warnings_are_errors(run_process):
+    # Workers that end as soon as nothing waits for them end with tasks on their way to them.
+    script = (
+        "import functools, joblib\n"
+        "joblib.parallel_config = functools.partial(joblib.parallel_config, idle_worker_timeout=1e-6)\n"
+        "from lazsim.study.backends import on_loky\n"
+        "print(sorted(on_loky(abs, range(-20, 0), 2, None)))\n"
+    )
+    ended = run_process(sys.executable, "-W", "error", "-c", script)
+    assert (ended.stdout, ended.stderr) == (f"{list(range(1, 21))}\n", "")
+
+
 def test_a_ray_cluster_that_is_not_there_is_one_line():
     pytest.importorskip("ray", reason="Ray is optional")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -28,6 +28,9 @@ NO_CLUSTER = "no Ray cluster at {!r} ({}); start one, or give another address"
 
 WORKER_LOST = "a worker process was killed, perhaps for want of memory; start again with fewer `num_workers`"
 
+WORKER_ENDED = "A worker stopped while some jobs were given to the executor"
+"""How loky tells that a worker ended, idle for five minutes or grown too large, just as it got a task."""
+
 WORKER = {"each_bytes": 128 * 2**20, "each_tasks": 4, "each_descriptors": 4}
 """A worker: 120 MiB after some simulations, with the threads and pipes of loky."""
 
@@ -45,6 +48,9 @@ def on_loky(
     from joblib.externals import loky  # type: ignore[import-untyped, unused-ignore]
 
     check_processes("num_workers", num_workers, "workers", **WORKER)
+    # loky warns in the thread that then starts another worker. As an error, as under ``python -W error``, the warning
+    # would end that thread, and the results would never come. Only a filter that stays holds there.
+    warnings.filterwarnings("ignore", WORKER_ENDED, UserWarning)
     # Those that watch for leaks let signals through again as they start.
     resource_tracker.ensure_running()
     loky.backend.resource_tracker.ensure_running()
