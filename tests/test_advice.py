@@ -2,7 +2,6 @@ import inspect
 import json
 import math
 import re
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -555,9 +554,9 @@ def test_advice_for_a_deadline_agrees_with_the_ways_to_buy_nodes_for_one_stretch
     scenario = resolve(
         {**EVEN, "trace": str(spot), "system": "checkpoint", "interval": 20, "price": 1, "duration": 1800.0}
     )
-    again, trace = partial(run_scenario, loads=scenario.load_routing()), scenario.load_trace()
+    trace, loads = scenario.load_trace(), scenario.load_routing()
     due = Due(21 * 60.0, 1800.0, 3.0)
-    for way in compare_purchases(due, scenario, again(scenario, trace), trace, again):
+    for way in compare_purchases(due, scenario, run_scenario(scenario, trace, loads), trace, loads):
         found = ranking[way.nodes]
         assert found["value"] == pytest.approx(way.cost_usd / way.done_share, rel=1e-3)
         assert found["misses_deadline"] == (way.finish_s is None)

@@ -1,7 +1,6 @@
 """Node-hours, prices and costs of runs."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -171,8 +170,9 @@ def ways_of(path, deadline_s=3000.0, on_demand_usd=None, **settings):
     """Return the ways to buy half an hour of work by name."""
     asked = {"system": "checkpoint", "routing": "uniform", "interval": 20, "price": 1, **settings}
     scenario = resolve({**asked, "trace": str(path), "duration": deadline_s})
-    again, trace = partial(run_scenario, loads=scenario.load_routing()), scenario.load_trace()
-    found = compare_purchases(Due(1800.0, deadline_s, on_demand_usd), scenario, again(scenario, trace), trace, again)
+    trace, loads = scenario.load_trace(), scenario.load_routing()
+    spot = run_scenario(scenario, trace, loads)
+    found = compare_purchases(Due(1800.0, deadline_s, on_demand_usd), scenario, spot, trace, loads)
     return {one.nodes: one for one in found}
 
 

@@ -1,15 +1,16 @@
 """Work that is due: on nodes of a trace, on nodes that stay, or on the first until it takes the others."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.limits import LONGEST_S
+from lazsim.routing import Routing
 from lazsim.scenario import Scenario
+from lazsim.study.simulation import run_scenario
 from lazsim.trace.prices import ONE, Prices, node_hours
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import counted, parse_duration, parse_price
@@ -98,16 +99,16 @@ class Buyer:
     """The samples that it is."""
     num_nodes: int
     """On-demand nodes."""
+    scenario: Scenario
+    """What is simulated, up to the deadline."""
     trace: Trace
     """Spot nodes."""
-    prices: Prices | None
-    """Their prices."""
-    simulate: Callable[[Trace], SystemRun]
-    """Makes the run of the scenario on a trace, up to the deadline."""
+    loads: Routing
 
     def switch(self, nodes: str, switch_s: float) -> tuple[SystemRun, Purchase]:
         """Let on-demand nodes take over at a time."""
-        run = self.simulate(switch_to_on_demand(self.trace, switch_s, self.num_nodes, self.due.deadline_s))
+        switched = switch_to_on_demand(self.trace, switch_s, self.num_nodes, self.due.deadline_s)
+        run = run_scenario(self.scenario, switched, self.loads)
         return run, self.describe(run, nodes, switch_s)
 
     def switch_in_time(self, spot: SystemRun) -> tuple[SystemRun, Purchase]:
@@ -140,9 +141,9 @@ class Buyer:
             return before, node_hours(times_s, alive, end_s, at) - before
 
         spot_hours, on_demand_hours = spent(ONE)
-        staying_price = self.due.on_demand_usd_per_node_hour
+        spot_prices, staying_price = self.scenario.prices(self.trace), self.due.on_demand_usd_per_node_hour
         costs = (
-            0.0 if not spot_hours else None if self.prices is None else spent(self.prices)[0],
+            0.0 if not spot_hours else None if spot_prices is None else spent(spot_prices)[0],
             0.0 if not on_demand_hours else None if staying_price is None else on_demand_hours * staying_price,
         )
         return Purchase(
@@ -156,29 +157,19 @@ class Buyer:
         )
 
 
-def compare_purchases(
-    due: Due, scenario: Scenario, spot: SystemRun, trace: Trace, simulate: Callable[[Scenario, Trace], SystemRun]
-) -> list[Purchase]:
+def compare_purchases(due: Due, scenario: Scenario, spot: SystemRun, trace: Trace, loads: Routing) -> list[Purchase]:
     """Return the three ways to get work done by the deadline; see `Purchase` and `Buyer`.
 
-    Parameters
-    ----------
-    scenario, spot
-        What is simulated, and its run on the trace up to the deadline.
-    simulate
-        Simulates a scenario with another trace.
+    `spot` is the run of the scenario on the trace up to the deadline.
     """
     num_nodes = trace.most_nodes(due.deadline_s)
     same = replace(scenario, interval=spot.interval_steps, score_plans=False)
-    samples = due_samples(due, same, trace, num_nodes, simulate)
-    again = partial(simulate, replace(same, duration_s=due.deadline_s))
-    buyer = Buyer(due, samples, num_nodes, trace, scenario.prices(trace), again)
+    samples = due_samples(due, same, trace, num_nodes, loads)
+    buyer = Buyer(due, samples, num_nodes, replace(same, duration_s=due.deadline_s), trace, loads)
     return [buyer.switch(ON_DEMAND, 0.0)[1], buyer.describe(spot, SPOT), buyer.switch_in_time(spot)[1]]
 
 
-def due_samples(
-    due: Due, scenario: Scenario, trace: Trace, num_nodes: int, simulate: Callable[[Scenario, Trace], SystemRun]
-) -> int:
+def due_samples(due: Due, scenario: Scenario, trace: Trace, num_nodes: int, loads: Routing) -> int:
     """Return the samples that a scenario trains on nodes that stay in the time that the work takes.
 
     Raises
@@ -187,7 +178,7 @@ def due_samples(
         When there are none.
     """
     staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
-    run = simulate(replace(scenario, duration_s=due.work_s), staying)
+    run = run_scenario(replace(scenario, duration_s=due.work_s), staying, loads)
     if not run.samples:
         told = f"{run.name} trains nothing in {due.work_s:.12g} s on {counted(num_nodes, 'on-demand node')}"
         raise LazsimError(f"`work`: {told}; give more work, or another system first")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any, NamedTuple
 
 from lazsim.engine.interval import steady_step_s
@@ -196,10 +195,8 @@ class Question:
         if self._due is None:
             return
         scenario = self.scenario(choice, 0, self.starts[choice].steps)
-        loads = scenario.load_routing()
-        self._samples_due = due_samples(
-            self._due, scenario, scenario.load_trace(), self._num_staying(choice), partial(run_scenario, loads=loads)
-        )
+        trace, loads = scenario.load_trace(), scenario.load_routing()
+        self._samples_due = due_samples(self._due, scenario, trace, self._num_staying(choice), loads)
 
     def _num_staying(self, choice: Choice) -> int:
         whole = self.whole(choice)
@@ -250,10 +247,7 @@ def simulate_due(asked: DueRun) -> Mapping[str, Any]:
     """Simulate work that is due; the row is that of `simulate_point`, but for costs, which end with the work."""
     scenario, due, samples, num_staying = asked
     trace, loads = scenario.load_trace(), scenario.load_routing()
-    buyer = Buyer(
-        due, samples, num_staying, trace, scenario.prices(trace), partial(run_scenario, scenario, loads=loads)
-    )
-    run = buyer.simulate(trace)
+    buyer, run = Buyer(due, samples, num_staying, scenario, trace, loads), run_scenario(scenario, trace, loads)
     bought = buyer.describe(run, SPOT)
     if num_staying:
         run, bought = buyer.switch_in_time(run)

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from statistics import mean
@@ -26,7 +26,7 @@ from lazsim.scenario import Resolver
 from lazsim.specs import Spec, read_toml
 from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds
 from lazsim.study.deadline import Due, Purchase, compare_purchases, finish_s
-from lazsim.study.simulation import ScenarioRuns, run_scenario
+from lazsim.study.simulation import ScenarioRuns
 from lazsim.trace import generate_trace, read_trace
 from lazsim.trace.pool import PoolDraw, draw_pool
 from lazsim.trace.prices import ONE, node_hours
@@ -416,8 +416,7 @@ def _made(content: bytes, folder: Path) -> list[Replayed]:
     for trace, run in zip(traces, runs.runs(chosen), strict=True):
         ways = {}
         if setup.due is not None:
-            again = partial(run_scenario, loads=loads)
-            ways = {one.nodes: one for one in compare_purchases(Due(**setup.due), scenario, run, trace, again)}
+            ways = {one.nodes: one for one in compare_purchases(Due(**setup.due), scenario, run, trace, loads)}
         made.append(Replayed(setup, run, ways))
     return made
 
