@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision, StoppedJob
@@ -30,12 +30,14 @@ def guarded(system: System, name: str) -> System:
 
 
 def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[..., Any]:
+    check = _check_of(method)
+
     @functools.wraps(function)
     def call(system: System, *arguments: Any, **named: Any) -> Any:
         try:
             with printing_to_stderr():
                 value = function(system, *arguments, **named)
-            expected = CHECKS[method](value, system, *arguments, **named) if method in CHECKS else ""
+            expected = check(value, system, *arguments, **named)
         except LazsimError:
             raise
         except (Exception, SystemExit) as error:
@@ -95,12 +97,16 @@ def _check_amount(value: Any, *_: Any) -> str:
     return "" if _is_amount(value) else "return a number of 0 or more"
 
 
-CHECKS: Mapping[str, Callable[..., str]] = {
-    "save": _check_save,
-    "pace": _check_pace,
-    "decide": _check_decision,
-    "usable_nodes": _check_usable,
-    "choices": _check_choices,
-    **dict.fromkeys(("restart_s", "detect_s", "rebuild_s", "host_bytes", "extra_gpu_bytes"), _check_amount),
-}
-"""Says what is wrong with what a method returns, which is followed by the arguments of the method."""
+CHECKS: Mapping[Any, Callable[..., str]] = {
+    Save: _check_save, Pace: _check_pace, Decision: _check_decision, Mapping: _check_choices, float: _check_amount,
+}  # fmt: skip
+"""Says what is wrong with what a method returns, which is followed by the arguments of the method: by its type."""
+
+
+def _check_of(method: str) -> Callable[..., str]:
+    """Return the check of what `System` says that a method of this name returns."""
+    if method == "usable_nodes":
+        return _check_usable
+    declared = getattr(System, method, None)
+    kind = get_type_hints(declared).get("return") if inspect.isfunction(declared) else None
+    return CHECKS.get(get_origin(kind) or kind, lambda *_: "")
