@@ -316,7 +316,7 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
             "--gpu: give the name of one, of x1",
         ),
         ("gemm.csv", GEMM + "x1,bf16,64,64,64,1\n", (), "one of its sizes has a single value"),
-        ("gemm.csv", GEMM + "x1,bf16,64,64,64,1,234\n", (), "line 2: has more cells than the first line has columns"),
+        ("gemm.csv", GEMM + "x1,bf16,64,64,64,1,234\n", (), "line 2: 7 cells; give one for each of the 6 columns"),
         ("gemm.csv", "time_us," + GEMM + "1,x1,bf16,64,64,64,2\n", (), "has two columns time_us; keep one of them"),
         ("matmul.csv", "gpu\n", (), "unknown file of kernel times 'matmul.csv'"),
         ("gemm.csv", "gpu\n", ("--stand-in", "gemm=x1"), "--stand-in gemm: give FILE=GPU"),

@@ -93,10 +93,10 @@ def edit_csv(old: str, new: str):
         (edit_csv("expert,64", "expert,1"), r"p.csv, line 3: a second time for expert of size 1"),
         (edit_csv("expert,64", "exprt,64"), r"p.csv, line 3: unknown kernel 'exprt': did you mean 'expert'"),
         (edit_csv("64,tokens", "64,bytes"), r"p.csv, line 3: the size of expert counts tokens, not bytes"),
-        (edit_csv("num_ranks", "ranks"), r"p.csv, line 1: expected the columns"),
+        (edit_csv("num_ranks", "ranks"), r"p.csv: has no column num_ranks; it needs kernel"),
         (lambda folder: (folder / "p.json").unlink(), r"p.json: cannot be read"),
-        (lambda folder: (folder / "p.csv").write_bytes(b"\xff"), r"p.csv: not a CSV"),
-        (lambda folder: (folder / "p.csv").write_text("kernel,size,time_s\n"), r"p.csv: no measurements"),
+        (lambda folder: (folder / "p.csv").write_bytes(b"\xff"), r"p.csv: is no table of comma-separated UTF-8 text"),
+        (lambda folder: (folder / "p.csv").write_text("kernel,size,time_s\n"), r"p.csv: has no rows"),
     ],
 )
 def test_a_profile_that_cannot_be_used_says_where_and_why(tmp_path, edit, said):

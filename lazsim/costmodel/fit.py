@@ -4,7 +4,6 @@ A folder of measurements holds up to three CSV files with a header; any tables w
 microseconds; GPUs have their names in the catalogue. Other columns are ignored.
 """
 
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from lazsim.costmodel.compute import fused_gpu, matmul_s
 from lazsim.costmodel.network import all_to_all_s, ring_all_reduce_s
 from lazsim.errors import LazsimError
 from lazsim.files.reading import read_bytes
+from lazsim.files.tables import read_cells
 from lazsim.placement.plan import Floats
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, catalog_names, load_spec
 from lazsim.units import MIB
@@ -112,21 +112,15 @@ def read_timings(path: Path | str) -> "pd.DataFrame":
 
     path = Path(path)
     numbers, texts = (*TABLES[path.name], "time_us"), ("gpu", *TEXT_COLUMNS.get(path.name, ()))
-    try:
-        table = pd.read_csv(io.BytesIO(read_bytes(path)), dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise LazsimError(f"{path}: is not a CSV table ({str(error).strip()}); give one with a header") from None
-    for column in (*texts, *numbers):
-        if column not in table:
-            raise LazsimError(f"{path}: has no column {column!r}; needed are {', '.join((*texts, *numbers))}")
-    table = table[[*texts, *numbers]].copy()
+    rows = read_cells(path, read_bytes(path), (*texts, *numbers))
+    table = pd.DataFrame({column: [row[column] for row in rows.values()] for column in (*texts, *numbers)})
     for column in numbers:
         values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
         bad = np.flatnonzero(~((values >= LEAST) & (values <= MOST)))
         if len(bad):
             text = table[column].iloc[bad[0]]
             needed = f"give a number from {LEAST} to {MOST}, without separators of thousands"
-            raise LazsimError(f"{path}, line {bad[0] + 2}: {column} is {text!r}; {needed}")
+            raise LazsimError(f"{path}, line {list(rows)[bad[0]]}: {column} is {text!r}; {needed}")
         table[column] = values
     return table.sort_values([*texts, *numbers], kind="stable", ignore_index=True)
 

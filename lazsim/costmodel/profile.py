@@ -1,7 +1,5 @@
 """Profiles: a CSV of measured times and a JSON header beside it; docs/guides/profiles.md explains them."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -14,6 +12,7 @@ from msgspec import Meta
 from lazsim.errors import SpecError, unknown_name
 from lazsim.files.decoding import convert, decode_json
 from lazsim.files.reading import read_bytes
+from lazsim.files.tables import read_cells
 from lazsim.files.writing import csv_bytes, json_bytes, write_all
 from lazsim.specs import ModelSpec, sha256
 from lazsim.specs.record import Amount, Count, Number, PositiveSeconds, Quantity, Rate, Seconds
@@ -249,23 +248,14 @@ def _read_header(path: Path) -> Header:
 
 
 def _read_points(path: Path, content: bytes) -> list[Point]:
-    try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        expected = ",".join(BARE_COLUMNS)
-        raise SpecError(f"{path}: not a CSV ({error}); give a text file with the columns {expected}") from None
-    names = list(reader.fieldnames or ())
-    bare = "size_unit" not in names
+    bare = b"size_unit" not in content.partition(b"\n")[0]
     columns = BARE_COLUMNS if bare else COLUMNS
-    if not set(columns) <= set(names):
-        raise SpecError(f"{path}, line 1: expected the columns {','.join(columns)}")
     points: dict[tuple[str, int, float], Point] = {}
-    for line, row in rows:
+    for line, row in read_cells(path, content, columns).items():
         where = f"{path}, line {line}"
         try:
             for name in columns:
-                if THOUSANDS.fullmatch(row[name] or ""):
+                if THOUSANDS.fullmatch(row[name]):
                     read_number(row[name])
         except ValueError as error:
             raise SpecError(f"{where}: {error}") from None
@@ -275,6 +265,4 @@ def _read_points(path: Path, content: bytes) -> list[Point]:
         if point.key in points:
             raise SpecError(f"{where}: a second time for {point.kernel} of size {point.size:,.10g}; keep one")
         points[point.key] = point
-    if not points:
-        raise SpecError(f"{path}: no measurements; give rows of {','.join(BARE_COLUMNS)}")
     return list(points.values())

@@ -1,13 +1,14 @@
-"""Read the rows of a table: CSV with any separator, JSON lines, a JSON array, or Parquet."""
+"""Read the rows of a table: a CSV with a header, or CSV with any separator, JSON lines, a JSON array, or Parquet."""
 
 import csv
 import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from lazsim.errors import SpecError
 from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.reading import numbered_lines
@@ -24,6 +25,9 @@ RULES = "-:=+ "
 
 HEAD_LINES = 20
 
+Cells = Mapping[str, str]
+"""A row of a CSV: the text of each column."""
+
 
 class Row(NamedTuple):
     """Texts of a row, and its line in the file, from 1."""
@@ -37,6 +41,39 @@ class Table(NamedTuple):
 
     header: tuple[str, ...]
     rows: list[Row]
+
+
+def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int, Cells]:
+    r"""Read the cells of a CSV with a header, by line; it may have other columns than those needed.
+
+    Raises
+    ------
+    SpecError
+        When it is no CSV, lacks a column or has one twice, or has no rows, or one with another number of cells.
+
+    Examples
+    --------
+    >>> read_cells("sizes.csv", b"gpu,size\nh100,80\n", ["gpu"])
+    {2: {'gpu': 'h100', 'size': '80'}}
+    """
+    try:
+        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        columns = next(reader, [])
+        lines = dict((reader.line_num, cells) for cells in reader if cells)  # noqa: C402 - the number changes
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"{name}: is no table of comma-separated UTF-8 text ({error})") from None
+    needed = list(needed)
+    for column in needed:
+        if column not in columns:
+            raise SpecError(f"{name}: has no column {column}; it needs {', '.join(needed)}")
+    if twice := next((column for column in columns if columns.count(column) > 1), ""):
+        raise SpecError(f"{name}: has two columns {twice}; keep one of them")
+    if not lines:
+        raise SpecError(f"{name}: has no rows; give one or more")
+    for line, cells in lines.items():
+        if len(cells) != len(columns):
+            raise SpecError(f"{name}, line {line}: {len(cells)} cells; give one for each of the {len(columns)} columns")
+    return {line: dict(zip(columns, map(str.strip, cells), strict=True)) for line, cells in lines.items()}
 
 
 def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]) -> Table:

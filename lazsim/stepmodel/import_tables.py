@@ -4,8 +4,6 @@ A file has points at sizes of its own choice and bad ones among them. Here they 
 was left out, filled in or changed on the way is told. docs/guides/steps.md lists the files.
 """
 
-import csv
-import io
 import itertools
 import math
 import re
@@ -20,6 +18,7 @@ import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors, printable, unknown_name
 from lazsim.files.reading import read_bytes
+from lazsim.files.tables import Cells, read_cells
 from lazsim.stepmodel.check_tables import TablesCheck, check_tables
 from lazsim.stepmodel.experts import distinct_ranks
 from lazsim.stepmodel.full_grid import Points, full_grid
@@ -33,8 +32,6 @@ from lazsim.stepmodel.tables import (
     positive_number,
     tables_names,
 )
-
-TableRow = Mapping[str, str]
 
 UNLIKELY_FACTOR = 10.0
 """Times of a kernel this far from those of all GPUs of the catalogue, at the median, may have another unit."""
@@ -214,7 +211,7 @@ def parse_stand_ins(texts: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _read_files(path: str, notes: list[str]) -> dict[str, list[TableRow]]:
+def _read_files(path: str, notes: list[str]) -> dict[str, list[Cells]]:
     if Path(path).is_dir():
         found = [name for name in SOURCES if (Path(path) / name).exists()]
         if not found:
@@ -229,24 +226,14 @@ def _read_files(path: str, notes: list[str]) -> dict[str, list[TableRow]]:
     return {NCCL_TESTS: _read_nccl_tests(path, notes)}
 
 
-def _read_csv(path: Path, source: TableSource) -> list[TableRow]:
-    try:
-        reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=""), restval="")
-        rows: list[TableRow] = [row | {"line": f"{path}, line {reader.line_num}"} for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(f"{path}: no table of comma-separated UTF-8 text ({error})") from None
+def _read_csv(path: Path, source: TableSource) -> list[Cells]:
     named = re.findall(r"\{(\w+)\}", source.kernel)
     needed = dict.fromkeys(["gpu", *named, *source.columns, *source.fixed, *source.chosen, source.time])
-    if missing := [column for column in needed if column not in (reader.fieldnames or ())]:
-        raise SpecError(f"{path}: has no column {missing[0]}; it needs {', '.join(needed)}")
-    if twice := [column for column in needed if (reader.fieldnames or []).count(column) > 1]:
-        raise SpecError(f"{path}: has two columns {twice[0]}; keep one of them")
-    if longer := [row["line"] for row in rows if None in row]:
-        raise SpecError(f"{longer[0]}: has more cells than the first line has columns; write numbers without commas")
-    return rows
+    rows = read_cells(path, read_bytes(path), needed)
+    return [{**row, "line": f"{path}, line {line}"} for line, row in rows.items()]
 
 
-def _read_nccl_tests(path: str, notes: list[str]) -> list[TableRow]:
+def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
     """Read the table that a program of nccl-tests prints: out-of-place times, which come first."""
     lines = read_bytes(path).decode(errors="replace").splitlines()
     if any(re.match(r"#\s+size\b.*\bcputime\b", line) for line in lines):
@@ -260,7 +247,7 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[TableRow]:
     if rest:
         raise SpecError(f"{path}: has groups of different numbers of GPUs; give the output of equal ones")
     notes += [f"{path}: of {name}" for name in dict.fromkeys(name for *_, name in ranks if name)]
-    rows: list[TableRow] = []
+    rows: list[Cells] = []
     for number, line in enumerate(lines, start=1):
         where, cells = f"{path}, line {number}", re.sub(NCCL_TESTS_TIMESTAMP, "", line).split()
         if not re.match(r"\s*\d+\s+\d+\s+[a-z]", line) or cells[0] == "0":
@@ -291,11 +278,9 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[TableRow]:
     return [{**row, "op": min(told)} for row in rows]
 
 
-def _kernels(
-    source: TableSource, rows: Iterable[TableRow], gpu: str, notes: list[str]
-) -> dict[str, tuple[Points, int]]:
+def _kernels(source: TableSource, rows: Iterable[Cells], gpu: str, notes: list[str]) -> dict[str, tuple[Points, int]]:
     """Return times of a GPU's kernels by sizes, medians of repeated rows, and the GPUs that took part."""
-    families: dict[str, list[TableRow]] = defaultdict(list)
+    families: dict[str, list[Cells]] = defaultdict(list)
     for row in rows:
         if row["gpu"] in (gpu, "") and all(row[column] == value for column, value in source.fixed.items()):
             name = source.kernel.format_map(row)
@@ -325,7 +310,7 @@ def _kernels(
     return kernels
 
 
-def _with_chosen(column: str, rows: Sequence[TableRow]) -> list[TableRow]:
+def _with_chosen(column: str, rows: Sequence[Cells]) -> list[Cells]:
     counts = Counter(row[column] for row in rows)
     chosen = max(counts, key=lambda value: (counts[value], [int(part) for part in re.findall(r"\d+", value)]))
     return [row for row in rows if row[column] == chosen]

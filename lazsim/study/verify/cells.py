@@ -1,47 +1,26 @@
 """Tables of what others measured or published, and what the cells of a row say."""
 
-import csv
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 
 from lazsim.errors import SpecError, prefix_errors
+from lazsim.files.tables import Cells, read_cells
 from lazsim.units import read_number
-
-Cells = Mapping[str, str]
 
 UNKNOWN = ("", "unknown", "nan", "n/a", "none")
 
 
 def read_rows(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
     """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
-    try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        columns = next(reader, [])
-        lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(f"{name}: is no table of comma-separated UTF-8 text ({error})") from None
-    for column in needed:
-        if column not in columns:
-            raise SpecError(f"{name}: has no column {column}; this table needs {', '.join(needed)}")
-    if twice := next((column for column in columns if columns.count(column) > 1), ""):
-        raise SpecError(f"{name}: has two columns {twice}; keep one")
-    if not lines:
-        raise SpecError(f"{name}: has no rows")
-    rows: dict[int, Cells] = {}
-    names = set()
-    for number, cells in lines:
+    rows, names = read_cells(name, content, needed), set()
+    for number, row in rows.items():
         with prefix_errors(f"{name}, line {number}"):
-            if len(cells) != len(columns):
-                raise SpecError(f"{len(cells)} cells; give one for each of the {len(columns)} columns")
-            row = dict(zip(columns, map(str.strip, cells), strict=True))
             if not row[needed[0]]:
                 raise SpecError(f"{needed[0]} is empty; give each row its own")
             if row[needed[0]] in names:
                 raise SpecError(f"a second row with the {needed[0]} {row[needed[0]]}; give each row its own")
             names.add(row[needed[0]])
-            rows[number] = row
     return rows
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import SpecError
+from lazsim.files.tables import Cells
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
 from lazsim.specs.overrides import override
-from lazsim.study.verify.cells import UNKNOWN, Cells, cell_flag, cell_number, cell_whole
+from lazsim.study.verify.cells import UNKNOWN, cell_flag, cell_number, cell_whole
 
 ATTENTION_TYPES = ("MHA", "GQA", "MQA", "MLA")
 

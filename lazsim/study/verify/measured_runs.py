@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.files.reading import read_bytes
+from lazsim.files.tables import Cells
 from lazsim.specs import ParallelSpec, Spec, read_toml
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.study.verify.cells import (
     UNKNOWN,
-    Cells,
     cell_choice,
     cell_flag,
     cell_number,

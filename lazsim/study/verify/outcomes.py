@@ -16,7 +16,8 @@ from typing import Any
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import read_bytes
-from lazsim.study.verify.cells import Cells, read_rows
+from lazsim.files.tables import Cells
+from lazsim.study.verify.cells import read_rows
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_names
 from lazsim.study.verify.replays import (
     MEASURED,
