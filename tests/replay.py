@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from tests.jobs import DETECT_S, JOIN_WAIT_S, REBUILD_S, RESTART_S, SAVE_S
+from tests.jobs import DETECT_S, JOIN_WAIT_S, REBUILD_S, REGROUP_S, RESTART_S, SAVE_S
 
 QUORUM_S, SHRINK_S, STALL_S = 1.0, 0.2, 180.0
 """Gloo under 1 s (torchft); 0.1 s, and 0.1 s of the controller (SPARe); 3 min (FT-HSDP)."""
@@ -34,6 +34,7 @@ class Job(NamedTuple):
     costs: object  # Of `tests.replay_costs`.
     unit: int = 0  # Under flexible dispatch a multiple of these nodes is used, from `fewest` on; else whole replicas.
     fewest: int = 0
+    rebalance_steps: int = 0  # Steps between plans anew; 0 where loads do not change.
 
 
 class FailedError(Exception):
@@ -154,9 +155,12 @@ class Replay:
         stage, rest = divmod(seat, self.num_seats // self.job.stages)
         return rest // self.job.shares, stage, rest % self.job.shares
 
-    def holds(self, seat, num_seats):
-        """Return the states of a seat: their bytes, and whether they count where seats are matched to nodes."""
-        held = self.job.costs.holds(num_seats)
+    def holds(self, seat, num_seats, step=None):
+        """Return the states of a seat: their bytes, and whether they count where seats are matched to nodes.
+
+        They are those of the plan in force, or of one made at a step.
+        """
+        held = self.job.costs.holds(num_seats, self.planned_step if step is None else step)
         if self.system == "bamboo":
             return merged([held[seat], held[(seat + num_seats // self.job.stages) % num_seats]])
         return held[seat]
@@ -198,7 +202,9 @@ class Replay:
             if self.newcomers():
                 return self.join
             self.ready = set()
-        step, interval = len(self.steps), self.job.interval_steps
+        step, interval, every = len(self.steps), self.job.interval_steps, self.job.rebalance_steps
+        if every and step // every > self.planned_step // every:
+            return self.rebalance
         if interval and step // interval > self.saves[-1][0] // interval:
             self.save()
         if self.join_is_due():
@@ -400,18 +406,17 @@ class Replay:
         nodes = self.with_survivors(joining)
         count = len(self.usable(nodes))
         held = {node: self.holds(seat, self.num_seats) for seat, node in self.seats.items()}
+        planned = [self.holds(seat, count, len(self.steps)) for seat in range(count)]
         pairs = itertools.product(range(len(nodes)), range(count))
         lacks = {
-            (i, seat): sum(
-                counts and item not in held.get(nodes[i], {}) for item, (_, counts) in self.holds(seat, count).items()
-            )
+            (i, seat): sum(counts and item not in held.get(nodes[i], {}) for item, (_, counts) in planned[seat].items())
             for i, seat in pairs
         }
         chosen, moves = {}, []
         for i, seat in sorted(lacks, key=lambda pair: (lacks[pair], pair)):
             if seat not in chosen and nodes[i] not in chosen.values():
                 chosen[seat] = nodes[i]
-                for item, (num_bytes, _) in self.holds(seat, count).items():
+                for item, (num_bytes, _) in planned[seat].items():
                     owners = [node for node in held if item in held[node]]
                     if nodes[i] not in owners:
                         moves.append((owners, nodes[i], num_bytes))
@@ -426,6 +431,15 @@ class Replay:
         self.train_on(chosen, (self.dropped | set(self.seats.values())) - set(chosen))
         self.counts["reconfigurations"] += 1
         return self.train
+
+    def rebalance(self):
+        """Move to the plan for the loads of now; one that moves nothing takes no time."""
+        chosen, nodes, move_s = self.match(())
+        if move_s:
+            self.spend("rebalance", REGROUP_S + move_s, nodes)
+            self.counts["rebalances"] += 1
+        self.train_on(chosen, self.dropped)
+        return lambda: self.train(after_join=True)
 
     # Joins.
 

@@ -15,7 +15,10 @@ from tests.jobs import SAMPLES_PER_NODE, SAVE_S, TRANSFER_S
 
 
 class Constant(NamedTuple):
-    """Constant times, as in `tests.jobs`. `placement` says what each of some nodes holds under flexible dispatch."""
+    """Constant times, as in `tests.jobs`.
+
+    `placement` says what each of some nodes holds under flexible dispatch, by the step at which they were placed.
+    """
 
     stages: int
     shares: int
@@ -26,9 +29,9 @@ class Constant(NamedTuple):
     placement: object = None
     optimizer_bytes: int = 12
 
-    def holds(self, count):
+    def holds(self, count, step):
         if self.placement is not None:
-            return [dict.fromkeys(experts, (1, True)) for experts in self.placement(count)]
+            return [dict.fromkeys(experts, (1, True)) for experts in self.placement(count, step)]
         per_stage = count // self.stages
         return [{(seat // per_stage, seat % per_stage % self.shares): (1, True)} for seat in range(count)]
 
@@ -152,7 +155,7 @@ class Layout:
             bytes_by_stage.append(bytes_U)
         return bytes_by_stage
 
-    def holds(self, count):
+    def holds(self, count, step=0):
         """Return the experts of each seat by layer, and its part of the dense state of its stage, with their bytes."""
         return self.held(count)
 

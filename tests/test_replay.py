@@ -11,15 +11,18 @@ import pytest
 
 from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.nodes import Spares
+from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.placement.grid import Grid
 from lazsim.scenario import resolve
-from tests.jobs import RESTART_S, SAVE_S, EvenLoads, costs, trace
+from tests.jobs import RESTART_S, SAVE_S, EvenLoads, RandomLoads, costs, trace
 from tests.replay import RULES, Job, Replay
 from tests.replay_costs import Constant, Layout
 
 NUM_TRACES, NUM_LAYOUT_TRACES = 40, 15
+
+REBALANCE_STEPS = 30
 
 plain_costs = cache(costs)
 
@@ -61,9 +64,9 @@ def grid_costs(grid, seconds, micro_batches, node_s):
 
 
 @cache
-def lazarus_plan(num_nodes):
-    """Return the experts, by layer, on each of some nodes: the plan is an input here."""
-    holds_LEN = SYSTEMS["lazarus"].plan_evenly(plain_costs(), num_nodes).holds_LEN
+def lazarus_plan(num_nodes, step):
+    """Return the experts, by layer, on each of some nodes that were placed at a step: the plan is an input here."""
+    holds_LEN = Planner(SYSTEMS["lazarus"], plain_costs(), RandomLoads(2, 4)).plan(num_nodes, step).holds_LEN
     return [set(zip(*np.nonzero(holds_LEN[:, :, node]), strict=True)) for node in range(num_nodes)]
 
 
@@ -85,7 +88,7 @@ def random_constant(rng, system):
     )
     costs, expert_share = grid_costs(grid, seconds, micro_batches, node_s)
     if system == "lazarus":
-        costs = plain_costs(seconds)
+        costs = plain_costs(seconds, rebalance_interval_steps=REBALANCE_STEPS)
     placement = lazarus_plan if system == "lazarus" else None
     return costs, Constant(*grid, seconds, micro_batches, node_s, expert_share, placement), grid
 
@@ -162,6 +165,7 @@ def random_job(rng, system, grid, own):
         costs=own,
         unit=unit,
         fewest=fewest,
+        rebalance_steps=REBALANCE_STEPS if isinstance(own, Constant) and own.placement else 0,
     )
 
 
@@ -218,7 +222,7 @@ def both(system, seed, random_costs, shift=lambda rng, events: events):
         trace(*changes, duration_s=end_s + 1),
         SYSTEMS[system],
         costs,
-        EvenLoads(costs.model.num_moe_layers, costs.model.num_experts),
+        (RandomLoads if job.rebalance_steps else EvenLoads)(costs.model.num_moe_layers, costs.model.num_experts),
         end_s,
         interval_steps=job.interval_steps,
         spares=Spares(job.most_in_service, job.spare_start_s),
