@@ -23,6 +23,28 @@ FINEST = 1 << 24
 """Tokens of a layer of loads that are shares: smaller ones than a sixteen-millionth round to none."""
 
 
+def check_counts(what: str, counts: npt.ArrayLike, least: int) -> npt.NDArray[np.int64]:
+    """Return numbers for each expert of each layer, shape (L, E); a `SpecError` says that one is less, or none.
+
+    Examples
+    --------
+    >>> check_counts("replicas", [[2, 0]], least=1)
+    Traceback (most recent call last):
+    ...
+    lazsim.errors.SpecError: replicas: expert 1 of layer 0 has 0; give each at least 1
+    """
+    found: npt.NDArray[Any] = np.asarray(counts)
+    if found.ndim != 2 or not found.size or found.dtype.kind not in "iu":
+        told = f"{found.dtype} of shape {found.shape}"
+        raise SpecError(f"{what}: expected integers of shape (layers, experts), found {told}")
+    if found.min() < least:
+        layer, expert = np.argwhere(found < least)[0]
+        raise SpecError(
+            f"{what}: expert {expert} of layer {layer} has {found[layer, expert]}; give each at least {least}"
+        )
+    return found
+
+
 def check_loads(load_LE: npt.ArrayLike, num_slots: int) -> npt.NDArray[np.int64]:
     """Return the tokens of each expert as int64.
 
@@ -40,14 +62,7 @@ def check_loads(load_LE: npt.ArrayLike, num_slots: int) -> npt.NDArray[np.int64]
     ...
     lazsim.errors.SpecError: loads: layer 0 has 8.796e+12 tokens; give at most 8,796,093,022,208: ...
     """
-    loads: npt.NDArray[Any] = np.asarray(load_LE)
-    if loads.ndim != 2 or not loads.size or loads.dtype.kind not in "iu":
-        found = f"{loads.dtype} of shape {loads.shape}"
-        raise SpecError(f"loads: expected integers of shape (layers, experts), found {found}")
-    if loads.min() < 0:
-        layer, expert = np.argwhere(loads < 0)[0]
-        count = loads[layer, expert]
-        raise SpecError(f"loads: expert {expert} of layer {layer} has {count} tokens; give counts from 0 up")
+    loads = check_counts("loads", load_LE, least=0)
     if num_slots > MAX_SLOTS:
         raise SpecError(f"{num_slots:,} slots in a layer; give at most {MAX_SLOTS:,}")
     check_layer_totals(loads.sum(axis=1, dtype=np.float64))

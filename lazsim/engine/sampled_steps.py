@@ -60,7 +60,7 @@ class StepTimers:
 
 
 @dataclass
-class SampledStepTimer:
+class SampledStepTimer(StepTimer):
     """Times the steps of a plan by a point of a sampler, and by the plan itself where no other stands for it."""
 
     timers: StepTimers
@@ -69,30 +69,22 @@ class SampledStepTimer:
     _own: StepTimer | None = None
 
     @property
-    def samples_per_step(self) -> int:
+    def samples_per_step(self) -> int:  # type: ignore[override]  # others know it at once
         """See `StepTimer`; known once a step was timed."""
         return self.timers.samples_per_step[self.planned.num_nodes]
-
-    def step_s(self, step: int) -> float:
-        """See `StepTimer`."""
-        return self._step_s(self._find(step), step)
 
     def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`: all steps for which a point stands take the same."""
         series = self._find(step)
         if not series.is_sampled:
-            return self._step_s(series, step), LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
-        end = (series.start + series.length) * self.timers.sampler.window_steps
-        return self._step_s(series, step), end - step
+            return self._exact().step_s(step), LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+        assert series.seconds is not None, "the value was found"
+        return series.seconds, (series.start + series.length) * self.timers.sampler.window_steps - step
 
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
         series = self._find(step)
         return float(series.found.extrapolated_share) if series.is_sampled else self._exact().extrapolated_share(step)
-
-    def _step_s(self, series: Series, step: int) -> float:
-        assert series.seconds is not None, "the value was found"
-        return series.seconds if series.is_sampled else self._exact().step_s(step)
 
     def _exact(self) -> StepTimer:
         if self._own is None:

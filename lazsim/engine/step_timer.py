@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
@@ -32,25 +31,23 @@ TIMES_KEPT = 1000
 """Times of steps that a timer keeps, of as many samples each as are taken at once."""
 
 
-class StepTimer(Protocol):
+class StepTimer:
     """Duration and size of the steps under one plan."""
 
-    @property
-    def samples_per_step(self) -> int:
-        """Sequences that a step trains."""
-        ...
-
-    def step_s(self, step: int) -> float:
-        """Return the seconds of the step that follows `step` others."""
-        ...
+    samples_per_step: int
+    """Sequences that a step trains."""
 
     def stretch(self, step: int) -> tuple[float, int]:
         """Return the seconds of the step that follows `step` others, and how many from it on take as long."""
-        ...
+        raise NotImplementedError
+
+    def step_s(self, step: int) -> float:
+        """Return the seconds of the step that follows `step` others."""
+        return self.stretch(step)[0]
 
     def extrapolated_share(self, step: int) -> float:
         """Return the share of that time extrapolated beyond what a profile measured; 0 without a profile."""
-        ...
+        return 0.0
 
 
 MakeStepTimer = Callable[[PlacementPlan, Ints], StepTimer]
@@ -83,7 +80,7 @@ Times = dict[int, tuple[float, float]]
 """Seconds of a step by stretch of steps: all, and without time beyond the sizes of a profile."""
 
 
-class ModelledStepTimer:
+class ModelledStepTimer(StepTimer):
     """Times steps as loads drift, all stretches up to the next rebalance at once."""
 
     def __init__(self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> None:
@@ -108,13 +105,9 @@ class ModelledStepTimer:
         seconds = (each.tolist() for each in self._cost.step_and_measured_s(loads))
         return dict(zip(stretches, zip(*seconds, strict=True), strict=True))
 
-    def step_s(self, step: int) -> float:
-        """See `StepTimer`."""
-        return self._step_and_measured_s(step)[0]
-
     def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`."""
-        return self.step_s(step), LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+        return self._step_and_measured_s(step)[0], LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
 
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
@@ -122,16 +115,12 @@ class ModelledStepTimer:
         return max(0.0, 1 - measured_s / step_s)
 
 
-class PacedStepTimer:
+class PacedStepTimer(StepTimer):
     """Times steps on what is left of a plan: a factor of those on all of it, with a share of their samples."""
 
     def __init__(self, timer: StepTimer, step_factor: float, samples_share: float) -> None:
         self.samples_per_step = round(timer.samples_per_step * samples_share)
         self._timer, self._factor = timer, step_factor
-
-    def step_s(self, step: int) -> float:
-        """See `StepTimer`."""
-        return self._timer.step_s(step) * self._factor
 
     def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`."""

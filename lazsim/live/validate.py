@@ -16,7 +16,7 @@ import msgspec
 from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.engine.systems.system import state_bytes
 from lazsim.files.writing import check_folder, scratch_folder
@@ -192,7 +192,7 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
 
 
 @dataclass
-class MeasuredTimer:
+class MeasuredTimer(StepTimer):
     """A measured step time for any loads, and a batch of fixed size.
 
     The first step that is asked for is one after a recovery, unless a rebalance is due there, which has made the plan.
@@ -204,20 +204,12 @@ class MeasuredTimer:
     rebalance_interval_steps: int
     _begins: int | None = None
 
-    def step_s(self, step: int) -> float:
-        """Return the seconds of a step."""
-        return self.stretch(step)[0]
-
     def stretch(self, step: int) -> tuple[float, int]:
-        """Return the same, and the steps of a stretch."""
+        """See `StepTimer`."""
         self._begins = step if self._begins is None else self._begins
         if step == self._begins and (not step or step % self.rebalance_interval_steps):
             return self.first_s, 1
         return self.seconds, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
-
-    def extrapolated_share(self, _step: int) -> float:
-        """Return 0: the whole step is measured."""
-        return 0.0
 
 
 def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: int) -> SystemRun:

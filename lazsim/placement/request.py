@@ -6,7 +6,7 @@ import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
-from lazsim.loads import check_loads
+from lazsim.loads import check_counts, check_loads
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.steady import MOVE_COST
 from lazsim.units import counted
@@ -87,13 +87,7 @@ class PlacementRequest:
 
 
 def _checked_replicas(replicas_LE: Ints, num_slots: int) -> Ints:
-    if replicas_LE.ndim != 2 or not replicas_LE.size or replicas_LE.dtype.kind not in "iu":
-        found = f"{replicas_LE.dtype} of shape {replicas_LE.shape}"
-        raise SpecError(f"replicas: expected integers of shape (layers, experts), found {found}")
-    if replicas_LE.min() < 1:
-        layer, expert = np.argwhere(replicas_LE < 1)[0]
-        count = replicas_LE[layer, expert]
-        raise SpecError(f"replicas: expert {expert} of layer {layer} has {count}; give each at least 1")
+    check_counts("replicas", replicas_LE, least=1)
     # As floats, which cannot overflow and hold all sums that fit.
     placed_L = replicas_LE.sum(axis=1, dtype=np.float64)
     if (placed_L != num_slots).any():

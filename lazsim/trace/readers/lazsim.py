@@ -134,9 +134,9 @@ def trace_bytes(trace: Trace, header: Mapping[str, str] | None = None) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def write_trace(trace: Trace, path: Path | str, header: Mapping[str, str] | None = None) -> None:
+def write_trace(trace: Trace, path: Path | str) -> None:
     """Write a trace in lazsim's format, whole or not at all, or raise LazsimError; see `trace_bytes`."""
-    write_whole(Path(path), trace_bytes(trace, header))
+    write_whole(Path(path), trace_bytes(trace))
 
 
 def _seconds(value: float) -> str:
