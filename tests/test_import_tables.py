@@ -9,7 +9,7 @@ from lazsim.errors import SpecError
 from lazsim.specs.catalog import read_spec_bytes
 from lazsim.stepmodel.check_tables import check_tables
 from lazsim.stepmodel.import_tables import import_tables
-from lazsim.stepmodel.tables import CATALOG, holds_tables, load_tables, parse_tables
+from lazsim.stepmodel.tables import KERNELS, holds_tables, load_tables, parse_tables
 
 GEMM = "gpu,dtype,m,n,k,time_us\n"
 HEAD = "kernel,size,columns,inner,num_ranks,time_us\n"
@@ -257,7 +257,7 @@ def test_import_show_and_check_agree(tmp_path, lazsim):
 
 def test_a_step_runs_on_tables_of_its_own_in_the_current_folder(tmp_path, lazsim, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.csv").write_bytes((CATALOG / "h100.csv").read_bytes())
+    (tmp_path / "mine.csv").write_bytes((KERNELS / "h100.csv").read_bytes())
     gpu = read_spec_bytes("gpus", "h100").decode()
     (tmp_path / "gpu.toml").write_text(gpu.replace('kernels = "h100"', 'kernels = "mine.csv"'))
     cluster = read_spec_bytes("clusters", "dgx-h100").decode()
@@ -385,7 +385,7 @@ def test_shipped_tables_are_what_the_command_makes_of_the_reference(shared):
     if not folder.is_dir():
         pytest.skip(f"needs {folder}")
     imported = import_tables(str(folder), "a100")
-    assert imported.text == (CATALOG / "a100.csv").read_text()
+    assert imported.text == (KERNELS / "a100.csv").read_text()
     assert imported.median_error < 0.05
 
 

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lazsim.costmodel.profile import CATALOG, Point, read_profile, require_header, save_profile
+from lazsim.costmodel.profile import PROFILES, Point, read_profile, require_header, save_profile
 from lazsim.errors import InfeasiblePlanError
 from lazsim.output.run import run_files, run_parts
 from lazsim.output.table import render
@@ -261,7 +261,7 @@ def test_policies_that_put_an_expert_on_too_few_nodes_are_named():
 
 def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
     # docs/guides/profiles.md: gpt-s runs on this profile, gpt-l stops at 2^29 parameters of the optimizer.
-    folder = CATALOG / "epyc-2cores"
+    folder = PROFILES / "epyc-2cores"
     assert profile_notes(folder / "gpt-s.csv", "gpt-s") == []
     (note,) = profile_notes(folder / "gpt-l.csv", "gpt-l")
     assert (
@@ -279,7 +279,7 @@ def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
 def test_a_profile_of_blocks_that_none_can_have_says_so(tmp_path):
     # Nemotron has Mamba-2 blocks, and a shared expert that is wider than its others.
     model, path = load_spec(ModelSpec, "nemotron-3-nano"), tmp_path / "part.csv"
-    header = msgspec.structs.replace(require_header(read_profile(CATALOG / "epyc-2cores" / "gpt-s.csv")), model=model)
+    header = msgspec.structs.replace(require_header(read_profile(PROFILES / "epyc-2cores" / "gpt-s.csv")), model=model)
     save_profile(path, header, [Point(kernel="optimizer", size=size, time_s=size * 1e-9) for size in (1, 2**40)])
     note, *_ = profile_notes(path, "nemotron-3-nano")
     assert note == f"{path}: a run takes analytic times for dense: no profile has state_space, shared_experts"

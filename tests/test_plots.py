@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lazsim
-from lazsim.costmodel.profile import CATALOG, read_profile
+from lazsim.costmodel.profile import PROFILES, read_profile
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
@@ -217,7 +217,7 @@ def test_probabilities_near_1_are_drawn_apart_and_others_on_the_whole_axis(
 
 
 def test_a_kernel_looks_the_same_in_the_pictures_of_all_profiles():
-    whole = read_profile(CATALOG / "h200" / "gpt-l.csv")
+    whole = read_profile(PROFILES / "h200" / "gpt-l.csv")
     some = replace(whole, points=tuple(point for point in whole.points if point.kernel in ("expert", "optimizer")))
     units = ("tokens", "assignments", "params")
     of_whole, of_some = (kernel_looks(profile, units) for profile in (whole, some))

@@ -31,7 +31,7 @@ GPT_S = (ROOT / "lazsim/catalog/models/gpt-s.toml").read_text()
 def test_every_catalogue_entry_can_be_read_and_is_named_as_its_file(spec_type):
     names = catalog_names(CATALOG_KINDS[spec_type])
     assert names
-    assert [load_spec(spec_type, name).name for name in names] == names
+    assert tuple(load_spec(spec_type, name).name for name in names) == names
 
 
 def test_every_gpu_that_a_user_may_ask_for_is_there():

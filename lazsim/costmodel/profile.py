@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from msgspec import Meta
 
 from lazsim.errors import SpecError, unknown_name
 from lazsim.files.decoding import convert, decode_json
-from lazsim.files.reading import read_bytes
+from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import read_cells
 from lazsim.files.writing import csv_bytes, json_bytes, write_all
 from lazsim.specs import ModelSpec, sha256
@@ -20,7 +19,7 @@ from lazsim.units import THOUSANDS, read_number
 
 FORMAT_VERSION = 1
 
-CATALOG = Path(str(resources.files("lazsim") / "catalog" / "profiles"))
+PROFILES = CATALOG / "profiles"
 
 SIZE_UNITS = {
     "dense": "tokens",
@@ -197,12 +196,12 @@ def profile_paths(name: str) -> list[Path]:
         return [Path(name)]
     if name not in profile_names():
         raise SpecError(unknown_name("profile", name, profile_names(), "a path to a .csv file"))
-    return sorted((CATALOG / name).glob("*.csv"))
+    return sorted((PROFILES / name).glob("*.csv"))
 
 
 def profile_names() -> list[str]:
     """List the devices that the catalogue has profiles of."""
-    return sorted({path.parent.name for path in CATALOG.glob("*/*.csv")})
+    return sorted({path.parent.name for path in PROFILES.glob("*/*.csv")})
 
 
 def read_profile(path: Path | str) -> Profile:

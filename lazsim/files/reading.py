@@ -10,11 +10,15 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
 from lazsim.errors import FileSizeError, LazsimError, SpecError, prefix_errors
 from lazsim.limits import MAX_FILE_BYTES
+
+CATALOG = Path(str(resources.files("lazsim") / "catalog"))
+"""Folder of what lazsim has by name: models, clusters, kernels, traces and all else."""
 
 HEAD_BYTES = 1 << 16
 """Bytes of a file that is too large which an error keeps, to tell what it is."""

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,7 +11,7 @@ import msgspec
 
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.decoding import convert
-from lazsim.files.reading import decode_text, read_bytes
+from lazsim.files.reading import CATALOG, decode_text, read_bytes
 from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.huggingface import import_config
@@ -53,15 +52,10 @@ OTHER_NAMES: Mapping[str, str] = {
 """Names that are no entry of the catalogue, by kind."""
 
 
-def catalog_names(kind: str) -> list[str]:
-    """List the names of a folder of the catalogue, sorted."""
-    return list(_names_of(kind))
-
-
 @functools.cache
-def _names_of(kind: str) -> list[str]:
-    folder = resources.files("lazsim") / "catalog" / kind
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+def catalog_names(kind: str) -> tuple[str, ...]:
+    """List the names of a folder of the catalogue, sorted."""
+    return tuple(sorted(path.stem for path in (CATALOG / kind).glob("*.toml")))
 
 
 def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> DecodedT:
@@ -99,7 +93,7 @@ def sized_cluster(name: str) -> bytes | None:
     gpu, _, nodes = name.rpartition("x")
     if gpu not in SIZED_CLUSTERS or not re.fullmatch(r"[1-9]\d{0,4}", nodes, re.ASCII) or int(nodes) > MAX_NODES:
         return None
-    base = (resources.files("lazsim") / "catalog" / "clusters" / f"{SIZED_CLUSTERS[gpu]}.toml").read_text("utf-8")
+    base = (CATALOG / "clusters" / f"{SIZED_CLUSTERS[gpu]}.toml").read_text("utf-8")
     spec = msgspec.toml.decode(base)
     storage = spec["network"]["storage_bytes_per_s"] * int(nodes) / spec["num_nodes"]
     values = {"name": f'"{name}"', "num_nodes": nodes, "storage_bytes_per_s": f"{storage:.4g}"}
@@ -149,7 +143,7 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
         if sized is None:
             raise SpecError(unknown_name(kind.removesuffix("s"), name, known, OTHER_NAMES.get(kind, OWN_FILE)))
         return sized
-    return (resources.files("lazsim") / "catalog" / kind / f"{name}.toml").read_bytes()
+    return (CATALOG / kind / f"{name}.toml").read_bytes()
 
 
 def describe_spec(kind: str, name: str) -> str:

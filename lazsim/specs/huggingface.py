@@ -6,13 +6,13 @@ import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import msgspec
 
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files.decoding import convert, decode_json
+from lazsim.files.reading import CATALOG
 from lazsim.limits import MAX_LAYERS
 from lazsim.specs.model import ModelSpec
 
@@ -87,8 +87,7 @@ PATTERN = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 @cache
 def families() -> dict[str, dict[str, Any]]:
     """Return what is known of families beside their configs, by the begin of their `model_type`."""
-    text = (resources.files("lazsim") / "catalog" / "families.toml").read_bytes()
-    return msgspec.toml.decode(text, type=dict[str, dict[str, Any]])
+    return msgspec.toml.decode((CATALOG / "families.toml").read_bytes(), type=dict[str, dict[str, Any]])
 
 
 def _table(fields: Mapping[str, Any], name: str) -> dict[str, Any]:

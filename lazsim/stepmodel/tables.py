@@ -7,17 +7,15 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.files.reading import read_bytes
+from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.units import read_number
 
-CATALOG = Path(str(resources.files("lazsim") / "catalog" / "kernels"))
+KERNELS = CATALOG / "kernels"
 
 MICROSECOND = 1e-6
 
@@ -171,12 +169,12 @@ def read_tables(name: str) -> bytes:
         return read_bytes(name)
     if name not in tables_names():
         raise SpecError(unknown_name("GPU with kernel tables", name, tables_names(), "a path to a .csv file"))
-    return (CATALOG / f"{name}.csv").read_bytes()
+    return (KERNELS / f"{name}.csv").read_bytes()
 
 
 def tables_names() -> list[str]:
     """List the GPUs that the catalogue has kernel tables of."""
-    return sorted(path.stem for path in CATALOG.glob("*.csv"))
+    return sorted(path.stem for path in KERNELS.glob("*.csv"))
 
 
 def holds_tables(content: bytes) -> bool:

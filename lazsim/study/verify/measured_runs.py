@@ -10,12 +10,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from lazsim.errors import LazsimError, SpecError
-from lazsim.files.reading import read_bytes
+from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
 from lazsim.specs import ParallelSpec, Spec, read_toml
 from lazsim.specs.overrides import override
@@ -33,7 +32,7 @@ from lazsim.study.verify.cells import (
 )
 from lazsim.study.verify.measured_models import Lookup
 
-CATALOG, SOURCES = "measured/training.csv", "measured/sources.toml"
+RUNS, SOURCES = "measured/training.csv", "measured/sources.toml"
 
 PRECISIONS = {
     "fp8_cs": "fp8",
@@ -146,7 +145,7 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     LazsimError
         When the file cannot be read or lacks columns. A row that cannot be predicted says so in `MeasuredRun.skipped`.
     """
-    catalogued = read_rows(CATALOG, (resources.files("lazsim") / "catalog" / CATALOG).read_bytes(), NEEDED)
+    catalogued = read_rows(RUNS, (CATALOG / RUNS).read_bytes(), NEEDED)
     if path is None:
         return [_run(row, Lookup({}, {})) for row in catalogued.values()]
     beside = Path(path).parent
@@ -397,4 +396,4 @@ def _recipes(row: Cells) -> Recipes:
 
 @functools.cache
 def _recipes_by_source() -> dict[str, Recipes]:
-    return read_toml(SOURCES, (resources.files("lazsim") / "catalog" / SOURCES).read_bytes(), dict[str, Recipes])
+    return read_toml(SOURCES, (CATALOG / SOURCES).read_bytes(), dict[str, Recipes])

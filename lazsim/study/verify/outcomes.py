@@ -10,12 +10,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
-from lazsim.files.reading import read_bytes
+from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
 from lazsim.study.verify.cells import read_rows
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_names
@@ -30,7 +29,7 @@ from lazsim.study.verify.replays import (
     scale_of,
 )
 
-CATALOG = f"{MEASURED}/outcomes.csv"
+OUTCOMES = f"{MEASURED}/outcomes.csv"
 
 NEEDED = ("id", "metric", "value", "tolerance_hint")
 """Columns that a table of outcomes must have."""
@@ -122,8 +121,8 @@ def read_outcomes(path: str | None = None) -> list[PublishedOutcome]:
     LazsimError
         When the file cannot be read, lacks columns, or has a set-up that there is not.
     """
-    content = (resources.files("lazsim") / "catalog" / CATALOG).read_bytes()
-    catalogue = {row["id"]: row for row in read_rows(CATALOG, content, NEEDED).values()}
+    content = (CATALOG / OUTCOMES).read_bytes()
+    catalogue = {row["id"]: row for row in read_rows(OUTCOMES, content, NEEDED).values()}
     if path is None:
         return [outcome_of(row, {}) for row in catalogue.values()]
     rows = read_rows(path, read_bytes(path), NEEDED)

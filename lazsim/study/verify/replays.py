@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib import resources
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
@@ -21,6 +20,7 @@ import numpy as np
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.files.decoding import convert
+from lazsim.files.reading import CATALOG
 from lazsim.routing import RecordedRouting
 from lazsim.scenario import Resolver
 from lazsim.specs import Spec, read_toml
@@ -145,7 +145,7 @@ class Setups(Spec, frozen=True, kw_only=True):
 def load_setups() -> Setups:
     """Read the set-ups of the catalogue."""
     name = f"{MEASURED}/outcomes.toml"
-    return read_toml(name, (resources.files("lazsim") / "catalog" / name).read_bytes(), Setups)
+    return read_toml(name, (CATALOG / name).read_bytes(), Setups)
 
 
 def find_setup(group: str, metric: str, system: str) -> str | None:
