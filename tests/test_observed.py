@@ -1,6 +1,7 @@
 """``lazsim compare``: logs of steps, taken apart and held against simulations of the same failures."""
 
 import json
+import re
 
 import pytest
 
@@ -86,6 +87,7 @@ BAD = {
     "one step": ("time,step\n1,1\n", "with 3 steps or more"),
     "time back": ("time,step\n1,1\n5,2\n4,3\n9,4\n", "line 4: its time is before"),
     "a century": ("time,step\n1,1\n2,2\n4e9,3\n", "its times span more than a century; give them in seconds"),
+    "milliseconds": ("time,step\n1740787200000,1\n1740787201000,2\n1740787202000,3\n", "no seconds since 1970"),
     "brackets": ("[rank0] hello\n[rank1] world\n", "no log of steps; give a table"),
     "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
     "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
@@ -151,3 +153,6 @@ def test_a_log_that_stops_at_other_times_than_the_trace_is_told_of(lazsim, tmp_p
     # The recipe loses a node each 5 min: at 300 and at 600 s of 690.
     assert "the log stops 0 times, simulations otherwise (lazarus 2)" in err
     assert "--start moves it" in err
+    # `testbed-a` has 4 samples a node, of 8 to 10 nodes.
+    (batch,) = re.findall(r"a simulated step has ([\d.]+) samples in the mean: steps of the log are taken to be", err)
+    assert 32 < float(batch) < 40

@@ -25,7 +25,7 @@ from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
-from lazsim.trace.reading.clock import read_date
+from lazsim.trace.reading.clock import EPOCHS_S, read_date
 from lazsim.units import read_number
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
@@ -151,6 +151,8 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
             raise LazsimError(f"{path}, line {after.line}: its time is before that of the line above; sort the log")
     if marks[-1].time_s - marks[0].time_s > LONGEST_S:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
+    if marks[-1].time_s > EPOCHS_S[1]:
+        raise LazsimError(f"{path}: its times are no seconds since 1970, but perhaps ms; give seconds, or dates")
     return unit, marks, sha256(content)
 
 
@@ -343,8 +345,15 @@ def compare_observed(
         observed,
         simulated,
         {run.name: offer(observed, simulated[run.name], run, recovery) for run in result.runs},
-        (*_log_notes(unit, marks, observed, simulated), *result.notes),
+        (*_log_notes(unit, marks, observed, simulated), *_batch_note(unit, result.runs), *result.notes),
     )
+
+
+def _batch_note(unit: str, runs: Sequence[SystemRun]) -> Iterator[str]:
+    """Yield how large steps are, which a log need not tell."""
+    batches = sorted({f"{run.samples / run.steps:,.4g}" for run in runs if run.steps})
+    if unit == "steps" and batches:
+        yield f"a simulated step has {' or '.join(batches)} samples in the mean: steps of the log are taken to be as large"
 
 
 def _log_notes(unit: str, marks: list[Mark], observed: Phases, simulated: Mapping[str, Phases]) -> Iterator[str]:
