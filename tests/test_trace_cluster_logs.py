@@ -515,6 +515,9 @@ REFUSED = {
     # Only the second tells how long it ran: 40 nodes for a day.
     "sacct with gaps": ("JobID|AllocNodes|State|Start|End|Elapsed\n1|40|NODE_FAIL||2025-03-02T12:00:00|\n"
                         "2|40|NODE_FAIL|2025-03-03T00:00:00Z|2025-03-04T00:00:00|\n", "job log", "in 960 node-hours"),
+    "lengths in another unit than seconds": ("job_id,node_num,state,start_time,end_time,duration\n"
+                                             "a,8,NODE_FAIL,2023-05-17 11:00:00,2023-05-17 13:00:00,120\n", "job log",
+                                             "in 16 node-hours"),
     "short rows": ("job_id,node_num,state,start_time,duration\na,8,NODE_FAIL,2023-05-17\n", "job log", "mtbf D"),
     "philly": ('[{"status": "Pass", "jobid": "a1", "attempts": [{"start_time": "2017-10-07"}]}]', "job log", "D"),
     "sacct": ("JobID|JobName|NNodes|State|Start|End\n1|a|4|COMPLETED|2025-03-01T00:00:00|2025-03-01T01:00:00\n",

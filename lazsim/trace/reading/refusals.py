@@ -144,11 +144,12 @@ def _explain_jobs(text: str) -> str:
 
 def _job_s(texts: Mapping[str, str]) -> float:
     """Return how long a job ran, of a row by its columns; ValueError where nothing tells."""
-    if length := _first(texts, LENGTH_COLUMNS):
-        return read_length(length, "s")
-    dates = [read_date(_first(texts, (when, f"{when}time"))) for when in ("start", "end")]
-    start, end = (date.replace(tzinfo=date.tzinfo or UTC) for date in dates)
-    return (end - start).total_seconds()
+    # A length does not tell its unit, as dates do.
+    with suppress(ValueError):
+        dates = [read_date(_first(texts, (when, f"{when}time"))) for when in ("start", "end")]
+        start, end = (date.replace(tzinfo=date.tzinfo or UTC) for date in dates)
+        return (end - start).total_seconds()
+    return read_length(_first(texts, LENGTH_COLUMNS), "s")
 
 
 def _first(texts: Mapping[str, str], names: Iterable[str]) -> str:
