@@ -70,6 +70,15 @@ def test_loads_that_look_like_counters_since_the_start_are_told(tmp_path):
         assert not read_routing(write(tmp_path, "loads.json", [other.tolist()])).notes
 
 
+def test_a_list_of_experts_with_loads_of_an_unknown_name_is_not_taken_for_routes(tmp_path):
+    rows = "layer,expert,{}\n0,0,25\n0,1,75\n3,0,40\n3,1,60\n"
+    with pytest.raises(SpecError, match="each expert of a layer stands once"):
+        read_routing(write(tmp_path, "loads.csv", rows.format("mystery")))
+    assert loads_of(write(tmp_path, "loads.csv", rows.format("Percent"))) == ([0], [0, 3], [[[25, 75], [40, 60]]])
+    with pytest.raises(SpecError, match="each expert of a layer stands once"):
+        read_routing(write(tmp_path, "loads.jsonl", [{"layer": 0, "expert": at, "mystery": 5} for at in (0, 1)]))
+
+
 def test_one_rank_of_several_is_read_alone_and_said_to_be(tmp_path):
     path = write(tmp_path, SGLANG.format(1, "17"), "layer_id,expert_id,count\n3,0,5\n")
     found = read_routing(path)
@@ -158,7 +167,7 @@ def test_a_route_that_is_no_whole_number_is_no_other_one(tmp_path, cell):
 
 
 def test_a_table_without_loads_is_said_to_be_one_of_routes(tmp_path):
-    found = read_routing(write(tmp_path, "cut.csv", "step,layer,expert\n0,0,0\n0,0,1\n"))
+    found = read_routing(write(tmp_path, "cut.csv", "step,layer,expert\n0,0,0\n0,0,1\n0,0,1\n"))
     assert "no loads but routes: each expert of a row counts as one token" in found.notes
 
 

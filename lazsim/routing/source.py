@@ -24,7 +24,8 @@ NAMES = {
     "expert": "expert expertid expertidx expertindex logicalexpert logicalexpertid",
     "loads": "tokens count counts load loads numtokens tokencount tokensperexpert localtokensperexpert "
     "globaltokensperexpert expertload expertloads expertcount expertcounts logicalexpertload logicalcount "
-    "loadperexpert share shares fraction fractions",
+    "loadperexpert share shares fraction fractions percent percentage frequency freq hits activations numactivations "
+    "activationcount",
     "physical": "globalphysicalcount",
     "map": "physicaltologicalmap lastphysicaltologicalmap",
     "routes": "topkids topkidx topkindices topkexperts selectedexperts routedexperts expertids expertindices experts",
@@ -173,6 +174,9 @@ class LoadTable:
 
     def reading(self, *notes: str, num_experts: int = 0) -> Reading:
         """Return all loads; those that were not added are 0. A layer has at least `num_experts`."""
+        if self._routes and all(sorted(one) == list(range(max(2, len(one)))) for one in self._routes.values()):
+            what = "each expert of a layer stands once, and nothing is known as its load; name that tokens"
+            raise self._source.refuse("", what)
         for (step, layer), experts in self._routes.items():
             numbers = np.array(experts, dtype=np.int64)
             self.add("", step, layer, np.bincount(numbers[numbers >= 0], minlength=1))

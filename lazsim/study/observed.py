@@ -353,7 +353,8 @@ def _batch_note(unit: str, runs: Sequence[SystemRun]) -> Iterator[str]:
     """Yield how large steps are, which a log need not tell."""
     batches = sorted({f"{run.samples / run.steps:,.4g}" for run in runs if run.steps})
     if unit == "steps" and batches:
-        yield f"a simulated step has {' or '.join(batches)} samples in the mean: steps of the log are taken to be as large"
+        told = " or ".join(batches)
+        yield f"a simulated step has {told} samples in the mean: steps of the log are taken to be as large"
 
 
 def _log_notes(unit: str, marks: list[Mark], observed: Phases, simulated: Mapping[str, Phases]) -> Iterator[str]:
