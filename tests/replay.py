@@ -76,11 +76,17 @@ class Replay:
                     activity = activity()
                 except FailedError:
                     # A save in flight is void.
-                    self.saves = [save for save in self.saves if save[1] <= self.now]
+                    self.give_up_save()
                     self.counts["failures"] += 1
                     activity = self.detect
         except EndedError:
+            self.give_up_save()
             return sum(samples for samples, _ in self.steps), self.ledger, self.counts
+
+    def give_up_save(self):
+        written = [save for save in self.saves if save[1] <= self.now]
+        self.counts["checkpoints"] -= len(self.saves) - len(written)
+        self.saves = written
 
     # Time and nodes.
 

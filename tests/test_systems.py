@@ -80,6 +80,11 @@ def test_an_asynchronous_save_counts_only_when_it_is_written():
     early = run("async-checkpoint", (29, "remove", "a"), interval_steps=10)
     late = run("async-checkpoint", (31, "remove", "a"), interval_steps=10)
     assert (early.counts["lost_steps"], late.counts["lost_steps"]) == (14, 5)
+    # That of step 20, begun at 40 s, is not written when the run ends at 45 s.
+    ends = [
+        run("async-checkpoint", *changes, duration_s=45.0, interval_steps=10) for changes in ((), [(29, "remove", "a")])
+    ]
+    assert [end.counts["checkpoints"] for end in ends] == [1, 0]
 
 
 def test_a_copy_longer_than_a_step_is_made_once_and_written_from_its_end():

@@ -207,6 +207,8 @@ class Job:
             if failure is not None:
                 # The step under way is lost.
                 self.ledger.move("compute", "lost_work", max(0.0, spent_s - num_steps * stretch.step_s))
+        if self.progress.fail(self.env.now):
+            self.log.count("checkpoints", -1)
         if failure is None:
             self._log("end")
             self.state = Ended()
@@ -214,7 +216,6 @@ class Job:
         if self.state.is_joining:
             # Those that are left join at the next step boundary.
             self._join_at_s = self.env.now
-        self.progress.fail(self.env.now)
         before, removed = self.state, set(failure.removed)
         involved = set(before.involved)
         failed = tuple(node for node in failure.removed if node in involved)

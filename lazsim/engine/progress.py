@@ -85,12 +85,12 @@ class Progress:
         if not persist_s:
             self._saved, self._pending = self._pending, None
 
-    def fail(self, now_s: float) -> None:
-        """Give up a save that is not written yet: nodes have failed."""
-        if self._pending is not None:
-            if self._pending.counts_at_s <= now_s:
-                self._saved = self._pending
-            self._pending = None
+    def fail(self, now_s: float) -> bool:
+        """Give up a save that is not written yet, as nodes have failed; tell whether there was one."""
+        pending, self._pending = self._pending, None
+        if pending is not None and pending.counts_at_s <= now_s:
+            self._saved = pending
+        return pending is not None and pending.counts_at_s > now_s
 
     def written_at_s(self) -> float:
         """Return when the last save is written."""
