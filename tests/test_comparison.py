@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lazsim_experiments import shared
 
 from lazsim.output.plots import charts
-from lazsim.output.plots.charts import samples_figure
 from lazsim.output.sweep import sweep_files, sweep_parts
 from lazsim.output.table import render
 from lazsim.study.comparison import compare, rank
@@ -150,7 +150,8 @@ def test_a_sweep_over_two_axes_names_the_best_of_all_of_each_run_and_of_each_fir
 def figures(monkeypatch):
     """Keep the figures that are drawn."""
     kept = []
-    monkeypatch.setattr(charts, "to_files", lambda figure: kept.append(figure) or {"png": b"", "pdf": b""})
+    for drawn in (charts, shared):
+        monkeypatch.setattr(drawn, "to_files", lambda figure: kept.append(figure) or {"png": b"", "pdf": b""})
     return kept
 
 
@@ -198,8 +199,8 @@ def test_nothing_is_drawn_where_there_is_nothing_to_compare():
 
 def test_bars_of_two_seeds_have_no_interval(figures):
     rows = pd.DataFrame({"system": ["a", "a"], "seed": [0, 1], "model": "m", "samples": [10, 90]})
-    samples_figure(compare(rows, ["model"]))
-    samples_figure(compare(pd.concat([rows.assign(seed=rows["seed"] + 2 * more) for more in SIX]), ["model"]))
+    shared.samples_figure(compare(rows, ["model"]))
+    shared.samples_figure(compare(pd.concat([rows.assign(seed=rows["seed"] + 2 * more) for more in SIX]), ["model"]))
     drawn = [{type(held).__name__ for held in figure.axes[0].containers} for figure in figures]
     assert drawn == [{"BarContainer"}, {"BarContainer", "ErrorbarContainer"}]
 

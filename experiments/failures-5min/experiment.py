@@ -3,9 +3,9 @@
 How much does each system train on ten GPUs while a random one fails every 5 minutes, until half are left?
 """
 
-from lazsim.output.plots.charts import samples_figure
-from lazsim.output.plots.run import rates_figure
-from lazsim.study.comparison import advantage_change, compare
+from lazsim_experiments.shared import advantage_change, rates_figure, samples_figure
+
+from lazsim.study.comparison import compare
 from lazsim.study.experiment import GENERATED, RECORDED, Outcome
 
 SETTINGS = {

@@ -24,8 +24,8 @@ from lazsim.placement.plan import is_recoverable
 from lazsim.placement.policies import find_policy
 from lazsim.routing import load_routing
 from lazsim.scenario import resolve
-from lazsim.study.comparison import average
 from lazsim.study.experiment import Outcome
+from lazsim.study.intervals import mean_interval
 
 SETTINGS = {
     "models": ["gpt-s", "gpt-m", "gpt-l"],
@@ -236,3 +236,12 @@ def outcome(pause_s=0.0, lost_work_s=0.0, restart_share=0.0):
         "lost_work_s": lost_work_s,
         "restart_share": restart_share,
     }
+
+
+def average(rows, setting, value):
+    """Return the mean of a value in each setting with its 95 % interval, ``ci_low`` and ``ci_high``."""
+    found = []
+    for key, group in rows.groupby(list(setting), sort=False):
+        mean, low, high = mean_interval(group[value].tolist())
+        found.append(dict(zip(setting, key, strict=True)) | {value: mean, "ci_low": low, "ci_high": high})
+    return pd.DataFrame(found)

@@ -36,12 +36,6 @@ MOST_ROUNDS = 3
 """Steps of one ratio, at most: an interval of more than twenty times Young's is that of a lucky trace."""
 
 
-def young_interval_steps(scenario: Scenario, between_failures_s: float) -> int:
-    """Return Young's interval in steps of the scenario's system on its full cluster; at least 1."""
-    system, costs = scenario.find_system(), scenario.costs()
-    return interval_steps(system, costs, scenario.load_routing(), scenario.cluster.num_nodes, between_failures_s)
-
-
 def parse_interval(value: Any) -> str | int | float | None:
     """Read an interval: ``auto``, a number of steps, 0 for no checkpoints, or a duration such as ``30min``, in seconds.
 

@@ -166,36 +166,3 @@ def compare(
                 | {count: float(part[count].mean()) for count in COUNTS if count in part}
             )
     return pd.DataFrame(found)
-
-
-def average(rows: pd.DataFrame, setting: Sequence[str], value: str) -> pd.DataFrame:
-    """Return the mean of a value in each setting with its 95 % interval, ``ci_low`` and ``ci_high``."""
-    import pandas as pd
-
-    found = []
-    for key, group in rows.groupby(list(setting), sort=False):
-        mean, low, high = mean_interval(group[value].tolist())
-        found.append(dict(zip(setting, key, strict=True)) | {value: mean, "ci_low": low, "ci_high": high})
-    return pd.DataFrame(found)
-
-
-def advantage_change(table: pd.DataFrame, column: str, before: str, after: str, setting: Sequence[str]) -> pd.DataFrame:
-    """Return by how much the advantage over each system changes from one value of a column to another.
-
-    `table` is that of `compare`. `setting` has the other columns that tell settings apart; settings that lack either
-    value are left out.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> table = pd.DataFrame({"loads": ["even", "odd"] * 2, "system": ["a", "a", "b", "b"], "advantage": [1, 1, 2, 3]})
-    >>> advantage_change(table, "loads", "even", "odd", []).values.tolist()
-    [['b', 2, 3, 0.5]]
-    """
-    keys = [*setting, "system"]
-    sides = [
-        table[table[column] == value].set_index(keys)["advantage"].rename(value).to_frame() for value in (before, after)
-    ]
-    joined = sides[0].join(sides[1], how="inner").reset_index()
-    others: pd.DataFrame = joined[joined["system"] != table["system"].iloc[0]]
-    return others.assign(change=others[after] / others[before] - 1)

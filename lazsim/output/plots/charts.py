@@ -82,7 +82,7 @@ def lines_figure(
                 moved, line[y], label=shown_as[name], color=look.color, marker=look.marker,
                 linestyle="" if names else look.line, markeredgewidth=0, clip_on=False, zorder=3,
             )  # fmt: skip
-            _draw_intervals(panel, moved, line, y, interval, look.color)
+            draw_intervals(panel, moved, line, y, interval, look.color)
         titles = (str(value) if isinstance(value, str) else f"{name} {value:g}" for name, value in chosen.items())
         panel.set_title(", ".join(titles))
         if is_log:
@@ -108,28 +108,6 @@ def lines_figure(
     return to_files(figure)
 
 
-@matplotlib.rc_context(PAPER)
-def samples_figure(frame: pd.DataFrame) -> dict[str, bytes]:
-    """Draw the samples of a table of `compare`: for each model a group of bars with intervals, one for each system."""
-    frame = frame.assign(**{column: frame[column] / 1000 for column in ("samples", *INTERVAL)})
-    models = list(frame["model"].unique())
-    looks = looks_of(list(frame["system"].unique()))
-    width = 0.8 / len(looks)
-    figure = new_figure(COLUMN_INCHES, 1.7)
-    axes = figure.subplots()
-    for index, (name, look) in enumerate(looks.items()):
-        shown = frame[frame["system"] == name].set_index("model").reindex(models)
-        places = np.arange(len(models)) + (index - (len(looks) - 1) / 2) * width
-        draw_bars(axes, places, shown["samples"], width * 0.92, name, look)
-        _draw_intervals(axes, places, shown, "samples", INTERVAL)
-    axes.set_xticks(range(len(models)), models)
-    axes.grid(visible=False, axis="x")
-    axes.set_ylabel("samples trained (thousands)")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    add_legend(figure, axes)
-    return to_files(figure)
-
-
 def stack_shares(axes: Axes, places: Any, shares: Any) -> None:
     """Stack shares of a whole in shades of grey, a row for each part."""
     greys = [str(round(grey, 3)) for grey in np.linspace(0.25, 0.95, len(shares))]
@@ -144,9 +122,10 @@ def draw_bars(axes: Axes, places: Any, heights: Any, width: float, label: str, l
     axes.bar(places, heights.to_numpy(dtype=float), width, bottom=bottom, label=label, **style)
 
 
-def _draw_intervals(
+def draw_intervals(
     axes: Axes, places: Any, frame: pd.DataFrame, y: str, interval: tuple[str, str], color: str = "black"
 ) -> None:
+    """Draw an error bar at each place, where there are intervals."""
     if interval[0] not in frame or not np.isfinite(frame[interval[0]].to_numpy(dtype=float)).any():
         return
     low, heights, high = (frame[column].to_numpy(dtype=float) for column in (interval[0], y, interval[1]))

@@ -15,11 +15,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lazsim.engine.log import State
 from lazsim.output.plots.charts import amounts_map
 from lazsim.output.plots.style import (
-    COLUMN_INCHES,
-    PAPER,
     STYLE,
     Look,
-    add_legend,
     looks_of,
     new_figure,
     shown_names,
@@ -30,7 +27,7 @@ from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 SHORTEST_SHARE = 1 / 300
@@ -68,29 +65,6 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
     if has_rows:
         # A row and its bar are at the same height, with the name between them.
         axes["rate"].set_ylim(axes["samples"].get_ylim())
-    return to_files(figure)
-
-
-@matplotlib.rc_context(PAPER)
-def rates_figure(runs: pd.DataFrame) -> dict[str, bytes]:
-    """Draw a panel for each model, of runs with columns ``model``, ``system``, ``wall_s`` and ``states``."""
-    models = list(runs["model"].unique())
-    wall_s = float(runs["wall_s"].iloc[0])
-    figure = new_figure(COLUMN_INCHES, 0.95 * len(models) + 1.15)
-    axes = figure.subplots(len(models) + 1, sharex=True, height_ratios=[1.0] * len(models) + [0.45])
-    for model, panel in zip(models, axes, strict=False):
-        shown = runs[runs["model"] == model].set_index("system")["states"]
-        for name, look in looks_of(list(shown.index)).items():
-            rates = windows([State(*state) for state in shown[name]], wall_s)
-            plot_rates(panel, rates, name, look, time_unit(wall_s)[1])
-        panel.set_ylim(bottom=0)
-        panel.set_title(model)
-        panel.set_ylabel("samples/s")
-    axes[0].fill_between([], [], color="0.5", alpha=0.25, linewidth=0, label="lost again")
-    plot_nodes(runs["states"].iloc[0], wall_s, axes[-1])
-    axes[-1].set_ylabel("nodes")
-    figure.align_ylabels()
-    add_legend(figure, axes[0])
     return to_files(figure)
 
 
