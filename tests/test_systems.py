@@ -379,6 +379,14 @@ def test_moc_saves_all_experts_before_it_stops_in_order_and_loses_none():
     assert sum(moc.save_all(staged_costs(), 12, 2.0)) > sum(moc.save(staged_costs(), 12, 2.0))
 
 
+def test_moc_loses_all_updates_since_all_was_saved_of_experts_that_were_not_saved_since():
+    # All was saved at step 110, and a sixteenth each at 120 and 160, to which all go back: one sixteenth loses nothing,
+    # one 40 steps, and fourteen 50.
+    assert SYSTEMS["moc"].stale_steps(40, 50) == (0 + 40 + 14 * 50) / 16
+    # All at 35, one of two at 40, the other one at 50.
+    assert replace(SYSTEMS["moc"], num_turns=2).stale_steps(10, 15) == (0 + 10) / 2
+
+
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.sampled_from([1, 2, 5, 16]))
 def test_moc_loses_what_experts_had_learned_since_their_own_save_or_the_last_rollback(saves, turns):
     # Save after save of one of `turns` experts, and now and then a rollback of each to its own.

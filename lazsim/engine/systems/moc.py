@@ -42,11 +42,14 @@ class PartialExperts(System):
         -----
         Of ``n`` saves in turn, an expert's own is ``(n - 1) / 2`` saves older than the last, on average: the updates
         of those steps are gone at each rollback, while the steps still count. Updates from before the last rollback
-        were lost then: after fewer saves than ``n``, experts without one of them lose those of as many intervals.
+        were lost then: after fewer saves than ``n``, experts without one of them lose those of all steps since. The
+        first of these saves may come after less than an interval, where all was saved between two.
         """
         turns = self.num_turns
-        saves = since_steps // interval_steps if interval_steps and since_steps < turns * interval_steps else turns
-        return interval_steps * (saves * (saves - 1) / 2 + (turns - saves) * saves) / turns
+        if not interval_steps or since_steps > (turns - 1) * interval_steps:
+            return interval_steps * (turns - 1) / 2
+        saves = math.ceil(since_steps / interval_steps)
+        return (interval_steps * saves * (saves - 1) / 2 + (turns - saves) * since_steps) / turns
 
     def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "PartialExperts":
         """See `System.within_budget`: twice the share as often as the next rollback would exceed the budget."""
