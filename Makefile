@@ -44,6 +44,8 @@ figures: $(VENV)/run.stamp ## Make the published evaluation again: every table a
 arena: $(VENV)/run.stamp ## Hold every system against the others by rate and size of failures, in runs/figures
 	$(BIN)/lazsim experiment run arena --out $(FIGURES)
 
+# Tests start some 200 processes, and each would compile lazsim anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: check ## Run the checks and every test
 	$(BIN)/python -m pytest --numprocesses 2
 

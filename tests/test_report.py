@@ -351,7 +351,7 @@ def test_many_systems_leave_the_timeline_its_room_on_a_phone(browser, result, tm
     tab.set_default_timeout(120_000)
     tab.goto((tmp_path / "report.html").as_uri())
     wait_for(tab, "Bokeh.documents.length && Bokeh.documents[0].is_idle")
-    assert len(tab.evaluate(f"{RATES}.legend.items")) == 15
+    assert tab.evaluate(f"{RATES}.legend.items.length") == 15
     # The names of few systems leave it 200 of the panel's 300 pixels.
     height, width = tab.evaluate(
         f"(() => {{const {{frame}} = Bokeh.index.find_one({RATES}); return [frame.bbox.height, frame.bbox.width]}})()"

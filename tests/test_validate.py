@@ -23,7 +23,6 @@ from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.files.writing import json_bytes
 from lazsim.live import validate as validation
 from lazsim.live.calibration import (
-    NUM_ROUNDS,
     STEPS_PER_COUNT,
     Calibration,
     CalibrationFaults,
@@ -97,24 +96,25 @@ def validated(measured: LiveRun, predicted: SystemRun, tolerance: float = 0.3) -
 
 
 @pytest.mark.parametrize(
-    ("system", "num_nodes", "causes", "counts"),
+    ("system", "num_nodes", "num_rounds", "causes", "counts"),
     [
         # Four experts on three slots a node: two nodes hold them.
-        ("lazarus", 3, ["failure", "join"], [3, 2]),
+        ("lazarus", 3, 1, ["failure", "join"], [3, 2]),
         # Where no node can be spared the job waits for the next one.
-        ("lazarus", 2, ["failure"], [2]),
-        ("ds", 2, ["failure"], [2]),
+        ("lazarus", 2, 2, ["failure"], [2]),
+        ("ds", 2, 1, ["failure"], [2]),
     ],
 )
-def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, causes, counts, pool):
+def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, num_rounds, causes, counts, pool, monkeypatch):
+    monkeypatch.setattr("lazsim.live.calibration.RETURN_S", 0.3)
     spec = tiny_spec(system, num_steps=None)
     spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, rebalance_interval_steps=1000))
-    found = asyncio.run(calibrate(spec, num_nodes, pool, "cpu"))
+    found = asyncio.run(calibrate(spec, num_nodes, pool, "cpu", num_rounds=num_rounds))
     complete = [one for one in found.recoveries if one.complete]
-    assert [one.cause for one in complete] == NUM_ROUNDS * causes + NUM_ROUNDS * ["failure"]
-    assert all(one.is_restart for one in complete[-NUM_ROUNDS:])
+    assert [one.cause for one in complete] == num_rounds * causes + num_rounds * ["failure"]
+    assert all(one.is_restart for one in complete[-num_rounds:])
     visits = [(count, len(list(steps))) for count, steps in groupby(step.num_nodes for step in found.steps)]
-    assert [count for count, _ in visits] == (NUM_ROUNDS * counts + counts[:1] if len(counts) > 1 else counts)
+    assert [count for count, _ in visits] == (num_rounds * counts + counts[:1] if len(counts) > 1 else counts)
     assert all(number >= STEPS_PER_COUNT for _, number in visits)
     costs = summarise(found)
     assert min(costs.detect_s, costs.restart_s, costs.start_up_s, *costs.kill_ages_s) > 0
@@ -386,7 +386,8 @@ def test_a_plan_that_cannot_keep_the_fault_threshold_is_told(num_nodes, num_note
     assert all("3 nodes of 2 slots cannot hold 2 replicas of all 4 experts, and 4 nodes can" in note for note in notes)
 
 
-def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
+def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path, monkeypatch):
+    monkeypatch.setattr("lazsim.live.calibration.RETURN_S", 0.3)
     trace = tmp_path / "trace.csv"
     rows = ["0,add,a", "0,add,b", "0,add,c", "200,remove,b", "300,add,b"]
     trace.write_text("\n".join(["# format: lazsim-trace 1", "# duration_s: 600", "time_s,event,nodes", *rows]) + "\n")
@@ -394,7 +395,7 @@ def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path):
     # A checkpoint of an earlier run must not be gone on from.
     (checkpoints / "step-000000900").mkdir(parents=True)
     (checkpoints / "step-000000900" / "complete.json").write_text('{"step": 900, "job": "another", "blocks": []}')
-    options = (*tiny_options(tmp_path), "--speedup", 100, "--checkpoints", checkpoints)
+    options = (*tiny_options(tmp_path), "--speedup", 150, "--checkpoints", checkpoints)
     code, printed, err = lazsim("validate", "--trace", trace, *options, "--out", out, "--json", "--tolerance", 1e-9)
     assert code == 1, err
     found = json.loads(printed)
