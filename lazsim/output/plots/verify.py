@@ -13,7 +13,8 @@ from lazsim.study.verify.verification import Verification
 @matplotlib.rc_context(STYLE)
 def verify_figure(result: Verification) -> dict[str, bytes]:
     """Draw predicted over measured throughput, a mark for each model; the band is 20 %."""
-    figure = new_figure(5.6, 4.2)
+    # The layout for panels of equal sides: others leave a label beyond the border.
+    figure = new_figure(5.8, 4.2, "compressed")
     axes = figure.subplots()
     rows = result.predicted_rows
     models = sorted({row.settings["model_key"] for row in rows})
