@@ -16,6 +16,13 @@ LETTER_SHARE = 0.012
 EDGE, EDGE_SHARE = 0.3, 100
 """Width of the white edges of passes in points, and at most: a quarter of the shortest, by its share of the axis."""
 
+PIECES = {
+    "attention": "attention", "experts": "expert_matmul", "dispatch": "expert_exchange", "combine": "expert_exchange",
+}  # fmt: skip
+"""Pieces of a layer, without their direction, by the part of a step whose colour they have."""
+
+BACKWARD_ALPHA = 0.7
+
 STREAMS = ("host", "kernels", "exchanges")
 
 PARTS = (
@@ -25,7 +32,8 @@ PARTS = (
 )  # fmt: skip
 """Parts of a step that have the same colour in every picture; others take those that are left."""
 
-PASS_COLORS = {"forward": COLORS[0], "backward": COLORS[1], "both at once": COLORS[2]}
+PASS_COLORS = {"forward": "#a9cbe6", "backward": "#f2c594", "both at once": "#b9b9b9"}
+"""Lighter than the colours of parts, which are others."""
 
 
 @matplotlib.rc_context(STYLE)
@@ -48,10 +56,11 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     above.invert_yaxis()
     above.set(
         xlabel="seconds of a step",
-        title=f"{result.inputs.model.name} on {result.inputs.num_gpus} {result.inputs.gpu.name}",
+        title=f"{result.inputs.model.name} on {result.inputs.num_gpus:,} {result.inputs.gpu.name}",
     )
     memory = {name: size / GIB for name, size in result.time.memory_bytes.items() if size}
-    colors = dict(zip(result.time.memory_bytes, (*COLORS, *MORE_COLORS), strict=False))
+    # Kinds of memory are no parts of a step, and have other colours.
+    colors = dict(zip(result.time.memory_bytes, (*MORE_COLORS[5:], *MORE_COLORS[:5], *COLORS), strict=False))
     total = result.inputs.gpu.memory_bytes / GIB
     _draw_bar(below, 0, memory, {name: colors[name] for name in memory}, max(total, math.fsum(memory.values())))
     below.axvline(total, color="black", linewidth=1)
@@ -94,27 +103,34 @@ def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, str]) -> None
     streams = [name for name in STREAMS if any(span.stream == name for span in spans)]
     end_s = max(span.end_s for span in spans)
     parts = dict.fromkeys(span.part for span in spans)
-    known = {part: palette[name] for part in parts if (name := part.replace(" ", "_")) in palette}
+    named = {part: PIECES.get(_piece(part), part.replace(" ", "_")) for part in parts}
+    known = {part: palette[name] for part, name in named.items() if name in palette}
     # What only a layer has, such as launches, gets colours that are left, first those that the step does not have.
     left = [color for color in (*COLORS, *MORE_COLORS) if color not in known.values()]
     free = iter(sorted(left, key=lambda color: color in palette.values()))
     colors = {part: known.get(part) or next(free) for part in parts}
-    bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    bars: dict[tuple[int, str, float], list[tuple[float, float]]] = {}
     for span in spans:
         color = colors[span.part]
         start_s, length_s = max(span.start_s, 0.0), span.end_s - max(span.start_s, 0.0)
         row = streams.index(span.stream)
-        bars.setdefault((row, color), []).append((1e3 * start_s, 1e3 * length_s))
+        alpha = BACKWARD_ALPHA if span.part.endswith(" backward") else 1.0
+        bars.setdefault((row, color, alpha), []).append((1e3 * start_s, 1e3 * length_s))
         text = span.part.replace("_", "\n").replace(" ", "\n")
         _name_part(axes, 1e3 * (start_s + length_s / 2), row, text, length_s / end_s, 6, "white")
     axes.set_yticks(range(len(streams)), streams)
-    for (row, color), some in bars.items():
-        axes.broken_barh(some, (row - 0.35, 0.7), facecolor=color, edgecolor="white", linewidth=0.2)
-    for part, color in colors.items():
-        axes.barh(0, 0, color=color, label=part.replace("_", " "))
+    for (row, color, alpha), some in bars.items():
+        axes.broken_barh(some, (row - 0.35, 0.7), facecolor=color, alpha=alpha, edgecolor="white", linewidth=0.2)
+    for color in dict.fromkeys(colors.values()):
+        pieces = dict.fromkeys(_piece(part).replace("_", " ") for part, other in colors.items() if other == color)
+        axes.barh(0, 0, color=color, label=", ".join(pieces))
     axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
     axes.set(xlabel="milliseconds of a layer, forward and backward", xlim=(0, 1e3 * end_s))
     axes.invert_yaxis()
+
+
+def _piece(part: str) -> str:
+    return part.removesuffix(" forward").removesuffix(" backward")
 
 
 def _draw_bar(
