@@ -27,7 +27,11 @@
 
   function seen(color) {
     const parts = parts_of(color);
-    return dark.matches && is_dark(parts) ? `rgb(${mixed(parts, [255, 255, 255], 0.5).join(",")})` : color;
+    if (!dark.matches || !is_dark(parts)) return color;
+    // Lighter, and more of its hue: with white alone, brown and grey would look alike.
+    const mean = (parts[0] + parts[1] + parts[2]) / 3;
+    const vivid = parts.map(part => Math.min(255, Math.max(0, mean + 2 * (part - mean))));
+    return `rgb(${mixed(vivid, [255, 255, 255], 0.5).join(",")})`;
   }
 
   // What is drawn for a dark screen may be printed on white paper.
@@ -66,6 +70,11 @@
     plot.add_layout(plot.legend, "above");
   }
 
+  // Room between a name and the next mark: that of a legend is also between its rows.
+  function label_of(name) {
+    return name + "\u2003";
+  }
+
   function source(data) {
     return new Bokeh.ColumnDataSource({data});
   }
@@ -89,7 +98,7 @@
       {...shared, toolbar_location: null, y_range: told.map(one => one.name).reverse()});
     const nodes = panel(150, `time (${data.unit})`, "nodes alive", {...shared, toolbar_location: null, y_range: from_zero()});
     const bars = data.systems.map(one => {
-      const color = seen(one.color), legend_label = one.name;
+      const color = seen(one.color), legend_label = label_of(one.name);
       const line = rates.step({x: one.x, y: one.rate, mode: "after", color, line_width: 2, line_dash: one.dash, legend_label});
       const failed = rates.scatter({source: source(one.failures), x: {field: "time"}, y: {field: "rate"},
         marker: "triangle", size: 10, color, line_color: color_of("--text"), legend_label});
@@ -120,7 +129,7 @@
     plot.yaxis.formatter = new Bokeh.NumeralTickFormatter({format: "0,0"});
     if (data.rows.every(row => Number.isInteger(row.setting[at]))) plot.xaxis.ticker = new Bokeh.BasicTicker({min_interval: 1});
     for (const one of data.runs) {
-      const color = seen(one.color), legend_label = one.name;
+      const color = seen(one.color), legend_label = label_of(one.name);
       const own = points.filter(point => point.run === one.name);
       for (const others of is_number || axis !== "run" ? new Set(own.map(point => point.others)) : []) {
         const line = own.filter(point => point.others === others);
@@ -166,7 +175,7 @@
     hover(plot, [drawn], [["node", "@node"], ["slot", "@slot"], ["expert", "@expert"], ["replicas", "@replicas"], ["on nodes", "@nodes"]]);
     const endangered = [...holders.keys()].filter(expert => holders.get(expert).size === least).sort((one, other) => one - other);
     const more = endangered.length > 6 ? ` and ${endangered.length - 6} more` : "";
-    find("map-said").textContent = `Fewest nodes of an expert of this layer: ${least} (expert ${endangered.slice(0, 6).join(", ")}${more}).`;
+    find("map-said").textContent = `Fewest nodes of an expert of this layer: ${least} (expert${endangered.length > 1 ? "s" : ""} ${endangered.slice(0, 6).join(", ")}${more}).`;
     show(plot, place);
   }
 

@@ -12,7 +12,7 @@ from typing import Any
 from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
-from lazsim.output.plots.style import BUCKET_COLORS, Look, looks_of, shown_names
+from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, Look, looks_of, shown_names
 from lazsim.output.table import Column, Part, cell_text, key
 from lazsim.units import counted, format_duration
 
@@ -26,6 +26,8 @@ MOST_NAMES = 8
 
 MOST_ROWS = 1000
 """Rows of a table that a page shows."""
+
+PICTURE_DOTS_PER_INCH = 120
 
 STOP_COLORS = {what: color for what, color in BUCKET_COLORS.items() if what != "compute"}
 """All that a job does but train."""
@@ -66,7 +68,7 @@ def report_page(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    pictures = {caption: base64.b64encode(files[name]).decode() for caption, name in report.pictures.items()}
+    pictures = {caption: _picture(files[name]) for caption, name in report.pictures.items()}
     explored = {name: getattr(report, name) for name in ("timeline", "maps", "points") if getattr(report, name)}
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         page={**vars(report), "pictures": pictures},
@@ -79,6 +81,12 @@ def report_page(
         scripts=Markup(_bokeh_js() + SCRIPT.read_text("utf-8")) if explored else "",
     )
     return page.encode()
+
+
+def _picture(png: bytes) -> tuple[str, int]:
+    """Return a PNG as text, and its width on a page, at which its letters are as large as those around it."""
+    dots = int.from_bytes(png[16:20], "big")
+    return base64.b64encode(png).decode(), round(dots * PICTURE_DOTS_PER_INCH / DOTS_PER_INCH)
 
 
 def _dumps(value: Any, **_: Any) -> str:
