@@ -580,6 +580,40 @@ def test_what_a_prediction_does_not_follow_is_noted(tmp_path, columns, cells, re
     assert not notes if remark is None else notes[0].startswith(remark)
 
 
+MODEL = {
+    "model_key": "mine", "layers_total": 8, "moe_layers": 8, "d_model": 2048, "heads": 16, "kv_heads": 8,
+    "head_dim": 128, "attn_type": "GQA", "experts": 16, "topk": 2, "shared_experts": 2, "expert_d_ff": 1024,
+    "vocab": 32000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, ""),
+        ({"vocab": ""}, "the architecture of mine is unknown: no vocab"),
+        ({"attn_type": "MLA"}, "attn_type MLA of mine, and kv_lora_rank unknown"),
+        ({"sliding_window": 128}, "sliding_window of mine without sliding_layers"),
+        ({"peak_bf16_TF": 756}, "systems.csv has peak_bf16_TF 756 of dgx-h100, and the catalogue's h100 989"),
+        ({"hbm_TBps": 2.0}, "systems.csv has hbm_TBps 2.0 of dgx-h100, and the catalogue's h100 3.35"),
+        ({"hbm_TBps": 3.4}, ""),
+    ],
+)
+def test_a_model_or_gpu_that_is_not_told_whole_is_not_predicted(tmp_path, change, message):
+    model = {**MODEL, **change}
+    (tmp_path / "models.csv").write_text(f"{','.join(model)}\n{','.join(map(str, model.values()))}\n")
+    system = {"system": "dgx-h100", "gpu": "H100", "peak_bf16_TF": 989, "hbm_TBps": 3.35}
+    system |= {column: value for column, value in change.items() if column in system}
+    (tmp_path / "systems.csv").write_text(f"{','.join(system)}\n{','.join(map(str, system.values()))}\n")
+    (tmp_path / "rows.csv").write_text(f"{PLAIN}\n{MINE.replace('qwen3_30b_a3b', 'mine')}\n")
+    (run,) = read_runs(str(tmp_path / "rows.csv"))
+    assert run.skipped.startswith(message)
+    assert (run.inputs is None) == bool(message)
+    if not message:
+        # Both shared experts are as wide as another one.
+        assert run.inputs.model.shared_dim == 2 * 1024
+
+
 def test_an_optimizer_that_is_not_distributed_needs_no_word_on_sharding(tmp_path):
     (run,) = read_runs(str(told(tmp_path, "distributed_optimizer", "0")))
     assert run.inputs.parallel.sharding == "none"

@@ -1,5 +1,6 @@
 """Models and systems of measured runs: rows beside a table, else those of the catalogue."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from lazsim.files.tables import Cells
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
 from lazsim.specs.overrides import override
 from lazsim.study.verify.cells import UNKNOWN, cell_flag, cell_number, cell_whole
+
+GPU_SHARE = 0.1
+"""Share by which sources differ on the rates of one GPU: the memory of a B200 has 7.7 or 8 TB/s."""
 
 ATTENTION_TYPES = ("MHA", "GQA", "MQA", "MLA")
 
@@ -43,6 +47,7 @@ class Lookup:
             _refuse_other_system(name, self.systems.get(name, {}), cluster)
         else:
             cluster, gpu = _system_of(self.systems[name])
+        _refuse_other_gpu(name, self.systems.get(name, {}), gpu)
         per_node = min(cluster.gpus_per_node, num_gpus)
         if num_gpus % per_node:
             raise SpecError(f"gpus {num_gpus}: give a multiple of the {per_node} GPUs of a node")
@@ -70,6 +75,21 @@ def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
     return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
 
 
+def _refuse_other_gpu(name: str, row: Cells, gpu: GpuSpec) -> None:
+    """Refuse a row of a system whose GPU is another than the catalogue's of that name, such as one of PCIe."""
+    own = {
+        "peak_bf16_TF": gpu.peak_flop_per_s / 1e12,
+        "peak_fp8_TF": gpu.peak_fp8_flop_per_s / 1e12,
+        "hbm_TBps": gpu.memory_bytes_per_s / 1e12,
+    }
+    for column, value in own.items():
+        if value and abs(cell_number(row, column) / value - 1) > GPU_SHARE:
+            raise SpecError(
+                f"systems.csv has {column} {row[column]} of {name}, and the catalogue's {gpu.name} {value:g}: kernels "
+                "of such a GPU were not measured"
+            )
+
+
 def _refuse_other_system(name: str, row: Cells, cluster: ClusterSpec) -> None:
     """Refuse a row of a system of the catalogue that describes another one."""
     server = cluster.gpus_per_node * cluster.nodes_per_server
@@ -90,10 +110,17 @@ def _refuse_other_system(name: str, row: Cells, cluster: ClusterSpec) -> None:
 def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
     """Build a model from its row; what it has no column for is that of the catalogue's model of this name, if any."""
     latent, windows = cell_whole(row, "kv_lora_rank") > 0, cell_whole(row, "sliding_layers")
-    if not (cell_whole(row, "layers_total") and cell_whole(row, "d_model") and cell_whole(row, "heads")):
-        raise SpecError(f"the architecture of {name} is unknown")
+    if missing := [column for column in ("layers_total", "d_model", "heads", "vocab") if not cell_whole(row, column)]:
+        raise SpecError(f"the architecture of {name} is unknown: no {missing[0]}")
     if (kind := row.get("attn_type") or "") not in (*UNKNOWN, *ATTENTION_TYPES):
         raise SpecError(f"attn_type {kind!r} of {name} is not modelled; expected one of {', '.join(ATTENTION_TYPES)}")
+    if kind not in UNKNOWN and (kind == "MLA") != latent:
+        raise SpecError(
+            f"attn_type {kind} of {name}, and kv_lora_rank {row.get('kv_lora_rank') or 'unknown'}; correct one"
+        )
+    if cell_whole(row, "sliding_window") and math.isnan(cell_number(row, "sliding_layers")):
+        raise SpecError(f"sliding_window of {name} without sliding_layers, the number of layers that have it")
+    shared = "shared_expert_ff_total"
     attention: dict[str, Any] = {"num_heads": cell_whole(row, "heads")}
     if latent:
         ranks = {"query_rank": "q_lora_rank", "kv_rank": "kv_lora_rank", "nope_dim": "qk_nope_dim"}
@@ -120,7 +147,8 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
         "expert_bias": cell_flag(row, "expert_bias", known is not None and known.expert_bias),
         "clamped_activation": cell_flag(row, "clamped_activation", known is not None and known.clamped_activation),
         "num_shared_experts": cell_whole(row, "shared_experts"),
-        "d_ff_shared": cell_whole(row, "shared_expert_ff_total"),
+        # Where it is unknown, each has the width of another expert.
+        "d_ff_shared": None if math.isnan(cell_number(row, shared)) else cell_whole(row, shared),
         "d_expert": cell_whole(row, "moe_latent_dim") or None,
         "top_k": cell_whole(row, "topk"),
         "num_expert_groups": cell_whole(row, "n_group") or 1,
