@@ -345,6 +345,16 @@ def test_named_columns_are_not_taken_for_those_of_a_format_that_has_no_names(wri
         read_trace(write(tickets))
 
 
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [("host,failure_time,recovery_time,failure_type", ",GPU"), ("node,failed,repaired", ""),
+     ("host,detected,resolved,severity", ",2"), ("node,fault start,restored at", "")],
+)  # fmt: skip
+def test_outages_are_known_by_the_usual_names_of_their_begin_and_end(write, head, text):
+    rows = f"a,2025-03-01 00:00,2025-03-01 01:00{text}\nb,2025-03-01 03:00,{text}\n"
+    assert outcome(read_trace(write(f"{head}\n{rows}"))) == AWAY
+
+
 def test_health_may_be_true_or_false(write):
     samples = [(0, "a", True), (0, "b", True), (5, "a", False), (5, "b", True), (10, "a", True), (10, "b", True)]
     rows = [{"ts": f"2025-03-01T00:{minute:02}:00Z", "host": host, "healthy": up} for minute, host, up in samples]

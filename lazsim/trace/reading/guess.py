@@ -34,8 +34,14 @@ NAMES = {
     "node": (
         "node nodeid nodename host hostname machine machineid instance instanceid server serverid vm name series metric"
     ),
-    "start": "start starttime started begin from downsince downat downfrom failedat timestart outagestart",
-    "end": "end endtime ended until to upat upsince fixed fixedat resolved resolvedat recovered timeend outageend",
+    "start": (
+        "start starttime started begin from downsince downat downfrom failedat timestart outagestart failuretime "
+        "failurestart faultstart failed detected detectedat"
+    ),
+    "end": (
+        "end endtime ended until to upat upsince fixed fixedat resolved resolvedat recovered timeend outageend "
+        "recoverytime recoveredat failureend faultend repaired repairedat restored restoredat"
+    ),
     "duration": (
         "duration down downtime downfor timedown downduration outage outagelength outageduration outagetime length "
         "repairtime timetorepair ttr"
