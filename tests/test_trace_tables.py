@@ -335,8 +335,10 @@ def test_events_of_the_gpus_of_a_node_are_not_taken_for_those_of_the_node(write)
     rows = "time,host,gpu,event\n0,n1,{},fail\n60,n1,{},fail\n90,n1,{},repaired\n240,n1,{},repaired\n"
     with pytest.raises(TraceFormatError, match=r"parts of a node .column 'gpu'.*give outages"):
         read_trace(write(rows.format(0, 1, 0, 1)), mapping=TraceMapping(time_unit="s"))
-    kind = read_trace(write(rows.format(*["H200"] * 4)), mapping=TraceMapping(time_unit="s"))
-    assert trace_stats(kind).num_removals == 1
+    # A kind of GPU, and a GPU that is told of failures alone.
+    for cells in (["H200"] * 4, [3, 3, "", ""]):
+        whole = read_trace(write(rows.format(*cells)), mapping=TraceMapping(time_unit="s"))
+        assert trace_stats(whole).num_removals == 1
 
 
 def test_named_columns_are_not_taken_for_those_of_a_format_that_has_no_names(write):

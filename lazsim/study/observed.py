@@ -148,7 +148,10 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
         raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
     for before, after in pairwise(marks):
         if before.time_s > after.time_s:
-            raise LazsimError(f"{path}, line {after.line}: its time is before that of the line above; sort the log")
+            raise LazsimError(
+                f"{path}, line {after.line}: its time is before that of the line above; sort the log, or write "
+                "its times in UTC if the clock was set back"
+            )
     if marks[-1].time_s - marks[0].time_s > LONGEST_S:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     if marks[-1].time_s > EPOCHS_S[1]:

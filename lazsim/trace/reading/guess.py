@@ -66,7 +66,7 @@ OUTAGES = re.compile(
 )
 """Words of a header of outages, without which rows with a start and an end may be reservations or the like."""
 
-PARTS = {"gpu", "gpus", "device", "card", "nic", "disk", "port", "xid"}
+PARTS = {"gpu", "gpus", "device", "card", "nic"}
 """Words of the names of columns that tell parts of a node: when one is mended, another may still be broken."""
 
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
@@ -193,7 +193,8 @@ def _parts(table: Table, columns: Columns) -> str:
         return ""
     for name in left_out(table, columns):
         place, node = table.header.index(name), columns.node - 1
-        pairs = {(row.fields[node], row.fields[place]) for row in table.rows if len(row.fields) > max(place, node)}
+        whole = [row.fields for row in table.rows if len(row.fields) > max(place, node)]
+        pairs = {(fields[node], fields[place]) for fields in whole if fields[place]}
         if _words(name) & PARTS and len(pairs) > len({of_node for of_node, _ in pairs}):
             return name
     return ""
