@@ -2,12 +2,17 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.log import State
-from lazsim.output.plots.charts import INTERVAL, draw_bars, draw_intervals
+from lazsim.output.plots.charts import INTERVAL, draw_intervals
 from lazsim.output.plots.run import plot_nodes, plot_rates, time_unit, windows
 from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
+from lazsim.study.comparison import paired_ratio
+from lazsim.study.intervals import mean_interval
+
+COUNTS = ("num_failures", "num_reconfigurations", "num_restarts", "lost_steps", "ettr")
 
 
 @matplotlib.rc_context(PAPER)
@@ -32,6 +37,12 @@ def samples_figure(frame):
     return to_files(figure)
 
 
+def draw_bars(axes, places, heights, width, label, look, bottom=0.0):
+    """Draw a bar of each height at each place, in one look."""
+    style = {"color": look.color, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0}
+    axes.bar(places, heights.to_numpy(dtype=float), width, bottom=bottom, label=label, **style)
+
+
 @matplotlib.rc_context(PAPER)
 def rates_figure(runs):
     """Draw a panel for each model, of runs with columns ``model``, ``system``, ``wall_s`` and ``states``."""
@@ -53,6 +64,52 @@ def rates_figure(runs):
     figure.align_ylabels()
     add_legend(figure, axes[0])
     return to_files(figure)
+
+
+def compare(rows, setting, value="samples", *, less_is_better=False):
+    """Compare the first system with every other, in each setting.
+
+    Parameters
+    ----------
+    rows
+        A row for each run: `setting`, ``system``, ``seed`` and `value`, such as those of a sweep. Systems are compared
+        at the seeds that both have.
+    setting
+        Columns that tell settings apart.
+    value
+        Column that is compared.
+    less_is_better
+        Whether the system with less of it is the better one, as for a time.
+
+    Returns
+    -------
+    DataFrame
+        A row for each setting and system: mean and 95 % interval over seeds of the value, means of counts, and
+        ``advantage``, the total of the first system over that of this one (the other way round where less is better),
+        with its interval.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame({"system": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "model": "m", "samples": [4, 2, 8, 4]})
+    >>> compare(rows, ["model"])[["system", "samples", "advantage"]].values.tolist()
+    [['a', 6.0, 1.0], ['b', 3.0, 2.0]]
+    """
+    found = []
+    for key, group in rows.groupby(list(setting), sort=False):
+        by_system = {system: part.set_index("seed") for system, part in group.groupby("system", sort=False)}
+        first = next(iter(by_system.values()))[value].to_dict()
+        for system, part in by_system.items():
+            mine = part[value].to_dict()
+            mean, low, high = mean_interval(mine.values())
+            times, times_low, times_high = paired_ratio(mine, first) if less_is_better else paired_ratio(first, mine)
+            found.append(
+                dict(zip(setting, key, strict=True))
+                | {"system": system, "runs": len(part), value: mean, "ci_low": low, "ci_high": high}
+                | {"advantage": times, "advantage_low": times_low, "advantage_high": times_high}
+                | {count: float(part[count].mean()) for count in COUNTS if count in part}
+            )
+    return pd.DataFrame(found)
 
 
 def advantage_change(table, column, before, after, setting):

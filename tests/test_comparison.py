@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lazsim_experiments import shared
+from lazsim_experiments.shared import compare
 
 from lazsim.output.plots import charts
 from lazsim.output.sweep import sweep_files, sweep_parts
 from lazsim.output.table import render
-from lazsim.study.comparison import compare, rank
+from lazsim.study.comparison import rank
 from lazsim.study.intervals import MIN_SAMPLES, mean_interval, ratio_interval
 from lazsim.study.sweep.result import SweepResult
 

@@ -3,9 +3,8 @@
 How much does each system train on ten GPUs while a random one fails every 5 minutes, until half are left?
 """
 
-from lazsim_experiments.shared import advantage_change, rates_figure, samples_figure
+from lazsim_experiments.shared import advantage_change, compare, rates_figure, samples_figure
 
-from lazsim.study.comparison import compare
 from lazsim.study.experiment import GENERATED, RECORDED, Outcome
 
 SETTINGS = {

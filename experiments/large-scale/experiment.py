@@ -7,13 +7,12 @@ import math
 
 import numpy as np
 import pandas as pd
-from lazsim_experiments.shared import young_interval_steps
+from lazsim_experiments.shared import compare, young_interval_steps
 
 from lazsim import ClusterSpec, Event, build_trace, load_spec
 from lazsim.engine.memory import peak_memory
 from lazsim.output.plots.charts import lines_figure
 from lazsim.scenario import resolve
-from lazsim.study.comparison import compare
 from lazsim.study.deadline import finish_s
 from lazsim.study.experiment import Outcome
 from lazsim.units import GIB, HOUR_S, divide

@@ -4,9 +4,8 @@ How much does each system train on spot nodes that come and go, ten at most?
 """
 
 import pandas as pd
-from lazsim_experiments.shared import advantage_change, rates_figure, samples_figure
+from lazsim_experiments.shared import advantage_change, compare, rates_figure, samples_figure
 
-from lazsim.study.comparison import compare
 from lazsim.study.experiment import GENERATED, RECORDED, Outcome, overlay
 
 SETTINGS = {

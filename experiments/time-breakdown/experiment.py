@@ -6,9 +6,10 @@ What do systems spend their time on under failures?
 import matplotlib
 import numpy as np
 import pandas as pd
+from lazsim_experiments.shared import draw_bars
 
 from lazsim.engine.ledger import BUCKETS
-from lazsim.output.plots.charts import MOST_BESIDE, draw_bars, panel_grid
+from lazsim.output.plots.charts import MOST_BESIDE, panel_grid
 from lazsim.output.plots.style import BUCKET_COLORS, LOOKS, PAPER, add_legend, to_files
 from lazsim.study.experiment import Outcome, load_experiment
 

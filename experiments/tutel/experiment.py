@@ -7,12 +7,11 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from lazsim_experiments.shared import samples_figure, young_interval_steps
+from lazsim_experiments.shared import compare, samples_figure, young_interval_steps
 
 from lazsim import ClusterSpec, Event, ModelSpec, build_trace, load_spec
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.scenario import resolve
-from lazsim.study.comparison import compare
 from lazsim.study.experiment import Outcome
 
 RANDOM, SPARING = "random", "sparing"

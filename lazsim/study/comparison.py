@@ -1,18 +1,11 @@
 """Alternatives against each other over the same seeds: means, and how many times better one is, with intervals."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from lazsim.study.intervals import Interval, mean_interval, ratio_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-COUNTS = ("num_failures", "num_reconfigurations", "num_restarts", "lost_steps", "ettr")
 
 BySeed = Mapping[Hashable, float]
 """A value for each seed."""
@@ -116,53 +109,3 @@ def held_out_mean(values: Mapping[Name, BySeed]) -> float:
         best = max(values.values(), key=lambda by_seed: math.fsum(by_seed[one] for one in rest))
         kept += best[seed]
     return kept / len(seeds)
-
-
-def compare(
-    rows: pd.DataFrame, setting: Sequence[str], value: str = "samples", *, less_is_better: bool = False
-) -> pd.DataFrame:
-    """Compare the first system with every other, in each setting.
-
-    Parameters
-    ----------
-    rows
-        A row for each run: `setting`, ``system``, ``seed`` and `value`, such as those of a sweep. Systems are compared
-        at the seeds that both have.
-    setting
-        Columns that tell settings apart.
-    value
-        Column that is compared.
-    less_is_better
-        Whether the system with less of it is the better one, as for a time.
-
-    Returns
-    -------
-    DataFrame
-        A row for each setting and system: mean and 95 % interval over seeds of the value, means of counts, and
-        ``advantage``, the total of the first system over that of this one (the other way round where less is better),
-        with its interval.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame({"system": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "model": "m", "samples": [4, 2, 8, 4]})
-    >>> compare(rows, ["model"])[["system", "samples", "advantage"]].values.tolist()
-    [['a', 6.0, 1.0], ['b', 3.0, 2.0]]
-    """
-    import pandas as pd
-
-    found = []
-    for key, group in rows.groupby(list(setting), sort=False):
-        by_system = {system: part.set_index("seed") for system, part in group.groupby("system", sort=False)}
-        first = next(iter(by_system.values()))[value].to_dict()
-        for system, part in by_system.items():
-            mine = part[value].to_dict()
-            mean, low, high = mean_interval(mine.values())
-            times, times_low, times_high = paired_ratio(mine, first) if less_is_better else paired_ratio(first, mine)
-            found.append(
-                dict(zip(setting, key, strict=True))
-                | {"system": system, "runs": len(part), value: mean, "ci_low": low, "ci_high": high}
-                | {"advantage": times, "advantage_low": times_low, "advantage_high": times_high}
-                | {count: float(part[count].mean()) for count in COUNTS if count in part}
-            )
-    return pd.DataFrame(found)

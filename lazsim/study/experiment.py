@@ -5,7 +5,7 @@ A script is a file ``experiment.py``. The first line of its docstring is its tit
 - ``SETTINGS``, a dict of plain data, and ``SMALL``, the settings that differ in its small version;
 - ``run(context, settings)``, which returns an `Outcome`;
 - for other experiments, where it compares systems, ``advantages(context, settings)``, the table of
-  `lazsim.study.comparison.compare`, and ``rows(context, settings)``, a row for each run.
+  `lazsim_experiments.shared.compare`, and ``rows(context, settings)``, a row for each run.
 """
 
 from __future__ import annotations

@@ -116,12 +116,6 @@ def stack_shares(axes: Axes, places: Any, shares: Any) -> None:
     axes.set_ylim(0, 1)
 
 
-def draw_bars(axes: Axes, places: Any, heights: Any, width: float, label: str, look: Any, bottom: Any = 0.0) -> None:
-    """Draw a bar of each height at each place, in one look."""
-    style = {"color": look.color, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0}
-    axes.bar(places, heights.to_numpy(dtype=float), width, bottom=bottom, label=label, **style)
-
-
 def draw_intervals(
     axes: Axes, places: Any, frame: pd.DataFrame, y: str, interval: tuple[str, str], color: str = "black"
 ) -> None:
