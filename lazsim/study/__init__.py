@@ -2,7 +2,7 @@
 
 ``run``
     `simulation` resolves a scenario for each system and simulates it, `checkpoint_interval` chooses its setting,
-    `memory`, `unevenness` and `notes` say what does not fit and what does not hold, and `result` has the outcome.
+    `memory` and `notes` say what does not fit and what does not hold, and `result` has the outcome.
 ``sweep/``, ``advise/``, ``verify/``
     A package each. Sweeps, advice and `sensitivity`, which changes one constant at a time, have `collect` run scenarios
     in the workers of `backends`, and `store` keeps the rows. `intervals` and `comparison` say what seeds bear out.
