@@ -221,6 +221,7 @@ def test_a_field_has_no_effect_in_a_layout_of_which_that_is_told(tmp_path, field
     ("kind", "field", "told"),
     [
         ("layout", "job.num_micro_batches", "on a job with a layout"),
+        ("layout", "job.activation_passes", "on a job with a layout"),
         ("layout", "cluster.slots_per_gpu", "on a job with a layout"),
         ("layout", "cluster.network.all_to_all_efficiency", "on a job with a layout"),
         ("layout", "job.parallel.routing", "on a run, whose loads are those of `routing`"),
