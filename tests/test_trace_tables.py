@@ -335,6 +335,9 @@ def test_events_of_the_gpus_of_a_node_are_not_taken_for_those_of_the_node(write)
     rows = "time,host,gpu,event\n0,n1,{},fail\n60,n1,{},fail\n90,n1,{},repaired\n240,n1,{},repaired\n"
     with pytest.raises(TraceFormatError, match=r"parts of a node .column 'gpu'.*give outages"):
         read_trace(write(rows.format(0, 1, 0, 1)), mapping=TraceMapping(time_unit="s"))
+    samples = "time_s,host,gpu,up\n0,n1,0,1\n30,n1,1,1\n60,n1,0,0\n90,n1,1,1\n"
+    with pytest.raises(TraceFormatError, match=r"parts of a node .column 'gpu'"):
+        read_trace(write(samples))
     # A kind of GPU, and a GPU that is told of failures alone.
     for cells in (["H200"] * 4, [3, 3, "", ""]):
         whole = read_trace(write(rows.format(*cells)), mapping=TraceMapping(time_unit="s"))
@@ -355,6 +358,12 @@ def test_named_columns_are_not_taken_for_those_of_a_format_that_has_no_names(wri
 def test_outages_are_known_by_the_usual_names_of_their_begin_and_end(write, head, text):
     rows = f"a,2025-03-01 00:00,2025-03-01 01:00{text}\nb,2025-03-01 03:00,{text}\n"
     assert outcome(read_trace(write(f"{head}\n{rows}"))) == AWAY
+
+
+def test_columns_that_are_nodes_are_not_said_to_be_left_out(write):
+    trace = read_trace(write("Time,a:9100,b:9100\n2025-03-01 00:00,1,1\n2025-03-01 01:00,1,0\n"))
+    assert "columns are taken for nodes: a, b (2 in all)" in trace.notes
+    assert not any("left out" in note for note in trace.notes)
 
 
 def test_health_may_be_true_or_false(write):

@@ -152,6 +152,8 @@ def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
 
 def left_out(table: Table, columns: Columns) -> list[str]:
     """Return the names of the columns that a guess leaves out, but for lengths beside an end."""
+    if columns.nodes is not None:
+        return []
     used = {part for parts in columns.given().values() for part in parts}
     names = (name for place, name in enumerate(table.header, 1) if place not in used)
     return [name for name in names if name and _role(name) != "duration"]
@@ -188,8 +190,8 @@ def _may_be_use(table: Table, columns: Columns) -> bool:
 
 
 def _parts(table: Table, columns: Columns) -> str:
-    """Return the column that tells parts of nodes apart where rows are events of parts, else an empty text."""
-    if columns.event is None or not isinstance(columns.node, int):
+    """Return the column that tells parts of nodes apart where rows are events or samples of parts, else nothing."""
+    if not (columns.event or columns.value) or not isinstance(columns.node, int):
         return ""
     for name in left_out(table, columns):
         place, node = table.header.index(name), columns.node - 1
