@@ -517,7 +517,8 @@ def test_settings_that_a_row_leaves_out_are_told_with_what_stands_for_them(tmp_p
     notes = verify([str(told(tmp_path, "precision,cuda_graph", "fp8_sc,none"))]).notes
     assert (
         "left out, and taken to be: recompute none, dispatcher alltoall, cp 1, etp 1, sharding zero1, optimizer adam, "
-        "token_routing balanced, a2a_overlap 0, grad_reduce_overlap 1, param_gather_overlap 1, tp_comm_overlap 0 (mine)"
+        "token_routing balanced, a2a_overlap 0, grad_reduce_overlap 1, param_gather_overlap 1, tp_comm_overlap 0, "
+        "source_family of no known recipes (mine)"
     ) in notes
 
 
@@ -612,6 +613,13 @@ def test_a_model_or_gpu_that_is_not_told_whole_is_not_predicted(tmp_path, change
     if not message:
         # Both shared experts are as wide as another one.
         assert run.inputs.model.shared_dim == 2 * 1024
+
+
+def test_names_of_the_catalogue_are_known_in_the_usual_spellings(tmp_path):
+    row = MINE.replace("qwen3_30b_a3b", "Qwen3-30B-A3B").replace("dgx-h100", "DGX H100")
+    (tmp_path / "rows.csv").write_text(f"{PLAIN}\n{row}\n")
+    (run,) = read_runs(str(tmp_path / "rows.csv"))
+    assert (run.inputs.model.name, run.inputs.cluster.gpu) == ("qwen3-30b-a3b", "h100")
 
 
 def test_an_optimizer_that_is_not_distributed_needs_no_word_on_sharding(tmp_path):

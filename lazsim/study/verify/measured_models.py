@@ -1,6 +1,7 @@
 """Models and systems of measured runs: rows beside a table, else those of the catalogue."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Lookup:
 
     def model(self, name: str) -> ModelSpec:
         """Find a model."""
-        catalogued = name.replace("_", "-")
+        catalogued = catalogued_name(name)
         known = catalogued in catalog_names("models")
         if not known and name not in self.models:
             raise SpecError(f"no model {name!r} in the catalogue or beside the file")
@@ -38,11 +39,11 @@ class Lookup:
 
     def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
         """Find a system, cut or grown to a number of GPUs, and its GPU."""
-        known = name.lower() in catalog_names("clusters")
+        known = catalogued_name(name) in catalog_names("clusters")
         if not known and name not in self.systems:
             raise SpecError(f"no system {name!r} in the catalogue or beside the file")
         if known:
-            cluster = load_spec(ClusterSpec, name.lower())
+            cluster = load_spec(ClusterSpec, catalogued_name(name))
             gpu = load_spec(GpuSpec, cluster.gpu)
             _refuse_other_system(name, self.systems.get(name, {}), cluster)
         else:
@@ -55,6 +56,11 @@ class Lookup:
         if per_node != cluster.gpus_per_node:
             changes["network.nic_bytes_per_s"] = cluster.network.nic_bytes_per_s * per_node / cluster.gpus_per_node
         return override(cluster, changes, name), gpu
+
+
+def catalogued_name(name: str) -> str:
+    """Return a name as the catalogue writes it, such as dgx-h100 for ``DGX H100``."""
+    return re.sub(r"[\s_]+", "-", name.lower())
 
 
 def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:

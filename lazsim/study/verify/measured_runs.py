@@ -30,7 +30,7 @@ from lazsim.study.verify.cells import (
     cell_words,
     read_rows,
 )
-from lazsim.study.verify.measured_models import Lookup
+from lazsim.study.verify.measured_models import Lookup, catalogued_name
 
 RUNS, SOURCES = "measured/training.csv", "measured/sources.toml"
 
@@ -199,8 +199,11 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         inputs, skipped = None, str(error)
     if inputs is not None:
         remarks = [(ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan")]
-        if left_out := ", ".join(_defaults(row, inputs, "")):
-            remarks.append((LEFT_OUT, left_out))
+        left_out = [
+            *_defaults(row, inputs, ""),
+            *["source_family of no known recipes"] * (not row.get("source_family")),
+        ]
+        remarks += [(LEFT_OUT, ", ".join(left_out))] * bool(left_out)
         remarks += [(UNREAD, text) for text in _unread(row, inputs)]
     source = row.get("source", "")
     return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, skipped, tuple(remarks))
@@ -378,14 +381,14 @@ def _eight_bit_parts(row: Cells) -> list[str]:
     """
     if not _recipes(row).is_tuned or row.get("precision") != "mxfp8" or row.get("cuda_graph") != "full_iteration":
         return []
-    model, on_gb200 = row["model_key"].replace("-", "_"), row["system"].upper() == "GB200-NVL72"
-    head = model.startswith(("deepseek_v3", "gpt_oss"))
-    return ["attention"] * (not (model == "deepseek_v3" and on_gb200)) + ["head"] * head
+    model, system = catalogued_name(row["model_key"]), catalogued_name(row["system"])
+    head = model.startswith(("deepseek-v3", "gpt-oss"))
+    return ["attention"] * ((model, system) != ("deepseek-v3", "gb200-nvl72")) + ["head"] * head
 
 
 def _exchange_multiprocessors(row: Cells) -> int:
     """Return the multiprocessors that the recipe of a row gives to the dispatcher (``moe_hybridep_num_sms``)."""
-    is_nano = row["model_key"].replace("-", "_").startswith("nemotron_3_nano")
+    is_nano = catalogued_name(row["model_key"]).startswith("nemotron-3-nano")
     return 32 if _recipes(row).is_tuned and row.get("dispatcher") == "hybridep" and not is_nano else 0
 
 
