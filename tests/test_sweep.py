@@ -287,10 +287,10 @@ def test_workers_that_end_early_hang_no_sweep_where_warnings_are_errors(run_proc
         "import functools, joblib\n"
         "joblib.parallel_config = functools.partial(joblib.parallel_config, idle_worker_timeout=1e-6)\n"
         "from lazsim.study.backends import on_loky\n"
-        "print(sorted(on_loky(abs, range(-20, 0), 2, None)))\n"
+        "print(sorted(on_loky(abs, range(-200, 0), 2, None)))\n"
     )
     ended = run_process(sys.executable, "-W", "error", "-c", script)
-    assert (ended.stdout, ended.stderr) == (f"{list(range(1, 21))}\n", "")
+    assert (ended.stdout, ended.stderr) == (f"{list(range(1, 201))}\n", "")
 
 
 def test_a_ray_cluster_that_is_not_there_is_one_line():
