@@ -90,6 +90,7 @@ class Job:
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
         self._dropped: set[str] = set()
+        # Nodes that get ready to join beside training, as they were called together, and those that are ready.
         self._preparing: list[tuple[str, ...]] = []
         self._ready: set[str] = set()
         self._end_s = end_s
