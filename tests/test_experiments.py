@@ -85,6 +85,13 @@ def test_headings_of_a_table_are_said_once_where_all_rows_have_the_same():
     ]
 
 
+def test_a_terminal_shows_the_first_rows_of_a_long_table_and_says_where_the_rest_are():
+    frame = pd.DataFrame({"node": range(1, 63), "samples": 5.0})
+    head, *rows, rest = outcome_text(Outcome({"per-node": frame}), 80).splitlines()
+    assert [row.split()[0] for row in (head, rows[0], rows[-1])] == ["node", "1", "50"]
+    assert rest == "12 more in per-node.csv"
+
+
 def test_workers_run_functions_of_a_script_that_they_cannot_import(tmp_path):
     settings = load_experiment("node-failures").settings(small=True) | {"failures": [2], "steps": [200]}
     script = tmp_path / "mine" / "experiment.py"

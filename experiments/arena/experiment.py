@@ -152,7 +152,7 @@ def run(context, settings):
         "share", ["case", "system"], "condition", sort=False, dropna=False, observed=True
     )
     shares = shares[[name for name in settings["conditions"] if name in shares]].dropna(how="all").reset_index()
-    tables = {"best": table, "shares": shares, "left-out": left_out}
+    tables = {"shares": shares, "best": table, "left-out": left_out}
     if settings["assumptions"]:
         tables["assumptions"] = assumptions(context, settings)
     on_map = table[table["condition"].isin(GRID) & (table["system"] != "moc")]

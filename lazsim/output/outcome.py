@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 DIGITS = "%.6g"
 """Format of the numbers in tables for machines."""
+
+MOST_ROWS = 50
+"""Rows of a table that a terminal shows."""
 
 
 def outcome_files(outcome: Outcome, name: str) -> dict[str, bytes]:
@@ -54,7 +58,10 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def outcome_text(outcome: Outcome, width: int | None = None, title: str = "") -> str:
     """Return a title and the first table of an outcome for a terminal; see `lazsim.output.table.render`."""
-    table = _table(next(iter(outcome.tables.values())))
+    name, frame = next(iter(outcome.tables.items()))
+    table = _table(frame)
+    if (num_left := len(frame) - MOST_ROWS) > 0:
+        table = replace(table, rows=table.rows[:MOST_ROWS], notes=[*table.notes, f"{num_left:,} more in {name}.csv"])
     return render([title, table] if title else [table], width)
 
 
