@@ -74,6 +74,17 @@ def test_the_best_comes_first_and_a_tie_is_what_may_be_as_good_at_the_same_seeds
     assert found[3].behind.low > 1
 
 
+def test_what_is_far_behind_at_every_seed_is_no_tie_however_much_it_varies_itself():
+    # Of 90 to 110 and of 0 to 30, differences are 80 to 100: mean 92, and t (2.5706) times 7.9 / sqrt(6) is 8.
+    much, little = dict(enumerate([90, 100, 110, 95, 105, 100])), dict(enumerate([0, 0, 30, 0, 18, 0]))
+    for values, best, less in (
+        ({"much": much, "little": little}, "much", False),
+        ({"little": little, "much": much}, "little", True),
+    ):
+        first, second = rank(values, less_is_better=less)
+        assert (first.name, second.is_tie) == (best, False)
+
+
 def test_few_seeds_tell_no_difference_and_runs_are_compared_at_the_seeds_of_both():
     better, worse = rank({"x": {0: 1.0, 1: 2.0}, "y": {1: 4.0, 2: 8.0}})
     assert (better.name, better.is_tie, worse.is_tie) == ("y", True, None)

@@ -44,13 +44,33 @@ class Ranked(Generic[Name]):
     """The total of the best alternative over the total of this one, at the seeds of both, with its 95 % interval; the
     other way round where less is better."""
     is_tie: bool | None
-    """Whether it may be as good as the best: their values are the same, or the interval of `behind` begins at 1 or
-    below. None where there are too few seeds to tell."""
+    """Whether it may be as good as the best: their values are the same, or `is_better` does not tell the best from it.
+    None where there are too few seeds to tell."""
 
 
-def is_beyond_chance(ratio: Interval) -> bool:
-    """Tell whether a ratio is above 1, whatever the seeds."""
-    return ratio.low > 1 or math.isinf(ratio.value)
+def is_better(one: BySeed, other: BySeed, *, less_is_better: bool = False) -> bool | None:
+    """Tell whether an alternative is better than another whatever the seeds; None where too few seeds have both.
+
+    Notes
+    -----
+    It is where the 95 % interval of their difference, seed by seed, is above 0: that tells by Fieller's theorem whether
+    a ratio is 1. The interval of a ratio does not, where what is below it varies much from seed to seed: it may hold 1
+    while one alternative has many times as much at every seed.
+
+    Examples
+    --------
+    >>> much, little = dict(enumerate([90, 100, 110, 95, 105, 100])), dict(enumerate([0, 0, 0, 0, 0, 9]))
+    >>> is_better(much, little), paired_ratio(much, little).low < 1
+    (True, True)
+    """
+    more, fewer = (other, one) if less_is_better else (one, other)
+    seeds = common_seeds([one, other])
+    above, below = (math.fsum(by_seed[seed] for seed in seeds) for by_seed in (more, fewer))
+    if not below or math.isinf(above + below):
+        # Nothing at all is less than something, and what never ends costs more than what does.
+        return above > below
+    low = mean_interval(more[seed] - fewer[seed] for seed in seeds).low
+    return None if math.isnan(low) else low > 0
 
 
 def rank(
@@ -77,13 +97,8 @@ def rank(
     for name in sorted(values, key=lambda name: (name != first, -share[name])):
         by_seed = values[name]
         behind = better_by(values[first], by_seed)
-        is_tie: bool | None = behind.low <= 1
-        if values[first] == by_seed:
-            is_tie = True
-        elif math.isnan(behind.low):
-            # Nothing at all is less than something.
-            is_tie = False if math.isinf(behind.value) else None
-        found.append(Ranked(name, len(by_seed), means[name], behind, is_tie))
+        is_behind = values[first] != by_seed and is_better(values[first], by_seed, less_is_better=less_is_better)
+        found.append(Ranked(name, len(by_seed), means[name], behind, None if is_behind is None else not is_behind))
     return tuple(found)
 
 

@@ -17,7 +17,7 @@ from lazsim.study.advise.question import CHOICES, MOST_STEPS, Question, distinct
 from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import Advance, ShowRuns
-from lazsim.study.comparison import Ranked, is_beyond_chance
+from lazsim.study.comparison import Ranked
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
 from lazsim.study.notes import count_notes
@@ -385,7 +385,9 @@ def _advise(
     ]
     off = list(_look_around(question, search, best, num_seeds))
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]
-    rivals += [one.alternative for one in off if is_beyond_chance(one.behind) and one.alternative not in rivals]
+    rivals += [
+        one.alternative for one in off if search.is_better(best, one.alternative) and one.alternative not in rivals
+    ]
     turns = _turns(question, search, best, rivals)
     return Advice(
         goal=goal,
@@ -512,7 +514,7 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
         if not search.run([best, rival], MIN_SAMPLES, (change,)):
             why_not = "the runs did not suffice to make sure of all assumptions that may change the advice"
             return Turns(tuple(found), num_assumptions, why_not)
-        gain = search.better_by(rival, best, (change,))
-        if is_beyond_chance(gain):
+        if search.is_better(rival, best, (change,)):
+            gain = search.better_by(rival, best, (change,))
             found.append(Turn(change.constant, change.factor, rival, gain))
     return Turns(tuple(found), num_assumptions)

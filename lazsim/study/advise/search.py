@@ -13,7 +13,7 @@ import numpy as np
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.study.checkpoint_interval import climb
-from lazsim.study.comparison import BySeed, Ranked, common_seeds, is_beyond_chance, paired_ratio, rank
+from lazsim.study.comparison import BySeed, Ranked, common_seeds, is_better, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval, share_interval
 
 MOST_ROUNDS = 6
@@ -184,6 +184,11 @@ class Search:
         )
         return paired_ratio(below, above) if self.goal.less_is_better else paired_ratio(above, below)
 
+    def is_better(self, one: Alternative, other: Alternative, changes: Changes = ()) -> bool | None:
+        """Tell whether an alternative is better than another whatever the seeds; see `comparison.is_better`."""
+        values = (self.values(each, changes) for each in (one, other))
+        return is_better(*values, less_is_better=self.goal.less_is_better)
+
     def rank(self, alternatives: Iterable[Alternative], best: Alternative | None = None) -> list[Ranked[Alternative]]:
         """Order alternatives that have run; see `lazsim.study.comparison.rank`.
 
@@ -276,7 +281,7 @@ class Search:
             return tuned, None
         best_tried = self.rank(tried)[0].name
         # The curve knows more than the best of a few runs, unless the runs say otherwise beyond chance.
-        if tuned not in tried or self._is_missed(tuned) or is_beyond_chance(self.better_by(best_tried, tuned)):
+        if tuned not in tried or self._is_missed(tuned) or self.is_better(best_tried, tuned):
             return best_tried, None
         return tuned, found
 
@@ -296,7 +301,7 @@ class Search:
     def better_first(self, ordered: Sequence[Alternative]) -> list[Alternative]:
         """Return some with the best of those in front that are better than the first beyond chance, if any is."""
         fine = [one for one in ordered if not self._is_missed(one)]
-        better = [one for one in fine if ordered[0] in fine and is_beyond_chance(self.better_by(one, ordered[0]))]
+        better = [one for one in fine if ordered[0] in fine and self.is_better(one, ordered[0])]
         first = self.rank(better)[0].name if better else ordered[0]
         return [first, *(one for one in ordered if one != first)]
 
