@@ -216,6 +216,25 @@ def test_releases_of_nccl_tests_without_roots_and_reductions_are_read(tmp_path):
     assert "all_gather,512,,,2,11\n" in import_tables(str(path), "mine").text
 
 
+@pytest.mark.parametrize(
+    ("cell", "is_taken"),
+    [("0", True), ("N/A", True), ("-1", True), ("3e-07", True), ("1.04858e+06", False), ("1e+00", False)],
+)
+def test_rows_of_nccl_tests_count_unless_results_are_wrong(tmp_path, cell, is_taken):
+    # `%5g` of src/common.cu prints 2**20 wrong results as 1.04858e+06, `%7.0le` of older releases an error.
+    path = tmp_path / "all_reduce.txt"
+    path.write_text(NCCL_TESTS.replace("0.05    0.05      0", f"0.05    0.05  {cell}"))
+    imported = import_tables(str(path), "mine")
+    assert ("all_reduce,512," in imported.text) == is_taken == (not told(imported, f"since {cell} results are wrong"))
+
+
+@pytest.mark.parametrize("tag", ["[1,0]<stdout>:", "[prterun-node0-71@1,0]<stdout>: ", " 0: "])
+def test_nccl_tests_are_read_with_the_tags_of_ranks_that_launchers_put_before_lines(tmp_path, tag):
+    path = tmp_path / "all_reduce.txt"
+    path.write_text("".join(tag + line for line in NCCL_TESTS.splitlines(keepends=True)))
+    assert "all_reduce,512,,,2,11\n" in import_tables(str(path), "mine").text
+
+
 def test_rows_of_wrong_results_and_ranks_on_several_nodes_are_told(tmp_path):
     path = tmp_path / "all_reduce.txt"
     text = NCCL_TESTS.replace("0.08    0.08      0", "0.08    0.08      7").replace("0x0b", "0x07")
@@ -321,7 +340,7 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
         ("matmul.csv", "gpu\n", (), "unknown file of kernel times 'matmul.csv'"),
         ("gemm.csv", "gpu\n", ("--stand-in", "gemm=x1"), "--stand-in gemm: give FILE=GPU"),
         ("gemm.csv", "gpu\n", ("--stand-in", "gemm.csv=x1", "--stand-in", "gemm.csv=x2"), "gemm.csv is given twice"),
-        ("some.txt", "no table", (), "neither a folder, a .csv file nor the output of nccl-tests"),
+        ("some.txt", "no table", (), "neither a folder, a .csv file nor the text output of nccl-tests"),
         ("some.txt", NCCL_TESTS, ("--gpu", "x1"), "does not tell the collective"),
         ("all_reduce.txt", NCCL_TESTS.replace("Rank", "rank"), ("--gpu", "x1"), "has 0 lines '# Rank ...'"),
         ("all_reduce.txt", NCCL_TESTS[: NCCL_TESTS.index("0.08")], ("--gpu", "x1"), "line 13: is cut short"),

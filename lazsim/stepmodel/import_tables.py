@@ -123,6 +123,10 @@ NCCL_TESTS = "nccl_single_node.csv"
 NCCL_TESTS_OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
 NCCL_TESTS_RANK = r"#\s+Rank\s+(\d+)\b(?:\s+Group\s+(\d+))?.*?\bon\s+(\S+)(?:\s+device\s+\d+\s+\[[^\]]*\]\s+(.+?)\s*$)?"
 NCCL_TESTS_TIMESTAMP = r"\s+\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S*\s*$"
+NCCL_TESTS_PREFIX = r"\[[^\]]*\]<std\w+>: ?|\s*\d+: "
+"""Tags of ranks by ``mpirun --tag-output`` and ``srun --label``."""
+NCCL_TESTS_RIGHT = r"0|N/A|-1|0e\+00|\d+e-\d+"
+"""No wrong results, no check, or as older releases have it, an error below 1; a million wrong results are 1e+06."""
 NCCL_TESTS_COLUMNS = 11
 """Size, count and type, then time, two rates and wrong results, out of place and in place."""
 
@@ -235,7 +239,10 @@ def _read_csv(path: Path, source: TableSource) -> list[Cells]:
 
 def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
     """Read the table that a program of nccl-tests prints: out-of-place times, which come first."""
-    lines = read_bytes(path).decode(errors="replace").splitlines()
+    lines = [
+        line[tag.end() :] if (tag := re.match(NCCL_TESTS_PREFIX, line)) else line
+        for line in read_bytes(path).decode(errors="replace").splitlines()
+    ]
     if any(re.match(r"#\s+size\b.*\bcputime\b", line) for line in lines):
         raise SpecError(f"{path}: has times of the CPU; run nccl-tests without --report_cputime")
     ranks = [found.groups() for line in lines if (found := re.match(NCCL_TESTS_RANK, line))]
@@ -256,21 +263,20 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
         if len(cells) < NCCL_TESTS_COLUMNS:
             raise SpecError(f"{where}: is cut short; remove the line, or give the whole output")
         time_us, wrong = cells[-8], cells[-5]
-        if wrong.isdigit() and int(wrong):
+        if not re.fullmatch(NCCL_TESTS_RIGHT, wrong):
             notes.append(f"{where}: left out, since {wrong} results are wrong")
         else:
             rows.append({"gpu": "", "num_gpus": str(num_gpus), "nbytes": cells[0], "time_us": time_us, "line": where})
     if not rows:
-        raise SpecError(f"{path}: neither a folder, a .csv file nor the output of nccl-tests; check the path")
+        raise SpecError(f"{path}: neither a folder, a .csv file nor the text output of nccl-tests; check the path")
     told = set(re.findall(r"(\w+)_perf\b", "\n".join(lines))) or set(
         re.findall("|".join(NCCL_TESTS_OPS), Path(path).name)
     )
+    known = ", ".join(NCCL_TESTS_OPS)
     if not told:
-        raise SpecError(f"{path}: does not tell the collective; name the file after it, such as all_reduce.txt")
+        raise SpecError(f"{path}: does not tell the collective; name the file after it, one of {known}")
     if len(told) > 1 or told.isdisjoint(NCCL_TESTS_OPS):
-        raise SpecError(
-            f"{path}: is of {', '.join(sorted(told))}; give the output of one of {', '.join(NCCL_TESTS_OPS)}"
-        )
+        raise SpecError(f"{path}: is of {', '.join(sorted(told))}; give the output of one of {known}")
     if num_gpus < 2:
         raise SpecError(f"{path}: has {num_gpus} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs")
     if (nodes := len({place for _, _, place, _ in ranks})) > 1:
