@@ -243,10 +243,28 @@ def test_memory_is_that_of_the_stage_that_keeps_most():
     parallel = override(inputs.parallel, layout, "layout")
     memory = memory_bytes(replace(inputs, model=model, parallel=parallel))
     assert memory["logits"] == 6 * 151936 * 4096
-    # Of a layer and token: two norms 4 d, queries, keys and values, output 4, scores of 2 x 2 bytes, 8 experts of an
+    # Of a layer and token: two norms 4 d, queries, keys and values, output 2, scores of 2 x 2 bytes, 8 experts of an
     # input, 3 inner numbers; the head's norm 4 d.
-    layer = 2 * 4 * 2048 + 2 * (32 + 2 * 4) * 128 + 4 * 32 * 128 + 4 * 128 + 8 * (2 * 2048 + 2 * 3 * 768)
+    layer = 2 * 4 * 2048 + 2 * (32 + 2 * 4) * 128 + 2 * 32 * 128 + 4 * 128 + 8 * (2 * 2048 + 2 * 3 * 768)
     assert memory["activations"] == pytest.approx(25 / 4 * 4096 * (4 * layer + 4 * 2048))
+
+
+@pytest.mark.parametrize(("tensor", "precision", "kept"), [(1, "bf16", 32), (4, "bf16", 32), (1, "fp8", 27)])
+def test_a_dense_layer_keeps_the_activations_that_korthikanti_publishes(tensor, precision, kept):
+    # arXiv 2205.05198, section 4.1 and equation 4: 34 s b h / t, less the two dropout masks of a byte, with the scores
+    # on the chip. Under fp8 the operands of matmuls have a byte (6 h less), and that of the last one of attention is
+    # kept beside the output of which it was made (1 h more).
+    inputs = load_inputs("mixtral-8x7b", "dgx-h100", None, {"global_batch": 8}, 8)
+    attention = msgspec.structs.replace(inputs.model.attention, num_kv_heads=32)
+    layout = override(inputs.parallel, {"tensor": tensor, "expert": 8, "precision": precision}, "layout")
+    memories = []
+    for num_dense in (1, 2):
+        model = msgspec.structs.replace(
+            inputs.model, attention=attention, matrices_per_expert=2, d_ff_dense=4 * 4096, num_moe_layers=1,
+            num_layers=1 + num_dense,
+        )  # fmt: skip
+        memories.append(memory_bytes(replace(inputs, model=model, parallel=layout))["activations"])
+    assert memories[1] - memories[0] == pytest.approx(kept * 4096 * 4096 / tensor)
 
 
 def test_full_recomputation_keeps_the_input_of_each_layer_and_one_layer():

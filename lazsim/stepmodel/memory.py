@@ -169,11 +169,14 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
         attention = model.attention.across(parallel.tensor)
         latent = attention.kind == "latent"
         narrow = attention.query_rank + attention.kv_rank + attention.rope_dim if latent else 0
+        # In 16 bits the output is itself the operand of the projection, unless a gate or a cast makes another tensor.
+        output = ACTIVATION_BYTES * (2 if attention.gated else 1)
+        output += operand if attention.gated or inputs.quantised else 0
         heads = [
             *normed,
             ((ACTIVATION_BYTES + operand) * narrow, ""),
             (ACTIVATION_BYTES * (attention.query_dim + attention.key_value_dim), "latent_up" if latent else ""),
-            ((ACTIVATION_BYTES * (2 if attention.gated else 1) + operand) * attention.output_dim, ""),
+            (output * attention.output_dim, ""),
             (indexer_bytes(attention, model.sequence_length, parallel.tensor), ""),
         ]
     inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert
