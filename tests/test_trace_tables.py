@@ -338,7 +338,7 @@ def test_events_of_the_gpus_of_a_node_are_not_taken_for_those_of_the_node(write)
     samples = "time_s,host,gpu,up\n0,n1,0,1\n30,n1,1,1\n60,n1,0,0\n90,n1,1,1\n"
     with pytest.raises(TraceFormatError, match=r"parts of a node .column 'gpu'"):
         read_trace(write(samples))
-    # A kind of GPU, and a GPU that is told of failures alone.
+    # These rows are of whole nodes: the column says which kind of GPU they have, or which GPU made the node fail.
     for cells in (["H200"] * 4, [3, 3, "", ""]):
         whole = read_trace(write(rows.format(*cells)), mapping=TraceMapping(time_unit="s"))
         assert trace_stats(whole).num_removals == 1

@@ -163,7 +163,7 @@ def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str, most: flo
     if 0 < size <= num_nodes:
         num_fatal = int((found.sets_MN.sum(axis=1) == size).sum())
         total = comb(num_nodes, size)
-        whole = f"{total:,}" if total < 10**10 else f"{total:.0e}".replace("e+", " x 10^")
+        whole = f"{total:,}" if total < 10**10 else f"{total:.1e}".replace("e+", " x 10^")
         axes.annotate(f"fatal: {num_fatal:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
                       textcoords="offset points", va="bottom", fontsize=6, color="0.3")  # fmt: skip
 

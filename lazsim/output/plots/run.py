@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,10 +25,6 @@ from lazsim.output.plots.style import (
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
-
-if TYPE_CHECKING:
-    pass
-
 
 SHORTEST_SHARE = 1 / 300
 """Part of the time under which spans between changes are joined: lines would lie on each other."""
