@@ -266,7 +266,7 @@ class Job:
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
         """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""
-        decision, is_ready = state.decision, state.is_joining and self._ready
+        decision, is_ready = state.decision, state.is_joining and self.system.joins_behind
         if decision.action is protocol.Action.CONTINUE:
             for bucket, seconds in decision.phases:
                 if bucket != "transfer" or not is_ready:
