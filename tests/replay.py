@@ -481,7 +481,7 @@ class Replay:
         else:
             seconds = self.with_fetch(FETCH, self.free_seats(len(newcomers)))["transfer"]
         if self.dropped & set(newcomers):
-            seconds += RESTART_S - SAVE_S
+            seconds += 15.0 + 0.52 * self.job.stages * self.job.shares * self.job.costs.gpus
         others = [node for node in newcomers if node not in self.ready]
         if not others or not seconds:
             return

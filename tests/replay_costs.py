@@ -28,6 +28,7 @@ class Constant(NamedTuple):
     expert_share: float  # Part of that state that is experts.
     placement: object = None
     optimizer_bytes: int = 12
+    gpus: int = 1
 
     def holds(self, count, step):
         if self.placement is not None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import simpy
 
-from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
@@ -341,7 +340,7 @@ class Job:
         if decision.action is protocol.Action.RECONFIGURE:
             transfer_s = self.plans.bind(held, decision.nodes, decision.num_nodes, self.progress.step)[1].seconds
         starts_anew = not self._dropped.isdisjoint(nodes)
-        ready_s = transfer_s + (restart_s(self.costs, self.costs.grid.replica_nodes) if starts_anew else 0.0)
+        ready_s = transfer_s + (self.system.replica_start_s(self.costs) if starts_anew else 0.0)
         if not ready_s or self._ready.issuperset(nodes):
             return
         self.nodes.call(fresh := tuple(node for node in nodes if node not in self._ready))

@@ -28,6 +28,11 @@ class ReplicaDrop(ReplicaSystem):
     the 3 min in which all stand still."""
     quorum_s: float = 1.0
     """Until the replicas left have new communicators (torchft with Gloo: under 1 s)."""
+    start_base_s: float = 15.0
+    """To notice that a replica failed, by a poll every 5 s (torchft), and to start processes and communicators, with
+    `start_per_gpu_s` (samanta-amit/Megatron-DeepSpeed, `deepspeed_init_time.md`: 10 s and 0.52 s a rank, on 96 to 3,072
+    ranks of Aurora). torchft's replicas of 10 GPUs are away for 24 s, with the copy."""
+    start_per_gpu_s: float = 0.52
     is_led: bool = False
     """Whether a coordinator leads the replicas, as in the live mode. It stops all of them as soon as it knows of a
     failure, all build new communicators as other systems do, and all wait for the copy to a replica that returns."""
@@ -71,6 +76,10 @@ class ReplicaDrop(ReplicaSystem):
     def joins_behind(self) -> bool:
         """See `System.joins_behind`."""
         return not self.is_led
+
+    def replica_start_s(self, costs: CostModel) -> float:
+        """See `System.replica_start_s`: its nodes are there, so that nothing is queued."""
+        return self.start_base_s + self.start_per_gpu_s * costs.grid.replica_nodes * costs.cluster.gpus_per_node
 
 
 REPLICA_DROP = ReplicaDrop(

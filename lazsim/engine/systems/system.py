@@ -99,6 +99,10 @@ class System:
         """Whether nodes that join get their states beside training: replicas that start by themselves."""
         return False
 
+    def replica_start_s(self, costs: CostModel) -> float:
+        """Return the seconds until the processes of a replica that `joins_behind` after a failure have started anew."""
+        return 0.0
+
     def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
         """Tell whether it goes on without a checkpoint whichever one node of a plan for some of `num_nodes` goes.
 
