@@ -25,7 +25,7 @@ from lazsim.live.state import Block, TrainingState, all_keys, initial_values
 from lazsim.live.trainer import Trainer
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.pytorch.device import CPU
-from lazsim.pytorch.group import Group
+from lazsim.pytorch.group import ProcessGroup
 from lazsim.pytorch.transformer import Layout
 from lazsim.specs import JobSpec, load_spec
 
@@ -217,7 +217,7 @@ def train_alone(spec: LiveSpec, sequences: dict[int, list[int]]) -> dict:
     """Train given sequences of each step in this process; return the final state of every block."""
     state = TrainingState(spec)
     state.replace({key: Block(spec, key, initial_values(spec, key)) for key in all_keys(spec)}, 0)
-    group = Group(torch.distributed.HashStore(), "alone", 0, 1, "127.0.0.1", CPU)
+    group = ProcessGroup(torch.distributed.HashStore(), "alone", 0, 1, "127.0.0.1", CPU)
     group.connect()
     layout = Layout(np.ones((spec.model.num_moe_layers, spec.model.num_experts, 1), dtype=np.int64))
     for step in range(1, NUM_STEPS + 1):

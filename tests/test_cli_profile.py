@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from lazsim.cli.base.common import COMPILED_VARIABLE, require_torch
-from lazsim.costmodel.profile import Header, Point, profile_names, save_profile
+from lazsim.costmodel.profile import Header, ProfilePoint, profile_names, save_profile
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
 
@@ -134,7 +134,9 @@ def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path
 def write_profile(path, times_s, skipped=None, **changes):
     """Write a profile of experts, seconds by tokens."""
     points = [
-        Point(kernel="expert", size=size, time_s=seconds, moved_bytes=8e9, copy_peak_share=0.4, roofline_share=0.4)
+        ProfilePoint(
+            kernel="expert", size=size, time_s=seconds, moved_bytes=8e9, copy_peak_share=0.4, roofline_share=0.4
+        )
         for size, seconds in times_s.items()
     ]
     save_profile(path, msgspec.structs.replace(HEADER, skipped=skipped or {}, **changes), points)
@@ -343,7 +345,7 @@ def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path, quickl
         assert row["modelled_exchange_s"] > 0
     assert json.loads((tmp_path / "out" / "ranks.json").read_text()) == found
     profile = tmp_path / "other.csv"
-    point = Point(kernel="expert", size=1, time_s=1e-3)
+    point = ProfilePoint(kernel="expert", size=1, time_s=1e-3)
     header = msgspec.structs.replace(HEADER, model=load_spec(ModelSpec, str(model)), conditions={"num_threads": 64})
     save_profile(profile, header, [point, msgspec.structs.replace(point, size=64.0)])
     code, _, err = lazsim("profile", "ranks", "--device", "cpu", *small, "--profile", profile)

@@ -203,3 +203,12 @@ def test_a_package_says_what_each_of_its_modules_is_for(package):
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
     folders = {path.parent.name for path in package.glob("*/__init__.py")}
     assert package.name in ALIKE or modules <= named <= modules | folders
+
+
+def test_a_class_has_a_name_of_its_own_in_the_package():
+    found: dict[str, list[str]] = {}
+    for module, path in SOURCES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}

@@ -59,7 +59,7 @@ from lazsim.live.worker_server import MAX_STRANGERS, WorkerConnection, WorkerSer
 from lazsim.output.live import live_parts
 from lazsim.output.table import render
 from lazsim.pytorch.device import CPU
-from lazsim.pytorch.group import Group
+from lazsim.pytorch.group import ProcessGroup
 from lazsim.routing.table import RecordedRouting
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.trace.table import Event, build_trace
@@ -605,7 +605,7 @@ def test_more_nodes_than_sequences_are_no_harm(pool, undisturbed):
 def test_a_call_that_waits_for_a_lost_rank_can_be_aborted():
     """One of two ranks meets the other and sums alone, until it is called away."""
     store = torch.distributed.HashStore()
-    ranks = [Group(store, "test", rank, 2, "127.0.0.1", CPU) for rank in (0, 1)]
+    ranks = [ProcessGroup(store, "test", rank, 2, "127.0.0.1", CPU) for rank in (0, 1)]
     others = threading.Thread(target=ranks[1].connect)
     others.start()
     ranks[0].connect()
@@ -617,7 +617,7 @@ def test_a_call_that_waits_for_a_lost_rank_can_be_aborted():
 
 def test_a_rank_that_meets_no_other_can_be_aborted():
     store = torch.distributed.HashStore()
-    alone = Group(store, "test", 0, 2, "127.0.0.1", CPU)
+    alone = ProcessGroup(store, "test", 0, 2, "127.0.0.1", CPU)
     threading.Timer(0.2, alone.abort).start()
     with pytest.raises(RuntimeError, match="called away"):
         alone.connect()

@@ -20,7 +20,7 @@ from lazsim.pytorch.device import (  # noqa: E402
     local_rank_from_environment,
     take_device,
 )
-from lazsim.pytorch.group import Group, Nccl  # noqa: E402
+from lazsim.pytorch.group import Nccl, ProcessGroup  # noqa: E402
 
 
 @pytest.fixture
@@ -88,7 +88,9 @@ def test_the_next_worker_takes_the_gpu_of_a_dead_one():
 def meet(devices):
     """Let ranks meet, each in a thread; return them."""
     store = torch.distributed.HashStore()
-    ranks = [Group(store, "test", rank, len(devices), "127.0.0.1", device) for rank, device in enumerate(devices)]
+    ranks = [
+        ProcessGroup(store, "test", rank, len(devices), "127.0.0.1", device) for rank, device in enumerate(devices)
+    ]
     threads = [threading.Thread(target=group.connect) for group in ranks]
     for thread in threads:
         thread.start()
@@ -145,7 +147,7 @@ def test_a_rank_that_was_called_away_while_others_met_is_not_waited_for(monkeypa
     monkeypatch.setattr(Nccl, "meet", meet_by_nccl)
     monkeypatch.setattr(Nccl, "abort", lambda self: cut.put(self))
     store = torch.distributed.HashStore()
-    ranks = [Group(store, "test", rank, 2, "127.0.0.1", on_gpu(f"GPU-{rank}")) for rank in (0, 1)]
+    ranks = [ProcessGroup(store, "test", rank, 2, "127.0.0.1", on_gpu(f"GPU-{rank}")) for rank in (0, 1)]
 
     def connect_the_other():
         with suppress(RuntimeError):

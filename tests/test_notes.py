@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lazsim.costmodel.profile import PROFILES, Point, read_profile, require_header, save_profile
+from lazsim.costmodel.profile import PROFILES, ProfilePoint, read_profile, require_header, save_profile
 from lazsim.errors import InfeasiblePlanError
 from lazsim.output.run import run_files, run_parts
 from lazsim.output.table import render
@@ -280,7 +280,7 @@ def test_a_profile_of_blocks_that_none_can_have_says_so(tmp_path):
     # Nemotron has Mamba-2 blocks, and a shared expert that is wider than its others.
     model, path = load_spec(ModelSpec, "nemotron-3-nano"), tmp_path / "part.csv"
     header = msgspec.structs.replace(require_header(read_profile(PROFILES / "epyc-2cores" / "gpt-s.csv")), model=model)
-    save_profile(path, header, [Point(kernel="optimizer", size=size, time_s=size * 1e-9) for size in (1, 2**40)])
+    save_profile(path, header, [ProfilePoint(kernel="optimizer", size=size, time_s=size * 1e-9) for size in (1, 2**40)])
     note, *_ = profile_notes(path, "nemotron-3-nano")
     assert note == f"{path}: a run takes analytic times for dense: no profile has state_space, shared_experts"
 

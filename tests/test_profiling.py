@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
 from lazsim.costmodel.measured import TimeTable
-from lazsim.costmodel.profile import Point, read_profile
+from lazsim.costmodel.profile import ProfilePoint, read_profile
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, machine, session, storage
@@ -116,7 +116,7 @@ def test_a_rank_takes_its_own_rows_those_it_receives_and_its_experts_at_the_medi
         passed = seen.setdefault((kernel.name, tokens), 0)
         seen[kernel.name, tokens] += 1
         seconds = {"grouped": 100.0, "permute": 10.0, "reorder": 1.0}[kernel.name] * tokens * slow[passed % 3]
-        return Point(kernel=kernel.name, size=size, time_s=seconds)
+        return ProfilePoint(kernel=kernel.name, size=size, time_s=seconds)
 
     monkeypatch.setattr(compute, "measure_kernel", timed)
     monkeypatch.setattr("lazsim.profiling.rank_loads.measure_kernel", lambda *_: None)
@@ -372,7 +372,11 @@ def test_of_several_times_the_fastest_is_kept(tmp_path, quick_peaks):
 
     def task(size):
         return Measurement(
-            "expert", size, 1, lambda _: 0.0, lambda _: Point(kernel="expert", size=size, time_s=next(times_s[size]))
+            "expert",
+            size,
+            1,
+            lambda _: 0.0,
+            lambda _: ProfilePoint(kernel="expert", size=size, time_s=next(times_s[size])),
         )
 
     one = new_session(tmp_path / "a.csv")
@@ -435,7 +439,7 @@ def test_what_comes_before_a_kernels_first_point_does_not_slow_down_what_is_expe
     tmp_path, quick_peaks
 ):
     one = new_session(tmp_path / "a.csv")
-    point = Point(kernel="expert", size=1, time_s=1e-3)
+    point = ProfilePoint(kernel="expert", size=1, time_s=1e-3)
     run(one, [Measurement("expert", 1, 1, lambda _: 0.0, lambda _: point, prepare=lambda: time.sleep(0.1))])
     assert one.scheduler.wall_s < 0.1
 

@@ -18,7 +18,15 @@ from lazsim.costmodel.measured import (
     table_of,
 )
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.profile import Header, Point, Profile, find_profile, profile_names, read_profile, save_profile
+from lazsim.costmodel.profile import (
+    Header,
+    Profile,
+    ProfilePoint,
+    find_profile,
+    profile_names,
+    read_profile,
+    save_profile,
+)
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.output.plots.profile import profile_figure
 from lazsim.profiling.check import held_out_errors, modelled_errors, reached_shares
@@ -37,15 +45,15 @@ HEADER = Header(
 UNITS = {"optimizer": "params", "reorder": "assignments", "all_to_all": "bytes", "all_reduce": "bytes"}
 
 
-def points(kernel: str, times_s: dict[float, float], num_ranks: int = 1) -> list[Point]:
+def points(kernel: str, times_s: dict[float, float], num_ranks: int = 1) -> list[ProfilePoint]:
     unit = UNITS.get(kernel, "tokens")
     return [
-        Point(kernel=kernel, size=size, size_unit=unit, num_ranks=num_ranks, time_s=time_s)
+        ProfilePoint(kernel=kernel, size=size, size_unit=unit, num_ranks=num_ranks, time_s=time_s)
         for size, time_s in times_s.items()
     ]
 
 
-def profile_of(*parts: list[Point], header: Header | None = HEADER) -> Profile:
+def profile_of(*parts: list[ProfilePoint], header: Header | None = HEADER) -> Profile:
     return Profile("p.csv", "", header, tuple(point for part in parts for point in part))
 
 
@@ -209,7 +217,7 @@ def test_the_error_at_held_out_points_is_that_of_the_line_between_the_others():
 
 def test_grouped_experts_are_held_against_one_and_moved_tokens_against_a_copy():
     def point(kernel, size, time_s, flop, **more):
-        return Point(kernel=kernel, size=size, time_s=time_s, flop=flop, **more)
+        return ProfilePoint(kernel=kernel, size=size, time_s=time_s, flop=flop, **more)
 
     # One expert: 2, 2.5 and 4 operations a second. Four grouped ones: 4, 1.5 and 3.6, of which the first are too small.
     single = [point("expert", size, size / rate, size) for size, rate in ((1024, 2.0), (4096, 2.5), (8192, 4.0))]

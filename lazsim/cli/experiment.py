@@ -16,14 +16,14 @@ from lazsim.cli.base.common import (
     progress_bar,
     write_results,
 )
-from lazsim.cli.base.messages import Group
+from lazsim.cli.base.messages import CommandGroup
 from lazsim.cli.list import command as list_names
 
 STORE = ".runs"
 """Folder beside the results that keeps finished runs."""
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def command() -> None:
     """Make the figures and tables of the published evaluation again.
 

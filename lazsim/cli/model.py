@@ -7,13 +7,13 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import json_option, note, show
-from lazsim.cli.base.messages import Group
+from lazsim.cli.base.messages import CommandGroup
 
 if TYPE_CHECKING:
     from lazsim.specs import ModelSpec
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def command() -> None:
     """Count the parameters of models, and import those of Hugging Face."""
 

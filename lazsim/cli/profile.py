@@ -21,7 +21,7 @@ from lazsim.cli.base.common import (
     write_out,
 )
 from lazsim.cli.base.effects import is_given
-from lazsim.cli.base.messages import Choice, Group
+from lazsim.cli.base.messages import Choice, CommandGroup
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
 from lazsim.units import counted
@@ -45,7 +45,7 @@ virtual_rank_options = options(
 )
 
 
-@click.group(cls=Group, invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @device_option
 @dtype_option
 @click.option("--model", default="gpt-s", metavar="NAME|TOML", help="Model whose shapes are measured.")

@@ -18,7 +18,7 @@ from lazsim.cli.base.common import (
     show,
     write_out,
 )
-from lazsim.cli.base.messages import Group
+from lazsim.cli.base.messages import CommandGroup
 from lazsim.units import counted
 
 reading_options = options(
@@ -28,7 +28,7 @@ reading_options = options(
 )
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def command() -> None:
     """Inspect, fit, generate, convert and plot expert loads."""
 

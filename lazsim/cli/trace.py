@@ -19,7 +19,7 @@ from lazsim.cli.base.common import (
     told,
     write_out,
 )
-from lazsim.cli.base.messages import Choice, Group
+from lazsim.cli.base.messages import Choice, CommandGroup
 from lazsim.cli.base.replay import max_nodes_option, rate_options, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
@@ -30,7 +30,7 @@ reading_options = options(click.argument("path", metavar="FILE"), replay_options
 """FILE, and the options of reading, cutting and capping it."""
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def command() -> None:
     """Inspect, convert, generate, fit, fetch and plot traces. FILE may also be a recipe."""
 

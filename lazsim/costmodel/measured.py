@@ -12,7 +12,7 @@ import numpy as np
 
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.profile import BARE_KERNELS, Point, Profile
+from lazsim.costmodel.profile import BARE_KERNELS, Profile, ProfilePoint
 from lazsim.errors import CostRangeError, SpecError
 from lazsim.placement.plan import Floats
 from lazsim.specs import ModelSpec
@@ -64,7 +64,7 @@ class TimeTable:
         return np.where(busy, times_s, 0.0)
 
 
-def table_of(points: Sequence[Point]) -> TimeTable:
+def table_of(points: Sequence[ProfilePoint]) -> TimeTable:
     """Build the table of one kernel; times never fall with size.
 
     A smaller size takes no longer than a larger one, to which its work could be padded: other work on the machine only

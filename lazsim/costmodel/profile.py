@@ -52,7 +52,7 @@ BARE_KERNELS = ("dense", "expert", "reorder", "optimizer")
 BARE_COLUMNS = ("kernel", "size", "time_s")
 
 
-class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProfilePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One kernel at one size: a row of the CSV, whose columns docs/guides/profiles.md explains."""
 
     kernel: str
@@ -87,7 +87,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.kernel, self.num_ranks, self.size
 
 
-COLUMNS = Point.__struct_fields__
+COLUMNS = ProfilePoint.__struct_fields__
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,14 +121,14 @@ class Profile:
     name: str
     sha256: str
     header: Header | None
-    points: tuple[Point, ...]
+    points: tuple[ProfilePoint, ...]
 
     @property
     def kernels(self) -> list[str]:
         """Kernels with points, in the order of the file."""
         return list(dict.fromkeys(point.kernel for point in self.points))
 
-    def of(self, kernel: str) -> list[Point]:
+    def of(self, kernel: str) -> list[ProfilePoint]:
         """Return the points of one kernel by size, those over the most processes."""
         points = [point for point in self.points if point.kernel == kernel]
         most = max((point.num_ranks for point in points), default=1)
@@ -153,7 +153,7 @@ def header_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save_profile(path: Path, header: Header, points: Sequence[Point]) -> None:
+def save_profile(path: Path, header: Header, points: Sequence[ProfilePoint]) -> None:
     """Write both files of a profile, or none."""
     kernels = list(dict.fromkeys(point.kernel for point in points))
     head = msgspec.structs.replace(header, kernels=kernels)
@@ -246,10 +246,10 @@ def _read_header(path: Path) -> Header:
     return convert(fields, Header, path=path)
 
 
-def _read_points(path: Path, content: bytes) -> list[Point]:
+def _read_points(path: Path, content: bytes) -> list[ProfilePoint]:
     bare = b"size_unit" not in content.partition(b"\n")[0]
     columns = BARE_COLUMNS if bare else COLUMNS
-    points: dict[tuple[str, int, float], Point] = {}
+    points: dict[tuple[str, int, float], ProfilePoint] = {}
     for line, row in read_cells(path, content, columns).items():
         where = f"{path}, line {line}"
         try:
@@ -258,7 +258,7 @@ def _read_points(path: Path, content: bytes) -> list[Point]:
                     read_number(row[name])
         except ValueError as error:
             raise SpecError(f"{where}: {error}") from None
-        point = convert({name: row[name] for name in columns}, Point, path=where, strict=False)
+        point = convert({name: row[name] for name in columns}, ProfilePoint, path=where, strict=False)
         if bare and point.kernel not in BARE_KERNELS:
             raise SpecError(f"{where}: a table without a header has {', '.join(BARE_KERNELS)}, not {point.kernel}")
         if point.key in points:

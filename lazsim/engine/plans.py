@@ -14,7 +14,7 @@ from lazsim.engine.nodes import Nodes
 from lazsim.engine.planner import Planner
 from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
-from lazsim.engine.sampled_steps import Point, StepTimers
+from lazsim.engine.sampled_steps import SampledPlan, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer
 from lazsim.engine.systems.system import System
@@ -165,7 +165,7 @@ class Plans:
             return self._planner.find(same, lambda: compute(step, is_sampled=False)[1])
         return self.sampler.find(alike, step, compute) if self.sampler.is_on else compute(step, is_sampled=False)[1]
 
-    def _point(self, held: Held) -> Point | None:
+    def _point(self, held: Held) -> SampledPlan | None:
         """Return the plan that stands for the one that nodes hold, if another one does."""
         return self._timers.points.get(held.num_seats) if self._system.is_elastic else None
 

@@ -14,7 +14,7 @@ MOST_AVERAGED = 8
 """Steps over which the mean of a window is taken, at most."""
 
 
-class Point(NamedTuple):
+class SampledPlan(NamedTuple):
     """A plan that stands for others."""
 
     fewest_nodes: int
@@ -34,7 +34,7 @@ class StepTimers:
 
     def __init__(self, sampler: Sampler, make_timer: MakeStepTimer, *, keeps_plans: bool) -> None:
         self.sampler, self.make_timer, self._keeps_plans = sampler, make_timer, keeps_plans
-        self.points: dict[int, Point] = {}
+        self.points: dict[int, SampledPlan] = {}
         self.samples_per_step: dict[int, int] = {}
         self.series: Series | None = None
 
@@ -53,10 +53,10 @@ class StepTimers:
         if self.series is not None:
             self.series.use(num_steps)
 
-    def point(self, planned: Planned, timer: StepTimer, step: int) -> Point:
+    def point(self, planned: Planned, timer: StepTimer, step: int) -> SampledPlan:
         """Return what a plan tells others for which it stands."""
         plan = planned.plan
-        return Point(plan.fewest_nodes, timer.extrapolated_share(step), plan if self._keeps_plans else None)
+        return SampledPlan(plan.fewest_nodes, timer.extrapolated_share(step), plan if self._keeps_plans else None)
 
 
 @dataclass

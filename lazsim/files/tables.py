@@ -36,7 +36,7 @@ class Row(NamedTuple):
     fields: list[str]
 
 
-class Table(NamedTuple):
+class FileTable(NamedTuple):
     """Names of the columns, none where the file has no header, and the rows."""
 
     header: tuple[str, ...]
@@ -76,7 +76,7 @@ def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int,
     return {line: dict(zip(columns, map(str.strip, cells), strict=True)) for line, cells in lines.items()}
 
 
-def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]) -> Table:
+def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]) -> FileTable:
     """Read the rows of a text; broken ones are faults.
 
     Parameters
@@ -101,11 +101,11 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
         found.append(row)
         _check_shape(len(found), len(row.fields), faults)
     if found and is_header(found[0].fields):
-        return Table(tuple(found[0].fields), found[1:])
-    return Table((), found)
+        return FileTable(tuple(found[0].fields), found[1:])
+    return FileTable((), found)
 
 
-def read_parquet(content: bytes, faults: Faults) -> Table:
+def read_parquet(content: bytes, faults: Faults) -> FileTable:
     """Read the rows of a Parquet file; a row counts as a line."""
     try:
         import pyarrow
@@ -125,7 +125,7 @@ def read_parquet(content: bytes, faults: Faults) -> Table:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise faults.error(f"{faults.name}: not valid Parquet ({str(error)[:80]}); write it again") from None
     fields = zip(*columns, strict=True)
-    return Table(tuple(table.column_names), [Row(line, list(one)) for line, one in enumerate(fields, start=1)])
+    return FileTable(tuple(table.column_names), [Row(line, list(one)) for line, one in enumerate(fields, start=1)])
 
 
 def find_separator(text: str) -> str | None:
@@ -216,7 +216,7 @@ def _only_array(text: str) -> int | None:
     return openings[0] if len(openings) == 1 else None
 
 
-def _align(values: Iterator[tuple[int, Any]], faults: Faults) -> Table:
+def _align(values: Iterator[tuple[int, Any]], faults: Faults) -> FileTable:
     """Put the fields of objects under one header, in the order in which keys first appear."""
     index: dict[str, int] = {}
     rows: list[Row] = []
@@ -240,7 +240,7 @@ def _align(values: Iterator[tuple[int, Any]], faults: Faults) -> Table:
         _check_shape(len(rows), len(index), faults)
     for row in rows:
         row.fields.extend([""] * (len(index) - len(row.fields)))
-    return Table(tuple(index), rows)
+    return FileTable(tuple(index), rows)
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

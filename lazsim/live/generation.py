@@ -24,7 +24,7 @@ from lazsim.live.text import load_text
 from lazsim.live.trainer import Trainer
 from lazsim.placement.plan import PlacementPlan
 from lazsim.pytorch.device import is_out_of_memory, take_device
-from lazsim.pytorch.group import TIMEOUT, Group, dist
+from lazsim.pytorch.group import TIMEOUT, ProcessGroup, dist
 from lazsim.pytorch.transformer import Layout
 from lazsim.specs import sha256
 
@@ -45,9 +45,9 @@ class Worker:
 
     def __init__(self, address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> None:
         self.name, self.host = name, host
-        self.group: Group | None = None
+        self.group: ProcessGroup | None = None
         # Kept, since the destructor of a group waits for the call that hangs.
-        self._stuck_groups: list[Group] = []
+        self._stuck_groups: list[ProcessGroup] = []
         self._address, self._secret, self._local_rank = address, secret, local_rank
         self._instance = messages.new_nonce().decode()
         self._state: TrainingState | None = None
@@ -226,7 +226,7 @@ class Generation:
             raise AbortedError
 
     @property
-    def _group(self) -> Group:
+    def _group(self) -> ProcessGroup:
         assert self._worker.group is not None, "communicators are built"
         return self._worker.group
 
@@ -234,7 +234,7 @@ class Generation:
         worker, meeting = self._worker, MeetingPoint(self._client, self._start.generation)
         host = worker.host or self._client.own_address
         worker.drop_group()
-        group = Group(meeting, name, self._rank, size, host, self._state.device)
+        group = ProcessGroup(meeting, name, self._rank, size, host, self._state.device)
         worker.group = group
         # An abort that came before this did not reach the group.
         self._check()

@@ -13,7 +13,7 @@ from torch import Tensor
 from lazsim.live.messages import HeldState
 from lazsim.live.spec import LiveSpec
 from lazsim.pytorch.device import CPU, Device
-from lazsim.pytorch.group import Group
+from lazsim.pytorch.group import ProcessGroup
 from lazsim.pytorch.reduce import exchange_pieces, piece
 from lazsim.pytorch.transformer import dense_shapes, expert_shapes
 
@@ -93,7 +93,7 @@ class TrainingState:
         """Add blocks of given parameters and moments."""
         self.blocks |= {key: Block(self.spec, key, value.to(self.device.torch)) for key, value in values.items()}
 
-    def fetch(self, group: Group, holds: Sequence[Collection[Key]], wants: Sequence[Collection[Key]]) -> None:
+    def fetch(self, group: ProcessGroup, holds: Sequence[Collection[Key]], wants: Sequence[Collection[Key]]) -> None:
         """Add the blocks that this rank wants and does not hold, and send others theirs.
 
         All owners of a block send equal pieces to each rank that lacks it.

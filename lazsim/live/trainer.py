@@ -11,7 +11,7 @@ import torch
 
 from lazsim.live.state import DENSE, TrainingState, block_size
 from lazsim.live.text import load_text, sequences
-from lazsim.pytorch.group import Group
+from lazsim.pytorch.group import ProcessGroup
 from lazsim.pytorch.reduce import ExpertReduction
 from lazsim.pytorch.transformer import Layout, Transformer
 
@@ -22,7 +22,9 @@ class Trainer:
     Each rank trains some `sequences` of the global batch. The loss is the mean over those of all ranks.
     """
 
-    def __init__(self, state: TrainingState, group: Group, layout: Layout, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, state: TrainingState, group: ProcessGroup, layout: Layout, sequences: Sequence[Sequence[int]]
+    ) -> None:
         self._own, self._num_sequences = list(sequences[group.rank]), sum(map(len, sequences))
         self._state, self._group, self._text = state, group, load_text(state.spec.text)
         experts = {key: block.parameters for key, block in state.blocks.items() if key != DENSE}

@@ -7,7 +7,7 @@ import numpy as np
 
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.measured import compute_tables, table_of
-from lazsim.costmodel.profile import Point, Profile, require_header
+from lazsim.costmodel.profile import Profile, ProfilePoint, require_header
 from lazsim.errors import SpecError
 from lazsim.placement.plan import Floats
 from lazsim.settings import DEFAULTS
@@ -46,7 +46,7 @@ def reached_shares(profile: Profile) -> list[RateShare]:
     most moved tokens, without the time of their schedule, which moves none, unless that was measured to take all of it.
     """
 
-    def rate(point: Point) -> float:
+    def rate(point: ProfilePoint) -> float:
         return point.flop / point.time_s
 
     expert = {point.size: point for point in profile.of("expert")}

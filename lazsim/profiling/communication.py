@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from lazsim.costmodel.profile import Header, Point
+from lazsim.costmodel.profile import Header, ProfilePoint
 from lazsim.errors import FailedError, LazsimError
 from lazsim.processes import MEMORY_SHARE, check_processes, starting_processes
 from lazsim.profiling.exchanges import EXCHANGES, link_bytes, serve
@@ -228,11 +228,11 @@ def group_measurements(header: Header, num_ranks: int, backend: str) -> list[Mea
     def cycles() -> list[tuple[float, float]]:
         return [group_cycle(num_ranks, backend, header.device) for _ in range(NUM_GROUPS)]
 
-    def measure(index: int, _: float) -> Point:
+    def measure(index: int, _: float) -> ProfilePoint:
         samples_s = np.array([[cycle[index]] for cycle in cycles()])
         return make_point(GROUPS[index], num_ranks, samples_s, num_ranks=num_ranks)
 
-    def predict_s(_: Sequence[Point]) -> float:
+    def predict_s(_: Sequence[ProfilePoint]) -> float:
         # One cycle gives both kernels.
         return 0.0 if cycles.cache_info().currsize else GROUP_S[backend]
 
@@ -255,7 +255,7 @@ def _exchange(
         needed = (2 * num_buffers + 3) * num_ranks * size
         return "memory" if needed > MEMORY_SHARE * free_bytes(header.device) else None
 
-    def measure(budget_s: float) -> Point:
+    def measure(budget_s: float) -> ProfilePoint:
         doing = f"measuring {kernel} of {size} bytes"
         samples_s, error, batch, slowest_s = np.empty(0), 0.0, BATCH, 0.0
         begin_s = time.monotonic()

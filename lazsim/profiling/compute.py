@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lazsim.costmodel.profile import SIZE_UNITS, Header, Point
+from lazsim.costmodel.profile import SIZE_UNITS, Header, ProfilePoint
 from lazsim.errors import LazsimError
 from lazsim.processes import MEMORY_SHARE
 from lazsim.profiling.kernels import Kernel, Random, kernels_of
@@ -61,7 +61,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Need:
+class KernelMemory:
     """Memory that a kernel takes at one size; the total is all buffers, one repetition and its gradients."""
 
     num_buffers: int
@@ -70,7 +70,7 @@ class Need:
     total_bytes: float
 
 
-def need_of(kernel: Kernel, size: int, target: Target) -> Need:
+def memory_of(kernel: Kernel, size: int, target: Target) -> KernelMemory:
     """Compute the memory that a kernel takes; nothing is allocated."""
     tensors = kernel.inputs(size, Random("meta", DTYPES[target.dtype]))
     buffer_bytes = float(sum(tensor.nbytes for tensor in tensors))
@@ -79,13 +79,15 @@ def need_of(kernel: Kernel, size: int, target: Target) -> Need:
     num_buffers = min(max(wanted, 1), MAX_BUFFERS)
     num_copies = num_buffers + kernel.has_backward
     inner_bytes = kernel.inner_elements(size) * target.element_bytes
-    return Need(num_buffers, buffer_bytes, output_bytes, num_copies * buffer_bytes + 2 * output_bytes + inner_bytes)
+    return KernelMemory(
+        num_buffers, buffer_bytes, output_bytes, num_copies * buffer_bytes + 2 * output_bytes + inner_bytes
+    )
 
 
 def too_large(kernel: Kernel, size: int, target: Target, check: Any = None) -> bool:
     """Tell whether the kernel, or its `check` if that is still to come, takes more memory than is free."""
     is_checked = check is None or check.cache_info().currsize > 0
-    needed = max(need_of(kernel, size, target).total_bytes, 0.0 if is_checked else check_bytes(kernel, target))
+    needed = max(memory_of(kernel, size, target).total_bytes, 0.0 if is_checked else check_bytes(kernel, target))
     return needed > MEMORY_SHARE * free_bytes(target.device)
 
 
@@ -143,13 +145,15 @@ def _results(kernel: Kernel, run: Callable[..., Any], tensors: Sequence[Any], ta
     return [output, *torch.autograd.grad(output, leaves, weights.to(output.dtype))]
 
 
-def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, reference_error: float = 0.0) -> Point:
+def measure_kernel(
+    kernel: Kernel, size: int, target: Target, budget_s: float, reference_error: float = 0.0
+) -> ProfilePoint:
     """Measure a kernel at one size."""
     begin_s = time.perf_counter()
-    need = need_of(kernel, size, target)
+    memory = memory_of(kernel, size, target)
     random = target.random(size)
-    drawn = [kernel.inputs(size, random) for _ in range(min(need.num_buffers, NUM_DRAWN))]
-    copied = (drawn[turn % NUM_DRAWN] for turn in range(NUM_DRAWN, need.num_buffers))
+    drawn = [kernel.inputs(size, random) for _ in range(min(memory.num_buffers, NUM_DRAWN))]
+    copied = (drawn[turn % NUM_DRAWN] for turn in range(NUM_DRAWN, memory.num_buffers))
     buffers = [*drawn, *(tuple(tensor.clone() for tensor in tensors) for tensors in copied)]
     stages = _stages(kernel, buffers)
     synchronize(target.device)
@@ -158,9 +162,9 @@ def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, r
     if kernel.traffic_bytes is not None:
         moved_bytes = kernel.traffic_bytes(size, target.element_bytes)
     elif kernel.has_backward:
-        moved_bytes = 3 * need.buffer_bytes + 2 * need.output_bytes
+        moved_bytes = 3 * memory.buffer_bytes + 2 * memory.output_bytes
     else:
-        moved_bytes = need.buffer_bytes
+        moved_bytes = memory.buffer_bytes
     return make_point(
         kernel.name,
         size,
@@ -169,8 +173,8 @@ def measure_kernel(kernel: Kernel, size: int, target: Target, budget_s: float, r
         stages_s=np.median(samples_s, axis=0).tolist(),
         flop=kernel.flop(size),
         moved_bytes=moved_bytes,
-        num_buffers=need.num_buffers,
-        buffers_bytes=need.num_buffers * need.buffer_bytes,
+        num_buffers=memory.num_buffers,
+        buffers_bytes=memory.num_buffers * memory.buffer_bytes,
         reference_error=reference_error,
     )
 
@@ -205,11 +209,11 @@ def kernel_measurement(
 
     The `fields` are further ones of the measurement.
     """
-    need = need_of(kernel, size, target)
-    drawn_elements = min(need.num_buffers, NUM_DRAWN) * need.buffer_bytes / target.element_bytes
-    ideal_s = kernel.flop(size) / target.matmul_flop_per_s + need.buffer_bytes / target.copy_bytes_per_s
+    memory = memory_of(kernel, size, target)
+    drawn_elements = min(memory.num_buffers, NUM_DRAWN) * memory.buffer_bytes / target.element_bytes
+    ideal_s = kernel.flop(size) / target.matmul_flop_per_s + memory.buffer_bytes / target.copy_bytes_per_s
 
-    def predict_s(points: Sequence[Point]) -> float:
+    def predict_s(points: Sequence[ProfilePoint]) -> float:
         near = [point.time_s * size / point.size for point in points if size / NEAR <= point.size <= size]
         # Times grow no faster than sizes, so that the least of these leaves out what a disturbance added.
         return max(ideal_s, min(near, default=0.0))
@@ -221,7 +225,8 @@ def kernel_measurement(
         predict_s,
         measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s, check() if check else 0.0),
         skip_reason=lambda: "memory" if too_large(kernel, size, target, check) else None,
-        fixed_s=drawn_elements * DRAW_S[target.device] + need.num_buffers * need.buffer_bytes / target.copy_bytes_per_s,
+        fixed_s=drawn_elements * DRAW_S[target.device]
+        + memory.num_buffers * memory.buffer_bytes / target.copy_bytes_per_s,
         prepare=check or (lambda: None),
         **fields,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from lazsim.costmodel.profile import Header, Point, read_profile, require_header
+from lazsim.costmodel.profile import Header, ProfilePoint, read_profile, require_header
 from lazsim.errors import SpecError
 from lazsim.specs import ModelSpec
 
@@ -19,10 +19,10 @@ MAY_BE_UNKNOWN = ("driver_version", "rows")
 """Those of them that nvidia-smi may not tell at times, or that profiles of before did not."""
 
 
-def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
+def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[ProfilePoint]]:
     """Merge profiles measured alike; the header is the last with the highest peaks, from which shares are taken."""
     headers: list[Header] = []
-    points: list[Point] = []
+    points: list[ProfilePoint] = []
     for path in paths:
         profile = read_profile(path)
         header = require_header(profile)
@@ -43,7 +43,7 @@ def merge_profiles(paths: Sequence[Path]) -> tuple[Header, list[Point]]:
     return header, [with_shares(point, matmul, copy) if point.roofline_share else point for point in in_order(points)]
 
 
-def with_shares(point: Point, matmul_flop_per_s: float, copy_bytes_per_s: float) -> Point:
+def with_shares(point: ProfilePoint, matmul_flop_per_s: float, copy_bytes_per_s: float) -> ProfilePoint:
     """Take the shares of a point from these peaks."""
     matmul = point.flop / matmul_flop_per_s / point.time_s
     copy = point.moved_bytes / copy_bytes_per_s / point.time_s
@@ -52,7 +52,7 @@ def with_shares(point: Point, matmul_flop_per_s: float, copy_bytes_per_s: float)
     )
 
 
-def keep_fastest(points: list[Point], point: Point) -> None:
+def keep_fastest(points: list[ProfilePoint], point: ProfilePoint) -> None:
     """Add a point, or replace a slower one: other work on the machine only adds time."""
     index = next((index for index, one in enumerate(points) if one.key == point.key), None)
     if index is None:
@@ -61,7 +61,7 @@ def keep_fastest(points: list[Point], point: Point) -> None:
         points[index] = point
 
 
-def in_order(points: Sequence[Point]) -> list[Point]:
+def in_order(points: Sequence[ProfilePoint]) -> list[ProfilePoint]:
     """Sort by kernel, as they first appear, number of ranks and size."""
     rank = {kernel: index for index, kernel in enumerate(dict.fromkeys(point.kernel for point in points))}
     return sorted(points, key=lambda point: (rank[point.kernel], point.num_ranks, point.size))
@@ -117,7 +117,7 @@ def label_of(kernel: str, size: float, num_ranks: int) -> str:
     return kernel if num_ranks in (1, size) else f"{kernel} over {num_ranks}"
 
 
-def _skipped(headers: Sequence[Header], points: Sequence[Point]) -> dict[str, str]:
+def _skipped(headers: Sequence[Header], points: Sequence[ProfilePoint]) -> dict[str, str]:
     """Return the sizes that no profile has, each with the last reason given."""
     measured = {(label_of(point.kernel, point.size, point.num_ranks), point.size) for point in points}
     skipped: dict[str, str] = {}

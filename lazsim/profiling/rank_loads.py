@@ -15,9 +15,9 @@ import torch
 
 from lazsim import __version__
 from lazsim.costmodel.measured import TimeTable, table_of
-from lazsim.costmodel.profile import Header, Point, Profile
+from lazsim.costmodel.profile import Header, Profile, ProfilePoint
 from lazsim.errors import SpecError
-from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, need_of
+from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, memory_of
 from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.machine import conditions, measure_peaks
 from lazsim.profiling.scheduler import Progress, Scheduler
@@ -132,7 +132,7 @@ def measure_rank_loads(
             parts += _table_parts(model, kernel, largest[kernel.name])
     for _, kernel, size, label, is_required in parts:
         if is_required:
-            check_memory(label, need_of(kernel, size, target).total_bytes, target.device)
+            check_memory(label, memory_of(kernel, size, target).total_bytes, target.device)
     # The first run of a kernel may load code, which says nothing about the time of the others.
     for kernel in {kernel.name: kernel for _, kernel, *_ in parts[::-1]}.values():
         measure_kernel(kernel, kernel.sizes[0], target, 0.0)
@@ -141,7 +141,7 @@ def measure_rank_loads(
         for purpose, kernel, size, label, is_required in parts
     ]
     measurements.sort(key=lambda one: 0 if one.is_required else one.size)
-    points: defaultdict[Any, list[Point]] = defaultdict(list)
+    points: defaultdict[Any, list[ProfilePoint]] = defaultdict(list)
     scheduler.run(measurements, lambda one, point: points[one.purpose].append(point), progress)
     seconds = {purpose: median(point.time_s for point in found) for purpose, found in points.items()}
     return RankTimes(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lazsim.costmodel.profile import Point
+from lazsim.costmodel.profile import ProfilePoint
 from lazsim.errors import LazsimError
 from lazsim.pytorch.device import is_out_of_memory, release_memory
 
@@ -37,9 +37,9 @@ class Measurement:
     kernel: str
     size: int
     num_ranks: int
-    predict_s: Callable[[Sequence[Point]], float]
+    predict_s: Callable[[Sequence[ProfilePoint]], float]
     """Seconds of one run, given the points of the kernel so far."""
-    measure: Callable[[float], Point]
+    measure: Callable[[float], ProfilePoint]
     """Measures within a budget of seconds; it takes longer only where the fewest runs do."""
     skip_reason: Callable[[], str | None] = lambda: None
     """Why it cannot be measured now, if so."""
@@ -60,7 +60,7 @@ class Measurement:
         """Name in a progress bar."""
         return self.name or f"{self.kernel} {self.size}"
 
-    def least_s(self, points: Sequence[Point]) -> float:
+    def least_s(self, points: Sequence[ProfilePoint]) -> float:
         """Predict the least that it takes, given the points of its kernel so far."""
         return self.fixed_s + self.fewest_runs * self.predict_s(points)
 
@@ -70,10 +70,10 @@ class Measurement:
         return self.kernel, self.num_ranks, float(self.size)
 
 
-def in_proportion(size: int, num_ranks: int = 1) -> Callable[[Sequence[Point]], float]:
+def in_proportion(size: int, num_ranks: int = 1) -> Callable[[Sequence[ProfilePoint]], float]:
     """Predict the time of a size from the last point of as many ranks, in proportion; 0 where there is none."""
 
-    def predict_s(points: Sequence[Point]) -> float:
+    def predict_s(points: Sequence[ProfilePoint]) -> float:
         same = [point for point in points if point.num_ranks == num_ranks]
         return same[-1].time_s * size / same[-1].size if same else 0.0
 
@@ -90,7 +90,7 @@ class Scheduler:
     device: str
     budget_s: float
     begin_s: float = field(default_factory=time.monotonic)
-    points: list[Point] = field(default_factory=list)
+    points: list[ProfilePoint] = field(default_factory=list)
     wall_s: float = 0.0
     told_s: float = 0.0
 
@@ -111,7 +111,10 @@ class Scheduler:
         return max(1.0, (TRUST_S + self.wall_s) / (TRUST_S + self.told_s))
 
     def run(
-        self, measurements: Sequence[Measurement], keep: Callable[[Measurement, Point], None], progress: Progress = iter
+        self,
+        measurements: Sequence[Measurement],
+        keep: Callable[[Measurement, ProfilePoint], None],
+        progress: Progress = iter,
     ) -> list[tuple[Measurement, str]]:
         """Measure all once, then those that could be measured again as far as there is time.
 
@@ -135,7 +138,7 @@ class Scheduler:
         self,
         one: Measurement,
         turns: Sequence[Measurement],
-        keep: Callable[[Measurement, Point], None],
+        keep: Callable[[Measurement, ProfilePoint], None],
         *,
         is_required: bool,
     ) -> str | None:

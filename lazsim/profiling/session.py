@@ -15,7 +15,7 @@ from lazsim.costmodel.profile import (
     FORMAT_VERSION,
     SIZE_UNITS,
     Header,
-    Point,
+    ProfilePoint,
     header_path,
     read_profile,
     require_header,
@@ -71,7 +71,7 @@ class Session:
 
     path: Path
     header: Header
-    points: list[Point]
+    points: list[ProfilePoint]
     scheduler: Scheduler
     kernels: frozenset[str] = frozenset()
     """Kernels to measure; all if empty."""
@@ -95,7 +95,7 @@ class Session:
             label = label_of(one.kernel, one.size, one.num_ranks)
             self.skipped.setdefault(label, []).append((one.size, reason))
 
-    def _keep(self, _: Measurement, point: Point) -> None:
+    def _keep(self, _: Measurement, point: ProfilePoint) -> None:
         keep_fastest(self.points, point)
         self.save(SAVE_INTERVAL_S)
 
@@ -147,7 +147,7 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
     return Session(path, header, [], scheduler, wanted)
 
 
-def measure_profile(path: Path, options: Options, progress: Progress = iter) -> tuple[Header, list[Point]]:
+def measure_profile(path: Path, options: Options, progress: Progress = iter) -> tuple[Header, list[ProfilePoint]]:
     """Measure a profile of this machine's device; points are kept as it grows, also if a kernel or a process fails."""
     for name in options.kernels:
         if name not in MEASURED:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lazsim.costmodel.profile import Point
+from lazsim.costmodel.profile import ProfilePoint
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.files.writing import check_folder, scratch_folder
 from lazsim.placement.plan import Floats
@@ -51,7 +51,7 @@ def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
     )
 
 
-def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> Point:
+def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> ProfilePoint:
     """Time saves or loads of one file, which goes again."""
     try:
         with prefix_errors(f"{folder}"), scratch_folder(folder) as scratch:

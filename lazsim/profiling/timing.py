@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lazsim.costmodel.profile import SIZE_UNITS, Point
+from lazsim.costmodel.profile import SIZE_UNITS, ProfilePoint
 from lazsim.placement.plan import Floats
 from lazsim.profiling.merge import with_shares
 
@@ -155,7 +155,7 @@ def repeat(
 
 def make_point(
     kernel: str, size: int, samples_s: Floats, peaks: Any = None, *, stages_s: Sequence[float] = (), **fields: Any
-) -> Point:
+) -> ProfilePoint:
     """Put a point together from the seconds of each repetition and stage.
 
     It has the medians of the stages that are given, and its shares of the `peaks`, as of a `Header`.
@@ -163,7 +163,7 @@ def make_point(
     total_s = samples_s.sum(axis=1)
     first_s, median_s, third_s = np.quantile(total_s, [0.25, 0.5, 0.75]).tolist()
     forward_s, backward_s = [*stages_s, 0.0, 0.0][:2]
-    point = Point(
+    point = ProfilePoint(
         kernel=kernel,
         size=size,
         size_unit=SIZE_UNITS[kernel],

@@ -206,7 +206,7 @@ def survive_failed_collectives() -> None:
     os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] = "0"
 
 
-class Group:
+class ProcessGroup:
     """Ranks that exchange tensors. A member that dies makes every call fail on all others.
 
     Tensors of the host go by gloo. Those of GPUs go by NCCL if each rank has a GPU of its own, else through the host.

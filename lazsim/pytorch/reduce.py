@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lazsim.pytorch.group import Group
+from lazsim.pytorch.group import ProcessGroup
 
 ExpertKey = tuple[int, int]
 """MoE layer and expert."""
@@ -36,7 +36,7 @@ def piece(size: int, num_pieces: int, index: int) -> slice:
 class ExpertReduction:
     """Sums gradients over replicas for one placement; `size` is the number of an expert's parameters."""
 
-    def __init__(self, group: Group, holders: Holders, size: int) -> None:
+    def __init__(self, group: ProcessGroup, holders: Holders, size: int) -> None:
         self._group = group
         held = sorted(key for key, ranks in holders.items() if group.rank in ranks)
 
@@ -58,7 +58,7 @@ class ExpertReduction:
 
 
 def exchange_pieces(
-    group: Group, tensors: Mapping[ExpertKey, Tensor], sent: Pieces, due: Pieces, empty: Tensor
+    group: ProcessGroup, tensors: Mapping[ExpertKey, Tensor], sent: Pieces, due: Pieces, empty: Tensor
 ) -> list[tuple[ExpertKey, slice, Tensor]]:
     """Send pieces of flat tensors to each rank, and return those due from each rank; `empty` gives type and device."""
     rows = [tensors[key][part] for to_rank in sent for key, part in to_rank]

@@ -23,7 +23,7 @@ from lazsim.pytorch.dispatch import (
     plan_exchange,
     sort_and_unsort,
 )
-from lazsim.pytorch.group import Group
+from lazsim.pytorch.group import ProcessGroup
 from lazsim.pytorch.operators import attention_block, expert, head_loss, looped_experts
 from lazsim.pytorch.reduce import ExpertKey
 from lazsim.specs import AttentionSpec, ModelSpec
@@ -42,7 +42,7 @@ class _AllToAll(torch.autograd.Function):
     """An all-to-all whose gradient goes the way back."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: Group, counts_in: list[int], counts_out: list[int]) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, group: ProcessGroup, counts_in: list[int], counts_out: list[int]) -> Tensor:
         ctx.way_back = (group, counts_out, counts_in)
         return group.all_to_all(rows, counts_in, counts_out)
 
@@ -51,7 +51,7 @@ class _AllToAll(torch.autograd.Function):
         return all_to_all(gradient, *ctx.way_back), None, None, None
 
 
-def all_to_all(rows: Tensor, group: Group, counts_in: list[int], counts_out: list[int]) -> Tensor:
+def all_to_all(rows: Tensor, group: ProcessGroup, counts_in: list[int], counts_out: list[int]) -> Tensor:
     """Exchange rows so that gradients go the way back."""
     received: Tensor = _AllToAll.apply(rows, group, counts_in, counts_out)  # type: ignore[no-untyped-call]
     return received
@@ -69,7 +69,7 @@ class Transformer:
         num_heads: int,
         dense: Mapping[str, Tensor],
         experts: Mapping[ExpertKey, Mapping[str, Tensor]],
-        group: Group,
+        group: ProcessGroup,
         layout: Layout,
     ) -> None:
         self.model = model

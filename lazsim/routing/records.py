@@ -8,7 +8,7 @@ import numpy as np
 
 from lazsim.limits import MAX_EXPERTS
 from lazsim.placement.plan import Floats
-from lazsim.routing.source import LoadTable, Reading, Source, roles_of, whole
+from lazsim.routing.source import LoadReading, LoadSource, LoadTable, roles_of, whole
 
 EXPECTED = (
     "loads by layer and expert, such as tokens, count, tokens_per_expert, logical_count or logical_expert_load, or the "
@@ -27,7 +27,7 @@ class RecordReader(LoadTable):
     tell the number of experts.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: LoadSource) -> None:
         super().__init__(source)
         self._step = self._told_experts = self._num_skipped = self._row_length = 0
 
@@ -40,7 +40,7 @@ class RecordReader(LoadTable):
         except (ValueError, TypeError, OverflowError) as error:
             self._source.fault(where, f"expected {EXPECTED} ({str(error)[:60]})")
 
-    def records(self) -> Reading:
+    def records(self) -> LoadReading:
         """Return the loads of all records."""
         if not self._rows and not self._routes:
             raise self._source.refuse("", f"no loads in it; expected {EXPECTED}")

@@ -79,7 +79,7 @@ def roles_of(names: Sequence[str]) -> dict[str, list[int]]:
     return {role: ats for role, ats in found.items() if role}
 
 
-class Reading(NamedTuple):
+class LoadReading(NamedTuple):
     """Result of a reader: recorded steps (S,), loads (S, L, E), numbers of the layers, notes."""
 
     steps: Floats
@@ -89,7 +89,7 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(Faults):
+class LoadSource(Faults):
     """One or more files to read together: names, contents, and faults."""
 
     files: tuple[tuple[str, bytes], ...]
@@ -101,14 +101,14 @@ class Source(Faults):
 
 
 @dataclass(frozen=True)
-class Reader:
+class LoadReader:
     """A format of expert loads."""
 
     looks: str
     """What it is, for people."""
     recognise: Callable[[bytes], bool]
     """Returns whether a content is of this format."""
-    read: Callable[[Source], Reading]
+    read: Callable[[LoadSource], LoadReading]
     """Reads one or more files into loads."""
     names: str = ""
     """Names of files of this format, with ``*``; those of a folder are read together. None where empty."""
@@ -126,7 +126,7 @@ FEWEST_FROM_1 = 8
 class LoadTable:
     """Loads by step and layer, added in any order; those of the same step, layer and expert add up."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: LoadSource) -> None:
         self._source = source
         self._rows: dict[tuple[int, int], Floats] = {}
         self._num_experts = 1
@@ -172,7 +172,7 @@ class LoadTable:
         key = whole(step, MAX_WHOLE), whole(layer, MAX_WHOLE)
         self._routes.setdefault(key, array("i")).extend(experts)
 
-    def reading(self, *notes: str, num_experts: int = 0) -> Reading:
+    def reading(self, *notes: str, num_experts: int = 0) -> LoadReading:
         """Return all loads; those that were not added are 0. A layer has at least `num_experts`."""
         if self._routes and all(sorted(one) == list(range(max(2, len(one)))) for one in self._routes.values()):
             what = "each expert of a layer stands once, and nothing is known as its load; name that tokens"
@@ -204,7 +204,7 @@ class LoadTable:
         row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))
         for (step, layer), loads in self._rows.items():
             tokens_SLE[row_of[step], column_of[layer], : len(loads)] = loads[: shape[2]]
-        return Reading(np.array(steps, dtype=np.float64), tokens_SLE, tuple(layers), notes)
+        return LoadReading(np.array(steps, dtype=np.float64), tokens_SLE, tuple(layers), notes)
 
     def _row(self, where: int | str, key: tuple[int, int], num_experts: int) -> Floats:
         """Return the loads of a layer at a step, with room for at least `num_experts`."""
@@ -237,7 +237,7 @@ def whole(value: object, most: int) -> int:
     return int(number)
 
 
-def text_of(source: Source, content: bytes) -> str:
+def text_of(source: LoadSource, content: bytes) -> str:
     """Decode a text file, or raise SpecError."""
     try:
         return decode_text(content)

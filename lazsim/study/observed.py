@@ -25,7 +25,7 @@ from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
-from lazsim.trace.reading.clock import EPOCHS_S, read_date
+from lazsim.trace.reading.times import EPOCHS_S, read_date
 from lazsim.units import read_number
 
 STOP_FACTOR, STOP_S = 3.0, 5.0

@@ -26,7 +26,7 @@ GUESSED = 0.9
 """How well a table fits whose columns are guessed: less than a format that is known by more."""
 
 
-class Reading(NamedTuple):
+class TraceReading(NamedTuple):
     """Result of a reader."""
 
     events: list[Event]
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(Faults):
+class TraceSource(Faults):
     """A file to read: its text, a generator for draws, and its faults."""
 
     text: str
@@ -73,17 +73,17 @@ class Source(Faults):
         raise TraceFormatError(f"{self.name}{fault}; fetch the file again")
 
 
-class Reader(NamedTuple):
+class TraceReader(NamedTuple):
     """A format of traces."""
 
     looks: str
     """Pattern of a row, for people."""
     recognise: Callable[[str], float]
     """Returns how well a text fits the format, from 0 to 1; the format that fits best is chosen."""
-    read: Callable[[Source], Reading]
+    read: Callable[[TraceSource], TraceReading]
     """Reads a file into events."""
     options: tuple[str, ...] = ()
-    """Fields of `Source.asked` that `read` heeds; others are refused."""
+    """Fields of `TraceSource.asked` that `read` heeds; others are refused."""
 
 
 def matching_lines(pattern: str) -> Callable[[str], float]:

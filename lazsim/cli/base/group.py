@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lazsim import __version__
-from lazsim.cli.base.messages import Group, called_commands, in_a_line, usage_message, with_options
+from lazsim.cli.base.messages import CommandGroup, called_commands, in_a_line, usage_message, with_options
 from lazsim.errors import FailedError, LazsimError
 
 GROUPS = {
@@ -56,7 +56,7 @@ COMPLETION = "_LAZSIM_COMPLETE"
 """Variable by which a shell asks for completions."""
 
 
-class LazyGroup(Group):
+class LazyGroup(CommandGroup):
     """A group that imports a command's module only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -124,7 +124,7 @@ class Checked(click.Command):
         return left
 
 
-class Group(Checked, click.Group):
+class CommandGroup(Checked, click.Group):
     """A group that names the command nearest to one that it does not have."""
 
     command_class = Checked

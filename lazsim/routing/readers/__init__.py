@@ -9,11 +9,11 @@ from lazsim.errors import SpecError
 from lazsim.extensions import module_names
 from lazsim.files.reading import read_bytes, unpack
 from lazsim.limits import MAX_RECORDING_BYTES
-from lazsim.routing.source import Reader, Source
+from lazsim.routing.source import LoadReader, LoadSource
 from lazsim.routing.table import RecordedRouting, check_tokens
 from lazsim.specs import sha256
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, LoadReader] = {
     name: import_module(f"{__name__}.{name}").READER for name in module_names("routing/readers")
 }
 """Reader by name of the format. To add a format, add a module with a `READER`; nothing else lists them."""
@@ -36,7 +36,7 @@ def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> Reco
         The first MoE layer, where a file numbers layers as the model does; those before it are dense, and left out.
     """
     reader, files = _find(path)
-    source = Source(path, SpecError, lenient, files=files)
+    source = LoadSource(path, SpecError, lenient, files=files)
     found = reader.read(source)
     first = next((at for at, number in enumerate(found.layers) if number >= layers_from), len(found.layers))
     if first == len(found.layers):
@@ -46,7 +46,7 @@ def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> Reco
     return replace(recorded, sha256=digest, notes=(*found.notes, *source.notes(), *recorded.notes))
 
 
-def _find(path: str) -> tuple[Reader, tuple[tuple[str, bytes], ...]]:
+def _find(path: str) -> tuple[LoadReader, tuple[tuple[str, bytes], ...]]:
     """Return the reader of a file or folder, and the names and contents of its files."""
     if os.path.isdir(path):
         names = sorted(str(file) for file in Path(path).iterdir())

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from lazsim.files.reading import numbered_lines
 from lazsim.limits import MAX_WHOLE
-from lazsim.routing.source import LoadTable, Reader, Reading, Source, role_of, roles_of, text_of, whole
+from lazsim.routing.source import LoadReader, LoadReading, LoadSource, LoadTable, role_of, roles_of, text_of, whole
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
 from lazsim.units import counted, read_number
 
@@ -27,7 +27,7 @@ def recognise(content: bytes) -> bool:
     return text.startswith(CSV_HEADER) or _are_loads(columns)
 
 
-def read(source: Source) -> Reading:
+def read(source: LoadSource) -> LoadReading:
     """Read the rows of all files. SGLang has a file for each dump and rank: dumps are steps, ranks add up."""
     table, dumps = LoadTable(source), Counter[str]()
     for name, content in sorted(source.files, key=_time):
@@ -72,7 +72,7 @@ def _are_loads(columns: Mapping[str, list[int]]) -> bool:
     return named or "matrix" in columns
 
 
-def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
+def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> None:
     lines = ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
     number, header = next(lines, (2, ""))
     is_ours, columns = text.startswith(CSV_HEADER), _columns(header)
@@ -116,4 +116,4 @@ def _read_file(source: Source, text: str, table: LoadTable, dump: int) -> None:
 
 
 LOOKS = "CSV with columns layer,expert,tokens, or layer,topk_ids for each token; also step, rank"
-READER = Reader(LOOKS, recognise, read, names="expert_distribution_rank*_timestamp*.csv")
+READER = LoadReader(LOOKS, recognise, read, names="expert_distribution_rank*_timestamp*.csv")

@@ -6,7 +6,7 @@ from typing import Any
 
 from lazsim.files.decoding import decode_json
 from lazsim.routing.records import RecordReader
-from lazsim.routing.source import Reader, Reading, Source, text_of
+from lazsim.routing.source import LoadReader, LoadReading, LoadSource, text_of
 
 LOOKS = '{"load_history": [{"logical_expert_load": [[...]]}, ...]}, or lines of {"layer": 3, "topk_ids": [5, 17]}'
 
@@ -16,7 +16,7 @@ def recognise(content: bytes) -> bool:
     return re.match(rb"[\xef\xbb\xbf\s]*(\{|\[(?!\d+[-/:]))", content) is not None
 
 
-def read(source: Source) -> Reading:
+def read(source: LoadSource) -> LoadReading:
     """Read the records of all files."""
     reader = RecordReader(source)
     for _, content in source.files:
@@ -61,4 +61,4 @@ def _is_json(text: Any, expected: Any) -> bool:
     return True
 
 
-READER = Reader(LOOKS, recognise, read, names="*rank*.json*")
+READER = LoadReader(LOOKS, recognise, read, names="*rank*.json*")

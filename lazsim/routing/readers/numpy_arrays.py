@@ -8,7 +8,7 @@ import numpy as np
 
 from lazsim.files.reading import read_array
 from lazsim.limits import MAX_LOADS
-from lazsim.routing.source import Reader, Reading, Source, role_of
+from lazsim.routing.source import LoadReader, LoadReading, LoadSource, role_of
 
 MAGIC = b"\x93NUMPY"
 BYTES_PER_LOAD = 8
@@ -20,7 +20,7 @@ def recognise(content: bytes) -> bool:
     return content.startswith(MAGIC) or (content.startswith(b"PK") and b"/data.pkl" not in content)
 
 
-def read(source: Source) -> Reading:
+def read(source: LoadSource) -> LoadReading:
     """Read loads of shape (S, L, E), or (L, E) for one step; without steps they count from 0."""
     arrays = {}
     try:
@@ -45,9 +45,9 @@ def read(source: Source) -> Reading:
     steps = arrays.get("step", np.arange(len(loads)))
     if steps.ndim != 1 or loads.ndim != 3 or len(steps) != len(loads) or 0 in loads.shape[1:]:
         raise source.refuse("", "iteration must have shape (S,) and tokens (S, L, E)")
-    return Reading(steps.astype(np.float64), loads.astype(np.float64), tuple(range(loads.shape[1])))
+    return LoadReading(steps.astype(np.float64), loads.astype(np.float64), tuple(range(loads.shape[1])))
 
 
-READER = Reader(
+READER = LoadReader(
     ".npz with iteration (S,) and tokens (S, L, E), or .npy with loads (S, L, E) or (L, E)", recognise, read
 )

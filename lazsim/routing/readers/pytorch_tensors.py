@@ -15,7 +15,7 @@ import numpy as np
 
 from lazsim.limits import MAX_FILE_BYTES, MAX_LOADS
 from lazsim.routing.records import RecordReader
-from lazsim.routing.source import Reader, Reading, Source
+from lazsim.routing.source import LoadReader, LoadReading, LoadSource
 
 NUMPY_TYPES = {
     "Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": "bf16", "Long": "i8", "Int": "i4", "Short": "i2",
@@ -34,7 +34,7 @@ def recognise(content: bytes) -> bool:
     return content[:1] == b"\x80" or (content.startswith(b"PK") and b"/data.pkl" in content)
 
 
-def read(source: Source) -> Reading:
+def read(source: LoadSource) -> LoadReading:
     """Read dumps in the order of their times: arrays, or mappings such as SGLang's ``logical_count`` or ``records``."""
     reader = RecordReader(source)
     for name, content in sorted(source.files, key=_time):
@@ -115,4 +115,4 @@ def _array(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, 
 
 
 LOOKS = ".pt of tensors, such as SGLang's expert_distribution_recorder_<time>.pt with logical_count or records"
-READER = Reader(LOOKS, recognise, read, names="expert_distribution_recorder_*.pt")
+READER = LoadReader(LOOKS, recognise, read, names="expert_distribution_recorder_*.pt")

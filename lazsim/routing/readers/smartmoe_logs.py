@@ -8,13 +8,13 @@ import numpy as np
 
 from lazsim.files.reading import numbered_lines
 from lazsim.placement.plan import Floats
-from lazsim.routing.source import LoadTable, Reader, Reading, Source, text_of
+from lazsim.routing.source import LoadReader, LoadReading, LoadSource, LoadTable, text_of
 
 NAMES = re.compile(r"table_iter(\d{1,15})_rank(\d{1,15})\.log", re.ASCII)
 LAYER = re.compile(r"(\d{1,15}):(\[.*\])", re.ASCII)
 
 
-def read(source: Source) -> Reading:
+def read(source: LoadSource) -> LoadReading:
     """Read the logs; ranks and micro-batches add up."""
     table, shapes = LoadTable(source), set[tuple[int, ...]]()
     ranks: dict[int, int] = {}
@@ -32,7 +32,7 @@ def read(source: Source) -> Reading:
     return table.reading(f"loads are the sum of {few}{f' to {many}, as files there are,' if few < many else ''} ranks")
 
 
-def _parse(source: Source, text: str) -> Floats:
+def _parse(source: LoadSource, text: str) -> Floats:
     rows: list[Floats] = []
     for number, line in numbered_lines(text):
         row = LAYER.fullmatch(line)
@@ -54,7 +54,7 @@ def _parse(source: Source, text: str) -> Floats:
     return np.stack(rows)
 
 
-READER = Reader(
+READER = LoadReader(
     "table_iter<i>_rank<r>.log of SmartMoE: a line layer:[[loads of a micro-batch], ...] for each layer",
     lambda _: False,
     read,

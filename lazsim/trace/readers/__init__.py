@@ -14,7 +14,7 @@ from lazsim.specs import catalog_names, sha256
 from lazsim.trace.reading.guess import explain_columns, mapping_reader, open_head
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.reading.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text
-from lazsim.trace.source import GUESSED, Reader, Source
+from lazsim.trace.source import GUESSED, TraceReader, TraceSource
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import counted, format_duration
@@ -23,7 +23,7 @@ LEAST_GAP_S = 1.0
 LEAST_SPAN_S = 30.0
 """Median time between two instants, and span; a trace with less has its times in another unit (assumption)."""
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, TraceReader] = {
     **{name: import_module(f"{__name__}.{name}").READER for name in module_names("trace/readers")},
     **{name: mapping_reader(name) for name in catalog_names("mappings")},
 }
@@ -122,7 +122,7 @@ def read_trace(
     for field in mapping.given():
         if field not in reader.options:
             raise TraceFormatError(f"{name}: read as {format}, which has no use for `{field}`; leave it out")
-    source = Source(
+    source = TraceSource(
         name, TraceFormatError, lenient, text=text, content=content, rng=np.random.default_rng(seed).spawn(1)[0],
         asked=mapping,
     )  # fmt: skip
@@ -159,7 +159,7 @@ def _of_cluster(
     return kept, (f"{counted(len(others), 'node')} of the file not among `cluster_nodes`: left out",)
 
 
-def _find_reader(name: str) -> Reader:
+def _find_reader(name: str) -> TraceReader:
     if name.endswith(".toml"):
         return mapping_reader(name)
     if name not in READERS:

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
-from lazsim.trace.source import Reader, Reading, Source, matching_json
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
 from lazsim.trace.table import Kind
 
 LOOKS = (
@@ -33,7 +33,7 @@ WARNING_S = 120.0
 _INSTANCE = re.compile(r"\bm?i-[0-9a-zA-Z]+\b")
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read activities and events, in any order."""
     log = StateLog(source)
     num_warnings = 0
@@ -83,4 +83,4 @@ def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
 
 
 TYPICAL = r'"Activities"\s*:|"AutoScalingGroupName"|"detail-type"|\\"detail-type\\"'
-READER = Reader(LOOKS, matching_json(TYPICAL), read, OPTIONS)
+READER = TraceReader(LOOKS, matching_json(TYPICAL), read, OPTIONS)

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
-from lazsim.trace.source import Reader, Reading, Source, matching_json
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
 from lazsim.trace.table import Kind
 
 LOOKS = 'gcloud compute operations list --format=json: [{"operationType": "compute.instances.preempted", ...}, ...]'
@@ -28,7 +28,7 @@ OPERATIONS: dict[str, tuple[Kind, ...]] = {
 _TARGET = re.compile(r"/zones/([^/]+)/instances/([^/]+)$")
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read the operations on instances, in any order."""
     log = StateLog(source)
     rows: list[tuple[float, Kind, str, str]] = []
@@ -61,4 +61,4 @@ def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[floa
     return [(end_s if kind == "add" else start_s, kind, target[1], target[2]) for kind in kinds]
 
 
-READER = Reader(LOOKS, matching_json(r'"operationType"\s*:'), read, OPTIONS)
+READER = TraceReader(LOOKS, matching_json(r'"operationType"\s*:'), read, OPTIONS)

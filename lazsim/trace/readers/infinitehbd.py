@@ -9,7 +9,7 @@ from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
 from lazsim.trace.reading.events import other_nodes
 from lazsim.trace.recipes import PublicSpec, load_recipe
-from lazsim.trace.source import Reader, Reading, Source, matching_json, number, shorten
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, number, shorten
 from lazsim.trace.table import JUST_AFTER_S, Event
 from lazsim.units import DAY_S, counted
 
@@ -27,7 +27,7 @@ class _Fault(NamedTuple):
     line: int
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read the faults, a JSON array; a node is gone while at least one fault of it is open."""
     if not isinstance(source.parse_json(), list):
         raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format")
@@ -66,7 +66,7 @@ def read(source: Source) -> Reading:
         num_servers = NUM_SERVERS
     there = [Event(0.0, "add", node) for node in names]
     others, notes = other_nodes(names, num_servers, source.name)
-    return Reading([*there, *others, *away, *events], notes=(*notes, *_notes(faults, num_overlapping)))
+    return TraceReading([*there, *others, *away, *events], notes=(*notes, *_notes(faults, num_overlapping)))
 
 
 def _fault(item: Any, line: int) -> _Fault:
@@ -90,4 +90,4 @@ def _notes(faults: list[_Fault], num_overlapping: int) -> tuple[str, ...]:
 
 
 TYPICAL = r'\A\s*\[(?=[\s\S]*"node_id")(?=[\s\S]*"event_t)'
-READER = Reader(LOOKS, matching_json(TYPICAL, num_chars=4096), read, options=("cluster_nodes",))
+READER = TraceReader(LOOKS, matching_json(TYPICAL, num_chars=4096), read, options=("cluster_nodes",))

@@ -4,7 +4,7 @@ from typing import Any
 
 from lazsim.errors import TraceFormatError
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
-from lazsim.trace.source import Reader, Reading, Source, matching_json, named
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, named
 from lazsim.trace.table import Kind
 from lazsim.units import counted
 
@@ -22,7 +22,7 @@ REGISTERED = "RegisteredNode"
 DELETED = ("RemovingNode", "DeletingNode")
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read the events on nodes, and what the conditions of nodes say; all others only say that events were kept."""
     log = StateLog(source)
     found: list[tuple[float, str, str]] = []
@@ -92,4 +92,4 @@ def _read_node(log: StateLog, node: dict[str, Any]) -> None:
 
 
 TYPICAL = r'"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"'
-READER = Reader(LOOKS, matching_json(TYPICAL, num_chars=None), read, OPTIONS)
+READER = TraceReader(LOOKS, matching_json(TYPICAL, num_chars=None), read, OPTIONS)

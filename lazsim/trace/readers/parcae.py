@@ -4,10 +4,10 @@ import json
 import math
 import re
 
-from lazsim.trace.reading.clock import to_seconds
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import Columns, TraceMapping
-from lazsim.trace.source import Reader, Reading, Source, matching_lines, number, shorten
+from lazsim.trace.reading.times import to_seconds
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_lines, number, shorten
 from lazsim.trace.table import Event
 
 EVENT_LOOKS = '[ms, "add"|"remove"|"no-op", {"nodes": [...], "duration": ms}]'
@@ -18,14 +18,14 @@ _event_share = matching_lines(r'\[\s*-?[\d.eE+]+\s*,\s*"')
 _count_share = matching_lines(COUNT_ROW)
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read either kind of file."""
     if _event_share(source.text) >= 0.5:
         return _read_events(source)
     return read_mapped(source, open_table(source), COUNTS)
 
 
-def _read_events(source: Source) -> Reading:
+def _read_events(source: TraceSource) -> TraceReading:
     events: list[Event] = []
     unit = source.asked.time_unit or "ms"
     stop = 0.0
@@ -43,7 +43,7 @@ def _read_events(source: Source) -> Reading:
             continue
         if math.isfinite(time):
             stop = max(stop, time + duration)
-    return Reading(events, to_seconds(stop, unit))
+    return TraceReading(events, to_seconds(stop, unit))
 
 
 def _event_row(text: str) -> tuple[float, str, list[str], float]:
@@ -63,7 +63,7 @@ def recognise(text: str) -> float:
     return max(_event_share(text), _count_share(text) if is_plain else 0.0)
 
 
-READER = Reader(
+READER = TraceReader(
     f"{EVENT_LOOKS} or {COUNT_LOOKS}",
     recognise,
     read,

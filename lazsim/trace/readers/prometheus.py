@@ -4,15 +4,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lazsim.trace.reading.clock import EPOCHS_S
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
-from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number
+from lazsim.trace.reading.times import EPOCHS_S
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, matching_json, number
 
 LOOKS = 'query_range: {"data": {"resultType": "matrix", "result": [{"metric": {...}, "values": [[s, "1"], ...]}, ...]}}'
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read the series: a node is there while all its series are 1, and gone where one is 0, NaN or has no sample."""
     series = [(one["metric"], one) for one in _series(source)]
     chosen = choose_series(series, itertools.chain(*source.asked.conditions()), source.name)
@@ -23,7 +23,7 @@ def read(source: Source) -> Reading:
     return log.reading(IS_THERE)
 
 
-def _series(source: Source) -> list[dict[str, Any]]:
+def _series(source: TraceSource) -> list[dict[str, Any]]:
     """Return the series of a range of a metric that tells of nodes."""
     found: list[Any] = []
     for _, record in json_records(source):
@@ -39,7 +39,9 @@ def _series(source: Source) -> list[dict[str, Any]]:
     return found
 
 
-def _samples(source: Source, series: dict[str, Any], read_value: Callable[[Any], Any]) -> Iterator[tuple[float, Any]]:
+def _samples(
+    source: TraceSource, series: dict[str, Any], read_value: Callable[[Any], Any]
+) -> Iterator[tuple[float, Any]]:
     for pair in series["values"] if isinstance(series["values"], list) else ():
         try:
             time, value = number(pair[0]), read_value(pair[1])
@@ -50,12 +52,12 @@ def _samples(source: Source, series: dict[str, Any], read_value: Callable[[Any],
             source.fault(f"series {str(series['metric'])[:60]}", f'expected [seconds, "value"]: {str(error)[:60]}')
 
 
-def _read_counts(source: Source, series: dict[str, Any]) -> Reading:
+def _read_counts(source: TraceSource, series: dict[str, Any]) -> TraceReading:
     """Read one series that names no node, such as of ``sum(up)``, as live counts."""
     samples = [Sample(time, value) for time, value in sorted(_samples(source, series, count))]
     samples = [sample._replace(time_s=sample.time_s - samples[0].time_s) for sample in samples]
     events = events_from_counts(samples, source.rng, source.name)
-    return Reading(events, samples[-1].time_s if samples else None, (RULE, "one series, which names no node"))
+    return TraceReading(events, samples[-1].time_s if samples else None, (RULE, "one series, which names no node"))
 
 
-READER = Reader(LOOKS, matching_json(r'"resultType"|"metric"\s*:\s*\{'), read, ("where", "cluster_nodes"))
+READER = TraceReader(LOOKS, matching_json(r'"resultType"|"metric"\s*:\s*\{'), read, ("where", "cluster_nodes"))

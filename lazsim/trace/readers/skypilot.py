@@ -9,7 +9,7 @@ from lazsim.errors import TraceFormatError
 from lazsim.files.tables import array_items
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
-from lazsim.trace.source import Reader, Reading, Source, count, matching_json, number, usd_per_hour
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, matching_json, number, usd_per_hour
 
 LOOKS = '{"metadata": {"gap_seconds": 300}, "data": [live count, ...]}'
 AVAILABILITY = (
@@ -18,7 +18,7 @@ AVAILABILITY = (
 )
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read the ticks, and their prices; raise TraceFormatError when the gap or the list of counts is missing."""
     document = source.parse_json()
     try:
@@ -38,10 +38,10 @@ def read(source: Source) -> Reading:
     if "availability" in source.name.rsplit("/", 1)[-1]:
         notes.append(AVAILABILITY)
     events = events_from_counts(samples, source.rng, source.name)
-    return Reading(events, len(ticks) * gap_s, tuple(notes), prices=_prices(source, document, len(ticks), gap_s))
+    return TraceReading(events, len(ticks) * gap_s, tuple(notes), prices=_prices(source, document, len(ticks), gap_s))
 
 
-def _prices(source: Source, document: Mapping[str, Any], num_ticks: int, gap_s: float) -> Prices | None:
+def _prices(source: TraceSource, document: Mapping[str, Any], num_ticks: int, gap_s: float) -> Prices | None:
     """Return the prices of the ticks, where there are any."""
     prices = document.get("prices", [])
     if not isinstance(prices, list) or len(prices) not in (0, num_ticks):
@@ -66,4 +66,4 @@ def _tick_lines(text: str, num_ticks: int) -> list[int]:
 
 
 TYPICAL = r'\A\s*\{[\s\S]*?(?:"gap_seconds"|"data"\s*:\s*\[)'
-READER = Reader(LOOKS, matching_json(TYPICAL, num_chars=None), read)
+READER = TraceReader(LOOKS, matching_json(TYPICAL, num_chars=None), read)

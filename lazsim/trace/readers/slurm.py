@@ -9,7 +9,7 @@ from typing import Literal
 from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.trace.reading.mapping import load_mapping
 from lazsim.trace.reading.states import OPTIONS, StateLog
-from lazsim.trace.source import HEAD_CHARS, Reader, Reading, Source
+from lazsim.trace.source import HEAD_CHARS, TraceReader, TraceReading, TraceSource
 from lazsim.units import MINUTE_S, counted, format_duration
 
 LOOKS = "[2025-03-01T01:10:05.120] error: Nodes gpu-[01-02] not responding, setting DOWN"
@@ -71,7 +71,7 @@ def recognise(text: str) -> float:
     return len(lines) / max(1, len(head)) if any(map(TYPICAL.search, lines)) else 0.0
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read the messages on nodes; all other lines only say that the controller was running."""
     log = StateLog(source)
     last_s = -math.inf
@@ -131,4 +131,4 @@ def _message(text: str) -> tuple[Said, list[str], str]:
     return None, [], ""
 
 
-READER = Reader(LOOKS, recognise, read, OPTIONS)
+READER = TraceReader(LOOKS, recognise, read, OPTIONS)

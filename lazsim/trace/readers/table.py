@@ -7,7 +7,7 @@ from lazsim.files.tables import HEAD_LINES
 from lazsim.trace.reading.guess import explain_columns, guess_mapping, lacks_outages, left_out, open_head, taken_for
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
-from lazsim.trace.source import Reader, Reading, Source
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource
 
 LOOKS = (
     "any table of times and live counts; of times, events and nodes; of nodes and the start and end, or duration, of "
@@ -21,7 +21,7 @@ def recognise(text: str) -> float:
     return 0.0 if guess is None else guess[1]
 
 
-def read(source: Source) -> Reading:
+def read(source: TraceSource) -> TraceReading:
     """Read the rows by the columns that the user names, or else by a guess."""
     table = open_table(source)
     if source.asked.columns is not None:
@@ -43,4 +43,4 @@ def read(source: Source) -> Reading:
     return reading
 
 
-READER = Reader(LOOKS, recognise, read, tuple(TraceMapping.__struct_fields__))
+READER = TraceReader(LOOKS, recognise, read, tuple(TraceMapping.__struct_fields__))

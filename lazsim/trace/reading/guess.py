@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 
 from lazsim.errors import SpecError, TraceFormatError, literal
 from lazsim.files.faults import Faults
-from lazsim.files.tables import HEAD_LINES, Table, read_table
+from lazsim.files.tables import HEAD_LINES, FileTable, read_table
 from lazsim.specs import describe_spec
-from lazsim.trace.reading.clock import Clock, is_date, is_number, is_read_by, split_unit
 from lazsim.trace.reading.mapped import (
     CHANGE_WORDS,
     EVENT_NEEDED,
@@ -22,7 +21,8 @@ from lazsim.trace.reading.mapped import (
     sampled_value,
 )
 from lazsim.trace.reading.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.source import GUESSED, HEAD_CHARS, Reader, shorten
+from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, split_unit
+from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader, shorten
 
 NAMES = {
     "time": "time timestamp date datetime ts t at when eventtime elapsed offset since sincestart timein timesincestart",
@@ -78,12 +78,12 @@ KINDS = {"time": ("number", "date", "text"), "count": ("number",), "event": ("wo
 """Kinds of content that columns of a role may have; dates in other forms than ISO's are texts."""
 
 
-def mapping_reader(name: str) -> Reader:
+def mapping_reader(name: str) -> TraceReader:
     """Return the reader of a mapping of the catalogue, or of a path that ends in ``.toml``."""
     mapping = load_mapping(name)
     if mapping.columns is None:
         raise SpecError(f"{name}: names no columns; give it a table [columns]")
-    return Reader(
+    return TraceReader(
         describe_spec("mappings", name),
         lambda text: how_well(mapping, open_head(text)),
         lambda source: read_mapped(source, open_table(source), mapping),
@@ -92,17 +92,17 @@ def mapping_reader(name: str) -> Reader:
 
 
 @functools.lru_cache(maxsize=1)
-def open_head(text: str) -> Table:
+def open_head(text: str) -> FileTable:
     """Read the first rows of a text, without those that are broken."""
     head = text if len(text) <= HEAD_CHARS else text[: text.rfind("\n", 0, HEAD_CHARS)]
     try:
         table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header)
     except TraceFormatError:
-        return Table((), [])
+        return FileTable((), [])
     return table._replace(rows=table.rows[:HEAD_LINES])
 
 
-def how_well(mapping: TraceMapping, table: Table) -> float:
+def how_well(mapping: TraceMapping, table: FileTable) -> float:
     """Return how well the first rows of a table fit a mapping of the catalogue, from 0 to 1."""
     columns = mapping.columns
     if columns is None or not table.rows:
@@ -119,7 +119,7 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     try:
         texts = {role: " ".join(fields[int(part) - 1] for part in parts) for role, parts in columns.given().items()}
         time = texts["time"] if "time" in texts else texts["start"]
-        Clock(mapping, mapping).read(time)
+        TimeParser(mapping, mapping).read(time)
         if mapping.time_unit is not None and not is_number(time):
             return False
         if columns.event is not None:
@@ -132,7 +132,7 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
 
 
-def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
+def guess_mapping(table: FileTable) -> tuple[TraceMapping, float] | None:
     """Return a mapping and how well it fits if the table leaves no doubt which column is which, and None otherwise.
 
     Rows that most others are not like do not count: reading them tells what is wrong with them.
@@ -140,7 +140,7 @@ def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
     Examples
     --------
     >>> from lazsim.files.tables import Row
-    >>> table = Table(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
+    >>> table = FileTable(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
     >>> guess_mapping(table)[0].columns.given()
     {'time': (1,), 'count': (2,)}
     """
@@ -150,7 +150,7 @@ def guess_mapping(table: Table) -> tuple[TraceMapping, float] | None:
     return TraceMapping(columns=columns), fit
 
 
-def left_out(table: Table, columns: Columns) -> list[str]:
+def left_out(table: FileTable, columns: Columns) -> list[str]:
     """Return the names of the columns that a guess leaves out, but for lengths beside an end."""
     if columns.nodes is not None:
         return []
@@ -159,24 +159,24 @@ def left_out(table: Table, columns: Columns) -> list[str]:
     return [name for name in names if name and _role(name) != "duration"]
 
 
-def taken_for(table: Table, columns: Columns) -> str:
+def taken_for(table: FileTable, columns: Columns) -> str:
     """Return columns as the field `columns` has them.
 
     Examples
     --------
-    >>> taken_for(Table(("host", "down", "up"), []), Columns(node=1, start=2, end=3))
+    >>> taken_for(FileTable(("host", "down", "up"), []), Columns(node=1, start=2, end=3))
     'node=host,start=down,end=up'
     """
     places = ((role, parts[0]) for role, parts in columns.given().items())
     return ",".join(f"{role}={table.header[part - 1] if isinstance(part, int) else part}" for role, part in places)
 
 
-def lacks_outages(table: Table, columns: Columns) -> bool:
+def lacks_outages(table: FileTable, columns: Columns) -> bool:
     """Tell whether rows have a start and an end, and no name of a column speaks of outages."""
     return columns.start is not None and not OUTAGES.search(" ".join(table.header).lower())
 
 
-def _may_be_use(table: Table, columns: Columns) -> bool:
+def _may_be_use(table: FileTable, columns: Columns) -> bool:
     """Tell whether rows with a start and an end may be uses of a node, such as reservations.
 
     They may where a table has other columns, too, and none of its words speaks of outages.
@@ -189,7 +189,7 @@ def _may_be_use(table: Table, columns: Columns) -> bool:
     return not any(any(texts) and _most(texts, _is_gone) for texts in columns_texts)
 
 
-def _parts(table: Table, columns: Columns) -> str:
+def _parts(table: FileTable, columns: Columns) -> str:
     """Return the column that tells parts of nodes apart where rows are events or samples of parts, else nothing."""
     if not (columns.event or columns.value) or not isinstance(columns.node, int):
         return ""
@@ -202,7 +202,7 @@ def _parts(table: Table, columns: Columns) -> str:
     return ""
 
 
-def _guess(table: Table) -> tuple[Columns | None, float]:
+def _guess(table: FileTable) -> tuple[Columns | None, float]:
     """Return the columns that the names or the content of a table tell, and how well they do."""
     if not table.rows:
         return None, 0.0
@@ -215,7 +215,7 @@ def _guess(table: Table) -> tuple[Columns | None, float]:
     return columns, GUESSED if named else UNNAMED
 
 
-def explain_columns(table: Table) -> str:
+def explain_columns(table: FileTable) -> str:
     """Return why the columns of a table are not guessed, and what is needed."""
     names = ", ".join(map(literal, table.header[:30])) or "without names"
     if not table.rows:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from lazsim.errors import TraceFormatError, literal
-from lazsim.files.tables import HEAD_LINES, PARQUET, Table, read_parquet, read_table
+from lazsim.files.tables import HEAD_LINES, PARQUET, FileTable, read_parquet, read_table
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
-from lazsim.trace.reading.clock import Clock, is_date, is_number, span_note
 from lazsim.trace.reading.events import (
     RULE,
     Outage,
@@ -23,7 +22,8 @@ from lazsim.trace.reading.events import (
 from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.trace.reading.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, read_labels
-from lazsim.trace.source import Reading, Source, count, named, shorten
+from lazsim.trace.reading.times import TimeParser, is_date, is_number, span_note
+from lazsim.trace.source import TraceReading, TraceSource, count, named, shorten
 from lazsim.trace.table import Event, Kind
 from lazsim.units import counted
 
@@ -58,7 +58,7 @@ ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
 
 
-def open_table(source: Source) -> Table:
+def open_table(source: TraceSource) -> FileTable:
     """Read the rows of a file in any form of table."""
     if source.content.startswith(PARQUET):
         return read_parquet(source.content, source)
@@ -102,7 +102,7 @@ def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> Kind | None:
     return _KINDS[word]
 
 
-def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
+def read_mapped(source: TraceSource, table: FileTable, mapping: TraceMapping) -> TraceReading:
     """Read the rows of a table by a mapping that names the columns; the user's own wishes go first.
 
     Raises
@@ -117,7 +117,7 @@ def read_mapped(source: Source, table: Table, mapping: TraceMapping) -> Reading:
 class _MappedTable:
     """The rows of a table that count: their texts by the roles of columns, once for each node that a row lists."""
 
-    def __init__(self, source: Source, table: Table, mapping: TraceMapping) -> None:
+    def __init__(self, source: TraceSource, table: FileTable, mapping: TraceMapping) -> None:
         assert mapping.columns is not None, "the mapping names the columns"
         self._source, self._table, self._mapping = source, table, mapping
         self._places = {
@@ -134,11 +134,11 @@ class _MappedTable:
             raise TraceFormatError(f"{source.name}: none of its {self._num_left_out} rows has {asked}; change `where`")
         times = self._places.get("time") or self._places["start"]
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
-        self._clock = Clock(mapping, source.asked, self._header(times), lengths)
+        self._times = TimeParser(mapping, source.asked, self._header(times), lengths)
         # Dates go on from that of the last row read.
         self._last = -math.inf
 
-    def read(self) -> Reading:
+    def read(self) -> TraceReading:
         """Make events of the rows, in the shape that the columns tell."""
         if self._mapping.span is not None and ("count" in self._places or self._is_sampled):
             raise TraceFormatError(f"{self._source.name}: its rows say when nodes were observed; leave `span` out")
@@ -238,19 +238,19 @@ class _MappedTable:
     def _index(self, part: str | int) -> int | None:
         return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
 
-    def _read_counts(self) -> Reading:
+    def _read_counts(self) -> TraceReading:
         if self._mapping.cluster_nodes is not None:
             raise TraceFormatError(f"{self._source.name}: counts all nodes that are alive; leave `cluster_nodes` out")
         samples = list(self._read(self._sample))
-        self._clock.start((sample.time_s for sample in samples), self._source.name)
-        samples = [sample._replace(time_s=self._clock.seconds(sample.time_s)) for sample in samples]
+        self._times.start((sample.time_s for sample in samples), self._source.name)
+        samples = [sample._replace(time_s=self._times.seconds(sample.time_s)) for sample in samples]
         used = {place for places in self._places.values() for place in places}
         if any(len(row.fields) > len(used) for row in self._table.rows[:HEAD_LINES]):
             self._refuse_several(samples)
         notes: tuple[str, ...] = (RULE, "the trace is taken to end with its last row")
-        if self._clock.is_absolute:
+        if self._times.is_absolute:
             notes = (RULE, "a change happened some time before the row that shows it")
-            if self._clock.is_local:
+            if self._times.is_local:
                 refuse_set_back(samples, self._source, "let later rows overtake earlier ones")
             samples, more = settle(samples)
             notes += more
@@ -262,20 +262,20 @@ class _MappedTable:
                 notes += (f"times count from the first one, {first_s:.10g} s: before it, nothing was counted",)
         duration_s = samples[-1].time_s if samples else None
         events = events_from_counts(samples, self._source.rng, self._source.name)
-        return Reading(events, duration_s, (*notes, *self._clock.notes()), self._clock.assumed_unit)
+        return TraceReading(events, duration_s, (*notes, *self._times.notes()), self._times.assumed_unit)
 
-    def _read_events(self) -> Reading:
+    def _read_events(self) -> TraceReading:
         words: set[str] = set()
         rows = list(self._read(lambda line, texts: self._event(line, texts, words)))
-        self._clock.start((event.time_s for event in rows), self._source.name, self._mapping.span)
-        events = [event._replace(time_s=self._clock.seconds(event.time_s)) for event in rows]
-        notes = [self._ends(ENDS), *self._clock.notes()]
-        if self._clock.is_absolute and is_newest_first(events):
+        self._times.start((event.time_s for event in rows), self._source.name, self._mapping.span)
+        events = [event._replace(time_s=self._times.seconds(event.time_s)) for event in rows]
+        notes = [self._ends(ENDS), *self._times.notes()]
+        if self._times.is_absolute and is_newest_first(events):
             events.reverse()
             notes.append(NEWEST_FIRST)
-        if self._clock.is_local:
+        if self._times.is_local:
             refuse_set_back(events, self._source, "sort what is out of order")
-        end_s = self._clock.end([event.time_s for event in events], self._source.name)
+        end_s = self._times.end([event.time_s for event in events], self._source.name)
         is_states = self._mapping.states
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
         if is_states:
@@ -285,44 +285,44 @@ class _MappedTable:
         if self._mapping.cluster_nodes is not None or is_states:
             others, more = other_nodes({event.node for event in events}, self._mapping.cluster_nodes, self._source.name)
             events, notes = [*others, *events], [*notes, *more]
-        return Reading(events, end_s, tuple(notes), self._clock.assumed_unit)
+        return TraceReading(events, end_s, tuple(notes), self._times.assumed_unit)
 
-    def _read_outages(self) -> Reading:
+    def _read_outages(self) -> TraceReading:
         rows = list(self._read(self._outage))
         known = [time for row, _ in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
-        self._clock.start(known, self._source.name, self._mapping.span)
+        self._times.start(known, self._source.name, self._mapping.span)
         outages = []
         for row, length_s in rows:
-            start_s, end_s = self._clock.seconds(row.start_s), self._clock.seconds(row.end_s)
+            start_s, end_s = self._times.seconds(row.start_s), self._times.seconds(row.end_s)
             outages.append(row._replace(start_s=start_s, end_s=end_s if length_s is None else start_s + length_s))
         last_s = max((one.end_s for one in outages if math.isfinite(one.end_s)), default=0.0)
-        end_s = self._clock.end([outage.start_s for outage in outages], self._source.name, last_s)
+        end_s = self._times.end([outage.start_s for outage in outages], self._source.name, last_s)
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
         others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source.name)
         end_s = max(end_s, events[-1].time_s if events else 0.0)
-        begins = "begin with the first outage and to " if self._clock.is_absolute else ""
+        begins = "begin with the first outage and to " if self._times.is_absolute else ""
         ends = self._ends(
             f"the trace is taken to {begins}end with the last time in the file; `span` says from when to when "
             "nodes were observed"
         )
-        return Reading(
-            [*others, *events], end_s if outages else None, (ends, *notes, *more, *self._clock.notes()),
-            self._clock.assumed_unit,
+        return TraceReading(
+            [*others, *events], end_s if outages else None, (ends, *notes, *more, *self._times.notes()),
+            self._times.assumed_unit,
         )  # fmt: skip
 
     def _ends(self, assumed: str) -> str:
         return assumed if self._mapping.span is None else span_note(self._mapping.span)
 
-    def _read_samples(self) -> Reading:
+    def _read_samples(self) -> TraceReading:
         rows = list(self._read(self._samples))
-        self._clock.start((time for _, time, _ in rows), self._source.name)
-        if self._clock.is_local:
-            stamps = [Sample(self._clock.seconds(time), 0, line) for line, time, _ in rows]
+        self._times.start((time for _, time, _ in rows), self._source.name)
+        if self._times.is_local:
+            stamps = [Sample(self._times.seconds(time), 0, line) for line, time, _ in rows]
             refuse_set_back(stamps, self._source, "take the first sample of a time")
         series: dict[str, dict[float, float]] = {}
         for line, time, values in rows:
-            time_s = self._clock.seconds(time)
+            time_s = self._times.seconds(time)
             for name, value in values:
                 samples = series.setdefault(name, {})
                 if samples.setdefault(time_s, value) != value:
@@ -333,12 +333,12 @@ class _MappedTable:
         chosen = choose_series(labelled, wanted, self._source.name)
         log = StateLog(self._source, self._mapping)
         log.say_series((labels, samples.items()) for labels, samples in chosen)
-        notes = [IS_THERE, *self._clock.notes()]
+        notes = [IS_THERE, *self._times.notes()]
         if self._nodes:
             nodes = dict.fromkeys(literal(find_node(labels)) for labels, _ in chosen)
             shown = ", ".join(list(nodes)[:3]) + ", ..." * (len(nodes) > 3)
             notes.append(f"columns are taken for nodes: {shown} ({len(nodes)} in all)")
-        return log.reading(*notes)._replace(assumed_unit=self._clock.assumed_unit)
+        return log.reading(*notes)._replace(assumed_unit=self._times.assumed_unit)
 
     def _refuse_several(self, samples: list[Sample]) -> None:
         """Make faults of other counts at the same time: another column may tell zones or kinds of nodes apart."""
@@ -361,7 +361,7 @@ class _MappedTable:
                 yield row
 
     def _sample(self, line: int, texts: dict[str, str]) -> Sample:
-        sample = Sample(self._clock.read(texts["time"], self._last), count(texts["count"]), line)
+        sample = Sample(self._times.read(texts["time"], self._last), count(texts["count"]), line)
         self._last = sample.time_s
         return sample
 
@@ -371,28 +371,28 @@ class _MappedTable:
         node = named(texts["node"])
         if kind is None:
             return None
-        self._last = self._clock.read(texts["time"], self._last)
+        self._last = self._times.read(texts["time"], self._last)
         words.add(texts["event"].strip().lower())
         return Event(self._last, kind, node, line)
 
     def _outage(self, line: int, texts: dict[str, str]) -> tuple[Outage, float | None]:
         """Read an outage, and its length in seconds where it has one in place of an end."""
         node = named(texts["node"])
-        start = self._clock.read(texts["start"])
+        start = self._times.read(texts["start"])
         text = texts.get("duration", texts.get("end", ""))
         if text.strip().lower() in OPEN_WORDS:
             return Outage(node, start, math.inf, line), None
         if "duration" in texts:
-            return Outage(node, start, math.inf, line), self._clock.read_length(text)
-        end = self._clock.read(text, start)
+            return Outage(node, start, math.inf, line), self._times.read_length(text)
+        end = self._times.read(text, start)
         if end < start:
-            hint = "; if the clock was set back, give `time_zone`" if self._clock.is_local else ""
+            hint = "; if the clock was set back, give `time_zone`" if self._times.is_local else ""
             raise ValueError(f"the outage ends, at {text!r}, before it starts, at {texts['start']!r}{hint}")
         return Outage(node, start, end, line), None
 
     def _samples(self, line: int, texts: dict[str, str]) -> tuple[int, float, list[tuple[str, float]]]:
         """Read the samples of a row: its line, its time, and the series and the value of each."""
-        self._last = self._clock.read(texts["time"], self._last)
+        self._last = self._times.read(texts["time"], self._last)
         cells = [(name, texts[str(index)]) for index, name in self._nodes.items()]
         if not self._nodes:
             cells = [(named(texts["node"]), texts["value"])]

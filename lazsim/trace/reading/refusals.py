@@ -9,10 +9,10 @@ from datetime import UTC
 from lazsim.errors import TraceFormatError
 from lazsim.files.faults import Faults
 from lazsim.files.reading import numbered_lines
-from lazsim.files.tables import Table, read_table
-from lazsim.trace.reading.clock import read_date, read_length
+from lazsim.files.tables import FileTable, read_table
 from lazsim.trace.reading.guess import open_head
 from lazsim.trace.reading.mapped import is_header
+from lazsim.trace.reading.times import read_date, read_length
 from lazsim.trace.source import number
 from lazsim.trace.stats import count_interval
 from lazsim.units import HOUR_S
@@ -121,7 +121,7 @@ def _explain_jobs(text: str) -> str:
     try:
         table = read_table(text, Faults("", TraceFormatError, lenient=True), is_header)
     except TraceFormatError:
-        table = Table((), [])
+        table = FileTable((), [])
     columns = [_plain(name) for name in table.header]
     rows = [dict(zip(columns, fields, strict=False)) for _, fields in table.rows]
     jobs = [texts for texts in rows if not NO_JOB.fullmatch(_first(texts, ID_COLUMNS))]

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.reading.clock import Clock, refuse_outside, span_note
 from lazsim.trace.reading.events import events_from_states, other_nodes
 from lazsim.trace.reading.mapping import TraceMapping
-from lazsim.trace.source import Reading, Source
+from lazsim.trace.reading.times import TimeParser, refuse_outside, span_note
+from lazsim.trace.source import TraceReading, TraceSource
 from lazsim.trace.table import Event, Kind
 
 OPTIONS = ("time_zone", "cluster_nodes", "span")
-"""Fields of `Source.asked` that a log of states heeds."""
+"""Fields of `TraceSource.asked` that a log of states heeds."""
 
 LEAST_SHARE = 0.75
 """Of the times of samples between its first and its last, the node that has most has at least this share. Of two nodes
@@ -34,18 +34,18 @@ IS_THERE = "a node changed some time before the sample that shows it, and is gon
 class StateLog:
     """The states of nodes at the dates of a log; the trace begins with the first date and ends with the last."""
 
-    def __init__(self, source: Source, asked: TraceMapping | None = None) -> None:
+    def __init__(self, source: TraceSource, asked: TraceMapping | None = None) -> None:
         self.source = source
         """The file; its faults count what cannot be read."""
         self._asked = source.asked if asked is None else asked
-        self._clock = Clock(self._asked, self._asked)
+        self._times = TimeParser(self._asked, self._asked)
         self._rows: list[Event] = []
         self._nodes: dict[str, None] = {}
         self._first_s, self._last_s = math.inf, -math.inf
 
     def at(self, stamp: str, after_s: float = -math.inf) -> float:
-        """Return the time of a date, at which the log was being written; see `Clock.read` for errors and `after_s`."""
-        return self.observe(self._clock.read(stamp, after_s))
+        """Return the time of a date, at which the log was being written; see `TimeParser.read`."""
+        return self.observe(self._times.read(stamp, after_s))
 
     def observe(self, time_s: float) -> float:
         """Count a time, in seconds since 1970, as one at which the log was being written."""
@@ -86,12 +86,12 @@ class StateLog:
                     self.say(time, "add" if is_there else "remove", node)
                 was_there = is_there
 
-    def reading(self, *notes: str) -> Reading:
+    def reading(self, *notes: str) -> TraceReading:
         """Return the events of the nodes, and what was assumed."""
         asked = self._asked.span
         window = "the trace begins with the first date in the file and ends with the last"
         if asked is not None and self._rows:
-            begin_s, end_s = self._clock.read_span(asked, self.source.name)
+            begin_s, end_s = self._times.read_span(asked, self.source.name)
             refuse_outside(begin_s, end_s, [row.time_s for row in self._rows], self.source.name)
             self._first_s = self._first_s if begin_s is None else begin_s
             self._last_s = self._last_s if end_s is None else end_s
@@ -105,7 +105,7 @@ class StateLog:
         events = [*others, *still, *events]
         last_s = max((event.time_s for event in events), default=0.0)
         duration_s = max(last_s, round(self._last_s - self._first_s, 6)) if events else None
-        return Reading(events, duration_s, (window, *notes, *more, *most, *self._clock.notes()))
+        return TraceReading(events, duration_s, (window, *notes, *more, *most, *self._times.notes()))
 
 
 def read_labels(name: str) -> dict[str, str]:
@@ -182,7 +182,7 @@ def _refuse_uncommon(grid: Sequence[float], states: Mapping[str, Sequence[Mappin
         )
 
 
-def json_records(source: Source, *lists: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_records(source: TraceSource, *lists: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the objects of a JSON file with their place in it, for faults.
 
     The file has one value or several, such as one on each line. An array stands for its elements, and so does an object
@@ -205,7 +205,7 @@ def json_records(source: Source, *lists: str) -> Iterator[tuple[str, dict[str, A
                 source.fault(f"entry {number}", "expected an object of JSON")
 
 
-def _json_values(source: Source) -> Iterator[Any]:
+def _json_values(source: TraceSource) -> Iterator[Any]:
     decoder = json.JSONDecoder()
     text, position = source.text.strip(), 0
     while position < len(text):

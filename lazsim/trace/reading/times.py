@@ -105,7 +105,7 @@ def read_date(text: str) -> datetime:
         ) from None
 
 
-class Clock:
+class TimeParser:
     """Read the times of one file, all of which are numbers or all of which are dates.
 
     The user or the format says what they are (`mapping`), the user alone (`asked`), who goes before the file's header,
