@@ -227,7 +227,8 @@ def test_a_race_of_many_alternatives_begins_with_few_seeds_and_halves():
     assert [(one.num_alternatives, one.num_seeds) for one in made.rounds][:2] == [(60, 1), (30, 2)]
     assert raced[0].name.choice == of(names[-1])[0]
     assert made.num_runs <= 200
-    with pytest.raises(LazsimError, match="`max_runs` 50: give at least 120, or fewer alternatives"):
+    told = "`max_runs` 50: give 120 or more, or fewer choices, as of `system`, or an `interval`, for which 40 are"
+    with pytest.raises(LazsimError, match=f"^{told} enough$"):
         Made(noisy).search(50).race(thrice(*names))
 
 
@@ -381,7 +382,7 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
         ((*SMALL, "--interval", "often"), "--interval"),
         ((*SMALL, "--fault-threshold", "0-2"), "--fault-threshold 0: give 1 or more"),
         ((*SMALL, "--goal", "fun"), "--goal fun: give goodput, cost, or deadline=TIME"),
-        ((*SMALL, "--runs", 3), "--runs 3: give at least 6, or fewer alternatives"),
+        ((*SMALL, "--runs", 3), "--runs 3: give 6 or more, or fewer choices, as of --system, or an --interval, for"),
         ((*SMALL, "--on-demand-price", "x", "--goal", "cost"), "--on-demand-price: 'x': give US dollars"),
         ((*SMALL, "--on-demand-price", "3", "--goal", "cost"), "--price: only some of the nodes have one"),
         ((*SMALL[:4], "--nodes", 2, "--node-mtbf", "1h", "--repair", "1h", "--model", "gpt-l"), "does not fit"),
@@ -455,6 +456,24 @@ def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     made.run([cheap, dear], MIN_SAMPLES)
     assert made.make_sure(made.better_first([cheap, dear])) == cheap
     assert len(made.rows[cheap, ()]) == 29
+
+
+@pytest.mark.parametrize(("max_runs", "best"), [(35, "bb"), (1000, "a")])
+def test_of_two_that_cost_the_same_wherever_both_ran_the_one_more_often_in_time_is_the_best(max_runs, best):
+    def measure(wanted, _changes):
+        """Of "a" the eighth run is late; "bb" pays to be in time then, which only more than seven runs can tell."""
+        return [
+            {"cost": 9.0 if (name, seed) == ("bb", 7) else 1.0, "done": 0.5 if (name, seed) == ("a", 7) else 1.0}
+            for one, seed in wanted
+            for name in [one.choice[0][1]]
+        ]
+
+    alternatives = [Alternative(choice, 1) for choice in of("a", "bb")]
+    made = Search(measure, TEN_MINUTES, max_runs, 1000)
+    made.run(alternatives, MIN_SAMPLES)
+    # 29 runs of "a" are 35 with six of "bb"; with more, "bb" meets the seed at which it is dearer.
+    assert made.make_sure(alternatives).choice == of(best)[0]
+    assert made.goal.in_time(made.rows[alternatives[0], ()].values()).value == 28 / 29
 
 
 def test_what_is_better_beyond_chance_at_the_seeds_that_judge_is_the_best_and_a_tie_is_not():

@@ -1,33 +1,22 @@
 """The picture of advice: the value over the interval between checkpoints, and the alternatives."""
 
+import math
 from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from lazsim.output.plots.run import time_unit
 from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
 from lazsim.study.advise.advice import Advice
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.search import Choice
-from lazsim.units import DAY_S, HOUR_S, format_duration
-
-TICKS_S = (
-    0.1,
-    1,
-    5,
-    15,
-    *(minutes * 60 for minutes in (1, 2, 5, 15, 30)),
-    *(hours * HOUR_S for hours in (1, 3, 8)),
-    DAY_S,
-    7 * DAY_S,
-)
-"""Times that people know, for an axis of them."""
 
 FEWEST_TICKS, MOST_TICKS = 3, 5
-"""Of these on an axis: with fewer it has other times, and the labels of more would overlap."""
+"""On an axis of times: 1, 2 or 5 times a power of ten, else evenly apart; the labels of more would overlap."""
 
 CHOICE_LETTERS = 32
 """Letters of a choice beside what is drawn."""
@@ -85,15 +74,17 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
         curves.axvline(at_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
     curves.set_xscale("log")
     low_s, high_s = curves.get_xlim()
-    ticks = [tick_s for tick_s in TICKS_S if low_s <= tick_s <= high_s]
+    unit, unit_s = time_unit(math.sqrt(low_s * high_s))
+    first, last = low_s / unit_s, high_s / unit_s
+    ticks = [tick for tick in LogLocator(subs=(1, 2, 5)).tick_values(first, last) if first <= tick <= last]
     if len(ticks) < FEWEST_TICKS:
-        ticks = [float(f"{tick_s:.2g}") for tick_s in np.geomspace(low_s, high_s, FEWEST_TICKS + 2)[1:-1]]
-    apart, kept = (high_s / low_s) ** (1 / MOST_TICKS), ticks[:1]
-    for tick_s in ticks:
-        kept += [tick_s] if tick_s >= apart * kept[-1] else []
-    curves.set_xticks(kept, map(format_duration, kept))
+        ticks = [tick for tick in MaxNLocator(MOST_TICKS).tick_values(first, last) if first <= tick <= last]
+    apart, kept = (last / first) ** (1 / MOST_TICKS), ticks[:1]
+    for tick in ticks:
+        kept += [tick] if tick >= apart * kept[-1] else []
+    curves.set_xticks([tick * unit_s for tick in kept], [f"{tick:g}" for tick in kept])
     curves.xaxis.set_minor_locator(NullLocator())
-    curves.set_xlabel("time between checkpoints")
+    curves.set_xlabel(f"time between checkpoints, {unit}")
     curves.set_ylabel(advice.goal.heading)
 
 

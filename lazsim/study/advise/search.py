@@ -218,7 +218,11 @@ class Search:
         alive = list(alternatives)
         budget = int(RACE_SHARE * self.max_runs)
         if len(alive) > budget:
-            raise SpecError(f"`max_runs` {self.max_runs}: give at least {2 * len(alive)}, or fewer alternatives")
+            fewest = 2 * len({one.choice for one in alive})
+            given = f", or an `interval`, for which {fewest} are enough" if fewest <= self.max_runs else ""
+            raise SpecError(
+                f"`max_runs` {self.max_runs}: give {2 * len(alive)} or more, or fewer choices, as of `system`{given}"
+            )
         # Where not all get as many seeds as an interval takes, half of the runs are for later rounds.
         is_enough = MIN_SAMPLES * len(alive) <= budget
         num_seeds = MIN_SAMPLES if is_enough else max(1, budget // (2 * len(alive)))
@@ -308,7 +312,8 @@ class Search:
     def make_sure(self, ordered: Sequence[Alternative]) -> Alternative:
         """Return the first of some that does what must be done, at enough seeds to bear out its probability.
 
-        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. Where all
+        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. Of those
+        with the same value at every seed of both, it is the one that does it most often, else the first. Where all
         miss it, the one that has done most is returned.
         """
         enough = 0
@@ -320,8 +325,26 @@ class Search:
             if rows and self.goal.in_time(rows.values()).high >= self.goal.least_prob:
                 self.run([one], min(enough, len(rows) + self.num_left))
                 if not self._is_missed(one):
-                    return one
+                    return self._surest(one, ordered)
         return self.rank(ordered)[0].name
+
+    def _surest(self, best: Alternative, ordered: Sequence[Alternative]) -> Alternative:
+        """Return what does more often what must be done, with the value of the best at every seed of both, if any."""
+
+        def share(one: Alternative) -> float:
+            return self.goal.in_time(self.rows[one, ()].values()).value
+
+        surest = best
+        for one in ordered if share(best) < 1 else ():
+            rows = self.rows.get((one, ()), {})
+            if rows and self._is_same(one, best):
+                self.run([one], min(len(self.rows[best, ()]), len(rows) + self.num_left))
+                surest = one if self._is_same(one, best) and share(one) > share(surest) else surest
+        return surest
+
+    def _is_same(self, one: Alternative, other: Alternative) -> bool:
+        values, others = self.values(one), self.values(other)
+        return all(values[seed] == others[seed] for seed in common_seeds([values, others]))
 
 
 def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
