@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,16 @@ class Scenario(Inputs):
         if self.job.parallel is not None:
             given["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
         return given
+
+    @property
+    def optional_inputs(self) -> dict[str, Any]:
+        """Those of the inputs that have a default and another value, and are the same for every system."""
+        of_systems = ("system_origin",)
+        return {
+            one.name: self.inputs[one.name]
+            for one in fields(Inputs)
+            if one.default is not MISSING and one.name in self.inputs and one.name not in of_systems
+        }
 
     @functools.cached_property
     def id(self) -> str:

@@ -55,6 +55,15 @@ def test_another_seed_gives_other_loads(lazsim):
     assert len(ids) == 2
 
 
+@pytest.mark.parametrize(("option", "name"), [
+    (("--interval", "9"), "interval"), (("--spares", "1"), "num_spares"), (("--price", "3"), "usd_per_node_hour"),
+])  # fmt: skip
+def test_an_input_that_changes_a_run_changes_its_id_and_is_among_its_inputs(lazsim, option, name):
+    plain, changed = (json.loads(lazsim("run", *FAST, "--system", "ds", *more, "--json")[1]) for more in ((), option))
+    assert plain["id"] != changed["id"]
+    assert name in changed["inputs"].keys() - plain["inputs"].keys()
+
+
 def test_the_timeline_has_the_promised_columns_and_never_more_nodes_used_than_alive(lazsim, tmp_path):
     lazsim("run", *FAST, "--out", tmp_path)
     with (tmp_path / "timeline.csv").open() as stream:

@@ -199,11 +199,10 @@ def simulate_scenarios(
             if is_search:
                 others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
             bar.end()
-    inputs = _record(scenarios, trace, loads, wall_s)
     chosen = [choice_note(first), *untested_note(others if searches else runs)] if others else []
     return RunResult(
-        id=hash_id(inputs),
-        inputs=inputs,
+        id=hash_id([__version__, searches, *(one.id for one in scenarios)]),
+        inputs=_record(scenarios, trace, loads, wall_s),
         trace=describe_trace(trace, wall_s),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
@@ -359,7 +358,7 @@ def plan_of(scenario: Scenario) -> PlacementPlan | None:
 
 
 def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s: float) -> dict[str, Any]:
-    """Return every input by name, files by their hashes."""
+    """Return every input by the name that a user gave, files by their hashes."""
     first = scenarios[0]
     asked, replayed = first.settings, first.trace
     assert replayed is not None, "a run has a trace"
@@ -388,10 +387,9 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     replay |= {name: getattr(replayed.mapping, name) for name in replayed.mapping.given()}
     record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
     record["trace_events"] = trace.events_sha256
-    if first.usd_per_node_hour is not None:
-        record["usd_per_node_hour"] = first.usd_per_node_hour
-    if first.num_spares:
-        record |= {"spares": first.num_spares, "spare_start_s": first.spare_start_s}
+    if origins := {one.system: one.system_origin for one in scenarios if one.system_origin}:
+        record["system_origins"] = origins
+    record |= first.optional_inputs
     if first.planning != DEFAULTS["planning"]:
         record["planning"] = first.planning
     fields = {name: value for name, value in asked.items() if "." in name}
