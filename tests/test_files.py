@@ -1,13 +1,14 @@
 import os
 import signal
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from lazsim.errors import LazsimError
 from lazsim.files.decoding import decode_json
-from lazsim.files.writing import check_folder, write_all
+from lazsim.files.writing import check_folder, toml_text, write_all
 
 
 def names(folder):
@@ -94,3 +95,12 @@ def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
 @pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_json_is_read_with_the_mark_that_editors_of_windows_begin_it_with(coding):
     assert decode_json('{"a": 1}'.encode(coding)) == {"a": 1}
+
+
+@pytest.mark.parametrize("text", ['a "quoted" \\ name', "é \U0001f600", "a\nb\x7f\x00\u2028", "# [x] = 1"])
+def test_toml_reads_back_as_written_whatever_texts_and_comments_say(text):
+    values = {"table": {"text": text, "numbers": [1, 2.5]}, "text": text, "is": True, "small": 1e-9, "large": 1e22}
+    written = toml_text(values, [text], {"is": "so"})
+    assert tomllib.loads(written) == values
+    assert written.count("\n\n") == 1
+    assert "is = true  # so\n" in written

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import tomllib
 
 import pytest
@@ -49,7 +50,7 @@ def test_json_holds_the_errors_and_the_new_fit(lazsim, measurements):
 def test_refit_prints_lines_for_the_catalogue(lazsim, measurements):
     code, out, _ = lazsim("verify", "--kernels", measurements, "--gpu", "h100", "--refit")
     assert code == 0
-    files = {section.splitlines()[0]: tomllib.loads(section) for section in out.split("\n\n")}
+    files = {section.splitlines()[0]: tomllib.loads(section) for section in re.split(r"\n\n(?=#)", out)}
     assert list(files) == ["# gpus/h100", "# clusters of h100"]
     gpu = files["# gpus/h100"]
     # 100 TFLOP/s * 0.7 were made up; the datasheet of the GPU of that name says 989

@@ -128,7 +128,7 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
     recipe = fit_recipe(trace, kind)
     frame = compare_fit(trace, recipe, range(seeds))
     if out is not None:
-        write_out(out, f"# Trace like {Path(trace.name).name}.\n{recipe_toml(recipe)}".encode())
+        write_out(out, recipe_toml(recipe, [f"Trace like {Path(trace.name).name}."]).encode())
     if kept("as_json"):
         print_json({"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")})
     else:

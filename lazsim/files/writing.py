@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import io
+import json
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, printable
 from lazsim.processes import signals_held, when_possible
 
 TEMPORARY = ".lazsim-"
@@ -147,6 +148,37 @@ def json_bytes(value: Any) -> bytes:
     import msgspec
 
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=plain_array), indent=2) + b"\n"
+
+
+def toml_text(values: Mapping[str, Any], above: Iterable[str] = (), behind: Mapping[str, str] | None = None) -> str:
+    r"""Return numbers, texts and lists as TOML, and below them tables, which are mappings of these.
+
+    The lines `above` are comments before all, and those `behind`, by name, stand in the line of their value.
+
+    Examples
+    --------
+    >>> values = {"network": {"nic_latency_s": 2e-6}, "name": "h100x2"}
+    >>> print(toml_text(values, ["Two nodes."], {"name": "any"}), end="")
+    # Two nodes.
+    name = "h100x2"  # any
+    <BLANKLINE>
+    [network]
+    nic_latency_s = 2e-06
+    """
+    tables = {name: value for name, value in values.items() if isinstance(value, Mapping)}
+    plain = {name: value for name, value in values.items() if name not in tables}
+    blocks = [_assignments(plain, behind or {})] if plain else []
+    blocks += [f"[{name}]\n{_assignments(table, behind or {})}" for name, table in tables.items()]
+    return "".join(f"# {printable(line)}\n" for line in above) + "\n".join(blocks)
+
+
+def _assignments(values: Mapping[str, Any], behind: Mapping[str, str]) -> str:
+    # What is text, a number or a list in JSON is so in TOML, but for DEL, which JSON does not escape.
+    texts = {name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for name, value in values.items()}
+    return "".join(
+        f"{name} = {text}  # {behind[name]}\n" if name in behind else f"{name} = {text}\n"
+        for name, text in texts.items()
+    )
 
 
 def csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:

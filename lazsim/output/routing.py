@@ -1,9 +1,9 @@
 """Expert loads as tables: facts of a recording, and a fit compared with its recording."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lazsim.files.writing import toml_text
 from lazsim.output.table import Column, Table, facts, key, render, terminal_width
 
 FACTS = {
@@ -35,5 +35,4 @@ def fit_toml(spec: Mapping[str, Any], statistics: Mapping[str, Mapping[str, floa
     columns = [key("statistic"), *(Column(heading, ".3f") for heading in headings.values())]
     rows = [(name, *map(row.__getitem__, headings)) for name, row in statistics.items()]
     comments = render([Table(columns, rows)], terminal_width() - 2).splitlines()
-    parameters = [f"{name} = {json.dumps(value)}" for name, value in spec.items()]
-    return "\n".join([*parameters, "", *(f"# {line}".rstrip() for line in comments)])
+    return "\n".join([toml_text(spec), *(f"# {line}".rstrip() for line in comments)])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from lazsim.files.decoding import words_of
-from lazsim.files.writing import json_bytes
+from lazsim.files.writing import json_bytes, toml_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.specs import ParallelSpec
@@ -57,15 +57,12 @@ def job_toml(result: StepResult) -> str:
     """Write the layout as the file of a job, with the words that its fields take."""
     inputs = result.inputs
     values = msgspec.to_builtins(inputs.parallel) | {"sequence_length": inputs.model.sequence_length}
-    lines = [f"# {inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}.", "[parallel]"]
     kind = msgspec.inspect.type_info(ParallelSpec)
     assert isinstance(kind, msgspec.inspect.StructType), "a specification"
-    for field in kind.fields:
-        words = words_of([getattr(field.type, "item_type", field.type)])
-        # JSON of words, numbers and lists of words is TOML, too.
-        line = f"{field.name} = {msgspec.json.encode(values[field.name]).decode()}"
-        lines.append(f"{line}  # {', '.join(words)}" if words else line)
-    return "\n".join([*lines, ""])
+    words = {field.name: words_of([getattr(field.type, "item_type", field.type)]) for field in kind.fields}
+    behind = {name: ", ".join(known) for name, known in words.items() if known}
+    title = f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}."
+    return toml_text({"parallel": {name: values[name] for name in words}}, [title], behind)
 
 
 def _time_table(result: StepResult) -> Table:

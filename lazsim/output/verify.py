@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazsim.files.writing import csv_bytes, json_bytes
+from lazsim.files.writing import csv_bytes, json_bytes, toml_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.verify.orders import Pair
@@ -41,13 +41,14 @@ def verify_parts(result: Verification) -> Iterator[Part]:
 def refit_parts(result: Verification) -> Iterator[str]:
     """Write fitted constants as TOML, three digits each, under comments that name the files they belong to."""
     for file, values in result.kernels.refit.items():
-        yield "\n".join([f"# {file}", *_toml_lines(values)])
+        yield toml_text(_three_digits(values), [file]).rstrip()
 
 
-def _toml_lines(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        is_table = isinstance(value, dict)
-        yield from [f"[{name}]", *_toml_lines(value)] if is_table else [f"{name} = {float(f'{value:.3g}')!r}"]
+def _three_digits(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _three_digits(value) if isinstance(value, dict) else float(f"{value:.3g}")
+        for name, value in values.items()
+    }
 
 
 def _outcome_parts(result: Verification) -> Iterator[Part]:

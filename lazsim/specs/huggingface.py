@@ -1,7 +1,6 @@
 """Make the TOML of a model from the ``config.json`` of Hugging Face Transformers."""
 
 import itertools
-import json
 import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import msgspec
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files.decoding import convert, decode_json
 from lazsim.files.reading import CATALOG
+from lazsim.files.writing import toml_text
 from lazsim.limits import MAX_LAYERS
 from lazsim.specs.model import ModelSpec
 
@@ -464,13 +464,7 @@ def _windows(config: _Config, num_layers: int, kinds: list[str]) -> dict[str, An
 def _toml(values: Mapping[str, Any], model: ModelSpec, left_out: Sequence[str]) -> bytes:
     """Write a model as TOML; comments tell its size, what was assumed, and which fields are not in it."""
     size = f"{model.total_params / 1e9:.2f} B parameters, {model.active_params / 1e9:.2f} B active"
-    lines = [f"# From config.json: {size}.", *(f"# {one[0].upper()}{one[1:]}" for one in left_out)]
-    comments = {"sequence_length": "*assumption*: no config tells it"}
-    comments |= {"matrices_per_expert": "SwiGLU"} if model.matrices_per_expert == 3 else {}
-    for name, value in values.items():
-        if not isinstance(value, dict):
-            lines.append(f"{name} = {json.dumps(value)}" + (f"  # {comments[name]}" if name in comments else ""))
-    for name, value in values.items():
-        if isinstance(value, dict):
-            lines += ["", f"[{name}]", *(f"{key} = {json.dumps(one)}" for key, one in value.items())]
-    return "\n".join([*lines, ""]).encode()
+    above = [f"From config.json: {size}.", *(f"{one[0].upper()}{one[1:]}" for one in left_out)]
+    behind = {"sequence_length": "*assumption*: no config tells it"}
+    behind |= {"matrices_per_expert": "SwiGLU"} if model.matrices_per_expert == 3 else {}
+    return toml_text(values, above, behind).encode()

@@ -1,6 +1,6 @@
 """Entries of the catalogue of traces: recipes of generated traces and addresses of public ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -8,6 +8,7 @@ from msgspec import NODEFAULT, Meta
 
 from lazsim.errors import SpecError
 from lazsim.files.decoding import convert
+from lazsim.files.writing import toml_text
 from lazsim.specs import ClusterSpec, Spec, catalog_names, read_spec_bytes, read_toml
 from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share
 from lazsim.units import DAY_S
@@ -284,18 +285,8 @@ def list_recipes() -> dict[str, Recipe]:
     return {name: load_recipe(name) for name in catalog_names("traces")}
 
 
-def recipe_toml(recipe: Recipe) -> str:
-    """Write a recipe as the TOML text that `load_recipe` reads, without fields at their defaults."""
+def recipe_toml(recipe: Recipe, above: Iterable[str] = ()) -> str:
+    """Write a recipe as the TOML text that `load_recipe` reads, without fields at their defaults; see `toml_text`."""
     defaults = {field.name: field.default for field in msgspec.structs.fields(recipe)}
     plain = {key: value for key, value in msgspec.to_builtins(recipe).items() if value != defaults.get(key, NODEFAULT)}
-    top = {key: value for key, value in plain.items() if not isinstance(value, dict)}
-    lines = _assignments(top)
-    for key, table in plain.items():
-        if key not in top:
-            lines += ["", f"[{key}]", *_assignments(table)]
-    return "\n".join(lines) + "\n"
-
-
-def _assignments(values: Mapping[str, object]) -> list[str]:
-    # JSON strings are TOML basic strings, and numbers look the same.
-    return [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items()]
+    return toml_text(plain, above)
