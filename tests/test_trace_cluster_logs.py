@@ -535,7 +535,15 @@ REFUSED = {
     "dcgm": ("timestamp,Hostname,gpu,DCGM_FI_DEV_XID_ERRORS\n2026-03-01,a,0,79\n", "counters of DCGM", "table"),
     "nagios": ("[1772323200] HOST ALERT: gpu-01;DOWN;HARD;3;CRITICAL\n", "log of Nagios", "a table such as"),
     "azure": ('{"DocumentIncarnation": 2, "Events": [{"EventType": "Preempt", "Resources": ["a"]}]}', "Azure", "table"),
-    "audits": ('[{"protoPayload": {"@type": "type.googleapis.com/google.cloud.audit.AuditLog"}}]', "audits", "gcloud"),
+    "operations in a table": ("NAME   TYPE                         TARGET      STATUS\n"
+    "op-1   compute.instances.preempted  z/a         DONE\n", "Google Cloud", "--format=json"),
+    "YAML": ("apiVersion: v1\nitems:\n- kind: Event\n  reason: NodeNotReady\n", "YAML", "-o json"),
+    "YAML of a list": ("- insertId: a\n  timestamp: '2025-03-01T00:00:00Z'\n", "YAML", "--format=json"),
+    "no events of Kubernetes": ('{"apiVersion": "v1", "items": [], "kind": "List"}', "Kubernetes", "get events"),
+    "sinfo -N of some columns": ("HOSTNAMES STATE\na1 idle\na2 down*\n", "sinfo", "slurmctld.log"),
+    "squeue": ("JOBID PARTITION  NAME  USER ST     TIME  NODES NODELIST(REASON)\n"
+               "  123 gpu        a     me   R   1:00:00      8 gpu-[01-08]\n", "job log", "--node-mtbf D"),
+    "promtool": ('up{instance="a:9100"} =>\n1 @[1740787200]\n0 @[1740787500]\n', "as Prometheus prints", "-o json"),
     "advisor": ('{"spot_advisor": {"us-east-1": {"Linux": {"p5": {"s": 40, "r": 2}}}}}', "spot advisor", "mtbf"),
     "prometheus": ('{"status": "error", "errorType": "bad_data"}', "error of Prometheus", "ask again"),
     "page": ("<!DOCTYPE html>\n<html></html>\n", "web page", "raw file"),
@@ -556,3 +564,40 @@ def test_file_that_is_no_trace_is_named_with_what_is_needed(tmp_path, name):
     assert needed in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) - len(str(path)) < 360
+
+
+def audit(instance, method, hour, **operation):
+    name = f"projects/p/zones/z/instances/{instance}"
+    payload = {"@type": "type.googleapis.com/google.cloud.audit.AuditLog", "methodName": method, "resourceName": name}
+    return {"protoPayload": payload, "timestamp": f"2025-03-01T{hour:02d}:00:00Z", "operation": operation}
+
+
+def test_audit_log_of_google_cloud_tells_of_preemptions_and_of_starts_when_they_end(read):
+    whole = {"first": True, "last": True}
+    entries = [
+        audit("a", "compute.instances.preempted", 1, **whole),
+        audit("b", "compute.instances.migrateOnHostMaintenance", 2, **whole),
+        audit("a", "v1.compute.instances.start", 3, first=True),
+        audit("a", "v1.compute.instances.start", 4, last=True),
+        audit("a", "compute.instances.hostError", 5, **whole),
+        audit("b", "compute.instances.preempted", 6, **whole),
+    ]
+    trace = read(json.dumps(entries[::-1]))
+    assert [(time_s / 3600, *names) for time_s, *names in history(trace)[2:]] == [
+        (3, [], ["a"]), (4, ["a"], []), (5, ["b"], []),
+    ]  # fmt: skip
+
+
+def test_cloudtrail_tells_of_spot_interruptions_and_of_calls_that_did_not_fail(read):
+    instances = {"instancesSet": {"items": [{"instanceId": "i-0a"}, {"instanceId": "i-0b"}]}}
+    records = [
+        {"eventName": "RunInstances", "eventTime": "2025-03-01T00:00:00Z", "responseElements": instances},
+        {"eventName": "StopInstances", "eventTime": "2025-03-01T00:30:00Z", "errorCode": "Client.UnauthorizedOperation",
+         "requestParameters": instances},
+        {"eventName": "BidEvictedEvent", "eventTime": "2025-03-01T01:00:00Z",
+         "serviceEventDetails": {"instanceIdSet": ["i-0a"]}},
+    ]  # fmt: skip
+    found = [record | {"eventSource": "ec2.amazonaws.com"} for record in records]
+    looked_up = [{"EventName": one["eventName"], "CloudTrailEvent": json.dumps(one)} for one in found]
+    for text in (json.dumps({"Records": found}), json.dumps({"Events": looked_up})):
+        assert history(read(text))[-1] == (3600.0, ["i-0a"], [])

@@ -25,6 +25,8 @@ SAMPLES = {
     '[120000, "migration", {"nodes": [], "duration": 60000}]\n[180000, "remove", {"nodes": ["a"], "duration": 60000}]',
     "table": "when;what;host\n2025-03-01 00:00:00;JOIN;a\n2025-03-01 00:00:00;JOIN;b\n2025-03-01 00:01:00;LEAVE;a\n",
     "google-machine-events": "0,5,0,PA,0.5,0.25\n0,6,0,PA,0.5,\n60000000,6,2,PA,0.5,0.25\n60000000,5,1,PA,0.5,0.25\n",
+    "google-machine-events-2019": "time,machine_id,type,switch_id,platform_id\n0,5,1,s,p\n0,6,1,s,p\n60000000,6,3,s,p\n"
+    "60000000,5,2,s,p\n",
     "lanl": "System,nodes,nodenum,Prob Started (mm/dd/yy hh:mm),Prob Fixed (mm/dd/yy hh:mm)\n"
     "9,2,1,6/21/2005 10:54,6/21/2005 10:55\n",
     "sacctmgr": "Cluster|NodeName|TimeStart|TimeEnd|State\nc1||2025-03-01T00:00:00|Unknown|\n"

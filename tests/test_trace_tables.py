@@ -417,7 +417,7 @@ def test_observations_written_several_times_ahead_count_once_each(observations, 
     times_s = np.cumsum([gap_s for gap_s, _ in observations]).tolist()
     samples = [Sample(time_s, num) for time_s, (_, num) in zip(times_s, observations, strict=True)]
     written = [sample._replace(time_s=sample.time_s + 60 * copy) for sample in samples for copy in range(num_copies)]
-    kept, _ = settle(written)
+    kept, _ = settle(written, lambda sample: sample[:2])
     grid = np.arange(times_s[0], times_s[-1] + 1)
     once, several = (
         np.array([sample.num_nodes for sample in rows])[
@@ -815,3 +815,100 @@ def test_rows_that_speak_of_outages_are_such_and_a_note_names_what_is_left_out(w
     assert trace.nodes_lost() == 2
     taken = "columns are taken for node=node,start=from,end=to; left out: "
     assert any(note.replace("'", "") == taken + column for note in trace.notes)
+
+
+RULED = """\
+   Cluster        NodeName           TimeStart             TimeEnd  State                         Reason       User
+---------- --------------- ------------------- ------------------- ------ ------------------------------ ----------
+        c1                 2025-03-01T00:00:00 2025-03-01T06:00:00        Cluster Registered TRES
+        c1          gpu-02 2025-03-01T01:00:00 2025-03-01T01:30:00  DOWN* Not responding                 slurm(450+
+        c1          gpu-01 2025-03-01T05:00:00             Unknown   DOWN Node unexpectedly rebooted     slurm(450+
+"""
+
+
+def test_columns_of_fixed_width_are_cut_under_their_rule_and_not_at_blanks(write):
+    assert losses(read_trace(write(RULED))) == [(JUST_AFTER_S, 1), (4 * 3600.0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("  DOWN*", " DRAIN+"),
+        ("Node unexpectedly rebooted    ", "gres/gpu count reported lower+"),
+        (" gpu-02", "gpu-02+"),
+    ],
+)
+def test_text_that_is_cut_to_its_column_is_refused_where_it_counts(write, text, cut):
+    path = write(RULED.replace(text, cut))
+    with pytest.raises(TraceFormatError, match="is cut to the width of its column"):
+        read_trace(path)
+    assert any("cut as they stand" in note for note in read_trace(path, lenient=True).notes)
+
+
+def test_text_that_runs_into_the_next_column_is_refused(write):
+    with pytest.raises(TraceFormatError, match="line 4: a text is wider than its column"):
+        read_trace(write(RULED.replace("gpu-02 2025", "gpu-02-2025")))
+
+
+def test_row_that_only_repeats_an_earlier_one_ends_nothing(write):
+    trace = read_trace(write(COUNTS + COUNTS.splitlines()[2] + "\n"))
+    assert outcome(trace) == COUNTED
+
+
+HOURLY = "".join(
+    f"2025-11-02 {hour}:00:00,{num}\n" for hour, num in (("00", 8), ("01", 8), ("01", 4), ("02", 4), ("03", 4))
+)
+
+
+def test_hour_that_comes_twice_in_hourly_counts_takes_a_zone(write):
+    path = write(HOURLY)
+    with pytest.raises(TraceFormatError, match="line 3: repeats the time of the row before, as local time does"):
+        read_trace(path)
+    trace = read_trace(path, mapping=TraceMapping(time_zone="America/New_York"))
+    assert (losses(trace), trace.duration_s) == ([(7200.0, 4)], 4 * 3600.0)
+
+
+def test_last_count_that_may_be_cut_is_told(write):
+    rows = dated(("10:00", 18), ("10:05", 17), ("10:10", 1)).removesuffix("\n")
+    assert any("the file may be cut" in note for note in read_trace(write(rows)).notes)
+    assert not any("be cut" in note for note in read_trace(write(rows + "\n")).notes)
+
+
+def test_stamps_that_a_spreadsheet_has_rounded_are_refused(write):
+    with pytest.raises(TraceFormatError, match=r"line 2: '1.74E\+12' is rounded"):
+        read_trace(write("timestamp,instances\n1.74E+12,8\n1.74E+12,7\n"))
+
+
+def test_several_nodes_in_one_cell_are_each_a_node_or_refused(write):
+    rows = "ms,action,nodes\n0,add,{0}\n60000,remove,{0}\n"
+    assert read_trace(write(rows.format('"a1,a2"'))).nodes_lost() == 2
+    with pytest.raises(TraceFormatError, match="line 2: 'a1 a2' may be several nodes"):
+        read_trace(write(rows.format("a1 a2")))
+
+
+@pytest.mark.parametrize("state", ["down*", "DOWN", "drained"])
+def test_states_of_slurm_in_a_log_of_polls_are_known(write, state):
+    rows = "time,node,state\n{0} 00:00,a,idle\n{0} 00:00,b,mixed\n{0} 00:05,a,allocated\n{0} 00:05,b,{1}\n"
+    assert losses(read_trace(write(rows.format("2025-03-01", state)))) == [(300.0, 1)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",timestamp,instances\n0,2025-03-01 00:00:00,8\n1,2025-03-01 00:05:00,7\n",
+        "| timestamp | instances |\n|---|---|\n| 2025-03-01 00:00:00 | 8 |\n| 2025-03-01 00:05:00 | 7 |\n",
+    ],
+    ids=["pandas", "Markdown"],
+)
+def test_column_without_a_name_is_no_time(write, text):
+    assert losses(read_trace(write(text))) == [(300.0, 1)]
+
+
+@pytest.mark.parametrize("words", [("1", "2", "3"), ("ADD", "REMOVE", "UPDATE")])
+@pytest.mark.parametrize("form", [str, json_lines])
+def test_machine_events_of_google_2019_are_read_as_bigquery_exports_them(write, words, form):
+    add, remove, update = words
+    rows = [(0, 5, add), (0, 6, add), (3600, 6, remove), (4500, 6, add), (5000, 5, update), (7200, 5, remove)]
+    lines = (f"{seconds * 10**6},{machine},{kind},switch,platform" for seconds, machine, kind in rows)
+    trace = read_trace(write(form("time,machine_id,type,switch_id,platform_id\n" + "\n".join(lines))))
+    assert outcome(trace) == (7200.0, 2, 7200.0 + 3600.0 + 2700.0)

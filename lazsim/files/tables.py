@@ -20,6 +20,9 @@ PARQUET = b"PAR1"
 SEPARATORS = "\t|;,"
 """Separators of columns; where most lines have several, the first of these counts, as texts have commas most often."""
 
+RULED = re.compile(r"\s*[^\n]*\n( *-{2,}(?: +-{2,})+) *(?:\n|\Z)")
+"""A header over a rule of dashes for each column: a table of columns of fixed width, as Slurm writes it."""
+
 RULES = "-:=+ "
 """Characters of the rules of Markdown and of terminals, such as |---|:-:|, which have no texts."""
 
@@ -41,6 +44,8 @@ class FileTable(NamedTuple):
 
     header: tuple[str, ...]
     rows: list[Row]
+    may_be_cut: bool = False
+    """Whether columns have a fixed width, so that a longer text is cut, and ends in ``+``."""
 
 
 def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int, Cells]:
@@ -82,9 +87,9 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
     Parameters
     ----------
     text
-        Lines with a separator (tab, ``|``, ``;``, comma, or else spaces), in which ``#`` begins a comment; a JSON value
-        on each line; or one JSON array, alone or in an object. JSON values are objects, whose keys name the columns, or
-        arrays.
+        Lines with a separator (tab, ``|``, ``;``, comma, or else spaces), in which ``#`` begins a comment; columns of
+        fixed width under a rule of dashes; a JSON value on each line; or one JSON array, alone or in an object. JSON
+        values are objects, whose keys name the columns, or arrays.
     faults
         The faults of the file.
     is_header
@@ -94,10 +99,13 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
         return _align(_json_values(text, faults), faults)
     # Excel's first line for the separator, which Grafana writes, too.
     text = re.sub(r"\Asep=.\r?\n", "\n", text)
+    if ruled := RULED.match(text):
+        header, *rows = _ruled_lines(text, ruled, faults)
+        return FileTable(tuple(header.fields), rows, may_be_cut=True)
     separator = find_separator(text)
-    rows = (Row(line, row.split()) for line, row in _data_lines(text) if row.strip(RULES))
+    lines = (Row(line, row.split()) for line, row in _data_lines(text) if row.strip(RULES))
     found: list[Row] = []
-    for row in rows if separator is None else _separated_lines(text, separator, faults):
+    for row in lines if separator is None else _separated_lines(text, separator, faults):
         found.append(row)
         _check_shape(len(found), len(row.fields), faults)
     if found and is_header(found[0].fields):
@@ -168,6 +176,21 @@ def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
 
 def _data_lines(text: str) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
+
+
+def _ruled_lines(text: str, ruled: re.Match[str], faults: Faults) -> Iterator[Row]:
+    """Yield the rows of a table whose columns are as wide as the dashes of its rule."""
+    spans = [dashes.span() for dashes in re.finditer("-+", ruled[1])]
+    between = [slice(before[1], after[0]) for before, after in itertools.pairwise(spans)]
+    rule = text.count("\n", 0, ruled.start(1)) + 1
+    for number, line in enumerate(text.split("\n"), start=1):
+        if number < rule - 1 or not line.strip(RULES):
+            continue
+        if any(line[gap].strip() for gap in between):
+            faults.fault(number, f"a text is wider than its column: {line.strip()[:60]!r}")
+            continue
+        _check_shape(number, len(spans), faults)
+        yield Row(number, [line[start:end].strip() for start, end in spans])
 
 
 def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]:

@@ -190,7 +190,7 @@ def _table(name: str, text: str) -> tuple[str, list[Mark]]:
     """Read the columns of a time and of steps or samples; no marks where they are missing."""
     if LOG_PREFIX.match(text):
         return "steps", []
-    header, rows = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
+    header, rows, _ = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
     found = _columns(header)
     if found is None:
         return "steps", []

@@ -1,7 +1,8 @@
 """Put rows in the order of time: overlapping stretches, a change of the clock, and mere disorder differ."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from lazsim.files.faults import Faults
@@ -52,32 +53,38 @@ def is_newest_first(rows: Sequence[Timed]) -> bool:
     )
 
 
-def refuse_set_back(rows: Sequence[Timed], faults: Faults, repair: str) -> None:
+def refuse_set_back(rows: Sequence[Timed], faults: Faults, repair: str, is_distinct: bool = False) -> None:
     """Make a fault of steps back by up to an hour, if there are no more than changes of the clock in so long a time.
 
-    Times are dates of a zone that nothing names; `repair` is what the caller does next when lenient.
+    Times are dates of a zone that nothing names; `repair` is what the caller does next when lenient. Where
+    `is_distinct`, no two rows are of the same time, so that one of rows an hour apart may only repeat a time.
     """
-    back = _steps_back(rows)
-    hours = [(step_s, row) for step_s, row in back if SET_BACK_S[0] <= step_s <= SET_BACK_S[1]]
     times_s = [row.time_s for row in rows]
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(times_s)]
+    is_hourly = is_distinct and 2 * gaps_s.count(HOUR_S) > len(gaps_s)
+    back = [
+        (-gap_s, row) for gap_s, row in zip(gaps_s, rows[1:], strict=True) if gap_s < 0 or (is_hourly and not gap_s)
+    ]
+    hours = [(step_s, row) for step_s, row in back if SET_BACK_S[0] * (not is_hourly) <= step_s <= SET_BACK_S[1]]
     if hours and len(back) <= 1 + (max(times_s) - min(times_s)) / (365 * DAY_S):
         step_s, row = hours[0]
-        what = f"steps back by {format_duration(step_s)}, as local time does when summer ends; give `time_zone`"
+        moved = f"steps back by {format_duration(step_s)}" if step_s else "repeats the time of the row before"
+        what = f"{moved}, as local time does when summer ends; give `time_zone`"
         faults.fault(row.line, what, repair, len(hours))
 
 
-def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
+def settle(rows: Sequence[TimedT], says: Callable[[TimedT], object]) -> tuple[list[TimedT], tuple[str, ...]]:
     """Put rows that each say how things are from then on in order, each instant once; and tell what was done.
 
     Where most stretches of the file begin after the one before, they overlap, as those of a sampler that writes each
     observation several times: a later stretch holds from its begin, and what it overtakes counts for nothing.
-    Otherwise, rows are sorted, and the last row of an instant counts.
+    Otherwise, rows are sorted, and the last row of an instant counts. `says` returns what a row says, and when.
 
     Examples
     --------
     >>> from lazsim.trace.reading.events import Sample
     >>> overlapping = [Sample(0, 9), Sample(60, 9), Sample(30, 7), Sample(90, 7)]
-    >>> [tuple(sample)[:2] for sample in settle(overlapping)[0]]
+    >>> [tuple(sample)[:2] for sample in settle(overlapping, lambda sample: sample[:2])[0]]
     [(0, 9), (30, 7), (90, 7)]
     """
     notes = []
@@ -92,9 +99,10 @@ def settle(rows: Sequence[TimedT]) -> tuple[list[TimedT], tuple[str, ...]]:
     by_begin = sorted(stretches, key=lambda stretch: stretch[0].time_s)
     kept: list[TimedT] = []
     for row in itertools.chain.from_iterable(by_begin) if overlaps else sorted(rows, key=lambda row: row.time_s):
-        while kept and kept[-1].time_s >= row.time_s:
-            kept.pop()
-        kept.append(row)
+        at = bisect_left(kept, row.time_s, key=lambda one: one.time_s)
+        # A row that only repeats one overtakes nothing.
+        if not (kept[at:] and says(kept[at]) == says(row)):
+            kept[at:] = [row]
     if back:
         far = format_duration(max(step_s for step_s, _ in back))
         what = "later rows overtake earlier ones" if overlaps else "sorted"

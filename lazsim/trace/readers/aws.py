@@ -1,4 +1,4 @@
-"""AWS: scaling activities of a group, and events of EC2 such as spot interruption warnings, from EventBridge."""
+"""AWS: scaling activities of a group, and events of EC2 from EventBridge or CloudTrail, such as spot interruptions."""
 
 import json
 import re
@@ -28,6 +28,14 @@ DETAILS: dict[str, Kind] = {
     "EC2 Instance Terminate Successful": "remove",
     "EC2 Spot Instance Interruption Warning": "remove",
 }
+CALLS: dict[str, Kind] = {
+    "RunInstances": "add",
+    "StartInstances": "add",
+    "StopInstances": "remove",
+    "TerminateInstances": "remove",
+    "BidEvictedEvent": "remove",
+}
+"""Calls and events of CloudTrail; the last is a spot interruption."""
 WARNING_S = 120.0
 """A warning comes two minutes before the interruption, but for hibernation, which begins at once (EC2 user guide)."""
 _INSTANCE = re.compile(r"\bm?i-[0-9a-zA-Z]+\b")
@@ -40,12 +48,14 @@ def read(source: TraceSource) -> TraceReading:
     for place, record in json_records(source, "Activities", "events", "Events", "Records"):
         try:
             # Records of a log group hold the event as text.
-            if text := text_at(record, "message"):
+            if text := text_at(record, "message") or text_at(record, "CloudTrailEvent"):
                 record = json.loads(text)
             if "Description" in record:
                 _read_activity(log, record)
             elif "detail-type" in record:
                 num_warnings += _read_event(log, record)
+            elif "eventName" in record:
+                _read_call(log, record)
         except (ValueError, TypeError, RecursionError) as error:
             source.fault(place, str(error))
     notes = ["an instance is there from the end of its launch, and gone from the start of its termination"]
@@ -67,6 +77,16 @@ def _read_activity(log: StateLog, activity: dict[str, Any]) -> None:
         log.say(end_s if kind == "add" else start_s, kind, instance)
 
 
+def _read_call(log: StateLog, call: dict[str, Any]) -> None:
+    """Read an entry of CloudTrail: the instances in the answer to a call, or of an event."""
+    time_s, kind = log.at(text_at(call, "eventTime")), CALLS.get(text_at(call, "eventName"))
+    if kind is None or call.get("errorCode"):
+        return
+    told = json.dumps([call.get("responseElements"), call.get("serviceEventDetails")])
+    for instance in dict.fromkeys(_INSTANCE.findall(told)):
+        log.say(time_s, kind, instance)
+
+
 def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
     """Read an event; return whether it is a warning of what comes later."""
     name, detail = text_at(event, "detail-type"), event.get("detail")
@@ -82,5 +102,8 @@ def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
     return waits
 
 
-TYPICAL = r'"Activities"\s*:|"AutoScalingGroupName"|"detail-type"|\\"detail-type\\"'
+TYPICAL = (
+    r'"(eventSource"\s*:\s*"ec2\.amazonaws|CloudTrailEvent"|Activities"|AutoScalingGroupName"|detail-type")|'
+    r'\\"detail-type\\"'
+)
 READER = TraceReader(LOOKS, matching_json(TYPICAL), read, OPTIONS)

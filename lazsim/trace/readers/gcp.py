@@ -1,4 +1,4 @@
-"""Google Cloud: ``gcloud compute operations list --format=json``."""
+"""Google Cloud: operations of Compute Engine, and its audit log, as ``gcloud logging read --format=json`` gives it."""
 
 import re
 from typing import Any
@@ -7,7 +7,10 @@ from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
 from lazsim.trace.table import Kind
 
-LOOKS = 'gcloud compute operations list --format=json: [{"operationType": "compute.instances.preempted", ...}, ...]'
+LOOKS = (
+    'gcloud compute operations list --format=json: [{"operationType": "compute.instances.preempted", ...}, ...], or '
+    'an audit log: [{"protoPayload": {"methodName": "compute.instances.preempted", ...}, ...}]'
+)
 OPERATIONS: dict[str, tuple[Kind, ...]] = {
     "insert": ("add",),
     "start": ("add",),
@@ -34,7 +37,7 @@ def read(source: TraceSource) -> TraceReading:
     rows: list[tuple[float, Kind, str, str]] = []
     for place, operation in json_records(source, "items"):
         try:
-            rows += _read_operation(log, operation)
+            rows += _read_operation(log, _of_audit(operation) if "protoPayload" in operation else operation)
         except (ValueError, TypeError) as error:
             source.fault(place, str(error))
     zones: dict[str, set[str]] = {}
@@ -47,7 +50,25 @@ def read(source: TraceSource) -> TraceReading:
     )
 
 
+def _of_audit(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the operation of an entry of an audit log, which has one for its begin and one for its end."""
+    payload, at = entry["protoPayload"], text_at(entry, "timestamp")
+    method = text_at(payload, "methodName")
+    part = entry.get("operation") or {}
+    return {
+        "operationType": re.sub(r"^(v1|beta|alpha)\.compute\.instances\.", "", method),
+        "targetLink": "/" + text_at(payload, "resourceName"),
+        "startTime": at,
+        "error": (payload.get("status") or {}).get("code") or text_at(entry, "severity") == "ERROR",
+        "status": "RUNNING" if part.get("first") and not part.get("last") else "DONE",
+    }
+
+
 def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[float, Kind, str, str]]:
+    if "operationType" not in operation:
+        raise ValueError(
+            f"expected an operation of Compute Engine, with its operationType, found {list(operation)[:5]}"
+        )
     start = text_at(operation, "startTime") or text_at(operation, "insertTime")
     start_s = log.at(start or text_at(operation, "endTime"))
     end_s = log.at(end) if (end := text_at(operation, "endTime")) else start_s
@@ -56,9 +77,11 @@ def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[floa
     if target is None or has_failed:
         return []
     kinds = OPERATIONS.get(text_at(operation, "operationType"), ())
-    if "add" in kinds and text_at(operation, "status") not in ("DONE", ""):
-        return []
+    if text_at(operation, "status") not in ("DONE", ""):
+        kinds = tuple(kind for kind in kinds if kind == "remove")
     return [(end_s if kind == "add" else start_s, kind, target[1], target[2]) for kind in kinds]
 
 
-READER = TraceReader(LOOKS, matching_json(r'"operationType"\s*:'), read, OPTIONS)
+READER = TraceReader(
+    LOOKS, matching_json(r'"operationType"\s*:|"type\.googleapis\.com/google\.cloud\.audit'), read, OPTIONS
+)

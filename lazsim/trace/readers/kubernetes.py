@@ -91,5 +91,5 @@ def _read_node(log: StateLog, node: dict[str, Any]) -> None:
             log.say(log.at(text_at(condition, "lastTransitionTime")), "add" if is_ready else "remove", name)
 
 
-TYPICAL = r'"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"'
+TYPICAL = r'"apiVersion"\s*:|"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"'
 READER = TraceReader(LOOKS, matching_json(TYPICAL, num_chars=None), read, OPTIONS)

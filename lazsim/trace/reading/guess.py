@@ -109,6 +109,8 @@ def how_well(mapping: TraceMapping, table: FileTable) -> float:
         return 0.0
     parts = [part for role, needed in columns.given().items() if role not in OPTIONAL for part in needed]
     if any(isinstance(part, str) for part in parts):
+        # A condition that stands alone needs its column, too.
+        parts += [one[0].partition("=")[0].removesuffix("!") for one in mapping.conditions() if len(one) == 1]
         return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
     if table.header and len(table.header) > len(parts):
         return 0.0  # Names of columns that the mapping has no use for: the file is another's.
@@ -289,6 +291,8 @@ def _by_node(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
 
 
 def _role(name: str) -> str:
+    if not name:
+        return ""  # As of the index that pandas writes, or the edge of a table of Markdown.
     words = _words(name)
     is_count = len(words & COUNTED) == 1 and words <= COUNTED | COUNTED_WORDS
     return _ROLES.get(split_unit(name)[0], "count" if is_count else "")

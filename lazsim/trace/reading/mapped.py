@@ -30,14 +30,15 @@ from lazsim.units import counted
 WORDS: dict[Kind, str] = {
     "add": (
         "add added up join joined start started launch launched running ready online active available recovered "
-        "healthy alive repaired fixed restored resumed created fault_end"
+        "healthy alive repaired fixed restored resumed created nodeready idle allocated alloc mixed mix fault_end"
     ),
     "remove": (
         "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
-        "unhealthy dead failure lost offline notready unavailable evicted killed deleted interrupted fault_start"
+        "unhealthy dead failure lost offline notready nodenotready unavailable evicted eviction killed deleted "
+        "interrupted interruption termination crash crashed down* drained fault_start"
     ),
 }
-"""Usual words for what happened to a node."""
+"""Usual words for what happened to a node, also as Kubernetes and Slurm have them."""
 
 _KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
 
@@ -53,6 +54,9 @@ SAMPLES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 """Words of samples beside those of events."""
 
 NO_SAMPLE = ("", "nan", "null", "none", "-", "n/a", "undefined")
+
+LISTS = ("nodes", "hosts", "machines", "instances", "servers", "nodelist", "hostlist", "hostnames")
+"""Names of columns that may list several nodes."""
 
 ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
@@ -162,8 +166,12 @@ class _MappedTable:
             if not self._is_of_labels(conditions)
         ]
         clusters: dict[str, int] = {}
+        needed = self._needed() if self._table.may_be_cut else ()
         for line, fields in self._table.rows:
             try:
+                for cut in (fields[place] for place in needed if fields[place].endswith("+")):
+                    what = f"{shorten(cut)} is cut to the width of its column; write all of it, as Slurm does with -P"
+                    self._source.fault(line, what, "take texts that are cut as they stand")
                 if not all(any(holds(fields) for holds in one) for one in wanted):
                     self._num_left_out += 1
                     continue
@@ -187,10 +195,19 @@ class _MappedTable:
             for node in self._hosts(line, texts.get("node", "")):
                 yield line, texts | {"node": node}
 
+    def _needed(self) -> list[int]:
+        """Return the columns of the table that count, or decide which rows do."""
+        names = (one.partition("=")[0].removesuffix("!") for one in itertools.chain(*self._mapping.conditions()))
+        decide = (self._index(_place(name)) for name in names)
+        places = {*itertools.chain(*self._places.values()), *(index for index in decide if index is not None)}
+        return sorted(index for index in places if index < len(self._table.header))
+
     def _hosts(self, line: int, text: str) -> list[str]:
-        """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]``."""
+        """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]`` or ``gpu-01,gpu-02``."""
         try:
-            return expand_hosts(text) if "[" in text else [text]
+            if " " in text and _plain(self._header(self._places["node"])) in LISTS:
+                raise ValueError(f"{text[:40]!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
+            return expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
         except ValueError as error:
             self._source.fault(line, str(error))
             return []
@@ -243,6 +260,8 @@ class _MappedTable:
             raise TraceFormatError(f"{self._source.name}: counts all nodes that are alive; leave `cluster_nodes` out")
         samples = list(self._read(self._sample))
         self._times.start((sample.time_s for sample in samples), self._source.name)
+        before, last = ([""] * 2 + [str(sample.num_nodes) for sample in samples])[-2:]
+        may_be_cut = before != last and before.startswith(last) and self._source.text.endswith(last)
         samples = [sample._replace(time_s=self._times.seconds(sample.time_s)) for sample in samples]
         used = {place for places in self._places.values() for place in places}
         if any(len(row.fields) > len(used) for row in self._table.rows[:HEAD_LINES]):
@@ -251,8 +270,8 @@ class _MappedTable:
         if self._times.is_absolute:
             notes = (RULE, "a change happened some time before the row that shows it")
             if self._times.is_local:
-                refuse_set_back(samples, self._source, "let later rows overtake earlier ones")
-            samples, more = settle(samples)
+                refuse_set_back(samples, self._source, "let later rows overtake earlier ones", is_distinct=True)
+            samples, more = settle(samples, lambda sample: sample[:2])
             notes += more
         else:
             samples = in_time_order(samples, self._source)
@@ -260,6 +279,8 @@ class _MappedTable:
             if len(samples) > 1 and first_s > samples[-1].time_s - first_s:
                 samples = [sample._replace(time_s=sample.time_s - first_s) for sample in samples]
                 notes += (f"times count from the first one, {first_s:.10g} s: before it, nothing was counted",)
+        if may_be_cut:
+            notes += (f"the last line has no end, and its {last} begins as the {before} before: the file may be cut",)
         duration_s = samples[-1].time_s if samples else None
         events = events_from_counts(samples, self._source.rng, self._source.name)
         return TraceReading(events, duration_s, (*notes, *self._times.notes()), self._times.assumed_unit)
@@ -361,7 +382,9 @@ class _MappedTable:
                 yield row
 
     def _sample(self, line: int, texts: dict[str, str]) -> Sample:
-        sample = Sample(self._times.read(texts["time"], self._last), count(texts["count"]), line)
+        # Rows of counts are of different times, also where an hour comes twice.
+        after = math.nextafter(self._last, math.inf)
+        sample = Sample(self._times.read(texts["time"], after), count(texts["count"]), line)
         self._last = sample.time_s
         return sample
 

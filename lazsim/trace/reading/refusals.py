@@ -48,7 +48,8 @@ TEXTS = {
     r"\s*<(!doctype|html|\?xml)": "a web page or XML; fetch the raw file, which a page about it only shows",
     r"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
     r"# lazsim-routing|step,layer,expert,tokens": "expert loads; give them as `routing`",
-    r"\s*PARTITION +AVAIL|NODELIST +|REASON +USER": SNAPSHOT.format("sinfo") + NODE_LOG,
+    r"(?-i:[^\n]*NODELIST\(REASON\))": JOBS_ALONE,
+    r"(?-i:\s*PARTITION +AVAIL|[^\n]*\b(NODELIST|HOSTNAMES)\b|REASON +USER)": SNAPSHOT.format("sinfo") + NODE_LOG,
     r"\s*NodeName=": SNAPSHOT.format("scontrol show node or slurm.conf") + NODE_LOG,
     r"\s*NAME +STATUS +ROLES": SNAPSHOT.format("kubectl get nodes") + NODE_LOG,
     r'\s*\{\s*"Reservations"': SNAPSHOT.format("aws ec2 describe-instances")
@@ -58,8 +59,7 @@ TEXTS = {
     r"\s*machine_?id,": SNAPSHOT.format("machines and their GPUs") + NODE_LOG,
     r'\s*\{\s*"SpotPriceHistory"': "a history of spot prices, in which no node comes or goes; give interruption "
     "warnings or aws autoscaling describe-scaling-activities",
-    r"\s*(NAMESPACE +)?LAST SEEN +TYPE +REASON": "events of Kubernetes without dates; give "
-    "kubectl get events -A -o json",
+    r"\s*(NAMESPACE +)?LAST SEEN +": "events of Kubernetes without dates; give kubectl get events -A -o json",
     r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ \S*slurmctld": "a journal without years; give that of "
     "journalctl -u slurmctld -o short-iso",
     r"[\s\S]{0,2000}NVRM: Xid": "a log of a kernel, whose GPU errors (Xid) do not say when a node goes "
@@ -67,8 +67,12 @@ TEXTS = {
     r"[\s\S]{0,2000}DCGM_FI_": f"counters of DCGM, which do not say when a node goes and comes back; {GIVE}",
     r"[\s\S]{0,2000}\[\d{9,}\] (HOST|SERVICE|CURRENT HOST) ": f"a log of Nagios; {GIVE}",
     r'\s*\{\s*"DocumentIncarnation"': f"what Azure schedules at one instant; {GIVE}",
-    r'[\s\S]{0,2000}"type\.googleapis\.com/google\.cloud\.audit': "a log of Google Cloud's audits; give "
-    "gcloud compute operations list --format=json",
+    r"\s*NAME +TYPE +TARGET|[^\n]*\boperationType\b|[^\n]*protoPayload\.": "a table of what happened in Google Cloud; "
+    "give it as JSON, with --format=json",
+    r"(---\s)?\s*(- )?[\w@/.-]+:( [^,;\t\n]*)?\n\s*(- )?[\w@/.-]+:( |\n)": "YAML; give the same as JSON, with -o json "
+    "of kubectl, --format=json of gcloud or --output json of aws",
+    r"# (HELP|TYPE) |\w+\{[^\n]*\}( =>| [-+.\dNna]+)": "samples as Prometheus prints them; give JSON, as promtool "
+    "query range -o json or /api/v1/query_range do",
     r'\s*\{\s*"(spot_advisor|instance_types|global_rate|ranges)"': "AWS's spot advisor, which has the share "
     "of instances that are interrupted in a month; "
     "make a trace of a rate with lazsim trace generate --nodes N --node-mtbf D --repair D",

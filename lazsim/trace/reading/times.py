@@ -39,6 +39,9 @@ ISO = re.compile(r"P(?=[\dT])(\d+D)?(T(\d+H)?(\d+M)?([\d.]+S)?)?", re.ASCII)
 PART = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
 LENGTHS = {**_UNITS, "m": "min"}
 
+ROUNDED = re.compile(r"\d([.,]\d{1,5})?E\+(09|1[0-9])", re.ASCII)
+"""Stamps since 1970 as spreadsheets show and save them, with six digits at most."""
+
 YEAR_S = 365.25 * DAY_S
 
 LONGEST_SILENCE_S = 10 * YEAR_S
@@ -143,6 +146,8 @@ class TimeParser:
         A date that comes twice, since the clock is set back, is the second one where the first is before `after`.
         """
         kind = "date" if self._formats or not is_number(text) else "number"
+        if ROUNDED.fullmatch(text.strip()):
+            raise ValueError(f"{text[:40]!r} is rounded, as spreadsheets show long numbers; save all digits")
         time = self._read_date(text, after) if kind == "date" else read_number(text)
         if self._kind not in ("", kind):
             raise ValueError(f"{text[:40]!r} is not a {self._kind}, as the times before are")
