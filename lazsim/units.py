@@ -22,6 +22,20 @@ DURATIONS_S: Mapping[str, float] = {
     "d": DAY_S,
 }
 
+UNITS_S: Mapping[str, float] = {"ns": 1e-9, "us": 1e-6, **DURATIONS_S}
+"""Seconds of the units that numbers in files may be times in."""
+
+_WORDS = {
+    "ns": ("ns", "nanos", "nanosecond", "nanoseconds"),
+    "us": ("us", "micros", "microsecond", "microseconds", "usec"),
+    "ms": ("ms", "millis", "millisecond", "milliseconds", "msec"),
+    "s": ("s", "sec", "secs", "second", "seconds"),
+    "min": ("min", "mins", "minute", "minutes"),
+    "h": ("h", "hr", "hrs", "hour", "hours"),
+    "d": ("d", "day", "days"),
+}
+UNIT_OF_WORD: Mapping[str, str] = {word: unit for unit, words in _WORDS.items() for word in words}
+"""The unit that a word stands for in names of columns and in prose."""
 
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}

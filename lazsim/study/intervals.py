@@ -18,9 +18,9 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def named(self, what: str) -> dict[str, float]:
-        """Return plain data: the value under a name, and its bounds."""
-        return {what: self.value, f"{what}_ci_low": self.low, f"{what}_ci_high": self.high}
+    def named(self, what: str, value: str = "") -> dict[str, float]:
+        """Return plain data: the value under a name, such as that of a ``_mean``, and its bounds."""
+        return {f"{what}{value}": self.value, f"{what}_ci_low": self.low, f"{what}_ci_high": self.high}
 
 
 def mean_interval(values: Iterable[float], most: float = math.inf) -> Interval:

@@ -8,13 +8,13 @@ from lazsim.cli.base import kinds
 from lazsim.cli.base.common import options
 from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.messages import Choice
+from lazsim.units import UNITS_S
 
 if TYPE_CHECKING:
     from lazsim.trace import Trace
 
 CAPS = ("members", "offset", "clip", "first")
-TIME_UNITS = ("ns", "us", "ms", "s", "min", "h", "d")
-"""`lazsim.trace.CAP_RULES`, the default first, and names of units, here so that ``--help`` need not import them."""
+"""`lazsim.trace.CAP_RULES`, the default first, here so that ``--help`` need not import them."""
 
 rate_options = options(
     click.option(
@@ -48,7 +48,9 @@ replay_options = options(
     ),
     click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Only such rows of a table; repeats."),
     click.option(
-        "--time-unit", type=Choice(TIME_UNITS), help="Of times and durations that are numbers, if the file is silent."
+        "--time-unit",
+        type=Choice(tuple(UNITS_S)),
+        help="Of times and durations that are numbers, if the file is silent.",
     ),
     click.option("--time-format", metavar="TEXT", help="Of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
     click.option("--time-zone", metavar="NAME", help="Of dates that name none, as Europe/Berlin; default UTC."),

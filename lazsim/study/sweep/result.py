@@ -191,10 +191,11 @@ class SweepResult:
         first: dict[tuple[Any, ...], BySeed] = {}
         for (name, setting), by_seed in self._samples().items():
             reference = first.setdefault(setting, by_seed)
-            intervals = {"samples": mean_interval(by_seed.values()), "ratio": paired_ratio(by_seed, reference)}
-            mean = self._describe(name, setting) | {"num_runs": len(by_seed)}
             found.append(
-                mean | {key: each for what, own in intervals.items() for key, each in _flat(what, own).items()}
+                self._describe(name, setting)
+                | {"num_runs": len(by_seed)}
+                | mean_interval(by_seed.values()).named("samples", "_mean")
+                | paired_ratio(by_seed, reference).named("ratio", "_mean")
             )
         return found
 
@@ -251,8 +252,9 @@ class SweepResult:
                 "among": dict(contest.among),
                 "samples_held_out": contest.held_out,
                 "ranking": [
-                    {**self._describe(*one.name), "num_runs": one.num_seeds}
-                    | {**_flat("samples", one.mean), **_flat("behind", one.behind), "is_tie": one.is_tie}
+                    self._describe(*one.name)
+                    | {"num_runs": one.num_seeds, **one.mean.named("samples", "_mean")}
+                    | {**one.behind.named("behind", "_mean"), "is_tie": one.is_tie}
                     for one in contest.ranking
                 ],
             }
@@ -308,7 +310,3 @@ def _with_dearer(costs: Sequence[tuple[SpareCost, BySeed]]) -> list[SpareCost]:
     least = next(each for one, each in costs if one is best)
     found = [one if one is best else replace(one, dearer=paired_ratio(each, least)) for one, each in costs]
     return sorted(found, key=lambda one: one.num_spares)
-
-
-def _flat(what: str, found: Interval) -> dict[str, float]:
-    return {f"{what}_mean": found.value, f"{what}_ci_low": found.low, f"{what}_ci_high": found.high}

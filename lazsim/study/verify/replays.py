@@ -32,7 +32,7 @@ from lazsim.trace.pool import PoolDraw, draw_pool
 from lazsim.trace.prices import ONE, node_hours
 from lazsim.trace.recipes import MarketSpec, MtbfSpec, PoolSpec, ScheduleSpec
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import DAY_S, HOUR_S, MINUTE_S
+from lazsim.units import DAY_S, DURATIONS_S, HOUR_S, MINUTE_S, UNIT_OF_WORD
 
 MEASURED = "measured"
 
@@ -43,12 +43,10 @@ MOST_WAYS = 10_000
 """Ways to lose nodes that are all simulated, each in milliseconds."""
 
 UNITS = {
-    "": 1.0, "ms": 0.001, "%": 0.01,
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
-    **dict.fromkeys(("min", "mins", "minute", "minutes"), MINUTE_S),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), HOUR_S),
-    **dict.fromkeys(("d", "day", "days"), DAY_S),
-}  # fmt: skip
+    "": 1.0,
+    "%": 0.01,
+    **{word: DURATIONS_S[unit] for word, unit in UNIT_OF_WORD.items() if unit in DURATIONS_S},
+}
 TIMES = UNITS.keys() - {"", "%"}
 SHARES = {"%": 0.01, "ratio": 1.0, "share": 1.0, "prob": 1.0}
 SCALES = {unit: scale for unit, scale in UNITS.items() if unit} | SHARES

@@ -15,13 +15,10 @@ from lazsim.limits import MAX_NODES
 from lazsim.specs import Spec, read_spec_bytes, read_toml
 from lazsim.specs.record import Count, NumNodes
 from lazsim.trace.reading.hosts import expand_hosts
-from lazsim.units import DURATIONS_S
+from lazsim.units import UNITS_S
 
 Column = str | Count | tuple[str | Count, ...]
 """A column by its name, or by its number from 1; the texts of several are joined by a space."""
-
-UNITS_S = {"ns": 1e-9, "us": 1e-6, **DURATIONS_S}
-"""Seconds of the units that numbers may be times in."""
 
 SHAPES = (
     ("time", "count"), ("time", "event", "node"), ("node", "start", "end"), ("node", "start", "duration"),

@@ -10,25 +10,14 @@ from zoneinfo import ZoneInfo
 
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.limits import LONGEST_S
-from lazsim.trace.reading.mapping import UNITS_S, TraceMapping
-from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, format_duration, read_number
+from lazsim.trace.reading.mapping import TraceMapping
+from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, UNIT_OF_WORD, UNITS_S, format_duration, read_number
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Numbers between these are stamps since 1970, in the one unit in which they are."""
 
 COMPACT = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d)?)?", re.ASCII)
 """Dates that are written as a number, such as 20250301 or 20250301000500."""
-
-UNIT_WORDS = {
-    "ns": ("ns", "nanos", "nanosecond", "nanoseconds"),
-    "us": ("us", "micros", "microsecond", "microseconds", "usec"),
-    "ms": ("ms", "millis", "millisecond", "milliseconds", "msec"),
-    "s": ("s", "sec", "secs", "second", "seconds"),
-    "min": ("min", "mins", "minute", "minutes"),
-    "h": ("h", "hr", "hrs", "hour", "hours"),
-    "d": ("d", "day", "days"),
-}
-_UNITS = {word: unit for unit, words in UNIT_WORDS.items() for word in words}
 
 HOURS = re.compile(r"(?:(\d{1,6})(?:-|,? |d,? ?| days?,? ))?(\d{1,6}):(\d\d):(\d\d(?:\.\d*)?)", re.ASCII)
 """Lengths of time as Slurm, Python and many others write them: ``1-02:03:04``, ``1 day, 2:03:04``."""
@@ -37,7 +26,7 @@ ISO = re.compile(r"P(?=[\dT])(\d+D)?(T(\d+H)?(\d+M)?([\d.]+S)?)?", re.ASCII)
 """Lengths of time of ISO 8601, without months and years."""
 
 PART = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
-LENGTHS = {**_UNITS, "m": "min"}
+LENGTHS = {**UNIT_OF_WORD, "m": "min"}
 
 ROUNDED = re.compile(r"\d([.,]\d{1,5})?E\+(09|1[0-9])", re.ASCII)
 """Stamps since 1970 as spreadsheets show and save them, with six digits at most."""
@@ -56,9 +45,10 @@ def split_unit(name: str) -> tuple[str, str | None]:
     >>> split_unit("time_ms"), split_unit("Time (s)"), split_unit("hours since start"), split_unit("timestamp")
     (('time', 'ms'), ('time', 's'), ('sincestart', 'h'), ('timestamp', None))
     """
-    units = {_UNITS[word] for word in re.findall("[a-z0-9]+", name.lower()) if word in _UNITS}
+    units = {UNIT_OF_WORD[word] for word in re.findall("[a-z0-9]+", name.lower()) if word in UNIT_OF_WORD}
     words = re.findall("[a-z0-9]+", re.sub(r"\(.*?\)|\[.*?\]", " ", name.lower()))
-    return "".join(word for word in words if word not in _UNITS) or "time", units.pop() if len(units) == 1 else None
+    plain = "".join(word for word in words if word not in UNIT_OF_WORD)
+    return plain or "time", units.pop() if len(units) == 1 else None
 
 
 def read_length(text: str, unit: str | None) -> float:
