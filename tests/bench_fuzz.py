@@ -180,6 +180,11 @@ def pytorch_file() -> bytes:
     return stream.getvalue()
 
 
+def safetensors_file() -> bytes:
+    header = json.dumps({"weight": {"dtype": "I32", "shape": [2, 4], "data_offsets": [0, 32]}}).encode()
+    return len(header).to_bytes(8, "little") + header + np.arange(1, 9, dtype="<i4").tobytes()
+
+
 def routing_targets() -> Iterator[Target]:
     tokens = np.arange(2 * 2 * 4).reshape(2, 2, 4) + 1
     stream = io.BytesIO()
@@ -202,6 +207,7 @@ def routing_targets() -> Iterator[Target]:
             for step, layer in itertools.product(range(2), range(2))
         ),
         "loads.pt": pytorch_file(),
+        "loads.safetensors": safetensors_file(),
     }
     for name, content in recordings.items():
         yield Target(f"routing {name}", {name: content}, name, (

@@ -114,6 +114,7 @@ WAYS = {
     "counters.jsonl": [{"layer": 0, "tokens": {"0": 1, "1": 2}}, {"layer": 1, "tokens": {"2": 5, "0": 4}}],
     "layers of counters.json": '{"layer_0": {"expert_1": 2, "expert_0": 1}, "layer_1": {"expert_0": 4, "expert_2": 5}}',
     "steps of counters.json": '{"0": {"0": {"0": 1, "1": 2}, "1": {"0": 4, "2": 5}}}',
+    "as EPLB calls them.json": json.dumps({"weight": SAME[0]}),
     "cells.jsonl": [{"layer": layer, "expert": expert, "count": SAME[0][layer][expert]}
                     for layer in range(2) for expert in range(3)],
 }  # fmt: skip
@@ -144,6 +145,56 @@ ROUTES = {
 @pytest.mark.parametrize("name", ROUTES)
 def test_routes_of_tokens_are_counted(tmp_path, name):
     assert loads_of(write(tmp_path, name, ROUTES[name])) == ([0], [3, 4], [[[1, 2, 3], [1, 0, 1]]])
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "I64"])
+def test_tensors_of_any_type_in_safetensors_are_read(tmp_path, dtype):
+    loads = np.array(SAME[0])
+    kinds = {"F32": "<f4", "F16": "<f2", "I64": "<i8"}
+    # The upper half of a float of 32 bits is one of 16.
+    content = (loads.astype("<f4").view("<u4") >> 16).astype("<u2") if dtype == "BF16" else loads.astype(kinds[dtype])
+    entry = {"dtype": dtype, "shape": [2, 3], "data_offsets": [0, content.nbytes]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, "weight": entry}).encode()
+    path = tmp_path / "loads.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content.tobytes())
+    assert loads_of(str(path)) == ([0], [0, 1], SAME)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SpecError, match=r"not a readable \.safetensors"):
+        read_routing(str(path))
+
+
+def test_a_list_of_vectors_in_pytorch_is_one_of_layers_as_in_json(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save([torch.tensor(row) for row in SAME[0]], tmp_path / "layers.pt")
+    assert loads_of(str(tmp_path / "layers.pt")) == ([0], [0, 1], SAME)
+    torch.save([torch.tensor(SAME[0])] * 2, tmp_path / "steps.pt")
+    assert loads_of(str(tmp_path / "steps.pt")) == ([0, 1], [0, 1], SAME * 2)
+
+
+def test_loads_of_the_own_experts_of_ranks_stand_beside_each_other(tmp_path):
+    ranks = [{"rank": rank, "step": 7, "layer": 0, "num_local_experts": 2, "tokens": [rank + 1, 9]} for rank in (0, 1)]
+    told = [one | {"num_experts": 4} for one in ranks]
+    assert loads_of(write(tmp_path, "told.jsonl", told)) == ([7], [0], [[[1, 9, 2, 9]]])
+    with pytest.raises(SpecError, match="num_local_experts, and several records of a step and layer; give num_experts"):
+        read_routing(write(tmp_path, "untold.jsonl", ranks))
+    with pytest.raises(SpecError, match="rank 2 of 2 experts each, 4 in all"):
+        read_routing(write(tmp_path, "beyond.jsonl", [*told, told[0] | {"rank": 2}]))
+    (tmp_path / "folder").mkdir()
+    for rank, one in enumerate(told):
+        write(tmp_path / "folder", f"load_rank{rank}.json", [{key: one[key] for key in one if key != "rank"}])
+    assert loads_of(str(tmp_path / "folder")) == ([7], [0], [[[1, 9, 2, 9]]])
+
+
+def test_records_that_say_the_same_load_twice_are_told(tmp_path):
+    lines = [{"step": step, "layer": 0, "tokens_per_expert": [3, 1]} for step in (0, 1, 1)]
+    found = read_routing(write(tmp_path, "loads.jsonl", lines))
+    assert "records of the same step and layer as another, whose loads add up: 1" in found.notes
+
+
+def test_a_file_of_any_kind_may_be_in_an_archive_of_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "loads.zip", "w") as archive:
+        archive.writestr("loads.csv", WAYS["columns in any order.csv"])
+    assert loads_of(str(tmp_path / "loads.zip"))[2] == SAME
 
 
 def test_a_packed_file_is_read(tmp_path):

@@ -29,7 +29,11 @@ class RecordReader(LoadTable):
 
     def __init__(self, source: LoadSource) -> None:
         super().__init__(source)
-        self._step = self._told_experts = self._num_skipped = self._row_length = 0
+        self._step = self._told_experts = self._num_skipped = self._row_length = self._num_repeats = 0
+        self._are_local = False
+        self._seen: set[tuple[object, ...]] = set()
+        self.part: str | None = None
+        """The part of the job that records are of, such as a rank, where they do not name one."""
 
     def add_record(self, where: int | str, record: Any) -> None:
         """Add a record; its faults are those of the source."""
@@ -44,14 +48,28 @@ class RecordReader(LoadTable):
         """Return the loads of all records."""
         if not self._rows and not self._routes:
             raise self._source.refuse("", f"no loads in it; expected {EXPECTED}")
+        if self._are_local and (self._num_repeats or self._num_parts() > 1):
+            what = (
+                "num_local_experts, and several records of a step and layer; give num_experts and the rank, too, since "
+                "each rank may have experts of its own"
+            )
+            raise self._source.refuse("", what)
         notes = [f"records without loads, which are left out: {self._num_skipped}"] if self._num_skipped else []
+        if self._num_repeats:
+            notes.append(f"records of the same step and layer as another, whose loads add up: {self._num_repeats}")
         return self.reading(*notes, num_experts=self._told_experts)
 
     def _add(self, where: int | str, parts: Mapping[str, Any]) -> None:
         step, layer = parts.get("step", self._step), parts.get("layer")
-        if (part := parts.get("part")) is not None:
+        if (part := parts.get("part", self.part)) is not None:
             self.name_part(step, str(part))
         loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
+        if loads is not None and parts.keys() & {"layer", "step"}:
+            key = str(step), str(layer), str(parts.get("expert")), str(part)
+            self._num_repeats += key in self._seen
+            self._seen.add(key)
+        if loads is not None and "local" in parts:
+            loads = self._placed(loads, parts, part)
         if isinstance(loads, Mapping):
             for name, row in loads.items():
                 if not isinstance(row, SEVERAL):
@@ -74,6 +92,22 @@ class RecordReader(LoadTable):
         else:
             self._num_skipped += 1
 
+    def _placed(self, loads: Any, parts: Mapping[str, Any], part: object) -> Any:
+        """Return the loads of a rank's own experts as those of all, which come rank by rank."""
+        num_local = whole(parts["local"], MAX_EXPERTS)
+        if "experts" not in parts:
+            # Configs of Hugging Face call all experts local, those of Megatron the ones of a rank.
+            self._are_local, self._told_experts = True, num_local
+            return loads
+        values = np.asarray(loads, dtype=np.float64)
+        num_others = self._told_experts - values.shape[-1]
+        if not num_others:
+            return loads
+        before = whole(part, MAX_EXPERTS) * num_local
+        if values.shape[-1] != num_local or before > num_others:
+            raise ValueError(f"rank {part} of {num_local} experts each, {self._told_experts} in all")
+        return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(before, num_others - before)])
+
     def _add_row(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
         """Add the loads of a layer, which have to be of as many experts as in other layers, or that of one expert."""
         if isinstance(loads, SEVERAL) and (length := (0, *np.asarray(loads).shape)[-1]):
@@ -90,6 +124,9 @@ def _parts(record: Mapping[str, Any]) -> dict[str, Any]:
     parts = {role: [values[at] for at in ats] if len(ats) > 1 else values[ats[0]] for role, ats in found.items()}
     if len(found.get("loads", ())) > 1 and any(isinstance(load, SEVERAL) for load in parts["loads"]):
         raise ValueError("a field of one expert has several loads")
+    if [*record] == ["weight"]:
+        # As EPLB calls the loads; beside others, it may be that of a route.
+        return {"loads": record["weight"]}
     if not parts and record and all(_number_in(name) for name in record):
         return {"loads": record}
     if "physical" in parts:

@@ -31,7 +31,8 @@ NAMES = {
     "routes": "topkids topkidx topkindices topkexperts selectedexperts routedexperts expertids expertindices experts",
     "part": "rank eprank dprank tprank pprank worker gpu microbatch",
     "token": "token tokenid tokenidx tokenindex position pos",
-    "experts": "numexperts nroutedexperts numlocalexperts",
+    "experts": "numexperts nroutedexperts",
+    "local": "numlocalexperts",
 }
 """Names under which stacks write each part of a record, in small letters and without punctuation."""
 
@@ -190,7 +191,7 @@ class LoadTable:
                 "no loads but routes: each expert of a row counts as one token",
                 f"{shape[2]} experts: the highest number in the routes, plus one",
             )
-        num_parts = len(set().union(*self._parts.values()))
+        num_parts = self._num_parts()
         if num_parts > 1:
             notes += (f"loads are the sum of {num_parts} ranks or other parts, expert by expert",)
             if num_lacking := sum(len(parts) < num_parts for parts in self._parts.values()):
@@ -205,6 +206,9 @@ class LoadTable:
         for (step, layer), loads in self._rows.items():
             tokens_SLE[row_of[step], column_of[layer], : len(loads)] = loads[: shape[2]]
         return LoadReading(np.array(steps, dtype=np.float64), tokens_SLE, tuple(layers), notes)
+
+    def _num_parts(self) -> int:
+        return len(set().union(*self._parts.values()))
 
     def _row(self, where: int | str, key: tuple[int, int], num_experts: int) -> Floats:
         """Return the loads of a layer at a step, with room for at least `num_experts`."""
@@ -235,6 +239,11 @@ def whole(value: object, most: int) -> int:
     if not (0 <= number <= most and number.is_integer()):
         raise ValueError(f"{value!r} is no whole number from 0 to {most:,}")
     return int(number)
+
+
+def read_bf16(content: bytes) -> Floats:
+    """Return numbers of 16 bits of the type bfloat16, which numpy lacks: the upper half of a float of 32 bits."""
+    return (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4")
 
 
 def text_of(source: LoadSource, content: bytes) -> str:

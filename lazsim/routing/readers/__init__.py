@@ -69,4 +69,5 @@ def _find(path: str) -> tuple[LoadReader, tuple[tuple[str, bytes], ...]]:
 def _read(path: str) -> bytes:
     content = read_bytes(path, MAX_RECORDING_BYTES)
     # Arrays and tensors are zip archives themselves.
-    return content if content.startswith(b"PK") else unpack(path, content, MAX_RECORDING_BYTES)
+    is_array = content.startswith(b"PK") and not path.endswith(".zip")
+    return content if is_array else unpack(path, content, MAX_RECORDING_BYTES)

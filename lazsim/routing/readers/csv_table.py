@@ -107,7 +107,9 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
         if is_ours and step < latest:
             source.fault(number, f"step {step} comes after step {latest}", "sort the steps")
         if key in seen:
-            what = f"a second row for step {step}, layer {layer}, expert {expert}"
+            what = (
+                f"a second row for step {step}, layer {layer}, expert {expert}; name what differs step, expert or rank"
+            )
             source.fault(number, what, "keep the first of several")
             continue
         seen.add(key)

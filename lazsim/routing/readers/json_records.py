@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lazsim.files.decoding import decode_json
@@ -19,7 +20,9 @@ def recognise(content: bytes) -> bool:
 def read(source: LoadSource) -> LoadReading:
     """Read the records of all files."""
     reader = RecordReader(source)
-    for _, content in source.files:
+    for name, content in source.files:
+        rank = re.search(r"rank\D?(\d{1,9})", Path(name).name) if len(source.files) > 1 else None
+        reader.part = rank[1] if rank else None
         for where, raw in _records(text_of(source, content).strip().encode()):
             try:
                 record = decode_json(raw)

@@ -15,7 +15,7 @@ import numpy as np
 
 from lazsim.limits import MAX_FILE_BYTES, MAX_LOADS
 from lazsim.routing.records import RecordReader
-from lazsim.routing.source import LoadReader, LoadReading, LoadSource
+from lazsim.routing.source import LoadReader, LoadReading, LoadSource, read_bf16
 
 NUMPY_TYPES = {
     "Double": "f8", "Float": "f4", "Half": "f2", "BFloat16": "bf16", "Long": "i8", "Int": "i4", "Short": "i2",
@@ -43,7 +43,8 @@ def read(source: LoadSource) -> LoadReading:
         except ValueError as error:
             raise source.refuse(Path(name).name if len(source.files) > 1 else "", str(error)) from None
         records = dump.get("records", dump) if isinstance(dump, dict) else dump
-        if not isinstance(records, list):
+        if not isinstance(records, list) or all(np.ndim(record) == 1 for record in records):
+            # Not a list of steps: an array, or one of each layer.
             reader.add_record(Path(name).name, records)
             continue
         beside = {key: value for key, value in dump.items() if key != "records"} if isinstance(dump, dict) else {}
@@ -61,7 +62,9 @@ def _time(file: tuple[str, bytes]) -> float:
 def load_tensors(content: bytes) -> Any:
     """Return the value that ``torch.save`` wrote; a ValueError says that it is damaged, or no plain data."""
     if not content.startswith(b"PK"):
-        raise ValueError("a bare pickle may run code, so it is not read; write it with torch.save")
+        raise ValueError(
+            "a bare pickle may run code, so it is not read; write it with torch.save of PyTorch 1.6 or later"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             member = next(one for one in archive.namelist() if one.endswith("/data.pkl"))
@@ -102,7 +105,7 @@ class _Tensors(pickle.Unpickler):
         with self._archive.open(f"{self._folder}data/{key}") as member:
             content = member.read(8 * MAX_LOADS)
         if kind == "bf16":
-            return (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4")
+            return read_bf16(content)
         return np.frombuffer(content, f"<{kind}")
 
 
