@@ -53,7 +53,7 @@ class Replay:
         self.events = [(time_s, removed, added, ()) for time_s, removed, added in events]
         self.now = self.step_end = 0.0
         self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
-        self.preparing, self.ready = {}, set()  # Nodes that get ready to join beside training, and those that are.
+        self.forming = []  # Replicas that get ready to join beside training; those that are ready are called no more.
         self.due = None  # When the nodes that are being collected may join.
         self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
         self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
@@ -115,9 +115,7 @@ class Replay:
         for node in removed:
             del self.place[node]
             self.called.pop(node, None)
-            self.preparing.pop(node, None)
             self.dropped.discard(node)
-            self.ready.discard(node)
         self.standby = [node for node in self.standby if node not in removed]
         self.seats = {seat: node for seat, node in self.seats.items() if node not in removed}
         called, self.standby = self.standby[: self.room()], self.standby[self.room() :]
@@ -135,8 +133,11 @@ class Replay:
             if self.called.get(node) == self.now:
                 del self.called[node]
                 self.due = self.now
-                if self.preparing.pop(node, None):
-                    self.ready.add(node)
+        # Who gets ready with a node that fails forms another replica.
+        for replica in [one for one in self.forming if not set(one).isdisjoint(removed)]:
+            self.forming.remove(replica)
+            if [node for node in replica if self.called.pop(node, None)]:
+                self.due = self.now
 
     def room(self):
         most = self.job.most_in_service
@@ -204,10 +205,9 @@ class Replay:
             self.spend("compute", 0.0, self.seats.values(), with_last=True)
             self.due = None
             if self.rules.joins_behind:
-                self.prepare()
-            if self.newcomers():
+                self.form_behind()
+            if self.newcomers(self.ready()):
                 return self.join
-            self.ready = set()
         step, interval, every = len(self.steps), self.job.interval_steps, self.job.rebalance_steps
         if every and step // every > self.planned_step // every:
             return self.rebalance
@@ -261,8 +261,9 @@ class Replay:
         if activity is None:
             self.go_back(self.saves[-1][0])
             self.copied = 0
-            self.called = {node: at for node, at in self.called.items() if node not in self.preparing}
-            self.preparing = {}
+            for node in itertools.chain(*self.forming):
+                self.called.pop(node, None)
+            self.forming = []
             self.train_on([])
             activity = self.restart_or_wait()
         return activity
@@ -287,7 +288,7 @@ class Replay:
     def restart(self):
         """Start anew on all nodes that are of use, with the states from memory, from storage or initial ones."""
         nodes = self.usable(self.alive())
-        self.due, self.dropped, self.ready = None, set(), set()
+        self.due, self.dropped = None, set()
         load_s = self.job.costs.load_s(len(nodes)) if self.steps else 0.0
         if self.copied and self.copied == len(self.steps):
             load_s = self.job.costs.recall_s(len(nodes), self.num_seats, self.further_shares())
@@ -383,7 +384,7 @@ class Replay:
         self.seats |= fill
         self.dropped -= set(fill.values())
         self.counts["reconfigurations"] += 1
-        if self.due is None and self.newcomers():
+        if self.due is None and self.newcomers(self.alive()):
             self.due = self.now  # Spares take free places at the next boundary.
         return self.train
 
@@ -449,10 +450,15 @@ class Replay:
 
     # Joins.
 
-    def newcomers(self):
+    def ready(self):
+        """Return the nodes that train after a join: not those that have to get ready beside training before."""
+        ready = [node for replica in self.forming for node in replica if node not in self.called]
+        return self.with_survivors(ready) if self.rules.joins_behind else self.alive()
+
+    def newcomers(self, alive):
         """Return the nodes for which training pauses: those that would come into use."""
-        usable, used = self.usable(self.alive()), set(self.seats.values())
-        others = [node for node in self.alive() if node not in used]
+        usable, used = self.usable(alive), set(self.seats.values())
+        others = [node for node in alive if node not in used]
         if self.rules.keeps_places:
             return others if len(usable) > self.num_seats else others[: len(self.free_seats(len(others)))]
         worth = len(usable) > len(used)
@@ -472,25 +478,24 @@ class Replay:
             gone[self.where(taken[-1])[1:]] -= 1
         return sorted(taken)
 
-    def prepare(self):
-        """A replica fetches its states while the others train, and starts anew before if a part of it was in use."""
-        usable, newcomers = self.usable(self.alive()), self.newcomers()
+    def form_behind(self):
+        """Each replica fetches its states while the others train, and starts anew before if a part of it was in use."""
+        taken, size = {*self.seats.values(), *itertools.chain(*self.forming)}, self.job.stages * self.job.shares
+        # First those that need not start anew.
+        others = sorted((node for node in self.alive() if node not in taken), key=lambda node: node in self.dropped)
+        usable, newcomers = self.usable(self.with_survivors(others)), self.newcomers(self.with_survivors(others))
         if len(usable) > self.num_seats:
             newcomers = [node for node in usable if node not in self.seats.values()]
-            seconds = self.match(usable)[2]
+            copied_s = self.match(usable)[2]
         else:
-            seconds = self.with_fetch(FETCH, self.free_seats(len(newcomers)))["transfer"]
-        if self.dropped & set(newcomers):
-            seconds += 15.0 + 0.52 * self.job.stages * self.job.shares * self.job.costs.gpus
-        others = [node for node in newcomers if node not in self.ready]
-        if not others or not seconds:
-            return
-        self.called |= dict.fromkeys(others, self.now + seconds)
-        # If those that are ready are too few to join, they get ready again together with the others.
-        others = others if self.newcomers() else newcomers
-        self.called |= dict.fromkeys(others, self.now + seconds)
-        self.preparing |= dict.fromkeys(others, True)
-        self.events = sorted([*self.events, (self.now + seconds, (), (), others)], key=lambda event: event[0])
+            copied_s = self.with_fetch(FETCH, self.free_seats(len(newcomers)))["transfer"]
+        for first in range(0, len(newcomers), size):
+            replica = newcomers[first : first + size]
+            started_s = 15.0 + 0.52 * size * self.job.costs.gpus if self.dropped & set(replica) else 0.0
+            self.forming.append(replica)
+            self.called |= dict.fromkeys(replica, self.now + copied_s + started_s)
+            self.events.append((self.now + copied_s + started_s, (), (), replica))
+        self.events.sort(key=lambda event: event[0])
 
     def join(self):
         """Take in the nodes collected; after a failure meanwhile, those left join at the next boundary."""
@@ -514,7 +519,7 @@ class Replay:
             self.save(waits=True)
         else:
             self.spend("checkpoint", written_at - self.now, self.seats.values())
-        return self.rules.join(self) if self.newcomers() else self.train
+        return self.rules.join(self) if self.newcomers(self.alive()) else self.train
 
     def join_groups(self):
         """Form anew with the newcomers; nodes that expert parallelism left out before wait for a restart."""
@@ -527,13 +532,13 @@ class Replay:
 
     def join_places(self):
         """Fill free places; form anew where there are more nodes than places."""
-        usable, newcomers = self.usable(self.alive()), self.newcomers()
+        usable, newcomers = self.usable(self.ready()), self.newcomers(self.ready())
         if len(usable) > self.num_seats:
             self.form(usable)
         else:
             seats = self.free_seats(len(newcomers))
             self.go_on(self.with_fetch(self.rules.join_s, seats), dict(zip(seats, newcomers, strict=True)))
-        self.ready = set()
+        self.forming = [replica for replica in self.forming if replica[0] not in self.seats.values()]
         return lambda: self.train(after_join=True)
 
     # While nodes are missing: what a step takes and the share of its samples, and whether the nodes left can go on.

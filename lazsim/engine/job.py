@@ -89,9 +89,8 @@ class Job:
         self._join_at_s: float | None = None
         self._before_s: Mapping[str, float] = {}
         self._dropped: set[str] = set()
-        # Nodes that get ready to join beside training, as they were called together, and those that are ready.
-        self._preparing: list[tuple[str, ...]] = []
-        self._ready: set[str] = set()
+        # Replicas that get ready to join beside training, up to their join. Those that are ready are in service.
+        self._forming: list[tuple[str, ...]] = []
         self._end_s = end_s
         self._process: simpy.Process | None = None
 
@@ -117,8 +116,11 @@ class Job:
         """Let nodes go and come; all that go at one instant are one failure."""
         failed = not set(self.state.involved).isdisjoint(batch.removed)
         called = self._apply(batch)
+        for replica in [one for one in self._forming if not set(one).isdisjoint(batch.removed)]:
+            # Its other nodes form another one with the next that are there.
+            self._forming.remove(replica)
+            self._start(replica)
         self._dropped.difference_update(batch.removed)
-        self._ready.difference_update(batch.removed)
         if any(map(self.nodes.serves, batch.added)):
             join_at_s = protocol.collect_until(self._join_at_s, self.env.now, self.costs.job.join_wait_s)
             if join_at_s != self._join_at_s:
@@ -156,11 +158,7 @@ class Job:
 
     def _start(self, called: tuple[str, ...]) -> None:
         """Put nodes into service, which wait for no others to join."""
-        started = self.nodes.start(called)
-        if called in self._preparing:
-            self._preparing.remove(called)
-            self._ready.update(started)
-        if started:
+        if self.nodes.start(called):
             self._join_at_s = self.env.now
             self.env.process(self._wake_to_join(self.env.now))
 
@@ -254,11 +252,11 @@ class Job:
         comes_into_service = self.spares.most_in_service is not None and self._join_is_due()
         takes_others = self.system.is_elastic and (self._join_at_s is None or comes_into_service)
         decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
-        if self._preparing and decision.source != "peers":
+        if self._forming and decision.source != "peers":
             # There is no one left whom they could join.
-            for nodes in self._preparing:
-                self.nodes.start(nodes)
-            self._preparing.clear()
+            for replica in self._forming:
+                self.nodes.start(replica)
+            self._forming.clear()
             decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
         self.plans.note_doubt(state.held, decision, rollback_s=self.interval_steps * self.step_s / 2)
         self._carry_out(state.held, decision)
@@ -271,7 +269,7 @@ class Job:
                 if bucket != "transfer" or not is_ready:
                     yield from self._spend(bucket, seconds)
             held = state.held.going_on(decision.nodes, decision.seats)
-            if not state.is_joining and self._join_at_s is None and self._newcomers(held):
+            if not state.is_joining and self._join_at_s is None and self._newcomers(held, self._alive()):
                 # Nodes that stood by take free places at the next step boundary.
                 self._join_at_s = self.env.now
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
@@ -282,8 +280,7 @@ class Job:
                 yield from self._spend("transfer", moved.seconds)
             self._note_moved(moved)
         self._dropped = (self._dropped | set(state.held.nodes)) - set(held.nodes)
-        if state.is_joining:
-            self._ready.clear()
+        self._forming = [replica for replica in self._forming if replica[0] not in held.nodes]
         self._train_on(held, joins_first=not state.is_joining)
         self.log.count("reconfigurations")
         self._log("joined" if state.is_joining else "recovered")
@@ -292,7 +289,6 @@ class Job:
         # All nodes alive are taken in.
         self._join_at_s = None
         self._dropped.clear()
-        self._ready.clear()
         decision = state.decision
         planned = self.plans.planned(decision.nodes, self.progress.step)
         moved = self.plans.restart(self.system, decision, planned)
@@ -315,11 +311,11 @@ class Job:
             if joins_first and self._join_is_due():
                 yield from self._let_nodes_change()
                 self._join_at_s = None
-                self._prepare(state.held)
-                if self._newcomers(state.held):
+                if self.system.joins_behind:
+                    self._form(state.held)
+                if self._newcomers(state.held, self._ready(state.held)):
                     yield from self._join(state)
                     return
-                self._ready.clear()
             joins_first = True
             step = self.progress.step
             if protocol.rebalance_is_due(self.system, step, state.planned_step, job.rebalance_interval_steps):
@@ -330,30 +326,27 @@ class Job:
             if not self._join_is_due():
                 yield from self._compute(state)
 
-    def _prepare(self, held: Held) -> None:
-        """Let nodes that are to join get ready beside training, where the others do not wait for them."""
-        if not self.system.joins_behind:
-            return
-        decision = self._decide(held, joins_due=True, paused=True)
-        nodes = tuple(node for node in decision.nodes if node not in held.nodes)
+    def _form(self, held: Held) -> None:
+        """Let nodes that make whole replicas get ready to join beside training, each replica by itself."""
+        taken = set(held.nodes).union(*self._forming)
+        # Nodes of replicas that failed come last: all with which they make a replica start anew, too.
+        others = sorted((node for node in self._alive() if node not in taken), key=self._dropped.__contains__)
+        decision = self._decide(held, (*held.nodes, *others), joins_due=True, paused=True)
         transfer_s = dict(decision.phases).get("transfer", 0.0)
         if decision.action is protocol.Action.RECONFIGURE:
             transfer_s = self.plans.bind(held, decision.nodes, decision.num_nodes, self.progress.step)[1].seconds
-        starts_anew = not self._dropped.isdisjoint(nodes)
-        ready_s = transfer_s + (self.system.replica_start_s(self.costs) if starts_anew else 0.0)
-        if not ready_s or self._ready.issuperset(nodes):
-            return
-        self.nodes.call(fresh := tuple(node for node in nodes if node not in self._ready))
-        if not self._newcomers(held):
-            # Those that are ready are too few to join now, and their states become old.
-            self.nodes.call(fresh := nodes)
-        self._preparing.append(fresh)
-        self.env.process(self._start_later(fresh, ready_s))
+        nodes, size = [node for node in others if node in decision.nodes], self.costs.grid.replica_nodes
+        for first in range(0, len(nodes), size):
+            replica = tuple(nodes[first : first + size])
+            start_s = 0.0 if self._dropped.isdisjoint(replica) else self.system.replica_start_s(self.costs)
+            self.nodes.call(replica)
+            self._forming.append(replica)
+            self.env.process(self._start_later(replica, start_s + transfer_s))
 
     def _join(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
         state.is_joining = True
-        decision = self._decide(state.held, joins_due=True, paused=True)
+        decision = self._decide(state.held, self._ready(state.held), joins_due=True, paused=True)
         if decision.action is protocol.Action.RESTART:
             all_step = self._all_saved_step if self._can_lose_updates() else self.progress.saved_step
             if self.progress.step > all_step:
@@ -512,12 +505,18 @@ class Job:
     def _join_is_due(self) -> bool:
         return protocol.join_is_due(self._join_at_s, self.env.now)
 
-    def _newcomers(self, held: Held) -> tuple[str, ...]:
-        return self.system.newcomers(self.costs, held, self._alive(), self.plans.usable_nodes)
+    def _ready(self, held: Held) -> tuple[str, ...]:
+        """Return the nodes alive without those that could not join now, as they would have to get ready before."""
+        groups = (held.nodes, *self._forming) if self.system.joins_behind else (self._alive(),)
+        return tuple(node for group in groups for node in group if self.nodes.serves(node))
 
-    def _decide(self, held: Held, **flags: bool) -> protocol.Decision[str]:
+    def _newcomers(self, held: Held, alive: tuple[str, ...]) -> tuple[str, ...]:
+        return self.system.newcomers(self.costs, held, alive, self.plans.usable_nodes)
+
+    def _decide(self, held: Held, alive: tuple[str, ...] | None = None, **flags: bool) -> protocol.Decision[str]:
         """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
-        return decide_next(self.system, self.costs, self._stopped(held, **flags))
+        stopped = self._stopped(held, **flags)
+        return decide_next(self.system, self.costs, stopped if alive is None else replace(stopped, alive=alive))
 
     def _stopped(
         self, held: Held, *, paused: bool = False, joins_due: bool = False, in_recovery: bool = False
