@@ -389,10 +389,10 @@ class Replay:
         return self.train
 
     def keep_pipelines(self):
-        """Bamboo: shadows take over; with more than one node in 40 missing, pipelines form anew from all alive."""
-        if 2 * len(self.missing()) <= 0.05 * len(self.seats):
-            return self.keep_places()
+        """Bamboo: shadows take over; with more than one node in 40 missing, all form pipelines anew, if they can."""
         usable = self.usable(self.alive())
+        if not usable or 2 * len(self.missing()) <= 0.05 * len(self.seats):
+            return self.keep_places()
         return self.regroup(usable if len(usable) > len(self.seats) else ())
 
     def regroup(self, joining=()):

@@ -588,6 +588,15 @@ def test_bamboo_forms_its_only_pipeline_anew_from_the_stage_that_a_neighbour_hol
     assert (result.counts["lost_steps"] > 0) == bool(restarts)
 
 
+def test_bamboo_goes_on_with_shadows_where_too_few_nodes_are_left_for_a_pipeline():
+    # One pipeline of a and b, and c and d. From 95 + 15 s on steps take 3 s, up to the one that ends at 281 s; z, which
+    # came at 160 s, is in place 10 s and 7 s later, and the 102 s left are steps of 2 s.
+    changes, cost_model = [(95, "remove", "a"), (160, "add", "z")], staged_costs(num_nodes=4)
+    result = run("bamboo", *changes, nodes="a b c d", cost_model=cost_model)
+    assert (result.steps, result.samples) == (47 + 57 + 51, 16 * (47 + 57 + 51))
+    assert spent(result) == {"compute": 94 + 171 + 102, "lost_work": 1, "detect": 15, "reconfigure": 10, "transfer": 7}
+
+
 @pytest.mark.parametrize(("micro_batches", "missing", "factor"), [
     # 5 units a step; 4 micro-batches go to 2 peers, 2 each, and half a unit of bubble takes them.
     (4, "a", (5 + 2 - 0.5) / 5),

@@ -27,8 +27,8 @@ class Bamboo(SeatSystem):
     """Steps while a node computes two stages, against others (published simulator: 1.5)."""
     stage_use: str = "has a stage stand in for the next"
     most_shadow_share: float = 0.05
-    """Twice the missing nodes over those left beyond which the pipelines form anew from all nodes alive, where they
-    hold every state (published simulator: 0.05)."""
+    """Twice the missing nodes over those left beyond which the pipelines form anew from all nodes alive, where these
+    hold every state and make a pipeline (published simulator: 0.05)."""
     doubles_stages: bool = True
 
     def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
@@ -40,10 +40,11 @@ class Bamboo(SeatSystem):
         return ""
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
-        """See `System.decide`: too many shadows are too slow."""
+        """See `System.decide`: too many shadows are too slow, unless there are too few nodes for a pipeline without."""
         held = stopped.held
         num_missing = held.num_seats - len(held.nodes)
-        if stopped.paused or 2 * num_missing <= self.most_shadow_share * len(held.nodes):
+        is_slow = 2 * num_missing > self.most_shadow_share * len(held.nodes)
+        if stopped.paused or not is_slow or not stopped.num_usable:
             return super().decide(costs, stopped)
         return protocol.decide(self, replace(stopped, joins_due=True))
 
