@@ -183,11 +183,15 @@ def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: F
         axes.plot(failures[:stop], prob[:stop], color=look.color, linewidth=0.7, alpha=0.6)
         # Where points are equal, one sees the later markers inside the earlier ones.
         size = LARGEST - (LARGEST - SMALLEST) * index / max(1, len(names) - 1)
-        axes.errorbar(
-            failures[:stop], prob[:stop], width[:, :stop], label=shown[index], color=look.color, linestyle="none",
-            elinewidth=0.8, capsize=1.2, marker=look.marker, markersize=size, markerfacecolor="none", clip_on=False,
-            zorder=3 + index / 100,
+        axes.plot(
+            failures[:stop], prob[:stop], label=shown[index], color=look.color, linestyle="none", marker=look.marker,
+            markersize=size, markerfacecolor="none", clip_on=False, zorder=3 + index / 100,
         )  # fmt: skip
+        if width.any():
+            axes.errorbar(
+                failures[:stop], prob[:stop], width[:, :stop], fmt="none", ecolor=look.color, elinewidth=0.8,
+                capsize=1.2, clip_on=False, zorder=3 + index / 100,
+            )  # fmt: skip
     axes.set_ylim(1 - _reach(float(1 - low_PF.min())), 1)
     if is_sparse:
         axes.set_xscale("log", base=2)
