@@ -23,6 +23,15 @@ FINEST = 1 << 24
 """Tokens of a layer of loads that are shares: smaller ones than a sixteen-millionth round to none."""
 
 
+def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return a value as an array; a `SpecError` names rows that are not equally long."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise SpecError(f"`{name}`: expected rows of equal length, of which numpy makes an array: {told}") from None
+
+
 def check_counts(what: str, counts: npt.ArrayLike, least: int) -> npt.NDArray[np.int64]:
     """Return numbers for each expert of each layer, shape (L, E); a `SpecError` says that one is less, or none.
 

@@ -1,7 +1,10 @@
 """The architecture: packages import only downwards, none in a circle, and start-up stays light."""
 
 import ast
+import collections.abc
+import inspect
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -188,6 +191,20 @@ def test_every_public_name_can_be_imported():
 
     for name in lazsim.__all__:
         assert getattr(lazsim, name) is not None
+
+
+def test_every_class_that_the_signature_of_a_public_function_names_is_public():
+    import lazsim
+
+    def classes(hint: object) -> set[type]:
+        # A function that is passed in takes what it is given.
+        parts = () if typing.get_origin(hint) is collections.abc.Callable else typing.get_args(hint)
+        return ({hint} if isinstance(hint, type) else set()).union(*map(classes, parts))
+
+    functions = filter(inspect.isfunction, (getattr(lazsim, name) for name in lazsim.__all__))
+    hints = {hint for one in functions for hint in typing.get_type_hints(one).values()}
+    named = {one.__name__ for one in set().union(*map(classes, hints)) if one.__module__.startswith("lazsim")}
+    assert {"PlacementPlan", "BatchFailures", "MtbfSpec", "RunResult"} <= named <= set(lazsim.__all__)
 
 
 ALIKE = {"lazsim", "cli", "output", "plots", "readers", "systems"}

@@ -6,6 +6,7 @@ import pytest
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.mro import place_mro
+from lazsim.placement.plan import PlacementPlan
 from lazsim.reliability import (
     BatchFailures,
     IndependentFailures,
@@ -174,6 +175,13 @@ def test_an_expert_that_no_node_holds_is_lost_from_the_start(method):
         (lambda h: recovery_curve(h, [6]), "6 failures are impossible: expected 0 to 5, as there are 5 nodes"),
         (lambda h: recovery_curve(h, [-1]), "-1 failures are impossible"),
         (lambda h: recovery_curve(h, [1.5]), "failures must be whole numbers"),
+        (lambda h: recovery_curve(h, None), "failures must be whole numbers, not None"),
+        (lambda h: recovery_curve(h.astype(int), [1]), "`holds_LEN`: expected a plan, or booleans of shape (layers"),
+        (lambda h: recovery_curve(h[0], [1]), "`holds_LEN`: expected a plan, or booleans"),
+        (lambda h: recovery_curve([[[True], [True, False]]], [1]), "`holds_LEN`: expected rows of equal length"),
+        (lambda h: recovery_curve(None, [1], domain_N=[0]), "`holds_LEN`: expected a plan, or booleans"),
+        (lambda h: recovery_prob(h, [0.1] * 5), "`model`: expected IndependentFailures([...]), with a probability for"),
+        (lambda h: recovery_prob(h, IndependentFailures(["a"] * 5)), "`fail_prob_N`: expected numbers, found"),
         (lambda h: recovery_curve(h, [3], domain_N=[0, 0, 1, 1, 1]), "as there are 2 failure domains"),
         (lambda h: recovery_curve(h, [1], domain_N=[0, 1]), "2 failure domains named for 5 nodes"),
         (lambda h: recovery_curve(h, [1], "guess"), "unknown method 'guess': expected auto, exact or montecarlo"),
@@ -198,6 +206,14 @@ def test_what_cannot_be_asked_is_refused_in_a_line(call, message):
         call(PUBLISHED)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_plan_stands_for_what_its_nodes_hold_and_one_number_for_a_list_of_it():
+    # Both experts are on both nodes of three; two of the three pairs of failed nodes spare one of them.
+    plan = PlacementPlan(np.array([[[0, 1], [1, 0], [-1, -1]]]), num_experts=2)
+    assert recovery_curve(plan, 2).recovery_prob.tolist() == [pytest.approx(2 / 3)]
+    for model in (BatchFailures(2), BatchFailures([2]), BatchFailures(2, 5)):
+        assert recovery_prob(plan, model, domain_N=[0, 1, 2]).recovery_prob == pytest.approx(2 / 3)
 
 
 def test_an_exact_answer_that_would_take_too_long_is_refused(monkeypatch):

@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import SpecError
-from lazsim.placement.plan import Bools, Floats, Ints
+from lazsim.loads import as_array
+from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan
 from lazsim.reliability import exact
 from lazsim.reliability.failure_models import (
+    BatchFailures,
     FailureModel,
     IndependentFailures,
     checked_failures,
@@ -63,8 +65,8 @@ class SurvivalEstimate:
 
 
 def recovery_curve(
-    holds_LEN: Bools,
-    failures: Sequence[int] | Ints,
+    holds_LEN: Bools | PlacementPlan,
+    failures: int | Sequence[int] | Ints,
     method: Method = "auto",
     rng: np.random.Generator | None = None,
     half_width: float = HALF_WIDTH,
@@ -75,9 +77,9 @@ def recovery_curve(
     Parameters
     ----------
     holds_LEN
-        Whether a node holds a replica, shape (L, E, N), as in `PlacementPlan`.
+        A plan, or whether a node holds a replica, shape (L, E, N), as `PlacementPlan.holds_LEN` has it.
     failures
-        Numbers of failed nodes, each 0..N; of failed domains where `domain_N` is given.
+        Numbers of failed nodes, or one number, each 0..N; of failed domains where `domain_N` is given.
     method
         ``exact``, ``montecarlo``, or ``auto``: exact if that takes little time, else by sampling.
     rng
@@ -90,8 +92,8 @@ def recovery_curve(
     Raises
     ------
     SpecError
-        When a number of failures is not within 0..N, `domain_N` is not as long as there are nodes, `method` is unknown,
-        an exact answer would take too long, or `half_width` is not within 0..0.5.
+        When `holds_LEN` is neither, a number of failures is not within 0..N, `domain_N` is not as long as there are
+        nodes, `method` is unknown, an exact answer would take too long, or `half_width` is not within 0..0.5.
 
     Notes
     -----
@@ -114,7 +116,7 @@ def recovery_curve(
 
 
 def recovery_prob(
-    holds_LEN: Bools,
+    holds_LEN: Bools | PlacementPlan,
     model: FailureModel,
     method: Method = "auto",
     rng: np.random.Generator | None = None,
@@ -166,18 +168,28 @@ def recovery_prob(
         (weights,) = deque(independent_counts(probs), maxlen=1)
         counts = np.flatnonzero(weights > NEGLIGIBLE_PROB)
         weights = weights[counts]
-    else:
+    elif isinstance(model, BatchFailures):
         counts, weights = count_distribution(model, sets.shape[1], unit)
+    else:
+        raise SpecError(
+            f"`model`: expected IndependentFailures([...]), with a probability for each of {sets.shape[1]} {unit}, or "
+            f"BatchFailures([...]), with numbers of {unit} that fail together, found {type(model).__name__}"
+        )
     found, found_by = _curve(sets, counts, method, rng, half_width)
     prob, ci_low, ci_high = (min(float((values * weights).sum()), 1.0) for values in found)
     return SurvivalEstimate(prob, ci_low, ci_high, found_by)
 
 
-def _failure_sets(holds_LEN: Bools, domain_N: Domains | None) -> tuple[Bools, str]:
+def _failure_sets(holds: Bools | PlacementPlan, domain_N: Domains | None) -> tuple[Bools, str]:
     """Return the minimal failure sets, and the unit of failure: nodes or domains."""
+    # Numbers could be the experts in slots as well as counts of replicas.
+    holds_LEN = as_array("holds_LEN", holds.holds_LEN if isinstance(holds, PlacementPlan) else holds)
+    if holds_LEN.ndim != 3 or holds_LEN.dtype != np.bool_:
+        found = f"{holds_LEN.dtype} of shape {holds_LEN.shape}"
+        raise SpecError(f"`holds_LEN`: expected a plan, or booleans of shape (layers, experts, nodes), found {found}")
     if domain_N is None:
         return minimal_failure_sets(holds_LEN), "nodes"
-    domains, num_nodes = np.asarray(domain_N), np.shape(holds_LEN)[-1]
+    domains, num_nodes = as_array("domain_N", domain_N), holds_LEN.shape[-1]
     if domains.shape != (num_nodes,):
         raise SpecError(f"{domains.size} failure domains named for {num_nodes} nodes: expected one for each node")
     return minimal_failure_sets(domain_holds(holds_LEN, domains)), "failure domains"

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lazsim.errors import SpecError
+from lazsim.loads import as_array
 from lazsim.placement.plan import Floats, Ints
 
 
@@ -29,7 +31,7 @@ class BatchFailures:
     [0.667, 0.333]
     """
 
-    sizes: Sequence[int] | Ints
+    sizes: int | Sequence[int] | Ints
     """Nodes that failed in each batch observed, or each distinct number of them; 0..N."""
     weights: Sequence[float] | Floats | None = None
     """Number of times that each was observed; once by default."""
@@ -41,7 +43,7 @@ FailureModel = IndependentFailures | BatchFailures
 def count_distribution(model: BatchFailures, num_nodes: int, unit: str = "nodes") -> tuple[Ints, Floats]:
     """Return the numbers of nodes that may fail together, and the probability of each; refuse a model that has none."""
     sizes = checked_failures(model.sizes, num_nodes, unit)
-    weights = np.ones(len(sizes)) if model.weights is None else np.asarray(model.weights, dtype=np.float64)
+    weights = np.ones(len(sizes)) if model.weights is None else _floats("weights", model.weights)
     if len(sizes) == 0:
         raise SpecError("no batch of failures is given: expected at least one")
     if weights.shape != sizes.shape:
@@ -71,12 +73,12 @@ def independent_counts(fail_prob_N: Floats) -> Iterator[Floats]:
         yield counts
 
 
-def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str = "nodes") -> Ints:
-    """Return numbers of failures as an array; refuse what is not a whole number within 0..N."""
+def checked_failures(failures: int | Sequence[int] | Ints, num_nodes: int, unit: str = "nodes") -> Ints:
+    """Return one number of failures or several as an array; refuse what is not a whole number within 0..N."""
     try:
-        numbers = [operator.index(number) for number in failures]
-    except TypeError:
-        raise SpecError(f"failures must be whole numbers, not {list(failures)}") from None
+        numbers = [operator.index(number) for number in np.atleast_1d(np.asarray(failures))]
+    except (TypeError, ValueError):
+        raise SpecError(f"failures must be whole numbers, not {' '.join(repr(failures).split())}") from None
     wrong = [number for number in numbers if not 0 <= number <= num_nodes]
     if wrong:
         raise SpecError(
@@ -87,10 +89,18 @@ def checked_failures(failures: Sequence[int] | Ints, num_nodes: int, unit: str =
 
 def checked_probs(model: IndependentFailures, num_nodes: int, unit: str = "nodes") -> Floats:
     """Return the probabilities as an array; refuse others than one for each node within 0..1."""
-    probs = np.asarray(model.fail_prob_N, dtype=np.float64)
+    probs = _floats("fail_prob_N", model.fail_prob_N)
     if probs.shape != (num_nodes,):
         raise SpecError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")
     wrong = probs[~((probs >= 0) & (probs <= 1))]
     if len(wrong):
         raise SpecError(f"{wrong[0]:g} is not a failure probability: expected a number from 0 to 1")
     return probs
+
+
+def _floats(name: str, values: npt.ArrayLike) -> Floats:
+    """Return one number or several as an array."""
+    numbers = np.atleast_1d(as_array(name, values))
+    if numbers.dtype.kind not in "biuf":
+        raise SpecError(f"`{name}`: expected numbers, found {numbers.dtype} of shape {numbers.shape}")
+    return numbers.astype(np.float64)
