@@ -36,6 +36,19 @@ LOGS = {
     ),
     "megatron": ("steps", log_of(MEGATRON, STAMPS)),
     "torchtitan": ("steps", log_of(TORCHTITAN, STAMPS)),
+    "deepspeed": (
+        "steps",
+        log_of(
+            "[{},12] [INFO] [logging.py:96:log_dist] [Rank 0] step={}, skipped=0, lr=[0.0001], mom=[[0.9, 0.95]]",
+            STAMPS,
+        ),
+    ),
+    "nemo": (
+        "steps",
+        log_of("[NeMo I {} nemo_logging:381] Training epoch 0, iteration 3/99 | global_step: {} |", STAMPS),
+    ),
+    "csv of TensorBoard": ("steps", "Wall time,Step,Value\n" + log_of("{},{},2.5", (10, 20, 40))),
+    "csv of W&B": ("steps", '"_timestamp","_step","loss"\n' + log_of('"{}","{}","2.5"', (10, 20, 40))),
     "mlperf": ("samples", log_of(MLPERF, (10_000, 20_000, 40_000))),
 }
 
@@ -91,6 +104,7 @@ BAD = {
     "brackets": ("[rank0] hello\n[rank1] world\n", "no log of steps; give a table"),
     "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
     "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
+    "cut": ("time,step\n1,18\n2,19\n3,2", "line 4: the last line has no end, and steps back; leave it out"),
     "NaN": ("time,step\n1,1\nnan,2\n3,3\n4,4\n", "line 3: expected a time in seconds or a date: 'nan' is no number"),
     "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),
     "short row": ("time,step\n1,1\n2\n3,3\n", "line 3: expected 2 columns"),

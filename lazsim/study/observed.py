@@ -40,14 +40,19 @@ FEWEST_LINES = 3
 DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
 MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
 TORCHTITAN = re.compile(rf"{DATE}.*?\bstep:\s*(\d+)\b")
+NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")
+DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 MLPERF = ":::MLLOG"
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
 TIMES = ("time", "time_s", "timestamp", "seconds", "wall_time")
-COUNTS = {"step": "steps", "steps": "steps", "iteration": "steps", "samples": "samples", "consumed_samples": "samples"}
-"""Columns of a table with a time, and with a count of steps or samples."""
+COUNTS = {
+    **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step"), "steps"),
+    **dict.fromkeys(("samples", "consumed_samples"), "samples"),
+}
+"""Columns of a table with a time, and with a count of steps or samples, also as TensorBoard and W&B export them."""
 
 
 class Mark(NamedTuple):
@@ -114,7 +119,7 @@ class ObservedComparison:
 
 
 def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
-    """Read a log of steps: a table with a time and steps or samples, torchtitan's, Megatron's or MLPerf's lines.
+    """Read a log of steps: a table with a time and steps or samples, or lines of one of the usual trainers.
 
     Returns
     -------
@@ -128,22 +133,24 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
     Raises
     ------
     LazsimError
-        When it is none of these, too short, or its times step back.
+        When it is none of these, too short, or cut short, or its times step back.
     """
     content = read_bytes(path)
     try:
         text = ESCAPES.sub("", decode_text(unpack(str(path), content)))
     except UnicodeDecodeError:
         raise LazsimError(f"{path}: not a text; give a log of steps") from None
-    for reader in (_mlperf, _dated(MEGATRON), _dated(TORCHTITAN), _table):
+    for reader in (_mlperf, *map(_dated, (MEGATRON, TORCHTITAN, DEEPSPEED, NEMO)), _table):
         unit, marks = reader(str(path), text)
         if marks:
             break
     if len(marks) < FEWEST_LINES:
         raise LazsimError(
-            f"{path}: no log of steps; give a table with columns time and step or samples, or the log of torchtitan, "
-            f"Megatron or MLPerf, with {FEWEST_LINES} steps or more"
+            f"{path}: no log of steps; give a table with columns time and step or samples, or the log of MLPerf, or of "
+            f"torchtitan, Megatron, NeMo or DeepSpeed with a date in each line, with {FEWEST_LINES} steps or more"
         )
+    if marks[-1].done < marks[-2].done and not text.endswith("\n"):
+        raise LazsimError(f"{path}, line {marks[-1].line}: the last line has no end, and steps back; leave it out")
     if len(marks) > MAX_ROWS:
         raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
     for before, after in pairwise(marks):
@@ -205,7 +212,7 @@ def _table(name: str, text: str) -> tuple[str, list[Mark]]:
 
 def _columns(header: Sequence[str]) -> tuple[int, int, str] | None:
     """Return the first columns of a time and of a count, and what is counted; None where either is missing."""
-    names = [field.lower() for field in header]
+    names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
     times, counts = ([place for place, name in enumerate(names) if name in known] for known in (TIMES, COUNTS))
     return (times[0], counts[0], COUNTS[names[counts[0]]]) if times and counts else None
 
