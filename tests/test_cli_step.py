@@ -513,6 +513,13 @@ def test_words_of_a_row_are_read_in_any_case_and_flags_in_any_word(tmp_path):
     assert (other.inputs.parallel, other.settings) == (plain.inputs.parallel, plain.settings)
 
 
+@pytest.mark.parametrize("name", ["MEGATRON-BRIDGE", "megatron bridge 26.08"])
+def test_the_recipes_of_a_source_are_known_in_any_spelling(tmp_path, name):
+    # The recipes of Megatron-Bridge reduce gradients in 16 bits.
+    (run,) = read_runs(str(told(tmp_path, "source_family", name)))
+    assert run.inputs.parallel.gradient_bytes == 2
+
+
 def test_settings_that_a_row_leaves_out_are_told_with_what_stands_for_them(tmp_path):
     notes = verify([str(told(tmp_path, "precision,cuda_graph", "fp8_sc,none"))]).notes
     assert (

@@ -1,3 +1,4 @@
+import gzip
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ import pytest
 
 from lazsim.errors import LazsimError
 from lazsim.files.decoding import decode_json
+from lazsim.files.tables import read_cells
 from lazsim.files.writing import check_folder, toml_text, write_all
 
 
@@ -104,3 +106,19 @@ def test_toml_reads_back_as_written_whatever_texts_and_comments_say(text):
     assert tomllib.loads(written) == values
     assert written.count("\n\n") == 1
     assert "is = true  # so\n" in written
+
+
+CELLS = "gpu,size\r\nh100,80\r\n"
+FORMS = {
+    "commas": CELLS.encode(),
+    "semicolons": CELLS.replace(",", ";").encode(),
+    "tabs": CELLS.replace(",", "\t").encode(),
+    "UTF-16": CELLS.encode("utf-16"),
+    "mark of the byte order": CELLS.encode("utf-8-sig"),
+    "gzip": gzip.compress(CELLS.encode()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_table_with_a_header_is_read_alike_in_every_form(form):
+    assert read_cells("sizes.csv", FORMS[form], ["gpu"]) == {2: {"gpu": "h100", "size": "80"}}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lazsim.errors import SpecError
 from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
-from lazsim.files.reading import numbered_lines
+from lazsim.files.reading import numbered_lines, unpack
 from lazsim.limits import MAX_COLUMNS, MAX_FILE_BYTES, MAX_ROWS
 
 PARQUET = b"PAR1"
@@ -49,12 +49,16 @@ class FileTable(NamedTuple):
 
 
 def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int, Cells]:
-    r"""Read the cells of a CSV with a header, by line; it may have other columns than those needed.
+    r"""Read the cells of a CSV with a header, by line; it may be packed, and have other columns than those needed.
+
+    Cells stand between semicolons or tabs where the header has no comma.
 
     Raises
     ------
     SpecError
         When it is no CSV, lacks a column or has one twice, or has no rows, or one with another number of cells.
+    LazsimError
+        When it is packed and cannot be unpacked.
 
     Examples
     --------
@@ -62,7 +66,9 @@ def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int,
     {2: {'gpu': 'h100', 'size': '80'}}
     """
     try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        text = unpack(str(name), content).decode("utf-8-sig")
+        between = next((one for one in ",;\t" if one in text.partition("\n")[0]), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=between)
         columns = next(reader, [])
         lines = dict((reader.line_num, cells) for cells in reader if cells)  # noqa: C402 - the number changes
     except (UnicodeDecodeError, csv.Error) as error:

@@ -393,10 +393,15 @@ def _exchange_multiprocessors(row: Cells) -> int:
 
 
 def _recipes(row: Cells) -> Recipes:
-    source = row.get("source_family") or ""
+    source = _letters(row.get("source_family") or "")
     return next((found for begin, found in _recipes_by_source().items() if source.startswith(begin)), Recipes())
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", text).lower()
 
 
 @functools.cache
 def _recipes_by_source() -> dict[str, Recipes]:
-    return read_toml(SOURCES, (CATALOG / SOURCES).read_bytes(), dict[str, Recipes])
+    recipes = read_toml(SOURCES, (CATALOG / SOURCES).read_bytes(), dict[str, Recipes])
+    return {_letters(begin): found for begin, found in recipes.items()}
