@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors", "limits"},
-    {"units", "processes", "blocks", "loads"},
+    {"units", "processes", "blocks", "grouping", "loads"},
     {"files"},
     {"specs"},
     {"extensions"},

@@ -6,7 +6,6 @@ Nodes are killed when they are as old as those that the trace kills, since an ol
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ import msgspec
 import numpy as np
 
 from lazsim.engine.systems import LIVE_SYSTEMS
+from lazsim.grouping import grouped
 from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.record import LiveRun
 from lazsim.live.run import OnStart, live_costs, run_locally
@@ -214,10 +214,7 @@ def step_times(run: LiveRun, *, are_first: bool = False) -> dict[int, float]:
 
     The first of all loads libraries, and is left out.
     """
-    by_count: defaultdict[int, list[float]] = defaultdict(list)
-    for step in run.steps[1:]:
-        if step.is_first == are_first:
-            by_count[step.num_nodes].append(step.step_s)
+    by_count = grouped((step.num_nodes, step.step_s) for step in run.steps[1:] if step.is_first == are_first)
     return {count: mean(times) for count, times in sorted(by_count.items())}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lazsim.grouping import grouped
 from lazsim.live.messages import HeldState
 from lazsim.live.spec import LiveSpec
 from lazsim.pytorch.device import CPU, Device
@@ -98,10 +99,7 @@ class TrainingState:
 
         All owners of a block send equal pieces to each rank that lacks it.
         """
-        owners: dict[Key, list[int]] = {}
-        for rank, keys in enumerate(holds):
-            for key in keys:
-                owners.setdefault(key, []).append(rank)
+        owners = grouped((key, rank) for rank, keys in enumerate(holds) for key in keys)
         sizes = {key: 3 * block_size(self.spec, key) for key in owners}
 
         def pieces(sender: int, receiver: int) -> list[tuple[Key, slice]]:

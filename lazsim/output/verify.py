@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lazsim.files.writing import csv_bytes, json_bytes, toml_text
+from lazsim.grouping import grouped
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.verify.orders import Pair
 from lazsim.study.verify.outcomes import Prediction, ReplayedOutcome
 from lazsim.study.verify.verification import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 from lazsim.units import counted
@@ -73,10 +73,7 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
 
 def _skipped_parts(heading: str, rows: Sequence[Prediction]) -> Iterator[str]:
     """Name the rows that were skipped by the reason."""
-    by_reason: dict[str, list[str]] = {}
-    for row in rows:
-        if row.skipped:
-            by_reason.setdefault(row.skipped, []).append(row.id)
+    by_reason = grouped((row.skipped, row.id) for row in rows if row.skipped)
     if by_reason:
         yield "\n".join([heading, *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())])
 
@@ -130,12 +127,9 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
         f"{counts['perfect']:.0f}."
     )
     columns = [key("setting"), Column("pairs"), Column("right"), Column("perfect model", ".1f")]
-    by_setting: dict[str, list[Pair]] = {}
-    for pair in result.pairs:
-        by_setting.setdefault(pair.setting, []).append(pair)
     values = [
         (name, len(some), sum(pair.right for pair in some), math.fsum(pair.perfect for pair in some))
-        for name, some in by_setting.items()
+        for name, some in grouped((pair.setting, pair) for pair in result.pairs).items()
     ]
     yield Table(columns, values, "pairs by setting")
     columns = [

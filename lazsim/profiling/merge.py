@@ -8,6 +8,7 @@ import msgspec
 
 from lazsim.costmodel.profile import Header, ProfilePoint, read_profile, require_header
 from lazsim.errors import SpecError
+from lazsim.grouping import grouped
 from lazsim.specs import ModelSpec
 
 SAME = (
@@ -89,9 +90,7 @@ def format_skipped(sizes: Iterable[tuple[int, str]]) -> str:
     >>> format_skipped([(16, "memory"), (32, "memory"), (8, "budget")])
     '16, 32: memory; 8: budget'
     """
-    by_reason: dict[str, list[str]] = {}
-    for size, reason in sizes:
-        by_reason.setdefault(reason, []).append(str(size))
+    by_reason = grouped((reason, str(size)) for size, reason in sizes)
     return "; ".join(f"{', '.join(known)}: {reason}" for reason, known in by_reason.items())
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from lazsim.errors import SpecError
+from lazsim.grouping import grouped
 from lazsim.specs.hardware import GpuSpec
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
@@ -138,12 +139,8 @@ def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:
     }
     if job.parallel is not None:
         values |= {f"job.parallel.{name}": (job.parallel, name) for name in job.parallel.__struct_fields__}
-    found: dict[str, list[str]] = {}
-    for path, why in without_effect(job, model).items():
-        if path in values:
-            spec, name = values[path]
-            if getattr(spec, name) != _defaults(spec)[name]:
-                found.setdefault(why, []).append(path)
+    given = {path for path, (spec, name) in values.items() if getattr(spec, name) != _defaults(spec)[name]}
+    found = grouped((why, path) for path, why in without_effect(job, model).items() if path in given)
     remarks = [f"of no effect {why}: {', '.join(paths)}" for why, paths in found.items()]
     return remarks + ([] if job.parallel is None else layout_remarks(job.parallel))
 

@@ -13,6 +13,7 @@ from lazsim.engine.memory import memory_uses, peak_memory
 from lazsim.engine.simulate import SystemRun, require_fit
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
+from lazsim.grouping import grouped
 from lazsim.reliability.comparison import PlanComparison
 from lazsim.routing import Routing
 from lazsim.scenario import Scenario
@@ -72,11 +73,10 @@ def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[tuple[list[st
     >>> gather_obstacles([("spare", "spare takes two"), ("ds", "no memory"), ("recycle", "recycle takes two")])
     [(['spare', 'recycle'], 'each takes two'), (['ds'], 'no memory')]
     """
-    found: dict[str, dict[str, str]] = {}
-    for system, obstacle in obstacles:
-        found.setdefault(obstacle.removeprefix(f"{system} "), {})[system] = obstacle
+    found = grouped((obstacle.removeprefix(f"{system} "), (system, obstacle)) for system, obstacle in obstacles)
     return [
-        (list(alike), f"each {why}" if len(alike) > 1 else next(iter(alike.values()))) for why, alike in found.items()
+        ([system for system, _ in alike], f"each {why}" if len(alike) > 1 else alike[0][1])
+        for why, alike in found.items()
     ]
 
 

@@ -18,6 +18,7 @@ from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
+from lazsim.grouping import grouped
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.placement.policies import find_policy
 from lazsim.routing import Routing
@@ -47,10 +48,11 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     """Return remarks on the inputs and the results of scenarios that share all but system and placement."""
     first = scenarios[0]
     notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs, loads)]
-    told: dict[str, list[str]] = {}
-    for scenario, run in zip(scenarios, runs, strict=True):
-        for text in _run_notes(scenario, run, trace, loads):
-            told.setdefault(text, []).append(run.name)
+    told = grouped(
+        (text, run.name)
+        for scenario, run in zip(scenarios, runs, strict=True)
+        for text in _run_notes(scenario, run, trace, loads)
+    )
     notes += [f"{', '.join(names)}: {text}" for text, names in told.items()]
     if loads.last_step is not None and any(run.steps > loads.last_step for run in runs):
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
@@ -79,9 +81,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     )
     if unknown:
         notes.append(f"of no effect: job.checkpoint_interval_steps of {', '.join(unknown)}, which no system is called")
-    changed: dict[str, list[str]] = {}
-    for scenario in scenarios:
-        changed.setdefault(_changed_layout(scenario), []).append(scenario.system)
+    changed = grouped((_changed_layout(one), one.system) for one in scenarios)
     told = "; ".join(f"{text}: {', '.join(dict.fromkeys(names))}" for text, names in changed.items() if text)
     if told:
         notes.append(f"recovery from nodes, or padding, takes another layout than the job's, with other steps: {told}")
@@ -242,10 +242,7 @@ def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
     >>> count_notes([["seed 0", "analytic"], ["seed 1", "analytic"]])
     ('seed 0 (2 of 2 runs; numbers of the first)', 'analytic (2 of 2 runs)')
     """
-    found: dict[str, list[str]] = {}
-    for notes in notes_by_run:
-        for note in notes:
-            found.setdefault(without_numbers(note), []).append(note)
+    found = grouped((without_numbers(note), note) for notes in notes_by_run for note in notes)
     return tuple(
         f"{same[0]} ({len(same)} of {counted(len(notes_by_run), 'run')}"
         f"{'; numbers of the first' if len(set(same)) > 1 else ''})"

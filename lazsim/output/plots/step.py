@@ -6,6 +6,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from lazsim.grouping import grouped
 from lazsim.output.plots.style import COLORS, MORE_COLORS, STYLE, new_figure, to_files
 from lazsim.study.step import StepResult
 from lazsim.units import GIB
@@ -77,9 +78,7 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
 def _draw_passes(axes: Axes, result: StepResult) -> None:
     """Draw the passes of the first micro-batches over the stages."""
     schedule, pipeline = result.time.schedule, result.inputs.parallel.pipeline
-    stages: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for slot in schedule.slots:
-        stages.setdefault((slot.kind, slot.stage), []).append((slot.start_s, slot.end_s - slot.start_s))
+    stages = grouped(((slot.kind, slot.stage), (slot.start_s, slot.end_s - slot.start_s)) for slot in schedule.slots)
     end_s = max(slot.end_s for slot in schedule.slots)
     for (kind, stage), spans in stages.items():
         edge = min(EDGE, EDGE_SHARE * min(length_s for _, length_s in spans) / end_s)

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lazsim.files.writing import csv_bytes
+from lazsim.grouping import grouped
 from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
@@ -203,9 +204,7 @@ class SweepResult:
         """Return costs against the number of spares, ascending, for each run and setting; none without that axis."""
         if "spares" not in self.setting_keys:
             return []
-        rows_of: dict[Contender, list[Mapping[str, Any]]] = {}
-        for row in self.rows:
-            rows_of.setdefault((run_name(row), tuple(row[key] for key in self.setting_keys)), []).append(row)
+        rows_of = grouped(((run_name(row), tuple(row[key] for key in self.setting_keys)), row) for row in self.rows)
         found: dict[tuple[Any, ...], list[tuple[SpareCost, BySeed]]] = {}
         for (name, setting), rows in rows_of.items():
             among = self._describe(name, setting)

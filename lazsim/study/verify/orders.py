@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.grouping import grouped
 from lazsim.study.verify.measured_runs import OWN, MeasuredRun
 
 Numbers = npt.NDArray[np.float64]
@@ -134,10 +135,11 @@ def rank_runs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> li
     A perfect model predicts the mean of runs with the same settings. Runs differ from it as releases do, and also as
     teams do where a group is from several sources.
     """
-    groups: dict[str, list[MeasuredRun]] = {}
-    for run in runs:
-        if run.id in predicted and run.settings["inputs"] == OWN:
-            groups.setdefault(f"{run.settings['model_key']} {run.settings['system']}", []).append(run)
+    groups = grouped(
+        (f"{run.settings['model_key']} {run.settings['system']}", run)
+        for run in runs
+        if run.id in predicted and run.settings["inputs"] == OWN
+    )
     return [_ranking(name, some, predicted) for name, some in groups.items() if len(some) >= MIN_RUNS]
 
 

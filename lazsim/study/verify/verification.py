@@ -11,6 +11,7 @@ import numpy as np
 
 from lazsim.costmodel.fit import KernelErrors
 from lazsim.errors import SpecError
+from lazsim.grouping import grouped
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
 from lazsim.study.verify.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
@@ -153,9 +154,7 @@ class Verification:
             [f"no prediction of {skipped} of {counted(len(rows), 'row')}; `json` says why of each"] if skipped else []
         )
         for kind in dict.fromkeys(one[0] for one in self.remarks):
-            names: dict[str, list[str]] = {}
-            for _, text, name in (one for one in self.remarks if one[0] == kind):
-                names.setdefault(text, []).append(name)
+            names = grouped((text, name) for of, text, name in self.remarks if of == kind)
             told = (f"{text} ({_of_rows(some)})" for text, some in names.items())
             notes.append(f"{kind}: {'; '.join(told)}")
         if unknown := ", ".join(self.kernels.unknown):
@@ -252,10 +251,10 @@ def verify(
 
 def _replays(outcomes: Sequence[PublishedOutcome]) -> Iterator[ReplayedOutcome]:
     """Replay outcomes in their order: those of the same runs one after the other, and many on all cores."""
-    alike: dict[Any, Batch] = {}
-    for place, outcome in enumerate(outcomes):
-        runs = outcome.setup and runs_of(outcome.setup)
-        alike.setdefault((runs, repr(outcome.inputs), outcome.folder), []).append((place, outcome))
+    alike: dict[Any, Batch] = grouped(
+        ((one.setup and runs_of(one.setup), repr(one.inputs), one.folder), (place, one))
+        for place, one in enumerate(outcomes)
+    )
     batches: Iterator[list[tuple[int, ReplayedOutcome]]] = (
         map(_replay_batch, alike.values())
         if len(outcomes) < FEW_OUTCOMES
