@@ -111,6 +111,15 @@ def test_changes_of_fields_reach_a_run():
     assert slower.id != plain.id
 
 
+def test_the_seed_of_a_trace_is_among_the_inputs_of_a_run_where_it_is_given():
+    plain, drawn = (
+        lazsim.simulate("fail-every-5min", systems=["ds"], duration=60, **seed) for seed in ({}, {"trace_seed": 3})
+    )
+    assert drawn.inputs["trace_seed"] == 3
+    assert "trace_seed" not in plain.inputs
+    assert drawn.id != plain.id
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

@@ -389,8 +389,7 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
     record["trace_events"] = trace.events_sha256
     if origins := {one.system: one.system_origin for one in scenarios if one.system_origin}:
         record["system_origins"] = origins
-    record |= first.optional_inputs
-    if first.planning != DEFAULTS["planning"]:
-        record["planning"] = first.planning
+    others = ("planning", "trace_seed", "layers_from")
+    record |= first.optional_inputs | {name: asked[name] for name in others if asked[name] != DEFAULTS[name]}
     fields = {name: value for name, value in asked.items() if "." in name}
     return record | ({"changes": fields} if fields else {})
