@@ -222,10 +222,20 @@ def test_a_package_says_what_each_of_its_modules_is_for(package):
     assert package.name in ALIKE or modules <= named <= modules | folders
 
 
-def test_a_class_has_a_name_of_its_own_in_the_package():
+def names_of_types(path: Path) -> list[str]:
+    """List the classes that a module has, and the names that it gives to types, but for type variables."""
+    names = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign) and not ast.unparse(node.value).startswith("TypeVar("):
+            names += [one.id for one in node.targets if isinstance(one, ast.Name) and re.match("[A-Z]+[a-z]", one.id)]
+    return names
+
+
+def test_a_type_has_a_name_of_its_own_in_the_package():
     found: dict[str, list[str]] = {}
     for module, path in SOURCES.items():
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef):
-                found.setdefault(node.name, []).append(module)
+        for name in names_of_types(path):
+            found.setdefault(name, []).append(module)
     assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}

@@ -3,7 +3,7 @@
 import click
 
 from lazsim.cli.base.common import json_option, kept, print_json, show
-from lazsim.cli.base.messages import Checked, Choice
+from lazsim.cli.base.messages import Checked, OneOf
 
 KINDS = (
     "models", "clusters", "gpus", "jobs", "systems", "policies", "formats", "load-formats", "routing", "traces",
@@ -15,7 +15,7 @@ OWN_TOML = "The path of a .toml file of the same shape works wherever a name doe
 
 
 @click.command(cls=Checked)
-@click.argument("kind", type=Choice(KINDS), metavar="KIND")
+@click.argument("kind", type=OneOf(KINDS), metavar="KIND")
 @click.argument("name", required=False)
 @json_option
 def command(kind: str, name: str | None) -> None:

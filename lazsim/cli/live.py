@@ -13,7 +13,7 @@ from lazsim.cli.base import kinds
 from lazsim.cli.base.common import json_option, note, options, out_option, require_torch, seed_option, show
 from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.ending import acknowledge
-from lazsim.cli.base.messages import Checked, Choice
+from lazsim.cli.base.messages import Checked, OneOf
 from lazsim.cli.base.replay import CAPS, read_stretch, replay_options
 from lazsim.errors import LazsimError
 from lazsim.units import counted
@@ -46,7 +46,7 @@ live_options = options(
     ),
     click.option(
         "--device",
-        type=Choice(("auto", "cpu", "cuda")),
+        type=OneOf(("auto", "cpu", "cuda")),
         default="cpu",
         help="Device of the workers.",
     ),

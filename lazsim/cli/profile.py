@@ -21,7 +21,7 @@ from lazsim.cli.base.common import (
     write_out,
 )
 from lazsim.cli.base.effects import is_given
-from lazsim.cli.base.messages import Choice, CommandGroup
+from lazsim.cli.base.messages import CommandGroup, OneOf
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
 from lazsim.units import counted
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-device_option = click.option("--device", type=Choice(DEVICES), default="auto")
-dtype_option = click.option("--dtype", type=Choice(DTYPES), default="auto", help="auto: float32 on a CPU.")
+device_option = click.option("--device", type=OneOf(DEVICES), default="auto")
+dtype_option = click.option("--dtype", type=OneOf(DTYPES), default="auto", help="auto: float32 on a CPU.")
 catalog_model_option = click.option("--model", default="gpt-s", help="Model, for a device of the catalogue.")
 virtual_rank_options = options(
     device_option,

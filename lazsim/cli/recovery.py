@@ -7,7 +7,7 @@ import click
 
 from lazsim.cli.base.common import REPORT, json_option, out_option, show
 from lazsim.cli.base.kinds import Parsed, parse_probs, parse_spans
-from lazsim.cli.base.messages import Checked, Choice
+from lazsim.cli.base.messages import Checked, OneOf
 from lazsim.cli.place import planning_options
 
 PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "placement-map") for kind in ("png", "pdf"))
@@ -22,7 +22,7 @@ PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "plac
 )
 @click.option(
     "--method",
-    type=Choice(("auto", "exact", "montecarlo")),
+    type=OneOf(("auto", "exact", "montecarlo")),
     default="auto",
     help="How to find probabilities; auto is exact where that takes little time.",
 )

@@ -7,7 +7,7 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import json_option, layers_from_option, out_option, progress_bar, seed_option, show, working
-from lazsim.cli.base.messages import Checked, Choice
+from lazsim.cli.base.messages import Checked, OneOf
 from lazsim.cli.base.replay import max_nodes_option, replay_options
 from lazsim.limits import MAX_NODES
 
@@ -100,7 +100,7 @@ RUN_FILES = (
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option(
     "--planning",
-    type=Choice(PLANNINGS),
+    type=OneOf(PLANNINGS),
     default="auto",
     help="Make every plan; make some that stand for the others, with the error told; or the first where it takes under "
     "about a second.",

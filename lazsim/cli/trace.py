@@ -19,7 +19,7 @@ from lazsim.cli.base.common import (
     told,
     write_out,
 )
-from lazsim.cli.base.messages import Choice, CommandGroup
+from lazsim.cli.base.messages import CommandGroup, OneOf
 from lazsim.cli.base.replay import max_nodes_option, rate_options, read_stretch, replay_options
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
@@ -52,7 +52,7 @@ def info(**reading: Any) -> None:
 
 @command.command()
 @reading_options
-@click.option("--to", type=Choice(("lazsim",)), default="lazsim", expose_value=False, help="Format to write.")
+@click.option("--to", type=OneOf(("lazsim",)), default="lazsim", expose_value=False, help="Format to write.")
 @click.option("--out", required=True, type=kinds.OUT_FILE_OR_STDOUT, help="File to write.")
 def convert(out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
@@ -109,7 +109,7 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
 @reading_options
 @click.option(
     "--kind",
-    type=Choice(("auto", "spot", "mtbf")),
+    type=OneOf(("auto", "spot", "mtbf")),
     default="auto",
     help="Of the recipe: grants of new nodes, or failures and repairs; auto is mtbf where nodes come back by name.",
 )

@@ -19,7 +19,7 @@ from lazsim.costmodel.network import all_to_all_s, ring_all_reduce_s
 from lazsim.errors import LazsimError
 from lazsim.files.reading import read_bytes
 from lazsim.files.tables import read_cells
-from lazsim.placement.plan import Floats
+from lazsim.placement.plan import Bools, Floats
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, catalog_names, load_spec
 from lazsim.units import MIB
 
@@ -71,7 +71,7 @@ KERNEL_PARAMETERS: Mapping[str, tuple[float, float, float]] = {
 
 KernelModel = Callable[[GpuSpec, "Columns"], Floats]
 
-Masks = Mapping[str, npt.NDArray[np.bool_]]
+Masks = Mapping[str, Bools]
 
 Refit = dict[str, dict[str, float | dict[str, float]]]
 
@@ -134,7 +134,7 @@ def read_measurements(folder: Path | str) -> dict[str, "pd.DataFrame"]:
     return {path.name: read_timings(path) for path in present}
 
 
-def held_out(num_points: int) -> npt.NDArray[np.bool_]:
+def held_out(num_points: int) -> Bools:
     """Mark every seventh point, to hold it out of a fit.
 
     Examples
@@ -142,7 +142,7 @@ def held_out(num_points: int) -> npt.NDArray[np.bool_]:
     >>> held_out(8).astype(int).tolist()
     [0, 0, 0, 1, 0, 0, 0, 0]
     """
-    mask: npt.NDArray[np.bool_] = np.arange(num_points) % HOLD_OUT_EVERY == HOLD_OUT_EVERY // 2
+    mask: Bools = np.arange(num_points) % HOLD_OUT_EVERY == HOLD_OUT_EVERY // 2
     return mask
 
 

@@ -14,7 +14,7 @@ from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import read_cells
 from lazsim.files.writing import csv_bytes, json_bytes, write_all
 from lazsim.specs import ModelSpec, sha256
-from lazsim.specs.record import Amount, Count, Number, PositiveSeconds, Quantity, Rate, Seconds
+from lazsim.specs.record import Amount, AnyNumber, Count, PositiveSeconds, Quantity, Rate, Seconds
 from lazsim.units import THOUSANDS, read_number
 
 FORMAT_VERSION = 1
@@ -103,7 +103,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """``cpu`` or ``cuda``, and the type of the tensors."""
     model: ModelSpec
     """Model whose shapes the kernels have."""
-    conditions: dict[str, str | Number | bool | None]
+    conditions: dict[str, str | AnyNumber | bool | None]
     """Name of the device, driver, clocks, threads, caches, as far as they can be read."""
     matmul_flop_per_s: Rate
     copy_bytes_per_s: Rate

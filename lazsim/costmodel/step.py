@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.blocks import row_blocks
 from lazsim.costmodel.compute import REORDER_COPIES
@@ -212,9 +211,9 @@ class KernelCosts(CostModel):
 class NodeLayout:
     """Grouping of the nodes of a plan, and properties of its expert buffers."""
 
-    server_N: npt.NDArray[np.int64]
+    server_N: Ints
     """Server of each node, 0 .. V - 1."""
-    group_N: npt.NDArray[np.int64] | None = None
+    group_N: Ints | None = None
     """Expert-parallel group of each node, inside which tokens stay; none under flexible dispatch."""
     padded: bool = False
     """Whether every expert's buffer has the size of the largest."""

@@ -38,7 +38,7 @@ MAX_TEXT_LENGTH = 1000
 MAX_ADDRESS_BYTES = 1 << 16
 """Longest note of a rank to the others: gloo's takes 154 bytes and 8 for each rank."""
 
-Whole = Annotated[int, Meta(ge=0, le=MAX_WHOLE)]
+WholeNumber = Annotated[int, Meta(ge=0, le=MAX_WHOLE)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 
 
@@ -56,10 +56,10 @@ class HeldState(msgspec.Struct, frozen=True):
     It trained last in a `generation`, whose sequences those gradients are of.
     """
 
-    step: Whole = 0
+    step: WholeNumber = 0
     prepared: bool = False
-    blocks: frozenset[Whole] = frozenset()
-    generation: Whole = 0
+    blocks: frozenset[WholeNumber] = frozenset()
+    generation: WholeNumber = 0
 
 
 class Hello(Message, frozen=True, tag=True):
@@ -81,18 +81,18 @@ class Heartbeat(Message, frozen=True, tag=True):
 class StepDone(Message, frozen=True, tag=True):
     """Rank 0 has committed a step: `step` are done now."""
 
-    generation: Whole
-    step: Whole
+    generation: WholeNumber
+    step: WholeNumber
     loss: float
     step_s: Seconds
-    loads: list[list[Whole]]
+    loads: list[list[WholeNumber]]
 
 
 class CheckpointWritten(Message, frozen=True, tag=True):
     """A rank has written its part of the checkpoint of a step; for `stall_s` of the seconds it did not train."""
 
-    generation: Whole
-    step: Whole
+    generation: WholeNumber
+    step: WholeNumber
     seconds: Seconds
     stall_s: Seconds
 
@@ -100,7 +100,7 @@ class CheckpointWritten(Message, frozen=True, tag=True):
 class Left(Message, frozen=True, tag=True):
     """A worker has left its generation; `error` is empty where it was told to."""
 
-    generation: Whole
+    generation: WholeNumber
     held: HeldState
     error: Text = ""
 
@@ -111,7 +111,7 @@ class Reached(Message, frozen=True, tag=True):
     Tensors on its device go by `backend`.
     """
 
-    generation: Whole
+    generation: WholeNumber
     stage: Literal["connected", "ready"]
     backend: Literal["gloo", "nccl"] = "gloo"
 
@@ -119,7 +119,7 @@ class Reached(Message, frozen=True, tag=True):
 class Note(Message, frozen=True, tag=True):
     """A note of a rank to the others of its generation, by which they find each other; the controller passes it on."""
 
-    generation: Whole
+    generation: WholeNumber
     key: Text
     value: Annotated[bytes, Meta(max_length=MAX_ADDRESS_BYTES)]
 

@@ -4,11 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from lazsim.output.table import shorten_names
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.reliability.comparison import most_endangered
 from lazsim.reliability.task import PlanningTask
 
@@ -28,7 +25,7 @@ class LayerMap:
     title: str
     """The policy's name, shortened, with the layer where there are several."""
     slots_NS: Ints
-    share_E: npt.NDArray[np.float64]
+    share_E: Floats
     """Expert in each slot, -1 where it is empty; and the part of the layer's tokens that each expert gets."""
     expert: int
     num_nodes: int

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.errors import literal
 from lazsim.files.writing import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key, number_text
+from lazsim.placement.plan import Floats
 from lazsim.profiling.check import HeldOut, Modelled, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
 from lazsim.stepmodel.check_tables import TablesCheck
@@ -64,7 +64,7 @@ def profile_files(profile: Profile) -> dict[str, bytes]:
 
 def check_parts(
     errors: Sequence[HeldOut],
-    together: npt.NDArray[np.float64],
+    together: Floats,
     reached: Sequence[RateShare],
     modelled: Sequence[Modelled],
 ) -> list[Part]:

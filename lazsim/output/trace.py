@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.output.table import Column, Part, Table, cell_text, facts, key, terminal_width
+from lazsim.placement.plan import Floats
 from lazsim.trace.stats import TraceStats, loss_rate_text
 from lazsim.trace.table import Trace
 from lazsim.units import counted, format_duration
@@ -27,7 +27,7 @@ def trace_parts(trace: Trace, stats: TraceStats) -> Iterator[Part]:
     yield f"nodes alive, 0 to {stats.peak_nodes}, over {format_duration(stats.span_s)}:\n{line}"
 
 
-def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:
+def mean_alive(trace: Trace, num_bins: int) -> Floats:
     """Average the nodes alive over equal stretches of the trace; zeros for a trace of no duration."""
     times, counts = trace.num_alive()
     if trace.duration_s <= 0:
@@ -35,7 +35,7 @@ def mean_alive(trace: Trace, num_bins: int) -> npt.NDArray[np.float64]:
     ends = np.append(times, trace.duration_s)
     integral = np.concatenate([[0.0], np.cumsum(counts * np.diff(ends))])
     edges = np.linspace(0.0, trace.duration_s, num_bins + 1)
-    means: npt.NDArray[np.float64] = np.diff(np.interp(edges, ends, integral)) / np.diff(edges)
+    means: Floats = np.diff(np.interp(edges, ends, integral)) / np.diff(edges)
     return means
 
 

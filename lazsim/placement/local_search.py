@@ -38,7 +38,7 @@ class Rules:
     """Groups of experts, each on one node; 1 where they need not be kept together."""
 
 
-class Changes(NamedTuple):
+class SlotChanges(NamedTuple):
     """Changes of a layer to choose from; arrays of shape (C,).
 
     `slot_C` gets the expert `expert_C`. Its own goes to the slot `other_C`, or away where that is -1. Then the busiest
@@ -89,7 +89,7 @@ class Layer:
         """Return the cost of `lazsim.placement.steady.keep_steady`."""
         return self.busiest() + move_cost * self.num_moved(held_EG) / self.slots_GK.size
 
-    def replacements(self, experts: Ints, slots: Ints, limit: float = math.inf) -> Changes:
+    def replacements(self, experts: Ints, slots: Ints, limit: float = math.inf) -> SlotChanges:
         """List the ways to put one of the experts into one of the slots that load its GPU up to the limit."""
         can_go = (self.expert_P[slots] < 0) | self._keeps_nodes(self.expert_P[slots], self.node_P[slots])
         expert, slot = _pairs(experts, slots[can_go])
@@ -107,9 +107,9 @@ class Layer:
             load += self.on_EG[out[some]] * (left - self.share_E[out])[some, None]
             load[np.arange(len(load)), gpu[some]] += share[some] - left[some]
             busiest[some], squares[some] = load.max(axis=1), np.einsum("cg,cg->c", load, load)
-        return Changes(slot, expert, np.full(len(slot), -1), busiest, squares)
+        return SlotChanges(slot, expert, np.full(len(slot), -1), busiest, squares)
 
-    def swaps(self, gpu: int, others: Ints) -> Changes:
+    def swaps(self, gpu: int, others: Ints) -> SlotChanges:
         """List the exchanges of a replica of a GPU with a lighter one in one of the slots of other GPUs."""
         slot, other = _pairs(np.flatnonzero(self.gpu_P == gpu), others)
         out, into = self.expert_P[slot], self.expert_P[other]
@@ -126,7 +126,7 @@ class Layer:
         second, third = -np.sort(np.append(-np.delete(self.load_G, gpu), [0.0, 0.0]))[:2]
         busiest = np.maximum(np.maximum(after, other_after), np.where(other_before == second, third, second))
         squares = self.load_G @ self.load_G + after**2 + other_after**2 - before**2 - other_before**2
-        return Changes(slot, into, other, busiest, squares)
+        return SlotChanges(slot, into, other, busiest, squares)
 
     def _may_come(self, expert_C: Ints, slot_C: Ints) -> Bools:
         """Tell whether the GPU of a slot lacks an expert, and its node may have it."""
@@ -138,7 +138,7 @@ class Layer:
         num_C: Ints = self.nodes_E[expert_C] - (self.on_EN[expert_C, node_C] == 1) + num_new_C
         return num_C >= self.rules.fewest_nodes
 
-    def num_fetched(self, changes: Changes, held_EG: Ints) -> Ints:
+    def num_fetched(self, changes: SlotChanges, held_EG: Ints) -> Ints:
         """Count the replicas by which each change adds to those that GPUs did not hold before."""
         num_C = np.zeros(len(changes.slot_C), dtype=np.int64)
         ends = (changes.expert_C, changes.slot_C), (self.expert_P[changes.slot_C], changes.other_C)
@@ -149,7 +149,7 @@ class Layer:
             num_C += (slot_C >= 0) * (is_fetched.astype(np.int64) - is_dropped)
         return num_C
 
-    def changed(self, changes: Changes, rank_C: Floats) -> "Layer":
+    def changed(self, changes: SlotChanges, rank_C: Floats) -> "Layer":
         """Return the layer after the change of the lowest rank, the one with the most even GPUs of several."""
         chosen = np.lexsort((changes.squares_C, rank_C))[0]
         slot, other = changes.slot_C[chosen], changes.other_C[chosen]
@@ -210,7 +210,7 @@ def _step(layer: Layer, held_EG: Ints, move_cost: float) -> Layer | None:
             layer.replacements(onto_itself, slots_GK[gpu], limit),
         )
         columns: Any = map(np.concatenate, zip(*found, strict=True))
-        changes = Changes(*columns)
+        changes = SlotChanges(*columns)
         lower = changes.busiest_C < limit * (1 - ROUNDING)
         lower |= (changes.busiest_C <= limit) & (changes.squares_C < squares * (1 - ROUNDING))
         if lower.any():

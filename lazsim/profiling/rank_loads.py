@@ -20,7 +20,7 @@ from lazsim.errors import SpecError
 from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, memory_of
 from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.machine import conditions, measure_peaks
-from lazsim.profiling.scheduler import Progress, Scheduler
+from lazsim.profiling.scheduler import ProgressBar, Scheduler
 from lazsim.pytorch.device import DTYPES, check_memory, choose_device, choose_dtype
 from lazsim.pytorch.operators import use_grouped_mm
 from lazsim.specs import ModelSpec
@@ -90,7 +90,7 @@ def measure_ranks_on_device(
     num_tokens: int,
     profile: Profile | None,
     begin_s: float,
-    progress: Progress = iter,
+    progress: ProgressBar = iter,
 ) -> tuple[RankTimes, dict[str, Any]]:
     """Measure virtual ranks of `num_tokens` assignments each; return their times, and the conditions of these.
 
@@ -121,7 +121,7 @@ def measure_rank_loads(
     num_tokens: int,
     tables: Mapping[str, TimeTable],
     scheduler: Scheduler,
-    progress: Progress = iter,
+    progress: ProgressBar = iter,
 ) -> RankTimes:
     """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing."""
     ranks = sorted({distinct(load) for load in loads} - {()}, key=sum)

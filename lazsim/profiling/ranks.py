@@ -23,7 +23,7 @@ from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
 from lazsim.profiling.rank_loads import MeasureOptions, RankTimes, measure_ranks_on_device
 from lazsim.profiling.results import LayerRow, RankResult, SkewResult, SkewRow
-from lazsim.profiling.scheduler import Progress
+from lazsim.profiling.scheduler import ProgressBar
 from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, load_spec
 
@@ -69,7 +69,7 @@ def plan_loads(plan: PlacementPlan, load_LE: Ints, tokens_of_rank: int, gpus_per
     return loads
 
 
-def measure_ranks(options: RankOptions, progress: Progress = iter) -> RankResult:
+def measure_ranks(options: RankOptions, progress: ProgressBar = iter) -> RankResult:
     """Measure the work of every rank of a plan in turn, and compare the slowest with the prediction."""
     begin_s = time.monotonic()
     settings = {name: getattr(options, name) for name in ("model", "cluster", "job", "system", "routing", "seed")}
@@ -165,7 +165,7 @@ def loads_under_skew(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[
     return [plan_loads(plan, total_LE, int(load_E.sum()), 1, padded=False)[0].tolist() for plan in plans]
 
 
-def measure_skew(options: SkewOptions, progress: Progress = iter) -> SkewResult:
+def measure_skew(options: SkewOptions, progress: ProgressBar = iter) -> SkewResult:
     """Measure and predict a layer under growing skew."""
     begin_s = time.monotonic()
     skews = options.skews or tuple(2.0**power for power in range(int(math.log2(options.experts)) + 1))

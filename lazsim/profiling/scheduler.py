@@ -26,7 +26,7 @@ TRUST_S = 1.0
 FEWEST_RUNS = 4
 """Runs that any point takes at least: a warm-up and three repetitions."""
 
-Progress = Callable[[Iterable[str]], Iterable[str]]
+ProgressBar = Callable[[Iterable[str]], Iterable[str]]
 """A progress bar: passes names through."""
 
 
@@ -114,7 +114,7 @@ class Scheduler:
         self,
         measurements: Sequence[Measurement],
         keep: Callable[[Measurement, ProfilePoint], None],
-        progress: Progress = iter,
+        progress: ProgressBar = iter,
     ) -> list[tuple[Measurement, str]]:
         """Measure all once, then those that could be measured again as far as there is time.
 

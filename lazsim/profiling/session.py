@@ -29,7 +29,7 @@ from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.machine import clocks, conditions, measure_peaks
 from lazsim.profiling.merge import difference, format_skipped, in_order, keep_fastest, label_of
-from lazsim.profiling.scheduler import Measurement, Progress, Scheduler
+from lazsim.profiling.scheduler import Measurement, ProgressBar, Scheduler
 from lazsim.profiling.storage import STORAGE, storage_measurements
 from lazsim.pytorch import fused
 from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
@@ -83,7 +83,7 @@ class Session:
         """Tell whether any of these kernels is to be measured."""
         return not self.kernels or not self.kernels.isdisjoint(kernels)
 
-    def run(self, measurements: Sequence[Measurement], end_s: float, progress: Progress = iter) -> None:
+    def run(self, measurements: Sequence[Measurement], end_s: float, progress: ProgressBar = iter) -> None:
         """Measure what is still missing until a time on the monotonic clock; record what is skipped.
 
         Of several times of a point the fastest is kept: other work on the machine only adds.
@@ -147,7 +147,7 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
     return Session(path, header, [], scheduler, wanted)
 
 
-def measure_profile(path: Path, options: Options, progress: Progress = iter) -> tuple[Header, list[ProfilePoint]]:
+def measure_profile(path: Path, options: Options, progress: ProgressBar = iter) -> tuple[Header, list[ProfilePoint]]:
     """Measure a profile of this machine's device; points are kept as it grows, also if a kernel or a process fails."""
     for name in options.kernels:
         if name not in MEASURED:
@@ -201,7 +201,7 @@ def _record_skipped(session: Session, why_alone: str, unknown: dict[str, str]) -
 
 
 def _run_parts(
-    session: Session, kernels: list[Measurement], options: Options, num_ranks: int, backend: str, progress: Progress
+    session: Session, kernels: list[Measurement], options: Options, num_ranks: int, backend: str, progress: ProgressBar
 ) -> None:
     """Measure each part within its share of the budget, so that large exchanges starve none."""
     exchanges, groups = (num_ranks > 1 and session.wants(*names) for names in (EXCHANGES, GROUPS))

@@ -28,7 +28,7 @@ from lazsim.reliability.failure_sets import domain_holds, guaranteed_failures, m
 from lazsim.reliability.montecarlo import Estimate, sample_curve, sample_independent
 
 Method = Literal["auto", "exact", "montecarlo"]
-Domains = Sequence[int] | Sequence[str] | npt.NDArray[Any]
+NodeDomains = Sequence[int] | Sequence[str] | npt.NDArray[Any]
 
 HALF_WIDTH = 0.001
 NEGLIGIBLE_PROB = 2.0**-60
@@ -70,7 +70,7 @@ def recovery_curve(
     method: Method = "auto",
     rng: np.random.Generator | None = None,
     half_width: float = HALF_WIDTH,
-    domain_N: Domains | None = None,
+    domain_N: NodeDomains | None = None,
 ) -> SurvivalCurve:
     """Return the probability that every expert of every layer survives k random node failures.
 
@@ -121,7 +121,7 @@ def recovery_prob(
     method: Method = "auto",
     rng: np.random.Generator | None = None,
     half_width: float = HALF_WIDTH,
-    domain_N: Domains | None = None,
+    domain_N: NodeDomains | None = None,
 ) -> SurvivalEstimate:
     """Return the probability that every expert of every layer survives under a failure model.
 
@@ -180,7 +180,7 @@ def recovery_prob(
     return SurvivalEstimate(prob, ci_low, ci_high, found_by)
 
 
-def _failure_sets(holds: Bools | PlacementPlan, domain_N: Domains | None) -> tuple[Bools, str]:
+def _failure_sets(holds: Bools | PlacementPlan, domain_N: NodeDomains | None) -> tuple[Bools, str]:
     """Return the minimal failure sets, and the unit of failure: nodes or domains."""
     # Numbers could be the experts in slots as well as counts of replicas.
     holds_LEN = as_array("holds_LEN", holds.holds_LEN if isinstance(holds, PlacementPlan) else holds)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.placement.plan import Bools, Floats
+from lazsim.reliability.failure_sets import Words
 
-Words = npt.NDArray[np.uint64]
 Bytes = npt.NDArray[np.uint8]
 
 WORD_NODES = 6

@@ -68,7 +68,7 @@ NumLayers = Annotated[int, Meta(ge=1, le=limits.MAX_LAYERS)]
 LayerNumber = Annotated[int, Meta(ge=0, le=limits.MAX_LAYERS)]
 Seed = Annotated[int, Meta(ge=0, le=limits.MAX_WHOLE)]
 
-Number = Annotated[int, Meta(ge=-limits.MAX_WHOLE, le=limits.MAX_WHOLE)] | float
+AnyNumber = Annotated[int, Meta(ge=-limits.MAX_WHOLE, le=limits.MAX_WHOLE)] | float
 """Any number that a field may have; the field checks its own range."""
 
 Seconds = Annotated[float, Meta(ge=0, le=limits.LONGEST_S)]

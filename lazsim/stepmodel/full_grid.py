@@ -4,15 +4,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import SpecError
+from lazsim.placement.plan import Bools, Floats
 from lazsim.stepmodel.tables import KERNEL_AXES
 
 Points = dict[tuple[float, ...], float]
 """Times by sizes."""
-
-Times = npt.NDArray[np.float64]
 
 BAD_FACTOR = 2.0
 """A point this far off the log-linear lines through its neighbours, on both sides of each of its sizes, is bad.
@@ -34,7 +32,7 @@ MEASURED_SHARE = 0.5
 """A size with fewer of its points measured is left out of a grid."""
 
 
-def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[float]], Times]:
+def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[float]], Floats]:
     """Arrange points in a grid without holes, bad ones repaired; return the values of each size, and times in us.
 
     The `notes` get a line for everything that is left out, filled in, changed, or looks wrong. A `SpecError` says that
@@ -68,8 +66,8 @@ def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[
 
 
 def _drop(
-    kernel: str, axes: list[list[float]], times: Times, axis: int, dropped: npt.NDArray[np.bool_], notes: list[str]
-) -> tuple[list[list[float]], Times]:
+    kernel: str, axes: list[list[float]], times: Floats, axis: int, dropped: Bools, notes: list[str]
+) -> tuple[list[list[float]], Floats]:
     if dropped.any():
         values = ", ".join(f"{value:.0f}" for value, out in zip(axes[axis], dropped, strict=True) if out)
         notes.append(f"{kernel}: {KERNEL_AXES[kernel][axis]} {values} left out, since too few of their points exist")
@@ -77,7 +75,7 @@ def _drop(
     return [*axes[:axis], kept, *axes[axis + 1 :]], times.compress(~dropped, axis)
 
 
-def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes: list[str]) -> Times:
+def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Floats, notes: list[str]) -> Floats:
     """Put single bad points on the line through their neighbours, the worst first: it bends those beside it."""
     logs, repaired = np.log(times), times.copy()
     inner = [(axis, np.log(values)) for axis, values in enumerate(axes) if len(values) > 2]
@@ -102,7 +100,7 @@ def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Times, notes:
     return repaired
 
 
-def _lines(logs: Times, axis: int, positions: Times) -> tuple[Times, Times]:
+def _lines(logs: Floats, axis: int, positions: Floats) -> tuple[Floats, Floats]:
     """Interpolate each point from its two neighbours along an axis, and tell the least that it can take beside them.
 
     Both are NaN at the ends.
@@ -117,7 +115,7 @@ def _lines(logs: Times, axis: int, positions: Times) -> tuple[Times, Times]:
     return np.moveaxis(line, 0, axis), np.moveaxis(low, 0, axis)
 
 
-def _lengthened(kernel: str, lengths: Sequence[float], times: Times, notes: list[str]) -> Times:
+def _lengthened(kernel: str, lengths: Sequence[float], times: Floats, notes: list[str]) -> Floats:
     """Fill in sequences that were too long to measure by the square of their length."""
     filled = times.copy()
     for j in range(1, len(lengths)):

@@ -9,7 +9,7 @@ from lazsim.specs import ModelSpec, ParallelSpec
 from lazsim.stepmodel.indexer import indexer_bytes
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.passes import warm_up_parts
-from lazsim.stepmodel.pipeline import Part, parts_of, parts_of_stage
+from lazsim.stepmodel.pipeline import StagePart, parts_of, parts_of_stage
 
 PARAM_BYTES = 2
 
@@ -32,7 +32,7 @@ class StageParameters(NamedTuple):
     expert: float
 
 
-def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[Part]) -> list[StageParameters]:
+def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[StagePart]) -> list[StageParameters]:
     """Count the parameters of each part on a GPU of its stage.
 
     Tensor-parallel ranks divide all but gates, projections to latent vectors, and those around narrow experts.
@@ -51,7 +51,7 @@ def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[Pa
     gates = width * (model.num_experts + 2 * (model.d_expert or 0))
     whole_of = {"attention": latents, "window": latents, "moe": gates, "mtp": latents + gates}
 
-    def params_of(part: Part) -> StageParameters:
+    def params_of(part: StagePart) -> StageParameters:
         dense = expert = 0.0
         for name, number in part:
             for block in name.split():
@@ -93,7 +93,7 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     kept_of = _kept_bytes(inputs)
     kept = {name: math.fsum(kept_of[block] for block in name.split()) for name in names}
     gathered = _gathered_bytes(inputs, parts[0]) if parallel.gathers_each_time else (0.0, 0.0)
-    needs: dict[tuple[Part, ...], dict[str, float]] = {}
+    needs: dict[tuple[StagePart, ...], dict[str, float]] = {}
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
         of_stage = tuple(parts[part] for part in parts_of_stage(parallel, stage))
         # Of stages alike, the first needs most: it keeps as many activations as any after it, or more.
@@ -105,7 +105,7 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     return max(needs.values(), key=lambda need: math.fsum(need.values()))
 
 
-def _gathered_bytes(inputs: StepInputs, part: Part) -> tuple[float, float]:
+def _gathered_bytes(inputs: StepInputs, part: StagePart) -> tuple[float, float]:
     """Return the bytes of parameters and gradients that are whole while a layer with most goes backward."""
     parallel, nothing = inputs.parallel, StageParameters(0.0, 0.0)
     # Of equal layers the first, the last and one between have other neighbours.

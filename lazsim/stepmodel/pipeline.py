@@ -13,7 +13,7 @@ from lazsim.specs import ModelSpec, ParallelSpec
 from lazsim.stepmodel.passes import Passes, dual_pipe_passes, interleaved_passes
 from lazsim.units import counted
 
-Part = tuple[tuple[str, int], ...]
+StagePart = tuple[tuple[str, int], ...]
 """Blocks of a part in the order of the model, each as often as it follows itself: ``(("attention moe", 3), ...)``."""
 
 
@@ -45,7 +45,7 @@ def _interleaved(kinds: Sequence[tuple[str, int]]) -> list[str]:
     return [kind for _, _, kind in sorted(places)]
 
 
-def parts_of(model: ModelSpec, parallel: ParallelSpec) -> tuple[Part, ...]:
+def parts_of(model: ModelSpec, parallel: ParallelSpec) -> tuple[StagePart, ...]:
     """Divide a model into ``pipeline * virtual_stages`` parts, in the order of the model.
 
     Part ``c * pipeline + s`` is the ``c``-th of stage ``s``. Without `stages`, layers are divided evenly where that is
@@ -69,7 +69,7 @@ def parts_of_stage(parallel: ParallelSpec, stage: int) -> list[int]:
 
 
 @lru_cache(maxsize=256)
-def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[Part, ...]:
+def _parts(model: ModelSpec, stages: str, num_parts: int) -> tuple[StagePart, ...]:
     layers, further = layers_of(model), model.num_mtp_layers
     blocks, letters = ["embedding", *layers, *["mtp"] * further, "head"], "E" + len(layers) * "t" + further * "m" + "L"
     texts = _even(letters, len(layers), num_parts)

@@ -22,7 +22,15 @@ from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.layers import EXCHANGE, LayerTime, layer_spans, layer_time
 from lazsim.stepmodel.memory import StageParameters, memory_bytes, part_parameters, stage_parameters
 from lazsim.stepmodel.operations import Item, Span
-from lazsim.stepmodel.pipeline import Part, PartTime, Schedule, parts_of, parts_of_stage, run_dual_pipe, run_pipeline
+from lazsim.stepmodel.pipeline import (
+    PartTime,
+    Schedule,
+    StagePart,
+    parts_of,
+    parts_of_stage,
+    run_dual_pipe,
+    run_pipeline,
+)
 
 SLOWEST = 0.9
 """Largest slowdown beside an exchange: it takes no more than its share of the multiprocessors."""
@@ -162,22 +170,22 @@ class StepModel:
         """Return the time of the optimizer, and that to move its states, on the stage with most parameters."""
         return optimizer_s(self.inputs, max(stage_parameters(self.params, self.inputs.parallel), key=math.fsum))
 
-    def _sum(self, part: Part, name: str) -> float:
+    def _sum(self, part: StagePart, name: str) -> float:
         return math.fsum(count * getattr(self.layers[layer], name) for layer, count in part)
 
-    def _saved_s(self, part: Part) -> float:
+    def _saved_s(self, part: StagePart) -> float:
         layers = [(self.layers[name], count) for name, count in part]
         return math.fsum(
             count * (layer.forward_s + layer.backward_s - layer.pair.total_s) for layer, count in layers if layer.pair
         )
 
-    def _time(self, part: Part, sharded: ShardedExchange) -> PartTime:
+    def _time(self, part: StagePart, sharded: ShardedExchange) -> PartTime:
         extra_s = sharded.exposed_s + sharded.slowed_s
         forward_s, backward_s = self._sum(part, "forward_s"), self._sum(part, "backward_s")
         longer = 1 + extra_s / ((forward_s + backward_s) or 1.0)
         return PartTime(longer * forward_s, longer * backward_s, self._saved_s(part))
 
-    def _sharded(self, part: Part, params: StageParameters) -> ShardedExchange:
+    def _sharded(self, part: StagePart, params: StageParameters) -> ShardedExchange:
         if not self.inputs.parallel.gathers_each_time:
             return ShardedExchange(0.0, 0.0, 0.0)
         seconds = self._sum(part, "forward_s"), self._sum(part, "backward_s")

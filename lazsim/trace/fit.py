@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import gammaincc, log_ndtr
 
 from lazsim.errors import LazsimError
 from lazsim.limits import SHORTEST_S
+from lazsim.placement.plan import Bools, Floats
 from lazsim.trace.generate import generate_trace, weibull_scale
 from lazsim.trace.reading.events import RULE
 from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
@@ -52,7 +52,7 @@ class _Draws:
     loss_sizes: list[_Seen] = field(default_factory=list)
     grant_gaps: list[_Seen] = field(default_factory=list)
     grant_sizes: list[_Seen] = field(default_factory=list)
-    choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]] = field(default_factory=list)
+    choices: list[tuple[Floats, Bools]] = field(default_factory=list)
 
 
 def fit_recipe(trace: Trace, kind: str = "auto") -> SpotSpec | MtbfSpec:
@@ -274,7 +274,7 @@ def _lognormal_mean(repairs: list[_Seen]) -> float:
     cut = np.array([repair.cut for repair in repairs])
     logs = np.log(repair_s)
 
-    def loss(law: npt.NDArray[np.float64]) -> float:
+    def loss(law: Floats) -> float:
         z = (logs - law[0]) / law[1]
         return -float(np.sum(np.where(cut, log_ndtr(-z), -(z**2) / 2 - math.log(law[1]))))
 
@@ -368,7 +368,7 @@ def _maximise(draws: list[_Seen], share: float = 0.0) -> list[float]:
     values = np.array([max(1.0, draw.value) for draw in draws])
     cut = np.array([draw.cut for draw in draws])
 
-    def loss(logs: npt.NDArray[np.float64]) -> float:
+    def loss(logs: Floats) -> float:
         scale, shape = np.exp(logs[:2])
         other = logs[2] if share else 0.0
         at_least, more = -(((values - 1) / scale) ** shape), -((values / scale) ** shape)
@@ -389,7 +389,7 @@ def _maximise(draws: list[_Seen], share: float = 0.0) -> list[float]:
     return [*found.x.tolist(), *([] if share else [0.0])]
 
 
-def _fit_age_exponent(choices: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]) -> float:
+def _fit_age_exponent(choices: list[tuple[Floats, Bools]]) -> float:
     """Maximise the likelihood of the victims; nodes of one loss leave one after the other, in any order."""
 
     def loss(exponent: float) -> float:

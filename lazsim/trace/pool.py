@@ -9,13 +9,13 @@ import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.trace.recipes import PoolSpec
-from lazsim.trace.table import Event, Kind, check_size
+from lazsim.trace.table import Event, EventKind, check_size
 from lazsim.units import DAY_S
 
 JOB = "job"
 """The node that stands for all servers of the job."""
 
-KINDS: tuple[Kind, Kind] = ("remove", "add")
+KINDS: tuple[EventKind, EventKind] = ("remove", "add")
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.placement.plan import Floats
 from lazsim.units import HOUR_S
 
 
@@ -13,9 +14,9 @@ from lazsim.units import HOUR_S
 class Prices:
     """The price of a node over time; the first one also holds before its time."""
 
-    time_s: npt.NDArray[np.float64]
+    time_s: Floats
     """Ascending times, the first at the begin of the trace; shape (K,)."""
-    usd_per_hour: npt.NDArray[np.float64]
+    usd_per_hour: Floats
     """US dollars for an hour of one node, from each time on; shape (K,)."""
 
     @classmethod

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from lazsim.errors import TraceFormatError
 from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
+from lazsim.placement.plan import Floats, Ints
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
 from lazsim.trace.prices import Prices
 from lazsim.units import counted
 
-Kind = Literal["add", "remove"]
+EventKind = Literal["add", "remove"]
 
 JUST_AFTER_S = 1e-3
 """When a node goes that is away from the start of the trace: it must have been there to be lost."""
@@ -27,7 +28,7 @@ class Event(NamedTuple):
     """One node comes or goes; `line` is its line in the file, 0 without a file."""
 
     time_s: float
-    kind: Kind
+    kind: EventKind
     node: str
     line: int = 0
 
@@ -52,7 +53,7 @@ class Batch(NamedTuple):
 class Trace:
     """Node events in time order, valid: a node is added while absent and removed while present."""
 
-    time_s: npt.NDArray[np.float64]
+    time_s: Floats
     """Seconds since the trace began, ascending; shape (M,)."""
     change: npt.NDArray[np.int8]
     """+1 where a node is added, -1 where one is removed; shape (M,)."""
@@ -100,7 +101,7 @@ class Trace:
             if removed or added:
                 yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
 
-    def num_alive(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    def num_alive(self) -> tuple[Floats, Ints]:
         """Count the nodes alive over time.
 
         Returns

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.messages import Choice, in_a_line, with_options
+from lazsim.cli.base.messages import OneOf, in_a_line, with_options
 from lazsim.errors import LazsimError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ jobs_option = click.option(
     "--jobs", "num_workers", type=kinds.WORKERS, metavar="N", help="Worker processes; default: one for each core."
 )
 backend_option = click.option(
-    "--backend", type=Choice(("loky", "ray")), default="loky", help="Processes of this machine, or a Ray cluster."
+    "--backend", type=OneOf(("loky", "ray")), default="loky", help="Processes of this machine, or a Ray cluster."
 )
 worker_options = options(
     backend_option,

@@ -81,7 +81,7 @@ def usage_message(error: click.ClickException) -> str:
     return error.format_message().replace("\n\t", " ")
 
 
-class Choice(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
+class OneOf(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
     """An option that takes one of a few words."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -7,7 +7,7 @@ import click
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import options
 from lazsim.cli.base.effects import MAPPING
-from lazsim.cli.base.messages import Choice
+from lazsim.cli.base.messages import OneOf
 from lazsim.units import UNITS_S
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ replay_options = options(
     click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Only such rows of a table; repeats."),
     click.option(
         "--time-unit",
-        type=Choice(tuple(UNITS_S)),
+        type=OneOf(tuple(UNITS_S)),
         help="Of times and durations that are numbers, if the file is silent.",
     ),
     click.option("--time-format", metavar="TEXT", help="Of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
@@ -70,7 +70,7 @@ replay_options = options(
     click.option("--duration", type=kinds.DURATION, help="How much of it, as 80min; default: to its end."),
     click.option(
         "--cap",
-        type=Choice(CAPS),
+        type=OneOf(CAPS),
         help="How a trace with more nodes is held to fewer: a job whose nodes fail as often as those of the trace, and "
         "are replaced by newly granted ones only; subtract a constant, so that every loss is felt; keep the others as "
         "spares that step in at once; follow the first names. Default: members.",

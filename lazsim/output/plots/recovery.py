@@ -6,14 +6,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
-from lazsim.placement.plan import Floats
+from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 
@@ -101,7 +100,7 @@ def _draw_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
                   va="top", fontsize=7, color="0.3")  # fmt: skip
 
 
-def _draw_failure_sets(sets_MN: npt.NDArray[np.bool_], axes: Axes, num_rows: int) -> None:
+def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
     """Draw failure sets as rows, smallest first; a set is fatal when all of its nodes fail."""
     num_sets, num_nodes = sets_MN.shape
     order = sorted(range(num_sets), key=lambda row: (sets_MN[row].sum(), (~sets_MN[row]).tolist()))

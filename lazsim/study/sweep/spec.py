@@ -17,7 +17,7 @@ from lazsim.files.reading import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
 from lazsim.settings import DEFAULTS, PARTS_WITH_FIELDS, Defaults
 from lazsim.specs import Spec, read_toml
-from lazsim.specs.record import Number
+from lazsim.specs.record import AnyNumber
 
 Point = Mapping[str, Any]
 """Settings of a run by key, and the dotted names of fields; None where a value follows from others."""
@@ -166,7 +166,7 @@ def _values(key: str, value: Any) -> Sequence[Any]:
 
 
 def _check_value(key: str, value: Any) -> Any:
-    kind: Any = TYPES.get(key, Number | bool | str)
+    kind: Any = TYPES.get(key, AnyNumber | bool | str)
     with prefix_errors(key):
         checked: Any = convert(value, kind)
     if key == "system" and ":" not in str(checked):

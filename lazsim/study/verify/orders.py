@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.grouping import grouped
+from lazsim.placement.plan import Floats
 from lazsim.study.verify.measured_runs import OWN, MeasuredRun
-
-Numbers = npt.NDArray[np.float64]
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "precision": ("precision",),
@@ -55,7 +53,7 @@ MIN_RUNS = 5
 """Runs below which an order says little."""
 
 
-def draw_noise(runs: Sequence[MeasuredRun], size: tuple[int, ...]) -> Numbers:
+def draw_noise(runs: Sequence[MeasuredRun], size: tuple[int, ...]) -> Floats:
     """Draw the shares by which two runs with the same settings differ, as often below 0 as above.
 
     They differ as releases do, and where the runs come from more than one source, also as teams do.
@@ -155,7 +153,7 @@ def _ranking(group: str, runs: Sequence[MeasuredRun], predicted: Mapping[str, fl
     return Ranking(group, len(runs), float(found), float(np.mean(drawn)), float(np.quantile(drawn, 0.05)))
 
 
-def _spearman(one: Numbers, others: Numbers) -> Numbers:
+def _spearman(one: Floats, others: Floats) -> Floats:
     """Correlate the ranks of values with those of each row of others; equal values have no order, which gives 0.
 
     Examples
@@ -172,5 +170,5 @@ def _spearman(one: Numbers, others: Numbers) -> Numbers:
     ranks = rankdata(np.vstack([one, others]), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
-    found: Numbers = np.clip(ranks[1:] @ ranks[0], -1, 1)
+    found: Floats = np.clip(ranks[1:] @ ranks[0], -1, 1)
     return found

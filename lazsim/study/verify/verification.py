@@ -47,7 +47,7 @@ FEW_ROWS = 3
 FEW_OUTCOMES = 24
 """Outcomes below which starting processes takes longer than it saves."""
 
-Batch = list[tuple[int, PublishedOutcome]]
+OutcomeBatch = list[tuple[int, PublishedOutcome]]
 """Outcomes, with their places among all, that have the same runs."""
 
 NOISE = (
@@ -251,7 +251,7 @@ def verify(
 
 def _replays(outcomes: Sequence[PublishedOutcome]) -> Iterator[ReplayedOutcome]:
     """Replay outcomes in their order: those of the same runs one after the other, and many on all cores."""
-    alike: dict[Any, Batch] = grouped(
+    alike: dict[Any, OutcomeBatch] = grouped(
         ((one.setup and runs_of(one.setup), repr(one.inputs), one.folder), (place, one))
         for place, one in enumerate(outcomes)
     )
@@ -267,7 +267,7 @@ def _replays(outcomes: Sequence[PublishedOutcome]) -> Iterator[ReplayedOutcome]:
         yield found.pop(place)
 
 
-def _replay_batch(batch: Batch) -> list[tuple[int, ReplayedOutcome]]:
+def _replay_batch(batch: OutcomeBatch) -> list[tuple[int, ReplayedOutcome]]:
     return [(place, replay_outcome(outcome)) for place, outcome in batch]
 
 

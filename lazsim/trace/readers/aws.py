@@ -6,16 +6,21 @@ from typing import Any
 
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
-from lazsim.trace.table import Kind
+from lazsim.trace.table import EventKind
 
 LOOKS = (
     'aws autoscaling describe-scaling-activities: {"Activities": [{"Description": "Terminating EC2 instance: i-1"}]}, '
     'or EventBridge: {"detail-type": "EC2 Spot Instance Interruption Warning", ...}'
 )
-ACTIVITIES: dict[str, Kind] = {"launching": "add", "attaching": "add", "terminating": "remove", "detaching": "remove"}
+ACTIVITIES: dict[str, EventKind] = {
+    "launching": "add",
+    "attaching": "add",
+    "terminating": "remove",
+    "detaching": "remove",
+}
 """First words of a description."""
-STANDBY: dict[str, Kind] = {"out of standby": "add", "to standby": "remove", "into standby": "remove"}
-STATES: dict[str, Kind] = {
+STANDBY: dict[str, EventKind] = {"out of standby": "add", "to standby": "remove", "into standby": "remove"}
+STATES: dict[str, EventKind] = {
     "running": "add",
     "stopping": "remove",
     "stopped": "remove",
@@ -23,12 +28,12 @@ STATES: dict[str, Kind] = {
     "terminated": "remove",
 }
 """States of an instance that take it in or out; ``pending`` comes before ``running``."""
-DETAILS: dict[str, Kind] = {
+DETAILS: dict[str, EventKind] = {
     "EC2 Instance Launch Successful": "add",
     "EC2 Instance Terminate Successful": "remove",
     "EC2 Spot Instance Interruption Warning": "remove",
 }
-CALLS: dict[str, Kind] = {
+CALLS: dict[str, EventKind] = {
     "RunInstances": "add",
     "StartInstances": "add",
     "StopInstances": "remove",

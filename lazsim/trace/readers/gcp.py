@@ -5,13 +5,13 @@ from typing import Any
 
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
-from lazsim.trace.table import Kind
+from lazsim.trace.table import EventKind
 
 LOOKS = (
     'gcloud compute operations list --format=json: [{"operationType": "compute.instances.preempted", ...}, ...], or '
     'an audit log: [{"protoPayload": {"methodName": "compute.instances.preempted", ...}, ...}]'
 )
-OPERATIONS: dict[str, tuple[Kind, ...]] = {
+OPERATIONS: dict[str, tuple[EventKind, ...]] = {
     "insert": ("add",),
     "start": ("add",),
     "startWithEncryptionKey": ("add",),
@@ -34,7 +34,7 @@ _TARGET = re.compile(r"/zones/([^/]+)/instances/([^/]+)$")
 def read(source: TraceSource) -> TraceReading:
     """Read the operations on instances, in any order."""
     log = StateLog(source)
-    rows: list[tuple[float, Kind, str, str]] = []
+    rows: list[tuple[float, EventKind, str, str]] = []
     for place, operation in json_records(source, "items"):
         try:
             rows += _read_operation(log, _of_audit(operation) if "protoPayload" in operation else operation)
@@ -64,7 +64,7 @@ def _of_audit(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[float, Kind, str, str]]:
+def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[float, EventKind, str, str]]:
     if "operationType" not in operation:
         raise ValueError(
             f"expected an operation of Compute Engine, with its operationType, found {list(operation)[:5]}"

@@ -5,11 +5,11 @@ from typing import Any
 from lazsim.errors import TraceFormatError
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, named
-from lazsim.trace.table import Kind
+from lazsim.trace.table import EventKind
 from lazsim.units import counted
 
 LOOKS = 'kubectl get events -A -o json: {"items": [{"kind": "Event", "reason": "NodeNotReady", ...}, ...]}'
-REASONS: dict[str, tuple[Kind, ...]] = {
+REASONS: dict[str, tuple[EventKind, ...]] = {
     "NodeReady": ("add",),
     "NodeNotReady": ("remove",),
     "RemovingNode": ("remove",),

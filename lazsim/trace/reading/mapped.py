@@ -24,10 +24,10 @@ from lazsim.trace.reading.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, Trac
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, span_note
 from lazsim.trace.source import TraceReading, TraceSource, count, named, shorten
-from lazsim.trace.table import Event, Kind
+from lazsim.trace.table import Event, EventKind
 from lazsim.units import counted
 
-WORDS: dict[Kind, str] = {
+WORDS: dict[EventKind, str] = {
     "add": (
         "add added up join joined start started launch launched running ready online active available recovered "
         "healthy alive repaired fixed restored resumed created nodeready idle allocated alloc mixed mix fault_end"
@@ -92,10 +92,10 @@ def _plain(name: str) -> str:
     return re.sub(r"\(.*\)|[\W_]", "", name.lower())
 
 
-def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> Kind | None:
+def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> EventKind | None:
     """Return what an event says, None where it is to be ignored; a ValueError says that it is unknown."""
     word = text.strip().lower()
-    given: tuple[tuple[tuple[str, ...], Kind | None], ...] = (
+    given: tuple[tuple[tuple[str, ...], EventKind | None], ...] = (
         (mapping.ignore, None), (mapping.add, "add"), (mapping.remove, "remove"),
     )  # fmt: skip
     for words, kind in given:

@@ -17,7 +17,7 @@ from lazsim.specs.record import Count, NumNodes
 from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.units import UNITS_S
 
-Column = str | Count | tuple[str | Count, ...]
+ColumnRef = str | Count | tuple[str | Count, ...]
 """A column by its name, or by its number from 1; the texts of several are joined by a space."""
 
 SHAPES = (
@@ -33,27 +33,27 @@ OPTIONAL = ("cluster", "cluster_nodes")
 class Columns(Spec, frozen=True, kw_only=True):
     """The columns of one shape: live counts, events of nodes, outages of nodes, or samples of nodes."""
 
-    time: Column | None = None
-    count: Column | None = None
+    time: ColumnRef | None = None
+    count: ColumnRef | None = None
     """Live counts: when, and the number of nodes alive."""
-    event: Column | None = None
-    node: Column | None = None
+    event: ColumnRef | None = None
+    node: ColumnRef | None = None
     """Events: with `time`, what happened to which node."""
-    start: Column | None = None
-    end: Column | None = None
+    start: ColumnRef | None = None
+    end: ColumnRef | None = None
     """Outages: with `node`, from when to when it was away. An empty end, or a word such as ``Unknown``, is an outage
     that goes on."""
-    duration: Column | None = None
+    duration: ColumnRef | None = None
     """In place of `end`, for how long: a number, or text such as ``2.5h`` or ``1 02:03:04``."""
-    value: Column | None = None
+    value: ColumnRef | None = None
     """Samples: with `time` and `node`, 1 or a word such as ``up`` where it is there, 0 or one such as ``down`` where it
     is gone. It is also gone at the times at which it has no sample, though other nodes have."""
-    nodes: Column | None = None
+    nodes: ColumnRef | None = None
     """In place of `node` and `value`, by patterns such as ``gpu-*``, the columns that each have the samples of the node
     in their header."""
-    cluster: Column | None = None
+    cluster: ColumnRef | None = None
     """Optional: what must be the same in all rows, since node names repeat from cluster to cluster."""
-    cluster_nodes: Column | None = None
+    cluster_nodes: ColumnRef | None = None
     """Optional: the number of nodes of the cluster."""
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ def parse_columns(text: str) -> Columns:
     >>> parse_columns("time=day+clock,count=3").given()
     {'time': ('day', 'clock'), 'count': (3,)}
     """
-    columns: dict[str, Column] = {}
+    columns: dict[str, ColumnRef] = {}
     for role, _, column in (pair.partition("=") for pair in text.split(",")):
         texts = [part.strip() for part in column.split("+")]
         parts = tuple(int(part[:MOST_DIGITS]) if part.isdecimal() else part for part in texts)

@@ -13,7 +13,7 @@ from lazsim.trace.reading.events import events_from_states, other_nodes
 from lazsim.trace.reading.mapping import TraceMapping
 from lazsim.trace.reading.times import TimeParser, refuse_outside, span_note
 from lazsim.trace.source import TraceReading, TraceSource
-from lazsim.trace.table import Event, Kind
+from lazsim.trace.table import Event, EventKind
 
 OPTIONS = ("time_zone", "cluster_nodes", "span")
 """Fields of `TraceSource.asked` that a log of states heeds."""
@@ -52,7 +52,7 @@ class StateLog:
         self._first_s, self._last_s = min(self._first_s, time_s), max(self._last_s, time_s)
         return time_s
 
-    def say(self, time_s: float, kind: Kind, node: str, line: int = 0) -> None:
+    def say(self, time_s: float, kind: EventKind, node: str, line: int = 0) -> None:
         """Say that a node is there (``add``) from a time on, or is not (``remove``)."""
         self._rows.append(Event(time_s, kind, node, line))
 
