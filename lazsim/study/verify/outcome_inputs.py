@@ -70,7 +70,8 @@ def refuse_unread(setup: Setup, text: str) -> None:
     SpecError
         When that is so. What stands in brackets is a comment.
     """
-    told = [one for one in _told(setup, text) if not any(one.start in range(*span) for span in _comments(text))]
+    comments = [range(*one.span()) for one in COMMENT.finditer(text)]
+    told = [one for one in _told(setup, text) if not any(one.start in comment for comment in comments)]
     for one, other in itertools.combinations(told, 2):
         if one.name == other.name and one.end != other.end:
             raise SpecError(f"`inputs` give {one.name} twice; keep one")
@@ -90,10 +91,6 @@ def unread_names(setup: Setup, text: str) -> list[str]:
     spans = [range(one.start, one.end) for one in _mentions(setup, text)]
     found = re.finditer(r"(?<![\w.*/(])([A-Za-z_]\w*)\s*=\s*~?\d", text)
     return [one[1] for one in found if not any(one.start() in span for span in spans)]
-
-
-def _comments(text: str) -> list[tuple[int, int]]:
-    return [one.span() for one in COMMENT.finditer(text)]
 
 
 class Mention(NamedTuple):
