@@ -133,8 +133,8 @@ def _inputs(inputs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             continue
         sha256 = ""
         if isinstance(value, Mapping):
-            sha256 = value["sha256"] or ""
-            value = {key: one for key, one in value.items() if key != "sha256"}
+            sha256 = value["sha256"] or value.get("events_sha256", "")
+            value = {key: one for key, one in value.items() if key != "sha256" and one not in (None, "", sha256)}
         elif isinstance(value, str) and SHA256.fullmatch(value):
             value, sha256 = "", value
         yield prefix + name, _text(value), sha256
