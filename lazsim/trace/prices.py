@@ -1,7 +1,7 @@
 """Prices of nodes over time, and the node-hours and dollars that nodes take."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,24 @@ from lazsim.placement.plan import Floats
 from lazsim.units import HOUR_S
 
 
+class EqualByValue:
+    """A dataclass of arrays whose instances are equal when all their values are, as after pickling."""
+
+    def _values(self) -> list[object]:
+        values = (getattr(self, one.name) for one in fields(self))  # type: ignore[arg-type]
+        return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, type(self)) and isinstance(self, type(other)) and self._values() == other._values()
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(len(value) for value in self._values() if isinstance(value, list))))
+
+
 @dataclass(frozen=True, eq=False)
-class Prices:
+class Prices(EqualByValue):
     """The price of a node over time; the first one also holds before its time."""
 
     time_s: Floats

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,16 @@ from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.placement.plan import Floats, Ints
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
-from lazsim.trace.prices import Prices
-from lazsim.units import counted
+from lazsim.trace.prices import EqualByValue, Prices
+from lazsim.units import counted, format_duration
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EventKind = Literal["add", "remove"]
+
+KINDS = get_args(EventKind)
+NUMBERS = (int, float, np.integer, np.floating)
 
 JUST_AFTER_S = 1e-3
 """When a node goes that is away from the start of the trace: it must have been there to be lost."""
@@ -50,8 +56,15 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
-    """Node events in time order, valid: a node is added while absent and removed while present."""
+class Trace(EqualByValue):
+    """Node events in time order, valid: a node is added while absent and removed while present.
+
+    Examples
+    --------
+    >>> trace = build_trace([Event(0, "add", "a"), Event(60, "remove", "a")], duration_s=600, name="small")
+    >>> trace
+    <Trace 'small': 1 node, 2 events in 10 min>
+    """
 
     time_s: Floats
     """Seconds since the trace began, ascending; shape (M,)."""
@@ -74,6 +87,17 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.time_s)
+
+    def __repr__(self) -> str:
+        nodes, events = counted(len(self.names), "node"), counted(len(self), "event")
+        return f"<Trace {self.name!r}: {nodes}, {events} in {format_duration(self.duration_s)}>"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return one row for each event: ``time_s``, ``kind`` (``add`` or ``remove``) and ``node``."""
+        import pandas as pd
+
+        kinds, names = np.where(self.change > 0, "add", "remove"), np.array(self.names, dtype=object)
+        return pd.DataFrame({"time_s": self.time_s, "kind": kinds, "node": names[self.node]})
 
     @property
     def events_sha256(self) -> str:
@@ -150,6 +174,16 @@ class Trace:
         )  # fmt: skip
 
 
+def _checked_events(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield the events; refuse what is none, which no repair can mend."""
+    for event in events:
+        is_event = isinstance(event, Event) and isinstance(event.node, str) and isinstance(event.time_s, NUMBERS)
+        if not is_event or event.kind not in KINDS:
+            expected = "expected Event(seconds, 'add' or 'remove', name of a node)"
+            raise TraceFormatError(f"`events`: {expected}, found {' '.join(repr(event).split())[:200]}")
+        yield event
+
+
 def check_size(name: str, line: int, num_nodes: int, num_events: int) -> None:
     """Raise TraceFormatError for more nodes at once, or more events up to here, than any trace has."""
     where = f"{name}, line {line}" if line else name
@@ -216,11 +250,11 @@ def build_trace(
     ------
     TraceFormatError
         When a time is negative, not finite or out of order, when a node is added while present or removed while
-        absent, when too many nodes are present, or when the duration ends before the last event. The message names
-        file and line.
+        absent, when too many nodes are present, when the duration ends before the last event, or when an event is of
+        an unknown kind. The message names file and line.
     """
-    faults = Faults(name, TraceFormatError, lenient)
-    kept, num_restarts = _possible_events(in_time_order(events, faults), faults)
+    faults = Faults(name or "trace", TraceFormatError, lenient)
+    kept, num_restarts = _possible_events(in_time_order(_checked_events(events), faults), faults)
     if num_restarts:
         notes = (
             *notes,
@@ -230,6 +264,8 @@ def build_trace(
     names = tuple(dict.fromkeys(event.node for event in kept))
     index = {node: number for number, node in enumerate(names)}
     last_s = kept[-1].time_s if kept else 0.0
+    if duration_s is not None and not (isinstance(duration_s, NUMBERS) and not math.isnan(duration_s)):
+        raise TraceFormatError(f"`duration_s`: expected a number of seconds, found {duration_s!r:.200}")
     if duration_s is not None and duration_s > LONGEST_S:
         faults.fault("", f"duration {duration_s:.12g} s is more than 100 years", "end with the last event")
         duration_s = last_s
