@@ -159,6 +159,11 @@ def read_number(text: str) -> float:
     ...
     ValueError: '1.128,5' has a decimal comma; write 1128.5
     """
+    try:
+        # No number of Python has a comma, a space or an apostrophe in it.
+        return float(text)
+    except ValueError:
+        pass
     is_decimal = DECIMAL_COMMA.fullmatch(text)
     decimal = text.strip().replace(".", "").replace(",", ".")
     if found := THOUSANDS.fullmatch(text):
@@ -166,10 +171,7 @@ def read_number(text: str) -> float:
         raise ValueError(f"{text[:40]!r} has a separator of thousands; write {plain}")
     if is_decimal:
         raise ValueError(f"{text[:40]!r} has a decimal comma; write {decimal[:40]}")
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text[:40]!r} is no number") from None
+    raise ValueError(f"{text[:40]!r} is no number")
 
 
 def divide(above: float, below: float, otherwise: float = math.nan) -> float:

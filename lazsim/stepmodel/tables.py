@@ -184,6 +184,7 @@ def holds_tables(content: bytes) -> bool:
     return first.strip() == ",".join(COLUMNS).encode()
 
 
+@lru_cache(maxsize=32)
 def parse_tables(name: str, content: bytes) -> KernelTables:
     """Build tables from CSV rows of ``kernel,size,columns,inner,num_ranks,time_us``; lines of ``#`` are remarks.
 
