@@ -47,7 +47,7 @@ arena: $(VENV)/run.stamp ## Hold every system against the others by rate and siz
 # Tests start some 200 processes, and each would compile lazsim anew.
 test: export PYTHONDONTWRITEBYTECODE =
 test: check ## Run the checks and every test
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/dev.stamp ## Lint, type-check and build the documentation
 	$(BIN)/ruff check .

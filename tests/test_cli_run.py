@@ -1,10 +1,7 @@
 import csv
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -255,22 +252,6 @@ def test_more_nodes_than_the_cluster_has_are_told_of(lazsim):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
-@pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "told to end")]
-)
-def test_a_run_that_is_ended_from_outside_says_so_and_leaves_nothing(number, code, said, tmp_path, start_process):
-    out = tmp_path / "out"
-    arguments = ["run", "--trace", str(P3_LIKE), "--model", "deepseek-v3", "--job", "testbed-a", "--out", str(out)]
-    arguments += ["--cluster", "h200x128", "--duration", "300d"]
-    process = start_process(sys.executable, "-m", "lazsim", *arguments, stderr=subprocess.PIPE)
-    time.sleep(3)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert err == f"lazsim: {said}\n"
-    assert not out.exists()
-
-
 def test_an_interrupt_during_start_up_is_one_line_too(run_process):
     script = (
         "import sys\n"

@@ -160,7 +160,8 @@ PLACED = ("--nodes", 4, "--slots", 4, "--experts", 8, "--loads", "zipf:1.2")
     ids=lambda command: " ".join(map(str, command[:2])),
 )
 def test_the_guide_names_every_key_of_json(lazsim, tmp_path, command):
-    lazsim("place", *PLACED, "--policy", "mro", "--out", tmp_path)
+    if "{place}" in command:
+        lazsim("place", *PLACED, "--policy", "mro", "--out", tmp_path)
     command = [str(one).replace("{place}", f"{tmp_path}/place.json") for one in command]
     code, out, err = lazsim(*command, "--json")
     assert code == 0, err

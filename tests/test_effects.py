@@ -176,15 +176,20 @@ def with_effect(run, before, changes):
     return [path for path, value in allowed.items() if has_effect(run, before, {path: value})]
 
 
-@pytest.mark.parametrize("part", ["job", "cluster", "gpu", "step"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_field_of_a_run_is_told_to_have_no_effect_just_where_it_has_none(tmp_path, kind, part):
-    of_numbers = [scenarios(tmp_path, kind, number) for number in range(len(KINDS[kind]))]
+@pytest.fixture(scope="module", params=KINDS)
+def runs(request, tmp_path_factory):
+    """Runs of a kind of jobs, and what each says."""
+    folder = tmp_path_factory.mktemp(request.param)
+    of_numbers = [scenarios(folder, request.param, number) for number in range(len(KINDS[request.param]))]
     # Other models and layouts show more than other systems do: the first system of each comes first.
-    runs = [run for of_systems in zip_longest(*of_numbers) for run in of_systems if run is not None]
+    ordered = [run for of_systems in zip_longest(*of_numbers) for run in of_systems if run is not None]
+    return [(run, outcome(run)) for run in ordered]
+
+
+@pytest.mark.parametrize("part", ["job", "cluster", "gpu", "step"])
+def test_a_field_of_a_run_is_told_to_have_no_effect_just_where_it_has_none(runs, part):
     cases, unseen = [], set()
-    for run in runs:
-        before = outcome(run)
+    for run, before in runs:
         values = {path: others(hint, value) for path, hint, value in fields(getattr(run, part), part)}
         told = {path: ones[0] for path, ones in values.items() if ones and why_without_effect(path, run.without_effect)}
         assert with_effect(run, before, told) == [], "has an effect, but is told to have none"
@@ -201,12 +206,18 @@ def test_a_field_of_a_run_is_told_to_have_no_effect_just_where_it_has_none(tmp_p
     assert unseen == set()
 
 
-@pytest.mark.parametrize("field", BESIDE)
-def test_a_field_has_no_effect_in_a_layout_of_which_that_is_told(tmp_path, field):
-    path = tmp_path / "job.toml"
+@pytest.fixture(scope="module")
+def of_layout(tmp_path_factory):
+    path = tmp_path_factory.mktemp("layout") / "job.toml"
     path.write_text('[parallel]\nglobal_batch = 256\npipeline = 2\nsharding = "none"')
-    run = resolve({"trace": trace(hours=0.4), "model": "qwen3-30b-a3b", "cluster": "h100x8", "job": str(path)})
-    before, parallel = outcome(run), run.job.parallel
+    run = resolve({"trace": trace(hours=0.4), "model": "mixtral-8x7b", "cluster": "h100x8", "job": str(path)})
+    return run, outcome(run)
+
+
+@pytest.mark.parametrize("field", BESIDE)
+def test_a_field_has_no_effect_in_a_layout_of_which_that_is_told(of_layout, field):
+    run, before = of_layout
+    parallel = run.job.parallel
     assert BESIDE[field][0](parallel)
     kind, present = get_type_hints(type(parallel))[field], getattr(parallel, field)
     values = [value for value in others(kind, present) if value != present]

@@ -15,11 +15,24 @@ PROGRAM = (sys.executable, "-m", "lazsim")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1, 0.3])
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.3, 1.5])
 def test_a_command_ends_when_it_is_told_also_while_it_starts(number, delay_s, start_process, tmp_path):
-    command = ("run", "--trace", "spot-p3-like", "--duration", "11h", "--out", tmp_path / "out")
-    ended = end_after(start_process, command, number, delay_s)
+    command = [
+        "run",
+        "--trace",
+        "spot-p3-like",
+        "--duration",
+        "300d",
+        "--model",
+        "deepseek-v3",
+        "--job",
+        "testbed-a",
+        "--cluster",
+        "h200x128",
+    ]
+    ended = end_after(start_process, (*command, "--out", tmp_path / "out"), number, delay_s)
     assert ended.problem(tmp_path / "out") == ""
+    assert ended.err or delay_s < 1
     assert ended.code == 128 + number
     assert not (tmp_path / "out").exists()
 

@@ -5,6 +5,7 @@ import collections.abc
 import inspect
 import re
 import typing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,16 +78,21 @@ def module_of(name: str) -> str:
     return name
 
 
-NAMES = {module: imported_names(path) for module, path in SOURCES.items()}
-"""What each module imports. All are read at once: files may change while tests run."""
+@cache
+def all_names() -> dict[str, list[str]]:
+    """List what each module imports. All are read at once: files may change while tests run."""
+    return {module: imported_names(path) for module, path in SOURCES.items()}
 
-IMPORTS = {
-    module: {module_of(name) for name in names if name.split(".")[0] == "lazsim"} - {module}
-    # The names of lazsim itself are a table: each is imported when it is first used.
-    for module, names in NAMES.items()
-    if module != "lazsim"
-}
-"""Modules that each module imports, however it does."""
+
+@cache
+def all_imports() -> dict[str, set[str]]:
+    """List the modules that each module imports, however it does."""
+    return {
+        module: {module_of(name) for name in names if name.split(".")[0] == "lazsim"} - {module}
+        # The names of lazsim itself are a table: each is imported when it is first used.
+        for module, names in all_names().items()
+        if module != "lazsim"
+    }
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
@@ -109,11 +115,11 @@ def reach(imports: dict[str, set[str]], start: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", IMPORTS)
-def test_packages_import_only_downwards(module):
-    for imported in IMPORTS[module]:
-        if package(imported) != package(module):
-            assert layer(imported) < layer(module), f"{module} imports {imported}"
+def test_packages_import_only_downwards():
+    for module, names in all_imports().items():
+        for imported in names:
+            if package(imported) != package(module):
+                assert layer(imported) < layer(module), f"{module} imports {imported}"
 
 
 def test_circles_are_found():
@@ -121,12 +127,12 @@ def test_circles_are_found():
 
 
 def test_no_modules_import_each_other():
-    assert circles(IMPORTS) == []
+    assert circles(all_imports()) == []
 
 
 def test_no_packages_import_each_other():
     packages: dict[str, set[str]] = {}
-    for module, imported in IMPORTS.items():
+    for module, imported in all_imports().items():
         packages.setdefault(package(module), set()).update(map(package, imported))
     for name, imported in packages.items():
         imported.discard(name)
@@ -147,7 +153,8 @@ def test_no_packages_import_each_other():
     ],
 )
 def test_each_heavy_library_is_imported_in_its_package_only(library, packages):
-    users = {package(module) for module, names in NAMES.items() if any(name.split(".")[0] == library for name in names)}
+    names_of = all_names().items()
+    users = {package(module) for module, names in names_of if any(name.split(".")[0] == library for name in names)}
     assert users <= packages
 
 
