@@ -296,6 +296,15 @@ def test_prometheus_target_is_gone_where_it_is_down_or_has_no_sample(read):
     assert trace.duration_s == 240.0
 
 
+def test_parts_of_a_long_range_of_prometheus_are_of_the_same_series(read):
+    labels = {"__name__": "up", "job": "node", "instance": "a:9100"}
+    parts = [series("111", **labels), series("101", start_s=1740787200 + 120, **labels)]
+    trace = read("\n".join(json.dumps(matrix(part)) for part in parts))
+    assert history(trace) == [(0.0, [], ["a"]), (180.0, ["a"], []), (240.0, [], ["a"])]
+    counted = [series("88", job="node"), series("87", start_s=1740787200 + 60, job="node")]
+    assert read("\n".join(json.dumps(matrix(part)) for part in counted)).nodes_lost() == 1
+
+
 def test_prometheus_gap_of_all_series_is_an_outage_of_prometheus_and_no_loss(read):
     trace = read(matrix(*(series(["1", None, None, "1"], __name__="up", instance=name) for name in ("a:1", "b:1"))))
     assert history(trace) == [(0.0, [], ["a", "b"])]
@@ -537,6 +546,7 @@ REFUSED = {
     "azure": ('{"DocumentIncarnation": 2, "Events": [{"EventType": "Preempt", "Resources": ["a"]}]}', "Azure", "table"),
     "operations in a table": ("NAME   TYPE                         TARGET      STATUS\n"
     "op-1   compute.instances.preempted  z/a         DONE\n", "Google Cloud", "--format=json"),
+    "log without years": ("[Mar 01 00:00:00.000000] slurmctld started\n", "log without years", "LogTimeFormat"),
     "YAML": ("apiVersion: v1\nitems:\n- kind: Event\n  reason: NodeNotReady\n", "YAML", "-o json"),
     "YAML of a list": ("- insertId: a\n  timestamp: '2025-03-01T00:00:00Z'\n", "YAML", "--format=json"),
     "no events of Kubernetes": ('{"apiVersion": "v1", "items": [], "kind": "List"}', "Kubernetes", "get events"),

@@ -1,6 +1,7 @@
 """Prometheus: the answer of ``query_range`` on ``up`` or ``kube_node_status_condition``."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,16 +34,20 @@ def _series(source: TraceSource) -> list[dict[str, Any]]:
         if not isinstance(data, dict) or data.get("resultType", "matrix") != "matrix":
             raise refusal(source.name, "an answer of Prometheus for one instant")
         found += data["result"] if isinstance(data.get("result"), list) else [data]
-    for series in found:
-        if not isinstance(series, dict) or not isinstance(series.get("metric"), dict) or "values" not in series:
+    series: dict[str, dict[str, Any]] = {}
+    for one in found:
+        if not isinstance(one, dict) or not isinstance(one.get("metric"), dict) or "values" not in one:
             raise refusal(source.name, f"a series without a metric or values, which are expected as {LOOKS}")
-    return found
+        # Long ranges are asked for in parts, each of which has a part of the same series.
+        same = series.setdefault(json.dumps(one["metric"], sort_keys=True), {**one, "values": []})
+        same["values"] += one["values"] if isinstance(one["values"], list) else []
+    return list(series.values())
 
 
 def _samples(
     source: TraceSource, series: dict[str, Any], read_value: Callable[[Any], Any]
 ) -> Iterator[tuple[float, Any]]:
-    for pair in series["values"] if isinstance(series["values"], list) else ():
+    for pair in series["values"]:
         try:
             time, value = number(pair[0]), read_value(pair[1])
             if not 0 <= time <= EPOCHS_S[1]:
@@ -54,7 +59,7 @@ def _samples(
 
 def _read_counts(source: TraceSource, series: dict[str, Any]) -> TraceReading:
     """Read one series that names no node, such as of ``sum(up)``, as live counts."""
-    samples = [Sample(time, value) for time, value in sorted(_samples(source, series, count))]
+    samples = [Sample(time, value) for time, value in sorted({*_samples(source, series, count)})]
     samples = [sample._replace(time_s=sample.time_s - samples[0].time_s) for sample in samples]
     events = events_from_counts(samples, source.rng, source.name)
     return TraceReading(events, samples[-1].time_s if samples else None, (RULE, "one series, which names no node"))

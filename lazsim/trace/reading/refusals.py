@@ -62,6 +62,8 @@ TEXTS = {
     r"\s*(NAMESPACE +)?LAST SEEN +": "events of Kubernetes without dates; give kubectl get events -A -o json",
     r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ \S*slurmctld": "a journal without years; give that of "
     "journalctl -u slurmctld -o short-iso",
+    r"\[[A-Z][a-z]{2} [ \d]\d [\d:.]{8,}\] ": "a log without years; write its dates as [2025-03-01T01:10:05], "
+    "as Slurm does with LogTimeFormat=iso8601_ms",
     r"[\s\S]{0,2000}NVRM: Xid": "a log of a kernel, whose GPU errors (Xid) do not say when a node goes "
     f"and comes back; {GIVE}",
     r"[\s\S]{0,2000}DCGM_FI_": f"counters of DCGM, which do not say when a node goes and comes back; {GIVE}",
