@@ -912,3 +912,15 @@ def test_machine_events_of_google_2019_are_read_as_bigquery_exports_them(write, 
     lines = (f"{seconds * 10**6},{machine},{kind},switch,platform" for seconds, machine, kind in rows)
     trace = read_trace(write(form("time,machine_id,type,switch_id,platform_id\n" + "\n".join(lines))))
     assert outcome(trace) == (7200.0, 2, 7200.0 + 3600.0 + 2700.0)
+
+
+@pytest.mark.parametrize("names", ["down,up", "started_at,resolved_at", "fail_time,fix_time"])
+def test_usual_names_of_the_begin_and_the_end_of_an_outage_are_known(write, names):
+    rows = "a,2025-03-01 00:00:00 UTC,2025-03-01 01:00:00 UTC\nb,2025-03-01 03:00:00 UTC,\n"
+    assert outcome(read_trace(write(f"host,{names}\n{rows}"))) == AWAY
+
+
+@pytest.mark.parametrize("names", ["created,deleted", "launch_time,terminate_time", "vmcreated,vmdeleted"])
+def test_lives_of_nodes_are_not_taken_for_outages_and_the_way_is_told(write, names):
+    with pytest.raises(TraceFormatError, match="if rows say from when to when a node was there, give two rows of each"):
+        read_trace(write(f"instance,{names}\na,2025-03-01 00:00,2025-03-01 01:00\n"))

@@ -36,11 +36,11 @@ NAMES = {
     ),
     "start": (
         "start starttime started begin from downsince downat downfrom failedat timestart outagestart failuretime "
-        "failurestart faultstart failed detected detectedat"
+        "failurestart faultstart failed failtime detected detectedat startedat"
     ),
     "end": (
         "end endtime ended until to upat upsince fixed fixedat resolved resolvedat recovered timeend outageend "
-        "recoverytime recoveredat failureend faultend repaired repairedat restored restoredat"
+        "recoverytime recoveredat failureend faultend fixtime repaired repairedat restored restoredat endedat"
     ),
     "duration": (
         "duration down downtime downfor timedown downduration outage outagelength outageduration outagetime length "
@@ -65,6 +65,9 @@ OUTAGES = re.compile(
     "drain|maint|repair|fixed|resolved|recover|restor|cause|reason|symptom|severity|ttr"
 )
 """Words of a header of outages, without which rows with a start and an end may be reservations or the like."""
+
+LIVES = re.compile("launch|created|creation|provision|acquired|granted|inserted|registered")
+"""Words of a header of the lives of nodes, which are the reverse of outages."""
 
 PARTS = {"gpu", "gpus", "device", "card", "nic"}
 """Words of the names of columns that tell parts of a node: when one is mended, another may still be broken."""
@@ -248,10 +251,13 @@ def explain_columns(table: FileTable) -> str:
         if other := next((text for text in texts if text and _kind([text]) not in KINDS[roles[name]]), ""):
             needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}[roles[name]]
             return f"column {name!r} has {shorten(other)}, which is no {needed}"
+    header = " ".join(table.header).lower()
+    are_lives = LIVES.search(header) is not None and OUTAGES.search(header) is None
+    lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
     return (
         f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
         "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
-        "time=when,node=host,value=up or time=when,nodes=gpu-*"
+        "time=when,node=host,value=up or time=when,nodes=gpu-*" + lives * are_lives
     )
 
 
@@ -261,9 +267,11 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
     # A row may have more fields than the header.
     for index, (name, kind, is_sample) in enumerate(zip(header, kinds, are_samples, strict=False)):
         role = _role(name)
-        # Beside the name of a node, 0 or 1 says whether that is alive.
+        # Beside the name of a node, 0 or 1 says whether that is alive, and dates when it went down and came up.
         if role == "count" and names_nodes and is_sample:
             role = "value"
+        elif kind == "date":
+            role = {"duration": "start", "value": "end"}.get(role, role)
         if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and is_sample)):
             places[role].append(index + 1)
     if places["end"]:
