@@ -14,14 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.engine.log import State
 from lazsim.output.plots.charts import amounts_map
-from lazsim.output.plots.style import (
-    STYLE,
-    Look,
-    looks_of,
-    new_figure,
-    shown_names,
-    to_files,
-)
+from lazsim.output.plots.style import STYLE, Look, looks_of, new_figure, shown_names, to_files
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
