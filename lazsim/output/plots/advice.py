@@ -49,7 +49,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
-    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good, or too few seeds to tell)")
+    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good,\nor too few seeds to tell)")
     return to_files(figure)
 
 
