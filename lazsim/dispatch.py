@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from lazsim.errors import SpecError
-from lazsim.loads import MAX_SENT_TOKENS
+from lazsim.loads import MAX_SENT_TOKENS, as_array
 from lazsim.placement.plan import Floats, Ints
 
 
@@ -31,7 +32,8 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
     Raises
     ------
     SpecError
-        When an expert has more tokens than `lazsim.loads.MAX_SENT_TOKENS`.
+        When these are no whole numbers from 0 up of one shape, an expert has no replica, or more tokens than
+        `lazsim.loads.MAX_SENT_TOKENS`.
 
     Notes
     -----
@@ -44,6 +46,12 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
     >>> dispatch_tokens(np.array([[4, 0]]), np.array([[1, 1]])).tolist()
     [[[2, 2], [0, 0]]]
     """
+    tokens_LEI, replicas_LEJ = _checked("tokens_LEI", tokens_LEI), _checked("replicas_LEJ", replicas_LEJ)
+    if replicas_LEJ.shape not in (tokens_LEI.shape, tokens_LEI.shape[-2:]):
+        found = f"{replicas_LEJ.shape} for tokens of shape {tokens_LEI.shape}"
+        raise SpecError(f"`replicas_LEJ`: expected the experts and ranks of the tokens, found shape {found}")
+    for *_, expert in np.argwhere(replicas_LEJ.sum(axis=-1) == 0)[:1]:
+        raise SpecError(f"`replicas_LEJ`: expert {expert} has no replica; give each at least 1")
     if tokens_LEI.sum(axis=-1, dtype=np.float64).max() > MAX_SENT_TOKENS:
         raise SpecError(f"tokens: an expert has more than {MAX_SENT_TOKENS:,}; give the tokens of one dispatch")
     tokens_LEI, replicas_LEJ = tokens_LEI.astype(np.int64), replicas_LEJ.astype(np.int64)
@@ -62,6 +70,15 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
         sent[..., source, :] += part
         left = left - part
     return sent
+
+
+def _checked(name: str, counts: npt.ArrayLike) -> Ints:
+    found = as_array(name, counts)
+    if found.ndim < 2 or not found.size or found.dtype.kind not in "iu" or found.min() < 0:
+        least = f", the least {found.min(initial=0)}" if found.dtype.kind == "i" else ""
+        told = f"{found.dtype} of shape {found.shape}{least}"
+        raise SpecError(f"`{name}`: expected whole numbers from 0 up of shape (..., experts, ranks), found {told}")
+    return found
 
 
 SMALLEST_SHARE = 1e-12

@@ -1,6 +1,7 @@
 """The largest loads whose arithmetic is exact. Axes: L layers, E experts."""
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,44 @@ def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         raise SpecError(f"`{name}`: expected rows of equal length, of which numpy makes an array: {told}") from None
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number; a `SpecError` says that it is none, or less than `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise SpecError(f"`{name}`: expected a whole number from {least} up, found {' '.join(repr(value).split())}")
+    return number
+
+
+def check_replicas(
+    replicas_LE: npt.ArrayLike, num_nodes: int, num_slots: int, *, fills: bool = False
+) -> npt.NDArray[np.int64]:
+    """Return the replicas of each expert, which nodes of `num_slots` slots have room for, as int64.
+
+    A `SpecError` says that an expert has none, or that those of a layer do not fit; where they are to fill all slots,
+    `fills`, also that there are too few.
+
+    Examples
+    --------
+    >>> check_replicas([[2, 2], [3, 2]], num_nodes=2, num_slots=2)
+    Traceback (most recent call last):
+    ...
+    lazsim.errors.SpecError: replicas: 5 in layer 1 for 4 slots; give at most 4
+    """
+    room = check_whole("num_nodes", num_nodes) * check_whole("num_slots", num_slots)
+    replicas = check_counts("replicas", replicas_LE, least=1)
+    # As floats, which cannot overflow and hold all sums that fit.
+    placed_L = replicas.sum(axis=1, dtype=np.float64)
+    is_wrong_L = placed_L != room if fills else placed_L > room
+    if is_wrong_L.any():
+        layer = int(is_wrong_L.argmax())
+        most = "" if fills else "at most "
+        raise SpecError(f"replicas: {placed_L[layer]:.17g} in layer {layer} for {room} slots; give {most}{room}")
+    return replicas.astype(np.int64, copy=False)
+
+
 def check_counts(what: str, counts: npt.ArrayLike, least: int) -> npt.NDArray[np.int64]:
     """Return numbers for each expert of each layer, shape (L, E); a `SpecError` says that one is less, or none.
 
@@ -42,7 +81,7 @@ def check_counts(what: str, counts: npt.ArrayLike, least: int) -> npt.NDArray[np
     ...
     lazsim.errors.SpecError: replicas: expert 1 of layer 0 has 0; give each at least 1
     """
-    found: npt.NDArray[Any] = np.asarray(counts)
+    found = as_array(what, counts)
     if found.ndim != 2 or not found.size or found.dtype.kind not in "iu":
         told = f"{found.dtype} of shape {found.shape}"
         raise SpecError(f"{what}: expected integers of shape (layers, experts), found {told}")

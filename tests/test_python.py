@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import lazsim
-from lazsim.errors import TraceFormatError
+from lazsim.errors import SpecError, TraceFormatError
+from lazsim.placement.baselines import place_compact, place_spread
 
 FOUR = [lazsim.Event(0, "add", f"node{number}") for number in range(4)]
 
@@ -62,3 +63,68 @@ def test_nodes_of_one_price_are_not_those_of_another():
     prices = lazsim.Prices(np.array([0.0, 60.0]), np.array([1.0, 2.0]))
     assert prices == lazsim.Prices(np.array([0.0, 60.0]), np.array([1.0, 2.0]))
     assert prices not in (lazsim.Prices(np.array([0.0, 61.0]), np.array([1.0, 2.0])), None)
+
+
+PLACERS = [lazsim.place_mro, lazsim.place_euclid, place_spread, place_compact]
+
+
+@pytest.mark.parametrize("place", PLACERS)
+def test_placements_take_lists_as_they_take_arrays(place):
+    replicas = [[1, 1, 4], [2, 2, 2]]
+    plan = place(replicas, 3, 2)
+    assert plan.replicas_LE.tolist() == replicas
+    assert (plan.slots_LNS == place(np.array(replicas), 3, 2).slots_LNS).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (([[1, 0, 4]], 3, 2), "replicas: expert 1 of layer 0 has 0; give each at least 1"),
+        (([[1, 2, 4]], 3, 2), "replicas: 7 in layer 0 for 6 slots; give at most 6"),
+        (([[1, 2.5]], 3, 2), "replicas: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
+        (([1, 2], 3, 2), "replicas: expected integers of shape (layers, experts), found int64 of shape (2,)"),
+        (([[1, 2], [1]], 3, 2), "`replicas`: expected rows of equal length"),
+        (([[1, 2]], 3, 0), "`num_slots`: expected a whole number from 1 up, found 0"),
+        (([[1, 2]], 3.0, 2), "`num_nodes`: expected a whole number from 1 up, found 3.0"),
+    ],
+)
+@pytest.mark.parametrize("place", PLACERS)
+def test_replicas_that_cannot_be_placed_are_refused(place, arguments, expected):
+    assert refusal(lambda: place(*arguments), SpecError).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: lazsim.place_ep(1, 8, 3, 1, 6), "`num_nodes` 3: groups of 2 GPUs hold every expert; give a multiple"),
+        (lambda: lazsim.place_ep(1, 8, 4, 1, 0), "`slots_per_gpu`: expected a whole number from 1 up, found 0"),
+        (lambda: lazsim.place_ep(1, 0, 4, 1, 2), "`num_experts`: expected a whole number from 1 up, found 0"),
+        (lambda: lazsim.place_ep(0, 8, 4, 1, 6), "`num_layers`: expected a whole number from 1 up, found 0"),
+        (lambda: lazsim.allocate([[1, 2]], 4.5, 1), "`num_slots`: expected a whole number from 1 up, found 4.5"),
+        (lambda: lazsim.allocate([[1, 2]], 4, 1.5), "`fault_threshold`: expected a whole number from 1 up, found 1.5"),
+        (lambda: lazsim.dispatch_tokens([[4, 1]], [[0, 0]]), "`replicas_LEJ`: expert 0 has no replica; give each at l"),
+        (lambda: lazsim.dispatch_tokens([[4.9, 1]], [[1, 1]]), "`tokens_LEI`: expected whole numbers from 0 up of sha"),
+        (lambda: lazsim.dispatch_tokens([[4, -1]], [[1, 1]]), "`tokens_LEI`: expected whole numbers from 0 up"),
+        (lambda: lazsim.dispatch_tokens([[4, 1]], [[2, -1]]), "`replicas_LEJ`: expected whole numbers from 0 up"),
+        (lambda: lazsim.dispatch_tokens([4, 1], [1, 1]), "`tokens_LEI`: expected whole numbers from 0 up"),
+        (lambda: lazsim.dispatch_tokens([[4, 1]], [[1, 1, 1]]), "`replicas_LEJ`: expected the experts and ranks of"),
+        (lambda: lazsim.PlacementPlan([[[0, 2]], [[0, 1]]], 2), "`slots_LNS`: slot 1 of node 0 in layer 0 holds 2; ex"),
+        (lambda: lazsim.PlacementPlan([[[0, -2]]], 2), "`slots_LNS`: slot 1 of node 0 in layer 0 holds -2; experts ar"),
+        (lambda: lazsim.PlacementPlan([[0, 1]], 2), "`slots_LNS`: expected shape (layers, nodes, slots), found (1, 2)"),
+        (lambda: lazsim.PlacementPlan([[[0.5]]], 2), "`slots_LNS`: slots hold float64, not integers"),
+        (lambda: lazsim.PlacementPlan([[[0]]], 0), "`num_experts`: expected a whole number from 1 up, found 0"),
+    ],
+)
+def test_what_public_functions_cannot_take_is_refused_with_the_argument_at_fault(call, expected):
+    assert refusal(call, SpecError).startswith(expected)
+
+
+def test_tokens_of_lists_and_of_several_layers_are_dispatched_as_those_of_arrays():
+    assert lazsim.dispatch_tokens([[4, 0]], [[1, 1]]).tolist() == [[[2, 2], [0, 0]]]
+    assert lazsim.dispatch_tokens([[[4, 0]]] * 2, [[1, 1]]).tolist() == [[[[2, 2], [0, 0]]]] * 2
+
+
+def test_a_plan_of_lists_or_of_other_integers_counts_as_one_of_arrays():
+    for slots in ([[[0, 1], [1, -1]]], np.array([[[0, 1], [1, -1]]], dtype=np.int8)):
+        assert lazsim.PlacementPlan(slots, 2).replicas_LEN.tolist() == [[[1, 0], [1, 1]]]
+    assert lazsim.PlacementPlan(np.zeros((1, 1, 1), dtype=np.uint64), 1).replicas_LE.tolist() == [[1]]

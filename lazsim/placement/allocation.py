@@ -3,7 +3,7 @@
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
-from lazsim.loads import check_loads
+from lazsim.loads import check_loads, check_whole
 from lazsim.placement.plan import Ints
 
 
@@ -29,7 +29,7 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     InfeasiblePlanError
         When there are fewer slots than experts.
     SpecError
-        When loads are refused by `lazsim.loads.check_loads`.
+        When loads are refused by `lazsim.loads.check_loads`, or a number is no whole one from 1 up.
 
     Notes
     -----
@@ -44,7 +44,7 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     """
     load_LE = prepare_loads(load_LE, num_slots)
     num_layers, num_experts = load_LE.shape
-    threshold = max(1, min(fault_threshold, num_slots // num_experts))
+    threshold = max(1, min(check_whole("fault_threshold", fault_threshold), num_slots // num_experts))
     order = np.argsort(load_LE, axis=1, kind="stable")
     layer = np.arange(num_layers)[:, None]
     ascending = np.ascontiguousarray(load_LE[layer, order].T)
@@ -65,7 +65,7 @@ def prepare_loads(load_LE: Ints, num_slots: int) -> Ints:
     An `InfeasiblePlanError` says that a layer has more experts than slots, and errors of `lazsim.loads.check_loads`
     what is wrong with loads.
     """
-    load_LE = check_loads(load_LE, num_slots)
+    load_LE = check_loads(load_LE, check_whole("num_slots", num_slots))
     num_experts = load_LE.shape[1]
     if num_experts > num_slots:
         raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the nodes have {num_slots}")

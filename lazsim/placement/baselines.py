@@ -5,6 +5,7 @@ Axes: L layers, E experts, N nodes, S slots of a node, P slots of all nodes toge
 
 import numpy as np
 
+from lazsim.loads import check_replicas
 from lazsim.placement.plan import Ints, PlacementPlan
 
 
@@ -21,6 +22,7 @@ def place_spread(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
     >>> place_spread(np.array([[1, 1, 4]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[0, 2], [1, 2], [2, 2]]]
     """
+    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
     dealt_LP = _in_a_row(replicas_LE, num_nodes * num_slots)
     return PlacementPlan(dealt_LP.reshape(num_layers, num_slots, num_nodes).transpose(0, 2, 1), num_experts)
@@ -35,6 +37,7 @@ def place_random(replicas_LE: Ints, num_nodes: int, num_slots: int, rng: np.rand
     >>> plan.replicas_LE.tolist()
     [[1, 1, 4]]
     """
+    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
     drawn_LP = rng.permuted(_in_a_row(replicas_LE, num_nodes * num_slots), axis=1)
     return PlacementPlan(drawn_LP.reshape(num_layers, num_nodes, num_slots), num_experts)
@@ -56,8 +59,8 @@ def place_compact(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placemen
     >>> place_compact(np.array([[1, 1, 4]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[2, 2], [2, 2], [0, 1]]]
     """
+    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
-    assert replicas_LE.sum(axis=1).max() <= num_nodes * num_slots, "no more replicas than slots"
     whole_LE, rest_LE = np.divmod(replicas_LE, num_slots)
     whole_LN = _in_a_row(whole_LE, num_nodes)
     slots_LNS = np.repeat(whole_LN[:, :, None], num_slots, axis=2)
@@ -84,7 +87,6 @@ def _in_a_row(counts_LE: Ints, length: int) -> Ints:
     """Repeat each expert by its count, experts in order, then -1 up to the length; shape (L, length)."""
     num_layers, num_experts = counts_LE.shape
     empty_L = length - counts_LE.sum(axis=1, keepdims=True)
-    assert empty_L.min() >= 0, "no more replicas than slots"
     named = np.append(np.arange(num_experts), -1)
     row: Ints = np.tile(named, num_layers).repeat(np.hstack([counts_LE, empty_L]).ravel())
     return row.reshape(num_layers, length)

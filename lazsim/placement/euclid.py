@@ -7,6 +7,7 @@ Axes: L layers, E experts, N nodes, S slots of a node, G groups of experts.
 
 import numpy as np
 
+from lazsim.loads import check_replicas
 from lazsim.placement.covers import hold
 from lazsim.placement.mro import deal, place_in_groups
 from lazsim.placement.plan import Ints, PlacementPlan
@@ -15,7 +16,7 @@ from lazsim.placement.plan import Ints, PlacementPlan
 def place_euclid(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPlan:
     """Place a model as if each layer had the fewest replicas of any: then all layers share their failure sets.
 
-    Arguments are those of `lazsim.placement.mro.place_mro`.
+    Arguments and errors are those of `lazsim.placement.mro.place_mro`.
 
     Notes
     -----
@@ -30,6 +31,7 @@ def place_euclid(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
     >>> place_euclid(np.array([[2, 2, 2]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[1, 2], [0, 2], [0, 1]]]
     """
+    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
     order = np.argsort(replicas_LE, axis=1, kind="stable")
     ascending = np.take_along_axis(replicas_LE, order, axis=1)
     fewest = np.minimum(ascending.min(axis=0), num_nodes)

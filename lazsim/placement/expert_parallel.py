@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError
+from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.loads import check_whole
 from lazsim.placement.plan import PlacementPlan
 
 
@@ -16,6 +17,8 @@ def ep_size(num_experts: int, slots_per_gpu: int) -> int:
     >>> [ep_size(num_experts, 6) for num_experts in (8, 12, 16)]
     [2, 2, 4]
     """
+    check_whole("num_experts", num_experts)
+    check_whole("slots_per_gpu", slots_per_gpu)
     return next(ep for ep in range(1, num_experts + 1) if num_experts % ep == 0 and num_experts // ep <= slots_per_gpu)
 
 
@@ -31,6 +34,11 @@ def place_ep(
 
     `num_nodes` is a multiple of `ep_unit_nodes`.
 
+    Raises
+    ------
+    SpecError
+        When it is no such multiple, or an argument is no whole number from 1 up.
+
     Examples
     --------
     >>> place_ep(1, 8, num_nodes=4, gpus_per_node=1, slots_per_gpu=6).slots_LNS[0].tolist()
@@ -38,7 +46,11 @@ def place_ep(
     """
     ep = ep_size(num_experts, slots_per_gpu)
     chunk = num_experts // ep
-    assert num_nodes * gpus_per_node % ep == 0, "whole expert-parallel groups"
+    for name, number in (("num_layers", num_layers), ("num_nodes", num_nodes), ("gpus_per_node", gpus_per_node)):
+        check_whole(name, number)
+    if num_nodes * gpus_per_node % ep:
+        unit = ep_unit_nodes(num_experts, gpus_per_node, slots_per_gpu)
+        raise SpecError(f"`num_nodes` {num_nodes}: groups of {ep} GPUs hold every expert; give a multiple of {unit}")
     gpu = np.arange(num_nodes * gpus_per_node) % ep
     by_gpu = (gpu[:, None] * chunk + np.arange(chunk)).reshape(num_nodes, gpus_per_node, chunk)
     # Slot s of a node belongs to its GPU s % gpus_per_node.

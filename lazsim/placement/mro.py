@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from lazsim.loads import check_replicas
 from lazsim.placement.plan import Bools, Ints, PlacementPlan
 
 
@@ -20,6 +21,11 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     num_nodes, num_slots
         Nodes, and slots of a node.
 
+    Raises
+    ------
+    SpecError
+        When replicas are refused by `lazsim.loads.check_replicas`.
+
     Notes
     -----
     Lazarus (arXiv 2407.04656), section 4. Experts, ascending by replicas, are cut into groups of `num_slots`. A group
@@ -32,6 +38,7 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     >>> place_mro(np.array([[1, 1, 2, 2]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[0, 1], [2, 3], [2, 3]]]
     """
+    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
     order = np.argsort(replicas_LE, axis=1, kind="stable")
     ascending = replicas_LE[np.arange(num_layers)[:, None], order]

@@ -10,6 +10,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.errors import SpecError
+from lazsim.loads import as_array, check_whole
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -18,6 +21,11 @@ Bools = npt.NDArray[np.bool_]
 @dataclass(frozen=True, eq=False)
 class PlacementPlan:
     """The replicas that every node holds.
+
+    Raises
+    ------
+    SpecError
+        When a slot holds no known expert, or the slots are no integers of shape (L, N, S).
 
     Examples
     --------
@@ -30,6 +38,21 @@ class PlacementPlan:
     """Expert in each slot, -1 where it is empty."""
     num_experts: int
     """Experts of a layer."""
+
+    def __post_init__(self) -> None:
+        """Check the slots, since an expert beyond the last would count as one of the next layer."""
+        check_whole("num_experts", self.num_experts)
+        slots = as_array("slots_LNS", self.slots_LNS)
+        if slots.ndim != 3:
+            raise SpecError(f"`slots_LNS`: expected shape (layers, nodes, slots), found {slots.shape}")
+        if slots.dtype.kind not in "iu":
+            raise SpecError(f"`slots_LNS`: slots hold {slots.dtype}, not integers; -1 stands for an empty slot")
+        if slots.size and not (slots.min() >= -1 and slots.max() < self.num_experts):
+            layer, node, slot = np.argwhere((slots < -1) | (slots >= self.num_experts))[0]
+            held, known = slots[layer, node, slot], f"experts are 0 to {self.num_experts - 1}"
+            where = f"slot {slot} of node {node} in layer {layer}"
+            raise SpecError(f"`slots_LNS`: {where} holds {held}; {known}, -1 stands for an empty slot")
+        object.__setattr__(self, "slots_LNS", slots.astype(np.int64, copy=False))
 
     @property
     def num_layers(self) -> int:
@@ -103,11 +126,8 @@ class PlacementPlan:
         Raises
         ------
         AssertionError
-            When a slot holds no known expert, an expert of a layer has no replica, or the replicas placed are not
-            those allocated.
+            When an expert of a layer has no replica, or the replicas placed are not those allocated.
         """
-        assert self.slots_LNS.ndim == 3, "slots have axes layer, node, slot"
-        assert self.slots_LNS.min() >= -1 and self.slots_LNS.max() < self.num_experts, "a slot holds a known expert"  # noqa: PT018
         assert self.replicas_LE.min() >= 1, "every expert of every layer has a replica"
         if replicas_LE is not None:
             assert np.array_equal(self.replicas_LE, replicas_LE), "every allocated replica is placed, and no other"

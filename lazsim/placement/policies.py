@@ -252,12 +252,10 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     if slots.ndim != 3 or slots.shape[:2] != shape[:2] or slots.shape[2] > shape[2]:
         found = f"an array of {slots.shape}" if slots.ndim else type(result).__name__
         refuse(f"expected (layers, nodes, slots) of {shape}, or fewer slots, not {found}")
-    if not np.issubdtype(slots.dtype, np.integer):
-        refuse(f"slots hold {slots.dtype}, not integers; -1 stands for an empty slot")
-    for layer, node, slot in np.argwhere((slots < -1) | (slots >= num_experts))[:1]:
-        known = f"experts are 0 to {num_experts - 1}, -1 stands for an empty slot"
-        refuse(f"slot {slot} of node {node} in layer {layer} holds {slots[layer, node, slot]}; {known}")
-    plan = PlacementPlan(slots.astype(np.int64), num_experts)
+    try:
+        plan = PlacementPlan(slots, num_experts)
+    except SpecError as error:
+        refuse(str(error).removeprefix("`slots_LNS`: "))
     for layer, expert in np.argwhere(plan.replicas_LE == 0)[:1]:
         refuse(f"expert {expert} of layer {layer} is on no node")
     return plan

@@ -6,7 +6,7 @@ import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
-from lazsim.loads import check_counts, check_loads
+from lazsim.loads import check_loads, check_replicas
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.steady import MOVE_COST
 from lazsim.units import counted
@@ -59,7 +59,7 @@ class PlacementRequest:
 
     def __post_init__(self) -> None:
         """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""
-        load_LE = replicas_LE = _checked_replicas(np.asarray(self.replicas_LE), self.num_nodes * self.num_slots)
+        load_LE = replicas_LE = check_replicas(self.replicas_LE, self.num_nodes, self.num_slots, fills=True)
         if np.size(self.load_LE):
             load_LE = check_loads(self.load_LE, self.num_nodes * self.num_slots)
             if load_LE.shape != replicas_LE.shape:
@@ -84,13 +84,3 @@ class PlacementRequest:
         if self.num_slots % self.gpus_per_node:
             raise SpecError(f"old: {self.gpus_per_node} GPUs do not share {self.num_slots} slots evenly")
         return old.with_slots(self.num_slots)
-
-
-def _checked_replicas(replicas_LE: Ints, num_slots: int) -> Ints:
-    check_counts("replicas", replicas_LE, least=1)
-    # As floats, which cannot overflow and hold all sums that fit.
-    placed_L = replicas_LE.sum(axis=1, dtype=np.float64)
-    if (placed_L != num_slots).any():
-        layer = int((placed_L != num_slots).argmax())
-        raise SpecError(f"replicas: {placed_L[layer]:.17g} in layer {layer} for {num_slots} slots; give {num_slots}")
-    return replicas_LE.astype(np.int64, copy=False)

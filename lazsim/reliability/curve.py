@@ -77,7 +77,8 @@ def recovery_curve(
     Parameters
     ----------
     holds_LEN
-        A plan, or whether a node holds a replica, shape (L, E, N), as `PlacementPlan.holds_LEN` has it.
+        A plan, or whether a node holds a replica, shape (L, E, N), as `PlacementPlan.holds_LEN` has it; counts of
+        replicas will do, too.
     failures
         Numbers of failed nodes, or one number, each 0..N; of failed domains where `domain_N` is given.
     method
@@ -182,11 +183,12 @@ def recovery_prob(
 
 def _failure_sets(holds: Bools | PlacementPlan, domain_N: NodeDomains | None) -> tuple[Bools, str]:
     """Return the minimal failure sets, and the unit of failure: nodes or domains."""
-    # Numbers could be the experts in slots as well as counts of replicas.
     holds_LEN = as_array("holds_LEN", holds.holds_LEN if isinstance(holds, PlacementPlan) else holds)
-    if holds_LEN.ndim != 3 or holds_LEN.dtype != np.bool_:
+    if holds_LEN.ndim != 3 or holds_LEN.dtype.kind not in "biu":
         found = f"{holds_LEN.dtype} of shape {holds_LEN.shape}"
         raise SpecError(f"`holds_LEN`: expected a plan, or booleans of shape (layers, experts, nodes), found {found}")
+    if holds_LEN.min(initial=0) < 0:
+        raise SpecError("`holds_LEN`: expected booleans or counts of replicas, found -1 as in slots; give the plan")
     if domain_N is None:
         return minimal_failure_sets(holds_LEN), "nodes"
     domains, num_nodes = as_array("domain_N", domain_N), holds_LEN.shape[-1]
