@@ -21,6 +21,9 @@ FEWEST_TICKS, MOST_TICKS = 3, 5
 CHOICE_LETTERS = 32
 """Letters of a choice beside what is drawn."""
 
+LETTER_INCHES = 0.06
+"""Width of a letter of these, on average."""
+
 MOST_BARS = 10
 """Alternatives that are drawn."""
 
@@ -31,8 +34,9 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     ranking = advice.ranking[: MOST_BARS + 1]
     choices = list(dict.fromkeys([*advice.curves, *(one.name.choice for one in ranking)]))
     names = dict(zip(choices, shorten_names(name_apart(choices)[0], CHOICE_LETTERS), strict=True))
+    labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
     panels = 1 if advice.is_interval_given else 2
-    figure = new_figure(1.0 + 3.0 * panels, max(2.6, 1.4 + 0.2 * len(ranking)))
+    figure = new_figure(0.5 + 3.0 * panels + LETTER_INCHES * max(map(len, labels)), max(2.6, 1.4 + 0.2 * len(ranking)))
     *curves, bars = figure.subplots(1, panels, squeeze=False)[0]
     looks = dict(zip(choices, looks_of(list(map(name_choice, choices))).values(), strict=True))
     for axes in curves:
@@ -45,11 +49,10 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         color = looks[one.name.choice].color
         face = color if not place or one.is_tie else "white"
         bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4, markerfacecolor=face)
-    labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
-    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good,\nor too few seeds to tell)")
+    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good, or too few seeds to tell)")
     return to_files(figure)
 
 
