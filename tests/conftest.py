@@ -159,3 +159,15 @@ def lazsim(monkeypatch, capsys):
         return int(stopped.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture
+def refused(lazsim):
+    """Call the command line with bad input: returns its one line, without the name of the program."""
+
+    def call(*arguments: object) -> str:
+        code, out, err = lazsim(*arguments)
+        assert (code, out, err.count("\n"), err[:8]) == (2, "", 1, "lazsim: "), err
+        return err.removeprefix("lazsim: ").removesuffix("\n")
+
+    return call

@@ -115,13 +115,11 @@ def own_script(tmp_path, old, new):
         ("return Outcome(", "return (", "return an Outcome"),
     ],
 )
-def test_a_wrong_script_is_refused_with_its_path_and_what_is_wrong(lazsim, tmp_path, old, new, message):
+def test_a_wrong_script_is_refused_with_its_path_and_what_is_wrong(refused, tmp_path, old, new, message):
     script = own_script(tmp_path, old, new)
-    code, _, err = lazsim("experiment", "run", script, "--out", tmp_path / "out")
-    assert code == 2
-    assert str(script) in err
-    assert message in err
-    assert len(err.splitlines()) == 1
+    told = refused("experiment", "run", script, "--out", tmp_path / "out")
+    assert str(script) in told
+    assert message in told
 
 
 def test_one_s_own_script_is_an_experiment(lazsim, tmp_path):

@@ -26,11 +26,10 @@ def test_a_piped_list_wraps_as_all_piped_tables_do(lazsim):
         assert max(map(len, lazsim("list", kind)[1].splitlines())) <= PIPED_WIDTH
 
 
-def test_a_missing_kind_is_told_in_a_line_that_names_all(lazsim):
-    code, out, err = lazsim("list")
-    assert (code, out) == (2, "")
-    assert "give KIND: models, clusters, gpus," in err
-    assert "\\" not in err
+def test_a_missing_kind_is_told_in_a_line_that_names_all(refused):
+    told = refused("list")
+    assert "give KIND: models, clusters, gpus," in told
+    assert "\\" not in told
 
 
 def test_the_version_told_is_that_of_the_package(lazsim):

@@ -205,12 +205,10 @@ def bare_profile(tmp_path, most_tokens: int):
     return path
 
 
-def test_beyond_the_profile_is_refused_unless_asked_for(lazsim, tmp_path):
+def test_beyond_the_profile_is_refused_unless_asked_for(lazsim, refused, tmp_path):
     arguments = ("run", "--trace", TRACE, "--system", "lazarus", "--routing", "uniform", "--json")
-    code, out, err = lazsim(*arguments, "--profile", bare_profile(tmp_path, 16))
-    assert (code, out) == (2, "")
-    assert err.startswith("lazsim: the profile has expert from 1 to 16, but")
-    assert err.count("\n") == 1
+    told = refused(*arguments, "--profile", bare_profile(tmp_path, 16))
+    assert told.startswith("the profile has expert from 1 to 16, but")
     far, near = (
         json.loads(lazsim(*arguments, "--profile", bare_profile(tmp_path, most), "--extrapolate")[1])["runs"][0]
         for most in (16, 10**6)
@@ -331,7 +329,7 @@ num_learned_positions = 32
 """
 
 
-def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path, quickly_measured):
+def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, refused, tmp_path, quickly_measured):
     model = tmp_path / "small.toml"
     model.write_text(SMALL_MODEL)
     small = ("--model", model, "--tokens", 32, "--layers", 2, "--threads", 1, "--budget", "120s")
@@ -348,9 +346,8 @@ def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, tmp_path, quickl
     point = ProfilePoint(kernel="expert", size=1, time_s=1e-3)
     header = msgspec.structs.replace(HEADER, model=load_spec(ModelSpec, str(model)), conditions={"num_threads": 64})
     save_profile(profile, header, [point, msgspec.structs.replace(point, size=64.0)])
-    code, _, err = lazsim("profile", "ranks", "--device", "cpu", *small, "--profile", profile)
-    assert code == 2
-    assert "measured with --threads 64, now it is 1; give --threads 64, or leave the profile out" in err
+    told = refused("profile", "ranks", "--device", "cpu", *small, "--profile", profile)
+    assert "measured with --threads 64, now it is 1; give --threads 64, or leave the profile out" in told
     code, out, _ = lazsim("profile", "ranks", "--device", "cpu", *small, "--tolerance", 0)
     assert code == 1
     assert max(map(len, out.splitlines())) <= 80

@@ -216,15 +216,6 @@ def test_a_duration_past_the_end_of_the_trace_is_warned_of(lazsim):
     assert "24 h asked for, but the trace ends after 11.4 h" in err
 
 
-def test_an_unwritable_folder_is_refused_before_anything_is_simulated(lazsim, tmp_path):
-    occupied = tmp_path / "file"
-    occupied.write_text("")
-    code, _, err = lazsim("run", *FAST, "--out", occupied)
-    assert code == 2
-    assert "cannot be written" in err
-    assert occupied.read_text() == ""
-
-
 @pytest.mark.parametrize(("out", "says"), [("a" * 300, "cannot be written"), ("", "--out '': give a value")])
 def test_an_impossible_folder_is_one_line_and_exit_code_2(lazsim, tmp_path, monkeypatch, out, says):
     monkeypatch.chdir(tmp_path)

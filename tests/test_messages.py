@@ -16,18 +16,6 @@ from tests.conftest import ROOT
 CATALOG_JOBS = ROOT / "lazsim" / "catalog" / "jobs"
 
 
-@pytest.fixture
-def refused(lazsim):
-    """Call a command with bad input; return its one line, without the name of the program."""
-
-    def call(*arguments):
-        code, out, err = lazsim(*arguments)
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        return err.removeprefix("lazsim: ").removesuffix("\n")
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -73,6 +73,16 @@ def test_nothing_but_a_file_or_folder_is_written_to(path, kind, tmp_path, monkey
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+@pytest.mark.parametrize("out", ["file", "file/below", "a" * 300], ids=["file", "below", "long"])
+@pytest.mark.parametrize("path", [path for path, one in COMMANDS_WITH_OUT.items() if isinstance(one.type, OutFolder)])
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_done(path, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LazsimError, match="cannot be written"):
+        COMMANDS_WITH_OUT[path].type.convert(out, None, click.Context(cli, obj=contextlib.ExitStack()))
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("file", "")]
+
+
 @pytest.mark.parametrize("kind", ["device", "FIFO", "socket"])
 def test_files_of_a_folder_replace_no_special_file(kind, tmp_path):
     special = make_special(tmp_path / "rows.jsonl", kind)
@@ -194,7 +204,7 @@ def test_a_dash_is_never_the_name_of_a_result(path, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dash_is_stdin(run_process, lazsim, tmp_path):
+def test_a_dash_is_stdin(run_process, lazsim, refused, tmp_path):
     path = tmp_path / "t.csv"
     lazsim("trace", "generate", RECIPE, "--out", path)
     program = f"{sys.executable} -m lazsim"
@@ -202,9 +212,8 @@ def test_a_dash_is_stdin(run_process, lazsim, tmp_path):
         found = run_process("bash", "-c", f"{program} run {given} --duration 1min --system ds --routing uniform --json")
         assert json.loads(found.stdout)["trace"]["nodes_lost"] == 0
     (tmp_path / "s.toml").write_text('[base]\ntrace = "-"\n')
-    code, _, err = lazsim("sweep", tmp_path / "s.toml", "--out", tmp_path / "out")
-    assert code == 2
-    assert "the runs of a sweep cannot read stdin; give a file" in err
+    told = refused("sweep", tmp_path / "s.toml", "--out", tmp_path / "out")
+    assert "the runs of a sweep cannot read stdin; give a file" in told
 
 
 def limited(size):
