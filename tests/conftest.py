@@ -2,12 +2,14 @@ import builtins
 import contextlib
 import ctypes
 import gc
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before numpy and torch come: two processes of tests share two cores, and threads of products that small only wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -169,5 +171,17 @@ def refused(lazsim):
         code, out, err = lazsim(*arguments)
         assert (code, out, err.count("\n"), err[:8]) == (2, "", 1, "lazsim: "), err
         return err.removeprefix("lazsim: ").removesuffix("\n")
+
+    return call
+
+
+@pytest.fixture
+def answered(lazsim):
+    """Call the command line with ``--json``: returns the answer of a command that does what it is asked for."""
+
+    def call(*arguments: object) -> Any:
+        code, out, err = lazsim(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
 
     return call

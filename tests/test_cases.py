@@ -21,10 +21,8 @@ def test_nodes_with_a_failure_rate_are_lost_as_often_as_the_renewal_model_says(c
     assert np.mean([one.mean_nodes for one in stats]) == pytest.approx(99.17, abs=0.2)
 
 
-def test_a_config_of_hugging_face_has_the_parameters_that_its_shapes_have(cases, lazsim):
-    code, out, err = lazsim("model", "show", cases / "hugging-face-config" / "config.json", "--json")
-    assert code == 0, err
-    model = json.loads(out)
+def test_a_config_of_hugging_face_has_the_parameters_that_its_shapes_have(cases, answered):
+    model = answered("model", "show", cases / "hugging-face-config" / "config.json")
     # 32 (2 x 4096 x 4096 + 2 x 4096 x 1024 + 8 x 4096 + 8 x 3 x 4096 x 14336) + 2 x 32000 x 4096, without norms.
     assert model["total_params"] == 46_702_526_464
     assert model["active_params"] == pytest.approx(12.88e9, rel=5e-3)
@@ -51,11 +49,9 @@ def test_too_few_nodes_are_said_to_be_how_many(cases, lazsim, trace, waits):
 
 
 @pytest.mark.parametrize(("trace", "trains"), [("late_start_short.csv", False), ("late_start_long.csv", True)])
-def test_a_job_that_never_starts_says_the_true_reason(cases, lazsim, trace, trains):
+def test_a_job_that_never_starts_says_the_true_reason(cases, answered, trace, trains):
     path = cases / "waits-for-another-reason" / trace
-    code, out, err = lazsim("run", "--trace", path, "--model", "gpt-s", "--system", "lazarus", "--json")
-    assert code == 0, err
-    found = json.loads(out)
+    found = answered("run", "--trace", path, "--model", "gpt-s", "--system", "lazarus")
     assert (found["runs"][0]["samples"] > 0) is trains
     # 8 nodes are there for 95 s; new ones are collected for 120 s.
     said = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes"

@@ -27,11 +27,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_case_reads_as_derived_by_hand(shared, lazsim, case):
+def test_case_reads_as_derived_by_hand(shared, answered, case):
     name, *options = case.split()
-    code, out, err = lazsim("trace", "info", shared / "cases" / name, *options, "--json")
-    assert code == 0, err
-    info = json.loads(out)
+    info = answered("trace", "info", shared / "cases" / name, *options)
     found = (info["span_s"], info["num_losses"], info["num_removals"], info["node_hours"] * 3600)
     assert found == pytest.approx(CASES[case], rel=1e-6)
 

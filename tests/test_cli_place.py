@@ -229,10 +229,9 @@ def test_bad_loads_of_a_file_are_refused(refused, tmp_path, row, said):
 
 
 @pytest.mark.parametrize(("option", "value", "has"), [("--experts", 4, 3), ("--layers", 3, 2)])
-def test_more_than_a_file_has_is_refused(lazsim, loads, option, value, has):
-    code, _, err = lazsim("place", "--nodes", 3, "--slots", 2, "--loads", loads, option, value)
-    assert code == 2
-    assert err == f"lazsim: {option} {value}: {loads} has {has}; give at most {has}\n"
+def test_more_than_a_file_has_is_refused(refused, loads, option, value, has):
+    told = refused("place", "--nodes", 3, "--slots", 2, "--loads", loads, option, value)
+    assert told == f"{option} {value}: {loads} has {has}; give at most {has}"
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,8 @@ def test_tables_of_all_systems_fit_a_terminal(lazsim, trace_file):
     assert "connect_s" in out[out.index("under 0.1%") :]
 
 
-def test_json_holds_both_factors_of_a_constant(lazsim, trace_file):
-    code, out, _ = lazsim(
-        "sensitivity", "--trace", trace_file, "--routing", "uniform", "--constant", "storage_bytes_per_s", "--json"
-    )
-    assert code == 0
-    answer = json.loads(out)
+def test_json_holds_both_factors_of_a_constant(answered, trace_file):
+    answer = answered("sensitivity", "--trace", trace_file, "--routing", "uniform", "--constant", "storage_bytes_per_s")
     assert set(answer["samples"]) == {"lazarus", "ds-ft", "ds"}
     assert [(change["factor"], change["value"]) for change in answer["changes"]] == [(0.5, 0.45e9), (1.5, 1.35e9)]
     assert all(set(change["ratio_change"]) == {"ds-ft", "ds"} for change in answer["changes"])

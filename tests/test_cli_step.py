@@ -163,11 +163,8 @@ def test_the_picture_of_a_step_names_what_is_hidden_as_a_whole(lazsim, tmp_path,
         (("--model", "gpt-l", "--cluster", "dgx-h100", "--layout", "expert=8"), "no heads of attention"),
     ],
 )
-def test_bad_input_of_a_step_is_one_line(lazsim, arguments, message):
-    status, out, err = lazsim("step", *arguments)
-    assert (status, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
+def test_bad_input_of_a_step_is_one_line(refused, arguments, message):
+    assert message in refused("step", *arguments)
 
 
 def test_predictions_are_as_near_to_measured_runs_as_the_page_says(board):
@@ -271,13 +268,11 @@ def test_a_perfect_model_ranks_runs_as_well_as_noise_lets_it():
     assert not rank_runs(runs(1.0, 2.0, 3.0, 4.0), dict.fromkeys("0123", 1.0))
 
 
-def test_what_assumptions_weigh_is_told_by_the_step_with_each_of_them_raised(lazsim):
-    status, out, _ = lazsim(
+def test_what_assumptions_weigh_is_told_by_the_step_with_each_of_them_raised(answered):
+    step = answered(
         "step", "--model", "qwen3-30b-a3b", "--cluster", "gb200-nvl72", "--gpus", "16", "--layout", "expert=16",
-        "--layout", "global_batch=512", "--layout", "graphs=full", "--layout", "precision=mxfp8", "--json",
+        "--layout", "global_batch=512", "--layout", "graphs=full", "--layout", "precision=mxfp8",
     )  # fmt: skip
-    assert status == 0
-    step = json.loads(out)
     weights = {one["name"]: one["change"] for one in step["assumptions"]}
     # Matmuls and attention are the work at the clock's rate, beside sums of gradients: 1 / 1.1 of their time is left.
     clocked_s = sum(step["exposed_s"][part] for part in ("dense_matmul", "expert_matmul", "attention"))
@@ -342,10 +337,8 @@ def test_verify_names_the_pairs_that_are_predicted_the_other_way(lazsim):
     assert "pairs in the other direction" in out
 
 
-def test_verify_prints_errors_and_exits_by_tolerance(lazsim):
-    status, out, _ = lazsim("verify", "--only", "grok1", "--json")
-    result = json.loads(out)
-    assert status == 0
+def test_verify_prints_errors_and_exits_by_tolerance(lazsim, answered):
+    result = answered("verify", "--only", "grok1")
     assert result["summary"]["num_rows"] >= 18
     row = next(row for row in result["rows"] if row["error"] is not None)
     assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
@@ -403,17 +396,13 @@ def test_linear_attention_of_a_row_is_that_of_the_model_in_the_catalogue_or_refu
     assert run_of("mine").skipped.startswith("the linear attention of mine is not modelled: no mamba_heads")
 
 
-def test_a_text_that_no_row_has_is_refused(lazsim):
-    status, _, err = lazsim("verify", "--only", "nosuch")
-    assert status == 2
-    assert "--only nosuch: none of the 333 rows has this text" in err
+def test_a_text_that_no_row_has_is_refused(refused):
+    assert "--only nosuch: none of the 333 rows has this text" in refused("verify", "--only", "nosuch")
 
 
-def test_a_table_without_a_needed_column_is_refused(lazsim, tmp_path):
+def test_a_table_without_a_needed_column_is_refused(refused, tmp_path):
     (tmp_path / "runs.csv").write_text("row_id,model_key\n1,a\n")
-    status, _, err = lazsim("verify", "--rows", str(tmp_path / "runs.csv"))
-    assert status == 2
-    assert "has no column system" in err
+    assert "has no column system" in refused("verify", "--rows", str(tmp_path / "runs.csv"))
 
 
 @pytest.mark.parametrize(
@@ -672,10 +661,8 @@ def test_a_row_with_fewer_layers_has_windows_in_their_share(tmp_path):
     assert (run.inputs.model.num_layers, run.inputs.model.attention.num_window_layers) == (6, 3)
 
 
-def test_files_do_not_share_names_of_rows(lazsim):
-    status, _, err = lazsim("verify", "--rows", str(MEASURED), "--rows", str(MEASURED))
-    assert status == 2
-    assert "--rows: two files have a row r002" in err
+def test_files_do_not_share_names_of_rows(refused):
+    assert "--rows: two files have a row r002" in refused("verify", "--rows", str(MEASURED), "--rows", str(MEASURED))
 
 
 def test_the_board_is_drawn(lazsim, tmp_path):

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 SPEC = """
@@ -33,19 +31,16 @@ def test_a_table_for_people_and_one_of_every_run(lazsim, spec, tmp_path):
     assert table[0].startswith("system,placement,cluster.recovery.detect_s,seed,steps,samples,")
 
 
-def test_a_picture_of_another_program_is_not_written_over(lazsim, spec, tmp_path):
+def test_a_picture_of_another_program_is_not_written_over(refused, spec, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "comparison.png").write_bytes(b"mine")
-    code, _, err = lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
-    assert code == 2
-    assert "holds comparison.png, which lazsim did not write there" in err
+    told = refused("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
+    assert "holds comparison.png, which lazsim did not write there" in told
     assert (tmp_path / "out" / "comparison.png").read_bytes() == b"mine"
 
 
-def test_json_has_every_row_and_the_means(lazsim, spec, tmp_path):
-    code, out, _ = lazsim("sweep", spec, "--out", tmp_path / "out", "--jobs", 1, "--json")
-    answer = json.loads(out)
-    assert code == 0
+def test_json_has_every_row_and_the_means(answered, spec, tmp_path):
+    answer = answered("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
     assert len(answer["rows"]) == 12
     assert [row["run"] for row in answer["summary"]] == ["lazarus", "ds-ft", "ds"] * 2
     assert answer["failures"] == []
@@ -85,11 +80,8 @@ def test_runs_that_fail_are_named_and_the_others_kept(lazsim, spec, tmp_path):
         (["--jobs", "0"], "--jobs: expected a whole number from 1 to"),
     ],
 )
-def test_wrong_options_are_one_line_and_code_2(lazsim, spec, tmp_path, options, complaint):
-    code, out, err = lazsim("sweep", spec, "--out", tmp_path / "out", *options)
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert len(err.splitlines()) == 1
+def test_wrong_options_are_one_line_and_code_2(refused, spec, tmp_path, options, complaint):
+    assert complaint in refused("sweep", spec, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 

@@ -30,10 +30,8 @@ def test_a_table_of_errors_fits_a_terminal(lazsim, measurements):
         assert words in out
 
 
-def test_json_holds_the_errors_and_the_new_fit(lazsim, measurements):
-    code, out, _ = lazsim("verify", "--kernels", measurements, "--json")
-    assert code == 0
-    answer = json.loads(out)
+def test_json_holds_the_errors_and_the_new_fit(answered, measurements):
+    answer = answered("verify", "--kernels", measurements)
     fits = [row for row in answer["rows"] if (row["metric"], row["model"]) == ("matmul", "this fit")]
     # The times were made by the model itself, with other parameters than those of the GPU of that name.
     assert all(row["median"] < 1e-3 for row in fits)

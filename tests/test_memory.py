@@ -204,11 +204,9 @@ def test_the_value_that_a_note_names_is_the_largest_that_fits(path, too_many, mo
     assert notes(value + 1)
 
 
-def test_strict_refuses_what_does_not_fit_and_writes_nothing(lazsim, mixtral, tmp_path):
-    code, out, err = lazsim(*RUN, "--model", mixtral, "--strict", "--out", tmp_path / "out", "--json")
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert err.startswith("lazsim: mixtral-8x7b under lazarus does not fit")
+def test_strict_refuses_what_does_not_fit_and_writes_nothing(lazsim, refused, mixtral, tmp_path):
+    told = refused(*RUN, "--model", mixtral, "--strict", "--out", tmp_path / "out", "--json")
+    assert told.startswith("mixtral-8x7b under lazarus does not fit")
     assert not (tmp_path / "out").exists()
     with pytest.raises(InfeasiblePlanError, match="does not fit"):
         simulate(model=mixtral, strict=True)

@@ -1,6 +1,5 @@
 """``lazsim compare``: logs of steps, taken apart and held against simulations of the same failures."""
 
-import json
 import re
 
 import pytest
@@ -127,7 +126,7 @@ def test_a_bad_log_is_one_line_and_exit_code_2(lazsim, tmp_path, what):
     assert says in err
 
 
-def test_a_log_of_the_simulated_run_agrees_and_a_slower_stop_is_offered_as_a_constant(lazsim, tmp_path):
+def test_a_log_of_the_simulated_run_agrees_and_a_slower_stop_is_offered_as_a_constant(lazsim, answered, tmp_path):
     events = [Event(0, "add", f"n{index}") for index in range(5)] + [Event(300, "remove", "n0")]
     trace = build_trace(events, duration_s=900)
     path = tmp_path / "trace.csv"
@@ -142,9 +141,7 @@ def test_a_log_of_the_simulated_run_agrees_and_a_slower_stop_is_offered_as_a_con
     rows = [(t, int(pace * t)) for t in range(300)]
     rows += [(t + slower_s, int(pace * t)) for t in range(300, int(900 - slower_s))]
     log.write_text("time,step\n" + "".join(f"{time},{step}\n" for time, step in rows))
-    code, out, err = lazsim("compare", "--observed", log, "--trace", path, *asked, "--json")
-    assert code == 0, err
-    found = json.loads(out)
+    found = answered("compare", "--observed", log, "--trace", path, *asked)
     simulated = found["simulated"]["lazarus"]
     assert found["observed"]["stop_s"] == pytest.approx(slower_s, abs=1.5)
     assert (found["observed"]["num_stops"], simulated["num_stops"], simulated["stop_s"]) == (
