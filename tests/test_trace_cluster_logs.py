@@ -547,6 +547,8 @@ REFUSED = {
     "operations in a table": ("NAME   TYPE                         TARGET      STATUS\n"
     "op-1   compute.instances.preempted  z/a         DONE\n", "Google Cloud", "--format=json"),
     "log without years": ("[Mar 01 00:00:00.000000] slurmctld started\n", "log without years", "LogTimeFormat"),
+    "CloudWatch": ('@timestamp,@message\n2025-03-01 00:00:00.000,"{""a"": 1}"\n', "CloudWatch", "filter-log-events"),
+    "text of aws": ("ACTIVITIES\tid\tgroup\tLaunching a new EC2 instance: i-0a\n", "text of aws", "--output json"),
     "YAML": ("apiVersion: v1\nitems:\n- kind: Event\n  reason: NodeNotReady\n", "YAML", "-o json"),
     "YAML of a list": ("- insertId: a\n  timestamp: '2025-03-01T00:00:00Z'\n", "YAML", "--format=json"),
     "no events of Kubernetes": ('{"apiVersion": "v1", "items": [], "kind": "List"}', "Kubernetes", "get events"),

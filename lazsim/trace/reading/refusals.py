@@ -79,6 +79,8 @@ TEXTS = {
     "of instances that are interrupted in a month; "
     "make a trace of a rate with lazsim trace generate --nodes N --node-mtbf D --repair D",
     r'\s*\{\s*"status":\s*"error"': "an error of Prometheus; ask again, and give the answer",
+    r"[^\n]*@message": "a table of CloudWatch's log; give it as JSON, as aws logs filter-log-events does",
+    r"ACTIVITIES\t|-+\n\| +Describe": "a table or text of aws; give it with --output json",
     r"[^\n]*(gpu|cpu|mem)[^\n,]*util": f"a log of utilisation, in which no node comes or goes; give {NODE_LOG}",
 }
 """Beginnings of texts that are no traces. Other job logs are told by their columns, and lists of hosts by all lines."""
