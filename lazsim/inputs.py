@@ -49,7 +49,7 @@ def make_trace(source: TraceInput, path: str | None) -> Trace:
     else:
         assert path is not None, "a trace is a recipe or a file"
         trace = read_trace(path, format=source.format, seed=source.seed, lenient=source.lenient, mapping=source.mapping)
-        _require_unchanged(path, source.sha256, trace.sha256)
+        require_unchanged(path, source.sha256, trace.sha256)
     limits = {key: getattr(source, key) for key in ("start_s", "duration_s", "max_nodes", "seed")}
     return cut_trace(trace, cap=source.cap if source.max_nodes else None, **limits)
 
@@ -60,7 +60,7 @@ def make_routing(source: RoutingInput, path: str | None) -> Routing:
         return GeneratedRouting(source.generator, source.num_layers, source.num_experts, source.seed)
     fields = ("num_layers", "num_experts", "seed", "lenient", "layers_from")
     loads = load_routing(path or source.name, *(getattr(source, field) for field in fields))
-    _require_unchanged(path or source.name, source.sha256, loads.sha256)
+    require_unchanged(path or source.name, source.sha256, loads.sha256)
     return loads
 
 
@@ -69,6 +69,7 @@ shared_trace = functools.lru_cache(maxsize=4)(make_trace)
 shared_routing = functools.lru_cache(maxsize=2)(make_routing)
 
 
-def _require_unchanged(path: str, before: str, now: str) -> None:
+def require_unchanged(path: str, before: str, now: str) -> None:
+    """Raise SpecError when a file has another hash than it had when it was resolved; some have none."""
     if before not in ("", now):
         raise SpecError(f"{path}: changed after it was first read; start again")

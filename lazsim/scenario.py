@@ -35,7 +35,7 @@ from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN, read_bytes
-from lazsim.inputs import RoutingInput, TraceInput, make_trace, shared_routing, shared_trace
+from lazsim.inputs import RoutingInput, TraceInput, make_trace, require_unchanged, shared_routing, shared_trace
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing, RoutingSpec, load_routing
@@ -98,6 +98,7 @@ class Inputs:
     usd_per_node_hour: float | None = None
     num_spares: int = 0
     spare_start_s: float = 0.0
+    strict: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -161,7 +162,7 @@ class Scenario(Inputs):
     def replace(self, path: str, value: Any) -> "Scenario":
         """Return the scenario with another value of one setting, or of one field by its dotted name.
 
-        For a field, text such as ``x0.5`` multiplies the present value.
+        For a field, text such as ``x0.5`` multiplies the present value. A layout that was chosen as the fastest stays.
 
         Raises
         ------
@@ -198,10 +199,14 @@ class Scenario(Inputs):
 
     def find_system(self) -> System:
         """Return the system, with the placement policy where one was chosen."""
-        system = find_system(self.paths.get("system", self.system))
+        path = self.paths.get("system", self.system)
+        require_unchanged(path, _file_sha256(self.system_origin), _file_sha256(system_source(path)))
+        system = find_system(path)
         if self.placement is None:
             return system
-        policy = find_policy(self.paths.get("placement", self.placement["name"]))
+        path = self.paths.get("placement", self.placement["name"])
+        require_unchanged(path, _file_sha256(self.placement), _file_sha256(policy_input(path)))
+        policy = find_policy(path)
         return replace(system, policy=policy, placement=self.placement["name"], seed=self.seed)
 
     def load_trace(self) -> Trace:
@@ -245,7 +250,11 @@ class Scenario(Inputs):
 
     def load_profile(self) -> Profile | None:
         """Read the measured times, if any."""
-        return read_profile(self.paths["profile"]) if "profile" in self.paths else None
+        if self.profile_sha256 is None:
+            return None
+        path = self.paths["profile"]
+        require_unchanged(path, self.profile_sha256, sha256(read_bytes(path)))
+        return read_profile(path)
 
     def costs(self) -> CostModel:
         """Return the cost model: of the layout, or analytic times and measured ones where the profile has them.
@@ -294,8 +303,8 @@ class Scenario(Inputs):
         return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
 
 
-OF_OTHERS = ("cluster.gpu", "job.parallel.sequence_length")
-"""Fields that change another specification."""
+OF_OTHERS = ("cluster.gpu", "cluster.gpus_per_node", "job.parallel.sequence_length")
+"""Fields that change another specification, or the price of a node."""
 
 
 def resolve(settings: Settings, name: str = "", folder: Path = Path()) -> Scenario:
@@ -400,7 +409,7 @@ class _Resolution:
             usd_per_node_hour=price,
             num_spares=asked["spares"],
             spare_start_s=spare_start_s,
-            **{name: asked[name] for name in ("seed", "score_plans", "history", "interval", "planning")},
+            **{name: asked[name] for name in ("seed", "score_plans", "history", "interval", "planning", "strict")},
             extrapolate=asked["extrapolate"] or profile != asked["profile"],
             settings=asked,
             name=self._name,
@@ -534,6 +543,11 @@ def _own_interval(job: JobSpec, system: str) -> JobSpec:
     others = SYSTEMS.keys() - {system}
     interval = {name: steps for name, steps in job.checkpoint_interval_steps.items() if name not in others}
     return msgspec.structs.replace(job, checkpoint_interval_steps=interval)
+
+
+def _file_sha256(source: Mapping[str, str] | None) -> str:
+    """Return the hash of the file of a user's own system or policy; empty for others."""
+    return (source or {}).get("sha256", "")
 
 
 def _seconds(value: str | float | None) -> float | None:

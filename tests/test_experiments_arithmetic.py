@@ -117,9 +117,16 @@ def test_a_run_has_trained_its_samples_at_the_end_of_its_last_step_and_no_more(s
 def test_work_that_is_done_stays_done_whatever_is_lost_after_it():
     # 100 samples in the first 10 s, of which a failure at 12 s loses the last 50; 10 samples a second from 20 s on.
     states = [(0.0, 4, 4, 10.0, 0.0), (5.0, 4, 4, 0.0, 10.0), (10.0, 4, 0, 0.0, 0.0), (20.0, 4, 4, 10.0, 0.0)]
-    rollback = (12.0, "rolled_back", 5, 4, 0, 1, 0, 5)
+    rollback = (12.0, "rolled_back", 5, 4, 0, 1, 0, 5, 50)
     assert [finish_s(states, [rollback], 40.0, samples) for samples in (80, 100, 110)] == [8.0, 10.0, 26.0]
     assert finish_s(states, (), 40.0, 110) == 21.0
+
+
+def test_work_that_a_later_rollback_takes_is_still_there_after_the_one_before_it():
+    # 10 samples a second. At 10 s copies in memory lose the last 20 of 100, and at 20 s a checkpoint leaves 40 of 180.
+    states = [(0.0, 4, 4, 10.0, 0.0), *((at_s, 4, 4, 0.0, 10.0) for at_s in (4.0, 10.0)), (20.0, 4, 4, 10.0, 0.0)]
+    events = [(10.0, "rolled_back", 8, 4, 0, 1, 0, 2, 20), (20.0, "rolled_back", 4, 4, 0, 1, 0, 14, 140)]
+    assert [finish_s(states, events, 60.0, samples) for samples in (100, 110, 180, 190)] == [10.0, 13.0, 20.0, 35.0]
 
 
 def on_nodes(num_nodes):

@@ -49,6 +49,14 @@ def test_a_run_that_long_has_too_few_nodes_says_for_how_long():
     assert told in notes_of(nodes_at(0.0, 4, 3600.0, Event(1800.0, "remove", "n0")))
 
 
+@pytest.mark.parametrize(("lost_s", "is_told"), [(590.0, True), (550.0, False)])
+def test_a_run_that_ends_before_a_failure_is_noticed_says_so(lost_s, is_told):
+    # A failure takes 15 s to notice, and the run ends at 600 s.
+    notes = notes_of(nodes_at(0.0, 4, 600.0, Event(lost_s, "remove", "n0")), systems=["ds"])
+    told = "ds: the run ends 10 s after a failure that is not noticed yet: what it loses is not counted"
+    assert (told in notes) == is_told
+
+
 def test_nodes_held_as_spares_do_not_count_among_those_that_train():
     assert "ds: nothing trained: 4 nodes are needed, and at most 3 train beside the spares" in notes_of(
         nodes_at(0.0, 5), spares=2

@@ -14,6 +14,7 @@ from lazsim.reliability.failure_scenarios import build_scenarios, trace_batches
 from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
 from lazsim.trace import Event, build_trace
+from lazsim.trace.table import JUST_AFTER_S
 
 MIB = 2**20
 
@@ -113,6 +114,12 @@ def test_batches_larger_than_the_plan_count_as_the_loss_of_all():
     gone = [Event(60, "remove", name) for name in "abcd"] + [Event(90, "remove", "e")]
     batches = trace_batches(build_trace(adds + gone), num_nodes=3)
     assert (batches.sizes, batches.counts, batches.num_capped) == ((1, 3), (1, 1), 1)
+
+
+def test_nodes_that_are_away_from_the_start_of_a_trace_are_no_batch():
+    adds = [Event(0, "add", name) for name in "abcd"]
+    gone = [Event(JUST_AFTER_S, "remove", name) for name in "abc"] + [Event(90, "remove", "d")]
+    assert trace_batches(build_trace(adds + gone), num_nodes=4).sizes == (1,)
 
 
 def test_failures_asked_for_by_default_are_all_of_few_nodes_and_some_of_many():

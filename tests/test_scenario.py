@@ -111,6 +111,38 @@ def test_changes_of_fields_reach_a_run():
     assert slower.id != plain.id
 
 
+def test_a_run_that_must_fit_is_another_than_one_that_need_not():
+    loose, strict = (resolve({"strict": strict}) for strict in (False, True))
+    assert (loose.id == strict.id, "strict" in loose.inputs) == (False, False)
+
+
+def test_the_price_of_a_node_follows_its_gpus():
+    four, eight = (resolve({"cluster": "h100x16", "cluster.gpus_per_node": gpus, "price": "3/gpu"}) for gpus in (4, 8))
+    assert four.replace("cluster.gpus_per_node", 8).usd_per_node_hour == eight.usd_per_node_hour == 24.0
+
+
+@pytest.mark.parametrize(("setting", "thing", "code"), [
+    ("system", "OWN", "import dataclasses, lazsim.engine.systems as of\nOWN = dataclasses.replace(of.SYSTEMS['ds'])\n"),
+    ("placement", "own", "own = lambda *given: None\n"),
+])  # fmt: skip
+def test_a_file_that_changes_after_it_was_resolved_is_refused(tmp_path, setting, thing, code):
+    (tmp_path / "own.py").write_text(code)
+    scenario = resolve({setting: f"{tmp_path}/own.py:{thing}"})
+    scenario.find_system()
+    (tmp_path / "own.py").write_text(f"{code}# Changed.\n")
+    with pytest.raises(SpecError, match=r"own.py:.*changed after it was first read; start again"):
+        scenario.find_system()
+
+
+def test_systems_of_one_name_are_refused(tmp_path):
+    for name in ("ds", "ds-ft"):
+        code = f"from lazsim.engine.systems import SYSTEMS\nSYSTEM = SYSTEMS[{name!r}]\n"
+        (tmp_path / f"{name}.py").write_text(code)
+    paths = [f"{tmp_path}/{name}.py:SYSTEM" for name in ("ds", "ds-ft")]
+    with pytest.raises(SpecError, match=r"`systems`: .*ds.py:SYSTEM and .*ds-ft.py:SYSTEM are both named 'SYSTEM'"):
+        lazsim.simulate("fail-every-5min", systems=paths, duration=60)
+
+
 def test_the_seed_of_a_trace_is_among_the_inputs_of_a_run_where_it_is_given():
     plain, drawn = (
         lazsim.simulate("fail-every-5min", systems=["ds"], duration=60, **seed) for seed in ({}, {"trace_seed": 3})

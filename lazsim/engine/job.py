@@ -459,13 +459,14 @@ class Job:
 
     def _roll_back(self, copied_step: int) -> None:
         """Go back to the last checkpoint, or to copies in memory of a step."""
+        before = self.progress.samples
         lost = self.progress.roll_back(self.env.now, copied_step)
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
         if lost.steps:
             self.plans.sampler.interrupted(self.step_s, self.interval_steps)
             self.log.lost(lost.since_s, self.env.now)
-            self._log("rolled_back", lost_steps=lost.steps)
+            self._log("rolled_back", lost_steps=lost.steps, lost_samples=before - self.progress.samples)
         if self.log.failure is not None:
             self.log.failure.lost_steps += lost.steps
 

@@ -29,6 +29,7 @@ class JobEvent(NamedTuple):
     num_lost: int = 0
     num_joined: int = 0
     lost_steps: int = 0
+    lost_samples: int = 0
 
 
 @dataclass

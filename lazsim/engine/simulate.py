@@ -1,6 +1,7 @@
 """Run a job through a trace."""
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lazsim.costmodel.memory import MemoryUse
@@ -18,7 +19,7 @@ from lazsim.errors import InfeasiblePlanError
 from lazsim.reliability import SurvivalEstimate
 from lazsim.routing import Routing
 from lazsim.trace.prices import ONE, Prices, node_hours
-from lazsim.trace.table import Batch, Trace
+from lazsim.trace.table import Trace
 from lazsim.units import counted
 
 TIMES_TOLD = 100
@@ -197,7 +198,7 @@ def simulate_system(
     on_plan = reliability.record if reliability else None
     planner = planner or Planner(system, costs, routing)
     job = Job(env, system, costs, planner, make_timer, wall_s, on_plan, interval_steps, planning, spares)
-    env.process(_play(env, job, trace.batches(), wall_s))
+    env.process(_play(env, job, trace, wall_s))
     env.run()
     on_time(wall_s)
     used = {state.num_used for state in job.log.states} - {0}
@@ -257,20 +258,15 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     )
 
 
-def _play(env: Clock, job: Job, batches: Iterator[Batch], wall_s: float) -> Activity:
-    """Begin the job, tell it of all batches up to the end, and end it."""
-    batch = next(batches, None)
-    if batch is not None and batch.time_s == 0:
-        job.begin(batch)
-        batch = next(batches, None)
-    else:
-        job.begin(Batch(0.0, (), ()))
-    while batch is not None and batch.time_s < wall_s:
+def _play(env: Clock, job: Job, trace: Trace, wall_s: float) -> Activity:
+    """Begin the job with the first nodes, tell it of all changes up to the end, and end it."""
+    batches = trace.replay()
+    job.begin(next(batches))
+    for batch in itertools.takewhile(lambda batch: batch.time_s < wall_s, batches):
         yield env.timeout(batch.time_s - env.now)
         # What ends at this very instant has ended before nodes go.
         yield env.timeout(0)
         job.change(batch)
-        batch = next(batches, None)
     yield env.timeout(wall_s - env.now)
     yield env.timeout(0)
     job.end()

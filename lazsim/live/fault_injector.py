@@ -107,14 +107,11 @@ class TraceInjector:
     """
 
     def __init__(self, trace: Trace, speedup: float, *, is_awaited: bool = True) -> None:
-        self._batches = list(trace.batches())
+        first, *self._batches = trace.replay()
         self._speedup = speedup
         self.is_awaited = is_awaited
         self._end_s = trace.duration_s / speedup
-        first = self._batches[0] if self._batches else None
-        self.initial = first.added if first is not None and first.time_s == 0 else ()
-        if self.initial:
-            self._batches.pop(0)
+        self.initial = first.added
 
     @property
     def brings_nodes(self) -> bool:

@@ -229,7 +229,8 @@ class Recorder:
         if lost_steps:
             kept_s = max((one.at_s for one in self.steps if one.step <= step), default=self.log.states[0].time_s)
             self.log.lost(kept_s, self.clock())
-            self.event("rolled_back", step, lost_steps=lost_steps)
+            lost_samples = self._num_samples(step + lost_steps) - self._num_samples(step)
+            self.event("rolled_back", step, lost_steps=lost_steps, lost_samples=lost_samples)
             self.ledger.move("compute", "lost_work", min(self.unsaved_s, self.ledger.seconds()["compute"]))
         self.unsaved_s = 0.0
 

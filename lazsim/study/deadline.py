@@ -203,19 +203,17 @@ def finish_s(
     8 samples in each of two steps of 10 s, which are lost after 25 s; training goes on 5 s later.
 
     >>> states = [(0.0, 2, 2, 0.0, 0.8), (20.0, 2, 2, 0.0, 0.0), (25.0, 2, 0, 0.0, 0.0), (30.0, 2, 2, 0.8, 0.0)]
-    >>> events = [(25.0, "rolled_back", 0, 2, 0, 0, 0, 2)]
+    >>> events = [(25.0, "rolled_back", 0, 2, 0, 0, 0, 2, 16)]
     >>> [finish_s(states, events, 100.0, samples) for samples in (16, 24, 99)]
     [20.0, 60.0, None]
     """
     begins = [tuple(state) for state in states]
-    rollbacks_s = [event[0] for event in events if event[-1]]
-    made = kept = 0.0
+    rollbacks = [(event[0], event[-1]) for event in events if event[-1]]
+    made = 0.0
     for (start_s, *_, rate, lost_rate), end_s in zip(begins, [*(row[0] for row in begins[1:]), wall_s], strict=True):
-        while rollbacks_s and rollbacks_s[0] <= start_s:
-            del rollbacks_s[0]
-            made = kept
+        while rollbacks and rollbacks[0][0] <= start_s:
+            made -= rollbacks.pop(0)[1]
         made += (rate + lost_rate) * (end_s - start_s)
-        kept += rate * (end_s - start_s)
         if made >= num_samples - ROUNDING:
             return float(end_s - max(0.0, made - num_samples) / (rate + lost_rate))
     return None

@@ -152,6 +152,9 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
         notes.append(f"{share:.1%} of the time of steps is extrapolated beyond measured sizes")
+    if run.failures and run.failures[-1].detected_s is None:
+        since = format_duration(run.wall_s - run.failures[-1].time_s)
+        notes.append(f"the run ends {since} after a failure that is not noticed yet: what it loses is not counted")
     return notes
 
 

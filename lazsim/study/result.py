@@ -18,7 +18,17 @@ if TYPE_CHECKING:
 
 HISTORIES = {
     "states": ("time_s", "nodes_alive", "nodes_used", "samples_per_s", "lost_samples_per_s"),
-    "events": ("time_s", "event", "step", "nodes_alive", "nodes_used", "nodes_lost", "nodes_joined", "lost_steps"),
+    "events": (
+        "time_s",
+        "event",
+        "step",
+        "nodes_alive",
+        "nodes_used",
+        "nodes_lost",
+        "nodes_joined",
+        "lost_steps",
+        "lost_samples",
+    ),
 }
 """Columns of the histories of a run."""
 

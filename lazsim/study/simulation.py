@@ -122,7 +122,17 @@ def resolve_runs(
         for placement in dict.fromkeys(placements) if elastic else [None]:
             scores = {"score_plans": True} if placements else {}
             scenarios.append(resolver.resolve({**settings, **scores, "system": system, "placement": placement}))
+    _refuse_same_names(scenarios)
     return _with_distinct_policies(scenarios), left_out
+
+
+def _refuse_same_names(scenarios: Sequence[Scenario]) -> None:
+    """Refuse users' own systems of one name, by which the intervals of a job and all tables go."""
+    by_name: dict[str, str] = {}
+    for one in scenarios:
+        given, name = one.settings["system"], one.system
+        if (other := by_name.setdefault(name, given)) != given:
+            raise SpecError(f"`systems`: {other} and {given} are both named {name!r}; name one otherwise in its file")
 
 
 def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -324,14 +334,13 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
 def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
     """Simulate at a setting, or else that of the scenario; refuse what does not fit where that is asked for."""
     scenario, loads, [trace] = runs.scenario, runs.loads, runs.traces
-    strict = scenario.settings["strict"]
-    if strict:
+    if scenario.strict:
         usable = scenario.find_system().usable_nodes(scenario.costs(), trace.most_nodes(scenario.wall_s(trace)))
         require_memory(scenario, loads, usable)
     # Products of several threads are summed in another order: the same inputs would give other last digits.
     with threadpool_limits(1, user_api="blas"):
         [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
-    if strict and (shortages := memory_notes([scenario], [run], loads)):
+    if scenario.strict and (shortages := memory_notes([scenario], [run], loads)):
         raise InfeasiblePlanError(shortages[0])
     return run
 

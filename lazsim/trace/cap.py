@@ -36,7 +36,7 @@ def _follow_count(trace: Trace, visible_count: Callable[[int], int], rng: np.ran
             hidden[order[index]] = None
             events.append(Event(time_s, "remove", order[index]))
 
-    for batch in trace.batches():
+    for batch in trace.replay():
         for node in batch.removed:
             if node in visible:
                 del visible[node]
@@ -62,7 +62,8 @@ def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEve
 
 def _clip(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
     events = _follow_count(trace, lambda num_alive: min(num_alive, max_nodes), rng)
-    return events, f"at most {counted(max_nodes, 'node')} in use, the others are spares that step in at once"
+    what = f"at most {counted(max_nodes, 'node')}; the others, which the job does not pay for, replace those lost"
+    return events, what
 
 
 def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> CappedEvents:
@@ -73,7 +74,7 @@ def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> CappedEve
 def _members(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
     members: set[str] = set()
     events: list[Event] = []
-    for batch in trace.batches():
+    for batch in trace.replay():
         lost = [node for node in batch.removed if node in members]
         members.difference_update(lost)
         granted, room = list(batch.added), max_nodes - len(members)

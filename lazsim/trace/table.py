@@ -125,6 +125,21 @@ class Trace(EqualByValue):
             if removed or added:
                 yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
 
+    def replay(self) -> Iterator[Batch]:
+        """Yield the nodes that are there when the trace begins, as a batch at time 0, and then the batches after it.
+
+        Nodes that are away from the start come later, if at all, and are no failure: when they were lost does not show.
+        """
+        there: dict[str, None] = {}
+        later = self.batches()
+        for batch in later:
+            if not batch.is_start:
+                later = itertools.chain([batch], later)
+                break
+            there = dict.fromkeys([*(node for node in there if node not in batch.removed), *batch.added])
+        yield Batch(0.0, (), tuple(there))
+        yield from later
+
     def num_alive(self) -> tuple[Floats, Ints]:
         """Count the nodes alive over time.
 

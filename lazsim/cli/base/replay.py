@@ -72,8 +72,8 @@ replay_options = options(
         "--cap",
         type=OneOf(CAPS),
         help="How a trace with more nodes is held to fewer: a job whose nodes fail as often as those of the trace, and "
-        "are replaced by newly granted ones only; subtract a constant, so that every loss is felt; keep the others as "
-        "spares that step in at once; follow the first names. Default: members.",
+        "are replaced by newly granted ones only; subtract a constant, so that every loss is felt; let the others "
+        "come as new nodes as soon as one is lost; follow the first names. Default: members.",
     ),
     click.option("--lenient", is_flag=True, help="Repair what is repairable in a file, and say how often."),
 )
