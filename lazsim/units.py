@@ -139,12 +139,14 @@ def parse_price(text: str, gpus_per_node: int) -> float:
     return price
 
 
-THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}([,' \u00a0\u202f])\d{3}(\1\d{3})*(\.\d*)?\s*", re.ASCII)
+THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}([,'_ \u00a0\u202f])\d{3}(\1\d{3})*(\.\d*)?\s*", re.ASCII)
 DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*", re.ASCII)
 
 
 def read_number(text: str) -> float:
     """Read a number of a table; a ValueError says what else a text is, and how to write one with separators.
+
+    `nan` and `inf` are numbers, as Prometheus writes them; who reads a quantity checks its range.
 
     Examples
     --------
@@ -160,8 +162,10 @@ def read_number(text: str) -> float:
     ValueError: '1.128,5' has a decimal comma; write 1128.5
     """
     try:
-        # No number of Python has a comma, a space or an apostrophe in it.
-        return float(text)
+        # No number of Python has a comma, a space or an apostrophe in it, but some have underscores or other digits.
+        number = float(text)
+        if "_" not in text and text.strip().isascii():
+            return number
     except ValueError:
         pass
     is_decimal = DECIMAL_COMMA.fullmatch(text)
@@ -201,20 +205,24 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def format_duration(seconds: float) -> str:
-    """Write seconds in the largest unit that keeps the number readable.
+def format_duration(seconds: float, smallest: str = "ms") -> str:
+    """Write seconds in the largest unit that keeps the number readable, with three digits and no exponent.
 
     Examples
     --------
-    >>> [format_duration(s) for s in (0.25, 42, 4800, 40920, 2592000)]
-    ['250 ms', '42 s', '80 min', '11.4 h', '30 d']
+    >>> [format_duration(s) for s in (0.25, 0.9996, 42, 4800, 40920, 2592000, 315576000)]
+    ['250 ms', '1 s', '42 s', '80 min', '11.4 h', '30 d', '3,650 d']
     """
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    if seconds < 10 * MINUTE_S:
-        return f"{seconds:.3g} s"
-    if seconds < 3 * HOUR_S:
-        return f"{seconds / MINUTE_S:.3g} min"
-    if seconds < 3 * DAY_S:
-        return f"{seconds / HOUR_S:.3g} h"
-    return f"{seconds / DAY_S:.3g} d"
+    if not math.isfinite(seconds):
+        return f"{seconds} d"
+    ladder = LADDER if smallest == "us" else LADDER[1:]
+    # As it is shown, 599.9 s would be 600 s.
+    rounded = ((Decimal(f"{seconds / unit_s:.3g}"), unit, unit_s, end_s) for unit, unit_s, end_s in ladder)
+    return next(f"{number:,f} {unit}" for number, unit, unit_s, end_s in rounded if abs(float(number)) * unit_s < end_s)
+
+
+LADDER = (
+    ("us", 1e-6, 1e-3), ("ms", 1e-3, 1.0), ("s", 1.0, 10 * MINUTE_S), ("min", MINUTE_S, 3 * HOUR_S),
+    ("h", HOUR_S, 3 * DAY_S), ("d", DAY_S, math.inf),
+)  # fmt: skip
+"""Units of durations, their seconds, and where the next one begins."""

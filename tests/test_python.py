@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import lazsim
 from lazsim.errors import SpecError, TraceFormatError
 from lazsim.placement.baselines import place_compact, place_spread
+from lazsim.study.collect import collect
 
 FOUR = [lazsim.Event(0, "add", f"node{number}") for number in range(4)]
 
@@ -128,3 +130,27 @@ def test_a_plan_of_lists_or_of_other_integers_counts_as_one_of_arrays():
     for slots in ([[[0, 1], [1, -1]]], np.array([[[0, 1], [1, -1]]], dtype=np.int8)):
         assert lazsim.PlacementPlan(slots, 2).replicas_LEN.tolist() == [[[1, 0], [1, 1]]]
     assert lazsim.PlacementPlan(np.zeros((1, 1, 1), dtype=np.uint64), 1).replicas_LE.tolist() == [[1]]
+
+
+@pytest.mark.parametrize("num_workers", [0, -1, 1.5])
+def test_a_number_of_workers_below_one_is_refused_and_does_not_mean_all_cores(num_workers):
+    told = refusal(lambda: collect(len, [[]], num_workers=num_workers), SpecError)
+    assert told == f"`num_workers`: expected a whole number from 1 up, found {num_workers}"
+
+
+@pytest.mark.parametrize("interval", [600.0, np.float64(600)])
+def test_an_interval_without_a_unit_that_is_no_integer_is_refused_with_both_that_it_could_be(interval):
+    told = refusal(lambda: lazsim.simulate(lazsim.build_trace(FOUR, duration_s=600), interval=interval), SpecError)
+    assert told == "`interval`: 600.0: give 600 for steps, or '600s' for a time"
+
+
+def test_plans_that_are_scored_without_a_choice_of_placements_compare_none():
+    trace = lazsim.build_trace(FOUR, duration_s=600)
+    assert not lazsim.simulate(trace, systems=["lazarus"], score_plans=True).compares_placements
+    assert lazsim.simulate(trace, systems=["lazarus"], placements=["mro"]).compares_placements
+
+
+def test_the_tables_of_states_have_the_columns_that_their_guide_names():
+    timeline = lazsim.simulate(lazsim.build_trace(FOUR, duration_s=600), systems=["lazarus"]).timeline()
+    told = re.search("``(time_s, .*)``", lazsim.RunResult.timeline.__doc__)
+    assert list(timeline) == told[1].split(", ")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError
-from lazsim.units import parse_duration, parse_price
+from lazsim.units import DURATIONS_S, format_duration, parse_duration, parse_price, read_number
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,36 @@ def test_what_is_not_a_duration_is_refused_in_one_line(text):
     else:
         with pytest.raises(LazsimError, match=r"^[^\n]*is not a duration[^\n]*$"):
             parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"), (0.9996, "1 s"), (599.9, "10 min"), (3 * 3600 - 1, "3 h"), (3 * 86400 - 1, "3 d"),
+        (1000 * 86400, "1,000 d"), (3652.5 * 86400, "3,650 d"), (1e-9, "0.000001 ms"), (-5, "-5 s"),
+    ],
+)  # fmt: skip
+def test_a_duration_is_written_in_the_unit_that_its_rounded_number_has(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@given(st.floats(0, 1e12))
+def test_a_duration_is_written_without_exponent_and_within_half_of_its_third_digit(seconds):
+    number, unit = format_duration(seconds).split()
+    assert re.fullmatch(r"[\d,]+(\.\d+)?", number)
+    assert float(number.replace(",", "")) * DURATIONS_S[unit] == pytest.approx(seconds, rel=0.00501)
+
+
+@pytest.mark.parametrize("text", ["\uff11\uff12", "1_0", "٤", "", "0x10"])
+def test_what_only_python_takes_for_a_number_is_none_in_a_table(text):
+    with pytest.raises(ValueError, match=re.escape(f"{text!r} is no number")):
+        read_number(text)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1_000", "1000"), ("1_000_000.5", "1000000.5"), ("1 000", "1000")])
+def test_separators_of_thousands_are_refused_with_the_number_to_write(text, number):
+    with pytest.raises(ValueError, match=f"has a separator of thousands; write {number}$"):
+        read_number(text)
 
 
 @pytest.mark.parametrize("text", ["80", "min", "-5min", "1e999h", "5 parsecs", "nan s"])

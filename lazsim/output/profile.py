@@ -185,4 +185,4 @@ def _share(value: float) -> str:
 
 
 def _short(seconds: float) -> str:
-    return f"{seconds * 1e6:.3g} us" if seconds < 1e-3 else format_duration(seconds)
+    return format_duration(seconds, smallest="us")

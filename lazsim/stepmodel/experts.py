@@ -105,13 +105,13 @@ def ranks_of_token(inputs: StepInputs, num_ranks: float) -> float:
     return grouped_ranks(model.top_k, num_ranks, model.num_expert_groups, model.num_groups_per_token)
 
 
-def chance_imbalance(num_assignments: float, num_ranks: int) -> float:
+def chance_imbalance(assignments_per_rank: float, num_ranks: int) -> float:
     """Return the busiest over the mean rank when each assignment falls on any of `num_ranks` ranks by chance.
 
     The largest of `n` normal numbers is about ``sqrt(2 ln n)`` standard deviations above the mean; a rank receives
-    Poisson many assignments.
+    Poisson many assignments, `assignments_per_rank` on average.
     """
-    return 1 + math.sqrt(2 * math.log(num_ranks) / num_assignments) if num_ranks > 1 else 1.0
+    return 1 + math.sqrt(2 * math.log(num_ranks) / assignments_per_rank) if num_ranks > 1 else 1.0
 
 
 def imbalance(inputs: StepInputs) -> float:

@@ -54,6 +54,8 @@ def parse_interval(value: Any) -> str | int | float | None:
             interval = int(value) if value.isdecimal() else parse_duration(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         interval = value
+    elif isinstance(value, float) and value > 0 and value.is_integer():
+        raise SpecError(f"{value}: give {value:.0f} for steps, or '{value:.0f}s' for a time")
     if interval < 0 or (isinstance(interval, float) and not interval):
         raise SpecError(
             f"{value!r}: give `auto`, a number of steps, or a duration such as 30min, of more than 0; "

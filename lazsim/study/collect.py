@@ -15,6 +15,7 @@ import msgspec
 import lazsim
 from lazsim.errors import LazsimError, unknown_name
 from lazsim.files.folders import hold_folder
+from lazsim.loads import check_whole
 from lazsim.specs import hash_id
 from lazsim.study.backends import BACKENDS
 from lazsim.study.store import Store, StoredRow, encode_row
@@ -99,7 +100,7 @@ def collect(
     backend
         ``loky``, processes of this machine, or ``ray``.
     num_workers
-        Number of processes; all cores when None. With 1, loky runs the tasks in this process.
+        Number of processes, from 1 up; all cores when None. With 1, loky runs the tasks in this process.
     address
         Address of a Ray cluster.
     progress
@@ -115,7 +116,7 @@ def collect(
     tasks = [Task(task_id(function, data), label, data, argument) for label, data, argument in calls]
     if backend not in BACKENDS:
         raise LazsimError(unknown_name("backend", backend, list(BACKENDS)))
-    num_workers = num_workers or len(os.sched_getaffinity(0))
+    num_workers = len(os.sched_getaffinity(0)) if num_workers is None else check_whole("num_workers", num_workers)
     by_id = {task.id: task for task in tasks}
     errors: dict[str, str] = {}
     with ExitStack() as stack:

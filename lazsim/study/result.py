@@ -59,7 +59,7 @@ class RunResult:
     @property
     def compares_placements(self) -> bool:
         """Whether placement policies were chosen, and plans scored."""
-        return "placements" in self.inputs
+        return bool(self.inputs.get("placements"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data, the shape that ``lazsim run --json`` prints."""
@@ -92,8 +92,10 @@ class RunResult:
         return pd.DataFrame([flat_row(*each) for each in zip(self.scenarios, self.runs, strict=True)])
 
     def timeline(self) -> "pd.DataFrame":
-        """Return changes of state: ``time_s, system, nodes_alive, nodes_used, samples_per_s``.
+        """Return changes of state, each of which holds until the next of its system.
 
+        The columns are ``time_s, system, nodes_alive, nodes_used, samples_per_s, lost_samples_per_s``: samples trained
+        per second that count in the end, and those that a failure takes back, 0 while nothing trains.
         Where placements were chosen, a system stands there with each, as in ``lazarus:spread``.
         """
         return self._history("states")

@@ -151,7 +151,7 @@ class SweepResult:
         return csv_bytes(columns, ([row.get(column) for column in columns] for row in self.rows))
 
     def timeline(self) -> "pd.DataFrame":
-        """Return changes of state: system, placement and axes, then ``time_s, nodes_alive, nodes_used, samples_per_s``.
+        """Return changes of state: system, placement and axes, then the columns of `RunResult.timeline`.
 
         Empty unless the sweep sets ``history``; `events` likewise.
         """
