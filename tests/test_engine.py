@@ -537,7 +537,7 @@ def test_the_failures_of_a_run_account_for_its_detection_its_losses_and_its_coun
 
 def test_time_that_only_rounding_leaves_in_a_bucket_is_cut_off():
     # 0.3 + (0.9 - 0.3) is 0.9000000000000001.
-    ledger = Ledger("waiting")
+    ledger = Ledger()
     ledger.enter("compute", 0.0)
     ledger.enter("compute", 0.3)
     ledger.close(0.9)

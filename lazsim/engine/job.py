@@ -60,7 +60,7 @@ class Job:
         self.env, self.on_plan = env, on_plan
         self.system, self.costs = system.for_job(costs.job), costs
         self.log = Log()
-        self.ledger = Ledger("waiting")
+        self.ledger = Ledger()
         self.spares = spares
         self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
         self.plans = Plans(

@@ -24,11 +24,11 @@ ROUNDING = 1e-12
 
 
 class Ledger:
-    """A clock that is always in exactly one bucket, so that buckets add up to the time that passed.
+    """A clock that is always in exactly one bucket, so that buckets add up to the time that passed; it begins waiting.
 
     Examples
     --------
-    >>> ledger = Ledger("waiting")
+    >>> ledger = Ledger()
     >>> ledger.enter("compute", 10.0)
     >>> ledger.close(25.0)
     >>> ledger.move("compute", "lost_work", 5.0)
@@ -36,10 +36,9 @@ class Ledger:
     {'compute': 10.0, 'lost_work': 5.0, 'waiting': 10.0}
     """
 
-    def __init__(self, bucket: str, now_s: float = 0.0) -> None:
+    def __init__(self) -> None:
         self._seconds = dict.fromkeys(BUCKETS, 0.0)
-        self._bucket = bucket
-        self._since_s = now_s
+        self._bucket, self._since_s = "waiting", 0.0
 
     def enter(self, bucket: str, now_s: float) -> None:
         """Book the time since the last call where the clock was, and go on in another bucket."""

@@ -122,7 +122,7 @@ class Recorder:
     log: Log = field(default_factory=Log)
     steps: list[StepRecord] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
-    ledger: Ledger = field(default_factory=lambda: Ledger("waiting"))
+    ledger: Ledger = field(default_factory=Ledger)
     loads: dict[int, list[list[int]]] = field(default_factory=dict)
     save_s: list[float] = field(default_factory=list)
     exchanged_by: set[str] = field(default_factory=set)
