@@ -86,8 +86,10 @@ class Layout:
         self.stages = parallel.pipeline // self.ends
         stages = [index % parallel.pipeline for index in range(len(parts))]
         stages = [stage if stage < self.stages else parallel.pipeline - 1 - stage for stage in stages]
+        # Further tokens are looked up in a copy of the embedding, unless this is on the same GPUs.
+        copies = ["E" * ("m" in part and "E" not in part and self.ends == 1) for part in parts]
         self.blocks = [
-            "".join(part for part, one in zip(parts, stages, strict=True) if one == stage)
+            "".join(part + more for part, more, one in zip(parts, copies, stages, strict=True) if one == stage)
             for stage in range(self.stages)
         ]
         self.layer_stages = [stage for stage, part in zip(stages, parts, strict=True) for one in part if one == "t"]
@@ -95,6 +97,7 @@ class Layout:
         keeps_whole = system not in ("ds", "tutel", "dropless", "checkpoint", "async-checkpoint", "moc", "gemini")
         self.parallel, self.sharding = parallel, "none" if keeps_whole else parallel.sharding
         self.params = [self.params_of(blocks) for blocks in self.blocks]
+        self.copied = len("".join(copies)) * costs.model.block_params["vocabulary"]
         self.step_s, self.held = cache(self.step_s), cache(self.held)
 
     def params_of(self, blocks):
@@ -222,7 +225,8 @@ class Layout:
         return self.of_rank(count, experts) / self.costs.cluster.host.link_bytes_per_s
 
     def save_s(self, count, experts):
-        total = sum(divided + each + experts * some for divided, each, some in self.params)
+        # Copies are saved once.
+        total = sum(divided + each + experts * some for divided, each, some in self.params) - self.copied
         rate = self.costs.cluster.network.storage_bytes_per_s
         return (
             self.state_bytes * total / rate

@@ -64,8 +64,9 @@ def test_young_s_interval_on_several_traces_is_that_of_all_failures_in_all_the_t
     # Four failures and two in 8000 s each: a failure in 16,000 / 6 s, and the interval goes with its root.
     rare, often = failing(2000, 6000), failing(1500, 3900, 6100, 7900)
     steps = [runs_of(*traces).choose(None).interval_steps for traces in ([rare], [often], [rare, often])]
-    assert steps[0] / steps[1] == pytest.approx(2**0.5, rel=0.02)
-    assert steps[2] / steps[1] == pytest.approx((4 / 3) ** 0.5, rel=0.02)
+    # Both are whole numbers of steps, of 31 or more: half a step is 1.6 %.
+    assert steps[0] / steps[1] == pytest.approx(2**0.5, rel=0.032)
+    assert steps[2] / steps[1] == pytest.approx((4 / 3) ** 0.5, rel=0.032)
 
 
 def test_the_failures_that_judge_do_not_choose_the_settings():

@@ -470,7 +470,8 @@ def params_of_stage(model, pipeline, stage):
     num_layers, dense_layers = LAYERS[pipeline][stage], 3 * first
     moe_layers = num_layers - dense_layers
     total = num_layers * block["attention"] + dense_layers * block["dense"] + moe_layers * block["moe"]
-    total += (first + last) * block["vocabulary"] + last * block["mtp"]
+    # Further-token layers of another stage than the first have a copy of the embedding.
+    total += (first + last + (last and not first)) * block["vocabulary"] + last * block["mtp"]
     # Projections to latent vectors, and gates.
     each = (num_layers + last) * width * (1536 + 512 + 64) + (moe_layers + last) * width * 256
     return total - each, each, (moe_layers + last) * 256 * model.expert_params

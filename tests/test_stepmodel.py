@@ -75,10 +75,28 @@ def test_tables_with_a_hole_are_refused():
         parse_tables("some", text.encode())
 
 
-@pytest.mark.parametrize(("top_k", "ranks"), [(1, 3), (2, 3), (3, 4)])
-def test_distinct_ranks_are_those_of_all_choices(top_k, ranks):
-    counts = [len(set(choice)) for choice in itertools.product(range(ranks), repeat=top_k)]
-    assert distinct_ranks(top_k, ranks) == pytest.approx(np.mean(counts))
+@pytest.mark.parametrize(("top_k", "experts", "ranks"), [(1, 6, 3), (2, 6, 3), (2, 8, 8), (3, 8, 4), (4, 4, 4)])
+def test_distinct_ranks_are_those_of_all_choices(top_k, experts, ranks):
+    choices = itertools.combinations(range(experts), top_k)
+    counts = [len({expert * ranks // experts for expert in choice}) for choice in choices]
+    assert distinct_ranks(top_k, experts, ranks) == pytest.approx(np.mean(counts))
+
+
+@pytest.mark.parametrize(
+    ("top_k", "experts", "ranks"), [(2, 8, 8), (4, 32, 32), (4, 16, 16), (8, 128, 64), (8, 256, 4)]
+)
+def test_experts_of_a_token_are_drawn_without_replacement(top_k, experts, ranks):
+    # Of C(E, k) choices, C(E - E / R, k) leave a rank out.
+    left_out = math.comb(experts - experts // ranks, top_k) / math.comb(experts, top_k)
+    assert distinct_ranks(top_k, experts, ranks) == pytest.approx(ranks * (1 - left_out))
+
+
+def test_groups_that_have_fewer_experts_than_a_token_needs_are_refused_in_a_line():
+    model = load_spec(ModelSpec, "deepseek-v3")
+    # 4 of 128 groups of 2 experts have 8.
+    msgspec.structs.replace(model, num_expert_groups=128)
+    with pytest.raises(ValueError, match=r"top_k \(8\) exceeds the experts of 3 of 128 groups"):
+        msgspec.structs.replace(model, num_expert_groups=128, num_groups_per_token=3)
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8))
@@ -96,8 +114,9 @@ def test_tokens_for_consecutive_experts_go_to_few_ranks_without_a_gate():
     forced, consecutive = (
         inputs_of("qwen3-30b-a3b", "gb200-nvl72", dispatcher="hybridep", micro_batch=16, routing=name) for name in names
     )
-    # 8 experts in order lie on one of 8 ranks with 16 each, where 8 by chance lie on 8 (1 - (7/8)^8) of them.
-    assert exchange_s(forced) / exchange_s(consecutive) == pytest.approx(8 * (1 - (7 / 8) ** 8), rel=0.25)
+    # 8 experts in order lie on one of 8 ranks with 16 each, where 8 by chance miss each with C(112, 8) / C(128, 8).
+    drawn = 8 * (1 - math.comb(112, 8) / math.comb(128, 8))
+    assert exchange_s(forced) / exchange_s(consecutive) == pytest.approx(drawn, rel=0.25)
     assert imbalance(consecutive) == 1
     router_s = [
         sum(one.gpu_s for one in blocks_of(some)["moe"].forward if one.part == "router")
@@ -561,6 +580,7 @@ def test_tokens_in_eight_bits_are_dispatched_in_half_the_time():
 )
 def test_deepep_takes_what_was_measured_for_the_width_of_a_token(model, cluster, ranks, time_us):
     inputs = inputs_of(model, cluster, 64, expert=ranks, dispatcher="deepep", micro_batch=4)
+    inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, num_experts=256))
     assert exchange_s(inputs) == pytest.approx(1e-6 * time_us, rel=1e-3)
 
 

@@ -205,7 +205,8 @@ class LayoutCosts(CostModel):
         the micro-batches of as many stages as follow it, so that all layers count once.
         """
         inputs, model = self.inputs_for(num_nodes), self.model
-        parts = memory_bytes(inputs)
+        parallel = msgspec.structs.replace(inputs.parallel, routing="balanced")
+        parts = memory_bytes(replace(inputs, parallel=parallel))
         if layout.padded:
             routed = inputs.own_tokens * model.top_k
             rows_L = routed * padding(load_LE[None])[0]

@@ -113,12 +113,16 @@ def refuse_without_effect(paths: Iterable[str], idle: Mapping[str, str], where: 
 
 
 def layout_remarks(parallel: ParallelSpec) -> list[str]:
-    """Tell of fields of a layout with other values than their defaults that have no effect beside the others."""
-    default = _defaults(parallel)
+    """Tell of fields with other values than their defaults that have no effect beside the others, and of drops."""
+    default, capacity = _defaults(parallel), parallel.capacity_factor
     idle = [
         name for name, (is_idle, _) in BESIDE.items() if getattr(parallel, name) != default[name] and is_idle(parallel)
     ]
-    return [f"of no effect in this layout: {', '.join(f'{name} ({BESIDE[name][1]})' for name in idle)}"] if idle else []
+    named = ", ".join(f"{name} ({BESIDE[name][1]})" for name in idle)
+    drops = f"capacity_factor {capacity:g} drops {1 - capacity:.0%} or more of what experts would compute: "
+    return [f"of no effect in this layout: {named}"] * bool(idle) + [
+        f"{drops}tokens and samples count all the same, MFU what is computed"
+    ] * (0 < capacity < 1)
 
 
 def model_remarks(model: ModelSpec) -> list[str]:

@@ -248,6 +248,11 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
             raise ValueError(f"d_ff_dense is missing, which {self.num_dense_layers} layers that are not MoE need")
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k ({self.top_k}) exceeds num_experts ({self.num_experts})")
+        if self.top_k * self.num_expert_groups > self.num_experts * self.num_groups_per_token:
+            raise ValueError(
+                f"top_k ({self.top_k}) exceeds the experts of {self.num_groups_per_token} of {self.num_expert_groups} "
+                f"groups (num_groups_per_token, num_expert_groups)"
+            )
         if self.num_moe_layers * self.num_experts > MAX_MODEL_EXPERTS:
             raise ValueError(
                 f"num_moe_layers ({self.num_moe_layers}) times num_experts ({self.num_experts}) exceeds "

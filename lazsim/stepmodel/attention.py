@@ -39,7 +39,9 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
             items.append(linears[-1])
         else:
             # Each rank makes latent vectors of its own tokens (NVIDIA/Megatron-LM, ``parallel_mode`` "duplicated").
-            items += [kernels.linear(outputs, width, inputs.own_tokens), kernels.norm(outputs)]
+            # Their norm is part of the projection that follows, as ``layernorm`` of what it recomputes is not.
+            norm = kernels.norm(outputs)._replace(module="latent_up")
+            items += [kernels.linear(outputs, width, inputs.own_tokens), norm]
     items += _shared_heads(kernels, attention)
     attention = attention.across(tensor)
     items += _split(kernels, attention)

@@ -69,7 +69,7 @@ class TableSource:
 
 def _exchanged_bytes(row: Mapping[str, float], ranks: float, tokens: float) -> float:
     """Bytes that a rank sends to others in a combine of 16 bits: one copy for each rank of a token."""
-    copies = distinct_ranks(int(row["topk"]), ranks) * (1 - 1 / ranks)
+    copies = distinct_ranks(int(row["topk"]), int(row["experts"]), ranks) * (1 - 1 / ranks)
     return int(copies * 2 * row["hidden"] * tokens)
 
 
@@ -99,7 +99,7 @@ SOURCES: Mapping[str, TableSource] = {
     "deepep_normal.csv": TableSource(
         "exchange_deepep",
         lambda row: (row["tokens_per_rank"], _exchanged_bytes(row, row["gpus"], 1)),
-        ("gpus", "topk", "hidden", "tokens_per_rank"),
+        ("gpus", "topk", "experts", "hidden", "tokens_per_rank"),
         fixed={"nodes": "1", **DEEPSEEK},
         chosen=("sms", "version"),
         ranks="gpus",
@@ -108,7 +108,7 @@ SOURCES: Mapping[str, TableSource] = {
     "nvlink_alltoall.csv": TableSource(
         "exchange_hybridep",
         lambda row: (_exchanged_bytes(row, row["ep"], row["tokens_per_rank"]),),
-        ("ep", "topk", "hidden", "tokens_per_rank"),
+        ("ep", "topk", "experts", "hidden", "tokens_per_rank"),
         fixed={"strategy": "NVLinkOneSided", "phase": "combine", "hidden": "7168", **DEEPSEEK},
         chosen=("ep",),
         ranks="ep",

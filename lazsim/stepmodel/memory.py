@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lazsim.specs import ModelSpec, ParallelSpec
+from lazsim.stepmodel.experts import lasting_imbalance
 from lazsim.stepmodel.indexer import indexer_bytes
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.passes import warm_up_parts
@@ -13,8 +14,8 @@ from lazsim.stepmodel.pipeline import StagePart, parts_of, parts_of_stage
 
 PARAM_BYTES = 2
 
-LOGIT_BYTES = 6
-"""Logits in 16 bits and their gradient in fp32."""
+LOGIT_BYTES, SOFTMAX_BYTES = 2, 4
+"""Logits in 16 bits, which go with the loss, and their softmax in fp32, which stays and becomes their gradient."""
 
 ACTIVATION_BYTES = 2
 
@@ -35,7 +36,9 @@ class StageParameters(NamedTuple):
 def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[StagePart]) -> list[StageParameters]:
     """Count the parameters of each part on a GPU of its stage.
 
-    Tensor-parallel ranks divide all but gates, projections to latent vectors, and those around narrow experts.
+    Tensor-parallel ranks divide all but gates, projections to latent vectors, and those around narrow experts. Layers
+    that predict further tokens look these up in a copy of the embedding where another stage has it (``mtp_process`` of
+    NVIDIA/Megatron-LM); DualPipe has both on one GPU, and tied heads are a copy already.
     """
     width = model.d_model
     experts = model.num_experts / parallel.expert / parallel.expert_tensor * model.expert_params
@@ -53,6 +56,10 @@ def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[St
 
     def params_of(part: StagePart) -> StageParameters:
         dense = expert = 0.0
+        names = {name for name, _ in part}
+        embeds = "embedding" in names or ("head" in names and model.num_vocab_matrices == 1)
+        if "mtp" in names and not embeds and parallel.pipeline > 1 and parallel.schedule == "1f1b":
+            dense += params["vocabulary"] / parallel.tensor
         for name, number in part:
             for block in name.split():
                 whole = whole_of.get(block, 0)
@@ -83,15 +90,17 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     without dropout and scores). A stage holds those of the parts that went forward before its first backward pass, and
     of one more; where two passes overlap, what one makes the other frees, layer by layer (NVIDIA/Megatron-LM, combined
     1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one (deepseek-ai/DualPipe). Full recomputation keeps
-    the inputs of layers, and all of the layer that runs again. Where parameters are gathered layer by layer, what is
-    divided are the master weights, and two layers are whole, one ahead, with the gradients of one (``fully_shard`` of
-    PyTorch). Fragmentation is left out.
+    the inputs of layers, and all of the layer that runs again; what else is recomputed keeps what it reads. Rows of
+    experts are those of the busiest rank, as if it were the same in all layers, which is the most that it can be; what
+    chance does differs from layer to layer, evens out, and counts nothing. Where parameters are gathered layer by
+    layer, what is divided are the master weights, and two layers are whole, one ahead, with the gradients of one
+    (``fully_shard`` of PyTorch). Fragmentation is left out.
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
     names = {name for part in set(parts) for name, _ in part}
     kept_of = _kept_bytes(inputs)
-    kept = {name: math.fsum(kept_of[block] for block in name.split()) for name in names}
+    kept = {name: math.fsum(kept_of[block] for block in name.split()) for name in (*names, "further")}
     gathered = _gathered_bytes(inputs, parts[0]) if parallel.gathers_each_time else (0.0, 0.0)
     needs: dict[tuple[StagePart, ...], dict[str, float]] = {}
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
@@ -139,10 +148,13 @@ def _stage_bytes(
     runs_again = 0.0
     if parallel.recompute == "full":
         layers = [name for name in counts if name not in ("head", "embedding")]
-        runs_again = max((kept[name] for name in layers), default=0.0)
-        kept = {**kept, **dict.fromkeys(layers, ACTIVATION_BYTES * inputs.model.d_model)}
+        stays = {name: kept["further"] if name == "mtp" else 0.0 for name in layers}
+        runs_again = max((kept[name] - stays[name] for name in layers), default=0.0)
+        kept = {**kept, **{name: ACTIVATION_BYTES * inputs.model.d_model + stays[name] for name in layers}}
     per_token = math.fsum(number * kept[name] for name, number in counts.items())
-    logits = LOGIT_BYTES * inputs.model.vocab_size / parallel.tensor * inputs.tokens
+    # Each layer for further tokens has a pass of the head and a loss of its own.
+    num_losses = counts.get("head", 0) + counts.get("mtp", 0)
+    logits = LOGIT_BYTES * (num_losses > 0) + SOFTMAX_BYTES * num_losses
     parameters, gradients = PARAM_BYTES * held, parallel.gradient_bytes * held
     if parallel.gathers_each_time:
         parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * divided
@@ -153,7 +165,7 @@ def _stage_bytes(
         "gradients": gradients,
         "optimizer": optimizer_bytes,
         "activations": (min(in_flight, inputs.num_micro_batches) * per_token + runs_again) * inputs.own_tokens,
-        "logits": logits if counts.keys() & {"head", "mtp"} else 0.0,
+        "logits": logits * inputs.model.vocab_size / parallel.tensor * inputs.tokens,
         "runtime": LAYOUT_RUNTIME_BYTES,
     }
 
@@ -163,24 +175,29 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
     model, parallel = inputs.model, inputs.parallel
     # A norm keeps its input; a matmul its operand, in the precision of the matmul.
     operand = 1 if inputs.quantised else ACTIVATION_BYTES
-    normed: list[tuple[float, str]] = [(ACTIVATION_BYTES * model.d_model, ""), (operand * model.d_model, "norm")]
+    width = float(model.d_model)
+    normed: list[tuple[float, str]] = [(ACTIVATION_BYTES * width, ""), (operand * width, "norm")]
     heads: list[tuple[float, str]] = normed
     if model.attention is not None:
         attention = model.attention.across(parallel.tensor)
         latent = attention.kind == "latent"
-        narrow = attention.query_rank + attention.kv_rank + attention.rope_dim if latent else 0
+        ranks = attention.query_rank + attention.kv_rank if latent else 0
+        keys = attention.num_kv_heads * attention.head_dim
         # In 16 bits the output is itself the operand of the projection, unless a gate or a cast makes another tensor.
-        output = ACTIVATION_BYTES * (2 if attention.gated else 1)
-        output += operand if attention.gated or inputs.quantised else 0
+        cast = operand if attention.gated or inputs.quantised else 0
         heads = [
             *normed,
-            ((ACTIVATION_BYTES + operand) * narrow, ""),
+            (ACTIVATION_BYTES * (ranks + attention.rope_dim), ""),
+            # The norm of a latent vector is part of the projection up from it (``MLASelfAttention``).
+            (operand * ranks, "latent_up"),
+            (ACTIVATION_BYTES * (attention.query_dim + keys) * attention.normed, ""),
             (ACTIVATION_BYTES * (attention.query_dim + attention.key_value_dim), "latent_up" if latent else ""),
-            (output * attention.output_dim, ""),
+            (ACTIVATION_BYTES * attention.output_dim, "attention_core" if cast and not attention.gated else ""),
+            ((ACTIVATION_BYTES * attention.gated + cast) * attention.output_dim, ""),
             (indexer_bytes(attention, model.sequence_length, parallel.tensor), ""),
         ]
     inner, matrices = model.d_ff_expert / parallel.expert_tensor, model.matrices_per_expert
-    routed = model.top_k * parallel.expert_tensor * (parallel.capacity_factor if parallel.pad_to_capacity else 1)
+    routed = model.top_k * parallel.expert_tensor * lasting_imbalance(inputs)
     experts = [
         *normed,
         (2 * ACTIVATION_BYTES * model.num_experts, ""),
@@ -189,17 +206,23 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
         (routed * operand * inner, "expert_activation"),
         ((ACTIVATION_BYTES * (matrices - 1) + operand) * model.shared_dim, ""),
     ]
-    dense = (ACTIVATION_BYTES * (matrices - 1) + operand) * model.d_ff_dense
+    # The norm of a dense block is part of its first projection (``TELayerNormColumnParallelLinear``).
+    dense = operand * width + (ACTIVATION_BYTES * (matrices - 1) + operand) * model.d_ff_dense
+    head_operand = operand if "head" in parallel.eight_bit_parts else ACTIVATION_BYTES
+    head = [((ACTIVATION_BYTES + head_operand) * width, "")]
+    # The embedding of a further token, its projection's operand with the layer's input, and the pass of the head.
+    further = [(3 * ACTIVATION_BYTES * width, ""), *head]
     space = model.state_space
     kept: dict[str, list[tuple[float, str]]] = {
         "embedding": [],
-        "head": normed,
+        "head": head,
         "attention": heads,
         "window": heads,
         "moe": experts,
-        "dense": [(width, "dense_block") for width, _ in normed] + [(dense, "dense_block")],
+        "dense": [(ACTIVATION_BYTES * width, ""), (dense, "dense_block")],
         "state_space": [*normed, (ACTIVATION_BYTES * (space.projected_dim + 3 * space.inner_dim), "")] if space else [],
-        "mtp": [*heads, *experts, (3 * ACTIVATION_BYTES * model.d_model, "")],
+        "mtp": [*heads, *experts, *further],
+        "further": further,
     }
     elsewhere = {*parallel.recomputed, *(OFFLOADED_AS.get(name, name) for name in parallel.offloaded)}
     return {

@@ -247,13 +247,15 @@ def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:
 def flop_per_token(inputs: StepInputs) -> float:
     """Count the operations of the model for a token, forward and backward, without recomputation.
 
-    Six for each active parameter, the head's included and the embedding's not, and attention over the causal half.
+    Six for each active parameter, the head's included and the embedding's not, and attention over the causal half. What
+    a capacity below the mean drops in any case is not computed.
     """
     model = inputs.model
-    experts = model.num_moe_layers * model.top_k * model.expert_params
+    top_k = model.top_k * min(1.0, inputs.parallel.capacity_factor or 1.0)
+    experts = model.num_moe_layers * top_k * model.expert_params
     embedding = (model.num_vocab_matrices - 1) * model.vocab_size + model.num_learned_positions
     further = model.num_mtp_layers * (
-        model.block_params["mtp"] + model.block_params["vocabulary"] + model.top_k * model.expert_params
+        model.block_params["mtp"] + model.block_params["vocabulary"] + top_k * model.expert_params
     )
     windows = model.attention.num_window_layers if model.attention else 0
     window = min(model.attention.window, model.sequence_length) if model.attention else 0
