@@ -6,7 +6,6 @@ used, K slots of a GPU.
 
 import logging
 import math
-import operator
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.loads import MAX_TOKENS, check_loads
+from lazsim.loads import MAX_TOKENS, check_loads, check_whole
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
 from lazsim.placement.gpus import pack_gpus
@@ -129,13 +128,11 @@ def rebalance_experts(
     if isinstance(old_global_expert_indices, bool):
         enable_hierarchical, old_global_expert_indices = old_global_expert_indices, None
     load_LE = _integer_loads(_as_array(weight))
-    num_replicas, num_nodes = _whole("num_replicas", num_replicas), _whole("num_nodes", num_nodes)
+    num_replicas, num_nodes = check_whole("num_replicas", num_replicas), check_whole("num_nodes", num_nodes)
     check_loads(load_LE, num_replicas)
     gpus_N = _gpus_of_nodes(num_replicas, num_nodes, num_gpus, num_ranks)
     gpus = _Gpus(gpus_N, num_replicas // int(gpus_N.sum()), _live(gpus_N, live_nodes, active_ranks))
-    fault_threshold = _whole("fault_threshold", fault_threshold)
-    if fault_threshold < 1:
-        raise SpecError(f"fault_threshold: expected 1 or more, found {fault_threshold}")
+    fault_threshold = check_whole("fault_threshold", fault_threshold)
     move_cost = check_move_cost("move_cost", move_cost)
     num_experts = load_LE.shape[1]
     old = old_global_expert_indices
@@ -275,9 +272,7 @@ def _kept_groups(
         if enable_hierarchical:
             raise SpecError("num_groups: expected a number of groups with enable_hierarchical, found None")
         return 1
-    num_groups = _whole("num_groups", num_groups)
-    if num_groups < 1:
-        raise SpecError(f"num_groups: expected 1 or more, or None, found {num_groups}")
+    num_groups = check_whole("num_groups", num_groups)
     if enable_hierarchical is not None and not enable_hierarchical:
         return 1
     obstacle = ""
@@ -379,13 +374,13 @@ def _gpus_of_nodes(
     if num_gpus is not None and num_ranks is not None:
         raise SpecError(f"num_ranks: expected this or num_gpus, which is the same, found {num_ranks} and {num_gpus}")
     if isinstance(num_gpus, list | tuple | np.ndarray):
-        gpus_N = np.array([_whole("num_gpus", count) for count in num_gpus], dtype=np.int64)
-        if len(gpus_N) != num_nodes or gpus_N.min(initial=1) < 1 or not num_nodes:
+        gpus_N = np.array([check_whole("num_gpus", count) for count in num_gpus], dtype=np.int64)
+        if len(gpus_N) != num_nodes:
             raise SpecError(f"num_gpus: expected a number from 1 up for each of {num_nodes} nodes, found {num_gpus}")
         _require_multiple("num_replicas", num_replicas, "num_gpus", int(gpus_N.sum()))
         return gpus_N
     name, number = ("num_gpus", num_gpus) if num_ranks is None else ("num_ranks", num_ranks)
-    number = _whole(name, number)
+    number = check_whole(name, number)
     _require_multiple(name, number, "num_nodes", num_nodes)
     _require_multiple("num_replicas", num_replicas, name, number)
     return np.full(num_nodes, number // num_nodes)
@@ -412,13 +407,6 @@ def _live(gpus_N: Ints, live_nodes: Any, active_ranks: Any) -> Bools:
         ]
         raise InfeasiblePlanError(f"{' and '.join(names)}: no {'node' if names == ['live_nodes'] else 'GPU'} is alive")
     return live
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise SpecError(f"{name}: expected a whole number, found {value!r}") from None
 
 
 def _require_multiple(name: str, value: int, of_name: str, of: int) -> None:
