@@ -93,6 +93,17 @@ def test_few_seeds_tell_no_difference_and_runs_are_compared_at_the_seeds_of_both
     assert rank({"x": dict.fromkeys(SIX, 1.0), "y": dict.fromkeys(SIX, 0.0)})[1].is_tie is False
 
 
+def test_the_best_is_best_at_the_seeds_of_all_whatever_others_it_has():
+    # At seed 0, the only one of both, a has more; seed 1 is a bad one that only a has.
+    assert [one.name for one in rank({"a": {0: 10, 1: 2}, "b": {0: 9}})] == ["a", "b"]
+
+
+def test_what_shares_no_seed_with_the_best_comes_last_and_is_no_tie():
+    ranked = rank({"x": {7: 4.0}, "z": {0: 1.0}, "y": {0: 4.5}, "best": {0: 5.0}})
+    assert [(one.name, one.is_tie) for one in ranked][-1] == ("x", None)
+    assert [one.name for one in ranked][:3] == ["best", "y", "z"]
+
+
 def test_a_sweep_over_one_field_is_one_table_along_it_that_names_the_best_value():
     cells = {("ds", value): [count + value * 100 + seed * value for seed in SIX] for value, count in ((1, 9), (2, 50))}
     shown = text(sweep(["job.fault_threshold"], cells))

@@ -183,6 +183,13 @@ def test_a_value_with_a_sign_and_that_of_a_limit_are_bounds():
     assert outcome_of(row(value=">0.9", tolerance_hint=">=0.90"), {}).tolerance == ">=0.90"
 
 
+def test_a_figure_that_no_run_has_is_told(tmp_path):
+    columns = "id,group,metric,value,unit,tolerance_hint,inputs"
+    (tmp_path / "rows.csv").write_text(f"{columns}\nnew,RSC,job MTTF at 1 GPU,9,h,4%,r_f=0.03; nodes=1\n")
+    [found] = verify([str(tmp_path / "rows.csv")]).outcomes
+    assert "a run with 0 failures" in found.skipped
+
+
 def test_prose_that_cannot_be_replayed_leaves_the_other_rows(tmp_path):
     rows = 'new-1,SPARE-CF,stacks,2,stacks,exact,"N=4, k=9"\nnew-2,SPARE-CF,stacks,2,stacks,exact,"N=9, k=1"\n'
     (tmp_path / "rows.csv").write_text("id,group,metric,value,unit,tolerance_hint,inputs\n" + rows)

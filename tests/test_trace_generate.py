@@ -413,3 +413,12 @@ def test_fit_tells_losses_that_take_all_from_those_of_all_that_are_left():
     probs, scales = [one.take_all_prob for one in found], [one.loss_size.scale for one in found]
     for values, true in ((probs, 0.02), (scales, 1.6)):
         assert abs(np.mean(values) - true) < 4 * np.std(values, ddof=1) / math.sqrt(len(values))
+
+
+def test_a_fit_has_nodes_for_its_batches_where_many_nodes_are_there_for_a_short_time_alone():
+    # On average there are fewer than two nodes, of which eight fail at once.
+    many = [f"b{number}" for number in range(8)]
+    at = [(0.0, "add", ["a"]), (90.0, "add", many), (95.0, "remove", many), (96.0, "add", many), (99.0, "remove", many)]
+    trace = build_trace([Event(3600 * hour, kind, node) for hour, kind, nodes in at for node in nodes])
+    recipe = fit_recipe(trace, "mtbf")
+    assert recipe.num_nodes == recipe.batch_nodes == 8

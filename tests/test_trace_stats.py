@@ -85,8 +85,10 @@ def test_lone_outage_tells_no_rate_and_no_lifetime(lazsim, tmp_path, ends):
 def test_node_that_is_away_from_the_start_is_no_loss_of_the_rate():
     # b is there for 2 h, and is lost once; a is away for the first of them.
     events = add(0.0, "a", "b") + remove(JUST_AFTER_S, "a") + add(3600.0, "a") + remove(7200.0, "b")
-    stats = trace_stats(build_trace(events))
+    trace = build_trace(events)
+    stats = trace_stats(trace)
     assert (stats.num_losses, stats.num_removals, stats.num_start_removals) == (2, 2, 1)
+    assert (stats.initial_nodes, trace.most_nodes(3600.0), trace.most_nodes(), trace.nodes_lost()) == (1, 1, 2, 1)
     assert (stats.node_hours, stats.removals_per_node_hour, stats.lifetime_mean_s) == (3.0, 1 / 3, 7200.0)
 
 

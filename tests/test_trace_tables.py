@@ -799,20 +799,20 @@ def test_rows_that_may_say_who_used_a_node_are_no_outages_unless_columns_say_so(
     named = "node=node,start=from,end=to"
     assert column in str(error.value)
     assert f"if a node is gone from start to end, give `columns` {named}" in str(error.value)
-    assert read_trace(path, mapping=make_mapping(columns=named)).nodes_lost() == 2
+    assert len(losses(read_trace(path, mapping=make_mapping(columns=named)))) == 2
 
 
 @pytest.mark.parametrize(("names", "is_told"), [("from,to", True), ("down_from,to", False)])
 def test_rows_of_nodes_and_times_alone_are_outages_and_a_note_says_so_where_no_name_does(write, names, is_told):
     trace = read_trace(write(f"node,{names}\n{SPANS.replace(',{0}', '')}"))
-    assert trace.nodes_lost() == 2
+    assert len(losses(trace)) == 2
     assert trace.notes[0].startswith("each row is taken for an outage, though no column is named so") == is_told
 
 
 @pytest.mark.parametrize("column", ["reason", "Root cause", "error_code", "state"])
 def test_rows_that_speak_of_outages_are_such_and_a_note_names_what_is_left_out(write, column):
     trace = read_trace(write(f"node,from,to,{column}\n{SPANS.format('down')}"))
-    assert trace.nodes_lost() == 2
+    assert len(losses(trace)) == 2
     taken = "columns are taken for node=node,start=from,end=to; left out: "
     assert any(note.replace("'", "") == taken + column for note in trace.notes)
 
@@ -924,3 +924,13 @@ def test_usual_names_of_the_begin_and_the_end_of_an_outage_are_known(write, name
 def test_lives_of_nodes_are_not_taken_for_outages_and_the_way_is_told(write, names):
     with pytest.raises(TraceFormatError, match="if rows say from when to when a node was there, give two rows of each"):
         read_trace(write(f"instance,{names}\na,2025-03-01 00:00,2025-03-01 01:00\n"))
+
+
+def test_a_node_that_is_away_and_said_to_be_so_again_as_it_returns_is_back(write):
+    rows = "".join(f"{at},{node},{state}\n" for at, node, state in [
+        (0, "a", "up"), (0, "b", "up"), (100, "a", "down"), (200, "a", "down"), (200, "a", "up"), (300, "b", "down"),
+    ])  # fmt: skip
+    trace = read_trace(write(f"time_s,node,state\n{rows}"))
+    assert [(batch.time_s, batch.removed, batch.added) for batch in trace.batches()][1:] == [
+        (100.0, ("a",), ()), (200.0, (), ("a",)), (300.0, ("b",), ()),
+    ]  # fmt: skip

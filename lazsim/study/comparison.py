@@ -65,6 +65,8 @@ def is_better(one: BySeed, other: BySeed, *, less_is_better: bool = False) -> bo
     """
     more, fewer = (other, one) if less_is_better else (one, other)
     seeds = common_seeds([one, other])
+    if not seeds:
+        return None
     above, below = (math.fsum(by_seed[seed] for seed in seeds) for by_seed in (more, fewer))
     if not below or math.isinf(above + below):
         # Nothing at all is less than something, and what never ends costs more than what does.
@@ -78,7 +80,8 @@ def rank(
 ) -> tuple[Ranked[Name], ...]:
     """Order alternatives by what they reach of the best at the seeds of both, the best first.
 
-    The best is the one with the greatest mean, or the least where less is better, unless it is given.
+    The best is the one with the greatest mean at the seeds of all, or the least where less is better, unless it is
+    given. Where no seed is that of all, the means at the seeds of each decide.
 
     Examples
     --------
@@ -87,14 +90,16 @@ def rank(
     """
     means = {name: mean_interval(by_seed.values()) for name, by_seed in values.items()}
     choose = min if less_is_better else max
-    first = choose(values, key=lambda name: means[name].value) if best is None else best
+    shared = common_seeds(values.values())
+    total = {name: math.fsum(by_seed[seed] for seed in shared) for name, by_seed in values.items()}
+    first = choose(values, key=lambda name: total[name] if shared else means[name].value) if best is None else best
 
     def better_by(better: BySeed, other: BySeed) -> Interval:
         return paired_ratio(other, better) if less_is_better else paired_ratio(better, other)
 
     share = {name: better_by(by_seed, values[first]).value for name, by_seed in values.items()}
     found = []
-    for name in sorted(values, key=lambda name: (name != first, -share[name])):
+    for name in sorted(values, key=lambda name: (name != first, math.isnan(share[name]), -share[name])):
         by_seed = values[name]
         behind = better_by(values[first], by_seed)
         is_behind = values[first] != by_seed and is_better(values[first], by_seed, less_is_better=less_is_better)

@@ -166,16 +166,17 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         repair_s = _lognormal_mean(known)
         sigma = _fit_sigma(known, repair_s) or sigma
     batches = [size for size in sizes if size > 1]
+    batch_nodes = round(float(np.mean(batches))) if batches else 0
     own_mean_s = mtbf_s * num_lost / max(1, num_lost - sum(batches))
     return MtbfSpec(
         source=_fitted_to(trace),
-        num_nodes=round((mtbf_s * num_lost + away_s) / trace.duration_s),
+        num_nodes=max(batch_nodes, round((mtbf_s * num_lost + away_s) / trace.duration_s)),
         mtbf_s=four_digits(mtbf_s),
         shape=_fit_shape(lives, own_mean_s),
         repair_s=max(SHORTEST_S, four_digits(repair_s)),
         repair_sigma=sigma,
         batch_share=four_digits(sum(batches) / num_lost),
-        batch_nodes=round(float(np.mean(batches))) if batches else 0,
+        batch_nodes=batch_nodes,
         duration_s=trace.duration_s,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lazsim.trace.table import JUST_AFTER_S, Trace
+from lazsim.trace.table import Trace
 from lazsim.units import HOUR_S, divide, format_duration
 
 CONFIDENCE = 0.95
@@ -81,7 +81,6 @@ def trace_stats(trace: Trace) -> TraceStats:
     """
     times, counts = trace.num_alive()
     times = np.append(times, trace.duration_s)
-    times[times <= JUST_AFTER_S] = 0.0
     node_hours = float(np.sum(counts * np.diff(times))) / HOUR_S
     born: dict[str, float] = {}
     lifetimes: list[float] = []

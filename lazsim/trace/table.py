@@ -150,7 +150,9 @@ class Trace(EqualByValue):
         num_nodes : ndarray, shape (K,)
             Nodes alive from each of them on.
         """
-        times, first = np.unique(np.concatenate([[0.0], self.time_s])[::-1], return_index=True)
+        # Nodes that are away from the start are not there for a moment before.
+        time_s = np.where(self.time_s <= JUST_AFTER_S, 0.0, self.time_s)
+        times, first = np.unique(np.concatenate([[0.0], time_s])[::-1], return_index=True)
         counts = np.concatenate([[0], np.cumsum(self.change, dtype=np.int64)])[::-1]
         return times, counts[first]
 
@@ -160,8 +162,8 @@ class Trace(EqualByValue):
         return int(num_nodes[times_s < end_s].max())
 
     def nodes_lost(self, end_s: float = np.inf) -> int:
-        """Count the removals of nodes before a time."""
-        return int(((self.change < 0) & (self.time_s < end_s)).sum())
+        """Count the removals of nodes before a time, without those that are away from the start."""
+        return int(((self.change < 0) & (self.time_s > JUST_AFTER_S) & (self.time_s < end_s)).sum())
 
     def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
         """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0."""

@@ -32,7 +32,7 @@ from lazsim.trace.pool import PoolDraw, draw_pool
 from lazsim.trace.prices import ONE, node_hours
 from lazsim.trace.recipes import MarketSpec, MtbfSpec, PoolSpec, ScheduleSpec
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import DAY_S, DURATIONS_S, HOUR_S, MINUTE_S, UNIT_OF_WORD
+from lazsim.units import DAY_S, DURATIONS_S, HOUR_S, MINUTE_S, UNIT_OF_WORD, counted
 
 MEASURED = "measured"
 
@@ -385,10 +385,18 @@ def replay(setup: Setup, figures: Sequence[str], inputs: Mapping[str, Sequence[f
         When the inputs cannot be simulated, or a file is missing.
     """
     found = [
-        [(min if figure in LEAST else mean)(FIGURES[figure](one) for one in runs) for figure in figures]
+        [(min if figure in LEAST else mean)(_figure(figure, one) for one in runs) for figure in figures]
         for runs in (_made(runs_of(one), folder) for one in variants(setup, inputs))
     ]
     return [max(column) for column in zip(*found, strict=True)] if setup.largest else [*itertools.chain(*found)]
+
+
+def _figure(name: str, one: Replayed) -> float:
+    try:
+        return FIGURES[name](one)
+    except (ZeroDivisionError, IndexError):
+        told = f"{counted(one.run.counts['failures'], 'failure')} and {counted(one.run.steps, 'step')}"
+        raise MissingError(f"a run with {told} has no `{name}`") from None
 
 
 def runs_of(setup: Setup) -> bytes:

@@ -121,7 +121,7 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
     """Make node events, and notes, of a log where ``add`` says that a node is there, and ``remove`` that it is not.
 
     A state that the node is in already changes nothing. A node that the log first sees go was there from the start.
-    Where a node is said to be both within an instant, the state that changes something comes first.
+    Where a node that is there is said to be so and not to be so within an instant, it restarts.
     """
     is_there: dict[str, bool] = {}
     first: list[Event] = []
@@ -157,18 +157,15 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
 
 
 def _possible_order(states: Iterable[Event], is_there: Mapping[str, bool]) -> Iterator[Event]:
-    """Yield events by time; of those of a node in one instant, first one that is not the state that it is in."""
+    """Yield events by time; a node that is there may be said to return before its loss, in stamps of a second."""
     for _, instant in itertools.groupby(states, key=lambda event: event.time_s):
         of_node: dict[str, list[Event]] = {}
         for event in instant:
             of_node.setdefault(event.node, []).append(event)
         for events in of_node.values():
-            first = events[0]
-            if is_there.get(first.node) == (first.kind == "add"):
-                yield from (event for event in events if event.kind != first.kind)
-                yield from (event for event in events if event.kind == first.kind)
-            else:
-                yield from events
+            if events[0].kind == "add" and is_there.get(events[0].node):
+                events.sort(key=lambda event: event.kind == "add")
+            yield from events
 
 
 def other_nodes(
