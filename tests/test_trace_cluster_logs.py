@@ -93,6 +93,18 @@ def test_slurm_node_that_drains_is_lost_when_it_is_drained_or_down(read):
     assert any(note.startswith("3 nodes begin to drain") for note in trace.notes)
 
 
+def test_slurm_node_that_is_drained_is_away_until_its_state_is_set_though_it_responds(read):
+    trace = read(slurm(
+        "00:01:00.000] update_node: node gpu-1 state set to DRAINED",
+        "00:01:00.000] error: Nodes gpu-2 not responding, setting DOWN",
+        "00:02:00.000] Nodes gpu-[1-2] now responding",
+        "00:05:00.000] update_node: node gpu-1 state set to IDLE",
+    ))  # fmt: skip
+    assert history(trace)[1:] == [
+        (60.0, ["gpu-1", "gpu-2"], []), (120.0, [], ["gpu-2"]), (300.0, [], ["gpu-1"]),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "reason",
     ["Xid 79", "XID 94 on GPU 3", "NVRM: GPU has fallen off the bus", "NODE_FAIL", "GPU 3 is lost",

@@ -17,14 +17,14 @@ STAMP = r"(\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?)"
 LINE = re.compile(rf"(?:\[{STAMP}\]|{STAMP}\s.*?slurmctld\S*:)\s*(.*)")
 """A line of the log, or of the journal with dates of ISO 8601."""
 TYPICAL = re.compile(r"slurm|JobI[dD]=|sched|backfill|[Nn]odes? |node=", re.ASCII)
-Said = Literal["add", "remove", "drain"] | None
+Said = Literal["add", "responds", "remove", "drained", "drain"] | None
 MESSAGES: dict[str, Said] = {
     r"Nodes? (\S+) not responding, setting DOWN": "remove",
     r"Down nodes: (\S+)": "remove",
     r"[Nn]ode (\S+) unexpectedly rebooted": "remove",
     r"(?:due to failure of|on failed) node (\S+)": "remove",
     r"[Nn]odes? (\S+) not resumed by ResumeTimeout": "remove",
-    r"[Nn]odes? (\S+) now responding": "add",
+    r"[Nn]odes? (\S+) now responding": "responds",
     r"[Nn]ode (\S+) returned to service": "add",
     r"[Nn]odes? (\S+) state set to (\S+)": None,
     r"[Ss]etting node (\S+) (?:state )?to (\S+)": None,
@@ -49,18 +49,19 @@ LEAST_BACK_S = MINUTE_S
 
 
 def state_kind(text: str) -> Said:
-    """Return whether a node in a state is there, or drains, or None where the state says nothing of that.
+    """Return whether a node in a state is there, drains, or is drained, or None where the state says nothing of that.
 
     Examples
     --------
     >>> [state_kind(state) for state in ("DOWN*+DRAIN", "DRAINING", "IDLE+DRAIN", "RESUME")]
-    ['remove', 'drain', 'remove', 'add']
+    ['drained', 'drain', 'drained', 'add']
     """
     states = set(re.split(r"[^A-Z_]+", text.upper()))
-    if states & GONE or (states & DRAINING and "IDLE" in states):
+    is_gone = bool(states & GONE) or (bool(states & DRAINING) and "IDLE" in states)
+    if states & (DRAINING | {"DRAINED"}):
+        return "drained" if is_gone else "drain"
+    if is_gone:
         return "remove"
-    if states & DRAINING:
-        return "drain"
     return "add" if states & THERE else None
 
 
@@ -78,6 +79,8 @@ def read(source: TraceSource) -> TraceReading:
     reasons: dict[str, str] = {}
     draining: set[str] = set()
     gone: set[str] = set()
+    # Those that get no jobs until their state is set, though they respond.
+    drained: set[str] = set()
     num_drains, num_failed = 0, 0
     for line, text in source.lines():
         found = LINE.match(text)
@@ -99,15 +102,20 @@ def read(source: TraceSource) -> TraceReading:
             if said == "drain":
                 num_drains += node not in draining | gone
                 draining |= {node} - gone
-            elif said is not None:
+            elif said is not None and not (said == "responds" and node in drained):
                 draining.discard(node)
-                log.say(time_s, said, node, line)
-                (gone.add if said == "remove" else gone.discard)(node)
-            if said == "add":
-                reasons.pop(node, None)
+                is_there = said in ("add", "responds")
+                log.say(time_s, "add" if is_there else "remove", node, line)
+                (gone.discard if is_there else gone.add)(node)
+                if is_there:
+                    reasons.pop(node, None)
+                    drained.discard(node)
+                elif said == "drained":
+                    drained.add(node)
             if node in draining and any(fnmatchcase(reasons.get(node, ""), pattern) for pattern in HARDWARE):
                 draining.discard(node)
                 gone.add(node)
+                drained.add(node)
                 num_failed += 1
                 log.say(time_s, "remove", node, line)
     notes = []
