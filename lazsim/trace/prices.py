@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +14,19 @@ from lazsim.units import HOUR_S
 class EqualByValue:
     """A dataclass of arrays whose instances are equal when all their values are, as after pickling."""
 
-    def _values(self) -> list[object]:
-        values = (getattr(self, one.name) for one in fields(self))  # type: ignore[arg-type]
-        return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+    def _values(self) -> list[Any]:
+        return [getattr(self, one.name) for one in fields(self)]  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, type(self)) and isinstance(self, type(other)) and self._values() == other._values()
+        if type(self) is not type(other):
+            return False
+        both = zip(self._values(), other._values(), strict=True)
+        return self is other or all(
+            np.array_equal(one, two) if isinstance(one, np.ndarray) else one == two for one, two in both
         )
 
     def __hash__(self) -> int:
-        return hash((type(self), *(len(value) for value in self._values() if isinstance(value, list))))
+        return hash((type(self), *(len(value) for value in self._values() if isinstance(value, np.ndarray))))
 
 
 @dataclass(frozen=True, eq=False)
