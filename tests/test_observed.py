@@ -88,6 +88,27 @@ def test_saves_that_stop_training_at_every_so_many_steps_are_no_stops():
     assert found.training_s == 400 + 7 * 14
 
 
+@pytest.mark.parametrize(("form", "evaluated"), [
+    (TORCHTITAN, "[titan] {},000 - root - INFO - \x1b[36mvalidate step: {:2d}  loss: 12.1"),
+    (MLPERF, ':::MLLOG {{"time_ms": {}, "key": "eval_accuracy", "metadata": {{"samples_count": {}}}}}'),
+])  # fmt: skip
+def test_lines_of_evaluations_tell_of_no_step(tmp_path, form, evaluated):
+    # Steps of 1 s, and an evaluation of 20 s after each ten.
+    lines, now = [], 0
+    for step in range(1, 101):
+        now += 1
+        stamp = f"2025-03-01 00:{now // 60:02d}:{now % 60:02d}" if form is TORCHTITAN else now * 1000
+        lines.append(form.format(stamp, step))
+        if step % 10 == 0:
+            now += 20
+            stamp = f"2025-03-01 00:{now // 60:02d}:{now % 60:02d}" if form is TORCHTITAN else now * 1000
+            lines.append(evaluated.format(stamp, step))
+    (tmp_path / "log").write_text("\n".join(lines) + "\n")
+    _, marks, _ = read_log(tmp_path / "log")
+    assert len(marks) == 100
+    assert observed_phases(marks).num_stops == 0
+
+
 def test_a_few_slow_lines_in_a_row_are_stops():
     times = [*range(50), *(50 + 30 * late for late in range(3)), *range(141, 241)]
     assert observed_phases([Mark(0, float(time), step) for step, time in enumerate(times)]).num_stops == 3

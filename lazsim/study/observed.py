@@ -39,7 +39,7 @@ FEWEST_LINES = 3
 
 DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
 MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
-TORCHTITAN = re.compile(rf"{DATE}.*?\bstep:\s*(\d+)\b")
+TORCHTITAN = re.compile(rf"{DATE}.*?(?<!validate )\bstep:\s*(\d+)\b")
 NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")
 DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -183,11 +183,12 @@ def _mlperf(name: str, log: str) -> tuple[str, list[Mark]]:
         try:
             entry = decode_json(text.partition(MLPERF)[2].strip().encode())
             told, time_s = entry["metadata"], float(entry["time_ms"]) / 1e3
-        except (ValueError, KeyError, TypeError, OverflowError):
+            is_evaluation = str(entry.get("key")).startswith("eval")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise LazsimError(f"{name}, line {line}: not a line of MLPerf's log; mend it, or leave it out") from None
         for unit, keys in (("samples", ("samples_count",)), ("steps", ("step_num", "step"))):
             done = next((told[key] for key in keys if isinstance(told, dict) and key in told), None)
-            if done is not None:
+            if done is not None and not is_evaluation:
                 marks[unit].append(_mark(name, line, repr(time_s), str(done)))
     unit = max(marks, key=lambda unit: len(marks[unit]))
     return unit, marks[unit]
