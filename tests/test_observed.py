@@ -94,15 +94,16 @@ def test_saves_that_stop_training_at_every_so_many_steps_are_no_stops():
 ])  # fmt: skip
 def test_lines_of_evaluations_tell_of_no_step(tmp_path, form, evaluated):
     # Steps of 1 s, and an evaluation of 20 s after each ten.
-    lines, now = [], 0
+    def stamp(now_s):
+        return f"2025-03-01 00:{now_s // 60:02d}:{now_s % 60:02d}" if form is TORCHTITAN else now_s * 1000
+
+    lines, now_s = [], 0
     for step in range(1, 101):
-        now += 1
-        stamp = f"2025-03-01 00:{now // 60:02d}:{now % 60:02d}" if form is TORCHTITAN else now * 1000
-        lines.append(form.format(stamp, step))
+        now_s += 1
+        lines.append(form.format(stamp(now_s), step))
         if step % 10 == 0:
-            now += 20
-            stamp = f"2025-03-01 00:{now // 60:02d}:{now % 60:02d}" if form is TORCHTITAN else now * 1000
-            lines.append(evaluated.format(stamp, step))
+            now_s += 20
+            lines.append(evaluated.format(stamp(now_s), step))
     (tmp_path / "log").write_text("\n".join(lines) + "\n")
     _, marks, _ = read_log(tmp_path / "log")
     assert len(marks) == 100
