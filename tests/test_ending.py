@@ -13,6 +13,9 @@ from tests.bench_signals import SWEEP, end_after, processes_of
 
 PROGRAM = (sys.executable, "-m", "lazsim")
 
+# An interrupt that is not acknowledged is raised again once its exception is gone.
+HEARD = "    except KeyboardInterrupt:\n        acknowledge()\n        print('heard')\n"
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.3, 1.5])
@@ -88,7 +91,7 @@ def test_an_interrupt_that_python_loses_is_raised_again(run_process):
     # Python reports an exception in a finaliser, and goes on.
     script = (
         "import os, signal, time\n"
-        "from lazsim.cli.base.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending, acknowledge\n"
         "class Lost:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
@@ -97,9 +100,7 @@ def test_an_interrupt_that_python_loses_is_raised_again(run_process):
         "    try:\n"
         "        Lost()\n"
         "        time.sleep(60)\n"
-        "    except KeyboardInterrupt:\n"
-        "        print('heard')\n"
-    )
+    ) + HEARD
     ended = run_process(sys.executable, "-c", script)
     assert (ended.stdout, ended.stderr) == ("heard\n", "")
 
@@ -108,22 +109,20 @@ def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_
     # Compiled code that calls a hash, as msgspec does, clears any exception of it.
     script = (
         "import os, signal, time\n"
-        "from lazsim.cli.base.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending, acknowledge\n"
         "with Ending():\n"
         "    try:\n"
         "        try:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
-        "            time.sleep(60)\n"
-        "        except KeyboardInterrupt:\n"
-        "            pass\n"
-        "        try:\n"
+        "            try:\n"
+        "                os.kill(os.getpid(), signal.SIGINT)\n"
+        "                time.sleep(60)\n"
+        "            except KeyboardInterrupt:\n"
+        "                pass\n"
         "            time.sleep(60)\n"
         "        finally:\n"
         "            time.sleep(0.2)\n"
         "            print('cleared')\n"
-        "    except KeyboardInterrupt:\n"
-        "        print('heard')\n"
-    )
+    ) + HEARD
     ended = run_process(sys.executable, "-c", script)
     assert (ended.stdout, ended.stderr) == ("cleared\nheard\n", "")
 
@@ -156,14 +155,12 @@ def test_an_interrupt_waits_until_a_module_is_imported(run_process, tmp_path):
     )
     script = (
         "import time\n"
-        "from lazsim.cli.base.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending, acknowledge\n"
         "with Ending():\n"
         "    try:\n"
         "        import slow\n"
         "        time.sleep(60)\n"
-        "    except KeyboardInterrupt:\n"
-        "        print('heard')\n"
-    )
+    ) + HEARD
     paths = os.pathsep.join([str(tmp_path), *sys.path])
     assert run_process(sys.executable, "-c", script, env={**os.environ, "PYTHONPATH": paths}).stdout == "heard\n"
 
@@ -174,7 +171,7 @@ def test_an_interrupt_waits_until_workers_are_started_or_cleared_away(step, run_
     script = (
         "import os, signal, sys, threading, time\n"
         "from joblib.externals.loky.backend import resource_tracker\n"
-        "from lazsim.cli.base.ending import Ending\n"
+        "from lazsim.cli.base.ending import Ending, acknowledge\n"
         "from lazsim.study.backends import on_loky\n"
         "name, interrupted = sys.argv[1:]\n"
         "register = getattr(resource_tracker, name)\n"
@@ -190,9 +187,7 @@ def test_an_interrupt_waits_until_workers_are_started_or_cleared_away(step, run_
         "    try:\n"
         "        sorted(on_loky(str, range(4), 2, None))\n"
         "        time.sleep(60)\n"
-        "    except KeyboardInterrupt:\n"
-        "        print('heard')\n"
-    )
+    ) + HEARD
     ended = run_process(sys.executable, "-c", script, *step.split())
     assert (ended.stdout, ended.stderr) == ("heard\n", "")
 
