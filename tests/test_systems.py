@@ -988,6 +988,16 @@ def test_the_best_setting_trains_no_fewer_samples_than_the_published_one_and_bot
     assert "published setting" in render(run_parts(result), 200)
 
 
+def test_a_setting_that_no_failure_sends_back_is_better_than_one_that_loses_work():
+    # Both nodes of a pair fail: of two copies none is left.
+    events = trace((0, "add", "a b c d"), (1200, "remove", "a b"), (1230, "add", "e f"), duration_s=6000.0)
+    settings = {"cluster.host.memory_bytes": "2TiB"}
+    result = small_memory(events, systems=["gemini"], interval="auto", **settings)
+    best, published = result.runs[0], result.published[0]
+    assert (best.setting, published.setting) == ({"num_copies": 3}, {"num_copies": 2})
+    assert best.samples > published.samples
+
+
 def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():
     # Six failures in 6000 s: a sixteenth of the experts in each save loses far more than 3.75 % of all tokens.
     nodes = " ".join(f"n{index}" for index in range(4))

@@ -120,17 +120,17 @@ def _search(
     Notes
     -----
     Where no failure goes back to a checkpoint, a run that never saves trains most, and loses all on another trace.
-    A setting then counts as if one failure at a random instant had gone back, which loses half an interval;
+    An interval then counts as if one failure at a random instant had gone back, which loses half of it;
     `mean_between_s`, too, takes one failure for none. With saves of a constant time, Young's interval for one
     failure is best so. None shorter than the published one is tried there, since it trains less on the trace.
     """
 
-    def score(setting: Setting) -> float:
+    def score(setting: Setting, counts_rollback: bool = False) -> float:
         runs = simulate(setting)
         lost = math.fsum(run.lost_token_share or 0.0 for run in runs) / len(runs)
         if lost > setting.system.most_lost_tokens:
             return -lost
-        loss = 0.0 if any(map(went_back, runs)) else math.fsum(map(rollback_samples, runs)) / len(runs)
+        loss = math.fsum(map(rollback_samples, runs)) / len(runs) if counts_rollback else 0.0
         return math.fsum(run.samples for run in runs) - loss
 
     best = start
@@ -138,13 +138,13 @@ def _search(
         others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
         fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, loads, num_nodes)]
         best = max((best, *fitting), key=score)
-    is_tested = any(map(went_back, simulate(best)))
+    is_untested = not any(map(went_back, simulate(best)))
     least = interval_steps(best.system, scenario.costs(), loads, num_nodes, between_s=0.0)
-    least = least if is_tested else max(least, best.interval_steps)
+    least = max(least, best.interval_steps) if is_untested else least
     fixed = best
 
     def scores(intervals: Iterable[int]) -> dict[int, float]:
-        return {steps: score(replace(fixed, interval_steps=steps)) for steps in intervals}
+        return {steps: score(replace(fixed, interval_steps=steps), is_untested) for steps in intervals}
 
     found = replace(best, interval_steps=climb(best.interval_steps, scores, least))
     # Where nothing trains, all settings are as good.
