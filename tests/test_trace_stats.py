@@ -6,6 +6,7 @@ import pytest
 
 from lazsim.output.trace import mean_alive, sparkline
 from lazsim.trace import Event, build_trace, read_trace, trace_stats
+from lazsim.trace.stats import count_interval
 from lazsim.trace.table import JUST_AFTER_S
 
 
@@ -62,13 +63,24 @@ GARWOOD = [(0, 0.0, 3.689), (1, 0.0253, 5.572), (2, 0.242, 7.225), (10, 4.795, 1
 @pytest.mark.parametrize(("num", "low", "high"), GARWOOD)
 @pytest.mark.parametrize("size", [1, 3])
 def test_rate_of_losses_has_the_exact_interval_of_their_number(num, low, high, size):
-    nodes = [f"n{one}" for one in range(31)]
-    gone = [(60.0 * (loss + 1), nodes[loss * size : (loss + 1) * size]) for loss in range(num)]
-    losses = [event for time_s, lost in gone for event in remove(time_s, *lost)]
+    nodes = [f"n{one}" for one in range(size)]
+    times_s = [3600.0 * (loss + 0.5) / num for loss in range(num)]
+    losses = [event for time_s in times_s for event in remove(time_s, *nodes) + add(time_s, *nodes)]
     stats = trace_stats(build_trace(add(0.0, *nodes) + losses, duration_s=3600.0))
     size = size if num else 1
     assert stats.removals_per_node_hour_ci_low * stats.node_hours == pytest.approx(low * size, rel=2e-3)
     assert stats.removals_per_node_hour_ci_high * stats.node_hours == pytest.approx(high * size, rel=2e-3)
+
+
+def test_rate_of_losses_in_one_burst_is_as_uncertain_as_the_number_of_bursts():
+    losses = [event for second in range(15) for event in remove(100.0 + second, "a") + add(100.0 + second, "a")]
+    stats = trace_stats(build_trace(add(0.0, "a") + losses, duration_s=3600.0))
+    # Five stretches with 15, 0, 0, 0 and 0 losses: the sample variance is 45, that of their sum 5 x 45, and a quantile
+    # of Student's t with 4 degrees of freedom is 2.776 where that of the normal distribution is 1.96.
+    size = 5 * 45 * (2.7764 / 1.95996) ** 2 / 15
+    low, high = count_interval(15 / size)
+    assert stats.removals_per_node_hour_ci_low == pytest.approx(low * size, rel=1e-3)
+    assert stats.removals_per_node_hour_ci_high == pytest.approx(high * size, rel=1e-3)
 
 
 @pytest.mark.parametrize("ends", ["2025-03-01 12:00", ""])
