@@ -88,6 +88,16 @@ def test_without_a_layout_the_fastest_that_fits_is_taken(lazsim):
     assert step["searched"]["num_fitting"] <= step["searched"]["num_valid"]
 
 
+def test_a_search_says_which_sizes_it_tried_and_takes_batches_too_small_for_data_parallelism_alone(lazsim):
+    place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "64")
+    status, out, _ = lazsim(*place, "--layout", "global_batch=32", "--search")
+    told = "tried powers of two: tensor, pipeline and expert up to 64, parts of a stage up to 8"
+    assert (status, told in " ".join(out.split())) == (0, True)
+    # A third of 24 GPUs is left over by every power of two.
+    status, _, err = lazsim(*place[:-1], "24", "--layout", "global_batch=7", "--search")
+    assert (status, "global_batch (7) must be a multiple of" in err) == (2, True)
+
+
 def test_the_layout_found_is_a_job_that_runs_as_it_stands(lazsim, tmp_path):
     place = ("--model", "gpt-oss-20b", "--cluster", "h100x1")
     _, out, _ = lazsim("step", *place, "--json", "--out", str(tmp_path / "found"))

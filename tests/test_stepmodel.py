@@ -539,6 +539,8 @@ def test_padded_experts_spare_the_host_its_wait():
     assert waits == [1, 0]
     assert imbalance(padded) == 1.0
     assert imbalance(inputs_of(routing="learned", capacity_factor=1.05)) == 1.05
+    # A rank that has all experts is the busiest and the mean.
+    assert imbalance(inputs_of(routing="learned", expert=1)) == 1.0
     # Half as many more rows take half as long again in large matmuls.
     wide = inputs_of(capacity_factor=1.5, pad_to_capacity=True)
     parts = [predict_step(some).exposed_s["expert_matmul"] for some in (padded, wide)]
@@ -939,7 +941,7 @@ def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
         ({"global_batch": 7}, "must be a multiple of"),
         ({"pipeline": 2, "virtual_stages": 32}, "must not exceed the 48 layers"),
         ({"virtual_stages": 2}, "need pipeline stages"),
-        ({"recomputed": ["norm"]}, "need recompute = 'selective'"),
+        ({"recomputed": ["norm"]}, "recomputed (norm) needs recompute = 'selective', not 'none'"),
         ({"recompute": "selective"}, "needs `recomputed` modules"),
         ({"precision": "mxfp8"}, "precision 'mxfp8' needs tensor cores that scale blocks of numbers"),
         ({"precision": "nvfp4"}, "and h100 has none; take 'fp8' or 'fp8_block'"),

@@ -51,7 +51,8 @@ def command(
     layout = parse_layout(fields)
     if searches:
         refuse_without_effect(layout, dict.fromkeys(SEARCHED, "beside `searches`"), "`layout` ")
-    inputs = load_inputs(model, cluster, job, layout, gpus)
+    searches = searches or not (job or fields)
+    inputs = load_inputs(model, cluster, job, layout, gpus, searches)
     with working("searching layouts"):
-        result = predict_layout(inputs, search=searches or not (job or any("=" in text for text in fields)))
+        result = predict_layout(inputs, searches)
     show(result, step_parts, files=step_files)

@@ -180,12 +180,9 @@ class LayoutCosts(CostModel):
         known_s = self._known.step_s
         if (num_nodes, power) not in known_s:
             inputs = self.inputs_for(num_nodes)
-            constants = msgspec.structs.replace(
-                inputs.constants, learned_imbalance=self._least_imbalance * IMBALANCE_RATIO**power
-            )
             parallel = msgspec.structs.replace(inputs.parallel, routing="learned")
-            learned = replace(inputs, constants=constants, parallel=parallel)
-            known_s[num_nodes, power] = predict_step(learned, self._known.layers).step_s
+            uneven = replace(inputs, parallel=parallel, known_imbalance=self._least_imbalance * IMBALANCE_RATIO**power)
+            known_s[num_nodes, power] = predict_step(uneven, self._known.layers).step_s
         return known_s[num_nodes, power]
 
     def masked_s(self, num_nodes: int, padding_BL: Floats) -> Floats:

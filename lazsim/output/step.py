@@ -10,6 +10,7 @@ from lazsim.files.writing import json_bytes, toml_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.specs import ParallelSpec
+from lazsim.stepmodel.search import TRIED
 from lazsim.study.step import StepResult
 from lazsim.units import GIB, counted
 
@@ -19,7 +20,7 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     inputs, time = result.inputs, result.time
     parallel = inputs.parallel
     low, high = result.range_tokens_per_s
-    fits = "" if result.fits else f"does not fit, as it takes {result.memory_share:.3g} times the memory; else "
+    fits = "" if result.fits else f"does not fit, as it takes {result.memory_share:.1%} of the memory; else "
     yield (
         f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}: {fits}"
         f"{time.tokens_per_s_per_gpu:,.0f} tokens/s a GPU ({low:,.0f} to {high:,.0f}), step {time.step_s:.2f} s, "
@@ -104,4 +105,4 @@ def _search_table(result: StepResult) -> Table:
     ]
     counts = result.searched
     note = f"{counts['num_fitting']:,} of {counts['num_valid']:,} layouts that divide the job fit into memory"
-    return Table(columns, rows, "the fastest layouts that fit", notes=[note])
+    return Table(columns, rows, "the fastest layouts that fit", notes=[f"{TRIED}; {note}"])

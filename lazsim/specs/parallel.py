@@ -109,7 +109,10 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
         if self.schedule == "dualpipe" and (self.pipeline % 2 or self.virtual_stages > 1):
             raise ValueError(f"dualpipe needs an even number of stages without virtual_stages, not {self.pipeline}")
         if self.recomputed and self.recompute != "selective":
-            raise ValueError(f"recomputed modules need recompute = 'selective', not {self.recompute!r}")
+            raise ValueError(
+                f"recomputed ({', '.join(self.recomputed)}) needs recompute = 'selective', not {self.recompute!r}: "
+                "empty it, too"
+            )
         if self.recompute == "selective" and not self.recomputed:
             raise ValueError("recompute = 'selective' needs `recomputed` modules, such as attention_core")
         if self.recompute_stops_early and self.recompute != "full":

@@ -122,7 +122,8 @@ def lasting_imbalance(inputs: StepInputs) -> float:
     parallel = inputs.parallel
     if parallel.pad_to_capacity:
         return parallel.capacity_factor
-    busiest = inputs.constants.learned_imbalance if parallel.routing == "learned" else 1.0
+    is_uneven = parallel.routing == "learned" and parallel.expert > 1
+    busiest = inputs.known_imbalance or (inputs.constants.learned_imbalance if is_uneven else 1.0)
     return min(busiest, parallel.capacity_factor or busiest)
 
 

@@ -47,6 +47,8 @@ class StepInputs:
     parallel: ParallelSpec
     tables: KernelTables
     constants: StepConstants
+    known_imbalance: float = 0.0
+    """Tokens of the busiest expert-parallel rank over the mean, where loads are known; 0 where they are not."""
 
     def __post_init__(self) -> None:
         check_layout(self.model, self.parallel, self.num_gpus)

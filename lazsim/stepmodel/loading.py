@@ -1,5 +1,6 @@
 """Inputs of a step by name: model, cluster, layout."""
 
+import contextlib
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ from lazsim.errors import SpecError, prefix_errors
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.search import layouts_tried
 from lazsim.stepmodel.tables import KernelTables, load_tables
 from lazsim.units import counted
 
@@ -40,13 +42,14 @@ def tables_of(gpu: GpuSpec) -> KernelTables:
 
 
 def load_inputs(
-    model: str, cluster: str, job: str | None = None, layout: Mapping[str, Any] | None = None, gpus: int | None = None
-) -> StepInputs:
+    model: str, cluster: str, job: str | None = None, layout: Mapping[str, Any] | None = None, gpus: int | None = None,
+    searches: bool = False,
+) -> StepInputs:  # fmt: skip
     """Resolve the inputs of a step.
 
     Model, cluster and job are names of the catalogue or paths of TOML files. The fields of the `layout` replace those
     of the job's ``[parallel]``, or of `first_layout`; `gpus` those of the cluster. A `SpecError` says that a name or a
-    field is unknown, or that the layout does not fit.
+    field is unknown, or that the layout does not fit; where a search chooses it, that none of those tried does.
     """
     spec = load_spec(ModelSpec, model, "model")
     nodes = load_spec(ClusterSpec, cluster, "cluster")
@@ -67,7 +70,14 @@ def load_inputs(
         chosen = override(start, layout) if layout else start
     given = [f"`job` {job}: parallel"] * (job is not None) + ["`layout`"] * bool(layout)
     with prefix_errors(" with ".join(given)):
-        return StepInputs(chosen.trained(spec), gpu, nodes, chosen, tables, load_constants())
+        try:
+            return StepInputs(chosen.trained(spec), gpu, nodes, chosen, tables, load_constants())
+        except SpecError:
+            # A small batch may leave too little for data-parallel ranks alone.
+            for tried in layouts_tried(chosen, nodes) if searches else ():
+                with contextlib.suppress(SpecError):
+                    return StepInputs(chosen.trained(spec), gpu, nodes, tried, tables, load_constants())
+            raise
 
 
 def first_layout(cluster: ClusterSpec) -> ParallelSpec:

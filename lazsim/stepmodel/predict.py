@@ -68,7 +68,7 @@ class Layers:
     """The layers of a model under layouts, each played once.
 
     They may be shared by steps of one model, GPU, network and set of constants: the layout, the number of nodes and the
-    imbalance of learned routing may differ.
+    known imbalance may differ.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Layers:
 
     def of(self, inputs: StepInputs, names: Iterable[str]) -> tuple[Mapping[str, Item], Mapping[str, LayerTime]]:
         """Return the blocks of the model, and the time of each layer of these names."""
-        key = (_LAYER_FIELDS(inputs.parallel), inputs.num_pods, inputs.constants.learned_imbalance)
+        key = (_LAYER_FIELDS(inputs.parallel), inputs.num_pods, inputs.known_imbalance)
         if key not in self._known:
             self._known[key] = blocks_of(inputs), {}
         blocks, times = self._known[key]

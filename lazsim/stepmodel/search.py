@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from lazsim.errors import SpecError
-from lazsim.specs import ParallelSpec
+from lazsim.specs import ClusterSpec, ParallelSpec
 from lazsim.specs.parallel import Recompute, Recomputed
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import memory_bytes
@@ -34,6 +34,11 @@ RECOMPUTES: tuple[tuple[Recompute, tuple[Recomputed, ...]], ...] = (
     ("full", ()),
 )
 
+TRIED = (
+    f"tried powers of two: tensor, pipeline and expert up to {SIZES[-1]}, parts of a stage up to {VIRTUAL_STAGES[-1]}, "
+    f"sequences of a micro-batch up to {MICRO_BATCHES[-1]}"
+)
+"""What a search tries, as people are told."""
 
 Needs = Callable[[StepInputs], tuple[float, float]]
 """From a layout to the bytes that a GPU needs, and to the seconds of a step beyond those predicted."""
@@ -143,7 +148,7 @@ def usable_bytes(inputs: StepInputs) -> float:
 
 
 def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
-    reason = "none divides model, batch and GPUs"
+    reason = f"none divides model, batch and GPUs ({TRIED})"
     if all_bytes:
         reason = f"the least of {len(all_bytes)} takes {min(all_bytes) / 2**30:.0f} GiB"
     return SpecError(
@@ -154,7 +159,7 @@ def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
 
 def _valid_layouts(inputs: StepInputs, least_copies: int, needs: Needs) -> Iterator[tuple[StepInputs, float, float]]:
     """Yield layouts that `needs` does not refuse, with what it says of them."""
-    for parallel in _layouts(inputs):
+    for parallel in layouts_tried(inputs.parallel, inputs.cluster):
         try:
             changed = replace(inputs, parallel=parallel)
             if changed.expert_copies < least_copies:
@@ -165,16 +170,17 @@ def _valid_layouts(inputs: StepInputs, least_copies: int, needs: Needs) -> Itera
         yield changed, needed, further_s
 
 
-def _layouts(inputs: StepInputs) -> Iterator[ParallelSpec]:
+def layouts_tried(given: ParallelSpec, cluster: ClusterSpec) -> Iterator[ParallelSpec]:
+    """Yield the layouts of a search, whether they divide a job or not; all else is as `given`."""
     for tensor, pipeline, virtual, expert, micro_batch, (recompute, modules) in itertools.product(
         SIZES, SIZES, VIRTUAL_STAGES, SIZES, MICRO_BATCHES, RECOMPUTES
     ):
-        if tensor > inputs.cluster.gpus_per_node or (virtual > 1 and pipeline == 1):
+        if tensor > cluster.gpus_per_node or (virtual > 1 and pipeline == 1):
             continue
-        stops_early = inputs.parallel.recompute_stops_early and recompute == "full"
+        stops_early = given.recompute_stops_early and recompute == "full"
         values = (tensor, pipeline, virtual, expert, micro_batch, recompute, modules, "")
         chosen: dict[str, object] = dict(zip(SEARCHED, values, strict=True))
         try:
-            yield msgspec.structs.replace(inputs.parallel, recompute_stops_early=stops_early, **chosen)
+            yield msgspec.structs.replace(given, recompute_stops_early=stops_early, **chosen)
         except ValueError:
             continue  # stages that the schedule does not run
