@@ -1,8 +1,10 @@
 import math
+import re
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from lazsim.errors import LazsimError, SpecError
 from lazsim.specs import describe_spec
 from lazsim.trace import Event, build_trace, generate_trace, load_recipe, read_trace, trace_stats
-from lazsim.trace.fit import compare_fit, fit_recipe, fit_spot
+from lazsim.trace.fit import compare_fit, fit_notes, fit_recipe, fit_spot
 from lazsim.trace.generate import draw_weibull, generated_bytes
 from lazsim.trace.pool import draw_pool
 from lazsim.trace.recipes import (
@@ -400,6 +402,34 @@ def test_fit_finds_the_mean_of_log_normal_repairs_that_the_end_of_the_trace_cuts
     )
     mean, error = mean_fit(fit_recipe, recipe, ("mtbf_s", "repair_s", "repair_sigma"))
     assert np.all(np.abs(mean - [recipe.mtbf_s, recipe.repair_s, sigma]) < 4 * error)
+
+
+@pytest.mark.parametrize(("nodes", "days"), [(2, 12), (6, 12)])
+def test_fit_finds_batches_of_which_some_nodes_are_away_already(nodes, days):
+    # Nodes are alive for two thirds of the time: a batch of two finds both in 4 of 9 cases, and one alone in as many.
+    recipe = MtbfSpec(
+        num_nodes=60, mtbf_s=24 * HOUR_S, repair_s=12 * HOUR_S, batch_share=0.4, batch_nodes=nodes,
+        duration_s=days * 24 * HOUR_S,
+    )  # fmt: skip
+    mean, error = mean_fit(fit_recipe, recipe, ("batch_share",))
+    assert abs(mean[0] - 0.4) < 4 * error[0]
+    assert fit_recipe(generate_trace(recipe, np.random.default_rng(0))).batch_nodes == nodes
+
+
+def test_fit_finds_the_shape_of_lives_of_which_many_are_shorter_than_a_second():
+    # P(X < 1 s) = 1 - exp(-(1 / 389) ** 0.3) = 0.15
+    recipe = MtbfSpec(num_nodes=20, mtbf_s=HOUR_S, shape=0.3, repair_s=10 * HOUR_S, duration_s=1000 * HOUR_S)
+    mean, error = mean_fit(fit_recipe, recipe, ("shape",))
+    assert abs(mean[0] - 0.3) < 4 * error[0] + 0.01  # the age of nodes of the start costs a little
+
+
+def test_fit_says_in_what_the_trace_is_unlike_those_generated():
+    frame = pd.DataFrame({"real": [1.0, 2.0], "p5": [0.5, 2.5], "p95": [1.5, 3.0]}, index=["mean_nodes", "burstiness"])
+    notes = list(fit_notes(spot(age_exponent=2.0), frame))
+    assert [re.findall(r"burstiness|mean_nodes|age_exponent", note) for note in notes] == [
+        ["burstiness"],
+        ["age_exponent"],
+    ]
 
 
 def test_fit_tells_losses_that_take_all_from_those_of_all_that_are_left():

@@ -121,7 +121,7 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
     import msgspec
 
     from lazsim.output.trace import fit_table
-    from lazsim.trace.fit import compare_fit, fit_recipe
+    from lazsim.trace.fit import compare_fit, fit_notes, fit_recipe
     from lazsim.trace.recipes import recipe_toml
 
     trace = read_stretch(**reading)
@@ -134,7 +134,7 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
     else:
         click.echo(recipe_toml(recipe))
         print_parts([fit_table(trace, frame, seeds)])
-    note(*trace.notes)
+    note(*trace.notes, *fit_notes(recipe, frame))
 
 
 @command.command()

@@ -1,7 +1,7 @@
 """Fit a recipe to a real trace, and compare the two."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,11 +28,13 @@ FITTED_STATS = (
     "take_all_share", "lifetime_mean_s", "lifetime_median_s", "loss_gap_mean_s", "loss_gap_cv", "burstiness",
 )  # fmt: skip
 LEAST_LOSSES = 5
-SHAPE_BOUNDS = (math.log(0.2), math.log(5.0))
+EDGE_SHAPES = (0.2, 20.0)
+MOST_AGE_EXPONENT = 2.0
+SHAPE_BOUNDS = (math.log(EDGE_SHAPES[0]), math.log(EDGE_SHAPES[1]))
 SIGMA_BOUNDS = (0.01, 5.0)
 SHARE_BOUNDS = (0.0, 1 - 1e-6)
 SHORTEST_LIFE_S = 1.0
-"""Stamps of logs are whole seconds: a time of 0 is one that was rounded."""
+"""Stamps of logs are whole seconds: of what is shorter, a fit takes no more than that."""
 SCALE_BOUNDS = (math.log(0.05), math.log(1e7))
 
 
@@ -146,7 +148,9 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     trace does not bias the first, nor the second where repairs are exponential. Of log-normal ones that it cuts off, if
     at most half, each counts for as long as the law has it go on. The shape of the law of failures that take one node
     maximises the likelihood of the times alive between them. Nodes present at the start have an age that nobody knows,
-    as in a process that has run for long; nodes present at the end are censored. The shape is 1, and repair times are
+    as in a process that has run for long; nodes present at the end are censored. A batch may find some of its nodes
+    away already: it has as many that those alive of them are on average as many as in the trace, and a share of the
+    failures that counts batches with one node alive. The shape is 1, and repair times are
     exponential, unless another shape, or a log-normal law, is likelier by more than the number of parameters (Akaike's
     criterion). From few losses or returns, the means are too high, by about one part in their number.
     """
@@ -166,16 +170,17 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         repair_s = _lognormal_mean(known)
         sigma = _fit_sigma(known, repair_s) or sigma
     batches = [size for size in sizes if size > 1]
-    batch_nodes = round(float(np.mean(batches))) if batches else 0
+    num_nodes = round((mtbf_s * num_lost + away_s) / trace.duration_s)
+    batch_nodes, seen_share = _fit_batch(batches, num_nodes, mtbf_s / (mtbf_s + repair_s))
     own_mean_s = mtbf_s * num_lost / max(1, num_lost - sum(batches))
     return MtbfSpec(
         source=_fitted_to(trace),
-        num_nodes=max(batch_nodes, round((mtbf_s * num_lost + away_s) / trace.duration_s)),
+        num_nodes=max(batch_nodes, num_nodes),
         mtbf_s=four_digits(mtbf_s),
         shape=_fit_shape(lives, own_mean_s),
         repair_s=max(SHORTEST_S, four_digits(repair_s)),
         repair_sigma=sigma,
-        batch_share=four_digits(sum(batches) / num_lost),
+        batch_share=min(1.0, four_digits(sum(batches) / num_lost / seen_share)),
         batch_nodes=batch_nodes,
         duration_s=trace.duration_s,
     )
@@ -201,6 +206,20 @@ def compare_fit(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.
         p5, median, p95 = np.percentile(defined, [5, 50, 95]).tolist() if len(defined) else [math.nan] * 3
         rows.append({"statistic": name, "real": float(getattr(real, name)), "median": median, "p5": p5, "p95": p95})
     return pd.DataFrame(rows).set_index("statistic")
+
+
+def fit_notes(recipe: SpotSpec | MtbfSpec, frame: "pd.DataFrame") -> Iterator[str]:
+    """Say where a recipe and a table of `compare_fit` show that the trace is not like those generated."""
+    outside = frame.index[(frame["real"] < frame["p5"]) | (frame["real"] > frame["p95"])]
+    if len(outside):
+        yield f"the trace is unlike most generated ones, beyond their 5 % to 95 %, in {', '.join(outside)}"
+    laws: dict[str, SpotSpec | MtbfSpec | WeibullSpec] = {"": recipe}
+    if isinstance(recipe, SpotSpec):
+        laws |= {f"{name}.": getattr(recipe, name) for name in ("loss_gap", "loss_size", "refill_gap", "refill_size")}
+    ends = [f"`{name}shape`" for name, law in laws.items() if getattr(law, "shape", 1.0) in EDGE_SHAPES]
+    ends += ["`age_exponent`"] if abs(getattr(recipe, "age_exponent", 0.0)) == MOST_AGE_EXPONENT else []
+    if ends:
+        yield f"{', '.join(ends)} at the end of what is tried: the trace shows too little to tell more"
 
 
 def _observe_repairs(trace: Trace) -> tuple[list[_Seen], list[_Seen], list[int]]:
@@ -239,16 +258,16 @@ def _observe_repairs(trace: Trace) -> tuple[list[_Seen], list[_Seen], list[int]]
 
 def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
     """Fit the shape of a Weibull law of a given mean; a life that began before the trace has an equilibrium age."""
-    life_s = np.maximum([life.value for life in lives], SHORTEST_LIFE_S)
-    cut, aged = np.array([life.cut for life in lives]), np.array([life.aged for life in lives])
+    life_s, cut, short = _lengths(lives)
+    aged = np.array([life.aged for life in lives])
 
     def loss(log_shape: float) -> float:
         shape = math.exp(log_shape)
         scale_s = weibull_scale(mean_s, shape)
         hazard = (life_s / scale_s) ** shape
-        ends = np.where(aged, -math.log(mean_s), math.log(shape) + np.log(hazard / life_s))
-        lasts = np.log(np.maximum(gammaincc(1 / shape, hazard), 1e-300))
-        return -float(np.sum(np.where(cut, np.where(aged, lasts, -hazard), ends - hazard)))
+        ends = np.where(aged, -math.log(mean_s), math.log(shape) + np.log(hazard / life_s)) - hazard
+        lasts = np.where(aged, gammaincc(1 / shape, hazard), np.exp(-hazard))
+        return -float(np.sum(np.where(cut | short, _log(np.where(cut, lasts, 1 - lasts)), ends)))
 
     found = minimize_scalar(loss, bounds=SHAPE_BOUNDS, method="bounded")
     return four_digits(math.exp(found.x)) if found.fun + 1 < loss(0.0) else 1.0
@@ -256,34 +275,60 @@ def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
 
 def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
     """Fit the sigma of a log-normal law of a given mean, or None where an exponential law is likelier."""
-    repair_s = np.maximum([repair.value for repair in repairs], SHORTEST_LIFE_S)
-    cut = np.array([repair.cut for repair in repairs])
+    repair_s, cut, short = _lengths(repairs)
 
     def loss(sigma: float) -> float:
-        z = (np.log(repair_s / mean_s) + sigma**2 / 2) / sigma
-        ends = -(z**2) / 2 - np.log(repair_s * sigma * math.sqrt(2 * math.pi))
-        return -float(np.sum(np.where(cut, log_ndtr(-z), ends)))
+        return _lognormal_loss(repairs, math.log(mean_s) - sigma**2 / 2, sigma)
 
     found = minimize_scalar(loss, bounds=SIGMA_BOUNDS, method="bounded")
-    exponential = float(np.sum(repair_s / mean_s + np.where(cut, 0.0, math.log(mean_s))))
+    ends = np.where(short, -_log(-np.expm1(-repair_s / mean_s)), repair_s / mean_s + math.log(mean_s))
+    exponential = float(np.sum(np.where(cut, repair_s / mean_s, ends)))
     return four_digits(float(found.x)) if found.fun + 1 < exponential else None
 
 
 def _lognormal_mean(repairs: list[_Seen]) -> float:
     """Return the mean of repairs, of which those that are cut go on as the likeliest log-normal law has it."""
-    repair_s = np.maximum([repair.value for repair in repairs], SHORTEST_LIFE_S)
-    cut = np.array([repair.cut for repair in repairs])
+    repair_s, cut, _ = _lengths(repairs)
     logs = np.log(repair_s)
 
     def loss(law: Floats) -> float:
-        z = (logs - law[0]) / law[1]
-        return -float(np.sum(np.where(cut, log_ndtr(-z), -(z**2) / 2 - math.log(law[1]))))
+        return _lognormal_loss(repairs, *law.tolist())
 
     start = np.array([logs.mean(), max(0.1, logs.std())])
     mean, sigma = minimize(loss, start, method="Nelder-Mead", bounds=[(None, None), SIGMA_BOUNDS]).x
     z = (logs - mean) / sigma
     at_last_s = np.exp(mean + sigma**2 / 2 + log_ndtr(sigma - z) - log_ndtr(-z))
     return float(np.where(cut, at_last_s, repair_s).mean())
+
+
+def _lognormal_loss(repairs: list[_Seen], mean: float, sigma: float) -> float:
+    """Return minus the logarithm of the likelihood that logarithms of repairs have a mean and a standard deviation."""
+    repair_s, cut, short = _lengths(repairs)
+    z = (np.log(repair_s) - mean) / sigma
+    ends = -(z**2) / 2 - np.log(repair_s * sigma * math.sqrt(2 * math.pi))
+    return -float(np.sum(np.where(cut | short, log_ndtr(np.where(cut, -z, z)), ends)))
+
+
+def _lengths(seen: list[_Seen]) -> tuple[Floats, Bools, Bools]:
+    """Return lengths of at least `SHORTEST_LIFE_S`, which are cut off, and which are shorter than that."""
+    value_s, cut = np.array([one.value for one in seen]), np.array([one.cut for one in seen])
+    return np.maximum(value_s, SHORTEST_LIFE_S), cut, ~cut & (value_s < SHORTEST_LIFE_S)
+
+
+def _log(prob: Floats) -> Floats:
+    found: Floats = np.log(np.maximum(prob, 1e-300))
+    return found
+
+
+def _fit_batch(sizes: list[int], num_nodes: int, alive_share: float) -> tuple[int, float]:
+    """Return the nodes of a batch, and the share of its losses that look like one: those of two nodes or more."""
+    if not sizes:
+        return 0, 1.0
+    drawn = np.arange(2, max(num_nodes, *sizes, 2) + 1)
+    only_one = drawn * alive_share * (1 - alive_share) ** (drawn - 1)
+    mean = (drawn * alive_share - only_one) / (1 - (1 - alive_share) ** drawn - only_one)
+    best = int(np.argmin(np.abs(mean - np.mean(sizes))))
+    return int(drawn[best]), float(1 - (1 - alive_share) ** (drawn[best] - 1))
 
 
 def _fitted_to(trace: Trace) -> str:
@@ -402,4 +447,5 @@ def _fit_age_exponent(choices: list[tuple[Floats, Bools]]) -> float:
             total -= float(exponent * np.log(ages[gone]).sum() - np.log(left).sum())
         return total
 
-    return four_digits(float(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x)) if choices else 0.0
+    bounds = (-MOST_AGE_EXPONENT, MOST_AGE_EXPONENT)
+    return four_digits(float(minimize_scalar(loss, bounds=bounds, method="bounded").x)) if choices else 0.0
