@@ -57,8 +57,9 @@ def test_logs_of_every_kind_tell_the_same_steps(kind, tmp_path):
     unit, text = LOGS[kind]
     path = tmp_path / "log"
     path.write_text(f"starting up\n{text}" if "csv" not in kind else text)
-    found, marks, _ = read_log(path)
-    assert found == unit
+    log = read_log(path)
+    marks = log.marks
+    assert log.unit == unit
     assert [(one.time_s - marks[0].time_s, one.done) for one in marks] == [(0, 1), (10, 2), (30, 4)]
 
 
@@ -69,7 +70,7 @@ def test_a_pause_is_a_stop_and_a_step_back_is_lost_work(tmp_path):
     lines = [(0, 0), (20, 10), (40, 20), (60, 30), (160, 40), (180, 50), (200, 60), (320, 50), (340, 60), (360, 70)]
     path = tmp_path / "log.csv"
     path.write_text("time,step\n" + "".join(f"{time},{step}\n" for time, step in lines))
-    found = observed_phases(read_log(path)[1])
+    found = observed_phases(read_log(path).marks)
     assert (found.wall_s, found.stopped_s, found.num_stops, found.stop_s) == (360, 80 + 100, 2, 90)
     assert (found.lost_s, found.training_s, found.done) == (40, 140, 70)
 
@@ -105,9 +106,62 @@ def test_lines_of_evaluations_tell_of_no_step(tmp_path, form, evaluated):
             now_s += 20
             lines.append(evaluated.format(stamp(now_s), step))
     (tmp_path / "log").write_text("\n".join(lines) + "\n")
-    _, marks, _ = read_log(tmp_path / "log")
+    marks = read_log(tmp_path / "log").marks
     assert len(marks) == 100
     assert observed_phases(marks).num_stops == 0
+
+
+def test_saves_are_told_from_stops_while_batches_grow():
+    # Batches of 32, 48 and 64 samples at 32 a second, a save of 20 s after each 50 steps, and a stop of 120 s.
+    marks, time_s, samples = [], 0.0, 0
+    for step in range(1, 401):
+        batch = 32 if step < 100 else 48 if step < 250 else 64
+        samples += batch
+        time_s += batch / 32 + 20.0 * (step % 50 == 1 < step) + 120.0 * (step == 230)
+        marks.append(Mark(0, time_s, samples))
+    found = observed_phases(marks)
+    assert (found.num_stops, found.stop_s) == (1, 120.0)
+
+
+def test_counts_that_are_written_again_while_a_job_stands_are_one_stop():
+    # Sampled each 10 s, a step takes 30 s. At step 20 it stands from 600 to 900 s, and at the end for 300 s.
+    steps = [*(t // 30 for t in range(0, 610, 10)), *[20] * 30, *(t // 30 + 20 for t in range(0, 310, 10)), *[30] * 30]
+    found = observed_phases([Mark(0, 10.0 * at, step) for at, step in enumerate(steps)])
+    assert (found.num_stops, found.wall_s, found.training_s + found.stopped_s) == (2, 1510, 1510)
+    assert found.stop_s == pytest.approx(300, abs=20)
+
+
+RANKS = {
+    "torchrun": "[rank{rank}]:[titan] 2025-03-01 {time} - root - INFO - step: {step:2d}  loss: 12.2\n",
+    "srun --label": "{rank}: [2025-03-01 {time}] iteration {step:8d}/ 500 | consumed samples: 1 |\n",
+    "pdsh": "gpu-0{rank}: [2025-03-01 {time}] iteration {step:8d}/ 500 | consumed samples: 1 |\n",
+    "DeepSpeed": "[2025-03-01 {time},012] [INFO] [logging.py:96:log_dist] [Rank {rank}] step={step}, skipped=0\n",
+    "a column": "2025-03-01 {time},{step},{rank}\n",
+}
+
+
+@pytest.mark.parametrize("kind", RANKS)
+def test_of_ranks_that_write_into_one_log_one_counts(tmp_path, kind):
+    # A step a second; the lines of the second rank come two steps late, so that each second line steps back.
+    lines = [
+        RANKS[kind].format(rank=rank, time=f"00:0{s // 60}:{s % 60:02d}", step=s - 2 * rank)
+        for s in range(3, 61)
+        for rank in (0, 1)
+    ]
+    (tmp_path / "log").write_text("time,step,rank\n" * (kind == "a column") + "".join(lines))
+    log = read_log(tmp_path / "log")
+    found = observed_phases(log.marks)
+    assert (found.num_stops, found.lost_s, found.wall_s, found.done) == (0, 0, 57, 57)
+    assert len(log.notes) == 1
+    assert log.notes[0].startswith("the log has lines of 2 ranks: those of ")
+
+
+def test_another_rank_that_writes_while_the_first_does_not_counts(tmp_path):
+    hosts = ["b" if 30 <= step < 60 else "a" for step in range(100)]
+    rows = [f"{10 * step},{step},{host}\n" for step, host in enumerate(hosts)]
+    (tmp_path / "log.csv").write_text("time,step,host\n" + "".join(rows))
+    log = read_log(tmp_path / "log.csv")
+    assert (len(log.marks), log.notes) == (100, ())
 
 
 def test_a_few_slow_lines_in_a_row_are_stops():
@@ -126,6 +180,10 @@ BAD = {
     "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
     "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
     "cut": ("time,step\n1,18\n2,19\n3,2", "line 4: the last line has no end, and steps back; leave it out"),
+    "ranks without a name": (
+        "time,step\n" + "".join(f"{t},{t}\n{t},{t - 2}\n" for t in range(2, 20)),
+        "18 of 36 lines step back, as where several ranks write into one log; keep the lines of one rank",
+    ),
     "NaN": ("time,step\n1,1\nnan,2\n3,3\n4,4\n", "line 3: expected a time in seconds or a date: 'nan' is no number"),
     "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),
     "short row": ("time,step\n1,1\n2\n3,3\n", "line 3: expected 2 columns"),

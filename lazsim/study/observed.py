@@ -26,7 +26,7 @@ from lazsim.specs import sha256
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.trace.reading.times import EPOCHS_S, read_date
-from lazsim.units import read_number
+from lazsim.units import counted, read_number
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
 """Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
@@ -44,6 +44,8 @@ NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")
 DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 MLPERF = ":::MLLOG"
+WRITER = re.compile(r"rank\W{0,2}\d+|^\s*\[?[\w.-]+(?:\[\d+\])?\]?(?=:\s)", re.IGNORECASE)
+"""Who wrote a line: a rank wherever it is named, or what `srun`, `torchrun` and `pdsh` put before each line."""
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
@@ -52,7 +54,13 @@ COUNTS = {
     **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step"), "steps"),
     **dict.fromkeys(("samples", "consumed_samples"), "samples"),
 }
-"""Columns of a table with a time, and with a count of steps or samples, also as TensorBoard and W&B export them."""
+WRITERS = ("rank", "global_rank", "process", "process_index", "worker", "host", "hostname", "node")
+"""Columns of a table with a time, and with a count of steps or samples, also as TensorBoard and W&B export them; and
+with who wrote the row."""
+
+BACK_SHARE, TURNS_SHARE = 0.25, 0.25
+"""Share of lines that step back from which on they are of several ranks that nothing tells apart; and turns between a
+rank and others, as a share of its lines, up to which it writes while they do not. *Assumption*."""
 
 
 class Mark(NamedTuple):
@@ -61,6 +69,8 @@ class Mark(NamedTuple):
     line: int
     time_s: float
     done: float
+    writer: str = ""
+    """Who wrote it, such as ``rank0``; empty where nothing says so."""
 
 
 class Pause(NamedTuple):
@@ -118,22 +128,24 @@ class ObservedComparison:
         }
 
 
-def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
-    """Read a log of steps: a table with a time and steps or samples, or lines of one of the usual trainers.
+class StepLog(NamedTuple):
+    """What a log tells of, in the order of its file: of one rank, and of others only while it does not write."""
 
-    Returns
-    -------
-    unit : str
-        ``steps`` or ``samples``.
-    marks : list of Mark
-        In the order of the file.
-    sha256 : str
-        That of the file.
+    unit: str
+    """``steps`` or ``samples``."""
+    marks: list[Mark]
+    sha256: str
+    """That of the file."""
+    notes: tuple[str, ...]
+
+
+def read_log(path: Path | str) -> StepLog:
+    """Read a log of steps: a table with a time and steps or samples, or lines of one of the usual trainers.
 
     Raises
     ------
     LazsimError
-        When it is none of these, too short, or cut short, or its times step back.
+        When it is none of these, too short, or cut short, its times step back, or its steps do at every few lines.
     """
     content = read_bytes(path)
     try:
@@ -144,6 +156,7 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
         unit, marks = reader(str(path), text)
         if marks:
             break
+    marks, notes = _of_one_writer(marks)
     if len(marks) < FEWEST_LINES:
         raise LazsimError(
             f"{path}: no log of steps; give a table with columns time and step or samples, or the log of MLPerf, or of "
@@ -153,6 +166,12 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
         raise LazsimError(f"{path}, line {marks[-1].line}: the last line has no end, and steps back; leave it out")
     if len(marks) > MAX_ROWS:
         raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
+    num_back = sum(after.done < before.done for before, after in pairwise(marks))
+    if num_back >= FEWEST_LINES and num_back > BACK_SHARE * len(marks):
+        raise LazsimError(
+            f"{path}: {num_back} of {len(marks)} lines step back, as where several ranks write into one log; keep the "
+            "lines of one rank"
+        )
     for before, after in pairwise(marks):
         if before.time_s > after.time_s:
             raise LazsimError(
@@ -163,13 +182,41 @@ def read_log(path: Path | str) -> tuple[str, list[Mark], str]:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     if marks[-1].time_s > EPOCHS_S[1]:
         raise LazsimError(f"{path}: its times are no seconds since 1970, but perhaps ms; give seconds, or dates")
-    return unit, marks, sha256(content)
+    return StepLog(unit, marks, sha256(content), notes)
+
+
+def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
+    """Return the lines of the writer with the most, and of those that write while it does not; and a note on others."""
+    by_writer: dict[str, list[Mark]] = {}
+    for one in marks:
+        by_writer.setdefault(one.writer, []).append(one)
+    kept: list[Mark] = []
+    for lines in sorted(by_writer.values(), key=len, reverse=True):
+        both = sorted([*kept, *lines], key=lambda one: one.time_s)
+        num_turns = sum(
+            (before.writer == lines[0].writer) != (after.writer == lines[0].writer) for before, after in pairwise(both)
+        )
+        if num_turns <= TURNS_SHARE * len(lines):
+            kept += lines
+    kept.sort(key=lambda one: one.line)
+    writers = sorted({one.writer for one in kept})
+    num_others = len(by_writer) - len(writers)
+    told = f"the log has lines of {counted(len(by_writer), 'rank')}: those of {', '.join(writers)[:60]} count"
+    return kept, (told,) * (num_others > 0)
+
+
+def _writer(text: str) -> str:
+    return "".join(re.findall(r"\w", found[0])).lower() if (found := WRITER.search(text)) else ""
 
 
 def _dated(pattern: re.Pattern[str]) -> Callable[[str, str], tuple[str, list[Mark]]]:
     def read(name: str, text: str) -> tuple[str, list[Mark]]:
         found = ((line, pattern.search(content)) for line, content in numbered_lines(text))
-        return "steps", [_mark(name, line, match[1], match[2]) for line, match in found if match]
+        return "steps", [
+            _mark(name, line, match[1], match[2], _writer(match.string[: match.end()]))
+            for line, match in found
+            if match
+        ]
 
     return read
 
@@ -189,7 +236,7 @@ def _mlperf(name: str, log: str) -> tuple[str, list[Mark]]:
         for unit, keys in (("samples", ("samples_count",)), ("steps", ("step_num", "step"))):
             done = next((told[key] for key in keys if isinstance(told, dict) and key in told), None)
             if done is not None and not is_evaluation:
-                marks[unit].append(_mark(name, line, repr(time_s), str(done)))
+                marks[unit].append(_mark(name, line, repr(time_s), str(done), _writer(text.partition(MLPERF)[0])))
     unit = max(marks, key=lambda unit: len(marks[unit]))
     return unit, marks[unit]
 
@@ -202,23 +249,26 @@ def _table(name: str, text: str) -> tuple[str, list[Mark]]:
     found = _columns(header)
     if found is None:
         return "steps", []
-    time_column, count_column, unit = found
+    time_column, count_column, writer_columns, unit = found
     marks = []
     for line, fields in rows:
-        if len(fields) <= max(time_column, count_column):
+        if len(fields) <= max(time_column, count_column, *writer_columns):
             raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
-        marks.append(_mark(name, line, fields[time_column], fields[count_column]))
+        writer = " ".join(fields[column] for column in writer_columns)
+        marks.append(_mark(name, line, fields[time_column], fields[count_column], writer))
     return unit, marks
 
 
-def _columns(header: Sequence[str]) -> tuple[int, int, str] | None:
-    """Return the first columns of a time and of a count, and what is counted; None where either is missing."""
+def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
+    """Return the first columns of a time and of a count, those of who writes, and what is counted; None without one."""
     names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
-    times, counts = ([place for place, name in enumerate(names) if name in known] for known in (TIMES, COUNTS))
-    return (times[0], counts[0], COUNTS[names[counts[0]]]) if times and counts else None
+    times, counts, writers = (
+        [place for place, name in enumerate(names) if name in known] for known in (TIMES, COUNTS, WRITERS)
+    )
+    return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
 
 
-def _mark(name: str, line: int, time: str, done: str) -> Mark:
+def _mark(name: str, line: int, time: str, done: str, writer: str) -> Mark:
     """Read a time, in seconds or as a date, and a count of steps or samples."""
     try:
         if ":" in time and "-" in time[1:]:
@@ -235,7 +285,7 @@ def _mark(name: str, line: int, time: str, done: str) -> Mark:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
     if not 0 <= number <= MAX_WHOLE:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {done[:40]!r}")
-    return Mark(line, time_s, number)
+    return Mark(line, time_s, number, writer)
 
 
 def observed_phases(marks: list[Mark]) -> Phases:
@@ -255,6 +305,9 @@ def observed_phases(marks: list[Mark]) -> Phases:
     >>> observed_phases(marks)
     Phases(wall_s=28.0, training_s=7.0, lost_s=2.0, stopped_s=19.0, num_stops=1, stop_s=19.0, done=7.0)
     """
+    last = marks[-1]
+    # A count that is written again says nothing, but that the job still stands where the log ends.
+    marks = [marks[0], *(after for before, after in pairwise(marks) if after.done != before.done or after is last)]
     rising = [(after.time_s - before.time_s, after.done - before.done) for before, after in pairwise(marks)]
     paces = [seconds / done for seconds, done in rising if done > 0 and seconds > 0]
     if not paces:
@@ -264,7 +317,7 @@ def observed_phases(marks: list[Mark]) -> Phases:
     for (seconds, done), (before, after) in zip(rising, pairwise(marks), strict=True):
         if done < 0:
             lost += apart - done
-        made_s = (apart if done < 0 else done) * pace_s
+        made_s = (done if done > 0 else apart) * pace_s
         if done < 0 or seconds > max(STOP_FACTOR * made_s, made_s + STOP_S):
             pauses.append(Pause(before, after, max(0.0, seconds - made_s)))
     saves = saves_in(pauses, marks)
@@ -280,13 +333,23 @@ def saves_in(pauses: Sequence[Pause], marks: Sequence[Mark]) -> set[Pause]:
 
     Those that take far longer than usual are stops.
     """
-    least, *_, most = sorted(one.done for one in marks)
     rising = [one for one in pauses if one.after.done > one.before.done]
-    spacings = Counter(later.before.done - sooner.before.done for sooner, later in pairwise(rising))
+    lines = {done: float(at) for at, done in enumerate(sorted({one.done for one in marks}))}
+    # By steps; or, since samples rise by batches of several sizes, by lines, of which the first may be any.
+    return _saves_at(rising, {done: done for done in lines}, 0) or _saves_at(rising, lines, None)
+
+
+def _saves_at(rising: Sequence[Pause], places: Mapping[float, float], first: float | None) -> set[Pause]:
+    """Return the pauses at multiples of one distance from a first place, which is any of the pauses' if not given."""
+    least, most = min(places.values()), max(places.values())
+    spacings = Counter(places[later.before.done] - places[sooner.before.done] for sooner, later in pairwise(rising))
     for every, _ in spacings.most_common(MOST_SPACINGS):
         if every <= 0:
             continue
-        at = {one: one.after.done // every for one in rising if one.after.done // every * every >= one.before.done}
+        phases = Counter(places[one.before.done] % every for one in rising)
+        phase = phases.most_common(1)[0][0] if first is None else first
+        at = {one: (places[one.after.done] - phase) // every for one in rising}
+        at = {one: number for one, number in at.items() if number * every + phase >= places[one.before.done]}
         if len(set(at.values())) >= max(FEWEST_SAVES, SAVED_SHARE * (most // every - least // every)):
             most_s = STOP_FACTOR * median(one.seconds for one in at)
             return {one for one in at if one.seconds <= most_s}
@@ -343,7 +406,7 @@ def compare_observed(
     LazsimError
         When an input is not valid, or the log never trains.
     """
-    unit, marks, hashed = read_log(path)
+    unit, marks, hashed, notes = read_log(path)
     observed = observed_phases(marks)
     asked = {**settings, "duration": settings.get("duration") or observed.wall_s}
     scenarios, left_out = resolve_runs(asked, systems, ())
@@ -356,7 +419,7 @@ def compare_observed(
         observed,
         simulated,
         {run.name: offer(observed, simulated[run.name], run, recovery) for run in result.runs},
-        (*_log_notes(unit, marks, observed, simulated), *_batch_note(unit, result.runs), *result.notes),
+        (*notes, *_log_notes(unit, marks, observed, simulated), *_batch_note(unit, result.runs), *result.notes),
     )
 
 
