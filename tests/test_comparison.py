@@ -21,14 +21,22 @@ from lazsim.study.sweep.result import SweepResult
 SIX = range(6)
 
 
-def sweep(axes, cells):
+def sweep(axes, cells, failures=9):
     """Make the result of a sweep from samples by seed: a list for each (system, *values of the axes)."""
     rows = [
-        {"system": system, "placement": None, **dict(zip(axes, values, strict=True)), "seed": seed, "samples": count}
+        {"system": system, "placement": None, **dict(zip(axes, values, strict=True))}
+        | {"seed": seed, "samples": count, "num_failures": failures}
         for (system, *values), samples in cells.items()
         for seed, count in enumerate(samples)
     ]
     return SweepResult((*axes, "seed"), tuple(rows), (), (), ())
+
+
+def test_a_sweep_says_whose_intervals_rest_on_few_failures():
+    assert sweep(["x"], {("ds", 1): [5] * 6, ("ds", 2): [4] * 6}, failures=9).notes == ()
+    (note,) = sweep(["x"], {("ds", 1): [5] * 6, ("ds", 2): [4] * 6}, failures=0).notes
+    assert note.startswith("failures over all seeds of ds, x 1: 0, ds, x 2: 0; 95 % intervals may be too narrow")
+    assert sweep(["x"], {("ds", 1): [5] * 5, ("ds", 2): [4] * 5}, failures=0).notes == ()
 
 
 def text(result):

@@ -163,7 +163,8 @@ def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
     found = ((2, 1, 122.0, 112.0), (0, 0, 100.0, 100.0), (1, 0, 118.0, 105.0), (1, 1, 122.0, 107.0))
     keys = ("spares", "seed", "samples", "node_hours_held")
     rows = tuple(
-        {"system": "ds", "placement": None, "cost_usd": 2 * one[3], "id": "x"} | dict(zip(keys, one, strict=True))
+        {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": 2 * one[3], "id": "x"}
+        | dict(zip(keys, one, strict=True))
         for one in found
     )
     result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
@@ -184,7 +185,15 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
     # Hours for 100 samples: one spare takes a twentieth more at every seed, two take more or less by turns.
     hours = {0: lambda _: 100.0, 1: lambda seed: 105.0 + 0.01 * seed, 2: lambda seed: 101.0 + 4 * (-1) ** seed}
     rows = tuple(
-        {"system": "ds", "placement": None, "cost_usd": None, "id": "x", "spares": number, "seed": seed}
+        {
+            "system": "ds",
+            "placement": None,
+            "num_failures": 9,
+            "cost_usd": None,
+            "id": "x",
+            "spares": number,
+            "seed": seed,
+        }
         | {"samples": 100.0, "node_hours_held": hours[number](seed)}
         for number in hours
         for seed in range(8)
@@ -200,7 +209,15 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
 
 def test_the_picture_of_spares_shows_the_intervals_of_samples_and_of_costs(monkeypatch):
     rows = tuple(
-        {"system": "ds", "placement": None, "cost_usd": None, "id": "x", "spares": number, "seed": seed}
+        {
+            "system": "ds",
+            "placement": None,
+            "num_failures": 9,
+            "cost_usd": None,
+            "id": "x",
+            "spares": number,
+            "seed": seed,
+        }
         | {"samples": 100.0 + 4 * (-1) ** seed, "node_hours_held": 100.0 + number}
         for number in range(2)
         for seed in range(8)

@@ -19,7 +19,7 @@ from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import Advance, ShowRuns
 from lazsim.study.comparison import Ranked
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
-from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval
+from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
@@ -389,6 +389,10 @@ def _advise(
         one.alternative for one in off if search.is_better(best, one.alternative) and one.alternative not in rivals
     ]
     turns = _turns(question, search, best, rivals)
+    failures = (
+        {} if ("purchase", ON_DEMAND) in best.choice else {"the best": [row["num_failures"] for row in rows[best]]}
+    )
+    few = few_failures_note(failures)
     return Advice(
         goal=goal,
         best=best,
@@ -403,7 +407,7 @@ def _advise(
         num_runs=search.num_runs,
         refused=search.refused,
         scenario=question.scenario(best.choice, 0, best.interval_steps),
-        notes=(*count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not])),
+        notes=(*count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not]), *few),
         is_interval_given=interval != AUTO,
     )
 

@@ -10,7 +10,7 @@ from lazsim.files.writing import csv_bytes
 from lazsim.grouping import grouped
 from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, held_out_mean, paired_ratio, rank
-from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
+from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval, ratio_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
 from lazsim.study.sweep.spec import SEEDS, Point
@@ -124,8 +124,12 @@ class SweepResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on the runs, each with the number of its runs; see `lazsim.study.notes.count_notes`."""
-        return count_notes(self.run_notes)
+        """Remarks on the runs, each with the number of its runs (`count_notes`), and on intervals."""
+        failures = {
+            name_setting(self._describe(name, setting)): list(by_seed.values())
+            for (name, setting), by_seed in self._by_seed("num_failures").items()
+        }
+        return (*count_notes(self.run_notes), *few_failures_note(failures))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim sweep --json`` prints."""
@@ -190,7 +194,7 @@ class SweepResult:
         """Return the rows of `summary`."""
         found = []
         first: dict[tuple[Any, ...], BySeed] = {}
-        for (name, setting), by_seed in self._samples().items():
+        for (name, setting), by_seed in self._by_seed("samples").items():
             reference = first.setdefault(setting, by_seed)
             found.append(
                 self._describe(name, setting)
@@ -232,7 +236,7 @@ class SweepResult:
 
         Runs are compared over settings where there are axes, and the values of the first axis where there are several.
         """
-        samples = self._samples()
+        samples = self._by_seed("samples")
         commons: list[Callable[[str, tuple[Any, ...]], tuple[tuple[str, Any], ...]]] = [lambda _name, _setting: ()]
         if self.setting_keys and len({name for name, _ in samples}) > 1:
             commons.append(lambda name, _setting: (("run", name),))
@@ -272,13 +276,13 @@ class SweepResult:
             for one in costs
         ]
 
-    def _samples(self) -> dict[Contender, dict[Hashable, float]]:
-        """Return the samples of each run in each setting by seeds; the runs of a setting follow each other."""
-        found: dict[tuple[Any, ...], dict[str, dict[Hashable, float]]] = {}
+    def _by_seed(self, column: str) -> dict[Contender, dict[Hashable, Any]]:
+        """Return a column of each run in each setting by seeds; the runs of a setting follow each other."""
+        found: dict[tuple[Any, ...], dict[str, dict[Hashable, Any]]] = {}
         for row in self.rows:
             setting = tuple(row[key] for key in self.setting_keys)
             seeds = tuple(row.get(key) for key in SEEDS)
-            found.setdefault(setting, {}).setdefault(run_name(row), {})[seeds] = row["samples"]
+            found.setdefault(setting, {}).setdefault(run_name(row), {})[seeds] = row[column]
         return {(name, setting): by_seed for setting, runs in found.items() for name, by_seed in runs.items()}
 
     def _describe(self, name: str, setting: tuple[Any, ...]) -> dict[str, Any]:
