@@ -207,6 +207,22 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
     assert result.to_json()["spares"][1]["dearer"] == pytest.approx(1.05035)
 
 
+def test_how_much_dearer_spares_are_is_told_by_totals_over_seeds_as_every_ratio():
+    # Hours 30 for 5 samples, and 20 for 5; the mean of the hours of a sample at each seed would be 1.8 times as much.
+    made = {1: ((10.0, 1), (20.0, 4)), 0: ((10.0, 2), (10.0, 3))}
+    rows = tuple(
+        {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": None, "spares": number, "seed": seed}
+        | {"samples": samples, "node_hours_held": hours}
+        for number, by_seed in made.items()
+        for seed, (hours, samples) in enumerate(by_seed * 3)
+    )
+    ((_, one),) = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows)).spares()
+    # Deviations of the logarithm: hours over their mean, less samples over theirs, of 10 and 1, and of 10 and 2.
+    apart = (10 / 15 - 1 / 2.5) - (10 / 10 - 2 / 2.5)
+    half = 2.5706 * 1.5 * abs(apart) * (6 / 5) ** 0.5 / 6**0.5  # Student's t of 5 degrees of freedom
+    assert one.dearer == pytest.approx((1.5, 1.5 - half, 1.5 + half), rel=1e-4)
+
+
 def test_the_picture_of_spares_shows_the_intervals_of_samples_and_of_costs(monkeypatch):
     rows = tuple(
         {

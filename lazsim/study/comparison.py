@@ -3,7 +3,7 @@
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lazsim.study.intervals import Interval, mean_interval, ratio_interval
 
@@ -25,7 +25,7 @@ def paired_ratio(above: BySeed, below: BySeed) -> Interval:
     return ratio_interval([above[seed] for seed in seeds], [below[seed] for seed in seeds])
 
 
-def common_seeds(values: Iterable[BySeed]) -> list[Hashable]:
+def common_seeds(values: Iterable[Mapping[Hashable, Any]]) -> list[Hashable]:
     """Return the seeds that all of several have, in the order of the first."""
     first, *others = values
     return [seed for seed in first if all(seed in other for other in others)]

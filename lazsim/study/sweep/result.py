@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lazsim.files.writing import csv_bytes
 from lazsim.grouping import grouped
 from lazsim.study.collect import Outcomes
-from lazsim.study.comparison import BySeed, Ranked, held_out_mean, paired_ratio, rank
+from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval, ratio_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
@@ -36,6 +36,9 @@ class Contest:
     held_out: float
     """Samples where no seed judges what it helped to choose: see `lazsim.study.comparison.held_out_mean`."""
 
+
+SpentBySeed = Mapping[Hashable, Sequence[float]]
+"""What runs cost, and the samples that they train, for each seed."""
 
 THE_SAME = Interval(1.0, 1.0, 1.0)
 
@@ -209,16 +212,15 @@ class SweepResult:
         if "spares" not in self.setting_keys:
             return []
         rows_of = grouped(((run_name(row), tuple(row[key] for key in self.setting_keys)), row) for row in self.rows)
-        found: dict[tuple[Any, ...], list[tuple[SpareCost, BySeed]]] = {}
+        found: dict[tuple[Any, ...], list[tuple[SpareCost, SpentBySeed]]] = {}
         for (name, setting), rows in rows_of.items():
             among = self._describe(name, setting)
             num_spares = among.pop("spares")
             made, hours = ([row[key] for row in rows] for key in ("samples", "node_hours_held"))
             costs = [row["cost_usd"] for row in rows]
             spent = hours if None in costs else costs
-            each: BySeed = {
-                tuple(row.get(key) for key in SEEDS): divide(cost, samples, math.inf)
-                for row, cost, samples in zip(rows, spent, made, strict=True)
+            each: SpentBySeed = {
+                tuple(row.get(key) for key in SEEDS): found for row, *found in zip(rows, spent, made, strict=True)
             }
             per_million = Interval(*(1e6 * bound for bound in ratio_interval(spent, made)))
             mean_cost = None if None in costs else fmean(costs)
@@ -307,9 +309,25 @@ def run_name(row: Mapping[str, Any]) -> str:
     return f"{row['system']}:{row['placement']}" if row["placement"] else str(row["system"])
 
 
-def _with_dearer(costs: Sequence[tuple[SpareCost, BySeed]]) -> list[SpareCost]:
+def _with_dearer(costs: Sequence[tuple[SpareCost, SpentBySeed]]) -> list[SpareCost]:
     """Return costs by the number of spares, each with how much dearer its samples are than the cheapest."""
     best = paying_spares([one for one, _ in costs])
     least = next(each for one, each in costs if one is best)
-    found = [one if one is best else replace(one, dearer=paired_ratio(each, least)) for one, each in costs]
+    found = [one if one is best else replace(one, dearer=_dearer_than(least, each)) for one, each in costs]
     return sorted(found, key=lambda one: one.num_spares)
+
+
+def _dearer_than(least: SpentBySeed, other: SpentBySeed) -> Interval:
+    """Return the cost of a sample over the least one, both of totals over the seeds that have them, with its interval.
+
+    Each cost of a sample is the mean of values by seed that differ from it as a ratio does to first order; see
+    `ratio_interval`.
+    """
+    seeds = common_seeds([least, other])
+    values = []
+    for by_seed in (other, least):
+        spent, made = ([by_seed[seed][part] for seed in seeds] for part in (0, 1))
+        cost = divide(math.fsum(spent), math.fsum(made), math.inf)
+        share = divide(len(seeds), math.fsum(made), 0.0)
+        values.append([cost + share * (a - cost * b) if share else cost for a, b in zip(spent, made, strict=True)])
+    return ratio_interval(*values)
