@@ -39,6 +39,17 @@ def test_a_sweep_says_whose_intervals_rest_on_few_failures():
     assert sweep(["x"], {("ds", 1): [5] * 5, ("ds", 2): [4] * 5}, failures=0).notes == ()
 
 
+def test_a_sweep_says_that_runs_which_share_one_of_two_seeds_are_alike():
+    rows = [
+        {"system": "ds", "placement": None, "seed": seed, "trace_seed": other, "samples": 1, "num_failures": 9}
+        for seed in range(3)
+        for other in range(3)
+    ]
+    crossed, paired = (SweepResult(("seed", "trace_seed"), tuple(some), (), (), ()) for some in (rows, rows[::4]))
+    assert [note.startswith("runs that share a seed or a trace_seed are alike") for note in crossed.notes] == [True]
+    assert paired.notes == ()
+
+
 def text(result):
     return render(sweep_parts(result), 80)
 

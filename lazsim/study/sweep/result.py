@@ -132,7 +132,10 @@ class SweepResult:
             name_setting(self._describe(name, setting)): list(by_seed.values())
             for (name, setting), by_seed in self._by_seed("num_failures").items()
         }
-        return (*count_notes(self.run_notes), *few_failures_note(failures))
+        seeds = {tuple(row.get(key) for key in SEEDS) for row in self.rows}
+        is_crossed = len(seeds) > max(len(set(each)) for each in zip(*seeds, strict=True)) if seeds else False
+        alike = (f"runs that share a {' or a '.join(SEEDS)} are alike: intervals are too narrow; vary one of them",)
+        return (*count_notes(self.run_notes), *few_failures_note(failures), *(alike if is_crossed else ()))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim sweep --json`` prints."""
