@@ -30,7 +30,7 @@ from lazsim.profiling.exchanges import (
     leave_group,
     link_bytes,
 )
-from lazsim.profiling.merge import label_of
+from lazsim.profiling.session import label_of
 from lazsim.profiling.timing import HostClock
 from lazsim.specs import ModelSpec, load_spec
 

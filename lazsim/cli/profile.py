@@ -84,7 +84,7 @@ def command(out: Path | None, **settings: Any) -> None:
     if click.get_current_context().invoked_subcommand is not None:
         return
     if out is None:
-        raise click.UsageError("give --out, or a command: show, check, import, merge, skew, ranks")
+        raise click.UsageError("give --out, or a command: show, check, import, skew, ranks")
     from lazsim.costmodel.profile import header_path
 
     header_path(out)
@@ -181,32 +181,6 @@ def check(file: str, model: str, gpu: str | None) -> None:
     found = {"kernels": errors, "num_held_out": len(together), "median_error": statistics.median(together.tolist())}
     found |= {"reached": reached} if gpu is None else {"reached": reached, "modelled": modelled}
     show(found, lambda _: check_parts(errors, together, reached, modelled))
-
-
-@command.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option(
-    "--note",
-    "remark",
-    default="",
-    show_default=False,
-    metavar="TEXT",
-    help="Kept in the header, in place of the last FILE's.",
-)
-@click.option("--out", type=kinds.OUT_FILE, required=True, metavar="FILE", help="The merged profile.")
-def merge(files: tuple[Path, ...], remark: str, out: Path) -> None:
-    """Merge profiles of one model on one device, and keep the fastest of each point.
-
-    Other work on a machine only adds to times. Conditions are those of the last FILE, peaks the highest of all.
-    """
-    from lazsim.costmodel.profile import save_profile
-    from lazsim.profiling.merge import merge_profiles
-
-    header, points = merge_profiles(files)
-    if remark:
-        header.conditions["note"] = remark
-    save_profile(out, header, points)
-    click.echo(f"{out} has {counted(len(points), 'point')} of {counted(len(files), 'profile')}")
 
 
 @command.command("import")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from lazsim.costmodel.profile import (
 )
 from lazsim.errors import LazsimError, SpecError, unknown_name
 from lazsim.files.writing import check_folder
+from lazsim.grouping import grouped
 from lazsim.profiling.communication import GROUPS, choose_ranks, exchange_measurements, group_measurements, rank_counts
 from lazsim.profiling.compute import compute_measurements
 from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.machine import clocks, conditions, measure_peaks
-from lazsim.profiling.merge import difference, format_skipped, in_order, keep_fastest, label_of
 from lazsim.profiling.scheduler import Measurement, ProgressBar, Scheduler
 from lazsim.profiling.storage import STORAGE, storage_measurements
 from lazsim.pytorch import fused
@@ -46,6 +46,14 @@ SMALL_SHARE = 0.08
 """Share of the budget for process groups, and for storage; exchanges take the rest."""
 
 SAVE_INTERVAL_S = 5.0
+
+SAME = (
+    "processor", "num_processors", "num_threads", "float32_matmul_precision", "gpu", "driver_version", "grouped", "rows"
+)  # fmt: skip
+"""Conditions that all times of a profile share."""
+
+MAY_BE_UNKNOWN = ("driver_version", "rows")
+"""Those of them that nvidia-smi may not tell at times, or that profiles of before did not."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,38 @@ class Session:
             self.saved_s = time.monotonic()
 
 
+def keep_fastest(points: list[ProfilePoint], point: ProfilePoint) -> None:
+    """Add a point, or replace a slower one: other work on the machine only adds time."""
+    index = next((index for index, one in enumerate(points) if one.key == point.key), None)
+    if index is None:
+        points.append(point)
+    elif point.time_s < points[index].time_s:
+        points[index] = point
+
+
+def in_order(points: Sequence[ProfilePoint]) -> list[ProfilePoint]:
+    """Sort by kernel, as they first appear, number of ranks and size."""
+    rank = {kernel: index for index, kernel in enumerate(dict.fromkeys(point.kernel for point in points))}
+    return sorted(points, key=lambda point: (rank[point.kernel], point.num_ranks, point.size))
+
+
+def format_skipped(sizes: Iterable[tuple[int, str]]) -> str:
+    """Write which sizes were skipped and why.
+
+    Examples
+    --------
+    >>> format_skipped([(16, "memory"), (32, "memory"), (8, "budget")])
+    '16, 32: memory; 8: budget'
+    """
+    by_reason = grouped((reason, str(size)) for size, reason in sizes)
+    return "; ".join(f"{', '.join(known)}: {reason}" for reason, known in by_reason.items())
+
+
+def label_of(kernel: str, size: float, num_ranks: int) -> str:
+    """Name a kernel, with its number of ranks unless that is its size."""
+    return kernel if num_ranks in (1, size) else f"{kernel} over {num_ranks}"
+
+
 def begin(path: Path, options: Options, model: ModelSpec) -> Session:
     """Start a profile, or go on with the one at `path`, which must have been measured under the same conditions."""
     beside = header_path(path)
@@ -145,6 +185,20 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
         **same,
     )
     return Session(path, header, [], scheduler, wanted)
+
+
+def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first field that differs but must not: its name, its value in the header, and the other value."""
+    pairs = {name: (getattr(header, name), now) for name, now in same.items()}
+    pairs |= {name: (header.conditions.get(name), conditions.get(name)) for name in SAME}
+    for name, (before, now) in pairs.items():
+        if before != now and isinstance(before, ModelSpec):
+            field = next(one for one in before.__struct_fields__ if getattr(before, one) != getattr(now, one))
+            name = "model" if field == "name" else f"model.{field}"
+            before, now = getattr(before, field), getattr(now, field)
+        if before != now and not (name in MAY_BE_UNKNOWN and None in (before, now)):
+            return name, before, now
+    return None
 
 
 def measure_profile(path: Path, options: Options, progress: ProgressBar = iter) -> tuple[Header, list[ProfilePoint]]:

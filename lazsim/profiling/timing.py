@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from lazsim.costmodel.profile import SIZE_UNITS, ProfilePoint
 from lazsim.placement.plan import Floats
-from lazsim.profiling.merge import with_shares
 
 CI_WIDTH = 0.02
 """Relative width of the median's 95 % interval at which repetitions end."""
@@ -176,4 +176,10 @@ def make_point(
         num_repetitions=len(samples_s),
         **fields,
     )
-    return with_shares(point, peaks.matmul_flop_per_s, peaks.copy_bytes_per_s) if peaks is not None else point
+    if peaks is None:
+        return point
+    matmul = point.flop / peaks.matmul_flop_per_s / point.time_s
+    copy = point.moved_bytes / peaks.copy_bytes_per_s / point.time_s
+    return msgspec.structs.replace(
+        point, matmul_peak_share=matmul, copy_peak_share=copy, roofline_share=max(matmul, copy)
+    )
