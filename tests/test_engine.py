@@ -17,7 +17,6 @@ from lazsim.engine.plan_reliability import count_losses
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import InfeasiblePlanError
-from lazsim.trace.table import JUST_AFTER_S
 from tests.jobs import JOIN_WAIT_S, PUBLISHED, EvenLoads, RandomLoads, costs, trace
 
 NEVER = {"checkpoint_interval_steps": dict.fromkeys(PUBLISHED, 10**6), "rebalance_interval_steps": 10**6}
@@ -39,7 +38,7 @@ def test_a_job_without_failures_computes_all_the_time():
 
 def test_nodes_that_are_away_from_the_start_of_a_trace_are_no_failure_and_join_later():
     # Two nodes train from the start; the third, away for 10 s, joins after 120 s of collecting.
-    events = trace((0, "add", "a b c"), (JUST_AFTER_S, "remove", "c"), (10, "add", "c"))
+    events = trace((0, "add", "a b c"), (0.001, "remove", "c"), (10, "add", "c"))
     result = run("lazarus", events, 200.0, **NEVER)
     assert (result.counts["failures"], result.counts["reconfigurations"]) == (0, 1)
     assert (result.states[0].num_alive, result.states[0].num_used, result.states[-1].num_used) == (2, 2, 3)

@@ -29,7 +29,10 @@ def refusal(call, kind=lazsim.LazsimError):
 @pytest.mark.parametrize("lenient", [False, True])
 def test_an_event_of_an_unknown_kind_is_refused_and_no_removal(event, lenient):
     told = refusal(lambda: lazsim.build_trace([*FOUR, event], lenient=lenient), TraceFormatError)
-    assert told == f"`events`: expected Event(seconds, 'add' or 'remove', name of a node), found {event!r}"
+    assert (
+        told
+        == f"`events`: expected Event(seconds, 'add' or 'remove', name of a node), or 'away' at 0 s, found {event!r}"
+    )
 
 
 @pytest.mark.parametrize("duration_s", [math.nan, "600"])

@@ -14,7 +14,6 @@ from lazsim.reliability.failure_scenarios import build_scenarios, trace_batches
 from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
 from lazsim.trace import Event, build_trace
-from lazsim.trace.table import JUST_AFTER_S
 
 MIB = 2**20
 
@@ -118,7 +117,7 @@ def test_batches_larger_than_the_plan_count_as_the_loss_of_all():
 
 def test_nodes_that_are_away_from_the_start_of_a_trace_are_no_batch():
     adds = [Event(0, "add", name) for name in "abcd"]
-    gone = [Event(JUST_AFTER_S, "remove", name) for name in "abc"] + [Event(90, "remove", "d")]
+    gone = [Event(0.001, "remove", name) for name in "abc"] + [Event(90, "remove", "d")]
     assert trace_batches(build_trace(adds + gone), num_nodes=4).sizes == (1,)
 
 

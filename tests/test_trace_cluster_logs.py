@@ -20,8 +20,9 @@ def read(tmp_path):
 
 
 def history(trace):
-    """Return the batches of a trace: the time, the nodes that go and those that come."""
-    return [(batch.time_s, sorted(batch.removed), sorted(batch.added)) for batch in trace.batches()]
+    """Return the batches of a trace: the time, the nodes that go, or are away from the start, and those that come."""
+    gone = [(sorted(batch.removed if batch.time_s else trace.away), batch) for batch in trace.batches()]
+    return [(batch.time_s, away, sorted(batch.added)) for away, batch in gone if away or batch.added]
 
 
 def slurm(*lines):
@@ -132,7 +133,7 @@ def test_slurm_node_that_drains_since_a_gpu_failed_is_lost_at_once(read, reason)
         "gpu-2|2025-03-01T01:00:00|2025-03-01T02:00:00|DRAIN|new kernel\n"
         f"gpu-2|2025-03-01T03:00:00|2025-03-01T04:00:00|DRAIN*|{reason}\n"
     )
-    assert [one[:2] for one in history(rows) if one[1]] == [(0.001, ["gpu-1"]), (10800.0, ["gpu-2"])]
+    assert [one[:2] for one in history(rows) if one[1]] == [(0.0, ["gpu-1"]), (10800.0, ["gpu-2"])]
     assert any(note.startswith("1 row is left out") for note in rows.notes)
 
 
@@ -189,7 +190,7 @@ def test_slurm_clock_that_is_set_back_is_refused_unless_the_zone_is_given(read):
     with pytest.raises(TraceFormatError, match="line 2: steps back by 40 min; give `time_zone`"):
         read(log)
     # 01:50 EDT is 05:50 UTC, 01:10 EST is 06:10 UTC and 02:00 EST is 07:00 UTC
-    assert [one[0] for one in history(read(log, time_zone="America/New_York"))[1:]] == [0.001, 1200.0, 4200.0]
+    assert [one[0] for one in history(read(log, time_zone="America/New_York"))] == [0.0, 1200.0, 4200.0]
 
 
 def test_threads_may_write_the_lines_of_a_slurm_log_a_little_out_of_order(read):
@@ -241,7 +242,7 @@ def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_t
         event("NodeNotReady", "a", "00:00:10", "01:00:10", count=3),
         event("NodeReady", "a", "00:00:50", "01:00:50", count=3),
     ]})  # fmt: skip
-    assert [one[0] for one in history(trace) if one[1]] == [0.001, 3600.0]
+    assert [one[0] for one in history(trace) if one[1]] == [0.0, 3600.0]
     assert any(note.startswith("2 events without a time, between") for note in trace.notes)
 
 
@@ -461,7 +462,7 @@ def test_sacctmgr_node_that_drains_is_lost_once_it_is_drained(read):
         "gpu-1|2025-03-01T01:00:00|2025-03-01T02:00:00|DRAINED|bad fan\n"
         "gpu-2|2025-03-01T03:00:00|2025-03-01T03:30:00|DOWN*|Not responding\n"
     )
-    assert [(batch[0], batch[1]) for batch in history(trace) if batch[1]] == [(0.001, ["gpu-1"]), (7200.0, ["gpu-2"])]
+    assert [(batch[0], batch[1]) for batch in history(trace) if batch[1]] == [(0.0, ["gpu-1"]), (7200.0, ["gpu-2"])]
     assert any(note.startswith("1 row is left out") for note in trace.notes)
 
 
@@ -472,12 +473,12 @@ def test_sacctmgr_node_that_drains_is_lost_once_it_is_drained(read):
          [(0.0, 0, 2), (4205.0, 1, 0), (6760.0, 0, 1), (10800.0, 1, 0)]),
         ("slurm-node-states/slurmctld.log", {}, [(0.0, 0, 2), (4205.12, 1, 0), (6760.0, 0, 1), (18000.0, 2, 0)]),
         ("slurm-node-states/events.txt", {"cluster_nodes": 4},
-         [(0.0, 0, 4), (0.001, 1, 0), (2555.0, 0, 1), (13795.0, 1, 0)]),
+         [(0.0, 1, 3), (2555.0, 0, 1), (13795.0, 1, 0)]),
     ],
 )  # fmt: skip
 def test_reference_log_of_a_cluster_has_the_losses_that_its_description_derives(shared, file, asked, batches):
     trace = read_trace(shared / "cases" / file, mapping=TraceMapping(**asked))
-    assert [(one.time_s, len(one.removed), len(one.added)) for one in trace.batches()] == batches
+    assert [(time_s, len(gone), len(come)) for time_s, gone, come in history(trace)] == batches
 
 
 @pytest.mark.parametrize(
@@ -492,7 +493,7 @@ def test_reference_job_log_is_refused_as_one(shared, file, said):
 
 def test_table_of_outages_may_name_lists_of_hosts(read):
     trace = read('node,start,end\n"gpu-[1-2,4]",2025-03-01 00:01:00,2025-03-01 00:02:00\n')
-    assert history(trace)[0] == (0.0, [], ["gpu-1", "gpu-2", "gpu-4"])
+    assert history(trace)[0] == (0.0, ["gpu-1", "gpu-2", "gpu-4"], [])
     with pytest.raises(TraceFormatError, match="line 2: 'gpu-"):
         read('node,start,end\n"gpu-[1-2,x]",2025-03-01 00:01:00,2025-03-01 00:02:00\n')
 
@@ -607,7 +608,7 @@ def test_audit_log_of_google_cloud_tells_of_preemptions_and_of_starts_when_they_
         audit("b", "compute.instances.preempted", 6, **whole),
     ]
     trace = read(json.dumps(entries[::-1]))
-    assert [(time_s / 3600, *names) for time_s, *names in history(trace)[2:]] == [
+    assert [(time_s / 3600, *names) for time_s, *names in history(trace)[1:]] == [
         (3, [], ["a"]), (4, ["a"], []), (5, ["b"], []),
     ]  # fmt: skip
 

@@ -7,7 +7,6 @@ import pytest
 from lazsim.output.trace import mean_alive, sparkline
 from lazsim.trace import Event, build_trace, read_trace, trace_stats
 from lazsim.trace.stats import count_interval
-from lazsim.trace.table import JUST_AFTER_S
 
 
 def add(time_s, *nodes):
@@ -96,7 +95,7 @@ def test_lone_outage_tells_no_rate_and_no_lifetime(lazsim, tmp_path, ends):
 
 def test_node_that_is_away_from_the_start_is_no_loss_of_the_rate():
     # b is there for 2 h, and is lost once; a is away for the first of them.
-    events = add(0.0, "a", "b") + remove(JUST_AFTER_S, "a") + add(3600.0, "a") + remove(7200.0, "b")
+    events = add(0.0, "a", "b") + remove(0.001, "a") + add(3600.0, "a") + remove(7200.0, "b")
     trace = build_trace(events)
     stats = trace_stats(trace)
     assert (stats.num_losses, stats.num_removals, stats.num_start_removals) == (2, 2, 1)

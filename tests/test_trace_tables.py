@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.files.reading import unpack
-from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats
+from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats, write_trace
 from lazsim.trace.order import settle
 from lazsim.trace.reading.events import Sample
-from lazsim.trace.table import JUST_AFTER_S
 
 COUNTS = "timestamp,num_instances\n2025-03-01 00:00:00,8\n2025-03-01 00:05:00,7\n2025-03-01 00:10:00,8\n"
 # 8 nodes for 300 s, then 7 for 300 s.
@@ -402,7 +401,8 @@ def dated(*rows):
 
 
 def losses(trace):
-    return [(batch.time_s, len(batch.removed)) for batch in trace.batches() if batch.removed]
+    gone = [(batch.time_s, len(batch.removed if batch.time_s else trace.away)) for batch in trace.batches()]
+    return [loss for loss in gone if loss[1]]
 
 
 def test_later_observation_overtakes_one_that_was_written_ahead(write):
@@ -486,9 +486,26 @@ def test_node_that_restarts_within_one_stamp_is_lost_and_back_whatever_the_order
     assert [batch[1:] for batch in trace.batches()] == [((), ("b",)), (("b",), ("b",)), (("b",), ())]
 
 
-def test_node_that_comes_and_goes_within_one_stamp_was_there():
+def test_node_that_comes_and_goes_within_the_first_stamp_is_away_from_the_start():
     trace = build_trace([Event(0.0, "remove", "a"), Event(0.0, "add", "a"), Event(0.0, "add", "b")])
-    assert [event.kind for event in trace.events() if event.node == "a"] == ["add", "remove"]
+    assert (trace.away, trace.names, trace.nodes_lost()) == (("a",), ("a", "b"), 0)
+
+
+@pytest.mark.parametrize("away", ["0,add,a\n0,away,b\n", "0,add,a b\n0.001,remove,b\n"])
+def test_own_format_says_which_nodes_are_away_from_the_start_and_reads_how_it_did_before(write, tmp_path, away):
+    trace = read_trace(write(f"# format: lazsim-trace 1\ntime_s,event,nodes\n{away}60,add,b\n90,remove,a\n"))
+    assert [batch[:] for batch in trace.batches()] == [(0.0, (), ("a",)), (60.0, (), ("b",)), (90.0, ("a",), ())]
+    assert (trace.away, trace.num_alive()[1].tolist(), trace.nodes_lost()) == (("b",), [1, 2, 1], 1)
+    write_trace(trace, tmp_path / "again.csv")
+    assert list(read_trace(tmp_path / "again.csv").events()) == list(trace.events())
+    assert "0,away,b\n" in (tmp_path / "again.csv").read_text()
+
+
+def test_node_is_away_from_the_start_only_and_else_removed(write):
+    with pytest.raises(TraceFormatError, match="line 4: expected 'time_s,event,nodes', found '60,away,a'"):
+        read_trace(write("# format: lazsim-trace 1\ntime_s,event,nodes\n0,add,a\n60,away,a\n"))
+    with pytest.raises(TraceFormatError, match="or 'away' at 0 s, found"):
+        build_trace([Event(0.0, "add", "a"), Event(60.0, "away", "a")])
 
 
 def test_name_that_returns_after_its_loss_is_the_same_node(write):
@@ -511,8 +528,9 @@ def test_outages_of_a_node_that_overlap_or_touch_are_one_and_those_of_no_length_
         )
     )
     trace = read_trace(write(rows), mapping=TraceMapping(cluster_nodes=4))
-    changes = [(round(batch.time_s / 3600, 3), batch.removed, batch.added) for batch in trace.batches()][1:]
-    assert changes == [(0.0, ("a",), ()), (3.0, (), ("a",)), (4.0, ("b",), ("b",))]
+    changes = [(batch.time_s / 3600, batch.removed, batch.added) for batch in trace.batches()][1:]
+    assert trace.away == ("a",)
+    assert changes == [(3.0, (), ("a",)), (4.0, ("b",), ("b",))]
     assert trace.num_alive()[1].max() == 4
 
 
@@ -785,7 +803,8 @@ def test_states_of_the_first_instant_may_stand_in_any_order(write, rows):
     first = "".join(f"2025-03-01 10:00,{row}\n" for row in rows.split())
     trace = read_trace(write(f"time,node,state\n{first}2025-03-01 11:00,a,up\n2025-03-01 12:00,b,down\n"))
     changes = [(batch.time_s, batch.removed, batch.added) for batch in trace.batches()][1:]
-    assert changes == [(JUST_AFTER_S, ("a",), ()), (3600.0, (), ("a",)), (7200.0, ("b",), ())]
+    assert trace.away == ("a",)
+    assert changes == [(3600.0, (), ("a",)), (7200.0, ("b",), ())]
 
 
 SPANS = "a,2025-03-01 00:00,2025-03-01 05:00,{0}\nb,2025-03-01 02:00,2025-03-01 09:00,{0}\n"
@@ -827,7 +846,7 @@ RULED = """\
 
 
 def test_columns_of_fixed_width_are_cut_under_their_rule_and_not_at_blanks(write):
-    assert losses(read_trace(write(RULED))) == [(JUST_AFTER_S, 1), (4 * 3600.0, 1)]
+    assert losses(read_trace(write(RULED))) == [(0.0, 1), (4 * 3600.0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def count_losses(trace: Trace, wall_s: float, nodes_per_domain: int = 0) -> Mapp
     """
     found: Counter[Loss] = Counter()
     nodes = Nodes(nodes_per_server=1)
-    for batch in trace.replay():
+    for batch in trace.batches():
         if batch.time_s >= wall_s:
             break
         if batch.removed:

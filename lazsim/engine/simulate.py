@@ -260,7 +260,7 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
 
 def _play(env: Clock, job: Job, trace: Trace, wall_s: float) -> Activity:
     """Begin the job with the first nodes, tell it of all changes up to the end, and end it."""
-    batches = trace.replay()
+    batches = trace.batches()
     job.begin(next(batches))
     for batch in itertools.takewhile(lambda batch: batch.time_s < wall_s, batches):
         yield env.timeout(batch.time_s - env.now)

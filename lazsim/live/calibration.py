@@ -78,7 +78,7 @@ def kill_ages_s(trace: Trace) -> list[float]:
     """Return the age of the youngest node that each failure of a trace kills, in ascending order."""
     started_s: dict[str, float] = {}
     ages_s = []
-    for batch in trace.replay():
+    for batch in trace.batches():
         if batch.removed:
             ages_s.append(batch.time_s - max(started_s[node] for node in batch.removed))
         started_s |= dict.fromkeys(batch.added, batch.time_s)

@@ -107,7 +107,7 @@ class TraceInjector:
     """
 
     def __init__(self, trace: Trace, speedup: float, *, is_awaited: bool = True) -> None:
-        first, *self._batches = trace.replay()
+        first, *self._batches = trace.batches()
         self._speedup = speedup
         self.is_awaited = is_awaited
         self._end_s = trace.duration_s / speedup

@@ -237,7 +237,7 @@ def known_later(trace: Trace, start_up_s: float) -> Trace:
     # Nodes keep their order, which decides who holds which part of a plan.
     known: list[list[Any]] = []
     last: dict[str, list[Any]] = {}
-    for batch in trace.replay():
+    for batch in trace.batches():
         for node in batch.removed:
             last[node][2] = batch.time_s
         for node in batch.added:

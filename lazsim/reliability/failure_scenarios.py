@@ -141,7 +141,7 @@ def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
     >>> batches.sizes, batches.counts
     ((1, 2), (1, 1))
     """
-    sizes = [len(batch.removed) for batch in trace.replay() if batch.removed]
+    sizes = [len(batch.removed) for batch in trace.batches() if batch.removed]
     if not sizes:
         raise SpecError(f"{trace.name}: no node is ever removed; give a trace with failures")
     counts = Counter(min(size, num_nodes) for size in sizes)

@@ -198,7 +198,7 @@ def mean_between_s(scenario: Scenario, traces: Sequence[Trace]) -> float:
     """Return the mean time between instants at which nodes go over traces: all of it where none goes."""
     walls_s = [scenario.wall_s(trace) for trace in traces]
     losses_s = [
-        batch.time_s for trace, wall_s in zip(traces, walls_s, strict=True) for batch in trace.replay()
+        batch.time_s for trace, wall_s in zip(traces, walls_s, strict=True) for batch in trace.batches()
         if batch.removed and batch.time_s < wall_s
     ]  # fmt: skip
     return math.fsum(walls_s) / max(1, len(losses_s))

@@ -36,7 +36,7 @@ def _follow_count(trace: Trace, visible_count: Callable[[int], int], rng: np.ran
             hidden[order[index]] = None
             events.append(Event(time_s, "remove", order[index]))
 
-    for batch in trace.replay():
+    for batch in trace.batches():
         for node in batch.removed:
             if node in visible:
                 del visible[node]
@@ -74,7 +74,7 @@ def _first(trace: Trace, max_nodes: int, _rng: np.random.Generator) -> CappedEve
 def _members(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
     members: set[str] = set()
     events: list[Event] = []
-    for batch in trace.replay():
+    for batch in trace.batches():
         lost = [node for node in batch.removed if node in members]
         members.difference_update(lost)
         granted, room = list(batch.added), max_nodes - len(members)

@@ -17,7 +17,7 @@ from lazsim.trace.generate import generate_trace, weibull_scale
 from lazsim.trace.reading.events import RULE
 from lazsim.trace.recipes import MtbfSpec, SpotSpec, WeibullSpec
 from lazsim.trace.stats import trace_stats
-from lazsim.trace.table import JUST_AFTER_S, Batch, Trace
+from lazsim.trace.table import Batch, Trace
 from lazsim.units import HOUR_S, counted, four_digits
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def fit_recipe(trace: Trace, kind: str = "auto") -> SpotSpec | MtbfSpec:
     ``auto`` is ``mtbf`` where at least half of the lost nodes come back under their names, as repaired nodes do.
     """
     if kind == "auto":
-        returns = [event.node for event in trace.events() if event.kind == "add"]
+        returns = [event.node for event in trace.events() if event.kind != "remove"]
         num_returned = len(returns) - len(set(returns))
         kind = "mtbf" if 0 < trace.nodes_lost() <= 2 * num_returned else "spot"
     return fit_mtbf(trace) if kind == "mtbf" else fit_spot(trace)
@@ -101,7 +101,7 @@ def fit_spot(trace: Trace) -> SpotSpec:
     tick_s = _tick(trace)
     seen = _observe(trace, tick_s)
     peak = trace.most_nodes()
-    num_losses = sum(bool(batch.removed) and not batch.is_start for batch in trace.batches())
+    num_losses = sum(bool(batch.removed) for batch in trace.batches())
     if num_losses < LEAST_LOSSES or not seen.grant_sizes:
         raise LazsimError(
             f"{trace.name}: too few to fit a recipe: {counted(num_losses, 'loss', 'losses')} and "
@@ -228,17 +228,13 @@ def _observe_repairs(trace: Trace) -> tuple[list[_Seen], list[_Seen], list[int]]
     repairs: list[_Seen] = []
     sizes: list[int] = []
     since: dict[str, float] = {}
-    lost: dict[str, float] = {}
+    lost = dict.fromkeys(trace.away, 0.0)
     lived: dict[str, tuple[float, bool]] = {}
-    aged_away: set[str] = set()
+    aged_away = set(trace.away)
     for batch in trace.batches():
-        sizes += [len(batch.removed)] if batch.removed and not batch.is_start else []
+        sizes += [len(batch.removed)] if batch.removed else []
         for node in batch.removed:
             lost[node] = batch.time_s
-            if batch.is_start:
-                aged_away.add(node)
-                del since[node], lived[node]
-                continue
             before_s, aged = lived.pop(node)
             lived[node] = before_s + batch.time_s - since.pop(node), aged
             if len(batch.removed) == 1:
@@ -337,7 +333,7 @@ def _fitted_to(trace: Trace) -> str:
 
 def _tick(trace: Trace) -> float:
     """Return the largest step of whole milliseconds that divides all times."""
-    step_ms = int(np.gcd.reduce(np.rint(trace.time_s[trace.time_s > JUST_AFTER_S] * 1e3).astype(np.int64)))
+    step_ms = int(np.gcd.reduce(np.rint(trace.time_s * 1e3).astype(np.int64)))
     return step_ms / 1e3 if step_ms else 1.0
 
 
@@ -350,15 +346,12 @@ def _observe(trace: Trace, tick_s: float) -> _Draws:
     grant_from: float | None = 0.0
     for batch in trace.batches():
         num_before = len(born)
-        if batch.is_start:
-            for node in batch.removed:
-                del born[node]
-        elif batch.removed:
+        if batch.removed:
             _observe_loss(seen, batch, born, tick_s)
             if loss_from is not None:
                 seen.loss_gaps.append(_Seen((batch.time_s - loss_from) / tick_s, False))
             loss_from = None
-        if batch.added and not batch.is_start:
+        if batch.added and batch.time_s:
             seen.grant_sizes.append(_Seen(len(batch.added), len(born) + len(batch.added) >= peak))
             if grant_from is not None and batch.time_s > grant_from:
                 seen.grant_gaps.append(_Seen((batch.time_s - grant_from) / tick_s, False))

@@ -94,14 +94,10 @@ def trace_stats(trace: Trace) -> TraceStats:
     lifetimes: list[float] = []
     loss_times: list[float] = []
     sizes: list[int] = []
-    num_take_all = num_start_losses = num_start_removals = 0
+    num_take_all = 0
     for batch in trace.batches():
-        lived_s = [batch.time_s - born.pop(node) for node in batch.removed]
-        if batch.removed and batch.is_start:
-            num_start_losses += 1
-            num_start_removals += len(batch.removed)
-        elif batch.removed:
-            lifetimes += lived_s
+        lifetimes += [batch.time_s - born.pop(node) for node in batch.removed]
+        if batch.removed:
             loss_times.append(batch.time_s)
             sizes.append(len(batch.removed))
             num_take_all += not born
@@ -118,9 +114,9 @@ def trace_stats(trace: Trace) -> TraceStats:
         min_nodes=int(counts.min()),
         mean_nodes=divide(node_hours * HOUR_S, trace.duration_s),
         node_hours=node_hours,
-        num_losses=len(sizes) + num_start_losses,
-        num_removals=len(lifetimes) + num_start_removals,
-        num_start_removals=num_start_removals,
+        num_losses=len(sizes) + bool(trace.away),
+        num_removals=len(lifetimes) + len(trace.away),
+        num_start_removals=len(trace.away),
         removals_per_node_hour=divide(len(lifetimes), node_hours),
         removals_per_node_hour_ci_low=low,
         removals_per_node_hour_ci_high=high,

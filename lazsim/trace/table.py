@@ -1,5 +1,6 @@
 """The table of node events, the common form of all traces."""
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -21,17 +22,18 @@ from lazsim.units import counted, format_duration
 if TYPE_CHECKING:
     import pandas as pd
 
-EventKind = Literal["add", "remove"]
+EventKind = Literal["remove", "away", "add"]
+"""A node goes; it is away from the start of the trace, and comes later, if at all; it comes."""
 
-KINDS = get_args(EventKind)
+KINDS: tuple[EventKind, ...] = get_args(EventKind)
 NUMBERS = (int, float, np.integer, np.floating)
 
-JUST_AFTER_S = 1e-3
-"""When a node goes that is away from the start of the trace: it must have been there to be lost."""
+START_S = 1e-3
+"""Length of the start of a trace: a node that goes by then is away from the start."""
 
 
 class Event(NamedTuple):
-    """One node comes or goes; `line` is its line in the file, 0 without a file."""
+    """One node comes or goes, or is away from the start; `line` is its line in the file, 0 without a file."""
 
     time_s: float
     kind: EventKind
@@ -49,11 +51,6 @@ class Batch(NamedTuple):
     removed: tuple[str, ...]
     added: tuple[str, ...]
 
-    @property
-    def is_start(self) -> bool:
-        """Whether the nodes that go were away from the start of the trace: when they were lost, it does not show."""
-        return self.time_s <= JUST_AFTER_S
-
 
 @dataclass(frozen=True, eq=False)
 class Trace(EqualByValue):
@@ -69,7 +66,7 @@ class Trace(EqualByValue):
     time_s: Floats
     """Seconds since the trace began, ascending; shape (M,)."""
     change: npt.NDArray[np.int8]
-    """+1 where a node is added, -1 where one is removed; shape (M,)."""
+    """+1 where a node is added, -1 where one is removed, 0 where one is away from the start; shape (M,)."""
     node: npt.NDArray[np.int32]
     """Index into `names`; shape (M,)."""
     names: tuple[str, ...]
@@ -93,10 +90,10 @@ class Trace(EqualByValue):
         return f"<Trace {self.name!r}: {nodes}, {events} in {format_duration(self.duration_s)}>"
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return one row for each event: ``time_s``, ``kind`` (``add`` or ``remove``) and ``node``."""
+        """Return one row for each event: ``time_s``, ``kind`` (see `EventKind`) and ``node``."""
         import pandas as pd
 
-        kinds, names = np.where(self.change > 0, "add", "remove"), np.array(self.names, dtype=object)
+        kinds, names = np.array(KINDS)[self.change + 1], np.array(self.names, dtype=object)
         return pd.DataFrame({"time_s": self.time_s, "kind": kinds, "node": names[self.node]})
 
     @property
@@ -107,10 +104,20 @@ class Trace(EqualByValue):
     def events(self) -> Iterator[Event]:
         """Yield every event in order."""
         for time_s, change, node in zip(self.time_s.tolist(), self.change.tolist(), self.node.tolist(), strict=True):
-            yield Event(time_s, "add" if change > 0 else "remove", self.names[node])
+            yield Event(time_s, KINDS[change + 1], self.names[node])
+
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Nodes that are away from the start: when they were lost does not show."""
+        return tuple(self.names[node] for node in self.node[self.change == 0].tolist())
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the events of each instant as one batch: simultaneous removals are one failure."""
+        """Yield the nodes that are there at the start, at time 0, then the events of each instant as one batch.
+
+        Simultaneous removals are one failure.
+        """
+        if not len(self) or self.time_s[0]:
+            yield Batch(0.0, (), ())
         bounds = np.flatnonzero(np.diff(self.time_s, prepend=-math.inf, append=math.inf)).tolist()
         times, changes, nodes = self.time_s.tolist(), self.change.tolist(), self.node.tolist()
         for start, stop in itertools.pairwise(bounds):
@@ -122,23 +129,8 @@ class Trace(EqualByValue):
             # Changes of a node alternate: its first one tells whether it was there before, its last whether it stays.
             removed = [node for node in last if first[node] < 0]
             added = [node for node in last if last[node] > 0]
-            if removed or added:
+            if removed or added or not times[start]:
                 yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
-
-    def replay(self) -> Iterator[Batch]:
-        """Yield the nodes that are there when the trace begins, as a batch at time 0, and then the batches after it.
-
-        Nodes that are away from the start come later, if at all, and are no failure: when they were lost does not show.
-        """
-        there: dict[str, None] = {}
-        later = self.batches()
-        for batch in later:
-            if not batch.is_start:
-                later = itertools.chain([batch], later)
-                break
-            there = dict.fromkeys([*(node for node in there if node not in batch.removed), *batch.added])
-        yield Batch(0.0, (), tuple(there))
-        yield from later
 
     def num_alive(self) -> tuple[Floats, Ints]:
         """Count the nodes alive over time.
@@ -150,9 +142,7 @@ class Trace(EqualByValue):
         num_nodes : ndarray, shape (K,)
             Nodes alive from each of them on.
         """
-        # Nodes that are away from the start are not there for a moment before.
-        time_s = np.where(self.time_s <= JUST_AFTER_S, 0.0, self.time_s)
-        times, first = np.unique(np.concatenate([[0.0], time_s])[::-1], return_index=True)
+        times, first = np.unique(np.concatenate([[0.0], self.time_s])[::-1], return_index=True)
         counts = np.concatenate([[0], np.cumsum(self.change, dtype=np.int64)])[::-1]
         return times, counts[first]
 
@@ -162,24 +152,24 @@ class Trace(EqualByValue):
         return int(num_nodes[times_s < end_s].max())
 
     def nodes_lost(self, end_s: float = np.inf) -> int:
-        """Count the removals of nodes before a time, without those that are away from the start."""
-        return int(((self.change < 0) & (self.time_s > JUST_AFTER_S) & (self.time_s < end_s)).sum())
+        """Count the removals of nodes before a time."""
+        return int(((self.change < 0) & (self.time_s < end_s)).sum())
 
     def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
         """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0."""
         stop_s = self.duration_s if duration_s is None else min(self.duration_s, start_s + duration_s)
-        alive: dict[str, None] = {}
+        first: dict[str, EventKind] = {}
         later = []
         for event in self.events():
             if event.time_s > stop_s:
                 break
             if event.time_s > start_s:
                 later.append(event._replace(time_s=event.time_s - start_s))
-            elif event.kind == "add":
-                alive[event.node] = None
-            else:
-                del alive[event.node]
-        events = [Event(0.0, "add", node) for node in alive] + later
+            elif event.kind == "remove":
+                del first[event.node]
+            elif event.kind == "add" or not start_s:
+                first[event.node] = event.kind
+        events = [Event(0.0, kind, node) for node, kind in first.items()] + later
         prices = self.prices and self.prices.after(start_s)
         return replace(self.with_events(events, max(0.0, stop_s - start_s)), prices=prices)
 
@@ -195,8 +185,8 @@ def _checked_events(events: Iterable[Event]) -> Iterator[Event]:
     """Yield the events; refuse what is none, which no repair can mend."""
     for event in events:
         is_event = isinstance(event, Event) and isinstance(event.node, str) and isinstance(event.time_s, NUMBERS)
-        if not is_event or event.kind not in KINDS:
-            expected = "expected Event(seconds, 'add' or 'remove', name of a node)"
+        if not is_event or event.kind not in KINDS or (event.kind == "away" and event.time_s > START_S):
+            expected = "expected Event(seconds, 'add' or 'remove', name of a node), or 'away' at 0 s"
             raise TraceFormatError(f"`events`: {expected}, found {' '.join(repr(event).split())[:200]}")
         yield event
 
@@ -222,12 +212,12 @@ def _possible_events(events: Iterable[Event], faults: Faults) -> tuple[list[Even
     for _, instant in itertools.groupby(events, key=lambda event: event.time_s):
         waiting: dict[str, list[Event]] = {}
         for event in instant:
-            if (event.node in present) == (event.kind == "add"):
+            if event.kind != "away" and (event.node in present) == (event.kind == "add"):
                 waiting.setdefault(event.node, []).append(event)
                 continue
             kept.append(event)
             (present.add if event.kind == "add" else present.discard)(event.node)
-            if waiting.get(event.node):
+            if event.kind != "away" and waiting.get(event.node):
                 kept.append(waiting[event.node].pop(0))
                 (present.discard if event.kind == "add" else present.add)(event.node)
                 num_restarts += 1
@@ -237,6 +227,14 @@ def _possible_events(events: Iterable[Event], faults: Faults) -> tuple[list[Even
             repair = "drop events of nodes added twice or removed while absent"
             faults.fault(event.line, f"node {event.node!r} is {state}", repair)
     return kept, num_restarts
+
+
+def _with_start(events: list[Event]) -> list[Event]:
+    """Say of each node once whether it is there at the start or away: its last event up to `START_S` tells."""
+    num_first = bisect.bisect_right(events, START_S, key=lambda event: event.time_s)
+    last = {event.node: event for event in events[:num_first]}
+    first = [event._replace(time_s=0.0, kind="add" if event.kind == "add" else "away") for event in last.values()]
+    return first + events[num_first:]
 
 
 def build_trace(
@@ -278,8 +276,6 @@ def build_trace(
             f"{counted(num_restarts, 'node comes before it goes', 'nodes come before they go')} at the same "
             "instant: taken to go and come back",
         )
-    names = tuple(dict.fromkeys(event.node for event in kept))
-    index = {node: number for number, node in enumerate(names)}
     last_s = kept[-1].time_s if kept else 0.0
     if duration_s is not None and not (isinstance(duration_s, NUMBERS) and not math.isnan(duration_s)):
         raise TraceFormatError(f"`duration_s`: expected a number of seconds, found {duration_s!r:.200}")
@@ -290,9 +286,12 @@ def build_trace(
         early = f"duration {duration_s:.12g} s ends before the last event at {last_s:.12g} s"
         faults.fault(kept[-1].line if kept else 0, early, "end with the last event")
         duration_s = last_s
+    kept = _with_start(kept)
+    names = tuple(dict.fromkeys(event.node for event in kept))
+    index = {node: number for number, node in enumerate(names)}
     return Trace(
         time_s=np.array([event.time_s for event in kept], dtype=np.float64),
-        change=np.array([1 if event.kind == "add" else -1 for event in kept], dtype=np.int8),
+        change=np.array([KINDS.index(event.kind) - 1 for event in kept], dtype=np.int8),
         node=np.array([index[event.node] for event in kept], dtype=np.int32),
         names=names,
         duration_s=last_s if duration_s is None else float(duration_s),

@@ -10,7 +10,7 @@ from lazsim.trace.order import in_time_order
 from lazsim.trace.reading.events import other_nodes
 from lazsim.trace.recipes import PublicSpec, load_recipe
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, number, shorten
-from lazsim.trace.table import JUST_AFTER_S, Event
+from lazsim.trace.table import Event
 from lazsim.units import DAY_S, counted
 
 LOOKS = '[{"node_id": ..., "event_time": days, "event_type": "fault_start"|"fault_end", ...}, ...]'
@@ -49,8 +49,8 @@ def read(source: TraceSource) -> TraceReading:
             what = f"node {fault.node!r} ends a fault that never started"
             source.fault(fault.line, what, "take the node to be away from the start, or skip what cannot be")
             if fault.node not in depth:
-                away.append(Event(JUST_AFTER_S, "remove", fault.node, fault.line))
-                events.append(Event(max(fault.time_s, JUST_AFTER_S), "add", fault.node, fault.line))
+                away.append(Event(0.0, "away", fault.node, fault.line))
+                events.append(Event(fault.time_s, "add", fault.node, fault.line))
                 depth[fault.node] = 0
             continue
         depth[fault.node] = before + (1 if fault.starts else -1)

@@ -11,7 +11,7 @@ from lazsim.files.writing import write_whole
 from lazsim.limits import LONGEST_S
 from lazsim.trace.prices import Prices
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, number, shorten, usd_per_hour
-from lazsim.trace.table import Event, Trace
+from lazsim.trace.table import KINDS, START_S, Event, Trace
 
 FORMAT = "lazsim-trace"
 VERSION = "1"
@@ -61,13 +61,13 @@ def _read_row(source: TraceSource, line: int, text: str, events: list[Event]) ->
     try:
         time_text, kind, nodes = text.split(",")
         time_s = number(time_text)
-        if kind not in ("add", "remove") or not nodes.split(" ")[0]:
+        if kind not in KINDS or not nodes.split(" ")[0] or (kind == "away" and time_s > START_S):
             raise ValueError
         names = ["" if n == EMPTY_NAME else unquote(n, errors="surrogatepass") for n in nodes.split(" ") if n]
     except ValueError:
         source.fault(line, f"expected {COLUMNS!r}, found {shorten(text)}")
         return
-    events += [Event(time_s, "add" if kind == "add" else "remove", name, line) for name in names]
+    events += [Event(time_s, kind, name, line) for name in names]
 
 
 def _duration(source: TraceSource, header: Mapping[str, str]) -> float | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lazsim.errors import TraceFormatError
-from lazsim.trace.table import JUST_AFTER_S, Event, check_size
+from lazsim.trace.table import START_S, Event, check_size
 from lazsim.units import counted
 
 RULE = (
@@ -101,7 +101,7 @@ def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[s
             of_node.append(outage)
     changes: list[Event] = []
     for node, start_s, end_s, line in (absence for of_node in absences.values() for absence in of_node):
-        gone_s = max(start_s, JUST_AFTER_S)
+        gone_s = max(start_s, 0.0)
         changes.append(Event(gone_s, "remove", node, line))
         changes += [Event(max(end_s, gone_s), "add", node, line)] if math.isfinite(end_s) else []
     changes.sort(key=lambda event: (event.time_s, event.kind == "add"))
@@ -126,7 +126,6 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
     is_there: dict[str, bool] = {}
     first: list[Event] = []
     changes: list[Event] = []
-    gone: set[str] = set()
     num_repeated = num_late = 0
     for event in _possible_order(states, is_there):
         if event.node not in is_there and event.kind == "remove":
@@ -135,12 +134,8 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
             num_repeated += 1
             continue
         else:
-            num_late += event.node not in is_there and event.time_s >= JUST_AFTER_S
+            num_late += event.node not in is_there and event.time_s > START_S
         is_there[event.node] = event.kind == "add"
-        # A node that is gone at time 0 must have been there to be lost, and comes back after that.
-        if event.time_s < JUST_AFTER_S and (event.kind == "remove" or event.node in gone):
-            gone.add(event.node)
-            event = event._replace(time_s=JUST_AFTER_S)
         changes.append(event)
     changes.sort(key=lambda event: event.time_s)
     notes = (
