@@ -408,6 +408,20 @@ def test_aws_spot_instance_is_lost_two_minutes_after_the_warning(read):
     assert history(read({"events": [{"timestamp": 1, "message": json.dumps(row)} for row in rows]})) == expected
 
 
+def test_aws_spot_instance_that_stops_and_starts_again_within_its_warning_stays(read):
+    # Stopped after one minute, and running again in the next.
+    rows = [
+        notice("EC2 Instance State-change Notification", 0, **{"instance-id": "i-1", "state": "running"}),
+        notice("EC2 Spot Instance Interruption Warning", 10, **{"instance-id": "i-1", "instance-action": "stop"}),
+        notice("EC2 Instance State-change Notification", 11, **{"instance-id": "i-1", "state": "stopped"}),
+        {**notice("EC2 Instance State-change Notification", 11, **{"instance-id": "i-1", "state": "running"}),
+         "time": "2025-03-01T00:11:30Z"},
+        notice("EC2 Instance State-change Notification", 20, **{"instance-id": "i-2", "state": "running"}),
+    ]  # fmt: skip
+    expected = [(0.0, [], ["i-1"]), (660.0, ["i-1"], []), (690.0, [], ["i-1"]), (1200.0, [], ["i-2"])]
+    assert history(read("\n".join(map(json.dumps, rows)))) == expected
+
+
 def operation(kind, name, start, end, zone="us-central1-a", **fields):
     link = f"https://www.googleapis.com/compute/v1/projects/p/zones/{zone}/instances/{name}"
     times = {"insertTime": f"2025-03-01T{start}.000-08:00", "endTime": f"2025-03-01T{end}.000-08:00"}

@@ -7,6 +7,7 @@ from typing import Any
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
 from lazsim.trace.table import EventKind
+from lazsim.units import counted
 
 LOOKS = (
     'aws autoscaling describe-scaling-activities: {"Activities": [{"Description": "Terminating EC2 instance: i-1"}]}, '
@@ -49,7 +50,7 @@ _INSTANCE = re.compile(r"\bm?i-[0-9a-zA-Z]+\b")
 def read(source: TraceSource) -> TraceReading:
     """Read activities and events, in any order."""
     log = StateLog(source)
-    num_warnings = 0
+    warnings: list[tuple[float, str]] = []
     for place, record in json_records(source, "Activities", "events", "Events", "Records"):
         try:
             # Records of a log group hold the event as text.
@@ -58,14 +59,21 @@ def read(source: TraceSource) -> TraceReading:
             if "Description" in record:
                 _read_activity(log, record)
             elif "detail-type" in record:
-                num_warnings += _read_event(log, record)
+                _read_event(log, record, warnings)
             elif "eventName" in record:
                 _read_call(log, record)
         except (ValueError, TypeError, RecursionError) as error:
             source.fault(place, str(error))
     notes = ["an instance is there from the end of its launch, and gone from the start of its termination"]
-    if num_warnings:
-        notes.append(f"{num_warnings} spot interruption warnings: the instance is lost {WARNING_S:g} s after each")
+    losses = log.losses()
+    for time_s, instance in warnings:
+        if not any(time_s <= lost_s <= time_s + WARNING_S for lost_s in losses.get(instance, ())):
+            log.say(time_s + WARNING_S, "remove", instance)
+    if warnings:
+        notes.append(
+            f"{counted(len(warnings), 'spot interruption warning')}: the instance is lost {WARNING_S:g} s after it, or "
+            "as soon as the log says that it goes"
+        )
     return log.reading(*notes)
 
 
@@ -92,19 +100,20 @@ def _read_call(log: StateLog, call: dict[str, Any]) -> None:
         log.say(time_s, kind, instance)
 
 
-def _read_event(log: StateLog, event: dict[str, Any]) -> bool:
-    """Read an event; return whether it is a warning of what comes later."""
+def _read_event(log: StateLog, event: dict[str, Any], warnings: list[tuple[float, str]]) -> None:
+    """Read an event, which may be a warning of what comes later."""
     name, detail = text_at(event, "detail-type"), event.get("detail")
     kind = DETAILS.get(name, STATES.get(text_at(detail, "state")))
     time_s = log.at(text_at(event, "time"))
     if kind is None:
-        return False
+        return
     instance = text_at(detail, "instance-id") or text_at(detail, "EC2InstanceId")
     if not instance:
         raise ValueError("no instance is named")
-    waits = name.endswith("Warning") and text_at(detail, "instance-action") != "hibernate"
-    log.say(time_s + WARNING_S * waits, kind, instance)
-    return waits
+    if name.endswith("Warning") and text_at(detail, "instance-action") != "hibernate":
+        warnings.append((time_s, instance))
+    else:
+        log.say(time_s, kind, instance)
 
 
 TYPICAL = (

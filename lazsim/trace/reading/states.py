@@ -56,6 +56,14 @@ class StateLog:
         """Say that a node is there (``add``) from a time on, or is not (``remove``)."""
         self._rows.append(Event(time_s, kind, node, line))
 
+    def losses(self) -> dict[str, list[float]]:
+        """Return the times at which nodes were said to be there no more, by node."""
+        found: dict[str, list[float]] = {}
+        for row in self._rows:
+            if row.kind == "remove":
+                found.setdefault(row.node, []).append(row.time_s)
+        return found
+
     def know(self, node: str) -> None:
         """Say that a node exists: it is there from the start unless another row says what happened to it first."""
         self._nodes[node] = None
