@@ -18,6 +18,9 @@ SETTLED_SHARE = 0.04
 NUM_DRAWS = 64
 """Draws of all layers for counting the tokens that move in generated loads."""
 
+HELD_STEPS = 50
+"""Steps for which fitted loads stay the same: simulations sample them as often, however far apart records are."""
+
 MIN_STEPS = 30
 """Fewest recorded steps of a fit."""
 
@@ -88,8 +91,8 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
         fast_share=four_digits(share),
         fast_steps=four_digits(fast_steps),
         slow_steps=four_digits(slow_steps),
-        interval_steps=50,
-        source=f"fitted to {len(routing.steps)} recorded steps of {len(skew_L)} layers",
+        interval_steps=HELD_STEPS,
+        source=f"fitted to {len(routing.steps)} records of {len(skew_L)} layers, {interval:g} steps apart",
     )
 
 

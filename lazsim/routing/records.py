@@ -39,6 +39,7 @@ class RecordReader(LoadTable):
         """Add a record; its faults are those of the source."""
         try:
             parts = _parts(record) if isinstance(record, Mapping) else {"loads": record}
+            self.are_named &= isinstance(record, Mapping)
             self._told_experts = whole(parts.get("experts", self._told_experts), MAX_EXPERTS)
             self._add(where, parts)
         except (ValueError, TypeError, OverflowError) as error:

@@ -87,6 +87,30 @@ class LoadReading(NamedTuple):
     tokens_SLE: Floats
     layers: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    are_named: bool = True
+    """Whether the file says that these are loads."""
+
+
+FEWEST_ROUTES, MOST_ROUTED = 8, 1024
+"""Rows from which on, and number of experts up to which, numbers without a name may be the experts of tokens; the
+largest published layers have 512 experts. *Assumption*."""
+
+
+def are_routes(rows: Floats) -> bool:
+    """Tell whether numbers of shape (S, L, E) are rather the experts of tokens, of which each has others.
+
+    Loads of a step have the same sum in each layer, and in many rows some experts have equal loads.
+    """
+    rows = rows.reshape(-1, rows.shape[-1]) if 1 in rows.shape[:2] else rows
+    sums = rows.sum(axis=-1)
+    flat = np.sort(rows.reshape(-1, rows.shape[-1]), axis=-1)
+    return bool(
+        len(flat) >= FEWEST_ROUTES
+        and (sums != sums[..., :1]).any()
+        and (flat == np.rint(flat)).all()
+        and flat.max() < MOST_ROUTED
+        and ((np.diff(flat) > 0) | (flat[:, 1:] < 0)).all()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +158,8 @@ class LoadTable:
         self._routes: dict[tuple[int, int], array[int]] = {}
         self._numbers: set[int] = set()
         self._parts: dict[int, set[object]] = {}
+        self.are_named = True
+        """Whether what is added is said to be loads."""
 
     def name_part(self, step: object, part: object) -> None:
         """Say that a row of a step is of a part of the job, such as a rank; those of all parts add up."""
@@ -205,7 +231,7 @@ class LoadTable:
         row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))
         for (step, layer), loads in self._rows.items():
             tokens_SLE[row_of[step], column_of[layer], : len(loads)] = loads[: shape[2]]
-        return LoadReading(np.array(steps, dtype=np.float64), tokens_SLE, tuple(layers), notes)
+        return LoadReading(np.array(steps, dtype=np.float64), tokens_SLE, tuple(layers), notes, self.are_named)
 
     def _num_parts(self) -> int:
         return len(set().union(*self._parts.values()))

@@ -89,7 +89,12 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
         faults.fault("", "steps must ascend", "sort them and keep the first of several")
         steps, rows = np.unique(steps, return_index=True)
         tokens_SLE = tokens_SLE[rows]
+    is_numbered = len(steps) > 1 and (steps == np.arange(len(steps))).all()
     steps, tokens_SLE, layers, notes = _without_empty(steps, tokens_SLE, layers)
+    if is_numbered:
+        notes.append(
+            "records are of steps 0, 1, 2 and so on: if they are further apart, give their steps, as iteration"
+        )
     empty = tokens_SLE.sum(axis=2) == 0
     if empty.any():
         row, layer = np.argwhere(empty)[0].tolist()

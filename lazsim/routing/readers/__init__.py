@@ -9,7 +9,7 @@ from lazsim.errors import SpecError
 from lazsim.extensions import module_names
 from lazsim.files.reading import read_bytes, unpack
 from lazsim.limits import MAX_RECORDING_BYTES
-from lazsim.routing.source import LoadReader, LoadSource
+from lazsim.routing.source import LoadReader, LoadSource, are_routes
 from lazsim.routing.table import RecordedRouting, check_tokens
 from lazsim.specs import sha256
 
@@ -38,6 +38,12 @@ def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> Reco
     reader, files = _find(path)
     source = LoadSource(path, SpecError, lenient, files=files)
     found = reader.read(source)
+    if not found.are_named and are_routes(found.tokens_SLE):
+        raise source.refuse(
+            "",
+            "its numbers have no name, and look like the experts of tokens (topk_ids), not loads of shape (steps, "
+            "layers, experts); give routes as CSV with layer,topk_ids, or loads as an .npz with tokens",
+        )
     first = next((at for at, number in enumerate(found.layers) if number >= layers_from), len(found.layers))
     if first == len(found.layers):
         raise SpecError(f"`layers_from` {layers_from}: {path} has layers up to {found.layers[-1]}")

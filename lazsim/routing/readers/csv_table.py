@@ -78,6 +78,7 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
     is_ours, columns = text.startswith(CSV_HEADER), _columns(header)
     if (is_ours and header != CSV_COLUMNS) or not _are_loads(columns):
         raise source.refuse(number, f"expected {CSV_COLUMNS if is_ours else 'columns such as layer,expert,tokens'}")
+    table.are_named = "matrix" not in columns
     rows = itertools.chain([(number, header)] if "matrix" in columns else [], lines)
     values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
     in_parts = [at for at, name in enumerate(_cells(header)) if role_of(name) == "part"]

@@ -22,7 +22,7 @@ def recognise(content: bytes) -> bool:
 
 def read(source: LoadSource) -> LoadReading:
     """Read loads of shape (S, L, E), or (L, E) for one step; without steps they count from 0."""
-    arrays = {}
+    arrays, are_named = {}, False
     try:
         for _, content in source.files:
             if content.startswith(MAGIC):
@@ -31,7 +31,9 @@ def read(source: LoadSource) -> LoadReading:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 names = archive.namelist()
                 for name in names:
-                    role = "loads" if len(names) == 1 else role_of(name.removesuffix(".npy"))
+                    told = role_of(name.removesuffix(".npy"))
+                    role = "loads" if len(names) == 1 and not told else told
+                    are_named |= told == "loads"
                     if role in ("step", "loads"):
                         with archive.open(name) as member:
                             arrays[role] = read_array(member, MAX_LOADS * BYTES_PER_LOAD)
@@ -45,7 +47,7 @@ def read(source: LoadSource) -> LoadReading:
     steps = arrays.get("step", np.arange(len(loads)))
     if steps.ndim != 1 or loads.ndim != 3 or len(steps) != len(loads) or 0 in loads.shape[1:]:
         raise source.refuse("", "iteration must have shape (S,) and tokens (S, L, E)")
-    return LoadReading(steps.astype(np.float64), loads.astype(np.float64), tuple(range(loads.shape[1])))
+    return LoadReading(steps.astype(np.float64), loads.astype(np.float64), tuple(range(loads.shape[1])), (), are_named)
 
 
 READER = LoadReader(
