@@ -146,3 +146,14 @@ def test_the_help_lists_every_command_once_by_what_a_person_wants(lazsim):
     assert titles == ["Options", *GROUPS]
     listed = re.findall(r"^  (\w+)  ", out, re.MULTILINE)
     assert sorted(listed) == sorted(cli.list_commands(click.Context(cli)))
+
+
+def test_every_option_says_what_it_is_for():
+    assert [
+        f"{name} {flag}" for name, command in COMMANDS.items() for flag, one in options(command).items() if not one.help
+    ] == []
+
+
+def test_the_help_of_a_group_shows_whole_sentences(lazsim):
+    _, out, _ = lazsim("trace", "--help")
+    assert "check its SHA-256." in " ".join(out.split())

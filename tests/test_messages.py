@@ -235,7 +235,7 @@ def test_a_list_of_names_that_is_too_long_ends_early_and_keeps_what_follows(refu
     listed = told.partition("known: ")[2].partition(";")[0]
     names, _, more = listed.partition(" and ")
     assert len(names.split(", ")) + int(more.removesuffix(" more")) == num_models
-    assert told.endswith("lazsim list models tells of each")
+    assert told.endswith("or a config.json of Hugging Face (see lazsim list models)")
 
 
 def test_notes_name_the_same_options_on_stderr_in_json_and_in_files(lazsim, tmp_path):

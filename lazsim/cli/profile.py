@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-device_option = click.option("--device", type=OneOf(DEVICES), default="auto")
+device_option = click.option("--device", type=OneOf(DEVICES), default="auto", help="auto: a GPU where there is one.")
 dtype_option = click.option("--dtype", type=OneOf(DTYPES), default="auto", help="auto: float32 on a CPU.")
 catalog_model_option = click.option("--model", default="gpt-s", help="Model, for a device of the catalogue.")
 virtual_rank_options = options(
@@ -40,7 +40,7 @@ virtual_rank_options = options(
     dtype_option,
     click.option("--profile", metavar="FILE|NAME", help="Predict from this; default: measure one expert first."),
     click.option("--threads", type=kinds.WORKERS, help="Threads of a kernel on a CPU; see lazsim profile."),
-    click.option("--budget", type=kinds.DURATION, default="10min"),
+    click.option("--budget", type=kinds.DURATION, default="10min", help="Time for all of it."),
     seed_option,
 )
 
@@ -216,7 +216,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
 @command.command()
 @virtual_rank_options
 @click.option("--width", type=kinds.COUNT, default=1024, help="d_model; experts are four times as wide.")
-@click.option("--experts", type=kinds.Whole(2, MAX_EXPERTS), default=8)
+@click.option("--experts", type=kinds.Whole(2, MAX_EXPERTS), default=8, help="Experts of the layer.")
 @click.option("--nodes", type=kinds.NODES, default=10, help="Virtual ranks.")
 @click.option("--slots", type=kinds.SLOTS, default=6, help="Replicas of each rank.")
 @click.option("--tokens", type=kinds.COUNT, default=4096, help="Tokens of each rank.")
@@ -245,10 +245,10 @@ def skew(**settings: Any) -> None:
 
 @command.command()
 @virtual_rank_options
-@click.option("--model", default="gpt-l", metavar="NAME|TOML")
+@click.option("--model", default="gpt-l", metavar="NAME|TOML", help="Model whose experts are measured.")
 @click.option("--cluster", default="rtx3090x10", metavar="NAME|TOML", help="Its nodes and slots.")
-@click.option("--job", default="testbed-a", metavar="NAME|TOML")
-@click.option("--system", default="lazarus", metavar="NAME")
+@click.option("--job", default="testbed-a", metavar="NAME|TOML", help="Job that gives tokens and replicas.")
+@click.option("--system", default="lazarus", metavar="NAME", help="System that places and dispatches.")
 @click.option("--routing", default="smartmoe-fit", metavar="FILE|SPEC", help="Expert loads.")
 @click.option("--step", type=kinds.WHOLE, default=1000, help="Step whose loads are taken.")
 @click.option("--layers", type=kinds.LAYERS, default=2, help="Layers to measure, from the first.")

@@ -82,11 +82,11 @@ def fit(seeds: int, **reading: Any) -> None:
 
 @command.command()
 @click.argument("spec")
-@click.option("--layers", type=kinds.LAYERS, default=12)
-@click.option("--experts", type=kinds.EXPERTS, default=16)
+@click.option("--layers", type=kinds.LAYERS, default=12, help="MoE layers.")
+@click.option("--experts", type=kinds.EXPERTS, default=16, help="Experts of a layer.")
 @click.option("--steps", type=kinds.COUNT, default=5000, help="Training steps to cover.")
 @seed_option
-@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
+@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv", help="File to write; - is stdout.")
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
     """Draw loads from a generator of the catalogue or a .toml file, and write them as CSV."""
     from lazsim.routing.loading import record
@@ -104,7 +104,7 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @click.option("--layers", type=kinds.LAYERS, help="Keep this many layers, the first ones.")
 @click.option("--experts", type=kinds.EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
 @click.option("--every", type=kinds.COUNT, default=1, help="Keep every N-th record.")
-@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv")
+@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv", help="File to write; - is stdout.")
 def convert(layers: int | None, experts: int | None, every: int, out: Path, **reading: Any) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
     from lazsim.routing import read_routing, top_experts
@@ -120,7 +120,7 @@ def convert(layers: int | None, experts: int | None, every: int, out: Path, **re
 @command.command()
 @reading_options
 @click.option("--layer", "layers", type=kinds.LAYER, multiple=True, help="Repeats; default: first, middle, last.")
-@click.option("--out", type=kinds.OUT_PICTURE, required=True, metavar="FILE.png|pdf")
+@click.option("--out", type=kinds.OUT_PICTURE, required=True, metavar="FILE.png|pdf", help="Picture to write.")
 def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError

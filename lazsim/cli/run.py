@@ -31,7 +31,7 @@ RUN_FILES = (
 @click.option("--trace", required=True, metavar="FILE|RECIPE", help="Node events.")
 @replay_options
 @max_nodes_option
-@click.option("--model", default="gpt-s", metavar="NAME|TOML|JSON")
+@click.option("--model", default="gpt-s", metavar="NAME|TOML|JSON", help="Model to train; see lazsim list models.")
 @click.option(
     "--cluster",
     default="rtx3090x10",

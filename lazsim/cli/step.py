@@ -10,8 +10,8 @@ STEP_FILES = ("step.json", "job.toml", "step.png", "step.pdf")
 
 
 @click.command(cls=Checked)
-@click.option("--model", required=True, metavar="NAME|TOML|JSON")
-@click.option("--cluster", required=True, metavar="NAME|TOML")
+@click.option("--model", required=True, metavar="NAME|TOML|JSON", help="Model; see lazsim list models.")
+@click.option("--cluster", required=True, metavar="NAME|TOML", help="Its GPUs, nodes and links, as h100x64.")
 @click.option(
     "--job", metavar="NAME|TOML", help="Job whose [parallel] table is the layout; see lazsim list jobs deepseek-v3."
 )

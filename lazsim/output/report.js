@@ -92,16 +92,19 @@
     const longest = Math.max(...data.systems.map(one => one.name.length));
     const shared = {x_range, active_scroll: "xwheel_zoom", min_border_left: Math.max(90, 20 + 7 * longest), min_border_right: 20};
     const rates = panel(300, "", "samples/s kept", {...shared, toolbar_location: "above", y_range: from_zero()});
-    // What a job that was measured did but train is not known: it has no row that would show it train all the time.
+    // What a measured job did beside training is not known: it has no row, which would show it train all the time.
     const told = data.systems.filter(one => one.phases.what.length);
     const phases = panel(60 + 26 * told.length, "", "",
       {...shared, toolbar_location: null, y_range: told.map(one => one.name).reverse()});
     const nodes = panel(150, `time (${data.unit})`, "nodes alive", {...shared, toolbar_location: null, y_range: from_zero()});
+    // More than a mark every few pixels would hide the lines.
+    const dense = data.systems.some(one => one.failures.time.length > 100);
+    const marks = dense ? {size: 5, line_color: null} : {size: 10, line_color: color_of("--text")};
     const bars = data.systems.map(one => {
       const color = seen(one.color), legend_label = label_of(one.name);
       const line = rates.step({x: one.x, y: one.rate, mode: "after", color, line_width: 2, line_dash: one.dash, legend_label});
       const failed = rates.scatter({source: source(one.failures), x: {field: "time"}, y: {field: "rate"},
-        marker: "triangle", size: 10, color, line_color: color_of("--text"), legend_label});
+        marker: "triangle", color, ...marks, legend_label});
       hover(rates, [failed], [["", one.name], ["at", "@time{0.00} " + data.unit], ["failed", "@nodes"], ["decision", "@decision"],
         ["why", "@why"], ["trains again after", "@outage"], ["steps lost", "@lost_steps"]]);
       hover(rates, [line], [["", one.name], ["at", "$x{0.00} " + data.unit], ["samples/s", "$y{0.00}"]]);

@@ -30,7 +30,7 @@ MOST_ROWS = 1000
 PICTURE_DOTS_PER_INCH = 120
 
 STOP_COLORS = {what: color for what, color in BUCKET_COLORS.items() if what != "compute"}
-"""All that a job does but train."""
+"""What a job does beside training."""
 
 DASHES: Mapping[str, list[int]] = {"-": [], "--": [7, 3], ":": [2, 3], "-.": [7, 3, 2, 3]}
 """Pixels that a line drawn by a name has and leaves out in turn."""

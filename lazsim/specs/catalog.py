@@ -47,7 +47,7 @@ SIZED_CLUSTERS: Mapping[str, str] = {
 OWN_FILE = "a path to a .toml file"
 OTHER_NAMES: Mapping[str, str] = {
     "clusters": f"{', '.join(SIZED_CLUSTERS)} with any number of nodes, as h100x64; or {OWN_FILE}",
-    "models": f"{OWN_FILE}, or to a config.json of Hugging Face; lazsim list models tells of each",
+    "models": f"{OWN_FILE} or a config.json of Hugging Face (see lazsim list models)",
 }
 """Names that are no entry of the catalogue, by kind."""
 
@@ -79,7 +79,7 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
         raise SpecError(f"{path}: no text in UTF-8; give a TOML file") from None
     except msgspec.DecodeError as error:
         told = str(error).replace("Cannot overwrite a value", "a field is given twice")
-        raise SpecError(f"{path}: {told}") from None
+        raise SpecError(f"{path}: not TOML: {told}; mend it there") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
         raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None

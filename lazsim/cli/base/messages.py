@@ -51,6 +51,8 @@ def with_options(text: str, commands: Sequence[click.Command], arguments: Sequen
                 options.setdefault(option.name or "", flag(option))
     if "failures_from" in options and "columns" not in options:
         options |= {field: f"--{field.replace('_', '-')} of lazsim trace convert" for field in MAPPING}
+    if "routing" in options:
+        options.setdefault("lenient", "--lenient of lazsim routing convert")
     own = {one for given in arguments for one in (given, given.partition("=")[2], Path(given).name) if "`" in one}
     kept = "|".join((*map(re.escape, sorted(own, key=len, reverse=True)), QUOTED))
 
@@ -128,6 +130,12 @@ class CommandGroup(Checked, click.Group):
     """A group that names the command nearest to one that it does not have."""
 
     command_class = Checked
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with all of their first sentences, which click cuts at the end of a line."""
+        with formatter.section("Commands"):
+            found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+            formatter.write_dl([(name, command.get_short_help_str(1000)) for name, command in found if command])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -22,7 +22,7 @@ from lazsim.specs.record import AnyNumber
 Point = Mapping[str, Any]
 """Settings of a run by key, and the dotted names of fields; None where a value follows from others."""
 
-SPAN = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
+SPAN = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 """A span of whole numbers, both ends included: short for a list of seeds."""
 
 TYPES = {**get_type_hints(Defaults, include_extras=True), "trace": str, "start": str, "duration": str | None}
