@@ -96,6 +96,8 @@ WAYS = {
     "wide names.csv": "step,layer,expert_0,expert_1,expert_2\n0,0,1,2,0\n0,1,4,0,5\n",
     "ranks.csv": "rank,layer,expert,tokens\n0,0,0,1\n0,0,1,1\n1,0,1,1\n0,1,0,4\n1,1,2,5\n",
     "matrix.txt": "1.0 2.0 0.0\n4.0 0.0 5.0\n",
+    "matrix of fixed width.txt": "   1   2   0\n   4   0   5\n",
+    "trailing commas.csv": "layer,e0,e1,e2,\n0,1,2,0,\n1,4,0,5,\n",
     "matrix.csv": "1,2,0\n4,0,5\n",
     "matrix.json": "[[1, 2, 0], [4, 0, 5]]",
     "steps.json": "[[[1, 2, 0], [4, 0, 5]]]",
@@ -208,6 +210,12 @@ def test_experts_without_a_token_count_where_a_header_tells_their_number(tmp_pat
     assert loads_of(write(tmp_path, "routes.jsonl", lines))[2] == [[[0, 1, 0, 0]]]
     routes = read_routing(write(tmp_path, "bare.jsonl", lines[1:]))
     assert "2 experts: the highest number in the routes, plus one" in routes.notes
+
+
+@pytest.mark.parametrize("text", ["token,layer,topk_ids\n0,3,0,2\n", "layer,e0,e1\n0,1,2,9\n", "1,2\n4,5,6\n"])
+def test_a_row_of_more_cells_than_the_header_has_is_not_cut(tmp_path, text):
+    with pytest.raises(SpecError, match=r"columns, not \d; quote lists with commas"):
+        read_routing(write(tmp_path, "loads.csv", text))
 
 
 @pytest.mark.parametrize("cell", ["1.5", "0-2", "e1", '"tensor([0, 2], dtype=torch.int64)"'])

@@ -148,6 +148,16 @@ def test_table_of_any_form_is_read_alike(write, form):
         (COUNTS + "soon,7\n", "line 5: 'soon' is neither a number nor a date of ISO 8601"),
         (EVENTS + "2025-03-01 02:00:00,vanish,a\n", "line 5: 'vanish' is no event"),
         (EVENTS + "2025-03-01 02:00:00,up,\n", "line 5: no node is named"),
+        ("node,start,end\na,2025-03-01 00:00\n", "line 2 has 2 cells, and the header 3 (node, start, end); mend it"),
+        (
+            "node,start,end\na,2025-03-01 00:00\nb,2025-03-01 01:00,2025-03-01 02:00\n",
+            "line 2: 2 columns, too few: 'a 2025-03-01 00:00'",
+        ),
+        (
+            "time,note,count\n2025-03-01 00:00,full,8\n2025-03-01 00:05,lost gpu-1, 2,7\n",
+            "line 3: 4 cells, and the header has 3; quote texts with separators in them",
+        ),
+        ("time_s,count\n1,0,8\n2,60,7\n", "line 2: 3 cells, and the header has 2; quote texts"),
         (OUTAGES + "a,2025-03-01 02:00,2025-03-01 01:00\n", "line 4: the outage ends, at '2025-03-01 01:00', before"),
     ],
 )
@@ -569,6 +579,12 @@ def test_a_header_with_fewer_names_than_columns_names_none_of_them(write, row):
     for lenient in (False, True):
         with pytest.raises(TraceFormatError):
             read_trace(write(f"host\n{row}\n{row}\n"), format="table", lenient=lenient)
+
+
+def test_cells_beyond_a_header_move_none_that_counts_where_they_are_empty_or_behind_all(write):
+    reasons = OUTAGES.replace("up at\n", "up at,reason\n").replace("01:00\n", "01:00,gpu lost, nvlink\n")
+    for text in (OUTAGES.replace("01:00\n", "01:00,\n"), reasons):
+        assert outcome(read_trace(write(text))) == AWAY
 
 
 def test_fault_that_ends_though_it_never_started_began_before_the_trace(write):

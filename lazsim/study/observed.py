@@ -252,7 +252,7 @@ def _table(name: str, text: str) -> tuple[str, list[Mark]]:
     time_column, count_column, writer_columns, unit = found
     marks = []
     for line, fields in rows:
-        if len(fields) <= max(time_column, count_column, *writer_columns):
+        if len(fields) <= max(time_column, count_column, *writer_columns) or any(fields[len(header) :]):
             raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
         writer = " ".join(fields[column] for column in writer_columns)
         marks.append(_mark(name, line, fields[time_column], fields[count_column], writer))

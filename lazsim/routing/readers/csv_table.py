@@ -53,7 +53,7 @@ def _cells(line: str) -> list[str]:
     """Return the cells of a line, between tabs, semicolons, commas or blanks: the first of these that it has."""
     delimiter = next((one for one in "\t;," if one in line), " ")
     if '"' not in line:
-        return line.split(delimiter)
+        return line.split(None if delimiter == " " else delimiter)
     # The module refuses a lone carriage return and longer fields; a quoted list of experts is short.
     return next(csv.reader([line.replace("\r", " ")[:MAX_QUOTED]], delimiter=delimiter))
 
@@ -82,11 +82,14 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
     rows = itertools.chain([(number, header)] if "matrix" in columns else [], lines)
     values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
     in_parts = [at for at, name in enumerate(_cells(header)) if role_of(name) == "part"]
+    num_named = len(_cells(header))
     seen: set[tuple[object, ...]] = set()
     latest = 0
     for row, (number, line) in enumerate(rows):
         try:
             cells = _cells(line)
+            if any(map(str.strip, cells[num_named:])):
+                raise ValueError(f"{len(cells)} columns, not {num_named}; quote lists with commas")
             step, layer, expert = (
                 whole(cells[columns[role][0]], MAX_WHOLE) if role in columns else default
                 for role, default in (("step", dump), ("layer", row), ("expert", 0))

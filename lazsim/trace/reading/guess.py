@@ -23,6 +23,7 @@ from lazsim.trace.reading.mapped import (
 from lazsim.trace.reading.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, split_unit
 from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader, shorten
+from lazsim.units import counted
 
 NAMES = {
     "time": "time timestamp date datetime ts t at when eventtime elapsed offset since sincestart timein timesincestart",
@@ -211,7 +212,8 @@ def _guess(table: FileTable) -> tuple[Columns | None, float]:
     """Return the columns that the names or the content of a table tell, and how well they do."""
     if not table.rows:
         return None, 0.0
-    width = statistics.mode(len(row.fields) for row in table.rows)
+    widths = [len(row.fields) for row in table.rows]
+    width = len(table.header) if len(table.header) in widths else statistics.mode(widths)
     rows = [row.fields for row in table.rows if len(row.fields) == width]
     kinds = [_kind(column) for column in zip(*rows, strict=True)]
     are_samples = [_most(column, _is_sample) for column in zip(*rows, strict=True)]
@@ -225,6 +227,9 @@ def explain_columns(table: FileTable) -> str:
     names = ", ".join(map(literal, table.header[:30])) or "without names"
     if not table.rows:
         return f"no row follows the header ({names}); give a trace with at least one node event"
+    if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
+        cells = counted(len(short.fields), "cell")
+        return f"line {short.line} has {cells}, and the header {len(table.header)} ({names}); mend it"
     guess, _ = _guess(table)
     if guess is not None and (part := _parts(table, guess)):
         return (

@@ -167,8 +167,16 @@ class _MappedTable:
         ]
         clusters: dict[str, int] = {}
         needed = self._needed() if self._table.may_be_cut else ()
+        num_named = len(self._table.header)
+        used = {*itertools.chain(*self._places.values()), *self._nodes}
+        # A text with separators that is not quoted moves the cells behind it, of which none may count.
+        spills = num_named > max(used) >= min({*range(num_named)} - used, default=0)
         for line, fields in self._table.rows:
             try:
+                if spills and any(fields[num_named:]):
+                    what = f"{len(fields)} cells, and the header has {num_named}; quote texts with separators in them"
+                    self._source.fault(line, what)
+                    continue
                 for cut in (fields[place] for place in needed if fields[place].endswith("+")):
                     what = f"{shorten(cut)} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
