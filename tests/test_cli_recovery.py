@@ -15,15 +15,9 @@ def trace(tmp_path):
     return path
 
 
-def answer(lazsim, *arguments):
-    code, out, _ = lazsim("recovery", *arguments, "--json")
-    assert code == 0
-    return json.loads(out)
-
-
-def test_the_published_example(lazsim):
+def test_the_published_example(answered):
     # Lazarus, arXiv 2407.04656: the least replicated expert is on two of five nodes; C(3, 1) of 10 triples kill both.
-    found = answer(lazsim, *PUBLISHED, "--policy", "mro", "--failures", "3")["policies"]["mro"]
+    found = answered("recovery", *PUBLISHED, "--policy", "mro", "--failures", "3")["policies"]["mro"]
     assert found["failures"] == [3]
     assert found["recovery_prob"] == pytest.approx([0.7])
     assert (found["method"], found["guaranteed"]) == ("exact", 2)
@@ -31,26 +25,30 @@ def test_the_published_example(lazsim):
     assert found["minimal_failure_sets"] == [[0, 1]]
 
 
-def test_the_smartmoe_run_survives_four_failures_as_published_only_when_layers_are_aligned(lazsim, shared):
+def test_the_smartmoe_run_survives_four_failures_as_published_only_when_layers_are_aligned(answered, shared):
     # shared/spec and the published set-up: 0.614 aligned, 0.00 to 0.02 when each layer's nodes are shuffled.
     loads = ("--loads", shared / "routing" / "smartmoe.npz", "--iteration", 201, "--layers", 12, "--experts", 16)
-    found = answer(lazsim, "--nodes", 10, "--slots", 6, *loads, "--policy", "mro", "--failures", "4")["policies"]["mro"]
+    found = answered("recovery", "--nodes", 10, "--slots", 6, *loads, "--policy", "mro", "--failures", "4")["policies"][
+        "mro"
+    ]
     assert found["recovery_prob"] == pytest.approx([0.614], abs=5e-4)
     assert 0 <= found["shuffled"]["least"][0] <= found["shuffled"]["recovery_prob"][0] <= 0.02
     assert len(found["per_layer"]) == 12
 
 
-def test_by_default_failures_end_where_no_plan_survives(lazsim):
-    found = answer(lazsim, "--nodes", 6, "--slots", 1, "--replicas", "3,3", "--policy", "mro", "--policy", "random")
+def test_by_default_failures_end_where_no_plan_survives(answered):
+    found = answered(
+        "recovery", "--nodes", 6, "--slots", 1, "--replicas", "3,3", "--policy", "mro", "--policy", "random"
+    )
     # Two experts on three nodes each: four failures spare both in 9 of 15 cases, five in none.
     failures = found["policies"]["mro"]["failures"]
     assert failures == [1, 2, 3, 4, 5]
     assert found["policies"]["mro"]["recovery_prob"] == pytest.approx([1, 1, 18 / 20, 9 / 15, 0])
 
 
-def test_monte_carlo_brackets_what_is_exact(lazsim):
-    exact = answer(lazsim, *SMALL, "--method", "exact", "--seed", 1)["policies"]
-    sampled = answer(lazsim, *SMALL, "--method", "montecarlo", "--seed", 1)["policies"]
+def test_monte_carlo_brackets_what_is_exact(answered):
+    exact = answered("recovery", *SMALL, "--method", "exact", "--seed", 1)["policies"]
+    sampled = answered("recovery", *SMALL, "--method", "montecarlo", "--seed", 1)["policies"]
     assert set(exact) == set(sampled)
     for name, found in sampled.items():
         truth = np.array(exact[name]["recovery_prob"])
@@ -59,22 +57,22 @@ def test_monte_carlo_brackets_what_is_exact(lazsim):
         assert np.abs(np.array(found["recovery_prob"]) - truth).max() < 0.004
 
 
-def test_per_layer_stands_beside_the_whole_model_only_where_there_are_layers(lazsim):
-    found = answer(lazsim, *SMALL, "--layers", 3, "--failures", "1-3", "--policy", "spread")["policies"]["spread"]
+def test_per_layer_stands_beside_the_whole_model_only_where_there_are_layers(answered):
+    found = answered("recovery", *SMALL, "--layers", 3, "--failures", "1-3", "--policy", "spread")["policies"]["spread"]
     layers = np.array([layer["recovery_prob"] for layer in found["per_layer"]])
     assert layers.shape == (3, 3)
     assert (np.array(found["recovery_prob"]) <= layers.min(axis=0) + 1e-12).all()
-    assert "per_layer" not in answer(lazsim, *SMALL, "--policy", "spread")["policies"]["spread"]
+    assert "per_layer" not in answered("recovery", *SMALL, "--policy", "spread")["policies"]["spread"]
 
 
-def test_domains_fail_as_a_whole(lazsim, tmp_path):
+def test_domains_fail_as_a_whole(answered, tmp_path):
     # Expert 0 is on nodes 0 and 1, which are one domain; expert 1 on nodes 2 and 3, each a domain of its own. Of one
     # failed domain only x is deadly, and any two are.
     plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro", "--failures", "0-3")
     path = tmp_path / "domains.txt"
     path.write_text("x x\ny\nz\n")
     for domains in ("x,x,y,z", path):
-        whole = answer(lazsim, *plan, "--domains", domains)
+        whole = answered("recovery", *plan, "--domains", domains)
         assert whole["domains"] == ["x", "y", "z"]
         found = whole["policies"]["mro"]
         assert found["minimal_failure_sets"] == [[0], [1, 2]]
@@ -82,31 +80,31 @@ def test_domains_fail_as_a_whole(lazsim, tmp_path):
         assert found["guaranteed"] == 1
 
 
-def test_probabilities_and_failure_sets_of_domains_are_in_the_order_of_the_nodes(lazsim):
+def test_probabilities_and_failure_sets_of_domains_are_in_the_order_of_the_nodes(answered):
     # Twelve racks of one node, whose names sort as 0, 1, 10, 11, 2. Expert 0 is on rack 2 alone, which always fails.
     racks = ",".join(map(str, range(12)))
     plan = ("--nodes", 12, "--slots", 1, "--replicas", "1,11", "--policy", "compact", "--domains", racks)
-    of_expert_0 = answer(lazsim, *plan)["policies"]["compact"]["minimal_failure_sets"][0]
+    of_expert_0 = answered("recovery", *plan)["policies"]["compact"]["minimal_failure_sets"][0]
     assert len(of_expert_0) == 1
     for rack in range(12):
         probs = ",".join("1" if one == rack else "0" for one in range(12))
-        found = answer(lazsim, *plan, "--node-fail-prob", probs)
+        found = answered("recovery", *plan, "--node-fail-prob", probs)
         assert found["domains"] == racks.split(",")
         assert found["policies"]["compact"]["node_fail_recovery_prob"] == (0 if [rack] == of_expert_0 else 1)
 
 
-def test_nodes_that_fail_on_their_own(lazsim):
+def test_nodes_that_fail_on_their_own(answered):
     # Two experts on two nodes each, all alike: (1 - 0.1**2)**2; and with a node that never fails only the other pair.
     plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro")
-    found = answer(lazsim, *plan, "--node-fail-prob", "0.1")["policies"]["mro"]
+    found = answered("recovery", *plan, "--node-fail-prob", "0.1")["policies"]["mro"]
     assert found["node_fail_recovery_prob"] == pytest.approx((1 - 0.01) ** 2)
-    found = answer(lazsim, *plan, "--node-fail-prob", "0,0.1,0.5,0.2")["policies"]["mro"]
+    found = answered("recovery", *plan, "--node-fail-prob", "0,0.1,0.5,0.2")["policies"]["mro"]
     assert found["node_fail_recovery_prob"] == pytest.approx(1 - 0.5 * 0.2)
 
 
-def test_batches_of_a_trace_weigh_numbers_of_failures(lazsim, trace):
+def test_batches_of_a_trace_weigh_numbers_of_failures(answered, trace):
     plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro")
-    found = answer(lazsim, *plan, "--failures-from", trace)
+    found = answered("recovery", *plan, "--failures-from", trace)
     # One batch of two nodes, which spares both experts in 4 of 6 cases, and one of one node.
     assert found["trace"]["sizes"] == [1, 2]
     assert found["trace"]["counts"] == [1, 1]
@@ -123,24 +121,6 @@ def test_batches_that_are_too_large_are_capped_and_noted(lazsim, trace):
         "counts": [2],
     }
     assert "1 of 2 batches of trace.csv are larger than the plan" in err
-
-
-def test_the_tables_fit_80_columns(lazsim, trace, tmp_path):
-    own = tmp_path / "own.py"
-    name = "a_function_with_a_name_that_is_longer_than_a_column_should_be_in_any_table_of_ours"
-    own.write_text(
-        f"from lazsim.placement.policies import place\ndef {name}(request):\n    return place('mro', request)\n"
-    )
-    policies = [part for policy in ("mro", "ep", f"{own}:{name}", "spread") for part in ("--policy", policy)]
-    for arguments in (
-        (*SMALL, "--failures-from", trace, "--node-fail-prob", "0.01"),
-        (*SMALL, "--layers", 2, "--method", "montecarlo"),
-        (*SMALL, *policies),
-        ("--nodes", 64, "--slots", 2, "--experts", 8, "--domains", ",".join(str(i // 8) for i in range(64))),
-    ):
-        code, out, _ = lazsim("recovery", *arguments)
-        assert code == 0
-        assert max(map(len, out.splitlines())) <= 80
 
 
 def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path, trace):

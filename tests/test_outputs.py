@@ -105,20 +105,17 @@ def test_a_symlink_stays_and_its_target_is_written(lazsim, tmp_path):
     assert (tmp_path / "real/place.json").is_file()
 
 
-def test_a_circle_of_symlinks_is_one_line(lazsim, tmp_path):
+def test_a_circle_of_symlinks_is_one_line(refused, tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    code, _, err = lazsim("trace", "generate", RECIPE, "--out", tmp_path / "a")
-    assert (code, len(err.splitlines())) == (2, 1)
+    refused("trace", "generate", RECIPE, "--out", tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["place.json", "placement.pdf"])
-def test_files_that_lazsim_did_not_write_stay(lazsim, tmp_path, name):
+def test_files_that_lazsim_did_not_write_stay(refused, tmp_path, name):
     (tmp_path / name).write_text("mine")
     (tmp_path / "other").write_text("mine")
-    code, _, err = lazsim(*PLACE, "--out", tmp_path)
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert f"holds {name}, which lazsim did not write there" in err
+    assert f"holds {name}, which lazsim did not write there" in refused(*PLACE, "--out", tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine", "other": "mine"}
 
 

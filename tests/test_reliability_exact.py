@@ -45,17 +45,13 @@ def survived_by_enumeration(holds_LEN) -> list[Fraction]:
 
 
 @given(placements(allow_unplaced=True))
-def test_survival_is_that_of_going_through_all_sets_of_failed_nodes(holds_LEN):
-    expected = [float(share) for share in survived_by_enumeration(holds_LEN)]
-    assert exact.survival_by_count(minimal_failure_sets(holds_LEN)) == pytest.approx(expected, abs=1e-13)
-
-
-@given(placements())
-def test_each_exact_way_agrees_with_enumeration(holds_LEN):
+def test_survival_is_that_of_going_through_all_sets_of_failed_nodes_in_each_exact_way(holds_LEN):
     expected = [float(share) for share in survived_by_enumeration(holds_LEN)]
     sets = minimal_failure_sets(holds_LEN)
-    assert build_lattice(sets).survival_by_count() == pytest.approx(expected, abs=1e-13)
-    assert build_diagram(sets, max_work=1e9).survival_by_count() == pytest.approx(expected, abs=1e-13)
+    assert exact.survival_by_count(sets) == pytest.approx(expected, abs=1e-13)
+    if sets.any(axis=1).all():
+        assert build_lattice(sets).survival_by_count() == pytest.approx(expected, abs=1e-13)
+        assert build_diagram(sets, max_work=1e9).survival_by_count() == pytest.approx(expected, abs=1e-13)
 
 
 @given(placements(max_nodes=6), st.data())

@@ -29,13 +29,6 @@ def share_survived(plan, num_failed):
     return sum(survives(plan, failed) for failed in subsets) / len(subsets)
 
 
-def test_the_published_example_survives_seven_of_ten_triple_failures():
-    # Lazarus, arXiv 2407.04656: 4 experts, 5 nodes of 4 slots, the least replicated expert on two of them.
-    task = build_task(nodes=5, slots=4, replicas=[2, 5, 6, 7])
-    report = assess_plans(task, build_scenarios(5, failures=[3]), ["mro"])
-    assert report.policies["mro"].curve.recovery_prob.tolist() == pytest.approx([7 / 10])
-
-
 @given(
     nodes=st.integers(1, 5),
     slots=st.integers(1, 3),
