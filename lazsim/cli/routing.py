@@ -26,6 +26,9 @@ reading_options = options(
     click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them."),
     layers_from_option,
 )
+csv_option = click.option(
+    "--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv", help="File to write; - is stdout."
+)
 
 
 @click.group(cls=CommandGroup)
@@ -86,7 +89,7 @@ def fit(seeds: int, **reading: Any) -> None:
 @click.option("--experts", type=kinds.EXPERTS, default=16, help="Experts of a layer.")
 @click.option("--steps", type=kinds.COUNT, default=5000, help="Training steps to cover.")
 @seed_option
-@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv", help="File to write; - is stdout.")
+@csv_option
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
     """Draw loads from a generator of the catalogue or a .toml file, and write them as CSV."""
     from lazsim.routing.loading import record
@@ -104,7 +107,7 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @click.option("--layers", type=kinds.LAYERS, help="Keep this many layers, the first ones.")
 @click.option("--experts", type=kinds.EXPERTS, help="Keep this many experts of each layer, the fullest ones.")
 @click.option("--every", type=kinds.COUNT, default=1, help="Keep every N-th record.")
-@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv", help="File to write; - is stdout.")
+@csv_option
 def convert(layers: int | None, experts: int | None, every: int, out: Path, **reading: Any) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
     from lazsim.routing import read_routing, top_experts
