@@ -14,8 +14,8 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     """Costs of a training step beside the kernels of the tables.
 
     ``lazsim/catalog/steps/training.toml`` explains each constant and gives its source. `measured_over_predicted` is the
-    range of nineteen of twenty measured runs, by what their graphs replay. `assumed` names the constants that no source
-    tells, or not for every GPU or precision that takes them.
+    range of measured runs, a fortieth left out at each end, by what their graphs replay. `assumed` names the constants
+    that no source tells, or not for every GPU or precision that takes them.
     """
 
     name: str

@@ -55,7 +55,7 @@ class StepResult:
 
     @property
     def range_tokens_per_s(self) -> tuple[float, float]:
-        """Throughput that nineteen of twenty measured runs with such graphs would have had at this prediction."""
+        """Throughput of measured runs with such graphs at this prediction, a fortieth of them left out at each end."""
         low, high = self.inputs.constants.measured_over_predicted[self.inputs.parallel.graphs]
         return low * self.time.tokens_per_s_per_gpu, high * self.time.tokens_per_s_per_gpu
 
@@ -110,6 +110,11 @@ class StepResult:
         if "optimizer" in parallel.offloaded:
             notes.append(
                 "states of the optimizer move to the GPU and back for an update there; one on the CPU is slower"
+            )
+        if parallel.graphs == "full":
+            notes.append(
+                "the range of throughput is the least and the most of 17 measured runs with such graphs: expect eight "
+                "of nine further ones in it, and three of four of another source"
             )
         if model.state_space is not None:
             notes.append("scans of state-space layers were not measured: they take an assumed share of the peak")
