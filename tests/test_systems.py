@@ -364,6 +364,10 @@ def test_moc_saves_a_share_of_the_experts_and_loses_their_updates():
     # At 95 s four saves are written: a sixteenth of the experts has each, and twelve have none.
     result = run("moc", (95, "remove", "a"), interval_steps=10)
     assert result.lost_token_share == (0 + 10 + 20 + 30 + 12 * 40) / 16 / result.steps
+    # So it is where too few nodes are left to restart before the run ends.
+    waits = run("moc", (95, "remove", "a b c d e f g h i"), interval_steps=10)
+    assert (waits.steps, waits.counts["restarts"]) == (40, 0)
+    assert waits.lost_token_share == (0 + 10 + 20 + 30 + 12 * 40) / 16 / 40
 
 
 def test_moc_saves_all_experts_before_it_stops_in_order_and_loses_none():

@@ -5,7 +5,7 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
@@ -16,7 +16,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.held import NOTHING, Held
-from lazsim.engine.ledger import RECOVERY_BUCKETS, Ledger
+from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import FailureRecord, JobEvent, Log, State
 from lazsim.engine.nodes import NO_SPARES, Nodes, Spares
 from lazsim.engine.plan_reliability import OnPlan
@@ -87,7 +87,6 @@ class Job:
         self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, sampled_steps) if steps}
         self._last_save: tuple[System, int, float, Save] | None = None
         self._join_at_s: float | None = None
-        self._before_s: Mapping[str, float] = {}
         self._dropped: set[str] = set()
         # Replicas that get ready to join beside training, up to their join. Those that are ready are in service.
         self._forming: list[tuple[str, ...]] = []
@@ -105,7 +104,7 @@ class Job:
         """Start with the nodes of the trace's first instant, at no cost where they suffice."""
         self._apply(batch)
         self._enter("waiting")
-        decision = protocol.decide_start(self._stopped(NOTHING))
+        decision = self._decide(NOTHING)
         if decision.action is protocol.Action.RESTART:
             self._train_on(Held.full(decision.nodes, self.plans.planned(decision.nodes, self.progress.step)))
             self._has_started = True
@@ -193,8 +192,8 @@ class Job:
     def _stop(self, failure: Batch | None) -> None:
         """End whatever is going on, by a failure or at the end of the simulation."""
         self.ledger.close(self.env.now)
-        self._end_failure()
         before_s, step_end_s = self.ledger.seconds(), self.env.now
+        self.log.end_failure(before_s)
         if isinstance(self.state, Detecting):
             step_end_s = self.state.step_end_s
         elif isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
@@ -217,15 +216,13 @@ class Job:
         before, removed = self.state, set(failure.removed)
         involved = set(before.involved)
         failed = tuple(node for node in failure.removed if node in involved)
-        self.log.failure, self._before_s = FailureRecord(self.env.now, failed), before_s
-        self.log.failures.append(self.log.failure)
+        self.log.begin_failure(FailureRecord(self.env.now, failed, seconds=before_s))
         self.state = Detecting(
             before.held.without(failure.removed),
             survivors=tuple(node for node in before.involved if node not in removed),
             step_end_s=step_end_s,
             in_recovery=before.is_recovering,
         )
-        self.log.count("failures")
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
     def _wait(self, state: Waiting) -> Activity:
@@ -233,7 +230,9 @@ class Job:
         if self._join_is_due():
             # The nodes collected before count already; the next to come start a new collection.
             self._join_at_s = None
-        while not protocol.can_start(len(self._alive()), self.plans.usable_nodes, self._join_at_s, self.env.now):
+        while not protocol.can_start(
+            len(self.nodes.in_order()), self.plans.usable_nodes, self._join_at_s, self.env.now
+        ):
             try:
                 yield self.env.event()
             except simpy.Interrupt as interrupt:
@@ -269,7 +268,7 @@ class Job:
                 if bucket != "transfer" or not is_ready:
                     yield from self._spend(bucket, seconds)
             held = state.held.going_on(decision.nodes, decision.seats)
-            if not state.is_joining and self._join_at_s is None and self._newcomers(held, self._alive()):
+            if not state.is_joining and self._join_at_s is None and self._newcomers(held, self.nodes.in_order()):
                 # Nodes that stood by take free places at the next step boundary.
                 self._join_at_s = self.env.now
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
@@ -299,7 +298,7 @@ class Job:
         self._train_on(Held.full(decision.nodes, planned))
         if self._has_started:
             self.log.count("restarts")
-            self._lose_updates()
+            self.system = self.system.within_budget(self.stale_steps, self.progress.step, self.interval_steps)
         self._log("restarted" if self._has_started else "started")
         self._has_started = True
 
@@ -330,7 +329,7 @@ class Job:
         """Let nodes that make whole replicas get ready to join beside training, each replica by itself."""
         taken = set(held.nodes).union(*self._forming)
         # Nodes of replicas that failed come last: all with which they make a replica start anew, too.
-        others = sorted((node for node in self._alive() if node not in taken), key=self._dropped.__contains__)
+        others = sorted((node for node in self.nodes.in_order() if node not in taken), key=self._dropped.__contains__)
         decision = self._decide(held, (*held.nodes, *others), joins_due=True, paused=True)
         transfer_s = dict(decision.phases).get("transfer", 0.0)
         if decision.action is protocol.Action.RECONFIGURE:
@@ -458,7 +457,7 @@ class Job:
         return spent_s
 
     def _roll_back(self, copied_step: int) -> None:
-        """Go back to the last checkpoint, or to copies in memory of a step."""
+        """Go back to the last checkpoint, or to copies in memory of a step; updates of experts may be lost."""
         before = self.progress.samples
         lost = self.progress.roll_back(self.env.now, copied_step)
         self.ledger.move("compute", "lost_work", lost.seconds)
@@ -469,17 +468,12 @@ class Job:
             self._log("rolled_back", lost_steps=lost.steps, lost_samples=before - self.progress.samples)
         if self.log.failure is not None:
             self.log.failure.lost_steps += lost.steps
+        since_steps = self.progress.step - self._all_saved_step
+        self.stale_steps += self.system.stale_steps(self.interval_steps, since_steps) or 0.0
+        self._all_saved_step = self.progress.step
 
     def _can_lose_updates(self) -> bool:
         return self.system.stale_steps(self.interval_steps) is not None
-
-    def _lose_updates(self) -> None:
-        """Count the updates of experts that a rollback loses, which may change what the system saves."""
-        stale_steps = self.system.stale_steps(self.interval_steps, self.progress.step - self._all_saved_step)
-        self._all_saved_step = self.progress.step
-        if stale_steps is not None:
-            self.stale_steps += stale_steps
-            self.system = self.system.within_budget(self.stale_steps, self.progress.step, self.interval_steps)
 
     def _note_moved(self, moved: Moved | None) -> None:
         """Note what recovery from a failure moved; None where only the time is known."""
@@ -487,44 +481,41 @@ class Job:
             failure.experts_moved = moved and moved.experts
             failure.bytes_moved = moved and moved.num_bytes
 
-    def _end_failure(self, trains_at_s: float | None = None) -> None:
-        """Complete the record of the failure under way, if any."""
-        if (failure := self.log.failure) is not None:
-            spent_s = {bucket: seconds - self._before_s[bucket] for bucket, seconds in self.ledger.seconds().items()}
-            failure.seconds = {bucket: spent_s[bucket] for bucket in RECOVERY_BUCKETS}
-            failure.trains_at_s, self.log.failure = trains_at_s, None
-
     def _assign(self, nodes: tuple[str, ...]) -> None:
         """Note which nodes are in use from now on."""
         in_use = set(nodes)
         self.log.node_spans.change(self.env.now, "in use", nodes)
-        self.log.node_spans.change(self.env.now, "spare", (node for node in self._alive() if node not in in_use))
-
-    def _alive(self) -> tuple[str, ...]:
-        return self.nodes.in_order()
+        self.log.node_spans.change(
+            self.env.now, "spare", (node for node in self.nodes.in_order() if node not in in_use)
+        )
 
     def _join_is_due(self) -> bool:
         return protocol.join_is_due(self._join_at_s, self.env.now)
 
     def _ready(self, held: Held) -> tuple[str, ...]:
         """Return the nodes alive without those that could not join now, as they would have to get ready before."""
-        groups = (held.nodes, *self._forming) if self.system.joins_behind else (self._alive(),)
+        groups = (held.nodes, *self._forming) if self.system.joins_behind else (self.nodes.in_order(),)
         return tuple(node for group in groups for node in group if self.nodes.serves(node))
 
     def _newcomers(self, held: Held, alive: tuple[str, ...]) -> tuple[str, ...]:
         return self.system.newcomers(self.costs, held, alive, self.plans.usable_nodes)
 
-    def _decide(self, held: Held, alive: tuple[str, ...] | None = None, **flags: bool) -> protocol.Decision[str]:
-        """Decide how to go on. After a failure the survivors recover first, and new nodes join at the next boundary."""
-        stopped = self._stopped(held, **flags)
-        return decide_next(self.system, self.costs, stopped if alive is None else replace(stopped, alive=alive))
+    def _decide(
+        self,
+        held: Held,
+        alive: tuple[str, ...] | None = None,
+        *,
+        paused: bool = False,
+        joins_due: bool = False,
+        in_recovery: bool = False,
+    ) -> protocol.Decision[str]:
+        """Decide how to go on with all nodes alive, or these.
 
-    def _stopped(
-        self, held: Held, *, paused: bool = False, joins_due: bool = False, in_recovery: bool = False
-    ) -> protocol.StoppedJob:
-        return protocol.StoppedJob(
+        After a failure the survivors recover first, and new nodes join at the next boundary.
+        """
+        stopped = protocol.StoppedJob(
             held,
-            self._alive(),
+            self.nodes.in_order() if alive is None else alive,
             self.plans.usable_nodes,
             lambda _nodes: self.plans.is_complete(held),
             paused=paused,
@@ -536,10 +527,11 @@ class Job:
             step_s=self.step_s,
             in_recovery=in_recovery,
         )
+        return decide_next(self.system, self.costs, stopped)
 
     def _train_on(self, held: Held, *, joins_first: bool = True) -> None:
         self.ledger.close(self.env.now)
-        self._end_failure(self.env.now)
+        self.log.end_failure(self.ledger.seconds(), self.env.now)
         if not isinstance(self.state, Training):
             self._assign(held.nodes)
         timer = self.plans.timer(held, self.progress.step)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lazsim.engine.ledger import RECOVERY_BUCKETS
+
 
 class State(NamedTuple):
     """Nodes alive, nodes training and the rates of training, from a time on.
@@ -47,7 +49,7 @@ class FailureRecord:
     why: str = ""
     """The actions of `lazsim.engine.protocol`, the origin of the states, and the reason for the first action."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by bucket of the ledger; those of ``lost_work`` were spent before."""
+    """Seconds by bucket of the ledger, those of ``lost_work`` spent before; until it ends, all that were booked."""
     experts_moved: int | None = 0
     bytes_moved: float | None = 0.0
     """States of experts, and bytes in all, that nodes fetched from each other or read from a checkpoint; None where the
@@ -134,6 +136,18 @@ class Log:
             ("failures", "reconfigurations", "restarts", "rebalances", "checkpoints", "lost_steps"), 0
         )
     )
+
+    def begin_failure(self, failure: FailureRecord) -> None:
+        """Note a failure, with the seconds that were booked before it."""
+        self.failure = failure
+        self.failures.append(failure)
+        self.count("failures")
+
+    def end_failure(self, booked_s: Mapping[str, float], trains_at_s: float | None = None) -> None:
+        """Complete the record of the failure under way, if any, with the seconds booked since."""
+        if (failure := self.failure) is not None:
+            failure.seconds = {bucket: booked_s[bucket] - failure.seconds[bucket] for bucket in RECOVERY_BUCKETS}
+            failure.trains_at_s, self.failure = trains_at_s, None
 
     def decide(self, action: str, source: str, why: str) -> None:
         """Note a decision that follows the failure under way, if any."""

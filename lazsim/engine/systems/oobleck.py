@@ -6,7 +6,7 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, by_replica, missing_of_place
+from lazsim.engine.systems.seats import SeatSystem, by_replica
 from lazsim.engine.systems.system import FULL_PACE, Pace
 
 
@@ -23,11 +23,6 @@ class Oobleck(SeatSystem):
     """
 
     takes_two_replicas: bool = True
-
-    def goes_on(self, costs: CostModel, held: Held) -> bool:
-        """See `SeatSystem.goes_on`: every place has a node in some replica, so that the nodes left hold the model."""
-        missing, replicas = missing_of_place(costs, held)
-        return bool((missing < replicas).all())
 
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
         """See `SeatSystem.continue_s`."""

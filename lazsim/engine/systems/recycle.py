@@ -22,11 +22,6 @@ class ReCycle(SeatSystem):
     usable_bubbles: float = 0.5
     """Share of the bubbles that rerouted micro-batches fill: an assumption; 1 is perfect."""
 
-    def goes_on(self, costs: CostModel, held: Held) -> bool:
-        """See `SeatSystem.goes_on`: every place has a node in some replica."""
-        missing, replicas = missing_of_place(costs, held)
-        return bool((missing < replicas).all())
-
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
         missing, replicas = missing_of_place(costs, held)

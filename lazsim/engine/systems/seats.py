@@ -26,8 +26,9 @@ class SeatSystem(System):
         return True
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
-        """Tell whether the nodes left can go on in their places."""
-        raise NotImplementedError
+        """Tell whether the nodes left can go on in their places: every place has a node in some model replica."""
+        missing, replicas = missing_of_place(costs, held)
+        return bool((missing < replicas).all())
 
     def keep(self, costs: CostModel, held: Held) -> Held:
         """Return the nodes left that still train."""
