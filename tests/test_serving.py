@@ -255,11 +255,12 @@ def test_tensors_come_back_as_tensors_of_the_same_device_with_the_same_answers()
 
 
 def naive_groups(load, num_groups, num_nodes):
-    """The node of each group: heaviest first, to the lightest node that has fewer than its part."""
+    """The node of each group: heaviest first, to the lightest node that has fewer than its part, or in order."""
     size = len(load) // num_groups
     weights = [sum(load[group * size : (group + 1) * size]) for group in range(num_groups)]
     nodes: list[list[int]] = [[] for _ in range(num_nodes)]
-    for group in sorted(range(num_groups), key=lambda group: (-weights[group], group)):
+    in_order = num_groups == num_nodes
+    for group in sorted(range(num_groups), key=lambda group: (-weights[group] * (not in_order), group)):
         open_nodes = [node for node in nodes if len(node) < num_groups // num_nodes]
         min(open_nodes, key=lambda node: sum(weights[other] for other in node)).append(group)
     return nodes
@@ -312,6 +313,9 @@ def pack(replicas, num_gpus, num_slots):
 
 
 def test_the_example_of_the_original_keeps_each_of_four_groups_on_one_of_two_nodes():
+    # GPUs with one slot each keep the order of experts, and one group for each node that of groups.
+    assert rebalance_experts([[1, 2, 4, 3]], 4, 1, 2, 4, policy="eplb")[0].tolist() == [[0, 1, 2, 3]]
+    assert rebalance_experts([[1, 2, 4, 3]], 6, 2, 2, 6)[0].tolist() == [[0, 1, 1, 2, 3, 2]]
     # Twelve experts on 16 slots of 8 GPUs, as in its README, with own loads.
     loads = np.random.default_rng(5).integers(1, 200, (2, 12))
     physical, _, _ = rebalance_experts(loads, 16, 4, 2, 8)

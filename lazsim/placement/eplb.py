@@ -28,8 +28,9 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     Notes
     -----
     The global policy of DeepSeek's EPLB (github.com/deepseek-ai/EPLB): after `replicate_greedily`, replicas go one by
-    one, heaviest first, to the least loaded GPU with a free slot, the first of several. `place_groups` has their
-    hierarchical policy, for routing that is limited to groups of experts.
+    one, heaviest first, to the least loaded GPU with a free slot, the first of several. GPUs with one slot each get the
+    experts in their order, then further replicas as they were added. `place_groups` has their hierarchical policy, for
+    routing that is limited to groups of experts.
 
     Examples
     --------
@@ -45,6 +46,9 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     room_G = np.tile(np.bincount(gpu_S, minlength=gpus_per_node), num_nodes)
     slots_LNS = np.empty((len(load_LE), num_nodes, num_slots), dtype=np.int64)
     for layer, order_E in enumerate(order_LE):
+        if (room_G == 1).all():
+            slots_LNS[layer] = _in_order(load_LE[layer], replicas_LE[layer]).reshape(num_nodes, num_slots)
+            continue
         expert_P = order_E.repeat(replicas_LE[layer, order_E])
         gpu_P = _pack(share_LE[layer, expert_P], room_G)
         # All slots are filled, so replicas in the order of their GPUs fill the slots in that order.
@@ -71,7 +75,7 @@ def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) ->
     -----
     The hierarchical policy of DeepSeek's EPLB (github.com/deepseek-ai/EPLB). Nodes take numbers of groups in proportion
     to their slots, the same number where nodes are even. Groups go one by one, heaviest first, to the node with least
-    load per slot that may take one more.
+    load per slot that may take one more; one group for each node stays in order.
 
     Examples
     --------
@@ -84,7 +88,8 @@ def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) ->
     left_LN = np.tile(_groups_of_nodes(num_groups, group_size, slots_N), (num_layers, 1))
     load_LU = load_LE.reshape(num_layers, num_groups, group_size).sum(axis=2)
     node_LU, load_LN, layer = np.empty_like(load_LU), np.zeros(left_LN.shape), np.arange(num_layers)
-    for group_L in np.argsort(-load_LU, axis=1, kind="stable").T:
+    heavy_LU = load_LU if num_groups > len(slots_N) else -np.tile(np.arange(num_groups), (num_layers, 1))
+    for group_L in np.argsort(-heavy_LU, axis=1, kind="stable").T:
         node_L = np.where(left_LN > 0, load_LN / slots_N, np.inf).argmin(axis=1)
         node_LU[layer, group_L] = node_L
         load_LN[layer, node_L] += load_LU[layer, group_L]
@@ -161,6 +166,13 @@ def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) 
         replicas_LE[layer, (load_LE[layer] / replicas_LE[layer]).argmax(axis=1)] += 1
         left_L[layer] -= 1
     return replicas_LE
+
+
+def _in_order(load_E: Ints, replicas_E: Ints) -> Ints:
+    """Return all experts, then those of further replicas in the order in which `replicate_greedily` adds them."""
+    further = (np.arange(replicas_E.max(initial=1) - 1) < replicas_E[:, None] - 1).nonzero()
+    quotient = (load_E if load_E.any() else np.ones_like(load_E))[further[0]] / (further[1] + 1)
+    return np.concatenate([np.arange(len(load_E)), further[0][np.argsort(-quotient, kind="stable")]])
 
 
 def _pack(load_P: Floats, room_G: Ints) -> Ints:

@@ -237,13 +237,15 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     plan = plan.with_slots(int(slots_N.max()))
     is_used = np.arange(most_gpus) < gpus_N[:, None]
     slots_LGK = pack_gpus(plan, load_LE, most_gpus, gpus_N)[:, is_used]
-    if num_groups > 1:
-        # It costs balance to keep replicas of an expert apart: EPLB's own GPUs stay where their busiest has less load.
+    if num_groups > 1 or policy == "eplb":
+        # It costs balance to keep replicas of an expert apart. EPLB's own GPUs stay where they have one slot each and,
+        # of groups, where their busiest has less load.
         own = [plan.slots_LNS[:, node, : num * gpus.slots_per_gpu] for node, num in enumerate(gpus_N.tolist())]
         gpus_of = [one.reshape(len(one), -1, num).swapaxes(1, 2) for one, num in zip(own, gpus_N.tolist(), strict=True)]
         own_LGK, share_LE = np.concatenate(gpus_of, axis=1), load_LE / plan.replicas_LE
         own_L, packed_L = (_busiest(share_LE, slots) for slots in (own_LGK, slots_LGK))
-        slots_LGK[own_L < packed_L] = own_LGK[own_L < packed_L]
+        keeps_L = (own_L < packed_L) & (num_groups > 1) | (gpus.slots_per_gpu == 1)
+        slots_LGK[keeps_L] = own_LGK[keeps_L]
     rules = Rules(node_G, min(fault_threshold, plan.fewest_nodes), num_groups)
     if is_uneven and num_groups == 1:
         slots_LGK = even_out(slots_LGK, load_LE, rules)
