@@ -21,6 +21,9 @@ ABBREVIATIONS = {
 }  # fmt: skip
 """Names in Megatron, DeepSpeed and torchtitan that are not like those here."""
 
+LONGEST_TEXT = 60
+"""Characters of a text that a message quotes."""
+
 LONGEST_LIST = 160
 """Characters of the names that a message lists."""
 
@@ -66,6 +69,18 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def shorten(text: object) -> str:
+    """Return a text of a file or a user for a message, cut where it is long.
+
+    Examples
+    --------
+    >>> shorten("node7 " * 20)
+    'node7 node7 node7 node7 node7 node7 node7 node7 node7 nod...'
+    """
+    text = str(text)
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 3]}..."
 
 
 def literal(text: str) -> str:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, shorten
 from lazsim.limits import LONGEST_S, MOST_USD_PER_HOUR
 
 MIB = 1024**2
@@ -134,8 +134,9 @@ def parse_price(text: str, gpus_per_node: int) -> float:
     per = re.sub("hour|hr", "h", re.sub(" ?/ ?| per |[ -]", "/", found[2] or "")) if found else ""
     price = float(found[1]) * (gpus_per_node if "gpu" in per else 1) if found and per in PRICED else math.inf
     if price > MOST_USD_PER_HOUR:
-        shown = text if len(text) <= 40 else f"{text[:40]}..."
-        raise LazsimError(f"{shown!r}: give US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu")
+        raise LazsimError(
+            f"{shorten(text)!r}: give US dollars for an hour of a node, as 24.48, or of a GPU, as 3.06/gpu"
+        )
     return price
 
 
@@ -172,10 +173,10 @@ def read_number(text: str) -> float:
     decimal = text.strip().replace(".", "").replace(",", ".")
     if found := THOUSANDS.fullmatch(text):
         plain = text.strip().replace(found[1], "") + f", or {decimal} if its comma begins decimals" * bool(is_decimal)
-        raise ValueError(f"{text[:40]!r} has a separator of thousands; write {plain}")
+        raise ValueError(f"{shorten(text)!r} has a separator of thousands; write {plain}")
     if is_decimal:
-        raise ValueError(f"{text[:40]!r} has a decimal comma; write {decimal[:40]}")
-    raise ValueError(f"{text[:40]!r} is no number")
+        raise ValueError(f"{shorten(text)!r} has a decimal comma; write {shorten(decimal)}")
+    raise ValueError(f"{shorten(text)!r} is no number")
 
 
 def divide(above: float, below: float, otherwise: float = math.nan) -> float:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, shorten
 from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.reading import numbered_lines, unpack
@@ -193,7 +193,7 @@ def _ruled_lines(text: str, ruled: re.Match[str], faults: Faults) -> Iterator[Ro
         if number < rule - 1 or not line.strip(RULES):
             continue
         if any(line[gap].strip() for gap in between):
-            faults.fault(number, f"a text is wider than its column: {line.strip()[:60]!r}")
+            faults.fault(number, f"a text is wider than its column: {shorten(line.strip())!r}")
             continue
         _check_shape(number, len(spans), faults)
         yield Row(number, [line[start:end].strip() for start, end in spans])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
+from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors, shorten
 from lazsim.loads import FINEST, MAX_TOKENS, whole_loads
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
@@ -161,7 +161,7 @@ def build_task(
 def require_domains(domains: Sequence[str] | None, num_nodes: int) -> None:
     """Raise SpecError unless each node has a failure domain, or none has."""
     if domains is not None and len(domains) != num_nodes:
-        text = ",".join(domains)[:40]
+        text = shorten(",".join(domains))
         raise SpecError(
             f"`domains` {text}: {counted(len(domains), 'domain')} for {counted(num_nodes, 'node')}; name one for each"
         )
@@ -176,8 +176,7 @@ def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:
 
 
 def _checked_replicas(replicas: Sequence[int], nodes: int, slots: int) -> Ints:
-    text = ",".join(map(str, replicas))
-    text = text if len(text) <= 40 else f"{text[:40]}..."
+    text = shorten(",".join(map(str, replicas)))
     if 0 in replicas:
         raise SpecError(f"`replicas` {text}: expert {list(replicas).index(0)} has none; give each at least 1")
     _require_room("`replicas`", len(replicas), nodes, slots)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lazsim.errors import shorten
 from lazsim.limits import MAX_EXPERTS
 from lazsim.placement.plan import Floats
 from lazsim.routing.source import LoadReading, LoadSource, LoadTable, roles_of, whole
@@ -43,7 +44,7 @@ class RecordReader(LoadTable):
             self._told_experts = whole(parts.get("experts", self._told_experts), MAX_EXPERTS)
             self._add(where, parts)
         except (ValueError, TypeError, OverflowError) as error:
-            self._source.fault(where, f"expected {EXPECTED} ({str(error)[:60]})")
+            self._source.fault(where, f"expected {EXPECTED} ({shorten(error)})")
 
     def records(self) -> LoadReading:
         """Return the loads of all records."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, shorten
 from lazsim.files.decoding import convert, decode_json
 from lazsim.files.reading import CATALOG
 from lazsim.files.writing import toml_text
@@ -93,7 +93,7 @@ def families() -> dict[str, dict[str, Any]]:
 def _table(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = fields.get(name)
     if not isinstance(value, dict | None):
-        raise SpecError(f"{name}: expected a table of fields, found {str(value)[:40]!r}")
+        raise SpecError(f"{name}: expected a table of fields, found {shorten(value)!r}")
     return value or {}
 
 
@@ -148,7 +148,7 @@ class _Config:
                 value = value[0]
             if value is not False:
                 if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                    raise SpecError(f"{name}: expected a whole number from {least} up, found {str(value)[:40]!r}")
+                    raise SpecError(f"{name}: expected a whole number from {least} up, found {shorten(value)!r}")
                 found[name] = value
         if found:
             (name, value), *others = found.items()
@@ -157,7 +157,7 @@ class _Config:
                     raise SpecError(f"{other} {number}, but {name} {value}: names of one thing; leave one out")
             return value
         if default is None:
-            known = f" ({self.odd[0][:60]} is not known)" if self.odd else ""
+            known = f" ({shorten(self.odd[0])} is not known)" if self.odd else ""
             raise SpecError(
                 f"no {' or '.join(names)}{known}: expected config.json of an MoE model; else write its TOML file"
             )
@@ -172,7 +172,7 @@ class _Config:
             if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)+", value, re.ASCII):
                 value = [int(one[:9]) for one in value.split(",")]
             if not isinstance(value, list) or not all(isinstance(one, int | str) for one in value):
-                raise SpecError(f"{name}: expected a list of numbers or words, found {str(value)[:40]!r}")
+                raise SpecError(f"{name}: expected a list of numbers or words, found {shorten(value)!r}")
             further = self.number(*FURTHER, default=0)
             if each and value and not each <= len(value) <= each + further:
                 raise SpecError(f"{name}: expected an element for each of {each} layers, found {len(value)}")
@@ -362,7 +362,7 @@ def _moe_layers(config: _Config, num_layers: int) -> list[int]:
     config.asked |= {*STARTS, "mlp_only_layers"}
     if kinds := config.layers(*lists, each=num_layers):
         if odd := next((kind for kind in kinds if kind not in ("sparse", "moe", "dense", "mlp", 0, 1)), None):
-            raise SpecError(f"{lists[0]}: lazsim has no shapes of feed-forward blocks of the kind {str(odd)[:40]!r}")
+            raise SpecError(f"{lists[0]}: lazsim has no shapes of feed-forward blocks of the kind {shorten(odd)!r}")
         return [layer for layer, kind in enumerate(kinds) if kind in ("sparse", "moe", 1)]
     if chosen := config.layers("moe_layers", "moe_layers_enum"):
         return [layer for layer in range(num_layers) if layer in chosen]

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from lazsim.engine.simulate import SystemRun
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, shorten
 from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.reading import decode_text, numbered_lines, read_bytes, unpack
@@ -201,7 +201,7 @@ def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
     kept.sort(key=lambda one: one.line)
     writers = sorted({one.writer for one in kept})
     num_others = len(by_writer) - len(writers)
-    told = f"the log has lines of {counted(len(by_writer), 'rank')}: those of {', '.join(writers)[:60]} count"
+    told = f"the log has lines of {counted(len(by_writer), 'rank')}: those of {shorten(', '.join(writers))} count"
     return kept, (told,) * (num_others > 0)
 
 
@@ -276,7 +276,7 @@ def _mark(name: str, line: int, time: str, done: str, writer: str) -> Mark:
             # A date without a zone is in none that changes with summer time.
             time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         elif not math.isfinite(time_s := read_number(time)):
-            raise ValueError(f"{time[:40]!r} is no number")
+            raise ValueError(f"{shorten(time)!r} is no number")
     except (ValueError, OverflowError) as error:
         raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
     try:
@@ -284,7 +284,7 @@ def _mark(name: str, line: int, time: str, done: str, writer: str) -> Mark:
     except ValueError as error:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
     if not 0 <= number <= MAX_WHOLE:
-        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {done[:40]!r}")
+        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {shorten(done)!r}")
     return Mark(line, time_s, number, writer)
 
 

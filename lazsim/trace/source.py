@@ -134,8 +134,3 @@ def usd_per_hour(value: object) -> float:
     if not 0 <= result <= MOST_USD_PER_HOUR:
         raise ValueError(f"{value!r} is not a price: expected US dollars for an hour of a node")
     return result
-
-
-def shorten(text: str) -> str:
-    """Quote a text in one short line."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")

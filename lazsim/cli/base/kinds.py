@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lazsim import limits, units
-from lazsim.errors import LazsimError, SpecError
+from lazsim.errors import LazsimError, SpecError, shorten
 
 STDOUT = "-"
 """Path that stands for stdout."""
@@ -241,7 +241,9 @@ def _numbers(field: str, text: str) -> list[str]:
     """Split a list of numbers; a part such as ``000`` was one with its thousands apart."""
     parts = _parts(text)
     for part in filter(GROUP_TEXT.fullmatch, parts):
-        raise SpecError(f"{field} {text[:40]}: {part[:40]!r} begins with 0; commas part numbers, as 1000,2 does")
+        raise SpecError(
+            f"{field} {shorten(text)}: {shorten(part)!r} begins with 0; commas part numbers, as 1000,2 does"
+        )
     return parts
 
 
@@ -252,6 +254,7 @@ def _parts(text: str) -> list[str]:
 def _match(pattern: re.Pattern[str], part: str, field: str, text: str, example: str) -> re.Match[str]:
     match = pattern.fullmatch(part)
     if match is None:
-        shown = text if len(text) <= 40 else f"{text[:40]}..."
-        raise SpecError(f"{field} {shown}: {part[:40]!r} is no whole number from 0 up; give them as {example}")
+        raise SpecError(
+            f"{field} {shorten(text)}: {shorten(part)!r} is no whole number from 0 up; give them as {example}"
+        )
     return match

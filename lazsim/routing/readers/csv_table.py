@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from lazsim.errors import shorten
 from lazsim.files.reading import numbered_lines
 from lazsim.limits import MAX_WHOLE
 from lazsim.routing.source import LoadReader, LoadReading, LoadSource, LoadTable, role_of, roles_of, text_of, whole
@@ -106,7 +107,7 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
                 raise ValueError("a load is no number from 0 up")
         except (ValueError, IndexError) as error:
             why = "too few columns" if isinstance(error, IndexError) else error
-            source.fault(number, f"expected {header[:60]}, numbers from 0 up, found {line[:40]!r} ({why})")
+            source.fault(number, f"expected {shorten(header)}, numbers from 0 up, found {shorten(line)!r} ({why})")
             continue
         if is_ours and step < latest:
             source.fault(number, f"step {step} comes after step {latest}", "sort the steps")

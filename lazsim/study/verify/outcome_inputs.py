@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, shorten
 from lazsim.study.verify.replays import TIMES, UNITS, Setup
 
 IN_WORDS = "|".join(filter(None, UNITS))
@@ -81,7 +81,7 @@ def refuse_unread(setup: Setup, text: str) -> None:
     rest = COMMENT.sub(";", "".join(left))
     if strange := re.search(r"[^\s;,.][^;,]*", rest):
         raise SpecError(
-            f"`inputs`: {strange[0].strip()[:40]!r} is not read; expected name=number, with a unit, of "
+            f"`inputs`: {shorten(strange[0].strip())!r} is not read; expected name=number, with a unit, of "
             f"{', '.join(setup.inputs) or 'no input'}; put comments into brackets"
         )
 
@@ -145,7 +145,7 @@ def _listed(text: str) -> tuple[list[str], str]:
 def _amounts(mention: Mention, unit: str) -> list[float]:
     """Return the values of an input."""
     words = f"{','.join(mention.values)}{mention.rest}".partition(";")[0].strip()
-    shown = f"`inputs` {mention.name} = {words[:40]!r}"
+    shown = f"`inputs` {mention.name} = {shorten(words)!r}"
     if not mention.values:
         raise SpecError(f"{shown}: expected a number")
     if (per := PER.match(mention.rest)) and not RATE.match(mention.values[-1]):

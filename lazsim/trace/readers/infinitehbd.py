@@ -3,13 +3,13 @@
 import json
 from typing import Any, NamedTuple
 
-from lazsim.errors import TraceFormatError
+from lazsim.errors import TraceFormatError, shorten
 from lazsim.files.tables import array_items
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
 from lazsim.trace.reading.events import other_nodes
 from lazsim.trace.recipes import PublicSpec, load_recipe
-from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, number, shorten
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, number
 from lazsim.trace.table import Event
 from lazsim.units import DAY_S, counted
 
@@ -36,7 +36,7 @@ def read(source: TraceSource) -> TraceReading:
         try:
             faults.append(_fault(item, line))
         except (KeyError, TypeError, ValueError, AttributeError):
-            source.fault(line, f"expected {LOOKS!r}, found {shorten(json.dumps(item))}")
+            source.fault(line, f"expected {LOOKS!r}, found {shorten(json.dumps(item))!r}")
     faults = in_time_order(faults, source)
     names = list(dict.fromkeys(fault.node for fault in faults))
     events: list[Event] = []

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from lazsim.errors import TraceFormatError, literal
+from lazsim.errors import TraceFormatError, literal, shorten
 from lazsim.files.writing import write_whole
 from lazsim.limits import LONGEST_S
 from lazsim.trace.prices import Prices
-from lazsim.trace.source import TraceReader, TraceReading, TraceSource, number, shorten, usd_per_hour
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, number, usd_per_hour
 from lazsim.trace.table import KINDS, START_S, Event, Trace
 
 FORMAT = "lazsim-trace"
@@ -65,7 +65,7 @@ def _read_row(source: TraceSource, line: int, text: str, events: list[Event]) ->
             raise ValueError
         names = ["" if n == EMPTY_NAME else unquote(n, errors="surrogatepass") for n in nodes.split(" ") if n]
     except ValueError:
-        source.fault(line, f"expected {COLUMNS!r}, found {shorten(text)}")
+        source.fault(line, f"expected {COLUMNS!r}, found {shorten(text)!r}")
         return
     events += [Event(time_s, kind, name, line) for name in names]
 
@@ -93,7 +93,7 @@ def _prices(source: TraceSource, header: Mapping[str, str]) -> Prices | None:
                 raise ValueError(f"{time_text} is not a time after the one before")
         except ValueError as error:
             source.fault(
-                f"# {PRICES}", f"expected seconds:price, found {shorten(pair)}: {error}", "leave all prices out"
+                f"# {PRICES}", f"expected seconds:price, found {shorten(pair)!r}: {error}", "leave all prices out"
             )
             return None
     return Prices.changes(samples) if samples else None

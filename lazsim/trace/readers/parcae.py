@@ -4,10 +4,11 @@ import json
 import math
 import re
 
+from lazsim.errors import shorten
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import Columns, TraceMapping
 from lazsim.trace.reading.times import to_seconds
-from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_lines, number, shorten
+from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_lines, number
 from lazsim.trace.table import Event
 
 EVENT_LOOKS = '[ms, "add"|"remove"|"no-op", {"nodes": [...], "duration": ms}]'
@@ -33,7 +34,7 @@ def _read_events(source: TraceSource) -> TraceReading:
         try:
             time, kind, nodes, duration = _event_row(text)
         except (ValueError, TypeError, KeyError, RecursionError):
-            source.fault(line, f"expected {EVENT_LOOKS!r}, found {shorten(text)}")
+            source.fault(line, f"expected {EVENT_LOOKS!r}, found {shorten(text)!r}")
             continue
         if kind == "add" or kind == "remove":
             time_s = to_seconds(time, unit)

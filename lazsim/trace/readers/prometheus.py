@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from lazsim.errors import shorten
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
 from lazsim.trace.reading.times import EPOCHS_S
@@ -54,7 +55,7 @@ def _samples(
                 raise ValueError(f"{time:g} is no time")
             yield time, value
         except (TypeError, KeyError, IndexError, ValueError) as error:
-            source.fault(f"series {str(series['metric'])[:60]}", f'expected [seconds, "value"]: {str(error)[:60]}')
+            source.fault(f"series {shorten(series['metric'])}", f'expected [seconds, "value"]: {shorten(error)}')
 
 
 def _read_counts(source: TraceSource, series: dict[str, Any]) -> TraceReading:

@@ -5,7 +5,7 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 
-from lazsim.errors import SpecError, TraceFormatError, literal
+from lazsim.errors import SpecError, TraceFormatError, literal, shorten
 from lazsim.files.faults import Faults
 from lazsim.files.tables import HEAD_LINES, FileTable, read_table
 from lazsim.specs import describe_spec
@@ -22,7 +22,7 @@ from lazsim.trace.reading.mapped import (
 )
 from lazsim.trace.reading.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, split_unit
-from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader, shorten
+from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader
 from lazsim.units import counted
 
 NAMES = {
@@ -255,7 +255,7 @@ def explain_columns(table: FileTable) -> str:
             )
         if other := next((text for text in texts if text and _kind([text]) not in KINDS[roles[name]]), ""):
             needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}[roles[name]]
-            return f"column {name!r} has {shorten(other)}, which is no {needed}"
+            return f"column {name!r} has {shorten(other)!r}, which is no {needed}"
     header = " ".join(table.header).lower()
     are_lives = LIVES.search(header) is not None and OUTAGES.search(header) is None
     lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"

@@ -2,6 +2,7 @@
 
 import re
 
+from lazsim.errors import shorten
 from lazsim.limits import MAX_NODES
 
 _RANGES = re.compile(r"\[([^\[\]]*)\]")
@@ -18,16 +19,16 @@ def expand_hosts(text: str) -> list[str]:
     ['gpu-01', 'gpu-02', 'gpu-03', 'gpu-07', 'login']
     """
     if not _NAMES.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no list of hosts, such as gpu-[01-03,07]")
+        raise ValueError(f"{shorten(text)!r} is no list of hosts, such as gpu-[01-03,07]")
     # The library makes every number of a range, whatever its size.
     if sum(map(_size, re.split(r",(?![^\[]*\])", text))) > MAX_NODES:
-        raise ValueError(f"{text[:40]!r} has more than {MAX_NODES:,} hosts")
+        raise ValueError(f"{shorten(text)!r} has more than {MAX_NODES:,} hosts")
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
     try:
         return [str(host) for host in NodeSet(text, resolver=RESOLVER_NOGROUP)]
     except NodeSetException as error:
-        raise ValueError(f"{text[:40]!r} is no list of hosts ({str(error)[:80]})") from None
+        raise ValueError(f"{shorten(text)!r} is no list of hosts ({str(error)[:80]})") from None
 
 
 def _size(name: str) -> int:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from lazsim.errors import TraceFormatError, literal
+from lazsim.errors import TraceFormatError, literal, shorten
 from lazsim.files.tables import HEAD_LINES, PARQUET, FileTable, read_parquet, read_table
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
 from lazsim.trace.reading.events import (
@@ -23,7 +23,7 @@ from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.trace.reading.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, span_note
-from lazsim.trace.source import TraceReading, TraceSource, count, named, shorten
+from lazsim.trace.source import TraceReading, TraceSource, count, named
 from lazsim.trace.table import Event, EventKind
 from lazsim.units import counted
 
@@ -102,7 +102,7 @@ def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> EventKind | Non
         if any(word == one.lower() for one in words):
             return kind
     if word not in _KINDS:
-        raise ValueError(f"{text[:40]!r} is no {EVENT_NEEDED}")
+        raise ValueError(f"{shorten(text)!r} is no {EVENT_NEEDED}")
     return _KINDS[word]
 
 
@@ -178,7 +178,7 @@ class _MappedTable:
                     self._source.fault(line, what)
                     continue
                 for cut in (fields[place] for place in needed if fields[place].endswith("+")):
-                    what = f"{shorten(cut)} is cut to the width of its column; write all of it, as Slurm does with -P"
+                    what = f"{shorten(cut)!r} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
                 if not all(any(holds(fields) for holds in one) for one in wanted):
                     self._num_left_out += 1
@@ -186,7 +186,7 @@ class _MappedTable:
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
                 cells = {str(index): fields[index] for index in self._nodes}
             except IndexError:
-                self._source.fault(line, f"{counted(len(fields), 'column')}, too few: {shorten(' '.join(fields))}")
+                self._source.fault(line, f"{counted(len(fields), 'column')}, too few: {shorten(' '.join(fields))!r}")
                 continue
             clusters.setdefault(texts.get("cluster", ""), line)
             if len(clusters) > 1:
@@ -214,7 +214,7 @@ class _MappedTable:
         """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]`` or ``gpu-01,gpu-02``."""
         try:
             if " " in text and _plain(self._header(self._places["node"])) in LISTS:
-                raise ValueError(f"{text[:40]!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
+                raise ValueError(f"{shorten(text)!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
             return expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
         except ValueError as error:
             self._source.fault(line, str(error))
@@ -355,7 +355,9 @@ class _MappedTable:
             for name, value in values:
                 samples = series.setdefault(name, {})
                 if samples.setdefault(time_s, value) != value:
-                    what = f"another sample of {shorten(name)} at this time; choose rows by another column with `where`"
+                    what = (
+                        f"another sample of {shorten(name)!r} at this time; choose rows by another column with `where`"
+                    )
                     self._source.fault(line, what, "take the first sample of a time")
         wanted = itertools.chain(*filter(self._is_of_labels, self._mapping.conditions()))
         labelled = [(read_labels(name), samples) for name, samples in series.items()]
@@ -446,7 +448,7 @@ def sampled_value(text: str, mapping: TraceMapping = NO_MAPPING) -> float | None
     if is_number(word):
         if float(word) in (0, 1):
             return float(word)
-        raise ValueError(f"{text[:40]!r} is neither 0 nor 1, as a sample of a node is")
+        raise ValueError(f"{shorten(text)!r} is neither 0 nor 1, as a sample of a node is")
     kind = event_kind(text, mapping)
     return None if kind is None else float(kind == "add")
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from lazsim.errors import SpecError, prefix_errors
+from lazsim.errors import SpecError, prefix_errors, shorten
 from lazsim.files.decoding import convert
 from lazsim.files.reading import read_lines
 from lazsim.limits import MAX_NODES
@@ -213,7 +213,7 @@ def parse_span(text: str) -> tuple[str, str]:
     """Read ``FROM..TO``, of which one may be empty."""
     begin, between, end = (part.strip() for part in text.partition(".."))
     if not between or not (begin or end):
-        raise SpecError(f"`span` {text[:40]!r}: write FROM..TO, as 2025-01-01..2025-06-30")
+        raise SpecError(f"`span` {shorten(text)!r}: write FROM..TO, as 2025-01-01..2025-06-30")
     return begin, end
 
 

@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from lazsim.errors import TraceFormatError
+from lazsim.errors import TraceFormatError, shorten
 from lazsim.trace.reading.events import events_from_states, other_nodes
 from lazsim.trace.reading.mapping import TraceMapping
 from lazsim.trace.reading.times import TimeParser, refuse_outside, span_note
@@ -82,7 +82,7 @@ class StateLog:
         for labels, samples in series:
             there = 0.0 if labels.get("status") in ("false", "unknown") else 1.0
             if not (node := find_node(labels)):
-                raise refusal(self.source.name, f"a series that names no node ({str(dict(labels))[:60]})")
+                raise refusal(self.source.name, f"a series that names no node ({shorten(dict(labels))})")
             states.setdefault(node, []).append({time: value == there for time, value in samples})
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source.name)
@@ -156,7 +156,7 @@ def choose_series(
     series = list(series)
     for labels, _ in series:
         if (metric := str(labels.get("__name__", ""))) not in METRICS:
-            raise refusal(name, f"Prometheus's {metric[:40]}, which does not say whether a node is there")
+            raise refusal(name, f"Prometheus's {shorten(metric)}, which does not say whether a node is there")
     chosen = [one for one in series if _is_chosen(one[0], wanted)]
     if not chosen:
         raise refusal(name, "no series of a node in it")

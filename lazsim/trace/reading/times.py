@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from lazsim.errors import LazsimError, TraceFormatError
+from lazsim.errors import LazsimError, TraceFormatError, shorten
 from lazsim.limits import LONGEST_S
 from lazsim.trace.reading.mapping import TraceMapping
 from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, UNIT_OF_WORD, UNITS_S, format_duration, read_number
@@ -64,7 +64,7 @@ def read_length(text: str, unit: str | None) -> float:
     length_s = -1.0
     if is_number(plain):
         if unit is None:
-            raise ValueError(f"{text[:40]!r} is a duration without a unit; give `time_unit`")
+            raise ValueError(f"{shorten(text)!r} is a duration without a unit; give `time_unit`")
         length_s = to_seconds(read_number(plain), unit)
     elif found := HOURS.fullmatch(plain):
         days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
@@ -75,7 +75,7 @@ def read_length(text: str, unit: str | None) -> float:
             length_s = math.fsum(to_seconds(number, one) for number, one in parts if one)
     if not 0 <= length_s <= LONGEST_S:
         raise ValueError(
-            f"{text[:40]!r} is no duration, such as 90 in a unit, 2.5h or 1 02:03:04 (days, hours, minutes, seconds)"
+            f"{shorten(text)!r} is no duration, such as 90 in a unit, 2.5h or 1 02:03:04 (days, h, min, s)"
         )
     return length_s
 
@@ -94,7 +94,7 @@ def read_date(text: str) -> datetime:
         return datetime.fromisoformat(plain if re.match(r"\d{4}-\d\d-\d\d|\d{8}T\d{4}", plain) else "")
     except ValueError:
         raise ValueError(
-            f"{text[:40]!r} is neither a number nor a date of ISO 8601; `time_format` says how times are written"
+            f"{shorten(text)!r} is neither a number nor a date of ISO 8601; `time_format` says how times are written"
         ) from None
 
 
@@ -137,10 +137,10 @@ class TimeParser:
         """
         kind = "date" if self._formats or not is_number(text) else "number"
         if ROUNDED.fullmatch(text.strip()):
-            raise ValueError(f"{text[:40]!r} is rounded, as spreadsheets show long numbers; save all digits")
+            raise ValueError(f"{shorten(text)!r} is rounded, as spreadsheets show long numbers; save all digits")
         time = self._read_date(text, after) if kind == "date" else read_number(text)
         if self._kind not in ("", kind):
-            raise ValueError(f"{text[:40]!r} is not a {self._kind}, as the times before are")
+            raise ValueError(f"{shorten(text)!r} is not a {self._kind}, as the times before are")
         self._kind = kind
         return time
 
@@ -182,7 +182,7 @@ class TimeParser:
             with suppress(ValueError):
                 date = datetime.strptime(text.strip(), date_format)
                 return date if date_format == time_format else date.replace(tzinfo=UTC)
-        raise ValueError(f"{text[:40]!r} is not a time as {self._formats[0]!r}")
+        raise ValueError(f"{shorten(text)!r} is not a time as {self._formats[0]!r}")
 
     def start(self, times: Iterable[float], name: str, span: tuple[str, str] | None = None) -> None:
         """Settle the unit and the origin of all times of the file, and of what the user says that was observed.
@@ -315,4 +315,4 @@ def _find_zone(name: str | None) -> ZoneInfo | None:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise LazsimError(f"`time_zone` {name[:40]!r}: no such zone; give one such as Europe/Berlin") from None
+        raise LazsimError(f"`time_zone` {shorten(name)!r}: no such zone; give one such as Europe/Berlin") from None
