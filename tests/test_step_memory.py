@@ -142,3 +142,33 @@ def test_rows_that_a_capacity_drops_are_not_computed_and_told(lazsim):
     layout = ("--layout", "expert=8", "--layout", "global_batch=256", "--layout", "capacity_factor=0.5")
     _, _, err = lazsim(*options, *layout)
     assert "capacity_factor 0.5 drops 50% or more of what experts would compute" in " ".join(err.split())
+
+
+def test_four_bits_and_a_scale_for_sixteen_numbers_keep_fewer_bytes_than_eight():
+    cluster = ("gb200-nvl72", None)
+    eight, four = (
+        memory_bytes(load_inputs("qwen3-30b-a3b", *cluster, QWEN | {"precision": precision}, 16))["activations"]
+        for precision in ("mxfp8", "nvfp4")
+    )
+    # Of 48 layers: what two norms give, the output of 32 heads of 128, and of 8 experts inputs and products.
+    operands = 48 * (2 * 2048 + 4096 + 8 * (2048 + 768)) * 4096
+    assert eight - four == pytest.approx((1 - 4.5 / 8) * operands)
+
+
+def test_parts_of_a_stage_divided_sequences_and_divided_experts_keep_what_published_formulas_say():
+    layout = {"tensor": 2, "context": 2, "pipeline": 2, "virtual_stages": 2, "expert": 4, "expert_tensor": 2}
+    memory = memory_bytes(inputs_of("mixtral-8x7b", 32, layout | {"global_batch": 64}))
+    # The first of two stages: 16 layers with 2 of 8 experts, of which it has half the matrices, and the embedding.
+    width, inner, vocabulary = 4096, 14336, 32000
+    attention = (2 * 4096 + 2 * 1024) * width
+    dense = 16 * (attention / 2 + 8 * width) + vocabulary * width / 2
+    expert = 16 * 2 / 2 * 3 * width * inner
+    assert memory["parameters"] == pytest.approx(2 * (dense + expert), rel=1e-3)
+    # ZeRO-1: 8 GPUs hold the same dense parameters, those of 4 replicas and 2 parts of a sequence; 2 the same experts.
+    assert memory["optimizer"] == pytest.approx(12 * (dense / 8 + expert / 2), rel=1e-3)
+    # Numbers of 2 bytes for each of a GPU's own tokens, a quarter of the sequence: norms of both blocks, queries, keys,
+    # values and output; scores; tokens of 2 choices from both GPUs of an expert, with half of gate, up and product.
+    of_layer = 2 * (2 * width + 2 * 4096 + 2 * 1024 + 2 * width + 2 * 8 + 2 * 2 * (width + 3 * inner / 2))
+    # Interleaved 1F1B: p v + p - 1 parts of 8 layers are on their way (arXiv 2205.05198, section 4.2.3).
+    sequence = inputs_of("mixtral-8x7b", 32, layout | {"global_batch": 64}).model.sequence_length
+    assert memory["activations"] == pytest.approx((2 * 2 + 2 - 1) * 8 * of_layer * sequence / 4, rel=1e-3)

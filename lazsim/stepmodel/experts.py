@@ -2,7 +2,7 @@
 
 import math
 
-from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.operations import Item, Operation, in_graph
 
@@ -341,7 +341,7 @@ def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
     inner = model.d_ff_expert / parallel.expert_tensor
     widths = {"expert_input": model.expert_dim, "expert_activation": (model.matrices_per_expert - 1) * inner}
     moved = math.fsum(
-        (1 if inputs.quantised and name == "expert_input" else 2) * width
+        (OPERAND_BYTES.get(parallel.precision, 1.0) if name == "expert_input" else 2) * width
         for name, width in widths.items()
         if name in parallel.offloaded
     )

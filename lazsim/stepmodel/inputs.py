@@ -33,6 +33,10 @@ UNMEASURED = (
     "of dense attention, where trainers without fused kernels take far longer"
 )
 
+OPERAND_BYTES = {"bf16": 2.0, "nvfp4": 0.5625}
+"""Bytes of a number of the operand that a matmul keeps for its gradient, where it is not 1: four bits have a scale of 8
+for each 16 numbers (arXiv 2509.25149)."""
+
 QUANTISE_BYTES = 3
 """A number of 16 bits is read, one of 8 bits is written."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lazsim.specs import ModelSpec, ParallelSpec
 from lazsim.stepmodel.experts import lasting_imbalance
 from lazsim.stepmodel.indexer import indexer_bytes
-from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
 from lazsim.stepmodel.passes import warm_up_parts
 from lazsim.stepmodel.pipeline import StagePart, parts_of, parts_of_stage
 
@@ -174,7 +174,7 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
     """Return the bytes that each block keeps for its backward pass, for each token of a GPU."""
     model, parallel = inputs.model, inputs.parallel
     # A norm keeps its input; a matmul its operand, in the precision of the matmul.
-    operand = 1 if inputs.quantised else ACTIVATION_BYTES
+    operand = OPERAND_BYTES.get(parallel.precision, 1.0)
     width = float(model.d_model)
     normed: list[tuple[float, str]] = [(ACTIVATION_BYTES * width, ""), (operand * width, "norm")]
     heads: list[tuple[float, str]] = normed
