@@ -570,7 +570,11 @@ REFUSED = {
                "log of a kernel", "a table such as"),
     "dcgm": ("timestamp,Hostname,gpu,DCGM_FI_DEV_XID_ERRORS\n2026-03-01,a,0,79\n", "counters of DCGM", "table"),
     "nagios": ("[1772323200] HOST ALERT: gpu-01;DOWN;HARD;3;CRITICAL\n", "log of Nagios", "a table such as"),
-    "azure": ('{"DocumentIncarnation": 2, "Events": [{"EventType": "Preempt", "Resources": ["a"]}]}', "Azure", "table"),
+    "azure": ('{"DocumentIncarnation": 2, "Events": [{"EventType": "Preempt", "Resources": ["a"]}]}', "Azure", "row"),
+    "azure, an event in each line": ('{"EventType": "Preempt", "NotBefore": "x"}\n' * 2, "Azure", "row"),
+    "scontrol as JSON": ('{"nodes": [{"name": "a", "slurmd_start_time": {"number": 1}}]}', "sinfo", "sacctmgr"),
+    "sinfo as JSON": ('{"sinfo": [{"nodes": {"total": 3}}]}', "a list of nodes at one instant", "sacctmgr"),
+    "sacct as JSON": ('{"meta": {}, "jobs": [{"account": "a", "job_id": 5}]}', "a job log", "sacctmgr"),
     "operations in a table": ("NAME   TYPE                         TARGET      STATUS\n"
     "op-1   compute.instances.preempted  z/a         DONE\n", "Google Cloud", "--format=json"),
     "log without years": ("[Mar 01 00:00:00.000000] slurmctld started\n", "log without years", "LogTimeFormat"),

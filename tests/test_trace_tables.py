@@ -72,6 +72,14 @@ FORMS = {
     "comments and blank lines": lambda: ("# by cron\n\n" + COUNTS.replace("\n", "\n\n# on\n"), COUNTED),
     "JSON lines": lambda: (json_lines(COUNTS), COUNTED),
     "JSON array": lambda: ("[" + ",\n".join(json_lines(COUNTS).splitlines()) + "]", COUNTED),
+    "JSON array in one line, of many rows": lambda: (
+        json.dumps([json.loads(line) for line in json_lines(COUNTS).splitlines() for _ in range(300)]),
+        COUNTED,
+    ),
+    **{
+        f"{orient} of pandas": lambda orient=orient: (pd.read_csv(io.StringIO(COUNTS)).to_json(orient=orient), COUNTED)
+        for orient in ("split", "columns", "index", "records", "table", "values")
+    },
     "Parquet": lambda: (frame_bytes(COUNTS), COUNTED),
     "UTF-16": lambda: (COUNTS.encode("utf-16"), COUNTED),
     "carriage returns": lambda: (COUNTS.replace("\n", "\r").encode(), COUNTED),

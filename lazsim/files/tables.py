@@ -223,9 +223,13 @@ def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
             raise faults.error(f"{faults.name}: not valid JSON ({str(error)[:80]}); fetch the file again") from None
         yield from array_items(text, text.index("["))
         return
-    if (opening := _only_array(text)) is not None:
-        yield from array_items(text, opening)
-        return
+    if (whole := _whole_object(text)) is not None:
+        if (rows := _frame_rows(whole)) is not None:
+            yield from ((1, row) for row in rows)
+            return
+        if (opening := _only_array(text, whole)) is not None:
+            yield from array_items(text, opening)
+            return
     for line, value in numbered_lines(text):
         try:
             yield line, decode_json(value.encode())
@@ -233,12 +237,34 @@ def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
             faults.fault(line, f"not valid JSON ({error})")
 
 
-def _only_array(text: str) -> int | None:
-    """Return where the only array of objects begins of a text that is one JSON object, as CloudWatch writes it."""
+def _whole_object(text: str) -> dict[str, Any] | None:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return whole if isinstance(whole, dict) else None
+
+
+def _frame_rows(whole: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the rows of what pandas writes with ``orient`` split, columns or index, each with its index, or None."""
+    columns, data = whole.get("columns"), whole.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        index = whole.get("index", range(len(data)))
+        return [
+            {"": at, **dict(zip(map(str, columns), row, strict=False))} for at, row in zip(index, data, strict=False)
+        ]
+    tables = [value for value in whole.values() if isinstance(value, dict)]
+    if len(tables) < max(2, len(whole)) or any(table.keys() != tables[0].keys() for table in tables):
+        return None
+    if all(map(str.isdecimal, whole)):
+        return [{"": at, **row} for at, row in whole.items()]
+    if all(map(str.isdecimal, tables[0])):
+        return [{"": at, **{name: column[at] for name, column in whole.items()}} for at in tables[0]]
+    return None
+
+
+def _only_array(text: str, whole: dict[str, Any]) -> int | None:
+    """Return where the only array of objects begins of a text that is one JSON object, as CloudWatch writes it."""
     arrays = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     found = [re.finditer(rf"{re.escape(json.dumps(key))}\s*:\s*\[", text) for key in arrays]
     openings = [match.end() - 1 for matches in found for match in matches]

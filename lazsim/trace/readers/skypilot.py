@@ -65,5 +65,5 @@ def _tick_lines(text: str, num_ticks: int) -> list[int]:
     return [1] * num_ticks
 
 
-TYPICAL = r'\A\s*\{[\s\S]*?(?:"gap_seconds"|"data"\s*:\s*\[)'
+TYPICAL = r'\A\s*\{[\s\S]*?(?:"gap_seconds"|"data"\s*:\s*\[\s*[-\d\]])'
 READER = TraceReader(LOOKS, matching_json(TYPICAL, num_chars=None), read)

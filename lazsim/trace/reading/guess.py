@@ -1,6 +1,7 @@
 """Recognise tables: by the mappings of the catalogue, or by a guess from the header or from what stands in columns."""
 
 import functools
+import json
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -98,7 +99,10 @@ def mapping_reader(name: str) -> TraceReader:
 @functools.lru_cache(maxsize=1)
 def open_head(text: str) -> FileTable:
     """Read the first rows of a text, without those that are broken."""
-    head = text if len(text) <= HEAD_CHARS else text[: text.rfind("\n", 0, HEAD_CHARS)]
+    first, _, rest = text.strip().partition("\n")
+    # One JSON value has no head that is valid.
+    is_json = first[:1] in ("{", "[") and not (rest and is_read_by(json.loads, first))
+    head = text if is_json or len(text) <= HEAD_CHARS else text[: text.rfind("\n", 0, HEAD_CHARS)]
     try:
         table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header)
     except TraceFormatError:

@@ -68,7 +68,13 @@ TEXTS = {
     f"and comes back; {GIVE}",
     r"[\s\S]{0,2000}DCGM_FI_": f"counters of DCGM, which do not say when a node goes and comes back; {GIVE}",
     r"[\s\S]{0,2000}\[\d{9,}\] (HOST|SERVICE|CURRENT HOST) ": f"a log of Nagios; {GIVE}",
-    r'\s*\{\s*"DocumentIncarnation"': f"what Azure schedules at one instant; {GIVE}",
+    r'\s*[\[{][\s\S]{0,2000}"(DocumentIncarnation|NotBefore)"\s*:': "what Azure schedules, which does not say when a "
+    "machine is back; write a row such as 2025-03-01 00:05,down,vm_0 at each NotBefore, and one with up when it is",
+    r'\s*\{[\s\S]{0,8000}"(slurmd_start_time|reason_changed_at|sinfo)"\s*:': SNAPSHOT.format(
+        "scontrol show node or sinfo --json"
+    )
+    + NODE_LOG,
+    r'\s*\{[\s\S]{0,8000}"jobs"\s*:\s*\[\s*\{[\s\S]{0,4000}"job_id"': JOBS_ALONE,
     r"\s*NAME +TYPE +TARGET|[^\n]*\boperationType\b|[^\n]*protoPayload\.": "a table of what happened in Google Cloud; "
     "give it as JSON, with --format=json",
     r"(---\s)?\s*(- )?[\w@/.-]+:( [^,;\t\n]*)?\n\s*(- )?[\w@/.-]+:( |\n)": "YAML; give the same as JSON, with -o json "
