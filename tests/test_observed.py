@@ -156,6 +156,12 @@ def test_of_ranks_that_write_into_one_log_one_counts(tmp_path, kind):
     assert log.notes[0].startswith("the log has lines of 2 ranks: those of ")
 
 
+def test_steps_that_begin_anew_with_each_epoch_are_told(tmp_path):
+    (tmp_path / "log.csv").write_text("time,step\n" + "".join(f"{time},{time % 20}\n" for time in range(60)))
+    (note,) = read_log(tmp_path / "log.csv").notes
+    assert note == "steps step back 2 times without a stop: they are no lost work if each epoch counts anew"
+
+
 def test_another_rank_that_writes_while_the_first_does_not_counts(tmp_path):
     hosts = ["b" if 30 <= step < 60 else "a" for step in range(100)]
     rows = [f"{10 * step},{step},{host}\n" for step, host in enumerate(hosts)]
@@ -177,6 +183,9 @@ BAD = {
     "a century": ("time,step\n1,1\n2,2\n4e9,3\n", "its times span more than a century; give them in seconds"),
     "milliseconds": ("time,step\n1740787200000,1\n1740787201000,2\n1740787202000,3\n", "no seconds since 1970"),
     "brackets": ("[rank0] hello\n[rank1] world\n", "no log of steps; give a table"),
+    "rounded": ("time,step\n1.740787e+09,1\n1.740787e+09,2\n1.740788e+09,3\n", "line 2: expected a time in seconds"),
+    "thousands": (log_of(TORCHTITAN.replace("{:2d}", "1,00{}"), STAMPS), "'1,001' has a separator of thousands"),
+    "newest first": ("time,step\n9,9\n8,8\n7,7\n6,6\n", "line 3: its time is before that of the line above; sort"),
     "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
     "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
     "cut": ("time,step\n1,18\n2,19\n3,2", "line 4: the last line has no end, and steps back; leave it out"),

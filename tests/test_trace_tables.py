@@ -156,6 +156,7 @@ def test_table_of_any_form_is_read_alike(write, form):
         (COUNTS + "soon,7\n", "line 5: 'soon' is neither a number nor a date of ISO 8601"),
         (EVENTS + "2025-03-01 02:00:00,vanish,a\n", "line 5: 'vanish' is no event"),
         (EVENTS + "2025-03-01 02:00:00,up,\n", "line 5: no node is named"),
+        ("Node,Down,Up\na,3/1/2025 8:00,3/1/2025 9:30\n", "column 'Down' has '3/1/2025 8:00', which is no date of ISO"),
         ("node,start,end\na,2025-03-01 00:00\n", "line 2 has 2 cells, and the header 3 (node, start, end); mend it"),
         (
             "node,start,end\na,2025-03-01 00:00\nb,2025-03-01 01:00,2025-03-01 02:00\n",
@@ -587,6 +588,11 @@ def test_a_header_with_fewer_names_than_columns_names_none_of_them(write, row):
     for lenient in (False, True):
         with pytest.raises(TraceFormatError):
             read_trace(write(f"host\n{row}\n{row}\n"), format="table", lenient=lenient)
+
+
+def test_names_that_differ_by_case_alone_are_told(write):
+    trace = read_trace(write(EVENTS + "2025-03-01 02:00:00,up,A\n"))
+    assert "1 name differs from another by case alone: other nodes" in trace.notes
 
 
 def test_cells_beyond_a_header_move_none_that_counts_where_they_are_empty_or_behind_all(write):

@@ -25,7 +25,7 @@ from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
-from lazsim.trace.reading.times import EPOCHS_S, read_date
+from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, read_date
 from lazsim.units import counted, read_number
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
@@ -39,7 +39,7 @@ FEWEST_LINES = 3
 
 DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
 MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
-TORCHTITAN = re.compile(rf"{DATE}.*?(?<!validate )\bstep:\s*(\d+)\b")
+TORCHTITAN = re.compile(rf"{DATE}.*?(?<!validate )\bstep:\s*(\d+(?:,\d{{3}})*)\b")
 NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")
 DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -166,18 +166,22 @@ def read_log(path: Path | str) -> StepLog:
         raise LazsimError(f"{path}, line {marks[-1].line}: the last line has no end, and steps back; leave it out")
     if len(marks) > MAX_ROWS:
         raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
-    num_back = sum(after.done < before.done for before, after in pairwise(marks))
-    if num_back >= FEWEST_LINES and num_back > BACK_SHARE * len(marks):
-        raise LazsimError(
-            f"{path}: {num_back} of {len(marks)} lines step back, as where several ranks write into one log; keep the "
-            "lines of one rank"
-        )
     for before, after in pairwise(marks):
         if before.time_s > after.time_s:
             raise LazsimError(
                 f"{path}, line {after.line}: its time is before that of the line above; sort the log, or write "
                 "its times in UTC if the clock was set back"
             )
+    back_s = [after.time_s - before.time_s for before, after in pairwise(marks) if after.done < before.done]
+    if len(back_s) >= FEWEST_LINES and len(back_s) > BACK_SHARE * len(marks):
+        raise LazsimError(
+            f"{path}: {len(back_s)} of {len(marks)} lines step back, as where several ranks write into one log; keep "
+            "the lines of one rank"
+        )
+    usual_s = median(after.time_s - before.time_s for before, after in pairwise(marks))
+    if back_s and max(back_s) <= usual_s:
+        num_times = counted(len(back_s), "time")
+        notes += (f"steps step back {num_times} without a stop: they are no lost work if each epoch counts anew",)
     if marks[-1].time_s - marks[0].time_s > LONGEST_S:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     if marks[-1].time_s > EPOCHS_S[1]:
@@ -275,6 +279,8 @@ def _mark(name: str, line: int, time: str, done: str, writer: str) -> Mark:
             date = read_date(time.replace(",", "."))
             # A date without a zone is in none that changes with summer time.
             time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        elif ROUNDED.fullmatch(time.strip()):
+            raise ValueError(f"{shorten(time)!r} is rounded, as spreadsheets show long numbers; save all digits")
         elif not math.isfinite(time_s := read_number(time)):
             raise ValueError(f"{shorten(time)!r} is no number")
     except (ValueError, OverflowError) as error:

@@ -128,6 +128,10 @@ def read_trace(
     )  # fmt: skip
     reading = reader.read(source)
     events, notes = _of_cluster(reading.events, mapping.cluster_nodes or reading.cluster_nodes, name)
+    # Hosts have names without case, but other things have some that differ by it.
+    num_alike = len({event.node for event in events}) - len({event.node.lower() for event in events})
+    if num_alike:
+        notes += (f"{counted(num_alike, 'name differs', 'names differ')} from another by case alone: other nodes",)
     trace = build_trace(
         events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
         notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,

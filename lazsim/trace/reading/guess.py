@@ -76,6 +76,9 @@ PARTS = {"gpu", "gpus", "device", "card", "nic"}
 
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
+OTHER_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}\b")
+"""Begin of a date, of ISO 8601 or not."""
+
 UNNAMED = 0.5
 """How well a table fits whose content alone tells its columns; more is known of other formats."""
 
@@ -247,6 +250,12 @@ def explain_columns(table: FileTable) -> str:
             f"rows with a start and an end may be outages or, beside {others}, who used a node; if a node is gone from "
             f"start to end, give `columns` {taken_for(table, guess)}"
         )
+    for name, text in zip(table.header, table.rows[0].fields, strict=False):
+        if OTHER_DATE.match(text) and not is_date(text):
+            return (
+                f"column {name!r} has {shorten(text)!r}, which is no date of ISO 8601; give `time_format`, such as "
+                "'%m/%d/%Y %H:%M', and `columns`, such as node=host,start=from,end=to"
+            )
     roles = {name: _role(name) for name in table.header}
     columns = zip(table.header, zip(*(row.fields for row in table.rows), strict=False), strict=False)
     for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():

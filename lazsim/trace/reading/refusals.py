@@ -57,6 +57,7 @@ TEXTS = {
     r'[\s\S]{0,2000}"kind":\s*"compute#instance"': SNAPSHOT.format("gcloud compute instances list")
     + "gcloud compute operations list --format=json",
     r"\s*machine_?id,": SNAPSHOT.format("machines and their GPUs") + NODE_LOG,
+    r'\s*\{\s*"MetricDataResults"': "an answer of get-metric-data; give that of aws cloudwatch get-metric-statistics",
     r'\s*\{\s*"SpotPriceHistory"': "a history of spot prices, in which no node comes or goes; give interruption "
     "warnings or aws autoscaling describe-scaling-activities",
     r"\s*(NAMESPACE +)?LAST SEEN +": "events of Kubernetes without dates; give kubectl get events -A -o json",

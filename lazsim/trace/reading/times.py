@@ -28,8 +28,8 @@ ISO = re.compile(r"P(?=[\dT])(\d+D)?(T(\d+H)?(\d+M)?([\d.]+S)?)?", re.ASCII)
 PART = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
 LENGTHS = {**UNIT_OF_WORD, "m": "min"}
 
-ROUNDED = re.compile(r"\d([.,]\d{1,5})?E\+(09|1[0-9])", re.ASCII)
-"""Stamps since 1970 as spreadsheets show and save them, with six digits at most."""
+ROUNDED = re.compile(r"\d([.,]\d{1,8})?[Ee]\+(09|1[0-9])", re.ASCII)
+"""Stamps since 1970 as spreadsheets and others show and save them, with fewer digits than seconds take."""
 
 YEAR_S = 365.25 * DAY_S
 
