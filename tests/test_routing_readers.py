@@ -212,6 +212,16 @@ def test_experts_without_a_token_count_where_a_header_tells_their_number(tmp_pat
     assert "2 experts: the highest number in the routes, plus one" in routes.notes
 
 
+def test_columns_of_experts_leave_none_out_and_rows_of_a_matrix_are_not_numbered(tmp_path):
+    gap = "no load of expert 2, but of 3; write 0 for those without"
+    with pytest.raises(SpecError, match=f"line 1: {gap}"):
+        read_routing(write(tmp_path, "loads.csv", "layer,expert_0,expert_1,expert_3\n0,5,3,1\n"))
+    with pytest.raises(SpecError, match=gap):
+        read_routing(write(tmp_path, "loads.jsonl", [{"layer": 0, "e1": 5, "e3": 3}]))
+    with pytest.raises(SpecError, match="its first column counts the rows from 0; leave it out"):
+        read_routing(write(tmp_path, "index.csv", "0,11,2\n1,4,15\n2,7,8\n"))
+
+
 @pytest.mark.parametrize("text", ["token,layer,topk_ids\n0,3,0,2\n", "layer,e0,e1\n0,1,2,9\n", "1,2\n4,5,6\n"])
 def test_a_row_of_more_cells_than_the_header_has_is_not_cut(tmp_path, text):
     with pytest.raises(SpecError, match=r"columns, not \d; quote lists with commas"):

@@ -9,7 +9,7 @@ import numpy as np
 from lazsim.errors import shorten
 from lazsim.limits import MAX_EXPERTS
 from lazsim.placement.plan import Floats
-from lazsim.routing.source import LoadReading, LoadSource, LoadTable, roles_of, whole
+from lazsim.routing.source import LoadReading, LoadSource, LoadTable, refuse_gaps, roles_of, whole
 
 EXPECTED = (
     "loads by layer and expert, such as tokens, count, tokens_per_expert, logical_count or logical_expert_load, or the "
@@ -122,7 +122,9 @@ class RecordReader(LoadTable):
 def _parts(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a record by their roles; see `roles_of`."""
     values = list(record.values())
-    found = roles_of(list(map(str, record)))
+    names = list(map(str, record))
+    found = roles_of(names)
+    refuse_gaps([names[at] for at in found.get("loads", ())])
     parts = {role: [values[at] for at in ats] if len(ats) > 1 else values[ats[0]] for role, ats in found.items()}
     if len(found.get("loads", ())) > 1 and any(isinstance(load, SEVERAL) for load in parts["loads"]):
         raise ValueError("a field of one expert has several loads")

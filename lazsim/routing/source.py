@@ -80,6 +80,13 @@ def roles_of(names: Sequence[str]) -> dict[str, list[int]]:
     return {role: ats for role, ats in found.items() if role}
 
 
+def refuse_gaps(names: Sequence[str]) -> None:
+    """Raise ValueError where the numbers in the names of loads leave one out, or begin with neither 0 nor 1."""
+    numbers = [int(found[0]) for name in names if (found := re.search(r"\d{1,9}$", name.strip(), re.ASCII))]
+    if len(numbers) > 1 and (lacking := set(range(min(1, *numbers), max(numbers))) - set(numbers)):
+        raise ValueError(f"no load of expert {min(lacking)}, but of {max(numbers)}; write 0 for those without")
+
+
 class LoadReading(NamedTuple):
     """Result of a reader: recorded steps (S,), loads (S, L, E), numbers of the layers, notes."""
 

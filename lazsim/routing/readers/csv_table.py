@@ -11,13 +11,25 @@ from dataclasses import replace
 from lazsim.errors import shorten
 from lazsim.files.reading import numbered_lines
 from lazsim.limits import MAX_WHOLE
-from lazsim.routing.source import LoadReader, LoadReading, LoadSource, LoadTable, role_of, roles_of, text_of, whole
+from lazsim.routing.source import (
+    LoadReader,
+    LoadReading,
+    LoadSource,
+    LoadTable,
+    refuse_gaps,
+    role_of,
+    roles_of,
+    text_of,
+    whole,
+)
 from lazsim.routing.table import CSV_COLUMNS, CSV_HEADER
 from lazsim.units import counted, read_number
 
 SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp(\d+(?:\.\d+)?)\.csv", re.ASCII)
 BETWEEN_ROUTES = re.compile(r"[^\w.+-]+", re.ASCII)
 MAX_QUOTED = 1 << 16
+FEWEST_NUMBERED = 3
+"""Rows of a matrix from which on a first column of 0, 1, 2 and so on is taken for their number. *Assumption*."""
 MATRIX = re.compile(r"\s*[\d.eE+-]*\d[\d.eE+-]*\s*", re.ASCII)
 
 
@@ -82,10 +94,15 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
     table.are_named = "matrix" not in columns
     rows = itertools.chain([(number, header)] if "matrix" in columns else [], lines)
     values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
-    in_parts = [at for at, name in enumerate(_cells(header)) if role_of(name) == "part"]
-    num_named = len(_cells(header))
+    names = _cells(header)
+    in_parts = [at for at, name in enumerate(names) if role_of(name) == "part"]
+    num_named = len(names)
+    try:
+        refuse_gaps([names[at] for at in columns.get("loads", ())])
+    except ValueError as error:
+        raise source.refuse(number, str(error)) from None
     seen: set[tuple[object, ...]] = set()
-    latest = 0
+    latest, firsts = 0, list[float]()
     for row, (number, line) in enumerate(rows):
         try:
             cells = _cells(line)
@@ -118,8 +135,13 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
             source.fault(number, what, "keep the first of several")
             continue
         seen.add(key)
+        firsts += loads[:1] if "matrix" in columns else []
         latest = max(latest, step)
         table.add(number, step, layer, loads, expert)
+    if len(firsts) >= FEWEST_NUMBERED and firsts == list(range(len(firsts))):
+        raise source.refuse(
+            "", "its first column counts the rows from 0; leave it out, or name columns if it has loads"
+        )
 
 
 LOOKS = "CSV with columns layer,expert,tokens, or layer,topk_ids for each token; also step, rank"
