@@ -101,7 +101,7 @@ def read_lines(field: str, path: str, need: str) -> list[str]:
     with prefix_errors(field):
         content = read_bytes(path)
     try:
-        return content.decode("utf-8-sig").splitlines()
+        return decode_text(content).splitlines()
     except UnicodeDecodeError:
         raise SpecError(f"{field} {path}: not a text file; give {need}") from None
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lazsim.errors import SpecError, shorten
 from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
-from lazsim.files.reading import numbered_lines, unpack
+from lazsim.files.reading import decode_text, numbered_lines, unpack
 from lazsim.limits import MAX_COLUMNS, MAX_FILE_BYTES, MAX_ROWS
 
 PARQUET = b"PAR1"
@@ -66,11 +66,12 @@ def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int,
     {2: {'gpu': 'h100', 'size': '80'}}
     """
     try:
-        text = unpack(str(name), content).decode("utf-8-sig")
+        text = decode_text(unpack(str(name), content))
         between = next((one for one in ",;\t" if one in text.partition("\n")[0]), ",")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=between)
-        columns = next(reader, [])
-        lines = dict((reader.line_num, cells) for cells in reader if cells)  # noqa: C402 - the number changes
+        columns = [name.strip() for name in next(reader, [])]
+        rows = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+        lines = {line: cells for line, cells in rows if any(cells)}
     except (UnicodeDecodeError, csv.Error) as error:
         raise SpecError(f"{name}: is no table of comma-separated UTF-8 text ({error})") from None
     needed = list(needed)
@@ -84,7 +85,7 @@ def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int,
     for line, cells in lines.items():
         if len(cells) != len(columns):
             raise SpecError(f"{name}, line {line}: {len(cells)} cells; give one for each of the {len(columns)} columns")
-    return {line: dict(zip(columns, map(str.strip, cells), strict=True)) for line, cells in lines.items()}
+    return {line: dict(zip(columns, cells, strict=True)) for line, cells in lines.items()}
 
 
 def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]) -> FileTable:
