@@ -408,6 +408,16 @@ def test_aws_spot_instance_is_lost_two_minutes_after_the_warning(read):
     assert history(read({"events": [{"timestamp": 1, "message": json.dumps(row)} for row in rows]})) == expected
 
 
+def test_an_answer_that_says_that_more_pages_follow_is_not_taken_for_all(read):
+    rows = [notice("EC2 Instance State-change Notification", at, **{"instance-id": "i-1", "state": "running"})
+            for at in (0, 5)]  # fmt: skip
+    pages = [{"events": [{"message": json.dumps(row)}], "nextToken": "more"} for row in rows]
+    with pytest.raises(LazsimError, match="says that more pages follow; fetch all of them"):
+        read("\n".join(map(json.dumps, pages)))
+    del pages[-1]["nextToken"]
+    assert len(read("\n".join(map(json.dumps, pages)))) == 1
+
+
 def test_aws_spot_instance_that_stops_and_starts_again_within_its_warning_stays(read):
     # Stopped after one minute, and running again in the next.
     rows = [

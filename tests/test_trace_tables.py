@@ -590,6 +590,14 @@ def test_a_header_with_fewer_names_than_columns_names_none_of_them(write, row):
             read_trace(write(f"host\n{row}\n{row}\n"), format="table", lenient=lenient)
 
 
+@pytest.mark.parametrize("between", [" ", "; ", "/", " and ", " & "])
+def test_nodes_in_one_cell_are_not_taken_for_one(write, between):
+    with pytest.raises(TraceFormatError, match=r"line 2: 'gpu-01.*gpu-02' may be several nodes"):
+        read_trace(write(OUTAGES.replace("\na,", f"\ngpu-01{between}gpu-02,")))
+    for name in ("zone1/gpu-01", "Node 7", "1/2"):
+        assert name in read_trace(write(OUTAGES.replace("\na,", f"\n{name},"))).names
+
+
 def test_names_that_differ_by_case_alone_are_told(write):
     trace = read_trace(write(EVENTS + "2025-03-01 02:00:00,up,A\n"))
     assert "1 name differs from another by case alone: other nodes" in trace.notes

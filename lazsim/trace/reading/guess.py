@@ -261,7 +261,7 @@ def explain_columns(table: FileTable) -> str:
     for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():
         if roles[name] not in ("count", "event"):
             continue
-        if roles[name] == "event" and "node" in roles.values() and _most(texts, _is_sample):
+        if roles[name] == "event" and "node" in roles.values() and _most(texts, is_number):
             return (
                 f"column {name!r} has 0 or 1, and nothing says which is a loss; give `columns` with value={name} if 1 "
                 "is a node that is there, or a mapping that has both in `add` and `remove`"

@@ -58,6 +58,9 @@ NO_SAMPLE = ("", "nan", "null", "none", "-", "n/a", "undefined")
 LISTS = ("nodes", "hosts", "machines", "instances", "servers", "nodelist", "hostlist", "hostnames")
 """Names of columns that may list several nodes."""
 
+BETWEEN_HOSTS = re.compile(r"\s+and\s+|[\s;&+/]+")
+"""What people write between several nodes in a cell, whose names are alike but for their numbers."""
+
 ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
 
@@ -213,7 +216,9 @@ class _MappedTable:
     def _hosts(self, line: int, text: str) -> list[str]:
         """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]`` or ``gpu-01,gpu-02``."""
         try:
-            if " " in text and _plain(self._header(self._places["node"])) in LISTS:
+            parts = BETWEEN_HOSTS.split(text)
+            are_alike = re.search(r"[A-Za-z].*\d", parts[0]) and len({re.sub(r"\d+", "0", part) for part in parts}) == 1
+            if (len(parts) > 1 and are_alike) or (" " in text and _plain(self._header(self._places["node"])) in LISTS):
                 raise ValueError(f"{shorten(text)!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
             return expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
         except ValueError as error:

@@ -28,6 +28,9 @@ NODE_LABELS = ("node", "nodename", "hostname", "host", "kubernetes_node", "insta
 
 SamplesT = TypeVar("SamplesT")
 
+NEXT_PAGE = (("NextToken",), ("nextToken",), ("nextPageToken",), ("metadata", "continue"))
+"""Where an answer of AWS, Google or Kubernetes has text while pages follow."""
+
 IS_THERE = "a node changed some time before the sample that shows it, and is gone where it has no sample"
 
 
@@ -199,10 +202,11 @@ def json_records(source: TraceSource, *lists: str) -> Iterator[tuple[str, dict[s
     Raises
     ------
     TraceFormatError
-        When a value is no valid JSON.
+        When a value is no valid JSON, or says that more follow.
     """
-    number = 0
+    number, follow = 0, False
     for value in _json_values(source):
+        follow = any(text_at(value, *path) for path in NEXT_PAGE)
         name = next((name for name in lists if isinstance(value, dict) and isinstance(value.get(name), list)), None)
         found = value if isinstance(value, list) else [value] if name is None else value[name]
         for record in found:
@@ -211,6 +215,8 @@ def json_records(source: TraceSource, *lists: str) -> Iterator[tuple[str, dict[s
                 yield f"entry {number}", record
             else:
                 source.fault(f"entry {number}", "expected an object of JSON")
+    if follow:
+        source.fault("", "says that more pages follow; fetch all of them", "take the first ones for all")
 
 
 def _json_values(source: TraceSource) -> Iterator[Any]:
