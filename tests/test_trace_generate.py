@@ -425,11 +425,25 @@ def test_fit_finds_the_shape_of_lives_of_which_many_are_shorter_than_a_second():
 
 def test_fit_says_in_what_the_trace_is_unlike_those_generated():
     frame = pd.DataFrame({"real": [1.0, 2.0], "p5": [0.5, 2.5], "p95": [1.5, 3.0]}, index=["mean_nodes", "burstiness"])
-    notes = list(fit_notes(spot(age_exponent=2.0), frame))
+    notes = list(fit_notes(failing(), spot(age_exponent=2.0), frame))
     assert [re.findall(r"burstiness|mean_nodes|age_exponent", note) for note in notes] == [
         ["burstiness"],
         ["age_exponent"],
     ]
+
+
+def test_fit_says_where_coarse_times_make_batches_of_nodes_that_fail_alone():
+    fine = failing()
+    lost = {"shape": 1.0, "batch_share": 0.5, "batch_nodes": 2, "num_nodes": 200, "mtbf_s": HOUR_S, "repair_s": HOUR_S}
+    recipe = MtbfSpec(**lost, duration_s=HOUR_S)
+    none = pd.DataFrame({"real": [], "p5": [], "p95": []})
+    coarse = build_trace(
+        [e._replace(time_s=HOUR_S * math.ceil(e.time_s / HOUR_S)) for e in fine.events()], lenient=True
+    )
+    # Of 200 nodes, each of which is lost every 100 h, two are lost in an hour.
+    (note,) = fit_notes(coarse, recipe, none)
+    assert re.match(r"times are multiples of 60 min, in each of which (1\.9|2) nodes are lost", note)
+    assert not list(fit_notes(fine, recipe, none))
 
 
 def test_fit_tells_losses_that_take_all_from_those_of_all_that_are_left():

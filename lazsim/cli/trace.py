@@ -134,7 +134,7 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
     else:
         click.echo(recipe_toml(recipe))
         print_parts([fit_table(trace, frame, seeds)])
-    note(*trace.notes, *fit_notes(recipe, frame))
+    note(*trace.notes, *fit_notes(trace, recipe, frame))
 
 
 @command.command()
