@@ -170,6 +170,27 @@ def test_another_rank_that_writes_while_the_first_does_not_counts(tmp_path):
     assert (len(log.marks), log.notes) == (100, ())
 
 
+def test_an_evaluation_after_the_last_step_is_none_more_than_those_before():
+    # Steps of 10 s, and one of 40 s after each ten, also the last.
+    marks, time_s = [], 0.0
+    for step in range(1, 61):
+        time_s += 10
+        marks.append(Mark(0, time_s, step))
+        if step % 10 == 0:
+            time_s += 40
+            marks.append(Mark(0, time_s, step))
+    assert observed_phases(marks).num_stops == 0
+
+
+@pytest.mark.parametrize(("second", "says"), [("{:.4f}", "spans 97.5 ms"), ("{}000", "takes 16.7 min")])
+def test_times_that_may_not_be_seconds_are_told(lazsim, tmp_path, second, says):
+    times = (at / 400 if "." in second else at for at in range(40))
+    path = tmp_path / "log.csv"
+    path.write_text("time,step\n" + "".join(f"{second.format(time)},{at}\n" for at, time in enumerate(times)))
+    code, _, err = lazsim("compare", "--observed", path, "--trace", "fail-every-5min", "--system", "ds")
+    assert (code, says in err, ": its times are taken for seconds" in err) == (0, True, True)
+
+
 def test_a_few_slow_lines_in_a_row_are_stops():
     times = [*range(50), *(50 + 30 * late for late in range(3)), *range(141, 241)]
     assert observed_phases([Mark(0, float(time), step) for step, time in enumerate(times)]).num_stops == 3

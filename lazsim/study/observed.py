@@ -26,7 +26,7 @@ from lazsim.specs import sha256
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, read_date
-from lazsim.units import counted, read_number
+from lazsim.units import MINUTE_S, counted, format_duration, read_number
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
 """Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
@@ -36,6 +36,9 @@ FEWEST_SAVES, SAVED_SHARE, MOST_SPACINGS = 3, 0.8, 5
 numbers of steps that are tried, the commonest first. *Assumption*."""
 
 FEWEST_LINES = 3
+
+SLOWEST_STEP_S = 10 * MINUTE_S
+"""Seconds of a step from which on times may be in another unit. *Assumption*."""
 
 DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
 MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
@@ -339,7 +342,7 @@ def saves_in(pauses: Sequence[Pause], marks: Sequence[Mark]) -> set[Pause]:
 
     Those that take far longer than usual are stops.
     """
-    rising = [one for one in pauses if one.after.done > one.before.done]
+    rising = [one for one in pauses if one.after.done >= one.before.done]
     lines = {done: float(at) for at, done in enumerate(sorted({one.done for one in marks}))}
     # By steps; or, since samples rise by batches of several sizes, by lines, of which the first may be any.
     return _saves_at(rising, {done: done for done in lines}, 0) or _saves_at(rising, lines, None)
@@ -440,6 +443,10 @@ def _batch_note(unit: str, runs: Sequence[SystemRun]) -> Iterator[str]:
 def _log_notes(unit: str, marks: list[Mark], observed: Phases, simulated: Mapping[str, Phases]) -> Iterator[str]:
     """Yield what limits the comparison."""
     apart = median(after.done - before.done for before, after in pairwise(marks) if after.done > before.done)
+    step_s = observed.training_s / max(observed.done, 1.0)
+    if observed.wall_s < MINUTE_S or (unit == "steps" and step_s > SLOWEST_STEP_S):
+        span, each = format_duration(observed.wall_s), format_duration(step_s)
+        yield f"the log spans {span}, and one of its {unit} takes {each}: its times are taken for seconds"
     if observed.lost_s:
         yield f"the log has a line each {apart:,.0f} {unit}: what each stop lost may be off by as many"
     numbers = {name: phases.num_stops for name, phases in simulated.items() if phases.num_stops != observed.num_stops}
