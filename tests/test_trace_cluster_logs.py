@@ -172,6 +172,11 @@ def test_sacctmgr_without_reasons_is_read_by_its_states(read):
     assert trace.duration_s == 3600.0
 
 
+def test_sacctmgr_without_states_is_said_to_count_nodes_that_drain(read):
+    trace = read("NodeName|TimeStart|TimeEnd\ngpu-1|2025-03-01T00:00:00|2025-03-01T01:00:00\n")
+    assert "no column Reason or State, by which some rows are left out: all count" in trace.notes
+
+
 def test_log_is_observed_for_as_long_as_is_said(read):
     log = slurm("00:01:00.000] Nodes gpu-1 not responding, setting DOWN", "01:00:00.000] Node gpu-1 now responding")
     trace = read(log, span=("2025-02-28", "2025-03-02"))
@@ -336,6 +341,15 @@ def test_prometheus_node_is_ready_while_no_condition_says_otherwise(read):
 
 def test_prometheus_sum_is_read_as_live_counts(read):
     assert read(matrix(series(["8", "7", "8"]))).num_alive()[1].tolist() == [8, 7, 8]
+
+
+@pytest.mark.parametrize(("parts", "says"), [
+    (["101", ["1", "0.5", "1"]], "'0.5' is neither 0 nor 1"), (["11", "10"], "another sample at the time 1740787260"),
+])  # fmt: skip
+def test_prometheus_sample_that_says_neither_is_refused(read, parts, says):
+    found = [series(values, __name__="up", job="node", instance="a:1") for values in parts]
+    with pytest.raises(TraceFormatError, match=says):
+        read("\n".join(json.dumps(matrix(part)) for part in found))
 
 
 def test_prometheus_jobs_are_not_mixed(read):

@@ -7,6 +7,7 @@ from typing import Any
 
 from lazsim.errors import shorten
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
+from lazsim.trace.reading.mapped import sampled_value
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
 from lazsim.trace.reading.times import EPOCHS_S
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, matching_json, number
@@ -21,7 +22,7 @@ def read(source: TraceSource) -> TraceReading:
     if len(chosen) == 1 and not find_node(chosen[0][0]):
         return _read_counts(source, chosen[0][1])
     log = StateLog(source)
-    log.say_series((labels, _samples(source, one, number)) for labels, one in chosen)
+    log.say_series((labels, _samples(source, one, lambda value: sampled_value(str(value)))) for labels, one in chosen)
     return log.reading(IS_THERE)
 
 

@@ -155,6 +155,11 @@ class _MappedTable:
             reading = self._read_counts()
         else:
             reading = self._read_events() if "event" in self._places else self._read_outages()
+        for conditions in self._mapping.conditions():
+            columns = {one.partition("=")[0].removesuffix("!") for one in conditions}
+            if len(conditions) > 1 and all(self._index(_place(name)) is None for name in columns):
+                lacks = f"no column {' or '.join(sorted(columns))}, by which some rows are left out: all count"
+                reading = reading._replace(notes=(*reading.notes, lacks))
         if not self._num_left_out:
             return reading
         num = counted(self._num_left_out, "row is", "rows are")

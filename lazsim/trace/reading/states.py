@@ -71,7 +71,7 @@ class StateLog:
         """Say that a node exists: it is there from the start unless another row says what happened to it first."""
         self._nodes[node] = None
 
-    def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[tuple[float, float]]]]) -> None:
+    def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[tuple[float, float | None]]]]) -> None:
         """Say what series of samples at common times, each with labels, tell of nodes.
 
         A node is there while all its series are 1. It is gone where one has no sample, though another node has.
@@ -86,7 +86,12 @@ class StateLog:
             there = 0.0 if labels.get("status") in ("false", "unknown") else 1.0
             if not (node := find_node(labels)):
                 raise refusal(self.source.name, f"a series that names no node ({shorten(dict(labels))})")
-            states.setdefault(node, []).append({time: value == there for time, value in samples})
+            found: dict[float, bool] = {}
+            for time, value in samples:
+                if found.setdefault(time, value == there) != (value == there):
+                    what = f"another sample at the time {time:.15g}"
+                    self.source.fault(f"series {shorten(dict(labels))}", what, "take the first sample of a time")
+            states.setdefault(node, []).append(found)
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source.name)
         for node, of_node in states.items():
