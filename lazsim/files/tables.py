@@ -88,7 +88,9 @@ def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int,
     return {line: dict(zip(columns, cells, strict=True)) for line, cells in lines.items()}
 
 
-def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]) -> FileTable:
+def read_table(
+    text: str, faults: Faults, is_header: Callable[[list[str]], bool], most_values: int | None = None
+) -> FileTable:
     """Read the rows of a text; broken ones are faults.
 
     Parameters
@@ -101,9 +103,11 @@ def read_table(text: str, faults: Faults, is_header: Callable[[list[str]], bool]
         The faults of the file.
     is_header
         Says whether the first row is a header.
+    most_values
+        Most values of JSON that are read, all where None.
     """
     if text.lstrip()[:1] in ("{", "["):
-        return _align(_json_values(text, faults), faults)
+        return _align(itertools.islice(_json_values(text, faults), most_values), faults)
     # Excel's first line for the separator, which Grafana writes, too.
     text = re.sub(r"\Asep=.\r?\n", "\n", text)
     if ruled := RULED.match(text):

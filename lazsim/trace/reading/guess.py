@@ -107,7 +107,7 @@ def open_head(text: str) -> FileTable:
     is_json = first[:1] in ("{", "[") and not (rest and is_read_by(json.loads, first))
     head = text if is_json or len(text) <= HEAD_CHARS else text[: text.rfind("\n", 0, HEAD_CHARS)]
     try:
-        table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header)
+        table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header, HEAD_LINES)
     except TraceFormatError:
         return FileTable((), [])
     return table._replace(rows=table.rows[:HEAD_LINES])
