@@ -328,6 +328,7 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
         ("gemm.csv", "gpu,dtype,m,n,k\nx1,bf16,1,1,1\n", (), "has no column time_us; it needs gpu, dtype, m, n, k"),
         ("gemm.csv", GEMM + "x1,bf16,64,64,64,fast\n", (), "gemm.csv, line 2: 'fast' is no number"),
         ("gemm.csv", GEMM + "x1,bf16,64,64,64,1\n", ("--gpu", "x2"), "unknown GPU 'x2'"),
+        ("gemm.csv", GEMM + ",bf16,64,64,64,1\n", ("--gpu", "x1"), "gemm.csv, line 2: names no GPU"),
         (
             "gemm.csv",
             GEMM + "x1,bf16,1,1,1,1\nx2,bf16,1,1,1,1\n",

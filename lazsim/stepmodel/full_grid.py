@@ -69,7 +69,7 @@ def _drop(
     kernel: str, axes: list[list[float]], times: Floats, axis: int, dropped: Bools, notes: list[str]
 ) -> tuple[list[list[float]], Floats]:
     if dropped.any():
-        values = ", ".join(f"{value:.0f}" for value, out in zip(axes[axis], dropped, strict=True) if out)
+        values = ", ".join(f"{value:.15g}" for value, out in zip(axes[axis], dropped, strict=True) if out)
         notes.append(f"{kernel}: {KERNEL_AXES[kernel][axis]} {values} left out, since too few of their points exist")
     kept = [value for value, out in zip(axes[axis], dropped, strict=True) if not out]
     return [*axes[:axis], kept, *axes[axis + 1 :]], times.compress(~dropped, axis)

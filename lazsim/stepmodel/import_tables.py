@@ -234,6 +234,8 @@ def _read_csv(path: Path, source: TableSource) -> list[Cells]:
     named = re.findall(r"\{(\w+)\}", source.kernel)
     needed = dict.fromkeys(["gpu", *named, *source.columns, *source.fixed, *source.chosen, source.time])
     rows = read_cells(path, read_bytes(path), needed)
+    if nameless := next((line for line, row in rows.items() if not row["gpu"]), None):
+        raise SpecError(f"{path}, line {nameless}: names no GPU; give each row one in the column gpu")
     return [{**row, "line": f"{path}, line {line}"} for line, row in rows.items()]
 
 
