@@ -53,6 +53,14 @@ def test_dumps_of_sglang_follow_each_other_by_number_and_none_may_be_missing(tmp
     assert loads_of(str(tmp_path), lenient=True)[0] == [0, 1, 2]
 
 
+def test_dumps_of_sglang_lack_no_rank_between_others(tmp_path):
+    for rank in (0, 2):
+        write(tmp_path, SGLANG.format(rank, "17"), "layer_id,expert_id,count\n3,0,5\n3,1,1\n")
+    with pytest.raises(SpecError, match="rank 1 has no dump, and rank 2 has; add its file"):
+        read_routing(str(tmp_path))
+    assert loads_of(str(tmp_path), lenient=True)[2] == [[[10, 2]]]
+
+
 def test_loads_of_several_ranks_are_said_to_add_up_and_those_that_a_step_lacks_to_be_missing(tmp_path):
     rows = [{"step": at, "rank": r, "layer": 0, "tokens": [9, 1]} for at in (1, 2) for r in (0, 1) if at + r < 3]
     table = "step,rank,layer,expert,tokens\n" + "".join(f"{r['step']},{r['rank']},0,1,1\n" for r in rows)

@@ -52,6 +52,10 @@ def read(source: LoadSource) -> LoadReading:
         (most, num_most), *_, (fewest, num_fewest) = dumps.most_common()
         what = f"rank {most} has {num_most} dumps and rank {fewest} has {num_fewest}"
         source.fault("", what, "take the first dump of each rank for the same step, and so on")
+    ranks = set(map(int, dumps))
+    if len(ranks) > 1 and (lacking := set(range(max(ranks))) - ranks):
+        what = f"rank {min(lacking)} has no dump, and rank {max(ranks)} has; add its file"
+        source.fault("", what, "add up the ranks that are there")
     if len(dumps) == len(source.files) == 1:
         return table.reading("loads are those of one rank alone; give the folder to add up all ranks")
     return table.reading(*[f"loads are the sum of {counted(len(dumps), 'rank')}"] if dumps else [])
