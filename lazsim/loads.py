@@ -33,14 +33,14 @@ def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         raise SpecError(f"`{name}`: expected rows of equal length, of which numpy makes an array: {told}") from None
 
 
-def check_whole(name: str, value: Any, least: int = 1) -> int:
-    """Return a whole number; a `SpecError` says that it is none, or less than `least`."""
+def check_whole(name: str, value: Any) -> int:
+    """Return a whole number from 1 up; a `SpecError` says that it is none."""
     try:
         number = operator.index(value)
     except TypeError:
-        number = least - 1
-    if number < least:
-        raise SpecError(f"`{name}`: expected a whole number from {least} up, found {' '.join(repr(value).split())}")
+        number = 0
+    if number < 1:
+        raise SpecError(f"`{name}`: expected a whole number from 1 up, found {' '.join(repr(value).split())}")
     return number
 
 

@@ -4,10 +4,7 @@ A field that the kind of a job leaves without effect is refused where it is chan
 told, since a sweep may vary both.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
-
-import msgspec
 
 from lazsim.errors import SpecError
 from lazsim.grouping import grouped
@@ -15,6 +12,7 @@ from lazsim.specs.hardware import GpuSpec
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
 from lazsim.specs.parallel import ParallelSpec
+from lazsim.specs.record import defaults_of
 from lazsim.specs.step import StepConstants
 
 HOST_LAUNCHES = ("host_launch_s", "host_launch_clock_hz", "host_wait_s")
@@ -115,7 +113,7 @@ def refuse_without_effect(paths: Iterable[str], idle: Mapping[str, str], where: 
 
 def layout_remarks(parallel: ParallelSpec) -> list[str]:
     """Tell of fields with other values than their defaults that have no effect beside the others, and of drops."""
-    default, capacity = _defaults(ParallelSpec), parallel.capacity_factor
+    default, capacity = defaults_of(ParallelSpec), parallel.capacity_factor
     idle = [
         name for name, (is_idle, _) in BESIDE.items() if getattr(parallel, name) != default[name] and is_idle(parallel)
     ]
@@ -132,7 +130,7 @@ def model_remarks(model: ModelSpec) -> list[str]:
     for path, (is_idle, why) in IN_MODEL.items():
         spec = model.attention if path.startswith("attention.") else model
         name = path.removeprefix("attention.")
-        if spec is not None and getattr(spec, name) != _defaults(type(spec))[name] and is_idle(model):
+        if spec is not None and getattr(spec, name) != defaults_of(type(spec))[name] and is_idle(model):
             found.append(f"{path} ({why})")
     return [f"of no effect in {model.name}: {', '.join(found)}"] if found else []
 
@@ -144,12 +142,7 @@ def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:
     }
     if job.parallel is not None:
         values |= {f"job.parallel.{name}": (job.parallel, name) for name in job.parallel.__struct_fields__}
-    given = {path for path, (spec, name) in values.items() if getattr(spec, name) != _defaults(type(spec))[name]}
+    given = {path for path, (spec, name) in values.items() if getattr(spec, name) != defaults_of(type(spec))[name]}
     found = grouped((why, path) for path, why in without_effect(job, model).items() if path in given)
     remarks = [f"of no effect {why}: {', '.join(paths)}" for why, paths in found.items()]
     return remarks + ([] if job.parallel is None else layout_remarks(job.parallel))
-
-
-@functools.cache
-def _defaults(kind: type[msgspec.Struct]) -> dict[str, object]:
-    return {field.name: field.default for field in msgspec.structs.fields(kind)}
