@@ -594,7 +594,10 @@ def test_a_header_with_fewer_names_than_columns_names_none_of_them(write, row):
 def test_nodes_in_one_cell_are_not_taken_for_one(write, between):
     with pytest.raises(TraceFormatError, match=r"line 2: 'gpu-01.*gpu-02' may be several nodes"):
         read_trace(write(OUTAGES.replace("\na,", f"\ngpu-01{between}gpu-02,")))
-    for name in ("zone1/gpu-01", "Node 7", "1/2"):
+    for name in ("gpu01-gpu03", "gpu-01 to gpu-03", "gpu-01..03", "gpu-*", "all", "All nodes"):
+        with pytest.raises(TraceFormatError, match=r"line 2: .* may be several nodes"):
+            read_trace(write(OUTAGES.replace("\na,", f"\n{name},")))
+    for name in ("zone1/gpu-01", "Node 7", "1/2", "rack1-3", "ip-10-0-0-1", "allegro"):
         assert name in read_trace(write(OUTAGES.replace("\na,", f"\n{name},"))).names
 
 

@@ -1,6 +1,7 @@
 """Read a table by a mapping of its columns: pick the rows and columns that it names, and make events of them."""
 
 import fnmatch
+import functools
 import itertools
 import math
 import re
@@ -60,6 +61,9 @@ LISTS = ("nodes", "hosts", "machines", "instances", "servers", "nodelist", "host
 
 BETWEEN_HOSTS = re.compile(r"\s+and\s+|[\s;&+/]+")
 """What people write between several nodes in a cell, whose names are alike but for their numbers."""
+
+RANGE_OF_HOSTS = re.compile(r"(\D+)\d+(\s*(-|to)\s*\1\d+|\.\.\1?\d+)|.*[*?].*|all(\s.*)?", re.IGNORECASE)
+"""What people write for all nodes from one to another, or for all there are."""
 
 ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
@@ -221,9 +225,8 @@ class _MappedTable:
     def _hosts(self, line: int, text: str) -> list[str]:
         """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]`` or ``gpu-01,gpu-02``."""
         try:
-            parts = BETWEEN_HOSTS.split(text)
-            are_alike = re.search(r"[A-Za-z].*\d", parts[0]) and len({re.sub(r"\d+", "0", part) for part in parts}) == 1
-            if (len(parts) > 1 and are_alike) or (" " in text and _plain(self._header(self._places["node"])) in LISTS):
+            is_list = " " in text and _plain(self._header(self._places["node"])) in LISTS
+            if is_list or _are_several(text):
                 raise ValueError(f"{shorten(text)!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
             return expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
         except ValueError as error:
@@ -461,6 +464,15 @@ def sampled_value(text: str, mapping: TraceMapping = NO_MAPPING) -> float | None
         raise ValueError(f"{shorten(text)!r} is neither 0 nor 1, as a sample of a node is")
     kind = event_kind(text, mapping)
     return None if kind is None else float(kind == "add")
+
+
+@functools.lru_cache(1 << 12)
+def _are_several(text: str) -> bool:
+    """Tell whether a text may name several nodes, but not in a way that tells each."""
+    parts = BETWEEN_HOSTS.split(text)
+    is_numbered = len(parts) > 1 and re.search(r"[A-Za-z].*\d", parts[0]) is not None
+    are_alike = is_numbered and len({re.sub(r"\d+", "0", part) for part in parts}) == 1
+    return are_alike or ("{" not in text and RANGE_OF_HOSTS.fullmatch(text) is not None)
 
 
 def _conditions_text(mapping: TraceMapping) -> str:
