@@ -195,6 +195,13 @@ def test_loads_of_the_own_experts_of_ranks_stand_beside_each_other(tmp_path):
     assert loads_of(str(tmp_path / "folder")) == ([7], [0], [[[1, 9, 2, 9]]])
 
 
+def test_a_broken_file_of_a_folder_is_named(tmp_path):
+    write(tmp_path, "load_rank0.json", [{"step": 1, "layer": 0, "tokens": [3, 1]}])
+    write(tmp_path, "load_rank1.json", "{")
+    with pytest.raises(SpecError, match=r"load_rank1\.json: not valid JSON"):
+        read_routing(str(tmp_path))
+
+
 def test_records_that_say_the_same_load_twice_are_told(tmp_path):
     lines = [{"step": step, "layer": 0, "tokens_per_expert": [3, 1]} for step in (0, 1, 1)]
     found = read_routing(write(tmp_path, "loads.jsonl", lines))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ def read(source: LoadSource) -> LoadReading:
     for name, content in source.files:
         rank = re.search(r"rank\D?(\d{1,9})", Path(name).name) if len(source.files) > 1 else None
         reader.part = rank[1] if rank else None
-        for where, raw in _records(text_of(source, content).strip().encode()):
+        file = replace(source, name=name)
+        for where, raw in _records(text_of(file, content).strip().encode()):
             try:
                 record = decode_json(raw)
             except ValueError as error:
-                source.fault(where, f"not valid JSON ({error})")
+                file.fault(where, f"not valid JSON ({error})")
                 continue
             reader.add_record(where, record)
     return reader.records()
