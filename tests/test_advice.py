@@ -306,6 +306,20 @@ def test_the_value_of_the_best_is_that_of_seeds_that_did_not_choose_it():
     assert np.mean(found) == pytest.approx(100, abs=0.4)
 
 
+def test_fewer_seeds_than_an_interval_takes_judge_nothing_and_a_remark_says_so():
+    def value(one, seed, _changes):
+        return 10.0 + len(one.choice[0][1]) + 0.01 * seed
+
+    # Two race at six seeds, and the best is judged with its neighbours: five times six runs.
+    for max_runs, first_seed in ((29, 0), (30, MIN_SAMPLES)):
+        made = Made(value)
+        search = made.search(max_runs)
+        found = advice._advise(made, search, of("ds", "lazarus"), 100, print)
+        assert (search.first_seed, found.ranking[0].num_seeds) == (first_seed, MIN_SAMPLES)
+        told = "the seeds that choose the best also judge it, which flatters it: `max_runs` are too few for 6 others"
+        assert (told in found.notes) == (first_seed == 0)
+
+
 def test_a_recorded_trace_has_no_other_seeds_to_judge_by_and_a_remark_says_so():
     made = Made(noisy)
     search = Search(made.measure, GOODPUT, 200, NUM_STRETCHES)

@@ -109,7 +109,10 @@ def test_few_seeds_tell_no_difference_and_runs_are_compared_at_the_seeds_of_both
     assert (better.name, better.is_tie, worse.is_tie) == ("y", True, None)
     # Only seed 1 is in both.
     assert worse.behind.value == 2.0
-    assert rank({"x": dict.fromkeys(SIX, 1.0), "y": dict.fromkeys(SIX, 0.0)})[1].is_tie is False
+    for less, nothing in ((False, 0.0), (True, math.inf)):
+        for seeds, is_tie in ((SIX, False), ([0], None)):
+            values = {"x": dict.fromkeys(seeds, 1.0), "y": dict.fromkeys(seeds, nothing)}
+            assert rank(values, less_is_better=less)[1].is_tie is is_tie
 
 
 def test_the_best_is_best_at_the_seeds_of_all_whatever_others_it_has():

@@ -174,8 +174,8 @@ def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
         (0, 100.0, 100.0, 200.0), (1, 120.0, 106.0, 212.0), (2, 122.0, 112.0, 224.0)
     ]  # fmt: skip
     shown = render(list(sweep_parts(result)), 100)
-    # At the seed of both, 112 / 122 over 107 / 122 is 1.0467.
-    assert "ds: spares that pay: 1; with 2, samples cost 4.7 % more" in shown
+    # No seed is that of all: 112 / 122 over 106 / 120 is 1.0393.
+    assert "ds: spares that pay: 1; with 2, samples cost 3.9 % more" in shown
     assert "fewer than 6 seeds cannot tell which number pays" in shown
     assert [one["pays_most"] for one in result.to_json()["spares"]] == [False, True, False]
     assert set(spares_figure(result.spares())) == {"png", "pdf"}
@@ -221,6 +221,26 @@ def test_how_much_dearer_spares_are_is_told_by_totals_over_seeds_as_every_ratio(
     apart = (10 / 15 - 1 / 2.5) - (10 / 10 - 2 / 2.5)
     half = 2.5706 * 1.5 * abs(apart) * (6 / 5) ** 0.5 / 6**0.5  # Student's t of 5 degrees of freedom
     assert one.dearer == pytest.approx((1.5, 1.5 - half, 1.5 + half), rel=1e-4)
+
+
+def test_spares_are_compared_at_the_seeds_that_all_numbers_have():
+    # At the first seed one spare brings samples twice as cheap; the second, which it lacks, judges none.
+    found = {0: [(10, 100), (999, 100)], 1: [(20, 100)]}
+    row = {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": None}
+
+    def spares(found):
+        rows = tuple(
+            row | {"spares": number, "seed": seed, "samples": samples, "node_hours_held": hours}
+            for number, by_seed in found.items()
+            for seed, (samples, hours) in enumerate(by_seed)
+        )
+        return SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows)).spares()[0]
+
+    assert [(one.samples.value, one.dearer.value, one.is_tie) for one in spares(found)] == [
+        (10, 2, None),
+        (20, 1, True),
+    ]
+    assert [one.is_tie for one in spares({0: [(100, 100)] * 6, 1: [(0, 110)] * 6})] == [True, False]
 
 
 def test_the_picture_of_spares_shows_the_intervals_of_samples_and_of_costs(monkeypatch):

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from lazsim.study.intervals import Interval, mean_interval, ratio_interval
+from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
 
 BySeed = Mapping[Hashable, float]
 """A value for each seed."""
@@ -65,14 +65,13 @@ def is_better(one: BySeed, other: BySeed, *, less_is_better: bool = False) -> bo
     """
     more, fewer = (other, one) if less_is_better else (one, other)
     seeds = common_seeds([one, other])
-    if not seeds:
+    if len(seeds) < MIN_SAMPLES:
         return None
     above, below = (math.fsum(by_seed[seed] for seed in seeds) for by_seed in (more, fewer))
     if not below or math.isinf(above + below):
         # Nothing at all is less than something, and what never ends costs more than what does.
         return above > below
-    low = mean_interval(more[seed] - fewer[seed] for seed in seeds).low
-    return None if math.isnan(low) else low > 0
+    return mean_interval(more[seed] - fewer[seed] for seed in seeds).low > 0
 
 
 def rank(

@@ -43,11 +43,15 @@ UNTESTED_NOTE = (
     f"{UNTESTED_RATIO} times the first was tried; more runs or longer ones may tell"
 )
 
-JUDGED_SHARE = 0.1
-"""Share of the runs that is kept to judge what the search finds at other seeds."""
-
 MOST_TUNED = 3
 """Choices whose interval is tuned, the best first."""
+
+NUM_BESIDE = 2
+"""Neighbours of the best for which there must be runs."""
+
+JUDGED_SHARE, MOST_JUDGED_SHARE = 0.1, 0.25
+"""Share of the runs that is kept to judge what the search finds at other seeds: as many as intervals take, up to the
+second."""
 
 LONG_RUN_STEPS = 2 * MOST_STEPS
 """Steps above which a run takes seconds, and a search is told to take long."""
@@ -341,7 +345,9 @@ def _advise(
     num_changes = len(assumptions(question.scenario(choices[0], 0)))
     kept = min(int(KEPT_SHARE * search.max_runs), _num_screened(num_changes, MOST_RIVALS))
     kept = kept if kept >= _num_screened(num_changes, 1) else 0
-    search.num_kept = kept + int(JUDGED_SHARE * search.max_runs)
+    enough = MIN_SAMPLES * (min(MOST_TUNED, len(choices)) + NUM_BESIDE)
+    judged = min(max(int(JUDGED_SHARE * search.max_runs), enough), int(MOST_JUDGED_SHARE * search.max_runs))
+    search.num_kept = kept + judged
     contenders = list(_contenders(question, search, choices, interval))
     most_steps = max((question.starts[one.choice].most_steps for one in contenders), default=0)
     if most_steps > LONG_RUN_STEPS:
@@ -416,10 +422,10 @@ def _judge(
     search: Search, tuned: Sequence[Alternative], others: Sequence[Alternative], num_seeds: int
 ) -> tuple[int, list[str]]:
     """Run what a search has found at seeds of which it knew nothing; return their number, and remarks."""
-    # The best may have two neighbours, which run at as many.
-    num_judged = min(num_seeds, search.num_left // (len(tuned) + 2))
-    if not num_judged or not search.begin_anew():
-        why = "the trace has no others" if num_judged else "`max_runs` are too few for others"
+    num_judged = min(max(num_seeds, MIN_SAMPLES), search.num_left // (len(tuned) + NUM_BESIDE))
+    if num_judged < MIN_SAMPLES or not search.begin_anew():
+        is_short = num_judged < MIN_SAMPLES
+        why = f"`max_runs` are too few for {MIN_SAMPLES} others" if is_short else "the trace has no others"
         return num_seeds, [f"the seeds that choose the best also judge it, which flatters it: {why}"]
     search.run(tuned, num_judged)
     num_each = min(num_judged, search.num_left // max(1, len(others)))

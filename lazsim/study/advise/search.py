@@ -344,7 +344,8 @@ class Search:
 
     def _is_same(self, one: Alternative, other: Alternative) -> bool:
         values, others = self.values(one), self.values(other)
-        return all(values[seed] == others[seed] for seed in common_seeds([values, others]))
+        seeds = common_seeds([values, others])
+        return len(seeds) >= MIN_SAMPLES and all(values[seed] == others[seed] for seed in seeds)
 
 
 def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:

@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lazsim.files.writing import csv_bytes
-from lazsim.grouping import grouped
 from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval, ratio_interval
@@ -37,15 +36,15 @@ class Contest:
     """Samples where no seed judges what it helped to choose: see `lazsim.study.comparison.held_out_mean`."""
 
 
-SpentBySeed = Mapping[Hashable, Sequence[float]]
-"""What runs cost, and the samples that they train, for each seed."""
-
 THE_SAME = Interval(1.0, 1.0, 1.0)
+
+NEVER = Interval(math.inf, math.nan, math.nan)
+"""Cost of samples that no run trains."""
 
 
 @dataclass(frozen=True)
 class SpareCost:
-    """Means over seeds of runs with a number of spares."""
+    """Means of runs with a number of spares over the seeds that all numbers have, or else over its own."""
 
     among: Mapping[str, Any]
     """The run, and the values of the other axes."""
@@ -60,19 +59,14 @@ class SpareCost:
     per_million_samples: Interval
     """US dollars for a million samples, or node-hours where prices are not known."""
     dearer: Interval = THE_SAME
-    """How many times that of the number of spares with the least, at the same seeds."""
+    """How many times that of the number of spares with the least."""
+    is_tie: bool | None = True
+    """Whether samples may cost as little as they can; None where there are too few seeds to tell."""
 
     @property
     def name(self) -> str:
         """The run and the values of the other axes, in a line."""
         return name_setting(self.among)
-
-    @property
-    def is_tie(self) -> bool | None:
-        """Whether samples may cost as little as they can; None where there are too few seeds to tell."""
-        if self.dearer.value == 1:
-            return True
-        return None if math.isnan(self.dearer.low) and math.isfinite(self.dearer.value) else self.dearer.low <= 1
 
 
 def name_setting(setting: Mapping[Any, Any]) -> str:
@@ -214,22 +208,12 @@ class SweepResult:
         """Return costs against the number of spares, ascending, for each run and setting; none without that axis."""
         if "spares" not in self.setting_keys:
             return []
-        rows_of = grouped(((run_name(row), tuple(row[key] for key in self.setting_keys)), row) for row in self.rows)
-        found: dict[tuple[Any, ...], list[tuple[SpareCost, SpentBySeed]]] = {}
-        for (name, setting), rows in rows_of.items():
-            among = self._describe(name, setting)
+        found: dict[tuple[Any, ...], dict[int, dict[Hashable, Mapping[str, Any]]]] = {}
+        for row in self.rows:
+            among = self._describe(run_name(row), tuple(row[key] for key in self.setting_keys))
             num_spares = among.pop("spares")
-            made, hours = ([row[key] for row in rows] for key in ("samples", "node_hours_held"))
-            costs = [row["cost_usd"] for row in rows]
-            spent = hours if None in costs else costs
-            each: SpentBySeed = {
-                tuple(row.get(key) for key in SEEDS): found for row, *found in zip(rows, spent, made, strict=True)
-            }
-            per_million = Interval(*(1e6 * bound for bound in ratio_interval(spent, made)))
-            mean_cost = None if None in costs else fmean(costs)
-            one = SpareCost(among, num_spares, mean_interval(made), fmean(hours), mean_cost, per_million)
-            found.setdefault(tuple(among.items()), []).append((one, each))
-        return [_with_dearer(costs) for costs in found.values()]
+            found.setdefault(tuple(among.items()), {}).setdefault(num_spares, {})[_seeds_of(row)] = row
+        return [_spare_costs(dict(among), by_number) for among, by_number in found.items()]
 
     @property
     def setting_keys(self) -> tuple[str, ...]:
@@ -276,7 +260,7 @@ class SweepResult:
             | one.samples.named("samples")
             | one.per_million_samples.named("per_million_samples")
             | one.dearer.named("dearer")
-            | {"pays_most": one is paying_spares(costs), "is_tie": one.is_tie}
+            | {"pays_most": one is paying_spares(costs)}
             for costs in self.spares()
             for one in costs
         ]
@@ -286,8 +270,7 @@ class SweepResult:
         found: dict[tuple[Any, ...], dict[str, dict[Hashable, Any]]] = {}
         for row in self.rows:
             setting = tuple(row[key] for key in self.setting_keys)
-            seeds = tuple(row.get(key) for key in SEEDS)
-            found.setdefault(setting, {}).setdefault(run_name(row), {})[seeds] = row[column]
+            found.setdefault(setting, {}).setdefault(run_name(row), {})[_seeds_of(row)] = row[column]
         return {(name, setting): by_seed for setting, runs in found.items() for name, by_seed in runs.items()}
 
     def _describe(self, name: str, setting: tuple[Any, ...]) -> dict[str, Any]:
@@ -312,25 +295,40 @@ def run_name(row: Mapping[str, Any]) -> str:
     return f"{row['system']}:{row['placement']}" if row["placement"] else str(row["system"])
 
 
-def _with_dearer(costs: Sequence[tuple[SpareCost, SpentBySeed]]) -> list[SpareCost]:
-    """Return costs by the number of spares, each with how much dearer its samples are than the cheapest."""
-    best = paying_spares([one for one, _ in costs])
-    least = next(each for one, each in costs if one is best)
-    found = [one if one is best else replace(one, dearer=_dearer_than(least, each)) for one, each in costs]
-    return sorted(found, key=lambda one: one.num_spares)
+def _seeds_of(row: Mapping[str, Any]) -> Hashable:
+    return tuple(row.get(key) for key in SEEDS)
 
 
-def _dearer_than(least: SpentBySeed, other: SpentBySeed) -> Interval:
-    """Return the cost of a sample over the least one, both of totals over the seeds that have them, with its interval.
+def _spare_costs(
+    among: Mapping[str, Any], by_number: Mapping[int, Mapping[Hashable, Mapping[str, Any]]]
+) -> list[SpareCost]:
+    """Hold the rows of each number of spares, by seed, against those of the cheapest; return costs, ascending."""
+    shared = common_seeds(by_number.values())
+    is_priced = all(row["cost_usd"] is not None for rows in by_number.values() for row in rows.values())
+    costs, each = [], {}
+    for number, of_number in sorted(by_number.items()):
+        seeds = shared or list(of_number)
+        columns = ("samples", "node_hours_held", "cost_usd")
+        made, hours, usd = ([of_number[seed][column] for seed in seeds] for column in columns)
+        spent = usd if is_priced else hours
+        per_sample = ratio_interval(spent, made) if any(made) else NEVER
+        each[number] = dict(zip(seeds, _as_values(spent, made, per_sample.value), strict=True))
+        per_million = Interval(*(1e6 * bound for bound in per_sample))
+        mean_usd = fmean(usd) if is_priced else None
+        costs.append(SpareCost(among, number, mean_interval(made), fmean(hours), mean_usd, per_million))
+    best = paying_spares(costs)
+    ranked = {one.name: one for one in rank(each, best.num_spares, less_is_better=True)}
 
-    Each cost of a sample is the mean of values by seed that differ from it as a ratio does to first order; see
-    `ratio_interval`.
-    """
-    seeds = common_seeds([least, other])
-    values = []
-    for by_seed in (other, least):
-        spent, made = ([by_seed[seed][part] for seed in seeds] for part in (0, 1))
-        cost = divide(math.fsum(spent), math.fsum(made), math.inf)
-        share = divide(len(seeds), math.fsum(made), 0.0)
-        values.append([cost + share * (a - cost * b) if share else cost for a, b in zip(spent, made, strict=True)])
-    return ratio_interval(*values)
+    def against_best(one: SpareCost) -> SpareCost:
+        if shared:
+            return replace(one, dearer=ranked[one.num_spares].behind, is_tie=ranked[one.num_spares].is_tie)
+        times = divide(one.per_million_samples.value, best.per_million_samples.value)
+        return replace(one, dearer=Interval(times, math.nan, math.nan), is_tie=None)
+
+    return [one if one is best else against_best(one) for one in costs]
+
+
+def _as_values(spent: Sequence[float], made: Sequence[float], rate: float) -> list[float]:
+    """Return values by seed whose mean is a rate of totals, which differ from it as the rate does to first order."""
+    share = divide(len(made), math.fsum(made), 0.0)
+    return [rate + share * (a - rate * b) if share else rate for a, b in zip(spent, made, strict=True)]
