@@ -144,7 +144,7 @@ def run_live(spec: LiveSpec, script: Script, pool: WorkerPool, device: str = "cp
         spec = msgspec.structs.replace(spec, checkpoint_folder=folder)
         counts = {"num_initial": script.num_nodes, "max_nodes": spec.global_batch}
         run = asyncio.run(run_locally(spec, script, pool, **counts, device=device))
-        blocks = load_blocks(Path(folder), spec.num_steps, all_keys(spec))
+        blocks = load_blocks(spec, spec.num_steps, all_keys(spec))
         return run, {key: values.numpy() for key, values in blocks.items()}
 
 

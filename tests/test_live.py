@@ -470,7 +470,7 @@ def test_workers_that_die_before_the_first_step_are_not_waited_for(pool, tmp_pat
     (tmp_path / "step-000000004" / "dense.npy").write_bytes(b"")
     spec = msgspec.structs.replace(spec, num_steps=8)
     quiet = TraceInjector(quiet_trace(2), 1.0, is_awaited=False)
-    with pytest.raises(LazsimError, match=r"dense\.npy: is no array"):
+    with pytest.raises(LazsimError, match=r"dense\.npy: no float64 array"):
         asyncio.run(run_locally(spec, quiet, pool, num_initial=2, max_nodes=2))
 
 
@@ -967,7 +967,7 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(pool, tmp_path, und
     with pytest.raises(LazsimError, match="has a checkpoint of another job"):
         train(8, seed=1)
     train(NUM_STEPS)
-    blocks = load_blocks(tmp_path, NUM_STEPS, all_keys(tiny_spec()))
+    blocks = load_blocks(tiny_spec(checkpoint_folder=str(tmp_path)), NUM_STEPS, all_keys(tiny_spec()))
     assert largest_difference({key: values.numpy() for key, values in blocks.items()}, undisturbed[1]) < ROUNDING
 
 

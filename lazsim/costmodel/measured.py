@@ -57,8 +57,7 @@ class TimeTable:
                 worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
                 raise CostRangeError(
                     f"the profile has {self.kernel} from {self.sizes[0]:,.10g} to {self.sizes[-1]:,.10g}, "
-                    f"but {worst:,.10g} is needed; measure that size too, or go on by the analytic model with "
-                    "`extrapolate`"
+                    f"but {worst:,.10g} is needed; measure that size too, or `extrapolate` it by the analytic model"
                 )
             times_s *= extrapolate(asked, inside)
         return np.where(busy, times_s, 0.0)

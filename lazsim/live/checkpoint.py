@@ -19,13 +19,16 @@ from torch import Tensor
 from lazsim.errors import LazsimError
 from lazsim.files.decoding import decode_json
 from lazsim.files.reading import read_array, read_bytes
-from lazsim.files.writing import write_whole
+from lazsim.files.writing import TEMPORARY, write_whole
 from lazsim.live.spec import LiveSpec
-from lazsim.live.state import Key, all_keys
+from lazsim.live.state import Key, all_keys, block_size
 from lazsim.specs import sha256
 
 COMPLETE = "complete.json"
 STEP = re.compile(r"\d{9,15}", re.ASCII)
+
+OWN = re.compile(rf"{COMPLETE}|dense\.npy|layer-\d+-expert-\d+\.npy|{re.escape(TEMPORARY)}.*", re.ASCII)
+"""All that a checkpoint has. A folder with anything else stays: others call theirs ``step-...``, too."""
 
 DEPENDS_ON = (
     "model", "num_heads", "global_batch", "learning_rate", "beta1", "beta2", "epsilon", "balance_weight", "dtype",
@@ -85,11 +88,12 @@ def job_hash(spec: LiveSpec) -> str:
 
 
 def complete(spec: LiveSpec, step: int) -> None:
-    """Complete a checkpoint that every rank has written its part of, and drop older ones."""
+    """Complete a checkpoint and drop older ones; raise a LazsimError where a part that was written is not here."""
     folder = Path(spec.checkpoint_folder)
     path = checkpoint_path(folder, step)
     names = [_name(key) for key in all_keys(spec)]
-    assert all((path / name).exists() for name in names), "every block has been written"
+    if missing := next((name for name in names if not (path / name).exists()), None):
+        raise LazsimError(f"{missing} was written and is not here; give a folder that all workers share")
     write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "job": job_hash(spec), "blocks": names}))
     _drop(older for number, older in _by_step(folder).items() if number < step)
 
@@ -102,9 +106,10 @@ def drop_unfinished(folder: Path) -> None:
 
 def _drop(checkpoints: Iterable[Path]) -> None:
     for path in checkpoints:
-        # The list goes first, so that a half-removed checkpoint does not count.
-        (path / COMPLETE).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
+        if all(OWN.fullmatch(file.name) for file in path.glob("*")):
+            # The list goes first, so that a half-removed checkpoint does not count.
+            (path / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _by_step(folder: Path) -> dict[int, Path]:
@@ -124,28 +129,30 @@ def refuse_other_jobs(spec: LiveSpec) -> None:
     if step := last_step(folder):
         path = checkpoint_path(folder, step) / COMPLETE
         try:
-            job = decode_json(read_bytes(path), dict[str, Any]).get("job")
+            found = decode_json(read_bytes(path), dict[str, Any])
         except ValueError as error:
             raise LazsimError(f"{path}: is not the list of a checkpoint ({error}); remove its folder") from None
-        if job != job_hash(spec):
+        if (found.get("job"), found.get("step")) != (job_hash(spec), step):
             raise LazsimError(
-                f"{folder}: has a checkpoint of another job (model, text, batch, seed or optimizer differ); choose "
-                "another `checkpoints` folder, or empty it"
+                f"{folder}: has a checkpoint of another job (model, text, batch, seed or optimizer differ) or step; "
+                "choose another `checkpoints` folder, or empty it"
             )
 
 
-def load_blocks(folder: Path, step: int, keys: Iterable[Key]) -> dict[Key, Tensor]:
-    """Read blocks of a checkpoint; raise a LazsimError where a file is missing or is no array."""
+def load_blocks(spec: LiveSpec, step: int, keys: Iterable[Key]) -> dict[Key, Tensor]:
+    """Read blocks of a checkpoint; raise a LazsimError where a file is missing or has not the values of its block."""
     values = {}
     for key in keys:
-        path = checkpoint_path(folder, step) / _name(key)
+        path, shape = checkpoint_path(Path(spec.checkpoint_folder), step) / _name(key), (3, block_size(spec, key))
         try:
             with path.open("rb") as stream:
-                values[key] = torch.from_numpy(read_array(stream, path.stat().st_size))
-        except OSError as error:
-            raise LazsimError(f"{path}: cannot be read ({error.strerror}); the checkpoint is damaged") from None
-        except (ValueError, TypeError):
-            raise LazsimError(f"{path}: is no array; the checkpoint is damaged, remove its folder") from None
+                read = read_array(stream, path.stat().st_size)
+            if (read.shape, read.dtype) != (shape, spec.dtype) or not np.isfinite(read).all():
+                raise ValueError
+        except (OSError, ValueError, TypeError) as error:
+            why = getattr(error, "strerror", None) or f"no {spec.dtype} array of {shape} with finite values"
+            raise LazsimError(f"{path}: {why}; the checkpoint is damaged, remove its folder") from None
+        values[key] = torch.from_numpy(read)
     return values
 
 

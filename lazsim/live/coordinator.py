@@ -281,12 +281,9 @@ class Coordinator:
             checkpoint_step=self._checkpoint_step(),
             dropped=self._dropped,
             step=self.step,
-            step_s=self._step_s(),
+            step_s=self.record.steps[-1].step_s if self.record.steps else 0.0,
         )
         return decide_next(self.system, self.costs, stopped)
-
-    def _step_s(self) -> float:
-        return self.record.steps[-1].step_s if self.record.steps else 0.0
 
     def _alive(self) -> list[WorkerConnection]:
         alive = (worker for worker in self.server.workers if worker.alive)
@@ -506,13 +503,12 @@ class Coordinator:
         self._disconnect_unless("idle")
         await server.wait_until(lambda: self._are_at("idle"))
         lost = [member.name for member in self._members if not member.alive]
-        num_lost = len(lost)
         # The driver of a GPU may take longer than the window to end a process that was killed.
-        record.log.count("failures", int(num_lost > 0))
+        record.log.count("failures", int(bool(lost)))
         recovery.age_s = record.youngest_s(lost)
-        record.event("failure", self.step, num_lost=num_lost)
+        record.event("failure", self.step, num_lost=len(lost))
         recovery.rebuild_s += self.now_s() - known_s
-        self._failed_attempts = 0 if num_lost else self._failed_attempts + 1
+        self._failed_attempts = 0 if lost else self._failed_attempts + 1
         if self._failed_attempts == MAX_FAILED_ATTEMPTS:
             error = next((member.error for member in self._members if member.error), "no error given")
             self.stop(f"{MAX_FAILED_ATTEMPTS} attempts to go on failed in a row with no dead worker; the last: {error}")

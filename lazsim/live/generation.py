@@ -254,7 +254,7 @@ class Generation:
             state.fetch(self._group, holds, wanted)
             return
         if plan.source == "checkpoint":
-            values = load_blocks(Path(self._spec.checkpoint_folder), plan.step, wanted[rank])
+            values = load_blocks(self._spec, plan.step, wanted[rank])
         else:
             values = {key: initial_values(self._spec, key) for key in wanted[rank]}
         state.replace({}, plan.step)

@@ -1,7 +1,8 @@
 """Make a live run: on this machine with workers that a fault injector starts and kills, or with workers elsewhere."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from lazsim import __version__
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
-from lazsim.files.writing import check_folder, scratch_folder, write_whole
+from lazsim.files.folders import hold_folder
+from lazsim.files.writing import scratch_folder, write_whole
 from lazsim.live.checkpoint import drop_unfinished, refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
@@ -137,9 +139,8 @@ async def run_locally(
     job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
     """
     check_job(spec, max_nodes, device)
-    with scratch_folder() as scratch:
-        costs = live_costs(spec, max_nodes)
-        spec = _make_ready(spec, scratch)
+    costs = live_costs(spec, max_nodes)
+    with scratch_folder() as scratch, _made_ready(spec, scratch) as spec:
         if not spec.text:
             # Each worker would take a second to read the standard library.
             write_whole(scratch / "text", load_text(""))
@@ -158,7 +159,7 @@ async def run_locally(
         try:
             return await _lead(coordinator, on_start, begin)
         except LiveError as error:
-            last = last_error(nodes.log)
+            last = last_error(nodes.log, str(error))
             raise LiveError(f"{error}; a worker's last words: {last}" if last else str(error)) from None
         finally:
             pool.kill_all()
@@ -180,9 +181,9 @@ async def run_on_cluster(
     Workers have the same secret and share the checkpoint folder. Raises a LazsimError where the job cannot go on.
     """
     costs = live_costs(spec, num_initial)
-    spec = _make_ready(spec, Path(spec.checkpoint_folder))
-    server = WorkerServer(spec, secret, device, host, port)
-    return await _lead(Coordinator(server, costs, num_initial, CLUSTER_START_TIMEOUT_S), on_start, lambda: None)
+    with _made_ready(spec, Path(spec.checkpoint_folder)) as spec:
+        server = WorkerServer(spec, secret, device, host, port)
+        return await _lead(Coordinator(server, costs, num_initial, CLUSTER_START_TIMEOUT_S), on_start, lambda: None)
 
 
 async def _lead(coordinator: Coordinator, on_start: OnStart | None, begin: Callable[[], None]) -> LiveRun:
@@ -198,13 +199,13 @@ async def _lead(coordinator: Coordinator, on_start: OnStart | None, begin: Calla
         await coordinator.server.close()
 
 
-def _make_ready(spec: LiveSpec, scratch: Path) -> LiveSpec:
-    """Check the job, and make its checkpoint folder, in a scratch folder where none was chosen."""
+@contextmanager
+def _made_ready(spec: LiveSpec, scratch: Path) -> Iterator[LiveSpec]:
+    """Check the job, and hold its checkpoint folder, one in a scratch folder where none was chosen."""
     spec = prepare(spec)
     folder = Path(spec.checkpoint_folder or scratch / "checkpoints").absolute()
-    check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     spec = msgspec.structs.replace(spec, checkpoint_folder=str(folder))
-    refuse_other_jobs(spec)
-    drop_unfinished(folder)
-    return spec
+    with hold_folder(folder):
+        refuse_other_jobs(spec)
+        drop_unfinished(folder)
+        yield spec

@@ -70,8 +70,6 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
 def check_model(model: ModelSpec, num_heads: int) -> None:
     """Raise a SpecError for a model that is not GPT-2 in shape, which live workers cannot build."""
     if model.num_shared_experts or model.matrices_per_expert != 2:
-        raise SpecError(
-            f"{model.name}: live training has experts of two matrices and none shared; choose a GPT-2 shape"
-        )
+        raise SpecError(f"{model.name}: live training has experts of two matrices, none shared; choose a GPT-2 shape")
     if model.d_model % num_heads:
         raise SpecError(f"{model.name}: d_model {model.d_model} is not a multiple of {num_heads} heads; choose others")

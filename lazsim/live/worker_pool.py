@@ -124,8 +124,9 @@ def _work(log: str, address: tuple[str, int], name: str, secret: bytes, local_ra
     os._exit(run_worker(address, name, secret, "127.0.0.1", local_rank))
 
 
-def last_error(log: Path) -> str:
-    """Return the last line that lazsim wrote to the log of workers, else the last line."""
-    lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()] if log.exists() else []
+def last_error(log: Path, told: str) -> str:
+    """Return the last line that lazsim wrote to the log of workers, else the last line, but for what they were told."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    lines = [line for line in lines if line.strip() and line != f"lazsim: {told}"]
     own = [line.removeprefix("lazsim: ") for line in lines if line.startswith("lazsim: ")]
     return (own or lines or [""])[-1]

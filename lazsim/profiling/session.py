@@ -263,12 +263,10 @@ def _run_parts(
     end_s, budget_s = session.scheduler.begin_s + options.budget_s, options.budget_s
     is_shared = exchanges or groups or stores
     session.run(kernels, end_s - budget_s * (1 - COMPUTE_SHARE) * is_shared, progress)
-    if groups:
-        small_s = min(end_s, time.monotonic() + SMALL_SHARE * budget_s)
-        session.run(group_measurements(session.header, num_ranks, backend), small_s, progress)
-    if options.storage is not None:
-        small_s = min(end_s, time.monotonic() + SMALL_SHARE * budget_s)
-        session.run(storage_measurements(options.storage), small_s, progress)
+    parts = [group_measurements(session.header, num_ranks, backend)] if groups else []
+    parts += [] if options.storage is None else [storage_measurements(options.storage)]
+    for part in parts:
+        session.run(part, min(end_s, time.monotonic() + SMALL_SHARE * budget_s), progress)
     # The most processes come first and get half of the time: the simulator uses their times.
     counts = rank_counts(num_ranks)[::-1] if exchanges else []
     for index, count in enumerate(counts):
