@@ -213,7 +213,8 @@ class Scenario(Inputs):
         """Generate or read the trace and cut it; see `lazsim.inputs.make_trace`."""
         if isinstance(self.settings["trace"], Trace):
             return self.settings["trace"]
-        assert self.trace is not None, "the scenario has a trace"
+        if self.trace is None:
+            raise SpecError("give a `trace`: one of `build_trace`, a file or a recipe")
         return shared_trace(self.trace, self.paths.get("trace"))
 
     def load_routing(self) -> Routing:

@@ -62,7 +62,7 @@ def test_per_layer_stands_beside_the_whole_model_only_where_there_are_layers(ans
     layers = np.array([layer["recovery_prob"] for layer in found["per_layer"]])
     assert layers.shape == (3, 3)
     assert (np.array(found["recovery_prob"]) <= layers.min(axis=0) + 1e-12).all()
-    assert "per_layer" not in answered("recovery", *SMALL, "--policy", "spread")["policies"]["spread"]
+    assert answered("recovery", *SMALL, "--policy", "spread")["policies"]["spread"]["per_layer"] is None
 
 
 def test_domains_fail_as_a_whole(answered, tmp_path):

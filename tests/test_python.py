@@ -157,3 +157,17 @@ def test_the_tables_of_states_have_the_columns_that_their_guide_names():
     timeline = lazsim.simulate(lazsim.build_trace(FOUR, duration_s=600), systems=["lazarus"]).timeline()
     told = re.search("``(time_s, .*)``", lazsim.RunResult.timeline.__doc__)
     assert list(timeline) == told[1].split(", ")
+
+
+def test_a_notebook_shows_a_result_as_a_table_and_a_shell_in_a_line():
+    result = lazsim.simulate("fail-every-5min", systems=["lazarus"], duration="2min")
+    assert "\n" not in repr(result)
+    assert f"lazarus {result.runs[0].samples:,}" in repr(result)
+    assert "<td>lazarus</td>" in result._repr_html_()
+
+
+def test_no_trace_and_a_number_as_a_path_are_refused_in_a_line():
+    with pytest.raises(lazsim.LazsimError, match=r"^give a `trace`"):
+        lazsim.simulate(None)
+    with pytest.raises(lazsim.LazsimError, match=r"^3: cannot be read"):
+        lazsim.load_trace(3)

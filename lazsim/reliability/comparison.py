@@ -86,9 +86,10 @@ class PlanComparison:
             "replicas": self._by_layer(self.task.replicas_LE.tolist()),
             "plans": {name: self._slots(plan) for name, plan in self.plans.items()},
             "scores": {name: asdict(score) for name, score in self.scores.items()},
+            "memory": self.memory and dict(self.memory),
+            "lose": None,
+            "old": None,
         }
-        if self.memory:
-            value["memory"] = dict(self.memory)
         if self.lost:
             value["lose"] = {
                 "nodes": list(self.lost),

@@ -49,10 +49,10 @@ class PolicyReliability:
         """Return plain data."""
         value: dict[str, Any] = {"failures": self.curve.failures.tolist(), **_curve_json(self.curve)}
         value |= {"num_minimal_failure_sets": len(self.sets_MN)}
-        if len(self.sets_MN) <= MAX_SETS_LISTED:
-            value["minimal_failure_sets"] = [np.flatnonzero(row).tolist() for row in self.sets_MN]
-        if has_layers:
-            value["per_layer"] = [_curve_json(layer) for layer in self.layers]
+        listed = len(self.sets_MN) <= MAX_SETS_LISTED
+        value["minimal_failure_sets"] = [np.flatnonzero(row).tolist() for row in self.sets_MN] if listed else None
+        value["per_layer"] = [_curve_json(layer) for layer in self.layers] if has_layers else None
+        value["shuffled"] = None
         if len(self.shuffled_RF):
             value["shuffled"] = {
                 "recovery_prob": self.shuffled_RF.mean(axis=0).tolist(),
@@ -62,8 +62,8 @@ class PolicyReliability:
                 "method": self.shuffled_method,
             }
         for prefix, estimate in (("trace", self.trace), ("node_fail", self.nodes)):
-            if estimate is not None:
-                value |= {f"{prefix}_{key}": number for key, number in dataclasses.asdict(estimate).items()}
+            keys = (field.name for field in dataclasses.fields(SurvivalEstimate))
+            value |= {f"{prefix}_{key}": getattr(estimate, key, None) for key in keys}
         return value
 
 
@@ -82,11 +82,10 @@ class ReliabilityReport:
         has_layers = self.task.has_layers
         policies = {name: found.to_json(has_layers=has_layers) for name, found in self.policies.items()}
         value: dict[str, Any] = {"policies": policies}
-        if self.scenarios.domains is not None:
-            # Minimal failure sets hold indices into these names.
-            value["domains"] = list(dict.fromkeys(self.scenarios.domains))
-        if self.scenarios.trace is not None:
-            value["trace"] = self.scenarios.trace.to_json()
+        domains, trace = self.scenarios.domains, self.scenarios.trace
+        # Minimal failure sets hold indices into these names.
+        value["domains"] = None if domains is None else list(dict.fromkeys(domains))
+        value["trace"] = None if trace is None else trace.to_json()
         value["inputs"] = all_inputs(self.task, list(self.policies), self.scenarios.inputs)
         return value | {"notes": list(self.notes)}
 

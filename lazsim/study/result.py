@@ -33,13 +33,13 @@ HISTORIES = {
 """Columns of the histories of a run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """The results of replaying one trace under several systems."""
 
     id: str
     """Hash of every input: equal inputs, equal result."""
-    inputs: Mapping[str, Any] = field(repr=False)
+    inputs: Mapping[str, Any]
     """Every input by name, with its SHA-256 where it is a file; seed and version."""
     trace: Mapping[str, Any]
     """Description of the replayed stretch of the trace; see `describe_trace`."""
@@ -53,8 +53,16 @@ class RunResult:
     """The same runs at the published settings, where `runs` are at the best that simulations find."""
     best: tuple[SystemRun, ...] | None = None
     """The same runs at the best settings, where `runs` are at the published ones and every system was asked for."""
-    scenarios: tuple[Scenario, ...] = field(default=(), repr=False, compare=False)
+    scenarios: tuple[Scenario, ...] = field(default=(), compare=False)
     """What each run simulates."""
+
+    def __repr__(self) -> str:
+        samples = ", ".join(f"{run.name} {run.samples:,}" for run in self.runs)
+        return f"<RunResult {self.id} on {self.trace['name']}: samples of {samples}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return str(self.summary().T.to_html(header=False))
 
     @property
     def compares_placements(self) -> bool:
@@ -69,13 +77,11 @@ class RunResult:
         ]
         for row, run in zip(runs, self.runs, strict=True):
             row["setting"] = setting_of(run)
+            row["published"] = row["best"] = None
         for name, others in (("published", self.published), ("best", self.best)):
             for row, run in zip(runs, others or (), strict=False):
-                row[name] = {
-                    "setting": setting_of(run), "goodput_samples_per_s": run.goodput_samples_per_s, "ettr": run.ettr
-                }  # fmt: skip
-                if run.lost_token_share is not None:
-                    row[name]["lost_token_share"] = run.lost_token_share
+                kept = ("goodput_samples_per_s", "ettr", "lost_token_share")
+                row[name] = {"setting": setting_of(run), **{key: getattr(run, key) for key in kept}}
         return {
             "id": self.id,
             "trace": dict(self.trace),
@@ -131,7 +137,7 @@ def setting_of(run: SystemRun) -> dict[str, int]:
 
 
 def run_row(scenario: Scenario, run: SystemRun) -> dict[str, Any]:
-    """Return one run as ``lazsim run --json`` prints it, with the recovery probability where plans were scored."""
+    """Return one run as ``lazsim run --json`` prints it; None stands for what does not apply."""
     names = ("system", "placement", "steps", "samples", "goodput_samples_per_s", "ettr")
     value: dict[str, Any] = {name: getattr(run, name) for name in names}
     value |= {**named_counts(run), "wall_s": run.wall_s, "ledger_s": dict(run.ledger_s)}
@@ -140,13 +146,10 @@ def run_row(scenario: Scenario, run: SystemRun) -> dict[str, Any]:
     value |= {name: getattr(run, name) for name in prices}
     value["memory_bytes"] = run.memory and {**run.memory.parts, "total": run.memory.total}
     value["fits_memory"] = fits_memory(scenario, run)
-    optional = {"extrapolated_s": run.extrapolated_s, "host_memory_bytes": run.host_bytes or None}
-    optional["lost_token_share"] = run.lost_token_share
-    value |= {name: number for name, number in optional.items() if number is not None}
-    if scenario.score_plans:
-        scores = {"prob": "recovery_prob", "ci_low": "ci_low", "ci_high": "ci_high", "method": "method"}
-        value |= {f"plan_recovery_{key}": getattr(run.plan_recovery, name, None) for key, name in scores.items()}
-    return value
+    value |= {"extrapolated_s": run.extrapolated_s, "host_memory_bytes": run.host_bytes or None}
+    value["lost_token_share"] = run.lost_token_share
+    scores = {"prob": "recovery_prob", "ci_low": "ci_low", "ci_high": "ci_high", "method": "method"}
+    return value | {f"plan_recovery_{key}": getattr(run.plan_recovery, name, None) for key, name in scores.items()}
 
 
 def _hours(run: SystemRun) -> dict[str, float]:

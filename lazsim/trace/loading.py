@@ -94,5 +94,5 @@ def load_trace(
         refuse_mapping(name, mapping, format)
         trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
     else:
-        trace = read_trace(path, format=format, seed=seed, lenient=lenient, mapping=mapping)
+        trace = read_trace(name, format=format, seed=seed, lenient=lenient, mapping=mapping)
     return cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)
