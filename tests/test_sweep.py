@@ -141,6 +141,14 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert (tmp_path / "table.csv").read_bytes() == first.table()
 
 
+def test_rows_of_another_numpy_are_made_anew_under_the_same_ids_of_runs(tmp_path, monkeypatch):
+    first = collect(square, [2, 3], tmp_path, num_workers=1)
+    monkeypatch.setattr("lazsim.study.collect.version", lambda _library: "99.0")
+    again = collect(square, [2, 3], tmp_path, num_workers=1)
+    assert len(set(ids(tmp_path))) == 4
+    assert [task.id for task in again.tasks] == [task.id for task in first.tasks]
+
+
 def test_equal_runs_of_several_points_are_made_once(tmp_path):
     grid = {"job.checkpoint_interval_steps.ds": [20, 40], "system": ["lazarus", "ds"]}
     rows = run_sweep(parse_sweep({"base": BASE, "grid": grid}), tmp_path, num_workers=1).rows

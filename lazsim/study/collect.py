@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +23,10 @@ from lazsim.study.store import Store, StoredRow, encode_row
 
 NOT_SIMULATED = ("cli", "output", "live", "profiling", "pytorch")
 """Packages on which a simulation does not depend: they show results, or are applications of their own."""
+
+LIBRARIES = ("numpy", "scipy")
+"""Their versions decide results, too: a numpy generator may draw other numbers from the same seed in each release (NEP
+19), and scipy's optimizers may end elsewhere. Results of other versions are not kept results, yet of the same run."""
 
 Function = Callable[[Any], Mapping[str, Any]]
 """From an argument to plain data; a function of a module."""
@@ -48,7 +53,9 @@ class Task(NamedTuple):
     """A call to make."""
 
     id: str
-    """Hash of everything that the result depends on; see `task_id`. Results are kept under it."""
+    """Hash of the function, the code and the inputs; see `task_id`."""
+    key: str
+    """Under which a folder keeps the result: hash of the id and of the libraries; see `LIBRARIES`."""
     label: str
     """Name of the task in errors."""
     inputs: Any
@@ -113,40 +120,44 @@ def collect(
     """
     plain = [getattr(one, "inputs", one) for one in inputs]
     calls = zip(map(str, inputs) if labels is None else labels, plain, inputs, strict=True)
-    tasks = [Task(task_id(function, data), label, data, argument) for label, data, argument in calls]
+    versions = {name: version(name) for name in LIBRARIES}
+    tasks = [
+        Task(run_id := task_id(function, data), hash_id([run_id, versions]), label, data, argument)
+        for label, data, argument in calls
+    ]
     if backend not in BACKENDS:
         raise LazsimError(unknown_name("backend", backend, list(BACKENDS)))
     num_workers = len(os.sched_getaffinity(0)) if num_workers is None else check_whole("num_workers", num_workers)
-    by_id = {task.id: task for task in tasks}
+    by_key = {task.key: task for task in tasks}
     errors: dict[str, str] = {}
     with ExitStack() as stack:
         store: Store | None = None
         if folder is not None:
             stack.enter_context(hold_folder(folder))
             store = stack.enter_context(closing(Store(folder)))
-        values = store.read(by_id) if store else {}
-        todo = [task for task in by_id.values() if task.id not in values]
-        with (progress or show_nothing)(len(values), len(by_id)) as advance:
+        values = store.read(by_key) if store else {}
+        todo = [task for task in by_key.values() if task.key not in values]
+        with (progress or show_nothing)(len(values), len(by_key)) as advance:
             run = functools.partial(_run_task, function)
             if not todo or (num_workers == 1 and backend == "loky"):
                 done: Iterable[tuple[str, bytes | None, str]] = map(run, todo)
             else:
                 done = BACKENDS[backend](run, todo, num_workers, address)
-            for run_id, line, error in done:
+            for key, line, error in done:
                 if line is None:
-                    errors[run_id] = error
+                    errors[key] = error
                 else:
                     if store:
                         store.append(line)
-                    values[run_id] = msgspec.json.decode(line, type=StoredRow).decode()
+                    values[key] = msgspec.json.decode(line, type=StoredRow).decode()
                 advance(1)
     return Outcomes(
-        tuple(tasks), tuple(values.get(one.id) for one in tasks), tuple(errors.get(one.id, "") for one in tasks)
+        tuple(tasks), tuple(values.get(one.key) for one in tasks), tuple(errors.get(one.key, "") for one in tasks)
     )
 
 
 def task_id(function: Function, inputs: Any) -> str:
-    """Hash everything that a result depends on: the function, the code of lazsim, and the inputs."""
+    """Hash the function, the code of lazsim, and the inputs: equal on every machine and under every library."""
     made_by = [f"{function.__module__}.{function.__qualname__}", lazsim.__version__, _code_sha256(function)]
     return hash_id([made_by, inputs])
 
@@ -168,9 +179,9 @@ def _code_sha256(function: Function) -> str:
 
 
 def _run_task(function: Function, task: Task) -> tuple[str, bytes | None, str]:
-    """Return the id of a task, and the line of its result, or why there is none."""
+    """Return the key of a task, and the line of its result, or why there is none."""
     try:
         value = function(task.argument)
     except LazsimError as error:
-        return task.id, None, str(error)
-    return task.id, encode_row(task.id, task.inputs, value), ""
+        return task.key, None, str(error)
+    return task.key, encode_row(task.key, task.inputs, value), ""
