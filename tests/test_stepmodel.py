@@ -533,6 +533,17 @@ def test_latent_attention_takes_time_in_proportion_to_its_heads():
     assert times_s[1] / times_s[0] == pytest.approx(2, rel=1e-3)
 
 
+def test_a_plain_dispatch_launches_sums_and_copies_of_counts_and_that_of_deepep_none():
+    def launched(dispatcher):
+        forward = blocks_of(inputs_of(dispatcher=dispatcher))["moe"].forward
+        parts = [operation.part for operation in forward]
+        return sum(operation.kernels for operation in forward[: parts.index("expert_exchange")])
+
+    # NVIDIA/Megatron-LM 0.16: 5 sums, a copy and a gather of counts, 3 kernels of a map, the permutation, and 4 copies
+    # to the host. DeepEP's kernels are counted after its dispatch.
+    assert launched("all_to_all") - launched("deepep") == 5 + 1 + 1 + 3 + 1 + 4
+
+
 def test_padded_experts_spare_the_host_its_wait():
     padded = inputs_of(capacity_factor=1.0, pad_to_capacity=True)
     waits = [sum(operation.waits for operation in blocks_of(some)["moe"].forward) for some in (inputs_of(), padded)]

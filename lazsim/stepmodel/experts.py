@@ -16,16 +16,20 @@ The gate reads 16 bits and writes 32. Its gradients are matmuls of 32: inputs ar
 which that of the exchange is added (``RouterGatingLinearFunction`` of NVIDIA/Megatron-LM 0.16)."""
 
 PERMUTE_KERNELS = {
-    "all_gather": ((0, 0), (9, 2), (3, 2), (0, 0)),
-    "all_to_all": ((6, 1), (3, 2), (2, 1), (2, 1)),
+    "all_gather": ((0, 0), (12, 7), (3, 3), (0, 0)),
+    "all_to_all": ((11, 1), (3, 2), (3, 1), (1, 1)),
     "deepep": ((0, 0), (9, 5), (2, 2), (0, 0)),
     "hybridep": ((0, 0), (5, 1), (1, 1), (0, 0)),
 }
 """Kernels before and after a dispatch and before and after a combine, each forward and backward.
 
-Counted in the dispatchers of NVIDIA/Megatron-LM 0.16 with fused permutation: maps, permutation and sort by expert,
-exchange of probabilities, copies of counts to the host; backward, the maps are there already.
+Counted in the dispatchers of NVIDIA/Megatron-LM 0.16 with fused permutation (NVIDIA/TransformerEngine 2.9): sums and
+exchange of counts, maps, permutation and sort by expert, exchange of probabilities; backward, maps are there already.
 """
+
+COUNT_COPIES = {"all_gather": 1, "all_to_all": 4, "deepep": 0, "hybridep": 2}
+"""Copies of these counts to the host. A plain exchange has four tensors of them (``_maybe_dtoh_and_synchronize``), and
+the host reads those of DeepEP where its kernel writes them."""
 
 BIAS_BYTES = (28, 40)
 """Bytes for each number, forward and backward, of the second bias of experts; the first matmul adds the first itself.
@@ -187,7 +191,8 @@ def _needs_counts(kernels: Kernels) -> bool:
 
 def _counts(kernels: Kernels) -> list[Item]:
     """Send the tokens of each expert to the host, which waits for them before it launches the exchange."""
-    counts = Operation("router", 0.0, 2, 2 * kernels.launch_s, counts=True)
+    copies = COUNT_COPIES[kernels.inputs.parallel.dispatcher]
+    counts = Operation("router", 0.0, copies, copies * kernels.launch_s, counts=True)
     return [Item((counts,), ())] * _needs_counts(kernels)
 
 
