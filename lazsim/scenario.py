@@ -249,6 +249,10 @@ class Scenario(Inputs):
             )
         return Spares(most_nodes - self.num_spares, self.spare_start_s)
 
+    def most_in_service(self, trace: Trace) -> int:
+        """Return the most nodes of the trace that are alive at once, without the spares."""
+        return self.spares(trace).most_in_service or trace.most_nodes(self.wall_s(trace))
+
     def load_profile(self) -> Profile | None:
         """Read the measured times, if any."""
         if self.profile_sha256 is None:

@@ -77,7 +77,7 @@ def test_a_run_on_a_profile_goes_beyond_it_where_asked_to(tmp_path):
         return run_sweep(load_sweep(path), num_workers=1)
 
     ((_, said),) = sweep().failures
-    assert "go on by the analytic model" in said
+    assert "or `extrapolate` it by the analytic model" in said
     row = sweep(extrapolate=True).rows[0]
     trace = generate_trace(load_recipe("fail-every-5min"), np.random.default_rng(0), "any")
     profile = str(tmp_path / "mine.csv")

@@ -992,6 +992,13 @@ def test_the_best_setting_trains_no_fewer_samples_than_the_published_one_and_bot
     assert "published setting" in render(run_parts(result), 200)
 
 
+def test_an_interval_is_that_of_the_nodes_of_the_trace_whatever_the_cluster_has():
+    events = trace((0, "add", "a b c d"), (3000, "remove", "a"), duration_s=6000.0)
+    asked = {"systems": ["async-checkpoint"], "model": "gpt-s"}
+    small, large = (lazsim.simulate(events, **asked, **{"cluster.num_nodes": number}).runs[0] for number in (4, 40))
+    assert small.interval_steps == large.interval_steps
+
+
 def test_a_setting_that_no_failure_sends_back_is_better_than_one_that_loses_work():
     # Both nodes of a pair fail: of two copies none is left.
     events = trace((0, "add", "a b c d"), (1200, "remove", "a b"), (1230, "add", "e f"), duration_s=6000.0)

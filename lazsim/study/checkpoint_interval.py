@@ -91,11 +91,10 @@ def choose_setting(
     if interval is None and own is not None:
         return Setting(system, own)
     costs = scenario.costs()
-    most_nodes = max(trace.most_nodes(scenario.wall_s(trace)) for trace in traces)
-    num_nodes = max(scenario.cluster.num_nodes, most_nodes)
+    num_nodes = max(map(scenario.most_in_service, traces))
     if not system.usable_nodes(costs, num_nodes):
         # The simulation says why.
-        return Setting(system, 1)
+        return Setting(system, own or 1)
     if isinstance(interval, float):
         return Setting(system, max(1, round(interval / steady_step_s(system, costs, loads, num_nodes))))
     steps = own or interval_steps(system, costs, loads, num_nodes, mean_between_s(scenario, traces))

@@ -356,8 +356,7 @@ def plan_of(scenario: Scenario) -> PlacementPlan | None:
     system, costs, trace = scenario.find_system(), scenario.costs(), scenario.load_trace()
     if not system.is_elastic:
         return None
-    most_nodes = scenario.spares(trace).most_in_service or trace.most_nodes(scenario.wall_s(trace))
-    num_nodes = system.usable_nodes(costs, most_nodes)
+    num_nodes = system.usable_nodes(costs, scenario.most_in_service(trace))
     if not num_nodes:
         return None
     per_domain = costs.cluster.nodes_per_domain
