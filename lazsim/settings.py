@@ -1,5 +1,6 @@
 """The settings of a run, as a user gives them: their types, their defaults, and what each needs to have an effect."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
@@ -141,11 +142,13 @@ def check_settings(settings: Settings, where: str) -> dict[str, Any]:
     SpecError
         When one has another type or no effect; the message begins with `where`.
     """
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    plain = {name: _plain(value) for name, value in settings.items()}
     given = {name: value for name, value in plain.items() if value is not None or name not in DEFAULTS}
     for name in filter(_TYPES.__contains__, given):
         with prefix_errors(f"{where}`{name}`"):
             convert(given[name], _TYPES[name])
+    if not isinstance(trace := given.get("trace", ""), Trace | Spec | str):
+        raise SpecError(f"{where}`trace`: expected a `Trace`, a file or a recipe, got {type(trace).__name__}")
     for name, needed in NEEDS.items():
         if given.get(name, DEFAULTS[name]) == DEFAULTS[name]:
             continue
@@ -154,3 +157,9 @@ def check_settings(settings: Settings, where: str) -> dict[str, Any]:
         if name in OF_TRACES and isinstance(given["trace"], Trace):
             raise SpecError(f"{where}`{name}` has no effect on a Trace, which is taken as it is: leave `{name}` out")
     return given
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value

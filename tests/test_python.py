@@ -10,6 +10,7 @@ import pytest
 import lazsim
 from lazsim.errors import SpecError, TraceFormatError
 from lazsim.placement.baselines import place_compact, place_spread
+from lazsim.specs.catalog import read_spec_bytes
 from lazsim.study.collect import collect
 
 FOUR = [lazsim.Event(0, "add", f"node{number}") for number in range(4)]
@@ -171,3 +172,13 @@ def test_no_trace_and_a_number_as_a_path_are_refused_in_a_line():
         lazsim.simulate(None)
     with pytest.raises(lazsim.LazsimError, match=r"^3: cannot be read"):
         lazsim.load_trace(3)
+    with pytest.raises(lazsim.LazsimError, match=r"^`trace`: expected a `Trace`, a file or a recipe, got int$"):
+        lazsim.simulate(3)
+
+
+def test_a_path_works_wherever_the_name_of_a_file_does(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_bytes(read_spec_bytes("models", "gpt-m"))
+    by_path = lazsim.simulate("fail-every-5min", model=path, systems=["ds"], duration="1min")
+    by_name = lazsim.simulate("fail-every-5min", model="gpt-m", systems=["ds"], duration="1min")
+    assert by_path.runs[0].samples == by_name.runs[0].samples

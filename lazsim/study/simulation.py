@@ -86,8 +86,7 @@ def simulate(
     >>> result.runs[0].counts["failures"], result.runs[0].wall_s
     (0, 600.0)
     """
-    settings["trace"] = str(trace) if isinstance(trace, Path) else trace
-    scenarios, left_out = resolve_runs(settings, systems, placements)
+    scenarios, left_out = resolve_runs(settings | {"trace": trace}, systems, placements)
     searches = ALL in systems and settings.get("interval") is None and not placements
     return simulate_scenarios(scenarios, progress, left_out, searches=searches)
 
