@@ -31,6 +31,7 @@ from lazsim.engine.held import NOTHING, Held, Planned
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
+from lazsim.files.folders import hold_folder
 from lazsim.files.writing import scratch_folder
 from lazsim.live.calibration import Calibration
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
@@ -979,8 +980,10 @@ def test_a_folder_of_checkpoints_keeps_no_unfinished_one(pool, tmp_path):
     (tmp_path / "step-by-step.md").write_text("mine")
     script = Script(2, {("stepped", 2): [("call", lambda _nodes: leave_unfinished(98))]})
     spec = tiny_spec(num_steps=5, checkpoint_folder=str(tmp_path))
-    # What is left of a job that was killed is neither continued nor kept, nor is what this one leaves.
-    assert asyncio.run(run_locally(spec, script, pool, num_initial=2, max_nodes=2)).run.steps == 5
+    # What is left of a job that was killed is neither continued nor kept, nor is what this one leaves. The result may
+    # be written to the same folder.
+    with hold_folder(tmp_path):
+        assert asyncio.run(run_locally(spec, script, pool, num_initial=2, max_nodes=2)).run.steps == 5
     assert {path.name for path in tmp_path.iterdir()} == {"step-000000005", "step-by-step.md"}
 
 

@@ -10,7 +10,15 @@ pytest.importorskip("torch", reason="live training needs torch: pip install 'laz
 
 from lazsim.errors import LazsimError
 from lazsim.files.folders import hold_folder
-from lazsim.live.checkpoint import complete, drop_unfinished, last_step, load_blocks, refuse_other_jobs, save_blocks
+from lazsim.live.checkpoint import (
+    LOCK,
+    complete,
+    drop_unfinished,
+    last_step,
+    load_blocks,
+    refuse_other_jobs,
+    save_blocks,
+)
 from lazsim.live.run import run_locally
 from lazsim.live.state import DENSE, all_keys, initial_values
 from lazsim.live.worker_pool import last_error
@@ -78,7 +86,7 @@ def test_folders_of_others_stay_whatever_they_are_called(spec, tmp_path):
 
 
 def test_a_second_job_in_the_folder_of_one_that_runs_is_refused(spec, tmp_path):
-    with hold_folder(tmp_path), pytest.raises(LazsimError, match="another run is writing to it"):
+    with hold_folder(tmp_path, LOCK), pytest.raises(LazsimError, match="another run is writing to it"):
         asyncio.run(run_locally(spec, Script(2), None, num_initial=2, max_nodes=2))
 
 

@@ -21,10 +21,11 @@ LOCK = ".lazsim.lock"
 
 
 @contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Make a folder, and keep other processes from writing results to it until the block is done; refuse one in use.
+def hold_folder(folder: Path, lock_name: str = LOCK) -> Iterator[None]:
+    """Make a folder, and keep other runs from writing results to it until the block is done; refuse one in use.
 
-    One that is still empty then is removed, with the folders above it that were made for it.
+    What is held by another lock may share the folder. One that is still empty then is removed, with the folders above
+    it that were made for it.
     """
     check_folder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -33,13 +34,13 @@ def hold_folder(folder: Path) -> Iterator[None]:
         try:
             with signals_held():
                 folder.mkdir(parents=True, exist_ok=True)
-                lock = _lock(folder / LOCK)
+                lock = _lock(folder / lock_name)
         except OSError as error:
             raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
         yield
     finally:
         if lock is not None:
-            (folder / LOCK).unlink(missing_ok=True)
+            (folder / lock_name).unlink(missing_ok=True)
             os.close(lock)
         with suppress(OSError):
             for path in made:

@@ -26,6 +26,8 @@ from lazsim.specs import sha256
 
 COMPLETE = "complete.json"
 STEP = re.compile(r"\d{9,15}", re.ASCII)
+LOCK = ".lazsim.checkpoints.lock"
+"""Lock of the folder of checkpoints, which may be that of a result."""
 
 OWN = re.compile(rf"{COMPLETE}|dense\.npy|layer-\d+-expert-\d+\.npy|{re.escape(TEMPORARY)}.*", re.ASCII)
 """All that a checkpoint has. A folder with anything else stays: others call theirs ``step-...``, too."""

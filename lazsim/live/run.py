@@ -17,7 +17,7 @@ from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files.folders import hold_folder
 from lazsim.files.writing import scratch_folder, write_whole
-from lazsim.live.checkpoint import drop_unfinished, refuse_other_jobs
+from lazsim.live.checkpoint import LOCK, drop_unfinished, refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
 from lazsim.live.messages import LiveError
@@ -205,7 +205,7 @@ def _made_ready(spec: LiveSpec, scratch: Path) -> Iterator[LiveSpec]:
     spec = prepare(spec)
     folder = Path(spec.checkpoint_folder or scratch / "checkpoints").absolute()
     spec = msgspec.structs.replace(spec, checkpoint_folder=str(folder))
-    with hold_folder(folder):
+    with hold_folder(folder, LOCK):
         refuse_other_jobs(spec)
         drop_unfinished(folder)
         yield spec
