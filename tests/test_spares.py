@@ -18,6 +18,17 @@ from lazsim.trace.table import Batch, Event, build_trace
 LOST_S = 600.0
 
 
+def result_of(found):
+    """Return a sweep over numbers of spares; `found` has the samples and the node-hours of each seed by number."""
+    row = {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": None, "id": "x"}
+    rows = tuple(
+        row | {"spares": number, "seed": seed, "samples": samples, "node_hours_held": hours}
+        for number, by_seed in found.items()
+        for seed, (samples, hours) in enumerate(by_seed)
+    )
+    return SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
+
+
 def twelve_nodes(*, lost=("node0",), duration_s=1800.0):
     """Twelve nodes, of which some are lost after ten minutes."""
     events = [Event(0.0, "add", f"node{index}") for index in range(12)]
@@ -184,21 +195,7 @@ def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
 def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart():
     # Hours for 100 samples: one spare takes a twentieth more at every seed, two take more or less by turns.
     hours = {0: lambda _: 100.0, 1: lambda seed: 105.0 + 0.01 * seed, 2: lambda seed: 101.0 + 4 * (-1) ** seed}
-    rows = tuple(
-        {
-            "system": "ds",
-            "placement": None,
-            "num_failures": 9,
-            "cost_usd": None,
-            "id": "x",
-            "spares": number,
-            "seed": seed,
-        }
-        | {"samples": 100.0, "node_hours_held": hours[number](seed)}
-        for number in hours
-        for seed in range(8)
-    )
-    result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
+    result = result_of({number: [(100.0, of(seed)) for seed in range(8)] for number, of in hours.items()})
     (costs,) = result.spares()
     assert [one.is_tie for one in costs] == [True, False, True]
     # Hours for a million samples; Student's t of 7 degrees of freedom is 2.365, and the standard error 4.28 / sqrt(8).
@@ -209,14 +206,7 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
 
 def test_how_much_dearer_spares_are_is_told_by_totals_over_seeds_as_every_ratio():
     # Hours 30 for 5 samples, and 20 for 5; the mean of the hours of a sample at each seed would be 1.8 times as much.
-    made = {1: ((10.0, 1), (20.0, 4)), 0: ((10.0, 2), (10.0, 3))}
-    rows = tuple(
-        {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": None, "spares": number, "seed": seed}
-        | {"samples": samples, "node_hours_held": hours}
-        for number, by_seed in made.items()
-        for seed, (hours, samples) in enumerate(by_seed * 3)
-    )
-    ((_, one),) = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows)).spares()
+    ((_, one),) = result_of({1: [(1, 10.0), (4, 20.0)] * 3, 0: [(2, 10.0), (3, 10.0)] * 3}).spares()
     # Deviations of the logarithm: hours over their mean, less samples over theirs, of 10 and 1, and of 10 and 2.
     apart = (10 / 15 - 1 / 2.5) - (10 / 10 - 2 / 2.5)
     half = 2.5706 * 1.5 * abs(apart) * (6 / 5) ** 0.5 / 6**0.5  # Student's t of 5 degrees of freedom
@@ -226,39 +216,17 @@ def test_how_much_dearer_spares_are_is_told_by_totals_over_seeds_as_every_ratio(
 def test_spares_are_compared_at_the_seeds_that_all_numbers_have():
     # At the first seed one spare brings samples twice as cheap; the second, which it lacks, judges none.
     found = {0: [(10, 100), (999, 100)], 1: [(20, 100)]}
-    row = {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": None}
-
-    def spares(found):
-        rows = tuple(
-            row | {"spares": number, "seed": seed, "samples": samples, "node_hours_held": hours}
-            for number, by_seed in found.items()
-            for seed, (samples, hours) in enumerate(by_seed)
-        )
-        return SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows)).spares()[0]
-
-    assert [(one.samples.value, one.dearer.value, one.is_tie) for one in spares(found)] == [
+    assert [(one.samples.value, one.dearer.value, one.is_tie) for one in result_of(found).spares()[0]] == [
         (10, 2, None),
         (20, 1, True),
     ]
-    assert [one.is_tie for one in spares({0: [(100, 100)] * 6, 1: [(0, 110)] * 6})] == [True, False]
+    assert [one.is_tie for one in result_of({0: [(100, 100)] * 6, 1: [(0, 110)] * 6}).spares()[0]] == [True, False]
 
 
 def test_the_picture_of_spares_shows_the_intervals_of_samples_and_of_costs(monkeypatch):
-    rows = tuple(
-        {
-            "system": "ds",
-            "placement": None,
-            "num_failures": 9,
-            "cost_usd": None,
-            "id": "x",
-            "spares": number,
-            "seed": seed,
-        }
-        | {"samples": 100.0 + 4 * (-1) ** seed, "node_hours_held": 100.0 + number}
-        for number in range(2)
-        for seed in range(8)
+    result = result_of(
+        {number: [(100.0 + 4 * (-1) ** seed, 100.0 + number) for seed in range(8)] for number in range(2)}
     )
-    result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
     monkeypatch.setattr("lazsim.output.plots.sweep.to_files", lambda figure: figure)
     # Student's t of 7 degrees of freedom is 2.365, and the standard error 4.28 / sqrt(8).
     for axes, around in zip(spares_figure(result.spares()).axes, (100.0, 1e6), strict=True):
