@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from lazsim_experiments import shared
 from lazsim_experiments.shared import compare
+from scipy.stats import ttest_1samp
 
 from lazsim.output.plots import charts
 from lazsim.output.sweep import sweep_files, sweep_parts
@@ -104,6 +105,36 @@ def test_what_is_far_behind_at_every_seed_is_no_tie_however_much_it_varies_itsel
         assert (first.name, second.is_tie) == (best, False)
 
 
+VALUES = st.lists(st.tuples(*[st.integers(0, 40)] * 2), min_size=6, max_size=12)
+
+
+@given(VALUES, st.floats(0.01, 100))
+def test_a_ratio_is_in_its_interval_where_the_mean_of_the_difference_may_be_0(pairs, ratio):
+    above, below = (list(map(float, side)) for side in zip(*pairs, strict=True))
+    assume(any(above) and any(below))
+    found = ratio_interval(above, below)
+    # A paired t-test, which scipy has.
+    apart = [a - ratio * b for a, b in pairs]
+    assume(np.std(apart) > 1e-9)
+    p_value = ttest_1samp(apart, 0.0).pvalue
+    assume(abs(p_value - 0.05) > 1e-6)
+    if p_value > 0.05:
+        assert found.low <= ratio <= found.high
+    elif found.low > 0 or found.high < math.inf:
+        assert not found.low <= ratio <= found.high
+
+
+@given(VALUES)
+def test_bounds_of_a_ratio_turn_round_with_it_and_tell_what_is_better_as_its_interval_does(pairs):
+    above, below = (list(map(float, side)) for side in zip(*pairs, strict=True))
+    assume(any(above) and any(below))
+    found, turned = ratio_interval(above, below), ratio_interval(below, above)
+    assert found.low * turned.high == pytest.approx(1.0) or (found.low == 0 and math.isinf(turned.high))
+    first, second = rank({"above": dict(enumerate(above)), "below": dict(enumerate(below))})
+    assert first.is_tie
+    assert second.is_tie is (second.behind.low <= 1)
+
+
 def test_few_seeds_tell_no_difference_and_runs_are_compared_at_the_seeds_of_both():
     better, worse = rank({"x": {0: 1.0, 1: 2.0}, "y": {1: 4.0, 2: 8.0}})
     assert (better.name, better.is_tie, worse.is_tie) == ("y", True, None)
@@ -138,8 +169,9 @@ def test_a_sweep_over_one_field_is_one_table_along_it_that_names_the_best_value(
         ["2", "255", "+-", "4"],
         ["most", "samples,", "compared", "at", "the", "same", "seeds"],
         ["of", "best", "samples", "held", "out", "times", "the", "next", "ties", "with"],
-        # 1530 / 669. The residuals a - R b grow by 2 - 2.287 a seed: 2.5706 * 1.8708 * 0.287 / sqrt(6) / 111.5.
-        ["all", "2", "255", "+-", "4", "255", "2.287", "+-", "0.005", "-"],
+        # 1530 / 669. What a - r b grows by a seed is 2 - r, of a deviation of 1.8708, and k = 2.5706 * 1.8708 / sqrt(6)
+        # is 1.9633: bounds are where 255 - 111.5 r is k (2 - r) or its opposite, (255 -+ 2 k) / (111.5 -+ k).
+        ["all", "2", "255", "+-", "4", "255", "2.287", "(2.282", "to", "2.292)", "-"],
     ]
 
 

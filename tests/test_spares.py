@@ -207,10 +207,11 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
 def test_how_much_dearer_spares_are_is_told_by_totals_over_seeds_as_every_ratio():
     # Hours 30 for 5 samples, and 20 for 5; the mean of the hours of a sample at each seed would be 1.8 times as much.
     ((_, one),) = result_of({1: [(1, 10.0), (4, 20.0)] * 3, 0: [(2, 10.0), (3, 10.0)] * 3}).spares()
-    # Deviations of the logarithm: hours over their mean, less samples over theirs, of 10 and 1, and of 10 and 2.
-    apart = (10 / 15 - 1 / 2.5) - (10 / 10 - 2 / 2.5)
-    half = 2.5706 * 1.5 * abs(apart) * (6 / 5) ** 0.5 / 6**0.5  # Student's t of 5 degrees of freedom
-    assert one.dearer == pytest.approx((1.5, 1.5 - half, 1.5 + half), rel=1e-4)
+    # To first order a node-hour per sample is 6 +- 1.6 by turns with one spare, 4 +- 0.8 with none. A ratio r may be
+    # where 6 - 4 r is up to k (1.6 - 0.8 r): k is 2.5706, Student's t of 5 degrees of freedom, times 1 / sqrt(5).
+    k = 2.5706 / 5**0.5
+    bounds = (6 - 1.6 * k) / (4 - 0.8 * k), (6 + 1.6 * k) / (4 + 0.8 * k)
+    assert one.dearer == pytest.approx((1.5, *bounds), rel=1e-4)
 
 
 def test_spares_are_compared_at_the_seeds_that_all_numbers_have():

@@ -154,6 +154,7 @@ def _interval_table(advice: Advice) -> Table:
     found, chosen = advice.formulas, "given" if advice.is_interval_given else "best"
     low, high = found.found_s[1:]
     between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
+    between = f"{format_duration(low)} or more" if math.isinf(high) else between
     best_s = advice.seconds(advice.best)
     rows = [
         (chosen, format_duration(best_s) if best_s else "none", None if math.isnan(low) else between),
@@ -180,8 +181,8 @@ def _assumptions(advice: Advice) -> Iterator[Part]:
 
 
 def _percent(ratio: Interval) -> str:
-    """Write by how much a ratio is above 1, with half of its interval."""
-    if math.isinf(ratio.value) or math.isnan(ratio.value):
-        return "all" if math.isinf(ratio.value) else "-"
-    share = f"{100 * (ratio.value - 1):.1f} %"
-    return share if math.isnan(ratio.low) else f"{share} +- {abs(100 * (ratio.high - ratio.value)):.1f}"
+    """Write by how much a ratio is above 1, with its interval."""
+    if math.isinf(ratio.value):
+        return "all"
+    found = with_interval(Interval(*(100 * (bound - 1) for bound in ratio)), ".1f")
+    return found if found == "-" else f"{found} %"

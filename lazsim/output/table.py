@@ -400,18 +400,20 @@ def _records(keys: Sequence[_Strip], strips: Sequence[_Strip], width: int) -> li
 
 
 def with_interval(found: "Interval", form: str) -> str:
-    """Write a mean with half of its interval, or with its bounds where the least or most of its kind cuts that off.
+    """Write a mean with half of its interval, or with its bounds where it is not their middle.
 
     Examples
     --------
     >>> from lazsim.study.intervals import Interval
-    >>> [with_interval(Interval(*bounds), ".0f") for bounds in ((7, 4, 10), (7, 0, 20), (7, 4, 8))]
-    ['7 +- 3', '7 (0 to 20)', '7 (4 to 8)']
+    >>> [with_interval(Interval(*bounds), ".0f") for bounds in ((7, 4, 10), (7, 0, 20), (7, 4, math.inf))]
+    ['7 +- 3', '7 (0 to 20)', '7 (4 or more)']
     """
     if math.isnan(found.value):
         return "-"
     if math.isnan(found.low):
         return number_text(found.value, form)
+    if math.isinf(found.high):
+        return f"{number_text(found.value, form)} ({number_text(found.low, form)} or more)"
     if not math.isclose(found.high - found.value, found.value - found.low, rel_tol=1e-6, abs_tol=1e-12):
         low, high = (number_text(bound, form) if bound else "0" for bound in found[1:])
         return f"{number_text(found.value, form)} ({low} to {high})"

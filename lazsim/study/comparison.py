@@ -51,27 +51,20 @@ class Ranked(Generic[Name]):
 def is_better(one: BySeed, other: BySeed, *, less_is_better: bool = False) -> bool | None:
     """Tell whether an alternative is better than another whatever the seeds; None where too few seeds have both.
 
-    Notes
-    -----
-    It is where the 95 % interval of their difference, seed by seed, is above 0: that tells by Fieller's theorem whether
-    a ratio is 1. The interval of a ratio does not, where what is below it varies much from seed to seed: it may hold 1
-    while one alternative has many times as much at every seed.
+    It is where the 95 % interval of how many times better it is lies above 1, which is where that of their difference,
+    seed by seed, lies above 0; see `lazsim.study.intervals.ratio_interval`. Nothing at all is less than something, and
+    what never ends costs more than what does.
 
     Examples
     --------
     >>> much, little = dict(enumerate([90, 100, 110, 95, 105, 100])), dict(enumerate([0, 0, 0, 0, 0, 9]))
-    >>> is_better(much, little), paired_ratio(much, little).low < 1
-    (True, True)
+    >>> is_better(much, little), is_better(little, much)
+    (True, False)
     """
-    more, fewer = (other, one) if less_is_better else (one, other)
-    seeds = common_seeds([one, other])
-    if len(seeds) < MIN_SAMPLES:
+    times = paired_ratio(*((other, one) if less_is_better else (one, other)))
+    if len(common_seeds([one, other])) < MIN_SAMPLES:
         return None
-    above, below = (math.fsum(by_seed[seed] for seed in seeds) for by_seed in (more, fewer))
-    if not below or math.isinf(above + below):
-        # Nothing at all is less than something, and what never ends costs more than what does.
-        return above > below
-    return mean_interval(more[seed] - fewer[seed] for seed in seeds).low > 0
+    return times.value > 1 if math.isinf(times.value) else times.low > 1
 
 
 def rank(

@@ -63,21 +63,40 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> Interval:
 
     Notes
     -----
-    The ratio estimator of survey sampling: with ``R = sum(a) / sum(b)``, its standard error is that of the mean of
-    ``(a - R b) / mean(b)`` (Cochran, Sampling Techniques, 3rd ed., 1977, section 6.3). Effects of a seed on both
-    alike, such as a failure that hits everyone early, cancel. The bounds are Student's t, and never below 0.
+    Fieller's theorem (Supplement to the Journal of the Royal Statistical Society 7 (1940) 1): a ratio ``r`` is in the
+    interval where that of the mean of ``a - r b``, by Student's t, holds 0. It holds 1 where that of the difference
+    holds 0; bounds turn round with the ratio; and there is no upper one where the sum below may be as good as 0.
+    Effects of a seed on both alike, such as a failure that hits everyone early, cancel.
 
     Examples
     --------
     >>> ratio_interval([2, 4, 6, 2, 4, 6], [1, 2, 3, 1, 2, 3])
     Interval(value=2.0, low=2.0, high=2.0)
+    >>> [round(bound, 2) for bound in ratio_interval([9, 11, 9, 11, 9, 11], [0, 0, 2, 0, 0, 4])]
+    [10.0, 3.68, inf]
     """
     if not any(below):
         return Interval(math.inf if any(above) else math.nan, math.nan, math.nan)
     ratio = math.fsum(above) / math.fsum(below)
-    scale = math.fsum(below) / len(below)
-    _, low, high = mean_interval([(a - ratio * b) / scale for a, b in zip(above, below, strict=True)])
-    return Interval(ratio, low if math.isnan(low) else max(0.0, ratio + low), ratio + high)
+    if len(above) < MIN_SAMPLES or not math.isfinite(ratio):
+        return Interval(ratio, math.nan, math.nan)
+    if not ratio:
+        return Interval(0.0, 0.0, 0.0)
+    return Interval(ratio, ratio / _most_times(below, above), ratio * _most_times(above, below))
+
+
+def _most_times(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return how many times itself a ratio of sums may be."""
+    from scipy.special import stdtrit
+
+    num, sums = len(above), (math.fsum(above), math.fsum(below))
+    # Both with a mean of 1: the ratio is one more than the greater root `d` of `d^2 = xx - 2 d xy + d^2 yy`.
+    pairs = [(num * a / sums[0], num * b / sums[1]) for a, b in zip(above, below, strict=True)]
+    share = float(stdtrit(num - 1, 0.975)) ** 2 / num / (num - 1)
+    xx = share * math.fsum((a - b) ** 2 for a, b in pairs)
+    xy = share * math.fsum((a - b) * (b - 1) for a, b in pairs)
+    yy = share * math.fsum((b - 1) ** 2 for _, b in pairs)
+    return 1 + (math.sqrt(xy * xy + xx * (1 - yy)) - xy) / (1 - yy) if yy < 1 else math.inf
 
 
 def few_failures_note(failures: Mapping[str, Sequence[int]]) -> tuple[str, ...]:

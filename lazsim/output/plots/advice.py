@@ -45,7 +45,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     for place, one in enumerate(ranking):
         # Costs of the best are the smaller ones, and its samples the larger ones.
         share, *bounds = (_percent(bound, is_cost=advice.goal.is_cost) for bound in one.behind)
-        reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)])
+        reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)], posinf=0)
         color = looks[one.name.choice].color
         face = color if not place or one.is_tie else "white"
         bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4, markerfacecolor=face)

@@ -123,7 +123,7 @@ def draw_intervals(
     if interval[0] not in frame or not np.isfinite(frame[interval[0]].to_numpy(dtype=float)).any():
         return
     low, heights, high = (frame[column].to_numpy(dtype=float) for column in (interval[0], y, interval[1]))
-    reach = np.maximum(np.stack([heights - low, high - heights]), 0)
+    reach = np.maximum(np.stack([heights - low, np.where(np.isinf(high), 0, high - heights)]), 0)
     axes.errorbar(places, heights, yerr=reach, fmt="none", ecolor=color, elinewidth=0.7, capthick=0.7, zorder=4)
 
 

@@ -53,7 +53,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
         of_cost = [one.per_million_samples for one in costs]
         for axes, found in ((samples, [one.samples for one in costs]), (cost, of_cost)):
-            reach = np.nan_to_num([[one.value - one.low, one.high - one.value] for one in found]).T
+            reach = np.nan_to_num([[one.value - one.low, one.high - one.value] for one in found], posinf=0).T
             axes.errorbar(numbers, [one.value for one in found], reach, capsize=2, elinewidth=0.7, **style)
         best = paying_spares(costs)
         ring = {"markersize": 9, "markerfacecolor": "none", "color": look.color, "clip_on": False}
