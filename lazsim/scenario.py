@@ -344,6 +344,9 @@ class Resolver:
         return _Resolution(self._name, self._folder, self._once, settings).scenario()
 
 
+_INTERVALS = "checkpoint_interval_steps"
+
+
 class _Resolution:
     """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
 
@@ -372,11 +375,14 @@ class _Resolution:
         with prefix_errors("" if asked["gpu"] else f"`cluster` {asked['cluster']}"):
             gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
-        job = _own_interval(spec(JobSpec, asked["job"] or own_job(model, gpu, cluster, step)), system.name)
+        job = spec(JobSpec, asked["job"] or own_job(model, gpu, cluster, step))
         is_plain = job.parallel is None and job.times is None
         if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
             found = with_layout(model, gpu, cluster, job, step, system)
-            job = job if isinstance(found, SpecError) else found
+            if not isinstance(found, SpecError):
+                intervals = {path: value for path, value in changes["job"].items() if path.startswith(_INTERVALS)}
+                job = override(found, intervals, "job", system.name, SYSTEMS)
+        job = _own_interval(job, system.name)
         changed = [f"{part}.{path}" for part, fields in changes.items() for path in fields]
         refuse_without_effect(changed, without_effect(job, model), self._where)
         if job.parallel is not None:

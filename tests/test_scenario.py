@@ -36,6 +36,26 @@ def test_a_run_takes_the_profile_of_the_catalogue_of_its_gpu_and_model_unless_to
         assert resolve({**shipped, **change}).profile_sha256 is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, None),  # Those of testbed-a, 250 for lazarus, are for its own steps: Young's takes their place.
+        ({"job.checkpoint_interval_steps": 50}, 50),
+        ({"job.checkpoint_interval_steps.lazarus": 60}, 60),
+        ({"job.checkpoint_interval_steps.ds": 70}, None),
+        ({"job": "testbed-a"}, 250),
+    ],
+)
+def test_a_chosen_layout_has_no_steps_between_checkpoints_but_those_asked_for(changes, steps):
+    scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "h100x64", "system": "lazarus", **changes})
+    assert scenario.job.checkpoint_interval_steps.get("lazarus") == steps
+
+
+def test_a_factor_of_steps_between_checkpoints_that_a_job_leaves_open_is_refused():
+    with pytest.raises(SpecError, match="there is no number to multiply; give one"):
+        resolve({"model": "qwen3-30b-a3b", "cluster": "h100x64", "job.checkpoint_interval_steps.lazarus": "x0.5"})
+
+
 @pytest.mark.parametrize("profile", ["h200", "analytic"])
 def test_a_layout_refuses_a_profile_and_the_lack_of_one(profile):
     with pytest.raises(SpecError, match="`profile`: a job with a layout takes the kernels of its GPU"):

@@ -45,7 +45,8 @@ def with_layout(
 ) -> JobSpec | SpecError:
     """Return a job with the layout that `default_layout` chooses for a system; an error says why it has none.
 
-    What the system pads under even loads counts, and states that it keeps for other nodes.
+    What the system pads under even loads counts, and states that it keeps for other nodes. Steps between checkpoints
+    are dropped: they were chosen for steps of the job as it was, and a layout's take another time.
     """
     encoded, adding = msgspec.json.encode(step, order="sorted"), None
     if system.padded or type(system).extra_gpu_bytes is not System.extra_gpu_bytes:
@@ -53,7 +54,7 @@ def with_layout(
     layout = _chosen_layout(model, gpu, cluster, encoded, system.keeps_whole_states, adding)
     if isinstance(layout, SpecError):
         return layout
-    chosen = msgspec.structs.replace(job, parallel=layout)
+    chosen = msgspec.structs.replace(job, parallel=layout, checkpoint_interval_steps={})
     return _fault(model, gpu, cluster, chosen, step) or chosen
 
 

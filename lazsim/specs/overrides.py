@@ -94,6 +94,8 @@ def _set(plain: dict[str, Any], path: list[str], value: Any, system: str, system
         raise SpecError(unknown_name("field", last, list(table)))
     factor = FACTOR.fullmatch(value) if isinstance(value, str) else None
     old = table.get(last)
+    if factor and old is None:
+        raise SpecError("there is no number to multiply; give one")
     numbers = old if isinstance(old, list | tuple) else [old]
     is_scaled = factor is not None and all(isinstance(one, int | float) for one in numbers)
     table[last] = scale(old, float(factor[1])) if factor and is_scaled else value
