@@ -467,22 +467,45 @@ def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     assert len(made.rows[cheap, ()]) == 29
 
 
-@pytest.mark.parametrize(("max_runs", "best"), [(35, "bb"), (1000, "a")])
-def test_of_two_that_cost_the_same_wherever_both_ran_the_one_more_often_in_time_is_the_best(max_runs, best):
+@pytest.mark.parametrize("num_seeds", [2, 6])
+@pytest.mark.parametrize(("max_runs", "everywhere", "best"), [(35, 0.0, "bb"), (99, 0.0, "bb"), (99, 0.01, "a")])
+def test_of_two_that_cost_the_same_where_both_are_in_time_the_one_more_often_in_time_is_the_best(
+    max_runs, everywhere, best, num_seeds
+):
     def measure(wanted, _changes):
-        """Of "a" the eighth run is late; "bb" pays to be in time then, which only more than seven runs can tell."""
+        """Of "a" the eighth run is late; "bb" pays to be in time then: one dear run of 29 tells no difference."""
         return [
-            {"cost": 9.0 if (name, seed) == ("bb", 7) else 1.0, "done": 0.5 if (name, seed) == ("a", 7) else 1.0}
+            {"cost": {"a": 1.0, "bb": 9.0 if seed == 7 else 1.0 + everywhere}[name]}
+            | {"done": 0.5 if (name, seed) == ("a", 7) else 1.0}
             for one, seed in wanted
             for name in [one.choice[0][1]]
         ]
 
     alternatives = [Alternative(choice, 1) for choice in of("a", "bb")]
     made = Search(measure, TEN_MINUTES, max_runs, 1000)
-    made.run(alternatives, MIN_SAMPLES)
+    made.run(alternatives[:1], MIN_SAMPLES)
+    made.run(alternatives[1:], num_seeds)
     # 29 runs of "a" are 35 with six of "bb"; with more, "bb" meets the seed at which it is dearer.
     assert made.make_sure(alternatives).choice == of(best)[0]
     assert made.goal.in_time(made.rows[alternatives[0], ()].values()).value == 28 / 29
+
+
+def test_what_samples_cost_is_the_rate_of_totals_over_seeds_as_every_ratio():
+    # Ten dollars for one sample and twenty for four are 6 a sample; the mean of 10 and 5 is 7.5, which "bb" is below.
+    goal = advice._find_goal("cost", 0.9, [resolve({"trace": "fail-every-5min", "price": "2"})])
+    paid = {"a": [(10, 1), (20, 4)] * 3, "bb": [(20, 4), (31, 4)] * 3}
+
+    def measure(wanted, _changes):
+        return [dict(zip(("cost_usd", "samples"), paid[one.choice[0][1]][seed], strict=True)) for one, seed in wanted]
+
+    made = Search(measure, goal, 99, 99)
+    alternatives = [Alternative(choice, 1) for choice in of("a", "bb")]
+    made.run(alternatives, MIN_SAMPLES)
+    best, other = made.rank(alternatives)
+    assert [one.name for one in (best, other)] == alternatives
+    assert [one.mean.value for one in (best, other)] == pytest.approx([1e6 * 30 / 5, 1e6 * 51 / 8])
+    assert other.behind.value == pytest.approx((51 / 8) / (30 / 5))
+    assert made.better_by(*alternatives, num_seeds=1).value == pytest.approx((20 / 4) / (10 / 1))
 
 
 def test_what_is_better_beyond_chance_at_the_seeds_that_judge_is_the_best_and_a_tie_is_not():

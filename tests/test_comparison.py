@@ -171,7 +171,7 @@ def test_a_sweep_over_one_field_is_one_table_along_it_that_names_the_best_value(
         ["of", "best", "samples", "held", "out", "times", "the", "next", "ties", "with"],
         # 1530 / 669. What a - r b grows by a seed is 2 - r, of a deviation of 1.8708, and k = 2.5706 * 1.8708 / sqrt(6)
         # is 1.9633: bounds are where 255 - 111.5 r is k (2 - r) or its opposite, (255 -+ 2 k) / (111.5 -+ k).
-        ["all", "2", "255", "+-", "4", "255", "2.287", "(2.282", "to", "2.292)", "-"],
+        ["all", "2", "255", "+-", "4", "255", "2.287", "+-", "0.005", "-"],
     ]
 
 

@@ -78,7 +78,7 @@ def _answer(advice: Advice) -> str:
             f"no setting is done in time with a probability of {goal.least_prob:.0%}\n"
             f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}"
         )
-    value = with_interval(goal.shown(advice.ranking[0].mean), goal.format)
+    value = with_interval(advice.ranking[0].mean, goal.format)
     ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
     num_ties = len(advice.ties)
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
@@ -124,7 +124,7 @@ def _ranking_table(advice: Advice) -> Table:
         unsure = " (too few seeds)" if seems_better(one) else ""
         tie = " (tie)" if place and one.is_tie else unsure
         behind = f"{_percent(one.behind)}{tie}" if place else "-"
-        row = [chosen, one.name.interval_steps, with_interval(goal.shown(one.mean), goal.format), behind, one.num_seeds]
+        row = [chosen, one.name.interval_steps, with_interval(one.mean, goal.format), behind, one.num_seeds]
         if goal.done is not None:
             row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
         if place:

@@ -400,7 +400,7 @@ def _records(keys: Sequence[_Strip], strips: Sequence[_Strip], width: int) -> li
 
 
 def with_interval(found: "Interval", form: str) -> str:
-    """Write a mean with half of its interval, or with its bounds where it is not their middle.
+    """Write a mean with half of its interval, or with its bounds where it is not their middle as numbers are written.
 
     Examples
     --------
@@ -414,7 +414,8 @@ def with_interval(found: "Interval", form: str) -> str:
         return number_text(found.value, form)
     if math.isinf(found.high):
         return f"{number_text(found.value, form)} ({number_text(found.low, form)} or more)"
-    if not math.isclose(found.high - found.value, found.value - found.low, rel_tol=1e-6, abs_tol=1e-12):
+    halves = {number_text(half, form) for half in (abs(found.high - found.value), abs(found.value - found.low))}
+    if len(halves) > 1:
         low, high = (number_text(bound, form) if bound else "0" for bound in found[1:])
         return f"{number_text(found.value, form)} ({low} to {high})"
-    return f"{number_text(found.value, form)} +- {number_text(found.high - found.value, form)}"
+    return f"{number_text(found.value, form)} +- {halves.pop()}"

@@ -7,7 +7,10 @@ from typing import Any, Generic, TypeVar
 
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
 
-BySeed = Mapping[Hashable, float]
+Value = float | tuple[float, float]
+"""A number, or two: what was paid and what it bought, of which the rate of totals over seeds counts."""
+
+BySeed = Mapping[Hashable, Value]
 """A value for each seed."""
 
 Name = TypeVar("Name", bound=Hashable)
@@ -22,7 +25,38 @@ def paired_ratio(above: BySeed, below: BySeed) -> Interval:
     2.0
     """
     seeds = common_seeds([above, below])
-    return ratio_interval([above[seed] for seed in seeds], [below[seed] for seed in seeds])
+    return ratio_interval(values_at(above, seeds), values_at(below, seeds))
+
+
+def values_at(by_seed: BySeed, seeds: Iterable[Hashable]) -> list[float]:
+    """Return the value at each seed; for rates, numbers whose mean is that of totals, and varies as it does.
+
+    Examples
+    --------
+    Of 6 dollars for 3 samples, 1 for 1 is half a dollar for a sample less than the rate of 2, over a mean of 1.5.
+
+    >>> values_at({0: (1, 1), 1: (5, 2)}, [0, 1])
+    [1.3333333333333335, 2.6666666666666665]
+    """
+    found = [by_seed[seed] for seed in seeds]
+    pairs = [one for one in found if isinstance(one, tuple)]
+    if not pairs:
+        return [one for one in found if not isinstance(one, tuple)]
+    paid, bought = (math.fsum(side) for side in zip(*pairs, strict=True))
+    if not bought:
+        return [math.inf] * len(pairs)
+    rate, share = paid / bought, len(pairs) / bought
+    # The first term of Taylor's series.
+    return [rate + share * (a - rate * b) for a, b in pairs]
+
+
+def mean_over_seeds(by_seed: BySeed) -> Interval:
+    """Return the mean of numbers, or the rate of totals, with its interval."""
+    pairs = [one for one in by_seed.values() if isinstance(one, tuple)]
+    if not pairs:
+        return mean_interval(values_at(by_seed, by_seed))
+    above, below = zip(*pairs, strict=True)
+    return ratio_interval(above, below)
 
 
 def common_seeds(values: Iterable[Mapping[Hashable, Any]]) -> list[Hashable]:
@@ -80,10 +114,10 @@ def rank(
     >>> [(one.name, one.mean.value, one.behind.value) for one in rank({"a": {0: 2, 1: 4}, "b": {0: 4, 1: 8}})]
     [('b', 6.0, 1.0), ('a', 3.0, 2.0)]
     """
-    means = {name: mean_interval(by_seed.values()) for name, by_seed in values.items()}
+    means = {name: mean_over_seeds(by_seed) for name, by_seed in values.items()}
     choose = min if less_is_better else max
     shared = common_seeds(values.values())
-    total = {name: math.fsum(by_seed[seed] for seed in shared) for name, by_seed in values.items()}
+    total = {name: math.fsum(values_at(by_seed, shared)) for name, by_seed in values.items()}
     first = choose(values, key=lambda name: total[name] if shared else means[name].value) if best is None else best
 
     def better_by(better: BySeed, other: BySeed) -> Interval:
@@ -118,6 +152,6 @@ def held_out_mean(values: Mapping[Name, BySeed]) -> float:
     kept = 0.0
     for seed in seeds:
         rest = [one for one in seeds if one != seed]
-        best = max(values.values(), key=lambda by_seed: math.fsum(by_seed[one] for one in rest))
-        kept += best[seed]
+        best = max(values.values(), key=lambda by_seed: math.fsum(values_at(by_seed, rest)))
+        kept += values_at(best, [seed])[0]
     return kept / len(seeds)

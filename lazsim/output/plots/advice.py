@@ -44,7 +44,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         add_legend(figure, axes, 3)
     for place, one in enumerate(ranking):
         # Costs of the best are the smaller ones, and its samples the larger ones.
-        share, *bounds = (_percent(bound, is_cost=advice.goal.is_cost) for bound in one.behind)
+        share, *bounds = (_percent(bound, is_cost=advice.goal.less_is_better) for bound in one.behind)
         reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)], posinf=0)
         color = looks[one.name.choice].color
         face = color if not place or one.is_tie else "white"
@@ -63,7 +63,7 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
     """
     for choice, curve in advice.curves.items():
         look, step_s = looks[choice], advice.starts[choice].step_s
-        shown = [advice.goal.shown(found) for found in curve.values()]
+        shown = list(curve.values())
         low, high = ([abs(one.value - one[end]) for one in shown] for end in (1, 2))
         curves.errorbar(
             [steps * step_s for steps in curve], [one.value for one in shown], np.nan_to_num([low, high]),

@@ -17,7 +17,7 @@ from lazsim.study.advise.question import CHOICES, MOST_STEPS, Question, distinct
 from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import Advance, ShowRuns
-from lazsim.study.comparison import Ranked
+from lazsim.study.comparison import Ranked, mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
 from lazsim.study.notes import count_notes
@@ -161,7 +161,7 @@ class Advice:
             return {**dict(one.choice), **steps}
 
         def ranked(one: Ranked[Alternative]) -> dict[str, Any]:
-            measured = {**self.goal.shown(one.mean).named("value"), **one.behind.named("behind")}
+            measured = {**one.mean.named("value"), **one.behind.named("behind")}
             if self.goal.done is not None:
                 measured |= self.goal.in_time(self.rows[one.name]).named("in_time_prob")
                 measured["misses_deadline"] = self.goal.is_late(self.rows[one.name])
@@ -315,7 +315,8 @@ def _find_goal(name: str, in_time_prob: float, scenarios: Sequence[Scenario]) ->
     column = "cost_usd" if priced == {True} else "node_hours_held"
     unit, form = COSTS[column]
     if name == "cost":
-        return Goal(name, f"{unit}/M samples", form, lambda row: divide(row["samples"], row[column], 0.0), False, 10**6)
+        unit = f"{unit}/M samples"
+        return Goal(name, unit, form, lambda row: (1e6 * row[column], row["samples"]), less_is_better=True)
     return Goal(
         name, f"{unit} for the work", form, lambda row: divide(row[column], row["done_share"], math.inf),
         less_is_better=True, done=lambda row: float(row["done_share"]), least_prob=in_time_prob,
@@ -373,7 +374,7 @@ def _advise(
     ordered = [one.name for group in (list(tuned), others) for one in search.rank(group)]
     curves = {
         one.choice: {
-            tried.interval_steps: mean_interval(map(goal.value, search.rows[tried, ()].values()))
+            tried.interval_steps: mean_over_seeds(goal.values(search.rows[tried, ()]))
             for tried in search.tried(one.choice, num_seeds)
         }
         for one in tuned
@@ -387,7 +388,8 @@ def _advise(
     # Tables show what is paid also where that is too late.
     rows = {one: tuple(search.rows[one, ()].values()) for one in finalists if (one, ()) in search.rows}
     ranking = [
-        replace(one, mean=mean_interval(map(goal.value, rows[one.name]))) for one in search.rank(finalists, best)
+        replace(one, mean=mean_over_seeds(goal.values(search.rows[one.name, ()])))
+        for one in search.rank(finalists, best)
     ]
     off = list(_look_around(question, search, best, num_seeds))
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]

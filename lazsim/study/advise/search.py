@@ -13,8 +13,18 @@ import numpy as np
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.study.checkpoint_interval import climb
-from lazsim.study.comparison import BySeed, Ranked, common_seeds, is_better, paired_ratio, rank
-from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval, share_interval
+from lazsim.study.comparison import (
+    BySeed,
+    Ranked,
+    Value,
+    common_seeds,
+    is_better,
+    mean_over_seeds,
+    paired_ratio,
+    rank,
+    values_at,
+)
+from lazsim.study.intervals import MIN_SAMPLES, Interval, ratio_interval, share_interval
 
 MOST_ROUNDS = 6
 """Steps of one ratio of a climb, at most: more seeds than those of a run's own search bear out an interval that is far
@@ -70,26 +80,17 @@ class Goal:
     heading: str
     format: str
     """Heading of what is shown, and its format."""
-    value: Callable[[RunRow], float]
+    value: Callable[[RunRow], Value]
     """From a row; the more the better, but where `less_is_better`."""
     less_is_better: bool = False
-    cost_of: int = 0
-    """Samples whose cost is shown in place of a value of samples for each unit of cost; 0 where the value is shown."""
     done: Callable[[RunRow], float] | None = None
     """From a row to the part that is done in time of what must be, 1 for all of it; None where nothing must be."""
     least_prob: float = 0.0
     """Probability with which all of it must be done: alternatives with less are worse than all others."""
 
-    @property
-    def is_cost(self) -> bool:
-        """Whether what is shown is better where it is less."""
-        return self.less_is_better or self.cost_of > 0
-
-    def shown(self, value: Interval) -> Interval:
-        """Return what is shown of a value."""
-        if not self.cost_of:
-            return value
-        return Interval(*(self.cost_of / bound if bound else math.inf for bound in (value.value, *value[:0:-1])))
+    def values(self, rows: Mapping[int, RunRow]) -> BySeed:
+        """Return the value at each seed."""
+        return {seed: self.value(row) for seed, row in rows.items()}
 
     def in_time(self, rows: Iterable[RunRow]) -> Interval:
         """Return the share of runs that do in time what must be done."""
@@ -173,7 +174,7 @@ class Search:
         rows = self.rows.get((one, changes), {})
         if rows and self.goal.is_missed(rows.values()):
             return dict.fromkeys(rows, math.inf if self.goal.less_is_better else 0.0)
-        return {seed: self.goal.value(row) for seed, row in rows.items()}
+        return self.goal.values(rows)
 
     def better_by(
         self, better: Alternative, one: Alternative, changes: Changes = (), num_seeds: int | None = None
@@ -250,7 +251,8 @@ class Search:
         rows, of_best = (list(self.rows[each, ()].values()) for each in (one, best))
         if not self.goal.is_missed(rows) or self.goal.in_time(rows).high < self.goal.least_prob:
             return False
-        return min(map(self.goal.value, rows)) <= max(map(self.goal.value, of_best))
+        ours, theirs = ([mean_over_seeds({0: self.goal.value(row)}).value for row in some] for some in (rows, of_best))
+        return min(ours) <= max(theirs) if self.goal.less_is_better else max(ours) >= min(theirs)
 
     def tune(self, choice: Choice, steps: int, most_steps: int, num_seeds: int) -> tuple[Alternative, Interval | None]:
         """Climb to the best steps of a choice; return it, and the maximum of the curve through those near it."""
@@ -258,16 +260,12 @@ class Search:
 
         def values(some: Iterable[int]) -> dict[int, BySeed]:
             rows = {steps: self.rows.get((Alternative(choice, steps), ()), {}) for steps in some}
-            return {
-                steps: {seed: sign * self.goal.value(row) for seed, row in found.items()}
-                for steps, found in rows.items()
-                if len(found) >= num_seeds
-            }
+            return {steps: self.goal.values(found) for steps, found in rows.items() if len(found) >= num_seeds}
 
         def scores(some: Iterable[int]) -> dict[int, float]:
             wanted = list(some)
             self.run([Alternative(choice, each) for each in wanted], num_seeds)
-            return {each: mean_interval(of.values()).value for each, of in values(wanted).items()}
+            return {each: sign * mean_over_seeds(of).value for each, of in values(wanted).items()}
 
         steps = climb(min(steps, most_steps), scores, most=most_steps, most_rounds=MOST_ROUNDS)
         near = values(
@@ -275,7 +273,7 @@ class Search:
             for one in self.tried(choice, num_seeds)
             if steps / NEAR <= one.interval_steps <= steps * NEAR
         )
-        found = fit_interval(near)
+        found = fit_interval(near, sign)
         if found is not None:
             steps = max(min(near), min(max(near), round(found.value)))
         tuned = Alternative(choice, steps)
@@ -313,8 +311,8 @@ class Search:
         """Return the first of some that does what must be done, at enough seeds to bear out its probability.
 
         Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. Of those
-        with the same value at every seed of both, it is the one that does it most often, else the first. Where all
-        miss it, the one that has done most is returned.
+        that tie with it, and have the same value at every seed at which both do it, it is the one that does it most
+        often. Where all miss it, the one that has done most is returned.
         """
         enough = 0
         if self.goal.done is not None:
@@ -329,7 +327,7 @@ class Search:
         return self.rank(ordered)[0].name
 
     def _surest(self, best: Alternative, ordered: Sequence[Alternative]) -> Alternative:
-        """Return what does more often what must be done, with the value of the best at every seed of both, if any."""
+        """Return what ties with the best, has its value where both do what must be done, and does it more often."""
 
         def share(one: Alternative) -> float:
             return self.goal.in_time(self.rows[one, ()].values()).value
@@ -337,18 +335,25 @@ class Search:
         surest = best
         for one in ordered if share(best) < 1 else ():
             rows = self.rows.get((one, ()), {})
-            if rows and self._is_same(one, best):
+            if self._is_same(one, best, 1):
                 self.run([one], min(len(self.rows[best, ()]), len(rows) + self.num_left))
-                surest = one if self._is_same(one, best) and share(one) > share(surest) else surest
+                is_same = self._is_same(one, best, MIN_SAMPLES) and not self.is_better(best, one)
+                surest = one if is_same and share(one) > share(surest) else surest
         return surest
 
-    def _is_same(self, one: Alternative, other: Alternative) -> bool:
-        values, others = self.values(one), self.values(other)
+    def _is_same(self, one: Alternative, other: Alternative, num_seeds: int) -> bool:
+        """Tell whether two have the same value at every seed at which both do what must be done: so many, or more."""
+        values, others = (
+            self.goal.values(
+                {seed: row for seed, row in self.rows.get((each, ()), {}).items() if not self.goal.is_late([row])}
+            )
+            for each in (one, other)
+        )
         seeds = common_seeds([values, others])
-        return len(seeds) >= MIN_SAMPLES and all(values[seed] == others[seed] for seed in seeds)
+        return len(seeds) >= num_seeds and all(values[seed] == others[seed] for seed in seeds)
 
 
-def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
+def fit_interval(values: Mapping[int, BySeed], sign: int = 1) -> Interval | None:
     """Return where a value is greatest over the steps between checkpoints, with its 95 % interval over seeds.
 
     Parameters
@@ -356,6 +361,8 @@ def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
     values
         The value at each seed, by steps between checkpoints, such as samples trained; seeds that not all have are left
         out.
+    sign
+        -1 where it is to be the least.
 
     Returns
     -------
@@ -382,7 +389,7 @@ def fit_interval(values: Mapping[int, BySeed]) -> Interval | None:
         return None
     centre = math.exp(math.fsum(map(math.log, values)) / len(values))
     share_I = np.array(list(values)) / centre
-    value_IS = np.array([[by_seed[seed] for seed in seeds] for by_seed in values.values()])
+    value_IS = sign * np.array([values_at(by_seed, seeds) for by_seed in values.values()])
     terms = np.stack([-1 / share_I, -share_I, np.ones(len(share_I))], axis=1)
     save_S, lost_S, _ = np.linalg.pinv(terms) @ value_IS
     if not (save_S.sum() > 0 and lost_S.sum() > 0):

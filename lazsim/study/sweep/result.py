@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lazsim.files.writing import csv_bytes
 from lazsim.study.collect import Outcomes
-from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, paired_ratio, rank
-from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval, ratio_interval
+from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, mean_over_seeds, paired_ratio, rank
+from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
 from lazsim.study.sweep.spec import SEEDS, Point
@@ -37,9 +37,6 @@ class Contest:
 
 
 THE_SAME = Interval(1.0, 1.0, 1.0)
-
-NEVER = Interval(math.inf, math.nan, math.nan)
-"""Cost of samples that no run trains."""
 
 
 @dataclass(frozen=True)
@@ -305,19 +302,19 @@ def _spare_costs(
     """Hold the rows of each number of spares, by seed, against those of the cheapest; return costs, ascending."""
     shared = common_seeds(by_number.values())
     is_priced = all(row["cost_usd"] is not None for rows in by_number.values() for row in rows.values())
-    costs, each = [], {}
+    paid = "cost_usd" if is_priced else "node_hours_held"
+    costs, rates = [], {}
     for number, of_number in sorted(by_number.items()):
-        seeds = shared or list(of_number)
-        columns = ("samples", "node_hours_held", "cost_usd")
-        made, hours, usd = ([of_number[seed][column] for seed in seeds] for column in columns)
-        spent = usd if is_priced else hours
-        per_sample = ratio_interval(spent, made) if any(made) else NEVER
-        each[number] = dict(zip(seeds, _as_values(spent, made, per_sample.value), strict=True))
-        per_million = Interval(*(1e6 * bound for bound in per_sample))
+        rows = {seed: of_number[seed] for seed in shared or of_number}
+        made, hours, usd = (
+            [row[column] for row in rows.values()] for column in ("samples", "node_hours_held", "cost_usd")
+        )
+        rates[number] = {seed: (1e6 * row[paid], row["samples"]) for seed, row in rows.items()}
         mean_usd = fmean(usd) if is_priced else None
+        per_million = mean_over_seeds(rates[number])
         costs.append(SpareCost(among, number, mean_interval(made), fmean(hours), mean_usd, per_million))
     best = paying_spares(costs)
-    ranked = {one.name: one for one in rank(each, best.num_spares, less_is_better=True)}
+    ranked = {one.name: one for one in rank(rates, best.num_spares, less_is_better=True)}
 
     def against_best(one: SpareCost) -> SpareCost:
         if shared:
@@ -326,9 +323,3 @@ def _spare_costs(
         return replace(one, dearer=Interval(times, math.nan, math.nan), is_tie=None)
 
     return [one if one is best else against_best(one) for one in costs]
-
-
-def _as_values(spent: Sequence[float], made: Sequence[float], rate: float) -> list[float]:
-    """Return values by seed whose mean is a rate of totals, which differ from it as the rate does to first order."""
-    share = divide(len(made), math.fsum(made), 0.0)
-    return [rate + share * (a - rate * b) if share else rate for a, b in zip(spent, made, strict=True)]
