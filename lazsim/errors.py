@@ -24,6 +24,9 @@ ABBREVIATIONS = {
 LONGEST_TEXT = 60
 """Characters of a text that a message quotes."""
 
+LONGEST_CAUSE = 80
+"""Characters of what a library says of an error."""
+
 LONGEST_LIST = 160
 """Characters of the names that a message lists."""
 
@@ -71,8 +74,8 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
-def shorten(text: object) -> str:
-    """Return a text of a file or a user for a message, cut where it is long.
+def shorten(text: object, longest: int = LONGEST_TEXT) -> str:
+    """Return a text of a file, a user or a library for a message, cut where it is long.
 
     Examples
     --------
@@ -80,7 +83,7 @@ def shorten(text: object) -> str:
     'node7 node7 node7 node7 node7 node7 node7 node7 node7 nod...'
     """
     text = str(text)
-    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 3]}..."
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def literal(text: str) -> str:

@@ -37,11 +37,13 @@ class Faults:
             Number of such faults.
         """
         if not self.lenient:
-            place = f"line {where}" if isinstance(where, int) and where else where
-            raise self.error(
-                f"{self.name}{f', {place}' if place else ''}: {what}; mend it, or use `lenient` to {repair}"
-            )
+            raise self.refuse(where, f"{what}; mend it, or use `lenient` to {repair}")
         self.repairs[repair] += times
+
+    def refuse(self, where: int | str, what: str) -> LazsimError:
+        """Return the error of what no repair mends; for its place see `fault`."""
+        place = f"line {where}" if isinstance(where, int) and where else where
+        return self.error(f"{self.name}{f', {place}' if place else ''}: {what}")
 
     def notes(self) -> tuple[str, ...]:
         """Return the repairs, a line each."""

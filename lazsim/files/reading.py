@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-from lazsim.errors import FileSizeError, LazsimError, SpecError, prefix_errors
+from lazsim.errors import LONGEST_CAUSE, FileSizeError, LazsimError, SpecError, prefix_errors, shorten
 from lazsim.limits import MAX_FILE_BYTES
 
 CATALOG = Path(str(resources.files("lazsim") / "catalog"))
@@ -77,7 +77,7 @@ def unpack(name: str, content: bytes, most_bytes: int = MAX_FILE_BYTES) -> bytes
         ) from None
     # Each library raises errors of its own for broken content.
     except Exception as error:
-        raise LazsimError(f"{name}: cannot be unpacked ({str(error)[:80]}); unpack it first") from None
+        raise LazsimError(f"{name}: cannot be unpacked ({shorten(error, LONGEST_CAUSE)}); unpack it first") from None
     if len(unpacked) > most_bytes:
         raise LazsimError(f"{name}: unpacks to more than {most_bytes >> 10:,} KiB; give a smaller file")
     return in_utf8(unpacked)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from lazsim.errors import SpecError, shorten
+from lazsim.errors import LONGEST_CAUSE, SpecError, shorten
 from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.reading import decode_text, numbered_lines, unpack
@@ -130,19 +130,18 @@ def read_parquet(content: bytes, faults: Faults) -> FileTable:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise faults.error(
-            f"{faults.name}: Parquet, which takes pyarrow to read; pip install 'lazsim[files]', or save it as CSV"
-        ) from None
+        what = "Parquet, which takes pyarrow to read; pip install 'lazsim[files]', or save it as CSV"
+        raise faults.refuse("", what) from None
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
         _check_shape(file.metadata.num_rows, file.metadata.num_columns, faults)
         if sum(group.total_byte_size for group in groups) > MAX_FILE_BYTES:
-            raise faults.error(f"{faults.name}: unpacks to more than {MAX_FILE_BYTES >> 10:,} KiB; give a smaller file")
+            raise faults.refuse("", f"unpacks to more than {MAX_FILE_BYTES >> 10:,} KiB; give a smaller file")
         table = file.read()
         columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise faults.error(f"{faults.name}: not valid Parquet ({str(error)[:80]}); write it again") from None
+        raise faults.refuse("", f"not valid Parquet ({shorten(error, LONGEST_CAUSE)}); write it again") from None
     fields = zip(*columns, strict=True)
     return FileTable(tuple(table.column_names), [Row(line, list(one)) for line, one in enumerate(fields, start=1)])
 
@@ -225,7 +224,7 @@ def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
         try:
             json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise faults.error(f"{faults.name}: not valid JSON ({str(error)[:80]}); fetch the file again") from None
+            raise faults.refuse("", f"not valid JSON ({shorten(error, LONGEST_CAUSE)}); fetch the file again") from None
         yield from array_items(text, text.index("["))
         return
     if (whole := _whole_object(text)) is not None:
@@ -319,6 +318,4 @@ def _text(value: Any) -> str:
 
 def _check_shape(num_rows: int, num_columns: int, faults: Faults) -> None:
     if num_rows > MAX_ROWS or num_columns > MAX_COLUMNS:
-        raise faults.error(
-            f"{faults.name}: more than {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns; give a shorter file"
-        )
+        raise faults.refuse("", f"more than {MAX_ROWS:,} rows or {MAX_COLUMNS:,} columns; give a shorter file")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazsim.errors import SpecError
 from lazsim.files.faults import Faults
 from lazsim.files.reading import decode_text
 from lazsim.limits import MAX_EXPERTS, MAX_LAYERS, MAX_LOADS, MAX_WHOLE
@@ -125,11 +124,6 @@ class LoadSource(Faults):
     """One or more files to read together: names, contents, and faults."""
 
     files: tuple[tuple[str, bytes], ...]
-
-    def refuse(self, where: int | str, what: str) -> SpecError:
-        """Return the error of what no repair mends."""
-        place = f", line {where}" if isinstance(where, int) else f", {where}" if where else ""
-        return SpecError(f"{self.name}{place}: {what}")
 
 
 @dataclass(frozen=True)

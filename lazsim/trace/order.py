@@ -91,11 +91,12 @@ def settle(rows: Sequence[TimedT], says: Callable[[TimedT], object]) -> tuple[li
     if is_newest_first(rows):
         rows = rows[::-1]
         notes.append(NEWEST_FIRST)
-    back = _steps_back(rows)
+    back_s = [earlier.time_s - later.time_s for earlier, later in itertools.pairwise(rows)]
+    back_s = [step_s for step_s in back_s if step_s > 0]
     stretches = _stretches(rows)
     begins_s = [stretch[0].time_s for stretch in stretches]
     num_overlaps = sum(earlier < later for earlier, later in itertools.pairwise(begins_s))
-    overlaps = 2 * num_overlaps > len(back)
+    overlaps = 2 * num_overlaps > len(back_s)
     by_begin = sorted(stretches, key=lambda stretch: stretch[0].time_s)
     kept: list[TimedT] = []
     for row in itertools.chain.from_iterable(by_begin) if overlaps else sorted(rows, key=lambda row: row.time_s):
@@ -103,25 +104,16 @@ def settle(rows: Sequence[TimedT], says: Callable[[TimedT], object]) -> tuple[li
         # A row that only repeats one overtakes nothing.
         if not (kept[at:] and says(kept[at]) == says(row)):
             kept[at:] = [row]
-    if back:
-        far = format_duration(max(step_s for step_s, _ in back))
+    if back_s:
+        far = format_duration(max(back_s))
         what = "later rows overtake earlier ones" if overlaps else "sorted"
-        notes.append(f"{counted(len(back), 'row steps', 'rows step')} back in time, by up to {far}: {what}")
+        notes.append(f"{counted(len(back_s), 'row steps', 'rows step')} back in time, by up to {far}: {what}")
     if len(kept) < len(rows):
         notes.append(
             f"{counted(len(rows) - len(kept), 'row repeats', 'rows repeat')} a stamp or came too late: the "
             "last row counts"
         )
     return kept, tuple(notes)
-
-
-def _steps_back(rows: Sequence[TimedT]) -> list[tuple[float, TimedT]]:
-    """Return the rows that are earlier than the row before, and by how many seconds."""
-    return [
-        (earlier.time_s - later.time_s, later)
-        for earlier, later in itertools.pairwise(rows)
-        if later.time_s < earlier.time_s
-    ]
 
 
 def _stretches(rows: Sequence[TimedT]) -> list[list[TimedT]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lazsim.errors import LONGEST_CAUSE, shorten
 from lazsim.files.decoding import decode_json
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.records import RecordReader
@@ -33,7 +34,8 @@ def read(source: LoadSource) -> LoadReading:
         try:
             arrays = _arrays(content)
         except (ValueError, KeyError, TypeError) as error:
-            raise source.refuse("", f"not a readable .safetensors ({str(error)[:80]}); write it again") from None
+            cause = shorten(error, LONGEST_CAUSE)
+            raise source.refuse("", f"not a readable .safetensors ({cause}); write it again") from None
         reader.add_record(Path(name).name, arrays)
     return reader.records()
 

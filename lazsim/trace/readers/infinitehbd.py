@@ -3,7 +3,7 @@
 import json
 from typing import Any, NamedTuple
 
-from lazsim.errors import TraceFormatError, shorten
+from lazsim.errors import shorten
 from lazsim.files.tables import array_items
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
@@ -30,7 +30,7 @@ class _Fault(NamedTuple):
 def read(source: TraceSource) -> TraceReading:
     """Read the faults, a JSON array; a node is gone while at least one fault of it is open."""
     if not isinstance(source.parse_json(), list):
-        raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format")
+        raise source.refuse(1, f"expected {LOOKS!r}; check the format")
     faults: list[_Fault] = []
     for line, item in array_items(source.text, source.text.index("[")):
         try:
@@ -65,7 +65,7 @@ def read(source: TraceSource) -> TraceReading:
     if num_servers is None and sha256(source.content) == published.sha256:
         num_servers = NUM_SERVERS
     there = [Event(0.0, "add", node) for node in names]
-    others, notes = other_nodes(names, num_servers, source.name)
+    others, notes = other_nodes(names, num_servers, source)
     return TraceReading([*there, *others, *away, *events], notes=(*notes, *_notes(faults, num_overlapping)))
 
 

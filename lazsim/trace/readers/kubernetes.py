@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from lazsim.errors import TraceFormatError
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, named
 from lazsim.trace.table import EventKind
@@ -39,7 +38,7 @@ def read(source: TraceSource) -> TraceReading:
         except (ValueError, TypeError, AttributeError) as error:
             source.fault(place, str(error))
     if not num_seen + num_nodes:
-        raise TraceFormatError(f"{source.name}: no event or node of Kubernetes in it; expected {LOOKS}")
+        raise source.refuse("", f"no event or node of Kubernetes in it; expected {LOOKS}")
     last: dict[str, str] = {}
     for time_s, reason, node in sorted(found, key=lambda event: event[0]):
         log.know(node)

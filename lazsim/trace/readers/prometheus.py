@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lazsim.errors import shorten
+from lazsim.errors import LONGEST_CAUSE, shorten
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
 from lazsim.trace.reading.mapped import sampled_value
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
@@ -18,7 +18,7 @@ LOOKS = 'query_range: {"data": {"resultType": "matrix", "result": [{"metric": {.
 def read(source: TraceSource) -> TraceReading:
     """Read the series: a node is there while all its series are 1, and gone where one is 0, NaN or has no sample."""
     series = [(one["metric"], one) for one in _series(source)]
-    chosen = choose_series(series, itertools.chain(*source.asked.conditions()), source.name)
+    chosen = choose_series(series, itertools.chain(*source.asked.conditions()), source)
     if len(chosen) == 1 and not find_node(chosen[0][0]):
         return _read_counts(source, chosen[0][1])
     log = StateLog(source)
@@ -32,14 +32,14 @@ def _series(source: TraceSource) -> list[dict[str, Any]]:
     for _, record in json_records(source):
         data = record.get("data", record)
         if "error" in record:
-            raise refusal(source.name, f"an error of Prometheus ({str(record['error'])[:80]})")
+            raise refusal(source, f"an error of Prometheus ({shorten(record['error'], LONGEST_CAUSE)})")
         if not isinstance(data, dict) or data.get("resultType", "matrix") != "matrix":
-            raise refusal(source.name, "an answer of Prometheus for one instant")
+            raise refusal(source, "an answer of Prometheus for one instant")
         found += data["result"] if isinstance(data.get("result"), list) else [data]
     series: dict[str, dict[str, Any]] = {}
     for one in found:
         if not isinstance(one, dict) or not isinstance(one.get("metric"), dict) or "values" not in one:
-            raise refusal(source.name, f"a series without a metric or values, which are expected as {LOOKS}")
+            raise refusal(source, f"a series without a metric or values, which are expected as {LOOKS}")
         # Long ranges are asked for in parts, each of which has a part of the same series.
         same = series.setdefault(json.dumps(one["metric"], sort_keys=True), {**one, "values": []})
         same["values"] += one["values"] if isinstance(one["values"], list) else []

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lazsim.errors import TraceFormatError
 from lazsim.files.tables import array_items
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
@@ -26,7 +25,7 @@ def read(source: TraceSource) -> TraceReading:
         if not (isinstance(ticks, list) and math.isfinite(gap_s) and gap_s > 0):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise TraceFormatError(f"{source.name}, line 1: expected {LOOKS!r}; check the format") from None
+        raise source.refuse(1, f"expected {LOOKS!r}; check the format") from None
     samples: list[Sample] = []
     lines = _tick_lines(source.text, len(ticks))
     for tick, (value, line) in enumerate(zip(ticks, lines, strict=True)):

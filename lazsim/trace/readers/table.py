@@ -2,7 +2,7 @@
 
 import itertools
 
-from lazsim.errors import TraceFormatError, literal
+from lazsim.errors import literal
 from lazsim.files.tables import HEAD_LINES
 from lazsim.trace.reading.guess import explain_columns, guess_mapping, lacks_outages, left_out, open_head, taken_for
 from lazsim.trace.reading.mapped import open_table, read_mapped
@@ -28,7 +28,7 @@ def read(source: TraceSource) -> TraceReading:
         return read_mapped(source, table, NO_MAPPING)
     guess = guess_mapping(table._replace(rows=table.rows[:HEAD_LINES]))
     if guess is None:
-        raise TraceFormatError(f"{source.name}: {explain_columns(table)}")
+        raise source.refuse("", explain_columns(table))
     reading = read_mapped(source, table, guess[0])
     columns = guess[0].columns
     assert columns is not None, "a guess names the columns"

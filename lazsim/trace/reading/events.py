@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.errors import TraceFormatError
+from lazsim.files.faults import Faults
 from lazsim.trace.table import START_S, Event, check_size
 from lazsim.units import counted
 
@@ -164,7 +164,7 @@ def _possible_order(states: Iterable[Event], is_there: Mapping[str, bool]) -> It
 
 
 def other_nodes(
-    named: Collection[str], cluster_nodes: int | tuple[str, ...] | None, name: str
+    named: Collection[str], cluster_nodes: int | tuple[str, ...] | None, source: Faults
 ) -> tuple[list[Event], tuple[str, ...]]:
     """Add the nodes of a cluster that a file does not name, since nothing happened to them, at time 0; and a note.
 
@@ -180,8 +180,8 @@ def other_nodes(
         note = f"{len(healthy)} of `cluster_nodes` do not appear: taken to be healthy throughout"
         return healthy, (note,) if healthy else ()
     if cluster_nodes < num_named:
-        raise TraceFormatError(f"{name}: names {num_named} nodes; give `cluster_nodes` of at least that")
-    check_size(name, 0, cluster_nodes, cluster_nodes)
+        raise source.refuse("", f"names {num_named} nodes; give `cluster_nodes` of at least that")
+    check_size(source.name, 0, cluster_nodes, cluster_nodes)
     others = [Event(0.0, "add", f"healthy-{number:03d}") for number in range(1, cluster_nodes - num_named + 1)]
     return others, (
         f"{counted(num_named, 'node appears', 'nodes appear')}; {counted(len(others), 'more is', 'more are')} "

@@ -2,7 +2,7 @@
 
 import re
 
-from lazsim.errors import shorten
+from lazsim.errors import LONGEST_CAUSE, shorten
 from lazsim.limits import MAX_NODES
 
 _RANGES = re.compile(r"\[([^\[\]]*)\]")
@@ -28,7 +28,7 @@ def expand_hosts(text: str) -> list[str]:
     try:
         return [str(host) for host in NodeSet(text, resolver=RESOLVER_NOGROUP)]
     except NodeSetException as error:
-        raise ValueError(f"{shorten(text)!r} is no list of hosts ({str(error)[:80]})") from None
+        raise ValueError(f"{shorten(text)!r} is no list of hosts ({shorten(error, LONGEST_CAUSE)})") from None
 
 
 def _size(name: str) -> int:

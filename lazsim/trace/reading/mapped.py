@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from lazsim.errors import TraceFormatError, literal, shorten
+from lazsim.errors import literal, shorten
 from lazsim.files.tables import HEAD_LINES, PARQUET, FileTable, read_parquet, read_table
 from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
 from lazsim.trace.reading.events import (
@@ -142,7 +142,7 @@ class _MappedTable:
         self._rows = list(self._chosen())
         if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
             asked = _conditions_text(mapping)
-            raise TraceFormatError(f"{source.name}: none of its {self._num_left_out} rows has {asked}; change `where`")
+            raise source.refuse("", f"none of its {self._num_left_out} rows has {asked}; change `where`")
         times = self._places.get("time") or self._places["start"]
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
         self._times = TimeParser(mapping, source.asked, self._header(times), lengths)
@@ -152,7 +152,7 @@ class _MappedTable:
     def read(self) -> TraceReading:
         """Make events of the rows, in the shape that the columns tell."""
         if self._mapping.span is not None and ("count" in self._places or self._is_sampled):
-            raise TraceFormatError(f"{self._source.name}: its rows say when nodes were observed; leave `span` out")
+            raise self._source.refuse("", "its rows say when nodes were observed; leave `span` out")
         if self._is_sampled:
             reading = self._read_samples()
         elif "count" in self._places:
@@ -205,10 +205,8 @@ class _MappedTable:
                 first, second = list(clusters)[:2]
                 place, header = self._places["cluster"][0], self._table.header
                 column = header[place] if place < len(header) else str(place + 1)
-                raise TraceFormatError(
-                    f"{self._source.name}, line {line}: {column} is {first!r} before and {second!r} here, and their "
-                    f"nodes may share names; choose one with `where` '{column}={first}'"
-                )
+                what = f"{column} is {first!r} before and {second!r} here, and their nodes may share names; "
+                raise self._source.refuse(line, f"{what}choose one with `where` '{column}={first}'")
             if self._nodes:
                 yield line, texts | cells
                 continue
@@ -269,7 +267,7 @@ class _MappedTable:
             index = self._index(part)
             if index is None:
                 known = ", ".join(map(literal, self._table.header[:30])) or "without names"
-                raise TraceFormatError(f"{self._source.name}: no column {part!r}; its columns are {known}")
+                raise self._source.refuse("", f"no column {part!r}; its columns are {known}")
             places.append(index)
         return tuple(places)
 
@@ -278,9 +276,9 @@ class _MappedTable:
 
     def _read_counts(self) -> TraceReading:
         if self._mapping.cluster_nodes is not None:
-            raise TraceFormatError(f"{self._source.name}: counts all nodes that are alive; leave `cluster_nodes` out")
+            raise self._source.refuse("", "counts all nodes that are alive; leave `cluster_nodes` out")
         samples = list(self._read(self._sample))
-        self._times.start((sample.time_s for sample in samples), self._source.name)
+        self._times.start((sample.time_s for sample in samples), self._source)
         before, last = ([""] * 2 + [str(sample.num_nodes) for sample in samples])[-2:]
         may_be_cut = before != last and before.startswith(last) and self._source.text.endswith(last)
         samples = [sample._replace(time_s=self._times.seconds(sample.time_s)) for sample in samples]
@@ -309,7 +307,7 @@ class _MappedTable:
     def _read_events(self) -> TraceReading:
         words: set[str] = set()
         rows = list(self._read(lambda line, texts: self._event(line, texts, words)))
-        self._times.start((event.time_s for event in rows), self._source.name, self._mapping.span)
+        self._times.start((event.time_s for event in rows), self._source, self._mapping.span)
         events = [event._replace(time_s=self._times.seconds(event.time_s)) for event in rows]
         notes = [self._ends(ENDS), *self._times.notes()]
         if self._times.is_absolute and is_newest_first(events):
@@ -317,7 +315,7 @@ class _MappedTable:
             notes.append(NEWEST_FIRST)
         if self._times.is_local:
             refuse_set_back(events, self._source, "sort what is out of order")
-        end_s = self._times.end([event.time_s for event in events], self._source.name)
+        end_s = self._times.end([event.time_s for event in events], self._source)
         is_states = self._mapping.states
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
         if is_states:
@@ -325,23 +323,23 @@ class _MappedTable:
             end_s = max(end_s, events[-1].time_s if events else 0.0)
             notes += more
         if self._mapping.cluster_nodes is not None or is_states:
-            others, more = other_nodes({event.node for event in events}, self._mapping.cluster_nodes, self._source.name)
+            others, more = other_nodes({event.node for event in events}, self._mapping.cluster_nodes, self._source)
             events, notes = [*others, *events], [*notes, *more]
         return TraceReading(events, end_s, tuple(notes), self._times.assumed_unit)
 
     def _read_outages(self) -> TraceReading:
         rows = list(self._read(self._outage))
         known = [time for row, _ in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
-        self._times.start(known, self._source.name, self._mapping.span)
+        self._times.start(known, self._source, self._mapping.span)
         outages = []
         for row, length_s in rows:
             start_s, end_s = self._times.seconds(row.start_s), self._times.seconds(row.end_s)
             outages.append(row._replace(start_s=start_s, end_s=end_s if length_s is None else start_s + length_s))
         last_s = max((one.end_s for one in outages if math.isfinite(one.end_s)), default=0.0)
-        end_s = self._times.end([outage.start_s for outage in outages], self._source.name, last_s)
+        end_s = self._times.end([outage.start_s for outage in outages], self._source, last_s)
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
-        others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source.name)
+        others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source)
         end_s = max(end_s, events[-1].time_s if events else 0.0)
         begins = "begin with the first outage and to " if self._times.is_absolute else ""
         ends = self._ends(
@@ -358,7 +356,7 @@ class _MappedTable:
 
     def _read_samples(self) -> TraceReading:
         rows = list(self._read(self._samples))
-        self._times.start((time for _, time, _ in rows), self._source.name)
+        self._times.start((time for _, time, _ in rows), self._source)
         if self._times.is_local:
             stamps = [Sample(self._times.seconds(time), 0, line) for line, time, _ in rows]
             refuse_set_back(stamps, self._source, "take the first sample of a time")
@@ -374,7 +372,7 @@ class _MappedTable:
                     self._source.fault(line, what, "take the first sample of a time")
         wanted = itertools.chain(*filter(self._is_of_labels, self._mapping.conditions()))
         labelled = [(read_labels(name), samples) for name, samples in series.items()]
-        chosen = choose_series(labelled, wanted, self._source.name)
+        chosen = choose_series(labelled, wanted, self._source)
         log = StateLog(self._source, self._mapping)
         log.say_series((labels, samples.items()) for labels, samples in chosen)
         notes = [IS_THERE, *self._times.notes()]

@@ -230,5 +230,5 @@ def parse_columns(text: str) -> Columns:
         texts = [part.strip() for part in column.split("+")]
         parts = tuple(int(part[:MOST_DIGITS]) if part.isdecimal() else part for part in texts)
         columns[role.strip()] = parts if len(parts) > 1 else parts[0]
-    with prefix_errors(f"`columns` {text[:80]}"):
+    with prefix_errors(f"`columns` {shorten(text)}"):
         return convert(columns, Columns)

@@ -8,7 +8,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from lazsim.errors import TraceFormatError, shorten
+from lazsim.errors import LONGEST_CAUSE, LazsimError, shorten
+from lazsim.files.faults import Faults
 from lazsim.trace.reading.events import events_from_states, other_nodes
 from lazsim.trace.reading.mapping import TraceMapping
 from lazsim.trace.reading.times import TimeParser, refuse_outside, span_note
@@ -85,7 +86,7 @@ class StateLog:
         for labels, samples in series:
             there = 0.0 if labels.get("status") in ("false", "unknown") else 1.0
             if not (node := find_node(labels)):
-                raise refusal(self.source.name, f"a series that names no node ({shorten(dict(labels))})")
+                raise refusal(self.source, f"a series that names no node ({shorten(dict(labels))})")
             found: dict[float, bool] = {}
             for time, value in samples:
                 if found.setdefault(time, value == there) != (value == there):
@@ -93,7 +94,7 @@ class StateLog:
                     self.source.fault(f"series {shorten(dict(labels))}", what, "take the first sample of a time")
             states.setdefault(node, []).append(found)
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
-        _refuse_uncommon(grid, states, self.source.name)
+        _refuse_uncommon(grid, states, self.source)
         for node, of_node in states.items():
             was_there = False
             for time in grid:
@@ -107,8 +108,8 @@ class StateLog:
         asked = self._asked.span
         window = "the trace begins with the first date in the file and ends with the last"
         if asked is not None and self._rows:
-            begin_s, end_s = self._times.read_span(asked, self.source.name)
-            refuse_outside(begin_s, end_s, [row.time_s for row in self._rows], self.source.name)
+            begin_s, end_s = self._times.read_span(asked, self.source)
+            refuse_outside(begin_s, end_s, [row.time_s for row in self._rows], self.source)
             self._first_s = self._first_s if begin_s is None else begin_s
             self._last_s = self._last_s if end_s is None else end_s
             window = span_note(asked)
@@ -117,7 +118,7 @@ class StateLog:
         events, more = events_from_states(rows)
         named = {row.node for row in rows}
         still = [Event(0.0, "add", node) for node in self._nodes if node not in named]
-        others, most = other_nodes(named | set(self._nodes), self._asked.cluster_nodes, self.source.name)
+        others, most = other_nodes(named | set(self._nodes), self._asked.cluster_nodes, self.source)
         events = [*others, *still, *events]
         last_s = max((event.time_s for event in events), default=0.0)
         duration_s = max(last_s, round(self._last_s - self._first_s, 6)) if events else None
@@ -145,13 +146,13 @@ def find_node(labels: Mapping[str, Any]) -> str:
     return re.sub(r":\d+$", "", next((str(labels[label]) for label in NODE_LABELS if labels.get(label)), ""))
 
 
-def refusal(name: str, what: str) -> TraceFormatError:
+def refusal(source: Faults, what: str) -> LazsimError:
     """Return what to raise where a file is not the answer to a query that tells of nodes."""
-    return TraceFormatError(f"{name}: {what}; ask /api/v1/query_range for {QUERIES}")
+    return source.refuse("", f"{what}; ask /api/v1/query_range for {QUERIES}")
 
 
 def choose_series(
-    series: Iterable[tuple[Mapping[str, Any], SamplesT]], where: Iterable[str], name: str
+    series: Iterable[tuple[Mapping[str, Any], SamplesT]], where: Iterable[str], source: Faults
 ) -> list[tuple[Mapping[str, Any], SamplesT]]:
     """Return the series whose labels fit ``LABEL=PATTERN``, of readiness where they are of conditions.
 
@@ -164,14 +165,14 @@ def choose_series(
     series = list(series)
     for labels, _ in series:
         if (metric := str(labels.get("__name__", ""))) not in METRICS:
-            raise refusal(name, f"Prometheus's {shorten(metric)}, which does not say whether a node is there")
+            raise refusal(source, f"Prometheus's {shorten(metric)}, which does not say whether a node is there")
     chosen = [one for one in series if _is_chosen(one[0], wanted)]
     if not chosen:
-        raise refusal(name, "no series of a node in it")
+        raise refusal(source, "no series of a node in it")
     jobs = sorted({str(labels.get("job", "")) for labels, _ in chosen if labels.get("__name__") == "up"})
     if len(jobs) > 1:
-        what = f"targets of the jobs {', '.join(jobs)[:80]}, one of which may fail without its node"
-        raise TraceFormatError(f"{name}: {what}; choose one with `where` 'job={jobs[0]}'")
+        what = f"targets of the jobs {shorten(', '.join(jobs))}, one of which may fail without its node"
+        raise source.refuse("", f"{what}; choose one with `where` 'job={jobs[0]}'")
     return chosen
 
 
@@ -183,7 +184,9 @@ def _is_chosen(labels: Mapping[str, Any], where: Sequence[str]) -> bool:
     )
 
 
-def _refuse_uncommon(grid: Sequence[float], states: Mapping[str, Sequence[Mapping[float, bool]]], name: str) -> None:
+def _refuse_uncommon(
+    grid: Sequence[float], states: Mapping[str, Sequence[Mapping[float, bool]]], source: Faults
+) -> None:
     """Refuse samples of which no node has most, from its first to its last."""
     shares = [
         len(samples) / (bisect_right(grid, max(samples)) - bisect_left(grid, min(samples)))
@@ -192,10 +195,11 @@ def _refuse_uncommon(grid: Sequence[float], states: Mapping[str, Sequence[Mappin
         if len(samples) > 1
     ]
     if max(shares, default=1.0) < LEAST_SHARE:
-        raise TraceFormatError(
-            f"{name}: no node has samples at more than {max(shares):.0%} of the times from its first to its last; take "
-            "samples of all nodes at the same times, or leave rows without a change out and name `columns` of events"
+        what = (
+            f"no node has samples at more than {max(shares):.0%} of the times from its first to its last; take samples "
+            "of all nodes at the same times, or leave rows without a change out and name `columns` of events"
         )
+        raise source.refuse("", what)
 
 
 def json_records(source: TraceSource, *lists: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -232,8 +236,8 @@ def _json_values(source: TraceSource) -> Iterator[Any]:
             value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             line = text.count("\n", 0, position) + 1
-            what = f"after line {line}, not valid JSON ({str(error)[:80]}); fetch the file again"
-            raise TraceFormatError(f"{source.name}: {what}") from None
+            what = f"not valid JSON ({shorten(error, LONGEST_CAUSE)}); fetch the file again"
+            raise source.refuse(f"after line {line}", what) from None
         yield value
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1

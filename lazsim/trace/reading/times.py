@@ -8,7 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from lazsim.errors import LazsimError, TraceFormatError, shorten
+from lazsim.errors import LazsimError, shorten
+from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S
 from lazsim.trace.reading.mapping import TraceMapping
 from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, UNIT_OF_WORD, UNITS_S, format_duration, read_number
@@ -148,7 +149,7 @@ class TimeParser:
         """Read a length of time, in seconds; see the function of this name."""
         return read_length(text, self._length_unit)
 
-    def read_span(self, span: tuple[str, str], name: str) -> tuple[float | None, float | None]:
+    def read_span(self, span: tuple[str, str], source: Faults) -> tuple[float | None, float | None]:
         """Read from when to when a file was observed, written as its times or as dates of ISO 8601; None is empty.
 
         Raises
@@ -163,7 +164,7 @@ class TimeParser:
             try:
                 found.append(self.read(text) if text else None)
             except ValueError as error:
-                raise TraceFormatError(f"{name}: `span`: {error}") from None
+                raise source.refuse("", f"`span`: {error}") from None
         self.is_local, self._formats = is_local, formats
         return found[0], found[1]
 
@@ -184,7 +185,7 @@ class TimeParser:
                 return date if date_format == time_format else date.replace(tzinfo=UTC)
         raise ValueError(f"{shorten(text)!r} is not a time as {self._formats[0]!r}")
 
-    def start(self, times: Iterable[float], name: str, span: tuple[str, str] | None = None) -> None:
+    def start(self, times: Iterable[float], source: Faults, span: tuple[str, str] | None = None) -> None:
         """Settle the unit and the origin of all times of the file, and of what the user says that was observed.
 
         Raises
@@ -193,14 +194,14 @@ class TimeParser:
             When times are numbers whose unit nothing tells, or dates for which the user gives one, or when `span`
             has no times like these.
         """
-        self._span = self.read_span(span or ("", ""), name)
+        self._span = self.read_span(span or ("", ""), source)
         known = sorted([*times, *(time for time in self._span if time is not None)]) or [0.0]
         first, last = known[0], known[-1]
         if self._kind == "date":
             if self._asked_unit is not None and not self._has_lengths:
-                raise TraceFormatError(f"{name}: its times are dates, not numbers; leave `time_unit` out")
+                raise source.refuse("", "its times are dates, not numbers; leave `time_unit` out")
             self._origin = first
-            self._refuse_silence(known, name)
+            self._refuse_silence(known, source)
             return
         epoch = next(
             (unit for unit in ("s", "ms", "us", "ns") if _is_epoch(first, unit) and _is_epoch(last, unit)), None
@@ -213,26 +214,24 @@ class TimeParser:
             dates = (
                 "; if they are dates, give `time_format`, as %Y%m%d%H%M%S" if COMPACT.fullmatch(f"{first:.0f}") else ""
             )
-            raise TraceFormatError(
-                f"{name}: times from {first:.15g} to {last:.15g} have no unit; give `time_unit` ({spans}){dates}"
-            )
+            what = f"times from {first:.15g} to {last:.15g} have no unit; give `time_unit` ({spans}){dates}"
+            raise source.refuse("", what)
         if not (self._asked_unit or epoch or self._named_unit):
             self.assumed_unit = unit
         self._unit, self._origin = unit, first if _is_epoch(first, unit) else 0.0
-        self._refuse_silence(known, name)
+        self._refuse_silence(known, source)
 
-    def _refuse_silence(self, times: Sequence[float], name: str) -> None:
+    def _refuse_silence(self, times: Sequence[float], source: Faults) -> None:
         """Refuse times of which some are of a clock that was not set, or in another unit."""
         silence_s, before = max(
             ((later - earlier, earlier) for earlier, later in itertools.pairwise(times)), default=(0.0, 0.0)
         )
         if LONGEST_SILENCE_S < to_seconds(silence_s, self._unit) <= LONGEST_S:
-            raise TraceFormatError(
-                f"{name}: nothing happens for {to_seconds(silence_s, self._unit) / YEAR_S:.0f} years after the row at "
-                f"{self.seconds(before):.12g} s; leave out rows of a clock that was not set"
-            )
+            what = f"nothing happens for {to_seconds(silence_s, self._unit) / YEAR_S:.0f} years after the row at "
+            what += f"{self.seconds(before):.12g} s; leave out rows of a clock that was not set"
+            raise source.refuse("", what)
 
-    def end(self, times_s: Sequence[float], name: str, last_s: float = 0.0) -> float:
+    def end(self, times_s: Sequence[float], source: Faults, last_s: float = 0.0) -> float:
         """Return when the observation ends: as the user says, or at the last of some times and `last_s`.
 
         Raises
@@ -242,8 +241,8 @@ class TimeParser:
         """
         begin_s, end_s = (None if time is None else self.seconds(time) for time in self._span)
         if begin_s and not self.is_absolute:
-            raise TraceFormatError(f"{name}: its times count from 0; begin `span` with 0, or with nothing")
-        refuse_outside(begin_s, end_s, times_s, name)
+            raise source.refuse("", "its times count from 0; begin `span` with 0, or with nothing")
+        refuse_outside(begin_s, end_s, times_s, source)
         return max(last_s, *times_s, 0.0) if end_s is None else end_s
 
     def seconds(self, time: float) -> float:
@@ -260,14 +259,12 @@ class TimeParser:
         return (f"times are in {self._unit} since 1970",) if self._kind == "number" and self.is_absolute else ()
 
 
-def refuse_outside(begin: float | None, end: float | None, times: Sequence[float], name: str) -> None:
+def refuse_outside(begin: float | None, end: float | None, times: Sequence[float], source: Faults) -> None:
     """Raise TraceFormatError where some times are not in the span of the observation."""
     is_before = begin is not None and begin > min(times, default=begin)
     if is_before or (end is not None and end < max(times, default=end)):
-        raise TraceFormatError(
-            f"{name}: has rows {'before' if is_before else 'after'} what `span` says; give a longer span, and cut "
-            "the trace with `start` and `duration`"
-        )
+        what = f"has rows {'before' if is_before else 'after'} what `span` says; give a longer span, and cut the trace "
+        raise source.refuse("", f"{what}with `start` and `duration`")
 
 
 def span_note(span: tuple[str, str]) -> str:
