@@ -157,3 +157,14 @@ def test_every_option_says_what_it_is_for():
 def test_the_help_of_a_group_shows_whole_sentences(lazsim):
     _, out, _ = lazsim("trace", "--help")
     assert "check its SHA-256." in " ".join(out.split())
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_the_help_of_every_command_fits_the_terminal_and_breaks_no_word(lazsim, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name, command in (("", cli), *COMMANDS.items()):
+        _, out, _ = lazsim(*name.split(), "--help")
+        assert [line for line in out.splitlines() if len(line) > width] == [], name
+        told = set(out.split())
+        words = [word for option in options(command).values() for word in (option.help or "").split()]
+        assert [word for word in words if word not in told] == [], name

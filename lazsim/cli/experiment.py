@@ -53,8 +53,8 @@ def list_command(context: click.Context) -> None:
     envvar="LAZSIM_SHARED",
     show_envvar=True,
     metavar="DIR",
-    help="Recorded traces and loads (traces/bamboo/p3-trace.csv, routing/smartmoe.npz); default: ../shared. What is "
-    "missing is generated, and the notes say so.",
+    help="Folder of recorded traces and loads; default: ../shared. What is missing there is generated, and the notes "
+    "say so.",
 )
 @json_option
 def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: Any) -> None:

@@ -191,7 +191,7 @@ def check(file: str, model: str, gpu: str | None) -> None:
     "stand_ins",
     multiple=True,
     metavar="FILE=GPU",
-    help="Take the rows of another GPU from this file, such as nvlink_alltoall.csv=gb200; repeats.",
+    help="Take the rows of another GPU from this file, as gemm.csv=gb200; repeats.",
 )
 @click.option("--out", type=kinds.OUT_FILE, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
 @json_option

@@ -142,7 +142,7 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
 @click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, help="File to write; default: its name, in the current folder.")
 @click.option(
     "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_envvar=True,
-    help="Where to fetch from: a mirror with the layout of raw.githubusercontent.com.",
+    help="Where to fetch from: a mirror of GitHub's raw files.",
 )  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of fetched files; default: the user's cache.")
 def fetch(name: str, out: Path | None, base_url: str, cache: Path | None) -> None:

@@ -116,7 +116,8 @@ def _name(advice: Advice, one: Alternative) -> str:
 
 def _ranking_table(advice: Advice) -> Table:
     goal = advice.goal
-    columns = [key("choice"), *map(Column, ("interval, steps", goal.heading, "best is better by", "seeds"))]
+    columns = [key("choice", kind="text"), Column("interval, steps"), Column(goal.heading), Column("best is better by")]
+    columns += [Column("seeds")]
     columns += [Column("in time")] if goal.done is not None else []
     rows, shown = [], advice.ranking[:MOST_RANKED]
     names, common = name_apart([one.name.choice for one in shown])

@@ -39,7 +39,7 @@ def run_parts(result: RunResult) -> Iterator[Part]:
     nodes = f"{fewest} to {most} nodes" if fewest < most else counted(most, "node")
     yield (
         f"{model['name']} ({size}) on {inputs['cluster']['name']}, {trace['name']}: "
-        f"{format_duration(inputs['duration_s'])}, {nodes}, {trace['nodes_lost']} lost"
+        f"{format_duration(inputs['duration_s'])}, {nodes}, {trace['nodes_lost']:,} lost"
     )
     yield _outcome_table(result)
     if result.published or result.best:
@@ -114,7 +114,7 @@ def _outcome_table(result: RunResult) -> Table:
     columns = [key("system"), Column("samples", ","), Column("samples/s", ".2f"), Column("ETTR", ".1%")]
     if result.compares_placements:
         columns = [key("system"), key("placement"), Column("samples/s", ".2f"), Column("survival probability", ".3f")]
-    columns += map(Column, ("failures", "reconf.", "restarts", "lost steps"))
+    columns += (Column(name, ",") for name in ("failures", "reconf.", "restarts", "lost steps"))
     rows = []
     for run in result.runs:
         row = [run.system, run.samples, run.goodput_samples_per_s, run.ettr]

@@ -65,7 +65,7 @@ def fit_table(trace: Trace, frame: "pd.DataFrame", num_generated: int) -> Table:
 def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
     mean = cell_text(stats.mean_nodes, ".4g")
     yield "span", format_duration(stats.span_s)
-    yield "distinct nodes", f"{stats.num_nodes}"
+    yield "distinct nodes", f"{stats.num_nodes:,}"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
     yield "node-hours", f"{stats.node_hours:,.0f}" if stats.node_hours >= 100 else f"{stats.node_hours:.3g}"
     num_at_start = stats.num_start_removals
