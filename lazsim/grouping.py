@@ -1,6 +1,6 @@
-"""Put together what has something in common."""
+"""Put together what has something in common, and spread what has not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 KeyT = TypeVar("KeyT")
@@ -19,3 +19,17 @@ def grouped(pairs: Iterable[tuple[KeyT, ValueT]]) -> dict[KeyT, list[ValueT]]:
     for key, value in pairs:
         found.setdefault(key, []).append(value)
     return found
+
+
+def interleaved(kinds: Sequence[tuple[str, int]]) -> list[str]:
+    """Spread as many of each kind evenly over a list.
+
+    Examples
+    --------
+    >>> interleaved([("dense", 1), ("moe", 3)])
+    ['moe', 'dense', 'moe', 'moe']
+    """
+    places = [
+        ((index + 0.5) / count, order, kind) for order, (kind, count) in enumerate(kinds) for index in range(count)
+    ]
+    return [kind for _, _, kind in sorted(places)]

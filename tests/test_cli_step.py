@@ -14,6 +14,7 @@ import pytest
 from lazsim.output.plots import step as pictures
 from lazsim.output.plots import verify as verify_pictures
 from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
+from lazsim.stepmodel.predict import predict_step
 from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
 from lazsim.study.verify.verification import held_out_share, range_of, verify
@@ -389,6 +390,29 @@ def test_rows_of_a_file_find_models_and_systems_beside_it(lazsim, tmp_path):
     )
 
 
+def test_rows_name_models_by_files_beside_them_and_systems_by_their_size(tmp_path):
+    # The public numbers of Qwen3-30B-A3B, whose TOML file the catalogue has.
+    config = {
+        "model_type": "qwen3_moe", "hidden_size": 2048, "moe_intermediate_size": 768, "intermediate_size": 6144,
+        "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+        "num_experts": 128, "num_experts_per_tok": 8, "vocab_size": 151936, "tie_word_embeddings": False,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rows = [
+        ("own", "config.json", "h200x64"), ("known", "qwen3_30b_a3b", "h200x64"), ("sized", "qwen3_30b_a3b", "H200x2"),
+        ("lost", "other.json", "h200x64"), ("wrong", "qwen3_30b_a3b", "h300x2"),
+    ]  # fmt: skip
+    (tmp_path / "rows.csv").write_text(
+        "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,tok_s_gpu\n"
+        + "".join(f"{','.join(row)},16,128,1,4096,1,1,8,9000\n" for row in rows)
+    )
+    own, known, sized, lost, wrong = read_runs(str(tmp_path / "rows.csv"))
+    assert {run.inputs.model.total_params for run in (own, known, sized)} == {known.inputs.model.total_params}
+    assert {predict_step(run.inputs).step_s for run in (own, known, sized)} == {predict_step(known.inputs).step_s}
+    assert f"{tmp_path / 'other.json'}: " in lost.skipped
+    assert wrong.skipped == "no system 'h300x2' in the catalogue or beside the file"
+
+
 def test_linear_attention_of_a_row_is_that_of_the_model_in_the_catalogue_or_refused(tmp_path):
     lines = MEASURED.read_text().splitlines()
     line = next(line for line in lines if line.startswith("r193,")).replace(",24,", ",8,")
@@ -456,6 +480,11 @@ def test_a_row_says_which_cell_cannot_be_read(tmp_path, column, value, message):
         (lambda head, line: [head], "has no rows"),
         (lambda head, line: [head.replace(",mbs,", ",gbs,"), line], "has two columns gbs"),
         (lambda head, line: [head.replace("precision", "precission"), line], "column precission, which is not read"),
+        (lambda head, line: [head.replace(",vp,", ",VP,"), line], "column VP, which is not read; name it vp"),
+        (
+            lambda head, line: [head.replace(",tok_s_gpu,", ",tok_s_gpu (1/s),"), line],
+            "column tok_s_gpu (1/s), which is not read; name it tok_s_gpu",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_in_a_line(refused, tmp_path, change, message):
@@ -666,8 +695,12 @@ def test_a_row_with_fewer_layers_has_windows_in_their_share(tmp_path):
         "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,layers_override,tok_s_gpu\n"
         "mine,gpt_oss_20b,dgx-b200,8,64,1,4096,1,1,8,6,20000\n"
         "hybrid,nemotron_3_nano,dgx-b200,8,64,1,4096,1,1,8,6,20000\n"
+        "alternating,llama4_maverick,dgx-b200,8,64,1,4096,1,1,8,24,20000\n"
+        "dense first,deepseek_v3,dgx-b200,8,64,1,4096,1,1,8,8,20000\n"
     )
-    run, hybrid = read_runs(str(tmp_path / "rows.csv"))
+    run, hybrid, alternating, first = read_runs(str(tmp_path / "rows.csv"))
+    assert alternating.inputs.model.moe_layers == list(range(1, 24, 2))
+    assert first.inputs.model.moe_layers == [3, 4, 5, 6, 7]
     assert hybrid.skipped == "layers_override 6: which kinds of layers of nemotron_3_nano are left is unknown"
     # 12 of 24 layers have a window.
     assert (run.inputs.model.num_layers, run.inputs.model.attention.num_window_layers) == (6, 3)

@@ -568,8 +568,19 @@ def test_a_field_is_told_to_be_idle_where_it_changes_no_step(field, value, neede
 
     assert step_s(**{field: value}) == step_s()
     assert step_s(**needed, **{field: value}) != step_s(**needed)
-    assert f"in this layout: {field} (" in layout_remarks(ParallelSpec(global_batch=256, **{field: value}))[0]
-    assert layout_remarks(ParallelSpec(global_batch=256, **needed, **{field: value})) == []
+    mixtral = load_spec(ModelSpec, "mixtral-8x7b")
+    assert f"in this layout: {field} (" in layout_remarks(ParallelSpec(global_batch=256, **{field: value}), mixtral)[0]
+    assert layout_remarks(ParallelSpec(global_batch=256, **needed, **{field: value}), mixtral) == []
+
+
+def test_modules_to_recompute_that_a_model_lacks_are_told():
+    layout = ParallelSpec(global_batch=256, recompute="selective", recomputed=("latent_up", "dense_block", "norm"))
+    mixtral, deepseek = (load_spec(ModelSpec, name) for name in ("mixtral-8x7b", "deepseek-v3"))
+    assert layout_remarks(layout, mixtral) == [
+        "of no effect in this layout: recomputed latent_up (mixtral-8x7b has none), "
+        "recomputed dense_block (mixtral-8x7b has none)"
+    ]
+    assert layout_remarks(layout, deepseek) == []
 
 
 @pytest.mark.parametrize(

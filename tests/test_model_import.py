@@ -728,6 +728,26 @@ def test_models_that_lazsim_has_no_shapes_of_are_refused_with_the_reason(refused
     assert said in refused("model", "import", path)
 
 
+def test_dense_layers_keep_their_places_or_are_told(tmp_path):
+    config = SMALL | {"model_type": "qwen3_moe", "num_experts": 8, "intermediate_size": 64}
+    alternating = load(tmp_path, config | {"num_hidden_layers": 8, "decoder_sparse_step": 2})
+    assert alternating.moe_layers == [1, 3, 5, 7]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config | {"num_hidden_layers": 8, "mlp_only_layers": [0, 7]}))
+    _, left_out = import_config("c", path.read_bytes())
+    # One behind the first goes to the middle.
+    assert load_spec(ModelSpec, str(path)).moe_layers == [1, 2, 3, 5, 6, 7]
+    assert "layers without experts, which lazsim spreads evenly behind the first ones: 7." in left_out
+
+
+def test_further_token_layers_of_qwen_are_read(tmp_path):
+    # config.json of Qwen3.5 has them by this name.
+    config = json.loads(json.dumps(TRANSFORMERS["qwen3_5_moe"]["config"]))
+    without = load(tmp_path, config)
+    language_model(config)["mtp_num_hidden_layers"] = 1
+    assert (without.num_mtp_layers, load(tmp_path, config).num_mtp_layers) == (0, 1)
+
+
 def test_an_imported_hybrid_keeps_its_linear_attention_and_runs(lazsim, tmp_path):
     path, mine = tmp_path / "config.json", tmp_path / "mine.toml"
     path.write_text(json.dumps(QWEN3_NEXT))

@@ -47,6 +47,11 @@ def test_every_gpu_that_a_user_may_ask_for_is_there():
         ("num_experts = 8", 'num_experts = "8"', "num_experts: expected a whole number, got text"),
         ("num_experts = 8", "num_experts = 0", "num_experts: expected a whole number >= 1"),
         ("num_moe_layers = 12", "num_moe_layers = 13", "num_moe_layers (13) exceeds num_layers (12)"),
+        (
+            "num_moe_layers = 12",
+            "num_moe_layers = 10\nd_ff_dense = 8\nnum_first_dense_layers = 3",
+            "num_first_dense_layers (3) exceeds the 2 layers that are not MoE",
+        ),
         ("num_moe_layers = 12", "num_moe_layers = 5", "d_ff_dense is missing, which 7 layers that are not MoE need"),
         ("top_k = 1", "top_k = 9", "top_k (9) exceeds num_experts (8)"),
         ("top_k = 1", "top_k = =", "Invalid value"),

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import re
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -408,6 +409,26 @@ def test_tensor_parallelism_that_neither_divides_nor_multiplies_key_value_heads_
     heads = msgspec.structs.replace(inputs.model.attention, num_kv_heads=6)
     with pytest.raises(SpecError, match=r"tensor \(4\) must divide 6 key-value heads, or be a multiple of them"):
         replace(inputs, model=msgspec.structs.replace(inputs.model, attention=heads))
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "told"),
+    [
+        # 32 heads go to 32 ranks at most; ring attention divides positions, and has no such limit.
+        (
+            "mixtral-8x7b", {"tensor": 8, "context": 8, "context_exchange": "all_to_all"},
+            "tensor x context (64) must divide 32 attention heads where context_exchange is 'all_to_all'",
+        ),
+        ("olmoe-1b-7b", {"expert_tensor": 3}, "expert_tensor (3) must divide the 1024 columns of an expert"),
+    ],
+)  # fmt: skip
+def test_heads_and_experts_that_ranks_cannot_divide_are_refused(model, fields, told):
+    with pytest.raises(SpecError, match=re.escape(told)):
+        load_inputs(model, "gb200-nvl72", None, {"global_batch": 576, **fields}, 576)
+
+
+def test_a_ring_may_have_more_ranks_than_heads():
+    load_inputs("mixtral-8x7b", "gb200-nvl72", None, {"global_batch": 576, "tensor": 8, "context": 8}, 576)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])

@@ -694,6 +694,17 @@ def test_a_scan_of_the_gated_delta_rule_takes_the_operations_of_its_kernels():
     assert 2 < scan.backward[0].gpu_s / scan.forward[0].gpu_s < 3
 
 
+def test_dense_layers_stand_where_the_model_has_them():
+    # Llama4TextConfig of Transformers: every second layer has experts, from layer 1 on. DeepSeek-V3 begins with three.
+    maverick, deepseek = (load_spec(ModelSpec, name) for name in ("llama4-maverick", "deepseek-v3"))
+    assert maverick.moe_layers == list(range(1, 48, 2))
+    assert deepseek.moe_layers == list(range(3, 61))
+    first, *_, last = parts_of(maverick, ParallelSpec(global_batch=8, pipeline=4))
+    for part in (first, last):
+        assert sum(number for name, number in part if name.endswith("moe")) == 6
+        assert sum(number for name, number in part if name.endswith("dense")) == 6
+
+
 def test_a_mixer_and_its_experts_are_one_layer_where_a_model_has_as_many_of_both():
     qwen, nano = (load_spec(ModelSpec, name) for name in ("qwen3-next-80b-a3b", "nemotron-3-nano"))
     layers = layers_of(qwen)

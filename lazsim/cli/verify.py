@@ -23,7 +23,7 @@ from lazsim.cli.base.messages import Checked
     multiple=True,
     metavar="FILE",
     help="Measured runs, or outcomes, in place of the catalogue's; repeats. Models and systems are those of the "
-    "catalogue, or of models.csv and systems.csv beside the file.",
+    "catalogue, of models.csv and systems.csv beside the file, or paths from there.",
 )
 @click.option(
     "--kernels",

@@ -97,11 +97,10 @@ class Transformer:
                 self.heads,
                 norms=(self._norm(f"{layer}.norm1"), self._norm(f"{layer}.norm2")),
             )
-            moe_layer = layer - (model.num_layers - model.num_moe_layers)
-            if moe_layer < 0:
+            if layer not in model.moe_layers:
                 out = expert(normed, dense[f"{layer}.up"], dense[f"{layer}.down"])
             else:
-                out, unevenness = self._moe(moe_layer, normed, dense[f"{layer}.gate"], num_tokens)
+                out, unevenness = self._moe(model.moe_layers.index(layer), normed, dense[f"{layer}.gate"], num_tokens)
                 balance = balance + unevenness
             x = x + out
         targets = sequences[:, 1:].reshape(-1)
@@ -166,7 +165,7 @@ def dense_shapes(model: ModelSpec) -> dict[str, tuple[int, ...]]:
     for layer in range(model.num_layers):
         shapes |= {f"{layer}.{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("gain", "bias")}
         shapes |= {f"{layer}.qkv": (width, 3 * width), f"{layer}.out": (width, width)}
-        if layer >= model.num_layers - model.num_moe_layers:
+        if layer in model.moe_layers:
             shapes[f"{layer}.gate"] = (width, model.num_experts)
         else:
             shapes |= {f"{layer}.up": (width, model.d_ff_dense), f"{layer}.down": (model.d_ff_dense, width)}

@@ -59,6 +59,13 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
 """When a field of a layout has no effect beside the others, and how people are told."""
 
 
+OF_MODULES: Mapping[str, Callable[[ModelSpec], bool]] = {
+    "latent_up": lambda one: one.attention is None or one.attention.kind != "latent",
+    "dense_block": lambda one: not one.num_dense_layers,
+}
+"""When a model lacks a module of `recomputed`."""
+
+
 IN_MODEL: Mapping[str, tuple[Callable[[ModelSpec], bool], str]] = {
     "attention_params": (lambda one: one.attention is not None, "beside attention"),
     "attention_score_dim": (lambda one: one.attention is not None, "beside attention"),
@@ -111,15 +118,17 @@ def refuse_without_effect(paths: Iterable[str], idle: Mapping[str, str], where: 
             raise SpecError(f"{where}{path} has no effect {why}: leave it out")
 
 
-def layout_remarks(parallel: ParallelSpec) -> list[str]:
-    """Tell of fields with other values than their defaults that have no effect beside the others, and of drops."""
+def layout_remarks(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
+    """Tell of fields with other values than their defaults that have no effect beside others, and of drops."""
     default, capacity = defaults_of(ParallelSpec), parallel.capacity_factor
     idle = [
         name for name, (is_idle, _) in BESIDE.items() if getattr(parallel, name) != default[name] and is_idle(parallel)
     ]
-    named = ", ".join(f"{name} ({BESIDE[name][1]})" for name in idle)
+    told = [f"{name} ({BESIDE[name][1]})" for name in idle]
+    lacking = [one for one in parallel.recomputed if one in OF_MODULES and OF_MODULES[one](model)]
+    told += [f"recomputed {one} ({model.name} has none)" for one in lacking]
     drops = f"capacity_factor {capacity:g} drops {1 - capacity:.0%} or more of what experts would compute: "
-    return [f"of no effect in this layout: {named}"] * bool(idle) + [
+    return [f"of no effect in this layout: {', '.join(told)}"] * bool(told) + [
         f"{drops}tokens and samples count all the same, MFU what is computed"
     ] * (0 < capacity < 1)
 
@@ -145,4 +154,4 @@ def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:
     given = {path for path, (spec, name) in values.items() if getattr(spec, name) != defaults_of(type(spec))[name]}
     found = grouped((why, path) for path, why in without_effect(job, model).items() if path in given)
     remarks = [f"of no effect {why}: {', '.join(paths)}" for why, paths in found.items()]
-    return remarks + ([] if job.parallel is None else layout_remarks(job.parallel))
+    return remarks + ([] if job.parallel is None else layout_remarks(job.parallel, model))

@@ -60,7 +60,7 @@ DENSE_WIDTHS = (
 )  # fmt: skip
 """Names of the width of dense blocks where `intermediate_size` is that of experts."""
 
-FURTHER = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules")
+FURTHER = ("num_nextn_predict_layers", "num_mtp_layers", "num_mtp_modules", "mtp_num_hidden_layers")
 """Names of the number of layers that predict further tokens."""
 
 STARTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
@@ -114,6 +114,8 @@ class _Config:
         self.traits: Sequence[str] = family.get("traits", ())
         self.defaults = {key: value for key, value in family.items() if key != "traits"}
         """What Transformers takes for fields that a config lacks."""
+        self.moe_layers: list[int] = []
+        """Layers with experts."""
         self.taken: dict[str, Any] = {}
         """Of these, those that were taken."""
         is_odd = not known or "not_compared" in self.traits
@@ -223,8 +225,11 @@ def import_config(path: str, content: bytes, *, is_checked: bool = False) -> tup
         if name.endswith("_config") and name not in NESTED and isinstance(value, dict) and SIZED & {*value}
     ]  # fmt: skip
     taken = [f"{name} {str(value).lower()}" for name, value in config.taken.items()]
+    dense = {*range(model.num_layers)} - {*config.moe_layers} if model.num_dense_layers else set()
+    elsewhere = sorted(dense & {*model.moe_layers})
     found = {
         "not counted": parts,
+        "layers without experts, which lazsim spreads evenly behind the first ones": [*map(str, elsewhere)],
         "not in the config, and taken as Transformers 5.24 does": taken,
         "not known, and may shape the model": unknown,
     }
@@ -252,7 +257,8 @@ def _model(config: _Config) -> dict[str, Any]:
     widths = ("moe_intermediate_size", "expert_ffn_hidden_size")
     d_ff_expert = config.number(*widths, default=d_ff) or config.number(*widths, "intermediate_size", least=1)
     d_ff_dense = config.number(*DENSE_WIDTHS, default=d_ff)
-    num_moe_layers = len(_moe_layers(config, num_layers))
+    config.moe_layers = _moe_layers(config, num_layers)
+    num_moe_layers = len(config.moe_layers)
     if not num_moe_layers:
         raise SpecError("no layer has experts, as first_k_dense_replace or a list of layers says: expected one")
     if num_moe_layers < num_layers and not d_ff_dense and "hybrid" not in config.traits:
@@ -276,6 +282,8 @@ def _model(config: _Config) -> dict[str, Any]:
         "vocab_size": config.number("vocab_size", least=1),
         "num_vocab_matrices": 1 if config.has("tie_word_embeddings") else 2,
     }
+    if (first := config.moe_layers[0]) < num_layers - num_moe_layers:
+        values["num_first_dense_layers"] = first
     if width := config.number("moe_latent_size", default=0):
         values["d_expert"] = width
     values |= {trait: True for trait in ("expert_bias", "clamped_activation") if trait in config.traits}

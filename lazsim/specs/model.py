@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from lazsim.grouping import interleaved
 from lazsim.limits import MAX_LAYERS, MAX_MODEL_EXPERTS
-from lazsim.specs.record import Amount, Count, NumExperts, NumLayers, Params, Spec
+from lazsim.specs.record import Amount, Count, LayerNumber, NumExperts, NumLayers, Params, Spec
 
 WEIGHT_BYTES_PER_PARAM = 2
 """A parameter, its gradient and an activation in half precision."""
@@ -192,7 +193,10 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
     num_layers: NumLayers
     """All transformer layers."""
     num_moe_layers: NumLayers
-    """The last layers, whose feed-forward block is an MoE layer."""
+    """Layers whose feed-forward block is an MoE layer: the last ones, unless `num_first_dense_layers` says other."""
+    num_first_dense_layers: LayerNumber | None = None
+    """Of the layers that are not MoE, those before all others; the rest is spread evenly among MoE layers, as in Llama
+    4 Maverick, which alternates. All when not given."""
     d_model: Count
     """Width of the residual stream."""
     d_ff_expert: Count
@@ -244,6 +248,11 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
     def __post_init__(self) -> None:
         if self.num_moe_layers > self.num_layers:
             raise ValueError(f"num_moe_layers ({self.num_moe_layers}) exceeds num_layers ({self.num_layers})")
+        if self.num_dense_layers < (self.num_first_dense_layers or 0):
+            raise ValueError(
+                f"num_first_dense_layers ({self.num_first_dense_layers}) exceeds the {self.num_dense_layers} layers "
+                "that are not MoE"
+            )
         if self.num_dense_layers and not self.d_ff_dense:
             raise ValueError(f"d_ff_dense is missing, which {self.num_dense_layers} layers that are not MoE need")
         if self.top_k > self.num_experts:
@@ -303,6 +312,14 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
     def num_dense_layers(self) -> int:
         """Layers with a feed-forward block that is not MoE; hybrid models have none."""
         return self.num_layers - self.num_moe_layers if self.state_space is None else 0
+
+    @cached_property
+    def moe_layers(self) -> list[int]:
+        """Layers whose feed-forward block is an MoE layer, counted from 0, where each layer has such a block."""
+        dense = self.num_dense_layers
+        first = dense if self.num_first_dense_layers is None else self.num_first_dense_layers
+        kinds = interleaved([("dense", dense - first), ("moe", self.num_moe_layers)])
+        return [layer for layer, kind in enumerate(kinds, first) if kind == "moe"]
 
     @property
     def has_paired_mixers(self) -> bool:

@@ -212,6 +212,7 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
     key_heads = model.attention.num_kv_heads if model.attention and model.attention.kind == "grouped" else heads
     windows = model.attention.num_window_layers if model.attention else 0
     space = model.state_space
+    cut = parallel.tensor * parallel.context if parallel.context_exchange == "all_to_all" else parallel.tensor
     kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
     num_layers = model.num_layers // (2 if model.has_paired_mixers else 1)
     rules = [
@@ -226,7 +227,16 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
             f"pipeline x expert x expert_tensor ({experts}) must divide the {counted(num_gpus, 'GPU')}",
         ),
         (model.num_experts % parallel.expert, f"expert ({parallel.expert}) must divide {model.num_experts} experts"),
+        (
+            model.d_ff_expert % parallel.expert_tensor,
+            f"expert_tensor ({parallel.expert_tensor}) must divide the {model.d_ff_expert} columns of an expert",
+        ),
         (heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {heads} attention heads"),
+        # Ranks take all positions of some heads each (DeepSpeed-Ulysses, arXiv 2309.14509).
+        (
+            heads % cut,
+            f"tensor x context ({cut}) must divide {heads} attention heads where context_exchange is 'all_to_all'",
+        ),
         # As NVIDIA/Megatron-LM 0.16 has it: ranks that share such a head gather the projection, and hold copies.
         (
             key_heads % parallel.tensor and parallel.tensor % key_heads,

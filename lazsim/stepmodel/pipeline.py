@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from lazsim.errors import SpecError
+from lazsim.grouping import interleaved
 from lazsim.specs import ModelSpec, ParallelSpec
 from lazsim.stepmodel.passes import Passes, dual_pipe_passes, interleaved_passes
 from lazsim.units import counted
@@ -22,27 +23,18 @@ SIMULATED_ROUNDS, MIN_SIMULATED = 4, 16
 
 
 def layers_of(model: ModelSpec) -> list[str]:
-    """List the layers of a model by the blocks they have, dense ones first.
+    """List the layers of a model by the blocks they have.
 
     Those of a hybrid model have one block each; where it has as many mixers as MoE layers, one of both.
     """
     if model.state_space is not None:
         mixers = [("state_space", model.state_space.num_layers), ("attention", model.attention_layers)]
         if model.has_paired_mixers:
-            return [f"{mixer} moe" for mixer in _interleaved(mixers)]
-        return _interleaved([*mixers, ("moe", model.num_moe_layers)])
+            return [f"{mixer} moe" for mixer in interleaved(mixers)]
+        return interleaved([*mixers, ("moe", model.num_moe_layers)])
     windows = model.attention.num_window_layers if model.attention else 0
-    attention = _interleaved([("window", windows), ("attention", model.num_layers - windows)])
-    dense = model.num_layers - model.num_moe_layers
-    return [f"{kind} {'dense' if layer < dense else 'moe'}" for layer, kind in enumerate(attention)]
-
-
-def _interleaved(kinds: Sequence[tuple[str, int]]) -> list[str]:
-    """Spread each kind evenly over the layers."""
-    places = [
-        ((index + 0.5) / count, order, kind) for order, (kind, count) in enumerate(kinds) for index in range(count)
-    ]
-    return [kind for _, _, kind in sorted(places)]
+    attention = interleaved([("window", windows), ("attention", model.num_layers - windows)])
+    return [f"{kind} {'moe' if layer in model.moe_layers else 'dense'}" for layer, kind in enumerate(attention)]
 
 
 def parts_of(model: ModelSpec, parallel: ParallelSpec) -> tuple[StagePart, ...]:

@@ -101,7 +101,7 @@ class StepResult:
             notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")
         kernel = self.inputs.attention_kernel[0] if model.attention else ""
         notes += self.inputs.kernel_remarks
-        notes += model_remarks(model) + layout_remarks(parallel)
+        notes += model_remarks(model) + layout_remarks(parallel, model)
         longest = self.inputs.tables.grids[kernel].axes[1][-1] if kernel in self.inputs.tables.grids else 0
         if 0 < longest < model.sequence_length:
             notes.append(

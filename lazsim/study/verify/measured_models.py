@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from lazsim.errors import SpecError
 from lazsim.files.tables import Cells
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
+from lazsim.specs.catalog import sized_cluster
 from lazsim.specs.overrides import override
 from lazsim.study.verify.cells import UNKNOWN, cell_flag, cell_number, cell_whole
 
@@ -22,28 +24,24 @@ ATTENTION_TYPES = ("MHA", "GQA", "MQA", "MLA")
 
 @dataclass(frozen=True)
 class Lookup:
-    """Models and systems by name: those beside a file, else those of the catalogue."""
+    """Models and systems by name: those beside a file, its rows or files of their own, else those of the catalogue."""
 
     models: Mapping[str, Cells]
     systems: Mapping[str, Cells]
+    folder: Path = Path()
+    """Folder from which paths go."""
 
     def model(self, name: str) -> ModelSpec:
         """Find a model."""
-        catalogued = catalogued_name(name)
-        known = catalogued in catalog_names("models")
-        if not known and name not in self.models:
-            raise SpecError(f"no model {name!r} in the catalogue or beside the file")
+        known = self._specified("model", name)
         if name not in self.models:
-            return load_spec(ModelSpec, catalogued)
-        return _model_of(name, self.models[name], load_spec(ModelSpec, catalogued) if known else None)
+            return load_spec(ModelSpec, known)
+        return _model_of(name, self.models[name], load_spec(ModelSpec, known) if known else None)
 
     def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
         """Find a system, cut or grown to a number of GPUs, and its GPU."""
-        known = catalogued_name(name) in catalog_names("clusters")
-        if not known and name not in self.systems:
-            raise SpecError(f"no system {name!r} in the catalogue or beside the file")
-        if known:
-            cluster = load_spec(ClusterSpec, catalogued_name(name))
+        if known := self._specified("system", name):
+            cluster = load_spec(ClusterSpec, known)
             gpu = load_spec(GpuSpec, cluster.gpu)
             _refuse_other_system(name, self.systems.get(name, {}), cluster)
         else:
@@ -56,6 +54,19 @@ class Lookup:
         if per_node != cluster.gpus_per_node:
             changes["network.nic_bytes_per_s"] = cluster.network.nic_bytes_per_s * per_node / cluster.gpus_per_node
         return override(cluster, changes, name), gpu
+
+    def _specified(self, kind: str, name: str) -> str:
+        """Return how `load_spec` names a model or system; empty for one that only a row beside the file has."""
+        if name.endswith((".toml", ".json")):
+            return str(self.folder / name)
+        catalogued = catalogued_name(name)
+        if catalogued in catalog_names("models" if kind == "model" else "clusters"):
+            return catalogued
+        if kind == "system" and sized_cluster(catalogued):
+            return catalogued
+        if name not in (self.models if kind == "model" else self.systems):
+            raise SpecError(f"no {kind} {name!r} in the catalogue or beside the file")
+        return ""
 
 
 def catalogued_name(name: str) -> str:
@@ -145,6 +156,7 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
         "name": name,
         "num_layers": cell_whole(row, "layers_total"),
         "num_moe_layers": cell_whole(row, "moe_layers"),
+        "num_first_dense_layers": known.num_first_dense_layers if known is not None else None,
         "d_model": cell_whole(row, "d_model"),
         "d_ff_expert": cell_whole(row, "expert_d_ff"),
         "d_ff_dense": cell_whole(row, "dense_d_ff"),

@@ -155,13 +155,14 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
         for name, column in keys.items()
         if (file := beside / f"{name}.csv").is_file()
     }
-    lookup = Lookup(found.get("models", {}), found.get("systems", {}))
+    lookup = Lookup(found.get("models", {}), found.get("systems", {}), beside)
     rows = read_rows(path, read_bytes(path), NEEDED)
     columns, known = (next(iter(table.values())).keys() for table in (rows, catalogued))
-    unread = sorted(columns - known)
-    for column in known - columns:
+    # In another case, or with a unit behind the name.
+    unread = {re.split(r"\W", one.lower())[0]: one for one in sorted(columns - known)}
+    for column in sorted(known - columns):
         if alike := difflib.get_close_matches(column, unread, 1, ALIKE):
-            raise SpecError(f"{path}: has a column {alike[0]}, which is not read; name it {column}")
+            raise SpecError(f"{path}: has a column {unread[alike[0]]}, which is not read; name it {column}")
     return [_run(row, lookup) for row in rows.values()]
 
 
@@ -236,8 +237,10 @@ def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
             raise SpecError(
                 f"layers_override {layers}: which kinds of layers of {row['model_key']} are left is unknown"
             )
-        dense = model.num_layers - model.num_moe_layers
-        changes |= {"num_layers": layers, "num_moe_layers": max(1, layers - dense)}
+        # The first layers stay as they are; those behind them are cut in proportion.
+        first = model.moe_layers[0]
+        share = model.num_moe_layers / (model.num_layers - first)
+        changes |= {"num_layers": layers, "num_moe_layers": max(1, round((layers - first) * share))}
         if model.attention and (windows := model.attention.num_window_layers):
             changes["attention.num_window_layers"] = round(windows * layers / model.num_layers)
     model = override(model, changes, row["model_key"])
