@@ -141,11 +141,16 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     assert (tmp_path / "table.csv").read_bytes() == first.table()
 
 
-def test_rows_of_another_numpy_are_made_anew_under_the_same_ids_of_runs(tmp_path, monkeypatch):
-    first = collect(square, [2, 3], tmp_path, num_workers=1)
+def test_rows_of_another_numpy_are_made_anew_under_the_same_ids_of_runs_and_a_line_says_so(tmp_path, monkeypatch):
+    told = []
+    first = collect(square, [2, 3], tmp_path, num_workers=1, tell=told.append)
     monkeypatch.setattr("lazsim.study.collect.version", lambda _library: "99.0")
-    again = collect(square, [2, 3], tmp_path, num_workers=1)
-    assert len(set(ids(tmp_path))) == 4
+    collect(square, [4], tmp_path, num_workers=1, tell=told.append)
+    assert told == []
+    for _ in range(2):
+        again = collect(square, [2, 3], tmp_path, num_workers=1, tell=told.append)
+    assert told == [f"{tmp_path}: runs there are of another version of lazsim, numpy or scipy, and are made again"]
+    assert len(set(ids(tmp_path))) == 5
     assert [task.id for task in again.tasks] == [task.id for task in first.tasks]
 
 

@@ -49,7 +49,7 @@ def command(spec: Path, out: Path, **workers: Any) -> None:
     kind = click.get_current_context().command_path
     refuse_foreign(out, SWEEP_FILES, kind)
     with working():
-        result = run_sweep(load_sweep(spec), out, progress=progress_bar, **workers)
+        result = run_sweep(load_sweep(spec), out, progress=progress_bar, tell=note, **workers)
     if result.rows:
         show(result, sweep_parts)
         files = sweep_files(result)

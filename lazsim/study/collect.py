@@ -17,9 +17,9 @@ import lazsim
 from lazsim.errors import LazsimError, unknown_name
 from lazsim.files.folders import hold_folder
 from lazsim.loads import check_whole
-from lazsim.specs import hash_id
+from lazsim.specs import hash_id, sha256
 from lazsim.study.backends import BACKENDS
-from lazsim.study.store import Store, StoredRow, encode_row
+from lazsim.study.store import Store, StoredRow, encode_plain, encode_row
 
 NOT_SIMULATED = ("cli", "output", "live", "profiling", "pytorch")
 """Packages on which a simulation does not depend: they show results, or are applications of their own."""
@@ -91,6 +91,7 @@ def collect(
     num_workers: int | None = None,
     address: str | None = None,
     progress: ShowRuns | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Outcomes:
     """Call a function with each input whose result the folder does not hold yet.
 
@@ -112,6 +113,8 @@ def collect(
         Address of a Ray cluster.
     progress
         Shows the progress.
+    tell
+        Is told where the folder has runs of another version.
 
     Examples
     --------
@@ -135,8 +138,10 @@ def collect(
         if folder is not None:
             stack.enter_context(hold_folder(folder))
             store = stack.enter_context(closing(Store(folder)))
-        values = store.read(by_key) if store else {}
+        values, others = store.read(by_key) if store else ({}, set())
         todo = [task for task in by_key.values() if task.key not in values]
+        if others and any(sha256(encode_plain(task.inputs)) in others for task in todo):
+            tell(f"{folder}: runs there are of another version of lazsim, numpy or scipy, and are made again")
         with (progress or show_nothing)(len(values), len(by_key)) as advance:
             run = functools.partial(_run_task, function)
             if not todo or (num_workers == 1 and backend == "loky"):

@@ -80,6 +80,7 @@ class Context:
     num_workers: int | None = 1
     backend: str = "loky"
     progress: ShowRuns | None = None
+    tell: Callable[[str], None] = lambda _: None
     """See `lazsim.study.collect.collect`."""
     reference: Path | None = None
     """Folder of recorded data; see `find_reference`."""
@@ -150,7 +151,7 @@ class Context:
         # Runs are kept apart by experiment, so that little is read to resume one.
         folder = None if self.store is None else self.store / self.name
         options = {"backend": self.backend, "num_workers": self.num_workers, "progress": self.progress}
-        result = work(*arguments, folder, **options)
+        result = work(*arguments, folder, tell=self.tell, **options)
         for label, text in result.failures:
             raise LazsimError(f"{label}: {text}")
         return result

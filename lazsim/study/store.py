@@ -21,11 +21,12 @@ START = b'{"id":"'
 
 
 class StoredRow(msgspec.Struct, frozen=True):
-    """A finished run, with the hash of its value; its line also holds the inputs, for people."""
+    """A finished run, with the hash of its value, and its inputs."""
 
     id: str
     value: msgspec.Raw
     sha256: str = ""
+    inputs: msgspec.Raw = msgspec.Raw()
 
     def decode(self) -> Any:
         """Return the value; a ValueError says that it is damaged."""
@@ -34,11 +35,17 @@ class StoredRow(msgspec.Struct, frozen=True):
         return decode_json(bytes(self.value))
 
 
+def encode_plain(value: Any) -> bytes:
+    """Return the JSON of plain data and arrays."""
+    return msgspec.json.encode(value, enc_hook=plain_array)
+
+
 def encode_row(row_id: str, inputs: Any, value: Any) -> bytes:
     """Return the line of a finished run."""
-    content = msgspec.json.encode(value, enc_hook=plain_array)
-    line = {"id": row_id, "inputs": inputs, "sha256": sha256(content), "value": msgspec.Raw(content)}
-    return msgspec.json.encode(line, enc_hook=plain_array) + b"\n"
+    content = encode_plain(value)
+    given = msgspec.Raw(encode_plain(inputs))
+    line = {"id": row_id, "inputs": given, "sha256": sha256(content), "value": msgspec.Raw(content)}
+    return msgspec.json.encode(line) + b"\n"
 
 
 class Store:
@@ -61,20 +68,25 @@ class Store:
         """Close the file."""
         os.close(self._descriptor)
 
-    def read(self, wanted: Container[str]) -> dict[str, Any]:
-        """Return the values of the wanted rows by id; a `LazsimError` names a line that is not a row."""
-        found = {}
+    def read(self, wanted: Container[str]) -> tuple[dict[str, Any], set[str]]:
+        """Return the values of the wanted rows by id, and hashes of the inputs of all others.
+
+        A `LazsimError` names a line that is not a row.
+        """
+        found, others = {}, set()
         with self._path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     row = decode_json(line, StoredRow)
                     if row.id in wanted:
                         found[row.id] = row.decode()
+                    else:
+                        others.add(sha256(bytes(row.inputs)))
                 except ValueError:
                     raise LazsimError(
                         f"{self._path}, line {number}: not a row of a sweep; delete the line; its run is then repeated"
                     ) from None
-        return found
+        return found, others
 
     def append(self, line: bytes) -> None:
         """Append a line of `encode_row`, all of it or nothing; a `LazsimError` says that it cannot be written."""

@@ -1,5 +1,6 @@
 """Advise on the settings of a job: the best, what cannot be told from it, and what would change the advice."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -241,7 +242,7 @@ def advise(
     max_runs
         Runs to make at most.
     progress, tell
-        Shows runs made and runs at most; is told before the runs if they may take long.
+        Shows runs made and runs at most; is told before the runs if they may take long, or a folder has others.
     **options
         Folder, backend and workers; see `lazsim.study.collect.collect`.
 
@@ -277,7 +278,8 @@ def advise(
     axes = [[(name, value) for value in dict.fromkeys(chosen[name])] for name in CHOICES if name in chosen]
     alternatives = distinct(itertools.product(*axes))
     with _one_bar(progress, max_runs) as bar:
-        question = Question(settings, on_demand_price, due, alternatives, {**options, "progress": bar})
+        options |= {"progress": bar, "tell": functools.cache(tell)}
+        question = Question(settings, on_demand_price, due, alternatives, options)
         found = _find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
         # Those that find and those that judge.
         most_seeds = question.most_seeds or 2 * max_runs
