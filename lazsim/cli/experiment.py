@@ -69,8 +69,13 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: An
     from lazsim.output.outcome import outcome_files, outcome_text
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
-    shows = {"progress": progress_bar, "tell": functools.cache(note)}
-    context = Context(store=out / STORE, reference=find_reference(reference), **shows, **options)
+    context = Context(
+        store=out / STORE,
+        reference=find_reference(reference),
+        progress=progress_bar,
+        tell=functools.cache(note),
+        **options,
+    )
     asked = [each for given in names for each in (experiment_titles() if given == "all" else [given])]
     experiments = [load_experiment(name) for name in dict.fromkeys(asked)]
     for experiment in experiments:
