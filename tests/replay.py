@@ -55,6 +55,7 @@ class Replay:
         self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
         self.forming = []  # Replicas that get ready to join beside training; those that are ready are called no more.
         self.due = None  # When the nodes that are being collected may join.
+        self.collected = None, set()  # The same, and these nodes; others that may join now are not among them.
         self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
         self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
         self.last_step_s = 0.0
@@ -118,6 +119,10 @@ class Replay:
             self.dropped.discard(node)
         self.standby = [node for node in self.standby if node not in removed]
         self.seats = {seat: node for seat, node in self.seats.items() if node not in removed}
+        until, collected = self.collected
+        collected.difference_update(removed)
+        if self.due == until and not collected:
+            self.due = None
         called, self.standby = self.standby[: self.room()], self.standby[self.room() :]
         starts_at = self.now + self.job.spare_start_s
         self.called |= dict.fromkeys(called, starts_at)
@@ -126,8 +131,12 @@ class Replay:
         for node in added:
             if not self.room():
                 self.standby.append(node)
-            elif self.due is None:
-                self.due = self.now + JOIN_WAIT_S
+            else:
+                if self.due is None:
+                    self.due = self.now + JOIN_WAIT_S
+                    self.collected = self.due, set()
+                if self.due == self.collected[0]:
+                    self.collected[1].add(node)
             self.place[node] = next(place for place in itertools.count() if place not in self.place.values())
         for node in [*started, *called]:
             if self.called.get(node) == self.now:

@@ -243,6 +243,15 @@ def test_too_few_nodes_wait_until_enough_have_been_collected():
     assert result.counts["restarts"] == 1
 
 
+def test_a_collection_ends_with_the_last_of_its_nodes():
+    # c, collected from 151 on, goes at 160; d comes at 200 and is collected until 320.
+    changes = (101, "remove", "b"), (151, "add", "c"), (160, "remove", "c"), (200, "add", "d")
+    assert spent(run("lazarus", trace((0, "add", "a b"), *changes), 400.0))["waiting"] == 320 - 116
+    # e comes while c is collected: both had until 271, and e has.
+    changes = (101, "remove", "b"), (151, "add", "c"), (155, "add", "e"), (160, "remove", "c")
+    assert spent(run("lazarus", trace((0, "add", "a b"), *changes), 400.0))["waiting"] == 271 - 116
+
+
 def test_nodes_that_come_after_a_collection_ran_out_during_detection_are_collected_too():
     # c is collected from 50 to 170, but is lost with a at 165; detected at 180. d is collected from 200 to 320.
     events = trace((0, "add", "a b"), (50, "add", "c"), (165, "remove", "a c"), (200, "add", "d"))

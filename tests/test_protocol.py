@@ -143,8 +143,9 @@ def test_training_pauses_only_for_nodes_that_come_into_use(system, in_use, alive
 
 
 def test_nodes_are_collected_for_two_minutes_from_the_first_on():
-    due_s = protocol.collect_until(None, 51.0, 120.0)
-    assert protocol.collect_until(due_s, 61.0, 120.0) == due_s == 171.0
+    newcomers = protocol.Newcomers()
+    due_s = newcomers.add("a", None, 51.0, 120.0)
+    assert newcomers.add("b", due_s, 61.0, 120.0) == due_s == 171.0
     assert [protocol.join_is_due(due_s, now_s) for now_s in (170.9, 171.0)] == [False, True]
 
 

@@ -87,6 +87,7 @@ class Job:
         self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, sampled_steps) if steps}
         self._last_save: tuple[System, int, float, Save] | None = None
         self._join_at_s: float | None = None
+        self._collected = protocol.Newcomers()
         self._dropped: set[str] = set()
         # Replicas that get ready to join beside training, up to their join. Those that are ready are in service.
         self._forming: list[tuple[str, ...]] = []
@@ -120,8 +121,10 @@ class Job:
             self._forming.remove(replica)
             self._start(replica)
         self._dropped.difference_update(batch.removed)
-        if any(map(self.nodes.serves, batch.added)):
-            join_at_s = protocol.collect_until(self._join_at_s, self.env.now, self.costs.job.join_wait_s)
+        waited_s = self._join_at_s
+        self._join_at_s = self._collected.remove(batch.removed, waited_s)
+        if came := [node for node in batch.added if self.nodes.serves(node)]:
+            join_at_s = self._collected.add(came, self._join_at_s, self.env.now, self.costs.job.join_wait_s)
             if join_at_s != self._join_at_s:
                 self._join_at_s = join_at_s
                 self.env.process(self._wake_to_join(join_at_s))
@@ -131,10 +134,13 @@ class Job:
             self._start(called)
         if failed:
             self._interrupt(batch)
-        else:
-            # Those that take no part in what is going on may hold copies.
-            self.state.held = self.state.held.without(batch.removed)
-            self._log("nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
+            return
+        # Those that take no part in what is going on may hold copies.
+        self.state.held = self.state.held.without(batch.removed)
+        self._log("nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
+        if waited_s is not None and self._join_at_s is None and isinstance(self.state, Waiting):
+            # There is no one to wait for.
+            self._interrupt(Signal.JOIN)
 
     def end(self) -> None:
         """Stop here; a step under way stays unfinished."""

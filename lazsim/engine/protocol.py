@@ -4,7 +4,7 @@ Every decision stands here once, as a pure function. The simulated job (`lazsim.
 decisions; the coordinator of a live job (`lazsim.live`) carries them out.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
@@ -199,9 +199,38 @@ def find_joining_in_place(
     return find_newcomers(in_use, allowed, usable_nodes)
 
 
-def collect_until(join_at_s: float | None, now_s: float, join_wait_s: float) -> float:
-    """Return when the nodes that come now may join: with those that are being collected, if any."""
-    return now_s + join_wait_s if join_at_s is None else join_at_s
+class Newcomers:
+    """New nodes that wait for others, to join with them.
+
+    Examples
+    --------
+    >>> newcomers = Newcomers()
+    >>> until_s = newcomers.add(["a"], None, now_s=100.0, join_wait_s=120.0)
+    >>> until_s, newcomers.add(["b"], until_s, now_s=150.0, join_wait_s=120.0)
+    (220.0, 220.0)
+    >>> newcomers.remove(["a"], until_s), newcomers.remove(["b"], until_s)
+    (220.0, None)
+    """
+
+    def __init__(self) -> None:
+        self._until_s: float | None = None
+        self._nodes: set[Any] = set()
+
+    def add(self, nodes: Iterable[Any], join_at_s: float | None, now_s: float, join_wait_s: float) -> float:
+        """Return when nodes that come now may join, where others may at a time: with these, if any."""
+        if join_at_s is None:
+            join_at_s = self._until_s = now_s + join_wait_s
+            self._nodes = set()
+        if join_at_s == self._until_s:
+            self._nodes.update(nodes)
+        return join_at_s
+
+    def remove(self, nodes: Iterable[Any], join_at_s: float | None) -> float | None:
+        """Return when nodes may join as some go: as before, but not where all that were collected are gone."""
+        if join_at_s is None or join_at_s != self._until_s:
+            return join_at_s
+        self._nodes.difference_update(nodes)
+        return join_at_s if self._nodes else None
 
 
 def join_is_due(join_at_s: float | None, now_s: float) -> bool:

@@ -7,7 +7,7 @@ simulated job. The coordinator carries the decisions out.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +99,7 @@ class Coordinator:
         # Why the ranks were asked to pause; empty where they were not.
         self._pause_cause = ""
         self._join_at_s: float | None = None
+        self._collected = protocol.Newcomers()
         # Whether the generation takes in workers, until it trains.
         self._is_joining = False
         self._failed_s: float | None = None
@@ -151,7 +152,7 @@ class Coordinator:
         if self._join_at_s is not None:
             # Workers that came during the preparation join like those that come now.
             self._join_at_s = None
-            self._collect_joins()
+            self._collect_joins(self.server.workers)
         await self._emit("started")
 
     async def _emit(self, event: str, step: int | None = None) -> None:
@@ -163,7 +164,7 @@ class Coordinator:
     def on_join(self, worker: WorkerConnection) -> None:
         """Collect a worker that has come."""
         if self._clock_runs or self._generation:
-            self._collect_joins()
+            self._collect_joins([worker])
         self.record.registered(worker.name)
         self.record.alive(len(self.server.workers))
 
@@ -171,10 +172,12 @@ class Coordinator:
         """Record when a member of the generation was lost."""
         if worker in self._members and self._failed_s is None:
             self._failed_s = self.record.killed_s.get(worker.name, self.now_s())
+        self._join_at_s = self._collected.remove([worker], self._join_at_s)
         self.record.alive(len(self.server.workers))
 
-    def _collect_joins(self) -> None:
-        self._join_at_s = protocol.collect_until(self._join_at_s, self.now_s(), self.costs.job.join_wait_s)
+    def _collect_joins(self, workers: Iterable[WorkerConnection]) -> None:
+        wait_s = self.costs.job.join_wait_s
+        self._join_at_s = self._collected.add(workers, self._join_at_s, self.now_s(), wait_s)
 
     def on_message(self, worker: WorkerConnection, message: Message) -> None:
         """Process the report of a worker."""
