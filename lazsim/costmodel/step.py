@@ -173,6 +173,13 @@ class CostModel:
         """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""
         return 0.0
 
+    def rerouted_bytes(self, num_nodes: int, share: float) -> float:
+        """Return what a GPU keeps of other micro-batches, a share of its own, while they are in later stages.
+
+        Nothing, here: one goes forward and backward before the next.
+        """
+        return 0.0
+
     def part_step_factor(self, num_nodes: int, num_left: int) -> float:
         """Return how many times as long a step is in which only some nodes of a plan do their part: no nodes share."""
         return 1.0

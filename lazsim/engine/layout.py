@@ -201,9 +201,8 @@ class LayoutCosts(CostModel):
         Each row of padding is kept as routed ones are (`lazsim.costmodel.memory.layer_activation_bytes`). A stage holds
         the micro-batches of as many stages as follow it, so that all layers count once.
         """
-        inputs, model = self.inputs_for(num_nodes), self.model
-        parallel = msgspec.structs.replace(inputs.parallel, routing="balanced")
-        parts = memory_bytes(replace(inputs, parallel=parallel))
+        inputs, model = self._even_inputs(num_nodes), self.model
+        parts = memory_bytes(inputs)
         if layout.padded:
             routed = inputs.own_tokens * model.top_k
             rows_L = routed * padding(load_LE[None])[0]
@@ -222,6 +221,16 @@ class LayoutCosts(CostModel):
             buffers=math.fsum(num_bytes for name, num_bytes in parts.items() if name not in MEMORY_PARTS),
             runtime=parts["runtime"],
         )
+
+    def rerouted_bytes(self, num_nodes: int, share: float) -> float:
+        """See `CostModel.rerouted_bytes`: of the GPU that needs most with them."""
+        inputs = self._even_inputs(num_nodes)
+        need, more = (math.fsum(memory_bytes(inputs, rerouted).values()) for rerouted in (0.0, share))
+        return more - need
+
+    def _even_inputs(self, num_nodes: int) -> StepInputs:
+        inputs = self.inputs_for(num_nodes)
+        return replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, routing="balanced"))
 
 
 class KnownSteps:

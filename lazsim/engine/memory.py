@@ -43,13 +43,13 @@ def memory_uses(
     load_BLE = routing.loads(sorted(set(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64).tolist())))
     if isinstance(costs, LayoutCosts):
         for load_LE in load_BLE:
-            yield with_states(costs.memory(num_nodes, layout, load_LE), extra)
+            yield _with_extra(system, costs.memory(num_nodes, layout, load_LE), extra)
         return
     for load_LE, plan in zip(load_BLE, plan_each(system, costs, num_nodes, load_BLE), strict=True):
         share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
-        yield with_states(gpu_memory(costs.model, share, saving=saving), extra)
+        yield _with_extra(system, gpu_memory(costs.model, share, saving=saving), extra)
 
 
-def with_states(memory: MemoryUse, num_bytes: float) -> MemoryUse:
-    """Add states that a GPU holds for others."""
-    return replace(memory, optimizer_states=memory.optimizer_states + num_bytes)
+def _with_extra(system: System, memory: MemoryUse, num_bytes: float) -> MemoryUse:
+    part = system.extra_gpu_part
+    return replace(memory, **{part: memory.parts[part] + num_bytes})

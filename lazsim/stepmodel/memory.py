@@ -80,8 +80,13 @@ def stage_parameters(params: Sequence[StageParameters], parallel: ParallelSpec) 
     ]
 
 
-def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
+def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, float]:
     """Return the bytes of each part on a GPU of the stage that needs most; the values sum to what it needs.
+
+    Parameters
+    ----------
+    rerouted
+        Micro-batches that a GPU computes for others, over its own.
 
     Notes
     -----
@@ -92,9 +97,10 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
     1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one (deepseek-ai/DualPipe). Full recomputation keeps
     the inputs of layers, and all of the layer that runs again; what else is recomputed keeps what it reads. Rows of
     experts are those of the busiest rank, as if it were the same in all layers, which is the most that it can be; what
-    chance does differs from layer to layer, evens out, and counts nothing. Where parameters are gathered layer by
-    layer, what is divided are the master weights, and two layers are whole, one ahead, with the gradients of one
-    (``fully_shard`` of PyTorch). Fragmentation is left out.
+    chance does differs from layer to layer, evens out, and counts nothing. Beside its own micro-batches, a GPU
+    keeps those of others that wait for later stages, as many as of its own; the one that it computes is one of
+    either. Where parameters are gathered layer by layer, what is divided are the master weights, and two layers are
+    whole, one ahead, with the gradients of one (``fully_shard`` of PyTorch). Fragmentation is left out.
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
@@ -110,7 +116,7 @@ def memory_bytes(inputs: StepInputs) -> Mapping[str, float]:
             counts: dict[str, int] = {}
             for name, number in itertools.chain(*of_stage):
                 counts[name] = counts.get(name, 0) + number
-            needs[of_stage] = _stage_bytes(inputs, stage, counts, kept, gathered, *held)
+            needs[of_stage] = _stage_bytes(inputs, stage, counts, kept, gathered, rerouted, *held)
     return max(needs.values(), key=lambda need: math.fsum(need.values()))
 
 
@@ -131,17 +137,19 @@ def _gathered_bytes(inputs: StepInputs, part: StagePart) -> tuple[float, float]:
 
 def _stage_bytes(
     inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float],
-    gathered: tuple[float, float], dense: float, expert: float,
+    gathered: tuple[float, float], rerouted: float, dense: float, expert: float,
 ) -> dict[str, float]:  # fmt: skip
     parallel = inputs.parallel
     held = dense + expert
     divided = dense / inputs.dense_copies + expert / inputs.expert_copies
     if parallel.schedule == "dualpipe":
-        in_flight = (parallel.pipeline + 1) / 2
+        num_parts, in_flight = 2, parallel.pipeline + 1
     else:
         overlap = parallel.overlaps_exchanges
         warm_up = warm_up_parts(stage, parallel.pipeline, parallel.virtual_stages, overlap)
-        in_flight = (warm_up + (not overlap)) / parallel.virtual_stages
+        num_parts, in_flight = parallel.virtual_stages, warm_up + (not overlap)
+    most = num_parts * inputs.num_micro_batches
+    kept_parts = min(in_flight, most) + math.ceil(rerouted * min(in_flight - 1, most))
     optimizer_bytes = parallel.optimizer_bytes * (held if parallel.sharding == "none" else divided)
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
@@ -164,7 +172,7 @@ def _stage_bytes(
         "parameters": parameters,
         "gradients": gradients,
         "optimizer": optimizer_bytes,
-        "activations": (min(in_flight, inputs.num_micro_batches) * per_token + runs_again) * inputs.own_tokens,
+        "activations": (kept_parts / num_parts * per_token + runs_again) * inputs.own_tokens,
         "logits": logits * inputs.model.vocab_size / parallel.tensor * inputs.tokens,
         "runtime": LAYOUT_RUNTIME_BYTES,
     }

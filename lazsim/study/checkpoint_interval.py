@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lazsim.engine.interval import interval_steps, steady_step_s
+from lazsim.engine.interval import fewest_steps, interval_steps, steady_step_s
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import System
 from lazsim.errors import LazsimError, SpecError, prefix_errors
@@ -138,7 +138,7 @@ def _search(
         fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, loads, num_nodes)]
         best = max((best, *fitting), key=score)
     is_untested = not any(map(went_back, simulate(best)))
-    least = interval_steps(best.system, scenario.costs(), loads, num_nodes, between_s=0.0)
+    least = fewest_steps(best.system, scenario.costs(), loads, num_nodes)
     least = max(least, best.interval_steps) if is_untested else least
     fixed = best
 

@@ -16,9 +16,13 @@ class ReCycle(SeatSystem):
     -----
     With ``m`` micro-batches, ``p`` stages and ``k`` of ``d`` nodes of a place missing, a step takes
     ``m + p - 1 + max(0, m k / (d - k) - usable (p - 1))`` instead of ``m + p - 1`` times a stage's time.
+
+    A peer keeps the activations of those that wait for later stages beside its own: of the ``min(p - 1, m)`` of the
+    first stage, where they are most, those that it computes, one in ``d - 1`` while one node is missing.
     """
 
     takes_two_replicas: bool = True
+    extra_gpu_part: str = "activations"
     usable_bubbles: float = 0.5
     """Share of the bubbles that rerouted micro-batches fill: an assumption; 1 is perfect."""
 
@@ -32,6 +36,11 @@ class ReCycle(SeatSystem):
         rerouted = micro_batches * most / (replicas - most)
         whole = micro_batches + bubbles
         return Pace((whole + max(0.0, rerouted - self.usable_bubbles * bubbles)) / whole)
+
+    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
+        """Return the bytes of the activations of rerouted micro-batches while one node is missing."""
+        replicas = num_nodes // costs.grid.replica_nodes
+        return costs.rerouted_bytes(num_nodes, 1 / (replicas - 1)) if replicas > 1 else 0.0
 
 
 RECYCLE = ReCycle(

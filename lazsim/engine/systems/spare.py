@@ -8,9 +8,10 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
+from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas
-from lazsim.engine.systems.system import FULL_PACE, Pace
-from lazsim.placement.plan import Bools
+from lazsim.engine.systems.system import FULL_PACE, Pace, Save
+from lazsim.placement.plan import Bools, PlacementPlan
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,23 @@ class StackedShards(ReplicaSystem):
 
     def _redundancy(self, num_groups: int) -> int:
         return min(self.num_stacks or optimal_stacks(num_groups), num_groups)
+
+    def interval_s(self, costs: CostModel, plan: PlacementPlan, save: Save, between_s: float) -> float:
+        """See `System.interval_s`.
+
+        Notes
+        -----
+        Only a wipe-out goes back to a checkpoint. One comes after ``Gamma(1/r) / r * N^(1 - 1/r)`` failures of ``N``
+        groups with ``r`` shards each (published); with ``T_f`` seconds to it, ``T_s`` of a save and ``T_r`` of a
+        restart, ``sqrt(T_s^2 + 2 T_s (T_f + T_r))`` of training keep most (Saxena et al., arXiv 2410.18124, with which
+        the publication computes).
+        """
+        num_groups = plan.num_nodes // costs.grid.replica_nodes
+        redundancy = self._redundancy(num_groups)
+        failures = math.gamma(1 / redundancy) / redundancy * num_groups ** (1 - 1 / redundancy)
+        restart = Decision[str](Action.RESTART, "checkpoint", num_nodes=plan.num_nodes)
+        between_s = failures * between_s + self.restart_s(costs, restart, plan)
+        return math.sqrt(save.stall_s**2 + 2 * save.stall_s * between_s)
 
     def stacks(self, broken: Bools) -> int:
         """Return the shards that each group left computes; 0 when a shard has no group left.

@@ -81,6 +81,8 @@ class System:
     """What it does with pipeline stages, in a few words, where it needs two or more."""
     takes_two_replicas: bool = False
     """Whether it needs two model replicas or more."""
+    extra_gpu_part: str = "optimizer_states"
+    """Part of `lazsim.costmodel.memory.MemoryUse` to which `extra_gpu_bytes` belong."""
     doubles_stages: bool = False
     """Whether each node also holds the states of its place in the next pipeline stage."""
 
@@ -251,6 +253,13 @@ class System:
     def save_all(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint of everything takes, with which a job stops in order."""
         return self.save(costs, num_nodes, step_s)
+
+    def interval_s(self, costs: CostModel, plan: PlacementPlan, save: Save, between_s: float) -> float | None:
+        """Return the seconds of training between checkpoints that are published for it, from those between failures.
+
+        None where Young's formula says them; see `lazsim.engine.interval`.
+        """
+        return None
 
     def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int | None:
         """Return the steps between copies in the memory of other nodes; None without any."""
