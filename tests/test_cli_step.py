@@ -706,6 +706,18 @@ def test_a_row_with_fewer_layers_has_windows_in_their_share(tmp_path):
     assert (run.inputs.model.num_layers, run.inputs.model.attention.num_window_layers) == (6, 3)
 
 
+def test_rows_that_no_gpu_has_the_memory_for_are_told(tmp_path):
+    # 671 B parameters take 1.3 TB in 16 bits alone, and eight H100 have 0.7 TB.
+    (tmp_path / "rows.csv").write_text(
+        "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,tok_s_gpu\n"
+        "large,deepseek_v3,dgx-h100,8,64,1,4096,1,1,8,100\n"
+        "small,olmoe_1b_7b,dgx-h100,8,64,1,4096,1,1,8,9000\n"
+    )
+    (note,) = (note for note in verify([str(tmp_path / "rows.csv")]).notes if note.startswith("more than the memory"))
+    assert "(large)" in note
+    assert "small" not in note
+
+
 def test_files_do_not_share_names_of_rows(refused):
     assert "--rows: two files have a row r002" in refused("verify", "--rows", str(MEASURED), "--rows", str(MEASURED))
 

@@ -228,6 +228,13 @@ def test_rows_of_nccl_tests_count_unless_results_are_wrong(tmp_path, cell, is_ta
     assert ("all_reduce,512," in imported.text) == is_taken == (not told(imported, f"since {cell} results are wrong"))
 
 
+def test_nccl_tests_of_which_all_results_are_wrong_say_so(tmp_path):
+    path = tmp_path / "all_reduce.txt"
+    path.write_text(NCCL_TESTS.replace("      0     ", "      7     "))
+    with pytest.raises(SpecError, match="all of its results are wrong, as nccl-tests says"):
+        import_tables(str(path), "mine")
+
+
 @pytest.mark.parametrize("tag", ["[1,0]<stdout>:", "[prterun-node0-71@1,0]<stdout>: ", " 0: "])
 def test_nccl_tests_are_read_with_the_tags_of_ranks_that_launchers_put_before_lines(tmp_path, tag):
     path = tmp_path / "all_reduce.txt"

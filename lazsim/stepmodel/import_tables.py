@@ -269,6 +269,8 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
             notes.append(f"{where}: left out, since {wrong} results are wrong")
         else:
             rows.append({"gpu": "", "num_gpus": str(num_gpus), "nbytes": cells[0], "time_us": time_us, "line": where})
+    if not rows and any(note.endswith(" results are wrong") for note in notes):
+        raise SpecError(f"{path}: all of its results are wrong, as nccl-tests says; measure again")
     if not rows:
         raise SpecError(f"{path}: neither a folder, a .csv file nor the text output of nccl-tests; check the path")
     told = set(re.findall(r"(\w+)_perf\b", "\n".join(lines))) or set(

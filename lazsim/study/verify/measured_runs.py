@@ -20,6 +20,7 @@ from lazsim.specs import ParallelSpec, Spec, read_toml
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
+from lazsim.stepmodel.memory import memory_bytes
 from lazsim.study.verify.cells import (
     UNKNOWN,
     cell_choice,
@@ -79,6 +80,7 @@ NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq")
 """Columns that a table must have; the first names a row."""
 
 ASSUMED, LEFT_OUT, UNREAD = "unknown, and taken to be", "left out, and taken to be", "not read"
+TOO_LARGE = "more than the memory of a GPU, so that a setting was another one"
 """Kinds of remarks on a row."""
 
 DEFAULTS = {
@@ -206,6 +208,8 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         ]
         remarks += [(LEFT_OUT, ", ".join(left_out))] * bool(left_out)
         remarks += [(UNREAD, text) for text in _unread(row, inputs)]
+        share = math.fsum(memory_bytes(inputs).values()) / inputs.gpu.memory_bytes
+        remarks += [(TOO_LARGE, f"{share:.3g} times")] * (share > 1)
     source = row.get("source", "")
     return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, skipped, tuple(remarks))
 
