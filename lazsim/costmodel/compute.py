@@ -134,7 +134,8 @@ class AnalyticCompute:
         """
         model, gpus = self.model, self.cluster.gpus_per_node
         num_layers = model.num_layers / (1 if model.state_space is None else 2)
-        columns = model.mixer_params + model.feed_forward_params
+        params = model.params
+        columns = params["attention"] + params["state space"] + params["dense blocks"] + params["shared experts"]
         matmuls_s = (
             model.num_layers * self._matmul_s(num_tokens, columns / model.num_layers / model.d_model / gpus)
             + model.attention_layers * self._matmul_s(num_tokens, model.sequence_length / 2, model.pair_dim / gpus)

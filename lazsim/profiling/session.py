@@ -79,7 +79,7 @@ class Session:
 
     path: Path
     header: Header
-    points: list[ProfilePoint]
+    points: dict[tuple[str, int, float], ProfilePoint]
     scheduler: Scheduler
     kernels: frozenset[str] = frozenset()
     """Kernels to measure; all if empty."""
@@ -92,36 +92,26 @@ class Session:
         return not self.kernels or not self.kernels.isdisjoint(kernels)
 
     def run(self, measurements: Sequence[Measurement], end_s: float, progress: ProgressBar = iter) -> None:
-        """Measure what is still missing until a time on the monotonic clock; record what is skipped.
-
-        Of several times of a point the fastest is kept: other work on the machine only adds.
-        """
-        done = {point.key for point in self.points}
-        pending = [one for one in measurements if self.wants(one.kernel) and one.key not in done]
+        """Measure what is still missing until a time on the monotonic clock; record what is skipped."""
+        pending = [one for one in measurements if self.wants(one.kernel) and one.key not in self.points]
         self.scheduler.budget_s = end_s - self.scheduler.begin_s
         for one, reason in self.scheduler.run(pending, self._keep, progress):
             label = label_of(one.kernel, one.size, one.num_ranks)
             self.skipped.setdefault(label, []).append((one.size, reason))
 
     def _keep(self, _: Measurement, point: ProfilePoint) -> None:
-        keep_fastest(self.points, point)
+        # Other work on the machine only adds time.
+        fastest = self.points.setdefault(point.key, point)
+        self.points[point.key] = min(fastest, point, key=lambda one: one.time_s)
         self.save(SAVE_INTERVAL_S)
 
     def save(self, interval_s: float = 0.0) -> None:
         """Write the profile unless it was written within the interval."""
         if self.points and time.monotonic() - self.saved_s >= interval_s:
             skipped = self.header.skipped | {kernel: format_skipped(sizes) for kernel, sizes in self.skipped.items()}
-            save_profile(self.path, msgspec.structs.replace(self.header, skipped=skipped), in_order(self.points))
+            points = in_order(list(self.points.values()))
+            save_profile(self.path, msgspec.structs.replace(self.header, skipped=skipped), points)
             self.saved_s = time.monotonic()
-
-
-def keep_fastest(points: list[ProfilePoint], point: ProfilePoint) -> None:
-    """Add a point, or replace a slower one: other work on the machine only adds time."""
-    index = next((index for index, one in enumerate(points) if one.key == point.key), None)
-    if index is None:
-        points.append(point)
-    elif point.time_s < points[index].time_s:
-        points[index] = point
 
 
 def in_order(points: Sequence[ProfilePoint]) -> list[ProfilePoint]:
@@ -170,8 +160,8 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
             )
         # Reasons for other kernels still hold; a label may go on after the kernel with " over 4".
         others = {label: why for label, why in kept.skipped.items() if wanted and label.split()[0] not in wanted}
-        points = [point for point in earlier.points if not (options.fresh and point.kernel in wanted)]
-        scheduler.points = list(points)
+        points = {one.key: one for one in earlier.points if not (options.fresh and one.kernel in wanted)}
+        scheduler.points = list(points.values())
         return Session(path, msgspec.structs.replace(kept, skipped=others), points, scheduler, wanted)
     matmul, copy = measure_peaks(device, dtype, options.budget_s)
     # The clocks that times depend on are those under load; before it a GPU's are low.
@@ -184,7 +174,7 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
         copy_bytes_per_s=copy,
         **same,
     )
-    return Session(path, header, [], scheduler, wanted)
+    return Session(path, header, {}, scheduler, wanted)
 
 
 def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

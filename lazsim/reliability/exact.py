@@ -103,27 +103,22 @@ def _solve(sets_MN: Bools, max_work: float) -> Iterator[tuple[Ints, Component | 
     if not len(sets_MN):
         return
     component_M, component_N = _components(sets_MN)
-    sizes = np.bincount(component_N[component_N >= 0])
+    sizes = np.bincount(component_N)[: component_M.max() + 1]
     for component in np.argsort(sizes, kind="stable").tolist():
         nodes = np.flatnonzero(component_N == component)
         yield nodes, solve_component(sets_MN[component_M == component][:, nodes], max_work)
 
 
 def _components(sets_MN: Bools) -> tuple[Ints, Ints]:
-    """Return the connected component, from 0 up, of each set and of each node; -1 for nodes in no set."""
-    component_N = np.full(sets_MN.shape[1], -1)
-    component_M = np.full(len(sets_MN), -1)
-    num_components = 0
-    while (component_M < 0).any():
-        nodes = sets_MN[component_M.argmin()]
-        while True:
-            touched = (sets_MN & nodes).any(axis=1)
-            reached = sets_MN[touched].any(axis=0)
-            if (reached == nodes).all():
-                break
-            nodes = reached
-        component_M[touched], component_N[nodes] = num_components, num_components
-        num_components += 1
+    """Return the connected component, from 0 up, of each set and of each node; a node in no set has one of its own."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    num_sets, size = len(sets_MN), sum(sets_MN.shape)
+    sets, nodes = sets_MN.nonzero()
+    joined = coo_array((np.ones(len(sets)), (sets, num_sets + nodes)), (size, size))
+    # They are numbered as their first set is.
+    component_M, component_N = np.split(connected_components(joined, directed=False)[1].astype(np.int64), [num_sets])
     return component_M, component_N
 
 

@@ -361,16 +361,6 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
         }
 
     @property
-    def mixer_params(self) -> int:
-        """Parameters of the projections of all attention and state-space layers."""
-        return self.params["attention"] + self.params["state space"]
-
-    @property
-    def feed_forward_params(self) -> int:
-        """Parameters of all feed-forward blocks that every token visits: dense layers and shared experts."""
-        return self.params["dense blocks"] + self.params["shared experts"]
-
-    @property
     def total_params(self) -> int:
         """All parameters, each counted once, without those of further-token layers."""
         return sum(self.params.values())

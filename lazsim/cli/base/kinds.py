@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lazsim import limits, units
-from lazsim.errors import LazsimError, SpecError, shorten
+from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten
 
 STDOUT = "-"
 """Path that stands for stdout."""
@@ -20,21 +20,6 @@ COUNT_TEXT = re.compile(r"[0-9]{1,15}", re.ASCII)
 GROUP_TEXT = re.compile(r"0[0-9]+", re.ASCII)
 """Digits after a separator of thousands, which would be a number of its own in a list."""
 SPAN_TEXT = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
-    """An option that takes a time with a unit."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse the text of the option."""
-        if isinstance(value, int | float):
-            return float(value)
-        try:
-            return units.parse_duration(value)
-        except LazsimError as error:
-            self.fail(str(error), param, ctx)
 
 
 class OutPath(click.Path):
@@ -115,21 +100,25 @@ class Number(click.FloatRange):
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
     """An option whose text a function such as `parse_spans` reads, which is told the field for its errors."""
 
-    name = "text"
-
-    def __init__(self, parse: Callable[[str, str], Any]) -> None:
-        self.parse = parse
+    def __init__(self, parse: Callable[[str, str], Any], name: str = "text") -> None:
+        self.parse, self.name = parse, name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse the text of the option; a default is a list already."""
+        """Parse the text of the option; a default is a value already."""
         return self.parse(f"`{param.name if param else ''}`", value) if isinstance(value, str) else value
+
+
+def parse_time(field: str, text: str) -> float:
+    """Read a time with a unit, as seconds."""
+    with prefix_errors(field):
+        return units.parse_duration(text)
 
 
 OUT_PATH = OutPath()
 OUT_FILE = OutPath(is_file=True)
 OUT_FILE_OR_STDOUT = OutPath(is_file=True, stdout=True)
 OUT_PICTURE = OutPath(is_file=True, suffixes=(".png", ".pdf"))
-DURATION = Duration()
+DURATION = Parsed(parse_time, "duration")
 
 NODES = Whole(1, limits.MAX_NODES)
 SLOTS = Whole(1, limits.MAX_SLOTS)

@@ -91,11 +91,12 @@ def find_column(name: str, header: tuple[str, ...]) -> int | None:
     """
     if name in header:
         return header.index(name)
-    plain = [_plain(column) for column in header]
-    return plain.index(_plain(name)) if _plain(name) in plain else None
+    plain = [plain_name(column) for column in header]
+    return plain.index(plain_name(name)) if plain_name(name) in plain else None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name of a column without case, signs and what is in brackets."""
     return re.sub(r"\(.*\)|[\W_]", "", name.lower())
 
 
@@ -223,7 +224,7 @@ class _MappedTable:
     def _hosts(self, line: int, text: str) -> list[str]:
         """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]`` or ``gpu-01,gpu-02``."""
         try:
-            is_list = " " in text and _plain(self._header(self._places["node"])) in LISTS
+            is_list = " " in text and plain_name(self._header(self._places["node"])) in LISTS
             if is_list or _are_several(text):
                 raise ValueError(f"{shorten(text)!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
             return expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]

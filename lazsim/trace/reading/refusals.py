@@ -11,7 +11,7 @@ from lazsim.files.faults import Faults
 from lazsim.files.reading import numbered_lines
 from lazsim.files.tables import FileTable, read_table
 from lazsim.trace.reading.guess import open_head
-from lazsim.trace.reading.mapped import is_header
+from lazsim.trace.reading.mapped import is_header, plain_name
 from lazsim.trace.reading.times import read_date, read_length
 from lazsim.trace.source import number
 from lazsim.trace.stats import count_interval
@@ -119,7 +119,7 @@ def explain_text(text: str, *, is_whole: bool = True) -> str | None:
     >>> explain_text("version https://git-lfs.github.com/spec/v1")
     'a pointer of Git LFS; fetch the file itself with git lfs pull'
     """
-    columns = {_plain(name) for name in open_head(text).header}
+    columns = {plain_name(name) for name in open_head(text).header}
     if columns & JOB_COLUMNS and columns & SPAN_COLUMNS:
         return _explain_jobs(text) if is_whole else JOBS_ALONE
     for begin, what in TEXTS.items():
@@ -137,7 +137,7 @@ def _explain_jobs(text: str) -> str:
         table = read_table(text, Faults("", TraceFormatError, lenient=True), is_header)
     except TraceFormatError:
         table = FileTable((), [])
-    columns = [_plain(name) for name in table.header]
+    columns = [plain_name(name) for name in table.header]
     rows = [dict(zip(columns, fields, strict=False)) for _, fields in table.rows]
     jobs = [texts for texts in rows if not NO_JOB.fullmatch(_first(texts, ID_COLUMNS))]
     num_failures, node_s = 0, 0.0
@@ -170,7 +170,3 @@ def _job_s(texts: Mapping[str, str]) -> float:
 def _first(texts: Mapping[str, str], names: Iterable[str]) -> str:
     """Return the text of the first of some columns that a row has, or none."""
     return next((texts[name] for name in names if name in texts), "")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name.lower())
