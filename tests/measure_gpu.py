@@ -53,6 +53,13 @@ EXTRA_S = 4.0
 TOO_SHORT = re.compile(r"too short; give (\d+)s")
 """What a command says that asks for more time, which it gets once."""
 
+REHEARSAL = (
+    "a rehearsal on a CPU: kernels are timed by the processor time of one thread, and errors of a few tens of percent "
+    "come from caches and pages; exchanges and validation take wall time, and are as far off as other programs disturb "
+    "them; none of it is a time of a GPU"
+)
+"""What the figures of a CPU do not hold for."""
+
 SLICE_SHARE = 0.9
 """Share of a whole slice that does for a task that takes longer than one."""
 
@@ -79,6 +86,9 @@ class Task:
 def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
     """Return everything that needs a GPU, in order of value."""
 
+    # One thread is timed by its own processor time: whatever else a rehearsal runs beside takes none of it.
+    on = ("--device", device) if device == "cuda" else ("--device", device, "--threads", "1")
+
     def lazsim(*words: str) -> tuple[str, ...]:
         return ("-m", "lazsim", *words)
 
@@ -86,7 +96,7 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
         out = f"PROFILES/{model}{suffix}.csv"
         # Exchanges are those of any model, and to start their processes takes longer than most models get.
         more = more or (() if num_gpus == 1 or model == FIRST_MODELS[0] else ("--ranks", "1"))
-        measured = ("profile", "--device", device, "--model", model, "--budget", "BUDGET", "--out", out, *more)
+        measured = ("profile", *on, "--model", model, "--budget", "BUDGET", "--out", out, *more)
         return Task(f"profile {model}{suffix}", lazsim(*measured), seconds, goes_on=True)
 
     def check(model: str) -> Task:
@@ -94,7 +104,7 @@ def tasks(device: str, models: list[str], num_gpus: int) -> list[Task]:
         return Task(f"check {model}", command, 4, needs=f"profile {model}")
 
     fewer = () if device == "cuda" else ("--tokens", "64")
-    how = ("--device", device, "--budget", "BUDGET", "--json", *fewer)
+    how = (*on, "--budget", "BUDGET", "--json", *fewer)
     found = [Task("tests", ("-m", "pytest", "-rs", "-p", "no:cacheprovider", "tests/test_gpu.py"), 120)]
     first = [model for model in FIRST_MODELS if model in models]
     found += [profile(model, 90) for model in first[:2]] + [check(model) for model in first[:2]]
@@ -225,6 +235,8 @@ def summarise(report: dict[str, Any]) -> Iterator[str]:
         versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
         gpus = "; ".join(one["nvidia_smi"] or one["gpus"]) or "no GPU"
         yield f"{one['at']}: {gpus}; {one['machine']}; {versions}"
+    if report.get("device") == "cpu":
+        yield REHEARSAL
     for name, noted in report["tasks"].items():
         if noted["status"] == "done":
             found = "; ".join([*points(noted["said"]), ", ".join(figures(noted.get("result", {})))]).strip("; ")

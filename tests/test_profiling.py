@@ -577,3 +577,19 @@ def test_a_storage_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LazsimError, match="not a writable folder"):
         storage_measurements(tmp_path / "file")
+
+
+def test_a_kernel_on_the_host_is_timed_without_the_pages_of_its_results_as_on_a_gpu():
+    def fault_pages():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(8):
+            # More than the C library keeps by itself.
+            torch.ones(2**23) + torch.ones(2**23)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    given_back = fault_pages()
+    with device.memory_kept("cpu"):
+        # The first time takes the pages.
+        fault_pages()
+        kept = fault_pages()
+    assert kept < given_back / 4

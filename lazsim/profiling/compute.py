@@ -16,7 +16,7 @@ from lazsim.processes import MEMORY_SHARE
 from lazsim.profiling.kernels import Kernel, Random, kernels_of
 from lazsim.profiling.scheduler import Measurement
 from lazsim.profiling.timing import clock_of, make_point, measure
-from lazsim.pytorch.device import DTYPES, cache_bytes, free_bytes, synchronize
+from lazsim.pytorch.device import DTYPES, cache_bytes, free_bytes, memory_kept, synchronize
 
 CACHE_MULTIPLE = 2
 """Size of all buffers over that of the largest cache, so that rotating through them leaves nothing in it."""
@@ -158,7 +158,8 @@ def measure_kernel(
     stages = _stages(kernel, buffers)
     synchronize(target.device)
     left_s = budget_s - (time.perf_counter() - begin_s)
-    samples_s = measure(stages, len(buffers), clock_of(target.device, torch.get_num_threads()), left_s)
+    with memory_kept(target.device):
+        samples_s = measure(stages, len(buffers), clock_of(target.device, torch.get_num_threads()), left_s)
     if kernel.traffic_bytes is not None:
         moved_bytes = kernel.traffic_bytes(size, target.element_bytes)
     elif kernel.has_backward:

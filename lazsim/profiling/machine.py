@@ -37,6 +37,9 @@ def conditions(device: str) -> dict[str, Any]:
         "lazsim": __version__,
         "cache_bytes": cache_bytes(device),
     }
+    if device == "cpu":
+        # As by `memory_kept`; earlier profiles have not, and took up to twice as long for several experts.
+        found["memory"] = "kept"
     return found | machine(device) | clocks(device)
 
 

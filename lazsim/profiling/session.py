@@ -48,7 +48,8 @@ SMALL_SHARE = 0.08
 SAVE_INTERVAL_S = 5.0
 
 SAME = (
-    "processor", "num_processors", "num_threads", "float32_matmul_precision", "gpu", "driver_version", "grouped", "rows"
+    "processor", "num_processors", "num_threads", "float32_matmul_precision", "gpu", "driver_version", "grouped",
+    "rows", "memory",
 )  # fmt: skip
 """Conditions that all times of a profile share."""
 
