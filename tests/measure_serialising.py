@@ -45,7 +45,7 @@ def main() -> None:
             "torch.save, 4 tensors": (lambda: torch.save(states, folder / "few"), num_bytes),
             f"torch.save, {num_many} tensors": (lambda: torch.save(many, folder / "many"), num_bytes),
             "torch.load": (lambda: torch.load(folder / "few", mmap=False), num_bytes),
-            "live": (lambda: save_blocks(folder, 1, blocks), sum(block.nbytes for block in blocks.values())),
+            "live": (lambda: save_blocks(folder, 1, "aa", blocks), sum(block.nbytes for block in blocks.values())),
         }  # fmt: skip
         for what, (call, size) in timed.items():
             print(f"{what}: {size / processor_s(call) / 1e9:.2f} GB/s")

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -167,7 +168,7 @@ def test_only_the_wait_for_the_save_before_stops_training_where_saves_are_behind
         _client=SimpleNamespace(send=lambda _message: None),
         _state=SimpleNamespace(step=4, blocks={}),
         _spec=tiny_spec(),
-        _start=SimpleNamespace(generation=1),
+        _start=SimpleNamespace(generation=1, draft="aa"),
     )
     assert Generation._save(rank, behind=behind) == stood_still_s
 
@@ -520,11 +521,21 @@ def test_a_job_whose_nodes_are_all_taken_goes_on_to_the_end_of_the_trace(pool):
     assert run.run.ledger_s["waiting"] > 1
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_in_a_message(pool):
+@pytest.mark.parametrize("system", ["lazarus", "async-checkpoint"])
+def test_a_checkpoint_that_cannot_be_written_ends_in_a_message_and_is_no_failure_of_a_node(system, pool, tmp_path):
+    folder = tmp_path / "checkpoints"
+    script = Script(2, {("stepped", 2): [("call", lambda _nodes: (shutil.rmtree(folder), folder.write_text("")))]})
+    spec = tiny_spec(system, interval=8, checkpoint_folder=str(folder))
+    with pytest.raises(LiveError, match=r"^/.*step-000000008\.\w+/.*npy: cannot be written \(Not a directory\)"):
+        asyncio.run(run_locally(spec, script, pool, num_initial=2, max_nodes=2))
+    assert script.nodes.coordinator.record.log.counts["failures"] == 0
+
+
+def test_a_checkpoint_that_cannot_take_its_name_ends_in_a_message(pool):
     def spoil(nodes):
         (Path(nodes.coordinator.spec.checkpoint_folder) / "step-000000008").write_text("no folder")
 
-    with pytest.raises(LiveError, match=r"all workers have ended; a worker's last words: .*cannot be written"):
+    with pytest.raises(LiveError, match=r"the checkpoint of step 8 cannot be completed \(Not a directory\)"):
         run_live(tiny_spec(interval=8), Script(2, {("stepped", 2): [("call", spoil)]}), pool)
 
 
@@ -974,7 +985,7 @@ def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(pool, tmp_path, und
 
 def test_a_folder_of_checkpoints_keeps_no_unfinished_one(pool, tmp_path):
     def leave_unfinished(step):
-        save_blocks(tmp_path, step, {DENSE: torch.ones(3)})
+        save_blocks(tmp_path, step, "aa", {DENSE: torch.ones(3)})
 
     leave_unfinished(99)
     (tmp_path / "step-by-step.md").write_text("mine")

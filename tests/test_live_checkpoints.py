@@ -29,16 +29,35 @@ from tests.live_jobs import Script, tiny_spec
 def spec(tmp_path):
     """A job with a checkpoint after five steps."""
     spec = tiny_spec(checkpoint_folder=str(tmp_path))
-    save_blocks(tmp_path, 5, {key: initial_values(spec, key) for key in all_keys(spec)})
-    complete(spec, 5)
+    save_blocks(tmp_path, 5, "aa", {key: initial_values(spec, key) for key in all_keys(spec)})
+    complete(spec, 5, "aa")
     return spec
 
 
 def test_a_part_that_was_written_elsewhere_is_told_to_want_a_shared_folder(spec, tmp_path):
-    save_blocks(tmp_path, 6, {key: initial_values(spec, key) for key in all_keys(spec)[:-1]})
+    save_blocks(tmp_path, 6, "aa", {key: initial_values(spec, key) for key in all_keys(spec)[:-1]})
     with pytest.raises(LazsimError, match=r"layer-1-expert-3\.npy was written and is not here; give a folder that all"):
-        complete(spec, 6)
+        complete(spec, 6, "aa")
     assert last_step(tmp_path) == 5
+
+
+def test_a_rank_that_hung_in_a_save_and_wakes_changes_nothing_in_a_checkpoint_that_others_made(spec, tmp_path):
+    late = {DENSE: initial_values(spec, DENSE) + 1}
+    save_blocks(tmp_path, 5, "bb", late)
+    save_blocks(tmp_path, 3, "bb", late)
+    assert load_blocks(spec, 5, [DENSE])[DENSE].equal(initial_values(spec, DENSE))
+    # The next checkpoint takes the place of all of it, but for what others may still finish.
+    save_blocks(tmp_path, 7, "cc", late)
+    save_blocks(tmp_path, 6, "aa", {key: initial_values(spec, key) for key in all_keys(spec)})
+    complete(spec, 6, "aa")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000006", "step-000000007.cc"]
+
+
+def test_a_checkpoint_stays_where_a_job_that_has_nothing_left_to_do_saves_it_again(spec, tmp_path):
+    save_blocks(tmp_path, 5, "bb", {key: initial_values(spec, key) for key in all_keys(spec)})
+    complete(spec, 5, "bb")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000005"]
+    refuse_other_jobs(spec)
 
 
 def poison(array):
@@ -78,8 +97,8 @@ def test_folders_of_others_stay_whatever_they_are_called(spec, tmp_path):
     mine = tmp_path / "step-000000004"
     mine.mkdir()
     (mine / "model.safetensors").write_text("mine")
-    save_blocks(tmp_path, 9, {DENSE: initial_values(spec, DENSE)})
-    (tmp_path / "step-000000009" / ".lazsim-left").write_text("half")
+    save_blocks(tmp_path, 9, "aa", {DENSE: initial_values(spec, DENSE)})
+    (tmp_path / "step-000000009.aa" / ".lazsim-left").write_text("half")
     drop_unfinished(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000004", "step-000000005"]
     assert [path.name for path in mine.iterdir()] == ["model.safetensors"]

@@ -198,7 +198,7 @@ def lead(system, cost_model, events):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lazsim.live.coordinator.time", SimpleNamespace(monotonic=loop.time))
         in_memory = SimpleNamespace(
-            complete=lambda _spec, step: saved.append(step), last_step=lambda _folder: max(saved, default=0)
+            complete=lambda _spec, step, _draft: saved.append(step), last_step=lambda _folder: max(saved, default=0)
         )
         patch.setattr("lazsim.live.coordinator.checkpoint", in_memory)
         # Both jobs make their steps at the same times.

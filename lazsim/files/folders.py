@@ -40,7 +40,9 @@ def hold_folder(folder: Path, lock_name: str = LOCK) -> Iterator[None]:
         yield
     finally:
         if lock is not None:
-            (folder / lock_name).unlink(missing_ok=True)
+            # Others may have taken the folder away.
+            with suppress(OSError):
+                (folder / lock_name).unlink()
             os.close(lock)
         with suppress(OSError):
             for path in made:

@@ -1,6 +1,7 @@
-"""Checkpoints in a folder that all workers share: a plain ``.npy`` file for each block, then ``complete.json``.
+"""Checkpoints in a folder that all workers share: a plain ``.npy`` file for each block, and ``complete.json``.
 
-A checkpoint counts once its ``complete.json``, which is written last, exists.
+The ranks of a generation write a draft, a folder that no other generation knows: a rank that hangs and then wakes
+writes into no checkpoint that others have made meanwhile. The draft takes the name of the checkpoint once it is whole.
 """
 
 import io
@@ -25,7 +26,9 @@ from lazsim.live.state import Key, all_keys, block_size
 from lazsim.specs import sha256
 
 COMPLETE = "complete.json"
-STEP = re.compile(r"\d{9,15}", re.ASCII)
+STEP = re.compile(r"step-(\d{9,15})(\.[0-9a-f]+)?", re.ASCII)
+"""Name of the folder of a checkpoint, or of a draft."""
+
 LOCK = ".lazsim.checkpoints.lock"
 """Lock of the folder of checkpoints, which may be that of a result."""
 
@@ -39,17 +42,17 @@ DEPENDS_ON = (
 """Fields that the parameters after a step depend on."""
 
 
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return the folder of the checkpoint after `step` steps."""
-    return folder / f"step-{step:09}"
+def checkpoint_path(folder: Path, step: int, draft: str = "") -> Path:
+    """Return the folder of the checkpoint after `step` steps, or of a draft of it."""
+    return folder / (f"step-{step:09}.{draft}" if draft else f"step-{step:09}")
 
 
-def save_blocks(folder: Path, step: int, values: Mapping[Key, Tensor]) -> None:
-    """Write a rank's part of a checkpoint."""
+def save_blocks(folder: Path, step: int, draft: str, values: Mapping[Key, Tensor]) -> None:
+    """Write a rank's part of a draft."""
     for key, value in values.items():
         stream = io.BytesIO()
         np.save(stream, value.detach().cpu().numpy(), allow_pickle=False)
-        write_whole(checkpoint_path(folder, step) / _name(key), stream.getvalue())
+        write_whole(checkpoint_path(folder, step, draft) / _name(key), stream.getvalue())
 
 
 class BackgroundWriter:
@@ -89,21 +92,24 @@ def job_hash(spec: LiveSpec) -> str:
     return sha256(msgspec.json.encode([getattr(spec, name) for name in DEPENDS_ON]))
 
 
-def complete(spec: LiveSpec, step: int) -> None:
-    """Complete a checkpoint and drop older ones; raise a LazsimError where a part that was written is not here."""
+def complete(spec: LiveSpec, step: int, draft: str) -> None:
+    """Make a checkpoint of a draft and drop older ones; raise a LazsimError where a part of it is not here."""
     folder = Path(spec.checkpoint_folder)
-    path = checkpoint_path(folder, step)
+    path, whole = checkpoint_path(folder, step, draft), checkpoint_path(folder, step)
     names = [_name(key) for key in all_keys(spec)]
     if missing := next((name for name in names if not (path / name).exists()), None):
         raise LazsimError(f"{missing} was written and is not here; give a folder that all workers share")
     write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "job": job_hash(spec), "blocks": names}))
-    _drop(older for number, older in _by_step(folder).items() if number < step)
+    if not (whole / COMPLETE).exists():
+        # Otherwise the job has gone on from that checkpoint and saves the same once more, as at its end.
+        path.rename(whole)
+    _drop(older for number, older in _by_step(folder) if number < step or (number == step and older != whole))
 
 
 def drop_unfinished(folder: Path) -> None:
-    """Drop all but the last complete checkpoint: nobody finishes the others when no job runs."""
-    last = last_step(folder)
-    _drop(path for step, path in _by_step(folder).items() if step != last)
+    """Drop all but the last checkpoint: nobody finishes drafts when no job runs."""
+    last = checkpoint_path(folder, last_step(folder))
+    _drop(path for _, path in _by_step(folder) if path != last)
 
 
 def _drop(checkpoints: Iterable[Path]) -> None:
@@ -114,15 +120,16 @@ def _drop(checkpoints: Iterable[Path]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _by_step(folder: Path) -> dict[int, Path]:
-    """Return the folders of checkpoints, also of unfinished ones."""
-    paths = {path.name.removeprefix("step-"): path for path in folder.glob("step-*") if path.is_dir()}
-    return {int(step): path for step, path in paths.items() if STEP.fullmatch(step)}
+def _by_step(folder: Path) -> list[tuple[int, Path]]:
+    """Return the steps and folders of checkpoints and drafts."""
+    found = [(STEP.fullmatch(path.name), path) for path in folder.glob("step-*") if path.is_dir()]
+    return [(int(name[1]), path) for name, path in found if name is not None]
 
 
 def last_step(folder: Path) -> int:
-    """Return the step of the last complete checkpoint, 0 where there is none."""
-    return max((step for step, path in _by_step(folder).items() if (path / COMPLETE).exists()), default=0)
+    """Return the step of the last checkpoint, 0 where there is none."""
+    whole = (step for step, path in _by_step(folder) if path == checkpoint_path(folder, step))
+    return max((step for step in whole if (checkpoint_path(folder, step) / COMPLETE).exists()), default=0)
 
 
 def refuse_other_jobs(spec: LiveSpec) -> None:

@@ -6,6 +6,7 @@ simulated job. The coordinator carries the decisions out.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -85,7 +86,7 @@ class Coordinator:
         self._usable_nodes = partial(self.system.usable_nodes, costs)
         self._reset_clock()
         self._clock_runs = False
-        self._generation = 0
+        self._generation, self._draft = 0, ""
         # The workers of the generation; once it trains, its ranks.
         self._members: list[WorkerConnection] = []
         # Those that trained last, in their places, and their generation.
@@ -214,6 +215,9 @@ class Coordinator:
 
     def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""
+        if message.error:
+            self.stop(message.error)
+            return
         # Connections are read in no order between them: a rank may seem to be checkpoints ahead of another.
         if sum(worker.name in parts for parts in self._saves.values()) >= MAX_UNFINISHED_CHECKPOINTS:
             worker.disconnect()
@@ -222,9 +226,10 @@ class Coordinator:
         parts[worker.name] = message
         if parts.keys() >= {member.name for member in self._members}:
             try:
-                checkpoint.complete(self.spec, message.step)
+                checkpoint.complete(self.spec, message.step, self._draft)
             except (OSError, LazsimError) as error:
-                self.stop(f"{self.spec.checkpoint_folder}: the checkpoint cannot be completed ({error})")
+                what = f"the checkpoint of step {message.step} cannot be completed"
+                self.stop(f"{self.spec.checkpoint_folder}: {what} ({getattr(error, 'strerror', None) or error})")
                 return
             seconds, stall_s = (max(getattr(part, name) for part in parts.values()) for name in ("seconds", "stall_s"))
             self.record.checkpoint(message.step, seconds, stall_s)
@@ -352,14 +357,15 @@ class Coordinator:
         recovery.num_nodes, recovery.busiest_bytes = plan.num_ranks, following.busiest_bytes
         recovery.source = plan.source
         begun_s = self.now_s()
-        self._generation += 1
+        # Another coordinator may have had a generation of the same number, whose ranks still write.
+        self._generation, self._draft = self._generation + 1, secrets.token_hex(4)
         self._saves.clear()
         self._plan, self._members, self._pause_cause, self._is_joining = plan, members, "", cause == "join"
         self.step = self._reported_step = plan.step
         self._failed_s = self._known_s = None
         for member in members:
             member.stage, member.generation, member.error, member.num_notes = "entered", self._generation, "", 0
-            member.send(messages.StartGeneration(self._generation, plan, reuse))
+            member.send(messages.StartGeneration(self._generation, plan, reuse, self._draft))
         await self._emit("entered")
         if not await self._wait_for_members("connected", "ready"):
             return False

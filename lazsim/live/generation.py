@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from lazsim.errors import LazsimError
 from lazsim.live import messages
 from lazsim.live.checkpoint import BackgroundWriter, job_hash, load_blocks, save_blocks
 from lazsim.live.controller_client import RECONNECT_TIMEOUT_S, WELCOME_TIMEOUT_S, ControllerClient, DisconnectedError
@@ -310,13 +311,18 @@ class Generation:
             for key, block in state.blocks.items()
             if (0 if key == DENSE else int(np.flatnonzero(self._replicas_LEJ[key])[0])) == self._rank
         }
-        generation, step, waited_s = self._start.generation, state.step, time.monotonic() - begun_s
+        start, step, waited_s = self._start, state.step, time.monotonic() - begun_s
 
         def write(values: Mapping[Key, Tensor]) -> None:
-            save_blocks(Path(self._spec.checkpoint_folder), step, values)
+            error = ""
+            try:
+                save_blocks(Path(self._spec.checkpoint_folder), step, start.draft, values)
+            except LazsimError as found:
+                # No failure of this node: others would find the same disk full. The controller ends the job.
+                error = str(found)[: messages.MAX_TEXT_LENGTH]
             seconds = time.monotonic() - begun_s - waited_s
             stall_s = waited_s if behind else waited_s + seconds
-            self._client.send(messages.CheckpointWritten(generation, step, seconds, stall_s))
+            self._client.send(messages.CheckpointWritten(start.generation, step, seconds, stall_s, error))
 
         if behind:
             self._writer.start(own, write)

@@ -89,12 +89,16 @@ class StepDone(Message, frozen=True, tag=True):
 
 
 class CheckpointWritten(Message, frozen=True, tag=True):
-    """A rank has written its part of the checkpoint of a step; for `stall_s` of the seconds it did not train."""
+    """A rank has written its part of the checkpoint of a step, unless there was an `error`.
+
+    For `stall_s` of the seconds it did not train.
+    """
 
     generation: WholeNumber
     step: WholeNumber
     seconds: Seconds
     stall_s: Seconds
+    error: Text = ""
 
 
 class Left(Message, frozen=True, tag=True):
@@ -154,11 +158,15 @@ class GenerationPlan(msgspec.Struct, frozen=True):
 
 
 class StartGeneration(Message, frozen=True, tag=True):
-    """Build communicators, unless those of the last generation can be reused, and obtain the states of the plan."""
+    """Build communicators, unless those of the last generation can be reused, and obtain the states of the plan.
+
+    Checkpoints of the generation are drafts of this name until they are whole; see `lazsim.live.checkpoint`.
+    """
 
     generation: int
     plan: GenerationPlan
     reuse: bool
+    draft: str
 
 
 class Command(Message, frozen=True, tag=True):
