@@ -61,6 +61,7 @@ def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
         (["--cluster", "rtx3090"], "did you mean 'rtx3090x10'"),
         (["--out", "x"], "unknown option '--out': see lazsim sensitivity --help"),
         (["--factor", "0"], "--factor: expected a number above 0, found '0'"),
+        (["--factor", "1e300"], "--factor: cluster.slots_per_gpu = "),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(refused, trace_file, options, complaint):

@@ -121,9 +121,18 @@ def test_a_bad_policy_is_one_clear_line_and_exit_code_2(lazsim, tmp_path, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_a_comparison_that_compares_nothing_says_so(lazsim):
-    notes = run(lazsim, "--system", "ds", "--placement", "mro")["notes"]
-    assert any("plain expert parallelism places the experts of ds" in note for note in notes)
+def test_a_policy_that_no_system_takes_is_refused_by_every_command(refused, tmp_path):
+    why = "has no effect: plain expert parallelism"
+    assert refused("run", *FAST, "--system", "ds", "--placement", "mro").startswith(f"--placement {why} places")
+    told = refused("sensitivity", "--trace", "fail-every-5min", "--system", "ds", "--placement", "mro")
+    assert told.startswith(f"--placement {why} places")
+    for option, value in (("--placement", "mro"), ("--fault-threshold", 2)):
+        told = refused("advise", "--trace", "fail-every-5min", "--system", "ds", option, value)
+        assert told.startswith(f"{option} {why}")
+    spec = tmp_path / "idle.toml"
+    spec.write_text('base = {trace = "fail-every-5min", system = ["ds", "tutel"], placement = ["mro", "spread"]}')
+    assert refused("sweep", spec, "--out", tmp_path / "out").startswith(f"{spec}: placement {why} places")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.plans_layers_alone])

@@ -412,9 +412,6 @@ def _chosen_layouts(scenarios: Sequence[Scenario]) -> str:
 def _placement_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:
     """Say what a comparison of placements lacks."""
     notes = []
-    if not any(one.find_system().is_elastic for one in scenarios):
-        names = ", ".join(dict.fromkeys(one.system for one in scenarios))
-        notes.append(f"the placements have no effect: plain expert parallelism places the experts of {names}")
     if not trace.nodes_lost(scenarios[0].wall_s(trace)):
         notes.append("the trace loses no node, so that plans have no recovery probability")
     scores = {run.name: run.plan_recovery for run in runs if run.plan_recovery is not None}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS
-from lazsim.errors import SpecError, did_you_mean, known_names
+from lazsim.errors import SpecError, did_you_mean, known_names, prefix_errors
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.specs.effects import refuse_without_effect, why_without_effect
@@ -168,7 +168,8 @@ def sensitivity(
     assumptions = [
         Assumption(name, factor, paths[name]) for name in dict.fromkeys(constants or entering) for factor in factors
     ]
-    varied = [[one.apply(scenario) for scenario in scenarios] for one in assumptions]
+    with prefix_errors("`factor`"):
+        varied = [[one.apply(scenario) for scenario in scenarios] for one in assumptions]
     labels = [one.constant for one in assumptions for _ in scenarios]
     points = [scenario for each in varied for scenario in each]
     results = collect(simulate_point, points, labels=labels, **{"num_workers": 1, **options}).results()

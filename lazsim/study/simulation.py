@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,17 @@ def resolve_runs(
         for placement in dict.fromkeys(placements) if elastic else [None]:
             scores = {"score_plans": True} if placements else {}
             scenarios.append(resolver.resolve({**settings, **scores, "system": system, "placement": placement}))
+    refuse_idle_placements(placements, scenarios)
     _refuse_same_names(scenarios)
     return _with_distinct_policies(scenarios), left_out
+
+
+def refuse_idle_placements(placements: Collection[str], scenarios: Sequence[Scenario]) -> None:
+    """Refuse policies where no system takes any."""
+    if placements and all(one.placement is None for one in scenarios):
+        names = ", ".join(dict.fromkeys(one.system for one in scenarios))
+        told = f"plain expert parallelism places the experts of {names}"
+        raise SpecError(f"`placement` has no effect: {told}; leave it out, or add a system such as lazarus")
 
 
 def _refuse_same_names(scenarios: Sequence[Scenario]) -> None:

@@ -14,7 +14,15 @@ from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import Settings
 from lazsim.specs.effects import why_without_effect
 from lazsim.study.advise.formulas import Formulas, Start, hold_against_formulas
-from lazsim.study.advise.question import CHOICES, MOST_STEPS, Question, distinct, name_value, without_choices
+from lazsim.study.advise.question import (
+    CHOICES,
+    FOR_ELASTIC,
+    MOST_STEPS,
+    Question,
+    distinct,
+    name_value,
+    without_choices,
+)
 from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import Advance, ShowRuns
@@ -277,6 +285,10 @@ def advise(
         raise SpecError("`spares`: nodes for work that is due have none; leave them out")
     axes = [[(name, value) for value in dict.fromkeys(chosen[name])] for name in CHOICES if name in chosen]
     alternatives = distinct(itertools.product(*axes))
+    for option in FOR_ELASTIC:
+        if choices.get(option) and not any(option in dict(choice) for choice in alternatives):
+            told = "plain expert parallelism plans no replicas"
+            raise SpecError(f"`{option}` has no effect: {told}; leave it out, or add a system such as lazarus")
     with _one_bar(progress, max_runs) as bar:
         options |= {"progress": bar, "tell": functools.cache(tell)}
         question = Question(settings, on_demand_price, due, alternatives, options)

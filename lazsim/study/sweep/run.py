@@ -12,7 +12,7 @@ from lazsim.files.folders import refuse_foreign
 from lazsim.files.writing import write_whole
 from lazsim.scenario import Resolver, Scenario
 from lazsim.study.collect import collect
-from lazsim.study.simulation import run_scenario, simulate_point
+from lazsim.study.simulation import refuse_idle_placements, run_scenario, simulate_point
 from lazsim.study.store import ROWS
 from lazsim.study.sweep.result import SweepResult, describe_point, find_axes
 from lazsim.study.sweep.spec import Point, Sweep
@@ -56,6 +56,9 @@ def resolve_points(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Scenario]]:
         _require_fit(scenario, fitting)
         point = asked if scenario.placement else {**asked, "placement": None}
         found.setdefault(frozenset(point.items()), (point, scenario))
+    with prefix_errors(sweep.name):
+        asked_for = {point["placement"] for point in sweep.points() if point.get("placement")}
+        refuse_idle_placements(asked_for, [scenario for _, scenario in found.values()])
     return [point for point, _ in found.values()], [scenario for _, scenario in found.values()]
 
 
