@@ -442,6 +442,7 @@ def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
     ("config", "said"),
     [
         ("{", "not a config.json of Transformers"),
+        ('{"num_experts": 8, "num_experts": 4}', "num_experts is given twice; keep one of them"),
         ("[1]", "not a config.json of Transformers"),
         ({"hidden_size": 4096}, "no num_local_experts or n_routed_experts"),
         ({**MIXTRAL, "num_local_experts": None}, "expected config.json of an MoE model"),
@@ -699,6 +700,7 @@ def test_scaled_positions_are_read_from_the_field_of_transformers_5(tmp_path):
         (MIXTRAL | {"model_type": "zaya"}, "model_type zaya"),
         (MIXTRAL | {"model_type": None}, "model_type (none)"),
         (MIXTRAL | {"first_dense_replace": 2}, "first_dense_replace"),
+        (MIXTRAL | {"use_head_wise_attn_gate": True}, "use_head_wise_attn_gate"),
         (MIXTRAL | {"layer_types": ["full_attention", "hybrid"] * 16}, "layer_types hybrid"),
     ],
 )
@@ -738,6 +740,12 @@ def test_dense_layers_keep_their_places_or_are_told(tmp_path):
     # One behind the first goes to the middle.
     assert load_spec(ModelSpec, str(path)).moe_layers == [1, 2, 3, 5, 6, 7]
     assert "layers without experts, which lazsim spreads evenly behind the first ones: 7." in left_out
+
+
+def test_gates_of_attention_are_read(tmp_path):
+    # A gate as wide as the heads, 32 of 128 numbers here, in each of 32 layers.
+    gated = load(tmp_path, MIXTRAL | {"attn_output_gate": True})
+    assert gated.total_params - load(tmp_path, MIXTRAL).total_params == 32 * 4096 * 32 * 128
 
 
 def test_further_token_layers_of_qwen_are_read(tmp_path):

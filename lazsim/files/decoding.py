@@ -1,7 +1,9 @@
 """Plain data and JSON as records; faults are told in plain words, the field first."""
 
 import codecs
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -164,12 +166,24 @@ def convert(value: Any, kind: type[RecordT], inside: str = "", *, path: object =
         raise SpecError(f"{path}: {told.replace('`', '')}" if path else told) from None
 
 
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if twice := next((name for name, times in Counter(name for name, _ in pairs).items() if times > 1), ""):
+        raise ValueError(f"{twice} is given twice; keep one of them")
+
+
 def decode_json(content: bytes | str | msgspec.Raw, kind: Any = Any) -> Any:
-    """Decode JSON of a type of msgspec; a ValueError says what is wrong, also where it is nested too deeply."""
+    """Decode JSON of a type of msgspec; a ValueError says what is wrong, also where it is nested too deeply.
+
+    A field that is there twice is refused in tables of any fields, which people edit; else the last one counts.
+    """
     if isinstance(content, bytes):
         content = in_utf8(content).removeprefix(codecs.BOM_UTF8)
     try:
-        return msgspec.json.decode(content, type=kind)
+        found = msgspec.json.decode(content, type=kind)
+        if kind == dict[str, Any]:
+            text = bytes(content) if isinstance(content, msgspec.Raw) else content
+            json.loads(text, object_pairs_hook=_once, parse_int=float)
+        return found
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError:

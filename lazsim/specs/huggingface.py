@@ -36,7 +36,7 @@ SIZED = {"hidden_size", "d_model", "model_type", "num_hidden_layers", "width"}
 
 SHAPING = re.compile(
     r".*_(size|dim|rank|heads?|groups?|layers?|channels|interval|period|step|replace|enum|offset|frequency|modules|topk)"
-    r"|(num|n)_.*|.*(expert|moe|mlp|residual|cla$|attn_type).*"
+    r"|(num|n)_.*|.*(expert|moe|mlp|residual|cla$|attn_type|gate).*"
 )
 """Names of fields that may change the shapes of a model."""
 
@@ -421,8 +421,9 @@ def _attention(config: _Config, num_layers: int, d_model: int, kinds: list[str])
         "num_kv_heads": num_kv_heads,
         "head_dim": config.number("head_dim", "attention_head_dim", default=d_model // num_heads, least=1),
     }
-    if config.has("use_qk_norm"):
-        heads["normed"] = True
+    heads |= {
+        ours: True for ours, name in (("normed", "use_qk_norm"), ("gated", "attn_output_gate")) if config.has(name)
+    }
     heads |= {trait: True for trait in ("normed", "gated", "sinks") if trait in config.traits}
     # Transformers 5 has `rope_parameters`, in some models for each kind of layer.
     scalings = [config.fields.get(name) for name in SCALINGS]
