@@ -5,10 +5,12 @@ Axes: L layers, E experts, I source nodes, J target nodes, N nodes, V servers.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import SpecError
 from lazsim.loads import MAX_SENT_TOKENS, as_array
 from lazsim.placement.plan import Floats, Ints
@@ -119,9 +121,14 @@ class Partition:
         return len(self.sizes_V) == len(self.part_N) and bool((np.diff(self.part_N) > 0).all())
 
     @cached_property
-    def _membership_NV(self) -> Floats:
-        membership: Floats = (self.part_N[:, None] == np.arange(len(self.sizes_V))).astype(np.float64)
-        return membership
+    def _membership_NV(self) -> Any:
+        """Whether a node is of a part: mostly zeros, which a matrix that does not fit into the cache leaves out."""
+        num_nodes, num_parts = len(self.part_N), len(self.sizes_V)
+        if num_nodes * num_parts > CACHED_ELEMENTS:
+            from scipy.sparse import csr_array
+
+            return csr_array((np.ones(num_nodes), self.part_N, np.arange(num_nodes + 1)), (num_nodes, num_parts))
+        return (self.part_N[:, None] == np.arange(num_parts)).astype(np.float64)
 
     def add_up(self, values: Floats) -> Floats:
         """Sum over the nodes of each part, from shape (..., N) to (..., V); a trivial partition changes nothing."""

@@ -104,3 +104,10 @@ def test_values_of_nodes_add_up_by_part(parts):
     partition = Partition(part_N)
     assert np.array_equal(partition.add_up(values), np.stack(expected, axis=2))
     assert partition.sizes_V.tolist() == [parts.count(part) for part in number]
+
+
+def test_values_of_hundreds_of_nodes_add_up_by_part():
+    part_N = np.random.default_rng(0).permutation(np.arange(900) // 3)
+    values = np.random.default_rng(1).integers(0, 1000, (2, 3, 900)).astype(float)
+    expected = np.stack([values[:, :, part_N == part].sum(axis=2) for part in range(300)], axis=2)
+    assert np.array_equal(Partition(part_N).add_up(values), expected)

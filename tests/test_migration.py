@@ -47,6 +47,30 @@ def test_mappings_bind_distinct_nodes_and_are_the_best_of_all_permutations_in_wh
     assert missing[found["greedy"], columns].sum() >= optimal.sum()
 
 
+@pytest.mark.parametrize("most", [3, 1000, 100_000])
+def test_of_hundreds_of_nodes_the_pair_that_lacks_fewest_is_bound_first(most):
+    missing = np.random.default_rng(most).integers(0, most, (230, 200))
+    expected = {}
+    for _, hand, plan in sorted((missing[pair], *pair) for pair in np.ndindex(missing.shape)):
+        if hand not in expected.values():
+            expected.setdefault(plan, hand)
+    assert map_greedily(missing).tolist() == [expected[plan] for plan in range(200)]
+
+
+def test_what_hundreds_of_nodes_lack_and_fetch_does_not_depend_on_which_of_them_hold_the_same():
+    rng = np.random.default_rng(0)
+    # Of 300 nodes, each is one of four.
+    few_has, few_wants = rng.random((2, 100, 4)) < 0.5, rng.random((2, 100, 4)) < 0.5
+    few_has[:, :, 0] = True
+    kind_H, kind_N = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
+    has, wants = few_has[:, :, kind_H], few_wants[:, :, kind_N]
+    lacks = wants[:, :, None, :] & ~has[:, :, :, None]
+    assert np.array_equal(num_missing(has, wants), lacks.sum(axis=(0, 1)))
+    share = (has / has.sum(axis=2, keepdims=True)).reshape(200, 300)
+    fetched = np.einsum("rh,rn->hn", share, (wants & ~has).reshape(200, 300))
+    assert migrate(has, wants, 10.0).bytes_NN == pytest.approx(10.0 * fetched)
+
+
 def test_greedy_mapping_can_fetch_more_than_twice_the_optimum():
     # Greedy takes the free pair (0, 0), which leaves the pair (1, 1) of 5; the other two pairs need 1 each.
     missing = np.array([[0, 1], [1, 5]])

@@ -23,7 +23,8 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
     """
     if not bytes_NN.any():
         return 0.0
-    is_peer = (bytes_NN + bytes_NN.T > 0).sum(axis=1)
+    sends = bytes_NN > 0
+    is_peer = (sends | sends.T).sum(axis=1)
     connect_s = costs.cluster.recovery.connect_s * int(is_peer.max())
     return connect_s + flow_s(costs, bytes_NN, server_N, server_N)
 

@@ -110,8 +110,8 @@ class Held:
 
     def without(self, failed: Collection[Any]) -> "Held":
         """Return what is left when nodes fail."""
-        kept = [node for node in self.nodes if node not in failed]
-        return self if len(kept) == len(self.nodes) else self.only(kept)
+        left = set(self.nodes).difference(failed)
+        return self if len(left) == len(self.nodes) else self.only(left)
 
     def only(self, kept: Collection[Any]) -> "Held":
         """Return what some of the nodes hold."""

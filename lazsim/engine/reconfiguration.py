@@ -86,8 +86,10 @@ def bind_nodes(
     moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes)
     has_PH, wants_PH = dense_PH[:, order_H], with_more_nodes(wants_PN[None], num_left_out)[0]
     sent_PH = has_PH / has_PH.sum(axis=1, keepdims=True) * _dense_bytes_P(costs)[:, None]
-    bytes_HH = moved.bytes_NN + sent_PH.T @ (wants_PH & ~has_PH).astype(np.float64)
-    return Binding(chosen_N, order_H, bytes_HH, moved.num_states)
+    lacks_PH = wants_PH & ~has_PH
+    fetching = np.flatnonzero(lacks_PH.any(axis=0))
+    moved.bytes_NN[:, fetching] += sent_PH.T @ lacks_PH[:, fetching].astype(np.float64)
+    return Binding(chosen_N, order_H, moved.bytes_NN, moved.num_states)
 
 
 def _dense_bytes_P(costs: CostModel) -> Floats:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.blocks import row_blocks
+from lazsim.blocks import CACHED_ELEMENTS, row_blocks
 from lazsim.placement.plan import Bools, Floats, Ints, count_replicas
 
 
@@ -20,7 +20,8 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
     -------
     ndarray of int64, shape (H, N)
     """
-    has_RH, wants_RN = (held.reshape(-1, held.shape[2]) for held in (has_LEH, wants_LEN))
+    has_RH, alike_H = distinct_columns(has_LEH.reshape(-1, has_LEH.shape[2]))
+    wants_RN, alike_N = distinct_columns(wants_LEN.reshape(-1, wants_LEN.shape[2]))
     # float32 counts exactly up to 2**24, far above layers times experts.
     total_N = np.zeros(wants_RN.shape[1], dtype=np.float32)
     missing_HN = np.zeros((has_RH.shape[1], len(total_N)), dtype=np.float32)
@@ -32,7 +33,30 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
         total_N[wanted] += wants.sum(axis=0)
         missing_HN[held, wanted] -= has_RH[some, held].T.astype(np.float32) @ wants
     missing_HN += total_N
-    return missing_HN.astype(np.int64)
+    return np.ascontiguousarray(missing_HN.astype(np.int64)[alike_H][:, alike_N])
+
+
+def distinct_columns(flags_RN: Bools) -> tuple[Bools, Ints | slice]:
+    """Return the columns that differ, and the index among them of each column.
+
+    Nodes that hold the same are many under plain expert parallelism, or where loads are even. Few columns are all
+    returned, since a product with them takes less time than their comparison.
+
+    Examples
+    --------
+    >>> flags = np.zeros((1, 40_000), dtype=bool)
+    >>> distinct, alike = distinct_columns(flags)
+    >>> distinct.shape, np.array_equal(distinct[:, alike], flags)
+    ((1, 1), True)
+    """
+    if flags_RN.size > CACHED_ELEMENTS:
+        packed_NB = np.ascontiguousarray(np.packbits(flags_RN, axis=0).T)
+        # A column is one key, which is sorted several times faster than a row of bytes.
+        keys_N = packed_NB.view(np.dtype((np.void, packed_NB.shape[1]))).ravel()
+        _, first, alike_N = np.unique(keys_N, return_index=True, return_inverse=True)
+        if 2 * len(first) <= len(alike_N):
+            return flags_RN.take(first, axis=1), alike_N
+    return flags_RN, slice(None)
 
 
 def _used_columns(flags: Bools) -> slice:
@@ -56,6 +80,10 @@ def keep_domains(missing_HN: Ints, domain_H: Ints, domain_N: Ints) -> Ints:
     too_many = int(missing_HN.max()) * missing_HN.shape[1] + 1
     kept_HN: Ints = missing_HN + too_many * (domain_H[:, None] != domain_N)
     return kept_HN
+
+
+LEAST_PAIRS = 256
+"""Pairs of nodes below which a look at each takes as long as an operation on all."""
 
 
 def map_greedily(missing_HN: Ints | Floats) -> Ints:
@@ -83,24 +111,35 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
     num_hand, num_plan = missing_HN.shape
     assert num_hand >= num_plan, "the plan has no more nodes than are alive"
     bound_N, is_free_H = np.full(num_plan, -1), np.ones(num_hand, dtype=np.bool_)
-    left = num_plan
     keys: npt.NDArray[Any] = missing_HN
     if keys.dtype.kind == "i" and keys.max() < 1 << 16:
         # Numbers of 16 bits are sorted digit by digit, several times faster.
         keys = keys.astype(np.uint16)
-    order = np.argsort(keys, axis=None, kind="stable")
-    for some in row_blocks(len(order), 1):
-        hand, plan = np.divmod(order[some], num_plan)
+    if keys.size > CACHED_ELEMENTS:
+        # Mostly, many nodes keep what they hold, and the pairs of the others are far fewer to sort.
+        _bind(np.flatnonzero(keys == keys.min()), np.arange(num_hand), np.arange(num_plan), bound_N, is_free_H)
+    hand_A, plan_B = np.flatnonzero(is_free_H), np.flatnonzero(bound_N < 0)
+    if len(plan_B) < num_plan:
+        keys = keys[np.ix_(hand_A, plan_B)]
+    _bind(np.argsort(keys, axis=None, kind="stable"), hand_A, plan_B, bound_N, is_free_H)
+    return bound_N
+
+
+def _bind(order: Ints, hand_A: Ints, plan_B: Ints, bound_N: Ints, is_free_H: Bools) -> None:
+    """Bind the free ones of pairs in their order, each of them a cell of a table of live nodes and nodes of a plan."""
+    left, start, size = len(plan_B), 0, max(LEAST_PAIRS, len(plan_B))
+    while start < len(order):
+        row, column = np.divmod(order[start : start + size], len(plan_B))
+        hand, plan = hand_A[row], plan_B[column]
+        # Most pairs are free in the beginning and few later on.
+        start, size = start + size, 2 * size
         both = is_free_H[hand] & (bound_N < 0)[plan]
         for one, other in zip(hand[both].tolist(), plan[both].tolist(), strict=True):
             if is_free_H[one] and bound_N[other] < 0:
                 bound_N[other], is_free_H[one] = one, False
                 left -= 1
                 if not left:
-                    break
-        if not left:
-            break
-    return bound_N
+                    return
 
 
 def map_optimally(missing_HN: Ints | Floats) -> Ints:

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
-from lazsim.placement.mapping import MAPPINGS, keep_domains, map_bottleneck, map_greedily, map_optimally, num_missing
+from lazsim.placement.mapping import (
+    MAPPINGS,
+    distinct_columns,
+    keep_domains,
+    map_bottleneck,
+    map_greedily,
+    map_optimally,
+    num_missing,
+)
 from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
 
 
@@ -57,9 +65,12 @@ def migrate(
     has, missing = _moving(has_LEN, wants_LEN)
     owners = has.sum(axis=1, dtype=np.float32)
     assert owners.all(), "every wanted expert has an owner"
-    parts, wanted = has.astype(np.float64), missing.astype(np.float64)
+    (has, alike_from), (wanted, alike_to) = distinct_columns(has), distinct_columns(missing)
+    parts = has.astype(np.float64)
     parts /= owners[:, None]
-    bytes_NN = (parts.T @ wanted) * state_bytes
+    bytes_NN = parts.T @ wanted.astype(np.float64)
+    bytes_NN *= state_bytes
+    bytes_NN = np.ascontiguousarray(bytes_NN[alike_from][:, alike_to])
     if has_dense_N is not None and not has_dense_N.all():
         assert has_dense_N.any(), "some node holds the dense state"
         bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
