@@ -26,6 +26,7 @@ from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline
 from lazsim.stepmodel.predict import flop_per_token, predict_step
 from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import KernelTables
+from lazsim.study.step import predict_layout
 
 FLOP_S = 1e-15
 """Time of an operation in tables that count them."""
@@ -429,6 +430,17 @@ def test_heads_and_experts_that_ranks_cannot_divide_are_refused(model, fields, t
 
 def test_a_ring_may_have_more_ranks_than_heads():
     load_inputs("mixtral-8x7b", "gb200-nvl72", None, {"global_batch": 576, "tensor": 8, "context": 8}, 576)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expert", "is_told"),
+    # 16 ranks fill racks of 72 to 64, 8 fill them; one rack, or a server of eight, has no other to cross into.
+    [("gb200x36", 16, True), ("gb200x36", 8, False), ("gb200x16", 16, False), ("h100x16", 8, False)],
+)
+def test_groups_of_experts_that_do_not_fill_a_domain_are_told(cluster, expert, is_told):
+    layout = {"global_batch": 1152 if cluster == "gb200x36" else 1024, "expert": expert}
+    notes = predict_layout(load_inputs("qwen3-30b-a3b", cluster, None, layout), False).notes
+    assert any("are taken to be in one domain of 72, whose other 8 are no part" in note for note in notes) == is_told
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])

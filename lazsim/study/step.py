@@ -107,6 +107,12 @@ class StepResult:
             notes.append(
                 f"attention was measured up to {longest:,.0f} tokens; longer sequences go with their length squared"
             )
+        ranks, domain = parallel.expert * parallel.expert_tensor, self.inputs.domain
+        if ranks < domain < self.inputs.num_gpus and domain % ranks:
+            notes.append(
+                f"{ranks} GPUs that share experts are taken to be in one domain of {domain}, whose other "
+                f"{domain % ranks} are no part of the job; exchanges of groups across two domains take longer"
+            )
         if "optimizer" in parallel.offloaded:
             notes.append(
                 "states of the optimizer move to the GPU and back for an update there; one on the CPU is slower"
