@@ -514,12 +514,12 @@ def test_words_of_a_row_are_settings_of_a_layout_or_refused(tmp_path, cells, cha
     table = tmp_path / "rows.csv"
     head = "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,tok_s_gpu"
     texts = "recompute,recompute_modules,activation_offload,vp,sharding,token_routing,capacity_factor"
-    table.write_text(f"{head},{texts}\nmine,qwen3_30b_a3b,dgx-b200,8,64,8,8192,1,1,8,19487,{cells}\n")
+    table.write_text(f"{head},{texts}\nmine,qwen3_30b_a3b,dgx-b200,8,64,1,8192,1,1,8,19487,{cells}\n")
     (run,) = read_runs(str(table))
     if isinstance(change, str):
         assert change in run.skipped
     else:
-        plain = ParallelSpec(global_batch=64, micro_batch=8, expert=8)
+        plain = ParallelSpec(global_batch=64, expert=8)
         if "recomputed" in change:
             change = {"recompute": "selective", **change}
         assert run.inputs.parallel == msgspec.structs.replace(plain, **change)
@@ -557,6 +557,29 @@ def test_settings_that_a_row_leaves_out_are_told_with_what_stands_for_them(tmp_p
         "token_routing balanced, a2a_overlap 0, grad_reduce_overlap 1, param_gather_overlap 1, tp_comm_overlap 0, "
         "source_family of no known recipes (mine)"
     ) in notes
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "cells", "recompute", "remark"),
+    [
+        (1, "unknown,,zero1", "none", "recompute none"),
+        (8, "none,,zero1", "none", ""),
+        (8, "unknown,,zero1", "full", "recompute full"),
+        (8, ",,fsdp2", "full", "recompute full"),
+        (8, "selective,selective AC,fsdp2", "full", "predicted as full"),
+    ],
+)  # fmt: skip
+def test_a_row_that_says_nothing_of_recomputation_has_the_least_that_fits_into_memory(
+    tmp_path, micro_batch, cells, recompute, remark
+):
+    # The shape of a published run of torchtitan, which recomputes.
+    mine = f"mine,qwen3_30b_a3b,dgx-b200,8,64,{micro_batch},8192,1,1,8,19487"
+    table = tmp_path / "rows.csv"
+    table.write_text(f"{PLAIN},recompute,recompute_modules,sharding\n{mine},{cells}\n")
+    (run,) = read_runs(str(table))
+    assert run.inputs.parallel.recompute == recompute
+    assert run.inputs.parallel.recompute_stops_early == (recompute == "full" and "fsdp2" in cells)
+    assert remark in " ".join(text for _, text in run.remarks)
 
 
 def test_the_time_of_a_step_tells_the_tokens_per_second_where_no_column_does(tmp_path):

@@ -148,6 +148,11 @@ def usable_bytes(inputs: StepInputs) -> float:
     return USABLE_SHARE * inputs.gpu.memory_bytes
 
 
+def fits(inputs: StepInputs) -> bool:
+    """Tell whether a layout fits into what it may take of the memory."""
+    return plain_needs(inputs)[0] <= usable_bytes(inputs)
+
+
 def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
     reason = f"none divides model, batch and GPUs ({TRIED})"
     if all_bytes:

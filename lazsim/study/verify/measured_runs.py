@@ -9,9 +9,11 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.files.reading import CATALOG, read_bytes
@@ -21,6 +23,7 @@ from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.search import RECOMPUTES, fits
 from lazsim.study.verify.cells import (
     UNKNOWN,
     cell_choice,
@@ -88,7 +91,7 @@ DEFAULTS = {
     "etp": "1", "sharding": "zero1", "optimizer": "adam", "activation_offload": "none", "token_routing": "balanced",
     "a2a_overlap": "0", "grad_reduce_overlap": "1", "param_gather_overlap": "1", "tp_comm_overlap": "0",
 }  # fmt: skip
-"""What stands for an unknown setting."""
+"""What stands for an unknown setting; where nothing recomputed does not fit into memory, `_recomputing_to_fit` does."""
 
 FLAGS = (
     "a2a_overlap", "grad_reduce_overlap", "param_gather_overlap", "tp_comm_overlap", "sequence_parallel",
@@ -249,7 +252,30 @@ def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
             changes["attention.num_window_layers"] = round(windows * layers / model.num_layers)
     model = override(model, changes, row["model_key"])
     cluster, gpu = lookup.cluster(row["system"], cell_whole(row, "gpus"))
-    return StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
+    inputs = StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
+    return inputs if _says_what_it_recomputes(row, inputs) else _recomputing_to_fit(row, inputs)
+
+
+def _says_what_it_recomputes(row: Cells, inputs: StepInputs) -> bool:
+    return row.get("recompute") == "none" or inputs.parallel.recompute != "none"
+
+
+def _recomputing_to_fit(row: Cells, inputs: StepInputs) -> StepInputs:
+    """Recompute the least of what a search tries that fits into memory, where a row does not say what."""
+    for recompute, modules in RECOMPUTES:
+        changes = {
+            "recompute": recompute, "recomputed": modules,
+            "recompute_stops_early": recompute == "full" and _shards_with_pytorch(row),
+        }  # fmt: skip
+        inputs = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, **changes))
+        if fits(inputs):
+            break
+    return inputs
+
+
+def _shards_with_pytorch(row: Cells) -> bool:
+    """Tell whether a framework shards with PyTorch: such ones recompute with it, too."""
+    return "fsdp" in (row.get("sharding") or "").partition(" (")[0]
 
 
 def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
@@ -277,7 +303,11 @@ def _defaults(row: Cells, inputs: StepInputs, *said: str) -> Iterator[str]:
     sizes = {"vp": parallel.pipeline, "dispatcher": parallel.expert, "tp_comm_overlap": parallel.tensor}
     for column, default in DEFAULTS.items():
         if row.get(column, "") in said and sizes.get(column) != 1 and (said != ("",) or column != "activation_offload"):
-            yield f"{column} {default}"
+            yield f"{column} {_recomputation(parallel) if column == 'recompute' else default}"
+
+
+def _recomputation(parallel: ParallelSpec) -> str:
+    return " ".join([parallel.recompute, *["of", " and ".join(parallel.recomputed)] * bool(parallel.recomputed)])
 
 
 def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
@@ -297,8 +327,8 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield f"{shown['sequence_parallel']}, predicted as 1"
     if cells.get("delay_wgrad", "0") != "0" and not parallel.overlap_expert:
         yield f"{shown['delay_wgrad']} without a2a_overlap"
-    if cells.get("recompute") == "selective" and parallel.recompute == "none":
-        yield "recompute selective without modules that lazsim knows, predicted as none"
+    if cells.get("recompute") == "selective" and not cell_words(row, "recompute_modules", MODULES, NO_MODULES):
+        yield f"recompute selective without modules that lazsim knows, predicted as {_recomputation(parallel)}"
     if "recompute" not in cells and row.get("recompute") != "none" and "recompute_modules" in cells:
         yield f"{shown['recompute_modules']} without recompute"
     if parallel.pipeline == 1 and cell_number_if_any(row, "vp") > 1:
@@ -335,7 +365,6 @@ def _layout(row: Cells) -> ParallelSpec:
     recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
     capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
-    own_checkpoints = recompute == "full" and "fsdp" in sharding
     pipeline = cell_whole(row, "pp", 1)
     fields: dict[str, Any] = {
         "tensor": cell_whole(row, "tp", 1),
@@ -355,8 +384,7 @@ def _layout(row: Cells) -> ParallelSpec:
         "eight_bit_parts": _eight_bit_parts(row),
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
-        # Frameworks that shard with PyTorch recompute with it, too.
-        "recompute_stops_early": own_checkpoints,
+        "recompute_stops_early": recompute == "full" and _shards_with_pytorch(row),
         "offloaded": cell_words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
         "dispatcher": cell_choice(row, "dispatcher", DISPATCHERS, "all_to_all")
