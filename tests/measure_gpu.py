@@ -54,9 +54,8 @@ TOO_SHORT = re.compile(r"too short; give (\d+)s")
 """What a command says that asks for more time, which it gets once."""
 
 REHEARSAL = (
-    "a rehearsal on a CPU: kernels are timed by the processor time of one thread, and errors of a few tens of percent "
-    "come from caches and pages; exchanges and validation take wall time, and are as far off as other programs disturb "
-    "them; none of it is a time of a GPU"
+    "a rehearsal on a CPU: kernels are timed by the processor time of one thread; exchanges and validation take wall "
+    "time, and are as far off as other programs disturb them; none of it is a time of a GPU"
 )
 """What the figures of a CPU do not hold for."""
 

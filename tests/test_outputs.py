@@ -131,6 +131,25 @@ def test_results_of_each_command_replace_their_own_earlier_ones_only(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"2"
 
 
+@pytest.mark.parametrize("num_named", [0, 1, 2])
+def test_a_folder_whose_writer_was_killed_between_two_files_is_written_again(tmp_path, monkeypatch, num_named):
+    named, replace = [], os.replace
+
+    def take_name(temporary, path):
+        if len(named) == num_named:
+            # No error that anybody handles.
+            raise GeneratorExit
+        named.append(path)
+        replace(temporary, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", take_name)
+        with pytest.raises(GeneratorExit):
+            write_folder(tmp_path, "run", {"a": b"1", "b": b"1"})
+    assert write_folder(tmp_path, "run", {"a": b"2", "b": b"2"}) == ["a", "b"]
+    assert [(tmp_path / name).read_text() for name in ("a", "b")] == ["2", "2"]
+
+
 def test_a_page_of_another_command_stays(lazsim, tmp_path):
     (tmp_path / "s.toml").write_text(f'[base]\ntrace = "{RECIPE}"\nduration = "1min"\n')
     out = tmp_path / "out"

@@ -96,7 +96,8 @@ def write_folder(folder: Path, kind: str, contents: Mapping[str, bytes]) -> list
     replaced = [folder / name for name in record.get(kind, ())]
     record[kind] = list(contents)
     files = {folder / name: content for name, content in contents.items()}
-    write_all(files | {folder / RECORD: json_bytes(record)}, replaced)
+    # The record first: killed between two files, the next run knows them for its own.
+    write_all({folder / RECORD: json_bytes(record)} | files, replaced)
     return list(contents)
 
 
