@@ -15,7 +15,7 @@ from lazsim.output.plots import step as pictures
 from lazsim.output.plots import verify as verify_pictures
 from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.stepmodel.predict import predict_step
-from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
+from lazsim.study.verify.measured_runs import LEFT_OUT, MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
 from lazsim.study.verify.verification import held_out_share, range_of, verify
 
@@ -739,6 +739,19 @@ def test_rows_that_no_gpu_has_the_memory_for_are_told(tmp_path):
     (note,) = (note for note in verify([str(tmp_path / "rows.csv")]).notes if note.startswith("more than the memory"))
     assert "(large)" in note
     assert "small" not in note
+
+
+def test_rows_that_say_nothing_of_the_further_token_layers_of_their_model_are_told(tmp_path):
+    # config.json of GLM-4.5-Air has num_nextn_predict_layers 1, and that of Mixtral none.
+    (tmp_path / "rows.csv").write_text(
+        "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,mtp_layers,tok_s_gpu\n"
+        "one,glm_4.5_air,h200x8,64,64,1,4096,1,1,16,,900\n"
+        "said,glm_4.5_air,h200x8,64,64,1,4096,1,1,16,0,900\n"
+        "none,mixtral_8x7b,h200x8,64,64,1,4096,1,1,8,,900\n"
+    )
+    assert ["mtp_layers 0" in dict(run.remarks)[LEFT_OUT] for run in read_runs(str(tmp_path / "rows.csv"))] == [
+        True, False, False,
+    ]  # fmt: skip
 
 
 def test_files_do_not_share_names_of_rows(refused):

@@ -205,8 +205,10 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         inputs, skipped = None, str(error)
     if inputs is not None:
         remarks = [(ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan")]
+        has_further = lookup.model(row["model_key"]).num_mtp_layers > 0
         left_out = [
             *_defaults(row, inputs, ""),
+            *["mtp_layers 0"] * (has_further and (row.get("mtp_layers") or "") in UNKNOWN),
             *["source_family of no known recipes"] * (not row.get("source_family")),
         ]
         remarks += [(LEFT_OUT, ", ".join(left_out))] * bool(left_out)
