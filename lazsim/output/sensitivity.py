@@ -25,11 +25,13 @@ def sensitivity_parts(result: Sensitivity) -> Iterator[Part]:
 
 
 def _table(title: str, runs: Sequence[str], changes: Sequence[Change], shares: Sequence[Mapping[str, float]]) -> Table:
-    columns = [key("constant"), key("x", ".4g", kind="number")]
-    columns += [Column(name, has_name=True) for name in runs]
+    """Return a row for each constant, with a column for each run and factor."""
+    found = {(one.constant, one.factor): share for one, share in zip(changes, shares, strict=True)}
+    factors = dict.fromkeys(one.factor for one in changes)
+    columns = [key("constant"), *(Column(f"{name} x{factor:.4g}") for name in runs for factor in factors)]
     rows = [
-        (one.constant, one.factor, *(_percent(share[name]) for name in runs))
-        for one, share in zip(changes, shares, strict=True)
+        (constant, *(_percent(found[constant, factor][name]) for name in runs for factor in factors))
+        for constant in dict.fromkeys(one.constant for one in changes)
     ]
     return Table(columns, rows, title)
 

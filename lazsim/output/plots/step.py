@@ -60,10 +60,10 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
         title=f"{result.inputs.model.name} on {result.inputs.num_gpus:,} {result.inputs.gpu.name}",
     )
     memory = {name: size / GIB for name, size in result.time.memory_bytes.items() if size}
-    # Kinds of memory are no parts of a step, and have other colours.
-    colors = dict(zip(result.time.memory_bytes, (*MORE_COLORS[5:], *MORE_COLORS[:5], *COLORS), strict=False))
+    # Kinds of memory are no parts of a step, and have greys: no colour is left that means nothing else here.
+    colors = {name: f"{0.2 + 0.45 * place / len(memory):.2f}" for place, name in enumerate(memory)}
     total = result.inputs.gpu.memory_bytes / GIB
-    _draw_bar(below, 0, memory, {name: colors[name] for name in memory}, max(total, math.fsum(memory.values())))
+    _draw_bar(below, 0, memory, colors, max(total, math.fsum(memory.values())))
     below.axvline(total, color="black", linewidth=1)
     below.annotate(
         "memory of a GPU", (total, 0.5), ha="right", va="bottom", fontsize=7, xytext=(-3, 0), textcoords="offset points"
