@@ -175,6 +175,16 @@ def refused(lazsim):
     return call
 
 
+def refusal(call: Callable[[], object], kind: type[Exception] = Exception) -> str:
+    """Return the one line with which a call is refused; by default the error is any of lazsim's."""
+    from lazsim.errors import LazsimError
+
+    with pytest.raises(LazsimError if kind is Exception else kind) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 @pytest.fixture
 def answered(lazsim):
     """Call the command line with ``--json``: returns the answer of a command that does what it is asked for."""

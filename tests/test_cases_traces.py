@@ -66,9 +66,8 @@ def test_run_takes_the_options_of_a_table_and_keeps_them_with_the_result(lazsim,
     assert json.loads(out)["inputs"]["replay"]["time_unit"] == "s"
 
 
-def test_rate_of_a_list_of_outages_is_that_of_the_span_in_which_nodes_were_observed(lazsim, tmp_path):
-    path = tmp_path / "outages.csv"
-    path.write_text("node,start,downtime (h)\na,2025-02-01,12\nb,2025-03-01,12\n")
+def test_rate_of_a_list_of_outages_is_that_of_the_span_in_which_nodes_were_observed(lazsim, write):
+    path = write("node,start,downtime (h)\na,2025-02-01,12\nb,2025-03-01,12\n", "outages.csv")
     options = ("--cluster-nodes", 10, "--span", "2025-01-01..2025-04-11", "--json")
     code, out, err = lazsim("trace", "info", path, *options)
     assert code == 0, err

@@ -130,9 +130,8 @@ def test_experts_without_tokens_are_drawn(answered, tmp_path):
     assert (out / "placement.png").exists()
 
 
-def test_a_policy_of_a_file_is_drawn_and_named_with_its_hash(answered, tmp_path):
-    own = tmp_path / "own.py"
-    own.write_text("import numpy as np\ndef place(request):\n    return np.array([[[0, 1], [1, 1], [1, 0]]])\n")
+def test_a_policy_of_a_file_is_drawn_and_named_with_its_hash(answered, write, tmp_path):
+    own = write("import numpy as np\ndef place(request):\n    return np.array([[[0, 1], [1, 1], [1, 0]]])\n", "own.py")
     placed = answered(
         "place", "--nodes", 3, "--slots", 2, "--replicas", "2,4", "--policy", f"{own}:place", "--out", tmp_path / "out"
     )
@@ -202,9 +201,8 @@ def test_bad_input_is_one_line_that_names_the_option(refused, arguments, said):
         ("0,0,1,0", "no loads"),
     ],
 )
-def test_bad_loads_of_a_file_are_refused(refused, tmp_path, row, said):
-    path = tmp_path / "loads.csv"
-    path.write_text(f"# lazsim-routing 1\nstep,layer,expert,tokens\n{row}\n")
+def test_bad_loads_of_a_file_are_refused(refused, write, row, said):
+    path = write(f"# lazsim-routing 1\nstep,layer,expert,tokens\n{row}\n", "loads.csv")
     told = refused("place", "--nodes", 2, "--slots", 2, "--loads", path)
     assert told.startswith(f"--loads: {path}")
     assert said in told
@@ -224,9 +222,8 @@ def test_more_than_a_file_has_is_refused(refused, loads, option, value, has):
         ("return None", "returned an invalid plan"),
     ],
 )
-def test_a_policy_of_a_user_that_fails_is_named(refused, tmp_path, body, said):
-    own = tmp_path / "own.py"
-    own.write_text(f"def place(request):\n    {body}\n")
+def test_a_policy_of_a_user_that_fails_is_named(refused, write, body, said):
+    own = write(f"def place(request):\n    {body}\n", "own.py")
     told = refused("place", *REPLICAS, "--policy", f"{own}:place")
     assert told.startswith(f"--policy: policy '{own}:place'")
     assert said in told

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -11,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from lazsim.cli.base.common import COMPILED_VARIABLE, require_torch
-from lazsim.costmodel.profile import Header, ProfilePoint, profile_names, save_profile
+from lazsim.costmodel.profile import ProfilePoint, profile_names, save_profile
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT
+from tests.models import HEADER
 
 TINY = """name = "tiny"
 num_layers = 12
@@ -29,11 +31,9 @@ sequence_length = 16
 vocab_size = 101
 num_vocab_matrices = 1
 """
-HEADER = Header(
-    format_version=1, lazsim="0.1.0", torch="2", device="cpu", dtype="float32", model=load_spec(ModelSpec, "gpt-s"),
-    conditions={}, matmul_flop_per_s=1e11, copy_bytes_per_s=1e10,
-)  # fmt: skip
 TRACE = ROOT / "traces" / "fail-every-5min.csv"
+RUN = ("run", "--trace", TRACE, "--system", "lazarus")
+NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs torch: pip install 'lazsim[live]'")
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,8 @@ def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path
     ("driver_version", "580", "590", ("driver_version", "580", "590")),
     ("driver_version", "580", None, None),  # nvidia-smi may give no answer in time
 ])  # fmt: skip
+@NEEDS_TORCH
 def test_a_profile_goes_on_only_under_the_conditions_that_it_was_measured_in(name, before, now, told):
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     from lazsim.profiling.session import difference
 
     if hasattr(HEADER, name):
@@ -155,8 +155,7 @@ def test_a_profile_goes_on_only_under_the_conditions_that_it_was_measured_in(nam
 
 def test_a_run_on_a_profile_says_what_was_measured(lazsim, measured):
     path, model = measured
-    arguments = ("run", "--trace", TRACE, "--model", model, "--system", "lazarus", "--profile", path, "--json")
-    code, out, err = lazsim(*arguments, "--extrapolate")
+    code, out, err = lazsim(*RUN, "--model", model, "--profile", path, "--extrapolate", "--json")
     assert code == 0
     run = json.loads(out)["runs"][0]
     assert 0 <= run["extrapolated_s"] <= run["wall_s"]
@@ -171,54 +170,37 @@ def bare_profile(tmp_path, most_tokens: int):
     return path
 
 
-def test_beyond_the_profile_is_refused_unless_asked_for(lazsim, refused, tmp_path):
-    arguments = ("run", "--trace", TRACE, "--system", "lazarus", "--routing", "uniform", "--json")
+def test_beyond_the_profile_is_refused_unless_asked_for(answered, refused, tmp_path):
+    arguments = (*RUN, "--routing", "uniform")
     told = refused(*arguments, "--profile", bare_profile(tmp_path, 16))
     assert told.startswith("the profile has expert from 1 to 16, but")
     far, near = (
-        json.loads(lazsim(*arguments, "--profile", bare_profile(tmp_path, most), "--extrapolate")[1])["runs"][0]
+        answered(*arguments, "--profile", bare_profile(tmp_path, most), "--extrapolate")["runs"][0]
         for most in (16, 10**6)
     )
     # Nothing of a profile that covers all is extrapolated; of one that ends at 16 tokens, all that experts take is.
     assert near["extrapolated_s"] == pytest.approx(0, abs=1e-6)
     assert 0 < far["extrapolated_s"] < far["wall_s"]
-    assert json.loads(lazsim(*arguments)[1])["runs"][0]["extrapolated_s"] is None
+    assert answered(*arguments)["runs"][0]["extrapolated_s"] is None
 
 
 def test_a_run_without_a_profile_says_that_its_costs_are_analytic(lazsim, tmp_path):
     said = "costs are analytic: no profile was given"
-    arguments = ("run", "--trace", TRACE, "--system", "lazarus", "--routing", "uniform", "--duration", "4min")
+    arguments = (*RUN, "--routing", "uniform", "--duration", "4min")
     assert lazsim(*arguments)[2].count(said) == 1
     assert said not in lazsim(*arguments, "--profile", bare_profile(tmp_path, 10**6))[2]
 
 
-def test_all_time_that_a_profile_misses_is_counted_as_extrapolated(lazsim, tmp_path):
+def test_all_time_that_a_profile_misses_is_counted_as_extrapolated(answered, write):
     # Dense work takes 1000 s a step beyond the profile: hardly anything else is left.
-    path = tmp_path / "dense.csv"
-    path.write_text("kernel,size,time_s\ndense,1024,250\ndense,2048,500\n")
-    code, out, _ = lazsim(
-        "run",
-        "--trace",
-        TRACE,
-        "--system",
-        "lazarus",
-        "--profile",
-        path,
-        "--extrapolate",
-        "--json",
-        "--duration",
-        "4min",
-    )
-    run = json.loads(out)["runs"][0]
-    assert code == 0
+    path = write("kernel,size,time_s\ndense,1024,250\ndense,2048,500\n", "dense.csv")
+    run = answered(*RUN, "--profile", path, "--extrapolate", "--duration", "4min")["runs"][0]
     assert run["extrapolated_s"] == pytest.approx(run["ledger_s"]["compute"] + run["ledger_s"]["lost_work"], rel=0.01)
 
 
 def test_a_shipped_profile_is_used_by_name(lazsim):
     name = profile_names()[0]
-    code, out, err = lazsim(
-        "run", "--trace", TRACE, "--system", "lazarus", "--profile", name, "--extrapolate", "--json"
-    )
+    code, out, err = lazsim(*RUN, "--profile", name, "--extrapolate", "--json")
     assert code == 0
     assert json.loads(out)["inputs"]["profile"]["name"] == name
     assert "gpt-s.csv: measured on cpu" in err
@@ -233,36 +215,24 @@ def test_a_shipped_profile_runs_its_model_without_going_beyond_it(lazsim):
 
 def test_skew_is_measured_and_predicted(answered, tmp_path, quickly_measured):
     small = (
-        "--width",
-        64,
-        "--experts",
-        4,
-        "--nodes",
-        4,
-        "--slots",
-        2,
-        "--tokens",
-        64,
-        "--threads",
-        1,
-        "--budget",
-        "120s",
-    )
-    rows = answered("profile", "skew", "--device", "cpu", *small, "--out", tmp_path)["rows"]
+        "--device", "cpu", "--width", 64, "--experts", 4, "--nodes", 4, "--slots", 2, "--tokens", 64, "--threads", 1,
+        "--budget", "120s",
+    )  # fmt: skip
+    rows = answered("profile", "skew", *small, "--out", tmp_path)["rows"]
     assert [row["skew"] for row in rows] == [1, 2, 4]
     assert all(row[key] > 0 for row in rows for key in row if key.endswith("_s"))
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"skew.json", "skew.png", "skew.pdf"}
 
 
+@NEEDS_TORCH
 def test_ranks_of_a_layout_have_its_tokens_and_no_others(lazsim):
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     job = ("--model", "deepseek-v3", "--job", "deepseek-v3", "--cluster", "h100x128")
     code, _, err = lazsim("profile", "ranks", "--device", "cpu", *job, "--layers", 1, "--tokens", 64)
     assert (code, err) == (2, "lazsim: --tokens 64: deepseek-v3 has a layout with its own; leave it out\n")
 
 
+@NEEDS_TORCH
 def test_loads_of_virtual_ranks_add_up():
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     from lazsim.profiling.ranks import loads_under_skew, skewed_loads
 
     load_E = skewed_loads(8, 4.0, 4096)
@@ -293,9 +263,8 @@ num_learned_positions = 32
 """
 
 
-def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, answered, refused, tmp_path, quickly_measured):
-    model = tmp_path / "small.toml"
-    model.write_text(SMALL_MODEL)
+def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, answered, refused, write, tmp_path, quickly_measured):
+    model = write(SMALL_MODEL, "small.toml")
     small = ("--model", model, "--tokens", 32, "--layers", 2, "--threads", 1, "--budget", "120s")
     found = answered("profile", "ranks", "--device", "cpu", *small, "--out", tmp_path / "out")
     assert [row["layer"] for row in found["layers"]] == [0, 1]
@@ -326,8 +295,8 @@ def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, answered, refuse
         (True, [[40, 40], [40, 0], [40, 40], [40, 0]]),
     ],
 )
+@NEEDS_TORCH
 def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     from lazsim.placement.plan import PlacementPlan
     from lazsim.profiling.ranks import plan_loads
 
@@ -390,8 +359,8 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(refused, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("kernel", ["checkpoint_save", "feed_forward"])
+@NEEDS_TORCH
 def test_a_kernel_that_cannot_be_measured_is_refused_before_any_work(lazsim, tmp_path, monkeypatch, kernel):
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     measured = []
     monkeypatch.setattr("lazsim.profiling.session.measure_peaks", lambda *_: measured.append(1) or (1.0, 1.0))
     assert lazsim("profile", "--out", tmp_path / "a.csv", "--device", "cpu", "--kernel", kernel)[0] == 2
@@ -415,8 +384,8 @@ def test_looking_at_profiles_needs_no_torch(lazsim, monkeypatch):
         assert lazsim("profile", command, profile_names()[0])[0] == 0
 
 
+@NEEDS_TORCH
 def test_a_command_that_takes_torch_leaves_no_folder_of_what_torch_compiles(tmp_path, monkeypatch):
-    pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv(COMPILED_VARIABLE, raising=False)
     made = []

@@ -65,12 +65,11 @@ def test_per_layer_stands_beside_the_whole_model_only_where_there_are_layers(ans
     assert answered("recovery", *SMALL, "--policy", "spread")["policies"]["spread"]["per_layer"] is None
 
 
-def test_domains_fail_as_a_whole(answered, tmp_path):
+def test_domains_fail_as_a_whole(answered, write):
     # Expert 0 is on nodes 0 and 1, which are one domain; expert 1 on nodes 2 and 3, each a domain of its own. Of one
     # failed domain only x is deadly, and any two are.
     plan = ("--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro", "--failures", "0-3")
-    path = tmp_path / "domains.txt"
-    path.write_text("x x\ny\nz\n")
+    path = write("x x\ny\nz\n", "domains.txt")
     for domains in ("x,x,y,z", path):
         whole = answered("recovery", *plan, "--domains", domains)
         assert whole["domains"] == ["x", "y", "z"]
@@ -125,19 +124,9 @@ def test_batches_that_are_too_large_are_capped_and_noted(lazsim, trace):
 
 def test_the_same_command_writes_the_same_bytes(lazsim, tmp_path, trace):
     found = []
-    arguments = (
-        *SMALL,
-        "--policy",
-        "random",
-        "--method",
-        "montecarlo",
-        "--failures",
-        "1-4",
-        "--failures-from",
-        trace,
-    )
+    drawn = ("--policy", "random", "--method", "montecarlo", "--failures", "1-4", "--failures-from", trace)
     for folder in (tmp_path / "a", tmp_path / "b"):
-        _, out, _ = lazsim("recovery", *arguments, "--seed", 3, "--json", "--out", folder)
+        _, out, _ = lazsim("recovery", *SMALL, *drawn, "--seed", 3, "--json", "--out", folder)
         found.append((out, {path.name: path.read_bytes() for path in folder.glob("[!.]*")}))
     assert found[0] == found[1]
     pictures = {f"{name}.{kind}" for name in ("recovery", "failure-sets", "placement-map") for kind in ("png", "pdf")}
@@ -183,9 +172,8 @@ def test_bad_input_is_one_line_that_names_the_option(refused, arguments, said):
     assert said in refused("recovery", *PUBLISHED, *arguments)
 
 
-def test_a_trace_without_failures_is_refused(refused, tmp_path):
-    path = tmp_path / "calm.csv"
-    path.write_text("0,add,a\n60000,add,b\n")
+def test_a_trace_without_failures_is_refused(refused, write):
+    path = write("0,add,a\n60000,add,b\n", "calm.csv")
     told = refused("recovery", *PUBLISHED, "--failures-from", path)
     assert "--failures-from" in told
     assert "no node is ever removed" in told

@@ -45,9 +45,8 @@ def test_info_of_a_capped_stretch(lazsim, sample):
     assert json.loads(out)["span_s"] == 60.0
 
 
-def test_info_says_what_a_trace_does_not_define_by_a_dash(lazsim, tmp_path):
-    path = tmp_path / "still.csv"
-    path.write_text("0,add,a\n")
+def test_info_says_what_a_trace_does_not_define_by_a_dash(lazsim, write):
+    path = write("0,add,a\n", "still.csv")
     code, out, _ = lazsim("trace", "info", path)
     rows = dict(line.split("  ", 1) for line in out.splitlines() if "  " in line)
     assert code == 0
@@ -158,9 +157,8 @@ def test_plot_writes_the_same_picture_each_time(lazsim, tmp_path, suffix, magic)
     assert out.read_bytes() == first
 
 
-def test_lenient_says_what_it_repaired(lazsim, tmp_path):
-    path = tmp_path / "bad.csv"
-    path.write_text(SAMPLE + "oops\n")
+def test_lenient_says_what_it_repaired(lazsim, write):
+    path = write(SAMPLE + "oops\n", "bad.csv")
     assert lazsim("trace", "info", path)[0] == 2
     code, _, err = lazsim("trace", "info", path, "--lenient")
     assert code == 0

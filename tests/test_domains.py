@@ -1,7 +1,6 @@
 """Failure domains: in the cluster file, in the policy that spreads experts over them, and in what asks for both."""
 
 import itertools
-import json
 from dataclasses import replace
 
 import msgspec
@@ -24,12 +23,6 @@ from tests.test_euclid import optima
 
 RACKS = ("--nodes", 6, "--slots", 2, "--experts", 6, "--domains", "a,a,b,b,c,c")
 """Two replicas of each of six experts, on three racks of two nodes."""
-
-
-def answer(lazsim, *arguments):
-    code, out, err = lazsim(*arguments, "--json")
-    assert code == 0, err
-    return json.loads(out)
 
 
 def experts_of(plan, domain_N):
@@ -131,33 +124,33 @@ def test_a_request_has_a_domain_for_each_node():
         PlacementRequest(np.array([[1, 1, 1]]), 3, 1, domain_N=np.array([0, 1]))
 
 
-def test_the_loss_of_a_rack_is_survived_by_the_policy_that_knows_of_racks_and_not_by_those_that_do_not(lazsim):
+def test_the_loss_of_a_rack_is_survived_by_the_policy_that_knows_of_racks_and_not_by_those_that_do_not(answered):
     # Groups of two experts fill two nodes. Published placements put these into one rack.
-    found = answer(lazsim, "recovery", *RACKS)["policies"]
+    found = answered("recovery", *RACKS)["policies"]
     assert found["domains"]["recovery_prob"][0] == 1
     assert found["euclid"]["recovery_prob"][0] == found["mro"]["recovery_prob"][0] == 0
-    assert "domains" not in answer(lazsim, "recovery", *RACKS[:-2])["policies"]
+    assert "domains" not in answered("recovery", *RACKS[:-2])["policies"]
 
 
-def test_a_cluster_has_the_nodes_slots_and_domains_that_are_not_given(lazsim):
+def test_a_cluster_has_the_nodes_slots_and_domains_that_are_not_given(answered):
     # 64 trays in racks of 18: 18, 18, 18 and 10; 4 GPUs of 4 slots.
     asked = ("--experts", 256, "--policy", "domains", "--failures", 1)
-    found = answer(lazsim, "recovery", "--cluster", "gb200-nvl72", *asked)
+    found = answered("recovery", "--cluster", "gb200-nvl72", *asked)
     inputs = found["inputs"]
     assert (inputs["num_nodes"], inputs["num_slots"], inputs["gpus_per_node"]) == (64, 16, 4)
     assert [inputs["domains"].count(name) for name in "0123"] == [18, 18, 18, 10]
     assert found["policies"]["domains"]["recovery_prob"] == [1]
-    smaller = answer(lazsim, "place", "--cluster", "gb200-nvl72", "--nodes", 20, *asked[:-2])["inputs"]
+    smaller = answered("place", "--cluster", "gb200-nvl72", "--nodes", 20, *asked[:-2])["inputs"]
     assert [smaller["domains"].count(name) for name in "01"] == [18, 2]
-    assert "domains" not in answer(lazsim, "place", "--cluster", "h100x16", *asked[:-2])["inputs"]
+    assert "domains" not in answered("place", "--cluster", "h100x16", *asked[:-2])["inputs"]
 
 
-def test_nodes_stay_in_their_domains_when_others_fail(lazsim):
+def test_nodes_stay_in_their_domains_when_others_fail(answered):
     # Racks a and b of two nodes hold all four experts each. Without node 3 the other one of rack b must hold its
     # experts, and the rack of two nodes keeps its own: two states are fetched, where nodes that may change racks fetch
     # no fewer, as no expert was on two nodes of a rack.
     plan = ("--nodes", 4, "--slots", 4, "--experts", 4, "--min-replicas", 1, "--domains", "a,a,b,b")
-    lost = answer(lazsim, "place", *plan, "--policy", "domains", "--lose", 3)["lose"]["policies"]["domains"]
+    lost = answered("place", *plan, "--policy", "domains", "--lose", 3)["lose"]["policies"]["domains"]
     assert {row["num_states"] for row in lost["migrations"]} == {0}
 
 

@@ -20,19 +20,8 @@ HEARD = "    except KeyboardInterrupt:\n        acknowledge()\n        print('he
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.3, 1.5])
 def test_a_command_ends_when_it_is_told_also_while_it_starts(number, delay_s, start_process, tmp_path):
-    command = [
-        "run",
-        "--trace",
-        "spot-p3-like",
-        "--duration",
-        "300d",
-        "--model",
-        "deepseek-v3",
-        "--job",
-        "testbed-a",
-        "--cluster",
-        "h200x128",
-    ]
+    job = ("--model", "deepseek-v3", "--job", "testbed-a", "--cluster", "h200x128")
+    command = ("run", "--trace", "spot-p3-like", "--duration", "300d", *job)
     ended = end_after(start_process, (*command, "--out", tmp_path / "out"), number, delay_s)
     assert ended.problem(tmp_path / "out") == ""
     assert ended.err or delay_s < 1
@@ -41,9 +30,8 @@ def test_a_command_ends_when_it_is_told_also_while_it_starts(number, delay_s, st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_sweep_ends_with_its_workers(number, start_process, tmp_path):
-    spec = tmp_path / "sweep.toml"
-    spec.write_text(SWEEP)
+def test_a_sweep_ends_with_its_workers(number, start_process, write, tmp_path):
+    spec = write(SWEEP, "sweep.toml")
     command = ("sweep", spec, "--out", tmp_path / "out", "--jobs", "2")
     rows = tmp_path / "out" / "rows.jsonl"
     # All processes get the signal, as from a terminal.
@@ -53,9 +41,8 @@ def test_a_sweep_ends_with_its_workers(number, start_process, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rows.jsonl"]
 
 
-def test_a_worker_that_is_killed_is_one_line(start_process, tmp_path):
-    spec = tmp_path / "sweep.toml"
-    spec.write_text(SWEEP)
+def test_a_worker_that_is_killed_is_one_line(start_process, write, tmp_path):
+    spec = write(SWEEP, "sweep.toml")
     command = (*PROGRAM, "sweep", spec, "--out", tmp_path / "out", "--jobs", "2")
     sweep = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     rows = tmp_path / "out" / "rows.jsonl"
@@ -226,16 +213,16 @@ def test_a_file_does_not_get_what_is_meant_for_a_closed_stream(run_process, tmp_
     assert all(line.startswith(b"#") or b"," in line for line in path.read_bytes().splitlines())
 
 
-def test_text_that_a_terminal_cannot_show_is_escaped(run_process, tmp_path):
-    path = tmp_path / "\u00e9\u4e2d.csv"
-    path.write_text("0,add,node1\n600000,remove,node1\n")
+def test_text_that_a_terminal_cannot_show_is_escaped(run_process, write):
+    path = write("0,add,node1\n600000,remove,node1\n", "\u00e9\u4e2d.csv")
     for arguments in (("trace", "info", path), ("trace", "info", path, "--json")):
         run_process(*PROGRAM, *arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"})
 
 
-def test_a_sparkline_is_of_digits_where_the_encoding_has_no_bars(run_process, tmp_path):
-    path = tmp_path / "\u00e9.csv"
-    path.write_text("# format: lazsim-trace 1\n# duration_s: 7600\ntime_s,event,nodes\n0,add,a b\n3800,remove,a\n")
+def test_a_sparkline_is_of_digits_where_the_encoding_has_no_bars(run_process, write):
+    path = write(
+        "# format: lazsim-trace 1\n# duration_s: 7600\ntime_s,event,nodes\n0,add,a b\n3800,remove,a\n", "\u00e9.csv"
+    )
     poor = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     lines = run_process(*PROGRAM, "trace", "info", path, env=poor, encoding="latin-1").stdout.splitlines()
     assert lines[0] == "\u00e9.csv (lazsim)"

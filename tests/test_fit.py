@@ -19,27 +19,15 @@ from lazsim.costmodel.fit import (
 )
 from lazsim.errors import LazsimError
 from lazsim.specs import GpuSpec, load_spec
+from tests.conftest import refusal
+from tests.models import IDEAL
 
-MADE_UP = GpuSpec(
-    name="made-up",
-    peak_flop_per_s=100e12,
-    memory_bytes_per_s=1e12,
-    memory_bytes=16e9,
-    matmul_efficiency=0.7,
-    matmul_fill_outputs=3e5,
-    matmul_fill_k=200.0,
-    matmul_memory_efficiency=0.6,
-    memory_efficiency=0.6,
-    kernel_overhead_s=7e-6,
-    source="assumption",
-)
+MADE_UP = msgspec.structs.replace(
+    IDEAL, name="made-up", matmul_efficiency=0.7, matmul_fill_outputs=3e5, matmul_fill_k=200.0,
+    matmul_memory_efficiency=0.6, memory_efficiency=0.6, kernel_overhead_s=7e-6,
+)  # fmt: skip
 UNFITTED = msgspec.structs.replace(
-    MADE_UP,
-    matmul_efficiency=1.0,
-    matmul_fill_outputs=1.0,
-    matmul_fill_k=1.0,
-    matmul_memory_efficiency=1.0,
-    kernel_overhead_s=1e-6,
+    IDEAL, name="made-up", matmul_fill_outputs=1.0, matmul_fill_k=1.0, memory_efficiency=0.6, kernel_overhead_s=1e-6
 )
 
 
@@ -90,11 +78,11 @@ def test_memory_efficiency_is_the_best_share_that_a_large_matmul_reaches(tmp_pat
     assert fit_memory(MADE_UP, read_timings(path)) == MADE_UP
 
 
-def test_an_expert_layer_is_three_matmuls_for_each_expert(tmp_path):
-    path = tmp_path / "fused_moe_bf16.csv"
-    path.write_text(
+def test_an_expert_layer_is_three_matmuls_for_each_expert(write):
+    path = write(
         "gpu,num_tokens,hidden_size,inter_size,topk,num_experts,moe_ep_size,distribution,time_us\n"
-        "made-up,4096,1024,4096,2,8,1,balanced,1000\n"
+        "made-up,4096,1024,4096,2,8,1,balanced,1000\n",
+        "fused_moe_bf16.csv",
     )
     # 1024 tokens an expert: compute of up and gate 2 (1024 * 4096 + 3e5) (1024 + 200) / 70e12 and overhead, and so on
     up = 2 * (1024 * 4096 + 3e5) * (1024 + 200) / 70e12 + 7e-6
@@ -158,19 +146,15 @@ def test_the_order_of_rows_does_not_matter(tmp_path):
         ("", "has no column gpu; it needs"),
     ],
 )
-def test_a_bad_table_is_refused_with_its_line(tmp_path, content, complaint):
-    path = tmp_path / "gemm_bf16.csv"
-    path.write_text(content)
-    with pytest.raises(LazsimError) as refused:
-        read_timings(path)
-    assert complaint in str(refused.value)
-    assert str(path) in str(refused.value)
-    assert "\n" not in str(refused.value)
+def test_a_bad_table_is_refused_with_its_line(write, content, complaint):
+    path = write(content, "gemm_bf16.csv")
+    told = refusal(lambda: read_timings(path))
+    assert complaint in told
+    assert str(path) in told
 
 
-def test_a_binary_file_is_refused(tmp_path):
-    path = tmp_path / "gemm_bf16.csv"
-    path.write_bytes(bytes(range(256)))
+def test_a_binary_file_is_refused(write):
+    path = write(bytes(range(256)), "gemm_bf16.csv")
     with pytest.raises(LazsimError, match="is no table of comma-separated UTF-8 text"):
         read_timings(path)
 

@@ -68,12 +68,11 @@ def test_a_folder_with_only_matmuls_is_enough(lazsim, measurements):
     assert "experts" not in out
 
 
-def test_a_gpu_of_ones_own_can_be_compared(lazsim, tmp_path):
+def test_a_gpu_of_ones_own_can_be_compared(lazsim, write, tmp_path):
     from lazsim.specs import read_spec_bytes
 
     write_matmuls(tmp_path)
-    own = tmp_path / "own.toml"
-    own.write_text(read_spec_bytes("gpus", "h100").decode().replace('"h100"', '"made-up"'))
+    own = write(read_spec_bytes("gpus", "h100").decode().replace('"h100"', '"made-up"'), "own.toml")
     code, out, _ = lazsim("verify", "--kernels", tmp_path, "--gpu", own)
     assert code == 0
     assert "made-up" in out

@@ -6,34 +6,13 @@ from hypothesis import strategies as st
 
 from lazsim.costmodel.compute import AnalyticCompute, matmul_s, memory_s
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, StepConstants, load_spec
+from tests.models import IDEAL
 
 JOB = load_spec(JobSpec, "testbed-a"), load_spec(StepConstants, "training")
-IDEAL = GpuSpec(
-    name="ideal",
-    peak_flop_per_s=100e12,
-    memory_bytes_per_s=1e12,
-    memory_bytes=16e9,
-    matmul_efficiency=1.0,
-    matmul_fill_outputs=0.0,
-    matmul_fill_k=0.0,
-    matmul_memory_efficiency=1.0,
-    memory_efficiency=1.0,
-    kernel_overhead_s=0.0,
-    source="assumption",
-)
-REAL = GpuSpec(
-    name="real",
-    peak_flop_per_s=100e12,
-    memory_bytes_per_s=1e12,
-    memory_bytes=16e9,
-    matmul_efficiency=0.5,
-    matmul_fill_outputs=1e6,
-    matmul_fill_k=100.0,
-    matmul_memory_efficiency=0.5,
-    memory_efficiency=0.8,
-    kernel_overhead_s=5e-6,
-    source="assumption",
-)
+REAL = msgspec.structs.replace(
+    IDEAL, name="real", matmul_efficiency=0.5, matmul_fill_outputs=1e6, matmul_fill_k=100.0,
+    matmul_memory_efficiency=0.5, memory_efficiency=0.8, kernel_overhead_s=5e-6,
+)  # fmt: skip
 sizes = st.floats(1, 1e5)
 
 

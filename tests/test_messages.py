@@ -94,9 +94,8 @@ def test_every_text_of_a_table_is_escaped():
     assert "\x1b" not in render([table, "\x1b"], 40)
 
 
-def test_a_name_in_a_picture_is_no_formula(tmp_path):
-    path = tmp_path / r"a$\frac$b.csv"
-    path.write_text("0,add,node1\n60000,remove,node1\n")
+def test_a_name_in_a_picture_is_no_formula(write):
+    path = write("0,add,node1\n60000,remove,node1\n", r"a$\frac$b.csv")
     assert draw_trace(load_trace(path), "png")
 
 
@@ -271,9 +270,8 @@ FILES = {
 
 
 @pytest.mark.parametrize("content", FILES)
-def test_a_fault_of_a_file_is_told_with_option_file_and_field(refused, tmp_path, content):
-    path = tmp_path / "job.toml"
-    path.write_text((CATALOG_JOBS / "testbed-a.toml").read_text() + "\n" + content)
+def test_a_fault_of_a_file_is_told_with_option_file_and_field(refused, write, content):
+    path = write((CATALOG_JOBS / "testbed-a.toml").read_text() + "\n" + content, "job.toml")
     assert refused(*STEP, "--job", path).startswith(f"--job: {path}: {FILES[content]}")
 
 
@@ -296,17 +294,17 @@ TABLES = {
 
 
 @pytest.mark.parametrize("command", TABLES)
-def test_a_number_with_separators_is_told_with_its_line_and_how_to_write_it(refused, tmp_path, command):
-    path = tmp_path / "table.csv"
-    path.write_text(TABLES[command])
+def test_a_number_with_separators_is_told_with_its_line_and_how_to_write_it(refused, write, command):
+    path = write(TABLES[command], "table.csv")
     told = refused(*command, path)
     assert f"{path}, line 2: " in told
     assert "'1,024' has a separator of thousands; write 1024" in told
 
 
-def test_a_field_of_a_recipe_is_suggested_from_its_own_kind(refused, tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text('kind = "mtbf"\nnum_nodes = 4\nmtbf_s = "1d"\nrepair_s = "1h"\nduration_s = "30d"\ntick = 3\n')
+def test_a_field_of_a_recipe_is_suggested_from_its_own_kind(refused, write):
+    path = write(
+        'kind = "mtbf"\nnum_nodes = 4\nmtbf_s = "1d"\nrepair_s = "1h"\nduration_s = "30d"\ntick = 3\n', "mine.toml"
+    )
     told = refused("trace", "info", path)
     # A spot market has ticks, and is another kind.
     assert told.startswith(f"{path}: tick: unknown field: known: source, ")
@@ -324,12 +322,11 @@ def test_times_of_a_recipe_take_units(lazsim, tmp_path):
     assert events[0] == events[1] != ""
 
 
-def test_backquotes_of_the_user_are_no_fields(refused, lazsim, tmp_path, monkeypatch):
+def test_backquotes_of_the_user_are_no_fields(refused, lazsim, write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refused(*RUN, "--model", "`trace` `out`").startswith("--model: unknown model '`trace` `out`'")
     assert refused("run", "--trace", "`seed`.csv").startswith("--trace: `seed`.csv: cannot be read")
-    table = tmp_path / "table.csv"
-    table.write_text("`start`,b\nx,y\n")
+    table = write("`start`,b\nx,y\n", "table.csv")
     assert "its columns ('`start`', b) do not tell" in refused("trace", "info", table)
     trace = tmp_path / "mine.csv"
     trace.write_text("# format: lazsim-trace 1\n# duration_s: 60\n# note: `start` is that of the job\n"
@@ -378,7 +375,6 @@ def test_a_command_suggests_no_option_that_it_lacks(refused, tmp_path, command, 
         ("0,add,a b\n3000000.5,remove,a\n", "duration 3000000 s ends before the last event at 3000000.5 s"),
     ],
 )
-def test_a_message_tells_apart_times_of_a_month_that_differ_by_a_second(refused, tmp_path, rows, said):
-    path = tmp_path / "month.csv"
-    path.write_text(f"# format: lazsim-trace 1\n# duration_s: 3000000\ntime_s,event,nodes\n{rows}")
+def test_a_message_tells_apart_times_of_a_month_that_differ_by_a_second(refused, write, rows, said):
+    path = write(f"# format: lazsim-trace 1\n# duration_s: 3000000\ntime_s,event,nodes\n{rows}", "month.csv")
     assert said in refused("trace", "info", path)

@@ -133,6 +133,11 @@ def load(folder, config):
     return load_spec(ModelSpec, str(path))
 
 
+def imported(config):
+    toml, _ = import_config("config.json", json.dumps(config).encode(), is_checked=True)
+    return convert(tomllib.loads(toml.decode()), ModelSpec)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_imported_model_is_the_one_of_the_catalogue(tmp_path, name):
     imported = msgspec.structs.asdict(load(tmp_path, CONFIGS[name]))
@@ -279,8 +284,7 @@ of the model that it builds of it (with two axes or more, less convolutions and 
 @pytest.mark.parametrize("family", TRANSFORMERS)
 def test_counts_of_a_family_are_those_of_the_model_that_transformers_builds_by_default(family):
     config, total, experts = (TRANSFORMERS[family][name] for name in ("config", "total", "experts"))
-    toml, _ = import_config("config.json", json.dumps(config).encode(), is_checked=True)
-    model = convert(tomllib.loads(toml.decode()), ModelSpec)
+    model = imported(config)
     assert model.params["routed experts"] == experts
     dense = total - experts
     # A gate vector of a shared expert is left out.
@@ -337,8 +341,7 @@ def test_counts_of_an_edited_config_are_those_of_the_model_that_transformers_bui
         fields |= edits
         for field in [field for field, value in edits.items() if value is None]:
             del fields[field]
-    toml, _ = import_config("c", json.dumps(config).encode(), is_checked=True)
-    model = convert(tomllib.loads(toml.decode()), ModelSpec)
+    model = imported(config)
     assert (model.total_params, model.num_moe_layers) == (total, num_moe_layers)
 
 
@@ -357,10 +360,9 @@ def test_a_missing_field_is_what_transformers_takes_and_told(family):
             assert field in told
 
 
-def test_layers_with_windows_are_not_guessed(refused, tmp_path):
+def test_layers_with_windows_are_not_guessed(refused, write):
     config = TRANSFORMERS["kolibri1"]["config"]
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({field: value for field, value in config.items() if field != "layer_types"}))
+    path = write(json.dumps({field: value for field, value in config.items() if field != "layer_types"}), "config.json")
     window = "no layer_types, which say for this family what layers have the window of 513 tokens"
     assert window in refused("model", "import", path)
     path.write_text(json.dumps(config | {"layer_types": ["full_attention"] * 5}))
@@ -370,8 +372,7 @@ def test_layers_with_windows_are_not_guessed(refused, tmp_path):
 @pytest.mark.parametrize("family", ["flint", "granitemoe_swa", "gpt_oss"])
 def test_families_with_sinks_have_them(family):
     # `self.sinks` in modeling_flint.py, modeling_granitemoe_swa.py and modeling_gpt_oss.py.
-    toml, _ = import_config("c", json.dumps(TRANSFORMERS[family]["config"]).encode(), is_checked=True)
-    assert convert(tomllib.loads(toml.decode()), ModelSpec).attention.sinks
+    assert imported(TRANSFORMERS[family]["config"]).attention.sinks
 
 
 def test_every_family_that_is_taken_as_known_was_compared():
@@ -470,9 +471,8 @@ def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
         ({**MIXTRAL, "moe_intermediate_size": [512, 1024]}, "moe_intermediate_size: expected a whole number from 0 up"),
     ],
 )
-def test_a_config_that_is_none_of_an_moe_model_is_refused_in_one_line(refused, tmp_path, config, said):
-    path = tmp_path / "config.json"
-    path.write_text(config if isinstance(config, str) else json.dumps(config))
+def test_a_config_that_is_none_of_an_moe_model_is_refused_in_one_line(refused, write, tmp_path, config, said):
+    path = write(config if isinstance(config, str) else json.dumps(config), "config.json")
     told = refused("model", "import", path, "--out", tmp_path / "mine.toml")
     assert told.startswith(f"{path}: ")
     assert said in told
@@ -546,9 +546,8 @@ def test_any_model_shows_its_counts(lazsim, tmp_path):
     assert json.loads(lazsim("model", "show", "gpt-s", "--json")[1])["mtp_params"] == 0
 
 
-def test_a_toml_file_with_the_keys_of_hugging_face_is_told_what_is_needed(tmp_path):
-    path = tmp_path / "keys.toml"
-    path.write_text('name = "m"\nnum_hidden_layers = 32\nhidden_size = 4096\n')
+def test_a_toml_file_with_the_keys_of_hugging_face_is_told_what_is_needed(write):
+    path = write('name = "m"\nnum_hidden_layers = 32\nhidden_size = 4096\n', "keys.toml")
     with pytest.raises(
         SpecError,
         match=r"unknown fields num_hidden_layers \(num_moe_layers\?\), hidden_size; known: name, .*model import",
@@ -704,9 +703,8 @@ def test_scaled_positions_are_read_from_the_field_of_transformers_5(tmp_path):
         (MIXTRAL | {"layer_types": ["full_attention", "hybrid"] * 16}, "layer_types hybrid"),
     ],
 )
-def test_parts_and_families_that_were_not_counted_are_refused_where_nobody_looks(lazsim, tmp_path, config, said):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
+def test_parts_and_families_that_were_not_counted_are_refused_where_nobody_looks(lazsim, write, config, said):
+    path = write(json.dumps(config), "config.json")
     code, _, err = lazsim("model", "import", path)
     assert (code, f"note: not known, and may shape the model: {said}. Compare" in err) == (0, True)
     code, out, err = lazsim("model", "show", path)
@@ -724,18 +722,16 @@ def test_parts_and_families_that_were_not_counted_are_refused_where_nobody_looks
         (QWEN3_NEXT | {"mlp_only_layers": [0]}, "1 of the layers are none of state space, attention or experts"),
     ],
 )
-def test_models_that_lazsim_has_no_shapes_of_are_refused_with_the_reason(refused, tmp_path, config, said):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
+def test_models_that_lazsim_has_no_shapes_of_are_refused_with_the_reason(refused, write, config, said):
+    path = write(json.dumps(config), "config.json")
     assert said in refused("model", "import", path)
 
 
-def test_dense_layers_keep_their_places_or_are_told(tmp_path):
+def test_dense_layers_keep_their_places_or_are_told(write, tmp_path):
     config = SMALL | {"model_type": "qwen3_moe", "num_experts": 8, "intermediate_size": 64}
     alternating = load(tmp_path, config | {"num_hidden_layers": 8, "decoder_sparse_step": 2})
     assert alternating.moe_layers == [1, 3, 5, 7]
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config | {"num_hidden_layers": 8, "mlp_only_layers": [0, 7]}))
+    path = write(json.dumps(config | {"num_hidden_layers": 8, "mlp_only_layers": [0, 7]}), "config.json")
     _, left_out = import_config("c", path.read_bytes())
     # One behind the first goes to the middle.
     assert load_spec(ModelSpec, str(path)).moe_layers == [1, 2, 3, 5, 6, 7]

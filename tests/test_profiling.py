@@ -63,6 +63,10 @@ def test_the_schedule_on_the_device_sends_what_the_host_would(drawn, rank, rando
     assert rows.row_of.tolist() == inverse_of(rows.by_expert[inverse_of(rows.row)]).tolist()
 
 
+def kernel_of(name, model=TINY, use_grouped_mm=False):
+    return next(kernel for kernel in kernels_of(model, use_grouped_mm=use_grouped_mm)[0] if kernel.name == name)
+
+
 def test_the_schedule_never_waits_for_the_device():
     # On the device meta there are no values: whatever would need one on the host fails.
     integers = {"dtype": torch.int64, "device": "meta"}
@@ -177,12 +181,11 @@ def test_every_kernel_of_every_model_of_the_catalogue_has_inputs(name):
 
 def test_gradients_of_a_large_vocabulary_are_not_lost_in_float16():
     model = msgspec.structs.replace(TINY, vocab_size=50257)
-    head = next(kernel for kernel in kernels_of(model, use_grouped_mm=False)[0] if kernel.name == "head")
-    assert check_kernel(head, dataclasses.replace(CPU, dtype="float16")) < 2e-3
+    assert check_kernel(kernel_of("head", model), dataclasses.replace(CPU, dtype="float16")) < 2e-3
 
 
 def test_a_kernel_that_computes_something_else_is_refused():
-    right = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
+    right = kernel_of("expert")
     wrong = dataclasses.replace(right, forward=lambda *tensors: 1.01 * right.forward(*tensors))
     with pytest.raises(LazsimError, match=r"expert in float32 on cpu is wrong by 0\.01"):
         check_kernel(wrong, CPU)
@@ -216,8 +219,7 @@ def test_attention_that_torch_cannot_run_is_skipped_with_the_reason(model, why):
     ids=["grouped", "latent"],
 )
 def test_attention_by_shared_and_by_latent_heads_agrees_with_its_definition(heads, params):
-    kernels, _ = kernels_of(msgspec.structs.replace(TINY, attention=heads), use_grouped_mm=False)
-    kernel = next(kernel for kernel in kernels if kernel.name == "attention")
+    kernel = kernel_of("attention", msgspec.structs.replace(TINY, attention=heads))
     weights = kernel.inputs(16, Random("cpu", torch.float64))[1:]
     assert sum(weight.numel() for weight in weights) == params
     assert check_kernel(kernel, CPU) < 1e-5
@@ -237,9 +239,7 @@ def test_uneven_counts_keep_every_token(mean, num_experts):
 def test_grouped_matmuls_are_used_where_torch_has_them_and_are_right(dtype, matrices):
     model = msgspec.structs.replace(TINY, matrices_per_expert=matrices)
     assert use_grouped_mm(model, "cpu", DTYPES[dtype])
-    kernels, _ = kernels_of(model, use_grouped_mm=True)
-    device = dataclasses.replace(CPU, dtype=dtype)
-    grouped = next(kernel for kernel in kernels if kernel.name == "grouped")
+    grouped, device = kernel_of("grouped", model, use_grouped_mm=True), dataclasses.replace(CPU, dtype=dtype)
     check_kernel(grouped, device)
     # The gradient in rotation is as contiguous as grouped_mm wants it, down to experts without a token.
     assert measure_kernel(grouped, 1, device, 0.0, 0.0).backward_s > 0
@@ -312,7 +312,7 @@ def test_the_interval_of_the_median_is_that_of_order_statistics():
 
 
 def test_a_point_holds_its_share_of_the_peaks():
-    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
+    kernel = kernel_of("expert")
     point = measure_kernel(kernel, 8, CPU, 0.0, 0.0)
     # Forward and backward: three times 2 operations for each of 2 x 64 x 96 weights and each token.
     assert point.flop == 3 * 2 * 2 * 64 * 96 * 8
@@ -324,7 +324,7 @@ def test_a_point_holds_its_share_of_the_peaks():
 
 def test_buffers_together_exceed_the_cache(monkeypatch):
     monkeypatch.setattr(compute, "cache_bytes", lambda _: 10**6)
-    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
+    kernel = kernel_of("expert")
     point = measure_kernel(kernel, 8, CPU, 0.0, 0.0)
     # One buffer: 8 x 64 inputs and 2 x 64 x 96 weights of 4 bytes, 51,200 bytes; 40 of them pass twice 1 MB.
     assert (point.num_buffers, point.buffers_bytes) == (40, 40 * 51200)
@@ -335,8 +335,7 @@ def fake_measurement(
 ) -> Measurement:
     def take(_: float):
         calls.append(size)
-        real = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "expert")
-        return msgspec.structs.replace(measure_kernel(real, 1, CPU, 0.0), size=size)
+        return msgspec.structs.replace(measure_kernel(kernel_of("expert"), 1, CPU, 0.0), size=size)
 
     return Measurement("expert", size, 1, lambda _: predicted_s, take, lambda: skip_reason)
 
@@ -371,13 +370,10 @@ def test_of_several_times_the_fastest_is_kept(tmp_path, quick_peaks):
     times_s = {1: iter([3.0, 1.0, 2.0]), 2: iter([4.0, 5.0, 6.0])}
 
     def task(size):
-        return Measurement(
-            "expert",
-            size,
-            1,
-            lambda _: 0.0,
-            lambda _: ProfilePoint(kernel="expert", size=size, time_s=next(times_s[size])),
-        )
+        def take(_):
+            return ProfilePoint(kernel="expert", size=size, time_s=next(times_s[size]))
+
+        return Measurement("expert", size, 1, lambda _: 0.0, take)
 
     one = new_session(tmp_path / "a.csv")
     run(one, [task(1), task(2)])
@@ -422,14 +418,8 @@ def test_other_conditions_are_not_mixed_into_a_profile(tmp_path, quick_peaks, ch
 def test_points_that_do_not_fit_into_memory_or_budget_are_skipped_and_named(tmp_path, quick_peaks):
     calls = []
     one = new_session(tmp_path / "a.csv", budget_s=1e3)
-    run(
-        one,
-        [
-            fake_measurement(1, calls),
-            fake_measurement(2, calls, skip_reason="memory"),
-            fake_measurement(4, calls, predicted_s=1e6),
-        ],
-    )
+    large, slow = fake_measurement(2, calls, skip_reason="memory"), fake_measurement(4, calls, predicted_s=1e6)
+    run(one, [fake_measurement(1, calls), large, slow])
     one.save()
     assert calls == [1, 1, 1]
     assert json.loads((tmp_path / "a.json").read_text())["skipped"] == {"expert": "2: memory; 4: budget"}
@@ -469,15 +459,14 @@ def test_a_check_against_float64_counts_as_memory_too(tmp_path, quick_peaks, mon
     monkeypatch.setattr(compute, "cache_bytes", lambda _: 1)
     one = new_session(tmp_path / "a.csv")
     head = next(task for task in compute.compute_measurements(one.header)[0] if task.kernel == "head")
-    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "head")
+    kernel = kernel_of("head")
     assert not compute.too_large(kernel, head.size, CPU)
     assert head.skip_reason() == "memory"
 
 
 def test_few_experts_stand_for_all_in_the_check():
     # 256 experts of DeepSeek-V3 in float64 would take 256 x 3 x 7168 x 2048 x 8 bytes = 90 GB, and gradients as much.
-    kernels, _ = kernels_of(load_spec(ModelSpec, "deepseek-v3"), use_grouped_mm=True)
-    grouped = next(kernel for kernel in kernels if kernel.name == "grouped")
+    grouped = kernel_of("grouped", load_spec(ModelSpec, "deepseek-v3"), use_grouped_mm=True)
     assert compute.check_bytes(grouped, CPU) < 10e9
 
 
@@ -522,7 +511,7 @@ def test_memory_that_torch_holds_in_reserve_is_free(monkeypatch):
 
 
 def test_the_reorder_moves_every_token_eight_times():
-    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "permute")
+    kernel = kernel_of("permute")
     # Packed, sorted, put back and unpacked, forward and backward; each reads and writes.
     assert kernel.traffic_bytes(10, 4) == 8 * 2 * 10 * 64 * 4
     assert kernel.traffic_bytes(10, 2) == 8 * 2 * 10 * 64 * 2
@@ -533,7 +522,7 @@ def test_the_reorder_moves_every_token_eight_times():
 def test_the_optimizer_moves_28_bytes_of_a_parameter_in_any_type(dtype):
     # Weights and two moments of 4 bytes, read and written, are 24. To them come a gradient of 4 bytes; or one of 2, and
     # a weight of 2 to write.
-    kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == "optimizer")
+    kernel = kernel_of("optimizer")
     point = measure_kernel(kernel, 4096, dataclasses.replace(CPU, dtype=dtype), 0.0, 0.0)
     assert point.moved_bytes == 28 * 4096
 

@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 
 import os
+import re
 import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
-from lazsim.costmodel.profile import Header
 from lazsim.errors import LazsimError
 from lazsim.profiling import communication, exchanges
 from lazsim.profiling.communication import (
@@ -32,12 +32,8 @@ from lazsim.profiling.exchanges import (
 )
 from lazsim.profiling.session import label_of
 from lazsim.profiling.timing import HostClock
-from lazsim.specs import ModelSpec, load_spec
-
-HEADER = Header(
-    format_version=1, lazsim="0.1.0", torch="2", device="cpu", dtype="float32", model=load_spec(ModelSpec, "gpt-s"),
-    conditions={}, matmul_flop_per_s=1e11, copy_bytes_per_s=1e10,
-)  # fmt: skip
+from tests.conftest import refusal
+from tests.models import HEADER
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs a torch with gloo")
 
@@ -71,14 +67,26 @@ def test_wrong_data_is_noticed(monkeypatch):
         tasks[0].measure(0.0)
 
 
-def test_errors_in_processes_are_told_in_one_line_and_buffers_that_cannot_be_had_before_the_exchange():
+@pytest.fixture
+def pair():
+    """Two processes with a group, none of which is left behind whatever a test does to them."""
     with RankProcesses(2, "gloo", "cpu") as ranks:
-        with pytest.raises(LazsimError, match=r"^process of rank \d failed while trying: ValueError.*$"):
-            ranks.ask("trying", "exchange", "all_reduce", 1024, 1, 1)
+        pids = pids_of(ranks)
         ranks.ask("forming a group", "join", "test", 2)
-        # More than any address space: 2^60 bytes.
-        assert ranks.ask("trying", "fits", "all_reduce", 2**60, 1) == [False, False]
-        assert ranks.ask("trying", "fits", "all_reduce", 1024, 2) == [True, True]
+        yield ranks
+    assert not any(is_running(pid) for pid in pids)
+
+
+def test_errors_in_processes_a_lack_of_memory_and_one_that_stands_still_are_told_in_one_line(pair):
+    told = refusal(lambda: pair.ask("trying", "exchange", "unknown", 1024, 1, 1))
+    assert re.fullmatch(r"process of rank \d failed while trying: KeyError: 'unknown'", told)
+    # More than any address space: 2^60 bytes.
+    assert pair.ask("trying", "fits", "all_reduce", 2**60, 1) == [False, False]
+    assert pair.ask("trying", "fits", "all_reduce", 1024, 2) == [True, True]
+    os.kill(pids_of(pair)[0], signal.SIGSTOP)
+    pair.timeout_s = 0.5
+    told = refusal(lambda: pair.ask("measuring broadcast of 1024 bytes", "exchange", "broadcast", 1024, 1, 1))
+    assert told.startswith("process of rank 0, 1 gave no answer in 0 s while measuring broadcast")
 
 
 def test_a_group_is_formed_again_after_losing_a_member():
@@ -121,41 +129,21 @@ def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
     assert label_of(task.kernel, task.size, task.num_ranks) == "point_to_point over 2"
 
 
-def test_a_process_killed_in_mid_measurement_ends_all_with_one_line():
-    with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = pids_of(ranks)
-        ranks.ask("forming a group", "join", "test", 2)
-        # The others are told to start; the victim is gone before it can take part, so that they wait for it.
-        os.kill(pids[0], signal.SIGKILL)
-        with pytest.raises(LazsimError) as caught:
-            ranks.ask("measuring all_reduce of 1048576 bytes", "exchange", "all_reduce", 2**20, 1, 10**6)
-    said = "process of rank 0 died (SIGKILL) while measuring all_reduce of 1048576 bytes"
-    assert str(caught.value).startswith(said)
-    assert "\n" not in str(caught.value)
-    assert not any(is_running(pid) for pid in pids)
+def test_a_process_killed_in_mid_measurement_ends_all_with_one_line(pair):
+    # The others are told to start; the victim is gone before it can take part, so that they wait for it.
+    os.kill(pids_of(pair)[0], signal.SIGKILL)
+    doing = "measuring all_reduce of 1048576 bytes"
+    told = refusal(lambda: pair.ask(doing, "exchange", "all_reduce", 2**20, 1, 10**6))
+    assert told.startswith(f"process of rank 0 died (SIGKILL) while {doing}")
 
 
-def test_a_process_killed_while_all_are_busy_is_noticed_at_once():
-    with RankProcesses(2, "gloo", "cpu") as ranks:
-        pids = pids_of(ranks)
-        ranks.ask("forming a group", "join", "test", 2)
-        for connection in ranks._connections:
-            connection.send(("exchange", "all_to_all", 2**20, 1, 10**6))
-        ranks.doing = "measuring all_to_all of 1048576 bytes"
-        os.kill(pids[1], signal.SIGKILL)
-        with pytest.raises(LazsimError, match=r"rank 1 died \(SIGKILL\) while measuring all_to_all"):
-            ranks._gather(60.0)
-    assert not any(is_running(pid) for pid in pids)
-
-
-def test_a_process_that_stands_still_runs_into_the_timeout():
-    with RankProcesses(1, "gloo", "cpu") as ranks:
-        pids = pids_of(ranks)
-        os.kill(pids[0], signal.SIGSTOP)
-        ranks.timeout_s = 0.5
-        with pytest.raises(LazsimError, match=r"rank 0 gave no answer in 0 s while measuring broadcast"):
-            ranks.ask("measuring broadcast of 1024 bytes", "exchange", "broadcast", 1024, 1, 1)
-    assert not any(is_running(pid) for pid in pids)
+def test_a_process_killed_while_all_are_busy_is_noticed_at_once(pair):
+    for connection in pair._connections:
+        connection.send(("exchange", "all_to_all", 2**20, 1, 10**6))
+    pair.doing = "measuring all_to_all of 1048576 bytes"
+    os.kill(pids_of(pair)[1], signal.SIGKILL)
+    with pytest.raises(LazsimError, match=r"rank 1 died \(SIGKILL\) while measuring all_to_all"):
+        pair._gather(60.0)
 
 
 @pytest.mark.parametrize(

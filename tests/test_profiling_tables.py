@@ -32,16 +32,13 @@ from lazsim.output.plots.profile import profile_figure
 from lazsim.profiling.check import held_out_errors, modelled_errors, reached_shares
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, StepConstants, load_spec
 from tests.conftest import ROOT
+from tests.models import HEADER
 
 GPT_S = load_spec(ModelSpec, "gpt-s")
 CLUSTER = load_spec(ClusterSpec, "rtx3090x10")
 PARTS = CLUSTER, load_spec(JobSpec, "testbed-a"), load_spec(StepConstants, "training")
 ANALYTIC = AnalyticCompute(GPT_S, load_spec(GpuSpec, "rtx3090"), *PARTS)
 LINKS = AnalyticCommunication(CLUSTER.network, CLUSTER.host)
-HEADER = Header(
-    format_version=1, lazsim="0.1.0", torch="2", device="cpu", dtype="float32", model=GPT_S, conditions={},
-    matmul_flop_per_s=1e11, copy_bytes_per_s=1e10,
-)  # fmt: skip
 UNITS = {"optimizer": "params", "reorder": "assignments", "all_to_all": "bytes", "all_reduce": "bytes"}
 
 

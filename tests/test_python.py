@@ -12,16 +12,9 @@ from lazsim.errors import SpecError, TraceFormatError
 from lazsim.placement.baselines import place_compact, place_spread
 from lazsim.specs.catalog import read_spec_bytes
 from lazsim.study.collect import collect
+from tests.conftest import refusal
 
 FOUR = [lazsim.Event(0, "add", f"node{number}") for number in range(4)]
-
-
-def refusal(call, kind=lazsim.LazsimError):
-    """Return the one line with which a call is refused."""
-    with pytest.raises(kind) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

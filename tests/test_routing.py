@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import tracemalloc
 from statistics import NormalDist
 
@@ -23,6 +24,7 @@ from lazsim.routing.fit import autocorrelation, log_loads, moved_share, routing_
 from lazsim.routing.generator import SHAPE_SCORES
 from lazsim.routing.table import write_csv
 from lazsim.specs import catalog_names, read_spec_bytes, read_toml
+from tests.conftest import refusal
 
 SPEC = read_toml("smartmoe-fit", read_spec_bytes("routing", "smartmoe-fit"), RoutingSpec)
 
@@ -123,11 +125,9 @@ def write_bad(folder, name):
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_file_is_refused_in_one_line(tmp_path, name):
     path = write_bad(tmp_path, name)
-    with pytest.raises(SpecError) as caught:
-        read_routing(str(path))
-    assert path.name in str(caught.value)
-    assert BAD_FILES[name][1] in str(caught.value)
-    assert "\n" not in str(caught.value)
+    told = refusal(lambda: read_routing(str(path)), SpecError)
+    assert path.name in told
+    assert BAD_FILES[name][1] in told
 
 
 GOOD_NPZ = {"iteration": np.array([1, 11]), "tokens": np.ones((2, 3, 4))}
@@ -157,9 +157,7 @@ BAD_ARRAYS = {
 def test_bad_arrays_are_refused_in_one_line(tmp_path, what):
     arrays, expected = BAD_ARRAYS[what]
     np.savez(tmp_path / "loads.npz", **{**GOOD_NPZ, **arrays})
-    with pytest.raises(SpecError, match=expected) as caught:
-        read_routing(str(tmp_path / "loads.npz"))
-    assert "\n" not in str(caught.value)
+    assert re.search(expected, refusal(lambda: read_routing(str(tmp_path / "loads.npz")), SpecError))
 
 
 def test_lenient_reading_repairs_a_csv_and_counts_what_it_repaired(tmp_path):
@@ -440,9 +438,8 @@ def test_a_run_takes_the_loads_that_were_recorded_of_a_live_job(lazsim):
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])
-def test_a_plot_is_the_same_bytes_each_time(lazsim, tmp_path, kind):
-    source = tmp_path / "loads.csv"
-    source.write_bytes(write_csv(recorded([[[3, 1], [1, 1]], [[1, 3], [2, 1]]])))
+def test_a_plot_is_the_same_bytes_each_time(lazsim, write, tmp_path, kind):
+    source = write(write_csv(recorded([[[3, 1], [1, 1]], [[1, 3], [2, 1]]])), "loads.csv")
     pictures = []
     for name in ("a", "b"):
         out = tmp_path / f"{name}.{kind}"

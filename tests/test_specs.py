@@ -22,7 +22,7 @@ from lazsim.specs import (
 )
 from lazsim.specs.overrides import override
 from lazsim.trace.recipes import ScheduleSpec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, refusal
 
 GPT_S = (ROOT / "lazsim/catalog/models/gpt-s.toml").read_text()
 
@@ -58,13 +58,11 @@ def test_every_gpu_that_a_user_may_ask_for_is_there():
         ("attention_params = ", "attention_params = -", "attention_params: expected a whole number >= 0"),
     ],
 )
-def test_a_bad_specification_is_refused_with_file_and_key(tmp_path, old, new, expected):
-    path = tmp_path / "mine.toml"
-    path.write_text(GPT_S.replace(old, new, 1))
-    with pytest.raises(SpecError) as caught:
-        load_spec(ModelSpec, str(path))
-    assert str(path) in str(caught.value)
-    assert expected in str(caught.value)
+def test_a_bad_specification_is_refused_with_file_and_key(write, old, new, expected):
+    path = write(GPT_S.replace(old, new, 1), "mine.toml")
+    told = refusal(lambda: load_spec(ModelSpec, str(path)), SpecError)
+    assert str(path) in told
+    assert expected in told
 
 
 @pytest.mark.parametrize(
@@ -75,10 +73,9 @@ def test_a_bad_specification_is_refused_with_file_and_key(tmp_path, old, new, ex
         ("num_nodes", "0", "num_nodes: expected a whole number >= 1"),
     ],
 )
-def test_constants_of_a_cluster_must_be_finite_and_make_sense(tmp_path, key, value, expected):
+def test_constants_of_a_cluster_must_be_finite_and_make_sense(write, key, value, expected):
     text = (ROOT / "lazsim/catalog/clusters/rtx3090x10.toml").read_text()
-    path = tmp_path / "mine.toml"
-    path.write_text(re.sub(rf"^{key} = \S+", f"{key} = {value}", text, flags=re.MULTILINE))
+    path = write(re.sub(rf"^{key} = \S+", f"{key} = {value}", text, flags=re.MULTILINE), "mine.toml")
     with pytest.raises(SpecError, match=re.escape(expected)):
         load_spec(ClusterSpec, str(path))
 
@@ -174,9 +171,8 @@ def test_a_name_without_toml_is_refused(lazsim):
 
 
 @pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
-def test_a_specification_is_read_as_editors_of_windows_write_it(tmp_path, coding):
-    path = tmp_path / "gpt-s.toml"
-    path.write_bytes(GPT_S.replace("\n", "\r\n").encode(coding))
+def test_a_specification_is_read_as_editors_of_windows_write_it(write, coding):
+    path = write(GPT_S.replace("\n", "\r\n").encode(coding), "gpt-s.toml")
     assert load_spec(ModelSpec, str(path)) == load_spec(ModelSpec, "gpt-s")
 
 

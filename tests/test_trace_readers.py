@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.trace import READERS, Event, TraceMapping, build_trace, read_trace, trace_bytes
 from lazsim.trace.reading.events import Sample, events_from_counts
+from tests.conftest import refusal
 
 SAMPLES = {
     "bamboo": "0,add,a\r\n0,add,b\r\n60000,remove,a\r\n",
@@ -172,10 +173,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_line_is_numbered_in_one_line(write, name):
     text, place = BAD[name]
-    with pytest.raises(TraceFormatError) as error:
-        read_trace(write(text))
-    assert place in str(error.value)
-    assert "\n" not in str(error.value)
+    assert place in refusal(lambda: read_trace(write(text)))
 
 
 KINDS = ("kind", "number", "NaN", "order", "twice", "absent", "tick", "level", "end")
@@ -309,9 +307,8 @@ def test_both_copies_of_the_p3_trace_count_the_same(shared):
     assert [part.tolist() for part in named.num_alive()] == [part.tolist() for part in counted.num_alive()]
 
 
-def test_our_format_must_name_itself(tmp_path):
+def test_our_format_must_name_itself(write):
     # Three columns of milliseconds would be read as seconds.
-    path = tmp_path / "p3.csv"
-    path.write_text("0,add,node1\n60000,remove,node1\n")
+    path = write("0,add,node1\n60000,remove,node1\n", "p3.csv")
     with pytest.raises(TraceFormatError, match="line 1: expected a line '# format: lazsim-trace 1' before"):
         read_trace(path, format="lazsim")

@@ -20,6 +20,7 @@ from lazsim.files.reading import unpack
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats, write_trace
 from lazsim.trace.order import settle
 from lazsim.trace.reading.events import Sample
+from tests.conftest import refusal
 
 COUNTS = "timestamp,num_instances\n2025-03-01 00:00:00,8\n2025-03-01 00:05:00,7\n2025-03-01 00:10:00,8\n"
 # 8 nodes for 300 s, then 7 for 300 s.
@@ -88,6 +89,7 @@ FORMS = {
     "bzip2": lambda: (bz2.compress(COUNTS.encode()), COUNTED),
     "xz": lambda: (lzma.compress(COUNTS.encode()), COUNTED),
     "zip": lambda: (zipped("data.csv"), COUNTED),
+    "zip of macOS, with a file of attributes": lambda: (zipped("data.csv", "__MACOSX/._data.csv"), COUNTED),
     "zstd": lambda: (pytest.importorskip("zstandard").compress(COUNTS.encode()), COUNTED),
     "events": lambda: (EVENTS, HAPPENED),
     "events separated by spaces": lambda: (EVENTS.replace(" ", "T").replace(",", "  "), HAPPENED),
@@ -168,13 +170,11 @@ def test_table_of_any_form_is_read_alike(write, form):
         ),
         ("time_s,count\n1,0,8\n2,60,7\n", "line 2: 3 cells, and the header has 2; quote texts"),
         (OUTAGES + "a,2025-03-01 02:00,2025-03-01 01:00\n", "line 4: the outage ends, at '2025-03-01 01:00', before"),
+        (OUTAGES.replace("\na,", '\n"gpu-[1-2,x]",'), "line 2: 'gpu-[1-2,x]' is no list of hosts"),
     ],
 )
 def test_broken_table_is_refused_in_one_line(write, content, says):
-    with pytest.raises(LazsimError) as error:
-        read_trace(write(content))
-    assert says in str(error.value)
-    assert "\n" not in str(error.value)
+    assert says in refusal(lambda: read_trace(write(content)))
 
 
 def test_archive_of_tar_is_no_trace(write):
@@ -229,9 +229,7 @@ def test_unit_that_the_user_gives_goes_before_all_others(write, unit):
     ],
 )  # fmt: skip
 def test_span_or_rate_that_cannot_be_is_refused_before_anything_is_simulated(write, rows, says):
-    with pytest.raises(TraceFormatError) as error:
-        read_trace(write(rows))
-    assert says in str(error.value)
+    assert says in refusal(lambda: read_trace(write(rows)))
 
 
 def test_states_of_nodes_in_numbers_are_not_taken_for_changes_in_milliseconds(write):
@@ -288,9 +286,7 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
     ],
 )
 def test_wrong_option_is_refused_in_one_line(write, options, says):
-    with pytest.raises(LazsimError) as error:
-        read_trace(write(COUNTS.split("\n", 1)[1]), mapping=make_mapping(**options))
-    assert says in str(error.value)
+    assert says in refusal(lambda: read_trace(write(COUNTS.split("\n", 1)[1]), mapping=make_mapping(**options)))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +294,6 @@ def test_wrong_option_is_refused_in_one_line(write, options, says):
     [
         "time,gpus\n2025-03-01 00:00,64\n2025-03-01 01:00,56\n",
         "date,global_step\n2025-03-01 00:00,200\n2025-03-01 01:00,150\n",
-        "vm,created,deleted\na,2025-03-01 00:00,2025-03-01 05:00\nb,2025-03-01 00:00,2025-03-01 09:00\n",
         "Time,node1_down,node2_down\n2025-03-01 00:00,0,0\n2025-03-01 00:05,0,1\n",
         'Time,"{alertname=""NodeDown"",instance=""a""}"\n2025-03-01 00:00,0\n2025-03-01 00:05,1\n',
         "Time,alertname,instance,Value\n2025-03-01 00:00,NodeDown,a,0\n2025-03-01 00:05,NodeDown,a,1\n",
@@ -341,14 +336,6 @@ def test_dates_that_are_written_as_numbers_ask_for_their_format(write, first):
         read_trace(write(f"time,count\n{first},8\n{int(first) + 1},7\n"))
 
 
-def test_archive_that_macos_makes_of_one_file_is_read(write):
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("counts.csv", COUNTS)
-        archive.writestr("__MACOSX/._counts.csv", b"\0\5\26\7")
-    assert outcome(read_trace(write(packed.getvalue()))) == COUNTED
-
-
 def test_events_of_the_gpus_of_a_node_are_not_taken_for_those_of_the_node(write):
     rows = "time,host,gpu,event\n0,n1,{},fail\n60,n1,{},fail\n90,n1,{},repaired\n240,n1,{},repaired\n"
     with pytest.raises(TraceFormatError, match=r"parts of a node .column 'gpu'.*give outages"):
@@ -371,10 +358,11 @@ def test_named_columns_are_not_taken_for_those_of_a_format_that_has_no_names(wri
 @pytest.mark.parametrize(
     ("head", "text"),
     [("host,failure_time,recovery_time,failure_type", ",GPU"), ("node,failed,repaired", ""),
-     ("host,detected,resolved,severity", ",2"), ("node,fault start,restored at", "")],
+     ("host,detected,resolved,severity", ",2"), ("node,fault start,restored at", ""), ("host,down,up", ""),
+     ("host,started_at,resolved_at", ""), ("host,fail_time,fix_time", "")],
 )  # fmt: skip
 def test_outages_are_known_by_the_usual_names_of_their_begin_and_end(write, head, text):
-    rows = f"a,2025-03-01 00:00,2025-03-01 01:00{text}\nb,2025-03-01 03:00,{text}\n"
+    rows = f"a,2025-03-01 00:00 UTC,2025-03-01 01:00 UTC{text}\nb,2025-03-01 03:00 UTC,{text}\n"
     assert outcome(read_trace(write(f"{head}\n{rows}"))) == AWAY
 
 
@@ -382,13 +370,6 @@ def test_columns_that_are_nodes_are_not_said_to_be_left_out(write):
     trace = read_trace(write("Time,a:9100,b:9100\n2025-03-01 00:00,1,1\n2025-03-01 01:00,1,0\n"))
     assert "columns are taken for nodes: a, b (2 in all)" in trace.notes
     assert not any("left out" in note for note in trace.notes)
-
-
-def test_health_may_be_true_or_false(write):
-    samples = [(0, "a", True), (0, "b", True), (5, "a", False), (5, "b", True), (10, "a", True), (10, "b", True)]
-    rows = [{"ts": f"2025-03-01T00:{minute:02}:00Z", "host": host, "healthy": up} for minute, host, up in samples]
-    path = write("\n".join(map(json.dumps, rows)))
-    assert outcome(read_trace(path)) == (600.0, 1, 300.0 + 600.0)
 
 
 def test_table_of_a_terminal_may_have_a_rule_under_its_header(write):
@@ -597,6 +578,8 @@ def test_nodes_in_one_cell_are_not_taken_for_one(write, between):
     for name in ("gpu01-gpu03", "gpu-01 to gpu-03", "gpu-01..03", "gpu-*", "all", "All nodes"):
         with pytest.raises(TraceFormatError, match=r"line 2: .* may be several nodes"):
             read_trace(write(OUTAGES.replace("\na,", f"\n{name},")))
+    with pytest.raises(TraceFormatError, match="line 2: 'a1 b2' may be several nodes"):
+        read_trace(write("ms,action,nodes\n0,add,a1 b2\n60000,remove,a1 b2\n"))
     for name in ("zone1/gpu-01", "Node 7", "1/2", "rack1-3", "ip-10-0-0-1", "allegro"):
         assert name in read_trace(write(OUTAGES.replace("\na,", f"\n{name},"))).names
 
@@ -712,9 +695,7 @@ def test_events_of_states_are_observed_for_as_long_as_is_said(write):
     ],
 )
 def test_span_that_a_file_contradicts_is_refused(write, rows, observed, says):
-    with pytest.raises(LazsimError) as error:
-        read_trace(write(rows), mapping=make_mapping(span=observed))
-    assert says in str(error.value)
+    assert says in refusal(lambda: read_trace(write(rows), mapping=make_mapping(span=observed)))
 
 
 # Samples.
@@ -751,6 +732,12 @@ SAMPLES = {
     "rows": long("Time,instance,Value", "{}:9100"),
     "rows of series": long("Time,Metric,Value", 'up{{instance=""{}:9100""}}'),
     "poll": long("time,host,alive", "{}"),
+    "poll in JSON": "\n".join(
+        json.dumps({"ts": stamp, "host": node, "healthy": value == "1"})
+        for node, samples in SAMPLED
+        for stamp, value in zip(STAMPS, samples, strict=True)
+        if value != " "
+    ),
 }
 
 
@@ -809,9 +796,8 @@ def test_status_that_is_not_ready_is_a_loss(write):
     ],
 )
 def test_samples_that_do_not_say_which_node_is_there_are_refused_in_one_line(write, rows, says):
-    with pytest.raises(TraceFormatError) as error:
-        read_trace(write(rows), mapping=make_mapping(time_unit="s") if "\n0," in rows else TraceMapping())
-    assert says in str(error.value)
+    mapping = make_mapping(time_unit="s") if "\n0," in rows else TraceMapping()
+    assert says in refusal(lambda: read_trace(write(rows), mapping=mapping))
 
 
 def test_one_of_the_conditions_in_a_list_must_hold(write):
@@ -854,11 +840,9 @@ SPANS = "a,2025-03-01 00:00,2025-03-01 05:00,{0}\nb,2025-03-01 02:00,2025-03-01 
 @pytest.mark.parametrize("column", ["user", "job", "owner", "reservation", "tenant", "price", "état", "state"])
 def test_rows_that_may_say_who_used_a_node_are_no_outages_unless_columns_say_so(write, column):
     path = write(f"node,from,to,{column}\n{SPANS.format('x')}")
-    with pytest.raises(TraceFormatError) as error:
-        read_trace(path)
-    named = "node=node,start=from,end=to"
-    assert column in str(error.value)
-    assert f"if a node is gone from start to end, give `columns` {named}" in str(error.value)
+    told, named = refusal(lambda: read_trace(path)), "node=node,start=from,end=to"
+    assert column in told
+    assert f"if a node is gone from start to end, give `columns` {named}" in told
     assert len(losses(read_trace(path, mapping=make_mapping(columns=named)))) == 2
 
 
@@ -939,13 +923,6 @@ def test_stamps_that_a_spreadsheet_has_rounded_are_refused(write):
         read_trace(write("timestamp,instances\n1.74E+12,8\n1.74E+12,7\n"))
 
 
-def test_several_nodes_in_one_cell_are_each_a_node_or_refused(write):
-    rows = "ms,action,nodes\n0,add,{0}\n60000,remove,{0}\n"
-    assert read_trace(write(rows.format('"a1,a2"'))).nodes_lost() == 2
-    with pytest.raises(TraceFormatError, match="line 2: 'a1 a2' may be several nodes"):
-        read_trace(write(rows.format("a1 a2")))
-
-
 @pytest.mark.parametrize("state", ["down*", "DOWN", "drained"])
 def test_states_of_slurm_in_a_log_of_polls_are_known(write, state):
     rows = "time,node,state\n{0} 00:00,a,idle\n{0} 00:00,b,mixed\n{0} 00:05,a,allocated\n{0} 00:05,b,{1}\n"
@@ -972,12 +949,6 @@ def test_machine_events_of_google_2019_are_read_as_bigquery_exports_them(write, 
     lines = (f"{seconds * 10**6},{machine},{kind},switch,platform" for seconds, machine, kind in rows)
     trace = read_trace(write(form("time,machine_id,type,switch_id,platform_id\n" + "\n".join(lines))))
     assert outcome(trace) == (7200.0, 2, 7200.0 + 3600.0 + 2700.0)
-
-
-@pytest.mark.parametrize("names", ["down,up", "started_at,resolved_at", "fail_time,fix_time"])
-def test_usual_names_of_the_begin_and_the_end_of_an_outage_are_known(write, names):
-    rows = "a,2025-03-01 00:00:00 UTC,2025-03-01 01:00:00 UTC\nb,2025-03-01 03:00:00 UTC,\n"
-    assert outcome(read_trace(write(f"host,{names}\n{rows}"))) == AWAY
 
 
 @pytest.mark.parametrize("names", ["created,deleted", "launch_time,terminate_time", "vmcreated,vmdeleted"])
