@@ -331,10 +331,18 @@ def test_a_recorded_trace_has_no_other_seeds_to_judge_by_and_a_remark_says_so():
 
 
 def test_young_and_daly_do_not_apply_where_a_save_stops_nothing():
-    found = hold_against_formulas(Start(9, 40.0, 0.0, 350.0, 500.0, 1.0, 1e6), 9, None, [])
+    found = hold_against_formulas(Start(9, 40.0, 0.0, 350.0, 500.0, 1.0, 1e6), 9, None, [], 500.0)
     assert math.isnan(found.young_s)
     assert math.isnan(found.daly_s)
     assert [reason.startswith("Young's and Daly's do not apply") for reason in found.reasons] == [True]
+
+
+def test_nodes_that_are_not_in_use_fail_only_where_more_go_in_the_same_runs_than_hit_training():
+    # A search met a failure every 500 s; its judges met one every 1000 s, each in training, or one in two of 500 s.
+    start, row = Start(9, 40.0, 8.0, 0.0, 500.0, 1.0, 1e6), {"num_failures": 5, "lost_work_s": 900.0, "wall_s": 5000.0}
+    for gone_s, is_told in ((1000.0, False), (500.0, True)):
+        reasons = hold_against_formulas(start, 9, None, [row], gone_s).reasons
+        assert any("nodes that are not in use" in reason for reason in reasons) is is_told
 
 
 SMALL = ("--system", "checkpoint", "--routing", "uniform", "--nodes", 6, "--node-mtbf", "1h", "--repair", "10s")

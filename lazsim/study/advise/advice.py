@@ -24,7 +24,7 @@ from lazsim.study.advise.question import (
     without_choices,
 )
 from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
-from lazsim.study.checkpoint_interval import AUTO
+from lazsim.study.checkpoint_interval import AUTO, mean_between_s
 from lazsim.study.collect import Advance, ShowRuns
 from lazsim.study.comparison import Ranked, mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
@@ -415,11 +415,14 @@ def _advise(
         {} if ("purchase", ON_DEMAND) in best.choice else {"the best": [row["num_failures"] for row in rows[best]]}
     )
     few = few_failures_note(failures)
+    scenarios = [question.scenario(best.choice, seed) for seed in search.rows[best, ()]]
+    gone_s = mean_between_s(scenarios[0], [scenario.load_trace() for scenario in scenarios])
+    start, found = question.starts[best.choice], tuned.get(best)
     return Advice(
         goal=goal,
         best=best,
         ranking=tuple(ranking),
-        formulas=hold_against_formulas(question.starts[best.choice], best.interval_steps, tuned.get(best), rows[best]),
+        formulas=hold_against_formulas(start, best.interval_steps, found, rows[best], gone_s),
         off=tuple(off),
         turns=turns,
         curves=curves,

@@ -80,21 +80,22 @@ class Formulas:
 
 
 def hold_against_formulas(
-    start: Start, steps: int, found: Interval | None, rows: Sequence[Mapping[str, Any]]
+    start: Start, steps: int, found: Interval | None, rows: Sequence[Mapping[str, Any]], gone_s: float
 ) -> Formulas:
     """Hold the best interval in steps, and the one of the fitted curve, against Young's and Daly's.
 
-    `rows` are those of the runs at the best interval, as in a sweep.
+    `rows` are those of the runs at the best interval, as in a sweep; in their traces nodes go every `gone_s`.
     """
     stall_s, between_s = start.stall_s, start.between_s
     found_s = Interval(*((bound * start.step_s for bound in found) if found else (math.nan,) * 3))
     young_s = young_interval_s(stall_s, between_s) if stall_s else math.nan
     daly_s = daly_interval_s(stall_s, between_s) if stall_s else math.nan
-    return Formulas(found_s, young_s, daly_s, stall_s, between_s, tuple(_reasons(start, found_s, daly_s, steps, rows)))
+    reasons = tuple(_reasons(start, found_s, daly_s, steps, rows, gone_s))
+    return Formulas(found_s, young_s, daly_s, stall_s, between_s, reasons)
 
 
 def _reasons(
-    start: Start, found_s: Interval, daly_s: float, steps: int, rows: Sequence[Mapping[str, Any]]
+    start: Start, found_s: Interval, daly_s: float, steps: int, rows: Sequence[Mapping[str, Any]], gone_s: float
 ) -> Iterator[str]:
     """Say why the interval found differs from those of formulas: which of what they take for granted does not hold."""
     if not start.stall_s:
@@ -119,9 +120,9 @@ def _reasons(
             f"{format_duration(lost_s)} in the mean"
         )
     hit_s = math.fsum(row["wall_s"] for row in rows) / failures
-    if abs(hit_s / start.between_s - 1) > NEGLIGIBLE:
+    if hit_s > (1 + NEGLIGIBLE) * gone_s:
         yield (
-            f"nodes go every {format_duration(start.between_s)}, but a failure hits training every "
+            f"nodes go every {format_duration(gone_s)} of these runs, but a failure hits training every "
             f"{format_duration(hit_s)}: nodes that are not in use fail, too"
         )
     if abs(start.gaps_cv - 1) > CLUMPED:
