@@ -249,6 +249,14 @@ def test_rows_of_wrong_results_and_ranks_on_several_nodes_are_told(tmp_path):
     imported = import_tables(str(path), "mine")
     assert told(imported, "line 13: left out, since 7 results are wrong")
     assert told(imported, "2 nodes take part")
+    # Steps that take the table tell its remarks.
+    remark = "all_reduce: times across 2 nodes count as those of one domain of NVLink"
+    assert remark in parse_tables("mine", imported.text.encode()).remarks
+    # The output names the GPU.
+    other = "all_reduce: times of NVIDIA A100-SXM4-80GB stand in for those of h100"
+    for gpu in ("mine", "a100", "h100"):
+        remarks = parse_tables(gpu, import_tables(str(path), gpu).text.encode()).remarks
+        assert (other in remarks) == (gpu == "h100")
     assert "all_reduce,1024" not in imported.text
 
 

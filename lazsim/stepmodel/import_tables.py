@@ -183,8 +183,13 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
             if min(times.shape) < 2:
                 notes.append(f"{kernel}: left out, since one of its sizes has a single value")
                 continue
-            if taken != gpu:
-                head.append(f"{kernel}: times of {printable(taken)} stand in for those of {printable(gpu)}")
+            if (nodes := rows[0].get("nodes", "1")) != "1" and file == NCCL_TESTS:
+                head.append(f"{kernel}: times across {nodes} nodes count as those of one domain of NVLink")
+            device = rows[0].get("device", "") if file == NCCL_TESTS and gpu in catalogue else ""
+            is_other = device and not re.search(rf"\b{re.escape(gpu)}\b", device.lower())
+            measured = device if is_other else taken
+            if measured != gpu:
+                head.append(f"{kernel}: times of {printable(measured)} stand in for those of {printable(gpu)}")
             for index, time_us in np.ndenumerate(times):
                 sizes = [f"{axis[i]:.15g}" for axis, i in zip(axes, index, strict=True)]
                 lines.append(",".join([kernel, *[*sizes, "", ""][:3], str(ranks or ""), f"{time_us:.4g}"]))
@@ -285,7 +290,7 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
         raise SpecError(f"{path}: has {num_gpus} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs")
     if (nodes := len({place for _, _, place, _ in ranks})) > 1:
         notes.append(f"{path}: {nodes} nodes take part; they must be in one domain of NVLink, as tables are for")
-    return [{**row, "op": min(told)} for row in rows]
+    return [{**row, "op": min(told), "nodes": str(nodes), "device": ranks[0][3] or ""} for row in rows]
 
 
 def _kernels(source: TableSource, rows: Iterable[Cells], gpu: str, notes: list[str]) -> dict[str, tuple[Points, int]]:
