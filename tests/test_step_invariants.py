@@ -371,7 +371,7 @@ def test_tensor_parallel_ranks_exchange_what_each_block_needs():
         "head": ([d_model], [d_model] * 2),
     }
     further = [2 * d_model, d_model], [2 * d_model, 2 * d_model, d_model]
-    parts = [further, *(expected[name] for name in ("attention", "moe", "head"))]
+    parts = [expected["embedding"], further, *(expected[name] for name in ("attention", "moe", "head"))]
     expected["mtp"] = tuple([width for part in parts for width in part[way]] for way in (0, 1))
     for name, widths in expected.items():
         for way, operations in enumerate((blocks[name].forward, blocks[name].backward)):

@@ -36,7 +36,11 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
     blocks["head"] = block_of(in_graph(_head(kernels), kernels.graphed))
     if model.num_mtp_layers:
         join = kernels.linear(width / parallel.tensor, 2 * width, inputs.tokens)
-        joined = in_graph([join, *kernels.tensor_exchange(2 * width, width, [join])], kernels.graphed)
+        # Norms of what the layer before gives and of the further token's embedding, and both in one tensor
+        # (``MultiTokenPredictionLayer`` of NVIDIA/Megatron-LM 0.16); selective recomputation leaves these norms out.
+        norms = [kernels.norm()._replace(module="")] * 2
+        further = [*lookup, *norms, kernels.copy(8 * width, 8 * width, 1, 2), join]
+        joined = in_graph([*further, *kernels.tensor_exchange(2 * width, width, [join])], kernels.graphed)
         blocks["mtp"] = block_of([block_of(joined), blocks["attention"], blocks["moe"], blocks["head"]])
     return blocks
 
