@@ -95,6 +95,9 @@ class Replay:
         """Let time pass, `with_last` with what happens at its end. A failure of one of `nodes` is one of the job."""
         nodes, end = set(nodes), self.now + seconds
         until = min(end, self.end_s)
+        # Steps of sevenths of a second add up to whole ones but for rounding.
+        if self.events and abs(self.events[0][0] - until) < 1e-9:
+            until = self.events[0][0]
         # Who gets ready at the very end of a save joins after it.
         while self.events and (
             self.events[0][0] < until or ((with_last or self.events[0][3]) and self.events[0][0] == until < self.end_s)
@@ -159,6 +162,8 @@ class Replay:
         """Return as many of some nodes as are of use: whole replicas."""
         unit = self.job.unit or self.job.stages * self.job.shares
         most = len(nodes) // unit * unit
+        if self.system == "oobleck":
+            return nodes if most else []  # Its templates take any number.
         return nodes[:most] if most >= self.job.fewest else []
 
     def join_is_due(self):
@@ -166,9 +171,17 @@ class Replay:
 
     # What nodes hold.
 
-    def where(self, seat):
+    def seats_of(self, count):
+        """Return the seats that nodes take, and all: under oobleck nodes may fill only a part of the last replica."""
+        if self.system != "oobleck":
+            return list(range(count)), count
+        num_seats = math.ceil(count / self.job.stages / self.job.shares) * self.job.stages * self.job.shares
+        filled = sorted(range(num_seats), key=lambda seat: (self.where(seat, num_seats)[0], seat))[:count]
+        return sorted(filled), num_seats
+
+    def where(self, seat, num_seats=None):
         """Return replica, stage and share of a seat."""
-        stage, rest = divmod(seat, self.num_seats // self.job.stages)
+        stage, rest = divmod(seat, (num_seats or self.num_seats) // self.job.stages)
         return rest // self.job.shares, stage, rest % self.job.shares
 
     def holds(self, seat, num_seats, step=None):
@@ -202,7 +215,9 @@ class Replay:
         return set(range(self.replicas())) - {self.where(seat)[0] for seat in self.missing()}
 
     def train_on(self, nodes, dropped=()):
-        self.seats, self.num_seats = dict(enumerate(nodes)), len(nodes)
+        seats, self.num_seats = self.seats_of(len(nodes))
+        self.seats = dict(zip(seats, nodes, strict=True))
+        self.begun = set(self.seats)
         self.planned_step, self.dropped = len(self.steps), set(dropped)
 
     # Training.
@@ -298,7 +313,8 @@ class Replay:
         """Start anew on all nodes that are of use, with the states from memory, from storage or initial ones."""
         nodes = self.usable(self.alive())
         self.due, self.dropped = None, set()
-        load_s = self.job.costs.load_s(len(nodes)) if self.steps else 0.0
+        seats, num_seats = self.seats_of(len(nodes))
+        load_s = self.job.costs.load_s(num_seats, seats) if self.steps else 0.0
         if self.copied and self.copied == len(self.steps):
             load_s = self.job.costs.recall_s(len(nodes), self.num_seats, self.further_shares())
         self.spend("restart", RESTART_S - SAVE_S + load_s, nodes)
@@ -377,6 +393,44 @@ class Replay:
             return lambda: self.go_on(phases, {})
         return None if self.rules.whole_replicas else self.regroup()
 
+    def take_templates(self):
+        """Oobleck: pipelines with fewer nodes, each layer in as many of them as there are, from two pipelines on.
+
+        Nodes go from the places of which most are left to those of which fewest are: the last, to the first free seat.
+        """
+        size = self.job.stages * self.job.shares
+        if len(self.begun) < 2 * size:
+            return None
+        if not self.has_each_place():
+            return self.regroup()
+        others = {self.where(seat)[0] for seat in self.seats}
+        copied = {seat for seat in self.begun - set(self.seats) if self.where(seat)[0] in others}
+        seats, moved = dict(self.seats), {}
+        while True:
+            left = Counter(self.where(seat)[1:] for seat in seats)
+            places = sorted({self.where(seat)[1:] for seat in range(self.num_seats)})
+            most, fewest = max(places, key=left.get), min(places, key=left.get)
+            if left[fewest] >= len(seats) // size:
+                break
+            of_place = {place: [s for s in range(self.num_seats) if self.where(s)[1:] == place] for place in places}
+            leaves = [seat for seat in of_place[most] if seat in self.seats and seat not in moved][-1]
+            takes = next(seat for seat in of_place[fewest] if seat not in seats)
+            moved[leaves] = takes
+            seats[takes] = seats.pop(leaves)
+        copied |= set(moved.values())
+        phases = {
+            "reconfigure": REBUILD_S,
+            "transfer": self.job.costs.fetch_s(self.num_seats, sorted(copied), self.seats),
+        }
+
+        def activity():
+            following = self.go_on(phases, {})
+            self.seats = seats
+            self.begun = set(seats)
+            return following
+
+        return activity
+
     def with_fetch(self, phases, seats):
         """Return phases with the time in which the states of some seats are fetched, where they are."""
         return {
@@ -391,6 +445,7 @@ class Replay:
             self.spend(bucket, seconds, [*self.seats.values(), *fill.values()])
         self.recovering = False
         self.seats |= fill
+        self.begun = set(self.seats)
         self.dropped -= set(fill.values())
         self.counts["reconfigurations"] += 1
         if self.due is None and self.newcomers(self.alive()):
@@ -420,10 +475,10 @@ class Replay:
     def match(self, joining):
         """Match nodes to seats, the pair that lacks least first; return these, all nodes, and what moves."""
         nodes = self.with_survivors(joining)
-        count = len(self.usable(nodes))
+        seats, count = self.seats_of(len(self.usable(nodes)))
         held = {node: self.holds(seat, self.num_seats) for seat, node in self.seats.items()}
-        planned = [self.holds(seat, count, len(self.steps)) for seat in range(count)]
-        pairs = itertools.product(range(len(nodes)), range(count))
+        planned = {seat: self.holds(seat, count, len(self.steps)) for seat in seats}
+        pairs = itertools.product(range(len(nodes)), seats)
         lacks = {
             (i, seat): sum(counts and item not in held.get(nodes[i], {}) for item, (_, counts) in planned[seat].items())
             for i, seat in pairs
@@ -436,7 +491,7 @@ class Replay:
                     owners = [node for node in held if item in held[node]]
                     if nodes[i] not in owners:
                         moves.append((owners, nodes[i], num_bytes))
-        return [chosen[seat] for seat in range(count)], nodes, self.job.costs.move_s(moves)
+        return [chosen[seat] for seat in seats], nodes, self.job.costs.move_s(moves)
 
     def form(self, joining):
         """Make a plan for survivors and newcomers."""
@@ -478,7 +533,9 @@ class Replay:
         if self.rules.whole_replicas:
             broken = sorted(set(range(self.replicas())) - self.whole())[: count // (self.job.stages * self.job.shares)]
             broken = [] if self.system == "spare" else broken  # Its groups return with a restart.
-            return [seat for seat in range(self.num_seats) if self.where(seat)[0] in broken]
+            # Nodes of a replica started together, and stay together.
+            seats = [seat for seat in range(self.num_seats) if self.where(seat)[0] in broken]
+            return sorted(seats, key=lambda seat: (self.where(seat)[0], seat))
         missing, gone, taken = self.missing(), self.gone(), []
         for _ in range(min(count, len(missing))):
             last_of_place = {self.where(seat)[1:]: seat for seat in missing}
@@ -635,9 +692,7 @@ RULES = {
     "replica-drop": DROPS,
     "ft-hsdp": DROPS._replace(timeout_s=STALL_S),
     "oobleck": PLACES._replace(
-        goes_on=Replay.has_each_place,
-        pace=lambda replay: (replay.num_seats / len(replay.seats), 1.0),
-        go_on_s=FETCH,
+        recover=Replay.take_templates, pace=lambda replay: (replay.num_seats / len(replay.seats), 1.0)
     ),
     "recycle": PLACES._replace(goes_on=Replay.has_each_place, pace=Replay.rerouted, go_on_s={"reconfigure": REBUILD_S}),
     "bamboo": PLACES._replace(

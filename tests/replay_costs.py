@@ -51,7 +51,7 @@ class Constant(NamedTuple):
     def save_s(self, count, experts):
         return SAVE_S
 
-    def load_s(self, count):
+    def load_s(self, count, seats):
         return SAVE_S
 
     def recall_s(self, count, before, further):
@@ -233,8 +233,8 @@ class Layout:
             + self.of_rank(count, experts) / self.costs.cluster.host.serialise_bytes_per_s
         )
 
-    def load_s(self, count):
-        read, cluster = self.read(count), self.costs.cluster
+    def load_s(self, count, seats):
+        read, cluster = [self.read(count)[seat] for seat in seats], self.costs.cluster
         return (
             sum(read) / cluster.network.storage_bytes_per_s + max(read) / self.gpus / cluster.host.serialise_bytes_per_s
         )

@@ -277,16 +277,41 @@ def test_the_snapshots_of_a_window_are_what_its_steps_copy(window):
     assert SYSTEMS["moevement"].window_bytes_S(staged_costs(), window) == pytest.approx([copied, copied])
 
 
-@pytest.mark.parametrize(("system", "goes_on_s", "joins_s"), [
-    ("oobleck", 110 + 10 + 7, 127 + 10 + 7), ("recycle", 110 + 10, 120 + 10 + 7),
-])  # fmt: skip
-def test_nodes_that_stood_by_take_free_places_at_once(system, goes_on_s, joins_s):
-    result = run(system, (95, "remove", "a"), nodes=NAMES + " s")
+def test_nodes_that_stood_by_take_free_places_at_once():
+    result = run("recycle", (95, "remove", "a"), nodes=NAMES + " s")
     assert [(event.time_s, event.event) for event in result.events[2:4]] == [
-        (goes_on_s, "recovered"),
-        (joins_s, "joined"),
+        (110 + 10, "recovered"),
+        (120 + 10 + 7, "joined"),
     ]
     assert result.states[-1].num_used == 12
+
+
+@pytest.mark.parametrize("count", range(4, 13))
+def test_templates_of_oobleck_use_every_node_from_those_on_that_hold_the_model_once(count):
+    # Each node trains 4 samples in 2 s, beside however many.
+    result = run("oobleck", nodes=" ".join(NODES[:count]), duration_s=2000.0)
+    assert {state.num_used for state in result.states} == {count}
+    # At the end, one step is under way.
+    assert result.samples == pytest.approx(2 * count * 2000, abs=64)
+
+
+def test_layers_of_oobleck_are_in_every_pipeline_again_after_a_failure():
+    # a, c and e are the same quarter of the three pipelines. 11 nodes are left in two pipelines, then 10, then 9. Each
+    # time 15 s of detection, 10 s of a rebuild and 7 s of a copy.
+    in_turn = (100, "remove", "a"), (200, "remove", "c"), (300, "remove", "e")
+    result = run("oobleck", *in_turn)
+    assert (result.counts["restarts"], result.counts["lost_steps"]) == (0, 0)
+    assert [result.ledger_s[bucket] for bucket in ("detect", "reconfigure", "transfer")] == [45, 30, 21]
+    assert run("oobleck", (100, "remove", "a c e")).counts["restarts"] == 1
+    # Before the copy is there, all three are one failure.
+    assert run("oobleck", (100, "remove", "a"), (110, "remove", "c"), (120, "remove", "e")).counts["restarts"] == 1
+
+
+def test_a_node_of_the_only_pipeline_of_oobleck_takes_its_layers_with_it():
+    # Seven nodes make no two pipelines of four; eight do.
+    assert run("oobleck", (100, "remove", "f"), nodes="a b c d e f g").counts["restarts"] == 1
+    eight = run("oobleck", (100, "remove", "f"), (200, "remove", "a"), nodes="a b c d e f g h")
+    assert [failure.decision for failure in eight.failures] == ["continue", "restart"]
 
 
 @pytest.mark.parametrize("missing", [
@@ -1100,3 +1125,12 @@ def rerouting(num_nodes, **layout):
 def test_recycle_keeps_the_activations_of_micro_batches_that_it_reroutes(num_nodes, layout, share):
     kept, extra = rerouting(num_nodes, **layout)
     assert extra == pytest.approx(share * kept)
+
+
+@pytest.mark.parametrize(("gone", "num_left"), [("m n o b", 8), ("m b", 8), ("d i", 8), ("m d", 4)])
+def test_nodes_that_start_a_replica_together_train_in_it_together(gone, num_left):
+    # a and c take two replicas with them. m, n and o, which stood by, form one with b, and d, g, h and i the other. The
+    # others are left by 303 s.
+    failures = (95, "remove", "a c"), (300, "remove", gone)
+    result = run("replica-drop", *failures, nodes=NAMES + " m n o", duration_s=304.0)
+    assert result.states[-1].num_used == num_left

@@ -59,11 +59,14 @@ class Held:
     """The plan as it was made."""
     seats: tuple[int, ...] = ()
     """The node of the plan that each of them is."""
+    begun: tuple[int, ...] = ()
+    """Seats that had nodes when these last went on together."""
 
     @classmethod
-    def full(cls, nodes: Sequence[Any], plan: Planned) -> "Held":
-        """Return nodes that are all nodes of a plan."""
-        return cls(tuple(nodes), plan, tuple(range(len(nodes))))
+    def full(cls, nodes: Sequence[Any], plan: Planned, seats: Sequence[int] | None = None) -> "Held":
+        """Return nodes that go on together: all nodes of a plan, or those of these seats."""
+        taken = tuple(range(len(nodes)) if seats is None else seats)
+        return cls(tuple(nodes), plan, taken, taken)
 
     @cached_property
     def plan(self) -> PlacementPlan | None:
@@ -125,7 +128,7 @@ class Held:
         kept, newcomers = self.only(nodes[:num_kept]), nodes[num_kept:]
         in_seat = dict(zip(kept.seats, kept.nodes, strict=True)) | dict(zip(free_seats, newcomers, strict=True))
         seats = tuple(sorted(in_seat))
-        return replace(self, nodes=tuple(in_seat[seat] for seat in seats), seats=seats)
+        return replace(self, nodes=tuple(in_seat[seat] for seat in seats), seats=seats, begun=seats)
 
 
 NOTHING = Held()

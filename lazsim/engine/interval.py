@@ -85,6 +85,7 @@ def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes:
 def _steady(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> tuple[PlacementPlan, float]:
     load_LE = routing.loads([STEADY_STEP])[0]
     used = system.usable_nodes(costs, num_nodes)
-    servers = np.arange(used) // costs.cluster.nodes_per_server
     plan = system.plan(costs, used, load_LE)
-    return plan, float(costs.step_times(plan, system.layout(costs, servers)).step_s(load_LE[None])[0])
+    servers = np.arange(plan.num_nodes) // costs.cluster.nodes_per_server
+    step_s = float(costs.step_times(plan, system.layout(costs, servers)).step_s(load_LE[None])[0])
+    return plan, step_s * plan.num_nodes / used

@@ -107,7 +107,7 @@ class Job:
         self._enter("waiting")
         decision = self._decide(NOTHING)
         if decision.action is protocol.Action.RESTART:
-            self._train_on(Held.full(decision.nodes, self.plans.planned(decision.nodes, self.progress.step)))
+            self._train_on(self.plans.seated(decision.nodes, self.plans.planned(decision.nodes, self.progress.step)))
             self._has_started = True
         self._log("start")
         self._process = self.env.process(self._run())
@@ -301,7 +301,7 @@ class Job:
         # From memory, it is the system that knows what is fetched.
         loads = {"checkpoint": moved, "initial": NO_MOVE}
         self._note_moved(loads.get(decision.source))
-        self._train_on(Held.full(decision.nodes, planned))
+        self._train_on(self.plans.seated(decision.nodes, planned))
         if self._has_started:
             self.log.count("restarts")
             self.system = self.system.within_budget(self.stale_steps, self.progress.step, self.interval_steps)

@@ -37,6 +37,7 @@ def memory_uses(
         Whether activations are computed again in the backward pass and optimizer states are sharded over all GPUs that
         hold the same parameters (ZeRO). No system does so.
     """
+    num_nodes = system.num_seats(costs, num_nodes)
     extra = system.extra_gpu_bytes(costs, num_nodes)
     layout = system.layout(costs, np.arange(num_nodes))
     # np.unique would load numpy.ma, which takes as long as many a run.

@@ -68,7 +68,15 @@ class Plans:
         domains = self._domains(nodes)
         sizes = tuple(sorted(Counter(domains).values())) if domains else ()
         doubled_stages = self._costs.grid.num_stages if self._system.doubles_stages else 0
-        return Planned(len(nodes), step, partial(self._planner.plan, domains=domains), sizes, doubled_stages)
+        num_seats = self._system.num_seats(self._costs, len(nodes))
+        return Planned(num_seats, step, partial(self._planner.plan, domains=domains), sizes, doubled_stages)
+
+    def seated(self, nodes: Sequence[str], planned: Planned) -> Held:
+        """Return nodes in their seats of a plan: of whole model replicas first where it has more."""
+        if len(nodes) == planned.num_nodes:
+            return Held.full(nodes, planned)
+        by_replica_N = self._costs.grid.by_replica_N(planned.num_nodes)
+        return Held.full(nodes, planned, sorted(by_replica_N[: len(nodes)].tolist()))
 
     def in_force(self, held: Held) -> PlacementPlan | None:
         """Return the plan that nodes hold, or the one that stands for it; None where that is not kept."""
@@ -113,9 +121,10 @@ class Plans:
         def compute(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
             plan = planned.at(step).plan
             seconds = system.restart_s(self._costs, decision, plan)
-            num_experts = int(plan.num_held_N.sum()) * (1 + system.doubles_stages)
-            return seconds, Moved(num_experts, float(system.load_bytes(self._costs, plan).sum()), seconds)
+            num_experts = int(plan.num_held_N[taken].sum()) * (1 + system.doubles_stages)
+            return seconds, Moved(num_experts, float(system.load_bytes(self._costs, plan)[taken].sum()), seconds)
 
+        taken = list(self.seated(decision.nodes, planned).seats)
         alike = "restart", decision.num_nodes, decision.source
         return self._find(alike, (system, decision), planned.step, compute)
 
@@ -129,15 +138,15 @@ class Plans:
 
         def compute(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
             holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
-            next_plan, divides_dense = after.at(step), grid.num_dense_parts > 1
+            wanted, divides_dense = self.seated(candidates[:num_nodes], after.at(step)), grid.num_dense_parts > 1
             binding = bind_nodes(
                 self._costs,
                 # Where another plan stands for this one, its survivors may have lost experts that this one's kept.
                 with_lost_experts(holder.holds_LEN) if self.sampler.is_on else holder.holds_LEN,
-                next_plan.holds_LEN,
+                wanted.holds_LEN,
                 num_new=num_new,
                 dense_PH=held.dense_PN(grid) if divides_dense else None,
-                wants_PN=next_plan.dense_PN(grid) if divides_dense else None,
+                wants_PN=wanted.dense_PN(grid) if divides_dense else None,
                 domain_H=domain_H,
             )
             seconds = binding.transfer_s(self._costs, server_H)
@@ -154,7 +163,7 @@ class Plans:
         moved, chosen = self._find(alike, same, after.step, compute)
         # Where another plan stands for this one, which node takes which part of it is not known.
         nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]
-        return Held.full(nodes, after), moved
+        return self.seated(nodes, after), moved
 
     def _find(self, alike: Hashable, same: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
         """Find what follows from plans: sampled where that is on, which takes what is `alike`.

@@ -52,6 +52,16 @@ class Grid:
         """
         return np.arange(num_nodes) % (num_nodes // self.num_stages) // self.unit_nodes
 
+    def by_replica_N(self, num_nodes: int) -> Ints:
+        """Return the nodes of a plan, those of a model replica after each other.
+
+        Examples
+        --------
+        >>> Grid(np.array([0, 0, 1, 1]), num_stages=2, unit_nodes=1).by_replica_N(4).tolist()
+        [0, 2, 1, 3]
+        """
+        return np.argsort(self.replica_N(num_nodes), kind="stable")
+
     def place(
         self,
         load_LE: Ints,

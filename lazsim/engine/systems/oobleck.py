@@ -1,13 +1,17 @@
 """Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lazsim.costmodel.recovery_times import read_s, restart_s
 from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, by_replica
+from lazsim.engine.protocol import Action, Decision, StoppedJob
+from lazsim.engine.systems.seats import SeatSystem, by_replica, order_by_replica
 from lazsim.engine.systems.system import FULL_PACE, Pace
+from lazsim.placement.plan import Ints, PlacementPlan
 
 
 @dataclass(frozen=True)
@@ -18,21 +22,77 @@ class Oobleck(SeatSystem):
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
     ``n0`` on, and batches are divided so that pipelines end together: throughput goes with the nodes left. The
-    imbalance of uneven stages is left out. A copy is the state of one of the missing nodes of a pipeline that others
-    are left of.
+    imbalance of uneven stages is left out.
+
+    Of ``n`` nodes, those that make no whole number of ``n0`` take places of one more model replica. After a failure
+    nodes change their places until each is taken ``n // n0`` times, as often as there are pipelines. A copy is the
+    state of a place that a node takes, or of one of the missing nodes of a pipeline that others are left of.
     """
 
     takes_two_replicas: bool = True
 
+    def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
+        """See `System.usable_nodes`: all from those on that hold the model once."""
+        return num_nodes if super().usable_nodes(costs, num_nodes) else 0
+
+    def num_seats(self, costs: CostModel, num_nodes: int) -> int:
+        """See `System.num_seats`."""
+        return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
+
+    def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
+        """See `System.plan`: for the places that nodes take, and those beside them."""
+        return super().plan(costs, self.num_seats(costs, num_nodes), load_LE, domain_N)
+
+    def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
+        """See `System.outlives_a_loss`: there are two pipelines."""
+        return num_nodes >= 2 * costs.grid.replica_nodes
+
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+        """See `System.decide`."""
+        held = stopped.held
+        if not stopped.paused and held.made is not None and len(held.begun) < 2 * costs.grid.replica_nodes:
+            return protocol.decide_start(stopped, "one pipeline has each layer once")
+        decision = super().decide(costs, stopped)
+        if stopped.paused or decision.action is not Action.CONTINUE:
+            return decision
+        moved = self.moves(costs, held)
+        node_in = dict(zip(held.seats, held.nodes, strict=True))
+        movers = tuple(node_in[seat] for seat in moved)
+        stay = tuple(node for node in held.nodes if node not in movers)
+        return replace(decision, nodes=stay + movers, seats=tuple(moved.values()))
+
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
-        """See `SeatSystem.continue_s`."""
+        """See `SeatSystem.continue_s`: with copies of what moves, and of what was lost where others are left."""
         has_others_N = np.any(by_replica(costs, held), axis=1)[costs.grid.replica_N(held.num_seats)]
-        copied = np.flatnonzero(~held.alive_N & has_others_N).tolist()
+        lost = (seat for seat in held.begun if has_others_N[seat] and not held.alive_N[seat])
+        copied = sorted({*self.moves(costs, held).values(), *lost})
         return ("reconfigure", self.rebuild_s(costs)), ("transfer", self.fetch_s(costs, held, copied))
+
+    def moves(self, costs: CostModel, held: Held) -> dict[int, int]:
+        """Return the places that nodes leave, and those that they take: from where most are to where fewest are."""
+        order_KP = order_by_replica(costs, held)
+        alive_KP, left_KP = by_replica(costs, held), by_replica(costs, held)
+        moved: dict[int, int] = {}
+        while (count_P := alive_KP.sum(axis=0)).min() < len(held.nodes) // costs.grid.replica_nodes:
+            most, fewest = int(count_P.argmax()), int(count_P.argmin())
+            # One that was there goes, the last of them, and the first that is free is taken.
+            leaves, takes = int(np.flatnonzero(left_KP[:, most])[-1]), int(np.argmin(alive_KP[:, fewest]))
+            moved[int(order_KP[leaves, most])] = int(order_KP[takes, fewest])
+            alive_KP[leaves, most] = left_KP[leaves, most] = False
+            alive_KP[takes, fewest] = True
+        return moved
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
         return FULL_PACE if held.is_whole else Pace(held.num_seats / len(held.nodes))
+
+    def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
+        """See `System.restart_s`: each node reads what is in a place."""
+        load_s = 0.0
+        if decision.source == "checkpoint":
+            seats = costs.grid.by_replica_N(plan.num_nodes)[: decision.num_nodes]
+            load_s = read_s(costs, self.load_bytes(costs, plan)[seats])
+        return restart_s(costs, decision.num_nodes) + load_s
 
 
 OOBLECK = Oobleck(

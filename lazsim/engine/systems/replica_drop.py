@@ -8,7 +8,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision, StoppedJob
-from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas
+from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas, order_by_replica
 from lazsim.engine.systems.system import FULL_PACE, Pace
 
 
@@ -67,10 +67,9 @@ class ReplicaDrop(ReplicaSystem):
         return Pace(costs.part_step_factor(held.num_seats, len(held.nodes)), float(1 - broken.mean()))
 
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
-        """Return the places of whole replicas only."""
-        replica_N = costs.grid.replica_N(held.num_seats)
+        """Return the places of whole replicas only, one after the other: nodes that started together stay together."""
         missing = np.flatnonzero(broken_replicas(costs, held))[: num_newcomers // costs.grid.replica_nodes]
-        return tuple(np.flatnonzero(np.isin(replica_N, missing)).tolist())
+        return tuple(order_by_replica(costs, held)[missing].ravel().tolist())
 
     @property
     def joins_behind(self) -> bool:

@@ -40,7 +40,7 @@ class SeatSystem(System):
 
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
         """Return the places that newcomers take: where most nodes are missing, first."""
-        order_N = _order_by_replica(costs, held)
+        order_N = order_by_replica(costs, held).ravel()
         missing = ~by_replica(costs, held)
         rank_N = np.empty(held.num_seats, dtype=np.int64)
         rank_N[order_N] = (missing * missing.cumsum(axis=0)).ravel()
@@ -134,9 +134,10 @@ def broken_replicas(costs: CostModel, held: Held) -> Bools:
 
 def by_replica(costs: CostModel, held: Held) -> Bools:
     """Return which nodes are there, by model replica and place."""
-    return np.reshape(held.alive_N[_order_by_replica(costs, held)], (-1, costs.grid.replica_nodes))
+    alive_KP: Bools = held.alive_N[order_by_replica(costs, held)]
+    return alive_KP
 
 
-def _order_by_replica(costs: CostModel, held: Held) -> Ints:
+def order_by_replica(costs: CostModel, held: Held) -> Ints:
     """Return the nodes of the plan by model replica and place."""
-    return np.argsort(costs.grid.replica_N(held.num_seats), kind="stable")
+    return costs.grid.by_replica_N(held.num_seats).reshape(-1, costs.grid.replica_nodes)

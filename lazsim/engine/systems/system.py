@@ -160,6 +160,10 @@ class System:
             return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
         return num_nodes // fewest * fewest
 
+    def num_seats(self, costs: CostModel, num_nodes: int) -> int:
+        """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
+        return num_nodes
+
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
         grid = costs.grid
