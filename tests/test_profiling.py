@@ -180,8 +180,9 @@ def test_every_kernel_of_every_model_of_the_catalogue_has_inputs(name):
 
 
 def test_gradients_of_a_large_vocabulary_are_not_lost_in_float16():
-    model = msgspec.structs.replace(TINY, vocab_size=50257)
-    assert check_kernel(kernel_of("head", model), dataclasses.replace(CPU, dtype="float16")) < 2e-3
+    model = msgspec.structs.replace(TINY, vocab_size=50257, d_model=16)
+    # 0.0004; 0.0017 where the loss is not scaled.
+    assert check_kernel(kernel_of("head", model), dataclasses.replace(CPU, dtype="float16")) < 1e-3
 
 
 def test_a_kernel_that_computes_something_else_is_refused():

@@ -214,12 +214,6 @@ def test_a_file_of_any_kind_may_be_in_an_archive_of_zip(tmp_path):
     assert loads_of(str(tmp_path / "loads.zip"))[2] == SAME
 
 
-def test_a_packed_file_is_read(tmp_path):
-    content = json.dumps(SAME).encode()
-    (tmp_path / "loads.json.gz").write_bytes(gzip.compress(content))
-    assert loads_of(str(tmp_path / "loads.json.gz"))[2] == SAME
-
-
 def test_experts_without_a_token_count_where_a_header_tells_their_number(tmp_path):
     lines = [{"num_experts": 4}, {"layer": 0, "topk_ids": [1]}]
     assert loads_of(write(tmp_path, "routes.jsonl", lines))[2] == [[[0, 1, 0, 0]]]
@@ -302,13 +296,12 @@ def test_layers_and_steps_without_any_tokens_are_left_out_with_a_note(tmp_path):
     )
 
 
-def test_layers_are_read_from_the_first_moe_layer_that_is_told(lazsim, tmp_path):
+def test_layers_are_read_from_the_first_moe_layer_that_is_told(answered, refused, tmp_path):
     path = write(tmp_path, "loads.csv", HEAD + "0,0,0,9\n0,1,0,5\n0,1,1,3\n0,2,1,4\n")
     assert loads_of(path, layers_from=1) == ([0], [1, 2], [[[5, 3], [0, 4]]])
-    code, out, _ = lazsim("routing", "info", path, "--layers-from", 1, "--json")
-    assert (code, [layer["layer"] for layer in json.loads(out)["per_layer"]]) == (0, [1, 2])
-    code, _, err = lazsim("routing", "info", path, "--layers-from", 3)
-    assert (code, err) == (2, f"lazsim: --layers-from 3: {path} has layers up to 2\n")
+    layers = answered("routing", "info", path, "--layers-from", 1)["per_layer"]
+    assert [layer["layer"] for layer in layers] == [1, 2]
+    assert refused("routing", "info", path, "--layers-from", 3) == f"--layers-from 3: {path} has layers up to 2"
 
 
 def test_a_run_takes_loads_numbered_as_in_the_model(lazsim, tmp_path):
@@ -335,9 +328,9 @@ def test_shares_become_counts_of_the_same_ratios(tmp_path):
     assert means.tokens_SLE[0, 0, 0] == 2001 * means.tokens_SLE[0, 0, 1]
 
 
-def test_shares_of_experts_can_be_listed_on_the_command_line(lazsim):
-    place = ("place", "--nodes", 2, "--slots", 4, "--policy", "mro", "--json", "--loads")
-    shares, tokens = (json.loads(lazsim(*place, loads)[1])["replicas"] for loads in ("0.6,0.2,0.1,0.1", "6,2,1,1"))
+def test_shares_of_experts_can_be_listed_on_the_command_line(answered):
+    place = ("place", "--nodes", 2, "--slots", 4, "--policy", "mro", "--loads")
+    shares, tokens = (answered(*place, loads)["replicas"] for loads in ("0.6,0.2,0.1,0.1", "6,2,1,1"))
     assert shares == tokens
 
 
