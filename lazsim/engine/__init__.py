@@ -2,7 +2,7 @@
 
 ``what happens``
     `simulate` gives a trace to a `job`, which is in one of the `states`, and `protocol` decides which is next. `nodes`
-    are alive or on standby, and some of them have `held` the states. `clock` is the time.
+    are alive or on standby, some of them have `held` the states, and others are `joining`. `clock` is the time.
 ``what follows from a plan``
     `planner` makes plans, `plans` finds the next and its costs by `reconfiguration`. `step_timer` times the steps of
     each plan, `sampling` and `sampled_steps` those of some plans for all. `plan_reliability` scores them.

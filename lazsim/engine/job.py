@@ -16,6 +16,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.held import NOTHING, Held
+from lazsim.engine.joining import Joining
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import FailureRecord, JobEvent, Log, State
 from lazsim.engine.nodes import NO_SPARES, Nodes, Spares
@@ -86,11 +87,7 @@ class Job:
         sampled_steps = self.plans.sampler.window_steps
         self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, sampled_steps) if steps}
         self._last_save: tuple[System, int, float, Save] | None = None
-        self._join_at_s: float | None = None
-        self._collected = protocol.Newcomers()
-        self._dropped: set[str] = set()
-        # Replicas that get ready to join beside training, up to their join. Those that are ready are in service.
-        self._forming: list[tuple[str, ...]] = []
+        self.joining = Joining(env, self.nodes, costs.job.join_wait_s, spares.start_s, self._hear_join)
         self._end_s = end_s
         self._process: simpy.Process | None = None
 
@@ -115,30 +112,15 @@ class Job:
     def change(self, batch: Batch) -> None:
         """Let nodes go and come; all that go at one instant are one failure."""
         failed = not set(self.state.involved).isdisjoint(batch.removed)
-        called = self._apply(batch)
-        for replica in [one for one in self._forming if not set(one).isdisjoint(batch.removed)]:
-            # Its other nodes form another one with the next that are there.
-            self._forming.remove(replica)
-            self._start(replica)
-        self._dropped.difference_update(batch.removed)
-        waited_s = self._join_at_s
-        self._join_at_s = self._collected.remove(batch.removed, waited_s)
-        if came := [node for node in batch.added if self.nodes.serves(node)]:
-            join_at_s = self._collected.add(came, self._join_at_s, self.env.now, self.costs.job.join_wait_s)
-            if join_at_s != self._join_at_s:
-                self._join_at_s = join_at_s
-                self.env.process(self._wake_to_join(join_at_s))
-        if called and self.spares.start_s:
-            self.env.process(self._start_later(called, self.spares.start_s))
-        elif called:
-            self._start(called)
+        waited = self.joining.due_s is not None
+        self.joining.change(batch, self._apply(batch))
         if failed:
             self._interrupt(batch)
             return
         # Those that take no part in what is going on may hold copies.
         self.state.held = self.state.held.without(batch.removed)
         self._log("nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
-        if waited_s is not None and self._join_at_s is None and isinstance(self.state, Waiting):
+        if waited and self.joining.due_s is None and isinstance(self.state, Waiting):
             # There is no one to wait for.
             self._interrupt(Signal.JOIN)
 
@@ -157,27 +139,9 @@ class Job:
         assert self._process is not None, "the job has begun"
         self._process.interrupt(cause)
 
-    def _start_later(self, called: tuple[str, ...], start_s: float) -> Activity:
-        yield self.env.timeout(start_s)
-        self._start(called)
-
-    def _start(self, called: tuple[str, ...]) -> None:
-        """Put nodes into service, which wait for no others to join."""
-        if self.nodes.start(called):
-            self._join_at_s = self.env.now
-            self.env.process(self._wake_to_join(self.env.now))
-
-    def _wake_to_join(self, at_s: float) -> Activity:
-        yield self.env.timeout(at_s - self.env.now)
-        yield from self._let_nodes_change()
-        if self._join_at_s == at_s and self.state.hears_joins:
+    def _hear_join(self) -> None:
+        if self.state.hears_joins:
             self._interrupt(Signal.JOIN)
-
-    def _let_nodes_change(self) -> Activity:
-        """Let first end what ends at this very instant, then nodes go and come: who comes now still joins."""
-        # `_play` waits once.
-        for _ in range(2):
-            yield self.env.timeout(0)
 
     # The states.
 
@@ -193,7 +157,8 @@ class Job:
             try:
                 yield from activities[type(self.state)](self.state)
             except simpy.Interrupt as interrupt:
-                self._stop(interrupt.cause if isinstance(interrupt.cause, Batch) else None)
+                if interrupt.cause is not Signal.JOIN:
+                    self._stop(interrupt.cause if isinstance(interrupt.cause, Batch) else None)
 
     def _stop(self, failure: Batch | None) -> None:
         """End whatever is going on, by a failure or at the end of the simulation."""
@@ -218,7 +183,7 @@ class Job:
             return
         if self.state.is_joining:
             # Those that are left join at the next step boundary.
-            self._join_at_s = self.env.now
+            self.joining.at_next_boundary()
         before, removed = self.state, set(failure.removed)
         involved = set(before.involved)
         failed = tuple(node for node in failure.removed if node in involved)
@@ -232,19 +197,12 @@ class Job:
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
     def _wait(self, state: Waiting) -> Activity:
-        self._enter("waiting")
-        if self._join_is_due():
-            # The nodes collected before count already; the next to come start a new collection.
-            self._join_at_s = None
-        while not protocol.can_start(
-            len(self.nodes.in_order()), self.plans.usable_nodes, self._join_at_s, self.env.now
-        ):
-            try:
-                yield self.env.event()
-            except simpy.Interrupt as interrupt:
-                if interrupt.cause is not Signal.JOIN:
-                    raise
-                self._join_at_s = None
+        if self.joining.is_due:
+            self.joining.close()
+        num_alive = len(self.nodes.in_order())
+        if not protocol.can_start(num_alive, self.plans.usable_nodes, self.joining.due_s, self.env.now):
+            # Until an interrupt: where nodes may join, the job comes here again.
+            yield self.env.event()
         self._carry_out(state.held, self._decide(state.held))
 
     def _detect(self, state: Detecting) -> Activity:
@@ -254,14 +212,11 @@ class Job:
         self.log.failure.detected_s = self.env.now
         # A system that plans anew does so once: with nodes that stand by, as stages could not share them evenly, and
         # with spares that have come into service.
-        comes_into_service = self.spares.most_in_service is not None and self._join_is_due()
-        takes_others = self.system.is_elastic and (self._join_at_s is None or comes_into_service)
+        comes_into_service = self.spares.most_in_service is not None and self.joining.is_due
+        takes_others = self.system.is_elastic and (self.joining.due_s is None or comes_into_service)
         decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
-        if self._forming and decision.source != "peers":
-            # There is no one left whom they could join.
-            for replica in self._forming:
-                self.nodes.start(replica)
-            self._forming.clear()
+        if self.joining.forming and decision.source != "peers":
+            self.joining.give_up()
             decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
         self.plans.note_doubt(state.held, decision, rollback_s=self.interval_steps * self.step_s / 2)
         self._carry_out(state.held, decision)
@@ -274,9 +229,9 @@ class Job:
                 if bucket != "transfer" or not is_ready:
                     yield from self._spend(bucket, seconds)
             held = state.held.going_on(decision.nodes, decision.seats)
-            if not state.is_joining and self._join_at_s is None and self._newcomers(held, self.nodes.in_order()):
-                # Nodes that stood by take free places at the next step boundary.
-                self._join_at_s = self.env.now
+            if not state.is_joining and self.joining.due_s is None and self._newcomers(held, self.nodes.in_order()):
+                # Nodes that stood by take free places.
+                self.joining.at_next_boundary()
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
         else:
             held, moved = self.plans.bind(state.held, decision.nodes, decision.num_nodes, self.progress.step)
@@ -284,16 +239,15 @@ class Job:
             if not is_ready:
                 yield from self._spend("transfer", moved.seconds)
             self._note_moved(moved)
-        self._dropped = (self._dropped | set(state.held.nodes)) - set(held.nodes)
-        self._forming = [replica for replica in self._forming if replica[0] not in held.nodes]
-        self._train_on(held, joins_first=not state.is_joining)
+        self.joining.leave(state.held.nodes, held.nodes)
+        self._train_on(held)
         self.log.count("reconfigurations")
         self._log("joined" if state.is_joining else "recovered")
 
     def _restart(self, state: Restarting) -> Activity:
         # All nodes alive are taken in.
-        self._join_at_s = None
-        self._dropped.clear()
+        self.joining.close()
+        self.joining.dropped.clear()
         decision = state.decision
         planned = self.plans.planned(decision.nodes, self.progress.step)
         moved = self.plans.restart(self.system, decision, planned)
@@ -308,50 +262,27 @@ class Job:
         self._log("restarted" if self._has_started else "started")
         self._has_started = True
 
-    def _train(self, state: Training) -> Activity:
-        """Train until nodes join or the plan changes; do whatever is due at each step boundary first."""
-        job = self.costs.job
-        joins_first = state.joins_first
+    def _train(self, _state: Training) -> Activity:
+        """Do what is due at a step boundary, in this order, and make steps up to the next one."""
         while True:
-            if joins_first and self._join_is_due():
-                yield from self._let_nodes_change()
-                self._join_at_s = None
-                if self.system.joins_behind:
-                    self._form(state.held)
-                if self._newcomers(state.held, self._ready(state.held)):
-                    yield from self._join(state)
+            for activity in (self._join_if_due, self._rebalance_if_due, self._checkpoint_if_due, self._compute):
+                if not isinstance(self.state, Training):
                     return
-            joins_first = True
-            step = self.progress.step
-            if protocol.rebalance_is_due(self.system, step, state.planned_step, job.rebalance_interval_steps):
-                yield from self._rebalance(state)
-                return
-            if self.progress.is_due(self.interval_steps, self.progress.saved_step):
-                yield from self._checkpoint(state)
-            if not self._join_is_due():
-                yield from self._compute(state)
+                yield from activity(self.state)
 
-    def _form(self, held: Held) -> None:
-        """Let nodes that make whole replicas get ready to join beside training, each replica by itself."""
-        taken = set(held.nodes).union(*self._forming)
-        # Nodes of replicas that failed come last: all with which they make a replica start anew, too.
-        others = sorted((node for node in self.nodes.in_order() if node not in taken), key=self._dropped.__contains__)
-        decision = self._decide(held, (*held.nodes, *others), joins_due=True, paused=True)
-        transfer_s = dict(decision.phases).get("transfer", 0.0)
-        if decision.action is protocol.Action.RECONFIGURE:
-            transfer_s = self.plans.bind(held, decision.nodes, decision.num_nodes, self.progress.step)[1].seconds
-        nodes, size = [node for node in others if node in decision.nodes], self.costs.grid.replica_nodes
-        for first in range(0, len(nodes), size):
-            replica = tuple(nodes[first : first + size])
-            start_s = 0.0 if self._dropped.isdisjoint(replica) else self.system.replica_start_s(self.costs)
-            self.nodes.call(replica)
-            self._forming.append(replica)
-            self.env.process(self._start_later(replica, start_s + transfer_s))
-
-    def _join(self, state: Training) -> Activity:
+    def _join_if_due(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
+        if not self.joining.is_due:
+            return
+        yield from self.joining.let_nodes_change()
+        self.joining.close()
+        if self.system.joins_behind:
+            self._prepare_replicas(state.held)
+        ready = self._ready(state.held)
+        if not self._newcomers(state.held, ready):
+            return
         state.is_joining = True
-        decision = self._decide(state.held, self._ready(state.held), joins_due=True, paused=True)
+        decision = self._decide(state.held, ready, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESTART:
             all_step = self._all_saved_step if self._can_lose_updates() else self.progress.saved_step
             if self.progress.step > all_step:
@@ -361,20 +292,45 @@ class Job:
             decision = self._decide(state.held, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESUME:
             state.is_joining = False
-        elif decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
-            self.state = Reconfiguring(state.held, decision, is_joining=True)
-        else:
-            self.state = Restarting(decision=decision, is_joining=True)
+            return
+        self._carry_out(state.held, decision, is_joining=True)
+        if isinstance(self.state, Reconfiguring):
+            # The rest of the work at this boundary follows.
+            yield from self._reconfigure(self.state)
 
-    def _rebalance(self, state: Training) -> Activity:
+    def _prepare_replicas(self, held: Held) -> None:
+        """Let nodes that make whole replicas get ready to join beside training, each replica by itself."""
+        taken, dropped = set(held.nodes).union(*self.joining.forming), self.joining.dropped
+        # Nodes of replicas that failed come last: all with which they make a replica start anew, too.
+        others = sorted((node for node in self.nodes.in_order() if node not in taken), key=dropped.__contains__)
+        decision = self._decide(held, (*held.nodes, *others), joins_due=True, paused=True)
+        transfer_s = dict(decision.phases).get("transfer", 0.0)
+        if decision.action is protocol.Action.RECONFIGURE:
+            transfer_s = self.plans.bind(held, decision.nodes, decision.num_nodes, self.progress.step)[1].seconds
+        chosen, size = set(decision.nodes), self.costs.grid.replica_nodes
+        nodes = [node for node in others if node in chosen]
+        for first in range(0, len(nodes), size):
+            replica = tuple(nodes[first : first + size])
+            start_s = 0.0 if dropped.isdisjoint(replica) else self.system.replica_start_s(self.costs)
+            self.joining.get_ready(replica, start_s + transfer_s)
+
+    def _rebalance_if_due(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
-        nodes = state.held.nodes
-        held, moved = self.plans.bind(state.held, nodes, len(nodes), self.progress.step)
+        step, nodes = self.progress.step, state.held.nodes
+        if not protocol.rebalance_is_due(
+            self.system, step, state.planned_step, self.costs.job.rebalance_interval_steps
+        ):
+            return
+        held, moved = self.plans.bind(state.held, nodes, len(nodes), step)
         if moved.seconds > 0:
             yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + moved.seconds)
             self.log.count("rebalances")
             self._log("rebalanced")
-        self._train_on(held, joins_first=False)
+        self._train_on(held)
+
+    def _checkpoint_if_due(self, state: Training) -> Activity:
+        if self.progress.is_due(self.interval_steps, self.progress.saved_step):
+            yield from self._checkpoint(state)
 
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
         """Save the state, after the save before is written; where it `waits`, all of it, until it is written."""
@@ -397,6 +353,8 @@ class Job:
 
     def _compute(self, state: Training) -> Activity:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""
+        if self.joining.is_due:
+            return
         step_s, num_steps = state.timer.stretch(self.progress.step)
         num_steps = min(num_steps, *(interval - self.progress.step % interval for interval in self._intervals))
         self.plans.count(num_steps)
@@ -416,20 +374,21 @@ class Job:
 
     # What the states share.
 
-    def _carry_out(self, held: Held, decision: protocol.Decision[str]) -> None:
-        """Go back as far as a decision says, and enter the state to which it leads."""
+    def _carry_out(self, held: Held, decision: protocol.Decision[str], *, is_joining: bool = False) -> None:
+        """Enter the state to which a decision leads, after going back as far as it says."""
         self.log.decide(decision.action.name.lower(), decision.source, decision.why)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
-            self.state = Reconfiguring(held, decision)
+            self.state = Reconfiguring(held, decision, is_joining)
             return
         if decision.source != "peers":
             self._roll_back(self._copied_step(held) if decision.source == "memory" else 0)
         if decision.action is protocol.Action.WAIT:
+            self._enter("waiting")
             self._assign(())
             self.state = Waiting(held if decision.source else NOTHING)
         else:
             # Nodes keep their copies in memory during a restart from these.
-            self.state = Restarting(held if decision.source == "memory" else NOTHING, decision)
+            self.state = Restarting(held if decision.source == "memory" else NOTHING, decision, is_joining)
 
     def _copied_step(self, held: Held) -> int:
         """Return the step of the newest copy in the memory of nodes; 0 where there is none."""
@@ -495,13 +454,9 @@ class Job:
             self.env.now, "spare", (node for node in self.nodes.in_order() if node not in in_use)
         )
 
-    def _join_is_due(self) -> bool:
-        return protocol.join_is_due(self._join_at_s, self.env.now)
-
     def _ready(self, held: Held) -> tuple[str, ...]:
         """Return the nodes alive without those that could not join now, as they would have to get ready before."""
-        groups = (held.nodes, *self._forming) if self.system.joins_behind else (self.nodes.in_order(),)
-        return tuple(node for group in groups for node in group if self.nodes.serves(node))
+        return self.joining.ready(held.nodes) if self.system.joins_behind else self.nodes.in_order()
 
     def _newcomers(self, held: Held, alive: tuple[str, ...]) -> tuple[str, ...]:
         return self.system.newcomers(self.costs, held, alive, self.plans.usable_nodes)
@@ -528,14 +483,14 @@ class Job:
             joins_due=joins_due,
             checkpoint_step=self.progress.saved_step,
             copied_step=self._copied_step(held),
-            dropped=self._dropped,
+            dropped=self.joining.dropped,
             step=self.progress.step,
             step_s=self.step_s,
             in_recovery=in_recovery,
         )
         return decide_next(self.system, self.costs, stopped)
 
-    def _train_on(self, held: Held, *, joins_first: bool = True) -> None:
+    def _train_on(self, held: Held) -> None:
         self.ledger.close(self.env.now)
         self.log.end_failure(self.ledger.seconds(), self.env.now)
         if not isinstance(self.state, Training):
@@ -552,7 +507,6 @@ class Job:
             planned_step=self.progress.step,
             is_below_threshold=self.system.is_elastic
             and self.plans.fewest_nodes(held) < self.costs.job.fault_threshold,
-            joins_first=joins_first,
         )
 
     def _note_state(self) -> None:

@@ -115,9 +115,6 @@ class Training(JobState):
     """Steps made when the plan in force was made."""
     is_below_threshold: bool = False
     """Whether some expert is on fewer nodes than the fault threshold."""
-    joins_first: bool = True
-    """Whether the first thing at the first step boundary is to let nodes join. Not after a join or a rebalance, which
-    the rest of the work at the boundary follows."""
     stretch: Stretch | None = None
     """The steps under way."""
     is_training = True

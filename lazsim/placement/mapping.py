@@ -33,7 +33,7 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
         total_N[wanted] += wants.sum(axis=0)
         missing_HN[held, wanted] -= has_RH[some, held].T.astype(np.float32) @ wants
     missing_HN += total_N
-    return np.ascontiguousarray(missing_HN.astype(np.int64)[alike_H][:, alike_N])
+    return missing_HN[alike_H][:, alike_N].astype(np.int64, order="C")
 
 
 def distinct_columns(flags_RN: Bools) -> tuple[Bools, Ints | slice]:
