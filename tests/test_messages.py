@@ -378,3 +378,13 @@ def test_a_command_suggests_no_option_that_it_lacks(refused, tmp_path, command, 
 def test_a_message_tells_apart_times_of_a_month_that_differ_by_a_second(refused, write, rows, said):
     path = write(f"# format: lazsim-trace 1\n# duration_s: 3000000\ntime_s,event,nodes\n{rows}", "month.csv")
     assert said in refused("trace", "info", path)
+
+
+def test_notes_on_a_narrow_terminal_break_no_word(lazsim, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    code, _, err = lazsim("run", "--trace", "fail-every-5min", "--duration", "7min", "--system", "ds")
+    assert code == 0
+    assert max(map(len, err.splitlines())) <= 40
+    assert "costs are analytic: no profile was given" in " ".join(err.split())

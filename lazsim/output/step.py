@@ -74,7 +74,7 @@ def _time_table(result: StepResult) -> Table:
         for name in names
         if time.exposed_s[name] or time.hidden_s.get(name)
     ]
-    columns = [key("part"), Column("s", ".3f"), Column("of the step", ".1%"), Column("hidden, s", ".3f")]
+    columns = [key("part", kind="text"), Column("s", ".3f"), Column("of the step", ".1%"), Column("hidden, s", ".3f")]
     return Table(columns, [*rows, ("step", time.step_s, 1.0, None)], "where the step goes")
 
 

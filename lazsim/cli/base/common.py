@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -96,9 +97,14 @@ def told(text: str) -> str:
 
 
 def note(*texts: str) -> None:
-    """Tell the user something on stderr."""
+    """Tell the user something on stderr, on a terminal without a broken word."""
     for text in texts:
-        click.echo(in_a_line(f"note: {told(text)}"), err=True)
+        line = in_a_line(f"note: {told(text)}")
+        if sys.stderr.isatty():
+            from lazsim.output.table import wrap
+
+            line = "\n".join(wrap(line, shutil.get_terminal_size().columns, "  "))
+        click.echo(line, err=True)
 
 
 def _arguments() -> list[str]:
