@@ -1033,8 +1033,26 @@ def test_a_setting_that_no_failure_sends_back_is_better_than_one_that_loses_work
     settings = {"cluster.host.memory_bytes": "2TiB"}
     result = small_memory(events, systems=["gemini"], interval="auto", **settings)
     best, published = result.runs[0], result.published[0]
-    assert (best.setting, published.setting) == ({"num_copies": 3}, {"num_copies": 2})
+    assert (best.setting["num_copies"], published.setting["num_copies"]) == (3, 2)
     assert best.samples > published.samples
+
+
+@pytest.mark.parametrize(
+    ("restart_s", "restarts", "restarts_for_joins"),
+    [
+        # Two nodes train until the third that is left makes four with the one that is back. For the last 1,880 s that
+        # is worth 940 s of the four: a restart of 1,200 s takes longer, one of 60 s does not.
+        (1200.0, 1, False),
+        (60.0, 2, True),
+    ],
+)
+def test_the_best_setting_restarts_for_a_node_that_is_back_only_where_that_pays(restart_s, restarts, restarts_for_joins):
+    settings = {"cluster.recovery.restart_base_s": restart_s, "cluster.host.memory_bytes": "2TiB"}
+    result = small_memory(systems=["checkpoint", "tutel", "gemini"], interval="auto", **settings)
+    for best, published in zip(result.runs, result.published, strict=True):
+        assert (published.setting["restarts_for_joins"], published.counts["restarts"]) == (True, 2)
+        assert (best.setting["restarts_for_joins"], best.counts["restarts"]) == (restarts_for_joins, restarts)
+    assert ("no restarts for joins" in render(run_parts(result), 200)) is not restarts_for_joins
 
 
 def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():

@@ -154,11 +154,18 @@ def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) 
 
 def _setting_text(run: SystemRun) -> str:
     """Return the interval between checkpoints, what else the system leaves to choose, and what updates that loses."""
-    others = [f"{name.replace('_', ' ')} {value or 'as published'}" for name, value in run.setting.items()]
+    others = [_say(name.replace("_", " "), value) for name, value in run.setting.items()]
     if run.lost_token_share is not None:
         others.append(f"loses {run.lost_token_share:.2%} of tokens")
     saves = counted(run.interval_steps, "step") if run.interval_steps else "no checkpoints"
     return ", ".join([saves, *others])
+
+
+def _say(words: str, value: object) -> str:
+    """Say what a field of a system is set to: 0 is as published, and what is not done is `no`."""
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {value or 'as published'}"
 
 
 def _ledger_by_run_table(result: RunResult) -> Table:

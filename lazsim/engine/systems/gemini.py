@@ -64,7 +64,7 @@ class Gemini(System):
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
-        return {"num_copies": (2, 3, 4)}
+        return {"num_copies": (2, 3, 4), **super().choices()}
 
     def _keepers_NK(self, num_nodes: int) -> Ints:
         """Return the nodes that keep the share of each node: all of its group of consecutive ones.

@@ -68,7 +68,7 @@ class PartialExperts(System):
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
-        return {"num_turns": (1, 2, 4, 8, 16)}
+        return {"num_turns": (1, 2, 4, 8, 16), **super().choices()}
 
 
 MOC = PartialExperts(

@@ -117,7 +117,7 @@ class MoEvement(System):
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
-        return {"num_peers": (1, 2, 3)}
+        return {"num_peers": (1, 2, 3), **super().choices()}
 
     def _node_params_S(self, costs: CostModel) -> Floats:
         """Return the parameters on a node of each stage."""

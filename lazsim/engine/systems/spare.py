@@ -101,7 +101,7 @@ class StackedShards(ReplicaSystem):
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
-        return {"num_stacks": (0, 2, 3, 4, 6, 8)}
+        return {"num_stacks": (0, 2, 3, 4, 6, 8), **super().choices()}
 
 
 def optimal_stacks(num_groups: int) -> int:

@@ -71,6 +71,8 @@ class System:
     regroups_joins: bool = False
     """Whether new nodes join by regrouping where it is plain expert parallelism; those that it dropped wait for a
     restart."""
+    restarts_for_joins: bool = True
+    """Whether it restarts for nodes that join no other way; else they wait for the restart after the next failure."""
     is_live: bool = False
     """Whether the live mode carries it out."""
     min_replicas: int = 0
@@ -319,7 +321,9 @@ class System:
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """Return the fields of the system that a search for its best setting may change, with the values to try."""
-        return {"min_replicas": (1, 2, 3, 4)} if self.is_elastic else {}
+        if self.is_elastic:
+            return {"min_replicas": (1, 2, 3, 4)}
+        return {} if self.joins_in_place and not self.regroups_joins else {"restarts_for_joins": (True, False)}
 
 
 PLAIN_PLANS_KEPT = 8
@@ -340,12 +344,15 @@ def _plan_plainly(
 
 
 def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision[Any]:
-    """Decide how a job goes on: as before where it paused for nodes that are gone by now, else as its system says."""
+    """Decide how a job goes on: as its system says, or as before where it paused for nodes that do not join now."""
     held = stopped.held
     is_joining = stopped.paused and stopped.joins_due
     if is_joining and not system.newcomers(costs, held, stopped.alive, stopped.usable_nodes):
         return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="no node is left to join")
-    return system.decide(costs, stopped)
+    decision = system.decide(costs, stopped)
+    if is_joining and decision.action is Action.RESTART and not system.restarts_for_joins:
+        return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="new nodes wait for a restart")
+    return decision
 
 
 def held_state_bytes(costs: CostModel, num_gpus: int) -> float:
