@@ -21,6 +21,7 @@ class EvenLoads:
     """Every expert gets as many tokens at every step."""
 
     name, sha256, notes, last_step, interval_steps = "even", "", (), None, 1
+    is_even = True
 
     def __init__(self, num_layers, num_experts):
         self.shape = (num_layers, num_experts)
@@ -31,6 +32,8 @@ class EvenLoads:
 
 class RandomLoads(EvenLoads):
     """Loads drawn anew for every 50 steps."""
+
+    is_even = False
 
     def loads(self, steps):
         return np.stack([np.random.default_rng(int(step) // 50).integers(1, 1000, self.shape) for step in steps])

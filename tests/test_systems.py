@@ -1046,7 +1046,7 @@ def test_a_setting_that_no_failure_sends_back_is_better_than_one_that_loses_work
         (60.0, 2, True),
     ],
 )
-def test_the_best_setting_restarts_for_a_node_that_is_back_only_where_that_pays(restart_s, restarts, restarts_for_joins):
+def test_the_best_setting_restarts_for_a_node_only_where_that_pays(restart_s, restarts, restarts_for_joins):
     settings = {"cluster.recovery.restart_base_s": restart_s, "cluster.host.memory_bytes": "2TiB"}
     result = small_memory(systems=["checkpoint", "tutel", "gemini"], interval="auto", **settings)
     for best, published in zip(result.runs, result.published, strict=True):

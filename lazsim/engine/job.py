@@ -83,9 +83,8 @@ class Job:
         self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
-        rebalance_steps = costs.job.rebalance_interval_steps
-        sampled_steps = self.plans.sampler.window_steps
-        self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, sampled_steps) if steps}
+        rebalance_steps = self.plans.rebalance_interval_steps
+        self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, self.plans.window_steps) if steps}
         self._last_save: tuple[System, int, float, Save] | None = None
         self.joining = Joining(env, self.nodes, costs.job.join_wait_s, spares.start_s, self._hear_join)
         self._end_s = end_s
@@ -317,9 +316,7 @@ class Job:
     def _rebalance_if_due(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
         step, nodes = self.progress.step, state.held.nodes
-        if not protocol.rebalance_is_due(
-            self.system, step, state.planned_step, self.costs.job.rebalance_interval_steps
-        ):
+        if not protocol.rebalance_is_due(self.system, step, state.planned_step, self.plans.rebalance_interval_steps):
             return
         held, moved = self.plans.bind(state.held, nodes, len(nodes), step)
         if moved.seconds > 0:
@@ -356,7 +353,7 @@ class Job:
         if self.joining.is_due:
             return
         step_s, num_steps = state.timer.stretch(self.progress.step)
-        num_steps = min(num_steps, *(interval - self.progress.step % interval for interval in self._intervals))
+        num_steps = min([num_steps, *(interval - self.progress.step % interval for interval in self._intervals)])
         self.plans.count(num_steps)
         self.step_s = step_s
         self._note_state()

@@ -51,14 +51,15 @@ class Planner:
 
     def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
         self._system, self._costs, self._routing = system, costs, routing
+        self.loads_are_even = routing.is_even
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
         self._kept: dict[tuple[int, int, Domains], PlacementPlan] = {}
         self._found: dict[Hashable, Any] = {}
 
     def plan(self, num_nodes: int, step: int, domains: Domains = None) -> PlacementPlan:
         """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
-        if self._system.policy is None:
-            # Plans of plain expert parallelism do not change.
+        if self._system.policy is None or self.loads_are_even:
+            # These plans do not change.
             step = 0
         if (num_nodes, step, domains) not in self._kept:
             steps = [step]

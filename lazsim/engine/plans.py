@@ -59,7 +59,12 @@ class Plans:
             # Which parts of a plan share a server follows from every plan before it, and a plan whose reliability is
             # asked for is one for the very domains of its nodes.
             planning = "exact"
+        if planner.loads_are_even and not system.is_elastic:
+            # Neither plans nor steps change.
+            planning = "exact"
+        self.rebalance_interval_steps = 0 if planner.loads_are_even else costs.job.rebalance_interval_steps
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
+        self.window_steps = 0 if planning == "exact" and planner.loads_are_even else window_steps
         self.sampler = Sampler(planning, window_steps, wall_s, now_s)
         self._timers = StepTimers(self.sampler, make_timer, keeps_plans=keeps_plans)
 

@@ -244,5 +244,5 @@ def can_start(num_alive: int, usable_nodes: UsableNodes, join_at_s: float | None
 
 
 def rebalance_is_due(system: Traits, step: int, planned_step: int, interval_steps: int) -> bool:
-    """Tell whether to place experts anew, from the steps made now and when the plan in force was made."""
-    return system.is_elastic and step // interval_steps > planned_step // interval_steps
+    """Tell whether to place experts anew, from the steps made now and when the plan in force was made; 0 is never."""
+    return system.is_elastic and bool(interval_steps) and step // interval_steps > planned_step // interval_steps

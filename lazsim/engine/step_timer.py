@@ -9,7 +9,7 @@ import numpy as np
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError
-from lazsim.limits import MAX_STRETCHES
+from lazsim.limits import MAX_STRETCHES, MAX_WHOLE
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
 from lazsim.units import format_duration
@@ -90,7 +90,7 @@ class ModelledStepTimer(StepTimer):
         self._known: dict[range, Times] = {}
 
     def _step_and_measured_s(self, step: int) -> tuple[float, float]:
-        stretch = step // LOAD_SAMPLE_STEPS
+        stretch = 0 if self._routing.is_even else step // LOAD_SAMPLE_STEPS
         if stretch not in self._times:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
             stretches = range(stretch, stretch + min(ahead, MOST_AHEAD))
@@ -107,7 +107,8 @@ class ModelledStepTimer(StepTimer):
 
     def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`."""
-        return self._step_and_measured_s(step)[0], LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+        step_s = self._step_and_measured_s(step)[0]
+        return step_s, MAX_WHOLE if self._routing.is_even else LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
 
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""

@@ -98,6 +98,7 @@ class GeneratedRouting:
     """
 
     last_step: int | None = None
+    is_even = False
     notes: tuple[str, ...] = ()
 
     def __init__(self, spec: RoutingSpec, num_layers: int, num_experts: int, seed: int, sha256: str = "") -> None:

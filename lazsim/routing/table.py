@@ -3,6 +3,7 @@
 Axes: B requested steps, S recorded steps, L layers, E experts.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,11 @@ class RecordedRouting:
     def num_experts(self) -> int:
         """Experts of a layer."""
         return int(self.tokens_SLE.shape[2])
+
+    @functools.cached_property
+    def is_even(self) -> bool:
+        """Whether all experts of a layer get the same at all steps, so that no plan and no step ever changes."""
+        return bool((self.tokens_SLE == self.tokens_SLE[:1, :, :1]).all())
 
     @property
     def interval_steps(self) -> int:
