@@ -1152,3 +1152,13 @@ def test_nodes_that_start_a_replica_together_train_in_it_together(gone, num_left
     failures = (95, "remove", "a c"), (300, "remove", gone)
     result = run("replica-drop", *failures, nodes=NAMES + " m n o", duration_s=304.0)
     assert result.states[-1].num_used == num_left
+
+
+def test_bamboo_takes_spares_in_where_they_replace_every_shadow():
+    # Twice two of 82 are under 5 %. One spare leaves a shadow, and a step 3 s long; with x, collected until 321 s, none
+    # is left. The step ends at 110 + 71 * 3 = 323 s; a rebuild of 10 s, and a transfer of 7 s.
+    nodes = " ".join(f"n{index}" for index in range(85))
+    changes = (95, "remove", "n0 n20"), (201, "add", "x")
+    result = run("bamboo", *changes, nodes=nodes, cost_model=staged_costs(num_nodes=84))
+    assert [event.time_s for event in result.events if event.event in ("recovered", "joined")] == [110, 340]
+    assert result.states[-1].num_used == 84

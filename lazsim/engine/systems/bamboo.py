@@ -1,5 +1,6 @@
 """Redundant stages (Bamboo, NSDI 2023, arXiv 2204.12013; its simulator)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
-from lazsim.engine.protocol import Decision, StoppedJob
+from lazsim.engine.protocol import Decision, StoppedJob, UsableNodes
 from lazsim.engine.systems.seats import SeatSystem
 from lazsim.engine.systems.system import FULL_PACE, Pace, held_state_bytes
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
@@ -38,6 +39,13 @@ class Bamboo(SeatSystem):
     def why_exposed(self, costs: CostModel, num_nodes: int) -> str:
         """See `System.why_exposed`: one pipeline suffices."""
         return ""
+
+    def newcomers(
+        self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
+    ) -> tuple[str, ...]:
+        """See `System.newcomers`: none while a shadow would be left, which slows all as much as several."""
+        found = super().newcomers(costs, held, alive, usable_nodes)
+        return found if len(found) >= held.num_seats - len(held.nodes) else ()
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`: too many shadows are too slow, unless there are too few nodes for a pipeline without."""
