@@ -26,8 +26,12 @@ def history(trace):
     return [(batch.time_s, away, sorted(batch.added)) for away, batch in gone if away or batch.added]
 
 
-def slurm(*lines):
-    return "\n".join(f"[2025-03-01T{line}" for line in ("00:00:00.000] slurmctld version 23.02.7 started", *lines))
+def lines(rows):
+    return "\n".join(map(json.dumps, rows))
+
+
+def slurm(*rows):
+    return "\n".join(f"[2025-03-01T{row}" for row in ("00:00:00.000] slurmctld version 23.02.7 started", *rows))
 
 
 @pytest.mark.parametrize(
@@ -234,15 +238,6 @@ def test_kubernetes_events_in_any_order_tell_when_nodes_are_not_ready(read):
     assert trace.duration_s == 7200.0
 
 
-def test_kubernetes_node_that_was_deleted_is_back_when_it_is_registered(read):
-    rows = [
-        event("NodeReady", "a", "00:00:00"), event("RemovingNode", "a", "00:10:00"),
-        event("NodeReady", "b", "00:00:00"), event("NodeNotReady", "b", "00:10:00"),
-        event("RegisteredNode", "a", "00:20:00"), event("RegisteredNode", "b", "00:20:00"),
-    ]  # fmt: skip
-    assert history(read({"items": rows})) == [(0.0, [], ["a", "b"]), (600.0, ["a", "b"], []), (1200.0, [], ["a"])]
-
-
 def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_time(read):
     trace = read({"items": [
         event("NodeNotReady", "a", "00:00:10", "01:00:10", count=3),
@@ -252,29 +247,35 @@ def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_t
     assert any(note.startswith("2 events without a time, between") for note in trace.notes)
 
 
-def test_kubernetes_reboot_is_a_loss_though_the_node_is_back_at_once(read):
-    trace = read(
-        "\n".join(json.dumps(one) for one in (event("NodeReady", "a", "00:00:00"), event("Rebooted", "a", "00:05:00")))
-    )
-    assert history(trace) == [(0.0, [], ["a"]), (300.0, ["a"], ["a"])]
+KUBERNETES = {
+    "a node that was deleted is back when it is registered": (
+        [event("NodeReady", "a", "00:00:00"), event("RemovingNode", "a", "00:10:00"),
+         event("NodeReady", "b", "00:00:00"), event("NodeNotReady", "b", "00:10:00"),
+         event("RegisteredNode", "a", "00:20:00"), event("RegisteredNode", "b", "00:20:00")],
+        [(0.0, [], ["a", "b"]), (600.0, ["a", "b"], []), (1200.0, [], ["a"])],
+    ),
+    "a reboot is a loss though the node is back at once": (
+        [event("NodeReady", "a", "00:00:00"), event("Rebooted", "a", "00:05:00")],
+        [(0.0, [], ["a"]), (300.0, ["a"], ["a"])],
+    ),
+    "events within a second are in the order that is possible": (
+        [event("NodeReady", "a", "00:00:00"), event("NodeReady", "a", "00:05:00"),
+         event("NodeNotReady", "a", "00:05:00")],
+        [(0.0, [], ["a"]), (300.0, ["a"], ["a"])],
+    ),
+    "events of the newer API": (
+        [{"kind": "Event", "reason": reason, "regarding": {"kind": "Node", "name": "a"}, "note": "",
+          "eventTime": f"2025-03-01T00:0{minute}:00.000000Z", "deprecatedFirstTimestamp": None}
+         for minute, reason in ((0, "NodeReady"), (1, "NodeNotReady"))],
+        [(0.0, [], ["a"]), (60.0, ["a"], [])],
+    ),
+}  # fmt: skip
 
 
-def test_kubernetes_events_within_a_second_are_in_the_order_that_is_possible(read):
-    rows = [
-        event("NodeReady", "a", "00:00:00"),
-        event("NodeReady", "a", "00:05:00"),
-        event("NodeNotReady", "a", "00:05:00"),
-    ]
-    assert history(read({"items": rows})) == [(0.0, [], ["a"]), (300.0, ["a"], ["a"])]
-
-
-def test_events_of_the_newer_kubernetes_api_are_read_too(read):
-    rows = [
-        {"kind": "Event", "reason": reason, "regarding": {"kind": "Node", "name": "a"}, "note": "",
-         "eventTime": f"2025-03-01T00:0{minute}:00.000000Z", "deprecatedFirstTimestamp": None}
-        for minute, reason in ((0, "NodeReady"), (1, "NodeNotReady"))
-    ]  # fmt: skip
-    assert history(read({"items": rows})) == [(0.0, [], ["a"]), (60.0, ["a"], [])]
+@pytest.mark.parametrize("what", KUBERNETES)
+def test_events_of_kubernetes_in_a_list_and_a_line_each_tell_losses(read, what):
+    rows, expected = KUBERNETES[what]
+    assert history(read({"items": rows})) == history(read(lines(rows))) == expected
 
 
 def test_kubernetes_nodes_tell_when_they_were_made_and_last_changed(read):
@@ -318,10 +319,10 @@ def test_prometheus_target_is_gone_where_it_is_down_or_has_no_sample(read):
 def test_parts_of_a_long_range_of_prometheus_are_of_the_same_series(read):
     labels = {"__name__": "up", "job": "node", "instance": "a:9100"}
     parts = [series("111", **labels), series("101", start_s=1740787200 + 120, **labels)]
-    trace = read("\n".join(json.dumps(matrix(part)) for part in parts))
+    trace = read(lines(map(matrix, parts)))
     assert history(trace) == [(0.0, [], ["a"]), (180.0, ["a"], []), (240.0, [], ["a"])]
     counted = [series("88", job="node"), series("87", start_s=1740787200 + 60, job="node")]
-    assert read("\n".join(json.dumps(matrix(part)) for part in counted)).nodes_lost() == 1
+    assert read(lines(map(matrix, counted))).nodes_lost() == 1
 
 
 def test_prometheus_gap_of_all_series_is_an_outage_of_prometheus_and_no_loss(read):
@@ -349,7 +350,7 @@ def test_prometheus_sum_is_read_as_live_counts(read):
 ])  # fmt: skip
 def test_prometheus_sample_that_says_neither_is_refused(read, parts, says):
     found = [series(values, __name__="up", job="node", instance="a:1") for values in parts]
-    assert says in refusal(lambda: read("\n".join(json.dumps(matrix(part)) for part in found)))
+    assert says in refusal(lambda: read(lines(map(matrix, found))))
 
 
 def test_prometheus_jobs_are_not_mixed(read):
@@ -400,50 +401,46 @@ def test_aws_scaling_activities_newest_first_tell_launches_and_terminations(read
     assert trace.duration_s == 2400.0
 
 
-def notice(kind, minute, **detail):
-    return {
-        "version": "0",
-        "detail-type": kind,
-        "source": "aws.ec2",
-        "time": f"2025-03-01T00:{minute:02}:00Z",
-        "detail": detail,
-    }
+def notice(kind, minute, node="i-1", second=0, **detail):
+    stamp = f"2025-03-01T00:{minute:02}:{second:02}Z"
+    detail |= {"instance-id": node}
+    return {"version": "0", "detail-type": kind, "source": "aws.ec2", "time": stamp, "detail": detail}
+
+
+def changed(state, *when):
+    return notice("EC2 Instance State-change Notification", *when, state=state)
+
+
+def warned(minute, action):
+    return notice("EC2 Spot Instance Interruption Warning", minute, **{"instance-action": action})
 
 
 def test_aws_spot_instance_is_lost_two_minutes_after_the_warning(read):
     rows = [
-        notice("EC2 Instance State-change Notification", 0, **{"instance-id": "i-1", "state": "running"}),
-        notice("EC2 Instance Rebalance Recommendation", 5, **{"instance-id": "i-1"}),
-        notice("EC2 Spot Instance Interruption Warning", 10, **{"instance-id": "i-1", "instance-action": "terminate"}),
-        notice("EC2 Instance State-change Notification", 13, **{"instance-id": "i-1", "state": "terminated"}),
-    ]
+        changed("running", 0), notice("EC2 Instance Rebalance Recommendation", 5), warned(10, "terminate"),
+        changed("terminated", 13),
+    ]  # fmt: skip
     expected = [(0.0, [], ["i-1"]), (720.0, ["i-1"], [])]
-    assert history(read("\n".join(map(json.dumps, rows)))) == expected
+    assert history(read(lines(rows))) == expected
     assert history(read({"events": [{"timestamp": 1, "message": json.dumps(row)} for row in rows]})) == expected
 
 
 def test_an_answer_that_says_that_more_pages_follow_is_not_taken_for_all(read):
-    rows = [notice("EC2 Instance State-change Notification", at, **{"instance-id": "i-1", "state": "running"})
-            for at in (0, 5)]  # fmt: skip
-    pages = [{"events": [{"message": json.dumps(row)}], "nextToken": "more"} for row in rows]
+    pages = [{"events": [{"message": json.dumps(changed("running", at))}], "nextToken": "more"} for at in (0, 5)]
     with pytest.raises(LazsimError, match="says that more pages follow; fetch all of them"):
-        read("\n".join(map(json.dumps, pages)))
+        read(lines(pages))
     del pages[-1]["nextToken"]
-    assert len(read("\n".join(map(json.dumps, pages)))) == 1
+    assert len(read(lines(pages))) == 1
 
 
 def test_aws_spot_instance_that_stops_and_starts_again_within_its_warning_stays(read):
     # Stopped after one minute, and running again in the next.
     rows = [
-        notice("EC2 Instance State-change Notification", 0, **{"instance-id": "i-1", "state": "running"}),
-        notice("EC2 Spot Instance Interruption Warning", 10, **{"instance-id": "i-1", "instance-action": "stop"}),
-        notice("EC2 Instance State-change Notification", 11, **{"instance-id": "i-1", "state": "stopped"}),
-        {**notice("EC2 Instance State-change Notification", 11, **{"instance-id": "i-1", "state": "running"}),
-         "time": "2025-03-01T00:11:30Z"},
-        notice("EC2 Instance State-change Notification", 20, **{"instance-id": "i-2", "state": "running"}),
+        changed("running", 0), warned(10, "stop"), changed("stopped", 11), changed("running", 11, "i-1", 30),
+        changed("running", 20, "i-2"),
     ]  # fmt: skip
     expected = [(0.0, [], ["i-1"]), (660.0, ["i-1"], []), (690.0, [], ["i-1"]), (1200.0, [], ["i-2"])]
-    assert history(read("\n".join(map(json.dumps, rows)))) == expected
+    assert history(read(lines(rows))) == expected
 
 
 def operation(kind, name, start, end, zone="us-central1-a", **fields):
@@ -489,17 +486,6 @@ def test_gcp_instances_of_one_name_in_two_zones_are_two_nodes(read):
 )
 def test_broken_log_of_a_cluster_is_one_line(read, text):
     refusal(lambda: read(text), TraceFormatError)
-
-
-def test_sacctmgr_node_that_drains_is_lost_once_it_is_drained(read):
-    trace = read(
-        "NodeName|TimeStart|TimeEnd|State|Reason\n"
-        "gpu-1|2025-03-01T00:00:00|2025-03-01T01:00:00|DRAINING|bad fan\n"
-        "gpu-1|2025-03-01T01:00:00|2025-03-01T02:00:00|DRAINED|bad fan\n"
-        "gpu-2|2025-03-01T03:00:00|2025-03-01T03:30:00|DOWN*|Not responding\n"
-    )
-    assert [(batch[0], batch[1]) for batch in history(trace) if batch[1]] == [(0.0, ["gpu-1"]), (7200.0, ["gpu-2"])]
-    assert any(note.startswith("1 row is left out") for note in trace.notes)
 
 
 @pytest.mark.parametrize(
