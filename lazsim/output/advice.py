@@ -116,8 +116,8 @@ def _name(advice: Advice, one: Alternative) -> str:
 
 def _ranking_table(advice: Advice) -> Table:
     goal = advice.goal
-    columns = [key("choice", kind="text"), Column("interval, steps"), Column(goal.heading), Column("best is better by")]
-    columns += [Column("seeds")]
+    columns = [key("choice", kind="text"), Column("interval, steps", ","), Column(goal.heading)]
+    columns += [Column("best is better by"), Column("seeds")]
     columns += [Column("in time")] if goal.done is not None else []
     rows, shown = [], advice.ranking[:MOST_RANKED]
     names, common = name_apart([one.name.choice for one in shown])
