@@ -26,6 +26,7 @@ from lazsim.live.calibration import (
     STEPS_PER_COUNT,
     Calibration,
     CalibrationFaults,
+    all_lost_ratio,
     calibrate,
     drift,
     kill_ages_s,
@@ -160,6 +161,18 @@ def test_a_calibration_kills_workers_that_are_as_old_as_those_of_the_trace(monke
     assert ages[:2] == [9, 25]
     assert max(ages[2:5]) == 41
     assert ages[5:] == [30, 30, 30]
+
+
+def test_a_calibration_loses_all_nodes_as_often_for_each_loss_of_some_as_the_trace():
+    # By turns, as the trace says of itself.
+    assert all_lost_ratio(kills_and_joins(4)) == 1.0
+    assert all_lost_ratio(quiet_trace(4)) == 0.0
+    lost = {}
+    for ratio in (0.0, 1.0, 2.0, 99.0):
+        # One and two nodes, twice each, and then all.
+        losses = CalibrationFaults(4, lambda count: count if count >= 2 else 0, [], all_lost=ratio)._losses
+        lost[ratio] = (losses[:4], losses[4:])
+    assert lost == {ratio: ([1, 2, 1, 2], [4] * number) for ratio, number in zip(lost, (2, 4, 8, 8), strict=True)}
 
 
 def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch, pool):

@@ -1,7 +1,8 @@
 """Calibrate: measure the costs of steps and recoveries on this machine, in a live run made for it.
 
 A calibration run loses one node and gets another, then two at once, and so on; in the end it loses all of them at once.
-Nodes are killed when they are as old as those that the trace kills, since an old process takes longer to end.
+Nodes are killed when they are as old as those that the trace kills, since an old process takes longer to end. All are
+lost as often, for one loss of some, as in the trace: such a loss is noticed later, and new workers make a longer step.
 """
 
 import math
@@ -31,6 +32,9 @@ GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 NUM_ROUNDS = 2
 """Times that a calibration loses each number of nodes, and all of them."""
+
+MOST_ALL_LOST = 2.0
+"""Most losses of all nodes for each loss of some: more take minutes, and tell little of the others."""
 
 MAX_AGE_S = 30.0
 """Longest wait of a calibration for its nodes to get as old as those of the trace; by then their memory has grown."""
@@ -85,21 +89,40 @@ def kill_ages_s(trace: Trace) -> list[float]:
     return sorted(ages_s)
 
 
+def all_lost_ratio(trace: Trace) -> float:
+    """Return how often a trace loses all nodes for each time that it loses some."""
+    alive: set[str] = set()
+    are_all = []
+    for batch in trace.batches():
+        if batch.removed:
+            are_all.append(alive == set(batch.removed))
+        alive = (alive - set(batch.removed)) | set(batch.added)
+    return sum(are_all) / max(1, are_all.count(False))
+
+
 class CalibrationFaults:
     """The faults of a calibration run, with steps between each.
 
     Kills one node and starts another, kills two at once and starts others, and so on down to the fewest nodes that the
-    system can use, and in the end all nodes. Where the system can use no fewer nodes than there are, one node still
-    goes, and the job waits for the next. Nodes are killed once one is as old as the next of `ages_s`.
+    system can use, and in the end all nodes, `all_lost` times for each of these losses, or more. Where the system can
+    use no fewer nodes than there are, one node still goes, and the job waits for the next. Nodes are killed once one is
+    as old as the next of `ages_s`.
     """
 
     def __init__(
-        self, num_nodes: int, usable_nodes: Callable[[int], int], ages_s: Sequence[float], num_rounds: int = NUM_ROUNDS
+        self,
+        num_nodes: int,
+        usable_nodes: Callable[[int], int],
+        ages_s: Sequence[float],
+        num_rounds: int = NUM_ROUNDS,
+        all_lost: float = 0.0,
     ) -> None:
         self._num_nodes, self._usable_nodes = num_nodes, usable_nodes
         fewest = min(count for count in range(1, num_nodes + 1) if usable_nodes(count))
         # Nodes of each loss that is to come, and their ages.
-        self._losses = num_rounds * [*range(1, num_nodes - min(fewest, num_nodes - 1) + 1)] + num_rounds * [num_nodes]
+        some = num_rounds * [*range(1, num_nodes - min(fewest, num_nodes - 1) + 1)]
+        num_all = max(num_rounds, round(min(all_lost, MOST_ALL_LOST) * len(some)))
+        self._losses = some + num_all * [num_nodes]
         parts = (np.arange(len(self._losses)) + 0.5) / len(self._losses)
         self._ages_s = np.minimum(np.quantile(ages_s or [0.0], parts), MAX_AGE_S).tolist()
         self._alive = [f"c{index}" for index in range(num_nodes)]
@@ -169,11 +192,13 @@ async def calibrate(
     ages_s: Sequence[float] = (),
     num_rounds: int = NUM_ROUNDS,
     on_start: OnStart | None = None,
+    *,
+    all_lost: float = 0.0,
 ) -> LiveRun:
     """Make a run that measures the costs of runs with up to `num_nodes` nodes, killed at the ages `ages_s`.
 
-    It saves as often as the job does, since saves that are written behind steps slow these, and often enough to tell
-    what a save takes.
+    It loses all of them `all_lost` times for each loss of some. It saves as often as the job does, since saves that are
+    written behind steps slow these, and often enough to tell what a save takes.
     """
     most_steps = STEPS_PER_COUNT // 2
     interval_steps = min(spec.checkpoint_interval_steps or most_steps, most_steps)
@@ -183,7 +208,7 @@ async def calibrate(
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
     usable_nodes = partial(LIVE_SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))
     nodes = {"num_initial": num_nodes, "max_nodes": num_nodes}
-    injector = CalibrationFaults(num_nodes, usable_nodes, ages_s, num_rounds)
+    injector = CalibrationFaults(num_nodes, usable_nodes, ages_s, num_rounds, all_lost)
     return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
 
 

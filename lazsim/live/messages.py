@@ -5,6 +5,24 @@ running number and the text. So nobody can forge a line, send it again, or send 
 
 A connection begins with a nonce of the controller, then a nonce and a proof of the worker, then a proof of the
 controller. They have fixed sizes, so that a stranger can send neither end more than that.
+
+Then the messages of a worker, and what it is to the coordinator after each::
+
+    worker                              controller
+    Hello                          -->                                  idle
+                                   <--  Welcome
+                                   <--  StartGeneration                 entered
+    Note                           -->  Note, to the other members
+    Reached("connected")           -->                                  connected
+    Reached("ready")               -->                                  ready
+                                   <--  Command("train")
+    StepDone, of rank 0            -->
+    CheckpointWritten              -->
+                                   <--  Command("pause" or "save", at the end of a step; "abort", at once)
+    Left                           -->                                  idle, until the next StartGeneration
+                                   <--  Stop
+
+A worker is dead once its connection ends. One that has lost its controller begins anew with the state that it holds.
 """
 
 import hashlib

@@ -23,6 +23,7 @@ from lazsim.files.writing import check_folder, scratch_folder
 from lazsim.live.calibration import (
     GOLDEN_RATIO,
     Calibration,
+    all_lost_ratio,
     calibrate,
     drift,
     kill_ages_s,
@@ -160,7 +161,9 @@ def validate(
     async def run(pool: WorkerPool) -> Validation:
         with _own_folder(spec) as own:
             on_start = progress("calibrating", None)
-            before = await calibrate(own, max_nodes, pool, device, ages_s, on_start=on_start)
+            before = await calibrate(
+                own, max_nodes, pool, device, ages_s, on_start=on_start, all_lost=all_lost_ratio(trace)
+            )
         calibration = summarise(before)
         predicted = predict(spec, compressed, calibration, max_nodes)
         with _own_folder(spec) as own:
