@@ -13,10 +13,8 @@ SAMPLE = "0,add,a\n0,add,b\n60000,remove,a\n120000,add,c\n"
 
 
 @pytest.fixture
-def sample(tmp_path):
-    path = tmp_path / "sample.csv"
-    path.write_text(SAMPLE)
-    return path
+def sample(write):
+    return write(SAMPLE, "sample.csv")
 
 
 def test_info_fits_eighty_columns(lazsim):
@@ -37,12 +35,10 @@ def test_info_json_is_one_object_and_notes_stay_off_stdout(lazsim, sample):
     assert err.startswith("note: ")
 
 
-def test_info_of_a_capped_stretch(lazsim, sample):
-    out = lazsim(
-        "trace", "info", sample, "--json", "--start", "30s", "--duration", "60s", "--max-nodes", 1, "--cap", "clip"
-    )[1]
-    assert json.loads(out)["peak_nodes"] == 1
-    assert json.loads(out)["span_s"] == 60.0
+def test_info_of_a_capped_stretch(answered, sample):
+    stretch = ("--start", "30s", "--duration", "60s", "--max-nodes", 1, "--cap", "clip")
+    info = answered("trace", "info", sample, *stretch)
+    assert (info["peak_nodes"], info["span_s"]) == (1, 60.0)
 
 
 def test_info_says_what_a_trace_does_not_define_by_a_dash(lazsim, write):
@@ -131,8 +127,8 @@ def test_options_offer_every_cap_and_take_what_a_mapping_takes():
     assert MAPPING == OPTIONS
 
 
-def test_fit_json(lazsim):
-    found = json.loads(lazsim("trace", "fit", BUNDLED, "--seeds", 3, "--json")[1])
+def test_fit_json(answered):
+    found = answered("trace", "fit", BUNDLED, "--seeds", 3)
     assert found["recipe"]["target_nodes"] == 32
     assert set(found["fit"]["num_losses"]) == {"real", "median", "p5", "p95"}
 
@@ -232,57 +228,41 @@ def mirror(tmp_path):
         server.server_close()
 
 
-def fetch(lazsim, tmp_path, entry, *options):
-    cache, out = tmp_path / "cache", tmp_path / "fetched.csv"
-    return (*lazsim("trace", "fetch", entry, "--cache", cache, "--out", out, *options), cache, out)
+def fetch(tmp_path, entry, *options):
+    return ("trace", "fetch", entry, "--cache", tmp_path / "cache", "--out", tmp_path / "fetched.csv", *options)
 
 
 def test_fetch_gets_the_file_and_keeps_it(lazsim, tmp_path, mirror):
     url, entry, served = mirror
-    code, _, err, _, out = fetch(lazsim, tmp_path, entry, "--base-url", url)
-    assert code == 0, err
-    assert out.read_text() == SAMPLE
-    served.unlink()
-    out.unlink()
-    assert fetch(lazsim, tmp_path, entry, "--base-url", url)[0] == 0
-    assert out.read_text() == SAMPLE
+    for _ in range(2):
+        code, _, err = lazsim(*fetch(tmp_path, entry, "--base-url", url))
+        assert code == 0, err
+        assert (tmp_path / "fetched.csv").read_text() == SAMPLE
+        (tmp_path / "fetched.csv").unlink()
+        served.unlink(missing_ok=True)
 
 
 def test_fetch_takes_the_mirror_from_the_environment(lazsim, tmp_path, mirror, monkeypatch):
     monkeypatch.setenv("LAZSIM_FETCH_URL", mirror[0] + "/")
-    assert fetch(lazsim, tmp_path, mirror[1])[0] == 0
+    assert lazsim(*fetch(tmp_path, mirror[1]))[0] == 0
 
 
-def leaves_nothing(cache, out):
-    return not out.exists() and not cache.exists()
-
-
-def test_fetch_refuses_other_bytes_and_keeps_nothing(lazsim, tmp_path, mirror):
+@pytest.mark.parametrize(
+    ("spoil", "base_url", "said"),
+    [
+        (lambda served: served.write_text(SAMPLE + "180000,add,d\n"), None, "SHA-256"),
+        (Path.unlink, None, "404"),
+        (Path.exists, "http://127.0.0.1:9", "127.0.0.1:9"),
+        (Path.exists, "nonsense", "nonsense"),
+    ],
+    ids=["other bytes", "no file", "no server", "no address"],
+)
+def test_fetch_that_fails_is_one_line_and_keeps_nothing(refused, tmp_path, mirror, spoil, base_url, said):
     url, entry, served = mirror
-    served.write_text(SAMPLE + "180000,add,d\n")
-    code, _, err, cache, out = fetch(lazsim, tmp_path, entry, "--base-url", url)
-    assert code == 2
-    assert len(err.splitlines()) == 1
-    assert "SHA-256" in err
-    assert leaves_nothing(cache, out)
-
-
-def test_fetch_says_that_a_file_is_not_there(lazsim, tmp_path, mirror):
-    url, entry, served = mirror
-    served.unlink()
-    code, _, err, cache, out = fetch(lazsim, tmp_path, entry, "--base-url", url)
-    assert code == 2
-    assert "404" in err
-    assert len(err.splitlines()) == 1
-    assert leaves_nothing(cache, out)
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nonsense"])
-def test_fetch_without_a_server_is_one_line(lazsim, tmp_path, mirror, url):
-    code, _, err, cache, out = fetch(lazsim, tmp_path, mirror[1], "--base-url", url)
-    assert code == 2
-    assert len(err.splitlines()) == 1
-    assert leaves_nothing(cache, out)
+    spoil(served)
+    assert said in refused(*fetch(tmp_path, entry, "--base-url", base_url or url))
+    assert not (tmp_path / "fetched.csv").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_reference_files_all_have_an_entry_with_their_hash(shared):
