@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lazsim.blocks import row_blocks
 from lazsim.costmodel.step import CostModel
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
@@ -24,8 +25,8 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
     if not bytes_NN.any():
         return 0.0
     sends = bytes_NN > 0
-    is_peer = (sends | sends.T).sum(axis=1)
-    connect_s = costs.cluster.recovery.connect_s * int(is_peer.max())
+    num_peers_N = np.count_nonzero(sends | sends.T, axis=1)
+    connect_s = costs.cluster.recovery.connect_s * int(num_peers_N.max())
     return connect_s + flow_s(costs, bytes_NN, server_N, server_N)
 
 
@@ -40,10 +41,16 @@ def flow_s(costs: CostModel, bytes_NR: Floats, server_N: Ints, server_R: Ints) -
     """
     if not bytes_NR.any():
         return 0.0
-    local = bytes_NR * (server_N[:, None] == server_R)
-    across = bytes_NR - local
-    nic = max(np.bincount(server_N, across.sum(axis=1)).max(), np.bincount(server_R, across.sum(axis=0)).max())
-    busiest_local = max(local.sum(axis=1).max(), local.sum(axis=0).max()) / costs.cluster.gpus_per_node
+    # Bytes between servers, and inside them.
+    sent_2N, received_2R = np.zeros((2, len(server_N))), np.zeros((2, len(server_R)))
+    for some in row_blocks(*bytes_NR.shape):
+        local = bytes_NR[some] * (server_N[some, None] == server_R)
+        for kind, part in enumerate((bytes_NR[some] - local, local)):
+            sent_2N[kind, some] = part.sum(axis=1)
+            # One row after the other, so that the size of blocks changes no digit.
+            received_2R[kind] = np.concatenate([received_2R[kind : kind + 1], part]).sum(axis=0)
+    nic = max(np.bincount(server_N, sent_2N[0]).max(), np.bincount(server_R, received_2R[0]).max())
+    busiest_local = max(sent_2N[1].max(), received_2R[1].max()) / costs.cluster.gpus_per_node
     return float(costs.communication.transfer_s(nic, busiest_local))
 
 

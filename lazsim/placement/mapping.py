@@ -127,19 +127,21 @@ def map_greedily(missing_HN: Ints | Floats) -> Ints:
 
 def _bind(order: Ints, hand_A: Ints, plan_B: Ints, bound_N: Ints, is_free_H: Bools) -> None:
     """Bind the free ones of pairs in their order, each of them a cell of a table of live nodes and nodes of a plan."""
-    left, start, size = len(plan_B), 0, max(LEAST_PAIRS, len(plan_B))
-    while start < len(order):
+    left, start, size = len(plan_B), 0, LEAST_PAIRS
+    while left and start < len(order):
         row, column = np.divmod(order[start : start + size], len(plan_B))
         hand, plan = hand_A[row], plan_B[column]
         # Most pairs are free in the beginning and few later on.
-        start, size = start + size, 2 * size
+        start, size = start + size, min(2 * size, CACHED_ELEMENTS)
         both = is_free_H[hand] & (bound_N < 0)[plan]
+        bound: dict[int, int] = {}
+        hands: set[int] = set()
         for one, other in zip(hand[both].tolist(), plan[both].tolist(), strict=True):
-            if is_free_H[one] and bound_N[other] < 0:
-                bound_N[other], is_free_H[one] = one, False
-                left -= 1
-                if not left:
-                    return
+            if one not in hands and other not in bound:
+                bound[other] = one
+                hands.add(one)
+        bound_N[list(bound)], is_free_H[list(hands)] = list(bound.values()), False
+        left -= len(bound)
 
 
 def map_optimally(missing_HN: Ints | Floats) -> Ints:
