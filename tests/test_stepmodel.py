@@ -581,20 +581,36 @@ def test_tokens_in_eight_bits_are_dispatched_in_half_the_time():
 
 
 @pytest.mark.parametrize(
-    ("model", "cluster", "ranks", "time_us"),
+    ("model", "cluster", "ranks", "multiprocessors", "time_us"),
     [
-        # Combines of 16,384 tokens for 8 of 256 experts, 24 multiprocessors (ai-dynamo/aiconfigurator, SGLang 0.5.12).
+        # Combines of 16,384 tokens for 8 of 256 experts (ai-dynamo/aiconfigurator, SGLang 0.5.12).
         # Tokens of 2,048 numbers have 0.29 of the bytes of those of 7,168, and take half their time.
-        ("qwen3-30b-a3b", "gb200-nvl72", 4, 1206),
-        ("kimi-k2", "gb200-nvl72", 4, 2169),
-        ("qwen3-30b-a3b", "dgx-b200", 8, 1276),
-        ("kimi-k2", "dgx-b200", 8, 2634),
+        ("qwen3-30b-a3b", "gb200-nvl72", 4, 24, 1206),
+        ("kimi-k2", "gb200-nvl72", 4, 24, 2169),
+        ("kimi-k2", "gb200-nvl72", 4, 16, 3148),
+        ("qwen3-30b-a3b", "dgx-b200", 8, 24, 1276),
+        ("qwen3-30b-a3b", "dgx-b200", 8, 16, 1838),
+        ("kimi-k2", "dgx-b200", 8, 24, 2634),
+        ("kimi-k2", "dgx-b200", 8, 8, 7157),
+        # It was measured with no more.
+        ("kimi-k2", "dgx-b200", 8, 32, 2634),
     ],
-)
-def test_deepep_takes_what_was_measured_for_the_width_of_a_token(model, cluster, ranks, time_us):
-    inputs = inputs_of(model, cluster, 64, expert=ranks, dispatcher="deepep", micro_batch=4)
+)  # fmt: skip
+def test_deepep_takes_what_was_measured_for_its_multiprocessors_and_the_width_of_a_token(
+    model, cluster, ranks, multiprocessors, time_us
+):
+    layout = {"expert": ranks, "dispatcher": "deepep", "micro_batch": 4, "exchange_multiprocessors": multiprocessors}
+    inputs = inputs_of(model, cluster, 64, **layout)
     inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, num_experts=256))
     assert exchange_s(inputs) == pytest.approx(1e-6 * time_us, rel=1e-3)
+
+
+def test_deepep_sends_with_its_20_multiprocessors_and_where_it_stands_in_for_another_with_all_that_were_measured():
+    def sent_s(dispatcher: str, multiprocessors: int = 0) -> float:
+        return exchange_s(inputs_of(dispatcher=dispatcher, exchange_multiprocessors=multiprocessors))
+
+    assert sent_s("deepep", 16) > sent_s("deepep") == sent_s("deepep", 20) > sent_s("deepep", 24)
+    assert sent_s("hybridep") == sent_s("hybridep", 32) == sent_s("deepep", 24)
 
 
 def test_biases_of_experts_move_the_bytes_of_their_sums():

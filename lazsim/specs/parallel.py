@@ -80,7 +80,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     dispatcher: Dispatcher = "all_to_all"
     """See `Dispatcher`."""
     exchange_multiprocessors: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Multiprocessors that ``deepep`` or ``hybridep`` takes from kernels beside it; 0: 20 or 16, their defaults."""
+    """Multiprocessors that ``deepep`` or ``hybridep`` takes from kernels beside it, and with which ``deepep`` sends;
+    0: 20 or 16, their defaults."""
     dispatch_precision: Literal["bf16", "fp8"] = "bf16"
     """Type of tokens on their way to experts, ``bf16`` or ``fp8``; back from them they have 16 bits."""
     overlap_expert: bool = False

@@ -7,7 +7,7 @@ import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.placement.plan import Bools, Floats
-from lazsim.stepmodel.tables import KERNEL_AXES
+from lazsim.stepmodel.tables import KERNEL_AXES, work_axes
 
 Points = dict[tuple[float, ...], float]
 """Times by sizes."""
@@ -58,7 +58,7 @@ def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[
         dropped = np.arange(times.shape[worst]) == holes[worst].argmax()
         axes, times = _drop(kernel, axes, times, worst, dropped, notes)
     dips = np.zeros(times.shape, dtype=bool)
-    for axis in range(times.ndim):
+    for axis in work_axes(kernel):
         dips |= times < DIP * np.maximum.accumulate(times, axis=axis)
     if dips.any():
         notes.append(f"{kernel}: {dips.sum()} of {dips.size} points take under 90 % of a smaller size; they are kept")

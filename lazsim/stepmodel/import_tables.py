@@ -31,6 +31,7 @@ from lazsim.stepmodel.tables import (
     parse_tables,
     positive_number,
     tables_names,
+    work_axes,
 )
 
 UNLIKELY_FACTOR = 10.0
@@ -98,10 +99,10 @@ SOURCES: Mapping[str, TableSource] = {
     ),
     "deepep_normal.csv": TableSource(
         "exchange_deepep",
-        lambda row: (row["tokens_per_rank"], _exchanged_bytes(row, row["gpus"], 1)),
-        ("gpus", "topk", "experts", "hidden", "tokens_per_rank"),
+        lambda row: (row["tokens_per_rank"], _exchanged_bytes(row, row["gpus"], 1), row["sms"]),
+        ("gpus", "topk", "experts", "hidden", "tokens_per_rank", "sms"),
         fixed={"nodes": "1", **DEEPSEEK},
-        chosen=("sms", "version"),
+        chosen=("version",),
         ranks="gpus",
         time="combine_transmit_us",
     ),
@@ -180,7 +181,7 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
             notes += _copies(kernel, gpu, points, others | _catalogued(kernel, unnamed))
             notes += _unlikely(kernel, points, catalogue)
             axes, times = full_grid(kernel, points, notes)
-            if min(times.shape) < 2:
+            if min(times.shape[axis] for axis in work_axes(kernel)) < 2:
                 notes.append(f"{kernel}: left out, since one of its sizes has a single value")
                 continue
             if (nodes := rows[0].get("nodes", "1")) != "1" and file == NCCL_TESTS:

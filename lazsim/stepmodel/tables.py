@@ -27,9 +27,15 @@ KERNEL_AXES: Mapping[str, tuple[str, ...]] = (
     | {f"attention_{kind}": ("heads", "sequence") for kind in ("64", "128", "latent")}
     | {"quantise": ("elements",)}
     | dict.fromkeys(COLLECTIVES, ("bytes",))
-    | {"exchange_deepep": ("tokens", "bytes of a token")}
+    | {"exchange_deepep": ("tokens", "bytes of a token", "multiprocessors")}
 )
 """Every kernel of a table, and its sizes: attention has the heads of all sequences and the length of each."""
+
+
+def work_axes(kernel: str) -> list[int]:
+    """Return the sizes of a kernel that make its work; of multiprocessors, which do it, one number is enough."""
+    return [axis for axis, name in enumerate(KERNEL_AXES[kernel]) if name != "multiprocessors"]
+
 
 COLUMNS = ("kernel", "size", "columns", "inner", "num_ranks", "time_us")
 
@@ -85,7 +91,8 @@ class KernelTables:
     """The GPU."""
     grids: Mapping[str, KernelGrid]
     """Times by kernel: matmuls over rows, columns and inner size; attention over heads of all sequences and their
-    length; ``quantise`` over elements; collectives over bytes, DeepEP over tokens and the bytes that each sends."""
+    length; ``quantise`` over elements; collectives over bytes, DeepEP over tokens, the bytes that each sends and the
+    multiprocessors that send them."""
     collective_ranks: Mapping[str, int]
     """GPUs over which each collective was measured."""
     remarks: tuple[str, ...] = ()
@@ -122,6 +129,11 @@ class KernelTables:
         """Scale a measured collective to another number of ranks at its bus bandwidth."""
         time_s = self.time_s(kernel, num_bytes)
         return time_s * (1 - 1 / num_ranks) / (1 - 1 / self.ranks_of(kernel))
+
+    def sent_s(self, tokens: float, token_bytes: float, multiprocessors: float) -> float:
+        """Return the time of an exchange by DeepEP; no more multiprocessors send than it was measured with."""
+        most = self._grid("exchange_deepep").axes[2][-1]
+        return self.time_s("exchange_deepep", tokens, token_bytes, min(multiprocessors, most))
 
     def ranks_of(self, kernel: str) -> int:
         """Return the GPUs over which a collective was measured; a `SpecError` says that it was not."""
@@ -246,6 +258,6 @@ def _grid(kernel: str, times: Mapping[tuple[float, ...], float]) -> KernelGrid:
     axes = tuple(sorted(set(axis)) for axis in zip(*times, strict=True))
     if missing := math.prod(map(len, axes)) - len(times):
         raise SpecError(f"{kernel}: {missing} points of its grid are missing")
-    if min(map(len, axes)) < 2:
+    if min(len(axes[axis]) for axis in work_axes(kernel)) < 2:
         raise SpecError(f"{kernel}: one size has a single value; give two or more, or leave the kernel out")
     return KernelGrid(axes, np.reshape([times[sizes] for sizes in sorted(times)], [len(axis) for axis in axes]))
