@@ -240,7 +240,10 @@ class Replay:
         if self.join_is_due():
             return self.train
         slower, share = self.rules.pace(self) if self.missing() else (1.0, 1.0)
-        seconds, begun = self.job.costs.step_s(self.num_seats) * slower, self.now
+        timed, size = self.num_seats, self.job.stages * self.job.shares
+        if self.system == "oobleck":
+            timed = len(self.seats) // size * size  # The replicas of as many pipelines.
+        seconds, begun = self.job.costs.step_s(timed) * slower, self.now
         self.last_step_s = seconds
         self.step_end = self.now + seconds
         try:
@@ -248,7 +251,7 @@ class Replay:
         except FailedError:
             self.lose(self.now - begun)
             raise
-        self.steps.append((round(self.job.costs.batch(self.num_seats) * share), seconds))
+        self.steps.append((round(self.job.costs.batch(timed) * share), seconds))
         return self.train
 
     def lose(self, seconds):
@@ -618,6 +621,11 @@ class Replay:
         extra = max(0.0, micro * most / (self.replicas() - most) - 0.5 * bubbles)
         return (micro + bubbles + extra) / (micro + bubbles), 1.0
 
+    def divided(self):
+        """Oobleck: throughput goes with the nodes, beyond those of whole replicas, too."""
+        size = self.job.stages * self.job.shares
+        return len(self.seats) // size * size / len(self.seats), 1.0
+
     def stacked(self):
         """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""
         return fewest_stacks(self.replicas(), frozenset(self.whole())), 1.0
@@ -693,9 +701,7 @@ RULES = {
     "moevement": Rules(recover=Replay.replay_stage),
     "replica-drop": DROPS,
     "ft-hsdp": DROPS._replace(timeout_s=STALL_S),
-    "oobleck": PLACES._replace(
-        recover=Replay.take_templates, pace=lambda replay: (replay.num_seats / len(replay.seats), 1.0)
-    ),
+    "oobleck": PLACES._replace(recover=Replay.take_templates, pace=Replay.divided),
     "recycle": PLACES._replace(goes_on=Replay.has_each_place, pace=Replay.rerouted, go_on_s={"reconfigure": REBUILD_S}),
     "bamboo": PLACES._replace(
         recover=Replay.keep_pipelines, goes_on=Replay.has_shadows, pace=lambda replay: (1.5, 1.0), go_on_s={}

@@ -85,7 +85,10 @@ def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes:
 def _steady(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> tuple[PlacementPlan, float]:
     load_LE = routing.loads([STEADY_STEP])[0]
     used = system.usable_nodes(costs, num_nodes)
-    plan = system.plan(costs, used, load_LE)
+    replica, is_full = costs.grid.replica_nodes, system.num_seats(costs, used) == used
+    # Nodes beyond whole model replicas make the steps of these faster.
+    whole = used if is_full else used // replica * replica
+    plan = system.plan(costs, whole, load_LE)
     servers = np.arange(plan.num_nodes) // costs.cluster.nodes_per_server
     step_s = float(costs.step_times(plan, system.layout(costs, servers)).step_s(load_LE[None])[0])
     return plan, step_s * plan.num_nodes / used

@@ -101,9 +101,11 @@ class Plans:
 
     def timer(self, held: Held, step: int) -> StepTimer:
         """Return what times steps from one on while every node of the plan is there."""
-        made = _made(held)
+        made, num_timed = _made(held), self._system.timed_seats(self._costs, held)
+        if num_timed != made.num_nodes:
+            made = replace(made, num_nodes=num_timed)
         # Nodes that are missing are taken to have been where the plan has them.
-        servers_N = np.arange(held.num_seats) // self._costs.cluster.nodes_per_server
+        servers_N = np.arange(num_timed) // self._costs.cluster.nodes_per_server
         timer = self._timers.make(made, self._nodes.servers(held.nodes) if held.is_whole else servers_N)
         self.sampler.consider(step, timer.step_s(step), window_s(self._system, self._costs, held.num_seats))
         return timer

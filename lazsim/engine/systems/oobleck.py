@@ -22,7 +22,8 @@ class Oobleck(SeatSystem):
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
     ``n0`` on, and batches are divided so that pipelines end together: throughput goes with the nodes left. The
-    imbalance of uneven stages is left out.
+    imbalance of uneven stages is left out. A step is one of as many model replicas as there are pipelines, faster by
+    the nodes beyond these.
 
     Of ``n`` nodes, those that make no whole number of ``n0`` take places of one more model replica. After a failure
     nodes change their places until each is taken ``n // n0`` times, as often as there are pipelines. A copy is the
@@ -38,6 +39,10 @@ class Oobleck(SeatSystem):
     def num_seats(self, costs: CostModel, num_nodes: int) -> int:
         """See `System.num_seats`."""
         return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
+
+    def timed_seats(self, costs: CostModel, held: Held) -> int:
+        """See `System.timed_seats`: those of as many model replicas as there are pipelines."""
+        return len(held.nodes) // costs.grid.replica_nodes * costs.grid.replica_nodes
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
         """See `System.plan`: for the places that nodes take, and those beside them."""
@@ -84,7 +89,7 @@ class Oobleck(SeatSystem):
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
-        return FULL_PACE if held.is_whole else Pace(held.num_seats / len(held.nodes))
+        return FULL_PACE if held.is_whole else Pace(self.timed_seats(costs, held) / len(held.nodes))
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
         """See `System.restart_s`: each node reads what is in a place."""

@@ -166,6 +166,10 @@ class System:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
         return num_nodes
 
+    def timed_seats(self, costs: CostModel, held: Held) -> int:
+        """Return the places of the plan whose steps `pace` is held against: all, the free ones included."""
+        return held.num_seats
+
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
         grid = costs.grid
