@@ -72,7 +72,8 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
         ties = [words(one) for one in others if one.is_tie]
         told = f"; it cannot be told from {'; '.join(ties[:MOST_TIES])}" if ties else ""
         if any(one.is_tie is None for one in others):
-            told = "; too few seeds to tell it from the others"
+            told = f"; too few seeds to tell it from the others, ahead of the next at {others[0].num_ahead}"
+            told += f" of {others[0].num_common}"
         kept = f" ({overall.held_out:,.0f} where other seeds choose)" if others and overall.held_out > 0 else ""
         answer = f"{words(best)} trains most: {with_interval(best.mean, ',.0f')} samples{kept}{told}."
     means = result.means()
@@ -170,7 +171,8 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
         best, *others = contest.ranking
         ties = [name(one, contest) for one in others if one.is_tie]
         ties[MOST_TIES:] = [f"{len(ties) - MOST_TIES} more"] if len(ties) > MOST_TIES else []
-        ties += ["too few seeds to tell"] if any(one.is_tie is None for one in others) else []
+        if any(one.is_tie is None for one in others):
+            ties += [f"too few seeds to tell; ahead at {others[0].num_ahead} of {others[0].num_common}"]
         among = ", ".join(_word(what, value, len(axes)) for what, value in contest.among.items()) or "all"
         behind = with_interval(others[0].behind, ".3f") if others else None
         told = with_interval(best.mean, ",.0f"), contest.held_out, behind, "; ".join(ties) or None

@@ -80,6 +80,9 @@ class Ranked(Generic[Name]):
     is_tie: bool | None
     """Whether it may be as good as the best: their values are the same, or `is_better` does not tell the best from it.
     None where there are too few seeds to tell."""
+    num_common: int
+    num_ahead: int
+    """Seeds that it has in common with the best, and of these, where the best is better."""
 
 
 def is_better(one: BySeed, other: BySeed, *, less_is_better: bool = False) -> bool | None:
@@ -129,7 +132,10 @@ def rank(
         by_seed = values[name]
         behind = better_by(values[first], by_seed)
         is_behind = values[first] != by_seed and is_better(values[first], by_seed, less_is_better=less_is_better)
-        found.append(Ranked(name, len(by_seed), means[name], behind, None if is_behind is None else not is_behind))
+        is_tie = None if is_behind is None else not is_behind
+        seeds = common_seeds([values[first], by_seed])
+        num_ahead = sum(better_by({seed: values[first][seed]}, {seed: by_seed[seed]}).value > 1 for seed in seeds)
+        found.append(Ranked(name, len(by_seed), means[name], behind, is_tie, len(seeds), num_ahead))
     return tuple(found)
 
 

@@ -244,6 +244,7 @@ class SweepResult:
                     self._describe(*one.name)
                     | {"num_runs": one.num_seeds, **one.mean.named("samples", "_mean")}
                     | {**one.behind.named("behind", "_mean"), "is_tie": one.is_tie}
+                    | {"num_common_seeds": one.num_common, "num_seeds_behind": one.num_ahead}
                     for one in contest.ranking
                 ],
             }
