@@ -344,7 +344,7 @@ class _MappedTable:
         end_s = max(end_s, events[-1].time_s if events else 0.0)
         begins = "begin with the first outage and to " if self._times.is_absolute else ""
         ends = self._ends(
-            f"the trace is taken to {begins}end with the last time in the file; `span` says from when to when "
+            f"the trace is taken to {begins}end with the last row that counts; `span` says from when to when "
             "nodes were observed"
         )
         return TraceReading(
