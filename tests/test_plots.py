@@ -1,5 +1,6 @@
 """Figures show what happened, and leave the program that draws them as it was."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -15,12 +16,14 @@ from lazsim.costmodel.profile import PROFILES, read_profile
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.log import State
 from lazsim.engine.systems import SYSTEMS
+from lazsim.output.maps import layer_maps
 from lazsim.output.plots import charts
 from lazsim.output.plots.charts import number_log_axis
+from lazsim.output.plots.placement import placement_figure
 from lazsim.output.plots.profile import kernel_looks
 from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
-from lazsim.output.plots.style import BUCKET_COLORS, STYLE, add_legend, looks_of, new_figure
+from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, STYLE, add_legend, looks_of, new_figure
 from lazsim.placement.policies import POLICIES
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
@@ -130,6 +133,16 @@ def test_a_legend_is_no_wider_than_its_figure(name):
     add_legend(figure, axes)
     [legend] = figure.legends
     assert legend.get_window_extent().width <= figure.bbox.width
+
+
+def test_a_pdf_has_the_places_of_the_png():
+    task = build_task(10, 6, experts=16)
+    report = assess_plans(task, build_scenarios(10), ["mro", "spread", "compact", "ep", "eplb"])
+    drawn = placement_figure(layer_maps(task, report.plans, None))
+    width, height = (int.from_bytes(drawn["png"][start : start + 4], "big") for start in (16, 20))
+    page = re.search(rb"/MediaBox \[ 0 0 (\S+) (\S+) \]", drawn["pdf"])
+    points = [72 * dots / DOTS_PER_INCH for dots in (width, height)]
+    assert points == pytest.approx(list(map(float, page.groups())), abs=1)
 
 
 def test_every_system_looks_different():

@@ -200,6 +200,8 @@ def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, ti
         box = "tight" if tight else None
         figure.savefig(stream, format=file_type, metadata=NO_STAMPS[file_type], dpi=DOTS_PER_INCH, bbox_inches=box)
         files[file_type] = stream.getvalue()
+        # The next file has the places that were found for the first: to find them takes as long as to draw.
+        figure.set_layout_engine(None)
     return files
 
 
