@@ -240,10 +240,10 @@ class Replay:
         if self.join_is_due():
             return self.train
         slower, share = self.rules.pace(self) if self.missing() else (1.0, 1.0)
-        timed, size = self.num_seats, self.job.stages * self.job.shares
+        batch, seconds = self.job.costs.batch(self.num_seats), self.job.costs.step_s(self.num_seats)
         if self.system == "oobleck":
-            timed = len(self.seats) // size * size  # The replicas of as many pipelines.
-        seconds, begun = self.job.costs.step_s(timed) * slower, self.now
+            batch, seconds = self.divided()
+        seconds, begun = seconds * slower, self.now
         self.last_step_s = seconds
         self.step_end = self.now + seconds
         try:
@@ -251,7 +251,7 @@ class Replay:
         except FailedError:
             self.lose(self.now - begun)
             raise
-        self.steps.append((round(self.job.costs.batch(timed) * share), seconds))
+        self.steps.append((round(batch * share), seconds))
         return self.train
 
     def lose(self, seconds):
@@ -622,9 +622,12 @@ class Replay:
         return (micro + bubbles + extra) / (micro + bubbles), 1.0
 
     def divided(self):
-        """Oobleck: throughput goes with the nodes, beyond those of whole replicas, too."""
-        size = self.job.stages * self.job.shares
-        return len(self.seats) // size * size / len(self.seats), 1.0
+        """Oobleck: a batch takes a / n + b on n nodes, found from those numbers next to n that make whole replicas."""
+        size, count, costs = self.job.stages * self.job.shares, len(self.seats), self.job.costs
+        few = count // size * size
+        less, more = (costs.step_s(whole) / costs.batch(whole) for whole in (few, few + size))
+        a = (less - more) / (1 / few - 1 / (few + size))
+        return costs.batch(few), costs.batch(few) * (less + a * (1 / count - 1 / few))
 
     def stacked(self):
         """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""
@@ -701,7 +704,7 @@ RULES = {
     "moevement": Rules(recover=Replay.replay_stage),
     "replica-drop": DROPS,
     "ft-hsdp": DROPS._replace(timeout_s=STALL_S),
-    "oobleck": PLACES._replace(recover=Replay.take_templates, pace=Replay.divided),
+    "oobleck": PLACES._replace(recover=Replay.take_templates, pace=lambda replay: (1.0, 1.0)),
     "recycle": PLACES._replace(goes_on=Replay.has_each_place, pace=Replay.rerouted, go_on_s={"reconfigure": REBUILD_S}),
     "bamboo": PLACES._replace(
         recover=Replay.keep_pipelines, goes_on=Replay.has_shadows, pace=lambda replay: (1.5, 1.0), go_on_s={}

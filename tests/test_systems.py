@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import lazsim
 from lazsim.engine.held import Held, Planned
-from lazsim.engine.interval import daly_interval_s, interval_steps, young_interval_s
+from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.simulate import simulate_system
@@ -293,6 +293,23 @@ def test_templates_of_oobleck_use_every_node_from_those_on_that_hold_the_model_o
     assert {state.num_used for state in result.states} == {count}
     # At the end, one step is under way.
     assert result.samples == pytest.approx(2 * count * 2000, abs=64)
+
+
+@pytest.mark.parametrize("count", range(4, 13))
+def test_a_step_of_oobleck_shortens_by_the_work_of_each_node_more_and_bubbles_stay(count):
+    # Of 24 micro-batches in pipelines of two stages, each pipeline has a share, and one more fills it.
+    replicas_s = {4: 24 + 1, 8: 12 + 1, 12: 8 + 1}
+    timed = SYSTEMS["oobleck"].timed_seats(staged_costs(), count, 12)
+    assert sum(weight * replicas_s[seats] for seats, weight in timed.items()) == pytest.approx(24 * 4 / count + 1)
+
+
+def test_the_node_that_makes_another_pipeline_of_oobleck_slows_no_step():
+    # The bubbles of two pipelines made it 8 % slower at once, and those of three, 16 %.
+    settings = {"model": "deepseek-v3", "cluster": "h200x512", "job": "deepseek-v3", "job.parallel.global_batch": 2048}
+    scenario = resolve(settings | {"system": "oobleck"})
+    before = [steady_step_s(SYSTEMS["oobleck"], scenario.costs(), scenario.load_routing(), one) for one in (127, 191)]
+    after = [steady_step_s(SYSTEMS["oobleck"], scenario.costs(), scenario.load_routing(), one) for one in (128, 192)]
+    assert all(0.99 < less / more <= 1 for less, more in zip(after, before, strict=True))
 
 
 def test_layers_of_oobleck_are_in_every_pipeline_again_after_a_failure():

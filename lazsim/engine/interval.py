@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.step_timer import mean_step_s
 from lazsim.engine.systems.system import Save, System
 from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
@@ -85,10 +86,10 @@ def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes:
 def _steady(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> tuple[PlacementPlan, float]:
     load_LE = routing.loads([STEADY_STEP])[0]
     used = system.usable_nodes(costs, num_nodes)
-    replica, is_full = costs.grid.replica_nodes, system.num_seats(costs, used) == used
-    # Nodes beyond whole model replicas make the steps of these faster.
-    whole = used if is_full else used // replica * replica
-    plan = system.plan(costs, whole, load_LE)
-    servers = np.arange(plan.num_nodes) // costs.cluster.nodes_per_server
-    step_s = float(costs.step_times(plan, system.layout(costs, servers)).step_s(load_LE[None])[0])
-    return plan, step_s * plan.num_nodes / used
+    plan, steps = system.plan(costs, used, load_LE), []
+    for num_timed, weight in system.timed_seats(costs, used, plan.num_nodes).items():
+        timed = plan if num_timed == plan.num_nodes else system.plan(costs, num_timed, load_LE)
+        servers = np.arange(num_timed) // costs.cluster.nodes_per_server
+        times = costs.step_times(timed, system.layout(costs, servers))
+        steps.append((weight, float(times.step_s(load_LE[None])[0]), times.samples_per_step))
+    return plan, mean_step_s(steps)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -131,6 +131,40 @@ class PacedStepTimer(StepTimer):
     def extrapolated_share(self, step: int) -> float:
         """See `StepTimer`."""
         return self._timer.extrapolated_share(step)
+
+
+class MeanStepTimer(StepTimer):
+    """Times steps as the mean of others by their weights, each for the samples of the first."""
+
+    def __init__(self, timers: Sequence[tuple[float, StepTimer]]) -> None:
+        self._timers = timers
+
+    @property
+    def samples_per_step(self) -> int:  # type: ignore[override]  # known once a step was timed
+        """See `StepTimer`."""
+        return self._timers[0][1].samples_per_step
+
+    def stretch(self, step: int) -> tuple[float, int]:
+        """See `StepTimer`."""
+        num_steps = min(timer.stretch(step)[1] for _, timer in self._timers)
+        return mean_step_s(
+            [(weight, one.step_s(step), one.samples_per_step) for weight, one in self._timers]
+        ), num_steps
+
+    def extrapolated_share(self, step: int) -> float:
+        """See `StepTimer`: of the first, whose steps are nearly those of the others."""
+        return self._timers[0][1].extrapolated_share(step)
+
+
+def mean_step_s(steps: Sequence[tuple[float, float, int]]) -> float:
+    """Return the mean of steps, each a weight, seconds and samples, for the samples of the first.
+
+    Examples
+    --------
+    >>> mean_step_s([(0.25, 8.0, 16), (0.75, 8.0, 32)])
+    5.0
+    """
+    return math.fsum(weight * seconds * (steps[0][2] / samples) for weight, seconds, samples in steps)
 
 
 def require_end(step_s: float, now_s: float, end_s: float, rebalance_interval_steps: int) -> None:

@@ -1,5 +1,6 @@
 """Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,6 @@ from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.seats import SeatSystem, by_replica, order_by_replica
-from lazsim.engine.systems.system import FULL_PACE, Pace
 from lazsim.placement.plan import Ints, PlacementPlan
 
 
@@ -21,9 +21,9 @@ class Oobleck(SeatSystem):
     Notes
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
-    ``n0`` on, and batches are divided so that pipelines end together: throughput goes with the nodes left. The
-    imbalance of uneven stages is left out. A step is one of as many model replicas as there are pipelines, faster by
-    the nodes beyond these.
+    ``n0`` on, and batches are divided so that pipelines end together. The imbalance of uneven stages is left out. Work
+    goes down with the nodes, and bubbles do not, as longer pipelines take longer to fill: a step of ``n`` nodes takes
+    ``a / n + b``, which is that of whole model replicas where ``n`` makes such.
 
     Of ``n`` nodes, those that make no whole number of ``n0`` take places of one more model replica. After a failure
     nodes change their places until each is taken ``n // n0`` times, as often as there are pipelines. A copy is the
@@ -40,9 +40,13 @@ class Oobleck(SeatSystem):
         """See `System.num_seats`."""
         return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
 
-    def timed_seats(self, costs: CostModel, held: Held) -> int:
-        """See `System.timed_seats`: those of as many model replicas as there are pipelines."""
-        return len(held.nodes) // costs.grid.replica_nodes * costs.grid.replica_nodes
+    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> Mapping[int, float]:
+        """See `System.timed_seats`: those of as many model replicas as there are pipelines, and of one more."""
+        replica = costs.grid.replica_nodes
+        beyond = num_nodes % replica
+        few, more = num_nodes - beyond, num_nodes - beyond + replica
+        share = more * beyond / (num_nodes * replica)
+        return {few: 1 - share, more: share} if beyond else {few: 1.0}
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
         """See `System.plan`: for the places that nodes take, and those beside them."""
@@ -86,10 +90,6 @@ class Oobleck(SeatSystem):
             alive_KP[leaves, most] = left_KP[leaves, most] = False
             alive_KP[takes, fewest] = True
         return moved
-
-    def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
-        """See `System.pace`."""
-        return FULL_PACE if held.is_whole else Pace(self.timed_seats(costs, held) / len(held.nodes))
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
         """See `System.restart_s`: each node reads what is in a place."""

@@ -166,9 +166,12 @@ class System:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
         return num_nodes
 
-    def timed_seats(self, costs: CostModel, held: Held) -> int:
-        """Return the places of the plan whose steps `pace` is held against: all, the free ones included."""
-        return held.num_seats
+    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> Mapping[int, float]:
+        """Return the places of the plans whose mean step is that of nodes in some seats of a plan, with their weights.
+
+        Steps on all places, the free ones included, are those that `pace` is held against.
+        """
+        return {num_seats: 1.0}
 
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
