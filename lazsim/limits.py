@@ -56,7 +56,8 @@ MAX_COLUMNS = 1 << 10
 """Columns of such a table; the widest public one has 26."""
 
 MAX_STRETCHES = 1 << 19
-"""Stretches of up to 50 steps that a run simulates, each in about a millisecond: 26 million steps, beyond any job."""
+"""Stretches of steps that a run simulates, each in up to a millisecond: 26 million steps of loads that drift, which are
+stretches of up to 50, beyond any job."""
 
 MAX_SWEEP_POINTS = 100_000
 """Runs of a sweep: days of computing for one machine."""

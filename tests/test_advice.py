@@ -84,6 +84,8 @@ def test_the_fitted_interval_has_a_bound_where_seeds_agree_and_none_where_there_
     assert np.isnan(fit_interval({steps: {0: 100 - 64 / steps - steps} for steps in (4, 8, 16)})[1:]).all()
     assert fit_interval({steps: dict.fromkeys(range(6), 100.0 + steps) for steps in (4, 8, 16)}) is None
     assert fit_interval({4: {0: 1.0}, 8: {0: 2.0}}) is None
+    # Dollars and samples: of an interval at which nothing is trained, no curve is fitted.
+    assert fit_interval({4: {0: (9.0, 0.0)}, 8: {0: (8.0, 4.0)}, 16: {0: (9.0, 3.0)}}, sign=-1) is None
     assert fit_interval(rising) is None or fit_interval(rising).value > 16
 
 

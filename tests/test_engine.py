@@ -16,7 +16,7 @@ from lazsim.engine.ledger import BUCKETS, Ledger
 from lazsim.engine.plan_reliability import count_losses
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
-from lazsim.errors import InfeasiblePlanError
+from lazsim.errors import InfeasiblePlanError, SpecError
 from tests.jobs import JOIN_WAIT_S, PUBLISHED, EvenLoads, RandomLoads, costs, trace
 
 NEVER = {"checkpoint_interval_steps": dict.fromkeys(PUBLISHED, 10**6), "rebalance_interval_steps": 10**6}
@@ -552,3 +552,11 @@ def test_time_that_only_rounding_leaves_in_a_bucket_is_cut_off():
     ledger.move("compute", "lost_work", 0.9)
     assert ledger.seconds()["compute"] == 0.0
     assert ledger.seconds()["lost_work"] == 0.9
+
+
+def test_a_century_of_even_loads_is_crossed_at_one_go_and_one_of_drifting_loads_is_refused():
+    century_s = 100 * 365 * 86400.0
+    asked = trace((0, "add", "a b"), duration_s=century_s), SYSTEMS["ds"], costs()
+    assert simulate_system(*asked, EvenLoads(2, 4), interval_steps=0).steps == century_s / 2
+    with pytest.raises(SpecError, match="times 50 of them can be simulated"):
+        simulate_system(*asked, RandomLoads(2, 4), interval_steps=0)

@@ -25,8 +25,9 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import MakeStepTimer, PacedStepTimer, require_end
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer, require_end
 from lazsim.engine.systems.system import FULL_PACE, Save, System, decide_next
+from lazsim.limits import MAX_WHOLE
 from lazsim.trace.table import Batch
 
 
@@ -85,6 +86,9 @@ class Job:
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
         rebalance_steps = self.plans.rebalance_interval_steps
         self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, self.plans.window_steps) if steps}
+        self._most_steps = min(LOAD_SAMPLE_STEPS, costs.job.rebalance_interval_steps)
+        if planner.loads_are_even:
+            self._most_steps = max(LOAD_SAMPLE_STEPS, min(self._intervals, default=MAX_WHOLE))
         self._last_save: tuple[System, int, float, Save] | None = None
         self.joining = Joining(env, self.nodes, costs.job.join_wait_s, spares.start_s, self._hear_join)
         self._end_s = end_s
@@ -497,7 +501,7 @@ class Job:
         pace = self.system.pace(self.costs, held, step_s)
         if pace != FULL_PACE:
             timer = PacedStepTimer(timer, *pace)
-        require_end(step_s, self.env.now, self._end_s, self.costs.job.rebalance_interval_steps)
+        require_end(step_s, self.env.now, self._end_s, self._most_steps)
         self.state = Training(
             held,
             timer=timer,

@@ -167,9 +167,8 @@ def mean_step_s(steps: Sequence[tuple[float, float, int]]) -> float:
     return math.fsum(weight * seconds * (steps[0][2] / samples) for weight, seconds, samples in steps)
 
 
-def require_end(step_s: float, now_s: float, end_s: float, rebalance_interval_steps: int) -> None:
-    """Refuse a run that would not come to its end in hours of computing."""
-    most_steps = min(LOAD_SAMPLE_STEPS, rebalance_interval_steps)
+def require_end(step_s: float, now_s: float, end_s: float, most_steps: int) -> None:
+    """Refuse a run that would not end in hours of computing, from the most steps that it makes at one go."""
     if end_s - now_s > MAX_STRETCHES * most_steps * step_s:
         raise SpecError(
             f"`duration` {format_duration(end_s)}: steps take {step_s:.3g} s, and at most {MAX_STRETCHES:,} "

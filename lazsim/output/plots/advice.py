@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from lazsim.output.plots.charts import reach_of
 from lazsim.output.plots.run import time_unit
 from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
@@ -45,7 +45,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     for place, one in enumerate(ranking):
         # Costs of the best are the smaller ones, and its samples the larger ones.
         share, *bounds = (_percent(bound, is_cost=advice.goal.less_is_better) for bound in one.behind)
-        reach = np.nan_to_num([[abs(share - bound)] for bound in sorted(bounds)], posinf=0)
+        reach = reach_of([(share, *sorted(bounds))])
         color = looks[one.name.choice].color
         face = color if not place or one.is_tie else "white"
         bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4, markerfacecolor=face)
@@ -63,10 +63,8 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
     """
     for choice, curve in advice.curves.items():
         look, step_s = looks[choice], advice.starts[choice].step_s
-        shown = list(curve.values())
-        low, high = ([abs(one.value - one[end]) for one in shown] for end in (1, 2))
         curves.errorbar(
-            [steps * step_s for steps in curve], [one.value for one in shown], np.nan_to_num([low, high]),
+            [steps * step_s for steps in curve], [one.value for one in curve.values()], reach_of([*curve.values()]),
             color=look.color, marker=look.marker, linestyle=look.line, markersize=3, capsize=1.5, elinewidth=0.7,
             label=names[choice],
         )  # fmt: skip
@@ -93,4 +91,4 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
 
 def _percent(behind: float, *, is_cost: bool) -> float:
     """Return the value of a choice in per cent of the best one's; the best is `behind` times as good."""
-    return 100 * behind if is_cost else 100 / behind if behind else 0.0
+    return 100 * behind if is_cost else 100 / behind if behind else math.inf

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, ListedColormap
@@ -122,9 +123,20 @@ def draw_intervals(
     """Draw an error bar at each place, where there are intervals."""
     if interval[0] not in frame or not np.isfinite(frame[interval[0]].to_numpy(dtype=float)).any():
         return
-    low, heights, high = (frame[column].to_numpy(dtype=float) for column in (interval[0], y, interval[1]))
-    reach = np.maximum(np.stack([heights - low, np.where(np.isinf(high), 0, high - heights)]), 0)
-    axes.errorbar(places, heights, yerr=reach, fmt="none", ecolor=color, elinewidth=0.7, capthick=0.7, zorder=4)
+    reach = reach_of(frame[[y, *interval]].to_numpy(dtype=float))
+    axes.errorbar(places, frame[y], yerr=reach, fmt="none", ecolor=color, elinewidth=0.7, capthick=0.7, zorder=4)
+
+
+def reach_of(intervals: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return how far an error bar reaches to both sides of each value, shape (2, N): not at all where it has no end.
+
+    Examples
+    --------
+    >>> reach_of([(7, 4, 8), (7, 4, math.inf), (7, math.nan, math.nan)]).tolist()
+    [[3.0, 3.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    value, low, high = np.asarray(intervals, dtype=np.float64).T
+    return np.nan_to_num(np.abs([value - low, high - value]), posinf=0)
 
 
 def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:

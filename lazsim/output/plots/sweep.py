@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from lazsim.output.plots.charts import lines_figure
+from lazsim.output.plots.charts import lines_figure, reach_of
 from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
 from lazsim.study.sweep.result import SpareCost, SweepResult, name_setting, paying_spares
 
@@ -53,8 +52,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
         of_cost = [one.per_million_samples for one in costs]
         for axes, found in ((samples, [one.samples for one in costs]), (cost, of_cost)):
-            reach = np.nan_to_num([[one.value - one.low, one.high - one.value] for one in found], posinf=0).T
-            axes.errorbar(numbers, [one.value for one in found], reach, capsize=2, elinewidth=0.7, **style)
+            axes.errorbar(numbers, [one.value for one in found], reach_of(found), capsize=2, elinewidth=0.7, **style)
         best = paying_spares(costs)
         ring = {"markersize": 9, "markerfacecolor": "none", "color": look.color, "clip_on": False}
         cost.plot(best.num_spares, best.per_million_samples.value, "o", **ring)

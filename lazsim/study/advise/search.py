@@ -367,8 +367,8 @@ def fit_interval(values: Mapping[int, BySeed], sign: int = 1) -> Interval | None
     Returns
     -------
     Interval or None
-        Steps, not a whole number; None where fewer than three intervals were tried, or the value has no maximum between
-        a save too many and too much work lost.
+        Steps, not a whole number; None where fewer than three intervals were tried, one of them trains nothing, or the
+        value has no maximum between a save too many and too much work lost.
 
     Notes
     -----
@@ -392,6 +392,6 @@ def fit_interval(values: Mapping[int, BySeed], sign: int = 1) -> Interval | None
     value_IS = sign * np.array([values_at(by_seed, seeds) for by_seed in values.values()])
     terms = np.stack([-1 / share_I, -share_I, np.ones(len(share_I))], axis=1)
     save_S, lost_S, _ = np.linalg.pinv(terms) @ value_IS
-    if not (save_S.sum() > 0 and lost_S.sum() > 0):
+    if not (np.isfinite(value_IS).all() and save_S.sum() > 0 and lost_S.sum() > 0):
         return None
     return Interval(*(centre * math.sqrt(bound) for bound in ratio_interval(list(save_S), list(lost_S))))
