@@ -559,7 +559,8 @@ def test_parts_of_matrices_that_span_nodes_are_lost_and_fetched_apart():
         ("context_exchange", "all_gather", {"context": 2}),
         ("overlap_tensor", True, {"tensor": 2}),
         ("overlap_expert", True, {"expert": 8}),
-        ("exchange_multiprocessors", 24, {"expert": 8, "dispatcher": "deepep", "overlap_expert": True}),
+        ("exchange_multiprocessors", 24, {"expert": 8, "dispatcher": "deepep"}),
+        ("exchange_multiprocessors", 24, {"expert": 8, "dispatcher": "hybridep", "overlap_expert": True}),
     ],
 )
 def test_a_field_is_told_to_be_idle_where_it_changes_no_step(field, value, needed):

@@ -613,6 +613,21 @@ def test_deepep_sends_with_its_20_multiprocessors_and_where_it_stands_in_for_ano
     assert sent_s("hybridep") == sent_s("hybridep", 32) == sent_s("deepep", 24)
 
 
+@pytest.mark.parametrize(
+    ("dispatcher", "multiprocessors", "told"),
+    [
+        ("deepep", 0, []),
+        ("deepep", 4, ["DeepEP was measured with 8 to 24 multiprocessors, and sends with no fewer and no more"]),
+        ("deepep", 32, ["DeepEP was measured with 8 to 24 multiprocessors, and sends with no fewer and no more"]),
+        ("hybridep", 0, ["exchanges by HybridEP were not measured on h200: those of DeepEP stand in"]),
+    ],
+)
+def test_what_was_not_measured_of_an_exchange_is_told(dispatcher, multiprocessors, told):
+    inputs = inputs_of(cluster="h200x8", gpus=8, dispatcher=dispatcher, exchange_multiprocessors=multiprocessors)
+    # The tables of H200 have the DeepEP of H100, whose links are the same.
+    assert inputs.kernel_remarks == ["exchange_deepep: times of h100 stand in for those of h200", *told]
+
+
 def test_biases_of_experts_move_the_bytes_of_their_sums():
     inputs = inputs_of("gpt-oss-20b", gpus=8, expert=8, global_batch=64)
     plain = replace(inputs, model=msgspec.structs.replace(inputs.model, expert_bias=False, clamped_activation=False))

@@ -51,8 +51,11 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
     "overlap_parameters": (lambda one: one.sharding == "none", "sharding is none"),
     "dispatch_precision": (lambda one: one.expert == 1, "expert is 1"),
     "exchange_multiprocessors": (
-        lambda one: not one.overlap_expert or one.dispatcher not in ("deepep", "hybridep"),
-        "it takes overlap_expert, and deepep or hybridep",
+        lambda one: (
+            one.expert * one.expert_tensor == 1
+            or (one.dispatcher != "deepep" and (one.dispatcher, one.overlap_expert) != ("hybridep", True))
+        ),
+        "it takes GPUs that share experts, and deepep, or hybridep with overlap_expert",
     ),
     "graph_attention": (lambda one: one.graphs != "partial", "graphs are not partial"),
 }

@@ -2,7 +2,6 @@
 
 import math
 
-from lazsim.specs import ParallelSpec
 from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.operations import Item, Operation, in_graph
@@ -47,9 +46,6 @@ Both halves are bounded and concatenated again before the fused activation of NV
 CHOICE_BYTES = 1
 """Bytes of a token and an expert in the map of choices, which all ranks of HybridEP gather before they dispatch
 (``metadata_preprocessing`` of deepseek-ai/DeepEP, branch hybrid-ep); backward, it is there already."""
-
-MULTIPROCESSORS = {"deepep": 20, "hybridep": 16}
-"""Those of a GPU that a dispatcher takes by default (``TransformerConfig`` of NVIDIA/Megatron-LM 0.16)."""
 
 FP8_TOKEN_BYTES = 1.03
 """A number in 8 bits, with a scale of 4 bytes for each 128."""
@@ -328,32 +324,19 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         curve_us, share = constants.gather_curve_us, constants.all_to_all_nic_share
         across, between = sent * (1 - 1 / domains), sent * (1 - 1 / inputs.num_pods)
     else:
-        kernel = f"exchange_{parallel.dispatcher}"
-        if kernel not in inputs.tables.grids:
-            kernel = "exchange_deepep"
+        kernel = inputs.exchange_kernel
         measured = inputs.tables.ranks_of(kernel)
         sent_share = 1 - 1 / min(ranks, measured)
         tokens = inputs.own_tokens
         each = ranks_of_token(inputs, ranks) * sent_share * sent / tokens
         if kernel == "exchange_deepep":
-            within_s = inputs.tables.sent_s(tokens, each, _multiprocessors(inputs.parallel))
+            within_s = inputs.tables.sent_s(tokens, each, inputs.multiprocessors)
         else:
             within_s = inputs.tables.time_s(kernel, tokens * each)
         copies = ranks_of_token(inputs, domains)
         curve_us, share = constants.exchange_curve_us, constants.deduplicated_nic_share
         across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / inputs.num_pods) * sent
     return max(within_s, inputs.across_s(curve_us, max(across, between / inputs.cluster.network.spine_share), share))
-
-
-def _multiprocessors(parallel: ParallelSpec) -> float:
-    """Return the multiprocessors with which DeepEP sends tokens.
-
-    HybridEP reaches its rate with its 16 on a domain of NVLink (``moe_hybridep_num_sms`` of NVIDIA/Megatron-LM 0.16):
-    where DeepEP stands in for it, it has all that it was measured with.
-    """
-    if parallel.dispatcher == "hybridep":
-        return math.inf
-    return parallel.exchange_multiprocessors or MULTIPROCESSORS["deepep"]
 
 
 def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:

@@ -33,6 +33,9 @@ UNMEASURED = (
     "of dense attention, where trainers without fused kernels take far longer"
 )
 
+MULTIPROCESSORS = {"deepep": 20, "hybridep": 16}
+"""Those of a GPU that a dispatcher takes by default (``TransformerConfig`` of NVIDIA/Megatron-LM 0.16)."""
+
 OPERAND_BYTES = {"bf16": 2.0, "nvfp4": 0.5625}
 """Bytes of a number of the operand that a matmul keeps for its gradient, where it is not 1: four bits have a scale of 8
 for each 16 numbers (arXiv 2509.25149)."""
@@ -140,16 +143,42 @@ class StepInputs:
         return f"attention_{width}", attention.head_dim / width
 
     @property
+    def exchange_kernel(self) -> str:
+        """Table of the exchange of tokens; that of DeepEP stands in for HybridEP where this was not measured."""
+        kernel = f"exchange_{self.parallel.dispatcher}"
+        return "exchange_deepep" if kernel == "exchange_hybridep" and kernel not in self.tables.grids else kernel
+
+    @property
+    def multiprocessors(self) -> float:
+        """Multiprocessors with which DeepEP sends tokens.
+
+        HybridEP reaches its rate with its 16 on a domain of NVLink (``moe_hybridep_num_sms`` of NVIDIA/Megatron-LM
+        0.16): where DeepEP stands in for it, it has all that it was measured with.
+        """
+        if self.parallel.dispatcher == "hybridep":
+            return math.inf
+        return self.parallel.exchange_multiprocessors or MULTIPROCESSORS["deepep"]
+
+    @property
     def kernel_remarks(self) -> list[str]:
         """Remarks on kernels that the step may take: those of the tables, such as another GPU's, and scaled heads."""
         attention = self.model.attention
         is_latent = attention is not None and attention.kind == "latent"
         unused = {"attention_64", "attention_128"} if is_latent else {"attention_latent"}
-        unused |= {"exchange_deepep", "exchange_hybridep"} - {f"exchange_{self.parallel.dispatcher}"}
+        unused |= {"exchange_deepep", "exchange_hybridep"} - {self.exchange_kernel}
         told = KERNEL_AXES.keys() - unused
         remarks = [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
         if attention is not None and (ratio := self.attention_kernel[1]) != 1:
             remarks.append(f"attention takes {ratio:.3g} times the time of measured heads, which have another width")
+        if self.parallel.dispatcher == "hybridep" and self.exchange_kernel == "exchange_deepep":
+            remarks.append(f"exchanges by HybridEP were not measured on {self.gpu.name}: those of DeepEP stand in")
+        elif self.exchange_kernel == "exchange_deepep" and "exchange_deepep" in self.tables.grids:
+            numbers = self.tables.grids["exchange_deepep"].axes[2]
+            if not numbers[0] <= self.multiprocessors <= numbers[-1]:
+                remarks.append(
+                    f"DeepEP was measured with {numbers[0]:g} to {numbers[-1]:g} multiprocessors, and sends with no "
+                    "fewer and no more"
+                )
         remarks += [UNMEASURED] if attention is not None and attention.index_heads else []
         return remarks
 

@@ -11,8 +11,7 @@ from functools import cached_property
 from lazsim.specs import ParallelSpec, StepConstants
 from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.exchange import ShardedExchange, exchanges_of_step, optimizer_s, sharded_exchange, slowed_by
-from lazsim.stepmodel.experts import MULTIPROCESSORS
-from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.inputs import MULTIPROCESSORS, StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.layers import EXCHANGE, LayerTime, layer_spans, layer_time
 from lazsim.stepmodel.memory import StageParameters, memory_bytes, part_parameters, stage_parameters

@@ -124,8 +124,6 @@ class StepResult:
             )
         if model.state_space is not None:
             notes.append("scans of state-space layers were not measured: they take an assumed share of the peak")
-        if parallel.dispatcher == "hybridep" and "exchange_hybridep" not in self.inputs.tables.grids:
-            notes.append(f"exchanges by HybridEP were not measured on {gpu.name}: those of DeepEP stand in for them")
         return notes
 
     def to_json(self) -> dict[str, Any]:
