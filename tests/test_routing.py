@@ -415,6 +415,18 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
         assert "later steps use the last ones" in err
 
 
+def test_routing_commands_take_names_and_draw_what_generate_writes(lazsim, tmp_path):
+    made = tmp_path / "made.csv"
+    assert lazsim("routing", "generate", "smartmoe-fit", "--out", made)[0] == 0
+    of_name, of_file = (lazsim("routing", "info", source, "--json") for source in ("smartmoe-fit", made))
+    facts, of_made = (json.loads(one[1]) for one in (of_name, of_file))
+    assert facts["per_layer"][5]["max_over_mean"] == pytest.approx(of_made["per_layer"][5]["max_over_mean"], rel=1e-9)
+    assert "drawn with seed 0: 12 layers of 16 experts over 5,000 steps" in of_name[2]
+    assert json.loads(lazsim("routing", "info", "uniform", "--json")[1])["per_layer"][0]["max_over_mean"] == 1
+    _, _, err = lazsim("routing", "plot", "smartmo", "--out", tmp_path / "a.png")
+    assert "unknown routing 'smartmo': did you mean 'smartmoe-fit'?" in err
+
+
 def test_a_run_takes_the_loads_that_were_recorded_of_a_live_job(lazsim):
     short = ("--system", "lazarus", "--duration", "2min", "--json")
     loads = "traces/routing/live-deep.csv"

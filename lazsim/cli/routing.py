@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,11 +21,17 @@ from lazsim.cli.base.common import (
 from lazsim.cli.base.messages import CommandGroup
 from lazsim.units import counted
 
+if TYPE_CHECKING:
+    from lazsim.routing import RecordedRouting
+
 reading_options = options(
-    click.argument("path", metavar="FILE"),
+    click.argument("path", metavar="FILE|SPEC"),
     click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them."),
     layers_from_option,
 )
+DRAWN = 12, 16, 5000
+"""Layers, experts and steps of generated loads."""
+
 csv_option = click.option(
     "--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv", help="File to write; - is stdout."
 )
@@ -33,7 +39,13 @@ csv_option = click.option(
 
 @click.group(cls=CommandGroup)
 def command() -> None:
-    """Inspect, fit, generate, convert and plot expert loads."""
+    """Inspect, fit, generate, convert and plot expert loads. SPEC is a generator, as of lazsim list routing."""
+
+
+def _load(path: str, lenient: bool, layers_from: int) -> "RecordedRouting":
+    from lazsim.routing.loading import load_recording
+
+    return load_recording(path, lenient, layers_from, DRAWN)
 
 
 @command.command()
@@ -42,10 +54,9 @@ def command() -> None:
 def info(**reading: Any) -> None:
     """Print the statistics of a recording of expert loads."""
     from lazsim.output.routing import balance_table, facts_table
-    from lazsim.routing import read_routing
     from lazsim.routing.fit import layer_balance, routing_stats
 
-    recorded = read_routing(**reading)
+    recorded = _load(**reading)
     num_steps, num_layers, num_experts = recorded.tokens_SLE.shape
     facts: dict[str, Any] = {
         "num_steps": num_steps,
@@ -70,10 +81,10 @@ def fit(seeds: int, **reading: Any) -> None:
     import msgspec
 
     from lazsim.output.routing import fit_toml
-    from lazsim.routing import fit_routing, read_routing
+    from lazsim.routing import fit_routing
     from lazsim.routing.fit import compare_loads
 
-    recorded = read_routing(**reading)
+    recorded = _load(**reading)
     spec = fit_routing(recorded)
     rows = compare_loads(recorded, spec, seeds)
     if kept("as_json"):
@@ -85,9 +96,9 @@ def fit(seeds: int, **reading: Any) -> None:
 
 @command.command()
 @click.argument("spec")
-@click.option("--layers", type=kinds.LAYERS, default=12, help="MoE layers.")
-@click.option("--experts", type=kinds.EXPERTS, default=16, help="Experts of a layer.")
-@click.option("--steps", type=kinds.COUNT, default=5000, help="Training steps to cover.")
+@click.option("--layers", type=kinds.LAYERS, default=DRAWN[0], help="MoE layers.")
+@click.option("--experts", type=kinds.EXPERTS, default=DRAWN[1], help="Experts of a layer.")
+@click.option("--steps", type=kinds.COUNT, default=DRAWN[2], help="Training steps to cover.")
 @seed_option
 @csv_option
 def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: Path) -> None:
@@ -110,10 +121,10 @@ def generate(spec: str, layers: int, experts: int, steps: int, seed: int, out: P
 @csv_option
 def convert(layers: int | None, experts: int | None, every: int, out: Path, **reading: Any) -> None:
     """Convert a recording to lazsim's CSV, whole or only its first layers and fullest experts."""
-    from lazsim.routing import read_routing, top_experts
+    from lazsim.routing import top_experts
     from lazsim.routing.table import write_csv
 
-    recorded = read_routing(**reading)
+    recorded = _load(**reading)
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_out(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
@@ -128,10 +139,9 @@ def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     """Plot how the experts of some layers share the tokens over training."""
     from lazsim.errors import LazsimError
     from lazsim.output.plots.routing import share_figure
-    from lazsim.routing import read_routing
     from lazsim.routing.table import spans
 
-    recorded = read_routing(**reading)
+    recorded = _load(**reading)
     numbers = recorded.layer_numbers
     chosen = layers or tuple(dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])))
     for layer in set(chosen) - set(numbers):

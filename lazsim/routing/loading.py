@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from lazsim.errors import SpecError, unknown_name
+from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN
 from lazsim.limits import MAX_LOADS
 from lazsim.routing.generator import GeneratedRouting, Routing, RoutingSpec
@@ -33,15 +34,48 @@ def load_routing(
         How a recording is read; see `read_routing`.
     """
     if source == UNIFORM:
-        even = np.ones((1, num_layers, num_experts), dtype=np.int64)
-        return RecordedRouting(np.zeros(1, dtype=np.int64), even, UNIFORM, sha256(UNIFORM.encode()))
-    if source.endswith(".toml") or source in catalog_names("routing"):
+        return _uniform(num_layers, num_experts)
+    if _is_generator(source):
         content = read_spec_bytes("routing", source)
         return GeneratedRouting(read_toml(source, content, RoutingSpec), num_layers, num_experts, seed, sha256(content))
+    return _with_note(top_experts(_recording(source, lenient, layers_from), num_layers, num_experts))
+
+
+def load_recording(source: str, lenient: bool, layers_from: int, drawn: tuple[int, int, int]) -> RecordedRouting:
+    """Load recorded loads, or draw them where the source is a generator; for both see `load_routing`.
+
+    Parameters
+    ----------
+    drawn
+        Layers, experts and training steps of drawn loads.
+    """
+    if source != UNIFORM and not _is_generator(source):
+        return _recording(source, lenient, layers_from)
+    check_lenient(lenient)
+    if layers_from:
+        raise SpecError(f"`layers_from`: {source} has MoE layers alone; leave it out")
+    if source == UNIFORM:
+        return _uniform(*drawn[:2])
+    return replace(
+        record(source, *drawn, seed=0),
+        notes=("drawn with seed 0: {} layers of {} experts over {:,} steps".format(*drawn),),
+    )
+
+
+def _uniform(num_layers: int, num_experts: int) -> RecordedRouting:
+    even = np.ones((1, num_layers, num_experts), dtype=np.int64)
+    return RecordedRouting(np.zeros(1, dtype=np.int64), even, UNIFORM, sha256(UNIFORM.encode()))
+
+
+def _is_generator(source: str) -> bool:
+    return source.endswith(".toml") or source in catalog_names("routing")
+
+
+def _recording(source: str, lenient: bool, layers_from: int) -> RecordedRouting:
     if source != STDIN and not os.path.exists(source):
         names = [UNIFORM, *catalog_names("routing")]
         raise SpecError(unknown_name("routing", source, names, "a file of recorded loads"))
-    return _with_note(top_experts(read_routing(source, lenient, layers_from), num_layers, num_experts))
+    return read_routing(source, lenient, layers_from)
 
 
 def _with_note(recorded: RecordedRouting) -> RecordedRouting:
