@@ -159,7 +159,7 @@ def test_the_help_of_a_group_shows_whole_sentences(lazsim):
     assert "check its SHA-256." in " ".join(out.split())
 
 
-@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("width", [52, 60, 80])
 def test_the_help_of_every_command_fits_the_terminal_and_breaks_no_word(lazsim, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     for name, command in (("", cli), *COMMANDS.items()):

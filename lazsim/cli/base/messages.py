@@ -1,7 +1,6 @@
 """Turn the fields that a message of the library names into options of the command line."""
 
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ ELSEWHERE = {
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
 
-NARROW, MIN_WIDTH = 52, 20
-"""Columns of a terminal that click takes to be no narrower, and that lazsim does."""
-
 UNBROKEN = "\N{NON-BREAKING HYPHEN}"
+"""What stands for a hyphen, at which no line may break, until a text is wrapped."""
 
 FIELD = r"`(?P<field>[\w.]+)`"
 """How the library names a field in a message; see `lazsim.errors`."""
@@ -115,43 +112,24 @@ def in_a_line(text: str) -> str:
 
 
 class HelpFormatter(click.HelpFormatter):
-    """Help for a terminal of any width: click's is 52 columns wide at least, and breaks names at their hyphens."""
-
-    def __init__(self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None) -> None:
-        super().__init__(indent_increment, width, max_width)
-        if width is None and self.width <= NARROW:
-            self.width = max(MIN_WIDTH, min(NARROW, shutil.get_terminal_size().columns)) - 2
-
-    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        """Write the line of usage."""
-        super().write_usage(prog, _unbroken(args), prefix)
+    """Help that breaks no name at its hyphens, with less room on the left of a narrow terminal."""
 
     def write_text(self, text: str) -> None:
         """Write paragraphs."""
-        super().write_text(_unbroken(text))
+        super().write_text(text.replace("-", UNBROKEN))
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        """Write options or commands, those of a narrow terminal with less room on the left."""
-        room = self.width - self.current_indent
-
-        def fit(name: str) -> str:
-            return name if len(name) <= room else name.replace(" ", "\n" + " " * 6, 1)
-
-        written = [(fit(name), _unbroken(text)) for name, text in rows]
-        super().write_dl(written, min(col_max, max(self.width - 48, 11)), col_spacing)
+        """Write options or commands."""
+        unbroken = [(name, text.replace("-", UNBROKEN)) for name, text in rows]
+        super().write_dl(unbroken, min(col_max, max(self.width - 48, 11)), col_spacing)
 
     def getvalue(self) -> str:
         """Return the text."""
         return super().getvalue().replace(UNBROKEN, "-")
 
 
-def _unbroken(text: str) -> str:
-    """Write hyphens at which no line may break, until `HelpFormatter.getvalue` writes them as they were."""
-    return text.replace("-", UNBROKEN)
-
-
 class HelpContext(click.Context):
-    """The context of a command whose help fits any terminal."""
+    """The context of a command whose help breaks no name."""
 
     formatter_class = HelpFormatter
 
