@@ -50,7 +50,7 @@ def test_a_worker_that_is_killed_is_one_line(start_process, write, tmp_path):
         time.sleep(0.02)
     command_of = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(sweep.pid)}
     os.kill(next(pid for pid, line in command_of.items() if b"popen_loky_posix" in line), signal.SIGKILL)
-    out, err = sweep.communicate(timeout=120)
+    out, err = sweep.communicate(timeout=600)
     assert (sweep.returncode, out) == (2, "")
     assert err == "lazsim: a worker process was killed, perhaps for want of memory; start again with fewer --jobs\n"
 
@@ -273,6 +273,6 @@ def test_a_command_whose_exit_hangs_ends_when_it_is_told_and_loses_no_output(num
         running.send_signal(signal.SIGTERM)
         # Two that come at once count as one.
         time.sleep(0.5)
-    assert running.communicate(timeout=60) == ("", "")
+    assert running.communicate(timeout=600) == ("", "")
     assert running.returncode == 0
     assert "mro" in "".join(shown)

@@ -435,7 +435,7 @@ def test_a_worker_reads_no_line_without_end(monkeypatch):
             connection.sendall(b"x" * 2**16)
 
     client = ControllerClient(Controller(talk).address, SECRET, lambda: None)
-    assert client.inbox.get(timeout=5) is None
+    assert client.inbox.get(timeout=600) is None
     client.close()
 
 
@@ -452,7 +452,7 @@ def test_a_worker_knows_that_its_controller_is_gone_also_where_its_group_cannot_
         raise OSError(errno.EMFILE, "no descriptor is left to look for sockets")
 
     client = ControllerClient(Controller(talk).address, SECRET, abort)
-    assert client.inbox.get(timeout=5) is None
+    assert client.inbox.get(timeout=600) is None
     assert told.wait(5), "the log of the worker has the error"
     client.close()
 
