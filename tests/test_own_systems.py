@@ -84,3 +84,18 @@ def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, to
     assert str(error.value).startswith(f"system '{tmp_path}/mine.py:OWN': ")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_system_that_extends_oobleck_uses_any_number_of_nodes_as_that_does(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from lazsim.engine.systems.oobleck import Oobleck\n\n\nclass Mine(Oobleck):\n"
+        "    def usable_nodes(self, costs, num_nodes):\n        return super().usable_nodes(costs, num_nodes)\n\n"
+        "    def decide(self, costs, stopped):\n        return super().decide(costs, stopped)\n\n"
+        "    def timed_seats(self, costs, *nodes_and_seats):\n"
+        "        return super().timed_seats(costs, *nodes_and_seats)\n\n\n"
+        "OWN = Mine('own', 'mine')\n"
+    )
+    # All with one share of a stage go: a restart on nine nodes.
+    own, published = (run(path, (95, "remove", "a c e")) for path in (f"{tmp_path}/mine.py:OWN", "oobleck"))
+    assert (own.samples, own.ledger_s, own.counts) == (published.samples, published.ledger_s, published.counts)
+    assert (own.counts["restarts"], own.states[-1].num_used) == (1, 9)

@@ -1,6 +1,5 @@
 """Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +39,7 @@ class Oobleck(SeatSystem):
         """See `System.num_seats`."""
         return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
 
-    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> Mapping[int, float]:
+    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> dict[int, float]:
         """See `System.timed_seats`: those of as many model replicas as there are pipelines, and of one more."""
         replica = costs.grid.replica_nodes
         beyond = num_nodes % replica

@@ -61,7 +61,11 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
         return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
     if decision.action is Action.RESTART and not nodes:
         return "a restart takes nodes"
-    if decision.action is Action.RESTART and not system.is_elastic and len(nodes) % system.fewest_nodes(costs):
+    if (
+        decision.action is Action.RESTART
+        and not system.is_elastic
+        and system.num_seats(costs, len(nodes)) % system.fewest_nodes(costs)
+    ):
         return f"a restart takes {system.fewest_nodes(costs)} nodes for each model replica, not {len(nodes)}"
     if taken := set(decision.seats) - free:
         return f"its seats {', '.join(map(str, sorted(taken)))} are not free"
@@ -75,7 +79,11 @@ def _check_usable(count: Any, system: System, costs: Any, num_nodes: int) -> str
     if not isinstance(count, int) or not 0 <= count <= num_nodes:
         return f"return 0 to {num_nodes}"
     fewest = 1 if system.is_elastic else system.fewest_nodes(costs)
-    return f"return a multiple of {fewest}, the nodes of a model replica" if count % fewest else ""
+    return (
+        f"return a multiple of {fewest}, the nodes of a model replica"
+        if system.num_seats(costs, count) % fewest
+        else ""
+    )
 
 
 def _check_save(save: Any, *_: Any) -> str:

@@ -166,7 +166,7 @@ class System:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
         return num_nodes
 
-    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> Mapping[int, float]:
+    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> dict[int, float]:
         """Return the places of the plans whose mean step is that of nodes in some seats of a plan, with their weights.
 
         Steps on all places, the free ones included, are those that `pace` is held against.
