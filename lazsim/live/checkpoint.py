@@ -102,7 +102,11 @@ def complete(spec: LiveSpec, step: int, draft: str) -> None:
     write_whole(path / COMPLETE, msgspec.json.encode({"step": step, "job": job_hash(spec), "blocks": names}))
     if not (whole / COMPLETE).exists():
         # Otherwise the job has gone on from that checkpoint and saves the same once more, as at its end.
-        path.rename(whole)
+        try:
+            path.rename(whole)
+        except OSError as error:
+            what = f"{path.name} cannot be called {whole.name} ({error.strerror})"
+            raise LazsimError(f"{what}; move what has that name, or choose another folder") from None
     _drop(older for number, older in _by_step(folder) if number < step or (number == step and older != whole))
 
 

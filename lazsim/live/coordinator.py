@@ -229,7 +229,7 @@ class Coordinator:
                 checkpoint.complete(self.spec, message.step, self._draft)
             except (OSError, LazsimError) as error:
                 what = f"the checkpoint of step {message.step} cannot be completed"
-                self.stop(f"{self.spec.checkpoint_folder}: {what} ({getattr(error, 'strerror', None) or error})")
+                self.stop(f"{self.spec.checkpoint_folder}: {what}: {error}")
                 return
             seconds, stall_s = (max(getattr(part, name) for part in parts.values()) for name in ("seconds", "stall_s"))
             self.record.checkpoint(message.step, seconds, stall_s)

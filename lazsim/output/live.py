@@ -26,7 +26,7 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
     counts = ", ".join(counted(total.counts[name], name.replace("_", " ").removesuffix("s")) for name in COUNTS)
     yield (
         f"{total.system}: {counted(total.steps, 'step')}, {counted(total.samples, 'sample')} in {total.wall_s:.1f} s, "
-        f"ETTR {total.ettr:.1%}{backends}\n{counts}"
+        f"{f'ETTR {total.ettr:.1%}' if run.steps else 'no step done'}{backends}\n{counts}"
     )
     if run.steps:
         shown = np.unique(np.linspace(0, len(run.steps) - 1, NUM_STEPS_SHOWN).astype(int))
