@@ -13,7 +13,7 @@ import torch
 
 from lazsim import __version__
 from lazsim.profiling.timing import HostClock, clock_of, measure
-from lazsim.pytorch.device import DTYPES, cache_bytes, check_memory, gpu_name
+from lazsim.pytorch.device import DTYPES, cache_bytes, check_memory, gpu_name, keeps_memory
 
 PEAK_MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 """Largest size of the square matmul whose rate counts as the device's peak."""
@@ -37,7 +37,7 @@ def conditions(device: str) -> dict[str, Any]:
         "lazsim": __version__,
         "cache_bytes": cache_bytes(device),
     }
-    if device == "cpu":
+    if keeps_memory(device):
         # As by `memory_kept`; earlier profiles have not, and took up to twice as long for several experts.
         found["memory"] = "kept"
     return found | machine(device) | clocks(device)

@@ -146,16 +146,22 @@ def release_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
+def keeps_memory(device: str) -> bool:
+    """Tell whether `memory_kept` has an effect."""
+    return device == "cpu" and hasattr(ctypes.CDLL(None), "mallopt")
+
+
 @contextmanager
 def memory_kept(device: str) -> Iterator[None]:
     """Let the host keep memory that is freed for the next tensor, as torch does on a GPU, until the block is done.
 
-    The C library gives large blocks back, and fresh pages cost as much time as small matrix products.
+    The C library gives large blocks back, and fresh pages cost as much time as small matrix products. No other one than
+    glibc's can be told to keep them.
     """
-    library = ctypes.CDLL(None)
-    if device != "cpu" or not hasattr(library, "mallopt"):
+    if not keeps_memory(device):
         yield
         return
+    library = ctypes.CDLL(None)
     library.mallopt(M_MMAP_MAX, 0)
     library.mallopt(M_TRIM_THRESHOLD, -1)
     try:
