@@ -171,12 +171,9 @@ def _assumptions(advice: Advice) -> Iterator[Part]:
     turns = advice.turns
     title = f"assumptions that change the advice, of {turns.num_changed} halved and raised by half"
     if turns.found:
-        rows = [
-            (one.assumption, f"x{one.factor:g}", _name(advice, one.alternative), _percent(one.gain))
-            for one in turns.found
-        ]
-        columns = [key("assumption"), key(""), Column("better then", kind="text"), Column("by")]
-        yield Table(columns, rows, title)
+        columns = [key("assumption", of="assumption"), key("", of=lambda one: f"x{one.factor:g}")]
+        columns += [Column("better then", kind="text", of=lambda one: _name(advice, one.alternative))]
+        yield Table.of(turns.found, [*columns, Column("by", of=lambda one: _percent(one.gain))], title)
     elif turns.num_changed:
         yield f"{title}: none"
 

@@ -12,7 +12,7 @@ from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.reliability import SurvivalCurve
-from lazsim.reliability.comparison import NodeLoss, PlanComparison, all_inputs
+from lazsim.reliability.comparison import NodeLoss, PlanComparison, PlanScore, all_inputs
 from lazsim.reliability.failure_scenarios import FailureScenarios
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 from lazsim.units import GIB, MIB, counted
@@ -143,46 +143,41 @@ def reliability_report(report: ReliabilityReport) -> Report:
 
 def _score_table(comparison: PlanComparison) -> Table:
     has_layers = comparison.task.has_layers
-    columns: list[Column | str] = [
+
+    def fatal_sets(score: PlanScore) -> str:
+        return f"{score.num_deadly} of {score.num_sets if score.num_sets < 100_000 else format(score.num_sets, '.1e')}"
+
+    def endangered(score: PlanScore) -> str | int:
+        return f"{score.layer}/{score.expert}" if has_layers else score.expert
+
+    columns = [
         key("policy"),
-        Column("slots used", lambda share: f"{100 * share:.3g} %"),
-        "fewest nodes of an expert",
-        "fatal sets of that size",
-        "most endangered layer/expert" if has_layers else "most endangered expert",
-        Column("load of node max/mean", ".3f"),
-    ]
-    rows = [
-        (
-            name,
-            score.num_slots_used / score.num_slots,
-            score.guaranteed,
-            f"{score.num_deadly} of {score.num_sets if score.num_sets < 100_000 else format(score.num_sets, '.1e')}",
-            f"{score.layer}/{score.expert}" if has_layers else score.expert,
-            score.max_mean_load,
-        )
-        for name, score in comparison.scores.items()
+        Column("slots used", _per_cent, of=lambda score: score.num_slots_used / score.num_slots),
+        Column("fewest nodes of an expert", of="guaranteed"),
+        Column("fatal sets of that size", of=fatal_sets),
+        Column("most endangered layer/expert" if has_layers else "most endangered expert", of=endangered),
+        Column("load of node max/mean", ".3f", of="max_mean_load"),
     ]
     notes = ["fewer failures than the fewest nodes of an expert are always survived; a fatal set of nodes holds all "
              "replicas of an expert"]  # fmt: skip
-    return Table(columns, rows, notes=notes)
+    return Table.of(comparison.scores, columns, notes=notes)
 
 
 def _change_table(comparison: PlanComparison) -> Table:
-    columns: list[Column | str] = [
+    columns = [
         key("policy"),
-        Column("replicas moved", ",d"),
-        Column("of all", lambda share: f"{100 * share:.3g} %"),
-        Column("MiB moved", ",.1f"),
-        Column("GPU max/mean before", ".3f"),
-        Column("after", ".3f"),
+        Column("replicas moved", ",d", of="num_moved"),
+        Column("of all", _per_cent, of=lambda one: one.num_moved / one.num_slots),
+        Column("MiB moved", ",.1f", of=lambda one: one.moved_bytes / MIB),
+        Column("GPU max/mean before", ".3f", of="busiest_before"),
+        Column("after", ".3f", of="busiest_after"),
     ]
-    rows = [
-        (name, one.num_moved, one.num_moved / one.num_slots, one.moved_bytes / MIB, one.busiest_before,
-         one.busiest_after)
-        for name, one in comparison.changes.items()
-    ]  # fmt: skip
     state = f"{comparison.state_bytes / MIB:.4g} MiB for each expert of {comparison.model}"
-    return Table(columns, rows, f"from the old plan ({state})")
+    return Table.of(comparison.changes, columns, f"from the old plan ({state})")
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _memory_line(memory: Mapping[str, Any]) -> str:

@@ -111,20 +111,16 @@ def _failure_table(result: RunResult) -> Table:
 
 def _outcome_table(result: RunResult) -> Table:
     """Return the work of each system, or with placements also the reliability of its plans."""
-    columns = [key("system"), Column("samples", ","), Column("samples/s", ".2f"), Column("ETTR", ".1%")]
+    system, rate = key("system", of="system"), Column("samples/s", ".2f", of="goodput_samples_per_s")
+    columns = [system, Column("samples", ",", of="samples"), rate, Column("ETTR", ".1%", of="ettr")]
     if result.compares_placements:
-        columns = [key("system"), key("placement"), Column("samples/s", ".2f"), Column("survival probability", ".3f")]
-    columns += (Column(name, ",") for name in ("failures", "reconf.", "restarts", "lost steps"))
-    rows = []
-    for run in result.runs:
-        row = [run.system, run.samples, run.goodput_samples_per_s, run.ettr]
-        if result.compares_placements:
-            survival = run.plan_recovery and run.plan_recovery.recovery_prob
-            row = [run.system, run.placement, run.goodput_samples_per_s, survival]
-        counts = (run.counts[name] for name in ("failures", "reconfigurations", "restarts", "lost_steps"))
-        rows.append([*row, *counts])
+        survival = Column("survival probability", ".3f", of="plan_recovery.recovery_prob")
+        columns = [system, key("placement", of="placement"), rate, survival]
+    columns += [Column("failures", ",", of="counts.failures"), Column("reconf.", ",", of="counts.reconfigurations")]
+    columns += [Column("restarts", ",", of="counts.restarts"), Column("lost steps", ",", of="counts.lost_steps")]
     runs = zip(result.scenarios, result.runs, strict=True)
-    return Table(columns, rows, notes=unfit_notes(run.name for one, run in runs if not fits_memory(one, run)))
+    unfit = unfit_notes(run.name for one, run in runs if not fits_memory(one, run))
+    return Table.of(result.runs, columns, notes=unfit)
 
 
 def unfit_notes(names: Iterable[str]) -> list[str]:
@@ -191,14 +187,15 @@ def _hours_table(result: RunResult) -> Table:
 def _memory_table(result: RunResult) -> Table:
     """Return what the fullest GPU of each run that trains holds at the peak."""
     parts = [field.name for field in dataclasses.fields(MemoryUse)]
-    rows = [
-        (run.name, *(getattr(run.memory, part) / GIB for part in (*parts, "total")))
-        for run in result.runs
-        if run.memory
-    ]
-    columns = [key("run"), *(Column(part.partition("_")[0], ",.1f") for part in (*parts, "total"))]
+    columns = [key("run", of="name")]
+    columns += (Column(part.partition("_")[0], _gib, of=f"memory.{part}") for part in (*parts, "total"))
     has = f"{result.inputs['gpu']['name']} has {result.gpu_memory_bytes / GIB:,.1f}"
-    return Table(columns, rows, f"memory of the fullest GPU at its peak, GiB; {has}")
+    runs = [run for run in result.runs if run.memory]
+    return Table.of(runs, columns, f"memory of the fullest GPU at its peak, GiB; {has}")
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:,.1f}"
 
 
 def _share(share: float) -> str:

@@ -89,20 +89,14 @@ def _memory_table(result: StepResult) -> Table:
 def _search_table(result: StepResult) -> Table:
     names = ("tensor", "pipeline", "virtual_stages", "expert", "micro_batch", "recompute")
     columns = [
-        Column("#", is_key=True),
-        *(Column(name.replace("_", " "), kind="name" if name == "recompute" else "number") for name in names),
-        Column("tokens/s a GPU", ",.0f"),
-        Column("GiB", ",.0f"),
-    ]
-    rows = [
-        (
-            index,
-            *(getattr(candidate.parallel, name) for name in names),
-            candidate.time.tokens_per_s_per_gpu,
-            math.fsum(candidate.time.memory_bytes.values()) / GIB,
-        )
-        for index, candidate in enumerate(result.found, 1)
+        Column("#", is_key=True, of=lambda one: 1 + result.found.index(one)),
+        *(
+            Column(name.replace("_", " "), kind="name" if name == "recompute" else "number", of=f"parallel.{name}")
+            for name in names
+        ),
+        Column("tokens/s a GPU", ",.0f", of="time.tokens_per_s_per_gpu"),
+        Column("GiB", ",.0f", of=lambda one: math.fsum(one.time.memory_bytes.values()) / GIB),
     ]
     counts = result.searched
     note = f"{counts['num_fitting']:,} of {counts['num_valid']:,} layouts that divide the job fit into memory"
-    return Table(columns, rows, "the fastest layouts that fit", notes=[f"{TRIED}; {note}"])
+    return Table.of(result.found, columns, "the fastest layouts that fit", notes=[f"{TRIED}; {note}"])

@@ -133,12 +133,11 @@ def _along_axes(
 def _spares_table(costs: Sequence[SpareCost]) -> Table:
     """Show what each number of spares brings and takes, and the number after which one more does not pay."""
     best = paying_spares(costs)
-    unit, paid = ("node-hours", []) if best.cost_usd is None else ("$", [Column("$", ",.2f")])
-    columns = [key("spares"), Column("samples", ",.0f"), Column("node-hours", ",.1f"), *paid]
-    rows = []
-    for one in costs:
-        told = with_interval(one.per_million_samples, ",.4g"), None if one is best else _more(one)
-        rows.append((one.num_spares, one.samples.value, one.node_hours, *([one.cost_usd] if paid else []), *told))
+    unit, paid = ("node-hours", []) if best.cost_usd is None else ("$", [Column("$", ",.2f", of="cost_usd")])
+    columns = [key("spares", of="num_spares"), Column("samples", ",.0f", of="samples.value")]
+    columns += [Column("node-hours", ",.1f", of="node_hours"), *paid]
+    columns += [Column(f"{unit}/M samples", of=lambda one: with_interval(one.per_million_samples, ",.4g"))]
+    columns += [Column("more than least", of=lambda one: None if one is best else _more(one))]
     more = [one for one in costs if one.num_spares > best.num_spares]
     pays = f"{best.name}: spares that pay: {best.num_spares}; " + (
         f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"
@@ -147,8 +146,7 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     notes = [pays, f"numbers that cannot be told from {best.num_spares}: {ties}"] if ties else [pays]
     if any(one.is_tie is None for one in costs):
         notes.append(f"fewer than {MIN_SAMPLES} seeds cannot tell which number pays")
-    columns += [Column(f"{unit}/M samples"), Column("more than least")]
-    return Table(columns, rows, f"spares of {best.name}", notes)
+    return Table.of(costs, columns, f"spares of {best.name}", notes)
 
 
 def _more(one: SpareCost) -> str:

@@ -11,9 +11,9 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.cells import cell_len, chop_cells
@@ -58,7 +58,7 @@ class Column:
     has_name: bool = False
     """Whether the heading is a name, such as that of a system: it is shortened and not wrapped."""
     of: str | Callable[[Any], Any] = ""
-    """How `Table.of` takes the value from the thing that a row shows: a dotted attribute, or a function."""
+    """How `Table.of` takes the value from the thing that a row shows: dotted attributes or keys, or a function."""
 
 
 def key(
@@ -90,6 +90,8 @@ class Table:
     ) -> "Table":
         """Return a table with a row for each thing, of which each column has what its `of` says.
 
+        Of a mapping, the first column has the names.
+
         Examples
         --------
         >>> print(render([Table.of([3 + 4j, 1j], [key("number", of=str), Column("imaginary", ".1f", of="imag")])]))
@@ -97,8 +99,18 @@ class Table:
         (3+4j)        4.0
         1j            1.0
         """
-        values = [attrgetter(one.of) if isinstance(one.of, str) else one.of for one in columns]
+        values = [partial(_part_of, one.of.split(".")) if isinstance(one.of, str) else one.of for one in columns]
+        if isinstance(things, Mapping):
+            named = [[name, *(value(thing) for value in values[1:])] for name, thing in things.items()]
+            return cls(columns, named, title, notes)
         return cls(columns, [[value(thing) for value in values] for thing in things], title, notes)
+
+
+def _part_of(names: Sequence[str], thing: Any) -> Any:
+    """Return what a thing has under a name, and so on; None where one on the way is."""
+    for name in names:
+        thing = thing[name] if isinstance(thing, Mapping) else None if thing is None else getattr(thing, name)
+    return thing
 
 
 def facts(rows: Iterable[tuple[str, str]], title: str = "") -> Table:

@@ -8,7 +8,7 @@ from lazsim.files.writing import csv_bytes, json_bytes, toml_text
 from lazsim.grouping import grouped
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.verify.outcomes import Prediction, ReplayedOutcome
+from lazsim.study.verify.outcomes import Prediction
 from lazsim.study.verify.verification import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 from lazsim.units import counted
 
@@ -61,7 +61,8 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     columns = [
         key("row", of="id"), Column("metric", kind="text", of="metric"), Column("published", ",.4g", of="measured"),
         Column("replayed", ",.4g", of="predicted"), Column("unit", kind="name", of="unit"),
-        Column("tolerance", kind="text", of="tolerance"), Column("within", kind="name", of=_verdict),
+        Column("tolerance", kind="text", of="tolerance"),
+        Column("within", kind="name", of=lambda row: "input" if row.echoes else "yes" if row.within else "no"),
     ]  # fmt: skip
     replayed = [row for row in result.outcomes if row.within is not None]
     yield Table.of(replayed, columns, "outcomes under failures")
@@ -76,12 +77,6 @@ def _skipped_parts(heading: str, rows: Sequence[Prediction]) -> Iterator[str]:
     by_reason = grouped((row.skipped, row.id) for row in rows if row.skipped)
     if by_reason:
         yield "\n".join([heading, *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())])
-
-
-def _verdict(row: ReplayedOutcome) -> str:
-    if row.echoes:
-        return "input"
-    return "yes" if row.within else "no"
 
 
 def _run_parts(result: Verification) -> Iterator[Part]:

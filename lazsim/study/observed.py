@@ -114,21 +114,16 @@ class Offer:
 class ObservedComparison:
     """A log beside simulations by name, with constants on offer that nothing was changed for."""
 
-    inputs: Mapping[str, Any]
     unit: str
     observed: Phases
-    simulated: Mapping[str, Phases]
     offers: Mapping[str, tuple[Offer, ...]]
+    inputs: Mapping[str, Any]
+    simulated: Mapping[str, Phases]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim compare --json`` prints."""
-        offers = {name: [asdict(one) for one in offered] for name, offered in self.offers.items()}
-        value = {"unit": self.unit, "observed": asdict(self.observed), "offers": offers, "inputs": dict(self.inputs)}
-        return value | {
-            "simulated": {name: asdict(phases) for name, phases in self.simulated.items()},
-            "notes": list(self.notes),
-        }
+        return asdict(self)
 
 
 class StepLog(NamedTuple):
@@ -423,11 +418,11 @@ def compare_observed(
     simulated = {run.name: simulated_phases(run, unit) for run in result.runs}
     recovery = scenarios[0].cluster.recovery
     return ObservedComparison(
-        {"observed": {"name": Path(path).name, "sha256": hashed}, **result.inputs},
         unit,
         observed,
-        simulated,
         {run.name: offer(observed, simulated[run.name], run, recovery) for run in result.runs},
+        {"observed": {"name": Path(path).name, "sha256": hashed}, **result.inputs},
+        simulated,
         (*notes, *_log_notes(unit, marks, observed, simulated), *_batch_note(unit, result.runs), *result.notes),
     )
 
