@@ -75,7 +75,7 @@ def test_names_that_fit_stay_whole(names: list[str], width: int) -> None:
     WIDTHS,
 )
 def test_columns_align(rows: list[tuple[str, int]], width: int) -> None:
-    head, *lines = render([Table([key("name"), "count"], rows)], width).splitlines()
+    head, *lines = render([Table([key("name"), Column("count")], rows)], width).splitlines()
     assert {len(line) for line in lines} == {len(head)}, "numbers end below the end of their heading"
     assert head.startswith("name")
     assert not any(line.startswith(" ") for line in lines)
@@ -91,7 +91,7 @@ def test_keys_are_repeated_where_a_table_is_cut() -> None:
 
 def test_a_row_becomes_a_list_where_no_column_fits_beside_its_keys() -> None:
     keys = [key(name, kind="number") for name in ("failures", "threshold", "layer")]
-    assert render([Table([*keys, "probability"], [[1, 2, 3, "0.5"]])], 30).splitlines() == [
+    assert render([Table([*keys, Column("probability")], [[1, 2, 3, "0.5"]])], 30).splitlines() == [
         "failures 1, threshold 2, layer",
         "  3",
         "  probability: 0.5",
@@ -110,7 +110,7 @@ def test_a_table_without_headings_has_no_head(entries: dict[str, str], width: in
 
 
 def test_a_table_without_rows_is_left_out() -> None:
-    assert render(["before", Table(["samples"], [], title="what 80 min gave"), "after"]) == "before\n\nafter"
+    assert render(["before", Table([Column("samples")], [], title="what 80 min gave"), "after"]) == "before\n\nafter"
 
 
 def test_numbers_that_are_missing_show_a_dash() -> None:

@@ -56,7 +56,6 @@ SPANS = Parsed(parse_spans)
 )
 @click.option(
     "--system",
-    "systems",
     multiple=True,
     metavar="NAME",
     help="To try; repeats. Default: all that can run the job, also of installed packages.",
@@ -76,7 +75,6 @@ SPANS = Parsed(parse_spans)
 )
 @click.option(
     "--placement",
-    "placements",
     multiple=True,
     metavar="NAME|PATH.py:FUNCTION",
     help="Policy to try for systems with flexible dispatch, such as domains where racks fail; repeats. Default: the "
@@ -98,16 +96,7 @@ SPANS = Parsed(parse_spans)
 )
 @worker_options
 @json_option
-def command(
-    trace: Any,
-    num_nodes: list[int] | None,
-    systems: tuple[str, ...],
-    placements: tuple[str, ...],
-    fault_threshold: list[int] | None,
-    spares: list[int] | None,
-    out: Path | None,
-    **settings: Any,
-) -> None:
+def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **settings: Any) -> None:
     """Find the setting of a job that does best under failures, and say what the advice rests on.
 
     Tries all systems, or those given, and the nodes and fault thresholds given, each at several intervals between
@@ -125,8 +114,7 @@ def command(
     asked = {name: settings.pop(name) for name in OF_SEARCH}
     rates = {name: settings.pop(name) for name in ("mtbf_s", "repair_s", "shape", "batch_share")}
     given = {name: value for name, value in rates.items() if value is not None}
-    chosen = {"system": systems, "fault_threshold": fault_threshold, "num_nodes": num_nodes, "spares": spares}
-    chosen["placement"] = placements
+    chosen = {name: settings.pop(name) for name in ("system", "fault_threshold", "spares", "placement")}
     if trace is None and not given:
         raise click.UsageError("give --trace, or --node-mtbf and --repair")
     if trace is None:
@@ -140,7 +128,7 @@ def command(
     settings["trace"] = trace
     if out is not None:
         refuse_foreign(out, ADVICE_FILES, click.get_current_context().command_path)
-    choices = {name: values for name, values in chosen.items() if values}
+    choices = {name: values for name, values in {**chosen, "num_nodes": num_nodes}.items() if values}
     with working():
         result = advise(settings, choices, folder=out, progress=progress_bar, tell=note, **asked)
     show(result, advice_parts, files=advice_files, report=advice_report)

@@ -21,13 +21,7 @@ from lazsim.study.sensitivity import FACTORS, sensitivity
     default=FACTORS,
     help="Multiply by this; repeats.",
 )
-def command(
-    systems: tuple[str, ...],
-    placements: tuple[str, ...],
-    constants: tuple[str, ...],
-    factors: tuple[float, ...],
-    **settings: Any,
-) -> None:
+def command(systems: tuple[str, ...], **settings: Any) -> None:
     """Show what changes when a constant is off by half.
 
     Each constant of the cluster, its GPU's efficiencies and the job is halved, then multiplied by 1.5, all else equal.
@@ -39,12 +33,6 @@ def command(
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.output.sensitivity import sensitivity_parts
 
-    result = sensitivity(
-        settings,
-        systems=systems or DEFAULT_SYSTEMS,
-        placements=placements,
-        constants=constants,
-        factors=factors,
-        progress=progress_bar,
-    )
+    asked = {name: settings.pop(name) for name in ("placements", "constants", "factors")}
+    result = sensitivity(settings, systems=systems or DEFAULT_SYSTEMS, progress=progress_bar, **asked)
     show(result, sensitivity_parts)

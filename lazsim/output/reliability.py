@@ -191,7 +191,7 @@ def _loss_parts(comparison: PlanComparison, *, all_mappings: bool) -> Iterator[P
     nodes, num_left = ", ".join(map(str, comparison.lost)), comparison.task.num_nodes - len(comparison.lost)
     yield f"after the loss of nodes {nodes}, planned anew on {counted(num_left, 'node')}"
     keys = [key("policy"), *((key("mapping"), key("sharing")) if all_mappings else ())]
-    columns: list[Column | str] = [*keys, "experts"]
+    columns = [*keys, Column("experts")]
     columns += [Column(name, ",.1f") for name in ("total", "sends", "receives", "bound")]
     rows = [
         (*(name, row.mapping, row.sharing)[: len(keys)], row.num_states, row.total_bytes / MIB,

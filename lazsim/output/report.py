@@ -105,11 +105,11 @@ def _part(part: Part) -> Any:
     """Return a paragraph as it is, and a table with its cells as text."""
     if isinstance(part, str):
         return part
-    columns = [Column(one) if isinstance(one, str) else one for one in part.columns]
+    columns = part.columns
     if len(columns) > MOST_NAMES + 1 and all(one.has_name for one in columns[1:]):
         texts = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in part.rows]
         names, *cells = zip([columns[0].heading, *(one.heading for one in columns[1:])], *texts, strict=True)
-        return _part(replace(part, columns=[key(""), *names[1:]], rows=cells))
+        return _part(replace(part, columns=[key(""), *map(Column, names[1:])], rows=cells))
     shown = [
         {"heading": one.heading, "kind": one.kind, "is_key": one.is_key and index == 0}
         for index, one in enumerate(columns)

@@ -34,7 +34,7 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     if not result.setting_keys:
         cells = [(row["run"], *(_cell(row, *what) for what in (("samples", ",.0f"), ("ratio", ".3f")))) for row in rows]
-        yield Table([key("run"), "samples", "times the first"], cells)
+        yield Table([key("run"), Column("samples"), Column("times the first")], cells)
     else:
         yield from _along_axes(result, rows, "samples", ",.0f", runs, "samples trained")
         if len(runs) > 1:

@@ -75,7 +75,7 @@ def key(
 class Table:
     """Data to be written as a table."""
 
-    columns: Sequence[Column | str]
+    columns: Sequence[Column]
     """Columns; text is the heading of a column of numbers. Without any heading the table has no head."""
     rows: Sequence[Sequence[Any]]
     """A value or a text for each column."""
@@ -315,8 +315,7 @@ class _Strip:
 def _table(table: Table, width: int) -> list[str]:
     if not table.rows:
         return []
-    columns = [Column(one) if isinstance(one, str) else one for one in table.columns]
-    columns = [replace(one, heading=printable(one.heading)) for one in columns]
+    columns = [replace(one, heading=printable(one.heading)) for one in table.columns]
     rows = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in table.rows]
     names = [one.heading for one in columns if one.has_name]
     strips = [_Strip(one, [row[index] for row in rows], names) for index, one in enumerate(columns)]

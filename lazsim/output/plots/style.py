@@ -195,13 +195,16 @@ def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, ti
     `tight` cuts off empty borders.
     """
     files = {}
+    # Places are found once, for all files: that takes as long as to draw, and may come out otherwise a second time.
+    figure.set_dpi(DOTS_PER_INCH)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     for file_type in file_types:
         stream = io.BytesIO()
         box = "tight" if tight else None
         figure.savefig(stream, format=file_type, metadata=NO_STAMPS[file_type], dpi=DOTS_PER_INCH, bbox_inches=box)
         files[file_type] = stream.getvalue()
-        # The next file has the places that were found for the first: to find them takes as long as to draw.
-        figure.set_layout_engine(None)
     return files
 
 
