@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lazsim.engine.interval import interval_steps
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import find_system
 from lazsim.errors import SpecError
@@ -50,6 +51,7 @@ def test_a_hot_spare_of_the_guide_takes_the_place_of_a_failed_node(tmp_path):
     ("save(self, costs, num_nodes, step_s):\n  return Save(-1)", "save returned Save(stall_s=-1, persist_s=0.0); "),
     ("restart_s(self, costs, decision, plan):\n  return -5", "restart_s returned -5; return a number of 0 or more"),
     ("detect_s(self, costs, rest_s):\n  return float('nan')", "detect_s returned nan; return a number of 0 or more"),
+    ("memory_lag_steps(self, costs, num_nodes, step_s):\n  return 0", "returned 0; return whole steps of 1 or more"),
     ("restart_s(self, costs):\n  return 5.0", "restart_s: TypeError: "),
     ("restart_s(self, costs, decision, plan):\n  return 1 / 0", "restart_s: ZeroDivisionError (line 12): "),
     ("decide(self, costs, stopped):\n  pass", "decide returned None; return a Decision"),
@@ -99,3 +101,15 @@ def test_a_system_that_extends_oobleck_uses_any_number_of_nodes_as_that_does(tmp
     own, published = (run(path, (95, "remove", "a c e")) for path in (f"{tmp_path}/mine.py:OWN", "oobleck"))
     assert (own.samples, own.ledger_s, own.counts) == (published.samples, published.ledger_s, published.counts)
     assert (own.counts["restarts"], own.states[-1].num_used) == (1, 9)
+
+
+def test_published_seconds_between_checkpoints_that_are_none_are_told(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f"{HEAD}    def interval_s(self, costs, plan, save, between_s):\n        return between_s - 9\n\n\n"
+        "OWN = Own('own', 'mine')\n"
+    )
+    own, asked = find_system(f"{tmp_path}/mine.py:OWN"), (staged_costs(), EvenLoads(2, 4), 12)
+    assert interval_steps(own, *asked, 209.0) == 100
+    for between_s, found in ((float("nan"), "nan"), (8.0, "-1.0")):
+        with pytest.raises(SpecError, match=f"interval_s returned {found}; return a number of 0 or more, or None"):
+            interval_steps(own, *asked, between_s)

@@ -134,7 +134,7 @@ def _ranking_table(advice: Advice) -> Table:
     left = len(advice.ranking) - len(rows)
     notes = [f"in all rows: {common}"] if common else []
     if len({one.num_seeds for one in shown}) > 1:
-        notes.append("values are means over the seeds of their row; the best is compared at the same seeds")
+        notes.append("values are those of the seeds of their row; the best is compared at the same seeds")
     notes += [f"{left} more are in --json"] if left else []
     refused = {(str(dict(choice).get("system", "")), reason): None for choice, reason in advice.refused.items()}
     for systems, why in gather_obstacles(refused):

@@ -105,8 +105,19 @@ def _check_amount(value: Any, *_: Any) -> str:
     return "" if _is_amount(value) else "return a number of 0 or more"
 
 
+def _check_amount_or_none(value: Any, *_: Any) -> str:
+    return "" if value is None or _is_amount(value) else "return a number of 0 or more, or None"
+
+
+def _check_steps_or_none(value: Any, *_: Any) -> str:
+    return (
+        "" if value is None or (isinstance(value, int) and value >= 1) else "return whole steps of 1 or more, or None"
+    )
+
+
 CHECKS: Mapping[Any, Callable[..., str]] = {
     Save: _check_save, Pace: _check_pace, Decision: _check_decision, Mapping: _check_choices, float: _check_amount,
+    float | None: _check_amount_or_none, int | None: _check_steps_or_none,
 }  # fmt: skip
 """Says what is wrong with what a method returns, which is followed by the arguments of the method: by its type."""
 
@@ -117,4 +128,4 @@ def _check_of(method: str) -> Callable[..., str]:
         return _check_usable
     declared = getattr(System, method, None)
     kind = get_type_hints(declared).get("return") if inspect.isfunction(declared) else None
-    return CHECKS.get(get_origin(kind) or kind, lambda *_: "")
+    return CHECKS.get(kind, CHECKS.get(get_origin(kind), lambda *_: ""))
