@@ -146,16 +146,13 @@ def live_progress() -> "Iterator[ShowProgress]":
     from rich.console import Console
     from rich.progress import Progress
 
-    tasks: set[asyncio.Task[None]] = set()
     with Progress(console=Console(stderr=True), transient=True) as bar:
 
         def show(purpose: str, wall_s: float | None) -> "OnStart":
             def on_start(coordinator: "Coordinator") -> None:
                 is_known = wall_s is not None or coordinator.spec.num_steps is not None
                 line = bar.add_task(purpose, total=1.0 if is_known else None)
-                task = asyncio.get_running_loop().create_task(_refresh(coordinator, bar, line, purpose, wall_s))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                coordinator.server.start(_refresh(coordinator, bar, line, purpose, wall_s))
 
             return on_start
 

@@ -226,7 +226,8 @@ class WorkerServer:
                 worker = self._register(hello, writer, auth)
             while worker is not None and (line := await reader.readline()):
                 worker.last_heard_s = time.monotonic()
-                message = self._verified(auth, line)
+                message = auth.verify(line)
+                messages.check_report(self.spec, message)
                 if not isinstance(message, messages.Heartbeat):
                     self._handler.on_message(worker, message)
                     self._changed.set()
@@ -260,11 +261,6 @@ class WorkerServer:
         auth.check(answer[NONCE_BYTES:])
         await loop.sock_sendall(connection, auth.prove())
         return auth
-
-    def _verified(self, auth: MessageAuth, line: bytes) -> Message:
-        message = auth.verify(line)
-        messages.check_report(self.spec, message)
-        return message
 
     def _register(self, hello: Hello, writer: asyncio.StreamWriter, auth: MessageAuth) -> WorkerConnection | None:
         refusal = self._refusal(hello)

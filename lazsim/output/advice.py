@@ -157,14 +157,11 @@ def _interval_table(advice: Advice) -> Table:
     between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
     between = f"{format_duration(low)} or more" if math.isinf(high) else between
     best_s = advice.seconds(advice.best)
-    rows = [
-        (chosen, format_duration(best_s) if best_s else "none", None if math.isnan(low) else between),
-        ("Young", format_duration(found.young_s) if found.stall_s else None, None),
-        ("Daly", format_duration(found.daly_s) if found.stall_s else None, None),
-    ]
+    best = (chosen, best_s or "none", None if math.isnan(low) else between)
+    rows = [best, ("Young", found.young_s, None), ("Daly", found.daly_s, None)]
     stops = f"stops training for {format_duration(found.stall_s)}" if found.stall_s else "stops nothing"
     title = f"interval between checkpoints; a save {stops}, nodes go every {format_duration(found.between_s)}"
-    return Table([key(""), Column("interval"), Column("95 %")], rows, title, found.reasons)
+    return Table([key(""), Column("interval", format_duration), Column("95 %")], rows, title, found.reasons)
 
 
 def _assumptions(advice: Advice) -> Iterator[Part]:

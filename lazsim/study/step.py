@@ -170,7 +170,5 @@ def predict_layout(inputs: StepInputs, search: bool = False) -> StepResult:
         return StepResult(inputs, predict_step(inputs), [], {})
     found = search_layouts(inputs)
     best = found.candidates[0]
-    chosen = StepInputs(inputs.model, inputs.gpu, inputs.cluster, best.parallel, inputs.tables, inputs.constants)
-    return StepResult(
-        chosen, best.time, found.candidates, {"num_valid": found.num_valid, "num_fitting": found.num_fitting}
-    )
+    counts = {"num_valid": found.num_valid, "num_fitting": found.num_fitting}
+    return StepResult(replace(inputs, parallel=best.parallel), best.time, found.candidates, counts)
