@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,19 +19,14 @@ from lazsim.cli.base.common import (
     write_out,
 )
 from lazsim.cli.base.messages import CommandGroup
+from lazsim.routing.loading import DRAWN, load_recording
 from lazsim.units import counted
 
-if TYPE_CHECKING:
-    from lazsim.routing import RecordedRouting
-
 reading_options = options(
-    click.argument("path", metavar="FILE|SPEC"),
+    click.argument("source", metavar="FILE|SPEC"),
     click.option("--lenient", is_flag=True, help="Repair defects where possible, and report them."),
     layers_from_option,
 )
-DRAWN = 12, 16, 5000
-"""Layers, experts and steps of generated loads."""
-
 csv_option = click.option(
     "--out", type=kinds.OUT_FILE_OR_STDOUT, required=True, metavar="FILE.csv", help="File to write; - is stdout."
 )
@@ -42,12 +37,6 @@ def command() -> None:
     """Inspect, fit, generate, convert and plot expert loads. SPEC is a generator, as of lazsim list routing."""
 
 
-def _load(path: str, lenient: bool, layers_from: int) -> "RecordedRouting":
-    from lazsim.routing.loading import load_recording
-
-    return load_recording(path, lenient, layers_from, DRAWN)
-
-
 @command.command()
 @reading_options
 @json_option
@@ -56,7 +45,7 @@ def info(**reading: Any) -> None:
     from lazsim.output.routing import balance_table, facts_table
     from lazsim.routing.fit import layer_balance, routing_stats
 
-    recorded = _load(**reading)
+    recorded = load_recording(**reading)
     num_steps, num_layers, num_experts = recorded.tokens_SLE.shape
     facts: dict[str, Any] = {
         "num_steps": num_steps,
@@ -84,7 +73,7 @@ def fit(seeds: int, **reading: Any) -> None:
     from lazsim.routing import fit_routing
     from lazsim.routing.fit import compare_loads
 
-    recorded = _load(**reading)
+    recorded = load_recording(**reading)
     spec = fit_routing(recorded)
     rows = compare_loads(recorded, spec, seeds)
     if kept("as_json"):
@@ -124,7 +113,7 @@ def convert(layers: int | None, experts: int | None, every: int, out: Path, **re
     from lazsim.routing import top_experts
     from lazsim.routing.table import write_csv
 
-    recorded = _load(**reading)
+    recorded = load_recording(**reading)
     _, num_layers, num_experts = recorded.tokens_SLE.shape
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_out(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
@@ -141,10 +130,10 @@ def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     from lazsim.output.plots.routing import share_figure
     from lazsim.routing.table import spans
 
-    recorded = _load(**reading)
+    recorded = load_recording(**reading)
     numbers = recorded.layer_numbers
     chosen = layers or tuple(dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])))
     for layer in set(chosen) - set(numbers):
-        raise LazsimError(f"`layer` {layer}: {reading['path']} has layers {spans(numbers)}")
+        raise LazsimError(f"`layer` {layer}: {reading['source']} has layers {spans(numbers)}")
     write_out(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
     note(*recorded.notes, f"{out}: written")

@@ -16,6 +16,9 @@ from lazsim.specs import catalog_names, read_spec_bytes, read_toml, sha256
 
 UNIFORM = "uniform"
 
+DRAWN = 12, 16, 5000
+"""Layers, experts and steps of loads that are drawn to be looked at."""
+
 
 def load_routing(
     source: str, num_layers: int, num_experts: int, seed: int, lenient: bool = False, layers_from: int = 0
@@ -38,28 +41,23 @@ def load_routing(
     if _is_generator(source):
         content = read_spec_bytes("routing", source)
         return GeneratedRouting(read_toml(source, content, RoutingSpec), num_layers, num_experts, seed, sha256(content))
-    return _with_note(top_experts(_recording(source, lenient, layers_from), num_layers, num_experts))
+    return _with_note(top_experts(load_recording(source, lenient, layers_from), num_layers, num_experts))
 
 
-def load_recording(source: str, lenient: bool, layers_from: int, drawn: tuple[int, int, int]) -> RecordedRouting:
-    """Load recorded loads, or draw them where the source is a generator; for both see `load_routing`.
-
-    Parameters
-    ----------
-    drawn
-        Layers, experts and training steps of drawn loads.
-    """
+def load_recording(source: str, lenient: bool = False, layers_from: int = 0) -> RecordedRouting:
+    """Load recorded loads, or draw `DRAWN` ones where the source is a generator; for both see `load_routing`."""
     if source != UNIFORM and not _is_generator(source):
-        return _recording(source, lenient, layers_from)
+        if source != STDIN and not os.path.exists(source):
+            names = [UNIFORM, *catalog_names("routing")]
+            raise SpecError(unknown_name("routing", source, names, "a file of recorded loads"))
+        return read_routing(source, lenient, layers_from)
     check_lenient(lenient)
     if layers_from:
         raise SpecError(f"`layers_from`: {source} has MoE layers alone; leave it out")
     if source == UNIFORM:
-        return _uniform(*drawn[:2])
-    return replace(
-        record(source, *drawn, seed=0),
-        notes=("drawn with seed 0: {} layers of {} experts over {:,} steps".format(*drawn),),
-    )
+        return _uniform(*DRAWN[:2])
+    note = "drawn with seed 0: {} layers of {} experts over {:,} steps".format(*DRAWN)
+    return replace(record(source, *DRAWN, seed=0), notes=(note,))
 
 
 def _uniform(num_layers: int, num_experts: int) -> RecordedRouting:
@@ -69,13 +67,6 @@ def _uniform(num_layers: int, num_experts: int) -> RecordedRouting:
 
 def _is_generator(source: str) -> bool:
     return source.endswith(".toml") or source in catalog_names("routing")
-
-
-def _recording(source: str, lenient: bool, layers_from: int) -> RecordedRouting:
-    if source != STDIN and not os.path.exists(source):
-        names = [UNIFORM, *catalog_names("routing")]
-        raise SpecError(unknown_name("routing", source, names, "a file of recorded loads"))
-    return read_routing(source, lenient, layers_from)
 
 
 def _with_note(recorded: RecordedRouting) -> RecordedRouting:
