@@ -121,12 +121,10 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
         f"than the noise: {counts['num_right']} predicted in the measured direction, of a perfect model "
         f"{counts['perfect']:.0f}."
     )
-    columns = [key("setting"), Column("pairs"), Column("right"), Column("perfect model", ".1f")]
-    values = [
-        (name, len(some), sum(pair.right for pair in some), math.fsum(pair.perfect for pair in some))
-        for name, some in grouped((pair.setting, pair) for pair in result.pairs).items()
-    ]
-    yield Table(columns, values, "pairs by setting")
+    columns = [key("setting"), Column("pairs", of=len)]
+    columns += [Column("right", of=lambda some: sum(pair.right for pair in some))]
+    columns += [Column("perfect model", ".1f", of=lambda some: math.fsum(pair.perfect for pair in some))]
+    yield Table.of(grouped((pair.setting, pair) for pair in result.pairs), columns, "pairs by setting")
     columns = [
         key("faster", of="faster"), key("slower", of="slower"), Column("setting", kind="name", of="setting"),
         Column("measured", ".2f", of="measured"), Column("predicted", ".2f", of="predicted"),

@@ -423,20 +423,14 @@ def compare_observed(
         {run.name: offer(observed, simulated[run.name], run, recovery) for run in result.runs},
         {"observed": {"name": Path(path).name, "sha256": hashed}, **result.inputs},
         simulated,
-        (*notes, *_log_notes(unit, marks, observed, simulated), *_batch_note(unit, result.runs), *result.notes),
+        (*notes, *_log_notes(unit, marks, observed, simulated, result.runs), *result.notes),
     )
 
 
-def _batch_note(unit: str, runs: Sequence[SystemRun]) -> Iterator[str]:
-    """Yield how large steps are, which a log need not tell."""
-    batches = sorted({f"{run.samples / run.steps:,.4g}" for run in runs if run.steps})
-    if unit == "steps" and batches:
-        told = " or ".join(batches)
-        yield f"a simulated step has {told} samples in the mean: steps of the log are taken to be as large"
-
-
-def _log_notes(unit: str, marks: list[Mark], observed: Phases, simulated: Mapping[str, Phases]) -> Iterator[str]:
-    """Yield what limits the comparison."""
+def _log_notes(
+    unit: str, marks: list[Mark], observed: Phases, simulated: Mapping[str, Phases], runs: Sequence[SystemRun]
+) -> Iterator[str]:
+    """Yield what limits the comparison, and how large steps are, which a log need not tell."""
     apart = median(after.done - before.done for before, after in pairwise(marks) if after.done > before.done)
     step_s = observed.training_s / max(observed.done, 1.0)
     if observed.wall_s < MINUTE_S or (unit == "steps" and step_s > SLOWEST_STEP_S):
@@ -451,3 +445,6 @@ def _log_notes(unit: str, marks: list[Mark], observed: Phases, simulated: Mappin
             f"the log stops {observed.num_stops} times, simulations otherwise ({told}): `trace` is taken to begin with "
             "the first line of the log, and `start` moves it"
         )
+    batches = " or ".join(sorted({f"{run.samples / run.steps:,.4g}" for run in runs if run.steps}))
+    if unit == "steps" and batches:
+        yield f"a simulated step has {batches} samples in the mean: steps of the log are taken to be as large"
