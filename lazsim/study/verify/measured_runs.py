@@ -255,11 +255,8 @@ def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
     model = override(model, changes, row["model_key"])
     cluster, gpu = lookup.cluster(row["system"], cell_whole(row, "gpus"))
     inputs = StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
-    return inputs if _says_what_it_recomputes(row, inputs) else _recomputing_to_fit(row, inputs)
-
-
-def _says_what_it_recomputes(row: Cells, inputs: StepInputs) -> bool:
-    return row.get("recompute") == "none" or inputs.parallel.recompute != "none"
+    is_told = row.get("recompute") == "none" or inputs.parallel.recompute != "none"
+    return inputs if is_told else _recomputing_to_fit(row, inputs)
 
 
 def _recomputing_to_fit(row: Cells, inputs: StepInputs) -> StepInputs:
