@@ -115,7 +115,8 @@ def _components(sets_MN: Bools) -> tuple[Ints, Ints]:
     from scipy.sparse.csgraph import connected_components
 
     num_sets, size = len(sets_MN), sum(sets_MN.shape)
-    sets, nodes = sets_MN.nonzero()
+    # The oldest scipy that lazsim takes finds no components by indices of 64 bits.
+    sets, nodes = (index.astype(np.int32) for index in sets_MN.nonzero())
     joined = coo_array((np.ones(len(sets)), (sets, num_sets + nodes)), (size, size))
     # They are numbered as their first set is.
     component_M, component_N = np.split(connected_components(joined, directed=False)[1].astype(np.int64), [num_sets])
