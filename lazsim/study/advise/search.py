@@ -342,13 +342,13 @@ class Search:
         return surest
 
     def _is_same(self, one: Alternative, other: Alternative, num_seeds: int) -> bool:
-        """Tell whether two have the same value at every seed at which both do what must be done: so many, or more."""
-        values, others = (
-            self.goal.values(
-                {seed: row for seed, row in self.rows.get((each, ()), {}).items() if not self.goal.is_late([row])}
-            )
-            for each in (one, other)
-        )
+        """Tell whether two have the same value wherever both are in time, which they must be at `num_seeds` or more."""
+
+        def in_time(alternative: Alternative) -> BySeed:
+            rows = self.rows.get((alternative, ()), {})
+            return self.goal.values({seed: row for seed, row in rows.items() if not self.goal.is_late([row])})
+
+        values, others = in_time(one), in_time(other)
         seeds = common_seeds([values, others])
         return len(seeds) >= num_seeds and all(values[seed] == others[seed] for seed in seeds)
 
