@@ -147,6 +147,7 @@ BAD_INPUTS = {
     "dense layers of even loads": (["--routing", "uniform", "--layers-from", "3"], "leave it out"),
     "unknown cluster": (["--cluster", "rtx3090x1"], "did you mean 'rtx3090x10'?"),
     "unknown system": (["--system", "lazaru"], "did you mean 'lazarus'?"),
+    "name of a run for a system": (["--system", "lazarus:eplb"], "give lazarus, and eplb by --placement"),
     "unknown routing": (["--routing", "smartmoefit"], "did you mean 'smartmoe-fit'?"),
     "unknown format": (["--format", "bambo"], "did you mean 'bamboo'?"),
     "duration without unit": (["--duration", "80"], "give a number with a unit"),

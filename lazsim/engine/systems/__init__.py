@@ -89,6 +89,9 @@ def find_system(name: str) -> System:
     """
     if name in SYSTEMS:
         return SYSTEMS[name]
+    own, colon, policy = name.partition(":")
+    if colon and own in SYSTEMS:
+        raise SpecError(f"system {name!r}: give {own}, and {policy} by `placement`")
     system = REGISTRY.load(name)
     if not isinstance(system, System):
         raise SpecError(f"system {name!r} is of type {type(system).__name__}, not lazsim.engine.systems.System")
