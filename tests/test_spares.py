@@ -200,7 +200,7 @@ def test_numbers_of_spares_that_cost_the_same_within_chance_cannot_be_told_apart
     assert [one.is_tie for one in costs] == [True, False, True]
     # Hours for a million samples; Student's t of 7 degrees of freedom is 2.365, and the standard error 4.28 / sqrt(8).
     assert costs[2].per_million_samples == pytest.approx((1.01e6, 1.01e6 - 3.576e4, 1.01e6 + 3.576e4), rel=1e-3)
-    assert "numbers that cannot be told from 0: 2" in render(list(sweep_parts(result)), 100)
+    assert "numbers of spares that cannot be told from 0: 2" in render(list(sweep_parts(result)), 100)
     assert result.to_json()["spares"][1]["dearer"] == pytest.approx(1.05035)
 
 

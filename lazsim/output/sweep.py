@@ -143,7 +143,7 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
         f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"
     )
     ties = ", ".join(str(one.num_spares) for one in costs if one.is_tie and one is not best)
-    notes = [pays, f"numbers that cannot be told from {best.num_spares}: {ties}"] if ties else [pays]
+    notes = [pays, f"numbers of spares that cannot be told from {best.num_spares}: {ties}"] if ties else [pays]
     if any(one.is_tie is None for one in costs):
         notes.append(f"fewer than {MIN_SAMPLES} seeds cannot tell which number pays")
     return Table.of(costs, columns, f"spares of {best.name}", notes)

@@ -1,13 +1,16 @@
 """The picture of a predicted step: its parts, its memory, its stages and one layer over time."""
 
+import itertools
 import math
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from lazsim.grouping import grouped
-from lazsim.output.plots.style import COLORS, MORE_COLORS, STYLE, new_figure, to_files
+from lazsim.output.plots.style import HATCHES, STYLE, new_figure, to_files
 from lazsim.study.step import StepResult
 from lazsim.units import GIB
 
@@ -22,18 +25,37 @@ PIECES = {
 }  # fmt: skip
 """Pieces of a layer, without their direction, by the part of a step whose colour they have."""
 
-BACKWARD_ALPHA = 0.7
-
 STREAMS = ("host", "kernels", "exchanges")
 
 PARTS = (
-    "expert_matmul", "dense_matmul", "expert_exchange", "attention", "bubble", "memory", "router", "overlap_slowdown",
-    "gradient_exchange", "fixed", "optimizer", "idle", "tensor_exchange", "context_exchange", "offload",
+    "expert_matmul", "dense_matmul", "expert_exchange", "attention", "memory", "bubble", "idle", "optimizer",
+    "gradient_exchange", "router", "overlap_slowdown", "fixed", "tensor_exchange", "context_exchange", "offload",
     "launch", "wait",
 )  # fmt: skip
-"""Parts of a step that have the same colour in every picture; others take those that are left."""
+"""Parts of a step that look the same in every picture; others take what is left."""
 
-PASS_COLORS = {"forward": "#a9cbe6", "backward": "#f2c594", "both at once": "#b9b9b9"}
+
+class Fill(NamedTuple):
+    """How a part of a bar is told from others: by colour and hatch."""
+
+    color: str
+    hatch: str = ""
+
+
+UNIVERSAL_COLORS = (
+    "#0072b2", "#e69f00", "#d55e00", "#009e73", "#56b4e9", "#999999", "#cc79a7", "#000000", "#f0e442",
+)  # fmt: skip
+"""Colours that colour-blind readers can tell apart: Okabe and Ito, Color Universal Design, 2008, and a grey."""
+
+FILLS = tuple(Fill(color, hatch) for hatch, color in itertools.product(("", "////", "...."), UNIVERSAL_COLORS))
+
+MEMORY_FILLS = tuple(Fill("#e4e4e4", hatch) for hatch in HATCHES)
+"""Kinds of memory are no parts of a step: no colour is left that means nothing else here."""
+
+HATCH_INK = "#606060"
+"""Colour of hatches on what is nearly white."""
+
+PASS_COLORS = {"forward": "#a9cbe6", "backward": "#f2c594", "both at once": "#8f8f8f"}
 """Lighter than the colours of parts, which are others."""
 
 
@@ -48,22 +70,23 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
         {name: seconds for name, seconds in sorted(parts.items(), key=lambda part: -part[1]) if seconds > 0}
         for parts in (result.time.exposed_s, result.time.hidden_s)
     )
-    part_colors = dict(zip(dict.fromkeys((*PARTS, *exposed, *hidden)), (*COLORS, *MORE_COLORS) * 2, strict=False))
+    part_fills = dict(zip(dict.fromkeys((*PARTS, *exposed, *hidden)), FILLS, strict=False))
+    rows = {"step": exposed, "hidden\nbehind it": hidden} if hidden else {"step": exposed}
+    for row, values in enumerate(rows.values()):
+        _draw_bar(above, row, values, part_fills, result.time.step_s)
     # What is hidden as a whole is in the legend, too.
-    palette = {name: part_colors[name] for name in (*exposed, *hidden)}
-    _draw_bar(above, 0, exposed, palette, result.time.step_s)
-    _draw_bar(above, 1, hidden, palette, result.time.step_s, alpha=0.45)
-    above.set_yticks([0, 1], ["step", "hidden\nbehind it"])
+    _add_legend(above, {name: part_fills[name] for name in (*exposed, *hidden)})
+    above.set_yticks(range(len(rows)), list(rows))
     above.invert_yaxis()
     above.set(
         xlabel="seconds of a step",
         title=f"{result.inputs.model.name} on {result.inputs.num_gpus:,} {result.inputs.gpu.name}",
     )
     memory = {name: size / GIB for name, size in result.time.memory_bytes.items() if size}
-    # Kinds of memory are no parts of a step, and have greys: no colour is left that means nothing else here.
-    colors = {name: f"{0.2 + 0.45 * place / len(memory):.2f}" for place, name in enumerate(memory)}
+    kinds = dict(zip(memory, MEMORY_FILLS, strict=False))
     total = result.inputs.gpu.memory_bytes / GIB
-    _draw_bar(below, 0, memory, colors, max(total, math.fsum(memory.values())))
+    _draw_bar(below, 0, memory, kinds, max(total, math.fsum(memory.values())))
+    _add_legend(below, kinds)
     below.axvline(total, color="black", linewidth=1)
     below.annotate(
         "memory of a GPU", (total, 0.5), ha="right", va="bottom", fontsize=7, xytext=(-3, 0), textcoords="offset points"
@@ -71,7 +94,7 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     below.set_yticks([0], ["memory"])
     below.set(xlabel="GiB of the fullest GPU", ylim=(-0.6, 0.8))
     _draw_passes(passes, result)
-    _draw_layer(layer, result, part_colors)
+    _draw_layer(layer, result, part_fills)
     return to_files(figure)
 
 
@@ -96,34 +119,29 @@ def _draw_passes(axes: Axes, result: StepResult) -> None:
     axes.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.02))
 
 
-def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, str]) -> None:
-    """Draw what the host and the streams of the GPU do in one layer, forward and backward, in the colours of a step."""
+def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, Fill]) -> None:
+    """Draw what the host and the streams of the GPU do in one layer, forward and backward, with the looks of a step."""
     spans = result.spans
     streams = [name for name in STREAMS if any(span.stream == name for span in spans)]
     end_s = max(span.end_s for span in spans)
-    parts = dict.fromkeys(span.part for span in spans)
-    named = {part: PIECES.get(_piece(part), part.replace(" ", "_")) for part in parts}
-    known = {part: palette[name] for part, name in named.items() if name in palette}
-    # What only a layer has, such as launches, gets colours that are left, first those that the step does not have.
-    left = [color for color in (*COLORS, *MORE_COLORS) if color not in known.values()]
-    free = iter(sorted(left, key=lambda color: color in palette.values()))
-    colors = {part: known.get(part) or next(free) for part in parts}
-    bars: dict[tuple[int, str, float], list[tuple[float, float]]] = {}
+    parts = dict.fromkeys(_piece(span.part) for span in spans)
+    named = {part: PIECES.get(part, part.replace(" ", "_")) for part in parts}
+    # What only a layer has gets looks that are left.
+    free = (fill for fill in FILLS if fill not in palette.values())
+    fills = {part: palette.get(name) or next(free) for part, name in named.items()}
+    bars: dict[tuple[int, Fill], list[tuple[float, float]]] = {}
     for span in spans:
-        color = colors[span.part]
+        fill = fills[_piece(span.part)]
         start_s, length_s = max(span.start_s, 0.0), span.end_s - max(span.start_s, 0.0)
         row = streams.index(span.stream)
-        alpha = BACKWARD_ALPHA if span.part.endswith(" backward") else 1.0
-        bars.setdefault((row, color, alpha), []).append((1e3 * start_s, 1e3 * length_s))
+        bars.setdefault((row, fill), []).append((1e3 * start_s, 1e3 * length_s))
         text = span.part.replace("_", "\n").replace(" ", "\n")
-        _name_part(axes, 1e3 * (start_s + length_s / 2), row, text, length_s / end_s, 6, "white")
+        _name_part(axes, 1e3 * (start_s + length_s / 2), row, text, length_s / end_s, 6, fill)
     axes.set_yticks(range(len(streams)), streams)
-    for (row, color, alpha), some in bars.items():
-        axes.broken_barh(some, (row - 0.35, 0.7), facecolor=color, alpha=alpha, edgecolor="white", linewidth=0.2)
-    for color in dict.fromkeys(colors.values()):
-        pieces = dict.fromkeys(_piece(part).replace("_", " ") for part, other in colors.items() if other == color)
-        axes.barh(0, 0, color=color, label=", ".join(pieces))
-    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+    for (row, fill), some in bars.items():
+        axes.broken_barh(some, (row - 0.35, 0.7), linewidth=0.2, **_paint(fill))
+    parts_of = grouped((fill, part.replace("_", " ")) for part, fill in fills.items())
+    _add_legend(axes, {", ".join(same): fill for fill, same in parts_of.items()})
     axes.set(xlabel="milliseconds of a layer, forward and backward", xlim=(0, 1e3 * end_s))
     axes.invert_yaxis()
 
@@ -132,20 +150,28 @@ def _piece(part: str) -> str:
     return part.removesuffix(" forward").removesuffix(" backward")
 
 
-def _draw_bar(
-    axes: Axes, row: int, values: dict[str, float], colors: dict[str, str], whole: float, alpha: float = 1.0
-) -> None:
-    left, ink = 0.0, "white" if alpha == 1 else "black"
+def _draw_bar(axes: Axes, row: int, values: dict[str, float], fills: dict[str, Fill], whole: float) -> None:
+    left = 0.0
     for name, value in values.items():
-        axes.barh(row, value, left=left, color=colors[name], alpha=alpha, height=0.6, edgecolor="white", linewidth=0.4)
-        _name_part(axes, left + value / 2, row, name.replace("_", "\n"), value / whole, 6.5, ink)
+        axes.barh(row, value, left=left, height=0.6, linewidth=0.4, **_paint(fills[name]))
+        _name_part(axes, left + value / 2, row, name.replace("_", "\n"), value / whole, 6.5, fills[name])
         left += value
-    if alpha == 1:
-        marks = [Patch(color=color, label=name.replace("_", " ")) for name, color in colors.items()]
-        axes.legend(handles=marks, fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
 
 
-def _name_part(axes: Axes, x: float, y: float, text: str, share: float, size: float, color: str) -> None:
-    """Write a name on a part of a bar where it fits."""
+def _add_legend(axes: Axes, fills: dict[str, Fill]) -> None:
+    marks = [Patch(label=name.replace("_", " "), **_paint(fill)) for name, fill in fills.items()]
+    axes.legend(handles=marks, fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+
+
+def _paint(fill: Fill) -> dict[str, Any]:
+    edge = HATCH_INK if fill in MEMORY_FILLS else "white"
+    return {"facecolor": fill.color, "hatch": fill.hatch, "edgecolor": edge}
+
+
+def _name_part(axes: Axes, x: float, y: float, text: str, share: float, size: float, fill: Fill) -> None:
+    """Write a name on a part of a bar where it fits, on a plain ground."""
     if share >= LETTER_SHARE * max(map(len, text.split("\n"))):
-        axes.text(x, y, text, ha="center", va="center", fontsize=size, color=color)
+        red, green, blue = to_rgb(fill.color)
+        ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+        ground = {"facecolor": fill.color, "edgecolor": "none", "pad": 0.6} if fill.hatch else None
+        axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink, bbox=ground)

@@ -24,7 +24,7 @@ MORE_COLORS = (
     "#7a5c2e", "#5b4fa3", "#c2a300", "#9a9a9a", "#0c8f8f", "#8c1c13", "#6e9a1f", "#d67fb0", "#1f3d7a", "#e0a273",
     "#00b3e6", "#3b2a1a", "#ff5a36",
 )  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8", "H", "1", "x", "+")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "x", "H", "1", "8", "+")
 HATCHES = (
     "", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo", "//", "..", "\\\\", "xx", "--", "++",
     "**", "OO", "||",
@@ -111,10 +111,11 @@ POLICY_LOOKS = dict(
 
 
 BUCKET_COLORS = {
-    "compute": "#f0ead6", "checkpoint": "#ffe066", "lost_work": "#ff9d9d", "detect": "#d9c2f0",
-    "reconfigure": "#9ee6cf", "transfer": "#a8d8ff", "rebalance": "#cdf07a", "restart": "#ffbdf2", "waiting": "#c3c9d4",
+    "compute": "#f0ead6", "checkpoint": "#f2a23a", "lost_work": "#d4705a", "detect": "#eeccff",
+    "reconfigure": "#9cf08c", "transfer": "#7f9bd6", "rebalance": "#fff04d", "restart": "#a276ef", "waiting": "#8a9797",
 }  # fmt: skip
-"""What a job does, in colours lighter than those of systems."""
+"""What a job does, in colours that are not those of systems. Colour-blind readers can tell them apart, too: any two
+differ by 20 and more in CIE L*a*b*, also as Machado et al. 2009 simulate protanopia and deuteranopia."""
 
 LIGHTEST = 0.45
 """Share of white in the last of the colours of one system."""

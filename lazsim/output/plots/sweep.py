@@ -58,7 +58,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
         cost.plot(best.num_spares, best.per_million_samples.value, "o", **ring)
     unit = "node-hours" if by_run[0][0].cost_usd is None else "$"
     samples.set_ylabel("samples trained")
-    cost.set_ylabel(f"{unit} per million samples\n(ring: the least)")
+    cost.set_ylabel(f"{unit}/M samples\n(ring: the least)")
     cost.set_xlabel("spares held beside the nodes that train")
     cost.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     samples.yaxis.set_major_formatter(EngFormatter(sep=" "))
