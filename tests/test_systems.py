@@ -88,6 +88,15 @@ def test_an_asynchronous_save_counts_only_when_it_is_written():
     assert [end.counts["checkpoints"] for end in ends] == [1, 0]
 
 
+def test_a_restart_for_new_nodes_waits_until_the_save_before_is_written():
+    # Every four steps a save is written for 10 s, and steps wait for it: those of steps 4, 8, ..., 56 begin at 8 s,
+    # 18 s, ..., 138 s. Nodes join at 137 s, amid the wait for that of step 52: all wait until 148 s and start anew.
+    result = run("async-checkpoint", (17, "add", "m n o p"), interval_steps=4, duration_s=189.0)
+    assert (result.counts["restarts"], result.counts["lost_steps"], result.samples) == (1, 0, 56 * 48)
+    assert result.ledger_s["checkpoint"] == pytest.approx(13 * 2 + 10, abs=0.5)
+    assert result.ledger_s["restart"] == 40
+
+
 def test_a_copy_longer_than_a_step_is_made_once_and_written_from_its_end():
     # A copy of 3 s and a write of 10 s end 13 s after the step before, of which training waits for the last 1 s of the
     # copy.

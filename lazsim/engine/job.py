@@ -292,6 +292,8 @@ class Job:
                 yield from self._checkpoint(state, waits=True)
             elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
                 yield from self._spend("checkpoint", left_s)
+                # Rounding may end the wait just before the write does.
+                self.progress.save(self.env.now)
             decision = self._decide(state.held, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESUME:
             state.is_joining = False

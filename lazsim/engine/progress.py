@@ -1,7 +1,7 @@
 """Steps and samples trained, and the part of them that a checkpoint keeps."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 ROUNDING = 1e-9
 """Share of a step by which rounding may misplace its end."""
@@ -82,8 +82,6 @@ class Progress:
         if self._pending is not None:
             self._saved = self._pending
         self._pending = Saved(self.step, self.samples, now_s, now_s + persist_s)
-        if not persist_s:
-            self._saved, self._pending = self._pending, None
 
     def fail(self, now_s: float) -> bool:
         """Give up a save that is not written yet, as nodes have failed; tell whether there was one."""
@@ -120,7 +118,7 @@ class Progress:
         return interval_steps > 0 and self.step // interval_steps > last_step // interval_steps
 
     def _undo(self, saved: Saved, num_steps: int) -> Lost:
-        """Take back the last steps."""
+        """Take back the last steps, down to a copy; no later copy is older, so that the rest of its stretch may go."""
         lost_s, left, since_s = 0.0, num_steps, saved.until_s
         while left:
             made = saved.since.pop()
@@ -129,8 +127,6 @@ class Progress:
             left, lost_s = left - taken, lost_s + taken * made.step_s
             self.samples -= taken * made.samples_per_step
             since_s = made.start_s + kept * made.step_s
-            if kept:
-                saved.since.append(replace(made, num_steps=kept))
         self.step -= num_steps
         saved.since_s = max(0.0, saved.since_s - lost_s)
         return Lost(num_steps, lost_s, since_s)
