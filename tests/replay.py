@@ -494,6 +494,12 @@ class Replay:
                     owners = [node for node in held if item in held[node]]
                     if nodes[i] not in owners:
                         moves.append((owners, nodes[i], num_bytes))
+        if self.rules.joins_behind:
+            # Nodes of a replica started together, and stay together.
+            by_replica = sorted(seats, key=lambda seat: self.where(seat, count))
+            left = [seat for seat in by_replica if chosen[seat] not in held]
+            new = {chosen[seat] for seat in left}
+            chosen |= dict(zip(left, (node for node in nodes if node in new), strict=True))
         return [chosen[seat] for seat in seats], nodes, self.job.costs.move_s(moves)
 
     def form(self, joining):

@@ -187,7 +187,7 @@ def random_trace(rng, replica, many=1):
             # Some are back at once, without what they held.
             added = [node for node in removed if rng.random() < 0.1]
         if not removed or rng.random() < 0.2:
-            for _ in range(rng.choice([1, 1, 2, replica])):
+            for _ in range(rng.choice([1, 1, 2, replica, 2 * replica])):
                 back = [node for node in gone if node not in added]
                 added.append(rng.choice(back) if back and rng.random() < 0.3 else unseen.pop())
         alive = [node for node in alive if node not in removed] + added

@@ -1180,6 +1180,15 @@ def test_nodes_that_start_a_replica_together_train_in_it_together(gone, num_left
     assert result.states[-1].num_used == num_left
 
 
+@pytest.mark.parametrize(("gone", "num_left"), [("m n o p", 16), ("q r s t", 16), ("m q", 12), ("a b", 16)])
+def test_new_replicas_that_join_at_once_stay_whole(gone, num_left):
+    # Eight nodes come at 96 s: two replicas, m to p and q to t, join after 120 s of collecting and a copy of 7 s.
+    changes = (96, "add", "m n o p q r s t"), (300, "remove", gone)
+    result = run("replica-drop", *changes, duration_s=304.0)
+    assert [(event.time_s, event.num_used) for event in result.events if event.event == "joined"] == [(225, 20)]
+    assert result.states[-1].num_used == num_left
+
+
 def test_bamboo_takes_spares_in_where_they_replace_every_shadow():
     # Twice two of 82 are under 5 %. One spare leaves a shadow, and a step 3 s long; with x, collected until 321 s, none
     # is left. The step ends at 110 + 71 * 3 = 323 s; a rebuild of 10 s, and a transfer of 7 s.

@@ -158,6 +158,8 @@ class Plans:
                 dense_PH=held.dense_PN(grid) if divides_dense else None,
                 wants_PN=wanted.dense_PN(grid) if divides_dense else None,
                 domain_H=domain_H,
+                # Nodes that start a replica together train in it together.
+                newcomer_order_N=grid.by_replica_N(num_nodes) if self._system.joins_behind else None,
             )
             seconds = binding.transfer_s(self._costs, server_H)
             chosen = None if is_sampled else binding.chosen_N.tolist()

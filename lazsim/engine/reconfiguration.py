@@ -45,6 +45,7 @@ def bind_nodes(
     dense_PH: Bools | None = None,
     wants_PN: Bools | None = None,
     domain_H: Ints | None = None,
+    newcomer_order_N: Ints | None = None,
 ) -> Binding:
     """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
 
@@ -64,6 +65,9 @@ def bind_nodes(
         where every node holds all.
     domain_H
         Failure domain of each candidate, where the plan is for those of the first: its nodes stay in their domains.
+    newcomer_order_N
+        Nodes of the next plan in the order in which new candidates become those that are left, where these stay
+        together; any of them fits a new one as well.
     """
     if has_dense_H is None:
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
@@ -76,6 +80,9 @@ def bind_nodes(
     if domain_H is not None:
         missing_HN = keep_domains(missing_HN, domain_H, domain_H[: wants_LEN.shape[2]])
     order_H = chosen_N = map_greedily(missing_HN)
+    if newcomer_order_N is not None:
+        left_N = newcomer_order_N[chosen_N[newcomer_order_N] >= len(has_dense_H) - num_new]
+        chosen_N[left_N] = np.sort(chosen_N[left_N])
     num_left_out = len(has_dense_H) - len(chosen_N)
     if num_left_out:
         order_H = np.concatenate([chosen_N, np.setdiff1d(np.arange(len(has_dense_H)), chosen_N)])
