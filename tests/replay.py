@@ -7,6 +7,7 @@ engine. What nodes hold and what everything takes is in `tests.replay_costs`; no
 import itertools
 import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -18,6 +19,10 @@ from tests.jobs import DETECT_S, JOIN_WAIT_S, REBUILD_S, REGROUP_S, RESTART_S, S
 
 QUORUM_S, SHRINK_S, STALL_S = 1.0, 0.2, 180.0
 """Gloo under 1 s (torchft); 0.1 s, and 0.1 s of the controller (SPARe); 3 min (FT-HSDP)."""
+
+
+PUBLISHED = {"restarts_for_joins": True, "num_copies": 2, "num_peers": 2, "num_turns": 16, "num_stacks": 0}
+"""What a search for the best setting changes."""
 
 
 class Job(NamedTuple):
@@ -35,6 +40,7 @@ class Job(NamedTuple):
     unit: int = 0  # Under flexible dispatch a multiple of these nodes is used, from `fewest` on; else whole replicas.
     fewest: int = 0
     rebalance_steps: int = 0  # Steps between plans anew; 0 where loads do not change.
+    setting: Mapping[str, int] = PUBLISHED
 
 
 class FailedError(Exception):
@@ -50,6 +56,8 @@ class Replay:
 
     def __init__(self, system, job, initial, events, end_s):
         self.system, self.rules, self.job, self.end_s = system, RULES[system], job, end_s
+        self.setting = PUBLISHED | job.setting
+        self.saved_experts = 1 / self.setting["num_turns"] if self.rules.saves_in_turn else 1.0
         self.events = [(time_s, removed, added, ()) for time_s, removed, added in events]
         self.now = self.step_end = 0.0
         self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
@@ -262,7 +270,7 @@ class Replay:
         """Save, once the save before is written; a copy ends before the next update, the write goes on beside."""
         costs, num_seats = self.job.costs, self.num_seats
         # Before all stop in order, all is saved.
-        experts = 1.0 if waits else self.rules.saved_experts
+        experts = 1.0 if waits else self.saved_experts
         stall, write = costs.save_s(num_seats, experts), 0.0
         if self.rules.saves_behind:
             copy, behind = costs.copy_s(num_seats, experts), costs.step_s(num_seats)
@@ -329,7 +337,8 @@ class Replay:
     def from_memory(self):
         """Gemini: all go back to the last copy but one, if a node is left that keeps the share of each."""
         # A copy goes through a network that is idle for half a step.
-        lag = math.ceil(self.job.costs.exchange_s(self.num_seats) / (0.5 * self.last_step_s)) if self.last_step_s else 1
+        exchange_s = self.job.costs.exchange_s(self.num_seats, self.setting["num_copies"] - 1)
+        lag = math.ceil(exchange_s / (0.5 * self.last_step_s)) if self.last_step_s else 1
         copy = max(self.copied, (len(self.steps) // lag - 1) * lag)
         if copy <= self.saves[-1][0] or not all(map(self.keepers, range(self.num_seats))):
             return None
@@ -338,13 +347,12 @@ class Replay:
         return self.restart_or_wait()
 
     def keepers(self, seat):
-        """Return who is left of the two that keep the share of a seat: pairs, and the last three of an odd number."""
-        count, pair = self.num_seats, seat - seat % 2
-        ring = list(range(count - 3, count)) if count % 2 and seat >= count - 3 >= 0 else [pair, pair + 1]
-        if count == 1:
-            ring = [0]
-        following = ring[(ring.index(seat) + 1) % len(ring)]
-        return [one for one in {seat, following} if one in self.seats]
+        """Return who is left of those that keep the share of a seat: its group, in the last, larger one a ring."""
+        size = min(self.setting["num_copies"], self.num_seats)
+        groups = [list(range(first, first + size)) for first in range(0, self.num_seats - size + 1, size)]
+        groups[-1] = list(range(groups[-1][0], self.num_seats))
+        ring = next(group for group in groups if seat in group)
+        return [one for k in range(size) if (one := ring[(ring.index(seat) + k) % len(ring)]) in self.seats]
 
     def further_shares(self):
         """Count the shares that a node sends for lost ones, which those that keep them divide, beyond its own one."""
@@ -362,8 +370,9 @@ class Replay:
         active = ((saved + 2) * self.last_step_s / job.costs.node_s - 2) / (saved - 2)
         window = max(1, math.ceil(1 / max(active, 1 / 1000)))
         since = len(self.steps) - self.planned_step
-        # A node and the next two of its stage keep its snapshots; a pipeline needs one of its nodes for the logs.
-        keep = [{seat // per_stage * per_stage + (seat + k) % per_stage for k in range(3)} for seat in missing]
+        # A node and the next of its stage keep its snapshots; a pipeline needs one of its nodes for the logs.
+        copies = self.setting["num_peers"] + 1
+        keep = [{seat // per_stage * per_stage + (seat + k) % per_stage for k in range(copies)} for seat in missing]
         kept = (
             all(ring & set(self.seats) for ring in keep) and len({seat % per_stage for seat in self.seats}) == per_stage
         )
@@ -584,8 +593,10 @@ class Replay:
 
     def join_by_restart(self):
         """Restart with all, once all is saved and written; those who come meanwhile may change how nodes join."""
+        if not self.setting["restarts_for_joins"]:
+            return self.train
         step, written_at = self.saves[-1]
-        if self.rules.saved_experts < 1:
+        if self.saved_experts < 1:
             # Some experts are in older saves.
             step = self.all_saved
         if step == len(self.steps) and written_at <= self.now:
@@ -637,7 +648,7 @@ class Replay:
 
     def stacked(self):
         """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""
-        return fewest_stacks(self.replicas(), frozenset(self.whole())), 1.0
+        return fewest_stacks(self.replicas(), frozenset(self.whole()), self.setting["num_stacks"]), 1.0
 
     def has_each_place(self):
         return max(self.gone().values(), default=0) < self.replicas()
@@ -653,9 +664,9 @@ def merged(holdings):
 
 
 @cache
-def fewest_stacks(groups, up):
+def fewest_stacks(groups, up, stacks=0):
     """Return the fewest shards a group with which groups can cover all: `g` has the data of `g` to `g + stacks - 1`."""
-    stacks = min(max(1, math.floor(math.log2(groups) + 0.833)), groups)
+    stacks = min(stacks or max(1, math.floor(math.log2(groups) + 0.833)), groups)
     has = np.array(
         [[group in up and (shard - group) % groups < stacks for group in range(groups)] for shard in range(groups)]
     )
@@ -668,7 +679,7 @@ def fewest_stacks(groups, up):
 class Rules(NamedTuple):
     """What tells a strategy from the others; by default all restart from the last save, after a failure or to join.
 
-    A failure is noticed `timeout_s` after the end of the step, or by detection. A save, with a share of the experts, is
+    A failure is noticed `timeout_s` after the end of the step, or by detection. A save, of experts in turn or all, is
     copied behind a step and written beside training, or training waits for it.
     """
 
@@ -676,7 +687,7 @@ class Rules(NamedTuple):
     join: object = Replay.join_by_restart
     timeout_s: float | None = None
     saves_behind: bool = False
-    saved_experts: float = 1.0
+    saves_in_turn: bool = False
     rebuild_s: float = REBUILD_S
     keeps_places: bool = False
     whole_replicas: bool = False
@@ -705,7 +716,7 @@ RULES = {
     **dict.fromkeys(("ds", "tutel", "dropless", "checkpoint"), Rules()),
     **dict.fromkeys(("ds-ft", "tutel-ft", "dropless-ft", "lazarus"), REGROUPS),
     "async-checkpoint": Rules(saves_behind=True),
-    "moc": Rules(saves_behind=True, saved_experts=1 / 16),
+    "moc": Rules(saves_behind=True, saves_in_turn=True),
     "gemini": Rules(recover=Replay.from_memory),
     "moevement": Rules(recover=Replay.replay_stage),
     "replica-drop": DROPS,

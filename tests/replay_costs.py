@@ -57,7 +57,7 @@ class Constant(NamedTuple):
     def recall_s(self, count, before, further):
         return TRANSFER_S
 
-    def exchange_s(self, count):
+    def exchange_s(self, count, shares):
         return TRANSFER_S
 
     def window_s(self, count, owners, window):
@@ -243,9 +243,9 @@ class Layout:
         """Return the share of a node of a stage of what the stage has, where that is most."""
         return self.state_bytes * max(map(sum, self.params)) / (count // self.stages)
 
-    def exchange_s(self, count):
-        """Gemini: each node of a stage sends its share to another."""
-        return self.network_s(self.share(count))
+    def exchange_s(self, count, shares):
+        """Gemini: each node of a stage sends its share to others."""
+        return self.network_s(shares * self.share(count))
 
     def recall_s(self, count, before, further):
         """Gemini: who sends for several that are lost has more to send than a node gets."""

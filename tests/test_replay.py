@@ -2,7 +2,7 @@
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import msgspec
@@ -166,6 +166,8 @@ def random_job(rng, system, grid, own):
         unit=unit,
         fewest=fewest,
         rebalance_steps=REBALANCE_STEPS if isinstance(own, Constant) and own.placement else 0,
+        # Plans under flexible dispatch are an input.
+        setting={name: rng.choice(values) for name, values in SYSTEMS[system].choices().items() if not unit},
     )
 
 
@@ -220,7 +222,7 @@ def both(system, seed, random_costs, shift=lambda rng, events: events):
         changes += [(time_s, "remove", " ".join(removed)), (time_s, "add", " ".join(added))]
     result = simulate_system(
         trace(*changes, duration_s=end_s + 1),
-        SYSTEMS[system],
+        replace(SYSTEMS[system], **job.setting),
         costs,
         (RandomLoads if job.rebalance_steps else EvenLoads)(costs.model.num_moe_layers, costs.model.num_experts),
         end_s,
