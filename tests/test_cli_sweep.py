@@ -31,6 +31,16 @@ def test_a_table_for_people_and_one_of_every_run(lazsim, spec, tmp_path):
     assert table[0].startswith("system,placement,cluster.recovery.detect_s,seed,steps,samples,")
 
 
+def test_files_of_a_sweep_are_the_same_however_many_workers_make_its_runs(lazsim, spec, tmp_path):
+    for folder, workers in (("one", ["--jobs", 1]), ("two", ["--backend=loky", "--jobs=2"])):
+        assert lazsim("sweep", spec, "--out", tmp_path / folder, *workers)[0] == 0
+    # Rows are kept in the order in which runs end.
+    names = {path.name for path in (tmp_path / "one").iterdir()} - {"rows.jsonl"}
+    assert {"table.csv", "report.html"} < names
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
 def test_a_picture_of_another_program_is_not_written_over(refused, spec, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "comparison.png").write_bytes(b"mine")

@@ -85,6 +85,8 @@ worker_options = options(
     jobs_option,
     click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here."),
 )
+WORKER_OPTIONS = ("--backend", "--jobs", "--address")
+"""These say who makes the runs, on which no result depends."""
 
 
 def told(text: str) -> str:
@@ -253,14 +255,18 @@ def _told_object(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command_line() -> str:
-    """Return the command line that is being run, with DIR for the folder of results."""
-    given = _arguments()
-    for place, argument in enumerate(given):
-        if argument == "--out":
-            given[place + 1] = "DIR"
-        elif argument.startswith("--out="):
-            given[place] = "--out=DIR"
-    return shlex.join(["lazsim", *given])
+    """Return the command line that is being run, with DIR for the folder of results, without what makes no result."""
+    shown, given = ["lazsim"], iter(_arguments())
+    for argument in given:
+        name, equals, _ = argument.partition("=")
+        is_out = name == "--out"
+        if (is_out or name in WORKER_OPTIONS) and not equals:
+            next(given)
+        if is_out:
+            shown += ["--out", "DIR"]
+        elif name not in WORKER_OPTIONS:
+            shown.append(argument)
+    return shlex.join(shown)
 
 
 def note_written(folder: Path, names: Iterable[str]) -> None:
