@@ -259,6 +259,20 @@ def test_columns_and_formats_of_dates_can_be_named(write):
     assert outcome(read_trace(write(rows), mapping=make_mapping(**options))) == (3600.0, 1, 7200.0)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "time_s,cluster,count\n0,a,8\n600,a,7\n1200,a,8\n7200,b,4\n",
+        "time,cluster,count\n2026-01-01T00:00Z,a,8\n2026-01-01T00:20Z,a,7\n2026-01-01T05:00Z,b,8\n",
+        "time,node,up,cluster\n2026-01-01T00:00Z,n1,1,a\n2026-01-01T00:20Z,n1,1,a\n2026-01-01T05:00Z,m1,1,b\n",
+    ],
+)
+def test_a_trace_whose_last_rows_do_not_count_ends_with_those_that_do_and_says_so(write, rows):
+    trace = read_trace(write(rows), mapping=make_mapping(where="cluster=a"))
+    assert trace.duration_s == 1200
+    assert any("counts" in note and "end" in note for note in trace.notes), trace.notes
+
+
 def test_counts_of_several_zones_are_not_taken_for_one(write):
     rows = "time,zone,count\n2025-03-01 00:00,a,2\n2025-03-01 00:00,b,5\n2025-03-01 01:00,a,2\n"
     with pytest.raises(

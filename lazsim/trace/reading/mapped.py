@@ -286,9 +286,9 @@ class _MappedTable:
         used = {place for places in self._places.values() for place in places}
         if any(len(row.fields) > len(used) for row in self._table.rows[:HEAD_LINES]):
             self._refuse_several(samples)
-        notes: tuple[str, ...] = (RULE, "the trace is taken to end with its last row")
+        notes: tuple[str, ...] = (RULE, "the trace is taken to end with the last row that counts")
         if self._times.is_absolute:
-            notes = (RULE, "a change happened some time before the row that shows it")
+            notes += ("a change happened some time before the row that shows it",)
             if self._times.is_local:
                 refuse_set_back(samples, self._source, "let later rows overtake earlier ones", is_distinct=True)
             samples, more = settle(samples, lambda sample: sample[:2])

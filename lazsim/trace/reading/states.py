@@ -106,7 +106,7 @@ class StateLog:
     def reading(self, *notes: str) -> TraceReading:
         """Return the events of the nodes, and what was assumed."""
         asked = self._asked.span
-        window = "the trace begins with the first date in the file and ends with the last"
+        window = "the trace begins with the first date that counts and ends with the last"
         if asked is not None and self._rows:
             begin_s, end_s = self._times.read_span(asked, self.source)
             refuse_outside(begin_s, end_s, [row.time_s for row in self._rows], self.source)
