@@ -1079,6 +1079,9 @@ def test_the_best_setting_restarts_for_a_node_only_where_that_pays(restart_s, re
         assert (published.setting["restarts_for_joins"], published.counts["restarts"]) == (True, 2)
         assert (best.setting["restarts_for_joins"], best.counts["restarts"]) == (restarts_for_joins, restarts)
     assert ("no restarts for joins" in render(run_parts(result), 200)) is not restarts_for_joins
+    # Training began again after 42 s of detecting and 1,200 of a restart at 3,000 s: the two wait until 6,000 s.
+    told = [note for note in result.notes if "wait when the run ends: checkpoint for 29.3 min, tutel" in note]
+    assert bool(told) is not restarts_for_joins
 
 
 def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():

@@ -20,7 +20,7 @@ from lazsim.routing import Routing
 from lazsim.scenario import Scenario
 from lazsim.study.memory import find_obstacle
 from lazsim.trace import Trace
-from lazsim.units import parse_duration
+from lazsim.units import format_duration, parse_duration
 
 AUTO = "auto"
 """Interval that stands for the best one."""
@@ -164,11 +164,39 @@ def rollback_samples(run: SystemRun) -> float:
     return run.interval_steps / 2 * run.samples / run.steps if run.steps else 0.0
 
 
-def untested_note(best: Iterable[SystemRun]) -> list[str]:
+def search_notes(scenarios: Sequence[Scenario], best: Sequence[SystemRun], trace: Trace) -> list[str]:
+    """Say which failures choose the best settings of scenarios, and what the runs at these cannot tell."""
+    return [choice_note(scenarios[0]), *_untested_note(best), *_waiting_note(scenarios, best, trace)]
+
+
+def _untested_note(best: Iterable[SystemRun]) -> list[str]:
     """Say for which systems no failure tells what a long interval loses."""
     names = [run.name for run in best if run.counts["checkpoints"] and not went_back(run)]
     why = "no failure went back to a checkpoint; the interval is chosen as if one had, at a random instant"
     return [f"{', '.join(names)}: {why}"] if names else []
+
+
+def _waiting_note(scenarios: Iterable[Scenario], best: Iterable[SystemRun], trace: Trace) -> list[str]:
+    """Say whose best setting leaves nodes to a restart that does not come before the run ends."""
+    pairs = zip(scenarios, best, strict=True)
+    found = [f"{run.name} for {format_duration(s)}" for one, run in pairs if (s := _waiting_s(one, run, trace))]
+    why = "new nodes that the best setting leaves to the next restart wait when the run ends"
+    return [f"{why}: {', '.join(found)}; in a longer run, a restart for them may be better"] if found else []
+
+
+def _waiting_s(scenario: Scenario, run: SystemRun, trace: Trace) -> float:
+    """Return for how long nodes have waited at the end of a run that a restart for them would have brought into use."""
+    since_s = run.wall_s
+    if not run.setting.get("restarts_for_joins", True):
+        system, most = replace(scenario.find_system(), **dict[str, Any](run.setting)), scenario.most_in_service(trace)
+        for state in reversed(run.states):
+            usable = system.usable_nodes(scenario.costs(), min(state.num_alive, most))
+            if not 0 < state.num_used < usable:
+                break
+            since_s = state.time_s
+    waited_s = run.wall_s - since_s
+    # Those that are still being collected wait under any setting.
+    return waited_s if waited_s > scenario.job.join_wait_s else 0.0
 
 
 def other_draws(scenario: Scenario) -> Sequence[Trace]:

@@ -25,11 +25,10 @@ from lazsim.specs import hash_id
 from lazsim.study.checkpoint_interval import (
     AUTO,
     Setting,
-    choice_note,
     choose_setting,
     interval_of,
     other_draws,
-    untested_note,
+    search_notes,
 )
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes, require_memory
@@ -217,7 +216,7 @@ def simulate_scenarios(
             if is_search:
                 others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
             bar.end()
-    chosen = [choice_note(first), *untested_note(others if searches else runs)] if others else []
+    chosen = search_notes(scenarios, others if searches else runs, trace) if others else []
     return RunResult(
         id=hash_id([__version__, searches, *(one.id for one in scenarios)]),
         inputs=_record(scenarios, trace, loads, wall_s),
@@ -332,7 +331,7 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     value: dict[str, Any] = {
         "row": flat_row(scenario, run) | nodes,
         "notes": [
-            *([choice_note(scenario)] if scenario.interval == AUTO else []),
+            *(search_notes([scenario], [run], trace) if scenario.interval == AUTO else []),
             *describe_runs([scenario], [run], trace, loads),
         ],
     }
