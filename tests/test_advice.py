@@ -2,6 +2,7 @@ import inspect
 import json
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,17 +10,18 @@ import pytest
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
-from lazsim.output.advice import seems_better
+from lazsim.output.advice import advice_parts, seems_better
+from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
-from lazsim.study.advise.advice import GOODPUT, advise
+from lazsim.study.advise.advice import GOODPUT, Off, advise
 from lazsim.study.advise.formulas import Start, hold_against_formulas
 from lazsim.study.advise.question import NUM_STRETCHES, Question
 from lazsim.study.advise.search import Alternative, Goal, Search, fit_interval
 from lazsim.study.checkpoint_interval import mean_between_s
 from lazsim.study.comparison import rank
-from lazsim.study.deadline import Due, compare_purchases
-from lazsim.study.intervals import MIN_SAMPLES
+from lazsim.study.deadline import Due, compare_purchases, due_samples
+from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.simulation import run_scenario
 from lazsim.trace import write_trace
 from lazsim.trace.recipes import change_recipe
@@ -153,6 +155,24 @@ def test_what_seems_better_than_the_best_at_too_few_seeds_is_marked():
     assert not any(map(seems_better, rank(values, "best")))
 
 
+def test_ties_are_told_beside_what_too_few_seeds_leave_open():
+    found = Made(noisy).advise(of("ds", "lazarus", "checkpoint"), 300)
+    best, second, third = found.ranking
+    ranking = (best, replace(second, is_tie=True), replace(third, is_tie=None, num_seeds=2))
+    shown = " ".join(render(advice_parts(replace(found, ranking=ranking)), 200).split())
+    assert "; 1 other may be as good; 2 seeds of others, fewer than 6, cannot tell whether they are as good" in shown
+    assert "without an interval there are fewer than 6 seeds: chance may do as much" in shown
+
+
+def test_what_it_costs_to_be_off_is_a_tie_where_its_interval_holds_nothing():
+    intervals = (Interval(0.97, 0.92, 1.03), Interval(1.1, 1.02, 1.2), Interval(0.85, math.nan, math.nan))
+    found = Made(noisy).advise(of("ds"), 100)
+    off = [Off(f"case {number}", found.best, one) for number, one in enumerate(intervals)]
+    assert [one.is_tie for one in off] == [True, False, None]
+    lines = render(advice_parts(replace(found, off=tuple(off))), 200).splitlines()
+    assert [line.endswith("(tie)") for line in lines if line.startswith("case")] == [True, False, False]
+
+
 def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):
     path = tmp_path / "nodes.csv"
     write_trace(one_failure(), path)
@@ -247,12 +267,15 @@ def test_tuning_walks_to_an_interval_far_from_youngs():
 
 def test_an_interval_that_no_failure_has_tested_stays_near_youngs_and_a_remark_says_so():
     def value(one, seed, _changes):
-        return 100 - 1000 / one.interval_steps + 0.01 * seed
+        # Greatest at 10,000 steps.
+        return 100 - 1000 / one.interval_steps - one.interval_steps / 1e5 + 0.01 * seed
 
     tested, untested = (Made(value, lost_steps).advise(of("ds", "lazarus"), 300) for lost_steps in (1, 0))
     # Young's is 100 steps.
     assert tested.best.interval_steps > 1000
     assert untested.best.interval_steps <= 200
+    # Its curve is highest far beyond: no interval of 95 % that leaves out the best stands beside it.
+    assert math.isnan(untested.formulas.found_s.value)
     assert any("no run that chose the interval lost steps" in note for note in untested.notes)
     assert not any("no run that chose the interval lost steps" in note for note in tested.notes)
 
@@ -617,6 +640,9 @@ def test_advice_for_a_deadline_agrees_with_the_ways_to_buy_nodes_for_one_stretch
     )
     trace, loads = scenario.load_trace(), scenario.load_routing()
     due = Due(21 * 60.0, 1800.0, 3.0)
+    work = due_samples(due, scenario, trace, 10, loads)
+    told = f"the work is {work:,} samples, which checkpoint with interval 20 trains in 21 min on 10 nodes that stay"
+    assert f"note: {told}\n" in err
     for way in compare_purchases(due, scenario, run_scenario(scenario, trace, loads), trace, loads):
         found = ranking[way.nodes]
         assert found["value"] == pytest.approx(way.cost_usd / way.done_share, rel=1e-3)

@@ -21,6 +21,8 @@ from lazsim.units import counted, format_duration
 MOST_RANKED = 12
 """Choices that are shown; ``--json`` has all of them."""
 
+TIE, FEW_SEEDS = " (tie)", f"without an interval there are fewer than {MIN_SAMPLES} seeds: chance may do as much"
+
 ADVICE_FILES = ("advice.json", "advice.png", "advice.pdf", "report.html")
 
 
@@ -85,7 +87,7 @@ def _answer(advice: Advice) -> str:
     if any(one.is_tie is None for one in advice.ranking[1:]):
         fewest = min(one.num_seeds for one in advice.ranking)
         better = sum(map(seems_better, advice.ranking))
-        told = f"; {counted(fewest, 'seed')} of others, fewer than {MIN_SAMPLES}, cannot tell whether they are as good"
+        told += f"; {counted(fewest, 'seed')} of others, fewer than {MIN_SAMPLES}, cannot tell whether they are as good"
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
@@ -123,7 +125,7 @@ def _ranking_table(advice: Advice) -> Table:
     names, common = name_apart([one.name.choice for one in shown])
     for place, (one, chosen) in enumerate(zip(shown, names, strict=True)):
         unsure = " (too few seeds)" if seems_better(one) else ""
-        tie = " (tie)" if place and one.is_tie else unsure
+        tie = TIE if place and one.is_tie else unsure
         behind = f"{_percent(one.behind)}{tie}" if place else "-"
         row = [chosen, one.name.interval_steps, with_interval(one.mean, goal.format), behind, one.num_seeds]
         if goal.done is not None:
@@ -133,6 +135,7 @@ def _ranking_table(advice: Advice) -> Table:
         rows.append(row)
     left = len(advice.ranking) - len(rows)
     notes = [f"in all rows: {common}"] if common else []
+    notes += [FEW_SEEDS] if any(one.is_tie is None and not advice.fault(one.name) for one in shown) else []
     if len({one.num_seeds for one in shown}) > 1:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")
     notes += [f"{left} more are in --json"] if left else []
@@ -145,9 +148,12 @@ def _ranking_table(advice: Advice) -> Table:
 
 def _off_table(advice: Advice) -> Table:
     late = "late" if advice.goal.done is not None else "all"
-    rows = [(one.what, late if math.isinf(one.behind.value) else _percent(one.behind)) for one in advice.off]
+    rows = [
+        (one.what, late if math.isinf(one.behind.value) else _percent(one.behind) + TIE * bool(one.is_tie))
+        for one in advice.off
+    ]
     is_short = any(math.isnan(one.behind.low) and math.isfinite(one.behind.value) for one in advice.off)
-    notes = [f"fewer than {MIN_SAMPLES} seeds: chance may do as much"] if is_short else []
+    notes = [FEW_SEEDS] if is_short else []
     return Table([key("what"), Column("costs")], rows, "what it costs to be off", notes)
 
 
@@ -155,7 +161,8 @@ def _interval_table(advice: Advice) -> Table:
     found, chosen = advice.formulas, "given" if advice.is_interval_given else "best"
     low, high = found.found_s[1:]
     between = f"{format_duration(low)} to {format_duration(high)}" if low > 0 else f"up to {format_duration(high)}"
-    between = f"{format_duration(low)} or more" if math.isinf(high) else between
+    if math.isinf(high):
+        between = f"{format_duration(low)} or more" if low > 0 else "any"
     best_s = advice.seconds(advice.best)
     best = (chosen, best_s or "none", None if math.isnan(low) else between)
     rows = [best, ("Young", found.young_s, None), ("Daly", found.daly_s, None)]

@@ -95,6 +95,11 @@ class Off:
     alternative: Alternative
     behind: Interval
 
+    @property
+    def is_tie(self) -> bool | None:
+        """Whether it may cost nothing, or gain nothing; None where too few seeds tell."""
+        return None if math.isnan(self.behind.low) else self.behind.low <= 1 <= self.behind.high
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -190,7 +195,8 @@ class Advice:
             "evidence": {
                 "ranking": [ranked(one) for one in self.ranking],
                 "off": [
-                    {"what": one.what, **describe(one.alternative), **one.behind.named("behind")} for one in self.off
+                    {"what": one.what, **describe(one.alternative), **one.behind.named("behind"), "is_tie": one.is_tie}
+                    for one in self.off
                 ],
                 "interval": formulas | dict(zip(("low_s", "high_s"), self.formulas.found_s[1:], strict=True)),
                 "num_assumptions": self.turns.num_changed,

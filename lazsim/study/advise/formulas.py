@@ -68,7 +68,7 @@ class Formulas:
     """The interval found, and those of formulas, in seconds."""
 
     found_s: Interval
-    """Where the fitted curve is highest; NaN where the best interval is at an end of those tried."""
+    """Where the fitted curve is highest; NaN where that is beyond those tried, of which the best is at an end."""
     young_s: float
     daly_s: float
     """From the two below; NaN where a save stops nothing, which formulas do not cover."""

@@ -23,7 +23,7 @@ from lazsim.study.simulation import run_scenario, simulate_point
 from lazsim.study.sweep.spec import SEEDS
 from lazsim.trace import Trace
 from lazsim.trace.recipes import MtbfSpec
-from lazsim.units import format_duration
+from lazsim.units import counted, format_duration
 
 CHOICES = ("system", "fault_threshold", "num_nodes", "spares", "placement", "purchase")
 """Choices beside the interval, in the order in which they are named."""
@@ -196,7 +196,11 @@ class Question:
             return
         scenario = self.scenario(choice, 0, self.starts[choice].steps)
         trace, loads = scenario.load_trace(), scenario.load_routing()
-        self._samples_due = due_samples(self._due, scenario, trace, self._num_staying(choice), loads)
+        num_staying = self._num_staying(choice)
+        self._samples_due = due_samples(self._due, scenario, trace, num_staying, loads)
+        made = f"in {format_duration(self._due.work_s)} on {counted(num_staying, 'node')}"
+        first = f"{scenario.find_system().run_name} with interval {self.starts[choice].steps:,} trains {made}"
+        self.remarks[f"the work is {self._samples_due:,} samples, which {first} that stay"] = None
 
     def _num_staying(self, choice: Choice) -> int:
         whole = self.whole(choice)

@@ -276,6 +276,9 @@ class Search:
         found = fit_interval(near, sign)
         if found is not None:
             steps = max(min(near), min(max(near), round(found.value)))
+            if steps != round(found.value) and not found.low <= steps <= found.high:
+                # The curve is highest beyond what was tried, of which it knows nothing.
+                found = None
         tuned = Alternative(choice, steps)
         self.run([tuned], num_seeds)
         tried = self.tried(choice, num_seeds)
