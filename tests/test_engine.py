@@ -135,6 +135,11 @@ def test_a_new_node_that_makes_a_group_only_with_one_that_was_dropped_means_a_re
     result = run("ds-ft", events, 500.0, **NEVER)
     assert (result.counts["reconfigurations"], result.counts["restarts"], result.counts["lost_steps"]) == (1, 1, 0)
     assert result.states[-1].num_used == 4
+    # c, which is the one left out, comes back as a new node: both join b and a without one.
+    events = trace((0, "add", "a b c d"), (101, "remove", "d"), (181, "remove", "c"), (201, "add", "c e"))
+    result = run("ds-ft", events, 500.0, **NEVER)
+    counts = result.counts["failures"], result.counts["reconfigurations"], result.counts["restarts"]
+    assert (counts, result.states[-1].num_used) == ((1, 2, 0), 4)
 
 
 def test_simultaneous_losses_are_one_failure():
