@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.costmodel.step import KernelCosts
+from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import SpecError
@@ -154,7 +155,16 @@ def test_nodes_stay_in_their_domains_when_others_fail(answered):
     assert {row["num_states"] for row in lost["migrations"]} == {0}
 
 
-NEVER = {"checkpoint_interval_steps": dict.fromkeys(SYSTEMS, 10**6), "rebalance_interval_steps": 10**6}
+@given(data=st.data(), num_nodes=st.integers(1, 8), num_new=st.integers(0, 2))
+def test_each_node_of_a_plan_becomes_one_of_its_domain_however_few_states_others_would_fetch(data, num_nodes, num_new):
+    domain_H = np.array(data.draw(st.lists(st.integers(0, 2), min_size=num_nodes, max_size=num_nodes)))
+    num_planned = data.draw(st.integers(1, num_nodes))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    has_LEH = rng.random((2, 4, max(1, num_nodes - num_new))) < 0.5
+    has_LEH[:, :, 0] = True
+    wants_LEN = rng.random((2, 4, num_planned)) < 0.5
+    binding = bind_nodes(costs(), has_LEH, wants_LEN, num_nodes - has_LEH.shape[2], domain_H=domain_H)
+    assert np.array_equal(domain_H[binding.chosen_N], domain_H[:num_planned])
 
 
 @pytest.mark.parametrize(("make", "lost"), [(KernelCosts, ("c d", "a b", "g h")), (StagedCosts, ("a b",))])

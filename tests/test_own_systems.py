@@ -88,19 +88,30 @@ def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, to
     assert "\n" not in str(error.value)
 
 
-def test_a_system_that_extends_oobleck_uses_any_number_of_nodes_as_that_does(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "base", "fields", "lost", "expected"),
+    [
+        # All with one share of a stage go: a restart on nine nodes.
+        ("oobleck", "oobleck import Oobleck", "", "a c e", (1, 9)),
+        # Each stage has five nodes left, which hold every expert.
+        ("lazarus", "system import System", ", policy=find_policy('mro'), recovers_from_peers=True", "a c", (0, 10)),
+    ],
+)
+def test_a_system_that_extends_another_uses_any_number_of_nodes_as_that_does(
+    tmp_path, name, base, fields, lost, expected
+):
     (tmp_path / "mine.py").write_text(
-        "from lazsim.engine.systems.oobleck import Oobleck\n\n\nclass Mine(Oobleck):\n"
+        f"from lazsim.engine.systems.{base}\nfrom lazsim.placement.policies import find_policy\n\n\n"
+        f"class Mine({base.split()[-1]}):\n"
         "    def usable_nodes(self, costs, num_nodes):\n        return super().usable_nodes(costs, num_nodes)\n\n"
         "    def decide(self, costs, stopped):\n        return super().decide(costs, stopped)\n\n"
         "    def timed_seats(self, costs, *nodes_and_seats):\n"
         "        return super().timed_seats(costs, *nodes_and_seats)\n\n\n"
-        "OWN = Mine('own', 'mine')\n"
+        f"OWN = Mine('own', 'mine'{fields})\n"
     )
-    # All with one share of a stage go: a restart on nine nodes.
-    own, published = (run(path, (95, "remove", "a c e")) for path in (f"{tmp_path}/mine.py:OWN", "oobleck"))
+    own, published = (run(path, (95, "remove", lost)) for path in (f"{tmp_path}/mine.py:OWN", name))
     assert (own.samples, own.ledger_s, own.counts) == (published.samples, published.ledger_s, published.counts)
-    assert (own.counts["restarts"], own.states[-1].num_used) == (1, 9)
+    assert (own.counts["restarts"], own.states[-1].num_used) == expected
 
 
 def test_published_seconds_between_checkpoints_that_are_none_are_told(tmp_path):

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -340,17 +341,34 @@ def test_a_node_of_the_only_pipeline_of_oobleck_takes_its_layers_with_it():
     assert [failure.decision for failure in eight.failures] == ["continue", "restart"]
 
 
-@pytest.mark.parametrize("missing", [
+MISSING = [
     *itertools.combinations(NODES, 2), *itertools.combinations(NODES[:8], 3), *itertools.combinations(NODES[:8], 4),
-])  # fmt: skip
+]  # fmt: skip
+
+
+def places_of(seats):
+    # Seats 0, 2 and 4 are one place, as are 1, 3 and 5, and so on.
+    return Counter((seat // 6, seat % 2) for seat in seats)
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_nodes_of_oobleck_change_places_until_each_is_taken_once_a_pipeline(missing):
+    left, pipelines = set(held(*missing).seats), (12 - len(missing)) // 4
+    moved = SYSTEMS["oobleck"].moves(staged_costs(), held(*missing))
+    after = left - set(moved) | set(moved.values())
+    assert len(after) == len(left) >= len(left | set(moved))
+    counts = places_of(left)
+    assert min(places_of(after)[place] for place in places_of(range(12))) == pipelines
+    assert len(moved) == sum(max(0, pipelines - counts[place]) for place in places_of(range(12)))
+
+
+@pytest.mark.parametrize("missing", MISSING)
 def test_newcomers_take_the_places_of_which_most_nodes_are_missing(missing):
     cost_model = staged_costs()
     lost = set(held(*missing).seats) ^ set(range(12))
 
     def most_missing(filled):
-        # Seats 0, 2 and 4 are one place, as are 1, 3 and 5, and so on.
-        places = [(seat // 6, seat % 2) for seat in lost - set(filled)]
-        return max(map(places.count, places), default=0)
+        return max(places_of(lost - set(filled)).values(), default=0)
 
     for count in range(len(lost) + 1):
         taken = SYSTEMS["recycle"].free_seats(cost_model, held(*missing), count)
@@ -918,6 +936,9 @@ def test_systems_save_as_often_as_others_where_each_failure_takes_an_expert(syst
     # each stage on two nodes.
     steps = interval_steps(SYSTEMS[system], staged_costs(num_nodes=4), EvenLoads(2, 4), 4, between_s=600.0)
     assert steps == (274 if system in ("moevement", "bamboo") else 55)
+    # Eight are two replicas, of which either has all. Moevement has no spare.
+    steps = interval_steps(SYSTEMS[system], staged_costs(num_nodes=8), EvenLoads(2, 4), 8, between_s=600.0)
+    assert steps == (55 if system == "moevement" else 274)
 
 
 def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given_up():
@@ -949,6 +970,10 @@ def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
     block = scenario.model.block_params
     dense, experts = 8 * (block["attention"] + block["moe"]), 8 * 256 * block["expert"]
     assert SYSTEMS["gemini"].host_bytes(scenario.costs(), 128, 20.0) == pytest.approx(14 * (dense + experts) * 4 / 16)
+    # Each copy but its own goes through half of the steps of 10 ms, by NICs of 400 GB/s of which 97 % are reached.
+    copy_s = 14 * (dense + experts) / 16 / (0.97 * 400e9) + 10e-6
+    lags = [replace(SYSTEMS["gemini"], num_copies=n).memory_lag_steps(scenario.costs(), 128, 0.01) for n in (2, 3)]
+    assert lags == [math.ceil(copy_s / 0.005), math.ceil(2 * copy_s / 0.005)]
     logs = 2 * 4 * 8192 * 4096 * 7168 * 2 / 16
     node = SYSTEMS["moevement"].host_bytes(scenario.costs(), 128, 20.0)
     # Beside an eighth of the experts, the nodes of a stage have its dense part each.
