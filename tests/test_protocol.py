@@ -143,17 +143,16 @@ def test_training_pauses_only_for_nodes_that_come_into_use(system, in_use, alive
 
 
 def test_nodes_are_collected_for_two_minutes_from_the_first_on():
-    newcomers = protocol.Newcomers()
-    due_s = newcomers.add("a", None, 51.0, 120.0)
-    assert newcomers.add("b", due_s, 61.0, 120.0) == due_s == 171.0
-    assert [protocol.join_is_due(due_s, now_s) for now_s in (170.9, 171.0)] == [False, True]
-
-
-@pytest.mark.parametrize(
-    ("num_alive", "join_at_s", "expected"), [(1, None, False), (2, None, True), (2, 210.0, False), (2, 200.0, True)]
-)
-def test_a_waiting_job_starts_with_enough_nodes_once_all_who_come_are_collected(num_alive, join_at_s, expected):
-    assert protocol.can_start(num_alive, usable_nodes("ds"), join_at_s, now_s=200.0) == expected
+    now_s = 51.0
+    newcomers = protocol.Newcomers(120.0, lambda: now_s)
+    newcomers.add("a")
+    now_s = 61.0
+    newcomers.add("b")
+    assert newcomers.due_s == 171.0
+    now_s = 170.5
+    assert (newcomers.is_due, newcomers.left_s) == (False, 0.5)
+    now_s = 171.0
+    assert (newcomers.is_due, newcomers.left_s) == (True, None)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -202,8 +202,7 @@ class Job:
     def _wait(self, state: Waiting) -> Activity:
         if self.joining.is_due:
             self.joining.close()
-        num_alive = len(self.nodes.in_order())
-        if not protocol.can_start(num_alive, self.plans.usable_nodes, self.joining.due_s, self.env.now):
+        if self.joining.due_s is not None or not self.plans.usable_nodes(len(self.nodes.in_order())):
             # Until an interrupt: where nodes may join, the job comes here again.
             yield self.env.event()
         self._carry_out(state.held, self._decide(state.held))

@@ -2,37 +2,28 @@
 
 from collections.abc import Callable, Collection, Iterable
 
-from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.nodes import Nodes
+from lazsim.engine.protocol import Newcomers
 from lazsim.trace.table import Batch
 
 
-class Joining:
-    """Collects nodes that come until they may join, which is when their collection `is_due`.
+class Joining(Newcomers):
+    """Collects nodes that come until they may join, which is when `on_due` is called.
 
-    Nodes that come within `join_wait_s` of the first join together. Spares that were called, which take `spare_start_s`
-    to start, join at once. Under some systems nodes form whole replicas that get ready beside training before they
-    join. `on_due` is called when a collection ends.
+    Spares that were called, which take `spare_start_s` to start, join at once. Under some systems nodes form whole
+    replicas that get ready beside training before they join.
     """
 
     def __init__(
         self, env: Clock, nodes: Nodes, join_wait_s: float, spare_start_s: float, on_due: Callable[[], None]
     ) -> None:
-        self._env, self._nodes, self._on_due = env, nodes, on_due
-        self._join_wait_s, self._spare_start_s = join_wait_s, spare_start_s
-        self._collected = protocol.Newcomers()
-        self.due_s: float | None = None
-        """Time at which the nodes that are being collected may join; None where there are none."""
+        super().__init__(join_wait_s, lambda: env.now)
+        self._env, self._nodes, self._spare_start_s, self._on_due = env, nodes, spare_start_s, on_due
         self.dropped: set[str] = set()
         """Nodes alive that the job has left out, though they held states, since all started anew."""
         self.forming: list[tuple[str, ...]] = []
         """Replicas on their way into the job. Those of them that are ready are in service."""
-
-    @property
-    def is_due(self) -> bool:
-        """Whether nodes have been collected and may join."""
-        return protocol.join_is_due(self.due_s, self._env.now)
 
     def change(self, batch: Batch, called: tuple[str, ...]) -> None:
         """Let nodes go and come, and spares be called for them."""
@@ -41,23 +32,16 @@ class Joining:
             self.forming.remove(replica)
             self._start(replica)
         self.dropped.difference_update(batch.removed)
-        self.due_s = self._collected.remove(batch.removed, self.due_s)
+        self.remove(batch.removed)
         if came := [node for node in batch.added if self._nodes.serves(node)]:
-            due_s = self._collected.add(came, self.due_s, self._env.now, self._join_wait_s)
-            if due_s != self.due_s:
-                self._collect_until(due_s)
+            begins = self.due_s is None
+            self.add(came)
+            if begins:
+                self._hear_when_due()
         if called and self._spare_start_s:
             self._env.process(self._start_later(called, self._spare_start_s))
         elif called:
             self._start(called)
-
-    def at_next_boundary(self) -> None:
-        """Let nodes join at the next step boundary."""
-        self.due_s = self._env.now
-
-    def close(self) -> None:
-        """End the collection: its nodes join now, and the next to come start another one."""
-        self.due_s = None
 
     def get_ready(self, replica: tuple[str, ...], seconds: float) -> None:
         """Take the nodes of a replica out of service until they are ready to join."""
@@ -93,11 +77,12 @@ class Joining:
     def _start(self, called: tuple[str, ...]) -> None:
         """Put nodes into service, which wait for no others to join."""
         if self._nodes.start(called):
-            self._collect_until(self._env.now)
+            self.at_next_boundary()
+            self._hear_when_due()
 
-    def _collect_until(self, due_s: float) -> None:
-        self.due_s = due_s
-        self._env.process(self._wait_until_due(due_s))
+    def _hear_when_due(self) -> None:
+        assert self.due_s is not None, "nodes are collected"
+        self._env.process(self._wait_until_due(self.due_s))
 
     def _wait_until_due(self, due_s: float) -> Activity:
         yield self._env.timeout(due_s - self._env.now)

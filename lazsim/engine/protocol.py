@@ -200,47 +200,62 @@ def find_joining_in_place(
 
 
 class Newcomers:
-    """New nodes that wait for others, to join with them.
+    """New nodes that wait for others, to join with them: those that come within `wait_s` of the first.
 
     Examples
     --------
-    >>> newcomers = Newcomers()
-    >>> until_s = newcomers.add(["a"], None, now_s=100.0, join_wait_s=120.0)
-    >>> until_s, newcomers.add(["b"], until_s, now_s=150.0, join_wait_s=120.0)
-    (220.0, 220.0)
-    >>> newcomers.remove(["a"], until_s), newcomers.remove(["b"], until_s)
-    (220.0, None)
+    >>> now_s = 100.0
+    >>> newcomers = Newcomers(120.0, lambda: now_s)
+    >>> newcomers.add(["a"])
+    >>> now_s = 150.0
+    >>> newcomers.add(["b"])
+    >>> newcomers.remove(["a"])
+    >>> newcomers.due_s, newcomers.is_due
+    (220.0, False)
+    >>> newcomers.remove(["b"])
+    >>> newcomers.due_s is None
+    True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float, now_s: Callable[[], float]) -> None:
+        self._wait_s, self._now_s = wait_s, now_s
+        self.due_s: float | None = None
+        """Time at which the nodes that are being collected may join; None where there are none."""
         self._until_s: float | None = None
-        self._nodes: set[Any] = set()
+        self._collected: set[Any] = set()
 
-    def add(self, nodes: Iterable[Any], join_at_s: float | None, now_s: float, join_wait_s: float) -> float:
-        """Return when nodes that come now may join, where others may at a time: with these, if any."""
-        if join_at_s is None:
-            join_at_s = self._until_s = now_s + join_wait_s
-            self._nodes = set()
-        if join_at_s == self._until_s:
-            self._nodes.update(nodes)
-        return join_at_s
+    @property
+    def is_due(self) -> bool:
+        """Whether nodes have been collected and may join."""
+        return self.due_s is not None and self._now_s() >= self.due_s
 
-    def remove(self, nodes: Iterable[Any], join_at_s: float | None) -> float | None:
-        """Return when nodes may join as some go: as before, but not where all that were collected are gone."""
-        if join_at_s is None or join_at_s != self._until_s:
-            return join_at_s
-        self._nodes.difference_update(nodes)
-        return join_at_s if self._nodes else None
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until nodes may join; None where there are none, or they may already."""
+        return None if self.due_s is None or self.is_due else self.due_s - self._now_s()
 
+    def add(self, nodes: Iterable[Any]) -> None:
+        """Collect nodes that come now; they join with those, if any, that may at a time already."""
+        if self.due_s is None:
+            self.due_s = self._until_s = self._now_s() + self._wait_s
+            self._collected = set()
+        if self.due_s == self._until_s:
+            self._collected.update(nodes)
 
-def join_is_due(join_at_s: float | None, now_s: float) -> bool:
-    """Tell whether nodes have been collected and may join."""
-    return join_at_s is not None and now_s >= join_at_s
+    def remove(self, nodes: Iterable[Any]) -> None:
+        """Let nodes go, and none join where all that were collected are gone."""
+        if self.due_s is not None and self.due_s == self._until_s:
+            self._collected.difference_update(nodes)
+            if not self._collected:
+                self.close()
 
+    def at_next_boundary(self) -> None:
+        """Let nodes join at the next step boundary."""
+        self.due_s = self._now_s()
 
-def can_start(num_alive: int, usable_nodes: UsableNodes, join_at_s: float | None, now_s: float) -> bool:
-    """Tell whether a job that waits for nodes starts: there are enough, and none are still being collected."""
-    return usable_nodes(num_alive) > 0 and (join_at_s is None or join_is_due(join_at_s, now_s))
+    def close(self) -> None:
+        """End the collection: its nodes join now, and the next to come start another one."""
+        self.due_s = None
 
 
 def rebalance_is_due(system: Traits, step: int, planned_step: int, interval_steps: int) -> bool:

@@ -8,7 +8,7 @@ simulated job. The coordinator carries the decisions out.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -99,8 +99,7 @@ class Coordinator:
         self.has_trained = False
         # Why the ranks were asked to pause; empty where they were not.
         self._pause_cause = ""
-        self._join_at_s: float | None = None
-        self._collected = protocol.Newcomers()
+        self._newcomers = protocol.Newcomers(costs.job.join_wait_s, self.now_s)
         # Whether the generation takes in workers, until it trains.
         self._is_joining = False
         self._failed_s: float | None = None
@@ -150,10 +149,10 @@ class Coordinator:
     async def _start_clock(self) -> None:
         self._reset_clock()
         self._clock_runs = True
-        if self._join_at_s is not None:
+        if self._newcomers.due_s is not None:
             # Workers that came during the preparation join like those that come now.
-            self._join_at_s = None
-            self._collect_joins(self.server.workers)
+            self._newcomers.close()
+            self._newcomers.add(self.server.workers)
         await self._emit("started")
 
     async def _emit(self, event: str, step: int | None = None) -> None:
@@ -165,7 +164,7 @@ class Coordinator:
     def on_join(self, worker: WorkerConnection) -> None:
         """Collect a worker that has come."""
         if self._clock_runs or self._generation:
-            self._collect_joins([worker])
+            self._newcomers.add([worker])
         self.record.registered(worker.name)
         self.record.alive(len(self.server.workers))
 
@@ -173,12 +172,8 @@ class Coordinator:
         """Record when a member of the generation was lost."""
         if worker in self._members and self._failed_s is None:
             self._failed_s = self.record.killed_s.get(worker.name, self.now_s())
-        self._join_at_s = self._collected.remove([worker], self._join_at_s)
+        self._newcomers.remove([worker])
         self.record.alive(len(self.server.workers))
-
-    def _collect_joins(self, workers: Iterable[WorkerConnection]) -> None:
-        wait_s = self.costs.job.join_wait_s
-        self._join_at_s = self._collected.add(workers, self._join_at_s, self.now_s(), wait_s)
 
     def on_message(self, worker: WorkerConnection, message: Message) -> None:
         """Process the report of a worker."""
@@ -267,7 +262,7 @@ class Coordinator:
             self._has_state = False
         elif is_joining or decision.action is Action.RESTART:
             # This generation takes in all workers that have come.
-            self._join_at_s = None
+            self._newcomers.close()
         return decision
 
     def _lost(self) -> set[str]:
@@ -307,13 +302,15 @@ class Coordinator:
         # Leaving the last generation is part of the wait.
         self.record.recovery("restart").rebuild_s, self._known_s = 0.0, None
         while server.stopped is None:
+            if self._newcomers.is_due:
+                self._newcomers.close()
             num_alive = len(server.workers)
-            if protocol.can_start(num_alive, self._usable_nodes, self._join_at_s, self.now_s()):
+            if self._newcomers.due_s is None and self._usable_nodes(num_alive):
                 return
-            if protocol.join_is_due(self._join_at_s, self.now_s()):
-                self._join_at_s = None
-            left_s = None if self._join_at_s is None else self._join_at_s - self.now_s()
-            await server.wait_until(lambda before=num_alive: len(server.workers) != before, left_s)  # type: ignore[misc]
+            await server.wait_until(
+                lambda before=num_alive: len(server.workers) != before,  # type: ignore[misc]
+                self._newcomers.left_s,
+            )
 
     # The start of a generation.
 
@@ -330,9 +327,9 @@ class Coordinator:
         if not self._clock_runs:
             # The preparation of the first step is not part of the run.
             await self._start_clock()
-        if decision.action is Action.CONTINUE and cause == "failure" and self._join_at_s is None:
+        if decision.action is Action.CONTINUE and cause == "failure" and self._newcomers.due_s is None:
             # Workers that stood by take free places at the next step boundary.
-            self._join_at_s = self.now_s()
+            self._newcomers.at_next_boundary()
         if decision.action is Action.RECONFIGURE:
             self._dropped |= set(self._held.nodes) - set(following.held.nodes)
         self._held, self._trained_generation, self._is_joining = following.held, self._generation, False
@@ -428,12 +425,12 @@ class Coordinator:
         """Wait until the generation ends, by a failure or a pause."""
         while self.server.stopped is None and not self._is_broken():
             self._request_join()
-            is_due, num_alive = protocol.join_is_due(self._join_at_s, self.now_s()), len(self.server.workers)
+            num_alive = len(self.server.workers)
             await self.server.wait_until(
                 lambda num_alive=num_alive: (  # type: ignore[misc]
                     self._is_broken() or self.step > self._reported_step or len(self.server.workers) != num_alive
                 ),
-                None if self._join_at_s is None or is_due else self._join_at_s - self.now_s(),
+                self._newcomers.left_s,
             )
             await self._report_steps()
         await self._report_steps()
@@ -444,13 +441,13 @@ class Coordinator:
             self._reported_step += 1
             if not self._request_join():
                 # Nobody is to join at this step boundary.
-                self._join_at_s = None
+                self._newcomers.close()
             self._request_rebalance(self._reported_step)
             await self._emit("stepped", self._reported_step)
 
     def _request_join(self) -> bool:
         """Ask all ranks to pause where nodes are due that would come into use; return False where none would."""
-        if self._pause_cause or not protocol.join_is_due(self._join_at_s, self.now_s()):
+        if self._pause_cause or not self._newcomers.is_due:
             return True
         alive: list[Any] = self._alive()
         if self.system.newcomers(self.costs, self._held, alive, self._usable_nodes):
@@ -496,7 +493,8 @@ class Coordinator:
         self._pause_cause = ""
         if self._is_joining:
             # Those that are left join at the next step boundary.
-            self._join_at_s, self._is_joining = self.now_s(), False
+            self._newcomers.at_next_boundary()
+            self._is_joining = False
         known_s = self._known_s = self.now_s()
         # A rank may report a lost peer before the peer's own connection ends here, on a GPU by more than the window.
         await asyncio.sleep(FAILURE_WINDOW_S)
