@@ -37,7 +37,6 @@ class FixedTransfers:
 class FixedStep(StepTimes):
     """Steps of equal seconds."""
 
-    samples_per_step: int
     seconds: float
 
     def step_s(self, load_BLE: Ints) -> Floats:
@@ -62,13 +61,17 @@ class FixedCosts(CostModel):
         unit_nodes = self.times.nodes_per_stage or super().grid.unit_nodes
         return Grid(np.arange(num_layers) * num_stages // num_layers, num_stages, unit_nodes)
 
+    def samples_per_step(self, num_nodes: int) -> int:
+        """Return the known samples of a step, if any, and else as many for each node."""
+        return self.times.samples_per_step or super().samples_per_step(num_nodes)
+
     def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
         """Return the time of a step on the model replicas of a plan, without counting its traffic."""
         known = self.times.step_s
         if isinstance(known, tuple):
             replicas = max(1, plan.num_nodes // self.grid.replica_nodes)
             known = known[min(replicas, len(known)) - 1]
-        return FixedStep(self.times.samples_per_step or plan.num_nodes * self.samples_per_node, known)
+        return FixedStep(known)
 
 
 def fixed_costs(model: ModelSpec, cluster: ClusterSpec, job: JobSpec, constants: StepConstants) -> FixedCosts:

@@ -48,9 +48,6 @@ the GPU, and two exchanges backward."""
 class StepTimes(abc.ABC):
     """Step times of one plan under any loads."""
 
-    samples_per_step: int
-    """Sequences of one step on all nodes of the plan."""
-
     @abc.abstractmethod
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
@@ -96,11 +93,6 @@ class CostModel:
     def tokens_per_gpu(self) -> int:
         """Tokens of one GPU in a micro-batch."""
         return self.job.sequences_per_gpu * self.model.sequence_length
-
-    @property
-    def samples_per_node(self) -> int:
-        """Sequences that a node trains in a step."""
-        return self.cluster.gpus_per_node * self.job.sequences_per_gpu * self.job.num_micro_batches
 
     @property
     def state_bytes_per_param(self) -> int:
@@ -180,6 +172,10 @@ class CostModel:
         """
         return 0.0
 
+    def samples_per_step(self, num_nodes: int) -> int:
+        """Return the sequences of a step on nodes: as many for each, here."""
+        return num_nodes * self.cluster.gpus_per_node * self.job.sequences_per_gpu * self.job.num_micro_batches
+
     def part_step_factor(self, num_nodes: int, num_left: int) -> float:
         """Return how many times as long a step is in which only some nodes of a plan do their part: no nodes share."""
         return 1.0
@@ -239,7 +235,6 @@ class StepCost(StepTimes):
     """Step times of one plan under any loads; parts that depend on the plan alone are computed once."""
 
     def __init__(self, costs: KernelCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
-        self.samples_per_step = plan.num_nodes * costs.samples_per_node
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node

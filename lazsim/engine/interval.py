@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.step_timer import mean_step_s
 from lazsim.engine.systems.system import Save, System
 from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
@@ -86,10 +85,10 @@ def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes:
 def _steady(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> tuple[PlacementPlan, float]:
     load_LE = routing.loads([STEADY_STEP])[0]
     used = system.usable_nodes(costs, num_nodes)
-    plan, steps = system.plan(costs, used, load_LE), []
-    for num_timed, weight in system.timed_seats(costs, used, plan.num_nodes).items():
+    plan, parts_s = system.plan(costs, used, load_LE), []
+    for num_timed, factor in system.timed_seats(costs, used, plan.num_nodes).items():
         timed = plan if num_timed == plan.num_nodes else system.plan(costs, num_timed, load_LE)
         servers = np.arange(num_timed) // costs.cluster.nodes_per_server
         times = costs.step_times(timed, system.layout(costs, servers))
-        steps.append((weight, float(times.step_s(load_LE[None])[0]), times.samples_per_step))
-    return plan, mean_step_s(steps)
+        parts_s.append(factor * float(times.step_s(load_LE[None])[0]))
+    return plan, math.fsum(parts_s)

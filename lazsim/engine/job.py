@@ -25,7 +25,7 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, PacedStepTimer, require_end
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, ScaledStepTimer, require_end
 from lazsim.engine.systems.system import FULL_PACE, Save, System, decide_next
 from lazsim.limits import MAX_WHOLE
 from lazsim.trace.table import Batch
@@ -416,7 +416,7 @@ class Job:
             self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
         if state.is_below_threshold:
             self.below_threshold_s += spent_s
-        samples = state.timer.samples_per_step
+        samples = state.samples_per_step
         if num_steps:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
@@ -501,11 +501,12 @@ class Job:
         step_s = timer.step_s(self.progress.step)
         pace = self.system.pace(self.costs, held, step_s)
         if pace != FULL_PACE:
-            timer = PacedStepTimer(timer, *pace)
+            timer = ScaledStepTimer([(pace.step_factor, timer)])
         require_end(step_s, self.env.now, self._end_s, self._most_steps)
         self.state = Training(
             held,
             timer=timer,
+            samples_per_step=round(self.plans.samples_per_step(held) * pace.samples_share),
             planned_step=self.progress.step,
             is_below_threshold=self.system.is_elastic
             and self.plans.fewest_nodes(held) < self.costs.job.fault_threshold,

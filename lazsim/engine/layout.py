@@ -41,9 +41,8 @@ class LayoutCosts(CostModel):
     compute: AnalyticCompute
     """Times of what a system adds to the layout."""
 
-    @property
-    def samples_per_step(self) -> int:
-        """The global batch, whatever the nodes."""
+    def samples_per_step(self, num_nodes: int) -> int:
+        """Return the global batch, whatever the nodes."""
         assert self.job.parallel is not None, "the job has a layout"
         return self.job.parallel.global_batch
 
@@ -127,7 +126,7 @@ class LayoutCosts(CostModel):
         parallel = self.inputs.parallel
         if parallel.pipeline == 1:
             return 0.0
-        tokens = self.samples_per_step * self.model.sequence_length
+        tokens = self.samples_per_step(num_nodes) * self.model.sequence_length
         sent = 2 * ACTIVATION_BYTES * parallel.virtual_stages * tokens * self.model.d_model
         return sent * parallel.pipeline / num_nodes
 
@@ -146,7 +145,7 @@ class LayoutCosts(CostModel):
         """
         parallel, gpus = self.inputs.parallel, self.cluster.gpus_per_node
         ranks = num_nodes * gpus // parallel.gpus_per_replica
-        micro_batches = parallel.whole_rounds(-(-self.samples_per_step // (ranks * parallel.micro_batch)))
+        micro_batches = parallel.whole_rounds(-(-self.samples_per_step(num_nodes) // (ranks * parallel.micro_batch)))
         whole = max(1, num_nodes // self.grid.replica_nodes) * self.grid.replica_nodes
         data = whole * gpus // parallel.gpus_per_replica
         return replace(
@@ -260,7 +259,6 @@ class LayoutStepTimes(StepTimes):
     """Step times of one plan of a job with a layout under any loads."""
 
     def __init__(self, costs: LayoutCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
-        self.samples_per_step = costs.samples_per_step
         self._costs, self._num_nodes, self._layout = costs, plan.num_nodes, layout
         self._replicas_LE = plan.replicas_LE
         grid = costs.grid

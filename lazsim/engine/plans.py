@@ -16,7 +16,7 @@ from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampled_steps import SampledPlan, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, MeanStepTimer, StepTimer
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, ScaledStepTimer, StepTimer
 from lazsim.engine.systems.system import System
 from lazsim.placement.plan import PlacementPlan, with_lost_experts
 
@@ -101,17 +101,23 @@ class Plans:
 
     def timer(self, held: Held, step: int) -> StepTimer:
         """Return what times steps from one on while every node of the plan is there."""
-        made, timers = _made(held), []
-        timed = self._system.timed_seats(self._costs, len(held.nodes), held.num_seats)
-        for num_timed, weight in timed.items():
+        made, parts = _made(held), []
+        for num_timed, factor in self._timed_seats(held).items():
             # Nodes that are missing are taken to have been where the plan has them.
             servers_N = np.arange(num_timed) // self._costs.cluster.nodes_per_server
             planned = made if num_timed == made.num_nodes else replace(made, num_nodes=num_timed)
             timer = self._timers.make(planned, self._nodes.servers(held.nodes) if held.is_whole else servers_N)
-            timers.append((weight, timer))
-        timer = timers[0][1] if len(timers) == 1 else MeanStepTimer(timers)
+            parts.append((factor, timer))
+        timer = parts[0][1] if len(parts) == 1 else ScaledStepTimer(parts)
         self.sampler.consider(step, timer.step_s(step), window_s(self._system, self._costs, held.num_seats))
         return timer
+
+    def samples_per_step(self, held: Held) -> int:
+        """Return the samples of the steps that are timed."""
+        return self._costs.samples_per_step(min(self._timed_seats(held)))
+
+    def _timed_seats(self, held: Held) -> dict[int, float]:
+        return self._system.timed_seats(self._costs, len(held.nodes), held.num_seats)
 
     def count(self, num_steps: int) -> None:
         """Count steps made that take the seconds asked for last."""

@@ -28,25 +28,20 @@ class SampledPlan(NamedTuple):
 class StepTimers:
     """Makes the timers of a run.
 
-    `points` has the plan that stands for others at present, by number of nodes, where one does. `samples_per_step` are
-    known from the timers made, and `series` has the seconds that were asked for last.
+    `points` has the plan that stands for others at present, by number of nodes, where one does. `series` has the
+    seconds that were asked for last.
     """
 
     def __init__(self, sampler: Sampler, make_timer: MakeStepTimer, *, keeps_plans: bool) -> None:
         self.sampler, self.make_timer, self._keeps_plans = sampler, make_timer, keeps_plans
         self.points: dict[int, SampledPlan] = {}
-        self.samples_per_step: dict[int, int] = {}
         self.series: Series | None = None
 
     def make(self, planned: Planned, server_N: Ints) -> StepTimer:
         """Make the timer of a plan on nodes of these servers."""
-        return SampledStepTimer(self, planned, server_N) if self.sampler.is_on else self.exact(planned, server_N)
-
-    def exact(self, planned: Planned, server_N: Ints) -> StepTimer:
-        """Make the timer that looks at the plan itself."""
-        timer = self.make_timer(planned.plan, server_N)
-        self.samples_per_step[planned.num_nodes] = timer.samples_per_step
-        return timer
+        if self.sampler.is_on:
+            return SampledStepTimer(self, planned, server_N)
+        return self.make_timer(planned.plan, server_N)
 
     def count(self, num_steps: int) -> None:
         """Count steps made that take the seconds asked for last."""
@@ -68,11 +63,6 @@ class SampledStepTimer(StepTimer):
     server_N: Ints
     _own: StepTimer | None = None
 
-    @property
-    def samples_per_step(self) -> int:  # type: ignore[override]  # others know it at once
-        """See `StepTimer`; known once a step was timed."""
-        return self.timers.samples_per_step[self.planned.num_nodes]
-
     def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`: all steps for which a point stands take the same."""
         series = self._find(step)
@@ -88,7 +78,7 @@ class SampledStepTimer(StepTimer):
 
     def _exact(self) -> StepTimer:
         if self._own is None:
-            self._own = self.timers.exact(self.planned, self.server_N)
+            self._own = self.timers.make_timer(self.planned.plan, self.server_N)
         return self._own
 
     def _find(self, step: int) -> Series:
@@ -100,7 +90,7 @@ class SampledStepTimer(StepTimer):
             if series.seconds is None:
                 first = series.window * sampler.window_steps
                 planned = self.planned.at(first)
-                timer = timers.exact(planned, self.server_N)
+                timer = timers.make_timer(planned.plan, self.server_N)
                 series.record(self._mean_s(timer, first), timers.point(planned, timer, first))
             timers.points[num_nodes] = series.found
         else:

@@ -111,6 +111,7 @@ class Training(JobState):
     """Nodes make steps, and checkpoint and rebalance at step boundaries."""
 
     timer: StepTimer
+    samples_per_step: int
     planned_step: int
     """Steps made when the plan in force was made."""
     is_below_threshold: bool = False

@@ -32,10 +32,7 @@ TIMES_KEPT = 1000
 
 
 class StepTimer:
-    """Duration and size of the steps under one plan."""
-
-    samples_per_step: int
-    """Sequences that a step trains."""
+    """Duration of the steps under one plan."""
 
     def stretch(self, step: int) -> tuple[float, int]:
         """Return the seconds of the step that follows `step` others, and how many from it on take as long."""
@@ -84,7 +81,6 @@ class ModelledStepTimer(StepTimer):
     """Times steps as loads drift, all stretches up to the next rebalance at once."""
 
     def __init__(self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> None:
-        self.samples_per_step = cost.samples_per_step
         self._cost, self._routing, self._interval = cost, routing, rebalance_interval_steps
         self._times: Times = {}
         self._known: dict[range, Times] = {}
@@ -116,55 +112,21 @@ class ModelledStepTimer(StepTimer):
         return max(0.0, 1 - measured_s / step_s)
 
 
-class PacedStepTimer(StepTimer):
-    """Times steps on what is left of a plan: a factor of those on all of it, with a share of their samples."""
+class ScaledStepTimer(StepTimer):
+    """Times steps by those of others, which add up, each times a factor."""
 
-    def __init__(self, timer: StepTimer, step_factor: float, samples_share: float) -> None:
-        self.samples_per_step = round(timer.samples_per_step * samples_share)
-        self._timer, self._factor = timer, step_factor
-
-    def stretch(self, step: int) -> tuple[float, int]:
-        """See `StepTimer`."""
-        step_s, num_steps = self._timer.stretch(step)
-        return step_s * self._factor, num_steps
-
-    def extrapolated_share(self, step: int) -> float:
-        """See `StepTimer`."""
-        return self._timer.extrapolated_share(step)
-
-
-class MeanStepTimer(StepTimer):
-    """Times steps as the mean of others by their weights, each for the samples of the first."""
-
-    def __init__(self, timers: Sequence[tuple[float, StepTimer]]) -> None:
-        self._timers = timers
-
-    @property
-    def samples_per_step(self) -> int:  # type: ignore[override]  # known once a step was timed
-        """See `StepTimer`."""
-        return self._timers[0][1].samples_per_step
+    def __init__(self, parts: Sequence[tuple[float, StepTimer]]) -> None:
+        self._parts = parts
 
     def stretch(self, step: int) -> tuple[float, int]:
         """See `StepTimer`."""
-        num_steps = min(timer.stretch(step)[1] for _, timer in self._timers)
-        return mean_step_s(
-            [(weight, one.step_s(step), one.samples_per_step) for weight, one in self._timers]
-        ), num_steps
+        stretches = [timer.stretch(step) for _, timer in self._parts]
+        step_s = math.fsum(factor * part_s for (factor, _), (part_s, _) in zip(self._parts, stretches, strict=True))
+        return step_s, min(num_steps for _, num_steps in stretches)
 
     def extrapolated_share(self, step: int) -> float:
-        """See `StepTimer`: of the first, whose steps are nearly those of the others."""
-        return self._timers[0][1].extrapolated_share(step)
-
-
-def mean_step_s(steps: Sequence[tuple[float, float, int]]) -> float:
-    """Return the mean of steps, each a weight, seconds and samples, for the samples of the first.
-
-    Examples
-    --------
-    >>> mean_step_s([(0.25, 8.0, 16), (0.75, 8.0, 32)])
-    5.0
-    """
-    return math.fsum(weight * seconds * (steps[0][2] / samples) for weight, seconds, samples in steps)
+        """See `StepTimer`: of the first, as those of the others are nearly the same."""
+        return self._parts[0][1].extrapolated_share(step)
 
 
 def require_end(step_s: float, now_s: float, end_s: float, most_steps: int) -> None:

@@ -196,12 +196,11 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
 
 @dataclass
 class MeasuredTimer(StepTimer):
-    """A measured step time for any loads, and a batch of fixed size.
+    """A measured step time for any loads.
 
     The first step that is asked for is one after a recovery, unless a rebalance is due there, which has made the plan.
     """
 
-    samples_per_step: int
     seconds: float
     first_s: float
     rebalance_interval_steps: int
@@ -222,7 +221,7 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: i
 
     def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredTimer:
         seconds, first_s = (calibration.step_of(plan.num_nodes, is_first=is_first) for is_first in (False, True))
-        return MeasuredTimer(spec.global_batch, seconds, first_s, spec.job.rebalance_interval_steps)
+        return MeasuredTimer(seconds, first_s, spec.job.rebalance_interval_steps)
 
     return simulate_system(trace, LIVE_SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
 
@@ -257,6 +256,11 @@ class MeasuredCosts(KernelCosts):
     """A cost model of nodes that share this machine: those left of a plan train faster without the others."""
 
     calibration: Calibration = field(kw_only=True)
+    global_batch: int = field(kw_only=True)
+
+    def samples_per_step(self, num_nodes: int) -> int:
+        """Return the global batch, whatever the nodes."""
+        return self.global_batch
 
     def part_step_factor(self, num_nodes: int, num_left: int) -> float:
         """See `CostModel.part_step_factor`."""
@@ -288,7 +292,8 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
     for name, value in measured.items():
         scenario = scenario.replace(f"cluster.{name}", value)
     costs = scenario.analytic_costs()
-    return MeasuredCosts(**{one.name: getattr(costs, one.name) for one in fields(costs)}, calibration=calibration)
+    known = {one.name: getattr(costs, one.name) for one in fields(costs)}
+    return MeasuredCosts(**known, calibration=calibration, global_batch=spec.global_batch)
 
 
 def compress(trace: Trace, speedup: float) -> Trace:

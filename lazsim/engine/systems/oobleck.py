@@ -40,12 +40,14 @@ class Oobleck(SeatSystem):
         return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
 
     def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> dict[int, float]:
-        """See `System.timed_seats`: those of as many model replicas as there are pipelines, and of one more."""
+        """See `System.timed_seats`: the mean of as many model replicas as there are pipelines, and of one more."""
         replica = costs.grid.replica_nodes
         beyond = num_nodes % replica
         few, more = num_nodes - beyond, num_nodes - beyond + replica
         share = more * beyond / (num_nodes * replica)
-        return {few: 1 - share, more: share} if beyond else {few: 1.0}
+        if not beyond:
+            return {few: 1.0}
+        return {few: 1 - share, more: share * (costs.samples_per_step(few) / costs.samples_per_step(more))}
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
         """See `System.plan`: for the places that nodes take, and those beside them."""

@@ -167,9 +167,10 @@ class System:
         return num_nodes
 
     def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> dict[int, float]:
-        """Return the places of the plans whose mean step is that of nodes in some seats of a plan, with their weights.
+        """Return the places of the plans whose steps make up that of nodes in some seats of a plan, with factors.
 
-        Steps on all places, the free ones included, are those that `pace` is held against.
+        They train the samples of the plan with fewest places. Steps on all places, the free ones included, are those
+        that `pace` is held against.
         """
         return {num_seats: 1.0}
 
