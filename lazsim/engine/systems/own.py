@@ -86,46 +86,34 @@ def _check_usable(count: Any, system: System, costs: Any, num_nodes: int) -> str
     )
 
 
-def _check_save(save: Any, *_: Any) -> str:
-    return "" if isinstance(save, Save) and _is_amount(*save) else "return a Save of seconds of 0 or more"
+CHECKS: Mapping[str, Callable[..., str]] = {"decide": _check_decision, "usable_nodes": _check_usable}
+"""By method, says what is wrong with what it returns, which is followed by its arguments."""
 
-
-def _check_pace(pace: Any, *_: Any) -> str:
-    is_fine = isinstance(pace, Pace) and _is_amount(*pace) and 0 not in pace
-    return "" if is_fine else "return a Pace of a factor and a share of more than 0"
-
-
-def _check_choices(found: Any, system: System) -> str:
-    known = {field.name for field in fields(system)}
-    is_fine = isinstance(found, Mapping) and known.issuperset(found)
-    return "" if is_fine else "return the values to try by fields of the system"
-
-
-def _check_amount(value: Any, *_: Any) -> str:
-    return "" if _is_amount(value) else "return a number of 0 or more"
-
-
-def _check_amount_or_none(value: Any, *_: Any) -> str:
-    return "" if value is None or _is_amount(value) else "return a number of 0 or more, or None"
-
-
-def _check_steps_or_none(value: Any, *_: Any) -> str:
-    return (
-        "" if value is None or (isinstance(value, int) and value >= 1) else "return whole steps of 1 or more, or None"
-    )
-
-
-CHECKS: Mapping[Any, Callable[..., str]] = {
-    Save: _check_save, Pace: _check_pace, Decision: _check_decision, Mapping: _check_choices, float: _check_amount,
-    float | None: _check_amount_or_none, int | None: _check_steps_or_none,
-}  # fmt: skip
-"""Says what is wrong with what a method returns, which is followed by the arguments of the method: by its type."""
+EXPECTED: Mapping[Any, tuple[Callable[[Any, System], bool], str]] = {
+    Save: (lambda save, _: isinstance(save, Save) and _is_amount(*save), "a Save of seconds of 0 or more"),
+    Pace: (
+        lambda pace, _: isinstance(pace, Pace) and _is_amount(*pace) and 0 not in pace,
+        "a Pace of a factor and a share of more than 0",
+    ),
+    Mapping: (
+        lambda found, system: isinstance(found, Mapping) and {field.name for field in fields(system)}.issuperset(found),
+        "the values to try by fields of the system",
+    ),
+    float: (lambda value, _: _is_amount(value), "a number of 0 or more"),
+    float | None: (lambda value, _: value is None or _is_amount(value), "a number of 0 or more, or None"),
+    int | None: (
+        lambda value, _: value is None or (isinstance(value, int) and value >= 1),
+        "whole steps of 1 or more, or None",
+    ),
+}
+"""Tells whether what a method of a system returns is fine, and what it should return: by its type."""
 
 
 def _check_of(method: str) -> Callable[..., str]:
-    """Return the check of what `System` says that a method of this name returns."""
-    if method == "usable_nodes":
-        return _check_usable
+    """Return what says what is wrong with a value, which is followed by the arguments of the method."""
+    if method in CHECKS:
+        return CHECKS[method]
     declared = getattr(System, method, None)
     kind = get_type_hints(declared).get("return") if inspect.isfunction(declared) else None
-    return CHECKS.get(kind, CHECKS.get(get_origin(kind), lambda *_: ""))
+    is_fine, expected = EXPECTED.get(kind, EXPECTED.get(get_origin(kind), (lambda *_: True, "")))
+    return lambda value, system, *_, **__: "" if is_fine(value, system) else f"return {expected}"
