@@ -134,7 +134,7 @@ class Plans:
     def restart(self, system: System, decision: Decision[str], planned: Planned) -> Moved:
         """Return what nodes load in a restart under a system as it is by now, and the seconds of all of it."""
 
-        def compute(step: int, *, is_sampled: bool) -> tuple[float, Moved]:  # noqa: ARG001 (one interface)
+        def compute(step: int) -> tuple[float, Moved]:
             plan = planned.at(step).plan
             seconds = system.restart_s(self._costs, decision, plan)
             num_experts = int(plan.num_held_N[taken].sum()) * (1 + system.doubles_stages)
@@ -142,7 +142,7 @@ class Plans:
 
         taken = list(self.seated(decision.nodes, planned).seats)
         alike = "restart", decision.num_nodes, decision.source
-        return self._find(alike, (system, decision), planned.step, compute)
+        return self._find(alike, (system, decision), planned.step, compute)[0]
 
     def bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int, step: int) -> tuple[Held, Moved]:
         """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
@@ -152,8 +152,8 @@ class Plans:
         domain_H = None if domains is None else np.array(domains)
         grid, age_steps, server_H = self._costs.grid, after.step - before.step, self._nodes.servers(candidates)
 
-        def compute(step: int, *, is_sampled: bool) -> tuple[float, tuple[Moved, list[int] | None]]:
-            holder = replace(held, made=before.at(max(0, step - age_steps))) if is_sampled else held
+        def compute(step: int) -> tuple[float, tuple[Moved, list[int]]]:
+            holder = held if step == after.step else replace(held, made=before.at(max(0, step - age_steps)))
             wanted, divides_dense = self.seated(candidates[:num_nodes], after.at(step)), grid.num_dense_parts > 1
             binding = bind_nodes(
                 self._costs,
@@ -168,9 +168,8 @@ class Plans:
                 newcomer_order_N=grid.by_replica_N(num_nodes) if self._system.joins_behind else None,
             )
             seconds = binding.transfer_s(self._costs, server_H)
-            chosen = None if is_sampled else binding.chosen_N.tolist()
             moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
-            return seconds + (pause_s if seconds else 0.0), (moved, chosen)
+            return seconds + (pause_s if seconds else 0.0), (moved, binding.chosen_N.tolist())
 
         # The same change of nearly as many nodes. Between plans from the same loads only failed and new nodes fetch;
         # less has changed since a plan that was made after the last rebalance.
@@ -178,19 +177,19 @@ class Plans:
         ages = age_steps == 0, age_steps < self._costs.job.rebalance_interval_steps
         alike = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
         same = self._system, held.num_seats, held.seats, num_nodes, server_H.tobytes(), self.sampler.is_on
-        moved, chosen = self._find(alike, same, after.step, compute)
+        (moved, chosen), is_sampled = self._find(alike, same, after.step, compute)
         # Where another plan stands for this one, which node takes which part of it is not known.
-        nodes = candidates[:num_nodes] if chosen is None else [candidates[index] for index in chosen]
+        nodes = candidates[:num_nodes] if is_sampled else [candidates[index] for index in chosen]
         return self.seated(nodes, after), moved
 
-    def _find(self, alike: Hashable, same: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
-        """Find what follows from plans: sampled where that is on, which takes what is `alike`.
+    def _find(self, alike: Hashable, same: Hashable, step: int, compute: Compute[FoundT]) -> tuple[FoundT, bool]:
+        """Find what follows from plans, and whether it is sampled: where that is on, which takes what is `alike`.
 
         Plans of plain expert parallelism do not change, so that what is the `same` is computed once for all runs.
         """
         if not self._system.is_elastic:
-            return self._planner.find(same, lambda: compute(step, is_sampled=False)[1])
-        return self.sampler.find(alike, step, compute) if self.sampler.is_on else compute(step, is_sampled=False)[1]
+            return self._planner.find(same, lambda: compute(step)[1]), False
+        return self.sampler.find(alike, step, compute) if self.sampler.is_on else (compute(step)[1], False)
 
     def _point(self, held: Held) -> SampledPlan | None:
         """Return the plan that stands for the one that nodes hold, if another one does."""

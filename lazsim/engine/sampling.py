@@ -7,7 +7,7 @@ leaves where nodes fail. These change slowly with the loads. A run that samples 
 import math
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS
@@ -49,15 +49,8 @@ NUM_ERRORS = 1.96
 
 
 FoundT = TypeVar("FoundT")
-FoundT_co = TypeVar("FoundT_co", covariant=True)
-
-
-class Compute(Protocol[FoundT_co]):
-    """Computes what depends on the plan of a step."""
-
-    def __call__(self, step: int, *, is_sampled: bool) -> tuple[float, FoundT_co]:
-        """Return the seconds that it takes, and itself; `is_sampled` where it stands for other steps, too."""
-        ...
+Compute = Callable[[int], tuple[float, FoundT]]
+"""From a step to the seconds of what depends on its plan, and to that itself."""
 
 
 def window_s(system: System, costs: CostModel, num_nodes: int) -> float:
@@ -189,17 +182,17 @@ class Sampler:
             self.has_sampled |= series.is_sampled
         return series
 
-    def find(self, key: Hashable, step: int, compute: Compute[FoundT]) -> FoundT:
-        """Return what stands for a single use at a step."""
+    def find(self, key: Hashable, step: int, compute: Compute[FoundT]) -> tuple[FoundT, bool]:
+        """Return what stands for a single use at a step, and whether it does so for other windows, too."""
         series = self.at(key, step)
         series.use(1)
         if series.is_sampled and series.seconds is not None:
-            return cast(FoundT, series.found)
+            return cast(FoundT, series.found), True
         later_steps = (series.window - step // self.window_steps) * self.window_steps
-        seconds, found = compute(step + later_steps, is_sampled=series.is_sampled)
+        seconds, found = compute(step + later_steps)
         if series.seconds is None:
             series.record(seconds, found)
-        return found
+        return found, series.is_sampled
 
     def _length(self, series: Series, window: int) -> int:
         """Return for how many windows the next value stands.
