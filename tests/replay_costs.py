@@ -33,8 +33,9 @@ class Constant(NamedTuple):
     def holds(self, count, step):
         if self.placement is not None:
             return [dict.fromkeys(experts, (1, True)) for experts in self.placement(count, step)]
-        per_stage = count // self.stages
-        return [{(seat // per_stage, seat % per_stage % self.shares): (1, True)} for seat in range(count)]
+        # The dense part of a stage, and two experts.
+        seats = [(stage, place % self.shares) for stage in range(self.stages) for place in range(count // self.stages)]
+        return [{(stage, *one): (1, True) for one in ((), (share, 0), (share, 1))} for stage, share in seats]
 
     def step_s(self, count):
         return self.seconds

@@ -486,6 +486,17 @@ def test_moc_saves_more_experts_when_the_next_rollback_would_exceed_its_budget()
     assert SYSTEMS["moc"].within_budget(160, 4000, interval_steps=10).num_turns == 16
 
 
+@pytest.mark.parametrize("joins_s", range(1, 19, 3))
+def test_moc_that_saves_every_expert_each_time_trains_as_asynchronous_checkpoints_do(joins_s):
+    # A copy of 8 s, 2 s of it behind a step, and a write of 10 s: 18 s a step, of which new nodes may join in any.
+    alike = [
+        run(system, (joins_s, "add", "m n o p"), interval_steps=1, cost_model=grid_costs((2, 2), 2.0, 1, 8.0)[0])
+        for system in (replace(SYSTEMS["moc"], num_turns=1), "async-checkpoint")
+    ]
+    moc, asynchronous = ((result.samples, spent(result), result.counts) for result in alike)
+    assert moc == asynchronous
+
+
 def test_a_recovery_that_ends_at_the_instant_of_a_failure_has_ended():
     # 15 s to detect and 10 s to regroup from 95 s on; the nodes kept hold all that they need.
     result = run("ds-ft", (95, "remove", "f"), (120, "remove", "a"), cost_model=costs(), nodes="a b c d e f")

@@ -286,7 +286,8 @@ class Job:
         state.is_joining = True
         decision = self._decide(state.held, ready, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESTART:
-            all_step = self._all_saved_step if self._can_lose_updates() else self.progress.saved_step
+            loses = self.system.stale_steps(self.interval_steps)
+            all_step = self._all_saved_step if loses else self.progress.saved_step
             if self.progress.step > all_step:
                 yield from self._checkpoint(state, waits=True)
             elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
