@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.allocation import allocate
-from lazsim.placement.mapping import MAPPINGS, map_bottleneck, map_greedily, map_optimally, num_missing
+from lazsim.placement.mapping import MAPPINGS, distinct_layers, map_bottleneck, map_greedily, map_optimally, num_missing
 from lazsim.placement.migration import SHARINGS, balance_senders, migrate, migrate_balanced, migration_report
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import place
@@ -69,6 +69,23 @@ def test_what_hundreds_of_nodes_lack_and_fetch_does_not_depend_on_which_of_them_
     share = (has / has.sum(axis=2, keepdims=True)).reshape(200, 300)
     fetched = np.einsum("rh,rn->hn", share, (wants & ~has).reshape(200, 300))
     assert migrate(has, wants, 10.0).bytes_NN == pytest.approx(10.0 * fetched)
+
+
+def test_layers_that_are_alike_count_as_often_as_they_are_there():
+    rng = np.random.default_rng(0)
+    has, wants = rng.random((3, 7, 5)) < 0.5, rng.random((3, 7, 6)) < 0.5
+    has[:, :, 0] = True
+    # The layers 0, 1 and 2, of which the second is there three times and the third twice.
+    kind_L = [1, 0, 1, 2, 1, 2]
+    first_L, times_L = distinct_layers(has[kind_L], wants[kind_L])
+    assert (first_L.tolist(), times_L.tolist()) == ([0, 1, 3], [3, 1, 2])
+    some_has, some_wants = has[kind_L][first_L], wants[kind_L][first_L]
+    expected = num_missing(has[kind_L], wants[kind_L])
+    assert np.array_equal(num_missing(some_has, some_wants, times_L), expected)
+    moved = migrate(some_has, some_wants[:, :, :5], 10.0, times_L=times_L)
+    whole = migrate(has[kind_L], wants[kind_L][:, :, :5], 10.0)
+    assert moved.num_states == whole.num_states
+    assert moved.bytes_NN == pytest.approx(whole.bytes_NN)
 
 
 def test_greedy_mapping_can_fetch_more_than_twice_the_optimum():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lazsim
-from lazsim.engine.sampling import PLANNINGS, Sampler, Series, window_s
+from lazsim.engine.sampling import PLANNINGS, Sampler, Series, planning_by_nodes, window_s
 from lazsim.errors import SpecError
 from lazsim.scenario import resolve
 from lazsim.study.simulation import run_scenario
@@ -78,6 +78,15 @@ def test_plans_are_sampled_only_where_making_all_takes_long():
     settings = {"systems": ["lazarus"], "model": "gpt-s", "cluster.nodes_per_server": 1}
     assert lazsim.simulate(trace, duration="30min", **settings).runs[0].planning == "exact"
     assert lazsim.simulate(trace, duration="2d", **settings).runs[0].planning == "sampled"
+
+
+def test_where_loads_are_even_the_changes_of_nodes_decide_whether_plans_are_sampled():
+    # In a month, a node of eight fails some 60 times.
+    trace = failing_nodes(np.random.default_rng(0), 8, 30 * 24, 100)
+    settings = {"systems": ["lazarus"], "routing": "uniform", "cluster.nodes_per_server": 1}
+    assert lazsim.simulate(trace, model="gpt-s", **settings).runs[0].planning == "exact"
+    costs = resolve({"trace": trace, "model": "deepseek-v3", "cluster": "dgx-h100"}).costs()
+    assert [planning_by_nodes(costs, 2000, changes) for changes in (2, 400)] == ["exact", "sampled"]
 
 
 @pytest.mark.parametrize(

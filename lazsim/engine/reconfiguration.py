@@ -9,7 +9,7 @@ import numpy as np
 
 from lazsim.costmodel.recovery_times import transfer_s
 from lazsim.costmodel.step import CostModel
-from lazsim.placement.mapping import keep_domains, map_greedily, num_missing
+from lazsim.placement.mapping import distinct_layers, keep_domains, map_greedily, num_missing
 from lazsim.placement.migration import migrate
 from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
 
@@ -71,8 +71,9 @@ def bind_nodes(
     """
     if has_dense_H is None:
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
-    has_LEH = with_more_nodes(has_LEH, num_new)
-    missing_HN = num_missing(has_LEH, wants_LEN)
+    first_L, times_L = distinct_layers(has_LEH, wants_LEN)
+    has_LEH, wants_LEN = with_more_nodes(has_LEH[first_L], num_new), wants_LEN[first_L]
+    missing_HN = num_missing(has_LEH, wants_LEN, times_L)
     if dense_PH is not None and wants_PN is not None:
         # A part of the dense state counts as one expert does.
         dense_PH = with_more_nodes(dense_PH[None], num_new)[0] & has_dense_H
@@ -90,7 +91,7 @@ def bind_nodes(
     if dense_PH is None or wants_PN is None:
         dense_PH, wants_PN = has_dense_H[None], np.ones((1, len(chosen_N)), dtype=np.bool_)
     # A part of the dense state moves as an expert does, to the nodes that hold it in the plan.
-    moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes)
+    moved = migrate(has_LEH, wants_LEH, costs.expert_state_bytes, times_L=times_L)
     has_PH, wants_PH = dense_PH[:, order_H], with_more_nodes(wants_PN[None], num_left_out)[0]
     sent_PH = has_PH / has_PH.sum(axis=1, keepdims=True) * _dense_bytes_P(costs)[:, None]
     lacks_PH = wants_PH & ~has_PH

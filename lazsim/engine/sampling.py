@@ -19,6 +19,10 @@ PLANNINGS = ("auto", "exact", "sampled")
 EXACT_S = 1.0
 """Estimated seconds of computing up to which a run makes every plan, unless it is told what to do."""
 
+EXACT_BY_NODES_S = 15.0
+"""The same where loads are even, so that plans change with the nodes alone. Layers of a pipeline stage are alike then,
+and runs of one search share changes: three cases, 64 nodes to 2,000, took a third to a fifth of the estimate."""
+
 PLAN_S, EXPERT_S, CELL_S, SLOT_S, SHARED_GPU_S = 1.6e-3, 2e-5, 1e-8, 6e-8, 2e-5
 """Seconds of computing for a plan and its change from the last one: constant, for each expert of a layer, for each cell
 (a layer, expert and node), for each slot of all layers, and for each layer and node, by the replicas of an expert on a
@@ -55,17 +59,29 @@ Compute = Callable[[int], tuple[float, FoundT]]
 
 def window_s(system: System, costs: CostModel, num_nodes: int) -> float:
     """Estimate the seconds in which a window of a run is computed where every plan is made."""
-    model, cluster = costs.model, costs.cluster
-    layer_nodes = model.num_moe_layers * num_nodes
-    cells = layer_nodes * model.num_experts
+    cells = costs.model.num_moe_layers * num_nodes * costs.model.num_experts
     sample_s = SAMPLE_S + SAMPLE_CHUNK_S * system.most_chunks + SAMPLE_CELL_S * cells
     if not system.is_elastic:
         # Plans of plain expert parallelism do not change.
         return sample_s
-    plan_s = PLAN_S + EXPERT_S * model.num_experts + CELL_S * cells + SLOT_S * layer_nodes * cluster.slots_per_node
+    return _plan_s(costs, num_nodes) + sample_s * costs.job.rebalance_interval_steps / LOAD_SAMPLE_STEPS
+
+
+def _plan_s(costs: CostModel, num_nodes: int) -> float:
+    """Estimate the seconds in which a plan and its change from the last one are computed."""
+    model, cluster = costs.model, costs.cluster
+    layer_nodes = model.num_moe_layers * num_nodes
+    plan_s = (
+        PLAN_S + model.num_experts * (EXPERT_S + CELL_S * layer_nodes) + SLOT_S * layer_nodes * cluster.slots_per_node
+    )
     if cluster.gpus_per_node > 1:
         plan_s += SHARED_GPU_S * layer_nodes * cluster.slots_per_gpu / model.num_experts
-    return plan_s + sample_s * costs.job.rebalance_interval_steps / LOAD_SAMPLE_STEPS
+    return plan_s
+
+
+def planning_by_nodes(costs: CostModel, num_nodes: int, num_changes: int) -> str:
+    """Return how a run plans where loads are even: each change of the nodes makes one plan."""
+    return "exact" if num_changes * _plan_s(costs, num_nodes) <= EXACT_BY_NODES_S else "sampled"
 
 
 def nearly(num_nodes: int) -> int:

@@ -13,6 +13,7 @@ from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import PlanReliability, count_losses
 from lazsim.engine.planner import Planner
+from lazsim.engine.sampling import planning_by_nodes
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
@@ -197,6 +198,8 @@ def simulate_system(
     make_timer = make_timer or step_timers_from(system, costs, routing)
     on_plan = reliability.record if reliability else None
     planner = planner or Planner(system, costs, routing)
+    if planning == "auto" and routing.is_even:
+        planning = planning_by_nodes(costs, most_nodes, int((trace.num_alive()[0] < wall_s).sum()))
     job = Job(env, system, costs, planner, make_timer, wall_s, on_plan, interval_steps, planning, spares)
     env.process(_play(env, job, trace, wall_s))
     env.run()

@@ -13,13 +13,16 @@ from lazsim.blocks import CACHED_ELEMENTS, row_blocks
 from lazsim.placement.plan import Bools, Floats, Ints, count_replicas
 
 
-def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
+def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -> Ints:
     """Count the expert states that each live node would fetch to become each node of the plan.
+
+    Each layer stands for as many as `times_L` says, for one if it is not given.
 
     Returns
     -------
     ndarray of int64, shape (H, N)
     """
+    times_R = None if times_L is None else times_L.repeat(has_LEH.shape[1])[:, None]
     has_RH, alike_H = distinct_columns(has_LEH.reshape(-1, has_LEH.shape[2]))
     wants_RN, alike_N = distinct_columns(wants_LEN.reshape(-1, wants_LEN.shape[2]))
     # float32 counts exactly up to 2**24, far above layers times experts.
@@ -30,10 +33,23 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools) -> Ints:
         # In a pipeline, only the nodes of a stage, which follow one another, hold and want the experts of a block.
         held, wanted = _used_columns(has_RH[some]), _used_columns(wants_RN[some])
         wants = wants_RN[some, wanted].astype(np.float32)
+        if times_R is not None:
+            wants *= times_R[some]
         total_N[wanted] += wants.sum(axis=0)
         missing_HN[held, wanted] -= has_RH[some, held].T.astype(np.float32) @ wants
     missing_HN += total_N
     return missing_HN[alike_H][:, alike_N].astype(np.int64, order="C")
+
+
+def distinct_layers(has_LEH: Bools, wants_LEN: Bools) -> tuple[Ints, Ints]:
+    """Return the first of all layers in which nodes hold and want the same experts, and the number of each of these.
+
+    Where loads are even, the layers of a pipeline stage are alike.
+    """
+    found: dict[bytes, list[int]] = {}
+    for layer, (has, wants) in enumerate(zip(has_LEH, wants_LEN, strict=True)):
+        found.setdefault(np.packbits(has).tobytes() + np.packbits(wants).tobytes(), []).append(layer)
+    return np.array([layers[0] for layers in found.values()]), np.array(list(map(len, found.values())))
 
 
 def distinct_columns(flags_RN: Bools) -> tuple[Bools, Ints | slice]:

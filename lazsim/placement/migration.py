@@ -36,7 +36,12 @@ class Migration:
 
 
 def migrate(
-    has_LEN: Bools, wants_LEN: Bools, state_bytes: float, has_dense_N: Bools | None = None, dense_bytes: float = 0.0
+    has_LEN: Bools,
+    wants_LEN: Bools,
+    state_bytes: float,
+    has_dense_N: Bools | None = None,
+    dense_bytes: float = 0.0,
+    times_L: Ints | None = None,
 ) -> Migration:
     """Fetch each missing expert state, and the dense state where a node lacks it, from the nodes that have it.
 
@@ -52,6 +57,8 @@ def migrate(
         Nodes that hold the training state outside the experts, shape (N,); all by default.
     dense_bytes
         Size of that state.
+    times_L
+        Layers that each layer stands for; one if not given.
 
     Raises
     ------
@@ -62,24 +69,25 @@ def migrate(
     -----
     All owners of a state share the sending evenly, as in the system of Lazarus (arXiv 2407.04656).
     """
-    has, missing = _moving(has_LEN, wants_LEN)
+    has, missing, moving = _moving(has_LEN, wants_LEN)
+    times_R = np.ones(len(moving), dtype=np.int64) if times_L is None else times_L[moving // has_LEN.shape[1]]
     owners = has.sum(axis=1, dtype=np.float32)
     assert owners.all(), "every wanted expert has an owner"
     (has, alike_from), (wanted, alike_to) = distinct_columns(has), distinct_columns(missing)
     parts = has.astype(np.float64)
-    parts /= owners[:, None]
+    parts *= (times_R / owners)[:, None]
     bytes_NN = parts.T @ wanted.astype(np.float64)
     bytes_NN *= state_bytes
     bytes_NN = np.ascontiguousarray(bytes_NN[alike_from][:, alike_to])
     if has_dense_N is not None and not has_dense_N.all():
         assert has_dense_N.any(), "some node holds the dense state"
         bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
-    return Migration(bytes_NN, int(missing.sum()))
+    return Migration(bytes_NN, int(times_R @ missing.sum(axis=1)))
 
 
 def migrate_balanced(has_LEN: Bools, wants_LEN: Bools, state_bytes: float) -> Migration:
     """Fetch the same expert states, with the sending shared by `balance_senders`: the busiest sends least."""
-    has, missing = _moving(has_LEN, wants_LEN)
+    has, missing, _ = _moving(has_LEN, wants_LEN)
     parts_RN, bound_bytes = balance_senders(has, missing.sum(axis=1) * float(state_bytes))
     return Migration((parts_RN * float(state_bytes)).T @ missing, int(missing.sum()), bound_bytes)
 
@@ -163,14 +171,14 @@ def _solve(owns_CN: Bools, bytes_C: Floats) -> tuple[Floats, Floats]:
     return sent_CN, prices_N / prices_N.sum()
 
 
-def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools]:
-    """Return the owners and the receivers of each state that some node lacks, both of shape (R, N)."""
+def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools, Ints]:
+    """Return the owners and the receivers of each state that some node lacks, of shape (R, N), and which these are."""
     num_nodes = has_LEN.shape[2]
     has = has_LEN.reshape(-1, num_nodes)
     missing = wants_LEN.reshape(-1, num_nodes) & ~has
     # Most plans move the states of few experts.
     moving = np.flatnonzero(missing.any(axis=1))
-    return has.take(moving, axis=0), missing.take(moving, axis=0)
+    return has.take(moving, axis=0), missing.take(moving, axis=0), moving
 
 
 SHARINGS: Mapping[str, Callable[[Bools, Bools, float], Migration]] = {"even": migrate, "balanced": migrate_balanced}
