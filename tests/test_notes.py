@@ -224,6 +224,17 @@ def test_the_notes_of_a_run_are_on_stderr_in_its_json_and_in_its_folder(lazsim, 
         assert json.loads(text)["notes"] == [note, ANALYTIC]
 
 
+def test_a_note_of_many_systems_is_told_whole(lazsim, tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text(f"# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n0,add,{' '.join('abcdefgh')}\n")
+    _, out, err = lazsim(
+        "run", "--trace", trace, "--model", "olmoe-1b-7b", "--cluster", "h100x8", "--system", "all", "--json"
+    )
+    longest = max(json.loads(out)["notes"], key=len)
+    assert len(longest) > 400
+    assert longest.replace("`job`", "--job") in err
+
+
 def test_a_sweep_tells_the_notes_of_its_runs_and_of_how_many():
     base = {"trace": "fail-every-5min", "duration": "1min", "model": "gpt-l", "routing": "uniform"}
     grid = {"system": list(SYSTEMS), "max_nodes": [2, 6]}

@@ -69,7 +69,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     chosen = [
         f"{run.name} {run.interval_steps}"
         for scenario, run in zip(scenarios, runs, strict=True)
-        if run.interval_steps != scenario.job.checkpoint_interval_steps.get(run.system)
+        if run.steps and run.interval_steps != scenario.job.checkpoint_interval_steps.get(run.system)
     ]
     notes = [f"steps between checkpoints, not given by the job: {', '.join(chosen)}"] if chosen else []
     known = {*SYSTEMS, *(one.system for one in scenarios)}

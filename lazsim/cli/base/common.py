@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.messages import OneOf, in_a_line, with_options
-from lazsim.errors import LazsimError
+from lazsim.cli.base.messages import OneOf, with_options
+from lazsim.errors import LazsimError, printable
 
 if TYPE_CHECKING:
     from lazsim.output.report import Report
@@ -101,7 +101,7 @@ def told(text: str) -> str:
 def note(*texts: str) -> None:
     """Tell the user something on stderr, on a terminal without a broken word."""
     for text in texts:
-        line = in_a_line(f"note: {told(text)}")
+        line = printable(f"note: {told(text)}")
         if sys.stderr.isatty():
             from lazsim.output.table import wrap
 
