@@ -187,12 +187,10 @@ def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):
 class Made:
     """A question whose runs are numbers."""
 
-    remarks = ()
-
     def __init__(self, number, lost_steps=1):
         self._number, self._lost_steps = number, lost_steps
         self._asked = question(poisson(5), *of("ds"))
-        self.starts, self.notes = {}, {}
+        self.starts, self.notes, self.remarks = {}, {}, {}
 
     def scenario(self, choice, seed, interval=None):
         return self._asked.scenario(choice, seed, interval)
@@ -343,6 +341,16 @@ def test_fewer_seeds_than_an_interval_takes_judge_nothing_and_a_remark_says_so()
         assert (search.first_seed, found.ranking[0].num_seeds) == (first_seed, MIN_SAMPLES)
         told = "the seeds that choose the best also judge it, which flatters it: `max_runs` are too few for 6 others"
         assert (told in found.notes) == (first_seed == 0)
+
+
+def test_neighbours_of_the_best_are_judged_or_a_remark_says_that_they_are_not():
+    for max_runs in (60, 80, 120, 200, 400):
+        found = Made(noisy).advise(of("ds", "lazarus", "checkpoint", "ds-ft", "gemini"), max_runs)
+        left_out = [note for note in found.notes if note.startswith("what it costs to be off is left out")]
+        num_told = len(found.off) + sum(note.count("interval") + note.count("spares") for note in left_out)
+        assert num_told == 3, (max_runs, found.off, left_out)
+    assert not left_out
+    assert all(one.num_seeds >= MIN_SAMPLES for one in found.ranking)
 
 
 def test_a_recorded_trace_has_no_other_seeds_to_judge_by_and_a_remark_says_so():

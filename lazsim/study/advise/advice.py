@@ -453,7 +453,10 @@ def _judge(
         why = f"`max_runs` are too few for {MIN_SAMPLES} others" if is_short else "the trace has no others"
         return num_seeds, [f"the seeds that choose the best also judge it, which flatters it: {why}"]
     search.run(tuned, num_judged)
-    num_each = min(num_judged, search.num_left // max(1, len(others)))
+    # Neighbours come first where the others get an interval all the same.
+    rest = search.num_left - NUM_BESIDE * num_judged
+    rest = rest if rest >= MIN_SAMPLES * len(others) else search.num_left
+    num_each = min(num_judged, rest // max(1, len(others)))
     search.run(others, num_each)
     return num_judged, [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
 
@@ -472,8 +475,8 @@ def _contenders(question: Question, search: Search, choices: Sequence[Choice], i
 
 
 def _look_around(question: Question, search: Search, best: Alternative, num_seeds: int) -> Iterator[Off]:
-    """Yield what it costs to be off by a step in each choice that has steps."""
-    steps = best.interval_steps
+    """Yield what it costs to be off by a step in each choice that has steps; what runs do not suffice for is told."""
+    steps, left_out = best.interval_steps, list[str]()
     around = {}
     if steps:
         around["interval halved"] = best._replace(interval_steps=max(1, round(steps / 2)))
@@ -494,8 +497,13 @@ def _look_around(question: Question, search: Search, best: Alternative, num_seed
             continue
         if one.choice not in question.starts and (why_not := question.start(one.choice, AUTO)):
             search.refused[one.choice] = why_not
-        if search.run([one], num_seeds) and search.values(one):
+        if not search.run([one], num_seeds):
+            left_out.append(what)
+        elif search.values(one):
             yield Off(what, one, search.better_by(best, one))
+    if left_out:
+        told = f"what it costs to be off is left out, as `max_runs` are too few: {', '.join(left_out)}"
+        question.remarks[told] = None
 
 
 def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:
