@@ -160,7 +160,7 @@ def test_table_of_any_form_is_read_alike(write, form):
         ("time,count\n0,100%\n60,90%\n", "column 'count' has '100%', which is no number of nodes; give whole ones"),
         (
             "time,host,state\n0,a,fine\n60,a,poorly\n",
-            "column 'state' has 'fine', which is no event; a mapping may name",
+            "column 'state' has 'fine', which is no event; name it in ",
         ),
         (json_lines(COUNTS) + "\n{", "line 4: not valid JSON"),
         (COUNTS + "2025-03-01 00:15:00\n", "line 5: 1 column, too few"),

@@ -42,8 +42,8 @@ SPANS = Parsed(parse_spans)
     "--goal",
     default="goodput",
     metavar="goodput|cost|deadline=TIME",
-    help="Most samples in the time; least cost of a sample; or least cost of --work that is done by the time, as "
-    "deadline=80h.",
+    help="goodput: most samples in the time. cost: least cost of a sample. deadline=80h: least cost of --work that is "
+    "done by then.",
 )
 @click.option(
     "--work", metavar="TIME", help="Work that is due at the deadline, as 64h of the first system on nodes that stay."
@@ -58,7 +58,7 @@ SPANS = Parsed(parse_spans)
     "--system",
     multiple=True,
     metavar="NAME",
-    help="To try; repeats. Default: all that can run the job, also of installed packages.",
+    help="System to try; repeats. Default: all that can run the job, also of installed packages.",
 )
 @click.option(
     "--fault-threshold",
@@ -71,7 +71,7 @@ SPANS = Parsed(parse_spans)
     "--interval",
     default="auto",
     metavar="STEPS|TIME|auto",
-    help="Between checkpoints, 0 for none; auto looks for the best.",
+    help="Steps or time between checkpoints, 0 for none; auto looks for the best.",
 )
 @click.option(
     "--placement",

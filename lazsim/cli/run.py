@@ -56,8 +56,8 @@ RUN_FILES = (
 @click.option(
     "--interval",
     metavar="STEPS|TIME|auto",
-    help="Between checkpoints, 0 for none; auto simulates the best for this trace. Default: the job's own, else "
-    "Young's.",
+    help="Steps or time between checkpoints, 0 for none; auto simulates the best for this trace. Default: the job's "
+    "own, else Young's.",
 )
 @click.option(
     "--placement",
@@ -102,8 +102,8 @@ RUN_FILES = (
     "--planning",
     type=OneOf(PLANNINGS),
     default="auto",
-    help="Make every plan; make some that stand for the others, with the error told; or the first where it takes under "
-    "about a second.",
+    help="exact: make every plan. sampled: make some that stand for the others, and tell the error. auto: exact where "
+    "that takes less than about a second.",
 )
 @click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")
 @seed_option

@@ -111,7 +111,8 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
     "--kind",
     type=OneOf(("auto", "spot", "mtbf")),
     default="auto",
-    help="Of the recipe: grants of new nodes, or failures and repairs; auto is mtbf where nodes come back by name.",
+    help="spot: the recipe grants new nodes. mtbf: its nodes fail and are repaired. auto: mtbf where nodes come back "
+    "by name.",
 )
 @click.option("--seeds", type=kinds.COMPARED, default=20, help="Traces to compare with.")
 @click.option("--out", type=kinds.OUT_FILE, help="TOML file to write the recipe to.")

@@ -24,7 +24,8 @@ rate_options = options(
     click.option(
         "--shape",
         type=kinds.Number(0, min_open=True),
-        help="Of the Weibull law of failures; default 1, memoryless. Below 1, nodes that come back fail again soon.",
+        help="Shape of the Weibull law of failures; default 1, memoryless. Below 1, nodes that come back fail again "
+        "soon.",
     ),
 )
 """Options of failures and repairs; an option's name is that of the field of a recipe."""
@@ -38,22 +39,22 @@ replay_options = options(
         "trace_format",
         default="auto",
         metavar="NAME|TOML",
-        help="Of the trace, see lazsim list formats; auto tells it from the content.",
+        help="Format of the trace, see lazsim list formats; auto tells it from the content.",
     ),
     click.option(
         "--columns",
         metavar="ROLE=COLUMN,...",
-        help="Columns of a table, by name or number: time and count; time, event and node; node, start, and end or "
-        "duration; or time with node and value, or with nodes, which are columns.",
+        help="Columns of a table, by name or number, as time=when,count=alive. Roles: time and count; time, event and "
+        "node; node, start, and end or duration; or time with node and value, or with nodes, which are columns.",
     ),
-    click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Only such rows of a table; repeats."),
+    click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Take only such rows of a table; repeats."),
     click.option(
         "--time-unit",
         type=OneOf(tuple(UNITS_S)),
-        help="Of times and durations that are numbers, if the file is silent.",
+        help="Unit of times and durations that are numbers, where the file does not say.",
     ),
-    click.option("--time-format", metavar="TEXT", help="Of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
-    click.option("--time-zone", metavar="NAME", help="Of dates that name none, as Europe/Berlin; default UTC."),
+    click.option("--time-format", metavar="TEXT", help="Format of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
+    click.option("--time-zone", metavar="NAME", help="Zone of dates that name none, as Europe/Berlin; default UTC."),
     click.option(
         "--cluster-nodes",
         metavar="N|HOSTS|FILE",
@@ -71,9 +72,9 @@ replay_options = options(
     click.option(
         "--cap",
         type=OneOf(CAPS),
-        help="How a trace with more nodes is held to fewer: a job whose nodes fail as often as those of the trace, and "
-        "are replaced by newly granted ones only; subtract a constant, so that every loss is felt; let the others "
-        "come as new nodes as soon as one is lost; follow the first names. Default: members.",
+        help="How a trace is held to --max-nodes. members: the job has nodes of its own, and only newly granted ones "
+        "replace those that it loses. offset: subtract a constant, so that every loss is felt. clip: the others come "
+        "as new nodes as soon as one is lost. first: follow the first names. Default: members.",
     ),
     click.option("--lenient", is_flag=True, help="Repair what is repairable in a file, and say how often."),
 )

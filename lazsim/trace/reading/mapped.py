@@ -43,7 +43,7 @@ WORDS: dict[EventKind, str] = {
 
 _KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
 
-EVENT_NEEDED = "event; a mapping may name it in `add`, `remove` or `ignore`"
+EVENT_NEEDED = "event; name it in `add`, `remove` or `ignore` of a mapping, a TOML file for `format`"
 
 CHANGE_WORDS = {"add", "remove", "added", "removed"}
 """Words for changes; all others may also be read as states."""
