@@ -25,7 +25,7 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, ScaledStepTimer, require_end
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, require_end, scaled
 from lazsim.engine.systems.system import FULL_PACE, Save, System, decide_next
 from lazsim.limits import MAX_WHOLE
 from lazsim.trace.table import Batch
@@ -337,7 +337,7 @@ class Job:
 
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
         """Save the state, after the save before is written; where it `waits`, all of it, until it is written."""
-        num_nodes, step_s = state.held.num_seats, state.timer.step_s(self.progress.step)
+        num_nodes, step_s = state.held.num_seats, state.timer(self.progress.step).step_s
         save = self.system.save_all(self.costs, num_nodes, step_s) if waits else self._save(num_nodes, step_s)
         before_s = max(0.0, self.progress.written_at_s() - self.env.now)
         stopped_s = before_s + save.stall_s + (save.persist_s if waits else 0.0)
@@ -358,13 +358,13 @@ class Job:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""
         if self.joining.is_due:
             return
-        step_s, num_steps = state.timer.stretch(self.progress.step)
+        step_s, num_steps, extrapolated_share = state.timer(self.progress.step)
         num_steps = min([num_steps, *(interval - self.progress.step % interval for interval in self._intervals)])
         self.plans.count(num_steps)
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
-        state.stretch = stretch = Stretch(self.env.now, step_s, num_steps)
+        state.stretch = stretch = Stretch(self.env.now, step_s, num_steps, extrapolated_share)
         try:
             yield from self.env.passing(num_steps * step_s)
         except simpy.Interrupt as interrupt:
@@ -413,8 +413,7 @@ class Job:
         state.stretch = None
         self.ledger.enter("compute", self.env.now)
         spent_s = self.env.now - stretch.start_s
-        if self.costs.measured_part is not None:
-            self.extrapolated_s += spent_s * state.timer.extrapolated_share(self.progress.step)
+        self.extrapolated_s += spent_s * stretch.extrapolated_share
         if state.is_below_threshold:
             self.below_threshold_s += spent_s
         samples = state.samples_per_step
@@ -499,10 +498,10 @@ class Job:
         if not isinstance(self.state, Training):
             self._assign(held.nodes)
         timer = self.plans.timer(held, self.progress.step)
-        step_s = timer.step_s(self.progress.step)
+        step_s = timer(self.progress.step).step_s
         pace = self.system.pace(self.costs, held, step_s)
         if pace != FULL_PACE:
-            timer = ScaledStepTimer([(pace.step_factor, timer)])
+            timer = scaled([(pace.step_factor, timer)])
         require_end(step_s, self.env.now, self._end_s, self._most_steps)
         self.state = Training(
             held,

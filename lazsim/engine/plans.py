@@ -16,7 +16,7 @@ from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampled_steps import SampledPlan, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, ScaledStepTimer, StepTimer
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer, scaled
 from lazsim.engine.systems.system import System
 from lazsim.placement.plan import PlacementPlan, with_lost_experts
 
@@ -108,8 +108,8 @@ class Plans:
             planned = made if num_timed == made.num_nodes else replace(made, num_nodes=num_timed)
             timer = self._timers.make(planned, self._nodes.servers(held.nodes) if held.is_whole else servers_N)
             parts.append((factor, timer))
-        timer = parts[0][1] if len(parts) == 1 else ScaledStepTimer(parts)
-        self.sampler.consider(step, timer.step_s(step), window_s(self._system, self._costs, held.num_seats))
+        timer = parts[0][1] if len(parts) == 1 else scaled(parts)
+        self.sampler.consider(step, timer(step).step_s, window_s(self._system, self._costs, held.num_seats))
         return timer
 
     def samples_per_step(self, held: Held) -> int:

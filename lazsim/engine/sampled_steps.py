@@ -7,7 +7,7 @@ import numpy as np
 
 from lazsim.engine.held import Planned
 from lazsim.engine.sampling import Sampler, Series
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer, TimedSteps
 from lazsim.placement.plan import Ints, PlacementPlan
 
 MOST_AVERAGED = 8
@@ -51,11 +51,11 @@ class StepTimers:
     def point(self, planned: Planned, timer: StepTimer, step: int) -> SampledPlan:
         """Return what a plan tells others for which it stands."""
         plan = planned.plan
-        return SampledPlan(plan.fewest_nodes, timer.extrapolated_share(step), plan if self._keeps_plans else None)
+        return SampledPlan(plan.fewest_nodes, timer(step).extrapolated_share, plan if self._keeps_plans else None)
 
 
 @dataclass
-class SampledStepTimer(StepTimer):
+class SampledStepTimer:
     """Times the steps of a plan by a point of a sampler, and by the plan itself where no other stands for it."""
 
     timers: StepTimers
@@ -63,18 +63,14 @@ class SampledStepTimer(StepTimer):
     server_N: Ints
     _own: StepTimer | None = None
 
-    def stretch(self, step: int) -> tuple[float, int]:
+    def __call__(self, step: int) -> TimedSteps:
         """See `StepTimer`: all steps for which a point stands take the same."""
         series = self._find(step)
         if not series.is_sampled:
-            return self._exact().step_s(step), LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+            return self._exact()(step)._replace(num_steps=LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
         assert series.seconds is not None, "the value was found"
-        return series.seconds, (series.start + series.length) * self.timers.sampler.window_steps - step
-
-    def extrapolated_share(self, step: int) -> float:
-        """See `StepTimer`."""
-        series = self._find(step)
-        return float(series.found.extrapolated_share) if series.is_sampled else self._exact().extrapolated_share(step)
+        num_steps = (series.start + series.length) * self.timers.sampler.window_steps - step
+        return TimedSteps(series.seconds, num_steps, series.found.extrapolated_share)
 
     def _exact(self) -> StepTimer:
         if self._own is None:
@@ -104,4 +100,4 @@ class SampledStepTimer(StepTimer):
         window_steps = self.timers.sampler.window_steps
         last = first // window_steps * window_steps + window_steps - 1
         steps = sorted(set(np.linspace(first, last, MOST_AVERAGED).round().astype(np.int64).tolist()))
-        return float(np.mean([timer.step_s(step) for step in steps]))
+        return float(np.mean([timer(step).step_s for step in steps]))

@@ -25,6 +25,7 @@ class Stretch:
     start_s: float
     step_s: float
     num_steps: int
+    extrapolated_share: float
     is_cut: bool = False
 
     def steps_made(self, now_s: float) -> int:

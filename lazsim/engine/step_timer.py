@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,21 +32,17 @@ TIMES_KEPT = 1000
 """Times of steps that a timer keeps, of as many samples each as are taken at once."""
 
 
-class StepTimer:
-    """Duration of the steps under one plan."""
+class TimedSteps(NamedTuple):
+    """Steps that follow each other and take as long as each other."""
 
-    def stretch(self, step: int) -> tuple[float, int]:
-        """Return the seconds of the step that follows `step` others, and how many from it on take as long."""
-        raise NotImplementedError
+    step_s: float
+    num_steps: int
+    extrapolated_share: float = 0.0
+    """Share of that time extrapolated beyond what a profile measured; 0 without a profile."""
 
-    def step_s(self, step: int) -> float:
-        """Return the seconds of the step that follows `step` others."""
-        return self.stretch(step)[0]
 
-    def extrapolated_share(self, step: int) -> float:
-        """Return the share of that time extrapolated beyond what a profile measured; 0 without a profile."""
-        return 0.0
-
+StepTimer = Callable[[int], TimedSteps]
+"""Times the steps under one plan: from the number of steps made to those that follow them."""
 
 MakeStepTimer = Callable[[PlacementPlan, Ints], StepTimer]
 """From a plan and the server of each of its nodes to the timer of its steps."""
@@ -77,7 +74,7 @@ Times = dict[int, tuple[float, float]]
 """Seconds of a step by stretch of steps: all, and without time beyond the sizes of a profile."""
 
 
-class ModelledStepTimer(StepTimer):
+class ModelledStepTimer:
     """Times steps as loads drift, all stretches up to the next rebalance at once."""
 
     def __init__(self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> None:
@@ -85,7 +82,8 @@ class ModelledStepTimer(StepTimer):
         self._times: Times = {}
         self._known: dict[range, Times] = {}
 
-    def _step_and_measured_s(self, step: int) -> tuple[float, float]:
+    def __call__(self, step: int) -> TimedSteps:
+        """See `StepTimer`."""
         stretch = 0 if self._routing.is_even else step // LOAD_SAMPLE_STEPS
         if stretch not in self._times:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
@@ -94,39 +92,26 @@ class ModelledStepTimer(StepTimer):
             self._times = self._known.get(stretches) or self._find(stretches)
             if len(self._known) < TIMES_KEPT:
                 self._known[stretches] = self._times
-        return self._times[stretch]
+        step_s, measured_s = self._times[stretch]
+        num_steps = MAX_WHOLE if self._routing.is_even else LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+        return TimedSteps(step_s, num_steps, max(0.0, 1 - measured_s / step_s))
 
     def _find(self, stretches: range) -> Times:
         loads = self._routing.loads([one * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2 for one in stretches])
         seconds = (each.tolist() for each in self._cost.step_and_measured_s(loads))
         return dict(zip(stretches, zip(*seconds, strict=True), strict=True))
 
-    def stretch(self, step: int) -> tuple[float, int]:
-        """See `StepTimer`."""
-        step_s = self._step_and_measured_s(step)[0]
-        return step_s, MAX_WHOLE if self._routing.is_even else LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
 
-    def extrapolated_share(self, step: int) -> float:
-        """See `StepTimer`."""
-        step_s, measured_s = self._step_and_measured_s(step)
-        return max(0.0, 1 - measured_s / step_s)
+def scaled(parts: Sequence[tuple[float, StepTimer]]) -> StepTimer:
+    """Return a timer of steps by those of others, which add up, each times a factor."""
 
+    def timer(step: int) -> TimedSteps:
+        of_parts = [part(step) for _, part in parts]
+        step_s = math.fsum(factor * one.step_s for (factor, _), one in zip(parts, of_parts, strict=True))
+        # Shares of the parts are nearly the same.
+        return TimedSteps(step_s, min(one.num_steps for one in of_parts), of_parts[0].extrapolated_share)
 
-class ScaledStepTimer(StepTimer):
-    """Times steps by those of others, which add up, each times a factor."""
-
-    def __init__(self, parts: Sequence[tuple[float, StepTimer]]) -> None:
-        self._parts = parts
-
-    def stretch(self, step: int) -> tuple[float, int]:
-        """See `StepTimer`."""
-        stretches = [timer.stretch(step) for _, timer in self._parts]
-        step_s = math.fsum(factor * part_s for (factor, _), (part_s, _) in zip(self._parts, stretches, strict=True))
-        return step_s, min(num_steps for _, num_steps in stretches)
-
-    def extrapolated_share(self, step: int) -> float:
-        """See `StepTimer`: of the first, as those of the others are nearly the same."""
-        return self._parts[0][1].extrapolated_share(step)
+    return timer
 
 
 def require_end(step_s: float, now_s: float, end_s: float, most_steps: int) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, TimedSteps
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.engine.systems.system import state_bytes
 from lazsim.files.writing import check_folder, scratch_folder
@@ -195,7 +195,7 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
 
 
 @dataclass
-class MeasuredTimer(StepTimer):
+class MeasuredTimer:
     """A measured step time for any loads.
 
     The first step that is asked for is one after a recovery, unless a rebalance is due there, which has made the plan.
@@ -206,12 +206,12 @@ class MeasuredTimer(StepTimer):
     rebalance_interval_steps: int
     _begins: int | None = None
 
-    def stretch(self, step: int) -> tuple[float, int]:
-        """See `StepTimer`."""
+    def __call__(self, step: int) -> TimedSteps:
+        """See `lazsim.engine.step_timer.StepTimer`."""
         self._begins = step if self._begins is None else self._begins
         if step == self._begins and (not step or step % self.rebalance_interval_steps):
-            return self.first_s, 1
-        return self.seconds, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+            return TimedSteps(self.first_s, 1)
+        return TimedSteps(self.seconds, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
 
 
 def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: int) -> SystemRun:
