@@ -376,6 +376,10 @@ def test_nodes_that_are_not_in_use_fail_only_where_more_go_in_the_same_runs_than
     for gone_s, is_told in ((1000.0, False), (500.0, True)):
         reasons = hold_against_formulas(start, 9, None, [row], gone_s).reasons
         assert any("nodes that are not in use" in reason for reason in reasons) is is_told
+    # On-demand nodes are no nodes of the trace, and none of them goes.
+    reasons = hold_against_formulas(start, 9, None, [{**row, "switch_s": 2000.0}], 500.0).reasons
+    assert any(reason.endswith("on-demand nodes, which stay, take over") for reason in reasons)
+    assert not any("nodes that are not in use" in reason for reason in reasons)
 
 
 SMALL = ("--system", "checkpoint", "--routing", "uniform", "--nodes", 6, "--node-mtbf", "1h", "--repair", "10s")

@@ -10,7 +10,7 @@ from lazsim.scenario import resolve
 from lazsim.study.deadline import Due, compare_purchases, parse_due
 from lazsim.study.simulation import run_scenario
 from lazsim.study.simulation import simulate as simulate_systems
-from lazsim.trace import load_trace
+from lazsim.trace import load_trace, trace_stats
 from lazsim.trace.prices import Prices, node_hours
 from lazsim.trace.readers.lazsim import trace_bytes
 
@@ -62,6 +62,14 @@ def test_a_trace_with_prices_costs_what_its_nodes_cost_at_each_time(priced_trace
     assert run.usd_per_million_samples == pytest.approx(19.5e6 / run.samples)
     tokens = run.samples * resolve({}).model.sequence_length
     assert run.usd_per_billion_tokens == pytest.approx(19.5e9 / tokens)
+
+
+def test_the_mean_price_of_a_trace_is_told_with_its_statistics_and_where_a_recipe_loses_it(lazsim, priced_trace):
+    assert trace_stats(load_trace(priced_trace)).usd_per_node_hour == pytest.approx(19.5 / 18.0)
+    assert "price                   1.083 $ for a node-hour in the mean\n" in lazsim("trace", "info", priced_trace)[1]
+    priced_trace.write_text(json.dumps(TICKS | {"data": [10, 8] * 10, "prices": [2.0] * 20}))
+    assert "such as the 2 $ that a node-hour of" in lazsim("trace", "fit", priced_trace, "--seeds", 2)[2]
+    assert "price" not in lazsim("trace", "info", "fail-every-5min")[1]
 
 
 def test_a_stretch_of_a_trace_has_the_prices_of_that_stretch_and_the_last_one_goes_on(priced_trace):

@@ -1,5 +1,6 @@
 """Traces as tables: statistics, and a fit compared with its trace."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,8 @@ def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
     yield "distinct nodes", f"{stats.num_nodes:,}"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
     yield "node-hours", f"{stats.node_hours:,.0f}" if stats.node_hours >= 100 else f"{stats.node_hours:.3g}"
+    if not math.isnan(stats.usd_per_node_hour):
+        yield "price", f"{stats.usd_per_node_hour:,.4g} $ for a node-hour in the mean"
     num_at_start = stats.num_start_removals
     at_start = f"; {counted(num_at_start, 'node')} away from the start, left out below" if num_at_start else ""
     yield "losses", f"{stats.num_losses:,}, of {counted(stats.num_removals, 'node')} in all{at_start}"

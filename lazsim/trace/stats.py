@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.placement.plan import Floats, Ints
+from lazsim.trace.prices import node_hours as node_hours_of
 from lazsim.trace.table import Trace
 from lazsim.units import HOUR_S, divide, format_duration
 
@@ -46,6 +47,8 @@ class TraceStats:
     mean_nodes: float
     node_hours: float
     """Time average and time integral of the nodes alive."""
+    usd_per_node_hour: float
+    """Mean price of an hour of a node alive; NaN without prices."""
     num_losses: int
     num_removals: int
     """Instants with removals, and removed nodes."""
@@ -90,6 +93,7 @@ def trace_stats(trace: Trace) -> TraceStats:
     times, counts = trace.num_alive()
     times = np.append(times, trace.duration_s)
     node_hours = float(np.sum(counts * np.diff(times))) / HOUR_S
+    usd = math.nan if trace.prices is None else node_hours_of(times[:-1], counts, trace.duration_s, trace.prices)
     born: dict[str, float] = {}
     lifetimes: list[float] = []
     loss_times: list[float] = []
@@ -114,6 +118,7 @@ def trace_stats(trace: Trace) -> TraceStats:
         min_nodes=int(counts.min()),
         mean_nodes=divide(node_hours * HOUR_S, trace.duration_s),
         node_hours=node_hours,
+        usd_per_node_hour=divide(usd, node_hours),
         num_losses=len(sizes) + bool(trace.away),
         num_removals=len(lifetimes) + len(trace.away),
         num_start_removals=len(trace.away),

@@ -121,9 +121,11 @@ def _reasons(
         )
     hit_s = math.fsum(row["wall_s"] for row in rows) / failures
     if hit_s > (1 + NEGLIGIBLE) * gone_s:
+        switched = any(row.get("switch_s") is not None for row in rows)
+        why = "on-demand nodes, which stay, take over" if switched else "nodes that are not in use fail, too"
         yield (
             f"nodes go every {format_duration(gone_s)} of these runs, but a failure hits training every "
-            f"{format_duration(hit_s)}: nodes that are not in use fail, too"
+            f"{format_duration(hit_s)}: {why}"
         )
     if abs(start.gaps_cv - 1) > CLUMPED:
         yield (
