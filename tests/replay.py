@@ -602,7 +602,7 @@ class Replay:
         if step == len(self.steps) and written_at <= self.now:
             self.copied = 0
             self.train_on([])
-            return self.restart()
+            return self.restart
         if step < len(self.steps):
             self.save(waits=True)
         else:

@@ -497,6 +497,15 @@ def test_moc_that_saves_every_expert_each_time_trains_as_asynchronous_checkpoint
     assert moc == asynchronous
 
 
+@pytest.mark.parametrize("system", ["checkpoint", "spare"])
+def test_new_nodes_are_collected_from_the_first_on_also_after_a_restart_that_failed(system):
+    # Four nodes that come at 10 s lead to a save at 130 s and a restart from 140 s on, in which all are lost. A node
+    # comes before this is detected, three after it: all restart 120 s after the first, in 40 s.
+    changes = (10, "add", "e f g h"), (150, "remove", "a b c d e f g h"), (160, "add", "w"), (200, "add", "x y z")
+    result = run(system, *changes, nodes="a b c d")
+    assert [event.time_s for event in result.events if event.event == "restarted"] == [160 + 120 + 40]
+
+
 def test_a_recovery_that_ends_at_the_instant_of_a_failure_has_ended():
     # 15 s to detect and 10 s to regroup from 95 s on; the nodes kept hold all that they need.
     result = run("ds-ft", (95, "remove", "f"), (120, "remove", "a"), cost_model=costs(), nodes="a b c d e f")

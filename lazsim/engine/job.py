@@ -184,8 +184,8 @@ class Job:
             self._log("end")
             self.state = Ended()
             return
-        if self.state.is_joining:
-            # Those that are left join at the next step boundary.
+        if self.state.is_joining and not isinstance(self.state, Restarting):
+            # Those that are left join at the next step boundary; a restart takes all that are there.
             self.joining.at_next_boundary()
         before, removed = self.state, set(failure.removed)
         involved = set(before.involved)
