@@ -103,7 +103,7 @@ RUN_FILES = (
     type=OneOf(PLANNINGS),
     default="auto",
     help="exact: make every plan. sampled: make some that stand for the others, and tell the error. auto: exact where "
-    "that takes less than about a second.",
+    "that takes a few seconds at most.",
 )
 @click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")
 @seed_option
