@@ -1131,6 +1131,19 @@ def test_the_best_setting_restarts_for_a_node_only_where_that_pays(restart_s, re
     assert bool(told) is not restarts_for_joins
 
 
+def test_nodes_that_would_slow_a_job_down_do_not_wait_for_a_restart():
+    # Two nodes of different servers are faster than four, of which two share the links of a server.
+    gone = (1800, "remove", "a"), (5000, "remove", "b c")
+    events = trace((0, "add", "a b c d e f"), *gone, (9000, "add", "a b"), duration_s=10800.0)
+    result = lazsim.simulate(events, systems=["checkpoint"], model="gpt-s", routing="uniform", interval="auto")
+    best, published = result.runs[0], result.published[0]
+    assert best.setting["restarts_for_joins"] is False
+    assert best.states[-2].num_used < best.states[-2].num_alive
+    four = max(state.samples_per_s for state in published.states if state.num_used == 4)
+    assert 0 < four < max(state.samples_per_s for state in best.states[-5:])
+    assert not any("wait when the run ends" in note for note in result.notes)
+
+
 def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():
     # Six failures in 6000 s: a sixteenth of the experts in each save loses far more than 3.75 % of all tokens.
     nodes = " ".join(f"n{index}" for index in range(4))

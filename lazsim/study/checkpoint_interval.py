@@ -185,15 +185,20 @@ def _waiting_note(scenarios: Iterable[Scenario], best: Iterable[SystemRun], trac
 
 
 def _waiting_s(scenario: Scenario, run: SystemRun, trace: Trace) -> float:
-    """Return for how long nodes have waited at the end of a run that a restart for them would have brought into use."""
+    """Return for how long nodes have waited at the end of a run with which it would train, and not slower."""
+    if run.setting.get("restarts_for_joins", True):
+        return 0.0
+    system, most = replace(scenario.find_system(), **dict[str, Any](run.setting)), scenario.most_in_service(trace)
+    rates: dict[int, float] = {}
+    for state in run.states:
+        rates[state.num_used] = max(rates.get(state.num_used, 0.0), state.samples_per_s + state.lost_samples_per_s)
     since_s = run.wall_s
-    if not run.setting.get("restarts_for_joins", True):
-        system, most = replace(scenario.find_system(), **dict[str, Any](run.setting)), scenario.most_in_service(trace)
-        for state in reversed(run.states):
-            usable = system.usable_nodes(scenario.costs(), min(state.num_alive, most))
-            if not 0 < state.num_used < usable:
-                break
-            since_s = state.time_s
+    for state in reversed(run.states):
+        usable = system.usable_nodes(scenario.costs(), min(state.num_alive, most))
+        # How fast more nodes than ever are is not known.
+        if not 0 < state.num_used < usable or rates.get(usable, math.inf) <= rates[state.num_used]:
+            break
+        since_s = state.time_s
     waited_s = run.wall_s - since_s
     # Those that are still being collected wait under any setting.
     return waited_s if waited_s > scenario.job.join_wait_s else 0.0
