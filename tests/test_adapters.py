@@ -165,6 +165,7 @@ def test_what_sglang_adds_of_its_own_is_passed_on(torch, tokens):
         ({"algorithm": EplbAlgorithm.elasticity_aware}, SpecError, "^active_ranks: expected the mask"),
         ({"algorithm": "deepseek_hierarchical", "num_groups": None}, SpecError, "^num_groups: .* found None"),
         ({"algorithm": "deepseek_hierarchical", "num_groups": 3}, SpecError, "3 groups are no multiple of 2 nodes"),
+        ({"enable_hierarchical": True, "num_groups": 3}, SpecError, "3 groups are no multiple of 2 nodes"),
     ],
 )
 def test_what_sglang_cannot_mean_is_refused(tokens, changed, kind, said):

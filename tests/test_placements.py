@@ -42,7 +42,8 @@ def run(lazsim, *arguments):
 
 def results_of(run):
     """Return a run without what names or scores its placement."""
-    return {key: value for key, value in run.items() if key != "placement" and not key.startswith("plan_recovery")}
+    of_placement = ("placement", "setting", "plan_recovery")
+    return {key: value for key, value in run.items() if not key.startswith(of_placement)}
 
 
 def test_each_flexible_system_runs_once_with_each_placement_and_the_others_once(lazsim):
@@ -62,6 +63,14 @@ def test_the_published_placement_by_name_is_what_runs_without_one(lazsim):
     assert [results_of(run) for run in chosen["runs"]] == [results_of(run) for run in default["runs"]]
     assert "placements" not in default["inputs"]
     assert default["runs"][0]["plan_recovery_prob"] is None
+
+
+def test_a_placement_that_does_not_apply_to_so_few_nodes_waits_for_more():
+    # Five experts on nodes of two slots: any three nodes hold them, but equal chunks of one expert take five nodes.
+    job = replace(costs(), model=msgspec.structs.replace(costs().model, num_experts=5))
+    chosen = {name: replace(SYSTEMS["lazarus"], policy=find_policy(name), placement=name) for name in ("mro", "ep")}
+    usable = {name: [system.usable_nodes(job, count) for count in (2, 3, 4, 5)] for name, system in chosen.items()}
+    assert usable == {"mro": [0, 3, 4, 5], "ep": [0, 0, 0, 5]}
 
 
 def test_a_policy_in_a_file_is_run_and_its_file_hashed(lazsim, tmp_path):
@@ -155,13 +164,15 @@ def test_policies_that_plan_layers_alone_give_each_layer_the_same_nodes_whatever
 def test_stages_planned_at_once_are_planned_as_each_by_itself(name):
     # Stages of two, three and one layers, not in a row, on four nodes each, for two windows.
     grid = Grid(np.array([0, 0, 1, 1, 1, 2])[[0, 2, 1, 3, 5, 4]], num_stages=3, unit_nodes=1)
-    load_LE = np.random.default_rng(7).integers(0, 1000, (12, 8))
+    load_LE, asked = np.random.default_rng(7).integers(0, 1000, (12, 8)), []
 
     def place_layers(load_LE, nodes_N):
+        asked.append((len(load_LE), *nodes_N.tolist()))
         return find_policy(name).function(PlacementRequest(allocate(load_LE, 16, 2), len(nodes_N), 4, 1, load_LE))
 
     once, each = (grid.place(load_LE, 12, place_layers, layers_alone=alone) for alone in (True, False))
     assert np.array_equal(once.slots_LNS, each.slots_LNS)
+    assert asked == [(12, 0, 1, 2, 3), (4, 0, 1, 2, 3), (6, 4, 5, 6, 7), (2, 8, 9, 10, 11)]
     stage_of_nodes = np.arange(12) // 4
     holds_LN = (once.slots_LNS >= 0).any(axis=2)
     assert np.array_equal(holds_LN, np.tile(grid.stage_L, 2)[:, None] == stage_of_nodes)

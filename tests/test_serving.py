@@ -98,11 +98,26 @@ def test_replication_makes_the_heaviest_replica_as_light_as_exhaustive_search_do
     assert (np.array([loads]) / replicas).max() == least_heaviest_replica(loads, num_slots, floor)
 
 
-def test_replicas_are_dealt_to_the_lightest_node_that_lacks_the_expert():
-    # Shares 20, 20, 20, 15, 15, 10. Both nodes take expert 0, node 0 once more; node 1 takes expert 1 (40 against 35).
-    # Node 1 is lighter, but has expert 1: node 0 takes its second replica and node 1 expert 2 (55 against 45).
-    plan = place_balanced(np.array([[3, 2, 1]]), np.array([[60, 30, 10]]), num_nodes=2, num_slots=3)
-    assert plan.slots_LNS.tolist() == [[[0, 0, 1], [0, 1, 2]]]
+@given(st.data(), st.integers(1, 5), st.integers(1, 4))
+def test_a_round_of_replicas_goes_to_the_lightest_nodes_first_those_that_lack_an_expert_which_goes_on(
+    data, num_nodes, num_slots
+):
+    cuts = data.draw(st.sets(st.integers(1, num_nodes * num_slots)))
+    replicas = np.diff(sorted({0, *cuts, num_nodes * num_slots})).tolist()
+    loads = data.draw(st.lists(st.integers(0, 50), min_size=len(replicas), max_size=len(replicas)))
+    share = [load / many for load, many in zip(loads, replicas, strict=True)]
+    deck = [one for one in sorted(range(len(loads)), key=lambda one: -share[one]) for _ in range(replicas[one])]
+    held, total = [[] for _ in range(num_nodes)], [0.0] * num_nodes
+    for first in range(0, len(deck), num_nodes):
+        dealt = deck[first : first + num_nodes]
+        order = sorted(range(num_nodes), key=total.__getitem__)
+        lacking = [node for node in order if dealt[0] not in held[node]][: dealt.count(dealt[0])] if first else []
+        for expert, node in zip(dealt, lacking + [node for node in order if node not in lacking], strict=True):
+            held[node].append(expert)
+            total[node] += share[expert]
+    plan = place_balanced(np.array([replicas]), np.array([loads]), num_nodes, num_slots)
+    assert plan.slots_LNS.tolist() == [held]
+    assert all(sum(one in node for node in held) == min(many, num_nodes) for one, many in enumerate(replicas))
 
 
 def test_replicas_of_an_expert_go_to_different_gpus_of_a_node_and_the_heaviest_to_the_lightest():

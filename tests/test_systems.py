@@ -28,7 +28,7 @@ from lazsim.engine.memory import peak_memory
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS, SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
-from lazsim.engine.systems.system import held_state_bytes, saved_behind
+from lazsim.engine.systems.system import Save, held_state_bytes, saved_behind
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
@@ -950,6 +950,13 @@ def test_systems_that_rarely_go_back_to_a_checkpoint_save_five_times_as_rarely(s
     restarting = "ds", "tutel", "dropless", "checkpoint", "moevement"
     expected = {"async-checkpoint": 6, "moc": 6, "spare": 69} | dict.fromkeys(restarting, 55)
     assert steps == expected.get(system, 274)
+
+
+def test_shards_of_spare_are_saved_as_often_as_wipe_outs_and_restarts_with_a_load_ask_for():
+    plan = SPARE.plan_evenly(staged_costs(), 12)
+    to_wipe_out_s = math.gamma(1 / 2) / 2 * math.sqrt(3) * 600
+    expected = math.sqrt(10**2 + 2 * 10 * (to_wipe_out_s + 40))
+    assert SPARE.interval_s(staged_costs(), plan, Save(10.0), 600.0) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("system", ["ds-ft", "tutel-ft", "dropless-ft", "oobleck", "recycle", "moevement", "bamboo"])

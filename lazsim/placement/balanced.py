@@ -65,9 +65,9 @@ def place_on_uneven(replicas_LE: Ints, load_LE: Ints, slots_N: Ints, fault_thres
 
     Examples
     --------
-    >>> plan = place_on_uneven(np.array([[2, 2, 1]]), np.array([[60, 30, 10]]), np.array([3, 2]), fault_threshold=2)
-    >>> plan.slots_LNS.tolist()
-    [[[0, 1, 2], [0, 1, -1]]]
+    >>> load_LE, slots_N = np.array([[40, 30, 20, 10, 5]]), np.array([2, 2, 1])
+    >>> place_on_uneven(np.ones_like(load_LE), load_LE, slots_N, fault_threshold=1).slots_LNS.tolist()
+    [[[0, 4], [1, 3], [2, -1]]]
     """
     num_layers, num_experts = replicas_LE.shape
     slots_LNS = np.full((num_layers, len(slots_N), int(slots_N.max())), -1)

@@ -9,7 +9,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision, StoppedJob
 from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas, order_by_replica
-from lazsim.engine.systems.system import FULL_PACE, Pace
+from lazsim.engine.systems.system import Pace
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,8 @@ class ReplicaDrop(ReplicaSystem):
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """Return the share of the batch that the replicas left train, each as many samples as before."""
-        broken = broken_replicas(costs, held)
-        if not broken.any():
-            return FULL_PACE
-        return Pace(costs.part_step_factor(held.num_seats, len(held.nodes)), float(1 - broken.mean()))
+        share = float(1 - broken_replicas(costs, held).mean())
+        return Pace(costs.part_step_factor(held.num_seats, len(held.nodes)), share)
 
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
         """Return the places of whole replicas only, one after the other: nodes that started together stay together."""

@@ -80,7 +80,7 @@ class StackedShards(ReplicaSystem):
         holders = (np.arange(num_groups)[:, None] - np.arange(redundancy)) % num_groups
         if broken[holders].all(axis=1).any():
             return 0
-        fewest = math.ceil(num_groups / max(1, num_groups - int(broken.sum())))
+        fewest = math.ceil(num_groups / int((~broken).sum()))
         return next((many for many in range(fewest, redundancy + 1) if _covers(broken, redundancy, many)), 0)
 
     def rebuild_s(self, costs: CostModel) -> float:
