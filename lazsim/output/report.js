@@ -18,7 +18,7 @@
   }
 
   function is_dark(parts) {
-    return 0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] < 110;
+    return 0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] < 118;
   }
 
   function mixed(parts, others, share) {
