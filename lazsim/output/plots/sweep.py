@@ -14,6 +14,9 @@ MOST_PANELS = 6
 MOST_LINES = 9
 """Panels and lines in which one finds one's way; beyond them, only the best settings are drawn."""
 
+APART = 0.02
+"""Distance of the intervals of two runs at a number of spares, as a share of the most spares."""
+
 FARTHEST = 20
 """Ratio of samples from which on their axis is logarithmic."""
 
@@ -47,15 +50,17 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     figure = new_figure(COLUMN_INCHES, 3.2)
     samples, cost = figure.subplots(2, 1, sharex=True)
     names = [costs[0].name for costs in by_run]
-    for (name, look), costs in zip(looks_of(names).items(), by_run, strict=True):
-        numbers = [one.num_spares for one in costs]
+    apart = APART * max(one.num_spares for costs in by_run for one in costs)
+    for place, ((name, look), costs) in enumerate(zip(looks_of(names).items(), by_run, strict=True)):
+        aside = apart * (place - (len(by_run) - 1) / 2)
+        numbers = [one.num_spares + aside for one in costs]
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
         of_cost = [one.per_million_samples for one in costs]
         for axes, found in ((samples, [one.samples for one in costs]), (cost, of_cost)):
             axes.errorbar(numbers, [one.value for one in found], reach_of(found), capsize=2, elinewidth=0.7, **style)
         best = paying_spares(costs)
         ring = {"markersize": 9, "markerfacecolor": "none", "color": look.color, "clip_on": False}
-        cost.plot(best.num_spares, best.per_million_samples.value, "o", **ring)
+        cost.plot(best.num_spares + aside, best.per_million_samples.value, "o", **ring)
     unit = "node-hours" if by_run[0][0].cost_usd is None else "$"
     samples.set_ylabel("samples trained")
     cost.set_ylabel(f"{unit}/M samples\n(ring: the least)")
