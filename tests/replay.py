@@ -21,8 +21,11 @@ QUORUM_S, SHRINK_S, STALL_S = 1.0, 0.2, 180.0
 """Gloo under 1 s (torchft); 0.1 s, and 0.1 s of the controller (SPARe); 3 min (FT-HSDP)."""
 
 
-PUBLISHED = {"restarts_for_joins": True, "num_copies": 2, "num_peers": 2, "num_turns": 16, "num_stacks": 0}
-"""What a search for the best setting changes."""
+PUBLISHED = {
+    "restarts_for_joins": True, "regroups_joins": True,
+    "num_copies": 2, "num_peers": 2, "num_turns": 16, "num_stacks": 0,
+}  # fmt: skip
+"""What a search for the best setting changes, or a job (`regrouped_joins`)."""
 
 
 class Job(NamedTuple):
@@ -612,6 +615,8 @@ class Replay:
     def join_groups(self):
         """Form anew with the newcomers; nodes that expert parallelism left out before wait for a restart."""
         plain = not self.job.unit
+        if not self.setting["regroups_joins"]:
+            return self.join_by_restart()
         usable = self.usable([node for node in self.alive() if not plain or node not in self.dropped])
         if plain and len(usable) <= len(self.seats):
             return self.join_by_restart()

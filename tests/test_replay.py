@@ -157,6 +157,10 @@ def random_job(rng, system, grid, own):
     unit = fewest = 0
     if system == "lazarus":
         unit, fewest = (1, 2) if isinstance(own, Constant) else own.elastic_nodes
+    # Plans under flexible dispatch are an input.
+    choices = {} if unit else dict(SYSTEMS[system].choices())
+    if SYSTEMS[system].regroups_joins:
+        choices["regroups_joins"] = True, False
     return Job(
         *grid,
         interval_steps=rng.choice([0, 1, 7, 40, 10**6]),
@@ -166,8 +170,7 @@ def random_job(rng, system, grid, own):
         unit=unit,
         fewest=fewest,
         rebalance_steps=REBALANCE_STEPS if isinstance(own, Constant) and own.placement else 0,
-        # Plans under flexible dispatch are an input.
-        setting={name: rng.choice(values) for name, values in SYSTEMS[system].choices().items() if not unit},
+        setting={name: rng.choice(values) for name, values in choices.items()},
     )
 
 
