@@ -198,7 +198,7 @@ def random_trace(rng, replica, many=1):
         alive = [node for node in alive if node not in removed] + added
         gone = [node for node in [*gone, *removed] if node not in added]
         events.append((now, removed, added))
-        if len(unseen) < replica or len(alive) > max(count, 5 * replica):
+        if len(unseen) < 2 * replica or len(alive) > max(count, 5 * replica):
             break
     return initial, events, now + rng.choice([0.4, 20, 50, 300, 777]) * (0.5 + rng.random())
 
