@@ -59,17 +59,18 @@ def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
         panel.set_ylabel("node")
     for panel in panels.flat[max(0, len(maps) - columns) : len(maps)]:
         panel.set_xlabel("slot")
-    _draw_bar(figure, panels, norm)
+    # Where all experts have the same share, all have the same colour, which says nothing.
+    if isinstance(norm, LogNorm):
+        _draw_bar(figure, panels, norm)
     return to_files(figure, tight=True)
 
 
-def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: Normalize) -> None:
+def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: LogNorm) -> None:
     bar = figure.colorbar(
         ScalarMappable(norm, amounts_map()), ax=panels.ravel().tolist(), label="expert's share of tokens",
         shrink=0.7, aspect=40, pad=0.02,
     )  # fmt: skip
-    if isinstance(norm, LogNorm):
-        bar.ax.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    bar.ax.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.tick_params(labelsize=7)
