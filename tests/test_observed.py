@@ -1,11 +1,13 @@
 """``lazsim compare``: logs of steps, taken apart and held against simulations of the same failures."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 import lazsim as package
-from lazsim.study.observed import Mark, observed_phases, read_log
+from lazsim.scenario import resolve
+from lazsim.study.observed import Mark, observed_phases, offer, read_log, simulated_phases
 from lazsim.trace import build_trace, write_trace
 from lazsim.trace.table import Event
 
@@ -262,6 +264,22 @@ def test_a_log_of_the_simulated_run_agrees_and_a_slower_stop_is_offered_as_a_con
     assert offers == {"detect_s": pytest.approx(30, abs=1.5), "rebuild_s": pytest.approx(30, abs=1.5)}
     _, table, _ = lazsim("compare", "--observed", log, "--trace", path, *asked)
     assert "nothing was changed" in table
+
+
+@pytest.mark.parametrize("system", ["checkpoint", "lazarus"])
+def test_a_simulated_job_also_stops_to_let_nodes_join_and_no_constant_of_some_stops_alone_is_offered(system):
+    events = [Event(0, "add", f"n{index}") for index in range(4)]
+    events += [Event(400, "remove", "n0"), Event(401, "remove", "n1"), Event(900, "add", "n0"), Event(900, "add", "n1")]
+    trace = build_trace(events, duration_s=1800)
+    run = package.simulate(trace, systems=[system], routing="uniform", interval=100).runs[0]
+    phases = simulated_phases(run, "steps")
+    # The second node goes while the job detects the loss of the first: one stop. The other is for those that join.
+    assert phases.num_stops == 2
+    assert 2 * phases.stop_s == pytest.approx(phases.stopped_s)
+    # Nodes join without detection: more of it moves the median by half as much.
+    observed = replace(phases, stop_s=phases.stop_s + 30)
+    offered = [one.field for one in offer(observed, phases, run, resolve({}).cluster.recovery)]
+    assert offered == ["restart_base_s" if system == "checkpoint" else "rebuild_s"]
 
 
 def test_a_log_that_stops_at_other_times_than_the_trace_is_told_of(lazsim, tmp_path):

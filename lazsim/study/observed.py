@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -360,11 +360,18 @@ def _saves_at(rising: Sequence[Pause], places: Mapping[float, float], first: flo
     return set()
 
 
+TRAINING = ("compute", "checkpoint", "rebalance")
+"""What a job does while its log goes on, beside steps that are lost later."""
+
+CONSTANTS = {"detect_s": "detect", "restart_base_s": "restart", "rebuild_s": "reconfigure"}
+"""Constants of the cluster's file that may be offered, and what a job does meanwhile."""
+
+
 def simulated_phases(run: SystemRun, unit: str) -> Phases:
-    """Return a simulated run in the same parts: each failure after which it trained again is a stop."""
+    """Return a simulated run in the same parts."""
     spent_s = run.ledger_s
-    stops_s = list(_stops(run))
-    training_s = spent_s["compute"] + spent_s["checkpoint"] + spent_s["rebalance"]
+    stops_s = [seconds for seconds, _ in _stops(run)]
+    training_s = math.fsum(spent_s[what] for what in TRAINING)
     return Phases(
         run.wall_s,
         training_s,
@@ -376,25 +383,26 @@ def simulated_phases(run: SystemRun, unit: str) -> Phases:
     )
 
 
-def _stops(run: SystemRun) -> Iterator[float]:
-    """Yield the seconds from a failure until training goes on; failures on the way belong to the first."""
-    since_s: float | None = None
-    for failure in run.failures:
-        since_s = failure.time_s if since_s is None else since_s
-        if failure.trains_at_s is not None:
-            yield failure.trains_at_s - since_s
-            since_s = None
+def _stops(run: SystemRun) -> Iterator[tuple[float, set[str]]]:
+    """Yield the seconds of each time that a run stands still, and what it does; none before it trains, and after."""
+    for is_training, group in groupby(run.phases, key=lambda span: span.what in TRAINING):
+        spans = list(group)
+        if not is_training and spans[0].start_s > 0 and spans[-1].end_s < run.wall_s:
+            yield spans[-1].end_s - spans[0].start_s, {span.what for span in spans}
 
 
 def offer(observed: Phases, simulated: Phases, run: SystemRun, recovery: Any) -> tuple[Offer, ...]:
     """Return the constants each of which alone would make the median stop of a simulation that of the log."""
     if not (observed.num_stops and simulated.num_stops):
         return ()
-    restarts = sum("restart" in one.decision for one in run.failures)
-    fields = ("detect_s", "restart_base_s" if 2 * restarts > len(run.failures) else "rebuild_s")
-    more_s = observed.stop_s - simulated.stop_s
-    offers = (Offer(field, getattr(recovery, field) + more_s, getattr(recovery, field)) for field in fields)
-    return tuple(one for one in offers if one.seconds >= 0)
+    more_s, stops, found = observed.stop_s - simulated.stop_s, list(_stops(run)), []
+    for field, what in CONSTANTS.items():
+        changed_s = median(seconds + more_s * (what in doing) for seconds, doing in stops)
+        one = Offer(field, getattr(recovery, field) + more_s, getattr(recovery, field))
+        # Nodes join without detection, and not all stops are restarts.
+        if one.seconds >= 0 and math.isclose(changed_s, observed.stop_s):
+            found.append(one)
+    return tuple(found)
 
 
 def compare_observed(
