@@ -4,6 +4,7 @@ It follows the descriptions (docs/guides/systems.md and the publications named t
 engine. What nodes hold and what everything takes is in `tests.replay_costs`; nothing is sampled or skipped ahead.
 """
 
+import copy
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -290,7 +291,21 @@ class Replay:
         """Wait until the survivors notice; another failure among them starts anew."""
         rest = max(0.0, self.step_end - self.now)
         self.spend("detect", DETECT_S if self.rules.timeout_s is None else rest + self.rules.timeout_s, self.survivors)
+        # What follows is tried on a copy.
+        tried = copy.deepcopy(self, {id(self.job): self.job})
+        if tried.decide() == tried.restart:
+            self.wait_for_spares()
         return self.decide()
+
+    def wait_for_spares(self):
+        """Wait for spares on their way that a restart could use, where they come before it would be over."""
+        getting_ready = set(itertools.chain(*self.forming))
+        for node in getting_ready:
+            self.called.pop(node, None)
+        self.forming = []
+        coming = {node: at_s for node, at_s in self.called.items() if at_s <= self.now + RESTART_S - SAVE_S}
+        if len(self.usable([*self.alive(), *coming])) > len(self.usable(self.alive())):
+            self.spend("waiting", max(coming.values()) - self.now, self.survivors)
 
     def decide(self):
         """Go on as the strategy can; else restart from the last save that is written."""

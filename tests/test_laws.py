@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazsim.engine.interval import interval_steps
+from lazsim.engine.nodes import Spares
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.trace import build_trace
@@ -140,6 +141,26 @@ def test_samples_fall_evenly_with_each_time_of_recovery_from_a_failure(system, f
         samples.append(simulate(events, system, changed, 1000.0, 40, EvenLoads(2, 4)).samples)
     # A step takes 2 s and trains at most 48 samples; one or two fit into the time between.
     assert all(0 <= before - after <= 2 * 48 for before, after in itertools.pairwise(samples))
+
+
+@pytest.mark.parametrize("system", ALL)
+def test_a_spare_that_starts_later_never_helps_where_one_failure_stands_alone(system):
+    events = trace((0, "add", NAMES + " z"), (300.0 + len(system), "remove", "c"), duration_s=1000.0)
+    samples = [
+        simulate_system(
+            events,
+            SYSTEMS[system],
+            plain_costs(),
+            EvenLoads(2, 4),
+            interval_steps=10**6,
+            spares=Spares(12, float(start_s)),
+        ).samples
+        for start_s in range(0, 120, 3)
+    ]
+    # It joins at the end of a step, and another one is under way at the end of the run. No save that it comes with
+    # replaces another.
+    assert all(after - before < 48 for before, after in itertools.pairwise(samples))
+    assert samples[0] == max(samples)
 
 
 @pytest.mark.parametrize("system", ALL)

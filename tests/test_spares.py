@@ -2,7 +2,9 @@
 
 import pytest
 
-from lazsim.engine.nodes import Nodes
+from lazsim.engine.nodes import Nodes, Spares
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.output.plots.sweep import spares_figure
 from lazsim.output.sweep import sweep_parts
@@ -14,6 +16,7 @@ from lazsim.study.sweep.result import SpareCost, SweepResult, paying_spares
 from lazsim.study.sweep.run import resolve_points
 from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace.table import Batch, Event, build_trace
+from tests.jobs import EvenLoads, staged_costs, trace
 
 LOST_S = 600.0
 
@@ -100,6 +103,22 @@ def test_a_restart_from_a_checkpoint_takes_a_warm_spare_at_once():
     # A restart on ten nodes takes 26.9 + 2.13 * 10 s; the load of the checkpoint takes less than a minute.
     assert 48.2 < one.ledger_s["restart"] < 48.2 + 60
     assert one.states[-1].num_used == 10
+
+
+@pytest.mark.parametrize(
+    ("start_s", "waiting", "restarts", "restart"),
+    [(14.0, 0, 1, 40), (35.0, 20, 1, 40), (45.0, 30, 1, 40), (46.0, 0, 2, 80)],
+)
+def test_a_restart_waits_for_a_cold_spare_that_comes_before_it_would_be_over(start_s, waiting, restarts, restart):
+    # One of three replicas fails at 95 s, which is noticed at 110 s. A restart takes 30 s, and a load 10 s.
+    names = "a b c d e f g h i j k l z"
+    events = trace((0, "add", names), (95, "remove", "a"), duration_s=1000.0)
+    cost_model, loads = staged_costs(), EvenLoads(2, 4)
+    one = simulate_system(
+        events, SYSTEMS["checkpoint"], cost_model, loads, interval_steps=10, spares=Spares(12, start_s)
+    )
+    assert (one.ledger_s["waiting"], one.counts["restarts"], one.ledger_s["restart"]) == (waiting, restarts, restart)
+    assert one.states[-1].num_used == 12
 
 
 def test_a_cold_spare_joins_after_its_time():

@@ -12,6 +12,7 @@ from typing import Any
 
 import simpy
 
+from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
@@ -212,16 +213,29 @@ class Job:
         yield from self._spend("detect", self.system.detect_s(self.costs, rest_s))
         assert self.log.failure is not None, "a failure is detected"
         self.log.failure.detected_s = self.env.now
+        decision = self._recovery(state)
+        if self.joining.forming and decision.source != "peers":
+            self.joining.give_up()
+            decision = self._recovery(state)
+        if decision.action is protocol.Action.RESTART:
+            num_coming, start = self.joining.spares_within(restart_s(self.costs, decision.num_nodes))
+            num_nodes = self.plans.usable_nodes(len(self.nodes.in_order()) + num_coming)
+            if start is not None and num_nodes > decision.num_nodes:
+                # To restart now, and again for these, would take longer.
+                self._enter("waiting")
+                self._note_state()
+                yield start
+                decision = self._recovery(state)
+        self.plans.note_doubt(state.held, decision, rollback_s=self.interval_steps * self.step_s / 2)
+        self._carry_out(state.held, decision)
+
+    def _recovery(self, state: Detecting) -> protocol.Decision[str]:
+        """Decide how the survivors of a failure go on."""
         # A system that plans anew does so once: with nodes that stand by, as stages could not share them evenly, and
         # with spares that have come into service.
         comes_into_service = self.spares.most_in_service is not None and self.joining.is_due
         takes_others = self.system.is_elastic and (self.joining.due_s is None or comes_into_service)
-        decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
-        if self.joining.forming and decision.source != "peers":
-            self.joining.give_up()
-            decision = self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
-        self.plans.note_doubt(state.held, decision, rollback_s=self.interval_steps * self.step_s / 2)
-        self._carry_out(state.held, decision)
+        return self._decide(state.held, joins_due=takes_others, in_recovery=state.in_recovery)
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
         """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection, Iterable
 
+import simpy
+
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.protocol import Newcomers
@@ -24,6 +26,7 @@ class Joining(Newcomers):
         """Nodes alive that the job has left out, though they held states, since all started anew."""
         self.forming: list[tuple[str, ...]] = []
         """Replicas on their way into the job. Those of them that are ready are in service."""
+        self._starts: list[tuple[float, tuple[str, ...], simpy.Process]] = []
 
     def change(self, batch: Batch, called: tuple[str, ...]) -> None:
         """Let nodes go and come, and spares be called for them."""
@@ -39,9 +42,17 @@ class Joining(Newcomers):
             if begins:
                 self._hear_when_due()
         if called and self._spare_start_s:
-            self._env.process(self._start_later(called, self._spare_start_s))
+            start = self._env.process(self._start_later(called, self._spare_start_s))
+            self._starts.append((self._env.now + self._spare_start_s, called, start))
         elif called:
             self._start(called)
+
+    def spares_within(self, seconds: float) -> tuple[int, simpy.Event | None]:
+        """Return how many of the spares that were called start within some seconds, and the start of the last."""
+        until_s, self._starts = self._env.now + seconds, [one for one in self._starts if one[2].is_alive]
+        coming = [(self._nodes.starting(called), start) for due_s, called, start in self._starts if due_s <= until_s]
+        coming = [one for one in coming if one[0]]
+        return sum(len(called) for called, _ in coming), coming[-1][1] if coming else None
 
     def get_ready(self, replica: tuple[str, ...], seconds: float) -> None:
         """Take the nodes of a replica out of service until they are ready to join."""

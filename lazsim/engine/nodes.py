@@ -64,10 +64,14 @@ class Nodes:
         """Take nodes out of service until they `start`."""
         self._called |= dict.fromkeys(called, called)
 
+    def starting(self, called: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some spares called together that are on their way."""
+        # One that came back may have been called again, and starts later.
+        return tuple(node for node in called if self._called.get(node) is called)
+
     def start(self, called: Sequence[str]) -> tuple[str, ...]:
         """Put spares into service that were called together; return those of them that did not go meanwhile."""
-        # One that came back may have been called again, and starts later.
-        started = tuple(node for node in called if self._called.get(node) is called)
+        started = self.starting(called)
         for node in started:
             del self._called[node]
         return started

@@ -75,7 +75,7 @@ class Waiting(JobState):
 
 @dataclass(eq=False)
 class Detecting(JobState):
-    """Nodes failed, which the survivors are yet to notice."""
+    """Nodes failed, which the survivors are yet to notice; or they wait for spares before a restart."""
 
     survivors: tuple[str, ...] = ()
     """Nodes left of those that trained or recovered together, also where they hold no state yet."""
