@@ -76,7 +76,7 @@ class Replay:
         self.all_saved = 0  # Step from before which no expert has lost anything that another restart could lose.
         self.ledger, self.counts = defaultdict(float), Counter()
         self.change((), initial)
-        self.due = None
+        self.close()
 
     def run(self):
         """Return the samples kept, the seconds by bucket and the counts."""
@@ -136,8 +136,9 @@ class Replay:
         self.seats = {seat: node for seat, node in self.seats.items() if node not in removed}
         until, collected = self.collected
         collected.difference_update(removed)
-        if self.due == until and not collected:
-            self.due = None
+        if not collected:
+            self.due = None if self.due == until else self.due
+            self.collected = None, set()
         called, self.standby = self.standby[: self.room()], self.standby[self.room() :]
         starts_at = self.now + self.job.spare_start_s
         self.called |= dict.fromkeys(called, starts_at)
@@ -147,11 +148,10 @@ class Replay:
             if not self.room():
                 self.standby.append(node)
             else:
-                if self.due is None:
-                    self.due = self.now + JOIN_WAIT_S
-                    self.collected = self.due, set()
-                if self.due == self.collected[0]:
-                    self.collected[1].add(node)
+                if not self.collected[1]:
+                    self.collected = self.now + JOIN_WAIT_S, set()
+                self.collected[1].add(node)
+                self.due = self.collected[0] if self.due is None else self.due
             self.place[node] = next(place for place in itertools.count() if place not in self.place.values())
         for node in [*started, *called]:
             if self.called.get(node) == self.now:
@@ -177,6 +177,17 @@ class Replay:
         if self.system == "oobleck":
             return nodes if most else []  # Its templates take any number.
         return nodes[:most] if most >= self.job.fewest else []
+
+    def close(self):
+        self.due, self.collected = None, (None, set())
+
+    def leave_due(self):
+        """Where too few nodes are there by the time that they may join, those still being collected wait for others."""
+        until, collected = self.collected
+        if self.join_is_due():
+            self.close()
+            if collected and self.now < until and not self.usable(self.alive()):
+                self.due, self.collected = until, (until, collected)
 
     def join_is_due(self):
         return self.due is not None and self.due <= self.now
@@ -239,7 +250,7 @@ class Replay:
         if not after_join and self.join_is_due():
             # Who comes or goes at this very instant counts.
             self.spend("compute", 0.0, self.seats.values(), with_last=True)
-            self.due = None
+            self.close()
             if self.rules.joins_behind:
                 self.form_behind()
             if self.newcomers(self.ready()):
@@ -331,17 +342,18 @@ class Replay:
 
     def wait(self):
         """Wait for enough nodes, and for those that are being collected."""
-        self.due = None if self.join_is_due() else self.due
+        self.leave_due()
         while not self.usable(self.alive()) or self.due is not None:
             next_s = min([event[0] for event in self.events[:1]] + [self.due or math.inf], default=math.inf)
             self.spend("waiting", next_s - self.now, self.seats.values(), with_last=True)
-            self.due = None if self.join_is_due() else self.due
+            self.leave_due()
         return self.decide()
 
     def restart(self):
         """Start anew on all nodes that are of use, with the states from memory, from storage or initial ones."""
         nodes = self.usable(self.alive())
-        self.due, self.dropped = None, set()
+        self.dropped = set()
+        self.close()
         seats, num_seats = self.seats_of(len(nodes))
         load_s = self.job.costs.load_s(num_seats, seats) if self.steps else 0.0
         if self.copied and self.copied == len(self.steps):

@@ -25,6 +25,7 @@ from lazsim.engine.held import Held, Planned
 from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.memory import peak_memory
+from lazsim.engine.nodes import Spares
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS, SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
@@ -497,13 +498,24 @@ def test_moc_that_saves_every_expert_each_time_trains_as_asynchronous_checkpoint
     assert moc == asynchronous
 
 
+@pytest.mark.parametrize("lost_s", [135, 150])
 @pytest.mark.parametrize("system", ["checkpoint", "spare"])
-def test_new_nodes_are_collected_from_the_first_on_also_after_a_restart_that_failed(system):
-    # Four nodes that come at 10 s lead to a save at 130 s and a restart from 140 s on, in which all are lost. A node
-    # comes before this is detected, three after it: all restart 120 s after the first, in 40 s.
-    changes = (10, "add", "e f g h"), (150, "remove", "a b c d e f g h"), (160, "add", "w"), (200, "add", "x y z")
-    result = run(system, *changes, nodes="a b c d")
-    assert [event.time_s for event in result.events if event.event == "restarted"] == [160 + 120 + 40]
+def test_new_nodes_are_collected_from_the_first_on_also_after_a_join_that_failed(system, lost_s):
+    # Four nodes that come at 10 s lead to a save at 130 s and a restart from 140 s on. All are lost in one of them. A
+    # node comes before this is detected, three after it: all restart 120 s after the first, in 30 s, and load in 10 s.
+    changes = (10, "add", "e f g h"), (lost_s, "remove", "a b c d e f g h"), (lost_s + 10, "add", "w")
+    result = run(system, *changes, (200, "add", "x y z"), nodes="a b c d")
+    restarts = [event.time_s for event in result.events if event.event == "restarted"]
+    assert restarts == [lost_s + 10 + 120 + (40 if lost_s > 140 else 30)]
+
+
+def test_new_nodes_are_collected_from_the_first_on_also_where_a_spare_starts_meanwhile():
+    # Three of four go, a spare starts 50 s later. A node that comes at 120 s is collected until 240 s, as is another.
+    changes = trace((0, "add", "a b c d s"), (100, "remove", "a b c"), (120, "add", "x"), (200, "add", "y"))
+    result = simulate_system(
+        changes, SYSTEMS["checkpoint"], staged_costs(), EvenLoads(2, 4), 400.0, interval_steps=0, spares=Spares(4, 50.0)
+    )
+    assert [event.time_s for event in result.events if event.event == "restarted"] == [240 + 30]
 
 
 def test_a_recovery_that_ends_at_the_instant_of_a_failure_has_ended():

@@ -185,8 +185,8 @@ class Job:
             self._log("end")
             self.state = Ended()
             return
-        if self.state.is_joining and not isinstance(self.state, Restarting):
-            # Those that are left join at the next step boundary; a restart takes all that are there.
+        if self.state.is_joining:
+            # Those that are left join at the next step boundary.
             self.joining.at_next_boundary()
         before, removed = self.state, set(failure.removed)
         involved = set(before.involved)
@@ -201,9 +201,10 @@ class Job:
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
     def _wait(self, state: Waiting) -> Activity:
+        are_enough = self.plans.usable_nodes(len(self.nodes.in_order())) > 0
         if self.joining.is_due:
-            self.joining.close()
-        if self.joining.due_s is not None or not self.plans.usable_nodes(len(self.nodes.in_order())):
+            self.joining.close(are_enough=are_enough)
+        if self.joining.due_s is not None or not are_enough:
             # Until an interrupt: where nodes may join, the job comes here again.
             yield self.env.event()
         self._carry_out(state.held, self._decide(state.held))

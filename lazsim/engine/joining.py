@@ -54,6 +54,12 @@ class Joining(Newcomers):
         coming = [one for one in coming if one[0]]
         return sum(len(called) for called, _ in coming), coming[-1][1] if coming else None
 
+    def close(self, *, are_enough: bool = True) -> None:
+        """See `Newcomers.close`."""
+        super().close(are_enough=are_enough)
+        if self.due_s is not None:
+            self._hear_when_due()
+
     def get_ready(self, replica: tuple[str, ...], seconds: float) -> None:
         """Take the nodes of a replica out of service until they are ready to join."""
         self._nodes.call(replica)

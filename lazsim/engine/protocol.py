@@ -221,7 +221,7 @@ class Newcomers:
         self._wait_s, self._now_s = wait_s, now_s
         self.due_s: float | None = None
         """Time at which the nodes that are being collected may join; None where there are none."""
-        self._until_s: float | None = None
+        self._until_s = 0.0
         self._collected: set[Any] = set()
 
     @property
@@ -236,26 +236,33 @@ class Newcomers:
 
     def add(self, nodes: Iterable[Any]) -> None:
         """Collect nodes that come now; they join with those, if any, that may at a time already."""
+        if not self._collected:
+            self._until_s = self._now_s() + self._wait_s
+        self._collected.update(nodes)
         if self.due_s is None:
-            self.due_s = self._until_s = self._now_s() + self._wait_s
-            self._collected = set()
-        if self.due_s == self._until_s:
-            self._collected.update(nodes)
+            self.due_s = self._until_s
 
     def remove(self, nodes: Iterable[Any]) -> None:
         """Let nodes go, and none join where all that were collected are gone."""
-        if self.due_s is not None and self.due_s == self._until_s:
-            self._collected.difference_update(nodes)
-            if not self._collected:
-                self.close()
+        were_collected = bool(self._collected)
+        self._collected.difference_update(nodes)
+        if were_collected and not self._collected and self.due_s == self._until_s:
+            self.close()
 
     def at_next_boundary(self) -> None:
         """Let nodes join at the next step boundary."""
         self.due_s = self._now_s()
 
-    def close(self) -> None:
-        """End the collection: its nodes join now, and the next to come start another one."""
-        self.due_s = None
+    def close(self, *, are_enough: bool = True) -> None:
+        """End the collection: its nodes join now, and the next to come start another one.
+
+        Where they are not enough for a job that waits, those that are still being collected go on waiting for others.
+        """
+        if not are_enough and self._collected and self._now_s() < self._until_s:
+            self.due_s = self._until_s
+        else:
+            self.due_s = None
+            self._collected.clear()
 
 
 def rebalance_is_due(system: Traits, step: int, planned_step: int, interval_steps: int) -> bool:

@@ -37,8 +37,7 @@ class Stretch:
 class JobState:
     """The state of a job: the nodes that hold the training state, and the decision being carried out, if any.
 
-    Where `is_joining`, new nodes are being taken in. After a failure, those left join at the next step boundary, or
-    with the restart that follows.
+    Where `is_joining`, new nodes are being taken in. After a failure, those left join at the next step boundary.
     """
 
     held: Held = NOTHING

@@ -302,10 +302,11 @@ class Coordinator:
         # Leaving the last generation is part of the wait.
         self.record.recovery("restart").rebuild_s, self._known_s = 0.0, None
         while server.stopped is None:
-            if self._newcomers.is_due:
-                self._newcomers.close()
             num_alive = len(server.workers)
-            if self._newcomers.due_s is None and self._usable_nodes(num_alive):
+            are_enough = self._usable_nodes(num_alive) > 0
+            if self._newcomers.is_due:
+                self._newcomers.close(are_enough=are_enough)
+            if self._newcomers.due_s is None and are_enough:
                 return
             await server.wait_until(
                 lambda before=num_alive: len(server.workers) != before,  # type: ignore[misc]
