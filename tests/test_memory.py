@@ -63,7 +63,7 @@ RUN = ("run", "--trace", ROOT / "traces" / "spot-p3-like.csv", "--max-nodes", 10
 def test_training_states_take_what_zero_publishes():
     # ZeRO (arXiv 1910.02054, figure 1): 7.5 billion parameters over 64 GPUs take 120 GB each, and 31.4 GB where
     # optimizer states are sharded.
-    share = GpuShare(7.5e9, 0.0, 0, NOTHING, NOTHING, dense_replicas=64)
+    share = GpuShare(2.5e9, 5.0e9, 0, NOTHING, NOTHING, dense_replicas=64, expert_replicas=64)
     for saving, published in ((False, 120e9), (True, 31.4e9)):
         memory = gpu_memory(GPT_S, share, saving=saving)
         assert memory.weights + memory.gradients + memory.optimizer_states == pytest.approx(published, rel=1e-3)
@@ -78,6 +78,9 @@ def test_activations_take_what_korthikanti_publishes():
     # Full recomputation keeps the input of each layer, 2 s b h, and works on one layer at a time.
     saved = gpu_memory(GPT_S, GpuShare(0.0, 0.0, 1000, tokens, tokens), saving=True)
     assert saved.activations == 1000 * 768 * (12 * 2 + 34 + 4 + 4 * (1 + 50257 / 768))
+    # It is the layer with most rows whose work counts.
+    fullest = gpu_memory(GPT_S, GpuShare(0.0, 0.0, 1000, tokens * (np.arange(12) == 3), tokens), saving=True)
+    assert fullest.activations == saved.activations
 
 
 def test_dense_layers_shared_experts_and_gated_blocks_keep_what_they_compute():

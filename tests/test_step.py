@@ -316,6 +316,10 @@ def test_a_transfer_takes_as_long_as_the_busiest_nic():
     assert transfer_s(costs(communication=CountBytes()), sent, servers) == 11 + connect_s
     assert transfer_s(costs(communication=CountBytes(local=True)), sent, servers) == 100 + connect_s
     assert transfer_s(costs(communication=CountBytes()), np.zeros((3, 3)), servers) == 0
+    # Inside a server a node waits for all that it receives, as for all that it sends.
+    gathered = np.array([[0, 0, 7], [0, 0, 8], [0, 0, 0]])
+    for moved in (gathered, gathered.T):
+        assert transfer_s(costs(communication=CountBytes(local=True)), moved, np.zeros(3, int)) == 15 + connect_s
 
 
 def test_accumulated_micro_batches_repeat_all_but_the_update():

@@ -98,15 +98,12 @@ class PlanComparison:
                 "policies": {name: self._loss_json(loss) for name, loss in self.losses.items()},
             }
         if self.changes:
-            changes = {name: asdict(change) for name, change in self.changes.items()}
-            for change in changes.values():
-                # JSON has no infinity, which stands for a lost expert.
-                change["busiest_before"] = change["busiest_before"] if math.isfinite(change["busiest_before"]) else None
             value["old"] = {
                 "move_cost": self.task.move_cost,
                 "model": self.model,
                 "state_bytes": self.state_bytes,
-                "policies": changes,
+                # An infinity, which stands for a lost expert, is written as null.
+                "policies": {name: asdict(change) for name, change in self.changes.items()},
             }
         gpu = {"gpu": self.memory["gpu"]} if self.memory and "gpu" in self.memory else {}
         inputs = all_inputs(self.task, list(self.plans), {"lose": list(self.lost), "model": self.model, **gpu})
