@@ -1271,6 +1271,15 @@ def test_new_replicas_that_join_at_once_stay_whole(gone, num_left):
     assert result.states[-1].num_used == num_left
 
 
+def test_the_memory_of_a_run_counts_a_plan_from_which_a_node_goes_as_it_begins():
+    # Four nodes come at 10 s: 120 s of collecting, 10 s of a rebuild and 7 s of a transfer end at 147 s.
+    short, whole = (
+        run("recycle", (10, "add", "i j k l"), *changes, nodes="a b c d e f g h", duration_s=200.0)
+        for changes in ([(147, "remove", "l")], ())
+    )
+    assert (max(state.num_used for state in short.states), short.memory) == (11, whole.memory)
+
+
 def test_bamboo_takes_spares_in_where_they_replace_every_shadow():
     # Twice two of 82 are under 5 %. One spare leaves a shadow, and a step 3 s long; with x, collected until 321 s, none
     # is left. The step ends at 110 + 71 * 3 = 323 s; a rebuild of 10 s, and a transfer of 7 s.

@@ -80,6 +80,8 @@ class Job:
         self.progress = Progress()
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
+        # Of the plans on which it trained, also where nodes went as it began.
+        self.most_seats = 0
         self._has_started = False
         self._all_saved_step = 0
         self.step_s = 0.0
@@ -512,6 +514,7 @@ class Job:
         self.log.end_failure(self.ledger.seconds(), self.env.now)
         if not isinstance(self.state, Training):
             self._assign(held.nodes)
+        self.most_seats = max(self.most_seats, held.num_seats)
         timer = self.plans.timer(held, self.progress.step)
         step_s = timer(self.progress.step).step_s
         pace = self.system.pace(self.costs, held, step_s)

@@ -206,7 +206,7 @@ def simulate_system(
     on_time(wall_s)
     used = {state.num_used for state in job.log.states} - {0}
     # With fewer nodes, each has a larger share of what all of them hold together.
-    sizes = {max(used), planner.usable_nodes(min(used))} - {0} if used else set()
+    sizes = {job.most_seats, planner.usable_nodes(min(used))} - {0} if used else set()
     ledger_s = job.ledger.seconds()
     return SystemRun(
         system=system.name,
