@@ -207,7 +207,7 @@ def test_the_range_of_a_prediction_holds_for_models_and_sources_that_it_was_not_
     # The note on full graphs: a further row of n is neither the least nor the most with a chance of (n - 1) / (n + 1).
     full = [row for row in rows if row.settings["graphs"] == "full"]
     assert (len(full) - 1) / (len(full) + 1) == pytest.approx(8 / 9)
-    assert held_out_share(full, "source_family") == pytest.approx(0.8, abs=0.06)
+    assert held_out_share(full, "source_family") == pytest.approx(7 / 8, abs=0.06)
 
 
 def test_layouts_of_a_model_and_cluster_are_ranked_as_measured(board):
@@ -289,9 +289,11 @@ def test_what_assumptions_weigh_is_told_by_the_step_with_each_of_them_raised(ans
         "--layout", "global_batch=512", "--layout", "graphs=full", "--layout", "precision=mxfp8",
     )  # fmt: skip
     weights = {one["name"]: one["change"] for one in step["assumptions"]}
-    # Matmuls and attention are the work at the clock's rate, beside sums of gradients: 1 / 1.1 of their time is left.
+    # Matmuls and attention are the work at the rate of the clock, beside sums of gradients and casts: 1 / 1.1 of their
+    # time is left.
     clocked_s = sum(step["exposed_s"][part] for part in ("dense_matmul", "expert_matmul", "attention"))
-    assert weights["slowest_gpu_rate"] == pytest.approx((1 / 1.1 - 1) * clocked_s / step["step_s"], rel=0.1)
+    whole = (1 / 1.1 - 1) * clocked_s / step["step_s"]
+    assert whole < weights["slowest_gpu_rate"] < 0.7 * whole
     assert 0 < weights["block_weight_gradient_slowdown"] < 0.1 * clocked_s / step["step_s"]
     assert weights["fixed_s"] == pytest.approx(0.1 * step["exposed_s"]["fixed"] / step["step_s"])
     assert list(map(abs, weights.values())) == sorted(map(abs, weights.values()), reverse=True)

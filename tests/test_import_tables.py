@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from lazsim.errors import SpecError
@@ -106,11 +107,12 @@ def test_a_copy_of_another_gpu_is_told(tmp_path):
 
 
 def test_a_copy_of_the_catalogue_is_told(tmp_path):
-    sizes, times = load_tables("h100").grids["all_reduce"].axes[0], load_tables("h100").grids["all_reduce"].times_s
-    rows = [f"x1,all_reduce,8,{size:.0f},{1e6 * time:.4g}" for size, time in zip(sizes, times, strict=True)]
+    grid = load_tables("h100").grids["all_reduce"]
+    points = zip(itertools.product(*grid.axes), np.ravel(grid.times_s), strict=True)
+    rows = [f"x1,all_reduce,{gpus:.0f},{size:.0f},{1e6 * time:.4g}" for (size, gpus), time in points]
     path = tmp_path / "nccl_single_node.csv"
     path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
-    assert told(import_tables(str(path)), "all_reduce: 21 of 21 times of x1 are those of h100 of the catalogue")
+    assert told(import_tables(str(path)), "all_reduce: 63 of 63 times of x1 are those of h100 of the catalogue")
 
 
 def test_long_sequences_that_were_not_measured_follow_from_the_square_of_their_length(tmp_path):
@@ -148,8 +150,21 @@ def test_the_output_of_nccl_tests_becomes_a_table(tmp_path, lazsim):
     tables = load_tables(str(out))
     assert tables.collective_ranks == {"all_reduce": 2}
     # Out of place; the empty message is none. Over 8 GPUs at the same bus bandwidth: (7 / 8) / (1 / 2) times as long.
-    assert tables.grids["all_reduce"].axes == ([256.0, 512.0, 1024.0],)
+    assert tables.grids["all_reduce"].axes == ([256.0, 512.0, 1024.0], [2.0])
     assert tables.collective_s("all_reduce", 1024, 8) == pytest.approx(1.75 * 12.25e-6)
+
+
+def test_collectives_take_what_was_measured_over_their_number_of_gpus(tmp_path):
+    # Over 2 GPUs as long as over 8, though they send 4/7 as much.
+    times = {(gpus, size): size / 1e3 for gpus in (2, 8) for size in (65536, 1048576)}
+    rows = [f"x1,all_gather,{gpus},{size},{time}" for (gpus, size), time in times.items()]
+    path = tmp_path / "nccl_single_node.csv"
+    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
+    tables = parse_tables("x1", import_tables(str(path)).text.encode())
+    assert tables.collective_ranks == {"all_gather": 8}
+    seconds = [tables.collective_s("all_gather", 1048576, gpus) for gpus in (2, 4, 8, 16)]
+    # Between two numbers that were measured, on the line through both; beyond them, at the bus bandwidth of the last.
+    assert seconds == pytest.approx([1.048576e-3] * 3 + [1.048576e-3 * (15 / 16) / (7 / 8)], rel=1e-3)
 
 
 def test_nccl_tests_may_name_its_program(tmp_path):
@@ -207,7 +222,7 @@ def test_a_latency_before_a_rate_is_no_bad_point(tmp_path):
     assert not told(imported, "off by more than 2")
     # Less than the smaller message takes is an error of the measurement.
     path.write_text(path.read_text().replace("1058.576", "5"))
-    assert told(import_tables(str(path)), "all_reduce 1048576: 5 us is off by more than 2")
+    assert told(import_tables(str(path)), "all_reduce 1048576 x 8: 5 us is off by more than 2")
 
 
 def test_releases_of_nccl_tests_without_roots_and_reductions_are_read(tmp_path):
@@ -325,7 +340,8 @@ def test_a_step_runs_on_tables_of_its_own_in_the_current_folder(tmp_path, lazsim
         ("quantise,1,,", "line 2: 4 columns; give kernel,size"),
         ("", "no times of any kernel; give rows below the line kernel,size"),
         ("all_reduce,1,,,1,1", "line 2: `num_ranks` 1: give a whole number"),
-        ("all_reduce,1,,,2,1\nall_reduce,2,,,4,1", "line 3: all_reduce over 4 GPUs after 2"),
+        ("exchange_hybridep,1,,,2,1\nexchange_hybridep,2,,,4,1", "line 3: exchange_hybridep over 4 GPUs after 2"),
+        ("all_reduce,1,,,2,1\nall_reduce,2,,,4,1", "all_reduce: 2 points of its grid are missing"),
         ("quantise,1,,,,1\nquantise,1,,,,2", "line 3: a second time for quantise"),
         ("quantise,1,,,,1", "quantise: one size has a single value"),
         ("attention_64,1,1,,,1\nattention_64,2,2,,,1", "attention_64: 2 points of its grid are missing"),

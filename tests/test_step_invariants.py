@@ -42,6 +42,9 @@ class CountingTables(KernelTables):
     def attention_s(self, kernel: str, heads: float, sequence: float) -> float:
         return FLOP_S * heads * sequence**2
 
+    def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
+        return 0.0
+
     def sent_s(self, tokens: float, token_bytes: float, multiprocessors: float) -> float:
         return 0.0
 
@@ -363,25 +366,30 @@ def test_tensor_parallel_ranks_exchange_what_each_block_needs():
     inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, num_mtp_layers=1))
     d_model, blocks = 7168, blocks_of(inputs)
 
-    def moved_s(*widths: int) -> float:
-        return sum(inputs.collective_s("all_gather", 2 * width * 4096, 8, 1) for width in widths)
+    def gather_s(width: int) -> float:
+        return inputs.collective_s("all_gather", 2 * width * 4096, 8, 1)
 
-    # Latent vectors of queries (1536), of keys and values (512) and rotary keys (64) are made before the gather.
-    latent = 1536 + 512 + 64
+    def scatter_s(width: int) -> float:
+        return inputs.collective_s("reduce_scatter", 2 * width * 4096, 8, 1)
+
+    # What is gathered before a block, and scattered after it. Latent vectors of queries (1536), of keys and values
+    # (512) and rotary keys (64) are made before the gather.
     expected = {
-        "attention": ([latent, d_model], [latent, latent, d_model]),
-        "dense": ([d_model, d_model], [d_model] * 3),
-        "moe": ([d_model, d_model], [d_model] * 3),  # the shared expert
-        "embedding": ([d_model], [d_model]),
-        "head": ([d_model], [d_model] * 2),
+        "attention": [(1536 + 512 + 64, d_model)],
+        "dense": [(d_model, d_model)],
+        "moe": [(d_model, d_model)],  # the shared expert
+        "embedding": [(0, d_model)],
+        "head": [(d_model, 0)],
     }
-    further = [2 * d_model, d_model], [2 * d_model, 2 * d_model, d_model]
-    parts = [expected["embedding"], further, *(expected[name] for name in ("attention", "moe", "head"))]
-    expected["mtp"] = tuple([width for part in parts for width in part[way]] for way in (0, 1))
-    for name, widths in expected.items():
-        for way, operations in enumerate((blocks[name].forward, blocks[name].backward)):
+    expected["mtp"] = [(2 * d_model, d_model)]
+    expected["mtp"] += [pair for name in ("embedding", "attention", "moe", "head") for pair in expected[name]]
+    for name, pairs in expected.items():
+        forward_s = sum(gather_s(before) + scatter_s(after) for before, after in pairs)
+        # The gradient of a sum that was scattered is gathered, and that of what was gathered is summed and scattered.
+        backward_s = sum(gather_s(after) + gather_s(before) + scatter_s(before) for before, after in pairs)
+        for operations, seconds in ((blocks[name].forward, forward_s), (blocks[name].backward, backward_s)):
             found = sum(one.gpu_s for one in operations if one.part == "tensor_exchange")
-            assert found == pytest.approx(moved_s(*widths[way])), (name, way)
+            assert found == pytest.approx(seconds), name
 
 
 def test_ranks_that_share_a_key_value_head_gather_the_projection_and_hold_copies_of_the_head():

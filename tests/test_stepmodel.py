@@ -69,6 +69,17 @@ def test_attention_grows_with_the_square_of_a_sequence_beyond_the_tables(kernel)
     assert tables.attention_s(kernel, 64, longest) == tables.time_s(kernel, 64, longest)
 
 
+def test_fewer_heads_than_were_measured_take_no_longer_than_as_many_of_shorter_sequences():
+    times = {(8, 1024): 10, (8, 2048): 40, (8, 4096): 160, (16, 1024): 12, (16, 2048): 80, (16, 4096): 320}
+    rows = [f"attention_128,{heads},{length},,,{time}" for (heads, length), time in times.items()]
+    tables = parse_tables("x1", "\n".join(["kernel,size,columns,inner,num_ranks,time_us", *rows]).encode())
+    # 4 heads over 4,096 tokens have as many queries as 8 over 2,048, with twice the keys: 2 x 40 us, and not 160.
+    assert tables.attention_s("attention_128", 4, 4096) == pytest.approx(80e-6)
+    # No sequence is shorter than those that were measured.
+    assert tables.attention_s("attention_128", 4, 1024) == pytest.approx(10e-6)
+    assert tables.attention_s("attention_128", 2, 2048) == pytest.approx(20e-6)
+
+
 def test_tables_with_a_hole_are_refused():
     text = "kernel,size,columns,inner,num_ranks,time_us\nmatmul_bf16,1,1,1,,1\nmatmul_bf16,2,2,1,,1\n"
     with pytest.raises(SpecError, match="matmul_bf16: 2 points of its grid are missing"):
@@ -533,15 +544,17 @@ def test_latent_attention_takes_time_in_proportion_to_its_heads():
     assert times_s[1] / times_s[0] == pytest.approx(2, rel=1e-3)
 
 
-def test_a_plain_dispatch_launches_sums_and_copies_of_counts_and_that_of_deepep_none():
+def test_a_plain_dispatch_launches_sums_and_copies_of_counts_and_others_none():
     def launched(dispatcher):
         forward = blocks_of(inputs_of(dispatcher=dispatcher))["moe"].forward
         parts = [operation.part for operation in forward]
         return sum(operation.kernels for operation in forward[: parts.index("expert_exchange")])
 
     # NVIDIA/Megatron-LM 0.16: 5 sums, a copy and a gather of counts, 3 kernels of a map, the permutation, and 4 copies
-    # to the host. DeepEP's kernels are counted after its dispatch.
+    # to the host. Kernels of DeepEP and HybridEP, which write counts where the host reads them, are counted after their
+    # dispatch.
     assert launched("all_to_all") - launched("deepep") == 5 + 1 + 1 + 3 + 1 + 4
+    assert launched("hybridep") == launched("deepep")
 
 
 def test_padded_experts_spare_the_host_its_wait():
@@ -569,6 +582,47 @@ def test_a_ring_hides_keys_and_values_behind_attention():
     assert 0 < ring.exposed_s[part] < gathered.exposed_s[part]
     assert ring.exposed_s[part] + ring.hidden_s[part] == pytest.approx(gathered.exposed_s[part], rel=0.05)
     assert part not in steps["all_to_all"].hidden_s
+
+
+def test_the_kernels_of_a_ring_take_as_long_as_over_sequences_of_a_rank_and_are_added_up():
+    long = msgspec.structs.replace(load_spec(ModelSpec, "qwen3-30b-a3b"), sequence_length=4 * 4096)
+    alone, ring = inputs_of(), replace(inputs_of(context=4, expert=8, gpus=16, global_batch=16), model=long)
+    blocks = [blocks_of(some)["attention"] for some in (alone, ring)]
+    for half in ("forward", "backward"):
+        one, many = (
+            next(each for each in getattr(block, half) if each.part == "attention") for block in blocks
+        )  # fmt: skip
+        # One kernel for the keys and values of each of four ranks, each as much work as over the 4,096 tokens of one.
+        assert many.gpu_s == pytest.approx(4 * one.gpu_s)
+        assert many.kernels == 4 * one.kernels
+        # One function launches all of them.
+        assert many.host_s - one.host_s == pytest.approx((many.kernels - one.kernels) * 9e-6)
+    # Outputs: 4 bytes a number for the first kernel, 6 for each further one. Gradients: so of queries, and of keys and
+    # values 4 and 3, since the last rank gets some for the first half only.
+    whole, half = 4 + 3 * 6, 4 + 3 * 3
+    copies = [
+        sum(each.gpu_s for each in operations if each.part == "memory") for block in blocks
+        for operations in (block.forward, block.backward)
+    ]  # fmt: skip
+    assert copies[2] - copies[0] == pytest.approx(ring.copy_s(4096 * whole * 32 * 128))
+    assert copies[3] - copies[1] == pytest.approx(ring.copy_s(4096 * (whole * 32 + half * 2 * 4) * 128))
+
+
+def test_the_clock_slows_no_quantisation():
+    inputs = inputs_of(precision="fp8_block")
+    # The tables: 146.2 us for a matmul of 4,096 in each direction, of which 17.89 are a cast of 4,096 x 4,096 numbers.
+    sustained = inputs.tables.sustained_rate("matmul_fp8_block")
+    assert sustained < 1
+    expected_s = 17.89e-6 + (146.2 - 17.89) * 1e-6 / (sustained * 0.95)
+    assert Kernels(inputs).matmul_s(4096, 4096, 4096, "matmul_fp8_block") == pytest.approx(expected_s)
+
+
+def test_tensor_parallel_ranks_each_look_up_all_tokens():
+    seconds = [
+        [each.gpu_s for operations in (block.forward, block.backward) for each in operations if each.part == "memory"]
+        for block in (blocks_of(inputs_of(tensor=tensor))["embedding"] for tensor in (1, 4))
+    ]
+    assert seconds[0] == seconds[1]
 
 
 def test_tokens_in_eight_bits_are_dispatched_in_half_the_time():
@@ -693,7 +747,7 @@ def test_a_gpu_is_faster_than_the_one_whose_kernels_stand_in_for_its_own():
     assert inputs.tables.time_s("matmul_bf16", 4096, 4096, 4096) == pytest.approx(
         tables.time_s("matmul_bf16", 4096, 4096, 4096) / inputs.gpu.kernels_speedup
     )
-    assert inputs.tables.time_s("all_gather", 1e6) == tables.time_s("all_gather", 1e6)
+    assert inputs.tables.time_s("all_gather", 1e6, 8) == tables.time_s("all_gather", 1e6, 8)
 
 
 def test_a_scan_takes_the_operations_and_bytes_of_its_kernels():

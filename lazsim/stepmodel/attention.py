@@ -24,6 +24,13 @@ SCALED_ROTATION = ((24, 20), (24, 10))
 Products with cosine and sine, the turned copy in two kernels, their sum, a concatenation; before, sines and cosines."""
 
 
+MERGE_BYTES, MERGE_HALF_BYTES = (4, 6), (4, 3)
+"""Bytes for each number of what the kernels of a ring make, of the first one and of each further one.
+
+The last rank adds all of its output, and of its gradients those of all queries and of the first half of keys and values
+(``AttnFuncWithCPAndKVP2P`` of NVIDIA/TransformerEngine 2.9)."""
+
+
 def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> list[Item]:
     """List the items of an attention block; all tokens are seen where `window` is 0."""
     inputs = kernels.inputs
@@ -72,13 +79,16 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
         # Reads both factors and writes the product; backward reads its gradient, too, and writes two.
         written = attention.output_dim / tensor
         gate = [kernels.copy(6 * written, 10 * written, 1, 1, tokens)]
+    # One function launches all kernels of a ring.
+    steps = _ring(kernels)
     items += [
         *_context_exchange(kernels, attention, core_s, ratio),
         Item(
-            (kernels.launch("attention", core_s, 2),),
-            (kernels.launch("attention", ratio * core_s + sink_s, 3),),
+            (kernels.launch("attention", core_s, 2 * steps, 2),),
+            (kernels.launch("attention", ratio * core_s + sink_s, 3 * steps, 3),),
             "attention_core",
         ),
+        *_merge(kernels, attention, steps),
         *gate,
         down,
         kernels.residual(),
@@ -120,28 +130,50 @@ def _split(kernels: Kernels, attention: AttentionSpec) -> list[Item]:
     return items
 
 
+def _ring(kernels: Kernels) -> int:
+    """Count the kernels of attention: one for the keys and values of each rank of a ring."""
+    parallel = kernels.inputs.parallel
+    return parallel.context if parallel.context_exchange == "ring" else 1
+
+
+def _merge(kernels: Kernels, attention: AttentionSpec, steps: int) -> list[Item]:
+    """Add up what the kernels of a ring make: the output, and the gradients of queries, keys and values."""
+    if steps == 1:
+        return []
+    whole, half = (first + (steps - 1) * each for first, each in (MERGE_BYTES, MERGE_HALF_BYTES))
+    forward = whole * attention.output_dim
+    backward = whole * attention.query_dim + half * attention.key_value_dim
+    tensor = kernels.inputs.parallel.tensor
+    item = kernels.copy(forward / tensor, backward / tensor, steps, 2 * steps, kernels.inputs.tokens, calls=1)
+    return [item._replace(module="attention_core")]
+
+
 def _scores_s(kernels: Kernels, attention: AttentionSpec, window: int) -> tuple[float, float]:
     """Return the time of the attention of all heads, and how many times as long its backward pass takes."""
     inputs = kernels.inputs
     constants, parallel, tables = inputs.constants, inputs.parallel, inputs.tables
     sequence = inputs.model.sequence_length
-    heads = parallel.micro_batch * attention.num_heads / parallel.tensor / parallel.context
+    heads, steps = parallel.micro_batch * attention.num_heads / parallel.tensor / parallel.context, 1
     if attention.chunked and 0 < window < sequence:
         # Chunks are sequences of their own.
         heads, sequence, window = heads * sequence / window, window, 0
+    elif (steps := _ring(kernels)) > 1:
+        # Each kernel has all heads and as many keys and values as a rank has queries, or half of one and all of the
+        # other: as much work as over a sequence of its own.
+        heads *= steps
     # Attention keeps its clock where long matmuls do not: 0.92 to 1.10 times what was measured on an H200.
     rate = constants.slowest_gpu_rate * constants.training_attention_speedup
     kernel, ratio = inputs.attention_kernel
-    seconds = ratio * tables.attention_s(kernel, heads, sequence)
+    seconds = ratio * tables.attention_s(kernel, heads, sequence / steps)
     if attention.kind == "latent":
-        return seconds / rate, constants.latent_attention_backward
-    # The tables hold the turn of queries and keys and the write of keys and values, too.
+        return steps * seconds / rate, constants.latent_attention_backward
+    # The tables hold the turn of queries and keys and the write of keys and values, too, of each kernel.
     touched = (attention.num_heads + 2 * attention.num_kv_heads) * attention.head_dim / parallel.tensor
     seconds = max(seconds - inputs.copy_s(4 * touched * inputs.tokens), 0.3 * seconds)
     forward, backward = (
         min(1.0, 2 * (window + extra) / (sequence + extra)) if window else 1.0 for extra in KEYS_BEYOND_WINDOW
     )
-    return forward * seconds / rate, constants.grouped_attention_backward * backward / forward
+    return forward * steps * seconds / rate, constants.grouped_attention_backward * backward / forward
 
 
 def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float, ratio: float) -> list[Item]:

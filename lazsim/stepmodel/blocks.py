@@ -31,7 +31,8 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
         needed = matmuls[-1] if parallel.recompute_stops_early and ends_layer else None
         blocks[name] = block_of(in_graph(some, graphed), parallel.recomputed, parallel.recompute == "full", needed)
     width = model.d_model
-    lookup = [kernels.copy(4 * width, 8 * width, 1, 1), *kernels.tensor_exchange(0, width)]
+    # Tensor-parallel ranks each look up all tokens, of which a sum leaves them their own.
+    lookup = [kernels.copy(4 * width, 8 * width, 1, 1, inputs.tokens), *kernels.tensor_exchange(0, width)]
     blocks["embedding"] = block_of(in_graph(lookup, kernels.graphed))
     blocks["head"] = block_of(in_graph(_head(kernels), kernels.graphed))
     if model.num_mtp_layers:

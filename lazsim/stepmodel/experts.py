@@ -27,9 +27,9 @@ Counted in the dispatchers of NVIDIA/Megatron-LM 0.16 with fused permutation (NV
 exchange of counts, maps, permutation and sort by expert, exchange of probabilities; backward, maps are there already.
 """
 
-COUNT_COPIES = {"all_gather": 1, "all_to_all": 4, "deepep": 0, "hybridep": 2}
+COUNT_COPIES = {"all_gather": 1, "all_to_all": 4, "deepep": 0, "hybridep": 0}
 """Copies of these counts to the host. A plain exchange has four tensors of them (``_maybe_dtoh_and_synchronize``), and
-the host reads those of DeepEP where its kernel writes them."""
+the host reads those of DeepEP and HybridEP where their kernels write them (``HybridEPDispatch``: "pinned memory")."""
 
 BIAS_BYTES = (28, 40)
 """Bytes for each number, forward and backward, of the second bias of experts; the first matmul adds the first itself.

@@ -26,6 +26,7 @@ from lazsim.stepmodel.tables import (
     COLUMNS,
     KERNEL_AXES,
     MICROSECOND,
+    NCCL_COLLECTIVES,
     KernelTables,
     load_tables,
     parse_tables,
@@ -95,7 +96,7 @@ SOURCES: Mapping[str, TableSource] = {
         "quantise", lambda row: (row["m"] * row["k"],), ("m", "k"), fixed={"op": "apply_scale"}
     ),
     "nccl_single_node.csv": TableSource(
-        "{op}", lambda row: (row["nbytes"],), ("nbytes",), chosen=("num_gpus",), ranks="num_gpus"
+        "{op}", lambda row: (row["nbytes"], row["num_gpus"]), ("nbytes", "num_gpus"), ranks="num_gpus"
     ),
     "deepep_normal.csv": TableSource(
         "exchange_deepep",
@@ -193,7 +194,8 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
                 head.append(f"{kernel}: times of {printable(measured)} stand in for those of {printable(gpu)}")
             for index, time_us in np.ndenumerate(times):
                 sizes = [f"{axis[i]:.15g}" for axis, i in zip(axes, index, strict=True)]
-                lines.append(",".join([kernel, *[*sizes, "", ""][:3], str(ranks or ""), f"{time_us:.4g}"]))
+                over = sizes.pop() if kernel in NCCL_COLLECTIVES else str(ranks or "")
+                lines.append(",".join([kernel, *[*sizes, "", ""][:3], over, f"{time_us:.4g}"]))
     if not lines:
         unknown = known and gpu not in known
         why = unknown_name("GPU", gpu, known) if unknown else f"no kernel of {gpu} can be used: {'; '.join(notes)}"

@@ -64,12 +64,26 @@ class Kernels:
         return Operation(part, gpu_s, kernels, host_s)
 
     def matmul_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
-        """Return the time of a matmul at the clock that long ones sustain, on the slowest GPU."""
+        """Return the time of a matmul at the clock that long ones sustain, on the slowest GPU.
+
+        In 8 bits it begins with the quantisation of its first operand, for which the clock is no matter.
+        """
+        return self._quantise_s(rows, columns, inner, kernel) + self._multiply_s(rows, columns, inner, kernel)
+
+    def _quantise_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
+        """Return what the tables hold of quantisation, at most 0.7 of a matmul."""
+        if kernel == "matmul_bf16":
+            return 0.0
+        whole_s = self.inputs.tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner)
+        return min(self.inputs.copy_s(QUANTISE_BYTES * rows * inner), 0.7 * whole_s)
+
+    def _multiply_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
         constants, tables = self.inputs.constants, self.inputs.tables
+        whole_s = tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner)
         sustained = tables.sustained_rate(kernel) * constants.slowest_gpu_rate
         four_bits = self.inputs.parallel.precision == "nvfp4" and kernel != "matmul_bf16"
         speedup = constants.four_bit_speedup if four_bits else 1.0
-        return tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner) / sustained / speedup
+        return (whole_s - self._quantise_s(rows, columns, inner, kernel)) / sustained / speedup
 
     def weight_gradient_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
         """Return the time of a weight's gradient, whose operands are quantised before.
@@ -77,10 +91,7 @@ class Kernels:
         It is added to a buffer: beyond the write of 16 bits that the tables hold, the buffer is read and written, which
         the matmul does not hide (deepseek-ai/DeepGEMM#107 and #125: such gradients wait for the memory).
         """
-        seconds = self.matmul_s(columns, inner, rows, kernel)
-        if kernel != "matmul_bf16":
-            quantised = self.inputs.copy_s(QUANTISE_BYTES * columns * rows)
-            seconds = max(seconds - quantised, 0.3 * seconds)
+        seconds = self._multiply_s(columns, inner, rows, kernel)
         if kernel == "matmul_fp8_block":
             seconds *= self.inputs.constants.block_weight_gradient_slowdown
         added_bytes = (2 * self.inputs.parallel.gradient_bytes - 2) * columns * inner
@@ -166,11 +177,13 @@ class Kernels:
         overlaps = parallel.overlap_tensor and matmuls
         behind_s = math.fsum(matmul.forward[0].gpu_s for matmul in matmuls) / len(matmuls) if overlaps else 0.0
 
-        def exchanges(*widths: float) -> tuple[Operation, ...]:
+        def exchanges(*some: tuple[str, float]) -> tuple[Operation, ...]:
             times_s = [
-                self.inputs.collective_s("all_gather", 2 * width * tokens, ranks, 1) for width in widths if width
+                self.inputs.collective_s(kernel, 2 * width * tokens, ranks, 1) for kernel, width in some if width
             ]
             hidden_s = math.fsum(min((1 - 1 / ranks) * each_s, behind_s) for each_s in times_s)
             return (self.exchange("tensor_exchange", math.fsum(times_s) - hidden_s, hidden_s, len(times_s)),)
 
-        return [Item(exchanges(gathered, scattered), exchanges(gathered, gathered, scattered))]
+        gather, scatter = "all_gather", "reduce_scatter"
+        forward = (gather, gathered), (scatter, scattered)
+        return [Item(exchanges(*forward), exchanges((gather, scattered), (gather, gathered), (scatter, gathered)))]

@@ -19,22 +19,26 @@ KERNELS = CATALOG / "kernels"
 
 MICROSECOND = 1e-6
 
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "exchange_deepep", "exchange_hybridep")
+NCCL_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+"""Collectives that were measured over several numbers of GPUs."""
+
+COLLECTIVES = (*NCCL_COLLECTIVES, "exchange_deepep", "exchange_hybridep")
 """Kernels that were measured over several GPUs."""
 
 KERNEL_AXES: Mapping[str, tuple[str, ...]] = (
     {f"matmul_{precision}": ("rows", "columns", "inner") for precision in ("bf16", "fp8", "fp8_block")}
     | {f"attention_{kind}": ("heads", "sequence") for kind in ("64", "128", "latent")}
     | {"quantise": ("elements",)}
-    | dict.fromkeys(COLLECTIVES, ("bytes",))
+    | dict.fromkeys(NCCL_COLLECTIVES, ("bytes", "GPUs"))
+    | {"exchange_hybridep": ("bytes",)}
     | {"exchange_deepep": ("tokens", "bytes of a token", "multiprocessors")}
 )
 """Every kernel of a table, and its sizes: attention has the heads of all sequences and the length of each."""
 
 
 def work_axes(kernel: str) -> list[int]:
-    """Return the sizes of a kernel that make its work; of multiprocessors, which do it, one number is enough."""
-    return [axis for axis, name in enumerate(KERNEL_AXES[kernel]) if name != "multiprocessors"]
+    """Return the sizes of a kernel that make its work; of what does it, one number is enough."""
+    return [axis for axis, name in enumerate(KERNEL_AXES[kernel]) if name not in ("multiprocessors", "GPUs")]
 
 
 COLUMNS = ("kernel", "size", "columns", "inner", "num_ranks", "time_us")
@@ -91,10 +95,10 @@ class KernelTables:
     """The GPU."""
     grids: Mapping[str, KernelGrid]
     """Times by kernel: matmuls over rows, columns and inner size; attention over heads of all sequences and their
-    length; ``quantise`` over elements; collectives over bytes, DeepEP over tokens, the bytes that each sends and the
-    multiprocessors that send them."""
+    length; ``quantise`` over elements; collectives over bytes and GPUs, DeepEP over tokens, the bytes that each sends
+    and the multiprocessors that send them."""
     collective_ranks: Mapping[str, int]
-    """GPUs over which each collective was measured."""
+    """GPUs over which each collective was measured, at most."""
     remarks: tuple[str, ...] = ()
     """Comments at the head of the file."""
     _times: dict[tuple[object, ...], float] = field(default_factory=dict)
@@ -120,15 +124,22 @@ class KernelTables:
     def attention_s(self, kernel: str, heads: float, sequence: float) -> float:
         """Return the time of attention; beyond the longest sequence, it has as many rows of scores, each longer.
 
-        So a sequence of twice the length takes as long as two, with twice the keys for each query.
+        So a sequence of twice the length takes as long as two, with twice the keys for each query. Fewer heads than
+        were measured take no longer than as many of shorter sequences.
         """
-        longer = max(1.0, sequence / self._grid(kernel).axes[1][-1])
-        return longer * self.time_s(kernel, longer * heads, sequence / longer)
+        fewest, lengths = self._grid(kernel).axes[0][0], self._grid(kernel).axes[1]
+        longer = max(1.0, sequence / lengths[-1])
+        parts = max(1.0, min(fewest / (longer * heads), sequence / longer / lengths[0]))
+        return longer * min(
+            self.time_s(kernel, longer * heads, sequence / longer),
+            parts * self.time_s(kernel, parts * longer * heads, sequence / longer / parts),
+        )
 
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
-        """Scale a measured collective to another number of ranks at its bus bandwidth."""
-        time_s = self.time_s(kernel, num_bytes)
-        return time_s * (1 - 1 / num_ranks) / (1 - 1 / self.ranks_of(kernel))
+        """Return the time of a collective; beyond the ranks that it was measured over, at its bus bandwidth."""
+        ranks = self._grid(kernel).axes[1]
+        nearest = min(max(num_ranks, ranks[0]), ranks[-1])
+        return self.time_s(kernel, num_bytes, nearest) * (1 - 1 / num_ranks) / (1 - 1 / nearest)
 
     def sent_s(self, tokens: float, token_bytes: float, multiprocessors: float) -> float:
         """Return the time of an exchange by DeepEP; no more multiprocessors send than it was measured with."""
@@ -136,7 +147,7 @@ class KernelTables:
         return self.time_s("exchange_deepep", tokens, token_bytes, min(multiprocessors, most))
 
     def ranks_of(self, kernel: str) -> int:
-        """Return the GPUs over which a collective was measured; a `SpecError` says that it was not."""
+        """Return the GPUs over which a collective was measured, at most; a `SpecError` says that it was not."""
         self._grid(kernel)
         return self.collective_ranks[kernel]
 
@@ -217,8 +228,9 @@ def parse_tables(name: str, content: bytes) -> KernelTables:
             kernel, sizes, num_ranks, time_us = _parse_row(line.split(","))
             if sizes in points.setdefault(kernel, {}):
                 raise SpecError(f"a second time for {kernel} of this size; keep one")
-            if ranks.setdefault(kernel, num_ranks) != num_ranks:
+            if kernel not in NCCL_COLLECTIVES and ranks.get(kernel, num_ranks) != num_ranks:
                 raise SpecError(f"{kernel} over {num_ranks} GPUs after {ranks[kernel]}; keep those of one number")
+            ranks[kernel] = max(num_ranks, ranks.get(kernel, 0))
         points[kernel][sizes] = time_us * MICROSECOND
     if not points:
         raise SpecError(f"{name}: no times of any kernel; give rows below the line {','.join(COLUMNS)}")
@@ -235,11 +247,14 @@ def _parse_row(cells: Sequence[str]) -> tuple[str, tuple[float, ...], int, float
     if kernel not in KERNEL_AXES:
         raise SpecError(unknown_name("kernel", kernel, sorted(KERNEL_AXES)))
     sizes = tuple(positive_number(cell) for cell in cells[1:4] if cell)
-    if len(sizes) != len(KERNEL_AXES[kernel]):
-        raise SpecError(f"{kernel} has the sizes {', '.join(KERNEL_AXES[kernel])}, not {len(sizes)} of them")
+    named = KERNEL_AXES[kernel][: 1 if kernel in NCCL_COLLECTIVES else None]
+    if len(sizes) != len(named):
+        raise SpecError(f"{kernel} has the sizes {', '.join(named)}, not {len(sizes)} of them")
     num_ranks = positive_number(cells[4]) if kernel in COLLECTIVES else 0
     if num_ranks != int(num_ranks) or num_ranks == 1:
         raise SpecError(f"`num_ranks` {cells[4]}: give a whole number of at least 2 GPUs")
+    if kernel in NCCL_COLLECTIVES:
+        sizes += (num_ranks,)
     return kernel, sizes, int(num_ranks), positive_number(cells[5])
 
 

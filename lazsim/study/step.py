@@ -120,7 +120,7 @@ class StepResult:
         if parallel.graphs == "full":
             notes.append(
                 "the range of throughput is the least and the most of 17 measured runs with such graphs: expect eight "
-                "of nine further ones in it, and four of five of another source"
+                "of nine further ones in it, and seven of eight of another source"
             )
         if model.state_space is not None:
             notes.append("scans of state-space layers were not measured: they take an assumed share of the peak")
