@@ -608,6 +608,19 @@ def test_the_kernels_of_a_ring_take_as_long_as_over_sequences_of_a_rank_and_are_
     assert copies[3] - copies[1] == pytest.approx(ring.copy_s(4096 * (whole * 32 + half * 2 * 4) * 128))
 
 
+@pytest.mark.parametrize(
+    ("model", "exchange", "told"),
+    [
+        ("gpt-oss-20b", "ring", True), ("gpt-oss-20b", "all_to_all", False), ("deepseek-v3", "all_gather", True),
+        ("deepseek-v3", "ring", False), ("qwen3-30b-a3b", "ring", False),
+    ],
+)  # fmt: skip
+def test_exchanges_of_keys_that_transformer_engine_refuses_are_told(model, exchange, told):
+    # Its assertions: no windows in a ring, and latent attention in nothing else.
+    inputs = inputs_of(model, context=2, context_exchange=exchange)
+    assert any("TransformerEngine" in remark for remark in inputs.kernel_remarks) == told
+
+
 def test_the_clock_slows_no_quantisation():
     inputs = inputs_of(precision="fp8_block")
     # The tables: 146.2 us for a matmul of 4,096 in each direction, of which 17.89 are a cast of 4,096 x 4,096 numbers.

@@ -180,6 +180,13 @@ class StepInputs:
                     "fewer and no more"
                 )
         remarks += [UNMEASURED] if attention is not None and attention.index_heads else []
+        # ``attn_forward_func_with_cp`` of NVIDIA/TransformerEngine 2.9.
+        is_ring = self.parallel.context_exchange == "ring"
+        if self.parallel.context > 1 and attention is not None and (is_latent or attention.num_window_layers):
+            if is_ring and attention.num_window_layers:
+                remarks.append("TransformerEngine has no ring for windows: take another `context_exchange`")
+            elif is_latent and not is_ring:
+                remarks.append("TransformerEngine divides sequences of latent attention in a ring alone")
         return remarks
 
     @property
