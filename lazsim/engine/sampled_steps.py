@@ -1,6 +1,7 @@
 """Timers of steps: exact ones, and ones that look at some plans only."""
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,78 +27,50 @@ class SampledPlan(NamedTuple):
 
 
 class StepTimers:
-    """Makes the timers of a run.
+    """Makes the timers of a run: of the plans themselves, or by points of a sampler.
 
-    `points` has the plan that stands for others at present, by number of nodes, where one does. `series` has the
-    seconds that were asked for last.
+    `points` has the plan that stands for others at present, by number of nodes, where one does.
     """
 
     def __init__(self, sampler: Sampler, make_timer: MakeStepTimer, *, keeps_plans: bool) -> None:
-        self.sampler, self.make_timer, self._keeps_plans = sampler, make_timer, keeps_plans
+        self._sampler, self._make_timer, self._keeps_plans = sampler, make_timer, keeps_plans
         self.points: dict[int, SampledPlan] = {}
-        self.series: Series | None = None
+        self._series: Series | None = None
 
     def make(self, planned: Planned, server_N: Ints) -> StepTimer:
         """Make the timer of a plan on nodes of these servers."""
-        if self.sampler.is_on:
-            return SampledStepTimer(self, planned, server_N)
-        return self.make_timer(planned.plan, server_N)
+        exact = functools.cache(lambda: self._make_timer(planned.plan, server_N))
+        return functools.partial(self._steps, planned, server_N, exact) if self._sampler.is_on else exact()
 
     def count(self, num_steps: int) -> None:
         """Count steps made that take the seconds asked for last."""
-        if self.series is not None:
-            self.series.use(num_steps)
+        if self._series is not None:
+            self._series.use(num_steps)
 
-    def point(self, planned: Planned, timer: StepTimer, step: int) -> SampledPlan:
-        """Return what a plan tells others for which it stands."""
-        plan = planned.plan
-        return SampledPlan(plan.fewest_nodes, timer(step).extrapolated_share, plan if self._keeps_plans else None)
-
-
-@dataclass
-class SampledStepTimer:
-    """Times the steps of a plan by a point of a sampler, and by the plan itself where no other stands for it."""
-
-    timers: StepTimers
-    planned: Planned
-    server_N: Ints
-    _own: StepTimer | None = None
-
-    def __call__(self, step: int) -> TimedSteps:
-        """See `StepTimer`: all steps for which a point stands take the same."""
-        series = self._find(step)
+    def _steps(self, planned: Planned, server_N: Ints, exact: Callable[[], StepTimer], step: int) -> TimedSteps:
+        """Time steps, of which all for which a point stands take the same; set that for others of as many nodes."""
+        num_nodes, window_steps = planned.num_nodes, self._sampler.window_steps
+        key = "step", num_nodes, planned.domain_sizes, server_N.tobytes()
+        series = self._series = self._sampler.at(key, step)
         if not series.is_sampled:
-            return self._exact()(step)._replace(num_steps=LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
+            if series.seconds is None:
+                series.record(self._mean_s(exact(), step))
+            self.points.pop(num_nodes, None)
+            return exact()(step)._replace(num_steps=LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
+        if series.seconds is None:
+            first = series.window * window_steps
+            plan = planned.at(first).plan
+            timer = self._make_timer(plan, server_N)
+            share, kept = timer(first).extrapolated_share, plan if self._keeps_plans else None
+            series.record(self._mean_s(timer, first), SampledPlan(plan.fewest_nodes, share, kept))
+        self.points[num_nodes] = series.found
         assert series.seconds is not None, "the value was found"
-        num_steps = (series.start + series.length) * self.timers.sampler.window_steps - step
+        num_steps = (series.start + series.length) * window_steps - step
         return TimedSteps(series.seconds, num_steps, series.found.extrapolated_share)
-
-    def _exact(self) -> StepTimer:
-        if self._own is None:
-            self._own = self.timers.make_timer(self.planned.plan, self.server_N)
-        return self._own
-
-    def _find(self, step: int) -> Series:
-        """Find the value for a step, and set the plan that stands for others of as many nodes."""
-        timers, sampler, num_nodes = self.timers, self.timers.sampler, self.planned.num_nodes
-        series = sampler.at(("step", num_nodes, self.planned.domain_sizes, self.server_N.tobytes()), step)
-        timers.series = series
-        if series.is_sampled:
-            if series.seconds is None:
-                first = series.window * sampler.window_steps
-                planned = self.planned.at(first)
-                timer = timers.make_timer(planned.plan, self.server_N)
-                series.record(self._mean_s(timer, first), timers.point(planned, timer, first))
-            timers.points[num_nodes] = series.found
-        else:
-            if series.seconds is None:
-                series.record(self._mean_s(self._exact(), step))
-            timers.points.pop(num_nodes, None)
-        return series
 
     def _mean_s(self, timer: StepTimer, first: int) -> float:
         """Return the mean over the steps from one on to the end of its window."""
-        window_steps = self.timers.sampler.window_steps
+        window_steps = self._sampler.window_steps
         last = first // window_steps * window_steps + window_steps - 1
         steps = sorted(set(np.linspace(first, last, MOST_AVERAGED).round().astype(np.int64).tolist()))
         return float(np.mean([timer(step).step_s for step in steps]))
