@@ -16,7 +16,7 @@ import msgspec
 from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, TimedSteps
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.engine.systems.system import state_bytes
 from lazsim.files.writing import check_folder, scratch_folder
@@ -194,24 +194,21 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
         yield msgspec.structs.replace(spec, checkpoint_folder=str(folder))
 
 
-@dataclass
-class MeasuredTimer:
-    """A measured step time for any loads.
+def measured_timer(seconds: float, first_s: float, rebalance_interval_steps: int) -> StepTimer:
+    """Return a timer of steps of `seconds` for any loads, of which the first takes `first_s`.
 
-    The first step that is asked for is one after a recovery, unless a rebalance is due there, which has made the plan.
+    That is one after a recovery, unless a rebalance is due there, which has made the plan.
     """
+    begins: int | None = None
 
-    seconds: float
-    first_s: float
-    rebalance_interval_steps: int
-    _begins: int | None = None
+    def timer(step: int) -> TimedSteps:
+        nonlocal begins
+        begins = step if begins is None else begins
+        if step == begins and (not step or step % rebalance_interval_steps):
+            return TimedSteps(first_s, 1)
+        return TimedSteps(seconds, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
 
-    def __call__(self, step: int) -> TimedSteps:
-        """See `lazsim.engine.step_timer.StepTimer`."""
-        self._begins = step if self._begins is None else self._begins
-        if step == self._begins and (not step or step % self.rebalance_interval_steps):
-            return TimedSteps(self.first_s, 1)
-        return TimedSteps(self.seconds, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
+    return timer
 
 
 def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: int) -> SystemRun:
@@ -219,9 +216,9 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: i
     trace = known_later(trace, calibration.start_up_s)
     costs = measured_costs(spec, calibration, max_nodes)
 
-    def make_timer(plan: PlacementPlan, _server_N: Ints) -> MeasuredTimer:
+    def make_timer(plan: PlacementPlan, _server_N: Ints) -> StepTimer:
         seconds, first_s = (calibration.step_of(plan.num_nodes, is_first=is_first) for is_first in (False, True))
-        return MeasuredTimer(seconds, first_s, spec.job.rebalance_interval_steps)
+        return measured_timer(seconds, first_s, spec.job.rebalance_interval_steps)
 
     return simulate_system(trace, LIVE_SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
 
