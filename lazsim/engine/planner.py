@@ -21,8 +21,8 @@ MOST_SLOTS_TOGETHER = 20_000
 SLOTS_KEPT = 10_000_000
 """Slots of all plans kept beside those made last, which are some 100 MB: other runs of the system make many again."""
 
-FOUND_KEPT = 128
-"""Changes of plans and restarts that are kept. On thousands of nodes each takes about 0.1 MB."""
+NODES_KEPT = 1_000_000
+"""Nodes of all changes of plans and restarts that are kept, 20 bytes each: runs at other intervals make the same."""
 
 
 def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:
@@ -74,11 +74,11 @@ class Planner:
                 del self._kept[next(iter(self._kept))]
         return self._kept[num_nodes, step, domains]
 
-    def find(self, key: Hashable, compute: Callable[[], FoundT]) -> FoundT:
+    def find(self, key: Hashable, num_nodes: int, compute: Callable[[], FoundT]) -> FoundT:
         """Return what follows from plans that never change; the key has all else that it depends on."""
         if key not in self._found:
             self._found[key] = compute()
-            if len(self._found) > FOUND_KEPT:
+            if len(self._found) > NODES_KEPT // num_nodes:
                 del self._found[next(iter(self._found))]
         found: FoundT = self._found[key]
         return found

@@ -18,7 +18,7 @@ from lazsim.engine.sampled_steps import SampledPlan, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer, scaled
 from lazsim.engine.systems.system import System
-from lazsim.placement.plan import PlacementPlan, with_lost_experts
+from lazsim.placement.plan import Ints, PlacementPlan, with_lost_experts
 
 
 class Moved(NamedTuple):
@@ -62,6 +62,7 @@ class Plans:
         if planner.loads_are_even and not system.is_elastic:
             # Neither plans nor steps change.
             planning = "exact"
+        self._plans_stay = not system.is_elastic or (planner.loads_are_even and not self._has_domains)
         self.rebalance_interval_steps = 0 if planner.loads_are_even else costs.job.rebalance_interval_steps
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
         self.window_steps = 0 if planning == "exact" and planner.loads_are_even else window_steps
@@ -142,7 +143,7 @@ class Plans:
 
         taken = list(self.seated(decision.nodes, planned).seats)
         alike = "restart", decision.num_nodes, decision.source
-        return self._find(alike, (system, decision), planned.step, compute)[0]
+        return self._find(alike, (system, decision), planned, compute)[0]
 
     def bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int, step: int) -> tuple[Held, Moved]:
         """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
@@ -152,7 +153,7 @@ class Plans:
         domain_H = None if domains is None else np.array(domains)
         grid, age_steps, server_H = self._costs.grid, after.step - before.step, self._nodes.servers(candidates)
 
-        def compute(step: int) -> tuple[float, tuple[Moved, list[int]]]:
+        def compute(step: int) -> tuple[float, tuple[Moved, Ints]]:
             holder = held if step == after.step else replace(held, made=before.at(max(0, step - age_steps)))
             wanted, divides_dense = self.seated(candidates[:num_nodes], after.at(step)), grid.num_dense_parts > 1
             binding = bind_nodes(
@@ -169,27 +170,33 @@ class Plans:
             )
             seconds = binding.transfer_s(self._costs, server_H)
             moved = Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds)
-            return seconds + (pause_s if seconds else 0.0), (moved, binding.chosen_N.tolist())
+            return seconds + (pause_s if seconds else 0.0), (moved, binding.chosen_N)
 
         # The same change of nearly as many nodes. Between plans from the same loads only failed and new nodes fetch;
         # less has changed since a plan that was made after the last rebalance.
         num_lost, num_left_out = held.num_seats - len(held.nodes), len(candidates) - num_nodes
         ages = age_steps == 0, age_steps < self._costs.job.rebalance_interval_steps
         alike = "transfer", nearly(held.num_seats), num_lost, num_new, num_left_out, *ages
-        same = self._system, held.num_seats, held.seats, num_nodes, server_H.tobytes(), self.sampler.is_on
-        (moved, chosen), is_sampled = self._find(alike, same, after.step, compute)
+        seats, servers = np.array(held.seats, dtype=np.int32).tobytes(), server_H.astype(np.int32).tobytes()
+        same = self._system, held.num_seats, seats, num_nodes, servers, self.sampler.is_on
+        (moved, chosen_N), is_sampled = self._find(alike, same, after, compute)
         # Where another plan stands for this one, which node takes which part of it is not known.
-        nodes = candidates[:num_nodes] if is_sampled else [candidates[index] for index in chosen]
+        nodes = candidates[:num_nodes] if is_sampled else [candidates[index] for index in chosen_N.tolist()]
         return self.seated(nodes, after), moved
 
-    def _find(self, alike: Hashable, same: Hashable, step: int, compute: Compute[FoundT]) -> tuple[FoundT, bool]:
+    def _find(self, alike: Hashable, same: Hashable, planned: Planned, compute: Compute[FoundT]) -> tuple[FoundT, bool]:
         """Find what follows from plans, and whether it is sampled: where that is on, which takes what is `alike`.
 
-        Plans of plain expert parallelism do not change, so that what is the `same` is computed once for all runs.
+        Where plans do not change, what is the `same` is computed once for all runs.
         """
-        if not self._system.is_elastic:
-            return self._planner.find(same, lambda: compute(step)[1]), False
-        return self.sampler.find(alike, step, compute) if self.sampler.is_on else (compute(step)[1], False)
+
+        def once(step: int) -> tuple[float, FoundT]:
+            return self._planner.find(same, planned.num_nodes, lambda: compute(step))
+
+        find = once if self._plans_stay else compute
+        if self._system.is_elastic and self.sampler.is_on:
+            return self.sampler.find(alike, planned.step, find)
+        return find(planned.step)[1], False
 
     def _point(self, held: Held) -> SampledPlan | None:
         """Return the plan that stands for the one that nodes hold, if another one does."""

@@ -237,8 +237,10 @@ class Sampler:
         """
         if not self.is_on:
             return
-        interval_s2 = (lost_interval_steps * step_s) ** 2 / 6
-        self._variance_s2 += step_s**2 / 6 + min(self.variance_s2(), interval_s2)
+        doubt_s2 = step_s**2 / 6
+        if lost_interval_steps:
+            doubt_s2 += min(self.variance_s2(), (lost_interval_steps * step_s) ** 2 / 6)
+        self._variance_s2 += doubt_s2
 
     def doubted(self, seconds: float) -> None:
         """Note that a run that makes every plan may have lost, or saved, the time of a restart.

@@ -66,13 +66,22 @@ def distinct_columns(flags_RN: Bools) -> tuple[Bools, Ints | slice]:
     ((1, 1), True)
     """
     if flags_RN.size > CACHED_ELEMENTS:
-        packed_NB = np.ascontiguousarray(np.packbits(flags_RN, axis=0).T)
+        packed_NB = np.ascontiguousarray(_packed(flags_RN).T)
         # A column is one key, which is sorted several times faster than a row of bytes.
         keys_N = packed_NB.view(np.dtype((np.void, packed_NB.shape[1]))).ravel()
         _, first, alike_N = np.unique(keys_N, return_index=True, return_inverse=True)
         if 2 * len(first) <= len(alike_N):
             return flags_RN.take(first, axis=1), alike_N
     return flags_RN, slice(None)
+
+
+def _packed(flags_RN: Bools) -> npt.NDArray[np.uint8]:
+    """Return `np.packbits(flags_RN, axis=0)`, which itself goes column by column and takes five times as long."""
+    packed_BN = np.zeros((-(-len(flags_RN) // 8), flags_RN.shape[1]), dtype=np.uint8)
+    for bit in range(8):
+        part = flags_RN[bit::8]
+        packed_BN[: len(part)] |= part.view(np.uint8) << (7 - bit)
+    return packed_BN
 
 
 def _used_columns(flags: Bools) -> slice:
