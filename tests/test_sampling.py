@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 import lazsim
+from lazsim.engine import plans
 from lazsim.engine.sampling import PLANNINGS, Sampler, Series, planning_by_nodes, window_s
 from lazsim.errors import SpecError
 from lazsim.scenario import resolve
-from lazsim.study.simulation import run_scenario
+from lazsim.study.checkpoint_interval import Setting
+from lazsim.study.simulation import ScenarioRuns, run_scenario
 
 HOUR_S = 3600.0
 
@@ -87,6 +89,19 @@ def test_where_loads_are_even_the_changes_of_nodes_decide_whether_plans_are_samp
     assert lazsim.simulate(trace, model="gpt-s", **settings).runs[0].planning == "exact"
     costs = resolve({"trace": trace, "model": "deepseek-v3", "cluster": "dgx-h100"}).costs()
     assert [planning_by_nodes(costs, 2000, changes) for changes in (2, 400)] == ["exact", "sampled"]
+
+
+@pytest.mark.parametrize("system", ["lazarus", "ds-ft"])
+def test_a_change_of_nodes_is_found_once_for_all_intervals_while_plans_stay_the_same(monkeypatch, system):
+    trace, bound = failing_nodes(np.random.default_rng(0), 8, 300, 10), []
+    bind_nodes = plans.bind_nodes
+    monkeypatch.setattr(plans, "bind_nodes", lambda *states, **other: bound.append(1) or bind_nodes(*states, **other))
+    settings = {"trace": trace, "routing": "uniform", "cluster.nodes_per_server": 1, "planning": "exact"}
+    scenario = resolve({**settings, "system": system})
+    runs = ScenarioRuns(scenario, [trace], scenario.load_routing())
+    (first,), (second,) = (runs.runs(Setting(scenario.find_system(), steps)) for steps in (50, 60))
+    assert first.ledger_s["checkpoint"] > second.ledger_s["checkpoint"]
+    assert len(bound) < min(run.counts["reconfigurations"] for run in (first, second)) / 10
 
 
 @pytest.mark.parametrize(
