@@ -621,6 +621,12 @@ def test_exchanges_of_keys_that_transformer_engine_refuses_are_told(model, excha
     assert any("TransformerEngine" in remark for remark in inputs.kernel_remarks) == told
 
 
+@pytest.mark.parametrize(("cluster", "told"), [("hgx-h800", True), ("hgx-a800", True), ("dgx-h100", False)])
+def test_exchanges_measured_over_faster_links_are_told(cluster, told):
+    # The NVLink of an H800 has 200 of the 450 GB/s of an H100 in each direction, that of an A800 200 of 300.
+    assert any("links" in remark for remark in inputs_of(cluster=cluster).kernel_remarks) == told
+
+
 def test_the_clock_slows_no_quantisation():
     inputs = inputs_of(precision="fp8_block")
     # The tables: 146.2 us for a matmul of 4,096 in each direction, of which 17.89 are a cast of 4,096 x 4,096 numbers.

@@ -40,6 +40,9 @@ OPERAND_BYTES = {"bf16": 2.0, "nvfp4": 0.5625}
 """Bytes of a number of the operand that a matmul keeps for its gradient, where it is not 1: four bits have a scale of 8
 for each 16 numbers (arXiv 2509.25149)."""
 
+LONG_BYTES, FASTER_LINKS = 2**29, 1.25
+"""A message at the rate of links, and times by which measured ones may be faster than a cluster's without a remark."""
+
 QUANTISE_BYTES = 3
 """A number of 16 bits is read, one of 8 bits is written."""
 
@@ -180,6 +183,15 @@ class StepInputs:
                     "fewer and no more"
                 )
         remarks += [UNMEASURED] if attention is not None and attention.index_heads else []
+        if "all_to_all" in self.tables.grids:
+            ranks = self.tables.ranks_of("all_to_all")
+            rate = LONG_BYTES * (1 - 1 / ranks) / self.tables.collective_s("all_to_all", LONG_BYTES, ranks)
+            faster = rate / self.cluster.network.local_bytes_per_s
+            if faster > FASTER_LINKS and self.domain > 1:
+                remarks.append(
+                    f"exchanges inside a domain were measured over links {faster:.2g} times as fast as this cluster's "
+                    "(`local_bytes_per_s`), and take longer here"
+                )
         # ``attn_forward_func_with_cp`` of NVIDIA/TransformerEngine 2.9.
         is_ring = self.parallel.context_exchange == "ring"
         if self.parallel.context > 1 and attention is not None and (is_latent or attention.num_window_layers):
