@@ -13,7 +13,6 @@ from typing import Any
 import simpy
 
 from lazsim.costmodel.recovery_times import restart_s
-from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.held import NOTHING, Held
@@ -26,7 +25,7 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, require_end, scaled
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, require_end, scaled
 from lazsim.engine.systems.system import FULL_PACE, Save, System, decide_next
 from lazsim.limits import MAX_WHOLE
 from lazsim.trace.table import Batch
@@ -51,9 +50,7 @@ class Job:
         self,
         env: Clock,
         system: System,
-        costs: CostModel,
         planner: Planner,
-        make_timer: MakeStepTimer,
         end_s: float,
         on_plan: OnPlan | None = None,
         interval_steps: int | None = None,
@@ -61,21 +58,14 @@ class Job:
         spares: Spares = NO_SPARES,
     ) -> None:
         self.env, self.on_plan = env, on_plan
-        self.system, self.costs = system.for_job(costs.job), costs
+        costs = self.costs = planner.costs
+        self.system = system.for_job(costs.job)
         self.log = Log()
         self.ledger = Ledger()
         self.spares = spares
         self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
         self.plans = Plans(
-            self.system,
-            costs,
-            planner,
-            make_timer,
-            self.nodes,
-            planning,
-            end_s,
-            lambda: env.now,
-            keeps_plans=on_plan is not None,
+            self.system, planner, self.nodes, planning, end_s, lambda: env.now, keeps_plans=on_plan is not None
         )
         self.progress = Progress()
         self.state: JobState = Waiting()

@@ -8,6 +8,7 @@ import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.sampling import FoundT
+from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
@@ -47,10 +48,16 @@ Domains = tuple[int, ...] | None
 
 
 class Planner:
-    """Plans of a system by number of nodes, their domains and step: a pure function, of which some values are kept."""
+    """Plans of a system by number of nodes, their domains and step: a pure function, of which some values are kept.
 
-    def __init__(self, system: System, costs: CostModel, routing: Routing) -> None:
-        self._system, self._costs, self._routing = system, costs, routing
+    `make_timer` times their steps, as the cost model says when it is not given.
+    """
+
+    def __init__(
+        self, system: System, costs: CostModel, routing: Routing, make_timer: MakeStepTimer | None = None
+    ) -> None:
+        self._system, self.costs, self._routing = system, costs, routing
+        self.make_timer = make_timer or step_timers_from(system, costs, routing)
         self.loads_are_even = routing.is_even
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
         self._kept: dict[tuple[int, int, Domains], PlacementPlan] = {}
@@ -63,11 +70,11 @@ class Planner:
             step = 0
         if (num_nodes, step, domains) not in self._kept:
             steps = [step]
-            if plans_together(self._system, self._costs, num_nodes):
-                interval = self._costs.job.rebalance_interval_steps
+            if plans_together(self._system, self.costs, num_nodes):
+                interval = self.costs.job.rebalance_interval_steps
                 steps += range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
             domain_N = None if domains is None else np.array(domains)
-            plans = list(plan_each(self._system, self._costs, num_nodes, self._observed(steps), domain_N))
+            plans = list(plan_each(self._system, self.costs, num_nodes, self._observed(steps), domain_N))
             most_kept = len(steps) + max(2, SLOTS_KEPT // plans[0].slots_LNS.size)
             self._kept |= {(num_nodes, each, domains): plan for each, plan in zip(steps, plans, strict=True)}
             while len(self._kept) > most_kept:

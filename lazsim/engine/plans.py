@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.planner import Planner
@@ -16,7 +15,7 @@ from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampled_steps import SampledPlan, StepTimers
 from lazsim.engine.sampling import Compute, FoundT, Sampler, nearly, window_s
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, MakeStepTimer, StepTimer, scaled
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, scaled
 from lazsim.engine.systems.system import System
 from lazsim.placement.plan import Ints, PlacementPlan, with_lost_experts
 
@@ -42,9 +41,7 @@ class Plans:
     def __init__(
         self,
         system: System,
-        costs: CostModel,
         planner: Planner,
-        make_timer: MakeStepTimer,
         nodes: Nodes,
         planning: str,
         wall_s: float,
@@ -52,7 +49,8 @@ class Plans:
         *,
         keeps_plans: bool,
     ) -> None:
-        self._system, self._costs, self._planner, self._nodes = system, costs, planner, nodes
+        costs = self._costs = planner.costs
+        self._system, self._planner, self._nodes = system, planner, nodes
         self.usable_nodes = planner.usable_nodes
         self._has_domains = system.uses_domains(costs)
         if (costs.cluster.nodes_per_server > 1 and system.is_elastic) or (self._has_domains and keeps_plans):
@@ -67,7 +65,7 @@ class Plans:
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
         self.window_steps = 0 if planning == "exact" and planner.loads_are_even else window_steps
         self.sampler = Sampler(planning, window_steps, wall_s, now_s)
-        self._timers = StepTimers(self.sampler, make_timer, keeps_plans=keeps_plans)
+        self._timers = StepTimers(self.sampler, planner.make_timer, keeps_plans=keeps_plans)
 
     def planned(self, nodes: Sequence[str], step: int) -> Planned:
         """Return the plan of a step for these nodes, yet to be made."""

@@ -14,7 +14,6 @@ from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import PlanReliability, count_losses
 from lazsim.engine.planner import Planner
 from lazsim.engine.sampling import planning_by_nodes
-from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.reliability import SurvivalEstimate
@@ -146,7 +145,6 @@ def simulate_system(
     duration_s: float | None = None,
     *,
     planner: Planner | None = None,
-    make_timer: MakeStepTimer | None = None,
     score_plans: bool = False,
     interval_steps: int | None = None,
     planning: str = "exact",
@@ -165,9 +163,8 @@ def simulate_system(
     duration_s
         Simulated time; past the trace's end nodes stay as they are. The trace's own duration when not given.
     planner
-        Makes the plans of the system; may be shared with other runs of it that have the same costs and routing.
-    make_timer
-        Times the steps of a plan; as the cost model says when not given.
+        Makes the plans of the system and times their steps; may be shared with other runs of it that have the same
+        costs and routing.
     score_plans
         Whether to find the recovery probability of every plan that is put in force, which takes time.
     interval_steps
@@ -195,12 +192,11 @@ def simulate_system(
     env = Clock(on_time, wall_s / TIMES_TOLD)
     losses = count_losses(trace, wall_s, costs.cluster.nodes_per_domain) if score_plans else {}
     reliability = PlanReliability(losses) if score_plans else None
-    make_timer = make_timer or step_timers_from(system, costs, routing)
     on_plan = reliability.record if reliability else None
     planner = planner or Planner(system, costs, routing)
     if planning == "auto" and routing.is_even:
         planning = planning_by_nodes(costs, most_nodes, int((trace.num_alive()[0] < wall_s).sum()))
-    job = Job(env, system, costs, planner, make_timer, wall_s, on_plan, interval_steps, planning, spares)
+    job = Job(env, system, planner, wall_s, on_plan, interval_steps, planning, spares)
     env.process(_play(env, job, trace, wall_s))
     env.run()
     on_time(wall_s)

@@ -15,6 +15,7 @@ import msgspec
 
 from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.ledger import BUCKETS
+from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps
 from lazsim.engine.systems import LIVE_SYSTEMS
@@ -220,7 +221,8 @@ def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: i
         seconds, first_s = (calibration.step_of(plan.num_nodes, is_first=is_first) for is_first in (False, True))
         return measured_timer(seconds, first_s, spec.job.rebalance_interval_steps)
 
-    return simulate_system(trace, LIVE_SYSTEMS[spec.system], costs, calibration.routing, make_timer=make_timer)
+    inputs = LIVE_SYSTEMS[spec.system], costs, calibration.routing
+    return simulate_system(trace, *inputs, planner=Planner(*inputs, make_timer))
 
 
 def known_later(trace: Trace, start_up_s: float) -> Trace:

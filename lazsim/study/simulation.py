@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 from lazsim import __version__
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
@@ -262,21 +261,18 @@ class ScenarioRuns:
     ) -> None:
         self.scenario, self.traces, self.loads, self._tell = scenario, traces, loads, tell
         costs = scenario.costs()
-        self._shared = functools.cache(
-            lambda system: (Planner(system, costs, loads), step_timers_from(system, costs, loads))
-        )
+        self._planner = functools.cache(lambda system: Planner(system, costs, loads))
         self.runs = functools.cache(self._runs)
 
     def on(self, traces: Sequence[Trace]) -> "ScenarioRuns":
         """Return the runs on other traces, which share plans and times of steps with these."""
         runs = ScenarioRuns(self.scenario, traces, self.loads, self._tell)
-        runs._shared = self._shared
+        runs._planner = self._planner
         return runs
 
     def _runs(self, setting: Setting) -> list[SystemRun]:
         """Simulate a setting on each trace."""
         scenario = self.scenario
-        planner, make_timer = self._shared(setting.system)
         return [
             simulate_system(
                 trace,
@@ -284,8 +280,7 @@ class ScenarioRuns:
                 scenario.costs(),
                 self.loads,
                 scenario.wall_s(trace),
-                planner=planner,
-                make_timer=make_timer,
+                planner=self._planner(setting.system),
                 score_plans=scenario.score_plans,
                 interval_steps=setting.interval_steps,
                 planning=scenario.planning,
