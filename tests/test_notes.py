@@ -18,6 +18,7 @@ from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate
 from lazsim.study.sweep.run import run_sweep
 from lazsim.study.sweep.spec import parse_sweep
+from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
 
 SYSTEMS = ("lazarus", "ds")
@@ -246,15 +247,12 @@ def test_a_sweep_tells_the_notes_of_its_runs_and_of_how_many():
 def test_a_busiest_gpu_far_ahead_of_the_others_is_told_with_a_policy_that_spreads_loads():
     # On 56 nodes, 7 of each stage with 224 slots hold 128 experts: 32 of them once. A node of these gets 32 parts of
     # the tokens, where 128 are on 7 nodes.
-    asked = {"systems": ["lazarus"], "model": "qwen3-235b-a22b", "cluster": "h100x64"}
-    published, found = (simulate(nodes_at(0.0, 57), **asked, interval=interval) for interval in (200, "auto"))
-    told = [note for note in published.notes if "busiest GPU" in note]
+    recipe = change_recipe(None, {"num_nodes": 64, "mtbf_s": 1e6, "repair_s": 1e6, "duration_s": 4e4})
+    notes = simulate(recipe, systems=["lazarus"], model="qwen3-235b-a22b", cluster="h100x64", interval=200).notes
+    told = [note for note in notes if "busiest GPU" in note]
     assert len(told) == 1
     assert "on 56 nodes" in told[0]
     assert f"has {32 / (128 / 7):.2f} times the mean tokens" in told[0]
-    # The best setting takes that policy, so that nothing is left to tell.
-    assert str(found.runs[0].setting["policy"]) == found.runs[0].placement == "balanced"
-    assert not [note for note in found.notes if "busiest GPU" in note]
 
 
 def test_notes_that_differ_in_numbers_only_are_told_once():

@@ -42,7 +42,7 @@ def run(lazsim, *arguments):
 
 def results_of(run):
     """Return a run without what names or scores its placement."""
-    of_placement = ("placement", "setting", "plan_recovery")
+    of_placement = ("placement", "plan_recovery")
     return {key: value for key, value in run.items() if not key.startswith(of_placement)}
 
 

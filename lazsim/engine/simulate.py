@@ -69,7 +69,7 @@ class SystemRun:
     """Steps between checkpoints; 0 where none are made."""
     host_bytes: float = 0.0
     """Bytes of a node's own memory that copies and logs take at the peak."""
-    setting: Mapping[str, object] = field(default_factory=dict)
+    setting: Mapping[str, int] = field(default_factory=dict)
     """Values of the fields of the system that a search may change; see `System.choices`."""
     planning: str = "exact"
     """``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`."""

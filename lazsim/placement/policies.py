@@ -25,9 +25,6 @@ from lazsim.placement.steady import keep_steady
 STEADY = "steady"
 """The policy that changes an old plan."""
 
-BALANCED = "balanced"
-"""The policy that spreads loads most evenly."""
-
 DOMAINS = "domains"
 """The policy that spreads experts over failure domains."""
 
@@ -48,9 +45,6 @@ class NamedPolicy:
     """Whether it chooses the replicas itself; other policies of lazsim place exactly the replicas of the request."""
     plans_layers_alone: bool = False
     """Whether the plan of a layer depends on that layer alone; one request may then hold layers of several plans."""
-
-    def __str__(self) -> str:
-        return self.name
 
 
 SIZES, LOADS = ("replicas_LE", "num_nodes", "num_slots"), ("replicas_LE", "load_LE", "num_nodes", "num_slots")
@@ -83,7 +77,7 @@ def _eplb(request: PlacementRequest) -> PlacementPlan:
 def _steady(request: PlacementRequest) -> PlacementPlan:
     """Change the old plan of a request towards that of ``eplb`` where groups are kept, of ``balanced`` elsewhere."""
     keeps_groups = request.num_groups > 1 and request.num_groups % request.num_nodes == 0
-    fresh = place("eplb" if keeps_groups else BALANCED, request)
+    fresh = place("eplb" if keeps_groups else "balanced", request)
     if request.old is None:
         return fresh
     fewest_nodes = min(int(request.replicas_LE.min()), fresh.fewest_nodes)
@@ -128,7 +122,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
             "Put replicas into slots drawn at random.",
         ),
         NamedPolicy(
-            BALANCED,
+            "balanced",
             _on_nodes(place_balanced, *LOADS),
             "Deal replicas over the nodes in rounds, heaviest first, an expert to different nodes.",
             plans_layers_alone=True,

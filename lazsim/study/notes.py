@@ -16,11 +16,11 @@ from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import KernelCosts, slots_by_gpu
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, System
+from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.grouping import grouped
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
-from lazsim.placement.policies import BALANCED, find_policy
+from lazsim.placement.policies import find_policy
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
@@ -34,6 +34,9 @@ from lazsim.units import GIB, counted, format_duration
 
 DECISIVE_SHARE = 0.1
 """Share of the time that a run waits, restarts or has some number of nodes from which on that is told."""
+
+BALANCED = "balanced"
+"""The policy that spreads loads most evenly."""
 
 TOLD_GAIN = 0.25
 """What another policy takes from the busiest GPU, as a share of the mean tokens, from which on it is told."""
@@ -140,7 +143,7 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
         told = f"in {share:.1%} of the time of steps, some expert is on fewer than {threshold} nodes"
         why = threshold_note(scenario, trace.most_nodes(run.wall_s) - scenario.num_spares)
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
-    notes += _unevenness_notes(scenario, system, run, trace, loads)
+    notes += _unevenness_notes(scenario, run, trace, loads)
     if run.planning == "sampled" and run.samples_error:
         notes.append(
             f"plans are sampled; samples are within {run.samples_error:.2%} (95 % interval) of those of a run that "
@@ -155,12 +158,12 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
     return notes
 
 
-def _unevenness_notes(scenario: Scenario, system: System, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
+def _unevenness_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
     """Say by how much the busiest GPU is ahead under the first loads, where `BALANCED` has it less far ahead.
 
     With some numbers of nodes, whole numbers of replicas fit the loads badly: each that lasts long counts.
     """
-    costs = scenario.costs()
+    system, costs = scenario.find_system(), scenario.costs()
     if not system.is_elastic or not run.steps:
         return []
     times_s, num_alive = trace.num_alive()

@@ -131,10 +131,9 @@ def named_counts(run: SystemRun) -> dict[str, int]:
     return {name if name == "lost_steps" else f"num_{name}": number for name, number in run.counts.items()}
 
 
-def setting_of(run: SystemRun) -> dict[str, int | str]:
+def setting_of(run: SystemRun) -> dict[str, int]:
     """Return the values that a search for the best setting may change: of the system, and the interval."""
-    values = {name: value if isinstance(value, int) else str(value) for name, value in run.setting.items()}
-    return {"interval_steps": run.interval_steps, **values}
+    return {"interval_steps": run.interval_steps, **run.setting}
 
 
 def run_row(scenario: Scenario, run: SystemRun) -> dict[str, Any]:

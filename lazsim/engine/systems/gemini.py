@@ -62,7 +62,7 @@ class Gemini(System):
         """Return the bytes of two versions of each copy: the last, and the one under way."""
         return 2 * self.num_copies * share_bytes(costs, num_nodes)
 
-    def choices(self) -> Mapping[str, Sequence[object]]:
+    def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_copies": (2, 3, 4), **super().choices()}
 

@@ -66,7 +66,7 @@ class PartialExperts(System):
         """Return the bytes of three buffers of what the node that saves most writes."""
         return 3 * costs.saved_bytes(num_nodes, costs.cluster.gpus_per_node, 1 / self.num_turns)
 
-    def choices(self) -> Mapping[str, Sequence[object]]:
+    def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_turns": (1, 2, 4, 8, 16), **super().choices()}
 

@@ -115,7 +115,7 @@ class MoEvement(System):
         logs = window * costs.stage_bytes_per_node(num_nodes)
         return 2 * ((1 + self.num_peers) * float(self.window_bytes_S(costs, window).max()) + logs)
 
-    def choices(self) -> Mapping[str, Sequence[object]]:
+    def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_peers": (1, 2, 3), **super().choices()}
 

@@ -99,7 +99,7 @@ class StackedShards(ReplicaSystem):
         """Return none: groups return with a restart."""
         return ()
 
-    def choices(self) -> Mapping[str, Sequence[object]]:
+    def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
         return {"num_stacks": (0, 2, 3, 4, 6, 8), **super().choices()}
 

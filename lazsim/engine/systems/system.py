@@ -23,7 +23,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
-from lazsim.placement.policies import BALANCED, DOMAINS, NamedPolicy, find_policy, place
+from lazsim.placement.policies import DOMAINS, NamedPolicy, place
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.specs import JobSpec
 
@@ -327,12 +327,10 @@ class System:
         """Return the bytes of each GPU that the system takes beside training."""
         return 0.0
 
-    def choices(self) -> Mapping[str, Sequence[object]]:
+    def choices(self) -> Mapping[str, Sequence[int]]:
         """Return the fields of the system that a search for its best setting may change, with the values to try."""
         if self.is_elastic:
-            # The nodes of experts with fewer replicas may have more tokens than the others, as those of `mro` have.
-            policies = {} if self.placement else {"policy": (self.policy, find_policy(BALANCED))}
-            return {**policies, "min_replicas": (1, 2, 3, 4)}
+            return {"min_replicas": (1, 2, 3, 4)}
         return {} if self.joins_in_place and not self.regroups_joins else {"restarts_for_joins": (True, False)}
 
 
