@@ -66,8 +66,8 @@ class Replay:
         self.now = self.step_end = 0.0
         self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
         self.forming = []  # Replicas that get ready to join beside training; those that are ready are called no more.
-        self.due = None  # When the nodes that are being collected may join.
-        self.collected = None, set()  # The same, and these nodes; others that may join now are not among them.
+        self.collected = None, set()  # When the nodes that are being collected may join, and these nodes.
+        self.asked = None  # When others asked to join, at the next boundary.
         self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
         self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
         self.last_step_s = 0.0
@@ -134,10 +134,8 @@ class Replay:
             self.dropped.discard(node)
         self.standby = [node for node in self.standby if node not in removed]
         self.seats = {seat: node for seat, node in self.seats.items() if node not in removed}
-        until, collected = self.collected
-        collected.difference_update(removed)
-        if not collected:
-            self.due = None if self.due == until else self.due
+        self.collected[1].difference_update(removed)
+        if not self.collected[1]:
             self.collected = None, set()
         called, self.standby = self.standby[: self.room()], self.standby[self.room() :]
         starts_at = self.now + self.job.spare_start_s
@@ -151,17 +149,16 @@ class Replay:
                 if not self.collected[1]:
                     self.collected = self.now + JOIN_WAIT_S, set()
                 self.collected[1].add(node)
-                self.due = self.collected[0] if self.due is None else self.due
             self.place[node] = next(place for place in itertools.count() if place not in self.place.values())
         for node in [*started, *called]:
             if self.called.get(node) == self.now:
                 del self.called[node]
-                self.due = self.now
+                self.asked = self.now
         # Who gets ready with a node that fails forms another replica.
         for replica in [one for one in self.forming if not set(one).isdisjoint(removed)]:
             self.forming.remove(replica)
             if [node for node in replica if self.called.pop(node, None)]:
-                self.due = self.now
+                self.asked = self.now
 
     def room(self):
         most = self.job.most_in_service
@@ -179,7 +176,11 @@ class Replay:
         return nodes[:most] if most >= self.job.fewest else []
 
     def close(self):
-        self.due, self.collected = None, (None, set())
+        self.asked, self.collected = None, (None, set())
+
+    @property
+    def due(self):
+        return self.collected[0] if self.asked is None else self.asked
 
     def leave_due(self):
         """Where too few nodes are there by the time that they may join, those still being collected wait for others."""
@@ -187,7 +188,7 @@ class Replay:
         if self.join_is_due():
             self.close()
             if collected and self.now < until and not self.usable(self.alive()):
-                self.due, self.collected = until, (until, collected)
+                self.collected = until, collected
 
     def join_is_due(self):
         return self.due is not None and self.due <= self.now
@@ -309,12 +310,14 @@ class Replay:
         return self.decide()
 
     def wait_for_spares(self):
-        """Wait for spares on their way that a restart could use, where they come before it would be over."""
+        """Wait for spares on their way that a restart could use, unless to stop once more for them takes less."""
         getting_ready = set(itertools.chain(*self.forming))
         for node in getting_ready:
             self.called.pop(node, None)
         self.forming = []
-        coming = {node: at_s for node, at_s in self.called.items() if at_s <= self.now + RESTART_S - SAVE_S}
+        by_restart = self.rules.join is Replay.join_by_restart
+        until = self.now + (RESTART_S - SAVE_S if by_restart else self.rules.rebuild_s)
+        coming = {node: at_s for node, at_s in self.called.items() if at_s <= until}
         if len(self.usable([*self.alive(), *coming])) > len(self.usable(self.alive())):
             self.spend("waiting", max(coming.values()) - self.now, self.survivors)
 
@@ -491,7 +494,7 @@ class Replay:
         self.dropped -= set(fill.values())
         self.counts["reconfigurations"] += 1
         if self.due is None and self.newcomers(self.alive()):
-            self.due = self.now  # Spares take free places at the next boundary.
+            self.asked = self.now  # Spares take free places at the next boundary.
         return self.train
 
     def keep_pipelines(self):
@@ -618,7 +621,7 @@ class Replay:
         try:
             return self.rules.join(self)
         except FailedError:
-            self.due = self.now
+            self.asked = self.now
             raise
 
     def join_by_restart(self):

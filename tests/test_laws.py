@@ -143,9 +143,10 @@ def test_samples_fall_evenly_with_each_time_of_recovery_from_a_failure(system, f
     assert all(0 <= before - after <= 2 * 48 for before, after in itertools.pairwise(samples))
 
 
+@pytest.mark.parametrize("lost", ["c", "a c e g i k"], ids=["one", "all-of-one-half"])
 @pytest.mark.parametrize("system", ALL)
-def test_a_spare_that_starts_later_never_helps_where_one_failure_stands_alone(system):
-    events = trace((0, "add", NAMES + " z"), (300.0 + len(system), "remove", "c"), duration_s=1000.0)
+def test_a_spare_that_starts_later_never_helps_where_one_failure_stands_alone(system, lost):
+    events = trace((0, "add", NAMES + " u v w x y z"), (300.0 + len(system), "remove", lost), duration_s=1000.0)
     samples = [
         simulate_system(
             events,

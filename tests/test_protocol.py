@@ -155,6 +155,16 @@ def test_nodes_are_collected_for_two_minutes_from_the_first_on():
     assert (newcomers.is_due, newcomers.left_s) == (True, None)
 
 
+def test_a_spare_that_starts_as_a_collection_ends_joins_though_all_that_were_collected_go():
+    now_s = 0.0
+    newcomers = protocol.Newcomers(120.0, lambda: now_s)
+    newcomers.add("a")
+    now_s = 120.0
+    newcomers.at_next_boundary()
+    newcomers.remove("a")
+    assert newcomers.is_due
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_only_elastic_systems_rebalance_every_200_steps(system):
     due = [step for step in range(1, 601) if rebalance_is_due(SYSTEMS[system], step, step - 1, 200)]

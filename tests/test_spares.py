@@ -121,6 +121,20 @@ def test_a_restart_waits_for_a_cold_spare_that_comes_before_it_would_be_over(sta
     assert one.states[-1].num_used == 12
 
 
+@pytest.mark.parametrize(("start_s", "waiting", "restart"), [(25.0, 10, 40), (26.0, 0, 40), (45.0, 0, 40)])
+def test_a_restart_waits_no_longer_for_a_cold_spare_than_to_rebuild_for_it_where_it_joins_in_place(
+    start_s, waiting, restart
+):
+    # One of each two fails at 95 s, with all holders of a state. That is noticed at 110 s, and to rebuild takes 10 s.
+    names = "a b c d e f g h i j k l w x y z"
+    events = trace((0, "add", names), (95, "remove", "a c e g"), duration_s=1000.0)
+    one = simulate_system(
+        events, SYSTEMS["recycle"], staged_costs(), EvenLoads(2, 4), interval_steps=10, spares=Spares(12, start_s)
+    )
+    assert (one.ledger_s["waiting"], one.counts["restarts"], one.ledger_s["restart"]) == (waiting, 1, restart)
+    assert one.states[-1].num_used == 12
+
+
 def test_a_cold_spare_joins_after_its_time():
     one = run("lazarus", spares=2, spare_start="5min")
     joined = next(event for event in one.events if event.event == "joined")

@@ -211,10 +211,12 @@ class Job:
             self.joining.give_up()
             decision = self._recovery(state)
         if decision.action is protocol.Action.RESTART:
-            num_coming, start = self.joining.spares_within(restart_s(self.costs, decision.num_nodes))
+            in_place = self.system.joins_in_place
+            join_s = self.system.rebuild_s(self.costs) if in_place else restart_s(self.costs, decision.num_nodes)
+            num_coming, start = self.joining.spares_within(join_s)
             num_nodes = self.plans.usable_nodes(len(self.nodes.in_order()) + num_coming)
             if start is not None and num_nodes > decision.num_nodes:
-                # To restart now, and again for these, would take longer.
+                # To restart now, and to stop once more for these, would take longer.
                 self._enter("waiting")
                 self._note_state()
                 yield start

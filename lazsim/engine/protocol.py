@@ -219,10 +219,14 @@ class Newcomers:
 
     def __init__(self, wait_s: float, now_s: Callable[[], float]) -> None:
         self._wait_s, self._now_s = wait_s, now_s
-        self.due_s: float | None = None
-        """Time at which the nodes that are being collected may join; None where there are none."""
-        self._until_s = 0.0
         self._collected: set[Any] = set()
+        self._until_s: float | None = None
+        self._called_s: float | None = None
+
+    @property
+    def due_s(self) -> float | None:
+        """Time at which the nodes that are being collected may join; None where there are none."""
+        return self._until_s if self._called_s is None else self._called_s
 
     @property
     def is_due(self) -> bool:
@@ -236,32 +240,28 @@ class Newcomers:
 
     def add(self, nodes: Iterable[Any]) -> None:
         """Collect nodes that come now; they join with those, if any, that may at a time already."""
-        if not self._collected:
+        if self._until_s is None:
             self._until_s = self._now_s() + self._wait_s
         self._collected.update(nodes)
-        if self.due_s is None:
-            self.due_s = self._until_s
 
     def remove(self, nodes: Iterable[Any]) -> None:
         """Let nodes go, and none join where all that were collected are gone."""
-        were_collected = bool(self._collected)
         self._collected.difference_update(nodes)
-        if were_collected and not self._collected and self.due_s == self._until_s:
-            self.close()
+        if not self._collected:
+            self._until_s = None
 
     def at_next_boundary(self) -> None:
-        """Let nodes join at the next step boundary."""
-        self.due_s = self._now_s()
+        """Let nodes join at the next step boundary, also where all that were collected go."""
+        self._called_s = self._now_s()
 
     def close(self, *, are_enough: bool = True) -> None:
         """End the collection: its nodes join now, and the next to come start another one.
 
         Where they are not enough for a job that waits, those that are still being collected go on waiting for others.
         """
-        if not are_enough and self._collected and self._now_s() < self._until_s:
-            self.due_s = self._until_s
-        else:
-            self.due_s = None
+        self._called_s = None
+        if are_enough or self._until_s is None or self._now_s() >= self._until_s:
+            self._until_s = None
             self._collected.clear()
 
 
