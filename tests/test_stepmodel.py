@@ -17,6 +17,7 @@ from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, lo
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
+from lazsim.stepmodel.exchange import exchanges_of_step, parameters_of
 from lazsim.stepmodel.experts import (
     chance_imbalance,
     consecutive_ranks,
@@ -29,9 +30,9 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.layers import MOST_REPEATS, layer_time, run_streams
 from lazsim.stepmodel.loading import load_constants, load_inputs
-from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.memory import StageParameters, memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
-from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline
+from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
 from lazsim.stepmodel.search import USABLE_SHARE, search_layouts
 from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
@@ -430,6 +431,29 @@ def test_dualpipe_has_gradients_of_a_part_when_both_stages_that_hold_it_made_the
         assert found.last_s[part] == pytest.approx(end_s - last_s)
         # Gradients of weights are made in a pass of their own at the end.
         assert found.makes_s[part] == pytest.approx(0.8 if half == "W" else 2.0)
+
+
+def test_a_further_micro_batch_of_dualpipe_takes_what_the_slowest_pair_of_stages_takes():
+    times = [PartTime(1.0, 2.0, 0.5), PartTime(1.0, 2.0, 0.1), PartTime(2.0, 4.0, 0.3), PartTime(1.0, 2.0, 0.2)]
+    few, many = (run_dual_pipe(times, 0.5, number) for number in (40, 100))
+    # The ends have parts of 3 and 3 s and half of the micro-batches of each, and save 0.2 s, as the part that saves
+    # less; the middle has 3 and 6 s and saves 0.1.
+    assert many.total_s - few.total_s == pytest.approx(60 * max((3 + 3) / 2 - 0.2, (3 + 6) / 2 - 0.1))
+    assert many.saved_s - few.saved_s == pytest.approx(60 * (2 * 0.2 + 2 * 0.1) / 4)
+    # Of each direction twice as many as stages are simulated: 2 * 2 * 4 forward passes of each of four parts.
+    halves = [half for _, kind, *_ in many.passes.order for half, _ in many.passes.kinds[kind]]
+    assert halves.count("F") == 2 * 2 * 4 * 4
+
+
+def test_dualpipe_counts_a_part_to_the_first_of_its_two_stages():
+    parallel = inputs_of(pipeline=4, schedule="dualpipe", gpus=32).parallel
+    assert [stage_of(parallel, part) for part in range(4)] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("pipeline", "simulated"), [(2, 16), (4, 16), (8, 32)])
+def test_a_pipeline_simulates_four_rounds_and_16_micro_batches_at_least(pipeline, simulated):
+    found = run_pipeline([PartTime(1.0, 2.0)] * pipeline, pipeline, 100, 0.0)
+    assert len(found.slots) == 2 * pipeline * simulated
 
 
 def test_dualpipe_hides_exchanges_and_holds_parameters_twice():
@@ -1050,6 +1074,31 @@ def test_states_go_to_the_host_while_gradients_are_exchanged():
     assert moved_s > 2 * steps[0].step_s
     for step in steps[1:]:
         assert step.step_s == pytest.approx(moved_s + step.exposed_s["optimizer"] + step.exposed_s["fixed"])
+
+
+def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_the_passes_before():
+    inputs = inputs_of(pipeline=2, virtual_stages=2, overlap_parameters=True, overlap_gradients=True)
+    # Four buckets over eight ranks: 1.6e8 parameters of 4e7 each.
+    held = StageParameters(1.6e8, 0.0)
+    whole_s, bucket_s = parameters_of(inputs, held)
+    assert bucket_s == pytest.approx(whole_s / 4)
+    schedule = run_pipeline([PartTime(1.0, 1.0)] * 4, 2, 2, 0.0)
+
+    def exposed(forward: tuple[float, float], second_at: float) -> float:
+        """Return exposed gathers, in times of one; parts are alike, and gradients come early."""
+        times = [PartTime(whole_s * forward[part // 2], 1.0) for part in range(4)]
+        starts_s = [0.0, 0.0, whole_s * second_at, whole_s * second_at]
+        early = replace(schedule, first_s=starts_s, last_s=[1e9] * 4)
+        return exchanges_of_step(inputs, [held] * 4, times, early)[0] / whole_s
+
+    # Nothing to hide behind: both gathers.
+    assert exposed((0.0, 0.0), 0.0) == pytest.approx(2)
+    # Both are there after 2; the second part begins at 0.5 and can do with the last bucket at its end, at 1.
+    assert exposed((0.5, 0.5), 0.5) == pytest.approx(2 - 0.5 - 0.5)
+    # Long passes hide all but the first bucket of each part: that of the second comes at 1.25, and is needed at 0.5.
+    assert exposed((9.0, 9.0), 0.5) == pytest.approx(1 + 0.25 - 0.5)
+    # The first part begins with the step, and its first bucket is never hidden.
+    assert exposed((9.0, 9.0), 9.0) == pytest.approx(0.25)
 
 
 def test_a_mixture_of_a_published_run_takes_the_memory_it_took():

@@ -217,7 +217,7 @@ def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro
     each_way = min(num_micro_batches // 2, 2 * pipeline)
     passes = dual_pipe_passes(pipeline, each_way)
     kind_times = _kind_times(times, passes, weight_gradient_s)
-    schedule, _ = _play(passes, times, kind_times, pipeline, 2 * each_way, 0.0, weight_gradient_s, ways=2)
+    schedule, _ = _play(passes, times, kind_times, pipeline, 2 * each_way, 0.0, weight_gradient_s)
     pairs = list(zip(times, reversed(times), strict=True))
     steady_s = [min(time.saved_s for time in pair) for pair in pairs]
     slowest_s = max(
@@ -240,12 +240,8 @@ def _play(
     micro_batches: int,
     transfer_s: float,
     later_s: float = 0.0,
-    ways: int = 1,
 ) -> tuple[Schedule, list[float]]:
-    """Run passes, and say when each forward pass of the last part is there; `later_s` is the time of W.
-
-    Micro-batches come from `ways` ends of the pipeline, those of one end after those of another.
-    """
+    """Run passes, and say when each forward pass of the last part is there; `later_s` is the time of W."""
     places, (takes_s, saves_s) = passes.places, kind_times
     ready_s, free_s, ends_s = [0.0] * (places.row * micro_batches), [0.0] * pipeline, list[float]()
     for stage, kind, first, second in passes.order:
@@ -258,12 +254,11 @@ def _play(
         ends_s.append(end_s)
         free_s[stage] = end_s
         ready_s[first] = ready_s[second] = end_s + transfer_s
-    end_s, each_way = max(free_s), micro_batches // ways
-    # By micro-batch and part.
+    # By part and micro-batch. Where these come from two ends, both run the same passes at the same times.
     forward, backward, weights = (
         [ready_s[places.number_of[half, part] :: places.row] for part in range(len(times))] for half in "FBW"
     )
-    backward_s = [max(each[each_way - 1 :: each_way]) for each in backward]
+    end_s, backward_s = max(free_s), [each[-1] for each in backward]
     weight_s = [max(each) for each in weights]
     schedule = Schedule(
         end_s,
@@ -271,7 +266,7 @@ def _play(
         passes,
         ends_s,
         takes_s,
-        [min(each[::each_way]) - transfer_s - time.forward_s for each, time in zip(forward, times, strict=True)],
+        [each[0] - transfer_s - time.forward_s for each, time in zip(forward, times, strict=True)],
         [end_s + transfer_s - max(pair) for pair in zip(backward_s, weight_s, strict=True)],
         [
             min(later_s, time.backward_s) if later > before else time.backward_s
