@@ -34,7 +34,7 @@ from lazsim.stepmodel.memory import StageParameters, memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
-from lazsim.stepmodel.search import USABLE_SHARE, search_layouts
+from lazsim.stepmodel.search import USABLE_SHARE, default_layout, require_layout, search_layouts
 from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
 
 
@@ -1194,6 +1194,52 @@ def test_no_step_is_shorter_than_the_bound_by_which_a_search_leaves_it_out(layou
         model = StepModel(inputs_of(gpus=32, **wide))
         step_s = model.predict().step_s
         assert 0.3 * step_s < model.least_s() <= step_s * (1 + 1e-9)
+
+
+def test_a_search_for_as_many_as_there_are_finds_every_layout_that_fits():
+    found = search_layouts(inputs_of("olmoe-1b-7b", gpus=2, expert=1, global_batch=16), 10_000)
+    steps_s = [one.time.step_s for one in found.candidates]
+    assert len(steps_s) == found.num_fitting
+    assert steps_s == sorted(steps_s)
+
+
+def test_a_search_counts_the_bytes_and_seconds_that_a_system_adds():
+    inputs = inputs_of("olmoe-1b-7b", gpus=2, expert=1, global_batch=16)
+    limit = 0.92 * inputs.gpu.memory_bytes
+    # No step of this model takes a minute.
+    found = search_layouts(inputs, 3, needs=lambda one: (limit, 60.0 * (one.parallel.tensor == 1)))
+    assert [one.parallel.tensor for one in found.candidates] == [2, 2, 2]
+    assert found.num_fitting == found.num_valid
+    require_layout(inputs, lambda _: (limit, 0.0))
+    # The least that any takes is told: 3 times 73.6 GiB where tensor parallelism takes 2 + 1 and 2 + 2 times that.
+    for search in (search_layouts, require_layout):
+        with pytest.raises(SpecError, match=r"the least of \d+ takes 221 GiB"):
+            search(inputs, needs=lambda one: ((2 + one.parallel.tensor) * limit, 0.0))
+
+
+def test_a_layout_by_default_holds_experts_twice_and_whole_states_where_they_fit():
+    inputs = inputs_of("olmoe-1b-7b", gpus=4, expert=1, global_batch=32)
+    given, fits, too_much = inputs.parallel.sharding, (0.0, 0.0), (1e30, 0.0)
+    assert given != "none"
+
+    def copies(*needs, keeps_whole_states: bool = False) -> int:
+        chosen = default_layout(inputs, keeps_whole_states=keeps_whole_states, needs=needs)
+        assert chosen.sharding == given
+        return replace(inputs, parallel=chosen).expert_copies
+
+    assert copies(lambda _: fits) >= 2
+    assert copies(lambda one: fits if one.expert_copies == 1 else too_much) == 1
+    assert copies(lambda one: fits if one.expert_copies == 2 else too_much) == 2
+
+    # States are whole where nothing is sharded: such layouts come first, and are not asked for elsewhere.
+    def whole(one: StepInputs) -> tuple[float, float]:
+        return fits if one.parallel.sharding == "none" and one.expert_copies == 2 else too_much
+
+    assert copies(whole, keeps_whole_states=True) == 2
+    with pytest.raises(SpecError, match="no layout of"):
+        copies(whole)
+    # The first of several needs that some layout meets.
+    assert copies(lambda _: too_much, lambda one: fits if one.expert_copies == 4 else too_much) == 4
 
 
 def test_a_model_that_no_layout_holds_is_refused():

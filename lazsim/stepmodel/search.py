@@ -181,7 +181,7 @@ def layouts_tried(given: ParallelSpec, cluster: ClusterSpec) -> Iterator[Paralle
     for tensor, pipeline, virtual, expert, micro_batch, (recompute, modules) in itertools.product(
         SIZES, SIZES, VIRTUAL_STAGES, SIZES, MICRO_BATCHES, RECOMPUTES
     ):
-        if tensor > cluster.gpus_per_node or (virtual > 1 and pipeline == 1):
+        if tensor > cluster.gpus_per_node:
             continue
         stops_early = given.recompute_stops_early and recompute == "full"
         values = (tensor, pipeline, virtual, expert, micro_batch, recompute, modules, "")
@@ -189,4 +189,4 @@ def layouts_tried(given: ParallelSpec, cluster: ClusterSpec) -> Iterator[Paralle
         try:
             yield msgspec.structs.replace(given, recompute_stops_early=stops_early, **chosen)
         except ValueError:
-            continue  # stages that the schedule does not run
+            continue  # stages that the schedule does not run, or parts of stages where there are none
