@@ -72,14 +72,21 @@ class Registry:
         """Load what a user or an installed package offers.
 
         Raise SpecError, which suggests known names, when there is no such file, object or entry point, or it cannot be
-        imported.
+        imported, or may change: what was found for it would not hold.
         """
         if ":" in name or name.endswith(".py"):
-            return _load_from_file(self.kind, self.what, name)
-        offered = self.installed()
-        if name not in offered:
+            found = _load_from_file(self.kind, self.what, name)
+        elif name in (offered := self.installed()):
+            found = _load_installed(self.kind, offered[name])
+        else:
             raise SpecError(unknown_name(self.kind, name, self.names(), f"path.py:{self.what}"))
-        return _load_installed(self.kind, offered[name])
+        try:
+            hash(found)
+        except TypeError as error:
+            raise SpecError(
+                f"{self.kind} {name!r}: {error}; give a frozen dataclass, with tuples in place of lists and dicts"
+            ) from error
+        return found
 
 
 def _load_installed(kind: str, entry: "EntryPoint") -> Any:

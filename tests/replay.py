@@ -315,7 +315,7 @@ class Replay:
         for node in getting_ready:
             self.called.pop(node, None)
         self.forming = []
-        by_restart = self.rules.join is Replay.join_by_restart
+        by_restart = self.rules.join is Replay.join_by_restart or not self.setting["regroups_joins"]
         until = self.now + (RESTART_S - SAVE_S if by_restart else self.rules.rebuild_s)
         coming = {node: at_s for node, at_s in self.called.items() if at_s <= until}
         if len(self.usable([*self.alive(), *coming])) > len(self.usable(self.alive())):

@@ -8,6 +8,7 @@ from lazsim.engine.interval import interval_steps
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import find_system
 from lazsim.errors import SpecError
+from lazsim.placement.policies import find_policy
 from tests.jobs import EvenLoads, staged_costs, trace
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "systems.md"
@@ -86,6 +87,17 @@ def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, to
     assert str(error.value).startswith(f"system '{tmp_path}/mine.py:OWN': ")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_system_or_a_policy_of_a_user_that_may_change_is_told_in_a_line(tmp_path):
+    head = "from dataclasses import dataclass, field\nfrom lazsim.engine.systems import System\n\n"
+    field = "  table: list = field(default_factory=list)\n"
+    own = f"@dataclass(frozen=True)\nclass Own(System):\n{field}OWN = Own('own', 'mine')\n"
+    policy = f"@dataclass\nclass Place:\n{field}  def __call__(self, request): pass\nPLACE = Place()\n"
+    (tmp_path / "mine.py").write_text(head + own + policy)
+    for find, name in ((find_system, "OWN"), (find_policy, "PLACE")):
+        with pytest.raises(SpecError, match=rf"mine.py:{name}': unhashable type: .*; give a frozen dataclass"):
+            find(f"{tmp_path}/mine.py:{name}")
 
 
 @pytest.mark.parametrize(
