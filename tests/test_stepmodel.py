@@ -17,7 +17,7 @@ from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, lo
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
-from lazsim.stepmodel.exchange import exchanges_of_step, parameters_of
+from lazsim.stepmodel.exchange import exchanges_of_step, gradients_of, parameters_of
 from lazsim.stepmodel.experts import (
     chance_imbalance,
     consecutive_ranks,
@@ -34,7 +34,7 @@ from lazsim.stepmodel.memory import StageParameters, memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
-from lazsim.stepmodel.search import USABLE_SHARE, default_layout, require_layout, search_layouts
+from lazsim.stepmodel.search import USABLE_SHARE, default_layout, layouts_tried, require_layout, search_layouts
 from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
 
 
@@ -1101,6 +1101,29 @@ def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_t
     assert exposed((9.0, 9.0), 9.0) == pytest.approx(0.25)
 
 
+def test_gradients_of_a_stages_parts_leave_in_the_order_in_which_they_are_made():
+    inputs = inputs_of(pipeline=2, virtual_stages=2, overlap_parameters=True, overlap_gradients=True)
+    held = StageParameters(1.6e8, 0.0)
+    whole_s, bucket_s = gradients_of(inputs, held)
+    assert bucket_s == pytest.approx(whole_s / 4)
+    schedule = run_pipeline([PartTime(1.0, 1.0)] * 4, 2, 2, 0.0)
+
+    def exposed(made_before_end: tuple[float, float], makes: float) -> float:
+        """Return exposed gradients of two parts, in times of one; parameters come early."""
+        last_s = [whole_s * made_before_end[part // 2] for part in range(4)]
+        early = replace(schedule, first_s=[1e9] * 4, last_s=last_s, makes_s=[whole_s * makes] * 4)
+        return exchanges_of_step(inputs, [held] * 4, [PartTime(1.0, 1.0)] * 4, early)[0] / whole_s
+
+    # Made at once at the end: both exchanges, one after the other.
+    assert exposed((0.0, 0.0), 0.0) == pytest.approx(2)
+    # The second part's begins with its last pass, 5 before the end, and takes 1. The first part's begins 0.5 before the
+    # end, or with a long pass earlier, and then only the last bucket is left.
+    assert exposed((0.0, 4.5), 0.5) == pytest.approx(0.5)
+    assert exposed((0.0, 4.5), 9.0) == pytest.approx(0.25)
+    # The first part waits for the second, whose gradients are there 0.25 before the end and begin at 0.75 before it.
+    assert exposed((0.0, 0.25), 0.5) == pytest.approx(2 - 0.75)
+
+
 def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
     # Qwen3-30B-A3B in 16 bits on 16 H100, expert parallelism 16, sequences of 4096: at most 61.35 GB allocated
     # (NVIDIA-NeMo/Megatron-Bridge, training/moe-optimization), which leaves out context and NCCL.
@@ -1203,6 +1226,11 @@ def test_a_search_for_as_many_as_there_are_finds_every_layout_that_fits():
     assert steps_s == sorted(steps_s)
 
 
+def test_a_search_keeps_tensor_parallelism_inside_a_node():
+    inputs = inputs_of(gpus=16)
+    assert {one.tensor for one in layouts_tried(inputs.parallel, inputs.cluster)} == {1, 2, 4, 8}
+
+
 def test_a_search_counts_the_bytes_and_seconds_that_a_system_adds():
     inputs = inputs_of("olmoe-1b-7b", gpus=2, expert=1, global_batch=16)
     limit = 0.92 * inputs.gpu.memory_bytes
@@ -1210,6 +1238,10 @@ def test_a_search_counts_the_bytes_and_seconds_that_a_system_adds():
     found = search_layouts(inputs, 3, needs=lambda one: (limit, 60.0 * (one.parallel.tensor == 1)))
     assert [one.parallel.tensor for one in found.candidates] == [2, 2, 2]
     assert found.num_fitting == found.num_valid
+    slower = search_layouts(inputs, 10_000, needs=lambda one: (limit, 60.0 * (one.parallel.tensor == 1)))
+    assert [one.parallel.tensor for one in slower.candidates] == sorted(
+        (one.parallel.tensor for one in slower.candidates), reverse=True
+    )
     require_layout(inputs, lambda _: (limit, 0.0))
     # The least that any takes is told: 3 times 73.6 GiB where tensor parallelism takes 2 + 1 and 2 + 2 times that.
     for search in (search_layouts, require_layout):
@@ -1227,7 +1259,8 @@ def test_a_layout_by_default_holds_experts_twice_and_whole_states_where_they_fit
         assert chosen.sharding == given
         return replace(inputs, parallel=chosen).expert_copies
 
-    assert copies(lambda _: fits) >= 2
+    # Though a step with one copy is faster by a minute.
+    assert copies(lambda one: (0.0, 60.0 * (one.expert_copies > 1))) >= 2
     assert copies(lambda one: fits if one.expert_copies == 1 else too_much) == 1
     assert copies(lambda one: fits if one.expert_copies == 2 else too_much) == 2
 
