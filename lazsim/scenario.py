@@ -197,11 +197,11 @@ class Scenario(Inputs):
         source = {"trace": self.trace and self.trace.recipe, "routing": self.routing.generator}
         return field_at(source.get(part, getattr(self, part, None)), field_path)
 
-    def find_system(self) -> System:
-        """Return the system, with the placement policy where one was chosen."""
+    def find_system(self, **setting: Any) -> System:
+        """Return the system, with the placement policy where one was chosen, and fields that a search has set."""
         path = self.paths.get("system", self.system)
         require_unchanged(path, _file_sha256(self.system_origin), _file_sha256(system_source(path)))
-        system = find_system(path)
+        system = replace(find_system(path), **setting)
         if self.placement is None:
             return system
         path = self.paths.get("placement", self.placement["name"])

@@ -188,7 +188,7 @@ def _waiting_s(scenario: Scenario, run: SystemRun, trace: Trace) -> float:
     """Return for how long nodes have waited at the end of a run with which it would train, and not slower."""
     if run.setting.get("restarts_for_joins", True):
         return 0.0
-    system, most = replace(scenario.find_system(), **dict[str, Any](run.setting)), scenario.most_in_service(trace)
+    system, most = scenario.find_system(**run.setting), scenario.most_in_service(trace)
     rates: dict[int, float] = {}
     for state in run.states:
         rates[state.num_used] = max(rates.get(state.num_used, 0.0), state.samples_per_s + state.lost_samples_per_s)

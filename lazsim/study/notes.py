@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -133,8 +132,7 @@ def _changed_layout(scenario: Scenario) -> str:
 def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
     """Return what a reader needs to know of one run, in words that hold for several alike."""
     notes = [] if run.steps else [_idle_note(scenario, run, trace)]
-    # A search may have changed fields of the system.
-    system = replace(scenario.find_system(), **dict[str, Any](run.setting))
+    system = scenario.find_system(**run.setting)
     if run.most_nodes_used and (exposed := system.why_exposed(scenario.costs(), run.most_nodes_used)):
         notes.append(f"{exposed}: every failure is a restart")
     steps_s = max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
