@@ -1137,6 +1137,7 @@ def test_a_mixture_of_a_published_run_takes_the_memory_it_took():
         ({"tensor": 3}, "tensor x pipeline x context"),
         ({"expert": 3}, "pipeline x expert x expert_tensor"),
         ({"global_batch": 7}, "must be a multiple of"),
+        ({"context": 2, "sequence_length": 4098}, "2 x context (4) must divide the sequence of 4098 tokens"),
         ({"pipeline": 2, "virtual_stages": 32}, "must not exceed the 48 layers"),
         ({"virtual_stages": 2}, "need pipeline stages"),
         ({"recomputed": ["norm"]}, "recomputed (norm) needs recompute = 'selective', not 'none'"),

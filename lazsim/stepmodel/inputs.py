@@ -298,6 +298,11 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
             model.sequence_length % (parallel.context * parallel.tensor),
             f"context x tensor must divide the sequence of {model.sequence_length} tokens",
         ),
+        # A rank has a piece of the first half and one of the second (``get_batch_on_this_cp_rank`` of Megatron-LM).
+        (
+            parallel.context > 1 and model.sequence_length % (2 * parallel.context),
+            f"2 x context ({2 * parallel.context}) must divide the sequence of {model.sequence_length} tokens",
+        ),
         (
             rest or not micro_batches,
             f"global_batch ({parallel.global_batch}) must be a multiple of "
