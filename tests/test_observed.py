@@ -266,6 +266,18 @@ def test_a_log_of_the_simulated_run_agrees_and_a_slower_stop_is_offered_as_a_con
     assert "nothing was changed" in table
 
 
+def test_a_constant_that_a_system_does_not_wait_for_is_not_offered(answered, tmp_path):
+    # Replicas go on after the time-out of their quorum, whatever detection takes; only a loss of all is a restart.
+    events = [Event(0, "add", f"n{index}") for index in range(8)] + [Event(300, "remove", "n0")]
+    path, log = tmp_path / "trace.csv", tmp_path / "log.csv"
+    write_trace(build_trace(events, duration_s=900), path)
+    times = [*range(300), *range(360, 900)]
+    log.write_text("time,step\n" + "".join(f"{time},{step}\n" for step, time in enumerate(times)))
+    found = answered("compare", "--observed", log, "--trace", path, "--system", "replica-drop", "--routing", "uniform")
+    assert (found["observed"]["num_stops"], found["simulated"]["replica-drop"]["num_stops"]) == (1, 1)
+    assert found["offers"] == {"replica-drop": []}
+
+
 @pytest.mark.parametrize("system", ["checkpoint", "lazarus"])
 def test_a_simulated_job_also_stops_to_let_nodes_join_and_no_constant_of_some_stops_alone_is_offered(system):
     events = [Event(0, "add", f"n{index}") for index in range(4)]

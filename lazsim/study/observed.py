@@ -366,6 +366,9 @@ TRAINING = ("compute", "checkpoint", "rebalance")
 CONSTANTS = {"detect_s": "detect", "restart_base_s": "restart", "rebuild_s": "reconfigure"}
 """Constants of the cluster's file that may be offered, and what a job does meanwhile."""
 
+AGREEMENT = 0.02
+"""How far from that of the log the median stop may be in a simulation with a constant on offer, as a share of it."""
+
 
 def simulated_phases(run: SystemRun, unit: str) -> Phases:
     """Return a simulated run in the same parts."""
@@ -392,7 +395,10 @@ def _stops(run: SystemRun) -> Iterator[tuple[float, set[str]]]:
 
 
 def offer(observed: Phases, simulated: Phases, run: SystemRun, recovery: Any) -> tuple[Offer, ...]:
-    """Return the constants each of which alone would make the median stop of a simulation that of the log."""
+    """Return the constants each of which alone would make the median stop of a simulation that of the log.
+
+    That holds where the system waits for all of what it does and stops stay apart, which only a simulation tells.
+    """
     if not (observed.num_stops and simulated.num_stops):
         return ()
     more_s, stops, found = observed.stop_s - simulated.stop_s, list(_stops(run)), []
@@ -425,10 +431,20 @@ def compare_observed(
     result = simulate_scenarios(scenarios, progress, left_out=left_out)
     simulated = {run.name: simulated_phases(run, unit) for run in result.runs}
     recovery = scenarios[0].cluster.recovery
+
+    def agrees(one: Offer, system: str) -> bool:
+        changed, _ = resolve_runs({**asked, f"cluster.recovery.{one.field}": one.seconds}, [system], ())
+        run = simulate_scenarios(changed).runs[0]
+        return math.isclose(simulated_phases(run, unit).stop_s, observed.stop_s, rel_tol=AGREEMENT)
+
+    offers = {}
+    for scenario, run in zip(scenarios, result.runs, strict=True):
+        found = offer(observed, simulated[run.name], run, recovery)
+        offers[run.name] = tuple(one for one in found if agrees(one, scenario.settings["system"]))
     return ObservedComparison(
         unit,
         observed,
-        {run.name: offer(observed, simulated[run.name], run, recovery) for run in result.runs},
+        offers,
         {"observed": {"name": Path(path).name, "sha256": hashed}, **result.inputs},
         simulated,
         (*notes, *_log_notes(unit, marks, observed, simulated, result.runs), *result.notes),
