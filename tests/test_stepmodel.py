@@ -1076,13 +1076,17 @@ def test_states_go_to_the_host_while_gradients_are_exchanged():
         assert step.step_s == pytest.approx(moved_s + step.exposed_s["optimizer"] + step.exposed_s["fixed"])
 
 
-def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_the_passes_before():
+def two_parts_a_stage():
+    """Return the inputs of two stages of two parts, what each part holds, and how their passes run."""
     inputs = inputs_of(pipeline=2, virtual_stages=2, overlap_parameters=True, overlap_gradients=True)
     # Four buckets over eight ranks: 1.6e8 parameters of 4e7 each.
-    held = StageParameters(1.6e8, 0.0)
+    return inputs, StageParameters(1.6e8, 0.0), run_pipeline([PartTime(1.0, 1.0)] * 4, 2, 2, 0.0)
+
+
+def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_the_passes_before():
+    inputs, held, schedule = two_parts_a_stage()
     whole_s, bucket_s = parameters_of(inputs, held)
     assert bucket_s == pytest.approx(whole_s / 4)
-    schedule = run_pipeline([PartTime(1.0, 1.0)] * 4, 2, 2, 0.0)
 
     def exposed(forward: tuple[float, float], second_at: float) -> float:
         """Return exposed gathers, in times of one; parts are alike, and gradients come early."""
@@ -1102,11 +1106,9 @@ def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_t
 
 
 def test_gradients_of_a_stages_parts_leave_in_the_order_in_which_they_are_made():
-    inputs = inputs_of(pipeline=2, virtual_stages=2, overlap_parameters=True, overlap_gradients=True)
-    held = StageParameters(1.6e8, 0.0)
+    inputs, held, schedule = two_parts_a_stage()
     whole_s, bucket_s = gradients_of(inputs, held)
     assert bucket_s == pytest.approx(whole_s / 4)
-    schedule = run_pipeline([PartTime(1.0, 1.0)] * 4, 2, 2, 0.0)
 
     def exposed(made_before_end: tuple[float, float], makes: float) -> float:
         """Return exposed gradients of two parts, in times of one; parameters come early."""
