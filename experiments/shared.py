@@ -8,7 +8,7 @@ from lazsim.engine.interval import interval_steps
 from lazsim.engine.log import State
 from lazsim.output.plots.charts import INTERVAL, draw_intervals
 from lazsim.output.plots.run import plot_nodes, plot_rates, time_unit, windows
-from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, begin_at_0, looks_of, new_figure, to_files
 from lazsim.study.comparison import paired_ratio
 from lazsim.study.intervals import mean_interval
 
@@ -55,7 +55,7 @@ def rates_figure(runs):
         for name, look in looks_of(list(shown.index)).items():
             rates = windows([State(*state) for state in shown[name]], wall_s)
             plot_rates(panel, rates, name, look, time_unit(wall_s)[1])
-        panel.set_ylim(bottom=0)
+        begin_at_0(panel)
         panel.set_title(model)
         panel.set_ylabel("samples/s")
     axes[0].fill_between([], [], color="0.5", alpha=0.25, linewidth=0, label="lost again")

@@ -135,6 +135,31 @@ def test_a_legend_is_no_wider_than_its_figure(name):
     assert legend.get_window_extent().width <= figure.bbox.width
 
 
+def test_a_figure_grows_by_its_legend():
+    heights = []
+    for count in (2, 30):
+        figure = new_figure(4.0, 3.0)
+        axes = figure.subplots()
+        for number in range(count):
+            axes.plot([0, 1], label=f"system {number}")
+        add_legend(figure, axes)
+        figure.draw_without_rendering()
+        heights.append(axes.get_window_extent().height)
+    assert heights[1] == pytest.approx(heights[0], abs=5)
+
+
+def test_a_rate_that_never_changes_is_not_on_the_edge_of_the_picture(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("lazsim.output.plots.run.to_files", lambda figure: drawn.append(figure) or {})
+    trace = lazsim.build_trace([lazsim.Event(0, "add", f"n{index}") for index in range(4)], duration_s=60)
+    result = lazsim.simulate(trace, systems=["lazarus", "ds"])
+    throughput_figure(result)
+    rates = drawn[0].axes[0]
+    # The curve of each system ends in the mean over a window without changes: the whole run.
+    most = max(run.samples for run in result.runs) / 60
+    assert rates.get_ylim() == (0, pytest.approx(1.05 * most))
+
+
 def test_a_pdf_has_the_places_of_the_png():
     task = build_task(10, 6, experts=16)
     report = assess_plans(task, build_scenarios(10), ["mro", "spread", "compact", "ep", "eplb"])

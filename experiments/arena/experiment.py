@@ -6,11 +6,10 @@ What should a job of dozens to a thousand GPUs do about failures, by how often n
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from lazsim.engine.systems import find_system
-from lazsim.output.plots.style import PAPER, looks_of, new_figure, to_files
+from lazsim.output.plots.style import PAPER, ink, looks_of, new_figure, to_files
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.comparison import rank
@@ -40,9 +39,6 @@ RESTARTING = [name for name in SYSTEMS if not find_system(name).joins_in_place]
 """Systems that take nodes in by a restart."""
 
 CELL_INCHES = (2.3, 0.72)
-LIGHT = 0.5
-"""Luma from which on text on a colour is black."""
-
 MOST_TIES = 2
 """Alternatives as good as the best that a cell names."""
 
@@ -311,13 +307,6 @@ def winners_figure(frame):
         axes.spines[:].set_visible(False)
     rows[-1].set_xlabel("a failure of the job every")
     return to_files(figure)
-
-
-def ink(color):
-    """Return black or white, whichever is easier to read on a colour."""
-    red, green, blue = to_rgb(color)
-    # Rec. 709 luma; text in white needs a dark ground.
-    return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > LIGHT else "white"
 
 
 def rest(ordered):

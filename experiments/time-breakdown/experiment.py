@@ -63,5 +63,5 @@ def buckets_figure(table, y_label):
         place.set_ylim(0, 1)
     for first in axes[:, 0]:
         first.set_ylabel(y_label)
-    add_legend(figure, axes[0, 0], columns=4)
+    add_legend(figure, axes[0, 0])
     return to_files(figure)

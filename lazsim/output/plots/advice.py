@@ -5,18 +5,15 @@ from collections.abc import Mapping
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.charts import reach_of
+from lazsim.output.plots.charts import number_log_axis, reach_of
 from lazsim.output.plots.run import time_unit
 from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
 from lazsim.study.advise.advice import Advice
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.search import Choice
-
-FEWEST_TICKS, MOST_TICKS = 3, 5
-"""On an axis of times: 1, 2 or 5 times a power of ten, else evenly apart; the labels of more would overlap."""
 
 CHOICE_LETTERS = 32
 """Letters of a choice beside what is drawn."""
@@ -41,7 +38,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     looks = dict(zip(choices, looks_of(list(map(name_choice, choices))).values(), strict=True))
     for axes in curves:
         _draw_curves(advice, names, looks, axes)
-        add_legend(figure, axes, 3)
+        add_legend(figure, axes)
     for place, one in enumerate(ranking):
         # Costs of the best are the smaller ones, and its samples the larger ones.
         share, *bounds = (_percent(bound, is_cost=advice.goal.less_is_better) for bound in one.behind)
@@ -51,7 +48,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
         bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4, markerfacecolor=face)
     bars.set_yticks(range(len(ranking)), labels)
     bars.set_ylim(len(ranking) - 0.5, -0.5)
-    bars.xaxis.set_major_locator(MaxNLocator(MOST_TICKS - 1))
+    bars.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good, or too few seeds to tell)")
     return to_files(figure)
 
@@ -61,30 +58,24 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
 
     Lines mark the interval found and those of Young and Daly.
     """
+    times_s = {
+        choice: [steps * advice.starts[choice].step_s for steps in curve] for choice, curve in advice.curves.items()
+    }
+    all_s = [at_s for some in times_s.values() for at_s in some]
+    unit, unit_s = time_unit(math.sqrt(min(all_s) * max(all_s)))
     for choice, curve in advice.curves.items():
-        look, step_s = looks[choice], advice.starts[choice].step_s
+        look, means = looks[choice], [one.value for one in curve.values()]
         curves.errorbar(
-            [steps * step_s for steps in curve], [one.value for one in curve.values()], reach_of([*curve.values()]),
-            color=look.color, marker=look.marker, linestyle=look.line, markersize=3, capsize=1.5, elinewidth=0.7,
-            label=names[choice],
+            [at_s / unit_s for at_s in times_s[choice]], means, reach_of([*curve.values()]), color=look.color,
+            marker=look.marker, linestyle=look.line, markersize=3, capsize=1.5, elinewidth=0.7, label=names[choice],
         )  # fmt: skip
     marks = {"best": (advice.seconds(advice.best), "-")}
     if advice.formulas.stall_s:
         marks |= {"Young": (advice.formulas.young_s, "--"), "Daly": (advice.formulas.daly_s, ":")}
     for name, (at_s, line) in marks.items():
-        curves.axvline(at_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
+        curves.axvline(at_s / unit_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
     curves.set_xscale("log")
-    low_s, high_s = curves.get_xlim()
-    unit, unit_s = time_unit(math.sqrt(low_s * high_s))
-    first, last = low_s / unit_s, high_s / unit_s
-    ticks = [tick for tick in LogLocator(subs=(1, 2, 5)).tick_values(first, last) if first <= tick <= last]
-    if len(ticks) < FEWEST_TICKS:
-        ticks = [tick for tick in MaxNLocator(MOST_TICKS).tick_values(first, last) if first <= tick <= last]
-    apart, kept = (last / first) ** (1 / MOST_TICKS), ticks[:1]
-    for tick in ticks:
-        kept += [tick] if tick >= apart * kept[-1] else []
-    curves.set_xticks([tick * unit_s for tick in kept], [f"{tick:g}" for tick in kept])
-    curves.xaxis.set_minor_locator(NullLocator())
+    number_log_axis(curves.xaxis)
     curves.set_xlabel(f"time between checkpoints, {unit}")
     curves.set_ylabel(advice.goal.heading)
 

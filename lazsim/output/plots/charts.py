@@ -16,7 +16,16 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, shown_names, to_files
+from lazsim.output.plots.style import (
+    COLUMN_INCHES,
+    PAPER,
+    add_legend,
+    begin_at_0,
+    looks_of,
+    new_figure,
+    shown_names,
+    to_files,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,12 +38,11 @@ MOST_BESIDE = 3
 MARKER_GAP = 0.06
 """Part of the distance of two names by which series are moved apart, so that equal ones can be told."""
 
-LINE_INCHES = 0.16
-LINE_LETTERS = 72
-"""Letters of a line across a figure."""
+LINE_LETTERS = 60
+"""Letters of a line across a figure, beside a mark."""
 
-MARK_LETTERS = 6
-"""Room of a mark in a legend, in letters."""
+TICK_LETTERS = 36
+"""Letters of the names below panels up to which they stand upright."""
 
 MOST_DECADES_IN_PARTS = 2.5
 """Decades up to which a logarithmic axis also has numbers at 2 and 5."""
@@ -65,10 +73,9 @@ def lines_figure(
     places = list(itertools.product(*(frame[panel].unique() for panel in panels)))
     columns = frame[panels[-1]].nunique() if len(panels) == 2 else min(MOST_BESIDE, len(places))
     looks = looks_of(list(frame[series].unique()))
-    shown_as = shown_names(list(looks), LINE_LETTERS - 2 * MARK_LETTERS)
+    shown_as = shown_names(list(looks), LINE_LETTERS)
     frame, names = _with_places(frame, x)
-    beside = min(5, max(1, LINE_LETTERS // (MARK_LETTERS + max(map(len, shown_as.values())))))
-    figure, axes = panel_grid(len(places), columns, num_lines=-(-len(looks) // beside))
+    figure, axes = panel_grid(len(places), columns)
     for panel, place in zip(axes.flat, places, strict=False):
         chosen = dict(zip(panels, place, strict=True))
         shown = frame
@@ -94,18 +101,17 @@ def lines_figure(
         if limits != (None, None):
             panel.set_ylim(*limits)
         if names:
-            turned = {"rotation": 30, "ha": "right"} if len("  ".join(names)) * columns > LINE_LETTERS / 2 else {}
+            turned = {"rotation": 30, "ha": "right"} if len("  ".join(names)) * columns > TICK_LETTERS else {}
             panel.set_xticks(range(len(names)), names, **turned)
             panel.set_xlim(-0.5, len(names) - 0.5)
         else:
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    # Panels share their vertical axis: its end is known once all are drawn.
     if limits == (None, None) and not is_log and axes[0, 0].get_ylim()[0] > 0:
-        axes[0, 0].set_ylim(bottom=0)
+        begin_at_0(*axes.flat[: len(places)])
     figure.supxlabel(x_label, fontsize=7)
     figure.supylabel(y_label, fontsize=7)
     if len(looks) > 1:
-        add_legend(figure, axes[0, 0], beside)
+        add_legend(figure, axes[0, 0])
     return to_files(figure)
 
 
@@ -148,10 +154,10 @@ def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
     return frame.assign(**{x: places}), list(shown_names(names).values())
 
 
-def panel_grid(num_panels: int, columns: int, num_lines: int = 1) -> tuple[Figure, Any]:
-    """Make panels below a legend of some lines; places that are left over stay empty."""
+def panel_grid(num_panels: int, columns: int) -> tuple[Figure, Any]:
+    """Make panels of a size; places that are left over stay empty."""
     rows = -(-num_panels // columns)
-    figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.29 + LINE_INCHES * num_lines)
+    figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.29)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for unused in axes.flat[num_panels:]:
         unused.set_axis_off()

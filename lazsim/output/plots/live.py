@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.run import RATE_LABEL, plot_rates, time_unit, windows
-from lazsim.output.plots.style import COLORS, LOOKS, STYLE, new_figure, to_files
+from lazsim.output.plots.style import COLORS, LOOKS, STYLE, begin_at_0, new_figure, to_files
 
 if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun
@@ -43,11 +43,11 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
             rate.plot(times, made, label=label, color=look.color, linestyle=look.line)
         used = [state.num_used for state in run.states]
         nodes.step(times, [*used, used[-1]], where="post", color=look.color, linestyle=look.line)
-    rate.set_ylim(bottom=0)
+    begin_at_0(rate)
     rate.set_ylabel(RATE_LABEL if predicted is None else "samples kept so far")
     if predicted is not None:
         rate.legend(loc="upper left")
-    nodes.set_ylim(bottom=0)
+    begin_at_0(nodes)
     nodes.yaxis.set_major_locator(MaxNLocator(integer=True))
     nodes.set_ylabel("nodes in use")
     nodes.set_xlim(0, max(run.wall_s for run in runs.values()) / unit_s)

@@ -18,11 +18,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lazsim.output.maps import LayerMap
 from lazsim.output.plots.charts import amounts_map
-from lazsim.output.plots.style import STYLE, new_figure, to_files
+from lazsim.output.plots.style import RED, STYLE, new_figure, to_files
 from lazsim.placement.plan import Bools, Ints
 from lazsim.units import counted
 
-EDGE_COLOR = "#b3261e"
 EMPTY_COLOR = "0.93"
 LARGEST_INCHES, SMALLEST_INCHES = 0.24, 0.03
 """Sides of a slot: smaller ones are no squares. Numbers are written into those that hold them."""
@@ -105,7 +104,7 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     for node, slot in np.argwhere(one.slots_NS == one.expert).tolist():
         axes.add_patch(
             Rectangle(
-                (slot - 0.5, node - 0.5), 1, 1, fill=False, edgecolor=EDGE_COLOR, linewidth=max(0.8, 7 * side_inches),
+                (slot - 0.5, node - 0.5), 1, 1, fill=False, edgecolor=RED, linewidth=max(0.8, 7 * side_inches),
                 clip_on=False, zorder=3,
             )
         )  # fmt: skip
@@ -116,7 +115,7 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     axes.set_title(one.title, loc="left", fontweight="bold", pad=14)
     axes.annotate(
         f"least safe: expert {one.expert}, on {counted(one.num_nodes, 'node')}", (0, 1), (0, 4),
-        xycoords="axes fraction", textcoords="offset points", color=EDGE_COLOR, fontsize=7,
+        xycoords="axes fraction", textcoords="offset points", color=RED, fontsize=7,
     )  # fmt: skip
 
 

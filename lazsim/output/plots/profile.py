@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.output.plots.charts import number_log_axis
-from lazsim.output.plots.style import COLORS, LOOKS, MARKERS, STYLE, Look, new_figure, to_files
+from lazsim.output.plots.style import COLORS, LOOKS, MARKERS, STYLE, Look, begin_at_0, new_figure, to_files
 from lazsim.profiling.results import SkewResult
 
 PANELS = (
@@ -94,6 +94,6 @@ def skew_figure(result: SkewResult) -> dict[str, bytes]:
     axes.set_xscale("log", base=2)
     axes.set_xticks(skews, [f"{skew:g}x" for skew in skews])
     axes.set(xlabel="what one expert draws of its even share", ylabel="layer, forward and backward (ms)")
-    axes.set_ylim(bottom=0)
+    begin_at_0(axes)
     axes.legend()
     return to_files(figure)

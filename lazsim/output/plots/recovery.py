@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.style import STYLE, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import COLORS, RED, STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.output.table import shorten_names
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
@@ -23,7 +23,6 @@ LARGEST, SMALLEST = 8.0, 4.0
 MAX_LINEAR = 32
 """Failures up to which the axis is linear."""
 
-SET_COLOR, FATAL_COLOR = "#1b6ca8", "#a4231d"
 MAX_SETS_DRAWN = 16
 LEAST_ROWS = 6
 ROW_INCHES = 0.12
@@ -60,7 +59,7 @@ def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
         _draw_batch_sizes(trace, axes["batches"])
     for panel in (axes[name] for name in mosaic[-1]):
         panel.set_xlabel(f"{report.scenarios.unit} that fail together")
-    add_legend(figure, axes["whole"], columns=8 if several else 4)
+    add_legend(figure, axes["whole"])
     return to_files(figure)
 
 
@@ -113,17 +112,17 @@ def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
         np.arange(num_nodes + 1) - 0.5,
         np.arange(num_rows + 1) - 0.5,
         np.ma.masked_equal(cells, 0),
-        cmap=ListedColormap([SET_COLOR]),
+        cmap=ListedColormap([COLORS[0]]),
         edgecolor="white" if num_nodes <= 40 else "none",
         linewidth=0.4,
     )
     sizes = shown.sum(axis=1)
     for row in np.flatnonzero(np.diff(sizes)):
-        axes.axhline(row + 0.5, color=FATAL_COLOR, linewidth=0.8)
+        axes.axhline(row + 0.5, color=RED, linewidth=0.8)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
         axes.annotate(f"of {size}", (1, rows.mean()), (3, 0), xycoords=axes.get_yaxis_transform(),
-                      textcoords="offset points", va="center", fontsize=6, color=FATAL_COLOR)  # fmt: skip
+                      textcoords="offset points", va="center", fontsize=6, color=RED)  # fmt: skip
     axes.set_xlim(-0.5, num_nodes - 0.5)
     axes.set_ylim(num_rows - 0.5, -0.5)
     axes.set_yticks([])
@@ -146,7 +145,7 @@ def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str, most: flo
     curve, (_, num_nodes) = found.curve, found.sets_MN.shape
     # Numbers of failures may be far apart: one bar each, side by side.
     bars = np.arange(len(curve.failures))
-    axes.bar(bars, 1 - curve.recovery_prob, width=0.7, color=FATAL_COLOR)
+    axes.bar(bars, 1 - curve.recovery_prob, width=0.7, color=RED)
     axes.set_ylim(0, most)
     if most == 1:
         axes.set_yticks([0, 0.5, 1])

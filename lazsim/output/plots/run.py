@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from lazsim.engine.log import State
 from lazsim.output.plots.charts import amounts_map
-from lazsim.output.plots.style import STYLE, Look, looks_of, new_figure, shown_names, to_files
+from lazsim.output.plots.style import STYLE, Look, add_legend, begin_at_0, looks_of, new_figure, shown_names, to_files
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
@@ -26,12 +26,6 @@ RATE_LABEL = "samples/s kept\n(shaded: lost again)"
 
 MOST_LINES = 6
 """Systems up to which lines can be told apart; more have a row each."""
-
-LEGEND_LETTERS = 42
-"""Letters of a line of a legend above the rates."""
-
-LONG_NAME = 18
-"""Letters of a name up to which three are side by side above the rates."""
 
 CLOSE_PROB = 0.5
 """Probability of survival above which plans are drawn on an axis that does not begin at 0."""
@@ -49,11 +43,14 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
     axes = figure.subplot_mosaic(mosaic, height_ratios=[3, 1], width_ratios=[2.4, 1])
     axes["rate"].sharex(axes["nodes"])
     plot_samples(result, axes["samples"])
-    (_plot_rows if has_rows else plot_throughput)(result, axes["rate"])
     plot_nodes(result.runs[0].states, result.runs[0].wall_s, axes["nodes"])
     if has_rows:
+        _plot_rows(result, axes["rate"])
         # A row and its bar are at the same height, with the name between them.
         axes["rate"].set_ylim(axes["samples"].get_ylim())
+    else:
+        plot_throughput(result, axes["rate"])
+        add_legend(figure, axes["rate"])
     return to_files(figure)
 
 
@@ -169,14 +166,10 @@ def plot_throughput(result: RunResult, axes: Axes) -> None:
     for run in result.runs:
         plot_rates(axes, windows(run.states, run.wall_s), shown[run.name], looks[run.name], time_unit(run.wall_s)[1])
     axes.set_ylabel(RATE_LABEL)
-    axes.set_ylim(bottom=0)
+    begin_at_0(axes)
     if not any(run.samples for run in result.runs):
-        axes.set_ylim(0, 1)
         axes.text(0.5, 0.5, "no samples kept", transform=axes.transAxes, ha="center", color="0.3")
     axes.tick_params(labelbottom=False)
-    letters = list(map(len, shown.values()))
-    columns = len(names) if sum(letters) <= LEGEND_LETTERS else 3 if max(letters) <= LONG_NAME else 2
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
 
 
 def _plot_rows(result: RunResult, axes: Axes) -> None:
@@ -197,7 +190,7 @@ def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> 
     times = np.array([*(state[0] for state in states), wall_s]) / unit_s
     alive = [state[1] for state in states]
     axes.fill_between(times, [*alive, alive[-1]], step="post", color="0.75", edgecolor="0.35", linewidth=0.6)
-    axes.set_xlim(0, wall_s / unit_s)
+    axes.set_xlim(0, max(wall_s / unit_s, 1e-9))
     axes.set_ylim(0, max(1, *alive) * 1.1)
     axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_ylabel("nodes alive")
@@ -209,10 +202,7 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
     names = [run.name for run in result.runs]
     looks = looks_of(names)
     for index, run in enumerate(result.runs):
-        look = looks[run.name]
-        # These bars are wide: half as dense a hatch is enough.
-        hatch = look.hatch[::2]
-        axes.barh(index, run.samples, color=look.color, hatch=hatch, edgecolor="white", linewidth=0)
+        axes.barh(index, run.samples, color=looks[run.name].color)
         axes.annotate(
             f"{run.samples:,}", (run.samples, index), ha="left", va="center", fontsize=7, xytext=(2, 0),
             textcoords="offset points",

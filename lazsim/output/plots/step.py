@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from lazsim.grouping import grouped
-from lazsim.output.plots.style import HATCHES, STYLE, new_figure, to_files
+from lazsim.output.plots.style import HATCHES, STYLE, ink, new_figure, to_files
 from lazsim.study.step import StepResult
 from lazsim.units import GIB
 
@@ -171,7 +170,5 @@ def _paint(fill: Fill) -> dict[str, Any]:
 def _name_part(axes: Axes, x: float, y: float, text: str, share: float, size: float, fill: Fill) -> None:
     """Write a name on a part of a bar where it fits, on a plain ground."""
     if share >= LETTER_SHARE * max(map(len, text.split("\n"))):
-        red, green, blue = to_rgb(fill.color)
-        ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
         ground = {"facecolor": fill.color, "edgecolor": "none", "pad": 0.6} if fill.hatch else None
-        axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink, bbox=ground)
+        axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink(fill.color), bbox=ground)

@@ -78,6 +78,9 @@ PAPER: Any = STYLE | {
 }
 """The same for figures in papers, one column wide."""
 
+RED = "#b3261e"
+"""What is lost or in danger, which no series of numbers is."""
+
 DOTS_PER_INCH = 200
 
 NAME_LETTERS = 24
@@ -180,12 +183,36 @@ def new_figure(width: float, height: float, layout: Any = "constrained") -> Figu
     return figure
 
 
-def add_legend(figure: Figure, axes: Axes, columns: int = 5) -> None:
-    """Explain the series of some axes above all panels, in fewer columns where names are long."""
+def begin_at_0(*panels: Axes) -> None:
+    """Let the vertical axis that panels share begin at 0, with room above all that is drawn."""
+    top = max(panel.dataLim.y1 for panel in panels)
+    panels[0].set_ylim(0, 1.05 * top if top > 0 else 1)
+
+
+def ink(color: str) -> str:
+    """Return black or white, whichever is easier to read on a colour.
+
+    Examples
+    --------
+    >>> ink("#56b4e9"), ink("#0072b2")
+    ('black', 'white')
+    """
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(color)
+    # Rec. 601 luma.
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def add_legend(figure: Figure, axes: Axes) -> None:
+    """Explain the series of some axes above all panels in as few lines as fit; the figure grows by these."""
     handles, labels = axes.get_legend_handles_labels()
-    for number in range(min(columns, len(labels)), 0, -1):
-        legend = figure.legend(handles, labels, loc="outside upper center", ncols=number)
-        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+    for num_lines in range(1, len(labels) + 1):
+        columns = -(-len(labels) // num_lines)
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+        extent = legend.get_window_extent()
+        if columns == 1 or extent.width <= figure.bbox.width:
+            figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
             return
         legend.remove()
 

@@ -47,7 +47,7 @@ def sweep_figure(result: SweepResult) -> dict[str, bytes]:
 @matplotlib.rc_context(PAPER)
 def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     """Draw samples and their cost against the number of spares, with intervals; a ring marks the cheapest samples."""
-    figure = new_figure(COLUMN_INCHES, 3.2)
+    figure = new_figure(COLUMN_INCHES, 3.0)
     samples, cost = figure.subplots(2, 1, sharex=True)
     names = [costs[0].name for costs in by_run]
     apart = APART * max(one.num_spares for costs in by_run for one in costs)
@@ -68,7 +68,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     cost.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     samples.yaxis.set_major_formatter(EngFormatter(sep=" "))
     figure.align_ylabels()
-    add_legend(figure, samples, 3)
+    add_legend(figure, samples)
     return to_files(figure)
 
 

@@ -4,12 +4,10 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.run import time_unit
-from lazsim.output.plots.style import COLORS, STYLE, new_figure, to_files
+from lazsim.output.plots.run import plot_nodes, time_unit
+from lazsim.output.plots.style import RED, STYLE, new_figure, to_files
 from lazsim.trace.table import Trace
 from lazsim.units import DAY_S, MINUTE_S, format_duration
-
-ALIVE_COLOR, LOSS_COLOR = COLORS[0], "#b3261e"
 
 MOST_BARS = 130
 BARS_S = (1, 5, 10, 30, *(MINUTE_S * many for many in (1, 2, 5, 10, 20, 30, 60, 120)),
@@ -25,22 +23,16 @@ def draw_trace(trace: Trace, file_type: str) -> bytes:
     """
     figure = new_figure(6, 2.8)
     axes, lost = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
-    name, unit_s = time_unit(trace.duration_s)
-    times, counts = trace.num_alive()
-    ends = [*(times / unit_s).tolist(), trace.duration_s / unit_s]
-    axes.stairs(counts, ends, fill=True, color=ALIVE_COLOR, alpha=0.25, linewidth=0)
-    axes.stairs(counts, ends, baseline=None, color=ALIVE_COLOR)
+    _, unit_s = time_unit(trace.duration_s)
+    plot_nodes(list(zip(*trace.num_alive(), strict=True)), trace.duration_s, axes)
     bar_s = next((width_s for width_s in BARS_S if width_s * MOST_BARS >= trace.duration_s), BARS_S[-1])
     edges_s = np.arange(0.0, trace.duration_s + bar_s, bar_s)
     removed, _ = np.histogram(trace.time_s[trace.change < 0], edges_s)
-    lost.stairs(removed, edges_s / unit_s, fill=True, color=LOSS_COLOR)
+    lost.stairs(removed, edges_s / unit_s, fill=True, color=RED)
     lost.set_ylim(0, max(1, removed.max()) * 1.1)
     lost.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lost.set_ylabel(f"lost in\n{format_duration(bar_s)}")
-    axes.set_xlim(0, max(ends[-1], 1e-9))
-    axes.set_ylim(0, max(1, counts.max()) * 1.05)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    lost.set_xlabel(f"time ({name})")
-    axes.set_ylabel("nodes alive")
+    lost.set_xlabel(axes.get_xlabel())
+    axes.set_xlabel("")
     figure.align_ylabels()
     return to_files(figure, [file_type])[file_type]
