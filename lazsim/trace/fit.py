@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import gammaincc, log_ndtr
+from scipy.special import log_ndtr
+from scipy.stats import expon, gengamma, lognorm, weibull_min
 
 from lazsim.errors import LazsimError
 from lazsim.limits import SHORTEST_S
@@ -38,6 +39,7 @@ SHARE_BOUNDS = (0.0, 1 - 1e-6)
 SHORTEST_LIFE_S = 1.0
 """Stamps of logs are whole seconds: of what is shorter, a fit takes no more than that."""
 SCALE_BOUNDS = (math.log(0.05), math.log(1e7))
+LEAST_LOG_PROB = math.log(1e-300)
 
 
 class _Seen(NamedTuple):
@@ -266,16 +268,13 @@ def _observe_repairs(trace: Trace) -> tuple[list[_Seen], list[_Seen], list[int]]
 
 def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
     """Fit the shape of a Weibull law of a given mean; a life that began before the trace has an equilibrium age."""
-    life_s, cut, short = _lengths(lives)
-    aged = np.array([life.aged for life in lives])
 
     def loss(log_shape: float) -> float:
         shape = math.exp(log_shape)
         scale_s = weibull_scale(mean_s, shape)
-        hazard = (life_s / scale_s) ** shape
-        ends = np.where(aged, -math.log(mean_s), math.log(shape) + np.log(hazard / life_s)) - hazard
-        lasts = np.where(aged, gammaincc(1 / shape, hazard), np.exp(-hazard))
-        return -float(np.sum(np.where(cut | short, _log(np.where(cut, lasts, 1 - lasts)), ends)))
+        # What is left of a life at any moment has a density that falls as the law's probability to last longer.
+        left = gengamma(1 / shape, shape, scale=scale_s)
+        return _unlikelihood(lives, weibull_min(shape, scale=scale_s), left)
 
     found = minimize_scalar(loss, bounds=SHAPE_BOUNDS, method="bounded")
     return four_digits(math.exp(found.x)) if found.fun + 1 < loss(0.0) else 1.0
@@ -283,49 +282,46 @@ def _fit_shape(lives: list[_Seen], mean_s: float) -> float:
 
 def _fit_sigma(repairs: list[_Seen], mean_s: float) -> float | None:
     """Fit the sigma of a log-normal law of a given mean, or None where an exponential law is likelier."""
-    repair_s, cut, short = _lengths(repairs)
 
     def loss(sigma: float) -> float:
-        return _lognormal_loss(repairs, math.log(mean_s) - sigma**2 / 2, sigma)
+        return _unlikelihood(repairs, lognorm(sigma, scale=mean_s * math.exp(-(sigma**2) / 2)))
 
     found = minimize_scalar(loss, bounds=SIGMA_BOUNDS, method="bounded")
-    ends = np.where(short, -_log(-np.expm1(-repair_s / mean_s)), repair_s / mean_s + math.log(mean_s))
-    exponential = float(np.sum(np.where(cut, repair_s / mean_s, ends)))
-    return four_digits(float(found.x)) if found.fun + 1 < exponential else None
+    is_likelier = found.fun + 1 < _unlikelihood(repairs, expon(scale=mean_s))
+    return four_digits(float(found.x)) if is_likelier else None
 
 
 def _lognormal_mean(repairs: list[_Seen]) -> float:
     """Return the mean of repairs, of which those that are cut go on as the likeliest log-normal law has it."""
-    repair_s, cut, _ = _lengths(repairs)
+    repair_s = np.maximum([repair.value for repair in repairs], SHORTEST_LIFE_S)
     logs = np.log(repair_s)
 
     def loss(law: Floats) -> float:
-        return _lognormal_loss(repairs, *law.tolist())
+        mean, sigma = law.tolist()
+        return _unlikelihood(repairs, lognorm(sigma, scale=math.exp(mean)))
 
     start = np.array([logs.mean(), max(0.1, logs.std())])
     mean, sigma = minimize(loss, start, method="Nelder-Mead", bounds=[(None, None), SIGMA_BOUNDS]).x
     z = (logs - mean) / sigma
     at_last_s = np.exp(mean + sigma**2 / 2 + log_ndtr(sigma - z) - log_ndtr(-z))
-    return float(np.where(cut, at_last_s, repair_s).mean())
+    return float(np.where([repair.cut for repair in repairs], at_last_s, repair_s).mean())
 
 
-def _lognormal_loss(repairs: list[_Seen], mean: float, sigma: float) -> float:
-    """Return minus the logarithm of the likelihood that logarithms of repairs have a mean and a standard deviation."""
-    repair_s, cut, short = _lengths(repairs)
-    z = (np.log(repair_s) - mean) / sigma
-    ends = -(z**2) / 2 - np.log(repair_s * sigma * math.sqrt(2 * math.pi))
-    return -float(np.sum(np.where(cut | short, log_ndtr(np.where(cut, -z, z)), ends)))
+def _unlikelihood(draws: list[_Seen], law: Any, aged_law: Any = None) -> float:
+    """Return minus the logarithm of the likelihood of draws of a law, or of another one where they are aged.
 
+    Of a draw that is shorter than `SHORTEST_LIFE_S`, no more is known than that.
+    """
+    values, cut, aged = (np.array(one) for one in zip(*draws, strict=True))
+    at_least = np.maximum(values, SHORTEST_LIFE_S)
 
-def _lengths(seen: list[_Seen]) -> tuple[Floats, Bools, Bools]:
-    """Return lengths of at least `SHORTEST_LIFE_S`, which are cut off, and which are shorter than that."""
-    value_s, cut = np.array([one.value for one in seen]), np.array([one.cut for one in seen])
-    return np.maximum(value_s, SHORTEST_LIFE_S), cut, ~cut & (value_s < SHORTEST_LIFE_S)
+    def logs(one: Any) -> Floats:
+        ended = np.where(values < SHORTEST_LIFE_S, one.logcdf(at_least), one.logpdf(at_least))
+        found: Floats = np.where(cut, one.logsf(at_least), ended)
+        return found
 
-
-def _log(prob: Floats) -> Floats:
-    found: Floats = np.log(np.maximum(prob, 1e-300))
-    return found
+    probs = logs(law) if aged_law is None else np.where(aged, logs(aged_law), logs(law))
+    return -float(np.sum(np.maximum(probs, LEAST_LOG_PROB)))
 
 
 def _fit_batch(sizes: list[int], num_nodes: int, alive_share: float) -> tuple[int, float]:
