@@ -342,7 +342,10 @@ def test_prometheus_node_is_ready_while_no_condition_says_otherwise(read):
 
 
 def test_prometheus_sum_is_read_as_live_counts(read):
-    assert read(matrix(series(["8", "7", "8"]))).num_alive()[1].tolist() == [8, 7, 8]
+    counts = matrix(series(["8", "7", "8"]))
+    assert read(counts).num_alive()[1].tolist() == [8, 7, 8]
+    with pytest.raises(TraceFormatError, match="counts all nodes that are alive; leave `cluster_nodes` out"):
+        read(counts, cluster_nodes=9)
 
 
 @pytest.mark.parametrize(("parts", "says"), [

@@ -122,7 +122,7 @@ def test_infinitehbd_overlapping_faults_are_one_absence(write):
     faults = [fault("x", 1, "start"), fault("x", 2, "start"), fault("x", 3, "end"), fault("x", 4, "end")]
     trace = read_trace(write(json.dumps(faults)))
     assert [batch[0] / 86400 for batch in trace.batches()] == [0, 1, 4]
-    assert any(note.startswith("1 fault starts while another") for note in trace.notes)
+    assert any(note.startswith("1 outage begins while another") for note in trace.notes)
 
 
 def test_infinitehbd_fault_of_no_length_interrupts_the_node(write):

@@ -300,6 +300,7 @@ def test_mapping_names_words_and_says_whether_they_are_states(write):
         ({"columns": "time=day,count=2"}, "no column 'day'"),
         ({"where": "zone"}, "`where` 'zone': write COLUMN=PATTERN"),
         ({"where": "2=9"}, "none of its 3 rows has 2=9; change `where`"),
+        ({"where": "0=9"}, "`where` '0=9': write COLUMN=PATTERN, with the name of a column or its number from 1"),
         ({"time_zone": "Mars/Base"}, "`time_zone` 'Mars/Base': no such zone"),
         ({"time_format": "%Y %Y"}, "`time_format` '%Y %Y': redefinition"),
         # Nights would count as 0 days, and every day as the same.
@@ -551,6 +552,14 @@ def test_outages_of_a_node_that_overlap_or_touch_are_one_and_those_of_no_length_
     assert trace.away == ("a",)
     assert changes == [(3.0, (), ("a",)), (4.0, ("b",), ("b",))]
     assert trace.num_alive()[1].max() == 4
+
+
+@pytest.mark.parametrize("text", [OUTAGES, "time,node,state\n2025-03-01,a,down\n2025-03-02,b,down\n"])
+@pytest.mark.parametrize("nodes", [5, ("c", "a", "d", "b", "e")])
+def test_nodes_that_a_file_names_come_before_those_that_it_does_not(write, text, nodes):
+    trace = read_trace(write(text), mapping=TraceMapping(cluster_nodes=nodes))
+    # The first two names are those of nodes that fail.
+    assert (trace.names[:2], len(trace.names)) == (("a", "b"), 5)
 
 
 def test_file_that_names_more_nodes_than_the_cluster_has_is_refused(write):

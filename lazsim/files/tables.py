@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from lazsim.errors import LONGEST_CAUSE, SpecError, shorten
@@ -161,22 +162,38 @@ def find_separator(text: str) -> str | None:
     return None
 
 
-def array_items(text: str, opening: int) -> Iterator[tuple[int, Any]]:
-    r"""Yield the elements of a JSON array with the line on which each begins.
+def parse_json(text: str, faults: Faults) -> Any:
+    """Decode a text as one value of JSON, or raise the error of the file: broken JSON has no part to keep."""
+    with valid_json(faults):
+        return json.loads(text)
 
-    The text is a valid JSON document with the array's opening bracket at position `opening`.
+
+@contextmanager
+def valid_json(faults: Faults) -> Iterator[None]:
+    """Raise the error of a file where what decodes JSON in the block says that it is none."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        line, told = getattr(error, "lineno", 0), getattr(error, "msg", error)
+        raise faults.refuse(line, f"not valid JSON ({shorten(told, LONGEST_CAUSE)}); fetch the file again") from None
+
+
+def json_values(text: str, begin: int = 0) -> Iterator[tuple[int, Any]]:
+    r"""Yield the values of JSON that follow one another, with the line on which each begins.
+
+    They go on to the end of the text, or of the array that is open at `begin`.
 
     Examples
     --------
-    >>> list(array_items("[1,\n\n[2]]", 0))
+    >>> list(json_values("[1,\n\n[2]]", begin=1))
     [(1, 1), (3, [2])]
     """
     decoder = json.JSONDecoder()
-    line, seen, position = 1, 0, opening + 1
+    line, seen, position = 1, 0, begin
     while True:
-        while text[position] in " \t\r\n,":
+        while position < len(text) and text[position] in " \t\r\n,":
             position += 1
-        if text[position] == "]":
+        if position == len(text) or (begin and text[position] == "]"):
             return
         line += text.count("\n", seen, position)
         seen = position
@@ -221,18 +238,15 @@ def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]
 def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
     """Yield the values of one array, also of the only one of objects in an object, or those of the lines."""
     if text.lstrip().startswith("[") and not re.match(r"\s*\[.*\]\s*\n\s*\[", text):
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise faults.refuse("", f"not valid JSON ({shorten(error, LONGEST_CAUSE)}); fetch the file again") from None
-        yield from array_items(text, text.index("["))
+        parse_json(text, faults)
+        yield from json_values(text, text.index("[") + 1)
         return
     if (whole := _whole_object(text)) is not None:
         if (rows := _frame_rows(whole)) is not None:
             yield from ((1, row) for row in rows)
             return
-        if (opening := _only_array(text, whole)) is not None:
-            yield from array_items(text, opening)
+        if (begin := _only_array(text, whole)) is not None:
+            yield from json_values(text, begin)
             return
     for line, value in numbered_lines(text):
         try:
@@ -270,9 +284,13 @@ def _frame_rows(whole: dict[str, Any]) -> list[dict[str, Any]] | None:
 def _only_array(text: str, whole: dict[str, Any]) -> int | None:
     """Return where the only array of objects begins of a text that is one JSON object, as CloudWatch writes it."""
     arrays = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    found = [re.finditer(rf"{re.escape(json.dumps(key))}\s*:\s*\[", text) for key in arrays]
-    openings = [match.end() - 1 for matches in found for match in matches]
-    return openings[0] if len(openings) == 1 else None
+    begins = [begin for key in arrays for begin in array_begins(text, key)]
+    return begins[0] if len(begins) == 1 else None
+
+
+def array_begins(text: str, key: str) -> list[int]:
+    """Return where the arrays under a key begin, behind their brackets, in a text of JSON."""
+    return [match.end() for match in re.finditer(rf"{re.escape(json.dumps(key))}\s*:\s*\[", text)]
 
 
 def _align(values: Iterator[tuple[int, Any]], faults: Faults) -> FileTable:

@@ -1,15 +1,13 @@
 """The interface of a reader: its input, its result, and the helpers that readers share."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lazsim.errors import TraceFormatError
 from lazsim.files.faults import Faults
 from lazsim.files.reading import numbered_lines
 from lazsim.files.tables import HEAD_LINES
@@ -40,7 +38,9 @@ class TraceReading(NamedTuple):
     prices: Prices | None = None
     """Prices of a node, where the file has them."""
     cluster_nodes: int | tuple[str, ...] | None = None
-    """Those of a mapping, where the user does not say which nodes there are."""
+    """How many nodes there are, or which, where the file or its format says so; what the user says goes first."""
+    names: Literal["all", "some", "none"] = "all"
+    """Whether the file names all nodes, only those to which something happened, or none, which it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +59,6 @@ class TraceSource(Faults):
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield line number and stripped text of every line that is not blank."""
         yield from numbered_lines(self.text)
-
-    def parse_json(self) -> Any:
-        """Decode the whole text, or raise TraceFormatError, also when lenient: broken JSON has no part to keep."""
-        try:
-            return json.loads(self.text)
-        except json.JSONDecodeError as error:
-            fault = f", line {error.lineno}: not valid JSON ({error.msg})"
-        except RecursionError:
-            fault = ": not valid JSON (too deeply nested)"
-        except ValueError:
-            fault = ": a number has thousands of digits"
-        raise TraceFormatError(f"{self.name}{fault}; fetch the file again")
 
 
 class TraceReader(NamedTuple):

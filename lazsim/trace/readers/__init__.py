@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from lazsim.errors import FileSizeError, TraceFormatError, unknown_name
+from lazsim.errors import FileSizeError, TraceFormatError, prefix_errors, unknown_name
 from lazsim.extensions import module_names
 from lazsim.files.reading import decode_text, read_bytes, unpack
 from lazsim.files.tables import PARQUET, find_separator
 from lazsim.specs import catalog_names, sha256
-from lazsim.trace.reading.guess import explain_columns, mapping_reader, open_head
+from lazsim.trace.reading.guess import guess_columns, mapping_reader, open_head
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.reading.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text
-from lazsim.trace.source import GUESSED, TraceReader, TraceSource
+from lazsim.trace.source import GUESSED, TraceReader, TraceReading, TraceSource
 from lazsim.trace.stats import rate_note, trace_stats
-from lazsim.trace.table import Event, Trace, build_trace
+from lazsim.trace.table import Event, Trace, build_trace, check_size
 from lazsim.units import counted, format_duration
 
 LEAST_GAP_S = 1.0
@@ -62,9 +62,10 @@ def detect_format(name: str, text: str) -> str:
     best = max(fits, key=lambda format_name: fits[format_name])
     if fits[best] <= GUESSED and (what := explain_text(text)):
         raise TraceFormatError(f"{name}: {what}")
-    if fits[best] < 0.5 and len((table := open_head(text)).header) > 1 and find_separator(text) is not None:
-        raise TraceFormatError(f"{name}: {explain_columns(table)}")
     if fits[best] < 0.5:
+        if len((table := open_head(text)).header) > 1 and find_separator(text) is not None:
+            with prefix_errors(name):
+                guess_columns(table)
         raise TraceFormatError(
             f"{name}: not one of the known formats, as lazsim list formats has them; {GIVE}; or force one with "
             "`format`, or name the `columns` of a table"
@@ -127,7 +128,7 @@ def read_trace(
         asked=mapping,
     )  # fmt: skip
     reading = reader.read(source)
-    events, notes = _of_cluster(reading.events, mapping.cluster_nodes or reading.cluster_nodes, name)
+    events, notes = _of_cluster(reading, source)
     # Hosts have names without case, but other things have some that differ by it.
     num_alike = len({event.node for event in events}) - len({event.node.lower() for event in events})
     if num_alike:
@@ -147,20 +148,40 @@ def read_trace(
     return trace
 
 
-def _of_cluster(
-    events: list[Event], cluster_nodes: int | tuple[str, ...] | None, name: str
-) -> tuple[list[Event], tuple[str, ...]]:
-    """Leave out the nodes that are not among those whose names the user gives."""
-    if not isinstance(cluster_nodes, tuple):
-        return events, ()
-    others = {event.node for event in events} - set(cluster_nodes)
-    if not others:
-        return events, ()
-    if all(event.node in others or event.time_s == 0.0 for event in events):
-        shown = ", ".join(sorted(others)[:3])
-        raise TraceFormatError(f"{name}: none of the nodes of `cluster_nodes` is in it, but {shown}; give its names")
-    kept = [event for event in events if event.node not in others]
-    return kept, (f"{counted(len(others), 'node')} of the file not among `cluster_nodes`: left out",)
+def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event], tuple[str, ...]]:
+    """Add the nodes of a cluster that a file does not name, since nothing happened to them, and leave out all others.
+
+    Nodes that are added come at time 0, after those that the file has then.
+    """
+    events, nodes = reading.events, reading.cluster_nodes if (asked := source.asked.cluster_nodes) is None else asked
+    named = {event.node for event in events}
+    if nodes is None:
+        note = f"the file names {counted(len(named), 'node')}, and no others count; `cluster_nodes` says how many are"
+        return events, (note,) * (reading.names == "some" and bool(named))
+    if reading.names == "none":
+        raise source.refuse("", "counts all nodes that are alive; leave `cluster_nodes` out")
+    notes = []
+    if isinstance(nodes, int):
+        if nodes < len(named):
+            raise source.refuse("", f"names {len(named)} nodes; give `cluster_nodes` of at least that")
+        check_size(source.name, 0, nodes, nodes)
+        others = [f"healthy-{number:03d}" for number in range(1, nodes - len(named) + 1)]
+        notes.append(
+            f"{counted(len(named), 'node appears', 'nodes appear')}; {counted(len(others), 'more is', 'more are')} "
+            f"taken to be healthy throughout ({nodes} in all)"
+        )
+    else:
+        others, strangers = [node for node in nodes if node not in named], named.difference(nodes)
+        if strangers and strangers == named:
+            shown = ", ".join(sorted(strangers)[:3])
+            raise source.refuse("", f"none of the nodes of `cluster_nodes` is in it, but {shown}; give its names")
+        events = [event for event in events if event.node not in strangers]
+        if others:
+            notes.append(f"{len(others)} of `cluster_nodes` do not appear: taken to be healthy throughout")
+        if strangers:
+            notes.append(f"{counted(len(strangers), 'node')} of the file not among `cluster_nodes`: left out")
+    first = next((place for place, event in enumerate(events) if event.time_s > 0), len(events))
+    return [*events[:first], *(Event(0.0, "add", node) for node in others), *events[first:]], tuple(notes)
 
 
 def _find_reader(name: str) -> TraceReader:

@@ -64,7 +64,8 @@ def _read_counts(source: TraceSource, series: dict[str, Any]) -> TraceReading:
     samples = [Sample(time, value) for time, value in sorted({*_samples(source, series, count)})]
     samples = [sample._replace(time_s=sample.time_s - samples[0].time_s) for sample in samples]
     events = events_from_counts(samples, source.rng, source.name)
-    return TraceReading(events, samples[-1].time_s if samples else None, (RULE, "one series, which names no node"))
+    notes = (RULE, "one series, which names no node")
+    return TraceReading(events, samples[-1].time_s if samples else None, notes, names="none")
 
 
 READER = TraceReader(LOOKS, matching_json(r'"resultType"|"metric"\s*:\s*\{'), read, ("where", "cluster_nodes"))

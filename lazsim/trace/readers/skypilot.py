@@ -1,11 +1,10 @@
 """SkyPilot's spot traces: one JSON object with a live count, maybe a price, per tick (skypilot-org/spot-traces)."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from lazsim.files.tables import array_items
+from lazsim.files.tables import array_begins, json_values, parse_json
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, matching_json, number, usd_per_hour
@@ -19,7 +18,7 @@ AVAILABILITY = (
 
 def read(source: TraceSource) -> TraceReading:
     """Read the ticks, and their prices; raise TraceFormatError when the gap or the list of counts is missing."""
-    document = source.parse_json()
+    document = parse_json(source.text, source)
     try:
         gap_s, ticks = number(document["metadata"]["gap_seconds"]), document["data"]
         if not (isinstance(ticks, list) and math.isfinite(gap_s) and gap_s > 0):
@@ -37,7 +36,8 @@ def read(source: TraceSource) -> TraceReading:
     if "availability" in source.name.rsplit("/", 1)[-1]:
         notes.append(AVAILABILITY)
     events = events_from_counts(samples, source.rng, source.name)
-    return TraceReading(events, len(ticks) * gap_s, tuple(notes), prices=_prices(source, document, len(ticks), gap_s))
+    prices = _prices(source, document, len(ticks), gap_s)
+    return TraceReading(events, len(ticks) * gap_s, tuple(notes), prices=prices, names="none")
 
 
 def _prices(source: TraceSource, document: Mapping[str, Any], num_ticks: int, gap_s: float) -> Prices | None:
@@ -57,8 +57,8 @@ def _prices(source: TraceSource, document: Mapping[str, Any], num_ticks: int, ga
 
 def _tick_lines(text: str, num_ticks: int) -> list[int]:
     """Return the line of each tick; the metadata may have a list named data, too."""
-    for opening in re.finditer(r'"data"\s*:\s*\[', text):
-        lines = [line for line, _ in array_items(text, opening.end() - 1)]
+    for begin in array_begins(text, "data"):
+        lines = [line for line, _ in json_values(text, begin)]
         if len(lines) == num_ticks:
             return lines
     return [1] * num_ticks

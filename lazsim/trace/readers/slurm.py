@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from lazsim.trace.reading.hosts import expand_hosts
@@ -32,12 +31,8 @@ MESSAGES: dict[str, Said] = {
 }
 """Messages, and what they say of the nodes in them; where None, the state in them does."""
 REASON = re.compile(r"reason(?: set to)?:\s*(.*)", re.IGNORECASE)
-HARDWARE = [
-    condition.removeprefix("Reason=")
-    for condition in itertools.chain(*load_mapping("sacctmgr").conditions())
-    if condition.startswith("Reason=")
-]
-"""Patterns of reasons for which a node that drains has lost its jobs already."""
+HARDWARE = [one for one in itertools.chain(*load_mapping("sacctmgr").conditions()) if one.column == "Reason"]
+"""Conditions of reasons for which a node that drains has lost its jobs already."""
 _MESSAGES = [(re.compile(message), kind) for message, kind in MESSAGES.items()]
 GONE = {"DOWN", "DRAINED", "FAIL", "ERROR", "POWER_DOWN", "POWERING_DOWN", "POWERED_DOWN"}
 THERE = {"IDLE", "ALLOCATED", "ALLOC", "MIXED", "MIX", "RESUME", "UNDRAIN", "UP"}
@@ -112,7 +107,7 @@ def read(source: TraceSource) -> TraceReading:
                     drained.discard(node)
                 elif said == "drained":
                     drained.add(node)
-            if node in draining and any(fnmatchcase(reasons.get(node, ""), pattern) for pattern in HARDWARE):
+            if node in draining and any(one.holds(reasons.get(node, "")) for one in HARDWARE):
                 draining.discard(node)
                 gone.add(node)
                 drained.add(node)

@@ -2,9 +2,9 @@
 
 import itertools
 
-from lazsim.errors import literal
+from lazsim.errors import TraceFormatError, literal, prefix_errors
 from lazsim.files.tables import HEAD_LINES
-from lazsim.trace.reading.guess import explain_columns, guess_mapping, lacks_outages, left_out, open_head, taken_for
+from lazsim.trace.reading.guess import guess_columns, lacks_outages, left_out, open_head, taken_for
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource
@@ -17,8 +17,10 @@ LOOKS = (
 
 def recognise(text: str) -> float:
     """Return how surely the first rows tell which column is which."""
-    guess = guess_mapping(open_head(text))
-    return 0.0 if guess is None else guess[1]
+    try:
+        return guess_columns(open_head(text))[1]
+    except TraceFormatError:
+        return 0.0
 
 
 def read(source: TraceSource) -> TraceReading:
@@ -26,18 +28,15 @@ def read(source: TraceSource) -> TraceReading:
     table = open_table(source)
     if source.asked.columns is not None:
         return read_mapped(source, table, NO_MAPPING)
-    guess = guess_mapping(table._replace(rows=table.rows[:HEAD_LINES]))
-    if guess is None:
-        raise source.refuse("", explain_columns(table))
-    reading = read_mapped(source, table, guess[0])
-    columns = guess[0].columns
-    assert columns is not None, "a guess names the columns"
-    if lacks_outages(table, columns) and not left_out(table, columns):
+    with prefix_errors(source.name):
+        columns, _ = guess_columns(table._replace(rows=table.rows[:HEAD_LINES]))
+    reading = read_mapped(source, table, TraceMapping(columns=columns))
+    others = left_out(table, columns)
+    if lacks_outages(table, columns) and not others:
         told = "each row is taken for an outage, though no column is named so: its node is gone from start to end"
         reading = reading._replace(notes=(told, *reading.notes))
-    conditions = itertools.chain.from_iterable(source.asked.conditions())
-    asked = {condition.partition("=")[0].removesuffix("!") for condition in conditions}
-    if others := [name for name in left_out(table, columns) if name not in asked]:
+    asked = {condition.column for condition in itertools.chain(*source.asked.conditions())}
+    if others := [name for name in others if name not in asked]:
         told = f"columns are taken for {taken_for(table, columns)}; left out: {', '.join(map(literal, others[:5]))}"
         reading = reading._replace(notes=(*reading.notes, told))
     return reading

@@ -2,12 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.files.faults import Faults
 from lazsim.trace.table import START_S, Event, check_size
 from lazsim.units import counted
 
@@ -92,29 +91,40 @@ def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[s
     [(0.0, 'add', 'a'), (0.0, 'add', 'b'), (60.0, 'remove', 'a'), (70.0, 'remove', 'b'), (70.0, 'add', 'b')]
     """
     given = list(outages)
-    absences: dict[str, list[Outage]] = {outage.node: [] for outage in given}
-    for outage in sorted(given, key=lambda outage: outage.start_s):
-        of_node = absences[outage.node]
-        if of_node and outage.start_s <= of_node[-1].end_s:
-            of_node[-1] = of_node[-1]._replace(end_s=max(of_node[-1].end_s, outage.end_s))
-        else:
-            of_node.append(outage)
-    changes: list[Event] = []
-    for node, start_s, end_s, line in (absence for of_node in absences.values() for absence in of_node):
-        gone_s = max(start_s, 0.0)
-        changes.append(Event(gone_s, "remove", node, line))
-        changes += [Event(max(end_s, gone_s), "add", node, line)] if math.isfinite(end_s) else []
-    changes.sort(key=lambda event: (event.time_s, event.kind == "add"))
-    num_merged = len(given) - sum(len(of_node) for of_node in absences.values())
+    begins = [Event(max(one.start_s, 0.0), "remove", one.node, one.line) for one in given]
+    ends = [Event(max(one.start_s, one.end_s, 0.0), "add", one.node, one.line) for one in given]
+    # All that begins at an instant comes before all that ends then.
+    return events_from_bounds(sorted([*begins, *ends], key=lambda event: event.time_s), [one.node for one in given])
+
+
+def events_from_bounds(bounds: Iterable[Event], nodes: Iterable[str]) -> tuple[list[Event], tuple[str, ...]]:
+    """Make node events, and notes, of the begins of outages (``remove``) and their ends (``add``) in time order.
+
+    A node is there at time 0, and gone while any outage of it lasts.
+    """
+    num_open = dict.fromkeys(nodes, 0)
+    events = [Event(0.0, "add", node) for node in num_open]
+    gone_s: dict[str, float] = {}
+    num_merged = num_short = 0
+    for event in bounds:
+        is_begin = event.kind == "remove"
+        num_others = num_open[event.node] - (not is_begin)
+        num_open[event.node] = num_others + is_begin
+        if num_others:
+            num_merged += is_begin
+        elif math.isfinite(event.time_s):
+            events.append(event)
+            num_short += gone_s.get(event.node) == event.time_s
+            gone_s[event.node] = event.time_s if is_begin else math.inf
     notes = ["every node is taken to be there at the start, and gone while any outage of it lasts"]
     if num_merged:
         notes.append(
             f"{counted(num_merged, 'outage begins', 'outages begin')} while another of the same node lasts: "
             "both are one absence"
         )
-    if any(outage.end_s == outage.start_s for outage in given):
+    if num_short:
         notes.append("an outage of zero length takes the node out and brings it back at the same instant")
-    return [*(Event(0.0, "add", node) for node in absences), *changes], tuple(notes)
+    return events, tuple(notes)
 
 
 def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str, ...]]:
@@ -161,29 +171,3 @@ def _possible_order(states: Iterable[Event], is_there: Mapping[str, bool]) -> It
             if events[0].kind == "add" and is_there.get(events[0].node):
                 events.sort(key=lambda event: event.kind == "add")
             yield from events
-
-
-def other_nodes(
-    named: Collection[str], cluster_nodes: int | tuple[str, ...] | None, source: Faults
-) -> tuple[list[Event], tuple[str, ...]]:
-    """Add the nodes of a cluster that a file does not name, since nothing happened to them, at time 0; and a note.
-
-    `cluster_nodes` has the number or the names of all nodes: there are no others where it is None, and a
-    TraceFormatError says that the file names more.
-    """
-    num_named = len(named)
-    if cluster_nodes is None:
-        note = f"the file names {counted(num_named, 'node')}, and no others count; `cluster_nodes` says how many are"
-        return [], (note,) if named else ()
-    if not isinstance(cluster_nodes, int):
-        healthy = [Event(0.0, "add", node) for node in cluster_nodes if node not in set(named)]
-        note = f"{len(healthy)} of `cluster_nodes` do not appear: taken to be healthy throughout"
-        return healthy, (note,) if healthy else ()
-    if cluster_nodes < num_named:
-        raise source.refuse("", f"names {num_named} nodes; give `cluster_nodes` of at least that")
-    check_size(source.name, 0, cluster_nodes, cluster_nodes)
-    others = [Event(0.0, "add", f"healthy-{number:03d}") for number in range(1, cluster_nodes - num_named + 1)]
-    return others, (
-        f"{counted(num_named, 'node appears', 'nodes appear')}; {counted(len(others), 'more is', 'more are')} "
-        f"taken to be healthy throughout ({cluster_nodes} in all)",
-    )

@@ -121,7 +121,7 @@ def how_well(mapping: TraceMapping, table: FileTable) -> float:
     parts = [part for role, needed in columns.given().items() if role not in OPTIONAL for part in needed]
     if any(isinstance(part, str) for part in parts):
         # A condition that stands alone needs its column, too.
-        parts += [one[0].partition("=")[0].removesuffix("!") for one in mapping.conditions() if len(one) == 1]
+        parts += [one[0].column for one in mapping.conditions() if len(one) == 1]
         return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
     if table.header and len(table.header) > len(parts):
         return 0.0  # Names of columns that the mapping has no use for: the file is another's.
@@ -145,8 +145,8 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
 
 
-def guess_mapping(table: FileTable) -> tuple[TraceMapping, float] | None:
-    """Return a mapping and how well it fits if the table leaves no doubt which column is which, and None otherwise.
+def guess_columns(table: FileTable) -> tuple[Columns, float]:
+    """Return which column of a table is which, and how well they fit; an error says what leaves it in doubt.
 
     Rows that most others are not like do not count: reading them tells what is wrong with them.
 
@@ -154,13 +154,30 @@ def guess_mapping(table: FileTable) -> tuple[TraceMapping, float] | None:
     --------
     >>> from lazsim.files.tables import Row
     >>> table = FileTable(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
-    >>> guess_mapping(table)[0].columns.given()
+    >>> guess_columns(table)[0].given()
     {'time': (1,), 'count': (2,)}
     """
     columns, fit = _guess(table)
-    if columns is None or _may_be_use(table, columns) or _parts(table, columns):
-        return None
-    return TraceMapping(columns=columns), fit
+    if columns is None:
+        doubt = _explain(table)
+    elif part := _parts(table, columns):
+        doubt = (
+            f"its rows are of parts of a node (column {part!r}), of which one may come back while another is gone; "
+            "give outages (node, start, end), which may overlap, or if each row is of a whole node, `columns` "
+            f"{taken_for(table, columns)}"
+        )
+    elif _may_be_use(table, columns):
+        others = ", ".join(map(literal, left_out(table, columns)[:5]))
+        doubt = (
+            f"rows with a start and an end may be outages or, beside {others}, who used a node; if a node is gone from "
+            f"start to end, give `columns` {taken_for(table, columns)}"
+        )
+    else:
+        return columns, fit
+    if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
+        cells = counted(len(short.fields), "cell")
+        doubt = f"line {short.line} has {cells}, and the header {len(table.header)} ({_names(table)}); mend it"
+    raise TraceFormatError(doubt)
 
 
 def left_out(table: FileTable, columns: Columns) -> list[str]:
@@ -229,27 +246,14 @@ def _guess(table: FileTable) -> tuple[Columns | None, float]:
     return columns, GUESSED if named else UNNAMED
 
 
-def explain_columns(table: FileTable) -> str:
-    """Return why the columns of a table are not guessed, and what is needed."""
-    names = ", ".join(map(literal, table.header[:30])) or "without names"
+def _names(table: FileTable) -> str:
+    return ", ".join(map(literal, table.header[:30])) or "without names"
+
+
+def _explain(table: FileTable) -> str:
+    """Return why nothing tells the columns of a table, and what is needed."""
     if not table.rows:
-        return f"no row follows the header ({names}); give a trace with at least one node event"
-    if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
-        cells = counted(len(short.fields), "cell")
-        return f"line {short.line} has {cells}, and the header {len(table.header)} ({names}); mend it"
-    guess, _ = _guess(table)
-    if guess is not None and (part := _parts(table, guess)):
-        return (
-            f"its rows are of parts of a node (column {part!r}), of which one may come back while another is gone; "
-            "give outages (node, start, end), which may overlap, or if each row is of a whole node, `columns` "
-            f"{taken_for(table, guess)}"
-        )
-    if guess is not None:
-        others = ", ".join(map(literal, left_out(table, guess)[:5]))
-        return (
-            f"rows with a start and an end may be outages or, beside {others}, who used a node; if a node is gone from "
-            f"start to end, give `columns` {taken_for(table, guess)}"
-        )
+        return f"no row follows the header ({_names(table)}); give a trace with at least one node event"
     for name, text in zip(table.header, table.rows[0].fields, strict=False):
         if OTHER_DATE.match(text) and not is_date(text):
             return (
@@ -273,7 +277,7 @@ def explain_columns(table: FileTable) -> str:
     are_lives = LIVES.search(header) is not None and OUTAGES.search(header) is None
     lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
     return (
-        f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
+        f"its columns ({_names(table)}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
         "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
         "time=when,node=host,value=up or time=when,nodes=gpu-*" + lives * are_lives
     )

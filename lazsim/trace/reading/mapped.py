@@ -18,10 +18,9 @@ from lazsim.trace.reading.events import (
     events_from_counts,
     events_from_outages,
     events_from_states,
-    other_nodes,
 )
 from lazsim.trace.reading.hosts import expand_hosts
-from lazsim.trace.reading.mapping import MOST_DIGITS, NO_MAPPING, OPTIONAL, TraceMapping
+from lazsim.trace.reading.mapping import NO_MAPPING, OPTIONAL, Condition, TraceMapping
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, span_note
 from lazsim.trace.source import TraceReading, TraceSource, count, named
@@ -122,8 +121,7 @@ def read_mapped(source: TraceSource, table: FileTable, mapping: TraceMapping) ->
     TraceFormatError
         When the table has no such columns, rows of several clusters, or a row that is wrong.
     """
-    reading = _MappedTable(source, table, source.asked.under(mapping)).read()
-    return reading._replace(cluster_nodes=mapping.cluster_nodes)
+    return _MappedTable(source, table, source.asked.under(mapping)).read()
 
 
 class _MappedTable:
@@ -139,11 +137,11 @@ class _MappedTable:
         }
         self._is_sampled = mapping.columns.nodes is not None or mapping.columns.value is not None
         self._nodes = self._find_nodes(mapping.columns.given().get("nodes", ()))
+        self._conditions = mapping.conditions()
         self._num_left_out = 0
         self._rows = list(self._chosen())
         if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
-            asked = _conditions_text(mapping)
-            raise source.refuse("", f"none of its {self._num_left_out} rows has {asked}; change `where`")
+            raise source.refuse("", f"none of its {self._num_left_out} rows has {self._asked()}; change `where`")
         times = self._places.get("time") or self._places["start"]
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
         self._times = TimeParser(mapping, source.asked, self._header(times), lengths)
@@ -160,23 +158,24 @@ class _MappedTable:
             reading = self._read_counts()
         else:
             reading = self._read_events() if "event" in self._places else self._read_outages()
-        for conditions in self._mapping.conditions():
-            columns = {one.partition("=")[0].removesuffix("!") for one in conditions}
-            if len(conditions) > 1 and all(self._index(_place(name)) is None for name in columns):
-                lacks = f"no column {' or '.join(sorted(columns))}, by which some rows are left out: all count"
-                reading = reading._replace(notes=(*reading.notes, lacks))
-        if not self._num_left_out:
-            return reading
-        num = counted(self._num_left_out, "row is", "rows are")
-        left_out = f"{num} left out: only those with {_conditions_text(self._mapping)} count"
-        return reading._replace(notes=(*reading.notes, left_out))
+        notes = list(reading.notes)
+        for one in self._conditions:
+            if len(one) > 1 and self._lacks(one):
+                columns = " or ".join(sorted({str(condition.column) for condition in one}))
+                notes.append(f"no column {columns}, by which some rows are left out: all count")
+        if self._num_left_out:
+            num = counted(self._num_left_out, "row is", "rows are")
+            notes.append(f"{num} left out: only those with {self._asked()} count")
+        return reading._replace(
+            notes=tuple(notes), assumed_unit=self._times.assumed_unit, cluster_nodes=self._cluster_nodes()
+        )
 
     def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield the line and the texts by role of the rows that count."""
         wanted = [
-            [self._holds(one, len(conditions) == 1) for one in conditions]
-            for conditions in self._mapping.conditions()
-            if not self._is_of_labels(conditions)
+            [self._holds(condition, len(one) == 1) for condition in one]
+            for one in self._conditions
+            if not self._is_of_labels(one)
         ]
         clusters: dict[str, int] = {}
         needed = self._needed() if self._table.may_be_cut else ()
@@ -214,10 +213,12 @@ class _MappedTable:
             for node in self._hosts(line, texts.get("node", "")):
                 yield line, texts | {"node": node}
 
+    def _asked(self) -> str:
+        return ", ".join(" or ".join(map(str, one)) for one in self._conditions)
+
     def _needed(self) -> list[int]:
         """Return the columns of the table that count, or decide which rows do."""
-        names = (one.partition("=")[0].removesuffix("!") for one in itertools.chain(*self._mapping.conditions()))
-        decide = (self._index(_place(name)) for name in names)
+        decide = (self._index(condition.column) for condition in itertools.chain(*self._conditions))
         places = {*itertools.chain(*self._places.values()), *(index for index in decide if index is not None)}
         return sorted(index for index in places if index < len(self._table.header))
 
@@ -232,20 +233,20 @@ class _MappedTable:
             self._source.fault(line, str(error))
             return []
 
-    def _is_of_labels(self, conditions: Sequence[str]) -> bool:
-        """Return whether conditions are of labels of samples, since there is no such column."""
-        names = (one.partition("=")[0].removesuffix("!") for one in conditions)
-        return self._is_sampled and all(self._index(_place(name)) is None for name in names)
+    def _lacks(self, conditions: Sequence[Condition]) -> bool:
+        """Return whether the table has none of the columns of conditions."""
+        return all(self._index(condition.column) is None for condition in conditions)
 
-    def _holds(self, condition: str, is_alone: bool) -> Callable[[Sequence[str]], bool]:
+    def _is_of_labels(self, conditions: Sequence[Condition]) -> bool:
+        """Return whether conditions are of labels of samples, since there is no such column."""
+        return self._is_sampled and self._lacks(conditions)
+
+    def _holds(self, condition: Condition, is_alone: bool) -> Callable[[Sequence[str]], bool]:
         """Return whether a row fits a condition; without its column, none is what it asks for."""
-        name, _, pattern = condition.partition("=")
-        fits = not name.endswith("!")
-        place = _place(name.removesuffix("!"))
-        if self._index(place) is None and not (fits and is_alone):
-            return lambda _: not fits
-        places = self._find((place,))
-        return lambda fields: fnmatch.fnmatchcase(_joined(fields, places), pattern) == fits
+        if self._lacks([condition]) and not (condition.is_wanted and is_alone):
+            return lambda _: not condition.is_wanted
+        (place,) = self._find((condition.column,))
+        return lambda fields: condition.holds(fields[place])
 
     def _find_nodes(self, patterns: tuple[str | int, ...]) -> dict[int, str]:
         """Return the names of the columns that are nodes by their indices."""
@@ -276,8 +277,6 @@ class _MappedTable:
         return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
 
     def _read_counts(self) -> TraceReading:
-        if self._mapping.cluster_nodes is not None:
-            raise self._source.refuse("", "counts all nodes that are alive; leave `cluster_nodes` out")
         samples = list(self._read(self._sample))
         self._times.start((sample.time_s for sample in samples), self._source)
         before, last = ([""] * 2 + [str(sample.num_nodes) for sample in samples])[-2:]
@@ -303,7 +302,7 @@ class _MappedTable:
             notes += (f"the last line has no end, and its {last} begins as the {before} before: the file may be cut",)
         duration_s = samples[-1].time_s if samples else None
         events = events_from_counts(samples, self._source.rng, self._source.name)
-        return TraceReading(events, duration_s, (*notes, *self._times.notes()), self._times.assumed_unit)
+        return TraceReading(events, duration_s, (*notes, *self._times.notes()), names="none")
 
     def _read_events(self) -> TraceReading:
         words: set[str] = set()
@@ -323,10 +322,7 @@ class _MappedTable:
             events, more = events_from_states(in_time_order(events, self._source))
             end_s = max(end_s, events[-1].time_s if events else 0.0)
             notes += more
-        if self._mapping.cluster_nodes is not None or is_states:
-            others, more = other_nodes({event.node for event in events}, self._mapping.cluster_nodes, self._source)
-            events, notes = [*others, *events], [*notes, *more]
-        return TraceReading(events, end_s, tuple(notes), self._times.assumed_unit)
+        return TraceReading(events, end_s, tuple(notes), names="some" if is_states else "all")
 
     def _read_outages(self) -> TraceReading:
         rows = list(self._read(self._outage))
@@ -340,17 +336,14 @@ class _MappedTable:
         end_s = self._times.end([outage.start_s for outage in outages], self._source, last_s)
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
-        others, more = other_nodes({outage.node for outage in outages}, self._cluster_nodes(), self._source)
         end_s = max(end_s, events[-1].time_s if events else 0.0)
         begins = "begin with the first outage and to " if self._times.is_absolute else ""
         ends = self._ends(
             f"the trace is taken to {begins}end with the last row that counts; `span` says from when to when "
             "nodes were observed"
         )
-        return TraceReading(
-            [*others, *events], end_s if outages else None, (ends, *notes, *more, *self._times.notes()),
-            self._times.assumed_unit,
-        )  # fmt: skip
+        notes = (ends, *notes, *self._times.notes())
+        return TraceReading(events, end_s if outages else None, notes, names="some")
 
     def _ends(self, assumed: str) -> str:
         return assumed if self._mapping.span is None else span_note(self._mapping.span)
@@ -371,17 +364,17 @@ class _MappedTable:
                         f"another sample of {shorten(name)!r} at this time; choose rows by another column with `where`"
                     )
                     self._source.fault(line, what, "take the first sample of a time")
-        wanted = itertools.chain(*filter(self._is_of_labels, self._mapping.conditions()))
+        wanted = itertools.chain(*filter(self._is_of_labels, self._conditions))
         labelled = [(read_labels(name), samples) for name, samples in series.items()]
         chosen = choose_series(labelled, wanted, self._source)
-        log = StateLog(self._source, self._mapping)
+        log = StateLog(self._source)
         log.say_series((labels, samples.items()) for labels, samples in chosen)
         notes = [IS_THERE, *self._times.notes()]
         if self._nodes:
             nodes = dict.fromkeys(literal(find_node(labels)) for labels, _ in chosen)
             shown = ", ".join(list(nodes)[:3]) + ", ..." * (len(nodes) > 3)
             notes.append(f"columns are taken for nodes: {shown} ({len(nodes)} in all)")
-        return log.reading(*notes)._replace(assumed_unit=self._times.assumed_unit)
+        return log.reading(*notes)
 
     def _refuse_several(self, samples: list[Sample]) -> None:
         """Make faults of other counts at the same time: another column may tell zones or kinds of nodes apart."""
@@ -472,14 +465,6 @@ def _are_several(text: str) -> bool:
     is_numbered = len(parts) > 1 and re.search(r"[A-Za-z].*\d", parts[0]) is not None
     are_alike = is_numbered and len({re.sub(r"\d+", "0", part) for part in parts}) == 1
     return are_alike or ("{" not in text and RANGE_OF_HOSTS.fullmatch(text) is not None)
-
-
-def _conditions_text(mapping: TraceMapping) -> str:
-    return ", ".join(" or ".join(conditions) for conditions in mapping.conditions())
-
-
-def _place(column: str) -> str | int:
-    return int(column[:MOST_DIGITS]) if column.isdecimal() else column
 
 
 def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:

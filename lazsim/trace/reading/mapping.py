@@ -1,10 +1,12 @@
 """How the columns of a table say which nodes come and go: read from TOML, or given as options."""
 
+import fnmatch
 import itertools
 import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -66,6 +68,21 @@ class Columns(Spec, frozen=True, kw_only=True):
         return {name: one if isinstance(one, tuple) else (one,) for name, one in columns.items() if one is not None}
 
 
+class Condition(NamedTuple):
+    """What the text of a column of a table, or of a label of a series, must fit, or must not."""
+
+    column: str | int
+    pattern: str
+    is_wanted: bool
+
+    def __str__(self) -> str:
+        return f"{self.column}{'' if self.is_wanted else '!'}={self.pattern}"
+
+    def holds(self, text: str) -> bool:
+        """Return whether a text is as the condition says."""
+        return fnmatch.fnmatchcase(text, self.pattern) == self.is_wanted
+
+
 class TraceMapping(Spec, frozen=True, kw_only=True):
     """How a table is read; the options of ``lazsim trace info`` mean the same."""
 
@@ -123,13 +140,12 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
                 )
             if ("%p" in time_format) != ("%I" in time_format):
                 raise ValueError(f"`time_format` {time_format!r}: %I, hours up to 12, and %p, AM or PM, go together")
-        for text in itertools.chain.from_iterable(self.conditions()):
-            if not text.partition("=")[1]:
-                raise ValueError(f"`where` {text!r}: write COLUMN=PATTERN")
+        self.conditions()
 
-    def conditions(self) -> list[tuple[str, ...]]:
-        """Return the conditions of `where`, of each of which one text must hold."""
-        return [(one,) if isinstance(one, str) else one for one in self.where]
+    def conditions(self) -> list[tuple[Condition, ...]]:
+        """Return the conditions of `where`, of each of which one must hold; a ValueError says that one is none."""
+        texts = [(one,) if isinstance(one, str) else one for one in self.where]
+        return [tuple(map(_condition, one)) for one in texts]
 
     def given(self) -> list[str]:
         """Return the names of the fields that are not at their defaults."""
@@ -199,6 +215,19 @@ def make_mapping(
     return convert(fields, TraceMapping)
 
 
+def _condition(text: str) -> Condition:
+    before, equals, pattern = text.partition("=")
+    column = _column(before.removesuffix("!"))
+    if not equals or column == 0:
+        raise ValueError(f"`where` {text!r}: write COLUMN=PATTERN, with the name of a column or its number from 1")
+    return Condition(column, pattern, not before.endswith("!"))
+
+
+def _column(text: str) -> str | int:
+    """Return the number of a column, or its name."""
+    return int(text[:MOST_DIGITS]) if text.isdecimal() else text
+
+
 def parse_nodes(text: str) -> int | tuple[str, ...]:
     """Read how many nodes there are, or their names, from the text itself or the file that it names."""
     if text.isdecimal():
@@ -227,8 +256,7 @@ def parse_columns(text: str) -> Columns:
     """
     columns: dict[str, ColumnRef] = {}
     for role, _, column in (pair.partition("=") for pair in text.split(",")):
-        texts = [part.strip() for part in column.split("+")]
-        parts = tuple(int(part[:MOST_DIGITS]) if part.isdecimal() else part for part in texts)
+        parts = tuple(_column(part.strip()) for part in column.split("+"))
         columns[role.strip()] = parts if len(parts) > 1 else parts[0]
     with prefix_errors(f"`columns` {shorten(text)}"):
         return convert(columns, Columns)

@@ -1,17 +1,16 @@
 """Gather what a log, or samples as Prometheus and Grafana have them, say of nodes, and make a trace of it."""
 
-import fnmatch
-import json
 import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from lazsim.errors import LONGEST_CAUSE, LazsimError, shorten
+from lazsim.errors import LazsimError, shorten
 from lazsim.files.faults import Faults
-from lazsim.trace.reading.events import events_from_states, other_nodes
-from lazsim.trace.reading.mapping import TraceMapping
+from lazsim.files.tables import json_values, valid_json
+from lazsim.trace.reading.events import events_from_states
+from lazsim.trace.reading.mapping import Condition
 from lazsim.trace.reading.times import TimeParser, refuse_outside, span_note
 from lazsim.trace.source import TraceReading, TraceSource
 from lazsim.trace.table import Event, EventKind
@@ -38,11 +37,10 @@ IS_THERE = "a node changed some time before the sample that shows it, and is gon
 class StateLog:
     """The states of nodes at the dates of a log; the trace begins with the first date and ends with the last."""
 
-    def __init__(self, source: TraceSource, asked: TraceMapping | None = None) -> None:
+    def __init__(self, source: TraceSource) -> None:
         self.source = source
         """The file; its faults count what cannot be read."""
-        self._asked = source.asked if asked is None else asked
-        self._times = TimeParser(self._asked, self._asked)
+        self._times = TimeParser(source.asked, source.asked)
         self._rows: list[Event] = []
         self._nodes: dict[str, None] = {}
         self._first_s, self._last_s = math.inf, -math.inf
@@ -105,7 +103,7 @@ class StateLog:
 
     def reading(self, *notes: str) -> TraceReading:
         """Return the events of the nodes, and what was assumed."""
-        asked = self._asked.span
+        asked = self.source.asked.span
         window = "the trace begins with the first date that counts and ends with the last"
         if asked is not None and self._rows:
             begin_s, end_s = self._times.read_span(asked, self.source)
@@ -117,12 +115,10 @@ class StateLog:
                       key=lambda row: row.time_s)  # fmt: skip
         events, more = events_from_states(rows)
         named = {row.node for row in rows}
-        still = [Event(0.0, "add", node) for node in self._nodes if node not in named]
-        others, most = other_nodes(named | set(self._nodes), self._asked.cluster_nodes, self.source)
-        events = [*others, *still, *events]
+        events = [*(Event(0.0, "add", node) for node in self._nodes if node not in named), *events]
         last_s = max((event.time_s for event in events), default=0.0)
-        duration_s = max(last_s, round(self._last_s - self._first_s, 6)) if events else None
-        return TraceReading(events, duration_s, (window, *notes, *more, *most, *self._times.notes()))
+        duration_s = max(last_s, round(self._last_s - self._first_s, 6)) if math.isfinite(self._first_s) else None
+        return TraceReading(events, duration_s, (window, *notes, *more, *self._times.notes()), names="some")
 
 
 def read_labels(name: str) -> dict[str, str]:
@@ -152,9 +148,9 @@ def refusal(source: Faults, what: str) -> LazsimError:
 
 
 def choose_series(
-    series: Iterable[tuple[Mapping[str, Any], SamplesT]], where: Iterable[str], source: Faults
+    series: Iterable[tuple[Mapping[str, Any], SamplesT]], where: Iterable[Condition], source: Faults
 ) -> list[tuple[Mapping[str, Any], SamplesT]]:
-    """Return the series whose labels fit ``LABEL=PATTERN``, of readiness where they are of conditions.
+    """Return the series with the labels that are asked for; of the conditions of a node, readiness alone counts.
 
     Raises
     ------
@@ -176,12 +172,9 @@ def choose_series(
     return chosen
 
 
-def _is_chosen(labels: Mapping[str, Any], where: Sequence[str]) -> bool:
-    pairs = (text.partition("=") for text in [*where, *(["condition=Ready"] if "condition" in labels else [])])
-    return all(
-        fnmatch.fnmatchcase(str(labels.get(name.removesuffix("!"), "")), pattern) != name.endswith("!")
-        for name, _, pattern in pairs
-    )
+def _is_chosen(labels: Mapping[str, Any], where: Sequence[Condition]) -> bool:
+    is_ready = labels.get("condition", "Ready") == "Ready"
+    return is_ready and all(one.holds(str(labels.get(str(one.column), ""))) for one in where)
 
 
 def _refuse_uncommon(
@@ -214,33 +207,19 @@ def json_records(source: TraceSource, *lists: str) -> Iterator[tuple[str, dict[s
         When a value is no valid JSON, or says that more follow.
     """
     number, follow = 0, False
-    for value in _json_values(source):
-        follow = any(text_at(value, *path) for path in NEXT_PAGE)
-        name = next((name for name in lists if isinstance(value, dict) and isinstance(value.get(name), list)), None)
-        found = value if isinstance(value, list) else [value] if name is None else value[name]
-        for record in found:
-            number += 1
-            if isinstance(record, dict):
-                yield f"entry {number}", record
-            else:
-                source.fault(f"entry {number}", "expected an object of JSON")
+    with valid_json(source):
+        for _, value in json_values(source.text):
+            follow = any(text_at(value, *path) for path in NEXT_PAGE)
+            name = next((name for name in lists if isinstance(value, dict) and isinstance(value.get(name), list)), None)
+            found = value if isinstance(value, list) else [value] if name is None else value[name]
+            for record in found:
+                number += 1
+                if isinstance(record, dict):
+                    yield f"entry {number}", record
+                else:
+                    source.fault(f"entry {number}", "expected an object of JSON")
     if follow:
         source.fault("", "says that more pages follow; fetch all of them", "take the first ones for all")
-
-
-def _json_values(source: TraceSource) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
-    text, position = source.text.strip(), 0
-    while position < len(text):
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as error:
-            line = text.count("\n", 0, position) + 1
-            what = f"not valid JSON ({shorten(error, LONGEST_CAUSE)}); fetch the file again"
-            raise source.refuse(f"after line {line}", what) from None
-        yield value
-        while position < len(text) and text[position] in " \t\r\n,":
-            position += 1
 
 
 def text_at(record: Any, *path: str) -> str:
