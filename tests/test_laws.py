@@ -7,7 +7,7 @@ for others, and a save comes just in time. Each law here leaves out what makes i
 import itertools
 import random
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.nodes import Spares
+from lazsim.engine.plans import Plans
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.trace import build_trace
@@ -100,6 +101,23 @@ EXTENSIONS = {
 def test_a_system_without_what_it_adds_to_another_is_that_other(scenario, what, interval):
     events, duration_s = scenario
     require_same(*(simulate(events, system, SMALL, duration_s, interval) for system in EXTENSIONS[what]))
+
+
+@settings(max_examples=40)
+@given(scenarios(), st.sampled_from(["moc", "async-checkpoint"]), st.sampled_from([1, 7, 40]))
+def test_steps_made_at_one_go_save_what_steps_made_one_by_one_save(scenario, system, interval):
+    events, duration_s = scenario
+    at_one_go = simulate(events, system, SMALL, duration_s, interval, EvenLoads(2, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plans, "timer", lambda *of: partial(_one_step, timer_of(*of)))
+        require_same(at_one_go, simulate(events, system, SMALL, duration_s, interval, EvenLoads(2, 4)))
+
+
+timer_of = Plans.timer
+
+
+def _one_step(timer, step):
+    return timer(step)._replace(num_steps=1)
 
 
 @settings(max_examples=60)

@@ -78,10 +78,10 @@ class Job:
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
         rebalance_steps = self.plans.rebalance_interval_steps
-        self._intervals = {steps for steps in (self.interval_steps, rebalance_steps, self.plans.window_steps) if steps}
+        self._intervals = {steps for steps in (rebalance_steps, self.plans.window_steps) if steps}
         self._most_steps = min(LOAD_SAMPLE_STEPS, costs.job.rebalance_interval_steps)
         if planner.loads_are_even:
-            self._most_steps = max(LOAD_SAMPLE_STEPS, min(self._intervals, default=MAX_WHOLE))
+            self._most_steps = max(LOAD_SAMPLE_STEPS, min(self._intervals | {self.interval_steps or MAX_WHOLE}))
         self._last_save: tuple[System, int, float, Save] | None = None
         self.joining = Joining(env, self.nodes, costs.job.join_wait_s, spares.start_s, self._hear_join)
         self._end_s = end_s
@@ -369,11 +369,12 @@ class Job:
             return
         step_s, num_steps, extrapolated_share = state.timer(self.progress.step)
         num_steps = min([num_steps, *(interval - self.progress.step % interval for interval in self._intervals)])
+        num_steps, save_s = self._at_one_go(state, step_s, num_steps)
         self.plans.count(num_steps)
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
-        state.stretch = stretch = Stretch(self.env.now, step_s, num_steps, extrapolated_share)
+        state.stretch = stretch = Stretch(self.env.now, step_s, num_steps, extrapolated_share, save_s)
         try:
             yield from self.env.passing(num_steps * step_s)
         except simpy.Interrupt as interrupt:
@@ -383,6 +384,17 @@ class Job:
             state.stretch = stretch = replace(stretch, num_steps=num_steps, is_cut=True)
             yield from self.env.passing(max(0.0, stretch.start_s + num_steps * step_s - self.env.now))
         self._book_steps(state, stretch, stretch.num_steps)
+
+    def _at_one_go(self, state: Training, step_s: float, num_steps: int) -> tuple[int, float | None]:
+        """Return the steps up to a checkpoint, or all if none waits for any, and the seconds until one is written."""
+        interval = self.interval_steps
+        first = interval - self.progress.step % interval if interval else num_steps
+        if num_steps <= first:
+            return num_steps, None
+        save = self._save(state.held.num_seats, step_s)
+        last_is_written = self.progress.written_at_s() <= self.env.now + first * step_s
+        waits = save.stall_s or save.persist_s > interval * step_s or not last_is_written
+        return (first, None) if waits else (num_steps, save.persist_s)
 
     # What the states share.
 
@@ -429,8 +441,24 @@ class Job:
         if num_steps:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
-        self.progress.add(Made(stretch.start_s, num_steps, stretch.step_s, samples))
+        made = Made(stretch.start_s, num_steps, stretch.step_s, samples)
+        if stretch.save_s is not None:
+            made = self._save_between(made, stretch.save_s, is_over=num_steps < stretch.num_steps)
+        self.progress.add(made)
         return spent_s
+
+    def _save_between(self, made: Made, save_s: float, *, is_over: bool) -> Made:
+        """Count steps up to the last checkpoint between them, and at their end if that `is_over`; return the others."""
+        interval, step = self.interval_steps, self.progress.step
+        num_saves = (step + made.num_steps - (not is_over)) // interval - step // interval
+        self.log.count("checkpoints", num_saves)
+        last = step // interval + num_saves
+        # Of those before the last one, only the newest may still matter.
+        for number in range(last - min(num_saves, 2) + 1, last + 1):
+            before, made = made.split(number * interval - self.progress.step)
+            self.progress.add(before)
+            self.progress.save(made.start_s, save_s)
+        return made
 
     def _roll_back(self, copied_step: int) -> None:
         """Go back to the last checkpoint, or to copies in memory of a step; updates of experts may be lost."""

@@ -1,7 +1,7 @@
 """Steps and samples trained, and the part of them that a checkpoint keeps."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ROUNDING = 1e-9
 """Share of a step by which rounding may misplace its end."""
@@ -15,6 +15,11 @@ class Made:
     num_steps: int
     step_s: float
     samples_per_step: int
+
+    def split(self, num_steps: int) -> "tuple[Made, Made]":
+        """Return the first of these steps, and the others."""
+        later_s = self.start_s + num_steps * self.step_s
+        return replace(self, num_steps=num_steps), replace(self, start_s=later_s, num_steps=self.num_steps - num_steps)
 
 
 @dataclass

@@ -26,6 +26,8 @@ class Stretch:
     step_s: float
     num_steps: int
     extrapolated_share: float
+    save_s: float | None = None
+    """Seconds until a checkpoint that is made between two of these steps is written; None where none is."""
     is_cut: bool = False
 
     def steps_made(self, now_s: float) -> int:
