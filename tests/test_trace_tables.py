@@ -137,6 +137,10 @@ FORMS = {
         "Time,a,b\n2025-03-01 00:00,1,1\n2025-03-01 00:01,,\n2025-03-01 00:02,1,1\n",
         (120.0, 0, 240.0),
     ),
+    "incidents whose numbers begin with the sign of comments": lambda: (
+        OUTAGES.replace("host", "incident,host").replace("\na", "\n# of May\n#1,a").replace("\nb", "\n#2,b"),
+        AWAY,
+    ),
     "outages without a header": lambda: (OUTAGES.split("\n", 1)[1].replace(",\n", ",2025-03-01 03:00\n"), AWAY),
 }
 
@@ -257,6 +261,23 @@ def test_columns_and_formats_of_dates_can_be_named(write):
     rows = "day,clock,kind,up\n01.03.2025,00:00,gpu,2\n01.03.2025,00:00,cpu,9\n01.03.2025,01:00,gpu,1\n"
     options = {"columns": "time=day+clock,count=up", "where": ["kind=g*"], "time_format": "%d.%m.%Y %H:%M"}
     assert outcome(read_trace(write(rows), mapping=make_mapping(**options))) == (3600.0, 1, 7200.0)
+
+
+def test_first_row_of_a_table_without_a_header_counts_whatever_form_its_dates_have(write):
+    events = "01.03.2025 00:00;up;a\n01.03.2025 01:00;down;a\n01.03.2025 03:00;up;b\n"
+    asked = {"columns": "time=1,event=2,node=3", "time_format": "%d.%m.%Y %H:%M"}
+    assert outcome(read_trace(write(events), mapping=make_mapping(**asked))) == (3 * 3600.0, 1, 3600.0)
+    joined = events.replace(" ", ";")
+    write("time_format = ['%d.%m.%Y %H:%M']\n[columns]\ntime = [1, 2]\nevent = 3\nnode = 4\n", "mine.toml")
+    path = write(joined)
+    assert outcome(read_trace(path, format=str(path.with_name("mine.toml")))) == (3 * 3600.0, 1, 3600.0)
+
+
+def test_whole_numbers_that_json_and_parquet_have_as_floats_are_read_as_such(write):
+    rows = [(1740787200000000000.0, "add", 1.0), (1740787200000000000.0, "add", 2.0), (1.74078726e18, "remove", 2.0)]
+    text = "\n".join(json.dumps(dict(zip(("time", "event", "node"), row, strict=True))) for row in rows)
+    trace = read_trace(write(text))
+    assert (outcome(trace), trace.names) == ((60.0, 1, 120.0), ("1", "2"))
 
 
 @pytest.mark.parametrize(
@@ -483,6 +504,22 @@ def test_step_back_of_local_time_is_read_right_in_its_zone(write):
     # From 00:50 EDT, 75 min to 01:05 EST and 135 min to 02:05 EST.
     assert losses(trace) == [(75 * 60.0, 4)]
     assert trace.duration_s == 135 * 60.0
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_step_back_of_local_time_is_read_right_in_its_zone_from_the_newest_row_on(write, lenient):
+    newest_first = "\n".join(AUTUMN.splitlines()[::-1])
+    trace = read_trace(write(newest_first), mapping=TraceMapping(time_zone="America/New_York"), lenient=lenient)
+    assert (losses(trace), trace.duration_s) == ([(75 * 60.0, 4)], 135 * 60.0)
+    events = "2021-11-07 01:05,up,a\n2021-11-07 01:50,down,a\n2021-11-07 00:50,up,a\n2021-11-06 09:00,up,b\n"
+    trace = read_trace(write(events), mapping=TraceMapping(time_zone="America/New_York"), lenient=lenient)
+    # From 9:00 EDT it is 15 h and 50 min to 00:50 EDT, an hour more to 01:50 EDT, and 15 min more to 01:05 EST.
+    assert [event.time_s / 60 for event in trace.events()][1:] == [950, 1010, 1025]
+
+
+def test_step_back_of_local_time_asks_for_its_zone_from_the_newest_row_on(write):
+    with pytest.raises(TraceFormatError, match=r"line 2: steps back by 45 min, .* `time_zone`"):
+        read_trace(write("\n".join(AUTUMN.splitlines()[::-1])))
 
 
 def test_spring_has_no_hour_that_the_clock_leaves_out(write):

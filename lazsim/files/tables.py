@@ -27,6 +27,9 @@ RULED = re.compile(r"\s*[^\n]*\n( *-{2,}(?: +-{2,})+) *(?:\n|\Z)")
 RULES = "-:=+ "
 """Characters of the rules of Markdown and of terminals, such as |---|:-:|, which have no texts."""
 
+COMMENT = re.compile(r"#(?!\d)", re.ASCII)
+"""Begin of a line that counts for nothing; #7 is the number of an incident or a node."""
+
 HEAD_LINES = 20
 
 Cells = Mapping[str, str]
@@ -97,9 +100,9 @@ def read_table(
     Parameters
     ----------
     text
-        Lines with a separator (tab, ``|``, ``;``, comma, or else spaces), in which ``#`` begins a comment; columns of
-        fixed width under a rule of dashes; a JSON value on each line; or one JSON array, alone or in an object. JSON
-        values are objects, whose keys name the columns, or arrays.
+        Lines with a separator (tab, ``|``, ``;``, comma, or else spaces), in which ``#`` begins a comment, unless a
+        digit follows; columns of fixed width under a rule of dashes; a JSON value on each line; or one JSON array,
+        alone or in an object. JSON values are objects, whose keys name the columns, or arrays.
     faults
         The faults of the file.
     is_header
@@ -202,7 +205,7 @@ def json_values(text: str, begin: int = 0) -> Iterator[tuple[int, Any]]:
 
 
 def _data_lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
+    return ((number, line) for number, line in numbered_lines(text) if not COMMENT.match(line))
 
 
 def _ruled_lines(text: str, ruled: re.Match[str], faults: Faults) -> Iterator[Row]:
@@ -221,7 +224,7 @@ def _ruled_lines(text: str, ruled: re.Match[str], faults: Faults) -> Iterator[Ro
 
 
 def _separated_lines(text: str, separator: str, faults: Faults) -> Iterator[Row]:
-    lines = ("\n" if line.startswith("#") else line for line in io.StringIO(text, newline=None))
+    lines = ("\n" if COMMENT.match(line) else line for line in io.StringIO(text, newline=None))
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     while True:
         try:
@@ -331,6 +334,9 @@ def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
+        # As stamps in nanoseconds, and the whole numbers of a column of pandas with gaps.
+        return str(int(value))
     return json.dumps(value) if isinstance(value, bool | list) else str(value)
 
 

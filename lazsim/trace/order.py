@@ -9,8 +9,6 @@ from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S, counted, format_duration
 
-NEWEST_FIRST = "the newest rows come first: read from the end"
-
 SET_BACK_S = (30 * MINUTE_S, HOUR_S)
 """Steps back of local time when summer ends: an hour, less the time between two rows."""
 
@@ -44,13 +42,6 @@ def in_time_order(rows: Iterable[TimedT], faults: Faults) -> list[TimedT]:
             faults.fault(row.line, what, "sort what is out of order")
         kept.append(row)
     return sorted(kept, key=lambda row: row.time_s)
-
-
-def is_newest_first(rows: Sequence[Timed]) -> bool:
-    """Return whether rows go from the newest to the oldest."""
-    return len({row.time_s for row in rows}) > 1 and all(
-        later.time_s <= earlier.time_s for earlier, later in itertools.pairwise(rows)
-    )
 
 
 def refuse_set_back(rows: Sequence[Timed], faults: Faults, repair: str, is_distinct: bool = False) -> None:
@@ -88,9 +79,6 @@ def settle(rows: Sequence[TimedT], says: Callable[[TimedT], object]) -> tuple[li
     [(0, 9), (30, 7), (90, 7)]
     """
     notes = []
-    if is_newest_first(rows):
-        rows = rows[::-1]
-        notes.append(NEWEST_FIRST)
     back_s = [earlier.time_s - later.time_s for earlier, later in itertools.pairwise(rows)]
     back_s = [step_s for step_s in back_s if step_s > 0]
     stretches = _stretches(rows)

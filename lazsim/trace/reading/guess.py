@@ -94,7 +94,7 @@ def mapping_reader(name: str) -> TraceReader:
     return TraceReader(
         describe_spec("mappings", name),
         lambda text: how_well(mapping, open_head(text)),
-        lambda source: read_mapped(source, open_table(source), mapping),
+        lambda source: read_mapped(source, open_table(source, mapping), mapping),
         tuple(TraceMapping.__struct_fields__),
     )
 

@@ -1,16 +1,18 @@
 """Read a table by a mapping of its columns: pick the rows and columns that it names, and make events of them."""
 
+import copy
 import fnmatch
 import functools
 import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
-from lazsim.errors import literal, shorten
+from lazsim.errors import LazsimError, literal, shorten
 from lazsim.files.tables import HEAD_LINES, PARQUET, FileTable, read_parquet, read_table
-from lazsim.trace.order import NEWEST_FIRST, in_time_order, is_newest_first, refuse_set_back, settle
+from lazsim.trace.order import in_time_order, refuse_set_back, settle
 from lazsim.trace.reading.events import (
     RULE,
     Outage,
@@ -22,7 +24,7 @@ from lazsim.trace.reading.events import (
 from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.trace.reading.mapping import NO_MAPPING, OPTIONAL, Condition, TraceMapping
 from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, read_labels
-from lazsim.trace.reading.times import TimeParser, is_date, is_number, span_note
+from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, span_note
 from lazsim.trace.source import TraceReading, TraceSource, count, named
 from lazsim.trace.table import Event, EventKind
 from lazsim.units import counted
@@ -68,16 +70,27 @@ ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
 
 
-def open_table(source: TraceSource) -> FileTable:
-    """Read the rows of a file in any form of table."""
+def open_table(source: TraceSource, mapping: TraceMapping = NO_MAPPING) -> FileTable:
+    """Read the rows of a file in any form of table, of which a mapping may know more."""
     if source.content.startswith(PARQUET):
         return read_parquet(source.content, source)
-    return read_table(source.text, source, is_header)
+    mapping = source.asked.under(mapping)
+    return read_table(source.text, source, lambda fields: is_header(fields) and not _has_time(fields, mapping))
 
 
 def is_header(fields: list[str]) -> bool:
     """Return whether a row names columns: none of its texts is a number or a date."""
     return not any(is_number(field) or is_date(field) for field in fields)
+
+
+def _has_time(fields: Sequence[str], mapping: TraceMapping) -> bool:
+    """Return whether a row has a time, maybe of a form of its own, in columns that a mapping tells by their numbers."""
+    columns = {} if mapping.columns is None else mapping.columns.given()
+    try:
+        places = [int(part) - 1 for part in columns.get("time", columns.get("start", ()))]
+        return bool(places) and is_read_by(TimeParser(mapping, mapping).read, _joined(fields, places))
+    except (ValueError, IndexError):
+        return False
 
 
 def find_column(name: str, header: tuple[str, ...]) -> int | None:
@@ -145,8 +158,22 @@ class _MappedTable:
         times = self._places.get("time") or self._places["start"]
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
         self._times = TimeParser(mapping, source.asked, self._header(times), lengths)
-        # Dates go on from that of the last row read.
+        self._is_newest_first = "time" in self._places and self._goes_back(copy.copy(self._times))
+        if self._is_newest_first:
+            self._rows.reverse()
+        # Dates go on from that of the last row read, also where the clock is set back between.
         self._last = -math.inf
+
+    def _goes_back(self, times: TimeParser) -> bool:
+        """Return whether most of the first rows are dated before the row above them."""
+        found = []
+        for _, texts in self._rows[:HEAD_LINES]:
+            with suppress(ValueError, OverflowError):
+                found.append(times.read(texts["time"]))
+        with suppress(LazsimError):
+            times.start(found, self._source)
+        steps = [later - earlier for earlier, later in itertools.pairwise(found) if later != earlier]
+        return times.is_absolute and 2 * sum(step < 0 for step in steps) > len(steps)
 
     def read(self) -> TraceReading:
         """Make events of the rows, in the shape that the columns tell."""
@@ -159,6 +186,8 @@ class _MappedTable:
         else:
             reading = self._read_events() if "event" in self._places else self._read_outages()
         notes = list(reading.notes)
+        if self._is_newest_first:
+            notes.append("the newest rows come first: read from the end")
         for one in self._conditions:
             if len(one) > 1 and self._lacks(one):
                 columns = " or ".join(sorted({str(condition.column) for condition in one}))
@@ -310,9 +339,6 @@ class _MappedTable:
         self._times.start((event.time_s for event in rows), self._source, self._mapping.span)
         events = [event._replace(time_s=self._times.seconds(event.time_s)) for event in rows]
         notes = [self._ends(ENDS), *self._times.notes()]
-        if self._times.is_absolute and is_newest_first(events):
-            events.reverse()
-            notes.append(NEWEST_FIRST)
         if self._times.is_local:
             refuse_set_back(events, self._source, "sort what is out of order")
         end_s = self._times.end([event.time_s for event in events], self._source)
@@ -467,5 +493,5 @@ def _are_several(text: str) -> bool:
     return are_alike or ("{" not in text and RANGE_OF_HOSTS.fullmatch(text) is not None)
 
 
-def _joined(fields: Sequence[str], places: tuple[int, ...]) -> str:
+def _joined(fields: Sequence[str], places: Sequence[int]) -> str:
     return fields[places[0]] if len(places) == 1 else " ".join(fields[place] for place in places)
