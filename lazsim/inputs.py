@@ -1,7 +1,10 @@
 """The trace and the loads of a scenario: a recipe or generator, or a file by its hash; and what is made of them."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 
 from lazsim.errors import SpecError
@@ -64,9 +67,35 @@ def make_routing(source: RoutingInput, path: str | None) -> Routing:
     return loads
 
 
-# Scenarios of one study share most traces and loads, and those that share them follow each other.
-shared_trace = functools.lru_cache(maxsize=4)(make_trace)
-shared_routing = functools.lru_cache(maxsize=2)(make_routing)
+InputT = TypeVar("InputT", TraceInput, RoutingInput)
+MadeT = TypeVar("MadeT")
+
+
+class Shared(Generic[InputT, MadeT]):
+    """Makes the trace or the loads of an input once for the scenarios of a study, of which the last few are kept."""
+
+    def __init__(self, make: Callable[[InputT, str | None], MadeT], num_kept: int) -> None:
+        self._make: Callable[[InputT, str | None], MadeT] = make
+        self._kept: Callable[..., list[MadeT]] = functools.lru_cache(num_kept)(lambda *_: [])
+
+    def __call__(self, source: InputT, path: str | None) -> MadeT:
+        """Return what was made of an input, or make it."""
+        kept = self._kept(source, path)
+        if not kept:
+            kept.append(self._make(source, path))
+        return kept[0]
+
+    def check(self, source: InputT, path: str | None) -> InputT:
+        """Make it anew, since a file may have changed, and return the input with its hash."""
+        made: Any = self._make(source, path)
+        hashed = msgspec.structs.replace(source, sha256=made.sha256)
+        self._kept(hashed, path)[:] = [made]
+        return hashed
+
+
+# Scenarios that share a trace or loads follow each other.
+shared_trace = Shared(make_trace, 4)
+shared_routing = Shared(make_routing, 2)
 
 
 def require_unchanged(path: str, before: str, now: str) -> None:

@@ -35,10 +35,10 @@ from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN, read_bytes
-from lazsim.inputs import RoutingInput, TraceInput, make_trace, require_unchanged, shared_routing, shared_trace
+from lazsim.inputs import InputT, RoutingInput, Shared, TraceInput, require_unchanged, shared_routing, shared_trace
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
-from lazsim.routing import Routing, RoutingSpec, load_routing
+from lazsim.routing import Routing, RoutingSpec
 from lazsim.routing.loading import UNIFORM
 from lazsim.settings import ANALYTIC, DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings
 from lazsim.specs import (
@@ -332,6 +332,7 @@ class Resolver:
     def __init__(self, name: str = "", folder: Path = Path()) -> None:
         self._name, self._folder = name, folder
         self._once: Callable[..., Any] = functools.cache(lambda function, *arguments: function(*arguments))
+        self._seeds = dict[Any, int]()
 
     def resolve(self, settings: Settings) -> Scenario:
         """Resolve settings; those that are missing have their defaults.
@@ -341,7 +342,7 @@ class Resolver:
         LazsimError
             When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
         """
-        return _Resolution(self._name, self._folder, self._once, settings).scenario()
+        return _Resolution(self._name, self._folder, self._once, self._seeds, settings).scenario()
 
 
 _INTERVALS = "checkpoint_interval_steps"
@@ -350,8 +351,10 @@ _INTERVALS = "checkpoint_interval_steps"
 class _Resolution:
     """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
 
-    def __init__(self, name: str, folder: Path, once: Callable[..., Any], settings: Settings) -> None:
-        self._name, self._folder, self._once = name, folder, once
+    def __init__(
+        self, name: str, folder: Path, once: Callable[..., Any], seeds: dict[Any, int], settings: Settings
+    ) -> None:
+        self._name, self._folder, self._once, self._seeds = name, folder, once, seeds
         self._where = f"{name}: " if name else ""
         self._asked = {**DEFAULTS, **check_settings(settings, self._where)}
         self._changes = changed_fields(self._asked)
@@ -521,9 +524,7 @@ class _Resolution:
                 raise SpecError(f"{self._where}`trace`: {unknown_name('trace', name, known, 'a file of node events')}")
             source = TraceInput(name=Path(name).name, **cut)
         with self._naming("trace"):
-            # One check stands for all seeds.
-            digest = self._once(make_trace, msgspec.structs.replace(source, seed=0), path).sha256
-        return msgspec.structs.replace(source, sha256=digest)
+            return self._check(shared_trace, source, path)
 
     def _routing(self, name: str, model: ModelSpec) -> RoutingInput:
         reading = {key: self._asked[key] for key in ("lenient", "layers_from")}
@@ -538,8 +539,13 @@ class _Resolution:
         if name != UNIFORM:
             self._paths["routing"] = self._file("routing", name)
         with self._naming("routing"):
-            loads = self._once(load_routing, self._paths.get("routing", name), layers, experts, 0, *reading.values())
-        return msgspec.structs.replace(source, sha256=loads.sha256)
+            return self._check(shared_routing, source, self._paths.get("routing"))
+
+    def _check(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
+        """Make what an input names, and return it with its hash; one seed is checked for all."""
+        seed = self._seeds.setdefault((msgspec.structs.replace(source, seed=0), path), source.seed)
+        checked: InputT = self._once(shared.check, msgspec.structs.replace(source, seed=seed), path)
+        return msgspec.structs.replace(checked, seed=source.seed)
 
     def _refuse_changes(self, part: str, what: str) -> None:
         for field_name in self._changes[part]:

@@ -1,6 +1,7 @@
 """Scenarios: every input resolved once, hashed once, and replaced one at a time."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import lazsim
+from lazsim import inputs
 from lazsim.engine.simulate import simulate_system
 from lazsim.errors import LazsimError, SpecError
 from lazsim.scenario import resolve
@@ -152,6 +154,20 @@ def test_a_file_that_changes_after_it_was_resolved_is_refused(tmp_path, setting,
     (tmp_path / "own.py").write_text(f"{code}# Changed.\n")
     with pytest.raises(SpecError, match=r"own.py:.*changed after it was first read; start again"):
         scenario.find_system()
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_run_reads_its_files_once_and_a_later_one_what_they_hold_by_then(tmp_path, monkeypatch, seed):
+    readers = [Mock(wraps=inputs.read_trace), Mock(wraps=inputs.load_routing)]
+    for name, reader in zip(("read_trace", "load_routing"), readers, strict=True):
+        monkeypatch.setattr(inputs, name, reader)
+    trace, loads = tmp_path / "trace.csv", tmp_path / "loads.csv"
+    loads.write_text("layer,expert,tokens\n" + "".join(f"{at // 16},{at % 16},5\n" for at in range(192)))
+    for num_runs, num_nodes in ((1, 3), (2, 4)):
+        trace.write_text("".join(f"0,add,node{node}\n" for node in range(num_nodes)) + "600000,remove,node0\n")
+        result = lazsim.simulate(trace, systems=["ds", "ds-ft"], routing=str(loads), seed=seed)
+        assert result.trace["most_nodes"] == num_nodes
+        assert [reader.call_count for reader in readers] == [num_runs, num_runs]
 
 
 def test_systems_of_one_name_are_refused(tmp_path):

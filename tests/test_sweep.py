@@ -13,6 +13,7 @@ import pytest
 
 import lazsim
 from lazsim.errors import LazsimError
+from lazsim.inputs import Shared, make_trace
 from lazsim.study.collect import collect
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep.run import resolve_points, run_sweep
@@ -235,12 +236,14 @@ def test_a_bug_in_a_run_is_raised_and_what_is_done_is_kept(tmp_path):
     assert len(ids(tmp_path)) == 1
 
 
-def test_a_file_that_changes_while_a_sweep_runs_is_noticed(tmp_path, monkeypatch):
+def test_a_file_that_changes_while_a_sweep_runs_is_noticed_by_the_processes_that_read_it_again(tmp_path, monkeypatch):
     path = tmp_path / "nodes.csv"
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n600000,remove,a\n")
     sweep = parse_sweep({"base": {"trace": str(path), "routing": "uniform", "system": "ds"}})
     scenario = resolve_points(sweep)[1][0]
     path.write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n500000,remove,a\n")
+    assert scenario.load_trace().duration_s == 600.0
+    monkeypatch.setattr("lazsim.scenario.shared_trace", Shared(make_trace, 1))
     with pytest.raises(LazsimError, match="changed after it was first read"):
         simulate_point(scenario)
 
