@@ -143,6 +143,21 @@ def test_a_timeline_of_many_systems_begins_with_those_that_keep_most(result):
     assert timeline["num_drawn"] == 6
 
 
+def test_a_page_of_a_run_too_short_for_a_step_says_so_and_explains_no_marks_that_it_lacks():
+    result = lazsim.simulate("fail-every-5min", duration="0.05s", systems=["lazarus", "ds"])
+    outline = Outline(report_page(run_report(result), run_parts(result), (), "", {}).decode())
+    text = " ".join(outline.text.split())
+    assert "Over 50 ms, no system keeps a sample." in text
+    assert "Triangles are failures" not in text
+    assert explored(outline)["timeline"]["phases"] == {}
+
+
+def test_a_legend_of_a_timeline_has_the_phases_that_occur(result):
+    named = {span.what.replace("_", " ") for run in result.runs for span in run.phases}
+    # Time without a mark is that of training.
+    assert set(timeline_of({run.name: run for run in result.runs})["phases"]) == named - {"compute"} > {"checkpoint"}
+
+
 def test_names_from_outside_are_text_and_no_markup():
     evil = "<script>alert(1)</script>"
     table = Table([key("<b>"), Column("n", ",d")], [[evil, 3]], title=evil)
@@ -374,5 +389,5 @@ def test_the_page_of_policies_that_agree_tells_the_first_number_of_failures_that
     told = "When 2 nodes fail together, every expert survives with probability 0.667 under each policy."
     assert told in Outline((tmp_path / "report.html").read_text()).text
     lazsim("recovery", *plan, "--failures", "1", "--out", tmp_path)
-    told = "When 1 node fails, every expert survives with probability 1.000 under each policy."
+    told = "When 1 node fails, every expert survives with probability 1 under each policy."
     assert told in Outline((tmp_path / "report.html").read_text()).text

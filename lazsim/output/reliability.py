@@ -114,12 +114,16 @@ def reliability_report(report: ReliabilityReport) -> Report:
     # Where all agree, the first number of failures that may lose an expert says most.
     column = int(np.argmax(spread_F if spread_F.any() else probs_PF[0] < 1))
     names, prob_P = list(curves), probs_PF[:, column]
+    told = [
+        format_prob(curve.recovery_prob[column], certain=curve.ci_low[column] == curve.ci_high[column])
+        for curve in curves.values()
+    ]
     failed, unit = next(iter(curves.values())).failures[column], report.scenarios.unit
     best, worst = int(prob_P.argmax()), int(prob_P.argmin())
     failing = f"{failed} {unit} fail together" if failed > 1 else f"1 {unit.removesuffix('s')} fails"
-    answer = f"When {failing}, every expert survives with probability {prob_P[best]:.3f} under "
+    answer = f"When {failing}, every expert survives with probability {told[best]} under "
     if prob_P[worst] < prob_P[best]:
-        answer += f"{names[best]}, and {prob_P[worst]:.3f} under {names[worst]}"
+        answer += f"{names[best]}, and {told[worst]} under {names[worst]}"
     else:
         answer += names[best] if len(names) == 1 else "each policy"
     widest = max(float((curve.ci_high - curve.ci_low).max()) for curve in curves.values()) / 2

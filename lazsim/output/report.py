@@ -3,11 +3,13 @@
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
@@ -167,19 +169,20 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     systems = []
     for name, run in runs.items():
         bounds_s, kept, _ = windows(run.states, run.wall_s)
-        rates = [*kept.tolist(), float(kept[-1])]
-
-        def rate_at(time_s: float, bounds: Any = bounds_s, rates: Sequence[float] = rates) -> float:
-            return rates[max(0, int(bounds.searchsorted(time_s)) - 1)]
-
+        failures = run.failures[:most]
+        before = np.maximum(bounds_s.searchsorted([one.time_s for one in failures]) - 1, 0)
+        rates = kept.round(4).tolist()
         stops = [span for span in run.phases if span.what in STOP_COLORS]
         systems.append(
             {
                 **drawn(shown[name], looks[name]),
                 "visible": name in drawn_first,
                 "x": (bounds_s / unit_s).round(6).tolist(),
-                "rate": [round(rate, 4) for rate in rates],
-                "failures": _columns([_failure(one, unit_s, rate_at) for one in run.failures[:most]], FAILURE_COLUMNS),
+                "rate": [*rates, rates[-1]],
+                "failures": _columns(
+                    [_failure(one, unit_s, rates[window]) for one, window in zip(failures, before, strict=True)],
+                    FAILURE_COLUMNS,
+                ),
                 "phases": _columns([_phase(span, unit_s) for span in longest(stops, most)], PHASE_COLUMNS),
             }
         )
@@ -188,7 +191,8 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     alive = alive[:: -(-len(alive) // MOST_MARKS)]
     end = first.wall_s / unit_s
     nodes = {"x": [*(round(at, 6) for at, _ in alive), end], "alive": [*(num for _, num in alive), alive[-1][1]]}
-    phases = {what.replace("_", " "): color for what, color in STOP_COLORS.items()}
+    drawn_phases = {span.what for run in runs.values() for span in run.phases}
+    phases = {what.replace("_", " "): color for what, color in STOP_COLORS.items() if what in drawn_phases}
     found = {"unit": unit, "end": end, "systems": systems, "nodes": nodes, "phases": phases}
     return found | {"num_drawn": len(drawn_first)}
 
@@ -201,12 +205,11 @@ def _columns(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> dict[str, l
     return {name: [row[index] for row in rows] for index, name in enumerate(names)}
 
 
-def _failure(failure: FailureRecord, unit_s: float, rate_at: Callable[[float], float]) -> tuple[Any, ...]:
+def _failure(failure: FailureRecord, unit_s: float, rate: float) -> tuple[Any, ...]:
     outage = "never" if failure.trains_at_s is None else format_duration(failure.trains_at_s - failure.time_s)
     named = " ".join(failure.nodes[:8]) + (f" and {len(failure.nodes) - 8} more" if len(failure.nodes) > 8 else "")
     decision = f"{failure.decision or 'failed again before it was noticed'} {failure.source}".strip()
-    at, rate = round(failure.time_s / unit_s, 6), round(rate_at(failure.time_s), 4)
-    return at, rate, named, decision, failure.why, outage, failure.lost_steps
+    return round(failure.time_s / unit_s, 6), rate, named, decision, failure.why, outage, failure.lost_steps
 
 
 def _phase(span: TimeSpan, unit_s: float) -> tuple[Any, ...]:

@@ -71,18 +71,19 @@ def run_files(result: RunResult) -> dict[str, bytes]:
 def run_report(result: RunResult) -> Report:
     """Return what the page of a run says."""
     best, *others = sorted(result.runs, key=lambda run: -run.samples)
+    rivals = [run for run in others if run.samples]
+    # The next and the last tell the range of many.
+    rivals = rivals if len(rivals) <= MOST_COMPARED else [rivals[0], rivals[-1]]
     trains = f"{best.name} keeps {best.goodput_samples_per_s:.2f} samples/s"
-    if best.samples:
-        rivals = [run for run in others if run.samples]
-        # The next and the last tell the range of many.
-        rivals = rivals if len(rivals) <= MOST_COMPARED else [rivals[0], rivals[-1]]
-        trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in rivals)
-    error = f" (95 % interval +- {best.samples_error:.1%} for plans that were sampled)" if best.samples_error else ""
+    trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in rivals)
+    if best.samples_error:
+        trains += f" (95 % interval +- {best.samples_error:.1%} for plans that were sampled)"
+    trains += f"; {best.ettr:.1%} of its time is productive (ETTR)"
     found = {run.name: plan_of(one) for run, one in zip(result.runs, result.scenarios, strict=True)}
     plans = {name: plan for name, plan in found.items() if plan is not None}
     return Report(
         f"{result.inputs['model']['name']} on {result.inputs['cluster']['name']} under {result.trace['name']}",
-        f"Over {format_duration(best.wall_s)}, {trains}{error}; {best.ettr:.1%} of its time is productive (ETTR).",
+        f"Over {format_duration(best.wall_s)}, {trains if best.samples else 'no system keeps a sample'}.",
         "One replay of one stretch of a trace: a failure may by luck hit just before a checkpoint, or just after it. "
         "lazsim sweep with several seeds or starts gives intervals.",
         result.inputs,
