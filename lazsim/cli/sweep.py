@@ -1,23 +1,13 @@
 """``lazsim sweep``: grids of runs, resumed where they were left."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import (
-    REPORT,
-    json_option,
-    note,
-    note_written,
-    page,
-    progress_bar,
-    show,
-    worker_options,
-    working,
-    write_results,
-)
+from lazsim.cli.base.common import json_option, keep, note, progress_bar, show, worker_options, working
 from lazsim.cli.base.messages import Checked
 from lazsim.units import counted
 
@@ -27,7 +17,7 @@ MOST_FAILURES = 10
 
 @click.command(cls=Checked)
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
-@click.option("--out", type=kinds.OUT_PATH, required=True, metavar="DIR", help="Keep every run there.")
+@click.option("--out", type=kinds.OUT_PATH, required=True, callback=keep, metavar="DIR", help="Keep every run there.")
 @worker_options
 @json_option
 def command(spec: Path, out: Path, **workers: Any) -> None:
@@ -46,16 +36,13 @@ def command(spec: Path, out: Path, **workers: Any) -> None:
     from lazsim.study.sweep.run import run_sweep
     from lazsim.study.sweep.spec import load_sweep
 
-    kind = click.get_current_context().command_path
-    refuse_foreign(out, SWEEP_FILES, kind)
+    refuse_foreign(out, SWEEP_FILES, click.get_current_context().command_path)
     with working():
         result = run_sweep(load_sweep(spec), out, progress=progress_bar, tell=note, **workers)
     if result.rows:
-        show(result, sweep_parts)
-        files = sweep_files(result)
-        report = sweep_report(result, spec.name, sha256(read_bytes(spec)))
-        files[REPORT] = page(report, sweep_parts(result), result.notes, files)
-        note_written(out, ("table.csv", "rows.jsonl", *write_results(out, kind, files)))
+        report = partial(sweep_report, name=spec.name, sha256=sha256(read_bytes(spec)))
+        show(result, sweep_parts, files=sweep_files, report=report)
+        note(f"every run is in {out}/: table.csv, rows.jsonl")
     note(*(f"{label}: {error}" for label, error in result.failures[:MOST_FAILURES]))
     if result.failures:
         num_runs = len(result.rows) + len(result.failures)

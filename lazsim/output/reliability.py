@@ -1,7 +1,6 @@
 """Plans and the probabilities that they keep every expert, as tables and files."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,10 @@ from lazsim.output.maps import LayerMap, layer_maps, plan_maps, text_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.table import Column, Part, Table, key, terminal_width
-from lazsim.reliability import SurvivalCurve
+from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.comparison import NodeLoss, PlanComparison, PlanScore, all_inputs
 from lazsim.reliability.failure_scenarios import FailureScenarios
-from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
+from lazsim.reliability.survival import PROBS, PolicyReliability, ReliabilityReport
 from lazsim.units import GIB, MIB, counted
 
 MOST_LOST_SHOWN = 8
@@ -76,21 +75,20 @@ def reliability_parts(report: ReliabilityReport) -> Iterator[Part]:
     """Tell how likely each plan survives: as placed, and for several layers shuffled, and the weakest alone."""
     found = list(report.policies.values())
     several = len(found[0].layers) > 1
-    unit, names = report.scenarios.unit, list(report.policies)
-    rows = _prob_rows([one.curve for one in found])
-    for label, estimates in (("trace", [one.trace for one in found]), ("each", [one.nodes for one in found])):
-        if all(estimates):
-            rows.append([label, *(format_prob(estimate.recovery_prob) for estimate in estimates if estimate)])
+    rows = [
+        [label, *(format_prob(estimate.recovery_prob) for estimate in estimates if estimate)]
+        for label, estimates in (("trace", [one.trace for one in found]), ("each", [one.nodes for one in found]))
+        if all(estimates)
+    ]
     rows.append(["f", *(str(one.curve.guaranteed) for one in found)])
     every = "every expert of every layer" if several else "every expert"
-    title = f"probability that {every} survives, by number of failed {unit}"
-    yield _prob_table(unit, names, rows, title, list(_legend(report.scenarios)))
+    title = f"probability that {every} survives, by number of failed {report.scenarios.unit}"
+    yield _prob_table(report, _as_placed, title, rows, list(_legend(report.scenarios)))
     if several:
         count = len(found[0].shuffled_RF)
         title = f"the same with the nodes of each layer shuffled (mean of {count} shuffles)"
-        yield _prob_table(unit, names, _prob_rows([_shuffled(one) for one in found]), title)
-        title = "the same for the layer that is least likely to survive"
-        yield _prob_table(unit, names, _prob_rows([_weakest_layer(one) for one in found]), title)
+        yield _prob_table(report, _shuffled, title)
+        yield _prob_table(report, _weakest_layer, "the same for the layer that is least likely to survive")
 
 
 def reliability_files(report: ReliabilityReport) -> dict[str, bytes]:
@@ -109,15 +107,13 @@ def reliability_files(report: ReliabilityReport) -> dict[str, bytes]:
 def reliability_report(report: ReliabilityReport) -> Report:
     """Return what the page says: the policies that differ most at some number of failures."""
     curves = {name: found.curve for name, found in report.policies.items()}
-    probs_PF = np.array([curve.recovery_prob for curve in curves.values()])
+    probs = [_as_placed(found) for found in report.policies.values()]
+    probs_PF = np.array([prob_F for prob_F, _ in probs])
     spread_F = np.ptp(probs_PF, axis=0)
     # Where all agree, the first number of failures that may lose an expert says most.
     column = int(np.argmax(spread_F if spread_F.any() else probs_PF[0] < 1))
     names, prob_P = list(curves), probs_PF[:, column]
-    told = [
-        format_prob(curve.recovery_prob[column], certain=curve.ci_low[column] == curve.ci_high[column])
-        for curve in curves.values()
-    ]
+    told = [format_prob(prob_F[column], certain=certain_F[column]) for prob_F, certain_F in probs]
     failed, unit = next(iter(curves.values())).failures[column], report.scenarios.unit
     best, worst = int(prob_P.argmax()), int(prob_P.argmin())
     failing = f"{failed} {unit} fail together" if failed > 1 else f"1 {unit.removesuffix('s')} fails"
@@ -241,38 +237,34 @@ def _legend(scenarios: FailureScenarios) -> Iterator[str]:
 
 
 def _prob_table(
-    unit: str, names: Sequence[str], rows: Sequence[Sequence[str]], title: str, notes: Sequence[str] = ()
+    report: ReliabilityReport,
+    probs_of: Callable[[PolicyReliability], tuple[Floats, Bools]],
+    title: str,
+    more: Sequence[Sequence[str]] = (),
+    notes: Sequence[str] = (),
 ) -> Table:
-    return Table(
-        [key(f"failed {unit}", kind="number"), *(Column(name, has_name=True) for name in names)], rows, title, notes
-    )
-
-
-def _prob_rows(curves: Sequence[SurvivalCurve]) -> list[list[str]]:
-    return [
-        [
-            str(failed),
-            *(format_prob(one.recovery_prob[row], certain=one.ci_low[row] == one.ci_high[row]) for one in curves),
-        ]
-        for row, failed in enumerate(curves[0].failures.tolist())
+    """Return a row for each number of failures, of the probabilities of each plan and whether they are certain."""
+    found = list(map(probs_of, report.policies.values()))
+    rows = [
+        [str(failed), *(format_prob(prob_F[row], certain=certain_F[row]) for prob_F, certain_F in found)]
+        for row, failed in enumerate(report.scenarios.failures)
     ]
+    names = (Column(name, has_name=True) for name in report.policies)
+    return Table([key(f"failed {report.scenarios.unit}", kind="number"), *names], [*rows, *more], title, notes)
 
 
-def _weakest_layer(found: PolicyReliability) -> SurvivalCurve:
-    """Return, for each number of failures, the values of the layer that is least likely to survive."""
-    least_F = np.argmin([layer.recovery_prob for layer in found.layers], axis=0)
-    columns = np.arange(len(least_F))
-    parts = {
-        name: np.stack([getattr(layer, name) for layer in found.layers])[least_F, columns]
-        for name in ("recovery_prob", "ci_low", "ci_high")
-    }
-    return dataclasses.replace(found.curve, **parts)
+def _as_placed(found: PolicyReliability) -> tuple[Floats, Bools]:
+    return found.curve.recovery_prob, found.curve.ci_low == found.curve.ci_high
 
 
-def _shuffled(found: PolicyReliability) -> SurvivalCurve:
+def _shuffled(found: PolicyReliability) -> tuple[Floats, Bools]:
     """Return the mean of the shuffles; a sampled one is certain where no failures can lose an expert."""
-    mean_F, low_F, high_F = (found.shuffled_RF.mean(axis=0) for _ in range(3))
-    if found.shuffled_method != "exact":
-        low_F = (found.curve.failures < found.curve.guaranteed).astype(np.float64)
-        high_F = np.ones(len(low_F))
-    return dataclasses.replace(found.curve, recovery_prob=mean_F, ci_low=low_F, ci_high=high_F)
+    certain_F = found.curve.failures < found.curve.guaranteed
+    return found.shuffled_RF.mean(axis=0), certain_F | (found.shuffled_method == "exact")
+
+
+def _weakest_layer(found: PolicyReliability) -> tuple[Floats, Bools]:
+    """Return, for each number of failures, the values of the layer that is least likely to survive."""
+    prob_LF, low_LF, high_LF = (np.stack([getattr(one, name) for one in found.layers]) for name in PROBS)
+    least = prob_LF.argmin(axis=0), np.arange(prob_LF.shape[1])
+    return prob_LF[least], low_LF[least] == high_LF[least]

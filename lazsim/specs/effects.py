@@ -11,8 +11,9 @@ from lazsim.grouping import grouped
 from lazsim.specs.hardware import GpuSpec
 from lazsim.specs.job import JobSpec
 from lazsim.specs.model import ModelSpec
+from lazsim.specs.overrides import field_at
 from lazsim.specs.parallel import ParallelSpec
-from lazsim.specs.record import defaults_of
+from lazsim.specs.record import given_fields
 from lazsim.specs.step import StepConstants
 
 HOST_LAUNCHES = ("host_launch_s", "host_launch_clock_hz", "host_wait_s")
@@ -123,11 +124,8 @@ def refuse_without_effect(paths: Iterable[str], idle: Mapping[str, str], where: 
 
 def layout_remarks(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
     """Tell of fields with other values than their defaults that have no effect beside others, and of drops."""
-    default, capacity = defaults_of(ParallelSpec), parallel.capacity_factor
-    idle = [
-        name for name, (is_idle, _) in BESIDE.items() if getattr(parallel, name) != default[name] and is_idle(parallel)
-    ]
-    told = [f"{name} ({BESIDE[name][1]})" for name in idle]
+    given, capacity = given_fields(parallel), parallel.capacity_factor
+    told = [f"{name} ({why})" for name, (is_idle, why) in BESIDE.items() if name in given and is_idle(parallel)]
     lacking = [one for one in parallel.recomputed if one in OF_MODULES and OF_MODULES[one](model)]
     told += [f"recomputed {one} ({model.name} has none)" for one in lacking]
     drops = f"capacity_factor {capacity:g} drops {1 - capacity:.0%} or more of what experts would compute: "
@@ -138,23 +136,15 @@ def layout_remarks(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
 
 def model_remarks(model: ModelSpec) -> list[str]:
     """Tell of fields of a model with other values than their defaults that have no effect beside the others."""
-    found = []
-    for path, (is_idle, why) in IN_MODEL.items():
-        spec = model.attention if path.startswith("attention.") else model
-        name = path.removeprefix("attention.")
-        if spec is not None and getattr(spec, name) != defaults_of(type(spec))[name] and is_idle(model):
-            found.append(f"{path} ({why})")
+    given = given_fields(model)
+    idle = {path: why for path, (is_idle, why) in IN_MODEL.items() if is_idle(model)}
+    found = [f"{path} ({why})" for path, why in idle.items() if field_at(given, path) is not None]
     return [f"of no effect in {model.name}: {', '.join(found)}"] if found else []
 
 
 def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:
     """Tell of fields of a job with other values than their defaults that have no effect on a run."""
-    values: dict[str, tuple[ParallelSpec | JobSpec, str]] = {
-        f"job.{name}": (job, name) for name in job.__struct_fields__
-    }
-    if job.parallel is not None:
-        values |= {f"job.parallel.{name}": (job.parallel, name) for name in job.parallel.__struct_fields__}
-    given = {path for path, (spec, name) in values.items() if getattr(spec, name) != defaults_of(type(spec))[name]}
-    found = grouped((why, path) for path, why in without_effect(job, model).items() if path in given)
+    given, idle = {"job": given_fields(job)}, without_effect(job, model)
+    found = grouped((why, path) for path, why in idle.items() if field_at(given, path) is not None)
     remarks = [f"of no effect {why}: {', '.join(paths)}" for why, paths in found.items()]
     return remarks + ([] if job.parallel is None else layout_remarks(job.parallel, model))

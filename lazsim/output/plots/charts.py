@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lazsim.output.plots.style import (
     COLUMN_INCHES,
@@ -97,7 +97,7 @@ def lines_figure(
             panel.set_yscale("log")
             number_log_axis(panel.yaxis)
         else:
-            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+            panel.yaxis.set_major_formatter(lambda value, _: plain_number(value))
         if limits != (None, None):
             panel.set_ylim(*limits)
         if names:
@@ -190,4 +190,4 @@ def number_log_axis(axis: Axis, unit: str = "") -> None:
     parts = LogLocator(10, (1, 2, 5) if decades < MOST_DECADES_IN_PARTS else (1,))
     axis.set_major_locator(parts if decades > FEWEST_DECADES else MaxNLocator(4))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(EngFormatter(unit) if unit else FuncFormatter(lambda value, _: plain_number(value)))
+    axis.set_major_formatter(EngFormatter(unit) if unit else lambda value, _: plain_number(value))

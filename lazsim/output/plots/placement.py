@@ -14,10 +14,9 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lazsim.output.maps import LayerMap
-from lazsim.output.plots.charts import amounts_map
+from lazsim.output.plots.charts import amounts_map, number_log_axis
 from lazsim.output.plots.style import RED, STYLE, new_figure, to_files
 from lazsim.placement.plan import Bools, Ints
 from lazsim.units import counted
@@ -69,9 +68,8 @@ def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: LogNorm) ->
         ScalarMappable(norm, amounts_map()), ax=panels.ravel().tolist(), label="expert's share of tokens",
         shrink=0.7, aspect=40, pad=0.02,
     )  # fmt: skip
-    bar.ax.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
+    number_log_axis(bar.ax.yaxis)
+    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -35,10 +35,11 @@ PARTS = (
 
 
 class Fill(NamedTuple):
-    """How a part of a bar is told from others: by colour and hatch."""
+    """How a part of a bar is told from others: by colour and hatch, the fields as matplotlib has them."""
 
-    color: str
-    hatch: str = ""
+    facecolor: str
+    hatch: str
+    edgecolor: str = "white"
 
 
 UNIVERSAL_COLORS = (
@@ -48,11 +49,8 @@ UNIVERSAL_COLORS = (
 
 FILLS = tuple(Fill(color, hatch) for hatch, color in itertools.product(("", "////", "...."), UNIVERSAL_COLORS))
 
-MEMORY_FILLS = tuple(Fill("#e4e4e4", hatch) for hatch in HATCHES)
+MEMORY_FILLS = tuple(Fill("#e4e4e4", hatch, "#606060") for hatch in HATCHES)
 """Kinds of memory are no parts of a step: no colour is left that means nothing else here."""
-
-HATCH_INK = "#606060"
-"""Colour of hatches on what is nearly white."""
 
 PASS_COLORS = {"forward": "#a9cbe6", "backward": "#f2c594", "both at once": "#8f8f8f"}
 """Lighter than the colours of parts, which are others."""
@@ -138,7 +136,7 @@ def _draw_layer(axes: Axes, result: StepResult, palette: dict[str, Fill]) -> Non
         _name_part(axes, 1e3 * (start_s + length_s / 2), row, text, length_s / end_s, 6, fill)
     axes.set_yticks(range(len(streams)), streams)
     for (row, fill), some in bars.items():
-        axes.broken_barh(some, (row - 0.35, 0.7), linewidth=0.2, **_paint(fill))
+        axes.broken_barh(some, (row - 0.35, 0.7), linewidth=0.2, **fill._asdict())
     parts_of = grouped((fill, part.replace("_", " ")) for part, fill in fills.items())
     _add_legend(axes, {", ".join(same): fill for fill, same in parts_of.items()})
     axes.set(xlabel="milliseconds of a layer, forward and backward", xlim=(0, 1e3 * end_s))
@@ -152,23 +150,18 @@ def _piece(part: str) -> str:
 def _draw_bar(axes: Axes, row: int, values: dict[str, float], fills: dict[str, Fill], whole: float) -> None:
     left = 0.0
     for name, value in values.items():
-        axes.barh(row, value, left=left, height=0.6, linewidth=0.4, **_paint(fills[name]))
+        axes.barh(row, value, left=left, height=0.6, linewidth=0.4, **fills[name]._asdict())
         _name_part(axes, left + value / 2, row, name.replace("_", "\n"), value / whole, 6.5, fills[name])
         left += value
 
 
 def _add_legend(axes: Axes, fills: dict[str, Fill]) -> None:
-    marks = [Patch(label=name.replace("_", " "), **_paint(fill)) for name, fill in fills.items()]
+    marks = [Patch(label=name.replace("_", " "), **fill._asdict()) for name, fill in fills.items()]
     axes.legend(handles=marks, fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.05))
-
-
-def _paint(fill: Fill) -> dict[str, Any]:
-    edge = HATCH_INK if fill in MEMORY_FILLS else "white"
-    return {"facecolor": fill.color, "hatch": fill.hatch, "edgecolor": edge}
 
 
 def _name_part(axes: Axes, x: float, y: float, text: str, share: float, size: float, fill: Fill) -> None:
     """Write a name on a part of a bar where it fits, on a plain ground."""
     if share >= LETTER_SHARE * max(map(len, text.split("\n"))):
-        ground = {"facecolor": fill.color, "edgecolor": "none", "pad": 0.6} if fill.hatch else None
-        axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink(fill.color), bbox=ground)
+        ground = {"facecolor": fill.facecolor, "edgecolor": "none", "pad": 0.6} if fill.hatch else None
+        axes.text(x, y, text, ha="center", va="center", fontsize=size, color=ink(fill.facecolor), bbox=ground)

@@ -51,7 +51,6 @@ STYLE: Any = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "pdf.fonttype": 42,
-    "svg.hashsalt": "lazsim",
 }
 """Settings for `matplotlib.rc_context`, whose type names each of its keys."""
 
@@ -103,15 +102,12 @@ LOOKS = tuple(map(Look, (*COLORS, *MORE_COLORS), MARKERS, LINES, HATCHES))
 """In the order in which series are drawn."""
 
 FIRST = ("lazarus", "ds-ft", "ds", "tutel-ft", "tutel", "dropless-ft", "dropless")
-SYSTEM_LOOKS = dict(zip((*FIRST, *(name for name in SYSTEMS if name not in FIRST)), LOOKS, strict=False))
-"""A system looks the same in every figure."""
-
 FIRST_POLICIES = ("mro", "spread", "compact", "euclid", "ep", "eplb")
-POLICY_LOOKS = dict(
-    zip((*FIRST_POLICIES, *(name for name in POLICIES if name not in FIRST_POLICIES)), LOOKS, strict=False)
+SYSTEM_LOOKS, POLICY_LOOKS = (
+    dict(zip(dict.fromkeys((*first, *names)), LOOKS, strict=False))
+    for first, names in ((FIRST, SYSTEMS), (FIRST_POLICIES, POLICIES))
 )
-"""A placement policy looks the same in every figure."""
-
+"""A system, and a placement policy, looks the same in every figure."""
 
 BUCKET_COLORS = {
     "compute": "#f0ead6", "checkpoint": "#f2a23a", "lost_work": "#d4705a", "detect": "#eeccff",
