@@ -349,7 +349,7 @@ def test_prometheus_sum_is_read_as_live_counts(read):
 
 
 @pytest.mark.parametrize(("parts", "says"), [
-    (["101", ["1", "0.5", "1"]], "'0.5' is neither 0 nor 1"), (["11", "10"], "another sample at the time 1740787260"),
+    (["101", ["1", "0.5", "1"]], "'0.5' is neither 0 nor 1"), (["11", "10"], "sample of 'a' at the time 1740787260"),
 ])  # fmt: skip
 def test_prometheus_sample_that_says_neither_is_refused(read, parts, says):
     found = [series(values, __name__="up", job="node", instance="a:1") for values in parts]

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from lazsim.errors import LazsimError, TraceFormatError
 from lazsim.files.reading import unpack
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats, write_trace
-from lazsim.trace.order import settle
-from lazsim.trace.reading.events import Sample
+from lazsim.trace.reading.events import Sample, settle
 from tests.conftest import refusal
 
 COUNTS = "timestamp,num_instances\n2025-03-01 00:00:00,8\n2025-03-01 00:05:00,7\n2025-03-01 00:10:00,8\n"
@@ -479,7 +478,7 @@ def test_observations_written_several_times_ahead_count_once_each(observations, 
     times_s = np.cumsum([gap_s for gap_s, _ in observations]).tolist()
     samples = [Sample(time_s, num) for time_s, (_, num) in zip(times_s, observations, strict=True)]
     written = [sample._replace(time_s=sample.time_s + 60 * copy) for sample in samples for copy in range(num_copies)]
-    kept, _ = settle(written, lambda sample: sample[:2])
+    kept, _ = settle(written)
     grid = np.arange(times_s[0], times_s[-1] + 1)
     once, several = (
         np.array([sample.num_nodes for sample in rows])[
@@ -833,7 +832,7 @@ def test_status_that_is_not_ready_is_a_loss(write):
         ),
         ('Time,"load{node=""a""}"\n2025-03-01 00:00,1\n', "Prometheus's load, which does not say"),
         # Which of the two is it at 00:00?
-        ("time,node,job,value\n2025-03-01,a,x,1\n2025-03-01,a,y,0\n", "line 3: another sample of 'a' at this time"),
+        ("time,node,job,value\n2025-03-01,a,x,1\n2025-03-01,a,y,0\n", "line 3: another sample of 'a' at the time 0"),
         ("time,node,state\n2025-03-01,a,1\n2025-03-02,a,0\n", "give `columns` with value=state if 1"),
         # Polled one after the other.
         (

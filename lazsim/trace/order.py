@@ -1,13 +1,12 @@
-"""Put rows in the order of time: overlapping stretches, a change of the clock, and mere disorder differ."""
+"""Put rows in the order of time, and tell disorder from a change of the clock."""
 
 import itertools
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S
-from lazsim.units import DAY_S, HOUR_S, MINUTE_S, counted, format_duration
+from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
 
 SET_BACK_S = (30 * MINUTE_S, HOUR_S)
 """Steps back of local time when summer ends: an hour, less the time between two rows."""
@@ -62,53 +61,3 @@ def refuse_set_back(rows: Sequence[Timed], faults: Faults, repair: str, is_disti
         moved = f"steps back by {format_duration(step_s)}" if step_s else "repeats the time of the row before"
         what = f"{moved}, as local time does when summer ends; give `time_zone`"
         faults.fault(row.line, what, repair, len(hours))
-
-
-def settle(rows: Sequence[TimedT], says: Callable[[TimedT], object]) -> tuple[list[TimedT], tuple[str, ...]]:
-    """Put rows that each say how things are from then on in order, each instant once; and tell what was done.
-
-    Where most stretches of the file begin after the one before, they overlap, as those of a sampler that writes each
-    observation several times: a later stretch holds from its begin, and what it overtakes counts for nothing.
-    Otherwise, rows are sorted, and the last row of an instant counts. `says` returns what a row says, and when.
-
-    Examples
-    --------
-    >>> from lazsim.trace.reading.events import Sample
-    >>> overlapping = [Sample(0, 9), Sample(60, 9), Sample(30, 7), Sample(90, 7)]
-    >>> [tuple(sample)[:2] for sample in settle(overlapping, lambda sample: sample[:2])[0]]
-    [(0, 9), (30, 7), (90, 7)]
-    """
-    notes = []
-    back_s = [earlier.time_s - later.time_s for earlier, later in itertools.pairwise(rows)]
-    back_s = [step_s for step_s in back_s if step_s > 0]
-    stretches = _stretches(rows)
-    begins_s = [stretch[0].time_s for stretch in stretches]
-    num_overlaps = sum(earlier < later for earlier, later in itertools.pairwise(begins_s))
-    overlaps = 2 * num_overlaps > len(back_s)
-    by_begin = sorted(stretches, key=lambda stretch: stretch[0].time_s)
-    kept: list[TimedT] = []
-    for row in itertools.chain.from_iterable(by_begin) if overlaps else sorted(rows, key=lambda row: row.time_s):
-        at = bisect_left(kept, row.time_s, key=lambda one: one.time_s)
-        # A row that only repeats one overtakes nothing.
-        if not (kept[at:] and says(kept[at]) == says(row)):
-            kept[at:] = [row]
-    if back_s:
-        far = format_duration(max(back_s))
-        what = "later rows overtake earlier ones" if overlaps else "sorted"
-        notes.append(f"{counted(len(back_s), 'row steps', 'rows step')} back in time, by up to {far}: {what}")
-    if len(kept) < len(rows):
-        notes.append(
-            f"{counted(len(rows) - len(kept), 'row repeats', 'rows repeat')} a stamp or came too late: the "
-            "last row counts"
-        )
-    return kept, tuple(notes)
-
-
-def _stretches(rows: Sequence[TimedT]) -> list[list[TimedT]]:
-    """Cut rows where they step back in time."""
-    stretches: list[list[TimedT]] = []
-    for row in rows:
-        if not stretches or row.time_s < stretches[-1][-1].time_s:
-            stretches.append([])
-        stretches[-1].append(row)
-    return stretches

@@ -48,20 +48,22 @@ def _series(source: TraceSource) -> list[dict[str, Any]]:
 
 def _samples(
     source: TraceSource, series: dict[str, Any], read_value: Callable[[Any], Any]
-) -> Iterator[tuple[float, Any]]:
+) -> Iterator[tuple[str, float, Any]]:
+    """Yield the place of each sample for faults, its time and its value."""
+    where = f"series {shorten(series['metric'])}"
     for pair in series["values"]:
         try:
             time, value = number(pair[0]), read_value(pair[1])
             if not 0 <= time <= EPOCHS_S[1]:
                 raise ValueError(f"{time:g} is no time")
-            yield time, value
+            yield where, time, value
         except (TypeError, KeyError, IndexError, ValueError) as error:
-            source.fault(f"series {shorten(series['metric'])}", f'expected [seconds, "value"]: {shorten(error)}')
+            source.fault(where, f'expected [seconds, "value"]: {shorten(error)}')
 
 
 def _read_counts(source: TraceSource, series: dict[str, Any]) -> TraceReading:
     """Read one series that names no node, such as of ``sum(up)``, as live counts."""
-    samples = [Sample(time, value) for time, value in sorted({*_samples(source, series, count)})]
+    samples = [Sample(time, value) for _, time, value in sorted({*_samples(source, series, count)})]
     samples = [sample._replace(time_s=sample.time_s - samples[0].time_s) for sample in samples]
     events = events_from_counts(samples, source.rng, source.name)
     notes = (RULE, "one series, which names no node")

@@ -2,13 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from lazsim.trace.table import START_S, Event, check_size
-from lazsim.units import counted
+from lazsim.units import counted, format_duration
 
 RULE = (
     "the source counts nodes without naming them: an increase adds fresh names, never used again, "
@@ -22,6 +24,43 @@ class Sample(NamedTuple):
     time_s: float
     num_nodes: int
     line: int = 0
+
+
+def settle(rows: Sequence[Sample]) -> tuple[list[Sample], tuple[str, ...]]:
+    """Put counts in the order of time, each instant once; and tell what was done.
+
+    Where most stretches of the file begin after the one before, they overlap, as those of a sampler that writes each
+    observation several times: a later stretch holds from its begin, and what it overtakes counts for nothing.
+    Otherwise, rows are sorted, and the last row of an instant counts.
+
+    Examples
+    --------
+    >>> overlapping = [Sample(0, 9), Sample(60, 9), Sample(30, 7), Sample(90, 7)]
+    >>> [tuple(sample)[:2] for sample in settle(overlapping)[0]]
+    [(0, 9), (30, 7), (90, 7)]
+    """
+    backs = [at for at, (one, two) in enumerate(itertools.pairwise(rows), start=1) if two.time_s < one.time_s]
+    stretches = [rows[begin:end] for begin, end in itertools.pairwise([0, *backs, len(rows)])]
+    num_overlaps = sum(one[0].time_s < two[0].time_s for one, two in itertools.pairwise(stretches))
+    overlaps = 2 * num_overlaps > len(backs)
+    parts = sorted(stretches, key=lambda one: one[0].time_s) if overlaps else [sorted(rows, key=attrgetter("time_s"))]
+    kept: list[Sample] = []
+    for row in itertools.chain(*parts):
+        at = bisect_left(kept, row.time_s, key=lambda one: one.time_s)
+        # A row that only repeats one overtakes nothing.
+        if not (kept[at:] and kept[at][:2] == row[:2]):
+            kept[at:] = [row]
+    notes = []
+    if backs:
+        far = format_duration(max(rows[at - 1].time_s - rows[at].time_s for at in backs))
+        what = "later rows overtake earlier ones" if overlaps else "sorted"
+        notes.append(f"{counted(len(backs), 'row steps', 'rows step')} back in time, by up to {far}: {what}")
+    if len(kept) < len(rows):
+        notes.append(
+            f"{counted(len(rows) - len(kept), 'row repeats', 'rows repeat')} a stamp or came too late: the "
+            "last row counts"
+        )
+    return kept, tuple(notes)
 
 
 def events_from_counts(samples: Iterable[Sample], rng: np.random.Generator, name: str = "") -> list[Event]:

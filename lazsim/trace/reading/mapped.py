@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lazsim.errors import LazsimError, literal, shorten
 from lazsim.files.tables import HEAD_LINES, PARQUET, FileTable, read_parquet, read_table
-from lazsim.trace.order import in_time_order, refuse_set_back, settle
+from lazsim.trace.order import in_time_order, refuse_set_back
 from lazsim.trace.reading.events import (
     RULE,
     Outage,
@@ -20,10 +20,11 @@ from lazsim.trace.reading.events import (
     events_from_counts,
     events_from_outages,
     events_from_states,
+    settle,
 )
 from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.trace.reading.mapping import NO_MAPPING, OPTIONAL, Condition, TraceMapping
-from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, read_labels
+from lazsim.trace.reading.states import IS_THERE, SeriesSample, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, span_note
 from lazsim.trace.source import TraceReading, TraceSource, count, named
 from lazsim.trace.table import Event, EventKind
@@ -319,7 +320,7 @@ class _MappedTable:
             notes += ("a change happened some time before the row that shows it",)
             if self._times.is_local:
                 refuse_set_back(samples, self._source, "let later rows overtake earlier ones", is_distinct=True)
-            samples, more = settle(samples, lambda sample: sample[:2])
+            samples, more = settle(samples)
             notes += more
         else:
             samples = in_time_order(samples, self._source)
@@ -346,7 +347,6 @@ class _MappedTable:
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
         if is_states:
             events, more = events_from_states(in_time_order(events, self._source))
-            end_s = max(end_s, events[-1].time_s if events else 0.0)
             notes += more
         return TraceReading(events, end_s, tuple(notes), names="some" if is_states else "all")
 
@@ -362,7 +362,6 @@ class _MappedTable:
         end_s = self._times.end([outage.start_s for outage in outages], self._source, last_s)
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
-        end_s = max(end_s, events[-1].time_s if events else 0.0)
         begins = "begin with the first outage and to " if self._times.is_absolute else ""
         ends = self._ends(
             f"the trace is taken to {begins}end with the last row that counts; `span` says from when to when "
@@ -380,21 +379,14 @@ class _MappedTable:
         if self._times.is_local:
             stamps = [Sample(self._times.seconds(time), 0, line) for line, time, _ in rows]
             refuse_set_back(stamps, self._source, "take the first sample of a time")
-        series: dict[str, dict[float, float]] = {}
+        series: dict[str, list[SeriesSample]] = {}
         for line, time, values in rows:
-            time_s = self._times.seconds(time)
             for name, value in values:
-                samples = series.setdefault(name, {})
-                if samples.setdefault(time_s, value) != value:
-                    what = (
-                        f"another sample of {shorten(name)!r} at this time; choose rows by another column with `where`"
-                    )
-                    self._source.fault(line, what, "take the first sample of a time")
+                series.setdefault(name, []).append((line, self._times.seconds(time), value))
         wanted = itertools.chain(*filter(self._is_of_labels, self._conditions))
-        labelled = [(read_labels(name), samples) for name, samples in series.items()]
-        chosen = choose_series(labelled, wanted, self._source)
+        chosen = choose_series([(read_labels(name), samples) for name, samples in series.items()], wanted, self._source)
         log = StateLog(self._source)
-        log.say_series((labels, samples.items()) for labels, samples in chosen)
+        log.say_series(chosen)
         notes = [IS_THERE, *self._times.notes()]
         if self._nodes:
             nodes = dict.fromkeys(literal(find_node(labels)) for labels, _ in chosen)

@@ -27,6 +27,8 @@ METRICS = ("", "up", "probe_success", "kube_node_status_condition")
 NODE_LABELS = ("node", "nodename", "hostname", "host", "kubernetes_node", "instance")
 
 SamplesT = TypeVar("SamplesT")
+SeriesSample = tuple[int | str, float, float | None]
+"""Its place in the file, for faults, its time in seconds, and its value."""
 
 NEXT_PAGE = (("NextToken",), ("nextToken",), ("nextPageToken",), ("metadata", "continue"))
 """Where an answer of AWS, Google or Kubernetes has text while pages follow."""
@@ -70,7 +72,7 @@ class StateLog:
         """Say that a node exists: it is there from the start unless another row says what happened to it first."""
         self._nodes[node] = None
 
-    def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[tuple[float, float | None]]]]) -> None:
+    def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]]) -> None:
         """Say what series of samples at common times, each with labels, tell of nodes.
 
         A node is there while all its series are 1. It is gone where one has no sample, though another node has.
@@ -86,10 +88,10 @@ class StateLog:
             if not (node := find_node(labels)):
                 raise refusal(self.source, f"a series that names no node ({shorten(dict(labels))})")
             found: dict[float, bool] = {}
-            for time, value in samples:
+            for where, time, value in samples:
                 if found.setdefault(time, value == there) != (value == there):
-                    what = f"another sample at the time {time:.15g}"
-                    self.source.fault(f"series {shorten(dict(labels))}", what, "take the first sample of a time")
+                    what = f"another sample of {shorten(node)!r} at the time {time:.15g}; choose with `where`"
+                    self.source.fault(where, what, "take the first sample of a time")
             states.setdefault(node, []).append(found)
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source)

@@ -1,5 +1,6 @@
 """Turn the times of a table into seconds since its first one."""
 
+import copy
 import itertools
 import math
 import re
@@ -157,15 +158,14 @@ class TimeParser:
         TraceFormatError
             When a text is neither.
         """
-        is_local, formats = self.is_local, self._formats
         found = []
         for text in span:
-            self._formats = () if is_date(text) else formats
+            times = copy.copy(self)
+            times._formats = () if is_date(text) else self._formats
             try:
-                found.append(self.read(text) if text else None)
+                found.append(times.read(text) if text else None)
             except ValueError as error:
                 raise source.refuse("", f"`span`: {error}") from None
-        self.is_local, self._formats = is_local, formats
         return found[0], found[1]
 
     def _read_date(self, text: str, after: float) -> float:
