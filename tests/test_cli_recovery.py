@@ -46,6 +46,28 @@ def test_by_default_failures_end_where_no_plan_survives(answered):
     assert found["policies"]["mro"]["recovery_prob"] == pytest.approx([1, 1, 18 / 20, 9 / 15, 0])
 
 
+def test_numbers_of_failures_that_no_plan_survives_are_asked_for_once(answered):
+    # Three pairs of nodes hold two experts each. No pair may fail: 12 of 15 cases of two failures, 8 of 20 of three.
+    sizes = "--nodes", 6, "--slots", 2, "--experts", 6, "--layers", 2
+    found = answered("recovery", *sizes, "--policy", "mro", "--policy", "compact")["policies"]
+    assert found["mro"]["recovery_prob"] == pytest.approx([1, 12 / 15, 8 / 20, 0])
+    for curve in found.values():
+        assert curve["failures"] == [1, 2, 3, 4]
+        parts = [curve, *curve["per_layer"]]
+        assert {len(part[name]) for part in parts for name in ("recovery_prob", "ci_low", "ci_high")} == {4}
+        assert len(curve["shuffled"]["recovery_prob"]) == 4
+
+
+def test_a_note_tells_half_of_the_widest_interval_of_the_plans_that_were_sampled(answered):
+    # Under spread each expert is on seven nodes, so that any two failures are survived for sure.
+    options = "--failures", 2, "--method", "montecarlo", "--policy", "spread", "--policy", "compact"
+    found = answered("recovery", "--nodes", 10, "--slots", 6, "--experts", 8, *options)
+    spread, compact = (curve["ci_high"][0] - curve["ci_low"][0] for curve in found["policies"].values())
+    widest = max(spread, compact)
+    assert min(spread, compact) == 0 < widest
+    assert f"sampled, 95 % interval within +-{widest / 2:.4f}: spread, compact" in found["notes"]
+
+
 def test_monte_carlo_brackets_what_is_exact(answered):
     exact = answered("recovery", *SMALL, "--method", "exact", "--seed", 1)["policies"]
     sampled = answered("recovery", *SMALL, "--method", "montecarlo", "--seed", 1)["policies"]

@@ -213,6 +213,32 @@ def test_no_mapping_and_no_sharing_is_below_the_bounds(problem):
     assert report.bound_bytes <= min(busiest) * (1 + 1e-6) + 1e-9
 
 
+@given(changes(), st.data())
+def test_each_row_of_a_report_tells_what_its_mapping_moves_and_keeps_nodes_in_their_domains(problem, data):
+    has, wants = problem
+    wants = np.concatenate([wants, has[:, :, : has.shape[2] - wants.shape[2]]], axis=2)
+    num_nodes = has.shape[2]
+    domain = np.array(data.draw(st.lists(st.integers(0, 1), min_size=num_nodes, max_size=num_nodes)))
+    report = migration_report(has, wants, 10.0, domain)
+    least, receivers = [], []
+    for order in itertools.permutations(range(num_nodes)):
+        if (domain[list(order)] == domain).all():
+            fetched = (wants & ~has[:, :, order]).sum(axis=(0, 1))
+            least.append(10.0 * fetched.sum())
+            receivers.append((10.0 * fetched.sum(), 10.0 * fetched.max()))
+    assert report.least_bytes == min(least)
+    for row in report.rows:
+        # Some permutation within the domains fetches as much, in total and at the busiest receiver.
+        assert (row.total_bytes, row.busiest_receiver_bytes) in receivers
+        assert row.total_bytes == 10.0 * row.num_states
+        assert row.bound_bytes >= row.busiest_receiver_bytes
+        if row.mapping == "bottleneck":
+            assert row.busiest_receiver_bytes == min(most for _, most in receivers)
+        # What all nodes send is what all receive, and no node sends more than all of it.
+        assert row.total_bytes / num_nodes <= row.busiest_sender_bytes * (1 + 1e-9)
+        assert row.busiest_sender_bytes <= row.total_bytes * (1 + 1e-9)
+
+
 def migrated(held, plan, layers):
     """Put a plan onto the live nodes by greedy mapping, a few layers at a time; return the states of each node."""
     slots = np.empty_like(plan.slots_LNS)

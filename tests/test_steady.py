@@ -2,13 +2,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import SpecError
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import replicate_greedily
-from lazsim.placement.local_search import Layer, Rules
+from lazsim.placement.local_search import Layer, Rules, best_change
 from lazsim.placement.mapping import lay_on
 from lazsim.placement.plan import PlacementPlan, gpu_slots, node_slots
 from lazsim.placement.policies import place
@@ -118,6 +118,29 @@ def test_the_loads_told_for_each_change_are_those_after_it(change):
             assert (loads**2).sum() == pytest.approx(squares)
             assert num_moved(held[0], after) == moved
             assert min(nodes_of_experts(after, rules.node_G, load.shape[1])) >= rules.fewest_nodes
+
+
+@settings(max_examples=150)
+@given(changes().filter(lambda change: change[0].shape[1] <= 5), st.sampled_from([0.0, 0.1, 0.3]))
+def test_of_the_changes_that_lower_the_busiest_gpu_the_cheapest_comes_first(change, move_cost):
+    held, fresh, load, rules = change
+    # From the fresh plan on: some changes fetch replicas, and others bring back what GPUs held.
+    layer, held_EG = Layer(fresh[0], load[0], rules), Layer(held[0], load[0], rules).on_EG
+    gpu, slots = int(np.argsort(layer.load_G, kind="stable")[-1]), np.arange(fresh[0].size)
+    # Of up to five GPUs the others are all partners of the busiest one.
+    others = slots[layer.gpu_P != gpu]
+    found = layer.swaps(gpu, others), layer.replacements(np.unique(fresh[0][gpu]), others)
+    costs = []
+    for slot, expert, other in (row for one in found for row in zip(*one[:3], strict=True)):
+        after = fresh[0].ravel().copy()
+        after[other] = after[slot] if other >= 0 else after[other]
+        after[slot] = expert
+        after = after.reshape(fresh[0].shape)
+        if busiest(after, load[0]) < busiest(fresh[0], load[0]) - 1e-9:
+            costs.append(cost(held[0], after, load[0], move_cost))
+    assume(costs)
+    first = best_change(layer, held_EG, move_cost)
+    assert cost(held[0], first.slots_GK, load[0], move_cost) <= min(costs) + 1e-9
 
 
 def test_the_busiest_gpu_passes_its_load_on_by_the_exchange_that_evens_all_out():

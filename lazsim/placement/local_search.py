@@ -183,14 +183,14 @@ def repair(layer: Layer) -> tuple[Layer, bool]:
 def improve(layer: Layer, held_EG: Ints, move_cost: float) -> Layer:
     """Make changes that lower the load of the busiest GPU; return the layer of least cost on the way."""
     best, best_cost, since_best = layer, layer.cost(held_EG, move_cost), 0
-    while since_best < PATIENCE and (after := _step(layer, held_EG, move_cost)):
+    while since_best < PATIENCE and (after := best_change(layer, held_EG, move_cost)):
         layer, since_best = after, since_best + 1
         if (cost := layer.cost(held_EG, move_cost)) < best_cost:
             best, best_cost, since_best = layer, cost, 0
     return best
 
 
-def _step(layer: Layer, held_EG: Ints, move_cost: float) -> Layer | None:
+def best_change(layer: Layer, held_EG: Ints, move_cost: float) -> Layer | None:
     """Make the best change of the busiest GPU, if one lowers its load, or the unevenness at the same load.
 
     Its partners are the lightest GPUs, which have most room. Where these do not help, it is all others, and lighter

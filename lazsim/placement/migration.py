@@ -15,9 +15,6 @@ from lazsim.placement.mapping import (
     MAPPINGS,
     distinct_columns,
     keep_domains,
-    map_bottleneck,
-    map_greedily,
-    map_optimally,
     num_missing,
 )
 from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
@@ -247,32 +244,30 @@ def migration_report(
     (10.0, 10.0, 10.0)
     """
     _require_feasible(has_LEH, wants_LEN)
-    fetched_HN = missing_HN = num_missing(has_LEH, wants_LEN)
+    missing_HN = num_missing(has_LEH, wants_LEN)
     if domain_N is not None:
         missing_HN = keep_domains(missing_HN, domain_N, domain_N)
-    # Greedy as published compares states; the other mappings compare bytes.
-    bytes_HN = np.asarray(missing_HN * float(state_bytes), dtype=np.float64)
-    column_N = np.arange(bytes_HN.shape[1])
+    num_hand, num_plan = missing_HN.shape
+    received: dict[str, Floats] = {}
     rows: list[MigrationRow] = []
     for name, mapping in MAPPINGS.items():
-        chosen_N = mapping(missing_HN if mapping is map_greedily else bytes_HN)
+        chosen_N = mapping(missing_HN)
         # Nodes outside the plan still send.
-        order = np.append(chosen_N, np.setdiff1d(np.arange(len(bytes_HN)), chosen_N))
-        states = has_LEH[:, :, order], with_more_nodes(wants_LEN, len(order) - len(chosen_N)), state_bytes
+        order = np.append(chosen_N, np.setdiff1d(np.arange(num_hand), chosen_N))
+        states = has_LEH[:, :, order], with_more_nodes(wants_LEN, num_hand - num_plan), state_bytes
         moved = {sharing: share(*states) for sharing, share in SHARINGS.items()}
-        received_N = fetched_HN[chosen_N, column_N] * float(state_bytes)
-        received, total = float(received_N.max()), float(received_N.sum())
-        bound_bytes = max(received, *(migration.sender_bound_bytes for migration in moved.values()))
+        received[name] = missing_HN[chosen_N, np.arange(num_plan)].astype(np.float64) * float(state_bytes)
+        most, total = float(received[name].max()), float(received[name].sum())
+        bound_bytes = max(most, *(migration.sender_bound_bytes for migration in moved.values()))
         for sharing, migration in moved.items():
             sent = float(migration.bytes_NN.sum(axis=1).max())
-            rows.append(MigrationRow(name, sharing, migration.num_states, total, sent, received, bound_bytes))
-    least_bytes = float(bytes_HN[map_optimally(bytes_HN), column_N].sum())
-    busiest = float(bytes_HN[map_bottleneck(bytes_HN), column_N].max())
+            rows.append(MigrationRow(name, sharing, migration.num_states, total, sent, most, bound_bytes))
+    least_bytes, busiest = float(received["optimal"].sum()), float(received["bottleneck"].max())
     # At least this many nodes fetch a state, whichever nodes the mapping chooses.
     has_RH = has_LEH.reshape(-1, has_LEH.shape[2])
     more_R = np.maximum(wants_LEN.reshape(len(has_RH), -1).sum(axis=1) - has_RH.sum(axis=1), 0)
     _, sender_bytes = balance_senders(has_RH[more_R > 0], more_R[more_R > 0] * float(state_bytes))
-    even_bytes = least_bytes / int(has_RH.any(axis=0).sum())
+    even_bytes = least_bytes / max(1, int(has_RH.any(axis=0).sum()))
     return MigrationReport(tuple(rows), least_bytes, max(busiest, sender_bytes, even_bytes))
 
 
