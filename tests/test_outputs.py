@@ -259,6 +259,19 @@ def test_a_full_disk_leaves_all_or_nothing(tmp_path):
     assert files == {"rows.jsonl": b"first\n"}
 
 
+def test_a_result_whose_files_find_no_room_is_still_printed(lazsim, tmp_path):
+    arguments = ("recovery", "--nodes", 4, "--slots", 2, "--experts", 4, "--loads", "uniform")
+    printed = lazsim(*arguments)[1]
+    before = limited(1000)
+    try:
+        code, out, err = lazsim(*arguments, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (code, out) == (2, printed)
+    assert "cannot be written (File too large)" in err
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
 def test_rows_that_are_not_those_of_a_sweep_stay(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"mine": 1}')
     Store(tmp_path).close()

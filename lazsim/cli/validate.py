@@ -59,8 +59,8 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
             replay=stretch,
             progress=progress,
         )
-    write_routing(record_routing, found.measured.routing)
     show(found, validation_parts, files=validation_files, report=validation_report)
+    write_routing(record_routing, found.measured.routing)
     if found.has_passed:
         return 0
     worst = found.worst()

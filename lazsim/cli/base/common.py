@@ -204,16 +204,19 @@ def show(
     notes = getattr(result, "notes", ()) if notes is None else notes
     out: Path | None = kept("out")
     written: list[str] = []
-    if out is not None:
-        contents = dict(files(result))
-        if report is not None:
-            contents[REPORT] = page(report(result), parts(result), notes, contents)
-        written = write_results(out, click.get_current_context().command_path, contents)
-    if kept("as_json"):
-        print_json(result if isinstance(result, dict) else result.to_json())
-    else:
-        print_parts(parts(result))
-    note(*notes)
+    try:
+        if out is not None:
+            contents = dict(files(result))
+            if report is not None:
+                contents[REPORT] = page(report(result), parts(result), notes, contents)
+            written = write_results(out, click.get_current_context().command_path, contents)
+    finally:
+        # Where its files cannot be written, as on a full disk, the result of minutes is not lost.
+        if kept("as_json"):
+            print_json(result if isinstance(result, dict) else result.to_json())
+        else:
+            print_parts(parts(result))
+        note(*notes)
     if out is not None:
         note_written(out, written)
 
