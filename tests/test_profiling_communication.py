@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -89,6 +90,13 @@ def test_errors_in_processes_a_lack_of_memory_and_one_that_stands_still_are_told
     assert told.startswith("process of rank 0, 1 gave no answer in 0 s while measuring broadcast")
 
 
+def test_only_processes_of_this_machine_reach_the_store_at_which_ranks_meet(pair):
+    port = f":{pair._store.port:04X}"
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    # 127.0.0.1 as the kernel writes it, and the state LISTEN.
+    assert [row[1] for row in rows if row[1].endswith(port) and row[3] == "0A"] == [f"0100007F{port}"]
+
+
 def test_a_group_is_formed_again_after_losing_a_member():
     created_s, recreated_s = group_cycle(3, "gloo", "cpu")
     assert created_s > 0
@@ -159,8 +167,6 @@ def test_a_process_killed_while_all_are_busy_is_noticed_at_once(pair):
 def test_a_backend_that_is_not_there_is_refused(arguments, said):
     if arguments[2] == "nccl" and torch.distributed.is_nccl_available():
         pytest.skip("this torch has nccl")
-    if arguments[2] == "mpi" and torch.distributed.is_mpi_available():
-        pytest.skip("this torch has mpi")
     with pytest.raises(LazsimError, match=said):
         choose_ranks(*arguments)
 

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,7 +33,7 @@ MAX_BATCH = 64
 NUM_GROUPS = 3
 """Process groups that are created, lose a member and are created again, each by new processes."""
 
-GROUP_S = {"gloo": 4.0, "nccl": 10.0, "mpi": 4.0}
+GROUP_S = {"gloo": 4.0, "nccl": 10.0}
 """Rough seconds in which new processes import torch, take a GPU and form both groups."""
 
 FEWEST_IN_GROUP = 3
@@ -63,8 +64,11 @@ class RankProcesses:
         if backend == "gloo":
             # By default gloo looks up the host's name, which need not lead to an interface of this machine.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._start_arguments = [(rank, self._store.port, backend, device, TIMEOUT_S) for rank in range(num_ranks)]
+        # By itself the store would listen to other machines, too.
+        listener = socket.create_server(("127.0.0.1", 0))
+        port, descriptor = listener.getsockname()[1], listener.detach()
+        self._store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+        self._start_arguments = [(rank, port, backend, device, TIMEOUT_S) for rank in range(num_ranks)]
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
 
@@ -120,22 +124,17 @@ class RankProcesses:
         answers: dict[int, Any] = {}
         failed: tuple[int, str] | None = None
         deadline_s = time.monotonic() + timeout_s
-        while len(answers) < len(self._processes):
-            waiting: dict[Any, int] = {c: rank for rank, c in enumerate(self._connections) if rank not in answers}
-            dead = {process.sentinel: rank for rank, process in enumerate(self._processes)}
-            ready = wait([*waiting, *dead], max(0.0, deadline_s - time.monotonic()))
+        while len(answers) < len(self._connections):
+            # The connection of a process that has answered is ready once it has died.
+            ready = wait(self._connections, max(0.0, deadline_s - time.monotonic()))
+            if not ready and failed is not None:
+                break
             if not ready:
-                if failed is not None:
-                    break
-                ranks = ", ".join(str(rank) for rank in waiting.values())
+                ranks = ", ".join(str(rank) for rank in range(len(self._connections)) if rank not in answers)
                 raise FailedError(
                     f"process of rank {ranks} gave no answer in {timeout_s:.0f} s while {self.doing}; ended all"
                 )
-            for one in ready:
-                if one in dead:
-                    raise self._lost(dead[one])
-            for one in ready:
-                rank = waiting[one]
+            for rank in map(self._connections.index, ready):  # type: ignore[arg-type]
                 try:
                     status, answers[rank] = self._connections[rank].recv()
                 except (EOFError, OSError):
@@ -179,10 +178,10 @@ def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tup
 
 
 def _check_backend(backend: str, device: str) -> None:
-    built = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available, "mpi": dist.is_mpi_available}
-    if not dist.is_available() or backend not in built or not built[backend]():
-        known = ", ".join(name for name, available in built.items() if dist.is_available() and available())
-        raise LazsimError(f"`backend` {backend}: not built into this torch, which has {known or 'none'}")
+    built = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available}
+    known = [name for name, is_built in built.items() if dist.is_available() and is_built()]
+    if backend not in known:
+        raise LazsimError(f"`backend` {backend}: not built into this torch, which has {', '.join(known) or 'none'}")
     if backend == "nccl" and device != "cuda":
         raise LazsimError("`backend` nccl: exchanges between GPUs only; choose gloo, or `device` cuda")
 
