@@ -5,7 +5,7 @@ The load of a rank is the tokens of each of its replicas. A layer takes as long 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -20,7 +20,7 @@ from lazsim.errors import SpecError
 from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, memory_of
 from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.machine import conditions, measure_peaks
-from lazsim.profiling.scheduler import ProgressBar, Scheduler
+from lazsim.profiling.scheduler import Measurement, ProgressBar, Scheduler
 from lazsim.pytorch.device import DTYPES, check_memory, choose_device, choose_dtype
 from lazsim.pytorch.operators import use_grouped_mm
 from lazsim.specs import ModelSpec
@@ -123,23 +123,43 @@ def measure_rank_loads(
     scheduler: Scheduler,
     progress: ProgressBar = iter,
 ) -> RankTimes:
-    """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing."""
-    ranks = sorted({distinct(load) for load in loads} - {()}, key=sum)
-    largest = _largest(loads, num_tokens)
-    parts = [*_rank_parts(model, target, ranks, num_tokens)]
-    for kernel in kernels_of(model, use_grouped_mm=False)[0]:
-        if kernel.name in largest and kernel.name not in tables:
-            parts += _table_parts(model, kernel, largest[kernel.name])
-    for _, kernel, size, label, is_required in parts:
+    """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing.
+
+    The purpose of a measurement is a load, ``own`` rows, a number of received rows, or the table of a kernel. A table
+    has points twice as large as the one before; only its ends are required.
+    """
+    measurements: list[Measurement] = []
+    kernels: dict[str, Kernel] = {}
+
+    def add(purpose: Any, kernel: Kernel, size: int, label: str, *, is_required: bool = True) -> None:
         if is_required:
             check_memory(label, memory_of(kernel, size, target).total_bytes, target.device)
+        kernels.setdefault(kernel.name, kernel)
+        measurements.append(
+            kernel_measurement(kernel, size, target, purpose=purpose, name=label, is_required=is_required)
+        )
+
+    ranks = sorted({distinct(load) for load in loads} - {()}, key=sum)
+    grouped = use_grouped_mm(model, target.device, DTYPES[target.dtype])
+    for rank in ranks:
+        experts = grouped_kernel(model, lambda _, rank=rank: rank, use_grouped_mm=grouped)  # type: ignore[misc]
+        add(rank, experts, sum(rank), f"a rank of {sum(rank)} tokens")
+    add("own", own_rows_kernel(model), num_tokens, f"own {num_tokens} tokens reordered")
+    arrived = arrived_rows_kernel(model, max(map(len, ranks)))
+    for number in sorted(set(map(sum, ranks))):
+        add(number, arrived, number, f"{number} received tokens reordered")
+    largest = _largest(loads, num_tokens)
+    for kernel in kernels_of(model, use_grouped_mm=False)[0]:
+        if kernel.name in largest and kernel.name not in tables:
+            # A reorder is of whole tokens.
+            unit = 1 if kernel.name == "expert" else model.top_k
+            last = math.ceil(math.log2(max(largest[kernel.name] / unit, 2)))
+            for power in range(last + 1):
+                size, is_end = unit * 2**power, power in (0, last)
+                add(kernel.name, kernel, size, f"{kernel.name} of {size} tokens", is_required=is_end)
     # The first run of a kernel may load code, which says nothing about the time of the others.
-    for kernel in {kernel.name: kernel for _, kernel, *_ in parts[::-1]}.values():
+    for kernel in kernels.values():
         measure_kernel(kernel, kernel.sizes[0], target, 0.0)
-    measurements = [
-        kernel_measurement(kernel, size, target, purpose=purpose, name=label, is_required=is_required)
-        for purpose, kernel, size, label, is_required in parts
-    ]
     measurements.sort(key=lambda one: 0 if one.is_required else one.size)
     points: defaultdict[Any, list[ProfilePoint]] = defaultdict(list)
     scheduler.run(measurements, lambda one, point: points[one.purpose].append(point), progress)
@@ -164,31 +184,6 @@ def _check_reach(tables: Mapping[str, TimeTable], largest: Mapping[str, int]) ->
                 f"`profile`: it has {name} up to {table.sizes[-1]:,.10g}, and {largest[name]:,} is needed; "
                 "give fewer `tokens`, or leave the profile out"
             )
-
-
-_Part = tuple[Any, Kernel, int, str, bool]
-"""A point to measure: its purpose (a load, ``own`` rows, a number of received rows, or the table of a kernel), kernel,
-size and label, and whether it is required."""
-
-
-def _rank_parts(model: ModelSpec, target: Target, ranks: Sequence[RankLoad], num_tokens: int) -> Iterator[_Part]:
-    grouped = use_grouped_mm(model, target.device, DTYPES[target.dtype])
-    for rank in ranks:
-        experts = grouped_kernel(model, lambda _, rank=rank: rank, use_grouped_mm=grouped)  # type: ignore[misc]
-        yield rank, experts, sum(rank), f"a rank of {sum(rank)} tokens", True
-    yield "own", own_rows_kernel(model), num_tokens, f"own {num_tokens} tokens reordered", True
-    arrived = arrived_rows_kernel(model, max(map(len, ranks)))
-    for number in sorted(set(map(sum, ranks))):
-        yield number, arrived, number, f"{number} received tokens reordered", True
-
-
-def _table_parts(model: ModelSpec, kernel: Kernel, largest: int) -> Iterator[_Part]:
-    """List the points of a table, each twice as large as the one before; only its ends are required."""
-    # A reorder is of whole tokens.
-    unit = 1 if kernel.name == "expert" else model.top_k
-    sizes = [unit * 2**power for power in range(math.ceil(math.log2(max(largest / unit, 2))) + 1)]
-    for size in sizes:
-        yield kernel.name, kernel, size, f"{kernel.name} of {size} tokens", size in (sizes[0], sizes[-1])
 
 
 def _check_conditions(name: str, header: Header | None, device: str, dtype: str) -> None:
