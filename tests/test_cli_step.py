@@ -99,6 +99,13 @@ def test_a_search_says_which_sizes_it_tried_and_takes_batches_too_small_for_data
     assert (status, "global_batch (7) must be a multiple of" in err) == (2, True)
 
 
+def test_a_search_says_where_the_host_decides_what_it_finds(lazsim):
+    place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "16", "--json", "--search")
+    eager, graphed = (json.loads(lazsim(*place, "--layout", f"graphs={one}")[1])["notes"] for one in ("none", "full"))
+    assert any("the host launches every kernel" in note for note in eager)
+    assert not any("the host launches every kernel" in note for note in graphed)
+
+
 def test_the_layout_found_is_a_job_that_runs_as_it_stands(lazsim, tmp_path):
     place = ("--model", "gpt-oss-20b", "--cluster", "h100x1")
     _, out, _ = lazsim("step", *place, "--json", "--out", str(tmp_path / "found"))

@@ -574,6 +574,26 @@ def test_a_field_is_told_to_be_idle_where_it_changes_no_step(field, value, neede
     assert layout_remarks(ParallelSpec(global_batch=256, **needed, **{field: value}), mixtral) == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "num_told"),
+    [
+        # Assertions of ``TransformerConfig`` of NVIDIA/Megatron-LM 0.16; DeepSeek-V3 predicts a further token.
+        ({"expert": 8, "overlap_expert": True, "pipeline": 4}, 1),
+        ({"expert": 8, "overlap_expert": True, "pipeline": 4, "virtual_stages": 2}, 0),
+        ({"expert": 8, "overlap_expert": True}, 1),
+        ({"overlap_expert": True, "pipeline": 4, "recompute": "full"}, 0),
+        ({"expert": 8, "overlap_expert": True, "pipeline": 4, "virtual_stages": 2, "recompute": "full"}, 1),
+        ({"graphs": "partial", "recompute": "full"}, 1),
+        ({"graphs": "full", "recompute": "full"}, 0),
+        ({"expert": 8, "pipeline": 4, "schedule": "dualpipe", "recompute": "full"}, 0),
+    ],
+)
+def test_settings_that_megatron_refuses_together_are_told(fields, num_told):
+    deepseek = msgspec.structs.replace(load_spec(ModelSpec, "deepseek-v3"), num_mtp_layers=1)
+    told = layout_remarks(ParallelSpec(global_batch=256, **fields), deepseek)
+    assert sum("NVIDIA/Megatron-LM 0.16 refuses" in one for one in told) == num_told
+
+
 def test_modules_to_recompute_that_a_model_lacks_are_told():
     layout = ParallelSpec(global_batch=256, recompute="selective", recomputed=("latent_up", "dense_block", "norm"))
     mixtral, deepseek = (load_spec(ModelSpec, name) for name in ("mixtral-8x7b", "deepseek-v3"))

@@ -607,6 +607,7 @@ def test_a_dispatcher_that_was_not_measured_is_refused_in_a_line(dispatcher):
     [
         {"schedule": "dualpipe", "pipeline": 2, "global_batch": 32},
         {"recompute": "full", "recompute_stops_early": True, "expert_tensor": 2, "global_batch": 8},
+        {"overlap_expert": True, "graphs": "partial", "global_batch": 16},
     ],
 )
 def test_the_search_finds_what_trying_all_finds_under_the_settings_given(given):
@@ -627,6 +628,8 @@ def test_the_search_finds_what_trying_all_finds_under_the_settings_given(given):
             tried = replace(inputs, parallel=override(inputs.parallel, layout, "layout"))
         except SpecError:
             continue
+        if given.get("graphs") and (recompute == "full" or (expert > 1 and pipeline > 1 and virtual == 1)):
+            continue  # assertions of NVIDIA/Megatron-LM 0.16
         valid += 1
         if sum(memory_bytes(tried).values()) <= 0.92 * tried.gpu.memory_bytes:
             times.append(predict_step(tried).step_s)

@@ -82,6 +82,19 @@ IN_MODEL: Mapping[str, tuple[Callable[[ModelSpec], bool], str]] = {
 """The same for a field of a model."""
 
 
+REFUSED: Mapping[str, Callable[[ParallelSpec, ModelSpec], bool]] = {
+    "overlap_expert with stages of one part each (virtual_stages 1)": lambda one, _: (
+        one.overlaps_exchanges and one.pipeline > 1 and one.virtual_stages == 1
+    ),
+    "overlap_expert with recompute 'full'": lambda one, _: one.overlaps_exchanges and one.recompute == "full",
+    "overlap_expert of layers for further tokens without stages": lambda one, model: (
+        one.overlaps_exchanges and one.pipeline == 1 and model.num_mtp_layers > 0
+    ),
+    "graphs 'partial' with recompute 'full'": lambda one, _: one.graphs == "partial" and one.recompute == "full",
+}
+"""What NVIDIA/Megatron-LM 0.16 refuses of layouts other than DualPipe's (``TransformerConfig.__post_init__``)."""
+
+
 def without_effect(job: JobSpec, model: ModelSpec) -> dict[str, str]:
     """Return what the kind of a job, or of its model, leaves without effect: dotted paths, each with the reason.
 
@@ -122,16 +135,24 @@ def refuse_without_effect(paths: Iterable[str], idle: Mapping[str, str], where: 
             raise SpecError(f"{where}{path} has no effect {why}: leave it out")
 
 
+def refused_settings(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
+    """Name the settings of a layout that NVIDIA/Megatron-LM refuses together."""
+    return [name for name, holds in REFUSED.items() if parallel.schedule == "1f1b" and holds(parallel, model)]
+
+
 def layout_remarks(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
-    """Tell of fields with other values than their defaults that have no effect beside others, and of drops."""
+    """Tell of fields with other values than their defaults that have no effect beside others, of refusals and drops."""
     given, capacity = given_fields(parallel), parallel.capacity_factor
     told = [f"{name} ({why})" for name, (is_idle, why) in BESIDE.items() if name in given and is_idle(parallel)]
     lacking = [one for one in parallel.recomputed if one in OF_MODULES and OF_MODULES[one](model)]
     told += [f"recomputed {one} ({model.name} has none)" for one in lacking]
     drops = f"capacity_factor {capacity:g} drops {1 - capacity:.0%} or more of what experts would compute: "
-    return [f"of no effect in this layout: {', '.join(told)}"] * bool(told) + [
-        f"{drops}tokens and samples count all the same, MFU what is computed"
-    ] * (0 < capacity < 1)
+    refused = refused_settings(parallel, model)
+    return [
+        *[f"of no effect in this layout: {', '.join(told)}"] * bool(told),
+        *[f"NVIDIA/Megatron-LM 0.16 refuses {one}; the step is that of a trainer that can" for one in refused],
+        *[f"{drops}tokens and samples count all the same, MFU what is computed"] * (0 < capacity < 1),
+    ]
 
 
 def model_remarks(model: ModelSpec) -> list[str]:

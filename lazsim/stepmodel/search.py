@@ -10,6 +10,7 @@ import msgspec
 
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, ParallelSpec
+from lazsim.specs.effects import refused_settings
 from lazsim.specs.parallel import Recompute, Recomputed
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import memory_bytes
@@ -37,7 +38,7 @@ RECOMPUTES: tuple[tuple[Recompute, tuple[Recomputed, ...]], ...] = (
 TRIED = (
     f"tried powers of two: tensor, pipeline and expert up to {SIZES[-1]}, parts of a stage up to {VIRTUAL_STAGES[-1]}, "
     f"sequences of a micro-batch up to {MICRO_BATCHES[-1]}; tensor inside a node; no recomputation, that of norms and "
-    "expert activations, or full; all else as given"
+    "expert activations, or full; nothing that NVIDIA/Megatron-LM refuses; all else as given"
 )
 """What a search tries, as people are told."""
 
@@ -80,9 +81,9 @@ def search_layouts(
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
     that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
-    are as given. Layouts that hold experts in fewer than `least_copies` places are left out, and those that `needs`
-    refuses by a `SpecError`; `layers` may be shared by searches. Where no layout fits, a `SpecError` names what the one
-    that needs least would take.
+    are as given. Layouts that hold experts in fewer than `least_copies` places are left out, those that
+    NVIDIA/Megatron-LM refuses, and those that `needs` refuses by a `SpecError`; `layers` may be shared by searches.
+    Where no layout fits, a `SpecError` names what the one that needs least would take.
 
     Notes
     -----
@@ -164,8 +165,10 @@ def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
 
 
 def _valid_layouts(inputs: StepInputs, least_copies: int, needs: Needs) -> Iterator[tuple[StepInputs, float, float]]:
-    """Yield layouts that `needs` does not refuse, with what it says of them."""
+    """Yield layouts that neither a trainer nor `needs` refuses, with what that says of them."""
     for parallel in layouts_tried(inputs.parallel, inputs.cluster):
+        if refused_settings(parallel, inputs.model):
+            continue
         try:
             changed = replace(inputs, parallel=parallel)
             if changed.expert_copies < least_copies:

@@ -92,6 +92,11 @@ class StepResult:
                 "the search counts what training takes; a run may choose another layout, since its system's padding "
                 "and copies count there, and whole replicas have to fit the nodes"
             )
+            if parallel.graphs == "none":
+                notes.append(
+                    "the host launches every kernel in this layout, and what that takes is the least certain part of a "
+                    "step: large micro-batches and recomputation may look better than they are; try graphs"
+                )
         if gpu.kernels.endswith(".csv"):
             notes.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
         elif gpu.kernels != gpu.name:
