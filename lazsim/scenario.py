@@ -209,6 +209,14 @@ class Scenario(Inputs):
         policy = find_policy(path)
         return replace(system, policy=policy, placement=self.placement["name"], seed=self.seed)
 
+    def under(self, trace: Trace, loads: Routing | None = None) -> "Scenario":
+        """Return the scenario under another trace, and other loads if given; its `inputs` stay those of this one."""
+        given = {"trace": trace} | ({} if loads is None else {"routing": loads})
+        changed = replace(self, settings={**self.settings, **given})
+        # Step times that a run has found serve the next.
+        vars(changed).update((name, value) for name, value in vars(self).items() if name == "_costs")
+        return changed
+
     def load_trace(self) -> Trace:
         """Generate or read the trace and cut it; see `lazsim.inputs.make_trace`."""
         if isinstance(self.settings["trace"], Trace):
@@ -219,39 +227,41 @@ class Scenario(Inputs):
 
     def load_routing(self) -> Routing:
         """Generate or read the expert loads; see `lazsim.inputs.make_routing`."""
-        return shared_routing(self.routing, self.paths.get("routing"))
+        given = self.settings["routing"]
+        return shared_routing(self.routing, self.paths.get("routing")) if isinstance(given, str | None) else given
 
-    def wall_s(self, trace: Trace) -> float:
+    def wall_s(self) -> float:
         """Return how long to simulate; a `SpecError` says that the trace lasts no time and no duration is given."""
         if self.duration_s is not None:
             return self.duration_s
+        trace = self.load_trace()
         if not trace.duration_s:
             where = trace.name or "the trace"
             raise SpecError(f"{where}: all its events are at its start, so it lasts 0 s; give a duration (`duration`)")
         return trace.duration_s
 
-    def prices(self, trace: Trace) -> Prices | None:
+    def prices(self) -> Prices | None:
         """Return the prices of a node: as asked for, of the trace, or of the cluster."""
         asked, of_cluster = self.usd_per_node_hour, self.cluster.usd_per_node_hour
-        if asked is None and trace.prices is not None:
-            return trace.prices
+        if asked is None and (of_trace := self.load_trace().prices) is not None:
+            return of_trace
         usd_per_hour = of_cluster if asked is None else asked
         return None if usd_per_hour is None else Prices.constant(usd_per_hour)
 
-    def spares(self, trace: Trace) -> Spares:
+    def spares(self) -> Spares:
         """Return the spares among the nodes of the trace; a `SpecError` says that no other node is left."""
         if not self.num_spares:
             return NO_SPARES
-        most_nodes = trace.most_nodes(self.wall_s(trace))
+        most_nodes = self.load_trace().most_nodes(self.wall_s())
         if self.num_spares >= most_nodes:
             raise SpecError(
                 f"`spares` {self.num_spares}: the trace has at most {counted(most_nodes, 'node')}; give fewer"
             )
         return Spares(most_nodes - self.num_spares, self.spare_start_s)
 
-    def most_in_service(self, trace: Trace) -> int:
+    def most_in_service(self) -> int:
         """Return the most nodes of the trace that are alive at once, without the spares."""
-        return self.spares(trace).most_in_service or trace.most_nodes(self.wall_s(trace))
+        return self.load_trace().most_nodes(self.wall_s()) - self.num_spares
 
     def load_profile(self) -> Profile | None:
         """Read the measured times, if any."""

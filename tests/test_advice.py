@@ -3,7 +3,6 @@ import json
 import math
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -650,12 +649,11 @@ def test_advice_for_a_deadline_agrees_with_the_ways_to_buy_nodes_for_one_stretch
     scenario = resolve(
         {**EVEN, "trace": str(spot), "system": "checkpoint", "interval": 20, "price": 1, "duration": 1800.0}
     )
-    trace, loads = scenario.load_trace(), scenario.load_routing()
     due = Due(21 * 60.0, 1800.0, 3.0)
-    work = due_samples(due, scenario, trace, 10, loads)
+    work = due_samples(due, scenario, 10)
     told = f"the work is {work:,} samples, which checkpoint with interval 20 trains in 21 min on 10 nodes that stay"
     assert f"note: {told}\n" in err
-    for way in compare_purchases(due, scenario, run_scenario(scenario, trace, loads), trace, loads):
+    for way in compare_purchases(due, scenario, run_scenario(scenario)):
         found = ranking[way.nodes]
         assert found["value"] == pytest.approx(way.cost_usd / way.done_share, rel=1e-3)
         assert found["misses_deadline"] == (way.finish_s is None)
@@ -707,7 +705,8 @@ def test_stretches_without_a_loss_count_as_none_in_the_time_between_losses():
     there = [Event(0.0, "add", "a")]
     lost = build_trace([*there, Event(30.0, "remove", "a")], duration_s=60.0)
     traces = [*[build_trace(there, duration_s=60.0)] * 5, lost]
-    scenario = SimpleNamespace(wall_s=lambda trace: trace.duration_s)
+    scenario = resolve({"trace": lost})
+    scenarios = [scenario.under(one) for one in traces]
     # Six minutes with one loss; five without any are all that is known.
-    assert mean_between_s(scenario, traces) == 360.0
-    assert mean_between_s(scenario, traces[:5]) == 300.0
+    assert mean_between_s(scenarios) == 360.0
+    assert mean_between_s(scenarios[:5]) == 300.0

@@ -3,9 +3,10 @@
 import pytest
 
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO, Setting, other_draws
+from lazsim.study.checkpoint_interval import AUTO, choose_setting, other_draws
 from lazsim.study.experiment import load_experiment
-from lazsim.study.simulation import ScenarioRuns, simulate, simulate_scenarios
+from lazsim.study.runs import ScenarioRuns, Setting
+from lazsim.study.simulation import simulate, simulate_scenarios
 from lazsim.trace.recipes import change_recipe
 from tests.conftest import ROOT
 from tests.jobs import trace
@@ -22,7 +23,7 @@ def runs_of(*traces, interval=None):
     job |= {"cluster.num_nodes": 4, "cluster.recovery.restart_base_s": 60.0, "job.join_wait_s": 0.0}
     job |= {"job.checkpoint_interval_steps": interval} if interval else {}
     scenario = resolve(job | {"system": "checkpoint"})
-    return ScenarioRuns(scenario, traces, scenario.load_routing())
+    return ScenarioRuns([scenario.under(one) for one in traces])
 
 
 def failing(*times_s):
@@ -34,19 +35,19 @@ def test_a_setting_is_chosen_for_all_traces_together():
     rare = failing(7900)
     often = failing(*(round(150 + 400 * turn + turn * 0.618034 % 1 * 360) for turn in range(1, 19)))
     both = runs_of(rare, often)
-    found, *alone = (runs.choose(AUTO) for runs in (both, runs_of(rare), runs_of(often)))
+    found, *alone = (choose_setting(runs, AUTO) for runs in (both, runs_of(rare), runs_of(often)))
     assert found.interval_steps not in [one.interval_steps for one in alone]
     # The search ends where none of its neighbours trains more on both traces.
     near = [Setting(found.system, round(found.interval_steps * ratio)) for ratio in (0.5**0.5, 2**0.5)]
-    chosen, *others = (sum(run.samples for run in both.runs(one)) for one in (found, both.choose(None), *near))
+    chosen, *others = (sum(run.samples for run in both.runs(one)) for one in (found, choose_setting(both, None), *near))
     assert chosen >= max(others)
 
 
 def test_an_interval_that_no_failure_has_tested_is_the_best_if_one_failure_did():
     runs = runs_of(failing(), interval=8)
-    chosen = runs.choose(AUTO)
+    chosen = choose_setting(runs, AUTO)
     # A failure at 16 instants in turn. A run that never saves trains most without one.
-    failed = runs.on([failing(100.0 + 490 * turn) for turn in range(16)])
+    failed = runs.on([runs.scenario.under(failing(100.0 + 490 * turn)) for turn in range(16)])
     trained = {
         steps: sum(run.samples for run in failed.runs(Setting(chosen.system, steps)))
         for steps in (chosen.interval_steps, *(round(8 * 2 ** (power / 2)) for power in range(20)))
@@ -59,13 +60,13 @@ def test_an_interval_that_no_failure_has_tested_is_the_best_if_one_failure_did()
 def test_an_interval_that_no_failure_has_tested_is_never_shortened():
     # With one failure, some 60 steps would be best; without one, 300 train more.
     runs = runs_of(failing(), interval=300)
-    assert runs.choose(AUTO).interval_steps == 300
+    assert choose_setting(runs, AUTO).interval_steps == 300
 
 
 def test_young_s_interval_on_several_traces_is_that_of_all_failures_in_all_the_time():
     # Four failures and two in 8000 s each: a failure in 16,000 / 6 s, and the interval goes with its root.
     rare, often = failing(2000, 6000), failing(1500, 3900, 6100, 7900)
-    steps = [runs_of(*traces).choose(None).interval_steps for traces in ([rare], [often], [rare, often])]
+    steps = [choose_setting(runs_of(*traces), None).interval_steps for traces in ([rare], [often], [rare, often])]
     # Both are whole numbers of steps, of 31 or more: half a step is 1.6 %.
     assert steps[0] / steps[1] == pytest.approx(2**0.5, rel=0.032)
     assert steps[2] / steps[1] == pytest.approx((4 / 3) ** 0.5, rel=0.032)
@@ -86,11 +87,12 @@ def test_a_best_setting_is_judged_on_failures_that_did_not_choose_it():
     settings = {"routing": "uniform", "trace": recipe, "system": "checkpoint"}
     scenario = resolve(settings)
     draws = other_draws(scenario)
-    times = {tuple(one.time_s) for one in (scenario.load_trace(), *draws)}
+    times = {tuple(one.load_trace().time_s) for one in (scenario, *draws)}
     assert len(times) == 1 + len(draws) == 3
-    assert {tuple(one.time_s) for one in other_draws(resolve(settings | {"seed": 1}))}.isdisjoint(times)
+    others = other_draws(resolve(settings | {"seed": 1}))
+    assert {tuple(one.load_trace().time_s) for one in others}.isdisjoint(times)
     result = simulate_scenarios([resolve(settings | {"interval": "auto"})])
-    chosen = ScenarioRuns(scenario, draws, scenario.load_routing()).choose(AUTO)
+    chosen = choose_setting(ScenarioRuns(draws), AUTO)
     assert result.runs[0].interval_steps == chosen.interval_steps
     assert result.notes[0].startswith("the best setting is chosen on 2 other draws of the failures")
 

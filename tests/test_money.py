@@ -178,9 +178,7 @@ def ways_of(path, deadline_s=3000.0, on_demand_usd=None, **settings):
     """Return the ways to buy half an hour of work by name."""
     asked = {"system": "checkpoint", "routing": "uniform", "interval": 20, "price": 1, **settings}
     scenario = resolve({**asked, "trace": str(path), "duration": deadline_s})
-    trace, loads = scenario.load_trace(), scenario.load_routing()
-    spot = run_scenario(scenario, trace, loads)
-    found = compare_purchases(Due(1800.0, deadline_s, on_demand_usd), scenario, spot, trace, loads)
+    found = compare_purchases(Due(1800.0, deadline_s, on_demand_usd), scenario, run_scenario(scenario))
     return {one.nodes: one for one in found}
 
 

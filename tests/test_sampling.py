@@ -8,8 +8,8 @@ from lazsim.engine import plans
 from lazsim.engine.sampling import PLANNINGS, Sampler, Series, planning_by_nodes, window_s
 from lazsim.errors import SpecError
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import Setting
-from lazsim.study.simulation import ScenarioRuns, run_scenario
+from lazsim.study.runs import ScenarioRuns, Setting
+from lazsim.study.simulation import run_scenario
 
 HOUR_S = 3600.0
 
@@ -98,7 +98,7 @@ def test_a_change_of_nodes_is_found_once_for_all_intervals_while_plans_stay_the_
     monkeypatch.setattr(plans, "bind_nodes", lambda *states, **other: bound.append(1) or bind_nodes(*states, **other))
     settings = {"trace": trace, "routing": "uniform", "cluster.nodes_per_server": 1, "planning": "exact"}
     scenario = resolve({**settings, "system": system})
-    runs = ScenarioRuns(scenario, [trace], scenario.load_routing())
+    runs = ScenarioRuns([scenario])
     (first,), (second,) = (runs.runs(Setting(scenario.find_system(), steps)) for steps in (50, 60))
     assert first.ledger_s["checkpoint"] > second.ledger_s["checkpoint"]
     assert len(bound) < min(run.counts["reconfigurations"] for run in (first, second)) / 10
@@ -152,13 +152,13 @@ def test_plans_over_racks_are_sampled_and_agree_within_the_error_told_unless_eac
     runs = {}
     for planning in ("exact", "sampled"):
         scenario = resolve({**racks, "planning": planning})
-        runs[planning] = run_scenario(scenario, scenario.load_trace(), scenario.load_routing())
+        runs[planning] = run_scenario(scenario)
     exact, sampled = runs.values()
     assert (exact.planning, sampled.planning) == ("exact", "sampled")
     assert abs(sampled.samples / exact.samples - 1) < 3 * sampled.samples_error + 1e-3
     assert sampled.counts["failures"] == exact.counts["failures"]
     scored = scenario.replace("score_plans", True).replace("duration", 600)
-    assert run_scenario(scored, scored.load_trace(), scored.load_routing()).planning == "exact"
+    assert run_scenario(scored).planning == "exact"
 
 
 def test_json_says_how_plans_were_made_and_notes_tell_the_error():

@@ -283,7 +283,7 @@ def test_a_run_sums_products_in_one_thread_whatever_the_program_has(monkeypatch)
         seen.update(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
         return simulate_system(*arguments, **options)
 
-    monkeypatch.setattr("lazsim.study.simulation.simulate_system", spy)
+    monkeypatch.setattr("lazsim.study.runs.simulate_system", spy)
     with threadpool_limits(2, user_api="blas"):
         lazsim.simulate(SPOT, systems=["ds"], duration="10min")
     assert seen == {1}

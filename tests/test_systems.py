@@ -1077,7 +1077,7 @@ def test_a_system_whose_copies_do_not_fit_is_named_and_left_out_of_all():
 def test_a_system_that_pads_does_not_fit_once_loads_have_become_too_skewed(routing, wall_s, fits):
     # The first loads are even; a fullest expert of ten times the mean has buffers of ten times the memory.
     scenario = resolve(SMALL_MEMORY | {"routing": routing, "system": "tutel"})
-    why_not = find_obstacle(scenario, scenario.find_system(), scenario.load_routing(), 4, wall_s)
+    why_not = find_obstacle(scenario, scenario.find_system(), 4, wall_s)
     assert ("deepseek-v2-lite under tutel does not fit" in why_not) != fits
 
 

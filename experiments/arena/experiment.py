@@ -11,12 +11,12 @@ from matplotlib.patches import Rectangle
 from lazsim.engine.systems import find_system
 from lazsim.output.plots.style import PAPER, ink, looks_of, new_figure, to_files
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO
+from lazsim.study.checkpoint_interval import AUTO, choose_setting
 from lazsim.study.comparison import rank
 from lazsim.study.experiment import Outcome
 from lazsim.study.memory import find_obstacle
 from lazsim.study.result import setting_of
-from lazsim.study.simulation import ScenarioRuns
+from lazsim.study.runs import ScenarioRuns
 from lazsim.trace import generate_trace, load_recipe
 from lazsim.trace.recipes import MtbfSpec
 
@@ -238,13 +238,12 @@ def train_as_published(cell):
 def simulate(cell, intervals):
     """Return a row for each seed, of the first interval beside the last, and why there is none."""
     scenario = resolve(cell["base"] | {"system": cell["system"]})
-    loads = scenario.load_routing()
-    reason = find_obstacle(scenario, scenario.find_system(), loads, cell["nodes"])
+    reason = find_obstacle(scenario, scenario.find_system(), cell["nodes"])
     if reason:
         return {"rows": [], "reason": reason}
-    searched = ScenarioRuns(scenario, [failures_of(cell, seed) for seed in cell["search_seeds"]], loads)
-    judged = searched.on([failures_of(cell, seed) for seed in cell["seeds"]])
-    best, published = (judged.runs(searched.choose(interval)) for interval in (intervals[0], intervals[-1]))
+    searched = ScenarioRuns([scenario.under(failures_of(cell, seed)) for seed in cell["search_seeds"]])
+    judged = searched.on([scenario.under(failures_of(cell, seed)) for seed in cell["seeds"]])
+    best, published = (judged.runs(choose_setting(searched, one)) for one in (intervals[0], intervals[-1]))
     rows = []
     for seed, run, as_published in zip(cell["seeds"], best, published, strict=True):
         row = {"case": cell["case"], "layout": cell["layout"], "system": cell["system"], "condition": cell["name"]}

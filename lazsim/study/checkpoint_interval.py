@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,13 +12,12 @@ import numpy as np
 
 from lazsim.engine.interval import fewest_steps, interval_steps, steady_step_s
 from lazsim.engine.simulate import SystemRun
-from lazsim.engine.systems import System
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.inputs import TraceInput, make_trace
 from lazsim.limits import MAX_DIMENSION
-from lazsim.routing import Routing
 from lazsim.scenario import Scenario
 from lazsim.study.memory import find_obstacle
+from lazsim.study.runs import ScenarioRuns, Setting
 from lazsim.trace import Trace
 from lazsim.units import format_duration, parse_duration
 
@@ -64,51 +63,32 @@ def parse_interval(value: Any) -> str | int | float | None:
     return interval
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A system with the values of its fields, and the steps between checkpoints."""
-
-    system: System
-    interval_steps: int
-
-
-def choose_setting(
-    scenario: Scenario,
-    traces: Sequence[Trace],
-    loads: Routing,
-    interval: str | int | float | None,
-    simulate: Callable[[Setting], Sequence[SystemRun]],
-) -> Setting:
-    """Return the setting of a scenario with an interval.
+def choose_setting(runs: ScenarioRuns, interval: str | int | float | None) -> Setting:
+    """Return the setting of scenarios with an interval.
 
     Where it is ``auto``, it is the one of the most samples on all traces together that simulations find; see
     `_search`. Else the system is as published. The interval is the one given, the job's own, or Young's where that
-    has none. `simulate` returns the runs at a setting, one for each trace.
+    has none.
     """
+    scenario = runs.scenario
     system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
     if isinstance(interval, int):
         return Setting(system, interval)
     if interval is None and own is not None:
         return Setting(system, own)
-    costs = scenario.costs()
-    num_nodes = max(map(scenario.most_in_service, traces))
+    costs, loads = scenario.costs(), scenario.load_routing()
+    num_nodes = max(one.most_in_service() for one in runs.scenarios)
     if not system.usable_nodes(costs, num_nodes):
         # The simulation says why.
         return Setting(system, own or 1)
     if isinstance(interval, float):
         return Setting(system, max(1, round(interval / steady_step_s(system, costs, loads, num_nodes))))
-    steps = own or interval_steps(system, costs, loads, num_nodes, mean_between_s(scenario, traces))
+    steps = own or interval_steps(system, costs, loads, num_nodes, mean_between_s(runs.scenarios))
     start = Setting(system, steps)
-    return start if interval is None else _search(start, scenario, loads, num_nodes, simulate)
+    return start if interval is None else _search(start, runs, num_nodes)
 
 
-def _search(
-    start: Setting,
-    scenario: Scenario,
-    loads: Routing,
-    num_nodes: int,
-    simulate: Callable[[Setting], Sequence[SystemRun]],
-) -> Setting:
+def _search(start: Setting, runs: ScenarioRuns, num_nodes: int) -> Setting:
     """Find the setting that trains most samples: first each field of the system, then the interval.
 
     What does not fit into the memory of the nodes or their GPUs is not tried, beside the start. Of settings that
@@ -123,22 +103,23 @@ def _search(
     `mean_between_s`, too, takes one failure for none. With saves of a constant time, Young's interval for one
     failure is best so. None shorter than the published one is tried there, since it trains less on the trace.
     """
+    scenario = runs.scenario
 
     def score(setting: Setting, counts_rollback: bool = False) -> float:
-        runs = simulate(setting)
-        lost = math.fsum(run.lost_token_share or 0.0 for run in runs) / len(runs)
+        made = runs.runs(setting)
+        lost = math.fsum(run.lost_token_share or 0.0 for run in made) / len(made)
         if lost > setting.system.most_lost_tokens:
             return -lost
-        loss = math.fsum(map(rollback_samples, runs)) / len(runs) if counts_rollback else 0.0
-        return math.fsum(run.samples for run in runs) - loss
+        loss = math.fsum(map(rollback_samples, made)) / len(made) if counts_rollback else 0.0
+        return math.fsum(run.samples for run in made) - loss
 
     best = start
     for name, values in start.system.choices().items():
         others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
-        fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, loads, num_nodes)]
+        fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, num_nodes)]
         best = max((best, *fitting), key=score)
-    is_untested = not any(map(went_back, simulate(best)))
-    least = fewest_steps(best.system, scenario.costs(), loads, num_nodes)
+    is_untested = not any(map(went_back, runs.runs(best)))
+    least = fewest_steps(best.system, scenario.costs(), scenario.load_routing(), num_nodes)
     least = max(least, best.interval_steps) if is_untested else least
     fixed = best
 
@@ -147,7 +128,7 @@ def _search(
 
     found = replace(best, interval_steps=climb(best.interval_steps, scores, least))
     # Where nothing trains, all settings are as good.
-    return found if any(run.samples for run in simulate(found)) else start
+    return found if any(run.samples for run in runs.runs(found)) else start
 
 
 def went_back(run: SystemRun) -> bool:
@@ -164,9 +145,9 @@ def rollback_samples(run: SystemRun) -> float:
     return run.interval_steps / 2 * run.samples / run.steps if run.steps else 0.0
 
 
-def search_notes(scenarios: Sequence[Scenario], best: Sequence[SystemRun], trace: Trace) -> list[str]:
+def search_notes(scenarios: Sequence[Scenario], best: Sequence[SystemRun]) -> list[str]:
     """Say which failures choose the best settings of scenarios, and what the runs at these cannot tell."""
-    return [choice_note(scenarios[0]), *_untested_note(best), *_waiting_note(scenarios, best, trace)]
+    return [choice_note(scenarios[0]), *_untested_note(best), *_waiting_note(scenarios, best)]
 
 
 def _untested_note(best: Iterable[SystemRun]) -> list[str]:
@@ -176,19 +157,19 @@ def _untested_note(best: Iterable[SystemRun]) -> list[str]:
     return [f"{', '.join(names)}: {why}"] if names else []
 
 
-def _waiting_note(scenarios: Iterable[Scenario], best: Iterable[SystemRun], trace: Trace) -> list[str]:
+def _waiting_note(scenarios: Iterable[Scenario], best: Iterable[SystemRun]) -> list[str]:
     """Say whose best setting leaves nodes to a restart that does not come before the run ends."""
     pairs = zip(scenarios, best, strict=True)
-    found = [f"{run.name} for {format_duration(s)}" for one, run in pairs if (s := _waiting_s(one, run, trace))]
+    found = [f"{run.name} for {format_duration(s)}" for one, run in pairs if (s := _waiting_s(one, run))]
     why = "new nodes that the best setting leaves to the next restart wait when the run ends"
     return [f"{why}: {', '.join(found)}; in a longer run, a restart for them may be better"] if found else []
 
 
-def _waiting_s(scenario: Scenario, run: SystemRun, trace: Trace) -> float:
+def _waiting_s(scenario: Scenario, run: SystemRun) -> float:
     """Return for how long nodes have waited at the end of a run with which it would train, and not slower."""
     if run.setting.get("restarts_for_joins", True):
         return 0.0
-    system, most = scenario.find_system(**run.setting), scenario.most_in_service(trace)
+    system, most = scenario.find_system(**run.setting), scenario.most_in_service()
     rates: dict[int, float] = {}
     for state in run.states:
         rates[state.num_used] = max(rates.get(state.num_used, 0.0), state.samples_per_s + state.lost_samples_per_s)
@@ -204,10 +185,12 @@ def _waiting_s(scenario: Scenario, run: SystemRun, trace: Trace) -> float:
     return waited_s if waited_s > scenario.job.join_wait_s else 0.0
 
 
-def other_draws(scenario: Scenario) -> Sequence[Trace]:
-    """Return other draws of the failures of a scenario, on which to choose its setting; of a file, the trace itself."""
+def other_draws(scenario: Scenario) -> Sequence[Scenario]:
+    """Return a scenario under other draws of its failures, on which to choose its setting; of a file, itself."""
     source = scenario.trace
-    return [scenario.load_trace()] if source is None or source.recipe is None else _redraw(source)
+    if source is None or source.recipe is None:
+        return [scenario]
+    return [scenario.under(trace) for trace in _redraw(source)]
 
 
 @functools.lru_cache(maxsize=2)
@@ -218,7 +201,7 @@ def _redraw(source: TraceInput) -> Sequence[Trace]:
 
 def choice_note(scenario: Scenario) -> str:
     """Say which failures choose the best setting of a scenario."""
-    judge, draws = scenario.load_trace(), other_draws(scenario)
+    judge, draws = scenario.load_trace(), [one.load_trace() for one in other_draws(scenario)]
     if all(trace.events_sha256 == judge.events_sha256 for trace in draws):
         return "the failures that choose the best setting also judge it, which flatters it: there are no other draws"
     if all(np.array_equal(trace.time_s, judge.time_s) for trace in draws):
@@ -226,14 +209,11 @@ def choice_note(scenario: Scenario) -> str:
     return f"the best setting is chosen on {NUM_DRAWS} other draws of the failures, and may do worse on this one"
 
 
-def mean_between_s(scenario: Scenario, traces: Sequence[Trace]) -> float:
-    """Return the mean time between instants at which nodes go over traces: all of it where none goes."""
-    walls_s = [scenario.wall_s(trace) for trace in traces]
-    losses_s = [
-        batch.time_s for trace, wall_s in zip(traces, walls_s, strict=True) for batch in trace.batches()
-        if batch.removed and batch.time_s < wall_s
-    ]  # fmt: skip
-    return math.fsum(walls_s) / max(1, len(losses_s))
+def mean_between_s(scenarios: Iterable[Scenario]) -> float:
+    """Return the mean time between instants at which nodes go in the traces of scenarios: all where none goes."""
+    found = [(one.load_trace().batches(), one.wall_s()) for one in scenarios]
+    num_losses = sum(bool(batch.removed) and batch.time_s < wall_s for batches, wall_s in found for batch in batches)
+    return math.fsum(wall_s for _, wall_s in found) / max(1, num_losses)
 
 
 def interval_of(scenario: Scenario) -> str | int | float | None:

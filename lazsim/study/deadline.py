@@ -1,15 +1,16 @@
 """Work that is due: on nodes of a trace, on nodes that stay, or on the first until it takes the others."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.limits import LONGEST_S
-from lazsim.routing import Routing
 from lazsim.scenario import Scenario
+from lazsim.study.notes import describe_runs
+from lazsim.study.result import flat_row
 from lazsim.study.simulation import run_scenario
 from lazsim.trace.prices import ONE, Prices, node_hours
 from lazsim.trace.table import Event, Trace, build_trace
@@ -85,7 +86,7 @@ def parse_due(work: str | float, deadline: str | float, on_demand_price: str | f
 
 @dataclass(frozen=True)
 class Buyer:
-    """Buys the nodes for the work of one scenario.
+    """Buys the nodes for the work of a scenario, which is simulated up to the deadline.
 
     Notes
     -----
@@ -94,21 +95,23 @@ class Buyer:
     At the switch all nodes are replaced at once: the job goes back to its last checkpoint.
     """
 
+    scenario: Scenario
+    """Its trace has the spot nodes."""
     due: Due
     samples: int
-    """The samples that it is."""
+    """The samples that the work is."""
     num_nodes: int
-    """On-demand nodes."""
-    scenario: Scenario
-    """What is simulated, up to the deadline."""
-    trace: Trace
-    """Spot nodes."""
-    loads: Routing
+    """On-demand nodes that may take over; 0 where they may not."""
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Everything that its runs depend on."""
+        return self.scenario.inputs | {"due": asdict(self.due), "work": [self.samples, self.num_nodes]}
 
     def switch(self, nodes: str, switch_s: float) -> tuple[SystemRun, Purchase]:
         """Let on-demand nodes take over at a time."""
-        switched = switch_to_on_demand(self.trace, switch_s, self.num_nodes, self.due.deadline_s)
-        run = run_scenario(self.scenario, switched, self.loads)
+        trace = switch_to_on_demand(self.scenario.load_trace(), switch_s, self.num_nodes, self.due.deadline_s)
+        run = run_scenario(self.scenario.under(trace))
         return run, self.describe(run, nodes, switch_s)
 
     def switch_in_time(self, spot: SystemRun) -> tuple[SystemRun, Purchase]:
@@ -141,7 +144,7 @@ class Buyer:
             return before, node_hours(times_s, alive, end_s, at) - before
 
         spot_hours, on_demand_hours = spent(ONE)
-        spot_prices, staying_price = self.scenario.prices(self.trace), self.due.on_demand_usd_per_node_hour
+        spot_prices, staying_price = self.scenario.prices(), self.due.on_demand_usd_per_node_hour
         costs = (
             0.0 if not spot_hours else None if spot_prices is None else spent(spot_prices)[0],
             0.0 if not on_demand_hours else None if staying_price is None else on_demand_hours * staying_price,
@@ -157,19 +160,19 @@ class Buyer:
         )
 
 
-def compare_purchases(due: Due, scenario: Scenario, spot: SystemRun, trace: Trace, loads: Routing) -> list[Purchase]:
+def compare_purchases(due: Due, scenario: Scenario, spot: SystemRun) -> list[Purchase]:
     """Return the three ways to get work done by the deadline; see `Purchase` and `Buyer`.
 
-    `spot` is the run of the scenario on the trace up to the deadline.
+    `spot` is the run of the scenario up to the deadline.
     """
-    num_nodes = trace.most_nodes(due.deadline_s)
+    num_nodes = scenario.load_trace().most_nodes(due.deadline_s)
     same = replace(scenario, interval=spot.interval_steps, score_plans=False)
-    samples = due_samples(due, same, trace, num_nodes, loads)
-    buyer = Buyer(due, samples, num_nodes, replace(same, duration_s=due.deadline_s), trace, loads)
+    samples = due_samples(due, same, num_nodes)
+    buyer = Buyer(replace(same, duration_s=due.deadline_s), due, samples, num_nodes)
     return [buyer.switch(ON_DEMAND, 0.0)[1], buyer.describe(spot, SPOT), buyer.switch_in_time(spot)[1]]
 
 
-def due_samples(due: Due, scenario: Scenario, trace: Trace, num_nodes: int, loads: Routing) -> int:
+def due_samples(due: Due, scenario: Scenario, num_nodes: int) -> int:
     """Return the samples that a scenario trains on nodes that stay in the time that the work takes.
 
     Raises
@@ -177,12 +180,24 @@ def due_samples(due: Due, scenario: Scenario, trace: Trace, num_nodes: int, load
     LazsimError
         When there are none.
     """
-    staying = switch_to_on_demand(trace, 0.0, num_nodes, due.work_s)
-    run = run_scenario(replace(scenario, duration_s=due.work_s), staying, loads)
+    staying = switch_to_on_demand(scenario.load_trace(), 0.0, num_nodes, due.work_s)
+    run = run_scenario(replace(scenario, duration_s=due.work_s).under(staying))
     if not run.samples:
         told = f"{run.name} trains nothing in {due.work_s:.12g} s on {counted(num_nodes, 'on-demand node')}"
         raise LazsimError(f"`work`: {told}; give more work, or another system first")
     return run.samples
+
+
+def simulate_due(buyer: Buyer) -> Mapping[str, Any]:
+    """Simulate work that is due; the row is that of `simulate_point`, but for costs, which end with the work."""
+    scenario, run = buyer.scenario, run_scenario(buyer.scenario)
+    bought = buyer.describe(run, SPOT)
+    if buyer.num_nodes:
+        run, bought = buyer.switch_in_time(run)
+    hours = bought.spot_node_hours + bought.on_demand_node_hours
+    costs = {"node_hours_held": hours, "cost_usd": bought.cost_usd}
+    ends = {"finish_s": bought.finish_s, "done_share": bought.done_share, "switch_s": bought.switch_s}
+    return {"row": flat_row(scenario, run) | costs | ends, "notes": describe_runs([scenario], [run])}
 
 
 def finish_s(

@@ -15,7 +15,6 @@ from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.grouping import grouped
 from lazsim.reliability.comparison import PlanComparison
-from lazsim.routing import Routing
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, ModelSpec, load_spec
 from lazsim.units import GIB
@@ -39,16 +38,16 @@ def fits_memory(scenario: Scenario, run: SystemRun) -> bool:
     return not (lacks_memory(scenario.gpu, run.memory) or host_shortage(scenario, run.name, run.host_bytes))
 
 
-def require_memory(scenario: Scenario, loads: Routing, num_nodes: int) -> None:
+def require_memory(scenario: Scenario, num_nodes: int) -> None:
     """Refuse a job whose first steps do not fit into the memory of its GPUs and nodes."""
     if not num_nodes:
         return
-    if shortage := _find_shortage(scenario, scenario.find_system(), loads, num_nodes, num_steps=0, helps=True):
+    if shortage := _find_shortage(scenario, scenario.find_system(), num_nodes, num_steps=0, helps=True):
         raise InfeasiblePlanError(shortage)
 
 
 def find_obstacle(
-    scenario: Scenario, system: System, loads: Routing, num_nodes: int, wall_s: float = 0.0, *, helps: bool = False
+    scenario: Scenario, system: System, num_nodes: int, wall_s: float = 0.0, *, helps: bool = False
 ) -> str:
     """Say why a system cannot run the job of a scenario on up to `num_nodes` nodes, or return nothing.
 
@@ -61,8 +60,9 @@ def find_obstacle(
     except InfeasiblePlanError as error:
         return str(error)
     num_used = system.usable_nodes(costs, num_nodes)
+    loads = scenario.load_routing()
     num_steps = int(wall_s / steady_step_s(system, costs, loads, num_used)) if system.padded else 0
-    return _find_shortage(scenario, system, loads, num_used, num_steps, helps=helps)
+    return _find_shortage(scenario, system, num_used, num_steps, helps=helps)
 
 
 def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
@@ -80,14 +80,12 @@ def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[tuple[list[st
     ]
 
 
-def _find_shortage(
-    scenario: Scenario, system: System, loads: Routing, num_nodes: int, num_steps: int, *, helps: bool
-) -> str:
-    costs = scenario.costs()
+def _find_shortage(scenario: Scenario, system: System, num_nodes: int, num_steps: int, *, helps: bool) -> str:
+    costs, loads = scenario.costs(), scenario.load_routing()
     memory = peak_memory(system, costs, loads, {num_nodes}, num_steps)
     if lacks_memory(scenario.gpu, memory):
         if helps:
-            return _shortage(scenario, system, loads, memory, num_nodes, num_steps)
+            return _shortage(scenario, system, memory, num_nodes, num_steps)
         return _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
     num_bytes = system.host_bytes(costs, num_nodes, steady_step_s(system, costs, loads, num_nodes))
     shortage = host_shortage(scenario, system.run_name, num_bytes)
@@ -105,7 +103,7 @@ def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
     )
 
 
-def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], loads: Routing) -> list[str]:
+def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
     """Say of each system that does not fit what it needs, what takes most, and what would help."""
     notes = {}
     for scenario, run in zip(scenarios, runs, strict=True):
@@ -116,7 +114,7 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], loads
             notes[run.system] = f"{shortage}; {HOST_HELP}"
         if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
             system = scenario.find_system()
-            notes[run.system] = _shortage(scenario, system, loads, run.memory, run.most_nodes_used, run.steps)
+            notes[run.system] = _shortage(scenario, system, run.memory, run.most_nodes_used, run.steps)
     return list(notes.values())
 
 
@@ -160,10 +158,9 @@ def _need(who: str, memory: MemoryUse, gpu: GpuSpec) -> str:
     )
 
 
-def _shortage(
-    scenario: Scenario, system: System, loads: Routing, memory: MemoryUse, num_nodes: int, num_steps: int
-) -> str:
+def _shortage(scenario: Scenario, system: System, memory: MemoryUse, num_nodes: int, num_steps: int) -> str:
     """Say what a job needs, what takes most of it, and what would help."""
+    loads = scenario.load_routing()
 
     def uses(changed: Scenario, *, saving: bool = False) -> Iterator[MemoryUse]:
         costs = changed.costs()

@@ -43,19 +43,18 @@ TOLD_GAIN = 0.25
 NUMBER = re.compile(r"\d[\d.,]*")
 
 
-def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace, loads: Routing) -> list[str]:
+def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
     """Return remarks on the inputs and the results of scenarios that share all but system and placement."""
     first = scenarios[0]
-    notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs, loads)]
+    trace, loads = first.load_trace(), first.load_routing()
+    notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs)]
     told = grouped(
-        (text, run.name)
-        for scenario, run in zip(scenarios, runs, strict=True)
-        for text in _run_notes(scenario, run, trace, loads)
+        (text, run.name) for scenario, run in zip(scenarios, runs, strict=True) for text in _run_notes(scenario, run)
     )
     notes += [f"{', '.join(names)}: {text}" for text, names in told.items()]
     if loads.last_step is not None and any(run.steps > loads.last_step for run in runs):
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
-    notes += [*_waiting_notes(scenarios, runs, trace), *_system_notes(scenarios, runs, trace)]
+    notes += [*_waiting_notes(scenarios, runs), *_system_notes(scenarios, runs)]
     parallel = first.job.parallel
     if first.settings["model"].endswith(".json") and not (parallel and parallel.sequence_length):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
@@ -63,10 +62,10 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     notes += [*([] if has_layout else _model_notes(first.model)), *_cost_notes(scenarios)]
     # The batch of the job that stands in for one that is not given is the layout's.
     notes += model_remarks(first.model) + ([] if first.has_chosen_layout else job_remarks(first.job, first.model))
-    return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs, trace) if first.score_plans else [])))
+    return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs) if first.score_plans else [])))
 
 
-def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:
+def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
     """Say where a system departs from the job: its interval, its steps, what it keeps in memory, what it gives up."""
     chosen = [
         f"{run.name} {run.interval_steps}"
@@ -91,7 +90,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     restarting = [f"{name} {share:.0%}" for name, share in shares.items() if share >= DECISIVE_SHARE]
     if restarting:
         # The trace says how many nodes there are, whatever the size of the cluster.
-        num_nodes = trace.most_nodes(runs[0].wall_s) - scenarios[0].num_spares
+        num_nodes = scenarios[0].most_in_service()
         each_s = restart_s(scenarios[0].costs(), num_nodes)
         notes.append(
             f"the time of a restart decides much: {format_duration(each_s)} on {counted(num_nodes, 'node')} "
@@ -107,13 +106,13 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trac
     return notes
 
 
-def _waiting_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:
+def _waiting_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
     """Say for how long there are fewer nodes than a system takes at least, where that is long."""
     waiting: dict[str, list[str]] = {}
     for scenario, run in zip(scenarios, runs, strict=True):
         if run.steps and run.ledger_s["waiting"] / run.wall_s >= DECISIVE_SHARE:
             needed = _needed_nodes(scenario)
-            share = 1.0 - float(_spans_s(trace, needed, run.wall_s).sum()) / run.wall_s
+            share = 1.0 - float(_spans_s(scenario, needed).sum()) / run.wall_s
             if share >= DECISIVE_SHARE:
                 waiting.setdefault(f"fewer than {needed} for {share:.0%} of the time", []).append(run.name)
     told = "; ".join(f"{text}: {', '.join(names)}" for text, names in waiting.items())
@@ -129,9 +128,9 @@ def _changed_layout(scenario: Scenario) -> str:
     return ", ".join(f"{name} {value}" for name, value in used.items() if value != getattr(given, name))
 
 
-def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
+def _run_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     """Return what a reader needs to know of one run, in words that hold for several alike."""
-    notes = [] if run.steps else [_idle_note(scenario, run, trace)]
+    notes = [] if run.steps else [_idle_note(scenario, run)]
     system = scenario.find_system(**run.setting)
     if run.most_nodes_used and (exposed := system.why_exposed(scenario.costs(), run.most_nodes_used)):
         notes.append(f"{exposed}: every failure is a restart")
@@ -139,9 +138,9 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
     if run.below_threshold_s:
         threshold, share = scenario.job.fault_threshold, run.below_threshold_s / steps_s
         told = f"in {share:.1%} of the time of steps, some expert is on fewer than {threshold} nodes"
-        why = threshold_note(scenario, trace.most_nodes(run.wall_s) - scenario.num_spares)
+        why = threshold_note(scenario, scenario.most_in_service())
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
-    notes += _unevenness_notes(scenario, run, trace, loads)
+    notes += _unevenness_notes(scenario, run)
     if run.planning == "sampled" and run.samples_error:
         notes.append(
             f"plans are sampled; samples are within {run.samples_error:.2%} (95 % interval) of those of a run that "
@@ -156,7 +155,7 @@ def _run_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing)
     return notes
 
 
-def _unevenness_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: Routing) -> list[str]:
+def _unevenness_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     """Say by how much the busiest GPU is ahead under the first loads, where `BALANCED` has it less far ahead.
 
     With some numbers of nodes, whole numbers of replicas fit the loads badly: each that lasts long counts.
@@ -164,13 +163,12 @@ def _unevenness_notes(scenario: Scenario, run: SystemRun, trace: Trace, loads: R
     system, costs = scenario.find_system(), scenario.costs()
     if not system.is_elastic or not run.steps:
         return []
-    times_s, num_alive = trace.num_alive()
+    times_s, num_alive = scenario.load_trace().num_alive()
     spans_s = np.diff(np.append(times_s, max(run.wall_s, times_s[-1])).clip(max=run.wall_s))
-    most_nodes = trace.most_nodes(run.wall_s) - scenario.num_spares
-    counts, index = np.unique(num_alive.clip(max=most_nodes), return_inverse=True)
+    counts, index = np.unique(num_alive.clip(max=scenario.most_in_service()), return_inverse=True)
     used = np.array([system.usable_nodes(costs, count) for count in counts.tolist()])[index]
     balanced = replace(system, policy=find_policy(BALANCED))
-    load_LE, gpus = loads.loads([0])[0], costs.cluster.gpus_per_node
+    load_LE, gpus = scenario.load_routing().loads([0])[0], costs.cluster.gpus_per_node
     found = [(0.0, 0.0, 0, 0.0)]
     for num_nodes in np.unique(used[used > 0]).tolist():
         share = float(spans_s[used == num_nodes].sum()) / run.wall_s
@@ -291,10 +289,10 @@ def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:
     )
 
 
-def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
+def _idle_note(scenario: Scenario, run: SystemRun) -> str:
     """Say why a run trains nothing."""
     costs, job, needed = scenario.costs(), scenario.job, _needed_nodes(scenario)
-    most_nodes = trace.most_nodes(run.wall_s) - scenario.num_spares
+    most_nodes = scenario.most_in_service()
     if needed > most_nodes:
         there = "at most {} train beside the spares" if scenario.num_spares else "the trace has at most {}"
         return f"nothing trained: {counted(needed, 'node')} are needed, and {there.format(most_nodes)}"
@@ -306,7 +304,7 @@ def _idle_note(scenario: Scenario, run: SystemRun, trace: Trace) -> str:
     if run.ledger_s["compute"] + run.ledger_s["lost_work"]:
         return "nothing trained: no step ends before the run or a failure does"
     wait_s, begin_s = job.join_wait_s, restart_s(costs, needed)
-    longest_s = max(_spans_s(trace, needed, run.wall_s), default=0.0)
+    longest_s = max(_spans_s(scenario, needed), default=0.0)
     why = "nodes go before a start is done"
     if longest_s < wait_s + begin_s:
         why = f"{counted(needed, 'node')} that are needed are there for at most {format_duration(longest_s)} in a row"
@@ -322,9 +320,9 @@ def _needed_nodes(scenario: Scenario) -> int:
     return next((count for count in counts if system.usable_nodes(costs, count)), fewest)
 
 
-def _spans_s(trace: Trace, num_nodes: int, wall_s: float) -> Floats:
-    """Return the lengths of the times in which a trace has `num_nodes` nodes or more."""
-    times_s, num_alive = trace.num_alive()
+def _spans_s(scenario: Scenario, num_nodes: int) -> Floats:
+    """Return the lengths of the times in which the trace of a scenario has `num_nodes` nodes or more."""
+    (times_s, num_alive), wall_s = scenario.load_trace().num_alive(), scenario.wall_s()
     edges_s = np.append(times_s[times_s < wall_s], wall_s)
     enough = num_alive[: len(edges_s) - 1] >= num_nodes
     changes_s: Floats = edges_s[np.diff(enough, prepend=False, append=False)]
@@ -407,10 +405,10 @@ def _chosen_layouts(scenarios: Sequence[Scenario]) -> str:
     return "; ".join(told) if len(told) > 1 else next(iter(systems))
 
 
-def _placement_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun], trace: Trace) -> list[str]:
+def _placement_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
     """Say what a comparison of placements lacks."""
     notes = []
-    if not trace.nodes_lost(scenarios[0].wall_s(trace)):
+    if not scenarios[0].load_trace().nodes_lost(runs[0].wall_s):
         notes.append("the trace loses no node, so that plans have no recovery probability")
     scores = {run.name: run.plan_recovery for run in runs if run.plan_recovery is not None}
     sampled = {name: score for name, score in scores.items() if score.method != "exact"}

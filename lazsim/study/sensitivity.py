@@ -174,9 +174,8 @@ def sensitivity(
     points = [scenario for each in varied for scenario in each]
     results = collect(simulate_point, points, labels=labels, **{"num_workers": 1, **options}).results()
     by_assumption = [results[start : start + len(scenarios)] for start in range(0, len(results), len(scenarios))]
-    trace, loads = scenarios[0].load_trace(), scenarios[0].load_routing()
     # Remarks that runs share are told once for all of them, and a changed run is alone.
-    alone = [describe_runs([one], [run], trace, loads) for one, run in zip(scenarios, base.runs, strict=True)]
+    alone = [describe_runs([one], [run]) for one, run in zip(scenarios, base.runs, strict=True)]
     known = {without_numbers(note) for notes in (base.notes, *alone) for note in notes}
     changes = [_change(*each, base, known) for each in zip(assumptions, varied, by_assumption, strict=True)]
     effect: dict[str, float] = {}

@@ -1,8 +1,7 @@
 """Replay a trace under one or more systems."""
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,20 @@ from threadpoolctl import threadpool_limits
 
 from lazsim import __version__
 from lazsim.engine.planner import Planner
-from lazsim.engine.simulate import SystemRun, simulate_system
+from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
-from lazsim.routing import Routing
 from lazsim.scenario import Resolver, Scenario
 from lazsim.settings import DEFAULTS
 from lazsim.specs import hash_id
-from lazsim.study.checkpoint_interval import (
-    AUTO,
-    Setting,
-    choose_setting,
-    interval_of,
-    other_draws,
-    search_notes,
-)
+from lazsim.study.checkpoint_interval import AUTO, choose_setting, interval_of, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes, require_memory
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
+from lazsim.study.runs import ScenarioRuns, Setting
 from lazsim.trace.recipes import Recipe
 from lazsim.trace.table import Trace
 
@@ -160,10 +152,9 @@ def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list
                 raise
             left_out.append((system, str(error)))
             continue
-        trace = scenario.load_trace()
-        wall_s = scenario.wall_s(trace)
-        most_nodes = max(scenario.cluster.num_nodes, trace.most_nodes(wall_s))
-        obstacle = find_obstacle(scenario, of_system, scenario.load_routing(), most_nodes, wall_s)
+        wall_s = scenario.wall_s()
+        most_nodes = max(scenario.cluster.num_nodes, scenario.load_trace().most_nodes(wall_s))
+        obstacle = find_obstacle(scenario, of_system, most_nodes, wall_s)
         if obstacle:
             left_out.append((system, obstacle))
         else:
@@ -202,27 +193,25 @@ def simulate_scenarios(
     too.
     """
     first = scenarios[0]
-    trace, loads = first.load_trace(), first.load_routing()
-    wall_s = first.wall_s(trace)
     runs, others = list[SystemRun](), list[SystemRun]()
     with progress(0, len(scenarios)) as advance:
         for one in scenarios:
             advance(0, one.find_system().run_name)
             is_search = searches or one.interval == AUTO
             bar = _SystemBar(advance, SEARCH_RUN_PART if is_search else 1.0)
-            by_setting = ScenarioRuns(one, [trace], loads, bar.tell)
+            by_setting = ScenarioRuns([one], bar.tell)
             runs.append(_run(by_setting))
             if is_search:
                 others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
             bar.end()
-    chosen = search_notes(scenarios, others if searches else runs, trace) if others else []
+    chosen = search_notes(scenarios, others if searches else runs) if others else []
     return RunResult(
         id=hash_id([__version__, searches, *(one.id for one in scenarios)]),
-        inputs=_record(scenarios, trace, loads, wall_s),
-        trace=describe_trace(trace, wall_s),
+        inputs=_record(scenarios),
+        trace=describe_trace(first.load_trace(), first.wall_s()),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(*chosen, *describe_runs(scenarios, runs, trace, loads), *left_out),
+        notes=(*chosen, *describe_runs(scenarios, runs), *left_out),
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
         scenarios=tuple(scenarios),
@@ -246,70 +235,9 @@ class _SystemBar:
         self._advance(self._left)
 
 
-class ScenarioRuns:
-    """Runs of a scenario on one trace or several by setting, each made once; they share plans and times of steps.
-
-    `tell` is called with each further share of a run that is done.
-    """
-
-    def __init__(
-        self,
-        scenario: Scenario,
-        traces: Sequence[Trace],
-        loads: Routing,
-        tell: Callable[[float], None] = lambda _share: None,
-    ) -> None:
-        self.scenario, self.traces, self.loads, self._tell = scenario, traces, loads, tell
-        costs = scenario.costs()
-        self._planner = functools.cache(lambda system: Planner(system, costs, loads))
-        self.runs = functools.cache(self._runs)
-
-    def on(self, traces: Sequence[Trace]) -> "ScenarioRuns":
-        """Return the runs on other traces, which share plans and times of steps with these."""
-        runs = ScenarioRuns(self.scenario, traces, self.loads, self._tell)
-        runs._planner = self._planner
-        return runs
-
-    def _runs(self, setting: Setting) -> list[SystemRun]:
-        """Simulate a setting on each trace."""
-        scenario = self.scenario
-        return [
-            simulate_system(
-                trace,
-                setting.system,
-                scenario.costs(),
-                self.loads,
-                scenario.wall_s(trace),
-                planner=self._planner(setting.system),
-                score_plans=scenario.score_plans,
-                interval_steps=setting.interval_steps,
-                planning=scenario.planning,
-                prices=scenario.prices(trace),
-                spares=scenario.spares(trace),
-                on_time=self._further(scenario.wall_s(trace)),
-            )
-            for trace in self.traces
-        ]
-
-    def _further(self, wall_s: float) -> Callable[[float], None]:
-        """Return what tells the share of a run that has passed since it was called last."""
-        told_s = 0.0
-
-        def on_time(now_s: float) -> None:
-            nonlocal told_s
-            self._tell((now_s - told_s) / wall_s)
-            told_s = now_s
-
-        return on_time
-
-    def choose(self, interval: str | int | float | None) -> Setting:
-        """Return the setting with an interval; see `lazsim.study.checkpoint_interval.choose_setting`."""
-        return choose_setting(self.scenario, self.traces, self.loads, interval, self.runs)
-
-
-def run_scenario(scenario: Scenario, trace: Trace, loads: Routing) -> SystemRun:
-    """Simulate one scenario; trace and loads may be shared with others."""
-    return _run(ScenarioRuns(scenario, [trace], loads))
+def run_scenario(scenario: Scenario) -> SystemRun:
+    """Simulate one scenario."""
+    return _run(ScenarioRuns([scenario]))
 
 
 def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
@@ -320,14 +248,13 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     mapping
         ``row``, the columns of a table; ``notes``; ``states`` and ``events`` where the scenario keeps histories.
     """
-    trace, loads = scenario.load_trace(), scenario.load_routing()
-    run = run_scenario(scenario, trace, loads)
+    trace, run = scenario.load_trace(), run_scenario(scenario)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
     value: dict[str, Any] = {
         "row": flat_row(scenario, run) | nodes,
         "notes": [
-            *(search_notes([scenario], [run], trace) if scenario.interval == AUTO else []),
-            *describe_runs([scenario], [run], trace, loads),
+            *(search_notes([scenario], [run]) if scenario.interval == AUTO else []),
+            *describe_runs([scenario], [run]),
         ],
     }
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})
@@ -335,14 +262,14 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
 
 def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
     """Simulate at a setting, or else that of the scenario; refuse what does not fit where that is asked for."""
-    scenario, loads, [trace] = runs.scenario, runs.loads, runs.traces
+    scenario = runs.scenario
     if scenario.strict:
-        usable = scenario.find_system().usable_nodes(scenario.costs(), trace.most_nodes(scenario.wall_s(trace)))
-        require_memory(scenario, loads, usable)
+        most_nodes = scenario.load_trace().most_nodes(scenario.wall_s())
+        require_memory(scenario, scenario.find_system().usable_nodes(scenario.costs(), most_nodes))
     # Products of several threads are summed in another order: the same inputs would give other last digits.
     with threadpool_limits(1, user_api="blas"):
         [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
-    if scenario.strict and (shortages := memory_notes([scenario], [run], loads)):
+    if scenario.strict and (shortages := memory_notes([scenario], [run])):
         raise InfeasiblePlanError(shortages[0])
     return run
 
@@ -350,15 +277,15 @@ def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
 def _choose(runs: ScenarioRuns, interval: str | int | float | None) -> Setting:
     """Return the setting with an interval; the best one is that of other failures than those that judge it."""
     searched = runs.on(other_draws(runs.scenario)) if interval == AUTO else runs
-    return searched.choose(interval)
+    return choose_setting(searched, interval)
 
 
 def plan_of(scenario: Scenario) -> PlacementPlan | None:
     """Return the plan on all nodes that a job may use at the first rebalance; None without flexible dispatch."""
-    system, costs, trace = scenario.find_system(), scenario.costs(), scenario.load_trace()
+    system, costs = scenario.find_system(), scenario.costs()
     if not system.is_elastic:
         return None
-    num_nodes = system.usable_nodes(costs, scenario.most_in_service(trace))
+    num_nodes = system.usable_nodes(costs, scenario.most_in_service())
     if not num_nodes:
         return None
     per_domain = costs.cluster.nodes_per_domain
@@ -367,9 +294,10 @@ def plan_of(scenario: Scenario) -> PlacementPlan | None:
     return planner.plan(num_nodes, costs.job.rebalance_interval_steps, domains)
 
 
-def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s: float) -> dict[str, Any]:
+def _record(scenarios: Sequence[Scenario]) -> dict[str, Any]:
     """Return every input by the name that a user gave, files by their hashes."""
     first = scenarios[0]
+    trace, loads = first.load_trace(), first.load_routing()
     asked, replayed = first.settings, first.trace
     assert replayed is not None, "a run has a trace"
     record: dict[str, Any] = {"trace": {"name": Path(trace.name).name, "format": trace.format, "sha256": trace.sha256}}
@@ -388,7 +316,7 @@ def _record(scenarios: Sequence[Scenario], trace: Trace, loads: Routing, wall_s:
         name = Path(asked["profile"] or names["gpu"]).name
         record["profile"] = {"name": name, "sha256": profile.sha256, "extrapolate": first.extrapolate}
     systems = list(dict.fromkeys(one.system for one in scenarios))
-    record |= {"systems": systems, "duration_s": wall_s, "seed": first.seed, "version": __version__}
+    record |= {"systems": systems, "duration_s": first.wall_s(), "seed": first.seed, "version": __version__}
     if first.score_plans:
         chosen = dict.fromkeys(one.settings["placement"] for one in scenarios)
         record["placements"] = [policy_input(name) for name in chosen if name]

@@ -329,7 +329,7 @@ def _find_goal(name: str, in_time_prob: float, scenarios: Sequence[Scenario]) ->
     """Return the goal of a name; costs are in node-hours where no price is known."""
     if name == "goodput":
         return GOODPUT
-    priced = {one.prices(one.load_trace()) is not None for one in scenarios}
+    priced = {one.prices() is not None for one in scenarios}
     if len(priced) > 1:
         raise SpecError("`price`: only some of the nodes have one; give it, too")
     column = "cost_usd" if priced == {True} else "node_hours_held"
@@ -422,7 +422,7 @@ def _advise(
     )
     few = few_failures_note(failures)
     scenarios = [question.scenario(best.choice, seed) for seed in search.rows[best, ()]]
-    gone_s = mean_between_s(scenarios[0], [scenario.load_trace() for scenario in scenarios])
+    gone_s = mean_between_s(scenarios)
     start, found = question.starts[best.choice], tuned.get(best)
     return Advice(
         goal=goal,

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.scenario import Scenario
-from lazsim.study.checkpoint_interval import interval_of, mean_between_s
+from lazsim.study.checkpoint_interval import choose_setting, interval_of, mean_between_s
 from lazsim.study.intervals import Interval
-from lazsim.study.simulation import ScenarioRuns
-from lazsim.trace import Trace, trace_stats
+from lazsim.study.runs import ScenarioRuns
+from lazsim.trace import trace_stats
 from lazsim.units import format_duration
 
 MIN_GAPS = 10
@@ -43,11 +43,11 @@ class Start(NamedTuple):
         return math.ceil(self.wall_s / self.step_s)
 
 
-def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> Start:
-    """Return where a search begins for the interval of a scenario on `num_nodes` nodes, at most, under some traces."""
+def find_start(scenarios: Sequence[Scenario], num_nodes: int) -> Start:
+    """Return where a search for the interval begins, on up to `num_nodes` nodes; scenarios differ in their traces."""
+    scenario = scenarios[0]
     system, costs, loads = scenario.find_system(), scenario.costs(), scenario.load_routing()
-    wall_s = scenario.wall_s(traces[0])
-    between_s = mean_between_s(scenario, traces)
+    wall_s, between_s = scenario.wall_s(), mean_between_s(scenarios)
     step_s = steady_step_s(system, costs, loads, num_nodes)
     save = system.save(costs, system.usable_nodes(costs, num_nodes), step_s)
     if scenario.interval is None:
@@ -56,10 +56,12 @@ def find_start(scenario: Scenario, traces: Sequence[Trace], num_nodes: int) -> S
             # A failure loses as many updates as its interval is long.
             steps = max(1, min(steps, int(system.most_lost_tokens * between_s / step_s / lost)))
     else:
-        steps = ScenarioRuns(scenario, traces[:1], loads).choose(interval_of(scenario)).interval_steps
+        steps = choose_setting(ScenarioRuns([scenario]), interval_of(scenario)).interval_steps
     # Few gaps look regular, whatever their law.
     is_enough = wall_s > MIN_GAPS * between_s
-    gaps_cv = math.fsum(trace_stats(trace).loss_gap_cv for trace in traces) / len(traces) if is_enough else math.nan
+    gaps_cv = math.nan
+    if is_enough:
+        gaps_cv = math.fsum(trace_stats(one.load_trace()).loss_gap_cv for one in scenarios) / len(scenarios)
     return Start(steps, step_s, save.stall_s, save.persist_s, between_s, gaps_cv, wall_s)
 
 

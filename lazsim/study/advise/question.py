@@ -1,8 +1,7 @@
 """The scenarios that choices stand for, and their runs under the same events and loads."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 from lazsim.engine.interval import steady_step_s
 from lazsim.engine.systems import find_system
@@ -14,14 +13,12 @@ from lazsim.study.advise.formulas import Start, find_start
 from lazsim.study.advise.search import Alternative, Changes, Choice, RunRow
 from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import Function, collect
-from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Buyer, Due, due_samples, switch_to_on_demand
+from lazsim.study.deadline import BOTH, ON_DEMAND, Buyer, Due, due_samples, simulate_due, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import find_obstacle
-from lazsim.study.notes import describe_runs, threshold_note
-from lazsim.study.result import flat_row
-from lazsim.study.simulation import run_scenario, simulate_point
+from lazsim.study.notes import threshold_note
+from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep.spec import SEEDS
-from lazsim.trace import Trace
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import counted, format_duration
 
@@ -78,7 +75,7 @@ class Question:
         """Remarks on each run of an alternative."""
         self._settings, self._on_demand_price, self._due, self._options = settings, on_demand_price, due, options
         self._resolver = Resolver()
-        self._whole: dict[Choice, Trace] = {}
+        self._whole: dict[Choice, Scenario] = {}
         self._samples_due = 0
         plain = self._resolver.resolve(without_choices(settings))
         assert plain.trace is not None, "a question has a trace"
@@ -133,12 +130,14 @@ class Question:
         seeds = {name: settings[name] + seed for name in SEEDS if settings.get(name) is not None}
         return self._resolver.resolve({**settings, "seed": seed, **seeds})
 
-    def whole(self, choice: Choice, seed: int = 0) -> Trace:
-        """Return the trace of a choice: a recorded one before it is cut into stretches."""
+    def whole(self, choice: Choice, seed: int = 0) -> Scenario:
+        """Return the scenario of a choice under its trace; a recorded one before it is cut into stretches."""
         if self.most_seeds is None:
-            return self._asked(choice, seed).load_trace()
+            return self._asked(choice, seed)
         if choice not in self._whole:
-            self._whole[choice] = self._asked(choice, 0).load_trace()
+            asked = self._asked(choice, 0)
+            # It is read once for all choices.
+            self._whole[choice] = asked.under(asked.load_trace())
         return self._whole[choice]
 
     def scenario(self, choice: Choice, seed: int, interval: Any = None) -> Scenario:
@@ -147,13 +146,13 @@ class Question:
         stays = dict(choice).get("purchase") == ON_DEMAND
         if self.most_seeds is None and not stays:
             return asked
-        trace = whole = self.whole(choice, seed)
-        wall_s = asked.wall_s(whole)
+        whole = self.whole(choice, seed)
+        trace, wall_s = whole.load_trace(), whole.wall_s()
         if self.most_seeds is not None:
             start_s, wall_s = self._stretch(seed, wall_s)
-            trace = whole.window(start_s, wall_s)
+            trace = trace.window(start_s, wall_s)
         if stays:
-            trace = switch_to_on_demand(trace, 0.0, whole.most_nodes(asked.wall_s(whole)), wall_s)
+            trace = switch_to_on_demand(trace, 0.0, _num_nodes(whole), wall_s)
         own = {name: value for name, value in asked.settings.items() if not name.startswith("trace.")}
         cut = dict.fromkeys(OF_TRACES)
         lenient = own["lenient"] and "routing" in asked.paths
@@ -177,17 +176,14 @@ class Question:
     def start(self, choice: Choice, interval: Any) -> str:
         """Find what a choice begins with; return why it cannot run, if so."""
         first = self.scenario(choice, 0, None if interval == AUTO else interval)
-        system = first.find_system()
-        traces = [self.scenario(choice, seed).load_trace() for seed in range(MIN_SAMPLES)]
-        wall_s = first.wall_s(traces[0])
-        most_nodes = max(trace.most_nodes(wall_s) for trace in traces) - first.num_spares
-        num_nodes = max(first.cluster.num_nodes, most_nodes)
-        if obstacle := find_obstacle(first, system, first.load_routing(), num_nodes, wall_s, helps=True):
+        scenarios = [first, *(self.scenario(choice, seed) for seed in range(1, MIN_SAMPLES))]
+        num_nodes = max(first.cluster.num_nodes, *(one.most_in_service() for one in scenarios))
+        if obstacle := find_obstacle(first, first.find_system(), num_nodes, first.wall_s(), helps=True):
             return obstacle
         # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
         if "fault_threshold" in dict(choice) and (told := threshold_note(first, num_nodes)):
             return told
-        self.starts[choice] = find_start(first, traces, num_nodes)
+        self.starts[choice] = find_start(scenarios, num_nodes)
         return ""
 
     def size_work(self, choice: Choice) -> None:
@@ -195,20 +191,15 @@ class Question:
         if self._due is None:
             return
         scenario = self.scenario(choice, 0, self.starts[choice].steps)
-        trace, loads = scenario.load_trace(), scenario.load_routing()
-        num_staying = self._num_staying(choice)
-        self._samples_due = due_samples(self._due, scenario, trace, num_staying, loads)
+        num_staying = _num_nodes(self.whole(choice))
+        self._samples_due = due_samples(self._due, scenario, num_staying)
         made = f"in {format_duration(self._due.work_s)} on {counted(num_staying, 'node')}"
         first = f"{scenario.find_system().run_name} with interval {self.starts[choice].steps:,} trains {made}"
         self.remarks[f"the work is {self._samples_due:,} samples, which {first} that stay"] = None
 
-    def _num_staying(self, choice: Choice) -> int:
-        whole = self.whole(choice)
-        return whole.most_nodes(self._asked(choice, 0).wall_s(whole))
-
     def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[RunRow | str]:
         """Make runs; see `lazsim.study.advise.search.Measure`."""
-        points: list[Scenario | DueRun] = []
+        points: list[Scenario | Buyer] = []
         for one, seed in wanted:
             scenario = self.scenario(one.choice, seed, one.interval_steps)
             for change in changes:
@@ -216,8 +207,8 @@ class Question:
             if self._due is None:
                 points.append(scenario)
                 continue
-            num_staying = self._num_staying(one.choice) if dict(one.choice).get("purchase") == BOTH else 0
-            points.append(DueRun(scenario, self._due, self._samples_due, num_staying))
+            num_staying = _num_nodes(self.whole(one.choice)) if dict(one.choice).get("purchase") == BOTH else 0
+            points.append(Buyer(scenario, self._due, self._samples_due, num_staying))
         function: Function = simulate_point if self._due is None else simulate_due
         labels = [f"{name_choice(one.choice)}, interval {one.interval_steps}, seed {seed}" for one, seed in wanted]
         found = collect(function, points, labels=labels, **self._options).results()
@@ -233,32 +224,9 @@ class Question:
         return rows
 
 
-class DueRun(NamedTuple):
-    """A scenario, work that is due and its samples, and on-demand nodes that may take over; 0 where they may not."""
-
-    scenario: Scenario
-    due: Due
-    samples: int
-    num_staying: int
-
-    @property
-    def inputs(self) -> Mapping[str, Any]:
-        """Everything that the run depends on."""
-        return self.scenario.inputs | {"due": asdict(self.due), "work": [self.samples, self.num_staying]}
-
-
-def simulate_due(asked: DueRun) -> Mapping[str, Any]:
-    """Simulate work that is due; the row is that of `simulate_point`, but for costs, which end with the work."""
-    scenario, due, samples, num_staying = asked
-    trace, loads = scenario.load_trace(), scenario.load_routing()
-    buyer, run = Buyer(due, samples, num_staying, scenario, trace, loads), run_scenario(scenario, trace, loads)
-    bought = buyer.describe(run, SPOT)
-    if num_staying:
-        run, bought = buyer.switch_in_time(run)
-    hours = bought.spot_node_hours + bought.on_demand_node_hours
-    costs = {"node_hours_held": hours, "cost_usd": bought.cost_usd}
-    ends = {"finish_s": bought.finish_s, "done_share": bought.done_share, "switch_s": bought.switch_s}
-    return {"row": flat_row(scenario, run) | costs | ends, "notes": describe_runs([scenario], [run], trace, loads)}
+def _num_nodes(scenario: Scenario) -> int:
+    """Return the most nodes of the trace that are alive at once."""
+    return scenario.load_trace().most_nodes(scenario.wall_s())
 
 
 def name_choice(choice: Iterable[tuple[str, Any]]) -> str:

@@ -73,5 +73,5 @@ def _require_fit(scenario: Scenario, fitting: set[bytes]) -> None:
     except InfeasiblePlanError:
         # The trace may have more nodes; an instant of the run tells, and says what is wrong.
         with prefix_errors(f"{scenario.name}: `cluster` = {scenario.settings['cluster']!r}"):
-            run_scenario(scenario.replace("duration", 1e-3), scenario.load_trace(), scenario.load_routing())
+            run_scenario(scenario.replace("duration", 1e-3))
     fitting.add(parts_json)

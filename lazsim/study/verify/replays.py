@@ -25,8 +25,9 @@ from lazsim.routing import RecordedRouting
 from lazsim.scenario import Resolver
 from lazsim.specs import Spec, read_toml
 from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds
+from lazsim.study.checkpoint_interval import choose_setting
 from lazsim.study.deadline import Due, Purchase, compare_purchases, finish_s
-from lazsim.study.simulation import ScenarioRuns
+from lazsim.study.runs import ScenarioRuns
 from lazsim.trace import generate_trace, read_trace
 from lazsim.trace.pool import PoolDraw, draw_pool
 from lazsim.trace.prices import ONE, node_hours
@@ -415,14 +416,15 @@ def _made(content: bytes, folder: Path) -> list[Replayed]:
     model = scenario.model
     load_E = np.array(setup.loads or [1] * model.num_experts)
     loads = RecordedRouting(np.array([0]), np.tile(load_E, (1, model.num_moe_layers, 1)))
-    runs = ScenarioRuns(scenario, traces, loads)
-    chosen = runs.choose(float(setup.interval_s) if setup.interval_s else setup.interval_steps)
+    scenarios = [scenario.under(trace, loads) for trace in traces]
+    runs = ScenarioRuns(scenarios)
+    chosen = choose_setting(runs, float(setup.interval_s) if setup.interval_s else setup.interval_steps)
     chosen = replace(chosen, system=replace(chosen.system, **setup.fields))
     made = []
-    for trace, run in zip(traces, runs.runs(chosen), strict=True):
+    for one, run in zip(scenarios, runs.runs(chosen), strict=True):
         ways = {}
         if setup.due is not None:
-            ways = {one.nodes: one for one in compare_purchases(Due(**setup.due), scenario, run, trace, loads)}
+            ways = {way.nodes: way for way in compare_purchases(Due(**setup.due), one, run)}
         made.append(Replayed(setup, run, ways))
     return made
 
