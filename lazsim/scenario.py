@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,8 @@ class Scenario(Inputs):
     """Paths of the files that are read, by setting. Results depend on their content, not on the paths."""
     hashes: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of the TOML text of each specification."""
+    why_no_layout: str = ""
+    """Why a run without job and profile has no layout, though its GPU has measured kernels; empty for others."""
 
     @functools.cached_property
     def inputs(self) -> dict[str, Any]:
@@ -124,16 +126,6 @@ class Scenario(Inputs):
         if self.job.parallel is not None:
             given["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
         return given
-
-    @property
-    def optional_inputs(self) -> dict[str, Any]:
-        """Those of the inputs that have a default and another value, and are the same for every system."""
-        of_systems = ("system_origin",)
-        return {
-            one.name: self.inputs[one.name]
-            for one in fields(Inputs)
-            if one.default is not MISSING and one.name in self.inputs and one.name not in of_systems
-        }
 
     @functools.cached_property
     def id(self) -> str:
@@ -149,15 +141,6 @@ class Scenario(Inputs):
     def has_chosen_layout(self) -> bool:
         """Whether the layout is the fastest that fits, since no job was given."""
         return self.settings["job"] is None and self.job.parallel is not None and self.job.name == DEFAULT_JOB
-
-    @property
-    def why_no_layout(self) -> str:
-        """Why a run without job and profile has no layout, though its GPU has measured kernels; empty for others."""
-        is_chosen = any(self.settings[name] is not None for name in ("job", "profile"))
-        if is_chosen or self.job.parallel is not None or not self.gpu.kernels:
-            return ""
-        found = with_layout(self.model, self.gpu, self.cluster, self.job, self.step, self.find_system())
-        return str(found) if isinstance(found, SpecError) else ""
 
     def replace(self, path: str, value: Any) -> "Scenario":
         """Return the scenario with another value of one setting, or of one field by its dotted name.
@@ -322,37 +305,38 @@ OF_OTHERS = ("cluster.gpu", "cluster.gpus_per_node", "job.parallel.sequence_leng
 """Fields that change another specification, or the price of a node."""
 
 
-def resolve(settings: Settings, name: str = "", folder: Path = Path()) -> Scenario:
-    """Resolve settings; see `Resolver.resolve`.
+def read_once() -> Callable[..., Any]:
+    """Return what calls a function once with the same arguments, so that scenarios share what they read."""
+    return functools.cache(lambda function, *arguments: function(*arguments))
+
+
+def resolve(
+    settings: Settings, name: str = "", folder: Path = Path(), once: Callable[..., Any] | None = None
+) -> Scenario:
+    """Resolve settings; those that are missing have their defaults.
+
+    Parameters
+    ----------
+    settings
+        Names, paths and values; see `lazsim.settings.Defaults`.
+    name
+        How errors name the source of the settings, if at all.
+    folder
+        Where relative paths begin.
+    once
+        One of `read_once` for all scenarios that are to share what they read.
+
+    Raises
+    ------
+    LazsimError
+        When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
 
     Examples
     --------
     >>> resolve({"model": "gpt-l", "job.fault_threshold": 3}).job.fault_threshold
     3
     """
-    return Resolver(name, folder).resolve(settings)
-
-
-class Resolver:
-    """Turns settings into scenarios; it reads once what several of them share.
-
-    `name` is how errors name the source of the settings, if at all; relative paths begin at `folder`.
-    """
-
-    def __init__(self, name: str = "", folder: Path = Path()) -> None:
-        self._name, self._folder = name, folder
-        self._once: Callable[..., Any] = functools.cache(lambda function, *arguments: function(*arguments))
-        self._seeds = dict[Any, int]()
-
-    def resolve(self, settings: Settings) -> Scenario:
-        """Resolve settings; those that are missing have their defaults.
-
-        Raises
-        ------
-        LazsimError
-            When a name is unknown, a file cannot be read, or a value is not valid; the message names the setting.
-        """
-        return _Resolution(self._name, self._folder, self._once, self._seeds, settings).scenario()
+    return _Resolution(name, folder, once or read_once(), settings).scenario()
 
 
 _INTERVALS = "checkpoint_interval_steps"
@@ -361,10 +345,8 @@ _INTERVALS = "checkpoint_interval_steps"
 class _Resolution:
     """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
 
-    def __init__(
-        self, name: str, folder: Path, once: Callable[..., Any], seeds: dict[Any, int], settings: Settings
-    ) -> None:
-        self._name, self._folder, self._once, self._seeds = name, folder, once, seeds
+    def __init__(self, name: str, folder: Path, once: Callable[..., Any], settings: Settings) -> None:
+        self._name, self._folder, self._once = name, folder, once
         self._where = f"{name}: " if name else ""
         self._asked = {**DEFAULTS, **check_settings(settings, self._where)}
         self._changes = changed_fields(self._asked)
@@ -389,10 +371,12 @@ class _Resolution:
             gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
         job = spec(JobSpec, asked["job"] or own_job(model, gpu, cluster, step))
-        is_plain = job.parallel is None and job.times is None
+        is_plain, why_no_layout = job.parallel is None and job.times is None, ""
         if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
             found = with_layout(model, gpu, cluster, job, step, system)
-            if not isinstance(found, SpecError):
+            if isinstance(found, SpecError):
+                why_no_layout = str(found)
+            else:
                 intervals = {path: value for path, value in changes["job"].items() if path.startswith(_INTERVALS)}
                 job = override(found, intervals, "job", system.name, SYSTEMS)
         job = _own_interval(job, system.name)
@@ -440,6 +424,7 @@ class _Resolution:
             folder=self._folder,
             paths=self._paths,
             hashes=self._hashes,
+            why_no_layout=why_no_layout,
         )
 
     def _naming(self, setting: str) -> AbstractContextManager[None]:
@@ -553,7 +538,9 @@ class _Resolution:
 
     def _check(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
         """Make what an input names, and return it with its hash; one seed is checked for all."""
-        seed = self._seeds.setdefault((msgspec.structs.replace(source, seed=0), path), source.seed)
+        # The first that any scenario asks for of those that share what they read.
+        seeds: dict[Any, int] = self._once(dict)
+        seed = seeds.setdefault((msgspec.structs.replace(source, seed=0), path), source.seed)
         checked: InputT = self._once(shared.check, msgspec.structs.replace(source, seed=seed), path)
         return msgspec.structs.replace(checked, seed=source.seed)
 

@@ -38,14 +38,6 @@ def fits_memory(scenario: Scenario, run: SystemRun) -> bool:
     return not (lacks_memory(scenario.gpu, run.memory) or host_shortage(scenario, run.name, run.host_bytes))
 
 
-def require_memory(scenario: Scenario, num_nodes: int) -> None:
-    """Refuse a job whose first steps do not fit into the memory of its GPUs and nodes."""
-    if not num_nodes:
-        return
-    if shortage := _find_shortage(scenario, scenario.find_system(), num_nodes, num_steps=0, helps=True):
-        raise InfeasiblePlanError(shortage)
-
-
 def find_obstacle(
     scenario: Scenario, system: System, num_nodes: int, wall_s: float = 0.0, *, helps: bool = False
 ) -> str:

@@ -1,8 +1,9 @@
 """Replay a trace under one or more systems."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
-from lazsim.scenario import Resolver, Scenario
+from lazsim.scenario import Inputs, Scenario, read_once, resolve
 from lazsim.settings import DEFAULTS
 from lazsim.specs import hash_id
 from lazsim.study.checkpoint_interval import AUTO, choose_setting, interval_of, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
-from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes, require_memory
+from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.study.runs import ScenarioRuns, Setting
@@ -88,7 +89,7 @@ def resolve_runs(
 
     Also return why systems are left out, where all are asked for.
     """
-    resolver, left_out = Resolver(), list[str]()
+    once, left_out = read_once(), list[str]()
     for name in ("system", "placement"):
         if settings.get(name) is not None:
             raise SpecError(f"`{name}` has no effect here: give it among `{name}s`")
@@ -98,7 +99,7 @@ def resolve_runs(
     if not systems:
         raise SpecError("`systems` is empty: name one or more")
     if ALL in systems:
-        found, left_out = _all_that_run(resolver, settings)
+        found, left_out = _all_that_run(settings, once)
         systems = [*found, *(name for name in systems if name != ALL)]
     scenarios: list[Scenario] = []
     for system in dict.fromkeys(systems):
@@ -110,7 +111,8 @@ def resolve_runs(
                     find_policy(name)
         for placement in dict.fromkeys(placements) if elastic else [None]:
             scores = {"score_plans": True} if placements else {}
-            scenarios.append(resolver.resolve({**settings, **scores, "system": system, "placement": placement}))
+            asked = {**settings, **scores, "system": system, "placement": placement}
+            scenarios.append(resolve(asked, once=once))
     refuse_idle_placements(placements, scenarios)
     _refuse_same_names(scenarios)
     return _with_distinct_policies(scenarios), left_out
@@ -133,7 +135,7 @@ def _refuse_same_names(scenarios: Sequence[Scenario]) -> None:
             raise SpecError(f"`systems`: {other} and {given} are both named {name!r}; name one otherwise in its file")
 
 
-def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tuple[list[str], list[str]]:
     """Return the systems that can run a job and fit into memory, and why the others cannot.
 
     Raises
@@ -144,7 +146,7 @@ def _all_that_run(resolver: Resolver, settings: Mapping[str, Any]) -> tuple[list
     found, left_out = list[str](), list[tuple[str, str]]()
     for system in system_names():
         try:
-            scenario = resolver.resolve({**settings, "system": system})
+            scenario = resolve({**settings, "system": system}, once=once)
             of_system = scenario.find_system()
         except SpecError as error:
             # A package that is broken is no reason to run nothing.
@@ -198,12 +200,11 @@ def simulate_scenarios(
         for one in scenarios:
             advance(0, one.find_system().run_name)
             is_search = searches or one.interval == AUTO
-            bar = _SystemBar(advance, SEARCH_RUN_PART if is_search else 1.0)
-            by_setting = ScenarioRuns([one], bar.tell)
-            runs.append(_run(by_setting))
-            if is_search:
-                others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
-            bar.end()
+            with _bar_of_system(advance, SEARCH_RUN_PART if is_search else 1.0) as tell:
+                by_setting = ScenarioRuns([one], tell)
+                runs.append(_run(by_setting))
+                if is_search:
+                    others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
     chosen = search_notes(scenarios, others if searches else runs) if others else []
     return RunResult(
         id=hash_id([__version__, searches, *(one.id for one in scenarios)]),
@@ -218,21 +219,19 @@ def simulate_scenarios(
     )
 
 
-class _SystemBar:
-    """Moves a bar by one while a system runs: by a part of what is left for each run, of which there may be many."""
+@contextmanager
+def _bar_of_system(advance: Advance, part: float) -> Iterator[Callable[[float], None]]:
+    """Move a bar by one while a system runs: by a part of what is left for each run, of which there may be many."""
+    left = 1.0
 
-    def __init__(self, advance: Advance, part: float) -> None:
-        self._advance, self._part, self._left = advance, part, 1.0
+    def tell(share: float) -> None:
+        nonlocal left
+        moved = min(left, share if part == 1.0 else left * part * share)
+        left -= moved
+        advance(moved)
 
-    def tell(self, share: float) -> None:
-        """Move on by a share of a run."""
-        moved = min(self._left, share if self._part == 1.0 else self._left * self._part * share)
-        self._left -= moved
-        self._advance(moved)
-
-    def end(self) -> None:
-        """Move on by all that is left."""
-        self._advance(self._left)
+    yield tell
+    advance(left)
 
 
 def run_scenario(scenario: Scenario) -> SystemRun:
@@ -265,7 +264,10 @@ def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
     scenario = runs.scenario
     if scenario.strict:
         most_nodes = scenario.load_trace().most_nodes(scenario.wall_s())
-        require_memory(scenario, scenario.find_system().usable_nodes(scenario.costs(), most_nodes))
+        system = scenario.find_system()
+        usable = system.usable_nodes(scenario.costs(), most_nodes)
+        if usable and (obstacle := find_obstacle(scenario, system, usable, helps=True)):
+            raise InfeasiblePlanError(obstacle)
     # Products of several threads are summed in another order: the same inputs would give other last digits.
     with threadpool_limits(1, user_api="blas"):
         [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
@@ -328,6 +330,9 @@ def _record(scenarios: Sequence[Scenario]) -> dict[str, Any]:
     if origins := {one.system: one.system_origin for one in scenarios if one.system_origin}:
         record["system_origins"] = origins
     others = ("planning", "trace_seed", "layers_from")
-    record |= first.optional_inputs | {name: asked[name] for name in others if asked[name] != DEFAULTS[name]}
-    fields = {name: value for name, value in asked.items() if "." in name}
-    return record | ({"changes": fields} if fields else {})
+    # Those that have a default and another value, and are the same for every system.
+    optional = {one.name for one in fields(Inputs) if one.default is not MISSING} - {"system_origin"}
+    record |= {name: value for name, value in first.inputs.items() if name in optional}
+    record |= {name: asked[name] for name in others if asked[name] != DEFAULTS[name]}
+    changes = {name: value for name, value in asked.items() if "." in name}
+    return record | ({"changes": changes} if changes else {})

@@ -4,13 +4,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lazsim.engine.systems import find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.scenario import Resolver, Scenario
+from lazsim.scenario import Scenario, resolve
 from lazsim.settings import Settings
 from lazsim.specs.effects import why_without_effect
 from lazsim.study.advise.formulas import Formulas, Start, hold_against_formulas
@@ -25,7 +25,7 @@ from lazsim.study.advise.question import (
 )
 from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
 from lazsim.study.checkpoint_interval import AUTO, mean_between_s
-from lazsim.study.collect import Advance, ShowRuns
+from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.comparison import Ranked, mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
@@ -228,7 +228,7 @@ def advise(
     interval: Any = AUTO,
     on_demand_price: str | float | None = None,
     max_runs: int = 1000,
-    progress: ShowRuns | None = None,
+    progress: ShowRuns = show_nothing,
     tell: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Advice:
@@ -268,7 +268,7 @@ def advise(
     for name in choices:
         if name not in CHOICES:
             raise SpecError(unknown_name("choice", name, list(CHOICES)))
-    plain = Resolver().resolve(without_choices(settings))
+    plain = resolve(without_choices(settings))
     if settings.get("interval") is not None:
         raise SpecError("`interval` has no effect among the settings: give it beside them")
     name, due = _parse_goal(goal, work, in_time_prob, on_demand_price, plain)
@@ -295,8 +295,14 @@ def advise(
         if choices.get(option) and not any(option in dict(choice) for choice in alternatives):
             told = "plain expert parallelism plans no replicas"
             raise SpecError(f"`{option}` has no effect: {told}; leave it out, or add a system such as lazarus")
-    with _one_bar(progress, max_runs) as bar:
-        options |= {"progress": bar, "tell": functools.cache(tell)}
+    with progress(0, max_runs) as advance:
+
+        def go_on(num_done: int, _num_total: int) -> AbstractContextManager[Advance]:
+            """Show the runs of all rounds in one bar."""
+            advance(num_done)
+            return nullcontext(advance)
+
+        options |= {"progress": go_on, "tell": functools.cache(tell)}
         question = Question(settings, on_demand_price, due, alternatives, options)
         found = _find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
         # Those that find and those that judge.
@@ -341,21 +347,6 @@ def _find_goal(name: str, in_time_prob: float, scenarios: Sequence[Scenario]) ->
         name, f"{unit} for the work", form, lambda row: divide(row[column], row["done_share"], math.inf),
         less_is_better=True, done=lambda row: float(row["done_share"]), least_prob=in_time_prob,
     )  # fmt: skip
-
-
-@contextmanager
-def _one_bar(progress: ShowRuns | None, max_runs: int) -> Iterator[ShowRuns | None]:
-    """Show the runs of all rounds in one bar."""
-    if progress is None:
-        yield None
-        return
-    with progress(0, max_runs) as advance:
-
-        def go_on(num_done: int, _num_total: int) -> AbstractContextManager[Advance]:
-            advance(num_done)
-            return nullcontext(advance)
-
-        yield go_on
 
 
 def _advise(

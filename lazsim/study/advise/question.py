@@ -1,5 +1,6 @@
 """The scenarios that choices stand for, and their runs under the same events and loads."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,12 +8,12 @@ from lazsim.engine.interval import steady_step_s
 from lazsim.engine.systems import find_system
 from lazsim.errors import SpecError
 from lazsim.limits import LONGEST_S
-from lazsim.scenario import Resolver, Scenario
+from lazsim.scenario import Scenario, read_once, resolve
 from lazsim.settings import OF_TRACES, Settings
 from lazsim.study.advise.formulas import Start, find_start
 from lazsim.study.advise.search import Alternative, Changes, Choice, RunRow
 from lazsim.study.checkpoint_interval import AUTO
-from lazsim.study.collect import Function, collect
+from lazsim.study.collect import collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, Buyer, Due, due_samples, simulate_due, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import find_obstacle
@@ -74,10 +75,10 @@ class Question:
         self.notes: dict[Alternative, list[Sequence[str]]] = {}
         """Remarks on each run of an alternative."""
         self._settings, self._on_demand_price, self._due, self._options = settings, on_demand_price, due, options
-        self._resolver = Resolver()
+        self._resolve = functools.partial(resolve, once=read_once())
         self._whole: dict[Choice, Scenario] = {}
         self._samples_due = 0
-        plain = self._resolver.resolve(without_choices(settings))
+        plain = self._resolve(without_choices(settings))
         assert plain.trace is not None, "a question has a trace"
         recipe = plain.trace.recipe
         self.remarks: dict[str, None] = {}
@@ -99,7 +100,7 @@ class Question:
         """Return how long runs must be to meet `NUM_FAILURES`, as far as their steps are no more than `MOST_STEPS`."""
         found_s = 0.0
         for choice in choices:
-            scenario = self._resolver.resolve({**self._settings, **self._settings_of(choice)})
+            scenario = self._resolve({**self._settings, **self._settings_of(choice)})
             system, costs, num_nodes = scenario.find_system(), scenario.costs(), scenario.field("trace.num_nodes")
             gap_s = scenario.field("trace.mtbf_s") / num_nodes
             wall_s = NUM_FAILURES * gap_s
@@ -128,7 +129,7 @@ class Question:
         """Return the scenario of a choice at a seed, under the whole trace."""
         settings = {**self._settings, **self._settings_of(choice), "interval": interval}
         seeds = {name: settings[name] + seed for name in SEEDS if settings.get(name) is not None}
-        return self._resolver.resolve({**settings, "seed": seed, **seeds})
+        return self._resolve({**settings, "seed": seed, **seeds})
 
     def whole(self, choice: Choice, seed: int = 0) -> Scenario:
         """Return the scenario of a choice under its trace; a recorded one before it is cut into stretches."""
@@ -156,7 +157,7 @@ class Question:
         own = {name: value for name, value in asked.settings.items() if not name.startswith("trace.")}
         cut = dict.fromkeys(OF_TRACES)
         lenient = own["lenient"] and "routing" in asked.paths
-        return self._resolver.resolve({**own, **cut, "lenient": lenient, "trace": trace, "duration": wall_s})
+        return self._resolve({**own, **cut, "lenient": lenient, "trace": trace, "duration": wall_s})
 
     def _stretch(self, seed: int, whole_s: float) -> tuple[float, float]:
         """Return where the stretch of a seed begins, and how long it is: up to a deadline, or as long as can be."""
@@ -199,29 +200,30 @@ class Question:
 
     def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[RunRow | str]:
         """Make runs; see `lazsim.study.advise.search.Measure`."""
-        points: list[Scenario | Buyer] = []
-        for one, seed in wanted:
-            scenario = self.scenario(one.choice, seed, one.interval_steps)
-            for change in changes:
-                scenario = change.apply(scenario)
-            if self._due is None:
-                points.append(scenario)
-                continue
-            num_staying = _num_nodes(self.whole(one.choice)) if dict(one.choice).get("purchase") == BOTH else 0
-            points.append(Buyer(scenario, self._due, self._samples_due, num_staying))
-        function: Function = simulate_point if self._due is None else simulate_due
+        scenarios = [self.scenario(one.choice, seed, one.interval_steps) for one, seed in wanted]
+        for change in changes:
+            scenarios = [change.apply(scenario) for scenario in scenarios]
         labels = [f"{name_choice(one.choice)}, interval {one.interval_steps}, seed {seed}" for one, seed in wanted]
-        found = collect(function, points, labels=labels, **self._options).results()
+        if self._due is None:
+            outcomes = collect(simulate_point, scenarios, labels=labels, **self._options)
+        else:
+            buyers = [self._buyer(one.choice, scenario) for (one, _), scenario in zip(wanted, scenarios, strict=True)]
+            outcomes = collect(simulate_due, buyers, labels=labels, **self._options)
         rows: list[RunRow | str] = []
-        for (one, seed), result in zip(wanted, found, strict=True):
+        for (one, _), scenario, result in zip(wanted, scenarios, outcomes.results(), strict=True):
             if isinstance(result, str):
                 rows.append(result)
                 continue
             if not changes:
                 self.notes.setdefault(one, []).append(result["notes"])
-            most_lost = self._asked(one.choice, seed).find_system().most_lost_tokens
-            rows.append({**result["row"], "most_lost_tokens": most_lost})
+            rows.append({**result["row"], "most_lost_tokens": scenario.find_system().most_lost_tokens})
         return rows
+
+    def _buyer(self, choice: Choice, scenario: Scenario) -> Buyer:
+        """Return who buys nodes for the work that is due; only where a choice says so, on-demand nodes take over."""
+        assert self._due is not None, "work is due"
+        num_staying = _num_nodes(self.whole(choice)) if dict(choice).get("purchase") == BOTH else 0
+        return Buyer(scenario, self._due, self._samples_due, num_staying)
 
 
 def _num_nodes(scenario: Scenario) -> int:

@@ -10,7 +10,7 @@ from lazsim.engine.simulate import require_fit
 from lazsim.errors import InfeasiblePlanError, prefix_errors
 from lazsim.files.folders import refuse_foreign
 from lazsim.files.writing import write_whole
-from lazsim.scenario import Resolver, Scenario
+from lazsim.scenario import Scenario, read_once, resolve
 from lazsim.study.collect import collect
 from lazsim.study.simulation import refuse_idle_placements, run_scenario, simulate_point
 from lazsim.study.store import ROWS
@@ -49,10 +49,10 @@ def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> Sweep
 
 def resolve_points(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Scenario]]:
     """Resolve every point of a sweep; under plain expert parallelism no placement tells points apart."""
-    resolver, fitting = Resolver(sweep.name, sweep.folder), set[bytes]()
+    once, fitting = read_once(), set[bytes]()
     found: dict[frozenset[Any], tuple[Point, Scenario]] = {}
     for asked in sweep.points():
-        scenario = resolver.resolve(asked)
+        scenario = resolve(asked, sweep.name, sweep.folder, once)
         _require_fit(scenario, fitting)
         point = asked if scenario.placement else {**asked, "placement": None}
         found.setdefault(frozenset(point.items()), (point, scenario))

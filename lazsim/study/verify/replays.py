@@ -22,7 +22,7 @@ from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.files.decoding import convert
 from lazsim.files.reading import CATALOG
 from lazsim.routing import RecordedRouting
-from lazsim.scenario import Resolver
+from lazsim.scenario import resolve
 from lazsim.specs import Spec, read_toml
 from lazsim.specs.record import Amount, Count, NumNodes, PositiveSeconds, Seconds
 from lazsim.study.checkpoint_interval import choose_setting
@@ -412,7 +412,7 @@ def _made(content: bytes, folder: Path) -> list[Replayed]:
     setup = msgspec.json.decode(content, type=Setup)
     traces = _traces(setup, folder)
     asked = {**load_setups().shared, **setup.settings, "job.times": dict(setup.times), "system": setup.system}
-    scenario = Resolver(folder=Path(__file__).parent).resolve({**asked, "trace": traces[0]})
+    scenario = resolve({**asked, "trace": traces[0]}, folder=Path(__file__).parent)
     model = scenario.model
     load_E = np.array(setup.loads or [1] * model.num_experts)
     loads = RecordedRouting(np.array([0]), np.tile(load_E, (1, model.num_moe_layers, 1)))
