@@ -13,10 +13,12 @@ from lazsim.output.advice import advice_parts, seems_better
 from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
-from lazsim.study.advise.advice import GOODPUT, Off, advise
+from lazsim.study.advise.advice import advise
 from lazsim.study.advise.formulas import Start, hold_against_formulas
+from lazsim.study.advise.goal import GOODPUT, Goal, find_goal
 from lazsim.study.advise.question import NUM_STRETCHES, Question
-from lazsim.study.advise.search import Alternative, Goal, Search, fit_interval
+from lazsim.study.advise.result import Off
+from lazsim.study.advise.search import Alternative, Search, fit_interval
 from lazsim.study.checkpoint_interval import mean_between_s
 from lazsim.study.comparison import rank
 from lazsim.study.deadline import Due, compare_purchases, due_samples
@@ -536,7 +538,7 @@ def test_of_two_that_cost_the_same_where_both_are_in_time_the_one_more_often_in_
 
 def test_what_samples_cost_is_the_rate_of_totals_over_seeds_as_every_ratio():
     # Ten dollars for one sample and twenty for four are 6 a sample; the mean of 10 and 5 is 7.5, which "bb" is below.
-    goal = advice._find_goal("cost", 0.9, [resolve({"trace": "fail-every-5min", "price": "2"})])
+    goal = find_goal("cost", 0.9, [resolve({"trace": "fail-every-5min", "price": "2"})])
     paid = {"a": [(10, 1), (20, 4)] * 3, "bb": [(20, 4), (31, 4)] * 3}
 
     def measure(wanted, _changes):

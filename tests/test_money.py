@@ -7,7 +7,7 @@ import pytest
 
 from lazsim.errors import LazsimError
 from lazsim.scenario import resolve
-from lazsim.study.deadline import Due, compare_purchases, parse_due
+from lazsim.study.deadline import Due, compare_purchases, on_demand_usd
 from lazsim.study.simulation import run_scenario
 from lazsim.study.simulation import simulate as simulate_systems
 from lazsim.trace import load_trace, trace_stats
@@ -227,10 +227,10 @@ def test_spot_nodes_that_stay_long_enough_need_no_others_and_without_a_price_onl
 
 
 def test_the_price_of_nodes_that_stay_is_the_clusters_unless_another_is_given():
-    scenario = resolve({"cluster": "h100x16", "cluster.on_demand_usd_per_node_hour": 2.0})
-    assert parse_due(1.0, 2.0, None, scenario).on_demand_usd_per_node_hour == 2.0
-    assert parse_due("1h", "2h", "3/gpu", scenario).on_demand_usd_per_node_hour == 24.0
-    assert parse_due("1h", "2h", None, resolve({})).on_demand_usd_per_node_hour is None
+    cluster = resolve({"cluster": "h100x16", "cluster.on_demand_usd_per_node_hour": 2.0}).cluster
+    assert on_demand_usd(None, cluster) == 2.0
+    assert on_demand_usd("3/gpu", cluster) == 24.0
+    assert on_demand_usd(None, resolve({}).cluster) is None
 
 
 @pytest.mark.parametrize(

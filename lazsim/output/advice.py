@@ -9,8 +9,8 @@ from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.run import MAP_CAPTION
 from lazsim.output.table import Column, Part, Table, key, with_interval
-from lazsim.study.advise.advice import Advice
 from lazsim.study.advise.question import name_apart, name_choice
+from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Alternative
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval

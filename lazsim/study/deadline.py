@@ -9,6 +9,7 @@ from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Scenario
+from lazsim.specs import ClusterSpec
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import flat_row
 from lazsim.study.simulation import run_scenario
@@ -55,7 +56,15 @@ class Purchase:
     """Their cost; None where one of the prices is not known."""
 
 
-def parse_due(work: str | float, deadline: str | float, on_demand_price: str | float | None, scenario: Scenario) -> Due:
+def on_demand_usd(price: str | float | None, cluster: ClusterSpec) -> float | None:
+    """Return the price for an hour of a node that stays: as asked for, or else the cluster's."""
+    if price is None:
+        return cluster.on_demand_usd_per_node_hour
+    with prefix_errors("`on_demand_price`"):
+        return parse_price(str(price), cluster.gpus_per_node)
+
+
+def parse_due(work: str | float, deadline: str | float, on_demand_usd: float | None, scenario: Scenario) -> Due:
     """Return the work that is asked for.
 
     Raises
@@ -63,12 +72,6 @@ def parse_due(work: str | float, deadline: str | float, on_demand_price: str | f
     LazsimError
         When the scenario has spares, or the work takes longer than the deadline.
     """
-    cluster = scenario.cluster
-    with prefix_errors("`on_demand_price`"):
-        if on_demand_price is None:
-            price = cluster.on_demand_usd_per_node_hour
-        else:
-            price = parse_price(str(on_demand_price), cluster.gpus_per_node)
     if scenario.num_spares:
         raise LazsimError("`spares`: nodes for work that is due have none, as on-demand nodes stay; leave them out")
     times_s = []
@@ -81,7 +84,7 @@ def parse_due(work: str | float, deadline: str | float, on_demand_price: str | f
     work_s, deadline_s = times_s
     if work_s > deadline_s:
         raise LazsimError(f"`work` {work}: no node makes it by the deadline {deadline}; give less work, or more time")
-    return Due(work_s, deadline_s, price)
+    return Due(work_s, deadline_s, on_demand_usd)
 
 
 @dataclass(frozen=True)

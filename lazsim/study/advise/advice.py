@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lazsim.engine.systems import find_system, system_names
@@ -13,7 +13,8 @@ from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import Settings
 from lazsim.specs.effects import why_without_effect
-from lazsim.study.advise.formulas import Formulas, Start, hold_against_formulas
+from lazsim.study.advise.formulas import hold_against_formulas
+from lazsim.study.advise.goal import find_goal, parse_goal
 from lazsim.study.advise.question import (
     CHOICES,
     FOR_ELASTIC,
@@ -23,16 +24,16 @@ from lazsim.study.advise.question import (
     name_value,
     without_choices,
 )
-from lazsim.study.advise.search import Alternative, Choice, Goal, Round, RunRow, Search, loses_too_much
+from lazsim.study.advise.result import Advice, Off, Turn, Turns
+from lazsim.study.advise.search import Alternative, Choice, Search
 from lazsim.study.checkpoint_interval import AUTO, mean_between_s
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
-from lazsim.study.comparison import Ranked, mean_over_seeds
-from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, Due, parse_due
-from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
+from lazsim.study.comparison import mean_over_seeds
+from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd
+from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note
 from lazsim.study.notes import count_notes
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL
-from lazsim.units import divide, parse_price
 
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
@@ -65,13 +66,6 @@ second."""
 LONG_RUN_STEPS = 2 * MOST_STEPS
 """Steps above which a run takes seconds, and a search is told to take long."""
 
-GOALS = ("goodput", "cost", "deadline")
-
-GOODPUT = Goal("goodput", "samples/s", ".2f", lambda row: float(row["goodput_samples_per_s"]))
-
-COSTS = {"cost_usd": ("$", ",.2f"), "node_hours_held": ("node-hours", ",.1f")}
-"""Columns of a cost, how it is called, and its format."""
-
 NOT_ASSUMED = ("fault_threshold", "checkpoint_interval_steps")
 """Constants that are chosen."""
 
@@ -85,137 +79,6 @@ TRACE_PATHS = {
     "load_skew": "routing.skew",
 }
 """Assumptions on the failures and the loads, where they are generated."""
-
-
-@dataclass(frozen=True)
-class Off:
-    """The cost of being one step off in one choice: the best over this, at the same seeds."""
-
-    what: str
-    alternative: Alternative
-    behind: Interval
-
-    @property
-    def is_tie(self) -> bool | None:
-        """Whether it may cost nothing, or gain nothing; None where too few seeds tell."""
-        return None if math.isnan(self.behind.low) else self.behind.low <= 1 <= self.behind.high
-
-
-@dataclass(frozen=True)
-class Turn:
-    """An assumption that changes the advice: multiplied by a factor, it makes another alternative better.
-
-    `gain` is the value of that over the value of the best, both with the changed assumption.
-    """
-
-    assumption: str
-    factor: float
-    alternative: Alternative
-    gain: Interval
-
-
-@dataclass(frozen=True)
-class Turns:
-    """Assumptions that change the advice, how many were halved and raised by half, and why not more."""
-
-    found: tuple[Turn, ...]
-    num_changed: int
-    why_not: str = ""
-
-
-@dataclass(frozen=True)
-class Advice:
-    """The advice, and what it rests on."""
-
-    goal: Goal
-    best: Alternative
-    ranking: tuple[Ranked[Alternative], ...]
-    """Every choice at its best interval or that given, the best first."""
-    formulas: Formulas
-    """The interval beside those of Young and Daly."""
-    off: tuple[Off, ...]
-    turns: Turns
-    curves: Mapping[Choice, Mapping[int, Interval]]
-    """For each choice that was tuned, the value with its interval by steps between checkpoints."""
-    starts: Mapping[Choice, Start]
-    """Seconds of a step, of a save and between failures, by choice."""
-    rows: Mapping[Alternative, Sequence[RunRow]]
-    """The runs of each alternative of the ranking, as those of a sweep."""
-    rounds: tuple[Round, ...]
-    """Rounds of the race."""
-    num_runs: int
-    refused: Mapping[Choice, str]
-    """Choices that cannot run, with the reason."""
-    scenario: Scenario
-    """The first run of the best setting."""
-    notes: tuple[str, ...]
-    is_interval_given: bool
-    """Whether the interval was none to be found."""
-
-    @property
-    def ties(self) -> tuple[Ranked[Alternative], ...]:
-        """The choices that cannot be told from the best."""
-        return tuple(one for one in self.ranking[1:] if one.is_tie)
-
-    def mean(self, column: str, most: float = math.inf) -> Interval:
-        """Return the mean of a column, which is `most` at most, over the runs of the best setting."""
-        return mean_interval((float(row[column]) for row in self.rows[self.best]), most)
-
-    def fault(self, one: Alternative) -> str:
-        """Say why an alternative of the ranking will not do; empty where it will."""
-        if loses_too_much(self.rows[one]):
-            return "loses updates"
-        return "late" if self.goal.is_late(self.rows[one]) else ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data, the shape that ``lazsim advise --json`` prints."""
-
-        def describe(one: Alternative) -> dict[str, Any]:
-            steps = {"interval_steps": one.interval_steps, "interval_s": self.seconds(one)}
-            return {**dict(one.choice), **steps}
-
-        def ranked(one: Ranked[Alternative]) -> dict[str, Any]:
-            measured = {**one.mean.named("value"), **one.behind.named("behind")}
-            if self.goal.done is not None:
-                measured |= self.goal.in_time(self.rows[one.name]).named("in_time_prob")
-                measured["misses_deadline"] = self.goal.is_late(self.rows[one.name])
-            if loses_too_much(self.rows[one.name]):
-                measured["loses_too_many_updates"] = True
-            return {**describe(one.name), "num_seeds": one.num_seeds, **measured, "is_tie": one.is_tie}
-
-        of_best = {name: self.mean(name).value for name in ("goodput_samples_per_s", "ettr")}
-        formulas = {**vars(self.formulas), "found_s": self.formulas.found_s.value, "reasons": self.formulas.reasons}
-        least = {"least_in_time_prob": self.goal.least_prob} if self.goal.done is not None else {}
-        return {
-            "goal": self.goal.name,
-            "unit": self.goal.heading,
-            **least,
-            "best": ranked(self.ranking[0]) | of_best,
-            "ties": [ranked(one) for one in self.ties],
-            "evidence": {
-                "ranking": [ranked(one) for one in self.ranking],
-                "off": [
-                    {"what": one.what, **describe(one.alternative), **one.behind.named("behind"), "is_tie": one.is_tie}
-                    for one in self.off
-                ],
-                "interval": formulas | dict(zip(("low_s", "high_s"), self.formulas.found_s[1:], strict=True)),
-                "num_assumptions": self.turns.num_changed,
-                "turns": [
-                    {"assumption": one.assumption, "factor": one.factor}
-                    | {**describe(one.alternative), **one.gain.named("gain")}
-                    for one in self.turns.found
-                ],
-                "rounds": [vars(one) for one in self.rounds],
-                "num_runs": self.num_runs,
-                "refused": [{**dict(choice), "reason": reason} for choice, reason in self.refused.items()],
-            },
-            "inputs": dict(self.scenario.inputs),
-            "notes": list(self.notes),
-        }
-
-    def seconds(self, one: Alternative) -> float:
-        """Return the interval of an alternative in seconds of training on all nodes."""
-        return one.interval_steps * self.starts[one.choice].step_s
 
 
 def advise(
@@ -271,12 +134,8 @@ def advise(
     plain = resolve(without_choices(settings))
     if settings.get("interval") is not None:
         raise SpecError("`interval` has no effect among the settings: give it beside them")
-    name, due = _parse_goal(goal, work, in_time_prob, on_demand_price, plain)
-    if on_demand_price is None:
-        on_demand_price = plain.cluster.on_demand_usd_per_node_hour
-    else:
-        with prefix_errors("`on_demand_price`"):
-            parse_price(str(on_demand_price), plain.cluster.gpus_per_node)
+    staying_usd = on_demand_usd(on_demand_price, plain.cluster)
+    name, due = parse_goal(goal, work, in_time_prob, staying_usd, plain)
     chosen = {"system": [settings.get("system") or ALL], **choices}
     if ALL in chosen["system"]:
         chosen["system"] = [*system_names(), *(one for one in chosen["system"] if one != ALL)]
@@ -285,7 +144,7 @@ def advise(
             find_system(system)
     if 0 in chosen.get("fault_threshold", ()):
         raise SpecError("`fault_threshold` 0: give 1 or more")
-    if on_demand_price is not None:
+    if staying_usd is not None:
         chosen["purchase"] = (SPOT, ON_DEMAND) if due is None else (SPOT, ON_DEMAND, BOTH)
     if due is not None and any(chosen.get("spares", ())):
         raise SpecError("`spares`: nodes for work that is due have none; leave them out")
@@ -303,50 +162,12 @@ def advise(
             return nullcontext(advance)
 
         options |= {"progress": go_on, "tell": functools.cache(tell)}
-        question = Question(settings, on_demand_price, due, alternatives, options)
-        found = _find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
+        question = Question(settings, staying_usd, due, alternatives, options)
+        found = find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
         # Those that find and those that judge.
         most_seeds = question.most_seeds or 2 * max_runs
         search = Search(question.measure, found, max_runs, most_seeds)
         return _advise(question, search, alternatives, interval, tell)
-
-
-def _parse_goal(
-    goal: str, work: Any, in_time_prob: float, on_demand_price: Any, scenario: Scenario
-) -> tuple[str, Due | None]:
-    """Return the name of a goal, and the work that is due where it is a deadline."""
-    name, equals, deadline = goal.partition("=")
-    if name not in GOALS or bool(equals) != (name == "deadline"):
-        raise SpecError(f"`goal` {goal}: give goodput, cost, or deadline=TIME, as deadline=80h")
-    if not equals:
-        if work is not None:
-            raise SpecError("`work` is due after a time: give `goal` deadline=TIME, too")
-        return name, None
-    if work is None:
-        raise SpecError(f"`goal` {goal}: give the `work` that is due, too, as 64h")
-    if scenario.duration_s is not None:
-        raise SpecError("`duration`: a run with a deadline lasts until then; leave it out")
-    if not 0.5 <= in_time_prob < 1:
-        raise SpecError(f"`in_time_prob` {in_time_prob:g}: give 0.5 or more, and less than 1")
-    return name, parse_due(work, deadline, on_demand_price, scenario)
-
-
-def _find_goal(name: str, in_time_prob: float, scenarios: Sequence[Scenario]) -> Goal:
-    """Return the goal of a name; costs are in node-hours where no price is known."""
-    if name == "goodput":
-        return GOODPUT
-    priced = {one.prices() is not None for one in scenarios}
-    if len(priced) > 1:
-        raise SpecError("`price`: only some of the nodes have one; give it, too")
-    column = "cost_usd" if priced == {True} else "node_hours_held"
-    unit, form = COSTS[column]
-    if name == "cost":
-        unit = f"{unit}/M samples"
-        return Goal(name, unit, form, lambda row: (1e6 * row[column], row["samples"]), less_is_better=True)
-    return Goal(
-        name, f"{unit} for the work", form, lambda row: divide(row[column], row["done_share"], math.inf),
-        less_is_better=True, done=lambda row: float(row["done_share"]), least_prob=in_time_prob,
-    )  # fmt: skip
 
 
 def _advise(

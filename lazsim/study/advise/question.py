@@ -11,7 +11,8 @@ from lazsim.limits import LONGEST_S
 from lazsim.scenario import Scenario, read_once, resolve
 from lazsim.settings import OF_TRACES, Settings
 from lazsim.study.advise.formulas import Start, find_start
-from lazsim.study.advise.search import Alternative, Changes, Choice, RunRow
+from lazsim.study.advise.goal import RunRow
+from lazsim.study.advise.search import Alternative, Changes, Choice
 from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, Buyer, Due, due_samples, simulate_due, switch_to_on_demand
@@ -65,7 +66,7 @@ class Question:
     def __init__(
         self,
         settings: Settings,
-        on_demand_price: str | float | None,
+        on_demand_usd: float | None,
         due: Due | None,
         choices: Sequence[Choice],
         options: Mapping[str, Any],
@@ -74,7 +75,7 @@ class Question:
         """The state of each choice that can run, before its first run."""
         self.notes: dict[Alternative, list[Sequence[str]]] = {}
         """Remarks on each run of an alternative."""
-        self._settings, self._on_demand_price, self._due, self._options = settings, on_demand_price, due, options
+        self._settings, self._on_demand_usd, self._due, self._options = settings, on_demand_usd, due, options
         self._resolve = functools.partial(resolve, once=read_once())
         self._whole: dict[Choice, Scenario] = {}
         self._samples_due = 0
@@ -120,7 +121,7 @@ class Question:
             elif name == "num_nodes":
                 found["max_nodes"] = value
             elif name == "purchase":
-                found |= {"price": self._on_demand_price, "spares": 0} if value == ON_DEMAND else {}
+                found |= {"price": self._on_demand_usd, "spares": 0} if value == ON_DEMAND else {}
             else:
                 found[name] = value
         return found

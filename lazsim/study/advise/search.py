@@ -5,18 +5,18 @@ An alternative is a choice and a number of steps. The caller knows what they sta
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lazsim.errors import LazsimError, SpecError
+from lazsim.study.advise.goal import Goal, RunRow
 from lazsim.study.checkpoint_interval import climb
 from lazsim.study.comparison import (
     BySeed,
     Ranked,
-    Value,
     common_seeds,
     is_better,
     mean_over_seeds,
@@ -24,7 +24,7 @@ from lazsim.study.comparison import (
     rank,
     values_at,
 )
-from lazsim.study.intervals import MIN_SAMPLES, Interval, ratio_interval, share_interval
+from lazsim.study.intervals import MIN_SAMPLES, Interval, ratio_interval
 
 MOST_ROUNDS = 6
 """Steps of one ratio of a climb, at most: more seeds than those of a run's own search bear out an interval that is far
@@ -48,9 +48,6 @@ Choice = tuple[tuple[str, Any], ...]
 Changes = tuple[Any, ...]
 """Assumptions that a run changes; none where the tuple is empty."""
 
-RunRow = Mapping[str, Any]
-"""The outcome of a run."""
-
 
 class Alternative(NamedTuple):
     """A choice, and the steps between checkpoints."""
@@ -70,46 +67,6 @@ class Round:
     num_alternatives: int
     num_seeds: int
     num_left: int
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A quantity to optimise, and how people name it."""
-
-    name: str
-    heading: str
-    format: str
-    """Heading of what is shown, and its format."""
-    value: Callable[[RunRow], Value]
-    """From a row; the more the better, but where `less_is_better`."""
-    less_is_better: bool = False
-    done: Callable[[RunRow], float] | None = None
-    """From a row to the part that is done in time of what must be, 1 for all of it; None where nothing must be."""
-    least_prob: float = 0.0
-    """Probability with which all of it must be done: alternatives with less are worse than all others."""
-
-    def values(self, rows: Mapping[int, RunRow]) -> BySeed:
-        """Return the value at each seed."""
-        return {seed: self.value(row) for seed, row in rows.items()}
-
-    def in_time(self, rows: Iterable[RunRow]) -> Interval:
-        """Return the share of runs that do in time what must be done."""
-        are_done = [self.done is None or self.done(row) >= 1 for row in rows]
-        return share_interval(sum(are_done), len(are_done))
-
-    def is_late(self, rows: Iterable[RunRow]) -> bool:
-        """Whether too few runs do in time what must be done."""
-        return self.done is not None and self.in_time(rows).value < self.least_prob
-
-    def is_missed(self, rows: Collection[RunRow]) -> bool:
-        """Whether runs are late, or lose more updates than they may."""
-        return self.is_late(rows) or loses_too_much(rows)
-
-
-def loses_too_much(rows: Iterable[RunRow]) -> bool:
-    """Tell whether runs lose a larger share of the updates of tokens than their system may, in the mean."""
-    excess = [(row.get("lost_token_share") or 0.0) - row.get("most_lost_tokens", 1.0) for row in rows]
-    return math.fsum(excess) > 0
 
 
 class Search:
