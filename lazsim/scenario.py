@@ -243,8 +243,8 @@ class Scenario(Inputs):
         return Spares(most_nodes - self.num_spares, self.spare_start_s)
 
     def most_in_service(self) -> int:
-        """Return the most nodes of the trace that are alive at once, without the spares."""
-        return self.load_trace().most_nodes(self.wall_s()) - self.num_spares
+        """Return the most nodes of the trace that are alive at once, without the spares; 0 where these are too many."""
+        return max(0, self.load_trace().most_nodes(self.wall_s()) - self.num_spares)
 
     def load_profile(self) -> Profile | None:
         """Read the measured times, if any."""
