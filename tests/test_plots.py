@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.markers import MarkerStyle
 
 import lazsim
 from lazsim.costmodel.profile import PROFILES, read_profile
@@ -23,7 +24,7 @@ from lazsim.output.plots.placement import placement_figure
 from lazsim.output.plots.profile import kernel_looks
 from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
-from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, STYLE, add_legend, looks_of, new_figure
+from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, LOOKS, STYLE, add_legend, looks_of, new_figure
 from lazsim.placement.policies import POLICIES
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
@@ -175,6 +176,11 @@ def test_every_system_looks_different():
     looks = looks_of(list(SYSTEMS))
     for part in zip(*looks.values(), strict=True):
         assert len(set(map(str, part))) == len(SYSTEMS)
+
+
+def test_markers_are_seen_without_an_edge():
+    # Several pictures draw them so.
+    assert all(MarkerStyle(look.marker).is_filled() for look in LOOKS)
 
 
 def test_a_policy_looks_the_same_alone_beside_others_and_as_the_placement_of_a_system():

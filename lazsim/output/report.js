@@ -127,8 +127,13 @@
     const is_number = data.rows.every(row => typeof row.setting[at] === "number");
     const points = data.rows.map(row => ({...row, x: is_number ? row.setting[at] : String(row.setting[at]),
       others: row.setting.filter((_, index) => index !== at).join(", "), settings: row.setting.join(", ")}));
-    const x_range = is_number ? {} : {x_range: [...new Set(points.map(point => point.x))]};
-    const plot = panel(380, axis, "samples trained", {...x_range, y_range: from_zero()});
+    const names = is_number ? [] : [...new Set(points.map(point => point.x))];
+    const plot = panel(380, axis, "samples trained", {...(is_number ? {} : {x_range: names}), y_range: from_zero()});
+    // Names that do not fit side by side.
+    if (7 * names.join("   ").length > find("page").clientWidth - 150) {
+      plot.xaxis.major_label_orientation = 0.8;
+      plot.height += 5 * Math.max(...names.map(name => name.length));
+    }
     plot.yaxis.formatter = new Bokeh.NumeralTickFormatter({format: "0,0"});
     if (data.rows.every(row => Number.isInteger(row.setting[at]))) plot.xaxis.ticker = new Bokeh.BasicTicker({min_interval: 1});
     for (const one of data.runs) {

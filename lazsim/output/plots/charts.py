@@ -97,7 +97,7 @@ def lines_figure(
             panel.set_yscale("log")
             number_log_axis(panel.yaxis)
         else:
-            panel.yaxis.set_major_formatter(lambda value, _: plain_number(value))
+            panel.yaxis.set_major_formatter(plain_number)
         if limits != (None, None):
             panel.set_ylim(*limits)
         if names:
@@ -169,8 +169,8 @@ def amounts_map() -> Colormap:
     return ListedColormap(matplotlib.colormaps["YlGnBu"](np.linspace(0.03, 0.82, 256)))
 
 
-def plain_number(value: float) -> str:
-    """Write the number of a tick in few letters.
+def plain_number(value: float, _place: float = 0) -> str:
+    """Write the number of a tick in few letters, as a formatter of an axis does.
 
     Examples
     --------
@@ -190,4 +190,4 @@ def number_log_axis(axis: Axis, unit: str = "") -> None:
     parts = LogLocator(10, (1, 2, 5) if decades < MOST_DECADES_IN_PARTS else (1,))
     axis.set_major_locator(parts if decades > FEWEST_DECADES else MaxNLocator(4))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(EngFormatter(unit) if unit else lambda value, _: plain_number(value))
+    axis.set_major_formatter(EngFormatter(unit) if unit else plain_number)

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from lazsim.output.plots.charts import plain_number
 from lazsim.output.plots.run import RATE_LABEL, plot_rates, time_unit, windows
 from lazsim.output.plots.style import COLORS, LOOKS, STYLE, begin_at_0, new_figure, to_files
 
@@ -44,6 +45,7 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
         used = [state.num_used for state in run.states]
         nodes.step(times, [*used, used[-1]], where="post", color=look.color, linestyle=look.line)
     begin_at_0(rate)
+    rate.yaxis.set_major_formatter(plain_number)
     rate.set_ylabel(RATE_LABEL if predicted is None else "samples kept so far")
     if predicted is not None:
         rate.legend(loc="upper left")
@@ -52,4 +54,5 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
     nodes.set_ylabel("nodes in use")
     nodes.set_xlim(0, max(run.wall_s for run in runs.values()) / unit_s)
     nodes.set_xlabel(f"time ({unit})")
+    figure.align_ylabels()
     return to_files(figure)

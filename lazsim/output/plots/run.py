@@ -10,10 +10,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from lazsim.engine.log import State
-from lazsim.output.plots.charts import amounts_map
+from lazsim.output.plots.charts import amounts_map, plain_number
 from lazsim.output.plots.style import STYLE, Look, add_legend, begin_at_0, looks_of, new_figure, shown_names, to_files
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
@@ -214,5 +214,5 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("samples kept")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_major_formatter(plain_number)
     axes.set_xlim(0, 1.35 * (max(run.samples for run in result.runs) or 1))

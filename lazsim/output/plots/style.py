@@ -24,7 +24,11 @@ MORE_COLORS = (
     "#7a5c2e", "#5b4fa3", "#c2a300", "#9a9a9a", "#0c8f8f", "#8c1c13", "#6e9a1f", "#d67fb0", "#1f3d7a", "#e0a273",
     "#00b3e6", "#3b2a1a", "#ff5a36",
 )  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "x", "H", "1", "8", "+")
+MARKERS: Any = (
+    "o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", (4, 1, 0), "H", (3, 1, 0), "8", (6, 1, 0),
+)  # fmt: skip
+"""All are filled, and seen without an edge."""
+
 HATCHES = (
     "", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo", "//", "..", "\\\\", "xx", "--", "++",
     "**", "OO", "||",
@@ -93,7 +97,7 @@ class Look(NamedTuple):
     """How a series is told from others: by colour, and without it by marker, line style and hatch."""
 
     color: str
-    marker: str
+    marker: Any
     line: Any
     hatch: str
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import matplotlib
 import pandas as pd
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.charts import lines_figure, reach_of
+from lazsim.output.plots.charts import lines_figure, plain_number, reach_of
 from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
 from lazsim.study.sweep.result import SpareCost, SweepResult, name_setting, paying_spares
 
@@ -66,7 +66,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     cost.set_ylabel(f"{unit}/M samples\n(ring: the least)")
     cost.set_xlabel("spares held beside the nodes that train")
     cost.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    samples.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    samples.yaxis.set_major_formatter(plain_number)
     figure.align_ylabels()
     add_legend(figure, samples)
     return to_files(figure)
