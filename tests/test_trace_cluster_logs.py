@@ -191,6 +191,24 @@ def test_log_is_observed_for_as_long_as_is_said(read):
         read(log, span=("", "2025-03-01"))
 
 
+def test_log_with_lines_of_a_clock_that_was_not_set_is_refused(read):
+    log = "[1970-01-01T00:00:09.000] slurmctld version 23.02.7 started\n" + slurm(
+        "00:01:00.000] Nodes gpu-1 not responding, setting DOWN"
+    )
+    with pytest.raises(TraceFormatError, match="nothing happens for 55 years after the row at 0 s; leave out rows"):
+        read(log)
+
+
+def test_nothing_that_happens_to_a_cluster_is_a_trace_where_it_was_observed(read):
+    drains = "NodeName|TimeStart|TimeEnd|State\ngpu-1|2025-03-01T00:00:00|2025-03-01T01:00:00|DRAIN\n"
+    trace = read(drains, cluster_nodes=4, span=("2025-03-01", "2025-03-02"))
+    assert (trace.num_alive()[1].tolist(), trace.duration_s) == ([4], 86400.0)
+    with pytest.raises(TraceFormatError, match="no node event in it"):
+        read(drains, cluster_nodes=4)
+    with pytest.raises(TraceFormatError, match="no node event in it"):
+        read(drains.replace("2025", "soon").replace("DRAIN", "DOWN"), lenient=True, cluster_nodes=4)
+
+
 def test_slurm_clock_that_is_set_back_is_refused_unless_the_zone_is_given(read):
     log = (
         "[2025-11-02T01:50:00.000] error: Nodes gpu-1 not responding, setting DOWN\n"

@@ -158,6 +158,8 @@ def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event]
     if nodes is None:
         note = f"the file names {counted(len(named), 'node')}, and no others count; `cluster_nodes` says how many are"
         return events, (note,) * (reading.names == "some" and bool(named))
+    if not named and not reading.duration_s:
+        return [], ()
     if reading.names == "none":
         raise source.refuse("", "counts all nodes that are alive; leave `cluster_nodes` out")
     notes = []

@@ -368,7 +368,7 @@ class _MappedTable:
             "nodes were observed"
         )
         notes = (ends, *notes, *self._times.notes())
-        return TraceReading(events, end_s if outages else None, notes, names="some")
+        return TraceReading(events, end_s, notes, names="some")
 
     def _ends(self, assumed: str) -> str:
         return assumed if self._mapping.span is None else span_note(self._mapping.span)

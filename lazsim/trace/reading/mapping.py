@@ -235,7 +235,7 @@ def parse_nodes(text: str) -> int | tuple[str, ...]:
     if not os.path.exists(text):
         return (text,)
     lines = read_lines("`cluster_nodes`", text, "names of hosts, a line each")
-    return tuple(line.split()[0] for line in lines if line.split("#")[0].strip())
+    return tuple(words[0] for line in lines if (words := line.partition("#")[0].split()))
 
 
 def parse_span(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import math
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from lazsim.errors import LazsimError, shorten
@@ -11,7 +12,7 @@ from lazsim.files.faults import Faults
 from lazsim.files.tables import json_values, valid_json
 from lazsim.trace.reading.events import events_from_states
 from lazsim.trace.reading.mapping import Condition
-from lazsim.trace.reading.times import TimeParser, refuse_outside, span_note
+from lazsim.trace.reading.times import TimeParser, span_note
 from lazsim.trace.source import TraceReading, TraceSource
 from lazsim.trace.table import Event, EventKind
 
@@ -45,7 +46,7 @@ class StateLog:
         self._times = TimeParser(source.asked, source.asked)
         self._rows: list[Event] = []
         self._nodes: dict[str, None] = {}
-        self._first_s, self._last_s = math.inf, -math.inf
+        self._seen: list[float] = []
 
     def at(self, stamp: str, after_s: float = -math.inf) -> float:
         """Return the time of a date, at which the log was being written; see `TimeParser.read`."""
@@ -53,7 +54,7 @@ class StateLog:
 
     def observe(self, time_s: float) -> float:
         """Count a time, in seconds since 1970, as one at which the log was being written."""
-        self._first_s, self._last_s = min(self._first_s, time_s), max(self._last_s, time_s)
+        self._seen.append(time_s)
         return time_s
 
     def say(self, time_s: float, kind: EventKind, node: str, line: int = 0) -> None:
@@ -105,22 +106,17 @@ class StateLog:
 
     def reading(self, *notes: str) -> TraceReading:
         """Return the events of the nodes, and what was assumed."""
-        asked = self.source.asked.span
+        asked = self.source.asked.span if self._rows else None
+        self._times.start(self._seen, self.source, asked)
+        rows = [row._replace(time_s=self._times.seconds(row.time_s)) for row in self._rows]
+        last_s = max(map(self._times.seconds, self._seen), default=0.0)
+        duration_s = self._times.end([row.time_s for row in rows], self.source, last_s)
         window = "the trace begins with the first date that counts and ends with the last"
-        if asked is not None and self._rows:
-            begin_s, end_s = self._times.read_span(asked, self.source)
-            refuse_outside(begin_s, end_s, [row.time_s for row in self._rows], self.source)
-            self._first_s = self._first_s if begin_s is None else begin_s
-            self._last_s = self._last_s if end_s is None else end_s
-            window = span_note(asked)
-        rows = sorted((row._replace(time_s=round(row.time_s - self._first_s, 6)) for row in self._rows),
-                      key=lambda row: row.time_s)  # fmt: skip
-        events, more = events_from_states(rows)
+        events, more = events_from_states(sorted(rows, key=attrgetter("time_s")))
         named = {row.node for row in rows}
         events = [*(Event(0.0, "add", node) for node in self._nodes if node not in named), *events]
-        last_s = max((event.time_s for event in events), default=0.0)
-        duration_s = max(last_s, round(self._last_s - self._first_s, 6)) if math.isfinite(self._first_s) else None
-        return TraceReading(events, duration_s, (window, *notes, *more, *self._times.notes()), names="some")
+        notes = (window if asked is None else span_note(asked), *notes, *more, *self._times.notes())
+        return TraceReading(events, duration_s, notes, names="some")
 
 
 def read_labels(name: str) -> dict[str, str]:

@@ -196,9 +196,9 @@ class TimeParser:
         """
         self._span = self.read_span(span or ("", ""), source)
         known = sorted([*times, *(time for time in self._span if time is not None)]) or [0.0]
-        first, last = known[0], known[-1]
-        if self._kind == "date":
-            if self._asked_unit is not None and not self._has_lengths:
+        first, last = known[0] if self._span[0] is None else self._span[0], known[-1]
+        if self._kind != "number":
+            if self._kind and self._asked_unit is not None and not self._has_lengths:
                 raise source.refuse("", "its times are dates, not numbers; leave `time_unit` out")
             self._origin = first
             self._refuse_silence(known, source)
@@ -242,7 +242,10 @@ class TimeParser:
         begin_s, end_s = (None if time is None else self.seconds(time) for time in self._span)
         if begin_s and not self.is_absolute:
             raise source.refuse("", "its times count from 0; begin `span` with 0, or with nothing")
-        refuse_outside(begin_s, end_s, times_s, source)
+        is_before = begin_s is not None and begin_s > min(times_s, default=begin_s)
+        if is_before or (end_s is not None and end_s < max(times_s, default=end_s)):
+            what = f"has rows {'before' if is_before else 'after'} what `span` says; give a longer span, and cut the "
+            raise source.refuse("", f"{what}trace with `start` and `duration`")
         return max(last_s, *times_s, 0.0) if end_s is None else end_s
 
     def seconds(self, time: float) -> float:
@@ -257,14 +260,6 @@ class TimeParser:
         if self.is_local:
             return ("times name no zone: taken for UTC; `time_zone` says otherwise",)
         return (f"times are in {self._unit} since 1970",) if self._kind == "number" and self.is_absolute else ()
-
-
-def refuse_outside(begin: float | None, end: float | None, times: Sequence[float], source: Faults) -> None:
-    """Raise TraceFormatError where some times are not in the span of the observation."""
-    is_before = begin is not None and begin > min(times, default=begin)
-    if is_before or (end is not None and end < max(times, default=end)):
-        what = f"has rows {'before' if is_before else 'after'} what `span` says; give a longer span, and cut the trace "
-        raise source.refuse("", f"{what}with `start` and `duration`")
 
 
 def span_note(span: tuple[str, str]) -> str:
