@@ -57,7 +57,7 @@ def check_replicas(
     >>> check_replicas([[2, 2], [3, 2]], num_nodes=2, num_slots=2)
     Traceback (most recent call last):
     ...
-    lazsim.errors.SpecError: replicas: 5 in layer 1 for 4 slots; give at most 4
+    lazsim.errors.SpecError: `replicas`: 5 in layer 1 for 4 slots; give at most 4
     """
     room = check_whole("num_nodes", num_nodes) * check_whole("num_slots", num_slots)
     replicas = check_counts("replicas", replicas_LE, least=1)
@@ -67,7 +67,7 @@ def check_replicas(
     if is_wrong_L.any():
         layer = int(is_wrong_L.argmax())
         most = "" if fills else "at most "
-        raise SpecError(f"replicas: {placed_L[layer]:.17g} in layer {layer} for {room} slots; give {most}{room}")
+        raise SpecError(f"`replicas`: {placed_L[layer]:.17g} in layer {layer} for {room} slots; give {most}{room}")
     return replicas.astype(np.int64, copy=False)
 
 
@@ -79,16 +79,16 @@ def check_counts(what: str, counts: npt.ArrayLike, least: int) -> npt.NDArray[np
     >>> check_counts("replicas", [[2, 0]], least=1)
     Traceback (most recent call last):
     ...
-    lazsim.errors.SpecError: replicas: expert 1 of layer 0 has 0; give each at least 1
+    lazsim.errors.SpecError: `replicas`: expert 1 of layer 0 has 0; give each at least 1
     """
     found = as_array(what, counts)
     if found.ndim != 2 or not found.size or found.dtype.kind not in "iu":
         told = f"{found.dtype} of shape {found.shape}"
-        raise SpecError(f"{what}: expected integers of shape (layers, experts), found {told}")
+        raise SpecError(f"`{what}`: expected integers of shape (layers, experts), found {told}")
     if found.min() < least:
         layer, expert = np.argwhere(found < least)[0]
         raise SpecError(
-            f"{what}: expert {expert} of layer {layer} has {found[layer, expert]}; give each at least {least}"
+            f"`{what}`: expert {expert} of layer {layer} has {found[layer, expert]}; give each at least {least}"
         )
     return found
 

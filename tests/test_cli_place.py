@@ -148,8 +148,8 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--nodes", 3, "--slots", 2, "--replicas", "2,2,3"), "7 replicas for 6 slots"),
-        (("--nodes", 3, "--slots", 2, "--replicas", "0,3,3"), "expert 0 has none"),
+        (("--nodes", 3, "--slots", 2, "--replicas", "2,2,3"), "--replicas: 7 in layer 0 for 6 slots; give 6"),
+        (("--nodes", 3, "--slots", 2, "--replicas", "0,3,3"), "--replicas: expert 0 of layer 0 has 0"),
         (
             ("--nodes", 3, "--slots", 2, "--replicas", "1,024"),
             "--replicas 1,024: '024' begins with 0; commas part numbers",
@@ -158,7 +158,7 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*UNIFORM, "--loads", "1,000"), "--loads 1,000: '000' begins with 0"),
         (("--nodes", 3, "--slots", 2, "--replicas", "2,,2"), "--replicas 2,,2: '' is no whole number"),
         (("--nodes", 3, "--slots", 2, "--replicas", "2,x"), "--replicas 2,x: 'x' is no whole number"),
-        (("--nodes", 3, "--slots", 2, "--replicas", "1,1,1,1,1,1,1"), "--replicas: 7 experts need as many slots"),
+        (("--nodes", 3, "--slots", 2, "--replicas", "1,1,1,1,1,1,1"), "--replicas: 7 in layer 0 for 6 slots; give 6"),
         (("--nodes", 3, "--slots", 2, "--experts", 7), "--experts: 7 experts need as many slots"),
         (("--nodes", 3, "--slots", 2), "give --replicas 2,2,3,... or --experts"),
         (("--nodes", 3, "--slots", 2, "--loads", "uniform"), "--loads uniform: say for how many experts"),

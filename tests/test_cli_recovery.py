@@ -174,7 +174,7 @@ def test_many_nodes_are_drawn_too(lazsim, tmp_path):
         (("--failures", "3-1"), "--failures 3-1: 3-1 ends before it starts"),
         (("--failures", "1,,2"), "--failures 1,,2: '' is no whole number"),
         (("--failures", "2", "--domains", "a,a,a,a,a"), "2 is not within 0 to 1 failure domains"),
-        (("--domains", "a,b"), "--domains a,b: 2 domains for 5 nodes"),
+        (("--domains", "a,b"), "--domains: 2 named for 5 nodes"),
         (("--domains", "a,,b,c,d"), "--domains a,,b,c,d: a name is empty"),
         (("--domains", "nowhere.txt"), "--domains: nowhere.txt: cannot be read"),
         (("--node-fail-prob", "1.5"), "--node-fail-prob 1.5: '1.5' is no probability"),

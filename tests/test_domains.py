@@ -121,7 +121,7 @@ def test_without_domains_that_differ_from_nodes_it_places_as_euclid(domain_N):
 
 
 def test_a_request_has_a_domain_for_each_node():
-    with pytest.raises(SpecError, match="domains: 2 for 3 nodes; give one for each"):
+    with pytest.raises(SpecError, match="`domains`: 2 named for 3 nodes; name one for each"):
         PlacementRequest(np.array([[1, 1, 1]]), 3, 1, domain_N=np.array([0, 1]))
 
 
@@ -191,7 +191,7 @@ def test_a_job_that_spreads_over_racks_goes_on_when_one_is_lost_and_keeps_to_rac
     [
         (("--experts", 4), "give --nodes and --slots, or the --cluster that has them"),
         (("--cluster", "h100x1x", "--experts", 4), "--cluster: unknown cluster 'h100x1x'"),
-        (("--cluster", "gb200-nvl72", "--experts", 4, "--domains", "a,b"), "--domains a,b: 2 domains for 64 nodes"),
+        (("--cluster", "gb200-nvl72", "--experts", 4, "--domains", "a,b"), "--domains: 2 named for 64 nodes"),
     ],
 )
 def test_a_cluster_or_domains_that_do_not_fit_are_refused_in_a_line(lazsim, command, options, expected):

@@ -138,15 +138,15 @@ def test_nobody_can_write_to_a_request():
 @pytest.mark.parametrize(
     ("replicas", "loads", "expected"),
     [
-        ([[2, 2], [2, 1]], [], "replicas: 3 in layer 1 for 4 slots; give 4"),
-        ([[2, 3]], [], "replicas: 5 in layer 0 for 4 slots; give 4"),
-        ([[5, -1]], [], "replicas: expert 1 of layer 0 has -1; give each at least 1"),
-        ([[0, 4]], [], "replicas: expert 0 of layer 0 has 0; give each at least 1"),
-        ([2, 2], [], "replicas: expected integers of shape (layers, experts), found int64 of shape (2,)"),
-        ([[2.0, 2.0]], [], "replicas: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
-        ([[2, 2]], [[3, -4]], "loads: expert 1 of layer 0 has -4; give each at least 0"),
-        ([[2, 2]], [[3]], "loads: expected integers of shape (1, 2), found shape (1, 1)"),
-        ([[2, 2]], [[0.5, 1]], "loads: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
+        ([[2, 2], [2, 1]], [], "`replicas`: 3 in layer 1 for 4 slots; give 4"),
+        ([[2, 3]], [], "`replicas`: 5 in layer 0 for 4 slots; give 4"),
+        ([[5, -1]], [], "`replicas`: expert 1 of layer 0 has -1; give each at least 1"),
+        ([[0, 4]], [], "`replicas`: expert 0 of layer 0 has 0; give each at least 1"),
+        ([2, 2], [], "`replicas`: expected integers of shape (layers, experts), found int64 of shape (2,)"),
+        ([[2.0, 2.0]], [], "`replicas`: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
+        ([[2, 2]], [[3, -4]], "`loads`: expert 1 of layer 0 has -4; give each at least 0"),
+        ([[2, 2]], [[3]], "`loads`: expected integers of shape (1, 2), found shape (1, 1)"),
+        ([[2, 2]], [[0.5, 1]], "`loads`: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
     ],
 )
 def test_a_request_that_nothing_can_fulfil_is_refused(replicas, loads, expected):

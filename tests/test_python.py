@@ -78,10 +78,10 @@ def test_placements_take_lists_as_they_take_arrays(place):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (([[1, 0, 4]], 3, 2), "replicas: expert 1 of layer 0 has 0; give each at least 1"),
-        (([[1, 2, 4]], 3, 2), "replicas: 7 in layer 0 for 6 slots; give at most 6"),
-        (([[1, 2.5]], 3, 2), "replicas: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
-        (([1, 2], 3, 2), "replicas: expected integers of shape (layers, experts), found int64 of shape (2,)"),
+        (([[1, 0, 4]], 3, 2), "`replicas`: expert 1 of layer 0 has 0; give each at least 1"),
+        (([[1, 2, 4]], 3, 2), "`replicas`: 7 in layer 0 for 6 slots; give at most 6"),
+        (([[1, 2.5]], 3, 2), "`replicas`: expected integers of shape (layers, experts), found float64 of shape (1, 2)"),
+        (([1, 2], 3, 2), "`replicas`: expected integers of shape (layers, experts), found int64 of shape (2,)"),
         (([[1, 2], [1]], 3, 2), "`replicas`: expected rows of equal length"),
         (([[1, 2]], 3, 0), "`num_slots`: expected a whole number from 1 up, found 0"),
         (([[1, 2]], 3.0, 2), "`num_nodes`: expected a whole number from 1 up, found 3.0"),

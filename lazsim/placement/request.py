@@ -63,7 +63,7 @@ class PlacementRequest:
         if np.size(self.load_LE):
             load_LE = check_loads(self.load_LE, self.num_nodes * self.num_slots)
             if load_LE.shape != replicas_LE.shape:
-                raise SpecError(f"loads: expected integers of shape {replicas_LE.shape}, found shape {load_LE.shape}")
+                raise SpecError(f"`loads`: expected integers of shape {replicas_LE.shape}, found shape {load_LE.shape}")
         for name, array in (("replicas_LE", replicas_LE), ("load_LE", load_LE)):
             view = array.view()
             view.flags.writeable = False
@@ -72,7 +72,7 @@ class PlacementRequest:
             object.__setattr__(self, "old", self._checked_old(self.old))
         if self.domain_N is not None:
             if len(self.domain_N) != self.num_nodes:
-                raise SpecError(f"domains: {len(self.domain_N)} for {self.num_nodes} nodes; give one for each")
+                raise SpecError(f"`domains`: {len(self.domain_N)} named for {self.num_nodes} nodes; name one for each")
             object.__setattr__(self, "domain_N", np.unique(self.domain_N, return_inverse=True)[1].reshape(-1))
 
     def _checked_old(self, old: PlacementPlan) -> PlacementPlan:

@@ -9,7 +9,6 @@ from typing import Any
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.reliability.curve import Method
 from lazsim.reliability.failure_models import BatchFailures, IndependentFailures
-from lazsim.reliability.task import require_domains
 from lazsim.trace import Trace, load_trace
 
 MAX_EVERY = 32
@@ -100,7 +99,6 @@ def build_scenarios(
     >>> build_scenarios(3, domains=["a", "a", "b"]).failures
     (1,)
     """
-    require_domains(domains, num_nodes)
     count = num_nodes if domains is None else len(set(domains))
     unit = "nodes" if domains is None else "failure domains"
     if failures is not None and max(failures) > count:
