@@ -104,18 +104,9 @@ def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
     num_sets, num_nodes = sets_MN.shape
     order = sorted(range(num_sets), key=lambda row: (sets_MN[row].sum(), (~sets_MN[row]).tolist()))
     shown = sets_MN[order[:num_rows]]
-    # Rows of all panels are equally high, whatever their number.
-    cells = np.zeros((num_rows, num_nodes))
-    cells[: len(shown)] = shown
-    axes.axhspan(-0.5, len(shown) - 0.5, color="0.94", zorder=0)
-    axes.pcolormesh(
-        np.arange(num_nodes + 1) - 0.5,
-        np.arange(num_rows + 1) - 0.5,
-        np.ma.masked_equal(cells, 0),
-        cmap=ListedColormap([COLORS[0]]),
-        edgecolor="white" if num_nodes <= 40 else "none",
-        linewidth=0.4,
-    )
+    edges = np.arange(num_nodes + 1) - 0.5, np.arange(len(shown) + 1) - 0.5
+    colors, edge = ListedColormap(["0.94", COLORS[0]]), "white" if num_nodes <= 40 else "none"
+    axes.pcolormesh(*edges, shown, cmap=colors, vmin=0, vmax=1, edgecolor=edge, linewidth=0.4)
     sizes = shown.sum(axis=1)
     for row in np.flatnonzero(np.diff(sizes)):
         axes.axhline(row + 0.5, color=RED, linewidth=0.8)
@@ -124,6 +115,7 @@ def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
         axes.annotate(f"of {size}", (1, rows.mean()), (3, 0), xycoords=axes.get_yaxis_transform(),
                       textcoords="offset points", va="center", fontsize=6, color=RED)  # fmt: skip
     axes.set_xlim(-0.5, num_nodes - 0.5)
+    # Rows of all panels are equally high, whatever their number.
     axes.set_ylim(num_rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
