@@ -226,6 +226,16 @@ def test_threads_may_write_the_lines_of_a_slurm_log_a_little_out_of_order(read):
     assert [one[0] for one in history(read(log))] == [0.0, 60.01, 60.02]
 
 
+def test_threads_may_write_the_lines_out_of_order_in_the_hour_that_comes_twice(read):
+    rows = [
+        "01:10:00.020] error: Nodes gpu-1 not responding, setting DOWN", "01:10:00.010] Node gpu-2 now responding",
+        "01:40:00.000] Node gpu-1 now responding", "01:05:00.000] Node gpu-3 now responding",
+    ]  # fmt: skip
+    trace = read("\n".join(f"[2025-11-02T{row}" for row in rows), time_zone="America/New_York")
+    # From 01:10 EDT it is half an hour to 01:40 EDT, and 25 min more to 01:05 EST.
+    assert [one[0] for one in history(trace)] == [0.0, 0.01, 1799.99, 3299.99]
+
+
 def test_nodes_that_a_log_does_not_name_are_given_by_number_or_by_name(read):
     log = slurm("00:01:00.000] Nodes gpu-2,login1 not responding, setting DOWN")
     assert read(log, cluster_nodes=4).num_alive()[1].tolist() == [4, 2]

@@ -947,6 +947,19 @@ def test_hour_that_comes_twice_in_hourly_counts_takes_a_zone(write):
     assert (losses(trace), trace.duration_s) == ([(7200.0, 4)], 4 * 3600.0)
 
 
+def test_rows_in_a_little_disorder_or_written_twice_are_of_the_same_hour_though_it_comes_twice(write):
+    zone = TraceMapping(time_zone="America/New_York")
+    rows = [("00:50", 8), ("01:20", 7), ("01:20", 7), ("01:50", 6), ("01:20", 5), ("01:20", 5), ("02:05", 5)]
+    trace = read_trace(write(dated(*rows)), mapping=zone)
+    # From 00:50 EDT to 01:20 and 01:50 EDT, and to 01:20 and 02:05 EST.
+    assert (losses(trace), trace.duration_s) == ([(1800.0, 1), (3600.0, 1), (5400.0, 1)], 8100.0)
+    rows = "2021-11-07 00:50,up,a\n2021-11-07 01:20:09,up,b\n2021-11-07 01:20:03,up,c\n2021-11-07 01:50,up,d\n"
+    with pytest.raises(TraceFormatError, match="line 3: time 1803 s comes after 1809 s, 6 s back"):
+        read_trace(write(rows), mapping=zone)
+    trace = read_trace(write(rows), mapping=zone, lenient=True)
+    assert [event.time_s for event in trace.events()] == [0.0, 1803.0, 1809.0, 3600.0]
+
+
 def test_last_count_that_may_be_cut_is_told(write):
     rows = dated(("10:00", 18), ("10:05", 17), ("10:10", 1)).removesuffix("\n")
     assert any("the file may be cut" in note for note in read_trace(write(rows)).notes)

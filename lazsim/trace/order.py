@@ -8,6 +8,9 @@ from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S, format_duration
 
+LEAST_BACK_S = MINUTE_S
+"""Rows may be out of order by less, as threads write them."""
+
 SET_BACK_S = (30 * MINUTE_S, HOUR_S)
 """Steps back of local time when summer ends: an hour, less the time between two rows."""
 

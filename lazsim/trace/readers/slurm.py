@@ -5,11 +5,12 @@ import math
 import re
 from typing import Literal
 
+from lazsim.trace.order import LEAST_BACK_S
 from lazsim.trace.reading.hosts import expand_hosts
 from lazsim.trace.reading.mapping import load_mapping
 from lazsim.trace.reading.states import OPTIONS, StateLog
 from lazsim.trace.source import HEAD_CHARS, TraceReader, TraceReading, TraceSource
-from lazsim.units import MINUTE_S, counted, format_duration
+from lazsim.units import counted, format_duration
 
 LOOKS = "[2025-03-01T01:10:05.120] error: Nodes gpu-[01-02] not responding, setting DOWN"
 STAMP = r"(\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?)"
@@ -39,8 +40,6 @@ THERE = {"IDLE", "ALLOCATED", "ALLOC", "MIXED", "MIX", "RESUME", "UNDRAIN", "UP"
 DRAINING = {"DRAIN", "DRAINING", "INVAL"}
 """States as in Slurm's sinfo: a node that is draining, or registers with less than is configured (INVAL), goes on with
 its jobs, and a drained one has none."""
-LEAST_BACK_S = MINUTE_S
-"""Threads write the log, so that lines may be out of order by less."""
 
 
 def state_kind(text: str) -> Said:
@@ -82,7 +81,7 @@ def read(source: TraceSource) -> TraceReading:
         if not found:
             continue
         try:
-            time_s = log.at(found[1] or found[2], last_s)
+            time_s = log.at(found[1] or found[2], last_s - LEAST_BACK_S)
             said, nodes, reason = _message(found[3])
         except ValueError as error:
             source.fault(line, str(error))

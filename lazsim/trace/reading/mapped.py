@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lazsim.errors import LazsimError, literal, shorten
 from lazsim.files.tables import HEAD_LINES, PARQUET, FileTable, read_parquet, read_table
-from lazsim.trace.order import in_time_order, refuse_set_back
+from lazsim.trace.order import LEAST_BACK_S, in_time_order, refuse_set_back
 from lazsim.trace.reading.events import (
     RULE,
     Outage,
@@ -28,7 +28,7 @@ from lazsim.trace.reading.states import IS_THERE, SeriesSample, StateLog, choose
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, span_note
 from lazsim.trace.source import TraceReading, TraceSource, count, named
 from lazsim.trace.table import Event, EventKind
-from lazsim.units import counted
+from lazsim.units import HOUR_S, counted
 
 WORDS: dict[EventKind, str] = {
     "add": (
@@ -159,14 +159,16 @@ class _MappedTable:
         times = self._places.get("time") or self._places["start"]
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
         self._times = TimeParser(mapping, source.asked, self._header(times), lengths)
-        self._is_newest_first = "time" in self._places and self._goes_back(copy.copy(self._times))
+        steps = self._first_steps(copy.copy(self._times)) if "time" in self._places else []
+        self._is_newest_first = 2 * sum(step < 0 for step in steps) > len(steps)
         if self._is_newest_first:
             self._rows.reverse()
-        # Dates go on from that of the last row read, also where the clock is set back between.
+        # The count of an hour that comes twice only repeats the time of the one before.
+        self._is_hourly = "count" in self._places and bool(steps) and not any(step % HOUR_S for step in steps)
         self._last = -math.inf
 
-    def _goes_back(self, times: TimeParser) -> bool:
-        """Return whether most of the first rows are dated before the row above them."""
+    def _first_steps(self, times: TimeParser) -> list[float]:
+        """Return the steps between the times of the first rows that differ; none where they count from no date."""
         found = []
         for _, texts in self._rows[:HEAD_LINES]:
             with suppress(ValueError, OverflowError):
@@ -174,7 +176,13 @@ class _MappedTable:
         with suppress(LazsimError):
             times.start(found, self._source)
         steps = [later - earlier for earlier, later in itertools.pairwise(found) if later != earlier]
-        return times.is_absolute and 2 * sum(step < 0 for step in steps) > len(steps)
+        return steps if times.is_absolute else []
+
+    def _time(self, text: str) -> float:
+        """Read the time of a row; where the clock is set back, that of the row before tells which one it is."""
+        after = math.nextafter(self._last, math.inf) if self._is_hourly else self._last - LEAST_BACK_S
+        self._last = self._times.read(text, after)
+        return self._last
 
     def read(self) -> TraceReading:
         """Make events of the rows, in the shape that the columns tell."""
@@ -415,11 +423,7 @@ class _MappedTable:
                 yield row
 
     def _sample(self, line: int, texts: dict[str, str]) -> Sample:
-        # Rows of counts are of different times, also where an hour comes twice.
-        after = math.nextafter(self._last, math.inf)
-        sample = Sample(self._times.read(texts["time"], after), count(texts["count"]), line)
-        self._last = sample.time_s
-        return sample
+        return Sample(self._time(texts["time"]), count(texts["count"]), line)
 
     def _event(self, line: int, texts: dict[str, str], words: set[str]) -> Event | None:
         """Read an event, and add its word to those seen."""
@@ -427,9 +431,9 @@ class _MappedTable:
         node = named(texts["node"])
         if kind is None:
             return None
-        self._last = self._times.read(texts["time"], self._last)
+        time = self._time(texts["time"])
         words.add(texts["event"].strip().lower())
-        return Event(self._last, kind, node, line)
+        return Event(time, kind, node, line)
 
     def _outage(self, line: int, texts: dict[str, str]) -> tuple[Outage, float | None]:
         """Read an outage, and its length in seconds where it has one in place of an end."""
@@ -448,12 +452,12 @@ class _MappedTable:
 
     def _samples(self, line: int, texts: dict[str, str]) -> tuple[int, float, list[tuple[str, float]]]:
         """Read the samples of a row: its line, its time, and the series and the value of each."""
-        self._last = self._times.read(texts["time"], self._last)
+        time = self._time(texts["time"])
         cells = [(name, texts[str(index)]) for index, name in self._nodes.items()]
         if not self._nodes:
             cells = [(named(texts["node"]), texts["value"])]
         values = [(name, sampled_value(text, self._mapping)) for name, text in cells]
-        return line, self._last, [(name, value) for name, value in values if value is not None]
+        return line, time, [(name, value) for name, value in values if value is not None]
 
     def _cluster_nodes(self) -> int | tuple[str, ...] | None:
         if self._mapping.cluster_nodes is not None or "cluster_nodes" not in self._places:
