@@ -100,7 +100,7 @@ class Traffic:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Nodes partitioned into servers or groups, by the part 0 .. V - 1 of each node, shape (N,).
+    """Nodes partitioned into servers, groups or failure domains, by the part 0 .. V - 1 of each node, shape (N,).
 
     Examples
     --------

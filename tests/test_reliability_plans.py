@@ -104,7 +104,7 @@ def test_batches_larger_than_the_plan_count_as_the_loss_of_all():
     adds = [Event(0, "add", name) for name in "abcdef"]
     gone = [Event(60, "remove", name) for name in "abcd"] + [Event(90, "remove", "e")]
     batches = trace_batches(build_trace(adds + gone), num_nodes=3)
-    assert (batches.sizes, batches.counts, batches.num_capped) == ((1, 3), (1, 1), 1)
+    assert (batches.sizes, batches.weights, batches.num_capped) == ((1, 3), (1, 1), 1)
 
 
 def test_nodes_that_are_away_from_the_start_of_a_trace_are_no_batch():

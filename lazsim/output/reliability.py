@@ -226,7 +226,7 @@ def _loss_lines(loss: NodeLoss, has_layers: bool) -> Iterator[str]:
 
 def _legend(scenarios: FailureScenarios) -> Iterator[str]:
     if scenarios.trace is not None:
-        batches = zip(scenarios.trace.sizes, scenarios.trace.counts, strict=True)
+        batches = zip(scenarios.trace.sizes, scenarios.trace.weights, strict=True)
         text = ", ".join(f"{size}: {count}x" for size, count in batches)
         yield f"trace: as many nodes fail as in a batch of {scenarios.trace.name}; batches by size: {text}"
     if scenarios.nodes is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.euclid import place_euclid
+from lazsim.placement.gpus import in_runs
 from lazsim.placement.plan import Ints, PlacementPlan
 
 
@@ -47,16 +48,6 @@ def place_over_domains(
         on_domains = place_on_uneven(replicas_LE, load_LE, slots_D, fewest)
     slots_LNS = np.empty((num_layers, num_nodes, num_slots), dtype=np.int64)
     for domain, size in enumerate(sizes_D.tolist()):
-        held_LP = _in_runs(on_domains.slots_LNS[:, domain, : slots_D[domain]], num_experts)
+        held_LP = in_runs(on_domains.slots_LNS[:, domain, : slots_D[domain]], num_experts)
         slots_LNS[:, domain_N == domain] = held_LP.reshape(num_layers, num_slots, size).transpose(0, 2, 1)
     return PlacementPlan(slots_LNS, num_experts)
-
-
-def _in_runs(held_LP: Ints, num_experts: int) -> Ints:
-    """Put the replicas of each expert in a row, where the first of them stands."""
-    num_layers, num_held = held_LP.shape
-    layer = np.arange(num_layers)[:, None]
-    first_LE = np.full((num_layers, num_experts), num_held)
-    np.minimum.at(first_LE, (layer, held_LP), np.arange(num_held))
-    order_LP = np.argsort(first_LE[layer, held_LP], axis=1, kind="stable")
-    return np.take_along_axis(held_LP, order_LP, axis=1)

@@ -41,10 +41,8 @@ def spread_over_gpus(plan: PlacementPlan, gpus_per_node: int) -> PlacementPlan:
         if (replicas_EN > gpus_per_node).any():
             _exchange(slots_LNS[layer], replicas_EN, gpus_per_node)
     twice_LN = _hold_twice(slots_LNS, gpus_per_node)
-    slots_BS = slots_LNS[twice_LN]
     # Replicas of an expert in a row are on different GPUs.
-    first_BS = _first(slots_BS, plan.num_experts)
-    slots_LNS[twice_LN] = np.take_along_axis(slots_BS, np.argsort(first_BS, axis=1, kind="stable"), axis=1)
+    slots_LNS[twice_LN] = in_runs(slots_LNS[twice_LN], plan.num_experts)
     return PlacementPlan(slots_LNS, plan.num_experts)
 
 
@@ -59,15 +57,20 @@ def _hold_twice(slots_LNS: Ints, gpus_per_node: int) -> Bools:
     return twice_LN
 
 
-def _first(slots_BS: Ints, num_experts: int) -> Ints:
-    """Return for each slot of a node the first one with the same expert."""
+def in_runs(slots_BS: Ints, num_experts: int) -> Ints:
+    """Put the replicas of each expert of a node in a row, where the first of them stands.
+
+    Examples
+    --------
+    >>> in_runs(np.array([[2, 0, 2, 1, 0]]), num_experts=3).tolist()
+    [[2, 2, 0, 0, 1]]
+    """
     num_nodes, num_slots = slots_BS.shape
     # Empty slots, -1, count as one expert more.
     place_BS = slots_BS % (num_experts + 1) + (num_experts + 1) * np.arange(num_nodes)[:, None]
     first = np.full(num_nodes * (num_experts + 1), num_slots)
     np.minimum.at(first, place_BS.reshape(-1), np.tile(np.arange(num_slots), num_nodes))
-    first_BS: Ints = first[place_BS]
-    return first_BS
+    return np.take_along_axis(slots_BS, np.argsort(first[place_BS], axis=1, kind="stable"), axis=1)
 
 
 def _exchange(slots_NS: Ints, replicas_EN: Ints, gpus_per_node: int) -> None:

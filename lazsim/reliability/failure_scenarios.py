@@ -15,13 +15,12 @@ MAX_EVERY = 32
 """Nodes up to which every number of failures is looked at by default."""
 
 
-@dataclass(frozen=True, eq=False)
-class TraceBatches:
-    """How many nodes of a trace fail at once."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TraceBatches(BatchFailures):
+    """How many nodes of a trace fail at once: sizes, at most the nodes of a plan, ascending, and batches of each."""
 
     sizes: tuple[int, ...]
-    counts: tuple[int, ...]
-    """Sizes, at most the nodes of a plan, ascending; and the number of batches of each size."""
+    weights: tuple[int, ...]
     num_capped: int
     """Batches of more nodes than a plan has, which count as the loss of all."""
     name: str
@@ -29,19 +28,14 @@ class TraceBatches:
     notes: tuple[str, ...] = ()
     """Hash of the trace's bytes, and assumptions made while reading it."""
 
-    @property
-    def model(self) -> BatchFailures:
-        """The failure model that draws each size as often as the trace has it."""
-        return BatchFailures(self.sizes, self.counts)
-
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         return {
             "name": self.name,
-            "num_batches": sum(self.counts),
+            "num_batches": sum(self.weights),
             "num_capped": self.num_capped,
             "sizes": list(self.sizes),
-            "counts": list(self.counts),
+            "counts": list(self.weights),
         }
 
 
@@ -136,7 +130,7 @@ def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
     >>> adds = [Event(0, "add", name) for name in "abc"]
     >>> gone = [Event(60, "remove", "a"), Event(60, "remove", "b"), Event(90, "remove", "c")]
     >>> batches = trace_batches(build_trace([*adds, *gone]), num_nodes=4)
-    >>> batches.sizes, batches.counts
+    >>> batches.sizes, batches.weights
     ((1, 2), (1, 1))
     """
     sizes = [len(batch.removed) for batch in trace.batches() if batch.removed]
@@ -145,8 +139,10 @@ def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
     counts = Counter(min(size, num_nodes) for size in sizes)
     distinct = tuple(sorted(counts))
     num_capped = sum(size > num_nodes for size in sizes)
-    name = Path(trace.name).name
-    return TraceBatches(distinct, tuple(counts[size] for size in distinct), num_capped, name, trace.sha256, trace.notes)
+    return TraceBatches(
+        sizes=distinct, weights=tuple(counts[size] for size in distinct), num_capped=num_capped,
+        name=Path(trace.name).name, sha256=trace.sha256, notes=trace.notes,
+    )  # fmt: skip
 
 
 def _default_failures(count: int) -> list[int]:

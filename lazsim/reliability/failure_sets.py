@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.dispatch import Partition
 from lazsim.placement.plan import Bools, Ints
 
 Words = npt.NDArray[np.uint64]
@@ -102,10 +103,8 @@ def domain_holds(holds_LEN: Bools, domain_N: npt.NDArray[Any]) -> Bools:
     >>> domain_holds(np.array([[[1, 0, 0], [0, 1, 1]]], dtype=bool), np.array([0, 0, 1])).astype(int).tolist()
     [[[1, 0], [1, 1]]]
     """
-    number_N = number_domains(domain_N.tolist())
-    member_ND = number_N[:, None] == np.arange(number_N.max(initial=-1) + 1)
-    holds_LED: Bools = np.asarray(holds_LEN, dtype=np.float32) @ member_ND.astype(np.float32) > 0
-    return holds_LED
+    domains = Partition(number_domains(domain_N.tolist()))
+    return domains.add_up(np.asarray(holds_LEN, dtype=np.float64)) > 0
 
 
 def unique_rows(rows: Bools) -> tuple[Bools, Ints]:

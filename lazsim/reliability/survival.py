@@ -171,7 +171,7 @@ def _assess(plan: PlacementPlan, curve: SurvivalCurve, scenarios: FailureScenari
         tuple(rough_curve(layer, scenarios.method, layer_rng) for layer in holds_LEN[:, None]),
         np.reshape([one.recovery_prob for one in shuffles], (len(shuffles), len(failures))),
         _method(shuffles),
-        estimate(scenarios.trace.model if scenarios.trace else None, trace_rng),
+        estimate(scenarios.trace, trace_rng),
         estimate(scenarios.nodes, node_rng),
     )
 
@@ -195,7 +195,7 @@ def _notes(scenarios: FailureScenarios, found: Mapping[str, PolicyReliability]) 
         notes += batches.notes
         if batches.num_capped:
             notes.append(
-                f"{batches.num_capped} of {sum(batches.counts)} batches of {batches.name} are larger than the plan "
+                f"{batches.num_capped} of {sum(batches.weights)} batches of {batches.name} are larger than the plan "
                 "and count as the loss of all its nodes"
             )
     return tuple(notes)

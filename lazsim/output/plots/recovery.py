@@ -91,7 +91,7 @@ def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
 
 
 def _draw_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
-    shares = np.array(trace.counts) / sum(trace.counts)
+    shares = np.array(trace.weights) / sum(trace.weights)
     axes.bar(trace.sizes, shares, width=0.6, color="0.6")
     axes.set_ylabel("share of\nbatches")
     axes.set_ylim(0, max(shares) * 1.25)
