@@ -684,8 +684,9 @@ def test_a_model_or_gpu_that_is_not_told_whole_is_not_predicted(tmp_path, change
         assert run.inputs.model.shared_dim == 2 * 1024
 
 
-def test_names_of_the_catalogue_are_known_in_the_usual_spellings(tmp_path):
-    row = MINE.replace("qwen3_30b_a3b", "Qwen3-30B-A3B").replace("dgx-h100", "DGX H100")
+@pytest.mark.parametrize("model", ["Qwen3-30B-A3B", "Qwen/Qwen3-30B-A3B"])
+def test_names_of_the_catalogue_are_known_in_the_usual_spellings(tmp_path, model):
+    row = MINE.replace("qwen3_30b_a3b", model).replace("dgx-h100", "DGX H100")
     (tmp_path / "rows.csv").write_text(f"{PLAIN}\n{row}\n")
     (run,) = read_runs(str(tmp_path / "rows.csv"))
     assert (run.inputs.model.name, run.inputs.cluster.gpu) == ("qwen3-30b-a3b", "h100")

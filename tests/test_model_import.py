@@ -466,7 +466,7 @@ def test_tied_embeddings_short_contexts_and_windows_are_read(tmp_path):
         ({**MIXTRAL, "first_k_dense_replace": 32}, "no layer has experts, as first_k_dense_replace or"),
         ({**MIXTRAL, "layer_types": ["linear_attention"] * 32}, "layers of several kinds, such as linear attention"),
         ({**MIXTRAL, "mamba_num_heads": 8}, "mamba_num_heads: layers of several kinds"),
-        ({**MIXTRAL, "attn_type_list": [0, 1]}, "layers of several kinds, such as linear attention"),
+        ({**MIXTRAL, "attn_type_list": [0, 1]}, "attn_type_list: layers of several kinds"),
         ({**MIXTRAL, "is_encoder_decoder": True}, "is_encoder_decoder: an encoder and a decoder"),
         ({**MIXTRAL, "moe_intermediate_size": [512, 1024]}, "moe_intermediate_size: expected a whole number from 0 up"),
     ],

@@ -323,8 +323,9 @@ def _hybrid(config: _Config, kinds: list[str], num_layers: int, num_moe_layers: 
         config.odd += [f"layer_types {kind}" for kind in sorted({*kinds} - known)]
         return {}
     if "hybrid" not in config.traits:
+        told = [field, *(name for name in (*KINDS, "attn_type_list") if name in config.fields), KINDS[0]]
         raise SpecError(
-            f"{field or 'layer_types'}: layers of several kinds, such as linear attention or state spaces, are "
+            f"{next(filter(None, told))}: layers of several kinds, such as linear attention or state spaces, are "
             "imported of Granite 4, Nemotron 3, Qwen3-Next and Qwen3.5 only; write a TOML file with them"
         )
     is_single = "single_blocks" in config.traits

@@ -70,8 +70,8 @@ class Lookup:
 
 
 def catalogued_name(name: str) -> str:
-    """Return a name as the catalogue writes it, such as dgx-h100 for ``DGX H100``."""
-    return re.sub(r"[\s_]+", "-", name.lower())
+    """Return a name as the catalogue writes it, such as dgx-h100 for ``DGX H100``, without who published a model."""
+    return re.sub(r"[\s_]+", "-", name.lower().rpartition("/")[2])
 
 
 def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
