@@ -266,12 +266,9 @@ class Scenario(Inputs):
 
     def analytic_costs(self) -> KernelCosts:
         """Return the analytic costs of kernels and links, without the layout or the profile."""
-        compute, links = self._analytic_times()
-        return KernelCosts(self.model, self.cluster, self.job, self.step, links, compute)
-
-    def _analytic_times(self) -> tuple[AnalyticCompute, AnalyticCommunication]:
+        links = AnalyticCommunication(self.cluster.network, self.cluster.host)
         compute = AnalyticCompute(self.model, self.gpu, self.cluster, self.job, self.step)
-        return compute, AnalyticCommunication(self.cluster.network, self.cluster.host)
+        return KernelCosts(self.model, self.cluster, self.job, self.step, links, compute)
 
     @functools.cached_property
     def _costs(self) -> CostModel:
@@ -290,13 +287,14 @@ class Scenario(Inputs):
                 return layout_costs(model, self.gpu, cluster, job, self.step, system)
         if profile is None:
             return self.analytic_costs()
-        compute, links = self._analytic_times()
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
+        analytic_links = AnalyticCommunication(cluster.network, cluster.host)
 
         def with_measured(beyond: Beyond, measured_part: KernelCosts | None = None) -> KernelCosts:
-            by_table = MeasuredCommunication(exchanges, links, beyond) if exchanges else links
-            of_kernels = MeasuredCompute(kernels, compute, beyond)
-            return KernelCosts(model, cluster, job, self.step, by_table, of_kernels, measured_part)
+            by_table = MeasuredCommunication(cluster.network, cluster.host, exchanges, beyond)
+            compute = MeasuredCompute(model, self.gpu, cluster, job, self.step, kernels, beyond)
+            links = by_table if exchanges else analytic_links
+            return KernelCosts(model, cluster, job, self.step, links, compute, measured_part)
 
         return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
 

@@ -39,6 +39,12 @@ CLUSTER = load_spec(ClusterSpec, "rtx3090x10")
 PARTS = CLUSTER, load_spec(JobSpec, "testbed-a"), load_spec(StepConstants, "training")
 ANALYTIC = AnalyticCompute(GPT_S, load_spec(GpuSpec, "rtx3090"), *PARTS)
 LINKS = AnalyticCommunication(CLUSTER.network, CLUSTER.host)
+
+
+def measured_compute(*tables) -> MeasuredCompute:
+    return MeasuredCompute(GPT_S, load_spec(GpuSpec, "rtx3090"), *PARTS, *tables)
+
+
 UNITS = {"optimizer": "params", "reorder": "assignments", "all_to_all": "bytes", "all_reduce": "bytes"}
 
 
@@ -158,12 +164,12 @@ def test_beyond_the_measured_sizes_is_refused(size):
 
 
 def test_extrapolated_times_follow_the_analytic_ones_from_the_nearest_point():
-    measured = MeasuredCompute(compute_tables(profile_of(EXPERT), GPT_S, 1), ANALYTIC, "analytic")
+    measured = measured_compute(compute_tables(profile_of(EXPERT), GPT_S, 1), "analytic")
     sizes = np.array([4096.0, 8192.0, 40960.0])
     expected = 8e-3 * ANALYTIC.expert_s(sizes) / ANALYTIC.expert_s(np.array([4096.0]))
     assert measured.expert_s(sizes) == pytest.approx(expected)
     # The part that was measured: what is beyond counts nothing.
-    part = MeasuredCompute(measured.tables, ANALYTIC, "nothing")
+    part = measured_compute(measured.tables, "nothing")
     assert part.expert_s(sizes).tolist() == pytest.approx([8e-3, 0, 0])
     assert part.optimizer_s(sizes) == pytest.approx(ANALYTIC.optimizer_s(sizes))
 
@@ -172,7 +178,7 @@ def test_dense_work_is_put_together_from_its_parts():
     attention, head = points("attention", {1024: 1.0, 4096: 4.0}), points("head", {1024: 0.5, 2048: 1.0, 4096: 2.0})
     tables = compute_tables(profile_of(attention, head), GPT_S, gpus_per_node=1)
     # Twelve layers and one head; 2048 lies between two points of the attention, on a line.
-    assert MeasuredCompute(tables, ANALYTIC).dense_s(2048) == pytest.approx(12 * 2.0 + 1.0)
+    assert measured_compute(tables).dense_s(2048) == pytest.approx(12 * 2.0 + 1.0)
     assert "dense" not in compute_tables(profile_of(attention, head), GPT_S, gpus_per_node=8)
     assert "dense" not in compute_tables(profile_of(attention), GPT_S, gpus_per_node=1)
 
@@ -186,7 +192,7 @@ def test_measured_links_replace_those_inside_a_server_only():
     # Over 4 ranks, 3/4 of a buffer leaves a rank in an all-to-all; an all-reduce is 6 hops of a quarter each.
     exchange = points("all_to_all", {1024: 1e-3, 4096: 4e-3}, num_ranks=4)
     reduce = points("all_reduce", {1024: 6e-3, 4096: 24e-3}, num_ranks=4)
-    measured = MeasuredCommunication(communication_tables(profile_of(exchange, reduce)), LINKS)
+    measured = MeasuredCommunication(CLUSTER.network, CLUSTER.host, communication_tables(profile_of(exchange, reduce)))
     nothing, some = np.array(0.0), np.array(1536.0)
     assert float(measured.all_to_all_s(nothing, some)) == pytest.approx(2e-3)
     assert float(measured.all_to_all_s(some, nothing)) == float(LINKS.all_to_all_s(some, nothing))

@@ -96,36 +96,31 @@ def sum_of(kernel: str, parts: Sequence[tuple[float, TimeTable]]) -> TimeTable |
 
 
 @dataclass(frozen=True)
-class MeasuredCompute:
+class MeasuredCompute(AnalyticCompute):
     """Times from tables of ``dense``, ``expert``, ``reorder`` and ``optimizer``, or some of them; else analytic.
 
-    See `AnalyticCompute`, and `Beyond` for sizes outside the tables.
+    See `Beyond` for sizes outside the tables. A reorder by a matmul with a mask stays analytic.
     """
 
     tables: Mapping[str, TimeTable]
-    analytic: AnalyticCompute
     beyond: Beyond = "raise"
 
     def dense_s(self, num_tokens: float) -> float:
         """Everything but the experts and the dispatch."""
-        analytic_s = np.vectorize(self.analytic.dense_s, otypes=[np.float64])
+        analytic_s = np.vectorize(super().dense_s, otypes=[np.float64])
         return float(self._measured("dense", np.array(num_tokens), analytic_s))
 
     def expert_s(self, num_tokens: Floats) -> Floats:
         """One expert of one layer."""
-        return self._measured("expert", num_tokens, self.analytic.expert_s)
+        return self._measured("expert", num_tokens, super().expert_s)
 
     def reorder_s(self, num_tokens: Floats) -> Floats:
         """Gate, token reorder and its inverse."""
-        return self._measured("reorder", num_tokens, self.analytic.reorder_s)
-
-    def masked_reorder_s(self, num_tokens: float, capacity: Floats) -> Floats:
-        """Reorder by a matmul with a mask, which stays analytic."""
-        return self.analytic.masked_reorder_s(num_tokens, capacity)
+        return self._measured("reorder", num_tokens, super().reorder_s)
 
     def optimizer_s(self, num_params: Floats) -> Floats:
         """One optimizer step."""
-        return self._measured("optimizer", num_params, self.analytic.optimizer_s)
+        return self._measured("optimizer", num_params, super().optimizer_s)
 
     def _measured(self, kernel: str, size: Floats, analytic_s: Callable[[Floats], Floats]) -> Floats:
         if kernel not in self.tables:
@@ -143,7 +138,7 @@ def _look_up(table: TimeTable, size: Floats, analytic_s: Callable[[Floats], Floa
 
 
 @dataclass(frozen=True, eq=False)
-class MeasuredCommunication:
+class MeasuredCommunication(AnalyticCommunication):
     """Times of links inside a server from tables, by the bytes on a link; NICs and storage stay analytic.
 
     There are tables of ``all_to_all`` and ``point_to_point`` by bytes through the busiest link, and of one hop of an
@@ -156,39 +151,31 @@ class MeasuredCommunication:
     """
 
     tables: Mapping[str, TimeTable]
-    analytic: AnalyticCommunication
     beyond: Beyond = "raise"
 
     def all_to_all_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """One all-to-all."""
-        return self._overlapped_s("all_to_all", self.analytic.all_to_all_s, nic_bytes, local_bytes)
+        return self._measured_s("all_to_all", super().all_to_all_s, nic_bytes, local_bytes)
 
     def all_reduce_s(self, nic_bytes: Floats, local_bytes: Floats, nic_hops: Floats, local_hops: Floats) -> Floats:
         """All-reduces one after the other; hops of rings inside a server are measured."""
-        analytic_s = self.analytic.all_reduce_s(nic_bytes, local_bytes, nic_hops, local_hops)
+        reduce_s = super().all_reduce_s
+        analytic_s = reduce_s(nic_bytes, local_bytes, nic_hops, local_hops)
         if "all_reduce" not in self.tables:
             return analytic_s
         inside = (np.asarray(nic_bytes) <= 0) & (np.asarray(local_bytes) > 0)
         message = np.where(inside, local_bytes, 0.0) / np.maximum(local_hops, 1.0)
 
         def hop_s(size: Floats) -> Floats:
-            return self.analytic.all_reduce_s(np.zeros_like(size), size, np.zeros_like(size), np.ones_like(size))
+            return reduce_s(np.zeros_like(size), size, np.zeros_like(size), np.ones_like(size))
 
         return np.where(inside, local_hops * self._local_s("all_reduce", message, hop_s), analytic_s)
 
     def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
         """Point-to-point transfers at the same time."""
-        return self._overlapped_s("point_to_point", self.analytic.transfer_s, nic_bytes, local_bytes)
+        return self._measured_s("point_to_point", super().transfer_s, nic_bytes, local_bytes)
 
-    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
-        """Write to the shared storage, which stays analytic."""
-        return self.analytic.save_s(num_bytes, writer_bytes)
-
-    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
-        """Read from the shared storage, which stays analytic."""
-        return self.analytic.load_s(num_bytes, reader_bytes)
-
-    def _overlapped_s(
+    def _measured_s(
         self, kernel: str, analytic_s: Callable[[Floats, Floats], Floats], nic_bytes: Floats, local_bytes: Floats
     ) -> Floats:
         if kernel not in self.tables:
@@ -201,11 +188,6 @@ class MeasuredCommunication:
         table = self.tables[kernel]
         floored = np.where(size > 0, np.maximum(size, table.sizes[0]), 0.0)
         return _look_up(table, floored, analytic_s, self.beyond)
-
-
-ComputeTimes = AnalyticCompute | MeasuredCompute
-CommunicationTimes = AnalyticCommunication | MeasuredCommunication
-"""Times of kernels and of links, which broadcast over arrays of any axes."""
 
 
 def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, TimeTable]:

@@ -15,7 +15,7 @@ from lazsim.specs import HostSpec, NetworkSpec
 Broadcastable = float | Floats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AnalyticCommunication:
     """Seconds of collectives, from the bytes that the busiest link carries in its busier direction.
 

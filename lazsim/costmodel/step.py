@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from lazsim.blocks import row_blocks
-from lazsim.costmodel.compute import REORDER_COPIES
-from lazsim.costmodel.measured import CommunicationTimes, ComputeTimes
+from lazsim.costmodel.compute import REORDER_COPIES, AnalyticCompute
+from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
@@ -189,8 +189,8 @@ class CostModel:
 class KernelCosts(CostModel):
     """A cost model whose steps are made up of the times of kernels and links."""
 
-    communication: CommunicationTimes
-    compute: ComputeTimes
+    communication: AnalyticCommunication
+    compute: AnalyticCompute
     measured_part: "KernelCosts | None" = None
 
     @cached_property
@@ -337,7 +337,7 @@ class StepCost(StepTimes):
         seconds: Floats = costs.host_s[1] + np.maximum(0.0, self._launch_s[0] - forward) + late
         return seconds
 
-    def _gradients_s(self, links: CommunicationTimes, nic_V: Floats, rings_XR: Floats) -> float:
+    def _gradients_s(self, links: AnalyticCommunication, nic_V: Floats, rings_XR: Floats) -> float:
         """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
 
         A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links, in ``2 (n - 1)`` hops

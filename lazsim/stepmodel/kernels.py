@@ -68,22 +68,17 @@ class Kernels:
 
         In 8 bits it begins with the quantisation of its first operand, for which the clock is no matter.
         """
-        return self._quantise_s(rows, columns, inner, kernel) + self._multiply_s(rows, columns, inner, kernel)
+        return math.fsum(self._matmul_parts_s(rows, columns, inner, kernel))
 
-    def _quantise_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
-        """Return what the tables hold of quantisation, at most 0.7 of a matmul."""
-        if kernel == "matmul_bf16":
-            return 0.0
-        whole_s = self.inputs.tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner)
-        return min(self.inputs.copy_s(QUANTISE_BYTES * rows * inner), 0.7 * whole_s)
-
-    def _multiply_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
-        constants, tables = self.inputs.constants, self.inputs.tables
+    def _matmul_parts_s(self, rows: float, columns: float, inner: float, kernel: str) -> tuple[float, float]:
+        """Return the times to quantise, which the tables hold, at most 0.7 of a matmul, and to multiply."""
+        constants, tables, quantise_s, speedup = self.inputs.constants, self.inputs.tables, 0.0, 1.0
         whole_s = tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner)
+        if kernel != "matmul_bf16":
+            quantise_s = min(self.inputs.copy_s(QUANTISE_BYTES * rows * inner), 0.7 * whole_s)
+            speedup = constants.four_bit_speedup if self.inputs.parallel.precision == "nvfp4" else 1.0
         sustained = tables.sustained_rate(kernel) * constants.slowest_gpu_rate
-        four_bits = self.inputs.parallel.precision == "nvfp4" and kernel != "matmul_bf16"
-        speedup = constants.four_bit_speedup if four_bits else 1.0
-        return (whole_s - self._quantise_s(rows, columns, inner, kernel)) / sustained / speedup
+        return quantise_s, (whole_s - quantise_s) / sustained / speedup
 
     def weight_gradient_s(self, rows: float, columns: float, inner: float, kernel: str) -> float:
         """Return the time of a weight's gradient, whose operands are quantised before.
@@ -91,7 +86,7 @@ class Kernels:
         It is added to a buffer: beyond the write of 16 bits that the tables hold, the buffer is read and written, which
         the matmul does not hide (deepseek-ai/DeepGEMM#107 and #125: such gradients wait for the memory).
         """
-        seconds = self._multiply_s(columns, inner, rows, kernel)
+        _, seconds = self._matmul_parts_s(columns, inner, rows, kernel)
         if kernel == "matmul_fp8_block":
             seconds *= self.inputs.constants.block_weight_gradient_slowdown
         added_bytes = (2 * self.inputs.parallel.gradient_bytes - 2) * columns * inner
