@@ -1198,6 +1198,8 @@ def test_a_search_finds_what_predicting_every_layout_that_fits_finds(layout):
         }  # fmt: skip
         if virtual > 1 and pipeline == 1:
             continue
+        if "overlap_expert" in layout and expert > 1 and (recompute == "full" or virtual == 1 < pipeline):
+            continue  # assertions of NVIDIA/Megatron-LM 0.16
         with contextlib.suppress(SpecError, ValueError):
             one = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, **fields))
             if sum(memory_bytes(one).values()) <= limit:
