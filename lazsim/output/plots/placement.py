@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 
 from lazsim.output.maps import LayerMap
 from lazsim.output.plots.charts import amounts_map, number_log_axis
-from lazsim.output.plots.style import RED, STYLE, new_figure, to_files
-from lazsim.placement.plan import Bools, Ints
+from lazsim.output.plots.style import RED, STYLE, ink, new_figure, to_files
+from lazsim.placement.plan import Ints
 from lazsim.units import counted
 
 EMPTY_COLOR = "0.93"
@@ -27,9 +27,6 @@ LARGEST_INCHES, SMALLEST_INCHES = 0.24, 0.03
 
 PANEL_INCHES = 3.2
 """Side that a panel should not exceed."""
-
-DARK = 0.55
-"""Where on the scale of colours black numbers can no longer be read."""
 
 MAX_COLUMNS = 4
 """Panels side by side."""
@@ -98,7 +95,8 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     axes.invert_yaxis()
     digits = len(str(len(one.share_E) - 1))
     if side_inches >= 0.075 * digits + 0.05:
-        _write_numbers(one.slots_NS, norm(shown_E) > DARK, axes, min(8.0, 42 * side_inches * 0.75))
+        inks = [ink(color) for color in amounts_map()(norm(shown_E))]
+        _write_numbers(one.slots_NS, inks, axes, min(8.0, 42 * side_inches * 0.75))
     for node, slot in np.argwhere(one.slots_NS == one.expert).tolist():
         axes.add_patch(
             Rectangle(
@@ -122,8 +120,7 @@ def _tick_step(side_inches: float) -> int:
     return 1 if side_inches >= 0.16 else 2 ** math.ceil(math.log2(max(0.25 / side_inches, 1)))
 
 
-def _write_numbers(slots_NS: Ints, is_dark_E: Bools, axes: Axes, size: float) -> None:
+def _write_numbers(slots_NS: Ints, inks: Sequence[str], axes: Axes, size: float) -> None:
     for (node, slot), expert in np.ndenumerate(slots_NS):
         if expert >= 0:
-            color = "white" if is_dark_E[expert] else "black"
-            axes.text(slot, node, str(expert), ha="center", va="center", fontsize=size, color=color)
+            axes.text(slot, node, str(expert), ha="center", va="center", fontsize=size, color=inks[int(expert)])

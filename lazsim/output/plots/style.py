@@ -189,7 +189,7 @@ def begin_at_0(*panels: Axes) -> None:
     panels[0].set_ylim(0, 1.05 * top if top > 0 else 1)
 
 
-def ink(color: str) -> str:
+def ink(color: Any) -> str:
     """Return black or white, whichever is easier to read on a colour.
 
     Examples
