@@ -25,6 +25,7 @@ from lazsim.output.plots.profile import kernel_looks
 from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
 from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, LOOKS, STYLE, add_legend, looks_of, new_figure
+from lazsim.output.plots.trace import draw_trace
 from lazsim.placement.policies import POLICIES
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
@@ -220,6 +221,11 @@ def test_nodes_alive_are_whole_numbers():
     axes = figure.subplots()
     plot_nodes([State(0.0, 4, 4, 1.0), State(3.0, 3, 3, 1.0)], 9.0, axes)
     assert all(tick == round(tick) for tick in axes.get_yticks())
+
+
+def test_a_trace_of_no_duration_is_drawn():
+    trace = lazsim.build_trace([lazsim.Event(0, "add", "a"), lazsim.Event(0, "add", "b")], duration_s=0)
+    assert draw_trace(trace, "png").startswith(b"\x89PNG")
 
 
 def test_long_names_leave_room_for_what_is_drawn(monkeypatch):

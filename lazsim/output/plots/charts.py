@@ -154,10 +154,12 @@ def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
     return frame.assign(**{x: places}), list(shown_names(names).values())
 
 
-def panel_grid(num_panels: int, columns: int) -> tuple[Figure, Any]:
-    """Make panels of a size; places that are left over stay empty."""
+def panel_grid(
+    num_panels: int, columns: int, width: float = COLUMN_INCHES, panel_height: float = PANEL_INCHES
+) -> tuple[Figure, Any]:
+    """Make rows of panels, in a figure of this width; places that are left over stay empty."""
     rows = -(-num_panels // columns)
-    figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.29)
+    figure = new_figure(width, rows * panel_height + 0.29)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for unused in axes.flat[num_panels:]:
         unused.set_axis_off()

@@ -6,21 +6,21 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.charts import stack_shares
-from lazsim.output.plots.style import STYLE, new_figure, to_files
+from lazsim.output.plots.charts import MOST_BESIDE, panel_grid, stack_shares
+from lazsim.output.plots.style import STYLE, to_files
 from lazsim.routing import RecordedRouting
 
 
 @matplotlib.rc_context(STYLE)
 def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> bytes:
-    """Draw some layers side by side, as a picture of the given file type.
+    """Draw some layers, three side by side, as a picture of the given file type.
 
     Layers are numbers in the model. Experts are stacked, the fullest over the whole recording at the bottom; those of a
     single step stand side by side.
     """
-    figure = new_figure(2.6 * len(layers), 2.2)
-    axes = figure.subplots(1, len(layers), sharey=True, squeeze=False)
-    for layer, panel in zip(layers, axes[0], strict=True):
+    columns = min(len(layers), MOST_BESIDE)
+    figure, axes = panel_grid(len(layers), columns, 2.6 * columns, 1.9)
+    for layer, panel in zip(layers, axes.flat, strict=False):
         tokens = routing.tokens_SLE[:, routing.layer_numbers.index(layer)].astype(np.float64)
         shares = tokens / tokens.sum(axis=1, keepdims=True)
         order = np.argsort(-shares.sum(axis=0), kind="stable")
@@ -32,5 +32,6 @@ def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> 
             stack_shares(panel, routing.steps, shares[:, order].T)
             panel.set_xlabel("step")
         panel.set_title(f"layer {layer}")
-    axes[0, 0].set_ylabel("share of the layer's tokens" + "\n(a band: an expert)" * (len(routing.steps) > 1))
+    for panel in axes[:, 0]:
+        panel.set_ylabel("share of the layer's tokens" + "\n(a band: an expert)" * (len(routing.steps) > 1))
     return to_files(figure, [kind])[kind]

@@ -190,7 +190,7 @@ def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> 
     times = np.array([*(state[0] for state in states), wall_s]) / unit_s
     alive = [state[1] for state in states]
     axes.fill_between(times, [*alive, alive[-1]], step="post", color="0.75", edgecolor="0.35", linewidth=0.6)
-    axes.set_xlim(0, max(wall_s / unit_s, 1e-9))
+    axes.set_xlim(0, wall_s / unit_s or 1)
     axes.set_ylim(0, max(1, *alive) * 1.1)
     axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_ylabel("nodes alive")

@@ -26,7 +26,8 @@ def draw_trace(trace: Trace, file_type: str) -> bytes:
     _, unit_s = time_unit(trace.duration_s)
     plot_nodes(list(zip(*trace.num_alive(), strict=True)), trace.duration_s, axes)
     bar_s = next((width_s for width_s in BARS_S if width_s * MOST_BARS >= trace.duration_s), BARS_S[-1])
-    edges_s = np.arange(0.0, trace.duration_s + bar_s, bar_s)
+    # A trace of no duration has one bar, too.
+    edges_s = np.arange(0.0, max(trace.duration_s, bar_s) + bar_s, bar_s)
     removed, _ = np.histogram(trace.time_s[trace.change < 0], edges_s)
     lost.stairs(removed, edges_s / unit_s, fill=True, color=RED)
     lost.set_ylim(0, max(1, removed.max()) * 1.1)
