@@ -376,6 +376,25 @@ def test_many_systems_leave_the_timeline_its_room_on_a_phone(browser, result, tm
     assert width > 180
 
 
+@pytest.mark.parametrize(("count", "is_turned"), [(2, False), (12, True)])
+def test_names_along_an_axis_are_turned_where_they_would_overlap(browser, tmp_path, count, is_turned):
+    looks = looks_of([f"system-{number}" for number in range(count)])
+    values = dict.fromkeys(("mean", "low", "high"), 1.0) | {"interval": ""}
+    points = {
+        "axes": ["run"],
+        "runs": [drawn(name, look) for name, look in looks.items()],
+        "rows": [{"run": name, "setting": [name], **values} for name in looks],
+    }
+    (tmp_path / "report.html").write_bytes(report_page(Report("", "", "", {}, points=points), [], (), "", {}))
+    tab = browser.new_page(viewport={"width": 800, "height": 900})
+    tab.set_default_timeout(120_000)
+    tab.goto((tmp_path / "report.html").as_uri())
+    wait_for(tab, "Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    turned = tab.evaluate("Bokeh.documents[0].roots()[0].below[0].major_label_orientation")
+    tab.close()
+    assert (turned != "horizontal") == is_turned
+
+
 def test_a_page_fits_a_phone(tab):
     tab.set_viewport_size({"width": 400, "height": 800})
     # Charts take their new width a moment later.
