@@ -121,6 +121,10 @@ FORMS = {
         ),
         AWAY,
     ),
+    "dates from the first of 1970 on, newest first": lambda: (
+        "\n".join(EVENTS.replace("2025-03", "1970-01").splitlines()[::-1]),
+        HAPPENED,
+    ),
     "events, newest first": lambda: ("\n".join(EVENTS.splitlines()[::-1]), HAPPENED),
     "a row that only repeats an earlier one": lambda: (COUNTS + COUNTS.splitlines()[2] + "\n", COUNTED),
     "an end and a length of outages, of which the end counts": lambda: (

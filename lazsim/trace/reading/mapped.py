@@ -245,10 +245,10 @@ class _MappedTable:
                 column = header[place] if place < len(header) else str(place + 1)
                 what = f"{column} is {first!r} before and {second!r} here, and their nodes may share names; "
                 raise self._source.refuse(line, f"{what}choose one with `where` '{column}={first}'")
-            if self._nodes:
+            if "node" not in texts:
                 yield line, texts | cells
                 continue
-            for node in self._hosts(line, texts.get("node", "")):
+            for node in self._hosts(line, texts["node"]):
                 yield line, texts | {"node": node}
 
     def _asked(self) -> str:

@@ -130,7 +130,7 @@ class TimeParser:
     @property
     def is_absolute(self) -> bool:
         """Whether times are dates, or seconds since 1970 and the like; known after `start`."""
-        return self._origin != 0.0
+        return self._kind == "date" or self._origin != 0.0
 
     def read(self, text: str, after: float = -math.inf) -> float:
         """Read a time: a number in its unit, or the seconds since 1970 of a date.
