@@ -174,11 +174,17 @@ def parse_json(text: str, faults: Faults) -> Any:
 @contextmanager
 def valid_json(faults: Faults) -> Iterator[None]:
     """Raise the error of a file where what decodes JSON in the block says that it is none."""
+    line = 0
     try:
         yield
-    except (ValueError, RecursionError) as error:
-        line, told = getattr(error, "lineno", 0), getattr(error, "msg", error)
-        raise faults.refuse(line, f"not valid JSON ({shorten(told, LONGEST_CAUSE)}); fetch the file again") from None
+        return
+    except json.JSONDecodeError as error:
+        line, told = error.lineno, error.msg
+    except RecursionError:
+        told = "too deeply nested"
+    except ValueError:
+        told = "a number has thousands of digits"
+    raise faults.refuse(line, f"not valid JSON ({told}); fetch the file again")
 
 
 def json_values(text: str, begin: int = 0) -> Iterator[tuple[int, Any]]:
