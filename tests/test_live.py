@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
@@ -289,6 +290,29 @@ def test_a_job_that_has_lost_states_does_not_wait_for_workers_that_only_start(mo
     assert asyncio.run(decide()).action is Action.WAIT
 
 
+def test_a_member_that_is_alive_and_never_pauses_counts_as_dead(monkeypatch):
+    monkeypatch.setattr("lazsim.live.coordinator.PREPARE_TIMEOUT_S", 0.01)
+    coordinator, workers = decide_among(["a", "b"], {"a": 0, "b": 1})
+    cut = []
+    for worker in workers:
+        worker.writer = SimpleNamespace(transport=SimpleNamespace(abort=partial(cut.append, worker.name)))
+    # Both were asked to pause; the write of a checkpoint of one hangs.
+    coordinator._members, coordinator._pause_cause, workers[1].stage = list(workers), "join", "ready"
+
+    async def handle() -> None:
+        coordinator.stop()
+
+    monkeypatch.setattr(coordinator, "_handle_failure", handle)
+
+    async def end() -> None:
+        async with asyncio.timeout(5.0):
+            await coordinator._end_generation()
+
+    asyncio.run(end())
+    assert (cut, [worker.alive for worker in workers]) == (["b"], [True, False])
+    assert coordinator.server.stopped == ""
+
+
 def test_the_work_that_a_failure_loses_begins_after_the_save_before_it():
     now_s = 0.0
     record = Recorder("replica-drop", None, 6, lambda: now_s)
@@ -471,7 +495,7 @@ def test_workers_that_die_before_the_first_step_are_not_waited_for(pool, tmp_pat
     asyncio.run(run_locally(spec, Script(2), pool, num_initial=2, max_nodes=2))
     (tmp_path / "step-000000004" / "dense.npy").write_bytes(b"")
     spec = msgspec.structs.replace(spec, num_steps=8)
-    quiet = TraceInjector(quiet_trace(2), 1.0, is_awaited=False)
+    quiet = TraceInjector(quiet_trace(2), is_awaited=False)
     with pytest.raises(LazsimError, match=r"dense\.npy: no float64 array"):
         asyncio.run(run_locally(spec, quiet, pool, num_initial=2, max_nodes=2))
 
@@ -512,8 +536,8 @@ def test_a_worker_that_ends_before_the_first_step_is_not_waited_for(pool):
 
 
 def test_a_job_whose_nodes_are_all_taken_goes_on_to_the_end_of_the_trace(pool):
-    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(10.0, "remove", "a"), Event(12.0, "remove", "b")]
-    play = TraceInjector(build_trace(events, duration_s=25.0, name="all-gone"), speedup=10.0)
+    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(1.0, "remove", "a"), Event(1.2, "remove", "b")]
+    play = TraceInjector(build_trace(events, duration_s=2.5, name="all-gone"))
     spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
     run = asyncio.run(run_locally(spec, play, pool, num_initial=2, max_nodes=2))
     # Of 2.5 seconds, 1.3 pass after both are gone.
@@ -540,8 +564,8 @@ def test_a_checkpoint_that_cannot_take_its_name_ends_in_a_message(pool):
 
 
 def test_a_job_whose_trace_begins_without_nodes_waits_for_them(pool):
-    events = [Event(1.0, "add", "a"), Event(2.0, "add", "b"), Event(20.0, "remove", "b")]
-    play = TraceInjector(build_trace(events, duration_s=25.0, name="late"), speedup=10.0)
+    events = [Event(0.1, "add", "a"), Event(0.2, "add", "b"), Event(2.0, "remove", "b")]
+    play = TraceInjector(build_trace(events, duration_s=2.5, name="late"))
     spec = msgspec.structs.replace(tiny_spec(), num_steps=None)
     run = asyncio.run(run_locally(spec, play, pool, num_initial=0, max_nodes=2))
     assert run.run.ledger_s["waiting"] > 0.1

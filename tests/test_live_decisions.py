@@ -209,7 +209,7 @@ def lead(system, cost_model, events):
             spec = tiny_spec(system, interval=NEVER)
             server = WorkerServer(msgspec.structs.replace(spec, num_steps=None), b"secret", "cpu")
             server.max_workers = 1000
-            injector = TraceInjector(events, 1.0)
+            injector = TraceInjector(events)
             coordinator = Coordinator(server, cost_model, len(injector.initial), 60.0)
             pool = CountingPool(server, coordinator, saved)
             nodes = LocalNodes(coordinator, pool, Path("none"))

@@ -265,7 +265,7 @@ def test_a_forecast_uses_only_what_was_known_before_the_run(monkeypatch):
 
 def test_a_quiet_run_is_predicted_by_its_step_time():
     spec = tiny_spec(num_steps=None)
-    found = predict(spec, compress(quiet_trace(4), 8640), COSTS, 4)
+    found = predict(*compress(spec, quiet_trace(4), 8640), COSTS, 4)
     # A day in 10 s, 0.5 s a step.
     assert (found.wall_s, found.steps, found.samples) == (pytest.approx(10.0), 20, 20 * spec.global_batch)
 
@@ -322,7 +322,7 @@ def test_every_live_system_has_an_interval_whatever_the_job_says(system, job):
     spec = prepare(tiny_spec(system, job=load_spec(JobSpec, job), num_steps=None))
     assert spec.checkpoint_interval_steps >= 1
     # 20 steps of 0.5 s, less what saves take.
-    assert predict(spec, compress(quiet_trace(4), 8640), COSTS, 4).steps >= 19
+    assert predict(*compress(spec, quiet_trace(4), 8640), COSTS, 4).steps >= 19
 
 
 def test_new_nodes_are_known_only_once_they_have_started():
@@ -394,7 +394,7 @@ def test_a_forecast_that_is_off_fails_by_default(lazsim, monkeypatch, samples, c
 def test_a_plan_that_cannot_keep_the_fault_threshold_is_told(num_nodes, num_notes):
     # Two replicas of four experts take eight slots: three nodes have six, four have eight.
     spec = tiny_spec(num_steps=None, slots_per_node=2)
-    notes = forecast_notes(spec, predict(spec, compress(quiet_trace(num_nodes), 8640), COSTS, num_nodes))
+    notes = forecast_notes(spec, predict(*compress(spec, quiet_trace(num_nodes), 8640), COSTS, num_nodes))
     assert len(notes) == num_notes
     assert all("3 nodes of 2 slots cannot hold 2 replicas of all 4 experts, and 4 nodes can" in note for note in notes)
 
@@ -430,10 +430,9 @@ def test_a_trace_is_played_predicted_and_reported(lazsim, tmp_path, monkeypatch)
 @pytest.mark.parametrize("num_nodes", [3, 4, 5])
 def test_the_default_trace_is_hard(num_nodes):
     """Lost time is a third, restarts included, with costs of the size that docs/guides/live.md gives."""
-    trace = compress(kills_and_joins(num_nodes), 30.0)
+    job = LiveSpec(model=SMALL_MODEL, job=load_spec(JobSpec, "live"))
+    spec, trace = compress(job, kills_and_joins(num_nodes), 30.0)
     assert trace.names[0] in {trace.names[node] for node in trace.node[trace.change < 0]}
-    job = load_spec(JobSpec, "live")
-    spec = LiveSpec(model=SMALL_MODEL, job=msgspec.structs.replace(job, join_wait_s=job.join_wait_s / 30.0))
     costs = Calibration(
         step_s={2: 0.21, 3: 0.26, 4: 0.33},
         detect_s=0.05,

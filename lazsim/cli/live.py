@@ -120,7 +120,7 @@ def load_live_trace(
     reading = {name: settings[name] for name in names}
     trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
     note(*trace.notes)
-    check_job(spec, int(trace.num_alive()[1].max()), settings["device"])
+    check_job(spec, trace.most_nodes(), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
     stretch |= {"cap": settings["cap"] or CAPS[0], "lenient": settings["lenient"]}
     return trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch
@@ -212,26 +212,23 @@ def command(steps: int | None, listen: str | None, record_routing: Path | None, 
 
 def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     """Start the workers here, and kill and start them as the trace says."""
-    import msgspec
-
     from lazsim.live.fault_injector import TraceInjector
     from lazsim.live.run import describe_inputs, run_locally
-    from lazsim.live.validate import quiet_trace
+    from lazsim.live.validate import compress, quiet_trace
     from lazsim.live.worker_pool import WorkerPool
 
     trace, speedup, stretch = load_live_trace(spec, settings, quiet_trace)
     has_trace, device = settings["trace_path"] is not None, settings["device"]
-    job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
-    spec = msgspec.structs.replace(spec, job=job)
-    injector = TraceInjector(trace, speedup, is_awaited=has_trace)
-    nodes = {"num_initial": len(injector.initial), "max_nodes": int(trace.num_alive()[1].max())}
+    spec, played = compress(spec, trace, speedup)
+    injector = TraceInjector(played, is_awaited=has_trace)
+    nodes = {"num_initial": len(injector.initial), "max_nodes": trace.most_nodes()}
 
     async def run(on_start: "OnStart") -> "LiveRun":
         with WorkerPool() as pool:
             return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
 
     inputs = describe_inputs(spec, device, trace, {**stretch, "speedup": speedup})
-    return _report(inputs, run, trace.duration_s / speedup if has_trace else None)
+    return _report(inputs, run, played.duration_s if has_trace else None)
 
 
 def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> "LiveReport":

@@ -26,6 +26,8 @@ ROUNDING = 1e-12
 class Ledger:
     """A clock that is always in exactly one bucket, so that buckets add up to the time that passed; it begins waiting.
 
+    It is in a `bucket`, and time is booked up to `since_s`.
+
     Examples
     --------
     >>> ledger = Ledger()
@@ -38,13 +40,13 @@ class Ledger:
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(BUCKETS, 0.0)
-        self._bucket, self._since_s = "waiting", 0.0
+        self.bucket, self.since_s = "waiting", 0.0
 
     def enter(self, bucket: str, now_s: float) -> None:
         """Book the time since the last call where the clock was, and go on in another bucket."""
-        assert now_s >= self._since_s, "time goes forward"
-        self._seconds[self._bucket] += now_s - self._since_s
-        self._bucket, self._since_s = bucket, now_s
+        assert now_s >= self.since_s, "time goes forward"
+        self._seconds[self.bucket] += now_s - self.since_s
+        self.bucket, self.since_s = bucket, now_s
 
     def move(self, source: str, target: str, seconds: float) -> None:
         """Book time again elsewhere: computing that a rollback made worthless becomes lost work."""
@@ -54,7 +56,7 @@ class Ledger:
 
     def close(self, now_s: float) -> None:
         """Book the time up to the end."""
-        self.enter(self._bucket, now_s)
+        self.enter(self.bucket, now_s)
 
     def seconds(self) -> Mapping[str, float]:
         """Return seconds by bucket; what rounding alone leaves in one is cut off."""

@@ -45,7 +45,7 @@ MAX_FAILED_ATTEMPTS = 5
 
 PREPARE_TIMEOUT_S = 600.0
 LEAVE_TIMEOUT_S = 60.0
-"""Time to build communicators, and again to obtain states; time to leave. A slower worker counts as dead."""
+"""Time to build communicators, to obtain states and to pause, each; time to leave. A slower worker counts as dead."""
 
 RECONNECT_GRACE_S = {"cpu": 0.5, "auto": 5.0, "cuda": 5.0}
 """By device, the wait for states whose worker may only have lost its connection, before a return to a checkpoint.
@@ -477,7 +477,9 @@ class Coordinator:
     async def _end_generation(self) -> None:
         """Bring all members out of the generation, and learn what each holds."""
         if self._pause_cause or self._is_finished():
-            await self.server.wait_until(lambda: self._has_failed() or self._are_at("idle"))
+            await self.server.wait_until(lambda: self._has_failed() or self._are_at("idle"), PREPARE_TIMEOUT_S)
+            if not self._has_failed():
+                self._disconnect_unless("idle")
             if not self._has_failed():
                 self.step = max([self.step, *(member.held.step for member in self._members)])
                 await self._emit("paused")

@@ -101,16 +101,15 @@ class FaultInjector(Protocol):
 
 
 class TraceInjector:
-    """Starts and kills workers as a trace says, `speedup` of its seconds in a second of the run.
+    """Starts and kills workers as a trace in seconds of the run says.
 
     Where `is_awaited`, the job goes on to the trace's end even when too few nodes are left.
     """
 
-    def __init__(self, trace: Trace, speedup: float, *, is_awaited: bool = True) -> None:
+    def __init__(self, trace: Trace, *, is_awaited: bool = True) -> None:
         first, *self._batches = trace.batches()
-        self._speedup = speedup
         self.is_awaited = is_awaited
-        self._end_s = trace.duration_s / speedup
+        self._end_s = trace.duration_s
         self.initial = first.added
 
     @property
@@ -131,7 +130,7 @@ class TraceInjector:
     async def _replay(self, nodes: LocalNodes) -> None:
         coordinator = nodes.coordinator
         while self._batches:
-            await asyncio.sleep(self._batches[0].time_s / self._speedup - coordinator.now_s())
+            await asyncio.sleep(self._batches[0].time_s - coordinator.now_s())
             batch = self._batches.pop(0)
             for node in batch.removed:
                 nodes.kill(node)

@@ -134,18 +134,15 @@ class Recorder:
     num_used: int = 0
     unsaved_s: float = 0.0
     num_sequences: int = 0
-    _bucket: str = "waiting"
     _bucket_since_s: float = 0.0
-    _booked_s: float = 0.0
     # When training went on after the last save, and whether it stands still for one.
     _save_end_s: float = 0.0
     _is_saving: bool = False
 
     def enter(self, bucket: str, at_s: float | None = None) -> None:
         """Book time in a bucket from now on, or from a recent instant."""
-        at_s = max(self._booked_s, self.clock() if at_s is None else at_s)
-        self.ledger.enter(bucket, at_s)
-        self._bucket, self._bucket_since_s, self._booked_s = bucket, at_s, at_s
+        self._bucket_since_s = max(self.ledger.since_s, self.clock() if at_s is None else at_s)
+        self.ledger.enter(bucket, self._bucket_since_s)
 
     def checkpoint(self, step: int, seconds: float, stall_s: float) -> None:
         """Record a checkpoint that took some seconds, and move those without training out of the computing time."""
@@ -153,9 +150,8 @@ class Recorder:
         self.log.count("checkpoints")
         if self.steps and self.steps[-1].step == step:
             self._save_end_s, self._is_saving = self.steps[-1].at_s + stall_s, False
-        if self._bucket == "compute":
-            self._booked_s = self.clock()
-            self.ledger.enter("compute", self._booked_s)
+        if self.ledger.bucket == "compute":
+            self.ledger.close(self.clock())
         self.ledger.move("compute", "checkpoint", min(stall_s, self.ledger.seconds()["compute"]))
         newer = itertools.takewhile(lambda one: one.step > step, reversed(self.steps))
         self.unsaved_s = math.fsum(one.step_s for one in newer)

@@ -152,12 +152,10 @@ def validate(
     A second of the run stands for `speedup` seconds of the trace, and of the time for which the job collects new nodes.
     `replay`, the stretch of the trace, is recorded with the inputs.
     """
-    job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
-    spec = prepare(msgspec.structs.replace(spec, job=job))
+    spec, played = compress(prepare(spec), trace, speedup)
     inputs = describe_inputs(spec, device, trace, {**(replay or {}), "speedup": speedup})
     max_nodes = trace.most_nodes()
-    injector, compressed = TraceInjector(trace, speedup), compress(trace, speedup)
-    ages_s = kill_ages_s(compressed)
+    injector, ages_s = TraceInjector(played), kill_ages_s(played)
 
     async def run(pool: WorkerPool) -> Validation:
         with _own_folder(spec) as own:
@@ -166,9 +164,9 @@ def validate(
                 own, max_nodes, pool, device, ages_s, on_start=on_start, all_lost=all_lost_ratio(trace)
             )
         calibration = summarise(before)
-        predicted = predict(spec, compressed, calibration, max_nodes)
+        predicted = predict(spec, played, calibration, max_nodes)
         with _own_folder(spec) as own:
-            on_start = progress("training through the trace", compressed.duration_s)
+            on_start = progress("training through the trace", played.duration_s)
             nodes = {"num_initial": len(injector.initial), "max_nodes": max_nodes}
             measured = await run_locally(own, injector, pool, **nodes, device=device, on_start=on_start)
         with _own_folder(spec) as own:
@@ -295,9 +293,11 @@ def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> 
     return MeasuredCosts(**known, calibration=calibration, global_batch=spec.global_batch)
 
 
-def compress(trace: Trace, speedup: float) -> Trace:
-    """Return a trace whose time passes `speedup` times as fast."""
-    return replace(trace, time_s=trace.time_s / speedup, duration_s=trace.duration_s / speedup)
+def compress(spec: LiveSpec, trace: Trace, speedup: float) -> tuple[LiveSpec, Trace]:
+    """Return a job and its trace in seconds of the run, each of which stands for `speedup` seconds of the trace."""
+    job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
+    played = replace(trace, time_s=trace.time_s / speedup, duration_s=trace.duration_s / speedup)
+    return msgspec.structs.replace(spec, job=job), played
 
 
 def compare_run(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[ComparedQuantity, ...]:

@@ -76,17 +76,21 @@ class Options:
 
 @dataclass
 class Session:
-    """A profile under way, with the fastest point of each kernel and size so far."""
+    """A profile under way; its scheduler has the points so far."""
 
     path: Path
     header: Header
-    points: dict[tuple[str, int, float], ProfilePoint]
     scheduler: Scheduler
     kernels: frozenset[str] = frozenset()
     """Kernels to measure; all if empty."""
     skipped: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     """Sizes that were skipped by this session and why, by kernel."""
     saved_s: float = -math.inf
+
+    @property
+    def points(self) -> dict[tuple[str, int, float], ProfilePoint]:
+        """The fastest point of each kernel, number of ranks and size so far."""
+        return self.scheduler.points
 
     def wants(self, *kernels: str) -> bool:
         """Tell whether any of these kernels is to be measured."""
@@ -96,15 +100,9 @@ class Session:
         """Measure what is still missing until a time on the monotonic clock; record what is skipped."""
         pending = [one for one in measurements if self.wants(one.kernel) and one.key not in self.points]
         self.scheduler.budget_s = end_s - self.scheduler.begin_s
-        for one, reason in self.scheduler.run(pending, self._keep, progress):
+        for one, reason in self.scheduler.run(pending, lambda *_: self.save(SAVE_INTERVAL_S), progress):
             label = label_of(one.kernel, one.size, one.num_ranks)
             self.skipped.setdefault(label, []).append((one.size, reason))
-
-    def _keep(self, _: Measurement, point: ProfilePoint) -> None:
-        # Other work on the machine only adds time.
-        fastest = self.points.setdefault(point.key, point)
-        self.points[point.key] = min(fastest, point, key=lambda one: one.time_s)
-        self.save(SAVE_INTERVAL_S)
 
     def save(self, interval_s: float = 0.0) -> None:
         """Write the profile unless it was written within the interval."""
@@ -161,9 +159,8 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
             )
         # Reasons for other kernels still hold; a label may go on after the kernel with " over 4".
         others = {label: why for label, why in kept.skipped.items() if wanted and label.split()[0] not in wanted}
-        points = {one.key: one for one in earlier.points if not (options.fresh and one.kernel in wanted)}
-        scheduler.points = list(points.values())
-        return Session(path, msgspec.structs.replace(kept, skipped=others), points, scheduler, wanted)
+        scheduler.points = {one.key: one for one in earlier.points if not (options.fresh and one.kernel in wanted)}
+        return Session(path, msgspec.structs.replace(kept, skipped=others), scheduler, wanted)
     matmul, copy = measure_peaks(device, dtype, options.budget_s)
     # The clocks that times depend on are those under load; before it a GPU's are low.
     found |= clocks(device)
@@ -175,7 +172,7 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
         copy_bytes_per_s=copy,
         **same,
     )
-    return Session(path, header, {}, scheduler, wanted)
+    return Session(path, header, scheduler, wanted)
 
 
 def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
