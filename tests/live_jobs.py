@@ -48,7 +48,6 @@ def tiny_options(folder: Path, slots: int = 3) -> tuple[str, ...]:
     fields = {name: value for name, value in msgspec.to_builtins(TINY).items() if value is not None}
     path = folder / "tiny.toml"
     path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))
-    # The default text takes a second to read.
     (folder / "text").write_bytes(random.Random(0).randbytes(1000))
     options = ("--model", path, "--heads", 2, "--slots", slots, "--batch", 6, "--text", folder / "text")
     return tuple(map(str, options))

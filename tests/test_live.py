@@ -503,8 +503,8 @@ def test_workers_that_die_before_the_first_step_are_not_waited_for(pool, tmp_pat
 class KillsFromOutside(TraceInjector):
     """A trace, and workers that others kill when an event happens."""
 
-    def __init__(self, trace, speedup, event, step, victims):
-        super().__init__(trace, speedup)
+    def __init__(self, trace, event, step, victims):
+        super().__init__(trace)
         self._when, self._victims = (event, step), victims
 
     async def on_event(self, nodes, event, generation, step):
@@ -519,8 +519,8 @@ class KillsFromOutside(TraceInjector):
 )
 def test_a_job_that_others_take_nodes_from_waits_for_those_that_its_trace_brings(event, step, victims, pool):
     # Four experts on two nodes of two slots: one node does not hold all.
-    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(20.0, "add", "c"), Event(20.0, "add", "d")]
-    play = KillsFromOutside(build_trace(events, duration_s=30.0, name="taken"), 10.0, event, step, victims)
+    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(2.0, "add", "c"), Event(2.0, "add", "d")]
+    play = KillsFromOutside(build_trace(events, duration_s=3.0, name="taken"), event, step, victims)
     spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
     run = asyncio.run(run_locally(spec, play, pool, num_initial=2, max_nodes=4))
     assert run.run.ledger_s["waiting"] > 0.5

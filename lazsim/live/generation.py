@@ -119,7 +119,7 @@ class Worker:
         """Check the text and take a device; return the state, which outlives a connection."""
         spec = welcome.spec
         if sha256(load_text(spec.text)) != spec.text_sha256:
-            name = spec.text or "the standard library's documentation"
+            name = spec.text or "the documentation of Python"
             raise LiveError(f"{self.name}: {name} differs from the controller's; give all nodes the same `text`")
         if self._state is None:
             try:

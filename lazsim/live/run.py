@@ -16,7 +16,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files.folders import hold_folder
-from lazsim.files.writing import scratch_folder, write_whole
+from lazsim.files.writing import scratch_folder
 from lazsim.live.checkpoint import LOCK, drop_unfinished, refuse_other_jobs
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import FaultInjector, LocalNodes
@@ -141,10 +141,6 @@ async def run_locally(
     check_job(spec, max_nodes, device)
     costs = live_costs(spec, max_nodes)
     with scratch_folder() as scratch, _made_ready(spec, scratch) as spec:
-        if not spec.text:
-            # Each worker would take a second to read the standard library.
-            write_whole(scratch / "text", load_text(""))
-            spec = msgspec.structs.replace(spec, text=str(scratch / "text"))
         server = WorkerServer(spec, secrets.token_bytes(32), device)
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
