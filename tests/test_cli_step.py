@@ -14,6 +14,7 @@ import pytest
 from lazsim.output.plots import step as pictures
 from lazsim.output.plots import verify as verify_pictures
 from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
+from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.verify.measured_runs import LEFT_OUT, MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
@@ -97,6 +98,21 @@ def test_a_search_says_which_sizes_it_tried_and_takes_batches_too_small_for_data
     # A third of 24 GPUs is left over by every power of two.
     status, _, err = lazsim(*place[:-1], "24", "--layout", "global_batch=7", "--search")
     assert (status, "global_batch (7) must be a multiple of" in err) == (2, True)
+
+
+def test_a_search_says_that_its_layout_takes_more_memory_than_published_runs(lazsim):
+    for gpus, batch in ((8, 64), (64, 1024)):
+        place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", str(gpus), "--json", "--search")
+        step = json.loads(lazsim(*place, "--layout", f"global_batch={batch}")[1])
+        share = sum(step["memory_bytes"].values()) / step["memory_of_gpu_bytes"]
+        told = f"the layout takes {share:.0%} of the memory, without fragments" in " ".join(step["notes"])
+        assert told == (share > 0.86)
+
+
+def test_few_published_runs_take_as_much_memory_as_a_search_warns_of():
+    runs = [run.inputs for run in read_runs() if run.inputs is not None and run.settings["inputs"] == "all known"]
+    shares = [sum(memory_bytes(one).values()) / one.gpu.memory_bytes for one in runs]
+    assert (len(shares), sum(share > 0.86 for share in shares)) == (108, 3)
 
 
 def test_a_search_says_where_the_host_decides_what_it_finds(lazsim):

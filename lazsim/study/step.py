@@ -22,6 +22,10 @@ LEAST_CHANGE = 5e-4
 """Share of the step below which an assumption does not count."""
 
 
+CROWDED_SHARE = 0.86
+"""Share of the memory above which few of the measured runs of the catalogue are, as lazsim counts it."""
+
+
 @dataclass(frozen=True)
 class AssumedConstant:
     """An assumed constant of a step, its value, and the share by which the step changes where it is 10 % larger."""
@@ -92,6 +96,12 @@ class StepResult:
                 "the search counts what training takes; a run may choose another layout, since its system's padding "
                 "and copies count there, and whole replicas have to fit the nodes"
             )
+            if self.memory_share > CROWDED_SHARE:
+                notes.append(
+                    f"the layout takes {self.memory_share:.0%} of the memory, without fragments and what kernels need "
+                    f"for a moment; 3 of 108 published runs take more than {CROWDED_SHARE:.0%}: if it runs out, take "
+                    "another of these layouts"
+                )
             if parallel.graphs == "none":
                 notes.append(
                     "the host launches every kernel in this layout, and what that takes is the least certain part of a "
