@@ -101,15 +101,12 @@ def resolve_runs(
     if ALL in systems:
         found, left_out = _all_that_run(settings, once)
         systems = [*found, *(name for name in systems if name != ALL)]
+    for name in placements:
+        with prefix_errors("`placement`"):
+            find_policy(name)
     scenarios: list[Scenario] = []
     for system in dict.fromkeys(systems):
-        elastic = placements and find_system(system).is_elastic
-        if not elastic:
-            # They have no effect, but a slip is one all the same.
-            for name in placements:
-                with prefix_errors("`placement`"):
-                    find_policy(name)
-        for placement in dict.fromkeys(placements) if elastic else [None]:
+        for placement in dict.fromkeys(placements) if placements and find_system(system).is_elastic else [None]:
             scores = {"score_plans": True} if placements else {}
             asked = {**settings, **scores, "system": system, "placement": placement}
             scenarios.append(resolve(asked, once=once))
@@ -154,10 +151,8 @@ def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tupl
                 raise
             left_out.append((system, str(error)))
             continue
-        wall_s = scenario.wall_s()
-        most_nodes = max(scenario.cluster.num_nodes, scenario.load_trace().most_nodes(wall_s))
-        obstacle = find_obstacle(scenario, of_system, most_nodes, wall_s)
-        if obstacle:
+        num_nodes = max(scenario.cluster.num_nodes, scenario.most_in_service())
+        if obstacle := find_obstacle(scenario, of_system, num_nodes, scenario.wall_s()):
             left_out.append((system, obstacle))
         else:
             found.append(system)
@@ -263,9 +258,8 @@ def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
     """Simulate at a setting, or else that of the scenario; refuse what does not fit where that is asked for."""
     scenario = runs.scenario
     if scenario.strict:
-        most_nodes = scenario.load_trace().most_nodes(scenario.wall_s())
         system = scenario.find_system()
-        usable = system.usable_nodes(scenario.costs(), most_nodes)
+        usable = system.usable_nodes(scenario.costs(), scenario.most_in_service())
         if usable and (obstacle := find_obstacle(scenario, system, usable, helps=True)):
             raise InfeasiblePlanError(obstacle)
     # Products of several threads are summed in another order: the same inputs would give other last digits.

@@ -154,7 +154,7 @@ class Question:
             start_s, wall_s = self._stretch(seed, wall_s)
             trace = trace.window(start_s, wall_s)
         if stays:
-            trace = switch_to_on_demand(trace, 0.0, _num_nodes(whole), wall_s)
+            trace = switch_to_on_demand(trace, 0.0, whole.most_in_service(), wall_s)
         own = {name: value for name, value in asked.settings.items() if not name.startswith("trace.")}
         cut = dict.fromkeys(OF_TRACES)
         lenient = own["lenient"] and "routing" in asked.paths
@@ -193,7 +193,7 @@ class Question:
         if self._due is None:
             return
         scenario = self.scenario(choice, 0, self.starts[choice].steps)
-        num_staying = _num_nodes(self.whole(choice))
+        num_staying = self.whole(choice).most_in_service()
         self._samples_due = due_samples(self._due, scenario, num_staying)
         made = f"in {format_duration(self._due.work_s)} on {counted(num_staying, 'node')}"
         first = f"{scenario.find_system().run_name} with interval {self.starts[choice].steps:,} trains {made}"
@@ -223,13 +223,8 @@ class Question:
     def _buyer(self, choice: Choice, scenario: Scenario) -> Buyer:
         """Return who buys nodes for the work that is due; only where a choice says so, on-demand nodes take over."""
         assert self._due is not None, "work is due"
-        num_staying = _num_nodes(self.whole(choice)) if dict(choice).get("purchase") == BOTH else 0
+        num_staying = self.whole(choice).most_in_service() if dict(choice).get("purchase") == BOTH else 0
         return Buyer(scenario, self._due, self._samples_due, num_staying)
-
-
-def _num_nodes(scenario: Scenario) -> int:
-    """Return the most nodes of the trace that are alive at once."""
-    return scenario.load_trace().most_nodes(scenario.wall_s())
 
 
 def name_choice(choice: Iterable[tuple[str, Any]]) -> str:
