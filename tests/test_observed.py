@@ -7,7 +7,8 @@ import pytest
 
 import lazsim as package
 from lazsim.scenario import resolve
-from lazsim.study.observed import Mark, observed_phases, offer, read_log, simulated_phases
+from lazsim.study.observed import observed_phases, offer, simulated_phases
+from lazsim.study.step_log import Mark, read_log
 from lazsim.trace import build_trace, write_trace
 from lazsim.trace.table import Event
 

@@ -9,7 +9,8 @@ import pytest
 from lazsim.errors import LazsimError, SpecError
 from lazsim.study.verify.outcome_inputs import read_inputs
 from lazsim.study.verify.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
-from lazsim.study.verify.replays import find_setup, load_setups, scale_of
+from lazsim.study.verify.replays import scale_of
+from lazsim.study.verify.setups import find_setup, load_setups
 from lazsim.study.verify.verification import verify
 
 QUICK = ("OOB-12", "SP-03", "SP-06", "LAZ-01", "LAZ-02", "LAZ-03", "GEM-02", "RST-01", "BYD-01", "CBL-05", "MOC-02")

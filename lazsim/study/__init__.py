@@ -8,6 +8,6 @@
     in the workers of `backends`, and `store` keeps the rows. `intervals` and `comparison` say what seeds bear out.
     `deadline` buys nodes for work that is due.
 ``compare``, ``step``, ``experiment``
-    `observed` holds a log against a run, `step` tells of one step, and `experiment` runs the published experiments,
-    and scripts of users.
+    `observed` holds a log, which `step_log` reads, against a run, `step` tells of one step, and `experiment` runs the
+    published experiments, and scripts of users.
 """

@@ -5,28 +5,20 @@ on, and the steps done again, are those of a failure. What a stop was spent on, 
 """
 
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from lazsim.engine.simulate import SystemRun
-from lazsim.errors import LazsimError, shorten
-from lazsim.files.decoding import decode_json
-from lazsim.files.faults import Faults
-from lazsim.files.reading import decode_text, numbered_lines, read_bytes, unpack
-from lazsim.files.tables import read_table
-from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
-from lazsim.specs import sha256
+from lazsim.errors import LazsimError
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
-from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, read_date
-from lazsim.units import MINUTE_S, counted, format_duration, read_number
+from lazsim.study.step_log import Mark, read_log
+from lazsim.units import MINUTE_S, format_duration
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
 """Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
@@ -35,45 +27,8 @@ FEWEST_SAVES, SAVED_SHARE, MOST_SPACINGS = 3, 0.8, 5
 """Stops at multiples of one number of steps from which on these are saves, share of the multiples that have one, and
 numbers of steps that are tried, the commonest first. *Assumption*."""
 
-FEWEST_LINES = 3
-
 SLOWEST_STEP_S = 10 * MINUTE_S
 """Seconds of a step from which on times may be in another unit. *Assumption*."""
-
-DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
-MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
-TORCHTITAN = re.compile(rf"{DATE}.*?(?<!validate )\bstep:\s*(\d+(?:,\d{{3}})*)\b")
-NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")
-DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
-ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-MLPERF = ":::MLLOG"
-WRITER = re.compile(r"rank\W{0,2}\d+|^\s*\[?[\w.-]+(?:\[\d+\])?\]?(?=:\s)", re.IGNORECASE)
-"""Who wrote a line: a rank wherever it is named, or what `srun`, `torchrun` and `pdsh` put before each line."""
-LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
-"""A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
-
-TIMES = ("time", "time_s", "timestamp", "seconds", "wall_time")
-COUNTS = {
-    **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step"), "steps"),
-    **dict.fromkeys(("samples", "consumed_samples"), "samples"),
-}
-WRITERS = ("rank", "global_rank", "process", "process_index", "worker", "host", "hostname", "node")
-"""Columns of a table with a time, and with a count of steps or samples, also as TensorBoard and W&B export them; and
-with who wrote the row."""
-
-BACK_SHARE, TURNS_SHARE = 0.25, 0.25
-"""Share of lines that step back from which on they are of several ranks that nothing tells apart; and turns between a
-rank and others, as a share of its lines, up to which it writes while they do not. *Assumption*."""
-
-
-class Mark(NamedTuple):
-    """A line of a log: the steps, or samples, done at a time."""
-
-    line: int
-    time_s: float
-    done: float
-    writer: str = ""
-    """Who wrote it, such as ``rank0``; empty where nothing says so."""
 
 
 class Pause(NamedTuple):
@@ -124,172 +79,6 @@ class ObservedComparison:
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim compare --json`` prints."""
         return asdict(self)
-
-
-class StepLog(NamedTuple):
-    """What a log tells of, in the order of its file: of one rank, and of others only while it does not write."""
-
-    unit: str
-    """``steps`` or ``samples``."""
-    marks: list[Mark]
-    sha256: str
-    """That of the file."""
-    notes: tuple[str, ...]
-
-
-def read_log(path: Path | str) -> StepLog:
-    """Read a log of steps: a table with a time and steps or samples, or lines of one of the usual trainers.
-
-    Raises
-    ------
-    LazsimError
-        When it is none of these, too short, or cut short, its times step back, or its steps do at every few lines.
-    """
-    content = read_bytes(path)
-    try:
-        text = ESCAPES.sub("", decode_text(unpack(str(path), content)))
-    except UnicodeDecodeError:
-        raise LazsimError(f"{path}: not a text; give a log of steps") from None
-    for reader in (_mlperf, *map(_dated, (MEGATRON, TORCHTITAN, DEEPSPEED, NEMO)), _table):
-        unit, marks = reader(str(path), text)
-        if marks:
-            break
-    marks, notes = _of_one_writer(marks)
-    if len(marks) < FEWEST_LINES:
-        raise LazsimError(
-            f"{path}: no log of steps; give a table with columns time and step or samples, or the log of MLPerf, or of "
-            f"torchtitan, Megatron, NeMo or DeepSpeed with a date in each line, with {FEWEST_LINES} steps or more"
-        )
-    if marks[-1].done < marks[-2].done and not text.endswith("\n"):
-        raise LazsimError(f"{path}, line {marks[-1].line}: the last line has no end, and steps back; leave it out")
-    if len(marks) > MAX_ROWS:
-        raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
-    for before, after in pairwise(marks):
-        if before.time_s > after.time_s:
-            raise LazsimError(
-                f"{path}, line {after.line}: its time is before that of the line above; sort the log, or write "
-                "its times in UTC if the clock was set back"
-            )
-    back_s = [after.time_s - before.time_s for before, after in pairwise(marks) if after.done < before.done]
-    if len(back_s) >= FEWEST_LINES and len(back_s) > BACK_SHARE * len(marks):
-        raise LazsimError(
-            f"{path}: {len(back_s)} of {len(marks)} lines step back, as where several ranks write into one log; keep "
-            "the lines of one rank"
-        )
-    usual_s = median(after.time_s - before.time_s for before, after in pairwise(marks))
-    if back_s and max(back_s) <= usual_s:
-        num_times = counted(len(back_s), "time")
-        notes += (f"steps step back {num_times} without a stop: they are no lost work if each epoch counts anew",)
-    if marks[-1].time_s - marks[0].time_s > LONGEST_S:
-        raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
-    if marks[-1].time_s > EPOCHS_S[1]:
-        raise LazsimError(f"{path}: its times are no seconds since 1970, but perhaps ms; give seconds, or dates")
-    return StepLog(unit, marks, sha256(content), notes)
-
-
-def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
-    """Return the lines of the writer with the most, and of those that write while it does not; and a note on others."""
-    by_writer: dict[str, list[Mark]] = {}
-    for one in marks:
-        by_writer.setdefault(one.writer, []).append(one)
-    kept: list[Mark] = []
-    for lines in sorted(by_writer.values(), key=len, reverse=True):
-        both = sorted([*kept, *lines], key=lambda one: one.time_s)
-        num_turns = sum(
-            (before.writer == lines[0].writer) != (after.writer == lines[0].writer) for before, after in pairwise(both)
-        )
-        if num_turns <= TURNS_SHARE * len(lines):
-            kept += lines
-    kept.sort(key=lambda one: one.line)
-    writers = sorted({one.writer for one in kept})
-    num_others = len(by_writer) - len(writers)
-    told = f"the log has lines of {counted(len(by_writer), 'rank')}: those of {shorten(', '.join(writers))} count"
-    return kept, (told,) * (num_others > 0)
-
-
-def _writer(text: str) -> str:
-    return "".join(re.findall(r"\w", found[0])).lower() if (found := WRITER.search(text)) else ""
-
-
-def _dated(pattern: re.Pattern[str]) -> Callable[[str, str], tuple[str, list[Mark]]]:
-    def read(name: str, text: str) -> tuple[str, list[Mark]]:
-        found = ((line, pattern.search(content)) for line, content in numbered_lines(text))
-        return "steps", [
-            _mark(name, line, match[1], match[2], _writer(match.string[: match.end()]))
-            for line, match in found
-            if match
-        ]
-
-    return read
-
-
-def _mlperf(name: str, log: str) -> tuple[str, list[Mark]]:
-    """Read the lines of MLPerf that tell of samples, else those that tell of steps."""
-    marks: dict[str, list[Mark]] = {"samples": [], "steps": []}
-    for line, text in numbered_lines(log):
-        if MLPERF not in text:
-            continue
-        try:
-            entry = decode_json(text.partition(MLPERF)[2].strip().encode())
-            told, time_s = entry["metadata"], float(entry["time_ms"]) / 1e3
-            is_evaluation = str(entry.get("key")).startswith("eval")
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            raise LazsimError(f"{name}, line {line}: not a line of MLPerf's log; mend it, or leave it out") from None
-        for unit, keys in (("samples", ("samples_count",)), ("steps", ("step_num", "step"))):
-            done = next((told[key] for key in keys if isinstance(told, dict) and key in told), None)
-            if done is not None and not is_evaluation:
-                marks[unit].append(_mark(name, line, repr(time_s), str(done), _writer(text.partition(MLPERF)[0])))
-    unit = max(marks, key=lambda unit: len(marks[unit]))
-    return unit, marks[unit]
-
-
-def _table(name: str, text: str) -> tuple[str, list[Mark]]:
-    """Read the columns of a time and of steps or samples; no marks where they are missing."""
-    if LOG_PREFIX.match(text):
-        return "steps", []
-    header, rows, _ = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
-    found = _columns(header)
-    if found is None:
-        return "steps", []
-    time_column, count_column, writer_columns, unit = found
-    marks = []
-    for line, fields in rows:
-        if len(fields) <= max(time_column, count_column, *writer_columns) or any(fields[len(header) :]):
-            raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
-        writer = " ".join(fields[column] for column in writer_columns)
-        marks.append(_mark(name, line, fields[time_column], fields[count_column], writer))
-    return unit, marks
-
-
-def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
-    """Return the first columns of a time and of a count, those of who writes, and what is counted; None without one."""
-    names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
-    times, counts, writers = (
-        [place for place, name in enumerate(names) if name in known] for known in (TIMES, COUNTS, WRITERS)
-    )
-    return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
-
-
-def _mark(name: str, line: int, time: str, done: str, writer: str) -> Mark:
-    """Read a time, in seconds or as a date, and a count of steps or samples."""
-    try:
-        if ":" in time and "-" in time[1:]:
-            date = read_date(time.replace(",", "."))
-            # A date without a zone is in none that changes with summer time.
-            time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-        elif ROUNDED.fullmatch(time.strip()):
-            raise ValueError(f"{shorten(time)!r} is rounded, as spreadsheets show long numbers; save all digits")
-        elif not math.isfinite(time_s := read_number(time)):
-            raise ValueError(f"{shorten(time)!r} is no number")
-    except (ValueError, OverflowError) as error:
-        raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
-    try:
-        number = read_number(done)
-    except ValueError as error:
-        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
-    if not 0 <= number <= MAX_WHOLE:
-        raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {shorten(done)!r}")
-    return Mark(line, time_s, number, writer)
 
 
 def observed_phases(marks: list[Mark]) -> Phases:

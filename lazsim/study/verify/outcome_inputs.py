@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lazsim.errors import SpecError, shorten
-from lazsim.study.verify.replays import TIMES, UNITS, Setup
+from lazsim.study.verify.setups import TIMES, UNITS, Setup
 
 IN_WORDS = "|".join(filter(None, UNITS))
 
@@ -45,7 +45,7 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
 
     Examples
     --------
-    >>> from lazsim.study.verify.replays import load_setups
+    >>> from lazsim.study.verify.setups import load_setups
     >>> setup = load_setups().setups["ettr"]
     >>> read_inputs(setup, "r_f=6.5/1000 node-days; nodes=16384/8; dt_cp=5 min")["nodes"]
     [2048.0]

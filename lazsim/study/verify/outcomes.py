@@ -1,7 +1,7 @@
 """Outcomes under failures that others published, replayed by the engine.
 
 A row of a table has an `id`, what was published (`metric`, `value`, `unit`), how near a replay has to come
-(`tolerance_hint`), and its inputs in words (`inputs`). `lazsim.study.verify.replays` has the set-ups: a row names one
+(`tolerance_hint`), and its inputs in words (`inputs`). `lazsim.study.verify.setups` has the set-ups: a row names one
 (`replay`), or it is that of the catalogue's row of the same id, or of rows of the same `group` and `metric`.
 """
 
@@ -18,18 +18,10 @@ from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
 from lazsim.study.verify.cells import read_rows
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_names
-from lazsim.study.verify.replays import (
-    MEASURED,
-    MissingError,
-    Setup,
-    figures_of,
-    find_setup,
-    load_setups,
-    replay,
-    scale_of,
-)
+from lazsim.study.verify.replays import MissingError, replay, scale_of
+from lazsim.study.verify.setups import Setup, figures_of, find_setup, load_setups
 
-OUTCOMES = f"{MEASURED}/outcomes.csv"
+OUTCOMES = "measured/outcomes.csv"
 
 NEEDED = ("id", "metric", "value", "tolerance_hint")
 """Columns that a table of outcomes must have."""
