@@ -11,9 +11,9 @@ from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.specs.effects import refuse_without_effect, why_without_effect
 from lazsim.study.collect import collect
-from lazsim.study.notes import describe_runs, without_numbers
+from lazsim.study.notes import without_numbers
 from lazsim.study.result import RunResult
-from lazsim.study.simulation import resolve_runs, simulate_point, simulate_scenarios
+from lazsim.study.simulation import describe_run, resolve_runs, simulate_point, simulate_scenarios
 from lazsim.units import divide
 
 FACTORS = (0.5, 1.5)
@@ -175,8 +175,8 @@ def sensitivity(
     results = collect(simulate_point, points, labels=labels, **{"num_workers": 1, **options}).results()
     by_assumption = [results[start : start + len(scenarios)] for start in range(0, len(results), len(scenarios))]
     # Remarks that runs share are told once for all of them, and a changed run is alone.
-    alone = [describe_runs([one], [run]) for one, run in zip(scenarios, base.runs, strict=True)]
-    known = {without_numbers(note) for notes in (base.notes, *alone) for note in notes}
+    pairs = zip(scenarios, base.runs, strict=True)
+    known = {without_numbers(note) for one, run in pairs for note in describe_run(one, run)}
     changes = [_change(*each, base, known) for each in zip(assumptions, varied, by_assumption, strict=True)]
     effect: dict[str, float] = {}
     for one in changes:
