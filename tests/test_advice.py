@@ -203,9 +203,9 @@ class Made:
     def size_work(self, choice):
         """Nothing is due."""
 
-    def measure(self, wanted, changes):
+    def measure(self, wanted, change):
         self.notes |= {one: [] for one, _ in wanted}
-        assumed = {change.constant: change.factor for change in changes}
+        assumed = {} if change is None else {change.constant: change.factor}
         return [
             {"goodput_samples_per_s": self._number(one, seed, assumed), "num_failures": 0, "ettr": 1.0}
             | {"lost_steps": self._lost_steps}
@@ -224,7 +224,7 @@ def thrice(*systems):
     return [Alternative(choice, steps) for choice in of(*systems) for steps in (50, 100, 200)]
 
 
-def noisy(one, seed, _changes):
+def noisy(one, seed, _change):
     """Value of a system by the length of its name, less a percent away from 100 steps, and noise that all share."""
     chance = np.random.default_rng(seed).normal(1, 0.2)
     own = np.random.default_rng([seed, len(one.choice[0][1]), one.interval_steps]).normal(0, 0.002)
@@ -254,7 +254,7 @@ def test_a_race_of_many_alternatives_begins_with_few_seeds_and_halves():
 
 
 def test_tuning_walks_to_an_interval_far_from_youngs():
-    def value(one, seed, _changes):
+    def value(one, seed, _change):
         return 100 - 64_000 / one.interval_steps - one.interval_steps / 100 + 0.01 * seed
 
     (choice,) = of("ds")
@@ -265,7 +265,7 @@ def test_tuning_walks_to_an_interval_far_from_youngs():
 
 
 def test_an_interval_that_no_failure_has_tested_stays_near_youngs_and_a_remark_says_so():
-    def value(one, seed, _changes):
+    def value(one, seed, _change):
         # Greatest at 10,000 steps.
         return 100 - 1000 / one.interval_steps - one.interval_steps / 1e5 + 0.01 * seed
 
@@ -320,7 +320,7 @@ def test_the_value_of_the_best_is_that_of_seeds_that_did_not_choose_it():
     found = []
     for draw in range(8):
 
-        def value(one, seed, _changes, draw=draw):
+        def value(one, seed, _change, draw=draw):
             chance = np.random.default_rng([draw, seed, len(one.choice[0][1]), one.interval_steps])
             return float(chance.normal(100, 1))
 
@@ -331,7 +331,7 @@ def test_the_value_of_the_best_is_that_of_seeds_that_did_not_choose_it():
 
 
 def test_fewer_seeds_than_an_interval_takes_judge_nothing_and_a_remark_says_so():
-    def value(one, seed, _changes):
+    def value(one, seed, _change):
         return 10.0 + len(one.choice[0][1]) + 0.01 * seed
 
     # Two race at six seeds, and the best is judged with its neighbours: five times six runs.
@@ -463,7 +463,7 @@ TEN_MINUTES = Goal(
 
 
 def test_the_cheapest_that_is_in_time_often_enough_is_the_best_and_one_that_misses_at_more_seeds_gives_way():
-    def measure(wanted, _changes):
+    def measure(wanted, _change):
         """Of "a" every fourth run is late, from the seventh on; "bb" always is; "ccc" and "dddd" never are."""
         costs = {"a": 10.0, "bb": 5.0, "ccc": 20.0, "dddd": 30.0}
         late = {"a": lambda seed: seed > 5 and seed % 4 == 0, "bb": lambda _: True}
@@ -481,13 +481,13 @@ def test_the_cheapest_that_is_in_time_often_enough_is_the_best_and_one_that_miss
     best = made.make_sure(alternatives)
     assert best.choice == of("ccc")[0]
     # 0.9 to the power of 29 is the first below 5 %.
-    assert len(made.rows[best, ()]) == 29
-    assert made.goal.in_time(made.rows[best, ()].values()).value == 1.0
+    assert len(made.rows[best, None]) == 29
+    assert made.goal.in_time(made.rows[best, None].values()).value == 1.0
     assert [one.name.choice for one in made.rank(alternatives[:2])] == of("a", "bb")
 
 
 def test_of_alternatives_that_all_miss_the_one_that_does_most_of_the_work_comes_first():
-    def measure(wanted, _changes):
+    def measure(wanted, _change):
         done = {"a": 0.5, "bb": 0.7, "ccc": 0.6}
         return [{"cost": 1.0, "done": done[one.choice[0][1]]} for one, _ in wanted]
 
@@ -498,7 +498,7 @@ def test_of_alternatives_that_all_miss_the_one_that_does_most_of_the_work_comes_
 
 
 def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
-    def measure(wanted, _changes):
+    def measure(wanted, _change):
         """The first of "a" is late, and no other: one of six misses nine tenths, and one of 29 does not."""
         return [
             {"cost": {"a": 1.0, "bb": 2.0}[one.choice[0][1]], "done": 0.5 if (one.choice, seed) == late else 1.0}
@@ -510,7 +510,7 @@ def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     made = Search(measure, TEN_MINUTES, 1000, 1000)
     made.run([cheap, dear], MIN_SAMPLES)
     assert made.make_sure(made.better_first([cheap, dear])) == cheap
-    assert len(made.rows[cheap, ()]) == 29
+    assert len(made.rows[cheap, None]) == 29
 
 
 @pytest.mark.parametrize("num_seeds", [2, 6])
@@ -518,7 +518,7 @@ def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
 def test_of_two_that_cost_the_same_where_both_are_in_time_the_one_more_often_in_time_is_the_best(
     max_runs, everywhere, best, num_seeds
 ):
-    def measure(wanted, _changes):
+    def measure(wanted, _change):
         """Of "a" the eighth run is late; "bb" pays to be in time then: one dear run of 29 tells no difference."""
         return [
             {"cost": {"a": 1.0, "bb": 9.0 if seed == 7 else 1.0 + everywhere}[name]}
@@ -533,7 +533,7 @@ def test_of_two_that_cost_the_same_where_both_are_in_time_the_one_more_often_in_
     made.run(alternatives[1:], num_seeds)
     # 29 runs of "a" are 35 with six of "bb"; with more, "bb" meets the seed at which it is dearer.
     assert made.make_sure(alternatives).choice == of(best)[0]
-    assert made.goal.in_time(made.rows[alternatives[0], ()].values()).value == 28 / 29
+    assert made.goal.in_time(made.rows[alternatives[0], None].values()).value == 28 / 29
 
 
 def test_what_samples_cost_is_the_rate_of_totals_over_seeds_as_every_ratio():
@@ -541,7 +541,7 @@ def test_what_samples_cost_is_the_rate_of_totals_over_seeds_as_every_ratio():
     goal = find_goal("cost", 0.9, [resolve({"trace": "fail-every-5min", "price": "2"})])
     paid = {"a": [(10, 1), (20, 4)] * 3, "bb": [(20, 4), (31, 4)] * 3}
 
-    def measure(wanted, _changes):
+    def measure(wanted, _change):
         return [dict(zip(("cost_usd", "samples"), paid[one.choice[0][1]][seed], strict=True)) for one, seed in wanted]
 
     made = Search(measure, goal, 99, 99)
@@ -555,7 +555,7 @@ def test_what_samples_cost_is_the_rate_of_totals_over_seeds_as_every_ratio():
 
 
 def test_what_is_better_beyond_chance_at_the_seeds_that_judge_is_the_best_and_a_tie_is_not():
-    def value(one, seed, _changes):
+    def value(one, seed, _change):
         return {"ds": 10.0, "ds-ft": 11.0, "lazarus": 12.0, "moc": 10.0}[one.choice[0][1]] + 0.01 * seed
 
     found, good, better, tie = (Alternative(choice, 1) for choice in of("ds", "ds-ft", "lazarus", "moc"))
@@ -569,7 +569,7 @@ def test_what_is_better_beyond_chance_at_the_seeds_that_judge_is_the_best_and_a_
 
 
 def test_a_setting_that_loses_more_updates_than_its_system_may_is_worse_than_all_others():
-    def measure(wanted, _changes):
+    def measure(wanted, _change):
         """Of "a", more steps between checkpoints train more and lose more; half of its intervals may not be."""
         return [
             {"goodput_samples_per_s": 10.0 + one.interval_steps, "lost_token_share": 0.01 * one.interval_steps}

@@ -206,7 +206,7 @@ def _advise(
     ordered = [one.name for group in (list(tuned), others) for one in search.rank(group)]
     curves = {
         one.choice: {
-            tried.interval_steps: mean_over_seeds(goal.values(search.rows[tried, ()]))
+            tried.interval_steps: mean_over_seeds(goal.values(search.rows[tried, None]))
             for tried in search.tried(one.choice, num_seeds)
         }
         for one in tuned
@@ -218,9 +218,9 @@ def _advise(
     if best in untested:
         remarks = [*remarks, UNTESTED_NOTE]
     # Tables show what is paid also where that is too late.
-    rows = {one: tuple(search.rows[one, ()].values()) for one in finalists if (one, ()) in search.rows}
+    rows = {one: tuple(search.rows[one, None].values()) for one in finalists if (one, None) in search.rows}
     ranking = [
-        replace(one, mean=mean_over_seeds(goal.values(search.rows[one.name, ()])))
+        replace(one, mean=mean_over_seeds(goal.values(search.rows[one.name, None])))
         for one in search.rank(finalists, best)
     ]
     off = list(_look_around(question, search, best, num_seeds))
@@ -233,7 +233,7 @@ def _advise(
         {} if ("purchase", ON_DEMAND) in best.choice else {"the best": [row["num_failures"] for row in rows[best]]}
     )
     few = few_failures_note(failures)
-    scenarios = [question.scenario(best.choice, seed) for seed in search.rows[best, ()]]
+    scenarios = [question.scenario(best.choice, seed) for seed in search.rows[best, None]]
     gone_s = mean_between_s(scenarios)
     start, found = question.starts[best.choice], tuned.get(best)
     return Advice(
@@ -356,9 +356,9 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
         return Turns((), 0, f"no assumption was changed: that takes `max_runs` {enough:,}")
     suspects: list[tuple[float, Assumption, Alternative]] = []
     for change in changes:
-        search.run([best, *rivals], 1, (change,))
+        search.run([best, *rivals], 1, change)
         for rival in rivals:
-            at_first, changed = (search.better_by(rival, best, what, 1).value for what in ((), (change,)))
+            at_first, changed = (search.better_by(rival, best, what, 1).value for what in (None, change))
             excess = search.better_by(rival, best).value * changed - at_first
             if excess > 0:
                 suspects.append((excess, change, rival))
@@ -366,10 +366,10 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
     found: list[Turn] = []
     # The most likely first, for when runs do not suffice.
     for _, change, rival in sorted(suspects, key=lambda one: -one[0]):
-        if not search.run([best, rival], MIN_SAMPLES, (change,)):
+        if not search.run([best, rival], MIN_SAMPLES, change):
             why_not = "the runs did not suffice to make sure of all assumptions that may change the advice"
             return Turns(tuple(found), num_assumptions, why_not)
-        if search.is_better(rival, best, (change,)):
-            gain = search.better_by(rival, best, (change,))
+        if search.is_better(rival, best, change):
+            gain = search.better_by(rival, best, change)
             found.append(Turn(change.constant, change.factor, rival, gain))
     return Turns(tuple(found), num_assumptions)

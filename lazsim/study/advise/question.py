@@ -12,13 +12,14 @@ from lazsim.scenario import Scenario, read_once, resolve
 from lazsim.settings import OF_TRACES, Settings
 from lazsim.study.advise.formulas import Start, find_start
 from lazsim.study.advise.goal import RunRow
-from lazsim.study.advise.search import Alternative, Changes, Choice
+from lazsim.study.advise.search import Alternative, Choice
 from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, Buyer, Due, due_samples, simulate_due, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import find_obstacle
 from lazsim.study.notes import threshold_note
+from lazsim.study.sensitivity import Assumption
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep.spec import SEEDS
 from lazsim.trace.recipes import MtbfSpec
@@ -199,11 +200,11 @@ class Question:
         first = f"{scenario.find_system().run_name} with interval {self.starts[choice].steps:,} trains {made}"
         self.remarks[f"the work is {self._samples_due:,} samples, which {first} that stay"] = None
 
-    def measure(self, wanted: Sequence[tuple[Alternative, int]], changes: Changes) -> list[RunRow | str]:
+    def measure(self, wanted: Sequence[tuple[Alternative, int]], change: Assumption | None) -> list[RunRow | str]:
         """Make runs; see `lazsim.study.advise.search.Measure`."""
         scenarios = [self.scenario(one.choice, seed, one.interval_steps) for one, seed in wanted]
-        for change in changes:
-            scenarios = [change.apply(scenario) for scenario in scenarios]
+        if change is not None:
+            scenarios = list(map(change.apply, scenarios))
         labels = [f"{name_choice(one.choice)}, interval {one.interval_steps}, seed {seed}" for one, seed in wanted]
         if self._due is None:
             outcomes = collect(simulate_point, scenarios, labels=labels, **self._options)
@@ -215,7 +216,7 @@ class Question:
             if isinstance(result, str):
                 rows.append(result)
                 continue
-            if not changes:
+            if change is None:
                 self.notes.setdefault(one, []).append(result["notes"])
             rows.append({**result["row"], "most_lost_tokens": scenario.find_system().most_lost_tokens})
         return rows

@@ -45,9 +45,6 @@ DOUBT = 0.05
 Choice = tuple[tuple[str, Any], ...]
 """The name of everything that may be chosen, but the steps, with the value chosen."""
 
-Changes = tuple[Any, ...]
-"""Assumptions that a run changes; none where the tuple is empty."""
-
 
 class Alternative(NamedTuple):
     """A choice, and the steps between checkpoints."""
@@ -56,8 +53,9 @@ class Alternative(NamedTuple):
     interval_steps: int
 
 
-Measure = Callable[[Sequence[tuple[Alternative, int]], Changes], Sequence[RunRow | str]]
-"""Makes runs of alternatives at seeds; a text says why there is no outcome."""
+Measure = Callable[[Sequence[tuple[Alternative, int]], Any], Sequence[RunRow | str]]
+"""Makes runs of alternatives at seeds, under an assumption that is changed or None; a text says why there is no
+outcome."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Search:
     """
 
     def __init__(self, measure: Measure, goal: Goal, max_runs: int, most_seeds: int) -> None:
-        self.rows: dict[tuple[Alternative, Changes], dict[int, RunRow]] = {}
+        self.rows: dict[tuple[Alternative, Any], dict[int, RunRow]] = {}
         self.refused: dict[Choice, str] = {}
         self.rounds: list[Round] = []
         self.num_runs = self.num_kept = 0
@@ -107,44 +105,44 @@ class Search:
         self.first_seed, self.rows = first_seed, {}
         return True
 
-    def run(self, alternatives: Iterable[Alternative], num_seeds: int, changes: Changes = ()) -> bool:
+    def run(self, alternatives: Iterable[Alternative], num_seeds: int, change: Any = None) -> bool:
         """Make the runs that were not made yet, if there are enough left; tell whether there were."""
         seeds = range(self.first_seed, self.first_seed + num_seeds)
         wanted = [
             (one, seed)
             for one in dict.fromkeys(alternatives)
             for seed in seeds
-            if one.choice not in self.refused and seed not in self.rows.get((one, changes), {})
+            if one.choice not in self.refused and seed not in self.rows.get((one, change), {})
         ]
         if len(wanted) > self.num_left:
             return False
         self.num_runs += len(wanted)
-        for (one, seed), row in zip(wanted, self._measure(wanted, changes), strict=True):
+        for (one, seed), row in zip(wanted, self._measure(wanted, change), strict=True):
             if not isinstance(row, str):
-                self.rows.setdefault((one, changes), {})[seed] = row
-            elif not changes:
+                self.rows.setdefault((one, change), {})[seed] = row
+            elif change is None:
                 self.refused[one.choice] = row
         return True
 
-    def values(self, one: Alternative, changes: Changes = ()) -> BySeed:
+    def values(self, one: Alternative, change: Any = None) -> BySeed:
         """Return the value of an alternative at each seed that it has; the worst where it misses what must be done."""
-        rows = self.rows.get((one, changes), {})
+        rows = self.rows.get((one, change), {})
         if rows and self.goal.is_missed(rows.values()):
             return dict.fromkeys(rows, math.inf if self.goal.less_is_better else 0.0)
         return self.goal.values(rows)
 
     def better_by(
-        self, better: Alternative, one: Alternative, changes: Changes = (), num_seeds: int | None = None
+        self, better: Alternative, one: Alternative, change: Any = None, num_seeds: int | None = None
     ) -> Interval:
         """Return how many times better an alternative is than another, at the seeds of both or the first of them."""
         above, below = (
-            dict(itertools.islice(sorted(self.values(each, changes).items()), num_seeds)) for each in (better, one)
+            dict(itertools.islice(sorted(self.values(each, change).items()), num_seeds)) for each in (better, one)
         )
         return paired_ratio(below, above) if self.goal.less_is_better else paired_ratio(above, below)
 
-    def is_better(self, one: Alternative, other: Alternative, changes: Changes = ()) -> bool | None:
+    def is_better(self, one: Alternative, other: Alternative, change: Any = None) -> bool | None:
         """Tell whether an alternative is better than another whatever the seeds; see `comparison.is_better`."""
-        values = (self.values(each, changes) for each in (one, other))
+        values = (self.values(each, change) for each in (one, other))
         return is_better(*values, less_is_better=self.goal.less_is_better)
 
     def rank(self, alternatives: Iterable[Alternative], best: Alternative | None = None) -> list[Ranked[Alternative]]:
@@ -152,7 +150,7 @@ class Search:
 
         Where all miss what must be done, the one that has done most of it is the best, or that has lost the least.
         """
-        rows = {one: self.rows[one, ()] for one in alternatives if (one, ()) in self.rows}
+        rows = {one: self.rows[one, None] for one in alternatives if (one, None) in self.rows}
         rows = {one: found for one, found in rows.items() if one.choice not in self.refused}
         if not rows:
             return []
@@ -205,7 +203,7 @@ class Search:
 
     def _may_win(self, one: Alternative, best: Alternative) -> bool:
         """Tell whether more runs may show that an alternative misses nothing, and is as good as the best."""
-        rows, of_best = (list(self.rows[each, ()].values()) for each in (one, best))
+        rows, of_best = (list(self.rows[each, None].values()) for each in (one, best))
         if not self.goal.is_missed(rows) or self.goal.in_time(rows).high < self.goal.least_prob:
             return False
         ours, theirs = ([mean_over_seeds({0: self.goal.value(row)}).value for row in some] for some in (rows, of_best))
@@ -216,7 +214,7 @@ class Search:
         sign = -1 if self.goal.less_is_better else 1
 
         def values(some: Iterable[int]) -> dict[int, BySeed]:
-            rows = {steps: self.rows.get((Alternative(choice, steps), ()), {}) for steps in some}
+            rows = {steps: self.rows.get((Alternative(choice, steps), None), {}) for steps in some}
             return {steps: self.goal.values(found) for steps, found in rows.items() if len(found) >= num_seeds}
 
         def scores(some: Iterable[int]) -> dict[int, float]:
@@ -249,15 +247,15 @@ class Search:
 
     def tried(self, choice: Choice, num_seeds: int = 1) -> list[Alternative]:
         """Return the alternatives of a choice with runs at `num_seeds` seeds or more, by interval."""
-        found = (one for (one, changes), rows in self.rows.items() if not changes and len(rows) >= num_seeds)
+        found = (one for (one, change), rows in self.rows.items() if change is None and len(rows) >= num_seeds)
         return sorted(one for one in found if one.choice == choice)
 
     def has_lost_steps(self, choice: Choice) -> bool:
         """Tell whether a failure of some run of a choice went back to an earlier step."""
-        return any(row["lost_steps"] for one in self.tried(choice) for row in self.rows[one, ()].values())
+        return any(row["lost_steps"] for one in self.tried(choice) for row in self.rows[one, None].values())
 
     def _is_missed(self, one: Alternative) -> bool:
-        rows = self.rows.get((one, ()), {}).values()
+        rows = self.rows.get((one, None), {}).values()
         return not rows or self.goal.is_missed(rows)
 
     def better_first(self, ordered: Sequence[Alternative]) -> list[Alternative]:
@@ -278,7 +276,7 @@ class Search:
         if self.goal.done is not None:
             enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
         for one in ordered:
-            rows = self.rows.get((one, ()), {})
+            rows = self.rows.get((one, None), {})
             # Few runs do not tell that too many are late.
             if rows and self.goal.in_time(rows.values()).high >= self.goal.least_prob:
                 self.run([one], min(enough, len(rows) + self.num_left))
@@ -290,13 +288,13 @@ class Search:
         """Return what ties with the best, has its value where both do what must be done, and does it more often."""
 
         def share(one: Alternative) -> float:
-            return self.goal.in_time(self.rows[one, ()].values()).value
+            return self.goal.in_time(self.rows[one, None].values()).value
 
         surest = best
         for one in ordered if share(best) < 1 else ():
-            rows = self.rows.get((one, ()), {})
+            rows = self.rows.get((one, None), {})
             if self._is_same(one, best, 1):
-                self.run([one], min(len(self.rows[best, ()]), len(rows) + self.num_left))
+                self.run([one], min(len(self.rows[best, None]), len(rows) + self.num_left))
                 is_same = self._is_same(one, best, MIN_SAMPLES) and not self.is_better(best, one)
                 surest = one if is_same and share(one) > share(surest) else surest
         return surest
@@ -305,7 +303,7 @@ class Search:
         """Tell whether two have the same value wherever both are in time, which they must be at `num_seeds` or more."""
 
         def in_time(alternative: Alternative) -> BySeed:
-            rows = self.rows.get((alternative, ()), {})
+            rows = self.rows.get((alternative, None), {})
             return self.goal.values({seed: row for seed, row in rows.items() if not self.goal.is_late([row])})
 
         values, others = in_time(one), in_time(other)
