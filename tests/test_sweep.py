@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from lazsim.errors import LazsimError
 from lazsim.inputs import Shared, make_trace
 from lazsim.study.collect import collect
 from lazsim.study.simulation import simulate_point
+from lazsim.study.sweep.result import SweepResult
 from lazsim.study.sweep.run import resolve_points, run_sweep
 from lazsim.study.sweep.spec import TYPES, load_sweep, parse_sweep
 from lazsim.trace import generate_trace, load_recipe
@@ -275,6 +277,14 @@ def test_the_summary_pairs_runs_by_seed():
         apart = chosen["ds"] - mean[bound] * chosen["lazarus"]
         # Student's t of 5 degrees of freedom, 97.5 %: 2.5706 in every table of it.
         assert apart.mean() == pytest.approx(sign * 2.5706 * apart.std() / 6**0.5, rel=1e-4)
+
+
+def test_ratios_are_those_to_the_first_run_and_a_setting_without_it_has_none():
+    base = {"system": "ds", "placement": None, "seed": 0, "num_failures": 9}
+    found = [("a", "ds", 100), ("a", "lazarus", 150), ("b", "lazarus", 300), ("b", "ds-ft", 600)]
+    rows = tuple({**base, "model": model, "system": system, "samples": samples} for model, system, samples in found)
+    summary = SweepResult(("model",), rows, (), (), ((),) * 4).summary()
+    assert summary["ratio_mean"].tolist() == pytest.approx([1.0, 1.5, math.nan, math.nan], nan_ok=True)
 
 
 def test_notes_count_the_runs_that_they_are_about():

@@ -174,14 +174,15 @@ class SweepResult:
         return pd.DataFrame(found, columns=[*keys, *HISTORIES[what]])
 
     def summary(self) -> "pd.DataFrame":
-        """Return mean samples over seeds, also relative to the first run of each setting, with 95 % intervals.
+        """Return mean samples over seeds, also relative to the first run, with 95 % intervals.
 
         Returns
         -------
         DataFrame
             The axes except seeds, ``run``, ``num_runs``, ``samples_mean``, ``samples_ci_low``, ``samples_ci_high``,
-            and the same for ``ratio``: the total of samples over that of the setting's first run at the same seeds. NaN
-            where there is no interval (too few seeds) or no ratio. See `lazsim.study.comparison.paired_ratio`.
+            and the same for ``ratio``: the total of samples over that of the sweep's first run in the same setting, at
+            the same seeds. NaN where there is no interval (too few seeds) or no ratio, as in a setting without that
+            run. See `lazsim.study.comparison.paired_ratio`.
         """
         import pandas as pd
 
@@ -189,17 +190,15 @@ class SweepResult:
 
     def means(self) -> list[dict[str, Any]]:
         """Return the rows of `summary`."""
-        found = []
-        first: dict[tuple[Any, ...], BySeed] = {}
-        for (name, setting), by_seed in self._by_seed("samples").items():
-            reference = first.setdefault(setting, by_seed)
-            found.append(
-                self._describe(name, setting)
-                | {"num_runs": len(by_seed)}
-                | mean_interval(by_seed.values()).named("samples", "_mean")
-                | paired_ratio(by_seed, reference).named("ratio", "_mean")
-            )
-        return found
+        samples = self._by_seed("samples")
+        first = next((name for name, _ in samples), "")
+        return [
+            self._describe(name, setting)
+            | {"num_runs": len(by_seed)}
+            | mean_interval(by_seed.values()).named("samples", "_mean")
+            | paired_ratio(by_seed, samples.get((first, setting), {})).named("ratio", "_mean")
+            for (name, setting), by_seed in samples.items()
+        ]
 
     def spares(self) -> list[list[SpareCost]]:
         """Return costs against the number of spares, ascending, for each run and setting; none without that axis."""
