@@ -190,16 +190,12 @@ def _advise(
         )
     raced = search.race(contenders)
     num_seeds = raced[0].num_seeds
-    tuned: dict[Alternative, Interval | None] = {}
-    for choice in list(dict.fromkeys(one.name.choice for one in raced))[:MOST_TUNED]:
-        steps = next(one.name.interval_steps for one in raced if one.name.choice == choice)
-        if interval == AUTO:
-            start = question.starts[choice]
-            most_steps = start.most_steps if search.has_lost_steps(choice) else UNTESTED_RATIO * start.steps
-            best, found = search.tune(choice, steps, most_steps, num_seeds)
-        else:
-            best, found = Alternative(choice, steps), None
-        tuned[best] = found
+    best_of_race = dict[Choice, Alternative]()
+    for one in raced:
+        best_of_race.setdefault(one.name.choice, one.name)
+    tuned: dict[Alternative, Interval | None] = dict.fromkeys(list(best_of_race.values())[:MOST_TUNED])
+    if interval == AUTO:
+        tuned = dict(_tune(question, search, one, num_seeds) for one in tuned)
     of_choice = {choice: search.rank(search.tried(choice))[0].name for choice in choices if search.tried(choice)}
     finalists = list((of_choice | {one.choice: one for one in tuned}).values())
     others = [one for one in finalists if one not in tuned]
@@ -255,6 +251,13 @@ def _advise(
     )
 
 
+def _tune(question: Question, search: Search, one: Alternative, num_seeds: int) -> tuple[Alternative, Interval | None]:
+    """Find the best interval of a choice, from that of an alternative on; see `Search.tune`."""
+    start = question.starts[one.choice]
+    most_steps = start.most_steps if search.has_lost_steps(one.choice) else UNTESTED_RATIO * start.steps
+    return search.tune(one.choice, one.interval_steps, most_steps, num_seeds)
+
+
 def _judge(
     search: Search, tuned: Sequence[Alternative], others: Sequence[Alternative], num_seeds: int
 ) -> tuple[int, list[str]]:
@@ -296,7 +299,7 @@ def _look_around(question: Question, search: Search, best: Alternative, num_seed
     chosen = dict(best.choice)
     present = question.scenario(best.choice, 0)
     steppable = {"fault_threshold": (present.job.fault_threshold, 1), "spares": (present.num_spares, 0)}
-    if not find_system(present.paths.get("system", present.system)).is_elastic:
+    if not present.find_system().is_elastic:
         del steppable["fault_threshold"]
     if chosen.get("purchase") == ON_DEMAND or search.goal.done is not None:
         del steppable["spares"]
