@@ -95,7 +95,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     spare_start: str | float | None = None
     """Time until a spare joins, once it is called: 0, a warm standby, when None."""
     planning: str = "auto"
-    """``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes under about a second; see
+    """``exact`` makes every plan, ``sampled`` some, and ``auto`` all where that takes some seconds at most; see
     `lazsim.engine.sampling`."""
     seed: Seed = 0
     """Seed of loads and all other draws."""

@@ -15,14 +15,14 @@ from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
 class Planned:
     """A plan that is made when it is asked for: by `make`, from its nodes and the steps made before it.
 
-    `domain_sizes` has the nodes of each failure domain, ascending, where plans depend on them. Where there are
-    `doubled_stages`, each node of these pipeline stages also holds the states of its place in the next one.
+    It has the `domains` of its nodes where plans depend on them. Where there are `doubled_stages`, each node of these
+    pipeline stages also holds the states of its place in the next one.
     """
 
     num_nodes: int
     step: int
     make: Callable[[int, int], PlacementPlan]
-    domain_sizes: tuple[int, ...] = ()
+    domains: tuple[int, ...] | None = None
     doubled_stages: int = 0
 
     @cached_property
@@ -43,10 +43,6 @@ class Planned:
         """Return whether each node of the plan holds each part of the dense state, shape (P, N)."""
         dense_PN = grid.holds_dense_PN(self.num_nodes)
         return dense_PN | np.roll(dense_PN, grid.matrix_nodes, axis=0) if self.doubled_stages else dense_PN
-
-    def at(self, step: int) -> "Planned":
-        """Return the plan that is made at another step."""
-        return self if step == self.step else replace(self, step=step)
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,8 @@ class Job:
 
     It saves a checkpoint every `interval_steps`, unless that is 0. The simulation ends at `end_s`. `on_plan` is called
     whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
-    `lazsim.engine.sampling.PLANNINGS`. Nodes beyond those in service are `spares`.
+    `lazsim.engine.sampling.PLANNINGS`, and nodes change `num_changes` times. Those beyond nodes in service are
+    `spares`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Job:
         on_plan: OnPlan | None = None,
         interval_steps: int | None = None,
         planning: str = "exact",
+        num_changes: int = 0,
         spares: Spares = NO_SPARES,
     ) -> None:
         self.env, self.on_plan = env, on_plan
@@ -64,9 +66,7 @@ class Job:
         self.ledger = Ledger()
         self.spares = spares
         self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
-        self.plans = Plans(
-            self.system, planner, self.nodes, planning, end_s, lambda: env.now, keeps_plans=on_plan is not None
-        )
+        self.plans = Plans(self.system, planner, self.nodes, planning, num_changes, end_s, lambda: env.now)
         self.progress = Progress()
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
@@ -77,11 +77,9 @@ class Job:
         self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
-        rebalance_steps = self.plans.rebalance_interval_steps
-        self._intervals = {steps for steps in (rebalance_steps, self.plans.window_steps) if steps}
         self._most_steps = min(LOAD_SAMPLE_STEPS, costs.job.rebalance_interval_steps)
         if planner.loads_are_even:
-            self._most_steps = max(LOAD_SAMPLE_STEPS, min(self._intervals | {self.interval_steps or MAX_WHOLE}))
+            self._most_steps = max(LOAD_SAMPLE_STEPS, self.interval_steps or MAX_WHOLE)
         self._last_save: tuple[System, int, float, Save] | None = None
         self.joining = Joining(env, self.nodes, costs.job.join_wait_s, spares.start_s, self._hear_join)
         self._end_s = end_s
@@ -335,7 +333,9 @@ class Job:
             return
         held, moved = self.plans.bind(state.held, nodes, len(nodes), step)
         if moved.seconds > 0:
-            yield from self._spend("rebalance", self.costs.cluster.recovery.regroup_s + moved.seconds)
+            pause_s = self.costs.cluster.recovery.regroup_s + moved.seconds
+            self._note_spent(state.held, 0, pause_s)
+            yield from self._spend("rebalance", pause_s)
             self.log.count("rebalances")
             self._log("rebalanced")
         self._train_on(held)
@@ -368,9 +368,9 @@ class Job:
         if self.joining.is_due:
             return
         step_s, num_steps, extrapolated_share = state.timer(self.progress.step)
-        num_steps = min([num_steps, *(interval - self.progress.step % interval for interval in self._intervals)])
+        if self.system.is_elastic and (interval := self.plans.rebalance_interval_steps):
+            num_steps = min(num_steps, interval - self.progress.step % interval)
         num_steps, save_s = self._at_one_go(state, step_s, num_steps)
-        self.plans.count(num_steps)
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
@@ -442,6 +442,7 @@ class Job:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
         made = Made(stretch.start_s, num_steps, stretch.step_s, samples)
+        self._note_spent(state.held, num_steps, num_steps * stretch.step_s)
         if stretch.save_s is not None:
             made = self._save_between(made, stretch.save_s, is_over=num_steps < stretch.num_steps)
         self.progress.add(made)
@@ -459,6 +460,9 @@ class Job:
             self.progress.add(before)
             self.progress.save(made.start_s, save_s)
         return made
+
+    def _note_spent(self, held: Held, num_steps: int, seconds: float) -> None:
+        self.plans.sampler.spend(self.progress.step, (held.num_seats, len(held.nodes)), num_steps, seconds)
 
     def _roll_back(self, copied_step: int) -> None:
         """Go back to the last checkpoint, or to copies in memory of a step; updates of experts may be lost."""
@@ -555,7 +559,7 @@ class Job:
         if self.on_plan is not None:
             held, per_domain = self.state.held, self.costs.cluster.nodes_per_domain
             domains = self.nodes.domains_from(held.nodes, per_domain) if per_domain else range(len(self.nodes))
-            self.on_plan(self.env.now, self.plans.in_force(held) if num_used else None, domains)
+            self.on_plan(self.env.now, held.plan if num_used else None, domains)
         self.log.state(State(self.env.now, len(self.nodes), num_used))
 
     def _log(self, event: str, **numbers: int) -> None:

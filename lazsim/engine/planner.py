@@ -2,16 +2,17 @@
 
 import functools
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.sampling import FoundT
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.routing import Routing
+
+FoundT = TypeVar("FoundT")
 
 NUM_AHEAD = 4
 """Plans made at once: a policy that plans each layer alone needs little more time for many layers than for a few."""
@@ -82,7 +83,7 @@ class Planner:
         return self._kept[num_nodes, step, domains]
 
     def find(self, key: Hashable, num_nodes: int, compute: Callable[[], FoundT]) -> FoundT:
-        """Return what follows from plans that never change; the key has all else that it depends on."""
+        """Return what follows from plans; the key has all that it depends on."""
         if key not in self._found:
             self._found[key] = compute()
             if len(self._found) > NODES_KEPT // num_nodes:

@@ -13,7 +13,6 @@ from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import PlanReliability, count_losses
 from lazsim.engine.planner import Planner
-from lazsim.engine.sampling import planning_by_nodes
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.reliability import SurvivalEstimate
@@ -194,9 +193,8 @@ def simulate_system(
     reliability = PlanReliability(losses) if score_plans else None
     on_plan = reliability.record if reliability else None
     planner = planner or Planner(system, costs, routing)
-    if planning == "auto" and routing.is_even:
-        planning = planning_by_nodes(costs, most_nodes, int((trace.num_alive()[0] < wall_s).sum()))
-    job = Job(env, system, planner, wall_s, on_plan, interval_steps, planning, spares)
+    num_changes = int((trace.num_alive()[0] < wall_s).sum())
+    job = Job(env, system, planner, wall_s, on_plan, interval_steps, planning, num_changes, spares)
     env.process(_play(env, job, trace, wall_s))
     env.run()
     on_time(wall_s)
@@ -226,7 +224,7 @@ def simulate_system(
         host_bytes=max((system.host_bytes(costs, size, job.step_s) for size in sizes if job.step_s), default=0.0),
         setting={name: getattr(system, name) for name in system.choices()},
         memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
-        planning="sampled" if job.plans.sampler.has_sampled else "exact",
+        planning="sampled" if job.plans.sampler.is_on else "exact",
         samples_error=job.plans.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),
         gpus_per_node=costs.cluster.gpus_per_node,
         tokens_per_sample=costs.model.sequence_length,

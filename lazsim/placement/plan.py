@@ -166,17 +166,3 @@ def with_more_nodes(holds_LEN: Bools, num_more: int) -> Bools:
 def is_recoverable(holds_LEN: Bools) -> bool:
     """Tell whether every expert of every layer is on some of the nodes, which hold `holds_LEN`."""
     return bool(holds_LEN.any(axis=2).all())
-
-
-def with_lost_experts(holds_LEN: Bools) -> Bools:
-    """Deal the experts that no survivor holds out over the survivors, so that each of them is on one.
-
-    Examples
-    --------
-    >>> with_lost_experts(np.array([[[False, False], [False, True], [False, False]]])).astype(int).tolist()
-    [[[1, 0], [0, 1], [0, 1]]]
-    """
-    layers, experts = np.nonzero(~holds_LEN.any(axis=2))
-    whole_LEN = holds_LEN.copy()
-    whole_LEN[layers, experts, np.arange(len(layers)) % holds_LEN.shape[2]] = True
-    return whole_LEN
