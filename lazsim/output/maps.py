@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lazsim.output.table import shorten_names
+from lazsim.output.names import shorten_names
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.reliability.comparison import most_endangered
 from lazsim.reliability.task import PlanningTask

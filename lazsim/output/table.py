@@ -1,9 +1,9 @@
 """Tables as text, for a terminal of any width.
 
 A report is a list of parts: a `Table` of data, or a paragraph. `render` writes them no wider than the terminal. A table
-that is too wide first wraps its headings, then its texts, then shortens long names; then it is cut into blocks of
-columns that repeat the keys; and where even a block is too wide, each row becomes a short list. No width loses a
-column, a row or a digit.
+that is too wide first wraps its headings, then its texts, then long names; then it is cut into blocks of columns that
+repeat the keys; and where even a block is too wide, each row becomes a short list. No width loses a column, a row, a
+letter or a digit.
 """
 
 import itertools
@@ -36,7 +36,11 @@ MIN_TEXT = 18
 """Columns that a wrapped text gets at least."""
 
 MIN_NAMES = (16, 8)
-"""Columns to which names are shortened: so that the table stays in one piece, or so that a block fits at all."""
+"""Columns to which names are wrapped: so that the table stays in one piece, or so that a block fits at all."""
+
+BREAKS = r"_/"
+BREAKS_OF_NAMES = r"_/.:-"
+"""Characters behind which headings and names may wrap, beside spaces."""
 
 Kind = Literal["number", "name", "text"]
 Format = str | Callable[[Any], str]
@@ -47,16 +51,16 @@ class Column:
     """A column of a table."""
 
     heading: str
-    """Text above the column; it may wrap at spaces, ``_`` and ``/``."""
+    """Text above the column; it may wrap at spaces and `BREAKS`."""
     format: Format = ""
     """How a value becomes text: a format specification such as ``",.1f"``, or a function. Text is taken as it is; None
     and NaN become ``-``."""
     kind: Kind = "number"
-    """A number is never broken or shortened; a name is shortened where room is scarce; a text wraps at spaces."""
+    """A number is never broken; a name wraps where room is scarce, also behind ``-`` and the like; a text at spaces."""
     is_key: bool = False
     """Whether it tells the rows apart: it is repeated where the table is cut."""
     has_name: bool = False
-    """Whether the heading is a name, such as that of a system: it is shortened and not wrapped."""
+    """Whether the heading is a name, such as that of a system."""
     of: str | Callable[[Any], Any] = ""
     """How `Table.of` takes the value from the thing that a row shows: dotted attributes or keys, or a function."""
 
@@ -163,61 +167,6 @@ def render(parts: Iterable[Part], width: int | None = None) -> str:
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
-def shorten_names(names: Sequence[str], width: int) -> list[str]:
-    """Shorten the names that are wider than a width, which is 8 at least, so that different names stay different.
-
-    Folders, and files before a colon, go first; then the end, or as much of the middle as it takes.
-
-    Examples
-    --------
-    >>> shorten_names(["ds", "policies/mine.py:rarest_first"], 14)
-    ['ds', 'rarest_first']
-    >>> shorten_names(["lazarus-compact", "lazarus-compact-2", "lazarus"], 10)
-    ['lazarus-…t', 'lazarus-…2', 'lazarus']
-    >>> shorten_names(["gpt-s-smartmoe-16", "gpt-l-smartmoe-16"], 8)
-    ['gpt-s-s…', 'gpt-l-s…']
-    """
-    width = max(width, MIN_NAMES[-1])
-    distinct = list(dict.fromkeys(names))
-    if all(cell_len(name) <= width for name in distinct):
-        return list(names)
-    short = [name if cell_len(name) <= width else re.split(r"[/:]", name)[-1] or name for name in distinct]
-    if len(set(short)) < len(distinct):
-        short = distinct
-    for num_last in range(width - 1):
-        cut = [_cut(name, width, num_last) for name in short]
-        if len(set(cut)) == len(distinct):
-            break
-    else:
-        cut = _numbered(short, width)
-    found = dict(zip(distinct, cut, strict=True))
-    return [found[name] for name in names]
-
-
-def _cut(name: str, width: int, num_last: int) -> str:
-    if cell_len(name) <= width:
-        return name
-    last = name[len(name) - num_last :]
-    while cell_len(last) > width - 2:
-        last = last[1:]
-    first = chop_cells(name, width - 1 - cell_len(last))[0]
-    return f"{first}…{last}"
-
-
-def _numbered(names: Sequence[str], width: int) -> list[str]:
-    """Tell names apart by a number where neither their beginnings nor their ends do."""
-    taken = {name for name in names if cell_len(name) <= width}
-    found = []
-    for name in names:
-        short, number = _cut(name, width, 0), 1
-        while cell_len(name) > width and short in taken:
-            number += 1
-            short = f"{chop_cells(name, width - 1 - len(str(number)))[0]}…{number}"
-        taken.add(short)
-        found.append(short)
-    return found
-
-
 def wrap(text: str, width: int, indent: str = "") -> list[str]:
     """Break a text at spaces, and within words only where a word is wider than a line; later lines are indented.
 
@@ -242,6 +191,11 @@ def _fill(pieces: Sequence[str], width: int, indent: str = "") -> list[str]:
         lines.append(start + first)
         lines += (indent + other for other in others)
     return lines
+
+
+def _pieces(text: str, breaks: str) -> list[str]:
+    """Cut a text where it may wrap."""
+    return re.findall(rf"\s*(?:[^\s{breaks}]+[{breaks}]*|[{breaks}]+)", text)
 
 
 def _paragraph(text: str, width: int) -> list[str]:
@@ -273,20 +227,19 @@ def number_text(value: Any, form: str) -> str:
 
 @dataclass(frozen=True)
 class _Strip:
-    """A column with its cells as text; `names` are the headings that are shortened so that they still differ."""
+    """A column with its cells as text."""
 
     column: Column
     cells: Sequence[str]
-    names: Sequence[str]
 
     def lines(self, width: int) -> list[list[str]]:
         """Return the lines of the heading and of each cell; they are wider where they cannot be as narrow."""
-        cells: Sequence[str] = self.cells
+        heading = _fill(self.pieces, width if self.column.has_name else max(width, *map(_width, self.pieces), 0))
         if self.column.kind == "text":
-            return [self._heading(width), *(wrap(cell, width) for cell in cells)]
+            return [heading, *(wrap(cell, width) for cell in self.cells)]
         if self.column.kind == "name":
-            cells = shorten_names(cells, width)
-        return [self._heading(width), *([cell] for cell in cells)]
+            return [heading, *(_fill(_pieces(cell, BREAKS_OF_NAMES), width, INDENT) or [""] for cell in self.cells)]
+        return [heading, *([cell] for cell in self.cells)]
 
     def used(self, width: int) -> int:
         """Return the part of a width that the column uses; more where it cannot be as narrow."""
@@ -294,7 +247,7 @@ class _Strip:
 
     def needed(self, num_lines: int) -> int:
         """Return the width at which cells are whole, and the heading has no more than a number of lines."""
-        heading = max((cell_len(piece.strip()) for piece in self.pieces), default=0)
+        heading = max(map(_width, self.pieces), default=0)
         while len(_fill(self.pieces, heading)) > num_lines:
             heading += 1
         return max(heading, *map(cell_len, self.cells), 0)
@@ -302,14 +255,11 @@ class _Strip:
     @property
     def pieces(self) -> list[str]:
         """The heading, cut where it may wrap."""
-        heading = self.column.heading
-        whole = self.column.has_name and heading
-        return [heading] if whole else re.findall(r"\s*(?:[^\s_/]+[_/]*|[_/]+)", heading)
+        return _pieces(self.column.heading, BREAKS_OF_NAMES if self.column.has_name else BREAKS)
 
-    def _heading(self, width: int) -> list[str]:
-        if self.column.has_name:
-            return [shorten_names(self.names, width)[self.names.index(self.column.heading)]]
-        return _fill(self.pieces, max((width, *(cell_len(piece.strip()) for piece in self.pieces))))
+
+def _width(piece: str) -> int:
+    return cell_len(piece.strip())
 
 
 def _table(table: Table, width: int) -> list[str]:
@@ -317,16 +267,15 @@ def _table(table: Table, width: int) -> list[str]:
         return []
     columns = [replace(one, heading=printable(one.heading)) for one in table.columns]
     rows = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in table.rows]
-    names = [one.heading for one in columns if one.has_name]
-    strips = [_Strip(one, [row[index] for row in rows], names) for index, one in enumerate(columns)]
+    strips = [_Strip(one, [row[index] for row in rows]) for index, one in enumerate(columns)]
     head = wrap(printable(table.title), width, INDENT) if table.title else []
     notes = (line for text in table.notes for line in wrap(printable(text), width, INDENT))
     return [*head, *_body(strips, width), *notes]
 
 
 def _body(strips: Sequence[_Strip], width: int) -> list[str]:
-    for gap in GAPS if strips else ():
-        if widths := _fit(strips, width, gap, MIN_NAMES[0]):
+    for min_name, gap in itertools.product((width, MIN_NAMES[0]), GAPS if strips else ()):
+        if widths := _fit(strips, width, gap, min_name):
             return _write(strips, widths, gap)
     keys = [one for one in strips if one.column.is_key]
     for min_name in MIN_NAMES:
@@ -397,10 +346,7 @@ def _records(keys: Sequence[_Strip], strips: Sequence[_Strip], width: int) -> li
     room = width - len(INDENT)
     lines = []
     for row in range(len(strips[0].cells) if strips else 0):
-        names = []
-        for one in keys:
-            cells = shorten_names(one.cells, room) if one.column.kind == "name" else one.cells
-            names.append(f"{one.column.heading} {cells[row]}".strip())
+        names = [f"{one.column.heading} {one.cells[row]}".strip() for one in keys]
         lines += wrap(", ".join(names), width, INDENT)
         for one in strips:
             if not one.column.is_key:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
+from lazsim.output.names import shorten_names
 from lazsim.output.plots.style import COLORS, RED, STYLE, add_legend, looks_of, new_figure, to_files
-from lazsim.output.table import shorten_names
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport

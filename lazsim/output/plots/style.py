@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazsim.engine.systems import SYSTEMS
-from lazsim.output.table import shorten_names
+from lazsim.output.names import shorten_names
 from lazsim.placement.policies import POLICIES
 
 if TYPE_CHECKING:

@@ -1,0 +1,64 @@
+"""Names as pictures and maps show them, which have little room."""
+
+import re
+from collections.abc import Sequence
+
+from rich.cells import cell_len, chop_cells
+
+LEAST_WIDTH = 8
+"""Columns that a name gets at least."""
+
+
+def shorten_names(names: Sequence[str], width: int) -> list[str]:
+    """Shorten the names that are wider than a width, which is 8 at least, so that different names stay different.
+
+    Folders, and files before a colon, go first; then the end, or as much of the middle as it takes.
+
+    Examples
+    --------
+    >>> shorten_names(["ds", "policies/mine.py:rarest_first"], 14)
+    ['ds', 'rarest_first']
+    >>> shorten_names(["lazarus-compact", "lazarus-compact-2", "lazarus"], 10)
+    ['lazarus-…t', 'lazarus-…2', 'lazarus']
+    >>> shorten_names(["gpt-s-smartmoe-16", "gpt-l-smartmoe-16"], 8)
+    ['gpt-s-s…', 'gpt-l-s…']
+    """
+    width = max(width, LEAST_WIDTH)
+    distinct = list(dict.fromkeys(names))
+    if all(cell_len(name) <= width for name in distinct):
+        return list(names)
+    short = [name if cell_len(name) <= width else re.split(r"[/:]", name)[-1] or name for name in distinct]
+    if len(set(short)) < len(distinct):
+        short = distinct
+    for num_last in range(width - 1):
+        cut = [_cut(name, width, num_last) for name in short]
+        if len(set(cut)) == len(distinct):
+            break
+    else:
+        cut = _numbered(short, width)
+    found = dict(zip(distinct, cut, strict=True))
+    return [found[name] for name in names]
+
+
+def _cut(name: str, width: int, num_last: int) -> str:
+    if cell_len(name) <= width:
+        return name
+    last = name[len(name) - num_last :]
+    while cell_len(last) > width - 2:
+        last = last[1:]
+    first = chop_cells(name, width - 1 - cell_len(last))[0]
+    return f"{first}…{last}"
+
+
+def _numbered(names: Sequence[str], width: int) -> list[str]:
+    """Tell names apart by a number where neither their beginnings nor their ends do."""
+    taken = {name for name in names if cell_len(name) <= width}
+    found = []
+    for name in names:
+        short, number = _cut(name, width, 0), 1
+        while cell_len(name) > width and short in taken:
+            number += 1
+            short = f"{chop_cells(name, width - 1 - len(str(number)))[0]}…{number}"
+        taken.add(short)
+        found.append(short)
+    return found
