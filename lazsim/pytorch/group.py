@@ -36,20 +36,13 @@ CLOSE_S = 1.0
 
 
 class Transport(ABC):
-    """Exchanges of one group, of tensors on `device`; every call raises RuntimeError when a rank is lost or aborts.
-
-    A call of `abort` makes one that waits in another thread fail.
-    """
+    """Exchanges of one group, of tensors on `device`; every call raises RuntimeError when a rank is lost or aborts."""
 
     device: torch.device
 
     def __init__(self) -> None:
         self._group: Any = None
         self._is_aborted = False
-
-    @abstractmethod
-    def meet(self, meeting: Any, rank: int, size: int, host: str) -> None:
-        """Connect to the other ranks."""
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum a tensor in place."""
@@ -68,10 +61,6 @@ class Transport(ABC):
     @abstractmethod
     def _wait(self, work: Any) -> None:
         """Wait for a collective."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Make a call that waits in another thread fail."""
 
     def close(self) -> None:
         """Close the connections."""
