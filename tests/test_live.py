@@ -290,17 +290,19 @@ def test_a_job_that_has_lost_states_does_not_wait_for_workers_that_only_start(mo
     assert asyncio.run(decide()).action is Action.WAIT
 
 
-def test_a_member_that_is_alive_and_never_pauses_counts_as_dead(monkeypatch):
+def end_a_pause(monkeypatch, stopped: bool) -> list[str]:
+    """End a generation in which one member pauses, and a write of the other hangs; return those cut off."""
     monkeypatch.setattr("lazsim.live.coordinator.PREPARE_TIMEOUT_S", 0.01)
     coordinator, workers = decide_among(["a", "b"], {"a": 0, "b": 1})
     cut = []
     for worker in workers:
         worker.writer = SimpleNamespace(transport=SimpleNamespace(abort=partial(cut.append, worker.name)))
-    # Both were asked to pause; the write of a checkpoint of one hangs.
     coordinator._members, coordinator._pause_cause, workers[1].stage = list(workers), "join", "ready"
+    if stopped:
+        coordinator.stop("the disk is full")
 
     async def handle() -> None:
-        coordinator.stop()
+        assert not workers[1].alive
 
     monkeypatch.setattr(coordinator, "_handle_failure", handle)
 
@@ -309,8 +311,15 @@ def test_a_member_that_is_alive_and_never_pauses_counts_as_dead(monkeypatch):
             await coordinator._end_generation()
 
     asyncio.run(end())
-    assert (cut, [worker.alive for worker in workers]) == (["b"], [True, False])
-    assert coordinator.server.stopped == ""
+    return cut
+
+
+def test_a_member_that_is_alive_and_never_pauses_counts_as_dead(monkeypatch):
+    assert end_a_pause(monkeypatch, stopped=False) == ["b"]
+
+
+def test_no_member_is_cut_off_before_it_hears_why_the_job_is_over(monkeypatch):
+    assert end_a_pause(monkeypatch, stopped=True) == []
 
 
 def test_the_work_that_a_failure_loses_begins_after_the_save_before_it():

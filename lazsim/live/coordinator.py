@@ -412,9 +412,9 @@ class Coordinator:
         return all(member.stage in stages for member in self._members)
 
     def _disconnect_unless(self, *stages: str) -> None:
-        """Count members that are too slow as dead."""
+        """Count members that are too slow as dead, unless the job is over, which they are still to hear."""
         for member in self._members:
-            if member.stage not in stages:
+            if member.stage not in stages and self.server.stopped is None:
                 member.disconnect()
 
     def _is_broken(self) -> bool:
