@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -37,9 +38,10 @@ from lazsim.files.folders import hold_folder
 from lazsim.files.writing import scratch_folder
 from lazsim.live.calibration import Calibration
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
+from lazsim.live.controller_client import DisconnectedError
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.fault_injector import TraceInjector
-from lazsim.live.generation import Generation
+from lazsim.live.generation import AbortedError, Generation, Worker
 from lazsim.live.messages import (
     Command,
     Heartbeat,
@@ -48,6 +50,8 @@ from lazsim.live.messages import (
     LiveError,
     MessageAuth,
     StartGeneration,
+    Stop,
+    Welcome,
     new_nonce,
     secret_from_environment,
 )
@@ -320,6 +324,25 @@ def test_a_member_that_is_alive_and_never_pauses_counts_as_dead(monkeypatch):
 
 def test_no_member_is_cut_off_before_it_hears_why_the_job_is_over(monkeypatch):
     assert end_a_pause(monkeypatch, stopped=True) == []
+
+
+@pytest.mark.parametrize("ended", [AbortedError(), RuntimeError("a peer is lost"), DisconnectedError()], ids=repr)
+def test_a_worker_that_trains_hears_why_the_job_is_over(monkeypatch, ended):
+    def train():
+        raise ended
+
+    def send(message):
+        if not isinstance(message, Hello):
+            raise DisconnectedError
+
+    monkeypatch.setattr("lazsim.live.generation.Generation", lambda *_: SimpleNamespace(run=train))
+    inbox = queue.Queue()
+    start = StartGeneration(1, None, reuse=False, draft="")
+    for message in (Welcome(prepare(tiny_spec()), "cpu"), start, Command(1, "abort"), Stop("the disk is full"), None):
+        inbox.put(message)
+    # The controller has closed the connection by the time that the worker notices.
+    client = SimpleNamespace(inbox=inbox, lost=True, aborted_generation=0, send=send, start_heartbeats=lambda _: None)
+    assert Worker(("127.0.0.1", 0), "a", b"", "", 0)._serve(client) == "the disk is full"
 
 
 def test_the_work_that_a_failure_loses_begins_after_the_save_before_it():

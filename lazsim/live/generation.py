@@ -8,7 +8,7 @@ import math
 import queue
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,7 +113,12 @@ class Worker:
             if isinstance(message, StartGeneration):
                 self._take_part(client, state, message)
             elif isinstance(message, messages.Command) and message.do == "abort":
-                client.send(messages.Left(message.generation, state.held()))
+                self._leave(client, state, message.generation)
+
+    def _leave(self, client: ControllerClient, state: TrainingState, generation: int, failure: str = "") -> None:
+        """Report the state held; where the connection is lost, the inbox tells, and before that whether all is over."""
+        with suppress(DisconnectedError):
+            client.send(messages.Left(generation, state.held(), failure))
 
     def _prepare(self, welcome: Welcome) -> TrainingState:
         """Check the text and take a device; return the state, which outlives a connection."""
@@ -133,7 +138,7 @@ class Worker:
         failure = ""
         try:
             Generation(self, client, state, start).run()
-        except AbortedError:
+        except (AbortedError, DisconnectedError):
             pass
         except RuntimeError as error:
             # Torch reports a lost peer in this way.
@@ -141,10 +146,8 @@ class Worker:
             if is_out_of_memory(error) or failure.startswith("CUDA error"):
                 # Neither heals, and the others can go on without this worker.
                 raise LiveError(f"{self.name}: {failure}") from None
-        if client.lost:
-            raise DisconnectedError
         # Report first: nobody should wait while this worker closes its communicators.
-        client.send(messages.Left(start.generation, state.held(), failure))
+        self._leave(client, state, start.generation, failure)
         if failure or client.aborted_generation >= start.generation:
             self.drop_group()
 
