@@ -670,6 +670,7 @@ def test_advice_without_a_setting_in_time_says_so_and_names_the_nearest(lazsim, 
     assert out.startswith(
         "no setting is done in time with a probability of 90%\nnearest: checkpoint, a checkpoint every 20"
     )
+    assert "\n-: it misses the goal, as the best setting does\n" in out
     assert "node-hours" in out
     assert lazsim("advise", *asked, "--goal", "deadline=4h")[2].startswith("lazsim: --goal: the trace lasts 3 h, and")
 

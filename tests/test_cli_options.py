@@ -121,12 +121,21 @@ def test_an_option_of_one_value_that_is_given_twice_is_refused(name):
         assert said == f"{option} takes one value: give it once"
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, field) for name, command in COMMANDS.items() for field, one in options(command).items() if one.multiple],
+)
+def test_a_value_of_an_option_that_repeats_is_refused_where_it_is_given_twice(name, field):
+    option, value = give(COMMANDS[name], field)
+    assert parse(name, [option, value] * 2) == f"{option} {value} is given twice: give it once"
+
+
 def test_every_command_checks_its_options():
     assert all(isinstance(command, Checked) for command in COMMANDS.values())
 
 
-def test_a_flag_and_an_option_that_repeats_may_be_given_again():
-    assert parse("run", ["--json", "--json", "--system", "ds", "--system", "ds"]) == ""
+def test_a_flag_and_other_values_of_an_option_that_repeats_may_be_given_again():
+    assert parse("run", ["--json", "--json", "--system", "ds", "--system", "ds-ft"]) == ""
 
 
 def test_an_option_of_a_group_is_refused_before_a_command_of_it(refused):

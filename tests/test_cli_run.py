@@ -248,3 +248,12 @@ def test_an_interrupt_during_start_up_is_one_line_too(run_process):
     )
     ended = run_process(sys.executable, "-c", script, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "lazsim: interrupted\n")
+
+
+def test_the_name_of_a_file_breaks_no_line_and_steers_no_terminal(lazsim, tmp_path):
+    path = tmp_path / "a\nb\x1b[31m.csv"
+    path.write_text("0,add,node0\n600000,remove,node0\n")
+    head = lazsim("run", "--trace", path, "--system", "ds")[1].partition("\n\n")[0]
+    assert r"a\nb\x1b[31m.csv" in head.replace("\n ", "")
+    converted = lazsim("trace", "convert", path, "--out", "-")[1]
+    assert r"# source: a\nb\x1b[31m.csv" in converted.splitlines()

@@ -154,6 +154,7 @@ def _off_table(advice: Advice) -> Table:
     ]
     is_short = any(math.isnan(one.behind.low) and math.isfinite(one.behind.value) for one in advice.off)
     notes = [FEW_SEEDS] if is_short else []
+    notes += ["-: it misses the goal, as the best setting does"] if advice.fault(advice.best) else []
     return Table([key("what"), Column("costs")], rows, "what it costs to be off", notes)
 
 

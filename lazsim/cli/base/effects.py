@@ -7,6 +7,8 @@ from typing import NamedTuple
 import click
 from click.core import ParameterSource
 
+from lazsim.errors import shorten
+
 
 class Need(NamedTuple):
     """Options that have no effect without another one: `needed`, with one of `values` if not with any.
@@ -57,7 +59,7 @@ EXCLUSIONS = (
 
 
 def refuse_arguments(context: click.Context, arguments: Sequence[str]) -> None:
-    """Raise a UsageError where an option is empty, as of an unset variable, or one that takes one value is repeated."""
+    """Raise a UsageError where an option is empty, as of an unset variable, or is repeated without effect."""
     values, _, order = context.command.make_parser(context).parse_args(list(arguments))
     if any(one.is_eager for one in order):
         return
@@ -66,7 +68,10 @@ def refuse_arguments(context: click.Context, arguments: Sequence[str]) -> None:
             continue
         if times > 1 and not (option.multiple or option.is_flag):
             raise click.UsageError(f"{flag(option)} takes one value: give it once", context)
-        if "" in (values[option.name] if option.multiple else [values[option.name]]):
+        given = values[option.name] if option.multiple else [values[option.name]]
+        if twice := next((one for one, number in Counter(given).items() if number > 1), None):
+            raise click.UsageError(f"{flag(option)} {shorten(twice)} is given twice: give it once", context)
+        if "" in given:
             raise click.UsageError(f"{flag(option)} '': give a value, or leave it out", context)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from lazsim.errors import literal, shorten
+from lazsim.errors import literal, printable, shorten
 from lazsim.files.writing import write_whole
 from lazsim.limits import LONGEST_S
 from lazsim.trace.prices import Prices
@@ -121,11 +121,11 @@ def trace_bytes(trace: Trace, header: Mapping[str, str] | None = None) -> bytes:
     60,remove,a
     """
     lines = [f"# format: {FORMAT} {VERSION}", f"# duration_s: {_seconds(trace.duration_s)}"]
-    lines += [f"# {key}: {' '.join(value.split())}" for key, value in (header or {}).items()]
+    lines += [f"# {key}: {printable(value)}" for key, value in (header or {}).items()]
     if trace.prices is not None:
         pairs = zip(trace.prices.time_s.tolist(), trace.prices.usd_per_hour.tolist(), strict=True)
         lines.append(f"# {PRICES}: {' '.join(f'{_seconds(time_s)}:{price}' for time_s, price in pairs)}")
-    lines += [f"# note: {' '.join(text.split())}" for text in trace.notes]
+    lines += [f"# note: {printable(text)}" for text in trace.notes]
     lines.append(COLUMNS)
     for (time_s, kind), group in itertools.groupby(trace.events(), key=lambda event: (event.time_s, event.kind)):
         names = (quote(event.node, safe=SAFE_IN_NAMES, errors="surrogatepass") or EMPTY_NAME for event in group)
