@@ -14,6 +14,7 @@ from tests.live_jobs import tiny_options  # noqa: E402
     ("arguments", "said"),
     [
         (("--system", "lazarsu"), "did you mean 'lazarus'?"),
+        (("--system", "gemini"), "--system gemini: no live job runs it; give lazarus, ds, "),
         (("--nodes", 1), "8 experts do not fit on 1 node of 4 slots under lazarus"),
         (("--nodes", 0), "--nodes: expected a whole number from 1 to 1,024, found '0'"),
         (("--top-k", 9), "--top-k 9: live-small has 8 experts"),

@@ -136,3 +136,9 @@ def test_published_seconds_between_checkpoints_that_are_none_are_told(tmp_path):
     for between_s, found in ((float("nan"), "nan"), (8.0, "-1.0")):
         with pytest.raises(SpecError, match=f"interval_s returned {found}; return a number of 0 or more, or None"):
             interval_steps(own, *asked, between_s)
+
+
+def test_a_class_in_place_of_a_system_is_refused_with_what_to_give(tmp_path):
+    (tmp_path / "own.py").write_text(HEAD + "  pass\n")
+    with pytest.raises(SpecError, match=r"own.py:Own' is a class; give an object of it, as in SYSTEM = Own\(...\)"):
+        find_system(f"{tmp_path}/own.py:Own")

@@ -15,7 +15,7 @@ from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.ending import acknowledge
 from lazsim.cli.base.messages import Checked, OneOf
 from lazsim.cli.base.replay import CAPS, read_stretch, replay_options
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, prefix_errors
 from lazsim.units import counted
 
 if TYPE_CHECKING:
@@ -79,13 +79,14 @@ def build_spec(settings: dict[str, Any]) -> "LiveSpec":
     """Build the live job from the options."""
     import msgspec
 
-    from lazsim.engine.systems import LIVE_SYSTEMS
-    from lazsim.errors import unknown_name
+    from lazsim.engine.systems import LIVE_SYSTEMS, find_system
     from lazsim.live.spec import SMALL_MODEL, LiveSpec
     from lazsim.specs import JobSpec, ModelSpec, load_spec
 
     if settings["system"] not in LIVE_SYSTEMS:
-        raise LazsimError("`system`: " + unknown_name("system", settings["system"], list(LIVE_SYSTEMS)))
+        with prefix_errors("`system`"):
+            find_system(settings["system"])
+        raise LazsimError(f"`system` {settings['system']}: no live job runs it; give {', '.join(LIVE_SYSTEMS)}")
     model = load_spec(ModelSpec, settings["model"], "model") if settings["model"] else SMALL_MODEL
     if settings["top_k"]:
         if settings["top_k"] > model.num_experts:

@@ -93,6 +93,8 @@ def find_system(name: str) -> System:
     if colon and own in SYSTEMS:
         raise SpecError(f"system {name!r}: give {own}, and {policy} by `placement`")
     system = REGISTRY.load(name)
+    if isinstance(system, type):
+        raise SpecError(f"system {name!r} is a class; give an object of it, as in SYSTEM = {system.__name__}(...)")
     if not isinstance(system, System):
         raise SpecError(f"system {name!r} is of type {type(system).__name__}, not lazsim.engine.systems.System")
     # Names tell runs apart, and intervals of a job go by them.
