@@ -89,6 +89,9 @@ class Plans:
 
     def is_complete(self, held: Held) -> bool:
         """Tell whether nodes hold every expert, and every part of the dense state."""
+        # Fewer losses than nodes of any expert take none: on thousands of nodes, to look for each takes long.
+        if held.made is not None and held.num_seats - len(held.nodes) < held.made.plan.fewest_nodes:
+            return held.has_dense(self._costs.grid)
         return held.is_complete(self._costs.grid)
 
     def timer(self, held: Held, step: int) -> StepTimer:

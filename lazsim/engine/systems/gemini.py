@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.system import System, fetch_s, held_state_bytes
@@ -42,7 +43,10 @@ class Gemini(System):
             phases = (("restart", self.recall_s(costs, held, num_nodes)),)
             why = "copies of every share are left in memory"
             return Decision(Action.RESTART, "memory", nodes, num_nodes, phases, why=why)
-        return super().decide(costs, stopped)
+        if stopped.paused:
+            return super().decide(costs, stopped)
+        why = "every copy of a share is lost" if is_newest else "no copy is newer than the checkpoint"
+        return protocol.decide_start(stopped, why)
 
     def recall_s(self, costs: CostModel, held: Held, num_nodes: int) -> float:
         """Return the seconds in which each of some nodes gets from memory what it would read from storage.
