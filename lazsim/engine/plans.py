@@ -15,6 +15,7 @@ from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampling import Sampler, window_s
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, scaled
 from lazsim.engine.systems.system import System
+from lazsim.placement.mapping import distinct_layers
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.reliability import BatchFailures, recovery_prob
 
@@ -148,18 +149,19 @@ class Plans:
             before = replace(before, make=partial(self._make, domains=before.domains, at=step))
 
         def compute() -> tuple[Moved, Ints]:
-            holder, wanted = replace(held, made=before), self.seated(candidates[:num_nodes], after)
-            divides_dense = grid.num_dense_parts > 1
+            wanted, divides_dense = self.seated(candidates[:num_nodes], after), grid.num_dense_parts > 1
+            first_L, times_L = distinct_layers(before.holds_LEN, after.holds_LEN)
             binding = bind_nodes(
                 self._costs,
-                holder.holds_LEN,
-                wanted.holds_LEN,
+                before.holds_LEN[first_L].take(held.seats, axis=2),
+                after.holds_LEN[first_L].take(wanted.seats, axis=2),
                 num_new=num_new,
                 dense_PH=held.dense_PN(grid) if divides_dense else None,
                 wants_PN=wanted.dense_PN(grid) if divides_dense else None,
                 domain_H=None if domains is None else np.array(domains),
                 # Nodes that start a replica together train in it together.
                 newcomer_order_N=grid.by_replica_N(num_nodes) if self._system.joins_behind else None,
+                times_L=times_L,
             )
             seconds = binding.transfer_s(self._costs, server_H)
             return Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds), binding.chosen_N

@@ -9,7 +9,7 @@ import numpy as np
 
 from lazsim.costmodel.recovery_times import transfer_s
 from lazsim.costmodel.step import CostModel
-from lazsim.placement.mapping import distinct_layers, keep_domains, map_greedily, num_missing
+from lazsim.placement.mapping import keep_domains, map_greedily, num_missing
 from lazsim.placement.migration import migrate
 from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
 
@@ -46,6 +46,7 @@ def bind_nodes(
     wants_PN: Bools | None = None,
     domain_H: Ints | None = None,
     newcomer_order_N: Ints | None = None,
+    times_L: Ints | None = None,
 ) -> Binding:
     """Bind candidates to the nodes of a plan, greedily where the fewest states are missing.
 
@@ -68,11 +69,12 @@ def bind_nodes(
     newcomer_order_N
         Nodes of the next plan in the order in which new candidates become those that are left, where these stay
         together; any of them fits a new one as well.
+    times_L
+        Layers that each layer stands for; one if not given.
     """
     if has_dense_H is None:
         has_dense_H = np.arange(has_LEH.shape[2] + num_new) < has_LEH.shape[2]
-    first_L, times_L = distinct_layers(has_LEH, wants_LEN)
-    has_LEH, wants_LEN = with_more_nodes(has_LEH[first_L], num_new), wants_LEN[first_L]
+    has_LEH = with_more_nodes(has_LEH, num_new)
     missing_HN = num_missing(has_LEH, wants_LEN, times_L)
     if dense_PH is not None and wants_PN is not None:
         # A part of the dense state counts as one expert does.
