@@ -1,6 +1,7 @@
 """Errors and notes are one short line, and suggest only what is near."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -388,3 +389,14 @@ def test_notes_on_a_narrow_terminal_break_no_word(lazsim, monkeypatch):
     assert code == 0
     assert max(map(len, err.splitlines())) <= 40
     assert "costs are analytic: no profile was given" in " ".join(err.split())
+
+
+def test_the_name_of_a_policy_in_a_file_begins_no_line(lazsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (path := Path("a\nb.py")).write_text(
+        "from lazsim.placement.policies import find_policy\nown = find_policy('spread').function\n"
+    )
+    arguments = ("--nodes", 4, "--slots", 2, "--experts", 4, "--policy", f"{path}:own", "--lose", 0)
+    code, out, err = lazsim("place", *arguments)
+    assert code == 0, err
+    assert not [line for line in out.splitlines() if line.startswith("b.py")]

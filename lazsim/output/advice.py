@@ -8,7 +8,7 @@ from lazsim.output.maps import plan_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.run import MAP_CAPTION
-from lazsim.output.table import Column, Part, Table, key, with_interval
+from lazsim.output.table import Column, Part, Table, key, lines_of, with_interval
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Alternative
@@ -71,14 +71,19 @@ def _answer(advice: Advice) -> str:
     best, goal = advice.best, advice.goal
     fault = advice.fault(best)
     if fault == "loses updates":
-        return (
-            "no setting loses as few updates of tokens as its system may\n"
-            f"nearest: {_name(advice, best)}; it loses {100 * advice.mean('lost_token_share').value:.1f} %"
+        lost = 100 * advice.mean("lost_token_share").value
+        return lines_of(
+            [
+                "no setting loses as few updates of tokens as its system may",
+                f"nearest: {_name(advice, best)}; it loses {lost:.1f} %",
+            ]
         )
     if fault:
-        return (
-            f"no setting is done in time with a probability of {goal.least_prob:.0%}\n"
-            f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}"
+        return lines_of(
+            [
+                f"no setting is done in time with a probability of {goal.least_prob:.0%}",
+                f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}",
+            ]
         )
     value = with_interval(advice.ranking[0].mean, goal.format)
     ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
@@ -91,9 +96,11 @@ def _answer(advice: Advice) -> str:
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
-    return (
-        f"advice for {goal.name}: {_name(advice, best)}\n"
-        f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}"
+    return lines_of(
+        [
+            f"advice for {goal.name}: {_name(advice, best)}",
+            f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}",
+        ]
     )
 
 

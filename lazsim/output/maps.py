@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lazsim.errors import printable
 from lazsim.output.names import shorten_names
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.reliability.comparison import most_endangered
@@ -77,7 +78,7 @@ def text_maps(maps: Sequence[LayerMap], width: int) -> Iterator[str]:
 
 def _text_map(one: LayerMap) -> list[str]:
     digits = len(str(len(one.share_E) - 1))
-    lines = [one.title]
+    lines = [printable(one.title)]
     for node, experts in enumerate(one.slots_NS.tolist()):
         cells = (
             f"{expert if expert >= 0 else '-':>{digits}}{'*' if expert == one.expert else ' '}" for expert in experts

@@ -10,7 +10,7 @@ from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.errors import literal
 from lazsim.files.writing import json_bytes
 from lazsim.output.plots.style import name_pictures
-from lazsim.output.table import Column, Part, Table, key, number_text
+from lazsim.output.table import Column, Part, Table, key, lines_of, number_text
 from lazsim.placement.plan import Floats
 from lazsim.profiling.check import HeldOut, Modelled, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
@@ -51,7 +51,7 @@ def profile_parts(profile: Profile) -> list[Part]:
         "+-CI: half the 95 % interval of the median",
         "matmul, copy: share of the measured peak; roof: share of the rate that the two allow",
     )
-    skipped = "\n".join(f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items())
+    skipped = lines_of(f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items())
     return [head, Table.of(shown, columns, notes=notes), skipped]
 
 
@@ -109,7 +109,7 @@ def tables_parts(found: Mapping[str, Any]) -> list[Part]:
         for one in found["kernels"]
         for size, (smallest, largest) in one["sizes"].items()
     ]
-    return ["\n".join(found["remarks"]), Table(columns, rows)]
+    return [lines_of(found["remarks"]), Table(columns, rows)]
 
 
 def tables_check_parts(check: TablesCheck) -> list[Part]:

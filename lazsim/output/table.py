@@ -125,6 +125,17 @@ def facts(rows: Iterable[tuple[str, str]], title: str = "") -> Table:
 Part = Table | str
 
 
+def lines_of(texts: Iterable[str]) -> str:
+    r"""Return a paragraph of lines; what a name or a file has in them begins no other.
+
+    Examples
+    --------
+    >>> lines_of(["policy a\nb.py:own", "moves 3"]).split("\n")
+    ['policy a\\nb.py:own', 'moves 3']
+    """
+    return "\n".join(map(printable, texts))
+
+
 def terminal_width() -> int:
     """Return the columns of the terminal behind stdout, or `PIPED_WIDTH` where there is none."""
     return shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if sys.stdout.isatty() else PIPED_WIDTH
