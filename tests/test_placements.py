@@ -47,7 +47,7 @@ def results_of(run):
 
 
 def test_each_flexible_system_runs_once_with_each_placement_and_the_others_once(lazsim):
-    answer = run(lazsim, "--placement", "mro", "--placement", "spread", "--placement", "mro")
+    answer = run(lazsim, "--placement", "mro", "--placement", "spread")
     assert [(run["system"], run["placement"]) for run in answer["runs"]] == [
         ("lazarus", "mro"),
         ("lazarus", "spread"),
