@@ -70,6 +70,13 @@ def test_long_names_wrap_so_that_their_lines_make_them_again(names: list[str], n
     assert found == [list(row) for row in rows]
 
 
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=6).map(" ".join), min_size=1, max_size=6), st.integers(40, 140))
+def test_only_the_first_line_of_a_row_begins_at_the_edge(choices: list[str], width: int) -> None:
+    table = Table([key("choice", kind="text"), Column("samples")], [[choice, "7"] for choice in choices])
+    lines = render([table], width).splitlines()
+    assert sum(not line.startswith(" ") for line in lines) == 1 + len(choices)
+
+
 @given(st.lists(st.text(min_size=1, max_size=40), max_size=30), st.integers(8, 40))
 def test_shortened_names_fit_and_stay_distinct(names: list[str], width: int) -> None:
     short = shorten_names(names, width)

@@ -247,7 +247,9 @@ class _Strip:
         """Return the lines of the heading and of each cell; they are wider where they cannot be as narrow."""
         heading = _fill(self.pieces, width if self.column.has_name else max(width, *map(_width, self.pieces), 0))
         if self.column.kind == "text":
-            return [heading, *(wrap(cell, width) for cell in self.cells)]
+            # What tells rows apart must not read as another row.
+            indent = INDENT if self.column.is_key else ""
+            return [heading, *(wrap(cell, width, indent) for cell in self.cells)]
         if self.column.kind == "name":
             return [heading, *(_fill(_pieces(cell, BREAKS_OF_NAMES), width, INDENT) or [""] for cell in self.cells)]
         return [heading, *([cell] for cell in self.cells)]
