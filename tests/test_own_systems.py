@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
+import lazsim
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import find_system
 from lazsim.errors import SpecError
 from lazsim.placement.policies import find_policy
+from lazsim.study.advise.advice import advise
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import parse_sweep
 from tests.jobs import EvenLoads, staged_costs, trace
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "systems.md"
@@ -142,3 +146,28 @@ def test_a_class_in_place_of_a_system_is_refused_with_what_to_give(tmp_path):
     (tmp_path / "own.py").write_text(HEAD + "  pass\n")
     with pytest.raises(SpecError, match=r"own.py:Own' is a class; give an object of it, as in SYSTEM = Own\(...\)"):
         find_system(f"{tmp_path}/own.py:Own")
+
+
+def test_sweeps_and_advice_call_a_system_and_a_policy_of_a_file_as_runs_do(tmp_path):
+    system = "from lazsim.engine.systems import SYSTEMS\nOWN = SYSTEMS['lazarus']\n"
+    (tmp_path / "mine.py").write_text(
+        f"{system}from lazsim.placement.policies import POLICIES\nby = POLICIES['mro'].function\n"
+    )
+    (tmp_path / "other.py").write_text(system)
+    mine, by, settings = f"{tmp_path}/mine.py:OWN", f"{tmp_path}/mine.py:by", {"trace": "fail-every-5min"}
+    run = lazsim.simulate(**settings, systems=[mine], placements=[by], duration=600).to_json()["runs"][0]
+    assert (run["system"], run["placement"]) == ("OWN", "mine.py:by")
+    base = {"base": {**settings, "duration": "10min", "system": ["mine.py:OWN", "ds"], "placement": "mine.py:by"}}
+    rows = run_sweep(parse_sweep(base, folder=tmp_path)).rows
+    assert [(row["system"], row["placement"]) for row in rows] == [("OWN", "mine.py:by"), ("ds", None)]
+    chosen = {"system": [mine, "ds"], "placement": [by]}
+    found = advise({**settings, "duration": 600}, chosen, max_runs=40, interval=10).to_json()
+    ranking = [(one["system"], one.get("placement")) for one in found["evidence"]["ranking"]]
+    assert sorted(ranking) == [("OWN", "mine.py:by"), ("ds", None)]
+    both = [mine, f"{tmp_path}/other.py:OWN"]
+    for study in (
+        lambda: run_sweep(parse_sweep({"base": {**settings, "duration": "10min", "system": both}})),
+        lambda: advise(settings, {"system": both}),
+    ):
+        with pytest.raises(SpecError, match=r"`system`: .*mine.py:OWN and .*other.py:OWN are both named 'OWN'"):
+            study()

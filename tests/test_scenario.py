@@ -175,7 +175,7 @@ def test_systems_of_one_name_are_refused(tmp_path):
         code = f"from lazsim.engine.systems import SYSTEMS\nSYSTEM = SYSTEMS[{name!r}]\n"
         (tmp_path / f"{name}.py").write_text(code)
     paths = [f"{tmp_path}/{name}.py:SYSTEM" for name in ("ds", "ds-ft")]
-    with pytest.raises(SpecError, match=r"`systems`: .*ds.py:SYSTEM and .*ds-ft.py:SYSTEM are both named 'SYSTEM'"):
+    with pytest.raises(SpecError, match=r"`system`: .*ds.py:SYSTEM and .*ds-ft.py:SYSTEM are both named 'SYSTEM'"):
         lazsim.simulate("fail-every-5min", systems=paths, duration=60)
 
 

@@ -1,7 +1,6 @@
 """Replay a trace under one or more systems."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -111,8 +110,7 @@ def resolve_runs(
             asked = {**settings, **scores, "system": system, "placement": placement}
             scenarios.append(resolve(asked, once=once))
     refuse_idle_placements(placements, scenarios)
-    _refuse_same_names(scenarios)
-    return _with_distinct_policies(scenarios), left_out
+    return named_apart(scenarios), left_out
 
 
 def refuse_idle_placements(placements: Collection[str], scenarios: Sequence[Scenario]) -> None:
@@ -123,13 +121,28 @@ def refuse_idle_placements(placements: Collection[str], scenarios: Sequence[Scen
         raise SpecError(f"`placement` has no effect: {told}; leave it out, or add a system such as lazarus")
 
 
-def _refuse_same_names(scenarios: Sequence[Scenario]) -> None:
-    """Refuse users' own systems of one name, by which the intervals of a job and all tables go."""
+def named_apart(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Return scenarios whose systems and policies have distinct names; see `refuse_same_names` and `policy_names`."""
+    refuse_same_names((one.settings["system"], one.system) for one in scenarios)
+    given = {one.settings["placement"]: one.placement["name"] for one in scenarios if one.placement}
+    names = policy_names(given)
+    return [
+        replace(one, placement={**one.placement, "name": names[one.settings["placement"]]}) if one.placement else one
+        for one in scenarios
+    ]
+
+
+def refuse_same_names(systems: Iterable[tuple[str, str]]) -> None:
+    """Refuse users' own systems of one name, by which the intervals of a job and all tables go: given, and named."""
     by_name: dict[str, str] = {}
-    for one in scenarios:
-        given, name = one.settings["system"], one.system
+    for given, name in systems:
         if (other := by_name.setdefault(name, given)) != given:
-            raise SpecError(f"`systems`: {other} and {given} are both named {name!r}; name one otherwise in its file")
+            raise SpecError(f"`system`: {other} and {given} are both named {name!r}; name one otherwise in its file")
+
+
+def policy_names(names: Mapping[str, str]) -> Mapping[str, str]:
+    """Name policies by what was given, as by their whole paths, where short names are the same."""
+    return names if len(set(names.values())) == len(names) else {given: given for given in names}
 
 
 def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tuple[list[str], list[str]]:
@@ -163,17 +176,6 @@ def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tupl
     return found, [
         f"{', '.join(systems)} {'is' if len(systems) == 1 else 'are'} left out: {why}"
         for systems, why in gather_obstacles(left_out)
-    ]
-
-
-def _with_distinct_policies(scenarios: list[Scenario]) -> list[Scenario]:
-    """Name policies by their whole paths where short names are the same."""
-    given = {one.settings["placement"]: one.placement["name"] for one in scenarios if one.placement}
-    if max(Counter(given.values()).values(), default=0) < 2:
-        return scenarios
-    return [
-        replace(one, placement={**one.placement, "name": one.settings["placement"]}) if one.placement else one
-        for one in scenarios
     ]
 
 

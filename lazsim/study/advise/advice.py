@@ -10,6 +10,7 @@ from typing import Any
 
 from lazsim.engine.systems import find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
+from lazsim.placement.policies import policy_input
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import Settings
 from lazsim.specs.effects import why_without_effect
@@ -33,7 +34,7 @@ from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note
 from lazsim.study.notes import count_notes
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
-from lazsim.study.simulation import ALL
+from lazsim.study.simulation import ALL, policy_names, refuse_same_names
 
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
@@ -140,8 +141,10 @@ def advise(
     if ALL in chosen["system"]:
         chosen["system"] = [*system_names(), *(one for one in chosen["system"] if one != ALL)]
     with prefix_errors("`system`"):
-        for system in chosen["system"]:
-            find_system(system)
+        systems = {one: find_system(one).name for one in chosen["system"]}
+    refuse_same_names(systems.items())
+    with prefix_errors("`placement`"):
+        policies = policy_names({one: policy_input(one)["name"] for one in chosen.get("placement", ())})
     if 0 in chosen.get("fault_threshold", ()):
         raise SpecError("`fault_threshold` 0: give 1 or more")
     if staying_usd is not None:
@@ -149,7 +152,10 @@ def advise(
     if due is not None and any(chosen.get("spares", ())):
         raise SpecError("`spares`: nodes for work that is due have none; leave them out")
     axes = [[(name, value) for value in dict.fromkeys(chosen[name])] for name in CHOICES if name in chosen]
-    alternatives = distinct(itertools.product(*axes))
+    names = {"system": systems, "placement": policies}
+    asked = distinct(itertools.product(*axes))
+    alternatives = [tuple((key, names.get(key, {}).get(value, value)) for key, value in choice) for choice in asked]
+    given = {(key, name): value for key, named in names.items() for value, name in named.items()}
     for option in FOR_ELASTIC:
         if choices.get(option) and not any(option in dict(choice) for choice in alternatives):
             told = "plain expert parallelism plans no replicas"
@@ -162,7 +168,7 @@ def advise(
             return nullcontext(advance)
 
         options |= {"progress": go_on, "tell": functools.cache(tell)}
-        question = Question(settings, staying_usd, due, alternatives, options)
+        question = Question(settings, staying_usd, due, alternatives, options, given)
         found = find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
         # Those that find and those that judge.
         most_seeds = question.most_seeds or 2 * max_runs

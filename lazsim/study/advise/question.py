@@ -71,7 +71,10 @@ class Question:
         due: Due | None,
         choices: Sequence[Choice],
         options: Mapping[str, Any],
+        given: Mapping[tuple[str, Any], Any] | None = None,
     ) -> None:
+        # What was given for names in choices that stand for a user's own system or policy.
+        self._given = given or {}
         self.starts: dict[Choice, Start] = {}
         """The state of each choice that can run, before its first run."""
         self.notes: dict[Alternative, list[Sequence[str]]] = {}
@@ -124,7 +127,7 @@ class Question:
             elif name == "purchase":
                 found |= {"price": self._on_demand_usd, "spares": 0} if value == ON_DEMAND else {}
             else:
-                found[name] = value
+                found[name] = self._given.get((name, value), value)
         return found
 
     def _asked(self, choice: Choice, seed: int, interval: Any = None) -> Scenario:

@@ -12,7 +12,7 @@ from lazsim.files.folders import refuse_foreign
 from lazsim.files.writing import write_whole
 from lazsim.scenario import Scenario, read_once, resolve
 from lazsim.study.collect import collect
-from lazsim.study.simulation import refuse_idle_placements, run_scenario, simulate_point
+from lazsim.study.simulation import named_apart, refuse_idle_placements, run_scenario, simulate_point
 from lazsim.study.store import ROWS
 from lazsim.study.sweep.result import SweepResult, describe_point, find_axes
 from lazsim.study.sweep.spec import Point, Sweep
@@ -48,7 +48,10 @@ def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> Sweep
 
 
 def resolve_points(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Scenario]]:
-    """Resolve every point of a sweep; under plain expert parallelism no placement tells points apart."""
+    """Resolve every point of a sweep, and name its system and its policy as a run does.
+
+    Under plain expert parallelism no placement tells points apart.
+    """
     once, fitting = read_once(), set[bytes]()
     found: dict[frozenset[Any], tuple[Point, Scenario]] = {}
     for asked in sweep.points():
@@ -56,10 +59,13 @@ def resolve_points(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Scenario]]:
         _require_fit(scenario, fitting)
         point = asked if scenario.placement else {**asked, "placement": None}
         found.setdefault(frozenset(point.items()), (point, scenario))
+    points, resolved = zip(*found.values(), strict=True)
     with prefix_errors(sweep.name):
         asked_for = {point["placement"] for point in sweep.points() if point.get("placement")}
-        refuse_idle_placements(asked_for, [scenario for _, scenario in found.values()])
-    return [point for point, _ in found.values()], [scenario for _, scenario in found.values()]
+        refuse_idle_placements(asked_for, resolved)
+        scenarios = named_apart(resolved)
+    names = [{"system": one.system, "placement": one.placement and one.placement["name"]} for one in scenarios]
+    return [point | of_run for point, of_run in zip(points, names, strict=True)], scenarios
 
 
 def _require_fit(scenario: Scenario, fitting: set[bytes]) -> None:
