@@ -13,7 +13,7 @@ from lazsim.placement.plan import Bools, PlacementPlan, is_recoverable
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A plan that is made when it is asked for: by `make`, from its nodes and the steps made before it.
+    """A plan that is made when it is asked for: by `make`, from its nodes and the steps made before its loads.
 
     It has the `domains` of its nodes where plans depend on them. Where there are `doubled_stages`, each node of these
     pipeline stages also holds the states of its place in the next one.
@@ -21,14 +21,17 @@ class Planned:
 
     num_nodes: int
     step: int
+    """Steps made before it."""
     make: Callable[[int, int], PlacementPlan]
     domains: tuple[int, ...] | None = None
     doubled_stages: int = 0
+    loads_step: int = 0
+    """Steps made before the loads that it follows: as many, or others where these stand for its own."""
 
     @cached_property
     def plan(self) -> PlacementPlan:
         """The plan."""
-        return self.make(self.num_nodes, self.step)
+        return self.make(self.num_nodes, self.loads_step)
 
     @cached_property
     def holds_LEN(self) -> Bools:

@@ -16,7 +16,7 @@ from lazsim.engine.sampling import Sampler, window_s
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, scaled
 from lazsim.engine.systems.system import System
 from lazsim.placement.mapping import distinct_layers
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.plan import Ints
 from lazsim.reliability import BatchFailures, recovery_prob
 
 
@@ -68,10 +68,8 @@ class Plans:
         """Return the plan of a step for these nodes, yet to be made."""
         domains, num_seats = self._domains(nodes), self._system.num_seats(self._costs, len(nodes))
         doubled_stages = self._costs.grid.num_stages if self._system.doubles_stages else 0
-        return Planned(num_seats, step, partial(self._make, domains=domains), domains, doubled_stages)
-
-    def _make(self, num_nodes: int, step: int, domains: tuple[int, ...] | None, at: int | None = None) -> PlacementPlan:
-        return self._planner.plan(num_nodes, self._loads_step(step, at), domains)
+        make = partial(self._planner.plan, domains=domains)
+        return Planned(num_seats, step, make, domains, doubled_stages, self._loads_step(step))
 
     def _loads_step(self, step: int, at: int | None = None) -> int:
         """Return the step whose plan is that of a step, in the block of windows of another one where that is given."""
@@ -136,7 +134,7 @@ class Plans:
             num_experts = int(plan.num_held_N[taken].sum()) * (1 + system.doubles_stages)
             return Moved(num_experts, float(system.load_bytes(self._costs, plan)[taken].sum()), seconds)
 
-        key = system, decision, self._loads_step(planned.step), planned.domains
+        key = system, decision, planned.loads_step, planned.domains
         return self._planner.find(key, planned.num_nodes, compute)
 
     def bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int, step: int) -> tuple[Held, Moved]:
@@ -146,7 +144,7 @@ class Plans:
         domains, server_H = self._domains(candidates), self._nodes.servers(candidates)
         if held.is_whole:
             # Nodes come into a block with the plan that they would have in it: less changes from window to window.
-            before = replace(before, make=partial(self._make, domains=before.domains, at=step))
+            before = replace(before, loads_step=self._loads_step(before.step, step))
 
         def compute() -> tuple[Moved, Ints]:
             wanted, divides_dense = self.seated(candidates[:num_nodes], after), grid.num_dense_parts > 1
@@ -166,8 +164,8 @@ class Plans:
             seconds = binding.transfer_s(self._costs, server_H)
             return Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds), binding.chosen_N
 
-        steps = self._loads_step(before.step, step if held.is_whole else None), self._loads_step(step)
         seats, servers = np.array(held.seats, dtype=np.int32).tobytes(), server_H.astype(np.int32).tobytes()
+        steps = before.loads_step, after.loads_step
         key = self._system, *steps, before.domains, domains, held.num_seats, seats, num_nodes, servers
         moved, chosen_N = self._planner.find(key, after.num_nodes, compute)
         return self.seated([candidates[index] for index in chosen_N.tolist()], after), moved
