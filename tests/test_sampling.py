@@ -252,6 +252,14 @@ def test_a_restart_in_doubt_has_the_variance_of_two_draws():
     assert sampler.variance_s2() == pytest.approx(450)
 
 
+def test_blocks_without_a_step_have_no_error():
+    assert new_sampler().variance_s2() == blocks_of(0, 0, 0).variance_s2() == 0
+    sampler = new_sampler()
+    sampler.block_windows = 5
+    sampler.spend(0, (8, 8), 0, 0.0)
+    assert sampler.variance_s2() == 0
+
+
 def test_windows_that_stand_for_themselves_have_no_error():
     sampler = new_sampler("exact")
     sampler.spend(0, (8, 8), 10, 9.0)

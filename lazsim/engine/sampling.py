@@ -194,9 +194,9 @@ class Sampler:
         the part ``d1 - d2 / 2`` has no memory, and the rest drifts, of which the middle misses a twelfth (a linear
         variogram with a nugget: Matheron, Economic Geology 58 (1963) 1246).
 
-        A block is part of the mean that it is held against: where it has the shares ``w`` of the steps on the same
-        nodes, squares are too small by a factor of ``1 - sum(w**2)``, over all blocks. They say nothing where no nodes
-        are in two blocks: the time counts as unknown.
+        A block is part of the mean that it is held against. Of blocks that have shares ``w`` of the steps on the same
+        nodes, squares are too small by the factor ``1 - sum(w**2)``. Where all blocks are on other nodes, squares say
+        nothing, and the whole time counts as unknown.
         """
         made: defaultdict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
         free_s = 0.0
@@ -214,10 +214,10 @@ class Sampler:
         for apart in (1, 2):
             are_apart = number_B[apart:] - number_B[:-apart] == apart
             squares.append(((ratio_B[apart:] - ratio_B[:-apart]) ** 2)[are_apart])
-        free_share = free_s / float(spent_B.sum())
-        if not len(squares[1]) or free_share < ROUNDING:
+        total_s = float(spent_B.sum())
+        if not len(squares[1]) or free_s < ROUNDING * total_s:
             return float((spent_B**2).sum())
-        near, far = (float(one.mean()) / free_share for one in squares)
+        near, far = (float(one.mean()) * total_s / free_s for one in squares)
         return float((spent_B**2).sum()) * (max(0.0, near - far / 2) + max(0.0, far - near) / 12)
 
     def _block(self, step: int) -> int:
