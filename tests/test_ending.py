@@ -194,13 +194,14 @@ def test_an_interrupt_waits_until_workers_are_started_or_cleared_away(step, run_
         ("$LAZSIM list nothing 2>&1 | true", 2),
         ("$LAZSIM trace generate spot-p3-like --out - | head -1 > /dev/null", 0),
         ("$LAZSIM list systems > /dev/full", 1),
+        ("$LAZSIM --version > /dev/full", 1),
     ],
 )
 def test_streams_that_are_closed_full_or_left_do_no_harm(script, code, run_process):
     environment = {**os.environ, "LAZSIM": " ".join(PROGRAM)}
     found = run_process("bash", "-c", f"set -o pipefail; {script}", env=environment, check=False)
     assert found.returncode == code, found.stderr
-    full = ["lazsim: [Errno 28] No space left on device"]
+    full = ["lazsim: stdout: cannot be written (No space left on device); choose another place"]
     assert [line for line in found.stderr.splitlines() if not line.startswith("note: ")] == (full if code == 1 else [])
     if "--json" in script and ">&-" not in script.replace("2>&-", ""):
         assert found.stdout.startswith("{")

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from lazsim.errors import FailedError
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -27,9 +29,10 @@ class _Output(io.FileIO):
                 return super().write(content)
             except BrokenPipeError:
                 self._is_lost = True
-            except OSError:
+            except OSError as error:
                 self._is_lost = True
-                raise
+                told = f"{STREAMS[self.fileno()]}: cannot be written ({error.strerror}); choose another place"
+                raise FailedError(told) from None
         return memoryview(content).nbytes
 
 
