@@ -219,7 +219,9 @@ class Job:
                 self._note_state()
                 yield start
                 decision = self._recovery(state)
-        self.plans.note_doubt(state.held, decision, rollback_s=self.interval_steps * self.step_s / 2)
+        # Without checkpoints, a rollback loses all steps.
+        rollback_s = (self.interval_steps / 2 or self.progress.step) * self.step_s
+        self.plans.note_doubt(state.held, decision, rollback_s)
         self._carry_out(state.held, decision)
 
     def _recovery(self, state: Detecting) -> protocol.Decision[str]:

@@ -180,9 +180,9 @@ class Sampler:
         """Return the variance of the time that was estimated; 0 where no window stood for others."""
         return self._windows_s2() + self._variance_s2 if self._spent else 0.0
 
-    def error(self, training_s: float) -> float:
-        """Return half of the 95 % interval of the samples trained, as a share of them."""
-        return NUM_ERRORS * math.sqrt(self.variance_s2()) / training_s if training_s else 0.0
+    def error(self, kept_s: float) -> float:
+        """Return half of the 95 % interval of the samples kept, as a share of them, from the seconds of their steps."""
+        return NUM_ERRORS * math.sqrt(self.variance_s2()) / kept_s if kept_s else 0.0
 
     def _windows_s2(self) -> float:
         """Return the variance of the time of all blocks.

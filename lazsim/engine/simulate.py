@@ -225,7 +225,7 @@ def simulate_system(
         setting={name: getattr(system, name) for name in system.choices()},
         memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
         planning="sampled" if job.plans.sampler.is_on else "exact",
-        samples_error=job.plans.sampler.error(ledger_s["compute"] + ledger_s["lost_work"]),
+        samples_error=job.plans.sampler.error(ledger_s["compute"]),
         gpus_per_node=costs.cluster.gpus_per_node,
         tokens_per_sample=costs.model.sequence_length,
         prices=prices,
