@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import lazsim
 from lazsim.costmodel.profile import PROFILES, ProfilePoint, read_profile, require_header, save_profile
 from lazsim.errors import InfeasiblePlanError
 from lazsim.output.run import run_files, run_parts
@@ -326,3 +327,12 @@ def test_systems_that_train_nothing_for_one_reason_share_a_note_and_keep_their_s
     assert "ds, tutel: nothing trained: 4 nodes are needed, and the trace has at most 2" in found.notes
     assert [run.interval_steps for run in found.runs] == [run.interval_steps for run in own.runs]
     assert "best setting" not in render(run_parts(found), width=100)
+
+
+@pytest.mark.parametrize(("missing_s", "is_told"), [(0.0, False), (1.0, True)])
+def test_a_trace_is_told_to_be_too_short_but_not_where_its_parts_end_a_rounding_apart(missing_s, is_told):
+    whole = lazsim.build_trace([lazsim.Event(0, "add", f"node{node}") for node in range(4)], duration_s=61e3)
+    for number in range(6):
+        part = whole.window(number * 61e3 / 6, 61e3 / 6)
+        run = lazsim.simulate(part, systems=["ds"], duration=61e3 / 6 + missing_s, routing="uniform")
+        assert any("the trace is too short" in note for note in run.notes) is is_told

@@ -256,7 +256,8 @@ def without_numbers(note: str) -> str:
 
 def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float) -> list[str]:
     notes = [*trace.notes, *rate_note(trace_stats(trace)), *loads.notes]
-    if wall_s > trace.duration_s:
+    # Stretches of a trace end a rounding apart.
+    if wall_s - trace.duration_s > 1e-6:
         end, rest = format_duration(trace.duration_s), format_duration(wall_s - trace.duration_s)
         notes.append(f"the trace is too short: nodes alive at its end, after {end}, stay for the other {rest}")
     most_nodes, cluster = trace.most_nodes(wall_s), scenario.cluster
