@@ -497,6 +497,26 @@ def test_of_alternatives_that_all_miss_the_one_that_does_most_of_the_work_comes_
     assert made.make_sure([raced[0].name]) == raced[0].name
 
 
+def test_of_alternatives_that_all_miss_the_one_in_time_most_often_at_the_same_seeds_is_the_nearest():
+    # The late runs of "a" do nearly all of the work, those of "bb" half of it.
+    late = {"a": (0, 1, 2, 3, 4), "bb": (2, 3, 4, 5)}
+    part = {"a": 0.99, "bb": 0.5}
+
+    def measure(wanted, _change):
+        named = [(one.choice[0][1], seed) for one, seed in wanted]
+        return [{"cost": 1.0, "done": part[name] if seed in late[name] else 1.0} for name, seed in named]
+
+    made = Search(measure, TEN_MINUTES, 100, 100)
+    most, often = (Alternative(choice, 1) for choice in of("a", "bb"))
+    made.run([most, often], MIN_SAMPLES)
+    # At the seeds of both, one of six and two of six are in time, though the first is in time at all others.
+    made.run([most], MIN_SAMPLES + 2)
+    assert made.goal.in_time(made.rows[most, None].values()).value == 3 / 8
+    assert made._nearest([most, often]) == often
+    assert [one.name for one in made.rank([most, often])] == [most, often]
+    assert [one.name for one in made.rank([most, often], often)] == [often, most]
+
+
 def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     def measure(wanted, _change):
         """The first of "a" is late, and no other: one of six misses nine tenths, and one of 29 does not."""

@@ -148,7 +148,7 @@ class Search:
     def rank(self, alternatives: Iterable[Alternative], best: Alternative | None = None) -> list[Ranked[Alternative]]:
         """Order alternatives that have run; see `lazsim.study.comparison.rank`.
 
-        Where all miss what must be done, the one that has done most of it is the best, or that has lost the least.
+        Where all miss what must be done, they stand by how much of it they do, or how little they lose.
         """
         rows = {one: self.rows[one, None] for one in alternatives if (one, None) in self.rows}
         rows = {one: found for one, found in rows.items() if one.choice not in self.refused}
@@ -156,7 +156,10 @@ class Search:
             return []
         done = self.goal.done or (lambda row: 1 - (row.get("lost_token_share") or 0.0))
         if all(self.goal.is_missed(found.values()) for found in rows.values()):
-            return list(rank({one: {seed: done(row) for seed, row in found.items()} for one, found in rows.items()}))
+            parts: dict[Alternative, BySeed] = {
+                one: {seed: done(row) for seed, row in found.items()} for one, found in rows.items()
+            }
+            return list(rank(parts, best))
         return list(rank({one: self.values(one) for one in rows}, best, less_is_better=self.goal.less_is_better))
 
     def race(self, alternatives: Sequence[Alternative]) -> list[Ranked[Alternative]]:
@@ -270,7 +273,7 @@ class Search:
 
         Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. Of those
         that tie with it, and have the same value at every seed at which both do it, it is the one that does it most
-        often. Where all miss it, the one that has done most is returned.
+        often. Where all miss it, it is the nearest.
         """
         enough = 0
         if self.goal.done is not None:
@@ -282,7 +285,18 @@ class Search:
                 self.run([one], min(enough, len(rows) + self.num_left))
                 if not self._is_missed(one):
                     return self._surest(one, ordered)
-        return self.rank(ordered)[0].name
+        return self._nearest(ordered)
+
+    def _nearest(self, ordered: Sequence[Alternative]) -> Alternative:
+        """Return what is in time most often at the seeds of all that have run, where all are late; then does most."""
+        most_first = [one.name for one in self.rank(ordered)]
+        seeds = set.intersection(*(set(self.rows[one, None]) for one in most_first))
+
+        def share(one: Alternative) -> float:
+            rows = self.rows[one, None]
+            return self.goal.in_time(rows[seed] for seed in seeds or rows).value
+
+        return max(most_first, key=share)
 
     def _surest(self, best: Alternative, ordered: Sequence[Alternative]) -> Alternative:
         """Return what ties with the best, has its value where both do what must be done, and does it more often."""
