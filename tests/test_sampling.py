@@ -189,6 +189,15 @@ def test_a_plan_that_stands_for_others_may_lose_experts_that_theirs_kept(seed, i
     assert abs(sampled.samples / exact.samples - 1) < 1.5 * sampled.samples_error
 
 
+def test_a_note_tells_that_every_plan_is_made_where_sampling_was_asked_for():
+    trace, settings = random_run(5)
+    exact, sampled = (
+        lazsim.simulate(trace, planning=name, duration="10min", **settings) for name in ("exact", "sampled")
+    )
+    assert ["every plan is made, though" in "".join(one.notes) for one in (exact, sampled)] == [False, True]
+    assert sampled.runs[0].samples == exact.runs[0].samples
+
+
 def test_an_unknown_planning_is_refused_in_one_line():
     trace, settings = random_run(5)
     with pytest.raises(SpecError, match=r"unknown planning 'fast'.*auto, exact, sampled"):

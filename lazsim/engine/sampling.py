@@ -16,10 +16,11 @@ from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps
 from lazsim.engine.systems import System
 
 PLANNINGS = ("auto", "exact", "sampled")
-"""Make every plan; sample; or sample where all windows would take longer than `EXACT_S`."""
+"""Sample where all windows take much longer than `EXACT_S`; make every plan; or sample wherever windows suffice."""
 
 EXACT_S = 2.0
-"""Estimated seconds of computing that a run spends on windows: on all of them, or on a part."""
+"""Estimated seconds of computing that a run which samples spends on windows. A block has `FEWEST_WINDOWS` or more, so
+that runs whose windows all take up to twice as long make every plan; up to four times where plans do not change."""
 
 PLAN_S, EXPERT_S, CELL_S, SLOT_S, SHARED_GPU_S = 1.6e-3, 2e-5, 1e-8, 6e-8, 2e-5
 """Seconds of computing for a plan and its change from the last one: constant, for each expert of a layer, for each cell

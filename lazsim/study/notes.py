@@ -146,6 +146,8 @@ def _run_notes(scenario: Scenario, run: SystemRun) -> list[str]:
             f"plans are sampled; samples are within {run.samples_error:.2%} (95 % interval) of those of a run that "
             "makes every plan, as `planning` exact does"
         )
+    if scenario.planning == "sampled" and run.planning == "exact" and run.steps:
+        notes.append("every plan is made, though `planning` is sampled: loads are even, or windows too few for blocks")
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
         notes.append(f"{share:.1%} of the time of steps is extrapolated beyond measured sizes")
