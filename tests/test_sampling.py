@@ -198,6 +198,21 @@ def test_a_note_tells_that_every_plan_is_made_where_sampling_was_asked_for():
     assert sampled.runs[0].samples == exact.runs[0].samples
 
 
+def test_windows_around_the_end_of_recorded_loads_stand_for_themselves(tmp_path):
+    # Loads of gpt-s are even after 2000 steps, in the first half of the first block, and far from it before.
+    rows = ["step,layer,expert,tokens"]
+    rows += [
+        f"{step},{layer},{expert},{1 + 99 * (step < 2000 and expert == step // 200 % 8)}"
+        for step in range(0, 2200, 200) for layer in range(12) for expert in range(8)
+    ]  # fmt: skip
+    (tmp_path / "loads.csv").write_text("\n".join(rows) + "\n")
+    settings = {"systems": ["lazarus"], "model": "gpt-s", "routing": str(tmp_path / "loads.csv")}
+    events = [lazsim.Event(0.0, "add", f"node{node}") for node in range(8)]
+    exact, sampled = both(lazsim.build_trace(events, duration_s=8 * HOUR_S), settings)
+    assert sampled.planning == "sampled"
+    assert sampled.samples == pytest.approx(exact.samples, rel=1e-4)
+
+
 def test_an_unknown_planning_is_refused_in_one_line():
     trace, settings = random_run(5)
     with pytest.raises(SpecError, match=r"unknown planning 'fast'.*auto, exact, sampled"):

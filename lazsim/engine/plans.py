@@ -62,6 +62,7 @@ class Plans:
             num_changes=num_changes,
             wall_s=wall_s,
             now_s=now_s,
+            last_step=planner.last_loads_step,
         )
 
     def planned(self, nodes: Sequence[str], step: int) -> Planned:

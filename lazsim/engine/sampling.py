@@ -76,6 +76,8 @@ class Sampler:
         Times at which nodes go or come: each takes a plan in any case.
     wall_s, now_s
         Simulated time of the run, and what returns the part that has passed.
+    last_step
+        Step whose loads all later ones have, where loads are recorded.
 
     Examples
     --------
@@ -96,7 +98,9 @@ class Sampler:
         num_changes: int,
         wall_s: float,
         now_s: Callable[[], float],
+        last_step: int | None = None,
     ) -> None:
+        self._last_step = last_step
         self._planning, self._plans_change, self._num_changes = planning, plans_change, num_changes
         self._window_steps, self._wall_s, self._now_s = window_steps, wall_s, now_s
         self.block_windows = 1
@@ -125,10 +129,11 @@ class Sampler:
 
     def stand_in(self, step: int, at: int | None = None) -> int:
         """Return the step that stands for one: of the block in which it is, or in which another step is."""
-        if not self.is_on:
+        in_block = step if at is None else at
+        if self._stands_alone(in_block):
             return step
         window, place = divmod(step, self._window_steps)
-        first = self._block(step if at is None else at) * self.block_windows
+        first = self._block(in_block) * self.block_windows
         middle = first + (self.block_windows - 1) // 2
         if not self._plans_change:
             return middle * self._window_steps
@@ -136,7 +141,7 @@ class Sampler:
 
     def time(self, timer: StepTimer, step: int) -> TimedSteps:
         """Time steps; where windows stand for others, all up to the end of one take their mean."""
-        if not self.is_on:
+        if self._stands_alone(step):
             return timer(step)
         at = self.stand_in(step)
         if not self._plans_change:
@@ -220,6 +225,12 @@ class Sampler:
             return float((spent_B**2).sum())
         near, far = (float(one.mean()) * total_s / free_s for one in squares)
         return float((spent_B**2).sum()) * (max(0.0, near - far / 2) + max(0.0, far - near) / 12)
+
+    def _stands_alone(self, step: int) -> bool:
+        """Tell whether a window stands for itself: also where the record of the loads ends in its block."""
+        if not self.is_on:
+            return True
+        return self._last_step is not None and self._block(step) == self._block(self._last_step)
 
     def _block(self, step: int) -> int:
         return step // self._window_steps // self.block_windows
