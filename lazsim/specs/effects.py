@@ -92,7 +92,11 @@ REFUSED: Mapping[str, Callable[[ParallelSpec, ModelSpec], bool]] = {
     ),
     "graphs 'partial' with recompute 'full'": lambda one, _: one.graphs == "partial" and one.recompute == "full",
 }
-"""What NVIDIA/Megatron-LM 0.16 refuses of layouts other than DualPipe's (``TransformerConfig.__post_init__``)."""
+"""Stages and recomputation that NVIDIA/Megatron-LM 0.16 refuses (``TransformerConfig.__post_init__``).
+
+DualPipe is another trainer's. Megatron-LM refuses settings that no search chooses, too, as `overlap_expert` with graphs
+of a whole iteration: published runs have these.
+"""
 
 
 def without_effect(job: JobSpec, model: ModelSpec) -> dict[str, str]:
@@ -150,7 +154,7 @@ def layout_remarks(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
     refused = refused_settings(parallel, model)
     return [
         *[f"of no effect in this layout: {', '.join(told)}"] * bool(told),
-        *[f"NVIDIA/Megatron-LM 0.16 refuses {one}; the step is that of a trainer that can" for one in refused],
+        *[f"NVIDIA/Megatron-LM 0.16 refuses {one}; the step is that of a trainer that runs it" for one in refused],
         *[f"{drops}tokens and samples count all the same, MFU what is computed"] * (0 < capacity < 1),
     ]
 
