@@ -376,6 +376,13 @@ def test_prometheus_sum_is_read_as_live_counts(read):
         read(counts, cluster_nodes=9)
 
 
+def test_prometheus_sum_of_two_counts_at_a_time_is_refused_and_the_first_counts_where_lenient(read):
+    counts = {"metric": {}, "values": [[0, "8"], [60, "7"], [60, "6"], [120, "8"]]}
+    with pytest.raises(TraceFormatError, match="another count at the time 60"):
+        read(matrix(counts))
+    assert read(matrix(counts), lenient=True).num_alive()[1].tolist() == [8, 7, 8]
+
+
 @pytest.mark.parametrize(("parts", "says"), [
     (["101", ["1", "0.5", "1"]], "'0.5' is neither 0 nor 1"), (["11", "10"], "sample of 'a' at the time 1740787260"),
 ])  # fmt: skip

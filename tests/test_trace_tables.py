@@ -197,7 +197,7 @@ def test_table_of_any_form_is_read_alike(write, form):
         (OUTAGES + "a,2025-03-01 02:00,2025-03-01 01:00\n", "line 4: the outage ends, at '2025-03-01 01:00', before"),
         (tar_of("data.csv"), "an archive of tar"),
         ("timestamp,instances\n1.74E+12,8\n1.74E+12,7\n", "line 2: '1.74E+12' is rounded"),
-        ("ms,action,nodes\n0,add,a1 b2\n60000,remove,a1 b2\n", "line 2: 'a1 b2' may be several nodes"),
+        ("ms,action,nodelist\n0,add,a1 b2\n60000,remove,a1 b2\n", "line 2: 'a1 b2' may be several nodes"),
         (OUTAGES.replace("\na,", '\n"gpu-[1-2,x]",'), "line 2: 'gpu-[1-2,x]' is no list of hosts"),
     ],
 )
@@ -1012,3 +1012,17 @@ def test_a_node_that_is_away_and_said_to_be_so_again_as_it_returns_is_back(write
     assert [(batch.time_s, batch.removed, batch.added) for batch in trace.batches()][1:] == [
         (100.0, ("a",), ()), (200.0, (), ("a",)), (300.0, ("b",), ()),
     ]  # fmt: skip
+
+
+def test_table_with_a_header_is_not_taken_for_a_format_without_one(write):
+    rows = "0,add,a\n0,add,b\n60000,remove,a\n"
+    assert "have no unit; give `time_unit`" in refusal(lambda: read_trace(write("time,event,node\n" + rows)))
+    assert read_trace(write("time_s,event,node\n" + rows)).duration_s == 60000
+    assert read_trace(write("time_ms,event,node\n" + rows)).duration_s == 60
+    assert read_trace(write(rows)).format == "bamboo"
+
+
+def test_nodes_that_are_added_take_no_name_that_the_file_has(write):
+    rows = "node,start_s,end_s\nhealthy-001,0,60\nb,90,120\n"
+    trace = read_trace(write(rows), mapping=make_mapping(cluster_nodes="4"))
+    assert {event.node for event in trace.events()} == {"healthy-001", "b", "healthy-002", "healthy-003"}

@@ -1,5 +1,6 @@
 """Readers of traces: each module here reads the format of its name."""
 
+import itertools
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -167,7 +168,8 @@ def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event]
         if nodes < len(named):
             raise source.refuse("", f"names {len(named)} nodes; give `cluster_nodes` of at least that")
         check_size(source.name, 0, nodes, nodes)
-        others = [f"healthy-{number:03d}" for number in range(1, nodes - len(named) + 1)]
+        fresh = (name for number in itertools.count(1) if (name := f"healthy-{number:03d}") not in named)
+        others = list(itertools.islice(fresh, nodes - len(named)))
         notes.append(
             f"{counted(len(named), 'node appears', 'nodes appear')}; {counted(len(others), 'more is', 'more are')} "
             f"taken to be healthy throughout ({nodes} in all)"

@@ -63,7 +63,11 @@ def _samples(
 
 def _read_counts(source: TraceSource, series: dict[str, Any]) -> TraceReading:
     """Read one series that names no node, such as of ``sum(up)``, as live counts."""
-    samples = [Sample(time, value) for _, time, value in sorted({*_samples(source, series, count)})]
+    counts: dict[float, int] = {}
+    for where, time, value in _samples(source, series, count):
+        if counts.setdefault(time, value) != value:
+            source.fault(where, f"another count at the time {time:.15g}", "take the first sample of a time")
+    samples = [Sample(time, value) for time, value in sorted(counts.items())]
     samples = [sample._replace(time_s=sample.time_s - samples[0].time_s) for sample in samples]
     events = events_from_counts(samples, source.rng, source.name)
     notes = (RULE, "one series, which names no node")
