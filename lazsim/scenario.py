@@ -528,7 +528,7 @@ class _Resolution:
             raise SpecError(f"{self._where}`layers_from`: {name} has MoE layers alone; leave it out")
         if is_generator:
             return msgspec.structs.replace(source, generator=self._spec(RoutingSpec, "routing", name))
-        self._refuse_changes("routing", f"{name} is a file, which")
+        self._refuse_changes("routing", name if name == UNIFORM else f"{name} is a file, which")
         if name != UNIFORM:
             self._paths["routing"] = self._file("routing", name)
         with self._naming("routing"):

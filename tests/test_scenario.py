@@ -308,3 +308,8 @@ def test_known_times_of_a_job_take_the_place_of_kernels_and_links():
         resolve({**settings, "job.times": {"step_s": 1, "num_stages": 99}}).costs()
     with pytest.raises(SpecError, match="need one step_s or more"):
         resolve({**settings, "job.times": {"step_s": []}})
+
+
+def test_a_field_of_even_loads_is_refused_without_calling_them_a_file():
+    with pytest.raises(SpecError, match=r"routing\.skew: uniform has no such field"):
+        resolve({"trace": "fail-every-5min", "routing": "uniform", "routing.skew": 1.0})
