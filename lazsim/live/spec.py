@@ -52,7 +52,7 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
     seed: Seed = 0
     """Seed of initial parameters and of the order of the text."""
     text: str = ""
-    """Path of the training text; empty for the documentation of Python."""
+    """Path of the training text; empty for the reference that Python's ``help`` shows, which differs by its version."""
     text_sha256: str = ""
     """Hash of the text: every worker must have the same."""
     checkpoint_folder: str = ""
