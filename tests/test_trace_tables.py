@@ -1026,3 +1026,9 @@ def test_nodes_that_are_added_take_no_name_that_the_file_has(write):
     rows = "node,start_s,end_s\nhealthy-001,0,60\nb,90,120\n"
     trace = read_trace(write(rows), mapping=make_mapping(cluster_nodes="4"))
     assert {event.node for event in trace.events()} == {"healthy-001", "b", "healthy-002", "healthy-003"}
+
+
+def test_file_whose_first_rows_are_out_of_order_is_not_read_from_its_end(write):
+    starts = [f"2025-03-01T00:00:{second:02d}Z,add,n{second}\n" for second in range(24, 0, -1)]
+    text = "time,event,node\n" + "".join(starts) + "2025-03-01T05:00:00Z,remove,n1\n"
+    assert "line 3: time 22 s comes after 23 s" in refusal(lambda: read_trace(write(text)))

@@ -160,7 +160,8 @@ class _MappedTable:
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
         self._times = TimeParser(mapping, source.asked, self._header(times), lengths)
         steps = self._first_steps(copy.copy(self._times)) if "time" in self._places else []
-        self._is_newest_first = 2 * sum(step < 0 for step in steps) > len(steps)
+        # Rows that nodes write at once, as at the start, may be out of order in any file.
+        self._is_newest_first = 2 * sum(step < 0 for step in steps) > len(steps) and math.fsum(steps) < 0
         if self._is_newest_first:
             self._rows.reverse()
         # The count of an hour that comes twice only repeats the time of the one before.
@@ -168,9 +169,9 @@ class _MappedTable:
         self._last = -math.inf
 
     def _first_steps(self, times: TimeParser) -> list[float]:
-        """Return the steps between the times of the first rows that differ; none where they count from no date."""
+        """Return the steps between the times of the first rows, and on to the last, that differ; none without dates."""
         found = []
-        for _, texts in self._rows[:HEAD_LINES]:
+        for _, texts in [*self._rows[:HEAD_LINES], *self._rows[HEAD_LINES:][-1:]]:
             with suppress(ValueError, OverflowError):
                 found.append(times.read(texts["time"]))
         with suppress(LazsimError):
