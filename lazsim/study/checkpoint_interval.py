@@ -66,9 +66,9 @@ def parse_interval(value: Any) -> str | int | float | None:
 def choose_setting(runs: ScenarioRuns, interval: str | int | float | None) -> Setting:
     """Return the setting of scenarios with an interval.
 
-    Where it is ``auto``, it is the one of the most samples on all traces together that simulations find; see
-    `_search`. Else the system is as published. The interval is the one given, the job's own, or Young's where that
-    has none.
+    Where it is ``auto``, it is the one of the most samples on all traces together that simulations find, with one
+    rollback more; see `_search`. Else the system is as published. The interval is the one given, the job's own, or
+    Young's where that has none.
     """
     scenario = runs.scenario
     system, own = scenario.find_system(), scenario.job.checkpoint_interval_steps.get(scenario.system)
@@ -98,33 +98,33 @@ def _search(start: Setting, runs: ScenarioRuns, num_nodes: int) -> Setting:
 
     Notes
     -----
-    Where no failure goes back to a checkpoint, a run that never saves trains most, and loses all on another trace.
-    An interval then counts as if one failure at a random instant had gone back, which loses half of it;
-    `mean_between_s`, too, takes one failure for none. With saves of a constant time, Young's interval for one
-    failure is best so. None shorter than the published one is tried there, since it trains less on the trace.
+    One more failure at a random instant counts as gone back to a checkpoint than did, and loses half of an interval. Of
+    an interval that few such failures have tested, some lose little by luck; where none has, a run that never saves
+    trains most, and loses all on another trace. With saves of a constant time, Young's interval for one failure is
+    best then: `mean_between_s`, too, takes one failure for none. None shorter than the published one is tried there,
+    since it trains less on the trace.
     """
     scenario = runs.scenario
 
-    def score(setting: Setting, counts_rollback: bool = False) -> float:
+    def score(setting: Setting) -> float:
         made = runs.runs(setting)
         lost = math.fsum(run.lost_token_share or 0.0 for run in made) / len(made)
         if lost > setting.system.most_lost_tokens:
             return -lost
-        loss = math.fsum(map(rollback_samples, made)) / len(made) if counts_rollback else 0.0
-        return math.fsum(run.samples for run in made) - loss
+        return math.fsum(run.samples for run in made) - math.fsum(map(rollback_samples, made)) / len(made)
 
     best = start
     for name, values in start.system.choices().items():
         others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
         fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, num_nodes)]
         best = max((best, *fitting), key=score)
-    is_untested = not any(map(went_back, runs.runs(best)))
     least = fewest_steps(best.system, scenario.costs(), scenario.load_routing(), num_nodes)
-    least = max(least, best.interval_steps) if is_untested else least
+    if not any(map(went_back, runs.runs(best))):
+        least = max(least, best.interval_steps)
     fixed = best
 
     def scores(intervals: Iterable[int]) -> dict[int, float]:
-        return {steps: score(replace(fixed, interval_steps=steps), is_untested) for steps in intervals}
+        return {steps: score(replace(fixed, interval_steps=steps)) for steps in intervals}
 
     found = replace(best, interval_steps=climb(best.interval_steps, scores, least))
     # Where nothing trains, all settings are as good.
