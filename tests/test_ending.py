@@ -114,6 +114,26 @@ def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_
     assert (ended.stdout, ended.stderr) == ("cleared\nheard\n", "")
 
 
+@pytest.mark.parametrize(("pause_s", "code", "out"), [(0.0, 0, "cleared\nheard\n"), (0.5, 130, "")])
+def test_two_signals_at_once_are_one_order_and_a_later_one_ends_the_process(pause_s, code, out, run_process):
+    # `timeout` sends one to the command and one to its group.
+    script = (
+        "import os, signal, time\n"
+        "from lazsim.cli.base.ending import Ending, acknowledge\n"
+        "with Ending():\n"
+        "    try:\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            time.sleep(60)\n"
+        "        finally:\n"
+        f"            time.sleep({pause_s})\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            print('cleared')\n"
+    ) + HEARD
+    ended = run_process(sys.executable, "-c", script, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
+
+
 @pytest.mark.parametrize("is_interrupted", [False, True])
 def test_threads_that_an_interrupt_breaks_say_nothing(is_interrupted, run_process):
     script = (

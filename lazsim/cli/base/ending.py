@@ -17,6 +17,9 @@ AGAIN_S = 0.02
 LOST_S = 0.1
 """Time after which one that was raised is looked for: the way out is not disturbed sooner."""
 
+SAME_S = 0.2
+"""Time in which a second signal is the same order: `timeout` sends one to the command, and one to its group."""
+
 CLEAR_S = 5.0
 """Time that Python has to end workers and threads after an order to end, when the command is done."""
 
@@ -46,6 +49,7 @@ class Ending:
     def __init__(self) -> None:
         self.number = 0
         """The signal that came; 0 where none did."""
+        self._ordered_s = math.inf
         self._raised: Callable[[], Interrupt | None] = lambda: None
         self._before: dict[int, Any] = {}
         self._hook, self._thread_hook = sys.unraisablehook, threading.excepthook
@@ -69,9 +73,10 @@ class Ending:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGALRM:
-            if self.number:
+            if time.monotonic() > self._ordered_s + SAME_S:
                 os._exit(128 + self.number)
-            self.number = number
+            if not self.number:
+                self.number, self._ordered_s = number, time.monotonic()
         must_wait = _must_wait(frame)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S if must_wait else LOST_S)
         # One that is alive unwinds the command, or is kept by a library that will raise it.
@@ -108,11 +113,11 @@ def await_end(status: int, *, is_ordered: bool) -> None:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal ends_at_s
-        is_order, is_second = number != signal.SIGALRM, ends_at_s < math.inf
-        if time.monotonic() >= ends_at_s or (is_order and is_second):
+        now_s, is_order = time.monotonic(), number != signal.SIGALRM
+        if now_s >= ends_at_s or (is_order and now_s > ends_at_s - CLEAR_S + SAME_S):
             os._exit(status)
         if is_order:
-            ends_at_s = time.monotonic() + CLEAR_S
+            ends_at_s = min(ends_at_s, now_s + CLEAR_S)
 
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:
