@@ -533,6 +533,24 @@ def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     assert len(made.rows[cheap, None]) == 29
 
 
+def test_one_that_is_late_too_often_leaves_the_runs_to_the_next():
+    def measure(wanted, _change):
+        """Of "a", which is cheaper, every tenth run is late, from the seventh on, and of "bb" none."""
+        return [
+            {"cost": {"a": 1.0, "bb": 2.0}[name], "done": 0.5 if name == "a" and seed % 10 == 6 else 1.0}
+            for one, seed in wanted
+            for name in [one.choice[0][1]]
+        ]
+
+    often = replace(TEN_MINUTES, least_prob=0.99)
+    made = Search(measure, often, 400, 1000)
+    late, sure = (Alternative(choice, 1) for choice in of("a", "bb"))
+    made.run([late, sure], MIN_SAMPLES)
+    # 0.99 to the power of 299 is the first below 5 %, and 3 of 299 are more than one in a hundred: as of 48 runs.
+    assert made.make_sure([late, sure]) == sure
+    assert [len(made.rows[one, None]) for one in (late, sure)] == [48, 299]
+
+
 @pytest.mark.parametrize("num_seeds", [2, 6])
 @pytest.mark.parametrize(("max_runs", "everywhere", "best"), [(35, 0.0, "bb"), (99, 0.0, "bb"), (99, 0.01, "a")])
 def test_of_two_that_cost_the_same_where_both_are_in_time_the_one_more_often_in_time_is_the_best(

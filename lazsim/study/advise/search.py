@@ -275,16 +275,22 @@ class Search:
         that tie with it, and have the same value at every seed at which both do it, it is the one that does it most
         often. Where all miss it, it is the nearest.
         """
-        enough = 0
+        enough = most_late = 0
         if self.goal.done is not None:
             enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
+            most_late = enough - math.ceil(self.goal.least_prob * enough)
         for one in ordered:
             rows = self.rows.get((one, None), {})
             # Few runs do not tell that too many are late.
-            if rows and self.goal.in_time(rows.values()).high >= self.goal.least_prob:
-                self.run([one], min(enough, len(rows) + self.num_left))
-                if not self._is_missed(one):
-                    return self._surest(one, ordered)
+            if not rows or self.goal.in_time(rows.values()).high < self.goal.least_prob:
+                continue
+            # Twice as many each time: one that is late too often for `enough` leaves the other runs to the next.
+            for num_seeds in (len(rows) << turn for turn in range(1, enough.bit_length() + 1)):
+                if sum(self.goal.is_late([row]) for row in rows.values()) <= most_late:
+                    self.run([one], min(num_seeds, enough, len(rows) + self.num_left))
+                    rows = self.rows[one, None]
+            if not self._is_missed(one):
+                return self._surest(one, ordered)
         return self._nearest(ordered)
 
     def _nearest(self, ordered: Sequence[Alternative]) -> Alternative:
