@@ -51,7 +51,7 @@ def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[
         axes, times = _drop(kernel, axes, times, axis, measured.mean(axis=rest) < MEASURED_SHARE, notes)
     times = _repaired(kernel, axes, times, notes)
     if kernel.startswith("attention_"):
-        times = _lengthened(kernel, axes[-1], times, notes)
+        times = _with_more_heads(kernel, axes[0], times, notes)
     while np.isnan(times).any():
         holes = [np.isnan(times).mean(axis=tuple(set(range(times.ndim)) - {axis})) for axis in range(times.ndim)]
         worst = max(range(times.ndim), key=lambda axis: holes[axis].max())
@@ -115,14 +115,18 @@ def _lines(logs: Floats, axis: int, positions: Floats) -> tuple[Floats, Floats]:
     return np.moveaxis(line, 0, axis), np.moveaxis(low, 0, axis)
 
 
-def _lengthened(kernel: str, lengths: Sequence[float], times: Floats, notes: list[str]) -> Floats:
-    """Fill in sequences that were too long to measure by the square of their length."""
+def _with_more_heads(kernel: str, heads: Sequence[float], times: Floats, notes: list[str]) -> Floats:
+    """Fill in sequences of more heads than were measured: they fill the GPU, and take time in proportion to heads.
+
+    Where the longest of 512 heads and more are left out, they come back 1 to 7 % off at the median on four GPUs; by the
+    square of the length of shorter ones, which reach a lower rate, they would be 14 to 40 % too slow.
+    """
     filled = times.copy()
-    for j in range(1, len(lengths)):
-        hole = np.isnan(filled[:, j])
-        filled[hole, j] = filled[hole, j - 1] * (lengths[j] / lengths[j - 1]) ** 2
+    for i in range(1, len(heads)):
+        hole = np.isnan(filled[i])
+        filled[i, hole] = filled[i - 1, hole] * heads[i] / heads[i - 1]
     if count := int(np.isnan(times).sum() - np.isnan(filled).sum()):
         notes.append(
-            f"{kernel}: {count} of {times.size} points were not measured: filled in by the square of the length"
+            f"{kernel}: {count} of {times.size} points were not measured: filled in by the number of their heads"
         )
     return filled

@@ -129,11 +129,10 @@ class KernelTables:
         """
         fewest, lengths = self._grid(kernel).axes[0][0], self._grid(kernel).axes[1]
         longer = max(1.0, sequence / lengths[-1])
-        parts = max(1.0, min(fewest / (longer * heads), sequence / longer / lengths[0]))
-        return longer * min(
-            self.time_s(kernel, longer * heads, sequence / longer),
-            parts * self.time_s(kernel, parts * longer * heads, sequence / longer / parts),
-        )
+        heads, sequence = longer * heads, sequence / longer
+        most = max(1.0, min(fewest / heads, sequence / lengths[0]))
+        parts = [1 << halvings for halvings in range(int(math.log2(most)) + 1)]
+        return longer * min(part * self.time_s(kernel, part * heads, sequence / part) for part in parts)
 
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
         """Return the time of a collective; beyond the ranks that it was measured over, at its bus bandwidth."""
