@@ -16,7 +16,7 @@ import numpy as np
 
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.grouping import grouped
-from lazsim.live.fault_injector import LocalNodes
+from lazsim.live.fault_injector import FaultInjector, LocalNodes
 from lazsim.live.record import LiveRun
 from lazsim.live.run import OnStart, live_costs, run_locally
 from lazsim.live.spec import LiveSpec
@@ -100,7 +100,7 @@ def all_lost_ratio(trace: Trace) -> float:
     return sum(are_all) / max(1, are_all.count(False))
 
 
-class CalibrationFaults:
+class CalibrationFaults(FaultInjector):
     """The faults of a calibration run, with steps between each.
 
     Kills one node and starts another, kills two at once and starts others, and so on down to the fewest nodes that the
@@ -125,21 +125,15 @@ class CalibrationFaults:
         self._losses = some + num_all * [num_nodes]
         parts = (np.arange(len(self._losses)) + 0.5) / len(self._losses)
         self._ages_s = np.minimum(np.quantile(ages_s or [0.0], parts), MAX_AGE_S).tolist()
-        self._alive = [f"c{index}" for index in range(num_nodes)]
+        self.initial = tuple(f"c{index}" for index in range(num_nodes))
+        self._alive = list(self.initial)
         self._num_started = num_nodes
         self._num_used = self._num_steps = 0
-
-    is_awaited = False
 
     @property
     def brings_nodes(self) -> bool:
         """Whether the job waits for a node that will come."""
         return not self._usable_nodes(len(self._alive))
-
-    def begin(self, nodes: LocalNodes) -> None:
-        """Start all nodes."""
-        for node in self._alive:
-            nodes.start(node)
 
     async def on_event(self, nodes: LocalNodes, event: str, _generation: int, _step: int) -> None:
         """Count steps since the last change, and make the next change."""

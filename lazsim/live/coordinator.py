@@ -340,7 +340,10 @@ class Coordinator:
     def _plan_next(self, decision: Decision[WorkerConnection]) -> NextGeneration:
         """Plan the generation that a decision asks for; one that resumes has the plan in force."""
         if decision.action is Action.RESUME:
-            return NextGeneration(self._members, self._held, self._plan_again(), 0.0)
+            assert self._plan is not None, "a generation has trained"
+            names, holds = [one.name for one in self._members], [one.held.blocks for one in self._members]
+            plan = msgspec.structs.replace(self._plan, source="peers", step=self.step, members=names, holds=holds)
+            return NextGeneration(self._members, self._held, plan, 0.0)
         step = self._checkpoint_step() if decision.action is Action.RESTART else self.step
         reached = LastStep(step, self._trained_generation)
         return self._planner.plan(decision, self._held, reached, self._loads(step), self._members)
@@ -377,12 +380,6 @@ class Coordinator:
         recovery.transfer_s += self.now_s() - begun_s
         await self._emit("ready")
         return True
-
-    def _plan_again(self) -> GenerationPlan:
-        """Return the plan in force, for its ranks to go on with at the step that they have reached."""
-        assert self._plan is not None, "a generation has trained"
-        names, holds = [one.name for one in self._members], [one.held.blocks for one in self._members]
-        return msgspec.structs.replace(self._plan, source="peers", step=self.step, members=names, holds=holds)
 
     def _start_training(self, plan: GenerationPlan, cause: str) -> None:
         record = self.record

@@ -1,7 +1,7 @@
 """Faults of a live run on this machine: start and kill its workers, as a trace says or in another way."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -85,22 +85,25 @@ class LocalNodes:
 class FaultInjector(Protocol):
     """Starts and kills the nodes of a run."""
 
+    initial: Sequence[str]
+    """The first nodes."""
+    is_awaited: bool = False
+    """Whether the run goes on to its end when it has lost too many nodes."""
+
     @property
     def brings_nodes(self) -> bool:
         """Whether more nodes will come."""
 
-    @property
-    def is_awaited(self) -> bool:
-        """Whether the run goes on to its end when it has lost too many nodes."""
-
     def begin(self, nodes: LocalNodes) -> None:
         """Start the first nodes."""
+        for node in self.initial:
+            nodes.start(node)
 
     async def on_event(self, nodes: LocalNodes, event: str, generation: int, step: int) -> None:
         """Act on an event of the coordinator; see `lazsim.live.coordinator.OnEvent`."""
 
 
-class TraceInjector:
+class TraceInjector(FaultInjector):
     """Starts and kills workers as a trace in seconds of the run says.
 
     Where `is_awaited`, the job goes on to the trace's end even when too few nodes are left.
@@ -116,11 +119,6 @@ class TraceInjector:
     def brings_nodes(self) -> bool:
         """See `FaultInjector`."""
         return any(batch.added for batch in self._batches)
-
-    def begin(self, nodes: LocalNodes) -> None:
-        """Start the nodes of the first instant."""
-        for node in self.initial:
-            nodes.start(node)
 
     async def on_event(self, nodes: LocalNodes, event: str, _generation: int, _step: int) -> None:
         """Begin the trace when the job begins."""

@@ -7,7 +7,7 @@ run only tells how much the speed of the machine has changed.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Validation:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        run, worst = self.measured.run, abs(self.worst().error)
+        measured, worst = self.measured.to_json(), abs(self.worst().error)
         return {
             "inputs": self.inputs,
             "tolerance": self.tolerance,
@@ -126,12 +126,7 @@ class Validation:
             "worst_error": worst if math.isfinite(worst) else None,
             "drift": self.drift,
             "calibration": {name: value for name, value in vars(self.calibration).items() if name != "routing"},
-            "measured": {
-                "wall_s": run.wall_s,
-                "counts": named_counts(run),
-                "ledger_s": dict(run.ledger_s),
-                "recoveries": [asdict(recovery) for recovery in self.measured.recoveries],
-            },
+            "measured": {name: measured[name] for name in ("wall_s", "counts", "ledger_s", "recoveries")},
             "predicted": {"counts": named_counts(self.predicted), "ledger_s": dict(self.predicted.ledger_s)},
             "notes": self.notes,
         }

@@ -69,22 +69,14 @@ def advice_report(advice: Advice) -> Report:
 
 def _answer(advice: Advice) -> str:
     best, goal = advice.best, advice.goal
-    fault = advice.fault(best)
+    fault, name = advice.fault(best), _name(advice, best)
     if fault == "loses updates":
         lost = 100 * advice.mean("lost_token_share").value
-        return lines_of(
-            [
-                "no setting loses as few updates of tokens as its system may",
-                f"nearest: {_name(advice, best)}; it loses {lost:.1f} %",
-            ]
-        )
+        no_setting = "no setting loses as few updates of tokens as its system may"
+        return lines_of([no_setting, f"nearest: {name}; it loses {lost:.1f} %"])
     if fault:
-        return lines_of(
-            [
-                f"no setting is done in time with a probability of {goal.least_prob:.0%}",
-                f"nearest: {_name(advice, best)}; in time in {_in_time(advice, best)}",
-            ]
-        )
+        no_setting = f"no setting is done in time with a probability of {goal.least_prob:.0%}"
+        return lines_of([no_setting, f"nearest: {name}; in time in {_in_time(advice, best)}"])
     value = with_interval(advice.ranking[0].mean, goal.format)
     ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
     num_ties = len(advice.ties)
@@ -96,12 +88,8 @@ def _answer(advice: Advice) -> str:
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
-    return lines_of(
-        [
-            f"advice for {goal.name}: {_name(advice, best)}",
-            f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}",
-        ]
-    )
+    worth = f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}"
+    return lines_of([f"advice for {goal.name}: {name}", worth])
 
 
 def seems_better(one: Ranked[Alternative]) -> bool:
@@ -131,14 +119,11 @@ def _ranking_table(advice: Advice) -> Table:
     rows, shown = [], advice.ranking[:MOST_RANKED]
     names, common = name_apart([one.name.choice for one in shown])
     for place, (one, chosen) in enumerate(zip(shown, names, strict=True)):
-        unsure = " (too few seeds)" if seems_better(one) else ""
-        tie = TIE if place and one.is_tie else unsure
-        behind = f"{_percent(one.behind)}{tie}" if place else "-"
+        tie = TIE if one.is_tie else " (too few seeds)" if seems_better(one) else ""
+        behind = (advice.fault(one.name) or f"{_percent(one.behind)}{tie}") if place else None
         row = [chosen, one.name.interval_steps, with_interval(one.mean, goal.format), behind, one.num_seeds]
         if goal.done is not None:
             row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
-        if place:
-            row[3] = advice.fault(one.name) or behind
         rows.append(row)
     left = len(advice.ranking) - len(rows)
     notes = [f"in all rows: {common}"] if common else []

@@ -51,20 +51,15 @@ class RankTimes:
 
     num_tokens: int
     """Token assignments of one rank before the exchange."""
-    experts_s: Mapping[RankLoad, float]
-    """Seconds of the experts of each distinct load, forward and backward."""
-    own_rows_s: float
-    """Seconds of gate and schedule, and of packing and unpacking a rank's own tokens: the same for any load."""
-    arrived_rows_s: Mapping[int, float]
-    """Seconds in which the rows that a rank receives are sorted by expert and put back, by their number."""
+    seconds: Mapping[Any, float]
+    """By purpose, forward and backward; see `measure_rank_loads`."""
     tables: Mapping[str, TimeTable]
     """Tables of one expert and of the reorder, from a profile or measured on the way."""
 
     def measured_s(self, load: Sequence[int]) -> float:
         """Return the time of a rank: its own tokens, the rows that it receives, and its experts."""
-        if not any(load):
-            return self.own_rows_s
-        return self.own_rows_s + self.arrived_rows_s[sum(load)] + self.experts_s[distinct(load)]
+        own_s = self.seconds["own"]
+        return own_s + self.seconds[sum(load)] + self.seconds[distinct(load)] if any(load) else own_s
 
     def predicted_s(self, load: Sequence[int]) -> float:
         """Return the time by the tables, as the simulator adds it up: all replicas, and a reorder of the mean rank."""
@@ -125,8 +120,9 @@ def measure_rank_loads(
 ) -> RankTimes:
     """Measure every distinct load, the reorders of own and of received tokens, and the tables that are missing.
 
-    The purpose of a measurement is a load, ``own`` rows, a number of received rows, or the table of a kernel. A table
-    has points twice as large as the one before; only its ends are required.
+    The purpose of a measurement is a distinct load of experts, ``own`` (gate and schedule, and a rank's own tokens
+    packed and unpacked: the same for any load), a number of received rows, sorted by expert and put back, or the table
+    of a kernel. A table has points twice as large as the one before; only its ends are required.
     """
     measurements: list[Measurement] = []
     kernels: dict[str, Kernel] = {}
@@ -164,13 +160,8 @@ def measure_rank_loads(
     points: defaultdict[Any, list[ProfilePoint]] = defaultdict(list)
     scheduler.run(measurements, lambda one, point: points[one.purpose].append(point), progress)
     seconds = {purpose: median(point.time_s for point in found) for purpose, found in points.items()}
-    return RankTimes(
-        num_tokens,
-        {rank: seconds[rank] for rank in ranks},
-        seconds["own"],
-        {sum(rank): seconds[sum(rank)] for rank in ranks},
-        dict(tables) | {name: table_of(points[name]) for name in KERNELS if name not in tables},
-    )
+    made = {name: table_of(points[name]) for name in KERNELS if name not in tables}
+    return RankTimes(num_tokens, seconds, {**tables, **made})
 
 
 def _largest(loads: Sequence[Sequence[int]], num_tokens: int) -> dict[str, int]:
