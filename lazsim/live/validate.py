@@ -329,6 +329,7 @@ def _compare_recoveries(
     """Compare the parts of recoveries, each the mean over those that have it."""
     complete = [one for one in measured.recoveries if one.complete]
     moves = [one for one in complete if one.is_reconfiguration]
+    restarts_s = [one.rebuild_s + one.transfer_s for one in complete if one.is_restart]
     count, ledger_s = predicted.counts, predicted.ledger_s
     transfer_s = ledger_s["transfer"] / max(1, count["reconfigurations"])
     restart_s = ledger_s["restart"] / max(1, count["restarts"])
@@ -337,19 +338,15 @@ def _compare_recoveries(
         ("detect", [one.detect_s for one in complete if one.detect_s], calibration.detect_s, count["failures"]),
         ("rebuild", [one.rebuild_s for one in moves], calibration.rebuild_s, count["reconfigurations"]),
         ("transfer", [one.transfer_s for one in moves], transfer_s, count["reconfigurations"]),
-        (
-            "restart",
-            [one.rebuild_s + one.transfer_s for one in complete if one.is_restart],
-            restart_s,
-            count["restarts"],
-        ),
+        ("restart", restarts_s, restart_s, count["restarts"]),
         ("resume", [one.resume_s for one in complete], calibration.resume_s, num_resumed),
     ]
     for name, measured_s, predicted_s, number in parts:
-        if measured_s and number:
-            share = max(math.fsum(measured_s), number * predicted_s) / measured.run.wall_s
-            yield ComparedQuantity(f"{name} (s)", mean(measured_s), predicted_s, share)
-        if name == "transfer" and measured_s and number:
+        if not (measured_s and number):
+            continue
+        share = max(math.fsum(measured_s), number * predicted_s) / measured.run.wall_s
+        yield ComparedQuantity(f"{name} (s)", mean(measured_s), predicted_s, share)
+        if name == "transfer":
             moved_mb = mean(one.busiest_bytes for one in moves) / 1e6
             yield ComparedQuantity("moved (MB)", moved_mb, transfer_s * calibration.transfer_bytes_per_s / 1e6, share)
 
