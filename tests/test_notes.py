@@ -256,6 +256,23 @@ def test_a_busiest_gpu_far_ahead_of_the_others_is_told_with_a_policy_that_spread
     assert f"has {32 / (128 / 7):.2f} times the mean tokens" in told[0]
 
 
+def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system():
+    # A rank takes 16 GPUs, and multiples of 8 micro-batches of a sequence. lazarus uses 96 of 100 nodes, as 8 stages
+    # share them evenly: 48 ranks have 2048 / 48 = 42.67 sequences each and take 48, so that 1 in 9 is empty. oobleck
+    # uses all, of which its steps are between those of 96 nodes, of 48 micro-batches, and those of 128, of 32. The
+    # nodes share a step's work as 1 / n: 1 / 100 = 0.84 / 96 + 0.16 / 128. So they take 0.84 * 48 + 0.16 * 32 = 45.44,
+    # and 50 ranks have 2048 / 50 = 40.96 each: 9.9 % is empty.
+    found = notes_of(nodes_at(0.0, 100), ["lazarus", "oobleck"], "qwen3-235b-a22b", cluster="dgx-h100")
+    told = (
+        "data-parallel ranks take whole micro-batches, interleaved stages whole rounds of them, which "
+        "job.parallel.global_batch does not fill on these nodes; share that stays empty: lazarus 11.1%, oobleck 9.9%"
+    )
+    assert told in [note.replace("`", "") for note in found]
+    # 64 ranks have 32 each.
+    whole = notes_of(nodes_at(0.0, 128), ["lazarus", "oobleck"], "qwen3-235b-a22b", cluster="dgx-h100")
+    assert "empty" not in " ".join(whole)
+
+
 def test_notes_that_differ_in_numbers_only_are_told_once():
     assert count_notes([["a 1.5 %", "b"], ["a 2 %"], []]) == (
         "a 1.5 % (2 of 3 runs; numbers of the first)",

@@ -64,6 +64,12 @@ class LayoutCosts(CostModel):
         """Return the micro-batches of a data-parallel rank in a step on `num_nodes` nodes."""
         return self.inputs_for(num_nodes).num_micro_batches
 
+    def even_micro_batches(self, num_nodes: int) -> float:
+        """Return the micro-batches that each data-parallel rank of `num_nodes` nodes has of an even global batch."""
+        parallel = self.inputs.parallel
+        ranks = num_nodes * self.cluster.gpus_per_node / parallel.gpus_per_replica
+        return self.samples_per_step(num_nodes) / (ranks * parallel.micro_batch)
+
     @property
     def dense_state_bytes(self) -> int:
         """Training state outside the routed experts, once, with that of further-token layers."""
@@ -144,8 +150,7 @@ class LayoutCosts(CostModel):
         of whole replicas with as many micro-batches each.
         """
         parallel, gpus = self.inputs.parallel, self.cluster.gpus_per_node
-        ranks = num_nodes * gpus // parallel.gpus_per_replica
-        micro_batches = parallel.whole_rounds(-(-self.samples_per_step(num_nodes) // (ranks * parallel.micro_batch)))
+        micro_batches = parallel.whole_rounds(math.ceil(self.even_micro_batches(num_nodes)))
         whole = max(1, num_nodes // self.grid.replica_nodes) * self.grid.replica_nodes
         data = whole * gpus // parallel.gpus_per_replica
         return replace(

@@ -1,6 +1,7 @@
 """Remarks on runs that their reader needs: repairs, doubtful inputs, and all that makes a number not hold."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -54,7 +55,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     notes += [f"{', '.join(names)}: {text}" for text, names in told.items()]
     if loads.last_step is not None and any(run.steps > loads.last_step for run in runs):
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
-    notes += [*_waiting_notes(scenarios, runs), *_system_notes(scenarios, runs)]
+    notes += [*_waiting_notes(scenarios, runs), *_system_notes(scenarios, runs), *_rounding_notes(scenarios, runs)]
     parallel = first.job.parallel
     if first.settings["model"].endswith(".json") and not (parallel and parallel.sequence_length):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
@@ -165,15 +166,10 @@ def _unevenness_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     system, costs = scenario.find_system(), scenario.costs()
     if not system.is_elastic or not run.steps:
         return []
-    times_s, num_alive = scenario.load_trace().num_alive()
-    spans_s = np.diff(np.append(times_s, max(run.wall_s, times_s[-1])).clip(max=run.wall_s))
-    counts, index = np.unique(num_alive.clip(max=scenario.most_in_service()), return_inverse=True)
-    used = np.array([system.usable_nodes(costs, count) for count in counts.tolist()])[index]
     balanced = replace(system, policy=find_policy(BALANCED))
     load_LE, gpus = scenario.load_routing().loads([0])[0], costs.cluster.gpus_per_node
     found = [(0.0, 0.0, 0, 0.0)]
-    for num_nodes in np.unique(used[used > 0]).tolist():
-        share = float(spans_s[used == num_nodes].sum()) / run.wall_s
+    for num_nodes, share in _time_by_nodes(scenario, run).items():
         if share >= DECISIVE_SHARE:
             with contextlib.suppress(InfeasiblePlanError):
                 own, other = (
@@ -189,6 +185,39 @@ def _unevenness_notes(scenario: Scenario, run: SystemRun) -> list[str]:
         f"{where}, the busiest GPU has {own:.2f} times the mean tokens, and the others wait for it; "
         f"{own - gain:.2f} times with `placement` {BALANCED}; `lazsim recovery` tells what each survives"
     ]
+
+
+def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
+    """Say how much of its micro-batches a step leaves empty, where the global batch does not fill whole rounds."""
+    empty: dict[str, float] = {}
+    for scenario, run in zip(scenarios, runs, strict=True):
+        system, costs = scenario.find_system(), scenario.costs()
+        if not run.steps or not isinstance(costs, LayoutCosts):
+            continue
+        shares = _time_by_nodes(scenario, run)
+        empty[run.name] = 0.0
+        for num_nodes, share in shares.items():
+            timed = system.timed_seats(costs, num_nodes, system.num_seats(costs, num_nodes))
+            taken = math.fsum(factor * costs.num_micro_batches(seats) for seats, factor in timed.items())
+            of_nodes = 1 - costs.even_micro_batches(num_nodes) / taken
+            empty[run.name] += of_nodes * share / math.fsum(shares.values())
+    if max(empty.values(), default=0.0) < DECISIVE_SHARE:
+        return []
+    told = ", ".join(f"{name} {share:.1%}" for name, share in empty.items())
+    return [
+        "data-parallel ranks take whole micro-batches, interleaved stages whole rounds of them, which "
+        f"`job.parallel.global_batch` does not fill on these nodes; share that stays empty: {told}"
+    ]
+
+
+def _time_by_nodes(scenario: Scenario, run: SystemRun) -> dict[int, float]:
+    """Return the share of the time for which the trace has nodes of which a system uses some number."""
+    system, costs = scenario.find_system(), scenario.costs()
+    times_s, num_alive = scenario.load_trace().num_alive()
+    spans_s = np.diff(np.append(times_s, max(run.wall_s, times_s[-1])).clip(max=run.wall_s))
+    counts, index = np.unique(num_alive.clip(max=scenario.most_in_service()), return_inverse=True)
+    used = np.array([system.usable_nodes(costs, count) for count in counts.tolist()])[index]
+    return {count: float(spans_s[used == count].sum()) / run.wall_s for count in np.unique(used[used > 0]).tolist()}
 
 
 def busiest_L(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Floats:
