@@ -448,8 +448,10 @@ class Replay:
             return None
         if not self.has_each_place():
             return self.regroup()
-        others = {self.where(seat)[0] for seat in self.seats}
-        copied = {seat for seat in self.begun - set(self.seats) if self.where(seat)[0] in others}
+        whole = Counter(self.where(seat)[0] for seat in self.begun)
+        # Who belongs to no whole replica is in a pipeline with others. A pipeline that lost all ends.
+        goes_on = {self.where(seat)[0] for seat in self.seats} | {one for one in whole if whole[one] < size}
+        copied = {seat for seat in self.begun - set(self.seats) if self.where(seat)[0] in goes_on}
         seats, moved = dict(self.seats), {}
         while True:
             left = Counter(self.where(seat)[1:] for seat in seats)

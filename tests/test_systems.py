@@ -337,6 +337,14 @@ def test_layers_of_oobleck_are_in_every_pipeline_again_after_a_failure():
     assert run("oobleck", (100, "remove", "a"), (110, "remove", "c"), (120, "remove", "e")).counts["restarts"] == 1
 
 
+@pytest.mark.parametrize("lost", NODES[:9])
+def test_whichever_node_of_oobleck_fails_its_pipeline_needs_its_layers(lost):
+    # Nine nodes are pipelines of four and five: the others of either have none of what the node had. A copy takes 7 s.
+    assert run("oobleck", (100, "remove", lost), nodes=" ".join(NODES[:9])).ledger_s["transfer"] == 7
+    # All four of a pipeline leave none who lacks a layer.
+    assert run("oobleck", (100, "remove", "a b g h")).ledger_s["transfer"] == 0
+
+
 def test_a_node_of_the_only_pipeline_of_oobleck_takes_its_layers_with_it():
     # Seven nodes make no two pipelines of four; eight do.
     assert run("oobleck", (100, "remove", "f"), nodes="a b c d e f g").counts["restarts"] == 1

@@ -26,7 +26,8 @@ class Oobleck(SeatSystem):
 
     Of ``n`` nodes, those that make no whole number of ``n0`` take places of one more model replica. After a failure
     nodes change their places until each is taken ``n // n0`` times, as often as there are pipelines. A copy is the
-    state of a place that a node takes, or of one of the missing nodes of a pipeline that others are left of.
+    state of a place that a node takes, or of one of the missing nodes, whose pipelines go on with fewer; one that lost
+    all of its ``n0`` nodes ends.
     """
 
     takes_two_replicas: bool = True
@@ -72,10 +73,11 @@ class Oobleck(SeatSystem):
         return replace(decision, nodes=stay + movers, seats=tuple(moved.values()))
 
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
-        """See `SeatSystem.continue_s`: with copies of what moves, and of what was lost where others are left."""
-        has_others_N = np.any(by_replica(costs, held), axis=1)[costs.grid.replica_N(held.num_seats)]
-        lost = (seat for seat in held.begun if has_others_N[seat] and not held.alive_N[seat])
-        copied = sorted({*self.moves(costs, held).values(), *lost})
+        """See `SeatSystem.continue_s`: with copies of what moves, and of what was lost but by a whole pipeline."""
+        begun_N = np.isin(np.arange(held.num_seats), held.begun)
+        is_gone_K = begun_N[order_by_replica(costs, held)].all(axis=1) & ~by_replica(costs, held).any(axis=1)
+        lost_N = begun_N & ~held.alive_N & ~is_gone_K[costs.grid.replica_N(held.num_seats)]
+        copied = sorted({*self.moves(costs, held).values(), *np.flatnonzero(lost_N).tolist()})
         return ("reconfigure", self.rebuild_s(costs)), ("transfer", self.fetch_s(costs, held, copied))
 
     def moves(self, costs: CostModel, held: Held) -> dict[int, int]:
