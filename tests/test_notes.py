@@ -179,10 +179,11 @@ def test_a_run_without_checkpoints_says_where_its_restarts_begin():
     assert "makes no checkpoints, so that a restart goes back to step 0: ds" in notes
 
 
-def test_a_run_shorter_than_a_step_says_so():
-    assert "lazarus, ds: nothing trained: no step ends before the run or a failure does" in notes_of(
-        nodes_at(0.0, 6), duration=0.01
-    )
+def test_a_run_shorter_than_a_step_says_so_and_has_no_productive_time():
+    found = simulate(nodes_at(0.0, 6), systems=SYSTEMS, model="gpt-l", routing="uniform", duration=0.01)
+    assert "lazarus, ds: nothing trained: no step ends before the run or a failure does" in found.notes
+    # It computes all along, and no step of it counts.
+    assert [(run.samples, run.ettr, run.ledger_s["compute"]) for run in found.runs] == [(0, 0.0, 0.01)] * 2
 
 
 def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fits_at_all():

@@ -128,8 +128,8 @@ class SystemRun:
 
     @property
     def ettr(self) -> float:
-        """Productive time over wall time, 0 to 1."""
-        return self.ledger_s["compute"] / self.wall_s
+        """Productive time over wall time, 0 to 1; 0 where no step counts."""
+        return self.ledger_s["compute"] / self.wall_s if self.steps else 0.0
 
     def _node_hours(self, what: str, prices: Prices = ONE) -> float:
         times_s, counts = ([getattr(state, field) for state in self.states] for field in ("time_s", what))
