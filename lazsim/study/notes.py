@@ -41,6 +41,9 @@ BALANCED = "balanced"
 TOLD_GAIN = 0.25
 """What another policy takes from the busiest GPU, as a share of the mean tokens, from which on it is told."""
 
+TOLD_EMPTY = 0.05
+"""Share of its micro-batches that a step leaves empty from which on it is told: as much sets systems apart."""
+
 NUMBER = re.compile(r"\d[\d.,]*")
 
 
@@ -201,7 +204,7 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
             taken = math.fsum(factor * costs.num_micro_batches(seats) for seats, factor in timed.items())
             of_nodes = 1 - costs.even_micro_batches(num_nodes) / taken
             empty[run.name] += of_nodes * share / math.fsum(shares.values())
-    if max(empty.values(), default=0.0) < DECISIVE_SHARE:
+    if max(empty.values(), default=0.0) < TOLD_EMPTY:
         return []
     told = ", ".join(f"{name} {share:.1%}" for name, share in empty.items())
     return [

@@ -75,7 +75,8 @@ class Oobleck(SeatSystem):
     def continue_s(self, costs: CostModel, held: Held) -> tuple[tuple[str, float], ...]:
         """See `SeatSystem.continue_s`: with copies of what moves, and of what was lost but by a whole pipeline."""
         begun_N = np.isin(np.arange(held.num_seats), held.begun)
-        is_gone_K = begun_N[order_by_replica(costs, held)].all(axis=1) & ~by_replica(costs, held).any(axis=1)
+        begun_KP, alive_KP = begun_N[order_by_replica(costs, held)], by_replica(costs, held)
+        is_gone_K = np.all(begun_KP, axis=1) & ~np.any(alive_KP, axis=1)
         lost_N = begun_N & ~held.alive_N & ~is_gone_K[costs.grid.replica_N(held.num_seats)]
         copied = sorted({*self.moves(costs, held).values(), *np.flatnonzero(lost_N).tolist()})
         return ("reconfigure", self.rebuild_s(costs)), ("transfer", self.fetch_s(costs, held, copied))
