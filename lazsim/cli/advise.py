@@ -77,8 +77,8 @@ SPANS = Parsed(parse_spans)
     "--placement",
     multiple=True,
     metavar="NAME|PATH.py:FUNCTION",
-    help="Policy to try for systems with flexible dispatch, such as domains where racks fail; repeats. Default: the "
-    "one that the system publishes.",
+    help="Policy to try for systems with flexible dispatch, such as domains if racks fail; repeats. Default: the "
+    "published one.",
 )
 @click.option(
     "--on-demand-price",
@@ -86,7 +86,7 @@ SPANS = Parsed(parse_spans)
     help="As --price, of a node that stays: try such nodes, too, in place of those of the trace, and before a deadline "
     "also after them. Default: the cluster's.",
 )
-@click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, help="Simulations at most.")
+@click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, help="Most simulations.")
 @click.option(
     "--out",
     type=kinds.OUT_PATH,

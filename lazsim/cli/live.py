@@ -37,7 +37,7 @@ DEFAULT_SPEEDUP = 30.0
 
 
 live_options = options(
-    click.option("--system", default="lazarus", metavar="NAME", help="As in lazsim list systems."),
+    click.option("--system", default="lazarus", metavar="NAME", help="System to train; see lazsim list systems."),
     click.option("--nodes", type=kinds.WORKERS, default=4, help="Largest number of workers at once."),
     click.option("--trace", "trace_path", metavar="FILE|RECIPE", help="Node events: workers are killed and started."),
     replay_options,
@@ -72,7 +72,7 @@ live_options = options(
 
 def job_option(default: str) -> Callable[[Any], Any]:
     """Return the option that chooses the job's intervals and waits."""
-    return click.option("--job", default=default, metavar="NAME|TOML", help="Intervals and waits, as in list jobs.")
+    return click.option("--job", default=default, metavar="NAME|TOML", help="Job with intervals and waits.")
 
 
 def build_spec(settings: dict[str, Any]) -> "LiveSpec":

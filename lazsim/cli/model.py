@@ -30,9 +30,7 @@ def show_command(model: str) -> None:
 
 @command.command(name="import")
 @click.argument("config", metavar="CONFIG.json")
-@click.option(
-    "--out", type=kinds.OUT_FILE, metavar="FILE.toml", help="Write the model as TOML, in which any number may change."
-)
+@click.option("--out", type=kinds.OUT_FILE, metavar="FILE.toml", help="Write the model as TOML, to change any number.")
 @json_option
 def import_(config: str, out: Path | None) -> None:
     """Read the config.json of a Hugging Face model, and print its parameters.

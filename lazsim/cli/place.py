@@ -19,7 +19,7 @@ planning_options = options(
         help="GPUs of a node; slot s belongs to GPU s modulo this number. Default: 1, or the cluster's.",
     ),
     click.option(
-        "--cluster", metavar="NAME|TOML", help="Has nodes, slots, GPUs and domains where these are not given.",
+        "--cluster", metavar="NAME|TOML", help="Gives nodes, slots, GPUs and domains, unless other options do.",
     ),
     click.option(
         "--domains", type=Parsed(parse_domains), metavar="FILE|0,0,1,1,...",
@@ -71,15 +71,15 @@ planning_options = options(
 )
 @click.option(
     "--move-cost", type=kinds.Number(min=0), metavar="X",
-    help="What moving all replicas must gain under the policy steady: the load of the busiest GPU, as a share of the "
-    "mean; default 0.1.",
+    help="Gain that the policy steady asks for moving all replicas: load of the busiest GPU, as a share of the mean; "
+    "default 0.1.",
 )  # fmt: skip
 @click.option(
     "--model",
     metavar="NAME|TOML|JSON",
     help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
 )
-@click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold that; takes --model.")
+@click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold its states; needs --model.")
 @click.option("--layer", type=kinds.LAYER, help="The layer to show; default: each plan's most endangered.")
 @out_option("Write the plans and a picture to this folder.", "place.json", "placement.png", "placement.pdf")
 @json_option

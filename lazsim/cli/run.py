@@ -42,16 +42,16 @@ RUN_FILES = (
 @click.option(
     "--job",
     metavar="NAME|TOML",
-    help="How the model is trained, as in lazsim list jobs deepseek-v3. Default: the job named as the model where the "
-    "GPU has measured kernels, else testbed-a, with the fastest layout that fits where there are kernels.",
+    help="How the model is trained; lazsim list jobs deepseek-v3 prints one. Default: testbed-a; on a GPU with "
+    "measured kernels, the job named as the model, or else testbed-a with the fastest layout that fits.",
 )
 @click.option(
     "--system",
     "systems",
     multiple=True,
     metavar="NAME",
-    help="Repeats; all stands for every system that can run the job, also of installed packages, at its published and "
-    "its best setting. Default: lazarus, ds-ft, ds.",
+    help="System to run; repeats. all: every system that can run the job, also of installed packages, at its published "
+    "and its best setting. Default: lazarus, ds-ft, ds.",
 )
 @click.option(
     "--interval",

@@ -27,8 +27,8 @@ def command(systems: tuple[str, ...], **settings: Any) -> None:
     Each constant of the cluster, its GPU's efficiencies and the job is halved, then multiplied by 1.5, all else equal.
     Whole numbers are rounded. Tables show by how much the samples that a system trains change, and the ratio of the
     first system's to the others'; "none" says that a system cannot run. A small effect may have either sign: a change
-    also moves the step at which a failure hits, and so the work lost since the last checkpoint. How small, a factor
-    near 1 tells.
+    also moves the step at which a failure hits, and so the work lost since the last checkpoint. A factor near 1 shows
+    by how much.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.output.sensitivity import sensitivity_parts

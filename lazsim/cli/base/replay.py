@@ -76,7 +76,7 @@ replay_options = options(
         "replace those that it loses. offset: subtract a constant, so that every loss is felt. clip: the others come "
         "as new nodes as soon as one is lost. first: follow the first names. Default: members.",
     ),
-    click.option("--lenient", is_flag=True, help="Repair what is repairable in a file, and say how often."),
+    click.option("--lenient", is_flag=True, help="Repair bad lines of a file where possible, and say how often."),
 )
 """Options that `read_stretch` takes, but for the path, the seed and the most nodes."""
 
