@@ -82,7 +82,7 @@ class Inputs:
     step: StepConstants
     system: str
     system_origin: Mapping[str, str] | None = None
-    """Where a user's own system comes from: its name, and the hash of its file or its package."""
+    """Origin of a user's own system: its name, and the hash of its file or its package."""
     placement: Mapping[str, str] | None
     """The placement policy where one was chosen: its name, and the hash or origin of a user's own."""
     routing: RoutingInput
@@ -106,11 +106,11 @@ class Scenario(Inputs):
     """Every input of a run under one system, and where it is from."""
 
     settings: Settings
-    """What the scenario was resolved from."""
+    """Settings that the scenario was resolved from."""
     name: str = ""
-    """How errors name the source of the settings."""
+    """Source of the settings, as errors name it."""
     folder: Path = Path()
-    """Where relative paths begin."""
+    """Folder in which relative paths begin."""
     paths: Mapping[str, str] = field(default_factory=dict)
     """Paths of the files that are read, by setting. Results depend on their content, not on the paths."""
     hashes: Mapping[str, str] = field(default_factory=dict)

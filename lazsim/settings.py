@@ -43,7 +43,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     """When None, the model's own where the catalogue has one and measured kernels of the GPU, else testbed-a, with
     the layout of `lazsim.stepmodel.search.default_layout` where there are such kernels."""
     step: str = CONSTANTS
-    """What a step costs beside kernels and links, the same for all of these; a name or a path, too."""
+    """Costs of a step beside kernels and links, the same for all models, GPUs and clusters; a name or a path, too."""
     routing: str | None = None
     """Expert loads: a file, a generator of the catalogue, or ``uniform``. When None, ``uniform`` where the job has a
     layout, as `lazsim.stepmodel` has for its steps, else `SKEWED_LOADS`."""
@@ -56,7 +56,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     extrapolate: bool = False
     """Whether to use the analytic times, scaled to meet it, beyond the sizes of the profile."""
     trace_format: str = "auto"
-    """How a file or recipe is read; see `lazsim.trace.load_trace`."""
+    """Format of the trace; see `lazsim.trace.load_trace`."""
     columns: str | None = None
     where: str | tuple[str, ...] = ()
     time_unit: str | None = None
@@ -64,16 +64,16 @@ class Defaults(Spec, frozen=True, kw_only=True):
     time_zone: str | None = None
     cluster_nodes: NumNodes | str | None = None
     span: str | None = None
-    """What the file does not say; see `lazsim.trace.make_mapping`."""
+    """The rest that a file does not say; see `lazsim.trace.make_mapping`."""
     trace_seed: Seed | None = None
     """Seed of the trace; `seed` when None."""
     start: str | float = 0.0
-    """Where in the trace to begin; a time is text with a unit, or seconds."""
+    """Start within the trace; a time is text with a unit, or seconds."""
     duration: str | float | None = None
-    """How long to simulate; the length of the trace when None."""
+    """Time to simulate; the length of the trace when None."""
     max_nodes: NumNodes | None = None
     cap: str | None = None
-    """How a file or recipe is cut; see `lazsim.trace.load_trace`."""
+    """Rule that holds a trace to `max_nodes`; see `lazsim.trace.load_trace`."""
     lenient: bool = False
     """Whether to repair what is repairable in the trace and in recorded loads."""
     strict: bool = False

@@ -53,8 +53,8 @@ class Column:
     heading: str
     """Text above the column; it may wrap at spaces and `BREAKS`."""
     format: Format = ""
-    """How a value becomes text: a format specification such as ``",.1f"``, or a function. Text is taken as it is; None
-    and NaN become ``-``."""
+    """Rule that turns a value into text: a format specification such as ``",.1f"``, or a function. Text is taken as it
+    is; None and NaN become ``-``."""
     kind: Kind = "number"
     """A number is never broken; a name wraps where room is scarce, also behind ``-`` and the like; a text at spaces."""
     is_key: bool = False
@@ -62,7 +62,7 @@ class Column:
     has_name: bool = False
     """Whether the heading is a name, such as that of a system."""
     of: str | Callable[[Any], Any] = ""
-    """How `Table.of` takes the value from the thing that a row shows: dotted attributes or keys, or a function."""
+    """Path by which `Table.of` takes the value from the object of a row: dotted attributes or keys, or a function."""
 
 
 def key(

@@ -52,7 +52,7 @@ class PlacementRequest:
     """The plan that the nodes hold, for policies that change it: of the same layers, experts and nodes, and of at most
     as many slots, to which empty ones are added."""
     move_cost: float = MOVE_COST
-    """What a policy that changes that plan must gain; see `lazsim.placement.steady.keep_steady`."""
+    """Gain that is asked of a policy for changing that plan; see `lazsim.placement.steady.keep_steady`."""
     domain_N: Ints | None = None
     """Failure domain of each node, such as its rack, by any numbers; none where nodes fail alone. Policies get numbers
     from 0 without gaps."""

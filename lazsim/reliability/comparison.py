@@ -26,7 +26,7 @@ from lazsim.units import counted
 
 @dataclass(frozen=True)
 class PlanScore:
-    """How a plan spreads experts and load."""
+    """The spread of experts and load in a plan."""
 
     num_slots: int
     num_slots_used: int
@@ -78,7 +78,7 @@ class PlanComparison:
     memory: Mapping[str, Any] | None = None
     """Bytes on each GPU by part, and the model and GPU that they are of; see `lazsim.study.memory.with_memory`."""
     changes: Mapping[str, PlanChange] = field(default_factory=dict)
-    """What each policy moves and gains from the old plan of the task, by policy."""
+    """Moves and gain from the old plan of the task, by policy."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim place --json`` prints."""

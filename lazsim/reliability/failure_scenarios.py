@@ -17,7 +17,7 @@ MAX_EVERY = 32
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TraceBatches(BatchFailures):
-    """How many nodes of a trace fail at once: sizes, at most the nodes of a plan, ascending, and batches of each."""
+    """Nodes of a trace that fail at once: sizes, at most the nodes of a plan, ascending, and batches of each."""
 
     sizes: tuple[int, ...]
     weights: tuple[int, ...]

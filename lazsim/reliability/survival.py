@@ -30,7 +30,7 @@ MAX_SETS_LISTED = 64
 
 @dataclass(frozen=True, eq=False)
 class PolicyReliability:
-    """How likely the plan of one policy keeps every expert."""
+    """Probability that the plan of one policy keeps every expert."""
 
     curve: SurvivalCurve
     """Survival of the whole model."""
@@ -69,7 +69,7 @@ class PolicyReliability:
 
 @dataclass(frozen=True, eq=False)
 class ReliabilityReport:
-    """How likely the plans of several policies keep every expert, with notes for the user."""
+    """Probability that the plans of several policies keep every expert, with notes for the user."""
 
     task: PlanningTask
     scenarios: FailureScenarios

@@ -131,7 +131,7 @@ class LoadReader:
     """A format of expert loads."""
 
     looks: str
-    """What it is, for people."""
+    """The format, in words for people."""
     recognise: Callable[[bytes], bool]
     """Returns whether a content is of this format."""
     read: Callable[[LoadSource], LoadReading]

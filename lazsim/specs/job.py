@@ -47,7 +47,7 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     join_wait_s: Seconds = 120.0
     """Waiting time in which new nodes gather before they join together."""
     regrouped_joins: Literal["reconfigure", "restart"] = "reconfigure"
-    """How new nodes join the fault-tolerant variants of plain expert parallelism (``ds-ft``, ``tutel-ft``,
+    """Way in which new nodes join the fault-tolerant variants of plain expert parallelism (``ds-ft``, ``tutel-ft``,
     ``dropless-ft``): ``reconfigure``, or a checkpoint and a ``restart``. The publication does not say which."""
     checkpoint_interval_steps: dict[str, Amount] = msgspec.field(default_factory=dict)
     """Steps between checkpoints by system, 0 where it makes none; Young's interval for a system that is not named."""

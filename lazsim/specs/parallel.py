@@ -50,9 +50,9 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     sequence_length: Amount = 0
     """Tokens of a sequence; 0 for that of the model's file."""
     sharding: Literal["none", "optimizer", "full"] = "optimizer"
-    """What data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too (FSDP).
-    Where a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to the
-    last, as in ``torch.distributed.pipelining``."""
+    """Parts that data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too
+    (FSDP). If a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to
+    the last, as in ``torch.distributed.pipelining``."""
     optimizer: Literal["adam", "muon"] = "adam"
     """``adam``, or ``muon``, which makes each update orthogonal by five Newton-Schulz iterations (arXiv 2502.16982)."""
     gradient_bytes: Literal[2, 4] = 4
@@ -72,10 +72,10 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """Whether full recomputation of a layer ends with the last tensor that the backward pass reads, as PyTorch's own
     does, and not with the layer."""
     offloaded: tuple[Literal["optimizer", "expert_input", "expert_activation"], ...] = ()
-    """What host memory holds: ``optimizer`` states, ``expert_input`` and ``expert_activation`` between the forward and
+    """Parts in host memory: ``optimizer`` states, ``expert_input`` and ``expert_activation`` between the forward and
     the backward pass."""
     context_exchange: Literal["ring", "all_gather", "all_to_all"] = "ring"
-    """How ranks of one sequence see the keys of the others: passed around a ``ring`` behind attention, gathered first
+    """Exchange of keys among ranks of one sequence: passed around a ``ring`` behind attention, gathered first
     (``all_gather``), or heads exchanged for positions (``all_to_all``)."""
     dispatcher: Dispatcher = "all_to_all"
     """See `Dispatcher`."""
@@ -93,7 +93,7 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     overlap_tensor: bool = False
     """Whether exchanges of tensor-parallel activations run behind compute."""
     graphs: Literal["none", "partial", "full"] = "none"
-    """What CUDA graphs replay: ``none``, ``partial`` (attention, gate) or ``full``: the whole iteration."""
+    """Part that CUDA graphs replay: ``none``, ``partial`` (attention, gate) or ``full``: the whole iteration."""
     graph_attention: bool = True
     """Whether partial graphs hold attention, beside the gate."""
     routing: Literal["balanced", "learned", "consecutive"] = "balanced"

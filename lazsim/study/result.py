@@ -54,7 +54,7 @@ class RunResult:
     best: tuple[SystemRun, ...] | None = None
     """The same runs at the best settings, where `runs` are at the published ones and every system was asked for."""
     scenarios: tuple[Scenario, ...] = field(default=(), compare=False)
-    """What each run simulates."""
+    """The scenario of each run."""
 
     def __repr__(self) -> str:
         samples = ", ".join(f"{run.name} {run.samples:,}" for run in self.runs)

@@ -32,13 +32,13 @@ class TraceReading(NamedTuple):
     duration_s: float | None = None
     """Seconds observed; until the last event when None."""
     notes: tuple[str, ...] = ()
-    """What the reader assumed, a line each."""
+    """Assumptions of the reader, a line each."""
     assumed_unit: str | None = None
     """The unit of time, where neither the file nor the user names it."""
     prices: Prices | None = None
     """Prices of a node, where the file has them."""
     cluster_nodes: int | tuple[str, ...] | None = None
-    """How many nodes there are, or which, where the file or its format says so; what the user says goes first."""
+    """Number of nodes, or their names, if the file or its format has them; those of the user go first."""
     names: Literal["all", "some", "none"] = "all"
     """Whether the file names all nodes, only those to which something happened, or none, which it counts."""
 
@@ -54,7 +54,7 @@ class TraceSource(Faults):
     rng: np.random.Generator
     """Source of all draws."""
     asked: TraceMapping = NO_MAPPING
-    """What the user says of the file."""
+    """Rules of the user for the file."""
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield line number and stripped text of every line that is not blank."""

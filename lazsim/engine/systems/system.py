@@ -80,7 +80,7 @@ class System:
     most_lost_tokens: float = 1.0
     """Most that its best setting may lose of the updates of experts (MoC's budget, arXiv 2408.04307: 3.75 %)."""
     stage_use: str = ""
-    """What it does with pipeline stages, in a few words, where it needs two or more."""
+    """Use of pipeline stages, in a few words, if it needs two or more."""
     takes_two_replicas: bool = False
     """Whether it needs two model replicas or more."""
     extra_gpu_part: str = "optimizer_states"

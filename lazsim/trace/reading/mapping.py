@@ -1,4 +1,4 @@
-"""How the columns of a table say which nodes come and go: read from TOML, or given as options."""
+"""Meaning of the columns of a table of nodes that come and go: read from TOML, or given as options."""
 
 import fnmatch
 import itertools
@@ -69,7 +69,7 @@ class Columns(Spec, frozen=True, kw_only=True):
 
 
 class Condition(NamedTuple):
-    """What the text of a column of a table, or of a label of a series, must fit, or must not."""
+    """A pattern that the text of a column of a table, or of a label of a series, must fit, or must not."""
 
     column: str | int
     pattern: str
@@ -84,12 +84,12 @@ class Condition(NamedTuple):
 
 
 class TraceMapping(Spec, frozen=True, kw_only=True):
-    """How a table is read; the options of ``lazsim trace info`` mean the same."""
+    """Rules for reading a table; the options of ``lazsim trace info`` mean the same."""
 
     columns: Columns | None = None
-    """Where things stand; guessed from the header when not given."""
+    """Columns by role; guessed from the header when not given."""
     num_columns: Count | None = None
-    """How many columns a file without a header has, by which it is recognised."""
+    """Number of columns of a file without a header, by which it is recognised."""
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
@@ -103,11 +103,11 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
     time_unit: str | None = None
     """Unit of times and durations that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``."""
     time_format: tuple[str, ...] = ()
-    """How other times than ISO's are written, as ``strptime`` has it; the first that fits counts."""
+    """Formats of times other than ISO's, as ``strptime`` has them; the first that fits counts."""
     time_zone: str | None = None
     """Zone of times that name none, such as ``America/New_York``."""
     cluster_nodes: NumNodes | tuple[str, ...] | None = None
-    """How many nodes the cluster has, or which, where the file names only those to which something happened. Names may
+    """Number of nodes of the cluster, or names, if the file names only those to which something happened. Names may
     be lists of hosts, such as ``gpu-[01-16]``; nodes that are not among them are left out."""
 
     span: tuple[str, str] | None = None
