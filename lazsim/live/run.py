@@ -72,10 +72,9 @@ def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     return costs
 
 
-def check_job(spec: LiveSpec, num_nodes: int, device: str) -> None:
-    """Raise a LazsimError where this machine cannot hold the workers of a job, or these cannot hold all experts."""
-    live_costs(spec, num_nodes)
-    state_bytes = 0
+def check_job(spec: LiveSpec, num_nodes: int, device: str) -> CostModel:
+    """Return `live_costs`; raise a LazsimError also where this machine cannot hold the workers of a job."""
+    costs, state_bytes = live_costs(spec, num_nodes), 0
     if choose_device(device) == "cpu":
         num_experts = spec.model.num_moe_layers * spec.slots_per_node
         # Parameters, two moments and a gradient.
@@ -92,6 +91,7 @@ def check_job(spec: LiveSpec, num_nodes: int, device: str) -> None:
         each_tasks=WORKER_TASKS,
         each_descriptors=DESCRIPTORS_PER_WORKER,
     )
+    return costs
 
 
 def prepare(spec: LiveSpec) -> LiveSpec:
@@ -138,8 +138,7 @@ async def run_locally(
     The first step waits for `num_initial` nodes; there are never more than `max_nodes`. Raises a LazsimError where the
     job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
     """
-    check_job(spec, max_nodes, device)
-    costs = live_costs(spec, max_nodes)
+    costs = check_job(spec, max_nodes, device)
     with scratch_folder() as scratch, _made_ready(spec, scratch) as spec:
         server = WorkerServer(spec, secrets.token_bytes(32), device)
         coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)

@@ -212,7 +212,6 @@ class ProcessGroup:
         self._failure: Exception | None = None
         self._was_aborted = threading.Event()
         self._settled = threading.Event()
-        self._has_met = False
 
     @property
     def is_stuck(self) -> bool:
@@ -233,12 +232,12 @@ class ProcessGroup:
         if self.size == 1:
             return
         threading.Thread(target=self._meet, daemon=True).start()
-        self._settled.wait(MEET_S)
+        is_settled = self._settled.wait(MEET_S)
         if self._failure is not None:
             raise self._failure
         if self._was_aborted.is_set():
             raise RuntimeError("called away before all ranks had met")
-        if not self._has_met:
+        if not is_settled:
             raise RuntimeError(f"ranks did not meet in {MEET_S:.0f} s; NCCL_SOCKET_IFNAME may name a wrong network")
 
     def _meet(self) -> None:
@@ -251,7 +250,6 @@ class ProcessGroup:
                     # Another thread aborted before it could see this transport.
                     self._nccl.abort()
                 self._nccl.meet(meeting, self.rank, self.size, self._host)
-            self._has_met = True
         except Exception as error:
             # The waiting thread raises it.
             self._failure = error
