@@ -1,6 +1,5 @@
 """The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
-import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -30,12 +29,6 @@ def with_units(value: Any, field: str = "") -> Any:
         with prefix_errors(field):
             return parse_quantity(field, value)
     return value
-
-
-@functools.cache
-def defaults_of(kind: type[msgspec.Struct]) -> dict[str, object]:
-    """Return the defaults of the fields of a kind of records; `NODEFAULT` where a field has none."""
-    return {field.name: field.default for field in msgspec.structs.fields(kind)}
 
 
 def given_fields(value: Any) -> Any:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import NODEFAULT, Meta
+from msgspec import Meta
 
 from lazsim.errors import SpecError
 from lazsim.files.decoding import convert
 from lazsim.files.writing import toml_text
 from lazsim.specs import ClusterSpec, Spec, catalog_names, read_spec_bytes, read_toml
-from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share, defaults_of
+from lazsim.specs.record import Amount, NumNodes, PositiveSeconds, Quantity, Seconds, Share, given_fields
 from lazsim.units import DAY_S
 
 
@@ -287,6 +287,4 @@ def list_recipes() -> dict[str, Recipe]:
 
 def recipe_toml(recipe: Recipe, above: Iterable[str] = ()) -> str:
     """Write a recipe as the TOML text that `load_recipe` reads, without fields at their defaults; see `toml_text`."""
-    defaults = defaults_of(type(recipe))
-    plain = {key: value for key, value in msgspec.to_builtins(recipe).items() if value != defaults.get(key, NODEFAULT)}
-    return toml_text(plain, above)
+    return toml_text(given_fields(recipe), above)
