@@ -19,7 +19,10 @@ WORD_NODES = 6
 
 BYTE_NODES = 3
 ROW_NODES = 19
-"""Nodes whose subsets are summed at once: 64 KiB of bits."""
+"""Nodes whose subsets are bits of a byte, and those whose subsets are summed at once: 64 KiB of bits."""
+
+BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+"""Which of the 8 subsets of three nodes are set in each byte, shape (256, 8)."""
 
 LACKS_NODE = [sum(1 << x for x in range(64) if not x >> v & 1) for v in range(WORD_NODES)]
 """Bits of a word whose subset lacks node ``v``."""
@@ -36,33 +39,25 @@ class Lattice:
 
     def survival_by_count(self) -> Floats:
         """Return the share of the subsets of each size 0..n that are survived, shape (n + 1,)."""
-        num_row_nodes = min(max(self.num_nodes - BYTE_NODES, 0), ROW_NODES - BYTE_NODES)
-        row_failed = _num_failed(num_row_nodes)
-        in_row = np.uint16(256) * row_failed
+        size_in_row = _num_failed(min(self.num_nodes, ROW_NODES))
         counts = np.zeros(self.num_nodes + 1, dtype=np.int64)
-        rows = self._rows(num_row_nodes)
-        for row, failed in zip(rows, _num_failed(self.num_nodes - BYTE_NODES - num_row_nodes).tolist(), strict=True):
-            bytes_by_count = np.bincount(in_row + row, minlength=256 * (num_row_nodes + 1)).reshape(-1, 256)
-            for in_byte, by_byte in enumerate(SURVIVED_IN_BYTE.T):
-                size = failed + in_byte
-                found = bytes_by_count @ by_byte
-                fits = min(len(found), len(counts) - size)
-                counts[size : size + fits] += found[:fits]
+        for row, num_failed in zip(self._rows(), _num_failed(self.num_nodes - ROW_NODES).tolist(), strict=True):
+            survived = np.unpackbits(row, count=len(size_in_row), bitorder="little").view(np.bool_)
+            found = np.bincount(size_in_row[survived])
+            counts[num_failed : num_failed + len(found)] += found
         return counts / [math.comb(self.num_nodes, num_failed) for num_failed in range(self.num_nodes + 1)]
 
     def survival_prob(self, fail_prob_n: Floats) -> float:
         """Return the probability that all experts survive when nodes fail independently."""
-        num_row_nodes = min(max(self.num_nodes - BYTE_NODES, 0), ROW_NODES - BYTE_NODES)
-        padded = np.append(fail_prob_n, np.zeros(max(BYTE_NODES - self.num_nodes, 0)))
-        of_byte = BITS_OF_BYTE @ _subset_probs(padded[:BYTE_NODES])
-        of_row = _subset_probs(padded[BYTE_NODES : BYTE_NODES + num_row_nodes])
-        rows = self._rows(num_row_nodes)
-        row_probs = [float((of_byte[row] * of_row).sum()) for row in rows]
-        return float((_subset_probs(padded[BYTE_NODES + num_row_nodes :]) * row_probs).sum())
+        in_byte, of_bytes, of_rows = map(_subset_probs, np.split(fail_prob_n, [BYTE_NODES, ROW_NODES]))
+        of_byte = BITS_OF_BYTE[:, : len(in_byte)] @ in_byte
+        row_probs = [float((of_byte[row] * of_bytes).sum()) for row in self._rows()]
+        return float((of_rows * row_probs).sum())
 
-    def _rows(self, num_row_nodes: int) -> Bytes:
+    def _rows(self) -> Bytes:
+        """Return the bytes of all subsets of the first `ROW_NODES` nodes, a row for each subset of the others."""
         used = self.survived[: 1 << max(self.num_nodes - BYTE_NODES, 0)]
-        return used.reshape(-1, 1 << num_row_nodes)
+        return used.reshape(1 << max(self.num_nodes - ROW_NODES, 0), -1)
 
 
 def build_lattice(sets_Mn: Bools) -> Lattice:
@@ -95,11 +90,11 @@ def build_lattice(sets_Mn: Bools) -> Lattice:
     return Lattice(num_nodes, np.invert(lost, out=lost).view(np.uint8))
 
 
-def _num_failed(num_nodes: int) -> npt.NDArray[np.uint16]:
-    """Return the size of each subset of `num_nodes` nodes."""
-    sizes = np.zeros(1, dtype=np.uint16)
+def _num_failed(num_nodes: int) -> Bytes:
+    """Return the size of each subset of `num_nodes` nodes; of fewer than one, there is only the empty one."""
+    sizes = np.zeros(1, dtype=np.uint8)
     for _ in range(num_nodes):
-        sizes = np.concatenate([sizes, sizes + np.uint16(1)])
+        sizes = np.concatenate([sizes, sizes + np.uint8(1)])
     return sizes
 
 
@@ -109,12 +104,3 @@ def _subset_probs(fail_prob_n: Floats) -> Floats:
     for prob in fail_prob_n:
         probs = np.concatenate([probs * (1 - prob), probs * prob])
     return probs
-
-
-BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-"""Which of the 8 subsets of three nodes are set in each byte, shape (256, 8)."""
-
-SURVIVED_IN_BYTE = np.stack([BITS_OF_BYTE[:, _num_failed(3) == k].sum(axis=1) for k in range(4)], axis=1).astype(
-    np.int64
-)
-"""How many subsets of each size 0..3 are set in each byte, shape (256, 4)."""
