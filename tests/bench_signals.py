@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lazsim.files.writing import TEMPORARY, scratch_folder
-from tests.conftest import _prepare_process, end_session
+from tests.conftest import end_session, start_session
 
 WAIT_S = 120.0
 """Longest time that a command has to end."""
@@ -153,11 +153,8 @@ def main() -> None:
     started = []
 
     def start(*command: object, **options: Any) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            list(map(str, command)), text=True, start_new_session=True, preexec_fn=_prepare_process, **options
-        )
-        started.append(process)
-        return process
+        started.append(start_session(*command, **options))
+        return started[-1]
 
     for name, arguments in COMMANDS.items():
         codes: Counter[int] = Counter()

@@ -71,11 +71,8 @@ def start_process() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     started = []
 
     def start(*command: object, **options: object) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            list(map(str, command)), text=True, start_new_session=True, preexec_fn=_prepare_process, **options
-        )
-        started.append(process)
-        return process
+        started.append(start_session(*command, **options))
+        return started[-1]
 
     yield start
     for process in started:
@@ -87,6 +84,13 @@ def _prepare_process() -> None:
     if PRCTL is not None:
         # Fixtures end nothing when the tests are killed; the kernel then ends the leader, and its workers follow it.
         PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def start_session(*command: object, **options: object) -> "subprocess.Popen[str]":
+    """Start a process as the leader of a session; `end_session` ends it."""
+    return subprocess.Popen(
+        list(map(str, command)), text=True, start_new_session=True, preexec_fn=_prepare_process, **options
+    )
 
 
 def end_session(process: "subprocess.Popen[str]") -> None:

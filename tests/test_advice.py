@@ -462,19 +462,25 @@ TEN_MINUTES = Goal(
 )
 
 
-def test_the_cheapest_that_is_in_time_often_enough_is_the_best_and_one_that_misses_at_more_seeds_gives_way():
-    def measure(wanted, _change):
-        """Of "a" every fourth run is late, from the seventh on; "bb" always is; "ccc" and "dddd" never are."""
-        costs = {"a": 10.0, "bb": 5.0, "ccc": 20.0, "dddd": 30.0}
-        late = {"a": lambda seed: seed > 5 and seed % 4 == 0, "bb": lambda _: True}
-        return [
-            {"cost": costs[name] + 0.01 * seed, "done": 0.5 if late.get(name, lambda _: False)(seed) else 1.0}
-            for one, seed in wanted
-            for name in [one.choice[0][1]]
-        ]
+def due(run, *names, goal=TEN_MINUTES, max_runs=1000):
+    """Return a search whose runs are a cost, and the part done in time, by name and seed; and what it chooses among."""
 
-    made = Search(measure, TEN_MINUTES, 1000, 1000)
-    alternatives = [Alternative(choice, 1) for choice in of("a", "bb", "ccc", "dddd")]
+    def measure(wanted, _change):
+        found = [run(one.choice[0][1], seed) for one, seed in wanted]
+        return [{"cost": cost, "done": done} for cost, done in found]
+
+    return Search(measure, goal, max_runs, 1000), [Alternative(choice, 1) for choice in of(*names)]
+
+
+def test_the_cheapest_that_is_in_time_often_enough_is_the_best_and_one_that_misses_at_more_seeds_gives_way():
+    costs = {"a": 10.0, "bb": 5.0, "ccc": 20.0, "dddd": 30.0}
+
+    def run(name, seed):
+        """Of "a" every fourth run is late, from the seventh on; "bb" always is; "ccc" and "dddd" never are."""
+        is_late = name == "bb" or (name == "a" and seed > 5 and seed % 4 == 0)
+        return costs[name] + 0.01 * seed, 0.5 if is_late else 1.0
+
+    made, alternatives = due(run, *costs)
     raced = made.race(alternatives)
     assert [one.name.choice for one in raced] == of("a")
     assert [one.name.choice for one in made.rank(alternatives)] == of("a", "ccc", "dddd", "bb")
@@ -487,12 +493,9 @@ def test_the_cheapest_that_is_in_time_often_enough_is_the_best_and_one_that_miss
 
 
 def test_of_alternatives_that_all_miss_the_one_that_does_most_of_the_work_comes_first():
-    def measure(wanted, _change):
-        done = {"a": 0.5, "bb": 0.7, "ccc": 0.6}
-        return [{"cost": 1.0, "done": done[one.choice[0][1]]} for one, _ in wanted]
-
-    made = Search(measure, TEN_MINUTES, 1000, 1000)
-    raced = made.race([Alternative(choice, 1) for choice in of("a", "bb", "ccc")])
+    done = {"a": 0.5, "bb": 0.7, "ccc": 0.6}
+    made, alternatives = due(lambda name, _: (1.0, done[name]), *done)
+    raced = made.race(alternatives)
     assert raced[0].name.choice == of("bb")[0]
     assert made.make_sure([raced[0].name]) == raced[0].name
 
@@ -501,13 +504,7 @@ def test_of_alternatives_that_all_miss_the_one_in_time_most_often_at_the_same_se
     # The late runs of "a" do nearly all of the work, those of "bb" half of it.
     late = {"a": (0, 1, 2, 3, 4), "bb": (2, 3, 4, 5)}
     part = {"a": 0.99, "bb": 0.5}
-
-    def measure(wanted, _change):
-        named = [(one.choice[0][1], seed) for one, seed in wanted]
-        return [{"cost": 1.0, "done": part[name] if seed in late[name] else 1.0} for name, seed in named]
-
-    made = Search(measure, TEN_MINUTES, 100, 100)
-    most, often = (Alternative(choice, 1) for choice in of("a", "bb"))
+    made, (most, often) = due(lambda name, seed: (1.0, part[name] if seed in late[name] else 1.0), *part)
     made.run([most, often], MIN_SAMPLES)
     # At the seeds of both, one of six and two of six are in time, though the first is in time at all others.
     made.run([most], MIN_SAMPLES + 2)
@@ -518,33 +515,22 @@ def test_of_alternatives_that_all_miss_the_one_in_time_most_often_at_the_same_se
 
 
 def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
-    def measure(wanted, _change):
+    def run(name, seed):
         """The first of "a" is late, and no other: one of six misses nine tenths, and one of 29 does not."""
-        return [
-            {"cost": {"a": 1.0, "bb": 2.0}[one.choice[0][1]], "done": 0.5 if (one.choice, seed) == late else 1.0}
-            for one, seed in wanted
-        ]
+        return {"a": 1.0, "bb": 2.0}[name], 0.5 if (name, seed) == ("a", 0) else 1.0
 
-    cheap, dear = (Alternative(choice, 1) for choice in of("a", "bb"))
-    late = cheap.choice, 0
-    made = Search(measure, TEN_MINUTES, 1000, 1000)
+    made, (cheap, dear) = due(run, "a", "bb")
     made.run([cheap, dear], MIN_SAMPLES)
     assert made.make_sure(made.better_first([cheap, dear])) == cheap
     assert len(made.rows[cheap, None]) == 29
 
 
 def test_one_that_is_late_too_often_leaves_the_runs_to_the_next():
-    def measure(wanted, _change):
+    def run(name, seed):
         """Of "a", which is cheaper, every tenth run is late, from the seventh on, and of "bb" none."""
-        return [
-            {"cost": {"a": 1.0, "bb": 2.0}[name], "done": 0.5 if name == "a" and seed % 10 == 6 else 1.0}
-            for one, seed in wanted
-            for name in [one.choice[0][1]]
-        ]
+        return {"a": 1.0, "bb": 2.0}[name], 0.5 if name == "a" and seed % 10 == 6 else 1.0
 
-    often = replace(TEN_MINUTES, least_prob=0.99)
-    made = Search(measure, often, 400, 1000)
-    late, sure = (Alternative(choice, 1) for choice in of("a", "bb"))
+    made, (late, sure) = due(run, "a", "bb", goal=replace(TEN_MINUTES, least_prob=0.99), max_runs=400)
     made.run([late, sure], MIN_SAMPLES)
     # 0.99 to the power of 299 is the first below 5 %, and 3 of 299 are more than one in a hundred: as of 48 runs.
     assert made.make_sure([late, sure]) == sure
@@ -556,17 +542,12 @@ def test_one_that_is_late_too_often_leaves_the_runs_to_the_next():
 def test_of_two_that_cost_the_same_where_both_are_in_time_the_one_more_often_in_time_is_the_best(
     max_runs, everywhere, best, num_seeds
 ):
-    def measure(wanted, _change):
+    def run(name, seed):
         """Of "a" the eighth run is late; "bb" pays to be in time then: one dear run of 29 tells no difference."""
-        return [
-            {"cost": {"a": 1.0, "bb": 9.0 if seed == 7 else 1.0 + everywhere}[name]}
-            | {"done": 0.5 if (name, seed) == ("a", 7) else 1.0}
-            for one, seed in wanted
-            for name in [one.choice[0][1]]
-        ]
+        dear = 9.0 if seed == 7 else 1.0 + everywhere
+        return {"a": 1.0, "bb": dear}[name], 0.5 if (name, seed) == ("a", 7) else 1.0
 
-    alternatives = [Alternative(choice, 1) for choice in of("a", "bb")]
-    made = Search(measure, TEN_MINUTES, max_runs, 1000)
+    made, alternatives = due(run, "a", "bb", max_runs=max_runs)
     made.run(alternatives[:1], MIN_SAMPLES)
     made.run(alternatives[1:], num_seeds)
     # 29 runs of "a" are 35 with six of "bb"; with more, "bb" meets the seed at which it is dearer.

@@ -13,7 +13,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'lazsim[live]'")
 
 from lazsim.costmodel.profile import Header, read_profile
-from lazsim.live.worker_pool import WorkerPool
 from lazsim.profiling.communication import choose_ranks, exchange_measurements, group_cycle
 from lazsim.profiling.compute import Target, check_kernel, measure_kernel
 from lazsim.profiling.exchanges import EXCHANGES
@@ -138,12 +137,6 @@ def test_every_exchange_by_nccl_delivers_what_was_sent():
 @three_gpus
 def test_nccl_forms_a_group_again_after_losing_a_member():
     assert min(group_cycle(3, "nccl", "cuda")) > 0
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with WorkerPool() as pool:
-        yield pool
 
 
 def same_as_on_the_cpu(pool, script: Script, top_k: int) -> None:

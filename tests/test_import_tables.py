@@ -46,6 +46,12 @@ def write_gemm(folder, *rows, head="gpu,dtype,m,n,k,time_us"):
     return str(folder)
 
 
+def write_nccl(folder, rows):
+    path = folder / "nccl_single_node.csv"
+    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
+    return str(path)
+
+
 def write_attention(folder, points):
     rows = [f"x1,1,{seq},{heads},8,128,{time}" for (heads, seq), time in points.items()]
     text = "\n".join(["gpu,batch,seq,heads,kv_heads,head_dim,time_us", *rows]) + "\n"
@@ -110,9 +116,8 @@ def test_a_copy_of_the_catalogue_is_told(tmp_path):
     grid = load_tables("h100").grids["all_reduce"]
     points = zip(itertools.product(*grid.axes), np.ravel(grid.times_s), strict=True)
     rows = [f"x1,all_reduce,{gpus:.0f},{size:.0f},{1e6 * time:.4g}" for (size, gpus), time in points]
-    path = tmp_path / "nccl_single_node.csv"
-    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
-    assert told(import_tables(str(path)), "all_reduce: 63 of 63 times of x1 are those of h100 of the catalogue")
+    imported = import_tables(write_nccl(tmp_path, rows))
+    assert told(imported, "all_reduce: 63 of 63 times of x1 are those of h100 of the catalogue")
 
 
 def test_sequences_of_more_heads_than_were_measured_take_time_in_proportion_to_them(tmp_path):
@@ -179,9 +184,7 @@ def test_collectives_take_what_was_measured_over_their_number_of_gpus(tmp_path):
     # Over 2 GPUs as long as over 8, though they send 4/7 as much.
     times = {(gpus, size): size / 1e3 for gpus in (2, 8) for size in (65536, 1048576)}
     rows = [f"x1,all_gather,{gpus},{size},{time}" for (gpus, size), time in times.items()]
-    path = tmp_path / "nccl_single_node.csv"
-    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
-    tables = parse_tables("x1", import_tables(str(path)).text.encode())
+    tables = parse_tables("x1", import_tables(write_nccl(tmp_path, rows)).text.encode())
     assert tables.collective_ranks == {"all_gather": 8}
     seconds = [tables.collective_s("all_gather", 1048576, gpus) for gpus in (2, 4, 8, 16)]
     # Between two numbers that were measured, on the line through both; beyond them, at the bus bandwidth of the last.
@@ -236,14 +239,12 @@ def test_a_latency_before_a_rate_is_no_bad_point(tmp_path):
     # 10 us, then 1 GB/s: with sizes so far apart, the middle one lies far below the line through the others.
     times = {1024: 11.024, 2**20: 1058.576, 2**30: 1073751.824}
     rows = [f"x1,all_reduce,8,{size},{time}" for size, time in times.items()]
-    path = tmp_path / "nccl_single_node.csv"
-    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
-    imported = import_tables(str(path))
+    imported = import_tables(write_nccl(tmp_path, rows))
     assert "all_reduce,1048576,,,8,1059\n" in imported.text
     assert not told(imported, "off by more than 2")
     # Less than the smaller message takes is an error of the measurement.
-    path.write_text(path.read_text().replace("1058.576", "5"))
-    assert told(import_tables(str(path)), "all_reduce 1048576 x 8: 5 us is off by more than 2")
+    rows[1] = rows[1].replace("1058.576", "5")
+    assert told(import_tables(write_nccl(tmp_path, rows)), "all_reduce 1048576 x 8: 5 us is off by more than 2")
 
 
 def test_releases_of_nccl_tests_without_roots_and_reductions_are_read(tmp_path):
@@ -418,10 +419,8 @@ def test_files_that_cannot_be_imported_are_refused_in_a_line(tmp_path, refused, 
 
 def test_a_table_of_bad_points_is_refused(tmp_path):
     rows = [f"x1,all_reduce,8,{1024 * size},{1 + 99 * (size % 2)}" for size in range(1, 400)]
-    path = tmp_path / "nccl_single_node.csv"
-    path.write_text("\n".join(["gpu,op,num_gpus,nbytes,time_us", *rows]))
     with pytest.raises(SpecError, match="all_reduce: 100 points are off by more than 2 from their neighbours"):
-        import_tables(str(path))
+        import_tables(write_nccl(tmp_path, rows))
 
 
 def test_tables_are_read_as_spreadsheets_and_editors_save_them():

@@ -4,6 +4,7 @@ import queue
 import threading
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,17 +86,23 @@ def test_the_next_worker_takes_the_gpu_of_a_dead_one():
     assert started == [("a", 0), ("b", 1), ("c", 2), ("d", 0), ("b#2", 1)]
 
 
+def at_once(*calls):
+    """Make calls, each in a thread, and wait for their ends."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(600)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def meet(devices):
     """Let ranks meet, each in a thread; return them."""
     store = torch.distributed.HashStore()
     ranks = [
         ProcessGroup(store, "test", rank, len(devices), "127.0.0.1", device) for rank, device in enumerate(devices)
     ]
-    threads = [threading.Thread(target=group.connect) for group in ranks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(group.connect for group in ranks))
     return ranks
 
 
@@ -109,11 +116,7 @@ def test_ranks_without_a_gpu_each_agree_on_gloo(names):
     ranks = meet([on_gpu(name) for name in names])
     assert [group.by for group in ranks] == ["gloo", "gloo"]
     sums = [torch.ones(2), torch.ones(2)]
-    threads = [threading.Thread(target=group.all_reduce, args=(own,)) for group, own in zip(ranks, sums, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(group.all_reduce, own) for group, own in zip(ranks, sums, strict=True)))
     assert [own.tolist() for own in sums] == [[2.0, 2.0], [2.0, 2.0]]
 
 
@@ -128,12 +131,7 @@ def test_ranks_with_a_gpu_each_agree_on_nccl(monkeypatch):
     assert [group.by for group in ranks] == ["nccl", "nccl"]
     assert sorted(met, key=lambda one: one[1]) == [(torch.device("cpu"), 0, 2), (torch.device("cpu"), 1, 2)]
     # What decides how the job goes on stays on the host, and never goes by NCCL.
-    threads = [threading.Thread(target=group.confirm) for group in ranks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert not any(thread.is_alive() for thread in threads)
+    at_once(*(group.confirm for group in ranks))
 
 
 def test_a_rank_that_was_called_away_while_others_met_is_not_waited_for(monkeypatch):

@@ -245,6 +245,17 @@ def wait_for(tab, expression):
     pytest.fail(f"{expression} does not hold")
 
 
+def opened(browser, folder, page, **size):
+    """Open a page of a size; return its tab when the timeline is drawn."""
+    (folder / "report.html").write_bytes(page)
+    tab = browser.new_page(viewport=size)
+    # On a busy machine everything may take a minute.
+    tab.set_default_timeout(120_000)
+    tab.goto((folder / "report.html").as_uri())
+    wait_for(tab, "Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    return tab
+
+
 @pytest.fixture(scope="module")
 def tab(browser, page, tmp_path_factory):
     """Show the page; nothing goes wrong in it and nothing is asked of the network, whatever the tests do to it."""
@@ -361,11 +372,8 @@ def test_text_stands_out_in_both_colour_schemes(tab, scheme):
 def test_many_systems_leave_the_timeline_its_room_on_a_phone(browser, result, tmp_path):
     runs = tuple(replace(result.runs[0], system=f"system-{number}", name=f"system-{number}") for number in range(15))
     many = replace(result, runs=runs, scenarios=result.scenarios[:1] * 15)
-    (tmp_path / "report.html").write_bytes(report_page(run_report(many), run_parts(many), (), "lazsim run", {}))
-    tab = browser.new_page(viewport={"width": 400, "height": 800})
-    tab.set_default_timeout(120_000)
-    tab.goto((tmp_path / "report.html").as_uri())
-    wait_for(tab, "Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    page = report_page(run_report(many), run_parts(many), (), "lazsim run", {})
+    tab = opened(browser, tmp_path, page, width=400, height=800)
     assert tab.evaluate(f"{RATES}.legend.items.length") == 15
     # The names of few systems leave it 200 of the panel's 300 pixels.
     height, width = tab.evaluate(
@@ -385,11 +393,8 @@ def test_names_along_an_axis_are_turned_where_they_would_overlap(browser, tmp_pa
         "runs": [drawn(name, look) for name, look in looks.items()],
         "rows": [{"run": name, "setting": [name], **values} for name in looks],
     }
-    (tmp_path / "report.html").write_bytes(report_page(Report("", "", "", {}, points=points), [], (), "", {}))
-    tab = browser.new_page(viewport={"width": 800, "height": 900})
-    tab.set_default_timeout(120_000)
-    tab.goto((tmp_path / "report.html").as_uri())
-    wait_for(tab, "Bokeh.documents.length && Bokeh.documents[0].is_idle")
+    page = report_page(Report("", "", "", {}, points=points), [], (), "", {})
+    tab = opened(browser, tmp_path, page, width=800, height=900)
     turned = tab.evaluate("Bokeh.documents[0].roots()[0].below[0].major_label_orientation")
     tab.close()
     assert (turned != "horizontal") == is_turned

@@ -803,33 +803,32 @@ def test_a_gpu_is_faster_than_the_one_whose_kernels_stand_in_for_its_own():
     assert inputs.tables.time_s("all_gather", 1e6, 8) == tables.time_s("all_gather", 1e6, 8)
 
 
-def test_a_scan_takes_the_operations_and_bytes_of_its_kernels():
-    inputs = inputs_of("nemotron-3-nano", "gb200-nvl72", 8, precision="mxfp8", micro_batch=2)
+def check_scan(inputs, flop, moved):
+    """Tell that a scan takes operations and bytes of each token, and twice to three times as long backward."""
     (scan,) = [item for item in state_space_items(Kernels(inputs), inputs.model.state_space)
                if item.forward and item.forward[0].part == "state_space"]  # fmt: skip
-    # 64 heads of 64, states of 128 numbers, 8 groups, chunks of 128 tokens: keys by keys 2 * 128 * 1024, times inputs
-    # 2 * 128 * 4096, states made and used 4 * 128 * 4096.
-    flop = 2 * 128 * 1024 + 2 * 128 * 4096 + 4 * 128 * 4096
-    # States 6, convolved 2, inner 9, keys 4, products 4 of 2 bytes.
-    moved = 2 * (6 * 4096 + 2 * 6144 + 9 * 4096 + 4 * 1024 + 4 * 1024)
     rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
     assert scan.forward[0].gpu_s == pytest.approx(flop * inputs.tokens / rate + inputs.copy_s(moved * inputs.tokens))
     assert 2 < scan.backward[0].gpu_s / scan.forward[0].gpu_s < 3
 
 
+def test_a_scan_takes_the_operations_and_bytes_of_its_kernels():
+    # 64 heads of 64, states of 128 numbers, 8 groups, chunks of 128 tokens: keys by keys 2 * 128 * 1024, times inputs
+    # 2 * 128 * 4096, states made and used 4 * 128 * 4096.
+    flop = 2 * 128 * 1024 + 2 * 128 * 4096 + 4 * 128 * 4096
+    # States 6, convolved 2, inner 9, keys 4, products 4 of 2 bytes.
+    moved = 2 * (6 * 4096 + 2 * 6144 + 9 * 4096 + 4 * 1024 + 4 * 1024)
+    check_scan(inputs_of("nemotron-3-nano", "gb200-nvl72", 8, precision="mxfp8", micro_batch=2), flop, moved)
+
+
 def test_a_scan_of_the_gated_delta_rule_takes_the_operations_of_its_kernels():
-    inputs = inputs_of("qwen3-next-80b-a3b", "h100x64", 8, recompute="none")
-    (scan,) = [item for item in state_space_items(Kernels(inputs), inputs.model.state_space)
-               if item.forward and item.forward[0].part == "state_space"]  # fmt: skip
     # 32 heads of 128, each with keys of 128, chunks of 64 tokens. Keys by keys, w and queries by keys, u and values by
     # products: 2 * 64 * 4096 each; w by states, states made and used: 2 * 128 * 4096 each.
     flop = 5 * 2 * 64 * 4096 + 3 * 2 * 128 * 4096
     # Numbers that are read or written: states 2 of 8192, convolved 2 of 8192, values 15 and keys 9 of 4096, keys of a
     # group 10 of 2048, products 2 of 2048.
     moved = 2 * (2 * 8192 + 2 * 8192 + 24 * 4096 + 10 * 2048 + 2 * 2048)
-    rate = inputs.constants.scan_peak_share * inputs.gpu.peak_flop_per_s
-    assert scan.forward[0].gpu_s == pytest.approx(flop * inputs.tokens / rate + inputs.copy_s(moved * inputs.tokens))
-    assert 2 < scan.backward[0].gpu_s / scan.forward[0].gpu_s < 3
+    check_scan(inputs_of("qwen3-next-80b-a3b", "h100x64", 8, recompute="none"), flop, moved)
 
 
 def test_dense_layers_stand_where_the_model_has_them():
