@@ -39,7 +39,7 @@ from lazsim.inputs import InputT, RoutingInput, Shared, TraceInput, require_unch
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing, RoutingSpec
-from lazsim.routing.loading import UNIFORM
+from lazsim.routing.loading import UNIFORM, is_generator
 from lazsim.settings import ANALYTIC, DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings
 from lazsim.specs import (
     CATALOG_KINDS,
@@ -499,7 +499,7 @@ class _Resolution:
             digest = sha256(b"".join([name.events_sha256.encode(), *prices])) if prices else name.events_sha256
             return TraceInput(name=Path(name.name).name, sha256=digest, **cut)
         is_recipe = isinstance(name, Spec)
-        if is_recipe or name.endswith(".toml") or name in self._once(catalog_names, "traces"):
+        if is_recipe or name.endswith(".toml") or name in catalog_names("traces"):
             with self._naming("trace"):
                 recipe = name if is_recipe else self._once(load_recipe, self._toml_path(name))
                 name = recipe.__struct_config__.tag if is_recipe else name
@@ -513,8 +513,8 @@ class _Resolution:
             self._refuse_changes("trace", f"{name} is a file, which")
             path = self._paths["trace"] = self._file("trace", name)
             if re.fullmatch(r"[\w -]*", name) and name != STDIN and not (name and os.path.exists(path)):
-                known = self._once(catalog_names, "traces")
-                raise SpecError(f"{self._where}`trace`: {unknown_name('trace', name, known, 'a file of node events')}")
+                known = unknown_name("trace", name, catalog_names("traces"), "a file of node events")
+                raise SpecError(f"{self._where}`trace`: {known}")
             source = TraceInput(name=Path(name).name, **cut)
         with self._naming("trace"):
             return self._check(shared_trace, source, path)
@@ -523,10 +523,9 @@ class _Resolution:
         reading = {key: self._asked[key] for key in ("lenient", "layers_from")}
         layers, experts, seed = model.num_moe_layers, model.num_experts, self._asked["seed"]
         source = RoutingInput(name=Path(name).name, seed=seed, num_layers=layers, num_experts=experts, **reading)
-        is_generator = name.endswith(".toml") or name in self._once(catalog_names, "routing")
-        if source.layers_from and (is_generator or name == UNIFORM):
+        if source.layers_from and (is_generator(name) or name == UNIFORM):
             raise SpecError(f"{self._where}`layers_from`: {name} has MoE layers alone; leave it out")
-        if is_generator:
+        if is_generator(name):
             return msgspec.structs.replace(source, generator=self._spec(RoutingSpec, "routing", name))
         self._refuse_changes("routing", name if name == UNIFORM else f"{name} is a file, which")
         if name != UNIFORM:

@@ -38,7 +38,7 @@ def load_routing(
     """
     if source == UNIFORM:
         return _uniform(num_layers, num_experts)
-    if _is_generator(source):
+    if is_generator(source):
         content = read_spec_bytes("routing", source)
         return GeneratedRouting(read_toml(source, content, RoutingSpec), num_layers, num_experts, seed, sha256(content))
     return _with_note(top_experts(load_recording(source, lenient, layers_from), num_layers, num_experts))
@@ -46,7 +46,7 @@ def load_routing(
 
 def load_recording(source: str, lenient: bool = False, layers_from: int = 0) -> RecordedRouting:
     """Load recorded loads, or draw `DRAWN` ones where the source is a generator; for both see `load_routing`."""
-    if source != UNIFORM and not _is_generator(source):
+    if source != UNIFORM and not is_generator(source):
         if source != STDIN and not os.path.exists(source):
             names = [UNIFORM, *catalog_names("routing")]
             raise SpecError(unknown_name("routing", source, names, "a file of recorded loads"))
@@ -65,7 +65,8 @@ def _uniform(num_layers: int, num_experts: int) -> RecordedRouting:
     return RecordedRouting(np.zeros(1, dtype=np.int64), even, UNIFORM, sha256(UNIFORM.encode()))
 
 
-def _is_generator(source: str) -> bool:
+def is_generator(source: str) -> bool:
+    """Tell whether loads are those of a generator, of the catalogue or of a TOML file."""
     return source.endswith(".toml") or source in catalog_names("routing")
 
 

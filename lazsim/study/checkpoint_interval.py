@@ -1,7 +1,6 @@
 """The setting of a system: published, given, by a formula, or the best that simulations find."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +12,11 @@ import numpy as np
 from lazsim.engine.interval import fewest_steps, interval_steps, steady_step_s
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, SpecError, prefix_errors
-from lazsim.inputs import TraceInput, make_trace
+from lazsim.inputs import shared_trace
 from lazsim.limits import MAX_DIMENSION
 from lazsim.scenario import Scenario
 from lazsim.study.memory import find_obstacle
 from lazsim.study.runs import ScenarioRuns, Setting
-from lazsim.trace import Trace
 from lazsim.units import format_duration, parse_duration
 
 AUTO = "auto"
@@ -190,13 +188,9 @@ def other_draws(scenario: Scenario) -> Sequence[Scenario]:
     source = scenario.trace
     if source is None or source.recipe is None:
         return [scenario]
-    return [scenario.under(trace) for trace in _redraw(source)]
-
-
-@functools.lru_cache(maxsize=2)
-def _redraw(source: TraceInput) -> Sequence[Trace]:
-    seeds = np.random.SeedSequence(source.seed).generate_state(NUM_DRAWS)
-    return [make_trace(msgspec.structs.replace(source, seed=int(seed)), None) for seed in seeds]
+    seeds = np.random.SeedSequence(source.seed).generate_state(NUM_DRAWS).tolist()
+    draws = [msgspec.structs.replace(source, seed=seed) for seed in seeds]
+    return [scenario.under(shared_trace(draw, None)) for draw in draws]
 
 
 def choice_note(scenario: Scenario) -> str:

@@ -5,7 +5,7 @@ An alternative is a choice and a number of steps. The caller knows what they sta
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -297,27 +297,24 @@ class Search:
         """Return what is in time most often at the seeds of all that have run, where all are late; then does most."""
         most_first = [one.name for one in self.rank(ordered)]
         seeds = set.intersection(*(set(self.rows[one, None]) for one in most_first))
-
-        def share(one: Alternative) -> float:
-            rows = self.rows[one, None]
-            return self.goal.in_time(rows[seed] for seed in seeds or rows).value
-
-        return max(most_first, key=share)
+        return max(most_first, key=lambda one: self._share_in_time(one, seeds))
 
     def _surest(self, best: Alternative, ordered: Sequence[Alternative]) -> Alternative:
         """Return what ties with the best, has its value where both do what must be done, and does it more often."""
-
-        def share(one: Alternative) -> float:
-            return self.goal.in_time(self.rows[one, None].values()).value
-
         surest = best
-        for one in ordered if share(best) < 1 else ():
+        for one in ordered if self._share_in_time(best) < 1 else ():
             rows = self.rows.get((one, None), {})
             if self._is_same(one, best, 1):
                 self.run([one], min(len(self.rows[best, None]), len(rows) + self.num_left))
                 is_same = self._is_same(one, best, MIN_SAMPLES) and not self.is_better(best, one)
-                surest = one if is_same and share(one) > share(surest) else surest
+                if is_same and self._share_in_time(one) > self._share_in_time(surest):
+                    surest = one
         return surest
+
+    def _share_in_time(self, one: Alternative, seeds: Collection[int] = ()) -> float:
+        """Return the share of runs in time at some seeds, or at all that an alternative has."""
+        rows = self.rows[one, None]
+        return self.goal.in_time(rows[seed] for seed in seeds or rows).value
 
     def _is_same(self, one: Alternative, other: Alternative, num_seeds: int) -> bool:
         """Tell whether two have the same value wherever both are in time, which they must be at `num_seeds` or more."""
