@@ -19,6 +19,8 @@ from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.search import search_layouts
 from lazsim.study.sweep.run import run_sweep
 from lazsim.study.sweep.spec import parse_sweep
+from lazsim.trace import generate_trace
+from lazsim.trace.recipes import MtbfSpec
 from tests.bench_placement import plot_growth
 from tests.bench_reliability import least_cpu_s
 
@@ -43,17 +45,10 @@ def replay_p3(cluster: str, max_nodes: int | None = None) -> Callable[[], object
 
 def failing_nodes(num_nodes: int, num_days: float, per_node_day: float = FAILURES_PER_NODE_DAY) -> lazsim.Trace:
     """Let nodes fail independently, and come back after `REPAIR_S`."""
-    rng = np.random.default_rng(0)
-    events = [lazsim.Event(0.0, "add", f"node{node}") for node in range(num_nodes)]
-    for node in range(num_nodes) if per_node_day else ():
-        time_s = rng.exponential(DAY_S / per_node_day)
-        while time_s < num_days * DAY_S:
-            events.append(lazsim.Event(time_s, "remove", f"node{node}"))
-            time_s += REPAIR_S
-            events.append(lazsim.Event(time_s, "add", f"node{node}"))
-            time_s += rng.exponential(DAY_S / per_node_day)
-    events = [event for event in events if event.time_s < num_days * DAY_S]
-    return lazsim.build_trace(sorted(events, key=lambda event: event.time_s), duration_s=num_days * DAY_S)
+    recipe = MtbfSpec(
+        num_nodes=num_nodes, mtbf_s=DAY_S / per_node_day, repair_s=REPAIR_S, repair_sigma=0, duration_s=num_days * DAY_S
+    )
+    return generate_trace(recipe, np.random.default_rng(0))
 
 
 def replay_days(num_nodes: int, num_days: float, planning: str) -> Callable[[], object]:
