@@ -153,6 +153,22 @@ def write(tmp_path):
 
 
 @pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install the modules of the test's folder as a package that offers entries; a plain folder on the path will do."""
+
+    def install_package(package: str, version: str, entries: str) -> None:
+        module = package.replace("-", "_")
+        info = tmp_path / f"{module}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"{entries}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return install_package
+
+
+@pytest.fixture
 def lazsim(monkeypatch, capsys):
     """Call the command line in this process: returns exit code, stdout and stderr."""
     from lazsim.cli import main

@@ -1,6 +1,5 @@
 """Policies of users: from a file, from a package, and what is said of those that fail."""
 
-import importlib
 import json
 import re
 import sys
@@ -48,20 +47,14 @@ def written(tmp_path):
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Install a package with one module, `own_placement`, and entry points; a plain folder on the path will do."""
+def installed(tmp_path, install):
+    """Install a package with one module, `own_placement`, that offers policies."""
 
-    def install(entries: str, package: str = "own-placement") -> None:
-        info = tmp_path / f"{package.replace('-', '_')}-1.5.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
-        (info / "entry_points.txt").write_text(f"[lazsim.policies]\n{entries}\n")
+    def install_policies(entries: str, package: str = "own-placement") -> None:
         (tmp_path / "own_placement.py").write_text(SEQUENTIAL)
-        monkeypatch.syspath_prepend(tmp_path)
-        importlib.invalidate_caches()
+        install(package, "1.5", f"[lazsim.policies]\n{entries}")
 
-    yield install
-    sys.modules.pop("own_placement", None)
+    return install_policies
 
 
 def test_the_example_of_the_documentation_works(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import bisect
 import itertools
 import json
 import math
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -873,26 +872,15 @@ def test_dalys_interval_is_where_his_wall_time_is_least(share):
     assert daly_interval_s(share, 1.0) < young_interval_s(share, 1.0)
 
 
-def install(folder, monkeypatch, module, version, systems):
-    """Let a module of a folder be a package that offers systems."""
-    name = module.replace("_", "-")
-    info = folder / f"{module}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text(f"[lazsim.systems]\n{systems}\n")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, module, raising=False)
-
-
 @pytest.mark.parametrize("way", ["file", "package"])
-def test_the_example_of_the_guide_is_a_system(lazsim, tmp_path, monkeypatch, way):
+def test_the_example_of_the_guide_is_a_system(lazsim, install, tmp_path, way):
     guide = (Path(__file__).parents[1] / "docs" / "guides" / "systems.md").read_text()
     example = next(block for block in guide.split("```python\n")[1:] if "class InPlace" in block).split("```")[0]
     (tmp_path / "own_system.py").write_text(example)
     if way == "file":
         system = find_system(f"{tmp_path}/own_system.py:IN_PLACE")
     else:
-        install(tmp_path, monkeypatch, "own_system", "1.5", "IN_PLACE = own_system:IN_PLACE")
+        install("own-system", "1.5", "[lazsim.systems]\nIN_PLACE = own_system:IN_PLACE")
         listed = json.loads(lazsim("list", "systems", "--json")[1])["systems"]
         assert listed["IN_PLACE"] == "own_system:IN_PLACE of own-system 1.5"
         system = find_system("IN_PLACE")
@@ -903,11 +891,11 @@ def test_the_example_of_the_guide_is_a_system(lazsim, tmp_path, monkeypatch, way
     assert result.system == "IN_PLACE"
 
 
-def test_all_systems_are_those_of_packages_too_and_those_named_beside_them(tmp_path, monkeypatch):
+def test_all_systems_are_those_of_packages_too_and_those_named_beside_them(install, tmp_path):
     own = "from lazsim.engine.systems import SYSTEMS\n"
     (tmp_path / "offered.py").write_text(own + "OFFERED = SYSTEMS['ds-ft']\n")
     (tmp_path / "mine.py").write_text(own + "MINE = SYSTEMS['checkpoint']\n")
-    install(tmp_path, monkeypatch, "offered", "1.0", "offered = offered:OFFERED\nbroken = offered:MISSING")
+    install("offered", "1.0", "[lazsim.systems]\noffered = offered:OFFERED\nbroken = offered:MISSING")
     settings = {"trace": "fail-every-5min", "routing": "uniform", "duration": "1min"}
     scenarios, left_out = resolve_runs(settings, ("all", f"{tmp_path}/mine.py:MINE"), ())
     names = [one.find_system().name for one in scenarios]
