@@ -90,7 +90,7 @@ def collect(
     backend: str = "loky",
     num_workers: int | None = None,
     address: str | None = None,
-    progress: ShowRuns | None = None,
+    progress: ShowRuns = show_nothing,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Outcomes:
     """Call a function with each input whose result the folder does not hold yet.
@@ -142,7 +142,7 @@ def collect(
         todo = [task for task in by_key.values() if task.key not in values]
         if others and any(sha256(encode_plain(task.inputs)) in others for task in todo):
             tell(f"{folder}: runs there are of another version of lazsim, numpy or scipy, and are made again")
-        with (progress or show_nothing)(len(values), len(by_key)) as advance:
+        with progress(len(values), len(by_key)) as advance:
             run = functools.partial(_run_task, function)
             if not todo or (num_workers == 1 and backend == "loky"):
                 done: Iterable[tuple[str, bytes | None, str]] = map(run, todo)

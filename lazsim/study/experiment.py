@@ -29,7 +29,7 @@ from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import read_bytes
 from lazsim.files.writing import write_whole
 from lazsim.specs import sha256
-from lazsim.study.collect import Function, Outcomes, ShowRuns, collect
+from lazsim.study.collect import Function, Outcomes, ShowRuns, collect, show_nothing
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.notes import count_notes
 from lazsim.study.sweep.run import run_sweep
@@ -79,7 +79,7 @@ class Context:
     """Folder that keeps finished runs, so that none is made twice."""
     num_workers: int | None = 1
     backend: str = "loky"
-    progress: ShowRuns | None = None
+    progress: ShowRuns = show_nothing
     tell: Callable[[str], None] = lambda _: None
     """See `lazsim.study.collect.collect`."""
     reference: Path | None = None
