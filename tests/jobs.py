@@ -117,13 +117,15 @@ def trace(*changes: tuple[float, str, str], duration_s: float = 1000.0) -> Trace
 
 @dataclass(frozen=True)
 class StagedCosts(KernelCosts):
-    """The same job in two pipeline stages of one layer each, with micro-batches: four nodes hold the model once."""
+    """The same job in pipeline stages of one layer each, with micro-batches: four nodes hold the model once."""
 
+    stages: int = 2
+    stage_nodes: int = 2
     micro_batches: int = 4
 
     @property
     def grid(self):
-        return Grid(np.array([0, 1]), num_stages=2, unit_nodes=2)
+        return Grid(np.arange(self.stages), num_stages=self.stages, unit_nodes=self.stage_nodes)
 
     def num_micro_batches(self, num_nodes):
         return self.micro_batches

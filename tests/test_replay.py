@@ -2,21 +2,19 @@
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import msgspec
 import numpy as np
 import pytest
 
-from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.nodes import Spares
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
-from lazsim.placement.grid import Grid
 from lazsim.scenario import resolve
-from tests.jobs import RESTART_S, SAVE_S, EvenLoads, RandomLoads, costs, trace
+from tests.jobs import RESTART_S, SAVE_S, EvenLoads, RandomLoads, StagedCosts, costs, trace
 from tests.replay import RULES, Job, Replay
 from tests.replay_costs import Constant, Layout
 
@@ -25,22 +23,6 @@ NUM_TRACES, NUM_LAYOUT_TRACES = 40, 15
 REBALANCE_STEPS = 30
 
 plain_costs = cache(costs)
-
-
-@dataclass(frozen=True)
-class GridCosts(KernelCosts):
-    """Costs of a job with a layer in each stage."""
-
-    stages: int = 1
-    shares: int = 1
-    micro_batches: int = 4
-
-    @property
-    def grid(self):
-        return Grid(np.arange(self.stages), num_stages=self.stages, unit_nodes=self.shares)
-
-    def num_micro_batches(self, num_nodes):
-        return self.micro_batches
 
 
 def grid_costs(grid, seconds, micro_batches, node_s):
@@ -59,7 +41,7 @@ def grid_costs(grid, seconds, micro_batches, node_s):
     host = msgspec.structs.replace(plain.cluster.host, link_bytes_per_s=link)
     cluster = msgspec.structs.replace(plain.cluster, num_nodes=2 * stages * shares, host=host)
     rest = plain.job, plain.constants, plain.communication, plain.compute
-    costs = GridCosts(model, cluster, *rest, stages=stages, shares=shares, micro_batches=micro_batches)
+    costs = StagedCosts(model, cluster, *rest, stages=stages, stage_nodes=shares, micro_batches=micro_batches)
     return costs, experts / (dense + experts)
 
 

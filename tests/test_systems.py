@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from lazsim.engine.systems.system import Save, held_state_bytes, saved_behind
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
-from lazsim.placement.grid import Grid
 from lazsim.scenario import resolve
 from lazsim.study.checkpoint_interval import climb, parse_interval, went_back
 from lazsim.study.memory import find_obstacle
@@ -43,7 +42,6 @@ from tests.jobs import (
     EvenLoads,
     FixedCommunication,
     RandomLoads,
-    StagedCosts,
     costs,
     staged_costs,
     trace,
@@ -248,23 +246,14 @@ def test_moevement_has_no_window_from_before_a_restart():
     assert result.counts["restarts"] == 2
 
 
-@dataclass(frozen=True)
-class ThreeStages(StagedCosts):
-    """Three stages of three nodes each hold the model once."""
-
-    @property
-    def grid(self):
-        return Grid(np.arange(3), num_stages=3, unit_nodes=3)
-
-
 def test_steps_are_lost_where_a_wait_for_nodes_ends_at_the_checkpoint():
-    # Two replicas of nine nodes. The six left, at 95 s after 32 steps, have all snapshots and logs, but replace no
-    # stage; with three others there are enough for a restart, and too few for the places of twelve.
+    # Two replicas of three stages of three nodes. The six left, at 95 s after 32 steps, have all snapshots and logs,
+    # but replace no stage; with three others there are enough for a restart, and too few for the places of twelve.
     names = [f"n{index}" for index in range(18)]
     lost = [name for index, name in enumerate(names) if index not in (0, 3, 7, 10, 14, 17)]
     plain = staged_costs(num_nodes=18)
     model = msgspec.structs.replace(plain.model, num_experts=6, num_layers=3, num_moe_layers=3)
-    cost_model = ThreeStages(model, plain.cluster, plain.job, plain.constants, plain.communication, plain.compute)
+    cost_model = replace(plain, model=model, stages=3, stage_nodes=3)
     events = trace((0, "add", " ".join(names)), (95, "remove", " ".join(lost)), (200, "add", "x y z"))
     result = simulate_system(events, SYSTEMS["moevement"], cost_model, EvenLoads(3, 6), 380.0, interval_steps=10)
     assert (result.failures[0].decision, result.failures[0].lost_steps) == ("wait, restart", 2)
