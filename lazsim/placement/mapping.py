@@ -12,6 +12,9 @@ import numpy.typing as npt
 from lazsim.blocks import CACHED_ELEMENTS, row_blocks
 from lazsim.placement.plan import Bools, Floats, Ints, count_replicas
 
+PAIRS_A_TIME = 50
+"""Pairs of nodes that a product of matrices deals with in the time of one pair of edges, roughly."""
+
 
 def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -> Ints:
     """Count the expert states that each live node would fetch to become each node of the plan.
@@ -21,24 +24,53 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -
     Returns
     -------
     ndarray of int64, shape (H, N)
+
+    Notes
+    -----
+    Nodes that hold an expert mostly follow each other, in few runs. States that both of a pair have are a sum over
+    these in both directions from the first pair on: it is enough to count the edges of runs, at which it changes.
     """
-    times_R = None if times_L is None else times_L.repeat(has_LEH.shape[1])[:, None]
-    has_RH, alike_H = distinct_columns(has_LEH.reshape(-1, has_LEH.shape[2]))
-    wants_RN, alike_N = distinct_columns(wants_LEN.reshape(-1, wants_LEN.shape[2]))
+    num_hand, num_plan, (num_layers, num_experts) = has_LEH.shape[2], wants_LEN.shape[2], has_LEH.shape[:2]
+    has_RH, wants_RN = has_LEH.reshape(-1, num_hand), wants_LEN.reshape(-1, num_plan)
+    times_R = np.ones(num_layers * num_experts) if times_L is None else times_L.repeat(num_experts).astype(np.float64)
+    if has_RH.size <= CACHED_ELEMENTS:
+        return _num_missing_of_all(has_RH, wants_RN, times_R)
+    (row_X, hand_X, sign_X), (row_Y, plan_Y, sign_Y) = _edges(has_RH), _edges(wants_RN)
+    edges_R = np.bincount(row_Y, minlength=len(times_R))
+    pairs_X = edges_R[row_X]
+    if pairs_X.sum() * PAIRS_A_TIME > has_RH.size * num_plan:
+        return _num_missing_of_all(has_RH, wants_RN, times_R)
+    # Each edge of what is held meets those of what is wanted in the same row.
+    held = np.arange(len(row_X)).repeat(pairs_X)
+    first_X = (edges_R.cumsum() - edges_R)[row_X] - (pairs_X.cumsum() - pairs_X)
+    wanted = np.arange(len(held)) + first_X[held]
+    change = (sign_X * times_R[row_X])[held] * sign_Y[wanted]
+    changes = np.bincount(hand_X[held] * num_plan + plan_Y[wanted], change, num_hand * num_plan)
+    common_HN = changes.reshape(num_hand, num_plan).cumsum(axis=0).cumsum(axis=1)
+    total_N = np.bincount(plan_Y, sign_Y * times_R[row_Y], num_plan).cumsum()
+    return (total_N - common_HN).astype(np.int64)
+
+
+def _edges(flags_RN: Bools) -> tuple[Ints, Ints, Floats]:
+    """Return row and column of flags unlike the one before, and 1 where they are set, else -1; none is set at first."""
+    # A comparison of all flags in a row is several times faster than one of each row.
+    flags, differs_RN = flags_RN.ravel(), np.empty(flags_RN.shape, dtype=np.bool_)
+    np.not_equal(flags[1:], flags[:-1], out=differs_RN.ravel()[1:])
+    differs_RN[:, 0] = flags_RN[:, 0]
+    edges = np.flatnonzero(differs_RN)
+    row, column = np.divmod(edges, flags_RN.shape[1])
+    return row, column, 2.0 * flags[edges] - 1.0
+
+
+def _num_missing_of_all(has_RH: Bools, wants_RN: Bools, times_R: Floats) -> Ints:
+    """Count the same by a product of matrices: for few nodes, or where nodes with the same states stand apart."""
     # float32 counts exactly up to 2**24, far above layers times experts.
-    total_N = np.zeros(wants_RN.shape[1], dtype=np.float32)
-    missing_HN = np.zeros((has_RH.shape[1], len(total_N)), dtype=np.float32)
+    times_R, missing_HN = times_R.astype(np.float32), np.zeros((has_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
     # A product of blocks several times as large as the nearest cache is faster: a seventh on 512 nodes.
     for some in row_blocks(len(has_RH), has_RH.shape[1] // 4):
-        # In a pipeline, only the nodes of a stage, which follow one another, hold and want the experts of a block.
-        held, wanted = _used_columns(has_RH[some]), _used_columns(wants_RN[some])
-        wants = wants_RN[some, wanted].astype(np.float32)
-        if times_R is not None:
-            wants *= times_R[some]
-        total_N[wanted] += wants.sum(axis=0)
-        missing_HN[held, wanted] -= has_RH[some, held].T.astype(np.float32) @ wants
-    missing_HN += total_N
-    return missing_HN[alike_H][:, alike_N].astype(np.int64, order="C")
+        missing_HN += times_R[some] @ (wants := wants_RN[some].astype(np.float32))
+        missing_HN -= (has_RH[some].T * times_R[some]) @ wants
+    return missing_HN.astype(np.int64)
 
 
 def distinct_layers(has_LEH: Bools, wants_LEN: Bools) -> tuple[Ints, Ints]:
@@ -82,12 +114,6 @@ def _packed(flags_RN: Bools) -> npt.NDArray[np.uint8]:
         part = flags_RN[bit::8]
         packed_BN[: len(part)] |= part.view(np.uint8) << (7 - bit)
     return packed_BN
-
-
-def _used_columns(flags: Bools) -> slice:
-    """Return the columns from the first to the last that has a flag."""
-    used = np.flatnonzero(flags.any(axis=0))
-    return slice(used[0], used[-1] + 1) if len(used) else slice(0)
 
 
 def keep_domains(missing_HN: Ints, domain_H: Ints, domain_N: Ints) -> Ints:
