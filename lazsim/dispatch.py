@@ -139,7 +139,9 @@ class Partition:
         return summed.reshape(*values.shape[:-1], -1)
 
 
-def flexible_traffic(replicas_LEN: Ints, total_LE: Ints, servers: Partition, gpus_per_node: int) -> Traffic:
+def flexible_traffic(
+    replicas_LEN: Ints, total_LE: Ints, servers: Partition, gpus_per_node: int, num_nodes: int | None = None
+) -> Traffic:
     """Return the expected traffic of flexible dispatch: that of `dispatch_tokens`, not rounded.
 
     Parameters
@@ -150,8 +152,10 @@ def flexible_traffic(replicas_LEN: Ints, total_LE: Ints, servers: Partition, gpu
         The server of each node.
     gpus_per_node
         GPUs over which a node's tokens are spread evenly.
+    num_nodes
+        Nodes of the plan, where those given, each its own server, are some of them; all if not given.
     """
-    num_nodes = replicas_LEN.shape[2]
+    num_nodes = num_nodes or replicas_LEN.shape[2]
     # These arrays are large at scale, so they are reused.
     left = replicas_LEN * (1 / total_LE)[:, :, None]
     own = np.minimum(left, 1 / num_nodes)

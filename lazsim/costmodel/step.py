@@ -8,7 +8,7 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -240,13 +240,12 @@ class StepCost(StepTimes):
         gpus = costs.cluster.gpus_per_node
         servers = layout.servers
         self._layers = row_blocks(plan.num_layers, plan.num_experts * plan.num_nodes)
+        # What nodes with the same slots have in common is computed once for a run of them.
+        unlike, like_LN = plan.unlike_nodes()
         self._traffic_of: Callable[[slice], Traffic]
         if layout.group_N is None:
             # A plan for flexible dispatch is soon replaced, so its traffic is computed on demand.
-            replicas_LE = plan.replicas_LE
-            self._traffic_of = lambda some: flexible_traffic(
-                plan.layers(some).replicas_LEN, replicas_LE[some], servers, gpus
-            )
+            self._traffic_of = partial(_flexible_traffic, plan, unlike, like_LN, servers, gpus)
         else:
             groups = Partition(layout.group_N)
             traffic = {
@@ -257,15 +256,17 @@ class StepCost(StepTimes):
         self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
-        self._slots = slots_by_gpu(plan, gpus)
-        self._once, most_experts = _count_once(self._slots, plan.num_experts)
+        self._slots = slots_by_gpu(unlike, gpus)
+        once, most_experts = _count_once(self._slots, plan.num_experts)
         self._launch_s = [costs.host_s[0] * (layer + expert * most_experts) for layer, expert in KERNELS]
-        self._holds_LEN = plan.holds_LEN
         holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
         nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
         kinds = [costs, costs.measured_part] if costs.measured_part else [costs]
         both_links = {one.communication for one in kinds}
-        gradients_s = {links: self._gradients_s(links, nic_V, rings_XR) for links in both_links}
+        # The slots of a GPU in all layers, its other replicas of an expert left out.
+        once = once.reshape(*once.shape[:2], -1, gpus)[:, np.arange(plan.num_layers)[:, None], like_LN]
+        once = once.reshape(*once.shape[:2], -1)
+        gradients_s = {links: self._gradients_s(links, nic_V, rings_XR, once, unlike.holds_LEN) for links in both_links}
         # The dense parameters and the experts of the fullest node, evenly over its GPUs.
         num_params = costs.model.dense_params / gpus + held_N.max() / gpus * costs.model.expert_params
         self._fixed_s = [
@@ -337,7 +338,9 @@ class StepCost(StepTimes):
         seconds: Floats = costs.host_s[1] + np.maximum(0.0, self._launch_s[0] - forward) + late
         return seconds
 
-    def _gradients_s(self, links: AnalyticCommunication, nic_V: Floats, rings_XR: Floats) -> float:
+    def _gradients_s(
+        self, links: AnalyticCommunication, nic_V: Floats, rings_XR: Floats, once: Ints, holds_LEC: Bools
+    ) -> float:
         """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
 
         A ring over ``n`` nodes sends ``2 (n - 1) / n`` times the gradient over each of its links, in ``2 (n - 1)`` hops
@@ -354,14 +357,14 @@ class StepCost(StepTimes):
         num_layers, num_experts = self._replicas_LE.shape
         by_expert = np.zeros((3, num_layers, num_experts + 1))
         by_expert[:, :, :-1] = rings_XR[:3].reshape(3, num_layers, num_experts)
-        by_gpu = by_expert.reshape(3, -1).take(self._once, axis=1).sum(axis=(1, 2))
+        by_gpu = by_expert.reshape(3, -1).take(once, axis=1).sum(axis=(1, 2))
         across, inside = num_servers > 1, num_nodes > num_servers
         dense = 2 * (num_nodes - 1) / num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
         hops = 2 * (num_servers - 1), 2 * (num_nodes - num_servers)
         experts_s = float(reduce_s(nic_V[self.layout.servers.part_N].repeat(gpus), *by_gpu).max())
         nic_R, (local_R, *hops_R) = rings_XR[3], rings_XR[:3]
         ring_s = reduce_s(nic_R, local_R, *(hop_R / gpus for hop_R in hops_R))
-        experts_s = max(experts_s, _in_turn_s(self._holds_LEN, ring_s.reshape(num_layers, num_experts)))
+        experts_s = max(experts_s, _in_turn_s(holds_LEC, ring_s.reshape(num_layers, num_experts)))
         return float(experts_s + reduce_s(*np.array([dense * across, dense * inside / gpus, *hops])))
 
     def _reorder_s(self, costs: KernelCosts, tokens_BLE: Floats) -> Floats:
@@ -425,6 +428,20 @@ class StepCost(StepTimes):
             np.maximum(sent @ traffic.leaving_LEV, sent @ traffic.entering_LEV).max(axis=2, out=busiest[0, some])
             (sent @ traffic.local_LEV / self._gpus_V).max(axis=2, out=busiest[1, some])
         return busiest
+
+
+def _flexible_traffic(
+    plan: PlacementPlan, unlike: PlacementPlan, like_LN: Ints, servers: Partition, gpus_per_node: int, some: slice
+) -> Traffic:
+    """Return the traffic of flexible dispatch in some layers, of a plan and its `unlike_nodes`."""
+    total_LE, layer = plan.replicas_LE[some], some.start
+    is_one = some.stop - layer == 1
+    if not (is_one and servers.is_trivial and 2 * unlike.num_nodes < plan.num_nodes):
+        return flexible_traffic(plan.layers(some).replicas_LEN, total_LE, servers, gpus_per_node)
+    alone = Partition(np.arange(unlike.num_nodes))
+    traffic = flexible_traffic(unlike.layers(some).replicas_LEN, total_LE, alone, gpus_per_node, plan.num_nodes)
+    both_ways = traffic.leaving_LEV, traffic.entering_LEV, traffic.local_LEV
+    return Traffic(*(shares.take(like_LN[layer], axis=2) for shares in both_ways))
 
 
 def slots_by_gpu(plan: PlacementPlan, gpus_per_node: int) -> Ints:

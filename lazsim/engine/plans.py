@@ -16,7 +16,7 @@ from lazsim.engine.sampling import Sampler, window_s
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, scaled
 from lazsim.engine.systems.system import System
 from lazsim.placement.mapping import distinct_layers
-from lazsim.placement.plan import Ints
+from lazsim.placement.plan import Bools, Ints
 from lazsim.reliability import BatchFailures, recovery_prob
 
 
@@ -152,8 +152,8 @@ class Plans:
             first_L, times_L = distinct_layers(before.holds_LEN, after.holds_LEN)
             binding = bind_nodes(
                 self._costs,
-                before.holds_LEN[first_L].take(held.seats, axis=2),
-                after.holds_LEN[first_L].take(wanted.seats, axis=2),
+                _some_of(before.holds_LEN, first_L, held.seats),
+                _some_of(after.holds_LEN, first_L, wanted.seats),
                 num_new=num_new,
                 dense_PH=held.dense_PN(grid) if divides_dense else None,
                 wants_PN=wanted.dense_PN(grid) if divides_dense else None,
@@ -174,6 +174,12 @@ class Plans:
     def _domains(self, nodes: Sequence[str]) -> tuple[int, ...] | None:
         """Return the failure domain of each of these nodes where plans depend on it."""
         return self._nodes.domains(nodes, self._costs.cluster.nodes_per_domain) if self._has_domains else None
+
+
+def _some_of(holds_LEN: Bools, layers: Ints, seats: Sequence[int]) -> Bools:
+    """Keep some layers and seats only, each in ascending order; where all are kept, nothing is copied."""
+    of_layers = holds_LEN if len(layers) == len(holds_LEN) else holds_LEN[layers]
+    return of_layers if len(seats) == holds_LEN.shape[2] else of_layers.take(seats, axis=2)
 
 
 def _made(held: Held) -> Planned:

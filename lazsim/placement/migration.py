@@ -71,8 +71,7 @@ def migrate(
     owners = has.sum(axis=1, dtype=np.float32)
     assert owners.all(), "every wanted expert has an owner"
     (has, alike_from), (wanted, alike_to) = distinct_columns(has), distinct_columns(missing)
-    parts = has.astype(np.float64)
-    parts *= (times_R / owners)[:, None]
+    parts = has * (times_R / owners)[:, None]
     bytes_NN = parts.T @ wanted.astype(np.float64)
     bytes_NN *= state_bytes
     bytes_NN = np.ascontiguousarray(bytes_NN[alike_from][:, alike_to])

@@ -114,6 +114,28 @@ class PlacementPlan:
         """Keep some nodes only, in the order given by their indices."""
         return PlacementPlan(self.slots_LNS[:, np.asarray(columns, dtype=np.int64)], self.num_experts)
 
+    def unlike_nodes(self) -> tuple["PlacementPlan", Ints]:
+        """Keep of nodes in a row that have the same slots in a layer only the first one, since many plans have runs.
+
+        Layers with fewer than others repeat their first node at the end. Also return, for each layer and node, the
+        index of the one like it, shape (L, N).
+
+        Examples
+        --------
+        >>> plan = PlacementPlan(np.array([[[0, 1], [0, 1], [1, 2]], [[2, 1], [2, 1], [2, 1]]]), num_experts=3)
+        >>> unlike, like_LN = plan.unlike_nodes()
+        >>> unlike.slots_LNS.tolist(), like_LN.tolist()
+        ([[[0, 1], [1, 2]], [[2, 1], [2, 1]]], [[0, 0, 1], [0, 0, 0]])
+        """
+        differs_LN = np.ones(self.slots_LNS.shape[:2], dtype=np.bool_)
+        differs_LN[:, 1:] = (self.slots_LNS[:, 1:] != self.slots_LNS[:, :-1]).any(axis=2)
+        like_LN = differs_LN.cumsum(axis=1) - 1
+        layer, node = differs_LN.nonzero()
+        node_LC = np.zeros((self.num_layers, int(like_LN.max()) + 1), dtype=np.int64)
+        node_LC[layer, like_LN[layer, node]] = node
+        slots_LCS = self.slots_LNS[np.arange(self.num_layers)[:, None], node_LC]
+        return PlacementPlan(slots_LCS, self.num_experts), like_LN
+
     def with_slots(self, num_slots: int) -> "PlacementPlan":
         """Give every node empty slots until it has this number."""
         num_empty = num_slots - self.slots_LNS.shape[2]
