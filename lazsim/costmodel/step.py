@@ -241,7 +241,7 @@ class StepCost(StepTimes):
         servers = layout.servers
         self._layers = row_blocks(plan.num_layers, plan.num_experts * plan.num_nodes)
         # What nodes with the same slots have in common is computed once for a run of them.
-        unlike, like_LN = plan.unlike_nodes()
+        unlike, like_LN = plan.unlike_nodes
         self._traffic_of: Callable[[slice], Traffic]
         if layout.group_N is None:
             # A plan for flexible dispatch is soon replaced, so its traffic is computed on demand.
@@ -259,8 +259,7 @@ class StepCost(StepTimes):
         self._slots = slots_by_gpu(unlike, gpus)
         once, most_experts = _count_once(self._slots, plan.num_experts)
         self._launch_s = [costs.host_s[0] * (layer + expert * most_experts) for layer, expert in KERNELS]
-        holds_RN = plan.holds_LEN.reshape(-1, plan.num_nodes)
-        nic_V, rings_XR, held_N = _expert_rings(holds_RN, servers, costs.model.expert_params)
+        nic_V, rings_XR = _expert_rings(plan, servers, costs.model.expert_params)
         kinds = [costs, costs.measured_part] if costs.measured_part else [costs]
         both_links = {one.communication for one in kinds}
         # The slots of a GPU in all layers, its other replicas of an expert left out.
@@ -268,7 +267,7 @@ class StepCost(StepTimes):
         once = once.reshape(*once.shape[:2], -1)
         gradients_s = {links: self._gradients_s(links, nic_V, rings_XR, once, unlike.holds_LEN) for links in both_links}
         # The dense parameters and the experts of the fullest node, evenly over its GPUs.
-        num_params = costs.model.dense_params / gpus + held_N.max() / gpus * costs.model.expert_params
+        num_params = costs.model.dense_params / gpus + plan.num_held_N.max() / gpus * costs.model.expert_params
         self._fixed_s = [
             (one, {
                 "dense": one.job.num_micro_batches * one.dense_s,
@@ -461,29 +460,25 @@ def assigned_tokens(load_BLE: Ints, num_assignments: float, *, padded: bool) -> 
     return np.broadcast_to(tokens.max(axis=2, keepdims=True), tokens.shape) if padded else tokens
 
 
-def _expert_rings(holds_RN: Bools, servers: Partition, params: int) -> tuple[Floats, Floats, Floats]:
+def _expert_rings(plan: PlacementPlan, servers: Partition, params: int) -> tuple[Floats, Floats]:
     """Return the rings that reduce the gradients of experts of `params` parameters.
 
-    They are the bytes through the NICs of each server, shape (V,); the bytes through each link inside a server, hops
-    between servers, hops inside them and bytes through the NICs of each of its servers, by ring, shape (4, R); and the
-    experts of each node, shape (N,).
+    They are the bytes through the NICs of each server, shape (V,); and the bytes through each link inside a server,
+    hops between servers, hops inside them and bytes through the NICs of each of its servers, by ring, shape (4, R).
     """
-    num_experts, num_nodes = holds_RN.shape
-    nic_V, rings_XR, held_N = np.zeros(len(servers.sizes_V)), np.empty((4, num_experts)), np.zeros(num_nodes)
+    holds_RN, nodes_R = plan.holds_LEN.reshape(-1, plan.num_nodes), plan.nodes_LE.ravel().astype(np.float64)
+    nic_V, rings_XR = np.zeros(len(servers.sizes_V)), np.empty((4, len(nodes_R)))
     for some in row_blocks(*holds_RN.shape):
-        holds = holds_RN[some].astype(np.float64)
-        # A product with ones takes half the time of a sum.
-        held_N += np.ones(len(holds)) @ holds
-        nodes = holds @ np.ones(num_nodes)
-        spans_RV, spanned = holds, nodes
+        spans_RV, nodes = holds_RN[some].astype(np.float64), nodes_R[some]
+        spanned = nodes
         if not servers.is_trivial:
-            spans_RV = np.minimum(servers.add_up(holds), 1.0)
+            spans_RV = np.minimum(servers.add_up(spans_RV), 1.0)
             spanned = spans_RV @ np.ones(spans_RV.shape[1])
         sent = 2 * (nodes - 1) / nodes * params * WEIGHT_BYTES_PER_PARAM
         across = sent * (spanned > 1)
         nic_V += across @ spans_RV
         rings_XR[:, some] = sent * (nodes > spanned), 2 * (spanned - 1), 2 * (nodes - spanned), across
-    return nic_V, rings_XR, held_N
+    return nic_V, rings_XR
 
 
 def _in_turn_s(holds_LEN: Bools, ring_s_LE: Floats) -> float:

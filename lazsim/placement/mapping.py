@@ -48,7 +48,8 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -
     changes = np.bincount(hand_X[held] * num_plan + plan_Y[wanted], change, num_hand * num_plan)
     common_HN = changes.reshape(num_hand, num_plan).cumsum(axis=0).cumsum(axis=1)
     total_N = np.bincount(plan_Y, sign_Y * times_R[row_Y], num_plan).cumsum()
-    return (total_N - common_HN).astype(np.int64)
+    missing_HN: Ints = (total_N - common_HN).astype(np.int64)
+    return missing_HN
 
 
 def _edges(flags_RN: Bools) -> tuple[Ints, Ints, Floats]:
@@ -59,7 +60,8 @@ def _edges(flags_RN: Bools) -> tuple[Ints, Ints, Floats]:
     differs_RN[:, 0] = flags_RN[:, 0]
     edges = np.flatnonzero(differs_RN)
     row, column = np.divmod(edges, flags_RN.shape[1])
-    return row, column, 2.0 * flags[edges] - 1.0
+    sign: Floats = np.where(flags[edges], 1.0, -1.0)
+    return row, column, sign
 
 
 def _num_missing_of_all(has_RH: Bools, wants_RN: Bools, times_R: Floats) -> Ints:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import SpecError
 from lazsim.loads import as_array, check_whole
 
@@ -95,38 +96,21 @@ class PlacementPlan:
         return holds
 
     @cached_property
-    def num_held_N(self) -> Ints:
-        """Experts of all layers that each node holds, shape (N,)."""
-        held: Ints = self.holds_LEN.sum(axis=(0, 1))
-        return held
-
-    @cached_property
-    def fewest_nodes(self) -> int:
-        """The fewest nodes that any expert is on: fewer failures than these lose no expert."""
-        # A product with ones takes a third of the time of a sum.
-        return int((self.holds_LEN @ np.ones(self.num_nodes, dtype=np.float32)).min())
-
-    def layers(self, some: slice) -> "PlacementPlan":
-        """Keep some layers only."""
-        return PlacementPlan(self.slots_LNS[some], self.num_experts)
-
-    def nodes(self, columns: npt.ArrayLike) -> "PlacementPlan":
-        """Keep some nodes only, in the order given by their indices."""
-        return PlacementPlan(self.slots_LNS[:, np.asarray(columns, dtype=np.int64)], self.num_experts)
-
     def unlike_nodes(self) -> tuple["PlacementPlan", Ints]:
-        """Keep of nodes in a row that have the same slots in a layer only the first one, since many plans have runs.
+        """The first of the nodes in a row that have the same slots in a layer: many plans have runs of them.
 
-        Layers with fewer than others repeat their first node at the end. Also return, for each layer and node, the
-        index of the one like it, shape (L, N).
+        Layers with fewer than others repeat their first node at the end; a small plan has all its nodes. With it comes
+        the index of the one that each node is like, shape (L, N).
 
         Examples
         --------
-        >>> plan = PlacementPlan(np.array([[[0, 1], [0, 1], [1, 2]], [[2, 1], [2, 1], [2, 1]]]), num_experts=3)
-        >>> unlike, like_LN = plan.unlike_nodes()
-        >>> unlike.slots_LNS.tolist(), like_LN.tolist()
-        ([[[0, 1], [1, 2]], [[2, 1], [2, 1]]], [[0, 0, 1], [0, 0, 0]])
+        >>> plan = PlacementPlan(np.arange(5)[:, None, None].repeat(10_000, axis=1), num_experts=5)
+        >>> unlike, like_LN = plan.unlike_nodes
+        >>> unlike.slots_LNS.ravel().tolist(), like_LN.shape, int(like_LN.max())
+        ([0, 1, 2, 3, 4], (5, 10000), 0)
         """
+        if self.slots_LNS.size <= CACHED_ELEMENTS:
+            return self.layers(slice(None)), np.arange(self.num_nodes)[None].repeat(self.num_layers, axis=0)
         differs_LN = np.ones(self.slots_LNS.shape[:2], dtype=np.bool_)
         differs_LN[:, 1:] = (self.slots_LNS[:, 1:] != self.slots_LNS[:, :-1]).any(axis=2)
         like_LN = differs_LN.cumsum(axis=1) - 1
@@ -135,6 +119,37 @@ class PlacementPlan:
         node_LC[layer, like_LN[layer, node]] = node
         slots_LCS = self.slots_LNS[np.arange(self.num_layers)[:, None], node_LC]
         return PlacementPlan(slots_LCS, self.num_experts), like_LN
+
+    @cached_property
+    def num_held_N(self) -> Ints:
+        """Experts of all layers that each node holds, shape (N,)."""
+        unlike, like_LN = self.unlike_nodes
+        held: Ints = np.take_along_axis(unlike.holds_LEN.sum(axis=1), like_LN, axis=1).sum(axis=0)
+        return held
+
+    @cached_property
+    def nodes_LE(self) -> Ints:
+        """Nodes that each expert is on, shape (L, E)."""
+        unlike, like_LN = self.unlike_nodes
+        shape = self.num_layers, unlike.num_nodes, 1
+        like = like_LN + unlike.num_nodes * np.arange(self.num_layers)[:, None]
+        num_alike_LC = np.bincount(like.ravel(), minlength=math.prod(shape)).reshape(shape)
+        # float32 counts exactly up to 2**24.
+        nodes: Ints = (unlike.holds_LEN @ num_alike_LC.astype(np.float32))[:, :, 0].astype(np.int64)
+        return nodes
+
+    @property
+    def fewest_nodes(self) -> int:
+        """The fewest nodes that any expert is on: fewer failures than these lose no expert."""
+        return int(self.nodes_LE.min())
+
+    def layers(self, some: slice) -> "PlacementPlan":
+        """Keep some layers only."""
+        return PlacementPlan(self.slots_LNS[some], self.num_experts)
+
+    def nodes(self, columns: npt.ArrayLike) -> "PlacementPlan":
+        """Keep some nodes only, in the order given by their indices."""
+        return PlacementPlan(self.slots_LNS[:, np.asarray(columns, dtype=np.int64)], self.num_experts)
 
     def with_slots(self, num_slots: int) -> "PlacementPlan":
         """Give every node empty slots until it has this number."""
