@@ -106,6 +106,19 @@ def test_replicas_share_an_experts_tokens():
     assert found["expert"] == pytest.approx(12 * 4096)
 
 
+def test_thousands_of_nodes_make_the_same_step_in_any_order():
+    rng = np.random.default_rng(0)
+    load = rng.integers(1, 1000, (12, 8))
+    # In order, nodes with the same experts follow each other; mixed, hardly any do.
+    plan = place_mro(allocate(load, 4000 * 6, 2), 4000, 6)
+    mixed = plan.nodes(rng.permutation(4000))
+    cost_model = costs(compute=CountTokens(2.0), communication=CountBytes())
+    assert parts(cost_model, plan, apart(4000), load) == pytest.approx(parts(cost_model, mixed, apart(4000), load))
+    for one in (plan, mixed):
+        assert np.array_equal(one.nodes_LE, one.holds_LEN.sum(axis=2))
+        assert np.array_equal(one.num_held_N, one.holds_LEN.sum(axis=(0, 1)))
+
+
 def test_padding_makes_every_expert_as_large_as_the_fullest():
     # 8 experts in groups of 2 nodes with 4 each; the fullest draws half of the 16384 tokens of 4 nodes, that is 8192,
     # shared by 2 groups: each node computes 4 buffers of 4096. Each GPU's buffer for an expert has 8192 / 4 rows.
