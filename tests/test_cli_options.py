@@ -130,6 +130,24 @@ def test_a_value_of_an_option_that_repeats_is_refused_where_it_is_given_twice(na
     assert parse(name, [option, value] * 2) == f"{option} {value} is given twice: give it once"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("sensitivity", "--trace", "spot-p3-like", "--factor", "1", "--factor", "1.0"), "--factor 1.0"),
+        (("routing", "plot", "x", "--out", "x.png", "--layer", "1", "--layer", "01"), "--layer 01"),
+        (("advise", "--trace", "x", "--nodes", "4-6,5"), "--nodes 4-6,5: 5"),
+        (("advise", "--trace", "x", "--fault-threshold", "2,2"), "--fault-threshold 2,2: 2"),
+        (("place", "--lose", "0-2,1"), "--lose 0-2,1: 1"),
+        (
+            ("recovery", "--nodes", "4", "--slots", "4", "--experts", "4", "--failures", "4,1-2,2"),
+            "--failures 4,1-2,2: 2",
+        ),
+    ],
+)
+def test_a_number_that_is_given_twice_is_refused_however_it_is_written(refused, arguments, told):
+    assert refused(*arguments) == f"{told} is given twice: give it once"
+
+
 def test_every_command_checks_its_options():
     assert all(isinstance(command, Checked) for command in COMMANDS.values())
 

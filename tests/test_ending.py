@@ -209,6 +209,8 @@ def test_an_interrupt_waits_until_workers_are_started_or_cleared_away(step, run_
         ("$LAZSIM list systems --json <&- >&- 2>&-", 0),
         ("$LAZSIM list systems --json 2>/dev/full", 0),
         ("$LAZSIM list nothing 2>&-", 2),
+        ("$LAZSIM list nothing 2>/dev/full", 2),
+        ("$LAZSIM trace generate spot-p3-like --out - 2>/dev/full >/dev/null", 0),
         ("$LAZSIM list systems | true", 0),
         ("$LAZSIM --help | true", 0),
         ("$LAZSIM list nothing 2>&1 | true", 2),

@@ -129,6 +129,8 @@ def test_a_table_of_json_is_refused_however_deep_it_is_nested(lazsim, tmp_path, 
         ("trace", "info", "@", "--where", f"{DIGITS}=n1"),
         ("trace", "info", "@", "--columns", f"time={DIGITS},node=2,value=3"),
         ("live", "--nodes", "2", "--listen", f"host:{DIGITS}"),
+        ("step", "--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", f"tensor={DIGITS}"),
+        ("step", "--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--layout", "tensor=" + "[" * 5000),
     ],
 )
 def test_an_option_is_refused_however_full_of_digits_it_is(lazsim, tmp_path, arguments):
@@ -152,6 +154,28 @@ def test_a_trace_has_no_more_nodes_and_events_than_any_cluster(lazsim, tmp_path,
     monkeypatch.setattr("lazsim.trace.table.MAX_EVENTS", 1 << 16)
     (tmp_path / "trace").write_text(content)
     assert said in refused(lazsim, "trace", "info", tmp_path / "trace")
+
+
+@pytest.mark.parametrize(
+    ("command", "content"),
+    [
+        (("trace", "info"), f'{{"time": 0, "count": 4}}\n{{"time": {DIGITS}, "count": 3}}'),
+        (("trace", "info", "--format", "aws"), json.dumps({"Records": [{"message": f'{{"eventID": {DIGITS}}}'}]})),
+        (("trace", "info", "--format", "gcp"), f"[{DIGITS}]"),
+        (("routing", "info"), f'{{"step": {DIGITS}, "layer": 0, "tokens": [1, 2]}}'),
+        (("model", "import"), f'{{"num_hidden_layers": {DIGITS}}}'),
+        (("place", "--nodes", "1", "--slots", "1", "--experts", "1", "--old"), f'{{"plans": {{"mro": [[{DIGITS}]]}}}}'),
+        (("step", "--cluster", "dgx-h100", "--model"), f"num_layers = {DIGITS}"),
+        (("sweep", "--out", "out"), f"[grid]\nseed = [{DIGITS}]"),
+    ],
+)
+def test_a_number_of_thousands_of_digits_is_told_in_the_same_words_everywhere(
+    lazsim, tmp_path, monkeypatch, command, content
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / ("numbers.toml" if " = " in content else "numbers.json")
+    path.write_text(content)
+    assert "a number has thousands of digits" in refused(lazsim, *command, path)
 
 
 @pytest.mark.parametrize(

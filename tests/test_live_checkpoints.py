@@ -98,7 +98,8 @@ def test_folders_of_others_stay_whatever_they_are_called(spec, tmp_path):
     mine.mkdir()
     (mine / "model.safetensors").write_text("mine")
     save_blocks(tmp_path, 9, "aa", {DENSE: initial_values(spec, DENSE)})
-    (tmp_path / "step-000000009.aa" / ".lazsim-left").write_text("half")
+    for name in (".lazsim-left", ".nfs0042"):
+        (tmp_path / "step-000000009.aa" / name).write_text("half")
     drop_unfinished(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000004", "step-000000005"]
     assert [path.name for path in mine.iterdir()] == ["model.safetensors"]

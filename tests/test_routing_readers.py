@@ -195,6 +195,13 @@ def test_loads_of_the_own_experts_of_ranks_stand_beside_each_other(tmp_path):
     assert loads_of(str(tmp_path / "folder")) == ([7], [0], [[[1, 9, 2, 9]]])
 
 
+def test_hidden_files_of_a_folder_are_none_of_loads(tmp_path):
+    write(tmp_path, "load_rank0.json", [{"step": 1, "layer": 0, "tokens": [3, 1]}])
+    for name in (".nfs0042", "._load_rank0.json", ".load_rank0.json.swp"):
+        (tmp_path / name).write_bytes(b"\0")
+    assert loads_of(str(tmp_path)) == ([1], [0], [[[3, 1]]])
+
+
 def test_a_broken_file_of_a_folder_is_named(tmp_path):
     write(tmp_path, "load_rank0.json", [{"step": 1, "layer": 0, "tokens": [3, 1]}])
     write(tmp_path, "load_rank1.json", "{")

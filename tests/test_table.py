@@ -32,6 +32,11 @@ def tables(draw: st.DrawFn) -> Table:
     return Table(columns, list(zip(*cells, strict=True)), draw(WORDS), draw(st.lists(WORDS, max_size=2)))
 
 
+def test_only_lines_of_a_paragraph_begin_a_line_and_no_name_steers_the_terminal():
+    assert render(["mine\x1b[2J\nmodel a"]) == r"mine\x1b[2J\nmodel a"
+    assert render([["mine\nmodel a", "b"]]).split("\n") == [r"mine\nmodel a", "b"]
+
+
 @given(tables(), WIDTHS)
 def test_no_line_is_wider_than_the_terminal(table: Table, width: int) -> None:
     assert max(map(cell_len, render([table], width).splitlines())) <= width

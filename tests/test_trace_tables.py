@@ -148,6 +148,19 @@ FORMS = {
 }
 
 
+def test_a_unit_that_the_header_contradicts_is_told(write):
+    path = write("time_h,count\n0,4\n60,3\n90,4\n")
+    # 60 min of the 90 without a loss, then 30 of 3 nodes.
+    found = read_trace(path, mapping=make_mapping(time_unit="min"))
+    assert outcome(found) == (5400.0, 1, 4 * 3600.0 + 3 * 1800.0)
+    assert "times are in min, as `time_unit` says, though their column says h" in found.notes
+    assert not any("time_unit" in note for note in read_trace(path, mapping=make_mapping(time_unit="h")).notes)
+
+
+def test_names_of_nodes_may_stand_under_their_plural(write):
+    assert outcome(read_trace(write("time,event,nodes\n" + EVENTS))) == HAPPENED
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_table_of_any_form_is_read_alike(write, form):
     content, expected = FORMS[form]()

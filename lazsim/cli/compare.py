@@ -34,7 +34,7 @@ def command(observed: Path, systems: tuple[str, ...], **settings: Any) -> None:
     from lazsim.output.observed import observed_parts
     from lazsim.study.observed import compare_observed
 
-    systems = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS
+    systems = systems or DEFAULT_SYSTEMS
     with working():
         found = compare_observed(observed, settings, systems, partial(progress_bar, doing="simulating"))
     show(found, observed_parts)

@@ -8,7 +8,7 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import json_option, options, out_option, seed_option, show
-from lazsim.cli.base.kinds import Parsed, parse_counts, parse_domains, parse_loads
+from lazsim.cli.base.kinds import Parsed, parse_counts, parse_domains, parse_loads, parse_spans
 from lazsim.cli.base.messages import Checked
 
 planning_options = options(
@@ -57,7 +57,7 @@ planning_options = options(
 @click.command(cls=Checked)
 @planning_options
 @click.option(
-    "--lose", type=Parsed(parse_counts), default=(), metavar="0,3",
+    "--lose", type=Parsed(parse_spans), default=(), metavar="0-3,8",
     help="Let these nodes fail; plan anew on the others and show what moves.",
 )  # fmt: skip
 @click.option(

@@ -14,6 +14,7 @@ from lazsim.cli.base.common import (
     note,
     options,
     out_option,
+    print_parts,
     progress,
     require_torch,
     seed_option,
@@ -96,10 +97,8 @@ def command(out: Path | None, **settings: Any) -> None:
     for kernel, reason in header.skipped.items():
         note(f"skipped: {kernel}: {reason}")
     note(*profile_notes(out, settings["model"]))
-    click.echo(
-        f"{out} has {counted(len(points), 'point')} of {counted(len(header.kernels), 'kernel')}; lazsim profile "
-        f"show {out}"
-    )
+    has = f"{counted(len(points), 'point')} of {counted(len(header.kernels), 'kernel')}"
+    print_parts([f"{out} has {has}; lazsim profile show {out}"])
 
 
 def _find_profile(file: str, model: str) -> Path:

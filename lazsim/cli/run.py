@@ -123,7 +123,7 @@ def command(systems: tuple[str, ...], placements: tuple[str, ...], **settings: A
     from lazsim.output.run import run_files, run_parts, run_report
     from lazsim.study.simulation import simulate
 
-    systems, bar = tuple(dict.fromkeys(systems)) or DEFAULT_SYSTEMS, partial(progress_bar, doing="simulating")
+    systems, bar = systems or DEFAULT_SYSTEMS, partial(progress_bar, doing="simulating")
     with working():
         result = simulate(systems=systems, placements=placements, progress=bar, **settings)
     show(result, run_parts, files=run_files, report=run_report)

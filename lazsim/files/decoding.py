@@ -23,6 +23,9 @@ _PART = re.compile(r"\.\w+|\[[^]]*\]")
 _KIND = re.compile(r"`([a-z |]+)`")
 _BYTE = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", re.DOTALL)
 
+HUGE = "a number has thousands of digits"
+"""A fault for which each library has a message of its own."""
+
 WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -64,7 +67,7 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
     """
     found = _AT.fullmatch(str(error))
     assert found is not None, "every text matches"
-    text, path = found[1], found[2] or ""
+    text, path = found[1].replace("Integer value out of range", HUGE), found[2] or ""
     kinds = list(_alternatives([msgspec.inspect.type_info(spec_type)]))
     if isinstance(value, dict):
         structs = [kind for kind in kinds if isinstance(kind, msgspec.inspect.StructType) and kind.tag_field]

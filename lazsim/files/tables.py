@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from lazsim.errors import LONGEST_CAUSE, SpecError, shorten
-from lazsim.files.decoding import decode_json
+from lazsim.files.decoding import HUGE, decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.reading import decode_text, numbered_lines, unpack
 from lazsim.limits import MAX_COLUMNS, MAX_FILE_BYTES, MAX_ROWS
@@ -183,7 +183,7 @@ def valid_json(faults: Faults) -> Iterator[None]:
     except RecursionError:
         told = "too deeply nested"
     except ValueError:
-        told = "a number has thousands of digits"
+        told = HUGE
     raise faults.refuse(line, f"not valid JSON ({told}); fetch the file again")
 
 

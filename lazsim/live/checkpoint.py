@@ -32,8 +32,9 @@ STEP = re.compile(r"step-(\d{9,15})(\.[0-9a-f]+)?", re.ASCII)
 LOCK = ".lazsim.checkpoints.lock"
 """Lock of the folder of checkpoints, which may be that of a result."""
 
-OWN = re.compile(rf"{COMPLETE}|dense\.npy|layer-\d+-expert-\d+\.npy|{re.escape(TEMPORARY)}.*", re.ASCII)
-"""All that a checkpoint has. A folder with anything else stays: others call theirs ``step-...``, too."""
+OWN = re.compile(rf"{COMPLETE}|dense\.npy|layer-\d+-expert-\d+\.npy|({re.escape(TEMPORARY)}|\.nfs).*", re.ASCII)
+"""All that a checkpoint has, beside what NFS calls a file that is deleted while it is open. A folder with anything else
+stays: others call theirs ``step-...``, too."""
 
 DEPENDS_ON = (
     "model", "num_heads", "global_batch", "learning_rate", "beta1", "beta2", "epsilon", "balance_weight", "dtype",

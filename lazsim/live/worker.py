@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, printable
 
 LAST_PORT = 65535
 
@@ -41,7 +41,7 @@ def run_worker(address: tuple[str, int], name: str, secret: bytes, host: str, lo
     except LazsimError as error:
         reason = str(error)
     if reason:
-        print(f"lazsim: {reason}", file=sys.stderr, flush=True)
+        print(printable(f"lazsim: {reason}"), file=sys.stderr, flush=True)
     return 1 if reason else 0
 
 
@@ -71,7 +71,7 @@ def main() -> None:
             raise LazsimError(f"--name has {len(arguments.name)} characters; give 1 to {MAX_TEXT_LENGTH}")
         secret = secret_from_environment()
     except LazsimError as error:
-        print(f"lazsim: {error}", file=sys.stderr)
+        print(printable(f"lazsim: {error}"), file=sys.stderr)
         sys.exit(2)
     code = run_worker((host, int(port)), arguments.name, secret, arguments.host, arguments.local_rank)
     # Not sys.exit, which waits for groups that are stuck.

@@ -8,7 +8,7 @@ from lazsim.output.maps import plan_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.run import MAP_CAPTION
-from lazsim.output.table import Column, Part, Table, key, lines_of, with_interval
+from lazsim.output.table import Column, Part, Table, key, with_interval
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Alternative
@@ -58,7 +58,7 @@ def advice_report(advice: Advice) -> Report:
         drawn = f"what each interval between checkpoints gives at the seeds that choose it, and {drawn}"
     return Report(
         f"Which setting is best for {advice.goal.name}?",
-        _answer(advice),
+        "\n".join(_answer(advice)),
         f"Means over {seeds}, at which every choice meets the same failures; {advice.num_runs:,} runs in all. "
         f"+- is half of a 95 % interval, which takes {MIN_SAMPLES} seeds.",
         {"file": files, **scenario.inputs},
@@ -67,16 +67,16 @@ def advice_report(advice: Advice) -> Report:
     )
 
 
-def _answer(advice: Advice) -> str:
+def _answer(advice: Advice) -> list[str]:
     best, goal = advice.best, advice.goal
     fault, name = advice.fault(best), _name(advice, best)
     if fault == "loses updates":
         lost = 100 * advice.mean("lost_token_share").value
         no_setting = "no setting loses as few updates of tokens as its system may"
-        return lines_of([no_setting, f"nearest: {name}; it loses {lost:.1f} %"])
+        return [no_setting, f"nearest: {name}; it loses {lost:.1f} %"]
     if fault:
         no_setting = f"no setting is done in time with a probability of {goal.least_prob:.0%}"
-        return lines_of([no_setting, f"nearest: {name}; in time in {_in_time(advice, best)}"])
+        return [no_setting, f"nearest: {name}; in time in {_in_time(advice, best)}"]
     value = with_interval(advice.ranking[0].mean, goal.format)
     ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
     num_ties = len(advice.ties)
@@ -89,7 +89,7 @@ def _answer(advice: Advice) -> str:
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
     worth = f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}"
-    return lines_of([f"advice for {goal.name}: {name}", worth])
+    return [f"advice for {goal.name}: {name}", worth]
 
 
 def seems_better(one: Ranked[Alternative]) -> bool:

@@ -24,10 +24,11 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
     total = run.run
     backends = f", exchanged by {' and '.join(run.exchanged_by)}" if run.exchanged_by else ""
     counts = ", ".join(counted(total.counts[name], name.replace("_", " ").removesuffix("s")) for name in COUNTS)
-    yield (
+    yield [
         f"{total.system}: {counted(total.steps, 'step')}, {counted(total.samples, 'sample')} in {total.wall_s:.1f} s, "
-        f"{f'ETTR {total.ettr:.1%}' if run.steps else 'no step done'}{backends}\n{counts}"
-    )
+        f"{f'ETTR {total.ettr:.1%}' if run.steps else 'no step done'}{backends}",
+        counts,
+    ]
     if run.steps:
         shown = np.unique(np.linspace(0, len(run.steps) - 1, NUM_STEPS_SHOWN).astype(int))
         columns = [key("step", kind="number", of="step"), Column("nodes", of="num_nodes")]
@@ -71,11 +72,11 @@ def validation_parts(validation: Validation) -> Iterator[Part]:
     columns = [key("", of="name"), Column("measured", ".4g", of="measured"), Column("predicted", ".4g", of="predicted")]
     columns += [Column("error", _error, of="error"), Column("judged", of=lambda one: _judge(one, validation.tolerance))]
     yield Table.of(validation.components, columns)
-    yield (
+    yield [
         f"judged: at least {NEGLIGIBLE_SHARE:.0%} of the run's time; within {validation.tolerance:.0%}: "
-        f"{'yes' if validation.has_passed else 'no'}\n"
-        f"steps of the calibration after the run took {_drift(validation.drift)} than those before it"
-    )
+        f"{'yes' if validation.has_passed else 'no'}",
+        f"steps of the calibration after the run took {_drift(validation.drift)} than those before it",
+    ]
 
 
 def _drift(drift: float) -> str:

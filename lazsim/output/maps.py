@@ -64,7 +64,7 @@ def plan_maps(plans: Mapping[str, PlacementPlan], caption: str) -> dict[str, Any
     return {"plans": shown, "caption": caption}
 
 
-def text_maps(maps: Sequence[LayerMap], width: int) -> Iterator[str]:
+def text_maps(maps: Sequence[LayerMap], width: int) -> Iterator[list[str]]:
     """Write maps of few nodes side by side, as many as fit."""
     if max(len(one.slots_NS) for one in maps) > MAX_TEXT_NODES:
         return
@@ -73,7 +73,7 @@ def text_maps(maps: Sequence[LayerMap], width: int) -> Iterator[str]:
     abreast = max(1, (width + 3) // (block_width + 3))
     for start in range(0, len(blocks), abreast):
         rows = zip(*blocks[start : start + abreast], strict=True)
-        yield "\n".join("   ".join(line.ljust(block_width) for line in lines).rstrip() for lines in rows)
+        yield ["   ".join(line.ljust(block_width) for line in lines).rstrip() for lines in rows]
 
 
 def _text_map(one: LayerMap) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from lazsim.output.table import Column, Part, Table, key, lines_of
+from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.observed import ObservedComparison
 from lazsim.units import format_duration
 
@@ -29,7 +29,7 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
         for one in offers
     ]
     if lines:
-        yield lines_of(["each alone would make the median stop that of the log; nothing was changed", *lines])
+        yield ["each alone would make the median stop that of the log; nothing was changed", *lines]
 
 
 def _rows(found: ObservedComparison) -> Iterator[list[str | float | None]]:

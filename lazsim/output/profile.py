@@ -10,7 +10,7 @@ from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.errors import literal
 from lazsim.files.writing import json_bytes
 from lazsim.output.plots.style import name_pictures
-from lazsim.output.table import Column, Part, Table, key, lines_of, number_text
+from lazsim.output.table import Column, Part, Table, key, number_text
 from lazsim.placement.plan import Floats
 from lazsim.profiling.check import HeldOut, Modelled, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
@@ -29,12 +29,12 @@ def profile_parts(profile: Profile) -> list[Part]:
     header = require_header(profile)
     found = {name: literal(str(header.conditions[name])) for name in SHOWN if name in header.conditions}
     conditions = ", ".join(f"{name} {value}" for name, value in found.items())
-    head = (
-        f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}\n"
-        f"{conditions}\n"
+    head = [
+        f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}",
+        conditions,
         f"peaks: matmul {number_text(header.matmul_flop_per_s / 1e12, '.3g')} TFLOP/s, "
-        f"copy {number_text(header.copy_bytes_per_s / 1e9, '.3g')} GB/s"
-    )
+        f"copy {number_text(header.copy_bytes_per_s / 1e9, '.3g')} GB/s",
+    ]
     columns = [
         key("kernel", of="kernel"),
         key("size", ",.0f", "number", of="size"),
@@ -51,7 +51,7 @@ def profile_parts(profile: Profile) -> list[Part]:
         "+-CI: half the 95 % interval of the median",
         "matmul, copy: share of the measured peak; roof: share of the rate that the two allow",
     )
-    skipped = lines_of(f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items())
+    skipped = [f"skipped: {kernel}: {reason}" for kernel, reason in header.skipped.items()]
     return [head, Table.of(shown, columns, notes=notes), skipped]
 
 
@@ -82,7 +82,7 @@ def check_parts(
         f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
         for one in reached
     ]
-    parts: list[Part] = [replace(table, rows=[*table.rows, total]), "\n".join(lines)]
+    parts: list[Part] = [replace(table, rows=[*table.rows, total]), lines]
     if modelled:
         columns = [
             key("kernel", of="kernel"),
@@ -109,7 +109,7 @@ def tables_parts(found: Mapping[str, Any]) -> list[Part]:
         for one in found["kernels"]
         for size, (smallest, largest) in one["sizes"].items()
     ]
-    return [lines_of(found["remarks"]), Table(columns, rows)]
+    return [found["remarks"], Table(columns, rows)]
 
 
 def tables_check_parts(check: TablesCheck) -> list[Part]:

@@ -9,7 +9,7 @@ from lazsim.files.writing import json_bytes
 from lazsim.output.maps import LayerMap, layer_maps, plan_maps, text_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
-from lazsim.output.table import Column, Part, Table, key, lines_of, terminal_width
+from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.comparison import NodeLoss, PlanComparison, PlanScore, all_inputs
 from lazsim.reliability.failure_scenarios import FailureScenarios
@@ -206,9 +206,7 @@ def _loss_parts(comparison: PlanComparison, *, all_mappings: bool) -> Iterator[P
         others = f"nodes are mapped to the new plan as in runs: {mapping}, sending shared {sharing}"
         yield Table(columns, rows, title, [] if all_mappings else [others])
     has_layers = comparison.task.has_layers
-    yield lines_of(
-        f"{name}: {text}" for name, loss in comparison.losses.items() for text in _loss_lines(loss, has_layers)
-    )
+    yield [f"{name}: {text}" for name, loss in comparison.losses.items() for text in _loss_lines(loss, has_layers)]
 
 
 def _loss_lines(loss: NodeLoss, has_layers: bool) -> Iterator[str]:

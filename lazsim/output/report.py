@@ -15,7 +15,7 @@ from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
 from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, Look, looks_of, shown_names
-from lazsim.output.table import Column, Part, cell_text, key
+from lazsim.output.table import Column, Part, Table, cell_text, key
 from lazsim.units import counted, format_duration
 
 TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.jinja", "report.js"))
@@ -105,8 +105,8 @@ def _bokeh_js() -> str:
 
 def _part(part: Part) -> Any:
     """Return a paragraph as it is, and a table with its cells as text."""
-    if isinstance(part, str):
-        return part
+    if not isinstance(part, Table):
+        return part if isinstance(part, str) else "\n".join(part)
     columns = part.columns
     if len(columns) > MOST_NAMES + 1 and all(one.has_name for one in columns[1:]):
         texts = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in part.rows]

@@ -1,9 +1,9 @@
 """Tables as text, for a terminal of any width.
 
-A report is a list of parts: a `Table` of data, or a paragraph. `render` writes them no wider than the terminal. A table
-that is too wide first wraps its headings, then its texts, then long names; then it is cut into blocks of columns that
-repeat the keys; and where even a block is too wide, each row becomes a short list. No width loses a column, a row, a
-letter or a digit.
+A report is a list of parts: a `Table` of data, or a paragraph, which is a text or a list of lines. `render` writes them
+no wider than the terminal. A table that is too wide first wraps its headings, then its texts, then long names; then it
+is cut into blocks of columns that repeat the keys; and where even a block is too wide, each row becomes a short list.
+No width loses a column, a row, a letter or a digit.
 """
 
 import itertools
@@ -122,18 +122,8 @@ def facts(rows: Iterable[tuple[str, str]], title: str = "") -> Table:
     return Table([key("", kind="text"), Column("", kind="text")], list(rows), title)
 
 
-Part = Table | str
-
-
-def lines_of(texts: Iterable[str]) -> str:
-    r"""Return a paragraph of lines; what a name or a file has in them begins no other.
-
-    Examples
-    --------
-    >>> lines_of(["policy a\nb.py:own", "moves 3"]).split("\n")
-    ['policy a\\nb.py:own', 'moves 3']
-    """
-    return "\n".join(map(printable, texts))
+Part = Table | Sequence[str]
+"""A table, or a paragraph: a text, or a list of its lines."""
 
 
 def terminal_width() -> int:
@@ -142,12 +132,16 @@ def terminal_width() -> int:
 
 
 def render(parts: Iterable[Part], width: int | None = None) -> str:
-    """Write the parts of a report, a blank line between them; a table without rows is left out.
+    r"""Write the parts of a report, a blank line between them; a table without rows is left out.
 
     The lines of a paragraph stay apart, and too long ones are wrapped to the width, by default that of the terminal.
+    What a name or a file has in them begins no other line.
 
     Examples
     --------
+    >>> print(render([["policy a\nb.py:own", "moves 3"]]))
+    policy a\nb.py:own
+    moves 3
     >>> columns = [key("system"), Column("samples", ","), Column("lost steps"), Column("goodput, samples/s", ".2f")]
     >>> table = Table(columns, [["lazarus", 12345, 7, 2.571], ["ds", 8000, 93, None]], title="what 80 min gave")
     >>> print(render([table]))
@@ -174,7 +168,7 @@ def render(parts: Iterable[Part], width: int | None = None) -> str:
     ds               -
     """
     width = max(MIN_WIDTH, terminal_width() if width is None else width)
-    blocks = [_paragraph(part, width) if isinstance(part, str) else _table(part, width) for part in parts]
+    blocks = [_table(part, width) if isinstance(part, Table) else _paragraph(part, width) for part in parts]
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
@@ -209,8 +203,8 @@ def _pieces(text: str, breaks: str) -> list[str]:
     return re.findall(rf"\s*(?:[^\s{breaks}]+[{breaks}]*|[{breaks}]+)", text)
 
 
-def _paragraph(text: str, width: int) -> list[str]:
-    lines = map(printable, text.split("\n"))
+def _paragraph(part: Sequence[str], width: int) -> list[str]:
+    lines = map(printable, [part] if isinstance(part, str) else part)
     return [line for one in lines for line in ([one] if cell_len(one) <= width else wrap(one, width, "  "))]
 
 

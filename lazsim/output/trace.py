@@ -25,7 +25,7 @@ def trace_parts(trace: Trace, stats: TraceStats) -> Iterator[Part]:
     """Show the statistics of a trace, and a sparkline of its nodes over time."""
     yield facts(_stats_rows(stats), f"{Path(trace.name).name} ({trace.format})")
     line = sparkline(trace, min(MAX_SPARKLINE, terminal_width()))
-    yield f"nodes alive, 0 to {stats.peak_nodes}, over {format_duration(stats.span_s)}:\n{line}"
+    yield [f"nodes alive, 0 to {stats.peak_nodes}, over {format_duration(stats.span_s)}:", line]
 
 
 def mean_alive(trace: Trace, num_bins: int) -> Floats:

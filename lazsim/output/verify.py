@@ -7,7 +7,7 @@ from typing import Any
 from lazsim.files.writing import csv_bytes, json_bytes, toml_text
 from lazsim.grouping import grouped
 from lazsim.output.plots.style import name_pictures
-from lazsim.output.table import Column, Part, Table, key, lines_of
+from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.verify.outcomes import Prediction
 from lazsim.study.verify.verification import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 from lazsim.units import counted
@@ -72,11 +72,11 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
     yield from _skipped_parts("not replayed", result.outcomes)
 
 
-def _skipped_parts(heading: str, rows: Sequence[Prediction]) -> Iterator[str]:
+def _skipped_parts(heading: str, rows: Sequence[Prediction]) -> Iterator[Part]:
     """Name the rows that were skipped by the reason."""
     by_reason = grouped((row.skipped, row.id) for row in rows if row.skipped)
     if by_reason:
-        yield lines_of([heading, *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())])
+        yield [heading, *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())]
 
 
 def _run_parts(result: Verification) -> Iterator[Part]:

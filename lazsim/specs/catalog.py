@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from lazsim.errors import SpecError, prefix_errors, unknown_name
-from lazsim.files.decoding import convert
+from lazsim.files.decoding import HUGE, convert
 from lazsim.files.reading import CATALOG, decode_text, read_bytes
 from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
@@ -82,7 +82,7 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
         raise SpecError(f"{path}: not TOML: {told}; mend it there") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
-        raise SpecError(f"{path}: a number has thousands of digits; write a smaller one") from None
+        raise SpecError(f"{path}: {HUGE}; write a smaller one") from None
 
 
 def sized_cluster(name: str) -> bytes | None:

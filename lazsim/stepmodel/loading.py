@@ -105,6 +105,6 @@ def parse_layout(texts: tuple[str, ...]) -> dict[str, Any]:
             continue
         try:
             fields[name] = msgspec.toml.decode(f"value = {value}".encode())["value"]
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ValueError, RecursionError):
             fields[name] = value
     return fields

@@ -160,7 +160,7 @@ def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator
         task = bar.add_task(doing, total=num_total, completed=num_done)
 
         def advance(number: float, item: str = "") -> None:
-            bar.update(task, advance=number, description=f"{doing} {item}" if item else None)
+            bar.update(task, advance=number, description=f"{doing} {printable(item)}" if item else None)
 
         yield advance
 
@@ -183,8 +183,12 @@ def print_parts(parts: "Iterable[Part]") -> None:
 
 
 def _told_part(part: "Part") -> "Part":
+    from lazsim.output.table import Table
+
     if isinstance(part, str):
         return told(part)
+    if not isinstance(part, Table):
+        return list(map(told, part))
     return replace(part, title=told(part.title), notes=[told(text) for text in part.notes])
 
 

@@ -138,18 +138,18 @@ def parse_counts(field: str, text: str) -> list[int]:
 
     Examples
     --------
-    >>> parse_counts("`lose`", "0,3")
-    [0, 3]
+    >>> parse_counts("`replicas`", "2,2,3")
+    [2, 2, 3]
     """
     return [int(_match(COUNT_TEXT, part, field, text, "2,2,3")[0]) for part in _numbers(field, text)]
 
 
 def parse_spans(field: str, text: str) -> list[int]:
-    """Read numbers and spans of numbers, separated by commas; ascending, each once.
+    """Read numbers and spans of numbers, separated by commas, each given once; ascending.
 
     Examples
     --------
-    >>> parse_spans("`failures`", "1-3,6,2")
+    >>> parse_spans("`failures`", "6,1-3")
     [1, 2, 3, 6]
     """
     numbers: set[int] = set()
@@ -161,7 +161,10 @@ def parse_spans(field: str, text: str) -> list[int]:
         num_given += int(last or first) - int(first) + 1
         if num_given > limits.MAX_NODES:
             raise SpecError(f"{field} {text}: more than {limits.MAX_NODES:,} numbers; give fewer")
-        numbers |= set(range(int(first), int(last or first) + 1))
+        span = range(int(first), int(last or first) + 1)
+        if twice := sorted(numbers.intersection(span)):
+            raise SpecError(f"{field} {shorten(text)}: {twice[0]} is given twice: give it once")
+        numbers.update(span)
     return sorted(numbers)
 
 

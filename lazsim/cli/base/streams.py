@@ -27,12 +27,13 @@ class _Output(io.FileIO):
         if not self._is_lost:
             try:
                 return super().write(content)
-            except BrokenPipeError:
-                self._is_lost = True
             except OSError as error:
                 self._is_lost = True
-                told = f"{STREAMS[self.fileno()]}: cannot be written ({error.strerror}); choose another place"
-                raise FailedError(told) from None
+                name = STREAMS[self.fileno()]
+                # Where stderr is full, nobody can be told.
+                if name != "stderr" and not isinstance(error, BrokenPipeError):
+                    told = f"{name}: cannot be written ({error.strerror}); choose another place"
+                    raise FailedError(told) from None
         return memoryview(content).nbytes
 
 

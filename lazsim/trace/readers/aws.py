@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+from lazsim.files.decoding import decode_json
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
 from lazsim.trace.table import EventKind
@@ -55,7 +56,7 @@ def read(source: TraceSource) -> TraceReading:
         try:
             # Records of a log group hold the event as text.
             if text := text_at(record, "message") or text_at(record, "CloudTrailEvent"):
-                record = json.loads(text)
+                record = decode_json(text)
             if "Description" in record:
                 _read_activity(log, record)
             elif "detail-type" in record:

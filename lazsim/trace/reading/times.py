@@ -259,7 +259,11 @@ class TimeParser:
         """Return what is assumed, a line each."""
         if self.is_local:
             return ("times name no zone: taken for UTC; `time_zone` says otherwise",)
-        return (f"times are in {self._unit} since 1970",) if self._kind == "number" and self.is_absolute else ()
+        if self._kind != "number":
+            return ()
+        if self._asked_unit and self._named_unit not in (None, self._asked_unit):
+            return (f"times are in {self._unit}, as `time_unit` says, though their column says {self._named_unit}",)
+        return (f"times are in {self._unit} since 1970",) if self.is_absolute else ()
 
 
 def span_note(span: tuple[str, str]) -> str:
