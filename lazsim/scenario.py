@@ -40,7 +40,7 @@ from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing, RoutingSpec
 from lazsim.routing.loading import UNIFORM, is_generator
-from lazsim.settings import ANALYTIC, DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings
+from lazsim.settings import ANALYTIC, DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings, replaced_fields
 from lazsim.specs import (
     CATALOG_KINDS,
     ClusterSpec,
@@ -134,8 +134,8 @@ class Scenario(Inputs):
 
     @functools.cached_property
     def without_effect(self) -> dict[str, str]:
-        """Fields that the kind of the job leaves without effect; see `lazsim.specs.effects`."""
-        return without_effect(self.job, self.model)
+        """Fields that the kind of the job or a setting leaves without effect; see `lazsim.specs.effects`."""
+        return without_effect(self.job, self.model) | replaced_fields(self.settings)
 
     @property
     def has_chosen_layout(self) -> bool:
@@ -379,7 +379,7 @@ class _Resolution:
                 job = override(found, intervals, "job", system.name, SYSTEMS)
         job = _own_interval(job, system.name)
         changed = [f"{part}.{path}" for part, fields in changes.items() for path in fields]
-        refuse_without_effect(changed, without_effect(job, model), self._where)
+        refuse_without_effect(changed, without_effect(job, model) | replaced_fields(asked), self._where)
         if job.parallel is not None:
             model = job.parallel.trained(model)
         profile = asked["profile"]

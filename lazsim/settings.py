@@ -110,6 +110,14 @@ OF_TRACES = ("trace_format", *OPTIONS, "trace_seed", "start", "max_nodes", "cap"
 NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": "spares", "extrapolate": "profile"}
 """Settings that have no effect without another one."""
 
+REPLACED = {"job.checkpoint_interval_steps": "interval", "cluster.usd_per_node_hour": "price", "cluster.gpu": "gpu"}
+"""Fields that have no effect beside a setting, which says the same."""
+
+
+def replaced_fields(settings: Settings) -> dict[str, str]:
+    """Return the fields that settings leave without effect, each with the reason."""
+    return {path: f"beside `{name}`" for path, name in REPLACED.items() if settings[name] is not None}
+
 
 def changed_fields(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return the fields that settings change, by the part that has them.

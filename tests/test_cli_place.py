@@ -71,7 +71,7 @@ def test_the_map_marks_the_most_endangered_expert(lazsim):
 
 
 def test_loss_reports_each_mapping_and_sharing(answered):
-    placed = answered("place", *SMALL, "--policy", "mro", "--lose", "3,0,3")
+    placed = answered("place", *SMALL, "--policy", "mro", "--lose", "3,0")
     outcome = placed["lose"]["policies"]["mro"]
     assert placed["lose"]["nodes"] == [0, 3]
     assert outcome["lost_experts"] == []
@@ -168,7 +168,7 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*REPLICAS, "--policy", "mor"), "--policy: unknown policy 'mor': did you mean 'mro'?"),
         ((*REPLICAS, "--gpus-per-node", 4), "--slots 2: 4 GPUs"),
         ((*REPLICAS, "--lose", "3"), "--lose 3: no node 3; nodes are 0 to 2"),
-        ((*REPLICAS, "--lose", "2,1,0"), "--lose 2,1,0: all 3 nodes fail"),
+        ((*REPLICAS, "--lose", "2,1,0"), "--lose 0,1,2: all 3 nodes fail"),
         ((*REPLICAS, "--lose", "a"), "--lose a: 'a' is no whole number"),
         ((*REPLICAS, "--lose", ""), "--lose '': give a value, or leave it out"),
         ((*REPLICAS, "--lose", "1", "--model", "gtp-s"), "did you mean 'gpt-s'?"),

@@ -267,6 +267,18 @@ def test_a_log_of_the_simulated_run_agrees_and_a_slower_stop_is_offered_as_a_con
     assert "nothing was changed" in table
 
 
+def test_a_duration_takes_the_beginning_of_the_log_too_and_is_none_beyond_its_end(answered, refused, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("time,step\n" + "".join(f"{2 * step},{step}\n" for step in range(301)))
+    asked = ("compare", "--observed", log, "--trace", "fail-every-40min", "--system", "ds", "--routing", "uniform")
+    # A step each 2 s: 150 of the 300 are done after 5 of the 10 minutes.
+    found = answered(*asked, "--duration", "5min")
+    assert (found["observed"]["wall_s"], found["observed"]["done"]) == (300, 150)
+    assert found["simulated"]["ds"]["wall_s"] == 300
+    told = "--duration 11 min: the log spans 10 min; give no more, or leave it out"
+    assert refused(*asked, "--duration", "11min") == told
+
+
 def test_a_constant_that_a_system_does_not_wait_for_is_not_offered(answered, tmp_path):
     # Replicas go on after the time-out of their quorum, whatever detection takes; only a loss of all is a restart.
     events = [Event(0, "add", f"n{index}") for index in range(8)] + [Event(300, "remove", "n0")]

@@ -1,6 +1,7 @@
 """Scenarios: every input resolved once, hashed once, and replaced one at a time."""
 
 import dataclasses
+import re
 from unittest.mock import Mock
 
 import msgspec
@@ -18,7 +19,7 @@ from lazsim.specs import ClusterSpec, load_spec
 from lazsim.study.sweep.run import resolve_points
 from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace.table import Event, build_trace
-from tests.conftest import ROOT
+from tests.conftest import ROOT, refusal
 
 SPOT = str(ROOT / "traces" / "spot-p3-like.csv")
 
@@ -239,6 +240,24 @@ def test_a_setting_without_effect_is_refused_wherever_it_is_resolved(name, neede
         resolve_points(parse_sweep({"base": base}, name="my.toml"))
     with pytest.raises(SpecError, match=told):
         lazsim.simulate(**base)
+
+
+@pytest.mark.parametrize(
+    ("setting", "field"),
+    [
+        ({"interval": 100}, {"job.checkpoint_interval_steps.lazarus": 50}),
+        ({"interval": "auto"}, {"job.checkpoint_interval_steps": 50}),
+        ({"price": "3/gpu"}, {"cluster.usd_per_node_hour": 24.0}),
+        ({"gpu": "h100"}, {"cluster.gpu": "h200"}),
+    ],
+)
+def test_a_field_is_refused_beside_the_setting_that_says_the_same(setting, field):
+    (name,), (path,) = setting, field
+    told = refusal(lambda: resolve(setting | field))
+    assert re.fullmatch(rf"{path}[.\w]* has no effect beside `{name}`: leave it out", told)
+    if name == "interval":
+        # So is one that a sensitivity study or advice would change.
+        assert name in refusal(lambda: resolve(setting).replace("job.checkpoint_interval_steps.lazarus", 50))
 
 
 @pytest.mark.parametrize("name", [name for name, needed in NEEDS.items() if needed == "trace"])

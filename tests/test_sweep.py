@@ -298,6 +298,14 @@ def test_notes_count_the_runs_that_they_are_about():
     assert costs == "costs are analytic: no profile was given (2 of 2 runs)"
 
 
+def test_an_axis_that_changes_no_result_is_told():
+    # A trace gives the nodes, not the cluster; a system that restarts loses more steps where it saves less often.
+    grid = {"cluster.num_nodes": [10, 12], "interval": [50, 500], "seed": [0, 1]}
+    notes = run_sweep(parse_sweep({"base": BASE | {"system": "ds"}, "grid": grid}), num_workers=1).notes
+    told = "changes no result: all of its values give the same"
+    assert [note for note in notes if told in note] == [f"cluster.num_nodes {told}"]
+
+
 def test_workers_compute_with_one_thread_each():
     found = collect(threads, [0, 1], num_workers=2).values
     assert found == ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},) * 2

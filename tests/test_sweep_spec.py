@@ -65,6 +65,7 @@ def test_changed_values_stand_in_for_those_of_base_and_grids():
         ("[grid]\nseeds = [1]", "unknown key 'seeds': did you mean 'seed'?"),
         ("[grid]\nnode.count = 3", "unknown key 'node.count'"),
         ("[grid]\nseed = []", "seed has no values; give at least one"),
+        ("[grid]\nseed = [3, 1, 3]", "seed has 3 twice; give each value once"),
         ("grid = []", "grid is an empty list"),
         ("[grid]\nseed = '0-99999999999'", "seed has 100,000,000,000 values; give at most 100,000"),
         ("[grid]\nseed = 'one'", "seed: expected a whole number, got text"),

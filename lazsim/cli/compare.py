@@ -26,9 +26,8 @@ ONLY_OF_RUN = ("placements", "price", "spares", "spare_start", "strict", "out", 
 def command(observed: Path, systems: tuple[str, ...], **settings: Any) -> None:
     """Hold a run's own log of steps against simulations of the same failures, part by part.
 
-    --trace has the node events of that run, from the first line of the log on. The simulation lasts as long as the log
-    unless --duration is given. Offers constants that would make stops agree, and changes none: a log does not say what
-    a stop was spent on.
+    --trace has the node events of that run, from the first line of the log on. --duration takes the beginning of both.
+    Offers constants that would make stops agree, and changes none: a log does not say what a stop was spent on.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.output.observed import observed_parts

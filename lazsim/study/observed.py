@@ -18,7 +18,7 @@ from lazsim.errors import LazsimError
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.study.step_log import Mark, read_log
-from lazsim.units import MINUTE_S, format_duration
+from lazsim.units import MINUTE_S, counted, format_duration
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
 """Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
@@ -206,17 +206,23 @@ def compare_observed(
     systems: Sequence[str],
     progress: ShowRuns = show_nothing,
 ) -> ObservedComparison:
-    """Simulate what a log tells of under some systems, for as long as the log lasts unless a duration is given.
+    """Simulate what a log tells of under some systems: all of it, or as much as a duration is given for.
 
     Raises
     ------
     LazsimError
-        When an input is not valid, or the log never trains.
+        When an input is not valid, or the log never trains or ends before the duration does.
     """
     unit, marks, hashed, notes = read_log(path)
     observed = observed_phases(marks)
     asked = {**settings, "duration": settings.get("duration") or observed.wall_s}
     scenarios, left_out = resolve_runs(asked, systems, ())
+    duration_s = scenarios[0].wall_s()
+    if duration_s > observed.wall_s:
+        spans = f"the log spans {format_duration(observed.wall_s)}"
+        raise LazsimError(f"`duration` {format_duration(duration_s)}: {spans}; give no more, or leave it out")
+    marks = [one for one in marks if one.time_s - marks[0].time_s <= duration_s]
+    observed = observed_phases(marks)
     result = simulate_scenarios(scenarios, progress, left_out=left_out)
     simulated = {run.name: simulated_phases(run, unit) for run in result.runs}
     recovery = scenarios[0].cluster.recovery
@@ -255,8 +261,8 @@ def _log_notes(
     if numbers:
         told = ", ".join(f"{name} {number}" for name, number in numbers.items())
         yield (
-            f"the log stops {observed.num_stops} times, simulations otherwise ({told}): `trace` is taken to begin with "
-            "the first line of the log, and `start` moves it"
+            f"the log stops {counted(observed.num_stops, 'time')}, simulations otherwise ({told}): `trace` is taken to "
+            "begin with the first line of the log, and `start` moves it"
         )
     batches = " or ".join(sorted({f"{run.samples / run.steps:,.4g}" for run in runs if run.steps}))
     if unit == "steps" and batches:

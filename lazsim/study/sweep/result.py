@@ -1,7 +1,7 @@
 """Results of a sweep: one row for each point, and means over seeds."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,16 @@ class SweepResult:
         seeds = {tuple(row.get(key) for key in SEEDS) for row in self.rows}
         is_crossed = len(seeds) > max(len(set(each)) for each in zip(*seeds, strict=True)) if seeds else False
         alike = (f"runs that share a {' or a '.join(SEEDS)} are alike: intervals are too narrow; vary one of them",)
-        return (*count_notes(self.run_notes), *few_failures_note(failures), *(alike if is_crossed else ()))
+        idle = (f"{axis} changes no result: all of its values give the same" for axis in self._idle_axes())
+        return (*count_notes(self.run_notes), *few_failures_note(failures), *(alike if is_crossed else ()), *idle)
+
+    def _idle_axes(self) -> Iterator[str]:
+        """Yield the axes of which each value gives the same rows, all else equal."""
+        for axis in self.setting_keys:
+            others = {tuple(row[key] for key in (*RUN_KEYS, *self.axes) if key != axis) for row in self.rows}
+            results = {repr([(key, row[key]) for key in row if key not in (axis, "id")]) for row in self.rows}
+            if len(results) == len(others) < len(self.rows):
+                yield axis
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim sweep --json`` prints."""

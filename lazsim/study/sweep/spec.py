@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system
-from lazsim.errors import SpecError, prefix_errors, unknown_name
+from lazsim.errors import SpecError, prefix_errors, shorten, unknown_name
 from lazsim.files.decoding import convert
 from lazsim.files.reading import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
@@ -145,6 +146,8 @@ def _axes(table: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         if len(values) > MAX_SWEEP_POINTS:
             raise SpecError(f"{key} has {len(values):,} values; give at most {MAX_SWEEP_POINTS:,}")
         axes[key] = tuple(_check_value(key, each) for each in values)
+        if twice := [str(each) for each, times in Counter(axes[key]).items() if times > 1]:
+            raise SpecError(f"{key} has {shorten(', '.join(twice))} twice; give each value once")
         if not axes[key]:
             raise SpecError(f"{key} has no values; give at least one")
     return axes
