@@ -5,8 +5,6 @@ overrides, and a sensitivity study replaces one field at a time.
 """
 
 import functools
-import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
@@ -62,6 +60,7 @@ from lazsim.specs.record import given_fields
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, load_recipe, make_mapping
 from lazsim.trace.cap import DEFAULT_CAP
+from lazsim.trace.loading import refuse_unknown
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.mapping import OPTIONS, load_mapping, refuse_mapping
 from lazsim.trace.recipes import MtbfSpec
@@ -512,9 +511,8 @@ class _Resolution:
         else:
             self._refuse_changes("trace", f"{name} is a file, which")
             path = self._paths["trace"] = self._file("trace", name)
-            if re.fullmatch(r"[\w -]*", name) and name != STDIN and not (name and os.path.exists(path)):
-                known = unknown_name("trace", name, catalog_names("traces"), "a file of node events")
-                raise SpecError(f"{self._where}`trace`: {known}")
+            with self._naming("trace"):
+                refuse_unknown(name, path)
             source = TraceInput(name=Path(name).name, **cut)
         with self._naming("trace"):
             return self._check(shared_trace, source, path)

@@ -148,6 +148,28 @@ def test_a_number_that_is_given_twice_is_refused_however_it_is_written(refused, 
     assert refused(*arguments) == f"{told} is given twice: give it once"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("trace", "convert", "in.csv", "--out"), ("model", "import", "in.csv", "--out"),
+     ("live", "--text", "in.csv", "--record-routing")],
+)  # fmt: skip
+@pytest.mark.parametrize("out", ["in.csv", "link.csv", "../{folder}/in.csv"])
+def test_no_command_writes_over_the_file_that_it_reads(refused, tmp_path, monkeypatch, arguments, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.csv").write_text("kept")
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    out = out.format(folder=tmp_path.name)
+    assert refused(*arguments, out) == f"{arguments[-1]} {out}: is the file that is read; give another name"
+    assert (tmp_path / "in.csv").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "command", ["trace info", "trace fit", "recovery --nodes 4 --slots 2 --experts 4 --failures-from"]
+)
+def test_the_recipe_that_is_nearest_to_a_name_is_suggested_wherever_a_trace_is_read(refused, command):
+    assert "unknown trace 'spot-p3-lik': did you mean 'spot-p3-like'?" in refused(*command.split(), "spot-p3-lik")
+
+
 def test_every_command_checks_its_options():
     assert all(isinstance(command, Checked) for command in COMMANDS.values())
 

@@ -62,6 +62,13 @@ def test_schedule_fails_one_node_per_interval_until_half_are_left(name, minutes,
     assert trace.duration_s == span_min * 60
 
 
+def test_nodes_are_new_to_no_effect_where_failures_are_memoryless(refused, lazsim):
+    asked = ("trace", "generate", "--nodes", "4", "--node-mtbf", "5d", "--repair", "1h", "--new-nodes")
+    told = "--new-nodes has no effect where --shape is 1, which is memoryless: give another, or leave it out"
+    assert refused(*asked) == told
+    assert lazsim(*asked, "--shape", "0.7")[0] == 0
+
+
 def test_schedule_brings_failed_nodes_back_and_varies_its_intervals():
     spec = ScheduleSpec(num_nodes=9, num_left=1, interval_s=60.0, absent_s=90.0, duration_s=60_000.0)
     times, alive = generate_trace(spec, np.random.default_rng(0)).num_alive()

@@ -119,7 +119,8 @@ def load_live_trace(
         return default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {}
     names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING)
     reading = {name: settings[name] for name in names}
-    trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
+    with prefix_errors("`trace`"):
+        trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
     note(*trace.notes)
     check_job(spec, trace.most_nodes(), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}

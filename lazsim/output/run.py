@@ -7,7 +7,6 @@ from datetime import timedelta
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
-from lazsim.errors import printable
 from lazsim.files.writing import json_bytes
 from lazsim.output.maps import plan_maps
 from lazsim.output.model import size_text
@@ -38,7 +37,7 @@ def run_parts(result: RunResult) -> Iterator[Part]:
     size = size_text(model["total_params"], model["active_params"])
     fewest, most = trace["fewest_nodes"], trace["most_nodes"]
     nodes = f"{fewest} to {most} nodes" if fewest < most else counted(most, "node")
-    yield printable(
+    yield (
         f"{model['name']} ({size}) on {inputs['cluster']['name']}, {trace['name']}: "
         f"{format_duration(inputs['duration_s'])}, {nodes}, {trace['nodes_lost']:,} lost"
     )

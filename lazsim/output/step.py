@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from lazsim.errors import printable
 from lazsim.files.decoding import words_of
 from lazsim.files.writing import json_bytes, toml_text
 from lazsim.output.plots.style import name_pictures
@@ -22,7 +21,7 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     parallel = inputs.parallel
     low, high = result.range_tokens_per_s
     fits = "" if result.fits else f"does not fit, as it takes {result.memory_share:.1%} of the memory; else "
-    yield printable(
+    yield (
         f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}: {fits}"
         f"{time.tokens_per_s_per_gpu:,.0f} tokens/s a GPU ({low:,.0f} to {high:,.0f}), step {time.step_s:.2f} s, "
         f"MFU {time.mfu:.1%}"

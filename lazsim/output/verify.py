@@ -38,10 +38,10 @@ def verify_parts(result: Verification) -> Iterator[Part]:
     yield Table.of(result.kernels.rows, columns, "errors of predicted over measured times of kernels, without sign")
 
 
-def refit_parts(result: Verification) -> Iterator[str]:
+def refit_parts(result: Verification) -> Iterator[Part]:
     """Write fitted constants as TOML, three digits each, under comments that name the files they belong to."""
     for file, values in result.kernels.refit.items():
-        yield toml_text(_three_digits(values), [file]).rstrip()
+        yield toml_text(_three_digits(values), [file]).splitlines()
 
 
 def _three_digits(values: Mapping[str, Any]) -> dict[str, Any]:

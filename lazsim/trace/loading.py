@@ -1,11 +1,14 @@
 """Load the trace of a run: read a file, cut a stretch out of it, cap its nodes."""
 
 import dataclasses
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, SpecError, unknown_name
+from lazsim.files.reading import STDIN
 from lazsim.specs import catalog_names
 from lazsim.trace.cap import DEFAULT_CAP, cap_trace
 from lazsim.trace.generate import generate_trace
@@ -60,6 +63,12 @@ def cut_trace(
     return cap_trace(cut, max_nodes, cap or DEFAULT_CAP, np.random.default_rng(seed).spawn(2)[1])
 
 
+def refuse_unknown(name: str, path: str) -> None:
+    """Raise a SpecError, which suggests the nearest recipe, for a name that could be one and leads to no file."""
+    if re.fullmatch(r"[\w -]*", name) and name != STDIN and not (name and os.path.exists(path)):
+        raise SpecError(unknown_name("trace", name, catalog_names("traces"), "a file of node events"))
+
+
 def load_trace(
     path: Path | str,
     *,
@@ -94,5 +103,6 @@ def load_trace(
         refuse_mapping(name, mapping, format)
         trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
     else:
+        refuse_unknown(name, name)
         trace = read_trace(name, format=format, seed=seed, lenient=lenient, mapping=mapping)
     return cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)

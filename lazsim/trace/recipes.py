@@ -252,7 +252,7 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
     Raises
     ------
     LazsimError
-        When a field is missing, not one of the recipe, or out of its range.
+        When a field is missing, not one of the recipe, out of its range or without effect.
     """
     if cluster is not None:
         changes = {"num_nodes": cluster.num_nodes, **changes}
@@ -277,7 +277,12 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
             return recipe
         plain = msgspec.to_builtins(recipe) | changes
     decode: Callable[..., Recipe] = convert
-    return decode(plain, Recipe)
+    made = decode(plain, Recipe)
+    if isinstance(made, MtbfSpec) and changes.get("new_nodes") and made.shape == 1:
+        raise SpecError(
+            "`new_nodes` has no effect where `shape` is 1, which is memoryless: give another, or leave it out"
+        )
+    return made
 
 
 def list_recipes() -> dict[str, Recipe]:

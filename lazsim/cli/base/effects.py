@@ -1,12 +1,15 @@
-"""Options that would have no effect: without another one, beside another one, or where they are given again."""
+"""Options that would have no effect, without or beside another one or where they are given again, or do harm."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import click
 from click.core import ParameterSource
 
+from lazsim.cli.base.kinds import OutPath
 from lazsim.errors import shorten
 
 
@@ -99,6 +102,17 @@ def refuse_idle_options(context: click.Context) -> None:
                 raise click.UsageError(
                     f"{given} has no effect without {needed}{beside}: add that, or leave {given} out", context
                 )
+
+
+def refuse_own_input(context: click.Context) -> None:
+    """Raise a UsageError where a command that has been parsed would write over a file that it reads."""
+    given = {one: context.params.get(one.name or "") for one in context.command.params}
+    for option, out in given.items():
+        if not (isinstance(option.type, OutPath) and option.type.is_file and isinstance(out, Path) and out.exists()):
+            continue
+        values = (value for one, value in given.items() if one is not option and isinstance(value, str | Path))
+        if any(os.path.exists(value) and os.path.samefile(value, out) for value in values):
+            raise click.UsageError(f"{flag(option)} {out}: is the file that is read; give another name", context)
 
 
 def flag(option: click.Parameter) -> str:

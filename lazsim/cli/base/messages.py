@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.base.effects import MAPPING, flag, is_given, refuse_arguments, refuse_idle_options
+from lazsim.cli.base.effects import MAPPING, flag, is_given, refuse_arguments, refuse_idle_options, refuse_own_input
 from lazsim.errors import did_you_mean, printable, unknown_name
 
 ELSEWHERE = {
@@ -22,7 +22,7 @@ LONGEST = 400
 UNBROKEN = "\N{NON-BREAKING HYPHEN}"
 """What stands for a hyphen, at which no line may break, until a text is wrapped."""
 
-FIELD = r"`(?P<field>[\w.]+)`"
+FIELD = r"`(?P<field>[\w.-]+)`"
 """How the library names a field in a message; see `lazsim.errors`."""
 
 QUOTED = r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)"""
@@ -150,6 +150,7 @@ class Checked(click.Command):
                 words = f"argument{'s' * (len(left) > 1)} ({' '.join(left)})"
                 raise click.UsageError(f"unexpected {words}: no option takes it; see {ctx.command_path} --help", ctx)
             refuse_idle_options(ctx)
+            refuse_own_input(ctx)
         return left
 
 
