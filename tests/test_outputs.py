@@ -302,3 +302,33 @@ def test_a_pipe_is_read_once(tmp_path):
         os._exit(0)
     assert read_bytes(pipe) == read_bytes(pipe) == b"content"
     os.wait()
+
+
+CONFIG = {
+    "model_type": "mixtral", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2,
+    "vocab_size": 100, "tie_word_embeddings": False, "head_dim": 16,
+}  # fmt: skip
+ROWS = [f"{step},0,{expert},{4 + step + expert}\n" for step in range(30) for expert in range(2)]
+GROWING = f"step,layer,expert,tokens\n{''.join(ROWS)}"
+
+
+@pytest.mark.parametrize(
+    ("command", "content"),
+    [
+        ("trace info", "time_s,count\n0,4\n60,3\n"),
+        ("trace fit --seeds 2", None),
+        ("routing info", GROWING),
+        ("routing fit --seeds 2", GROWING),
+        ("model import", json.dumps(CONFIG)),
+    ],
+)
+def test_json_has_the_notes_of_stderr(lazsim, tmp_path, command, content):
+    path = "spot-p3-like"
+    if content is not None:
+        path = tmp_path / "input"
+        path.write_text(content)
+    code, out, err = lazsim(*command.split(), path, "--json")
+    notes = [line.removeprefix("note: ") for line in err.splitlines()]
+    assert (code, json.loads(out)["notes"]) == (0, notes)
+    assert notes

@@ -48,16 +48,18 @@ def import_(config: str, out: Path | None) -> None:
     if out is not None:
         write_whole(out, toml)
         note(f"the model is in {out}")
-    _show(model)
-    note(*(f"{one} Compare the parameters with the published ones" for one in left_out))
-    note(f"training sequences of {model.sequence_length} tokens are assumed: no config tells their length")
+    notes = [f"{one} Compare the parameters with the published ones" for one in left_out]
+    _show(
+        model,
+        [*notes, f"training sequences of {model.sequence_length} tokens are assumed: no config tells their length"],
+    )
 
 
-def _show(model: "ModelSpec") -> None:
+def _show(model: "ModelSpec", notes: list[str] | None = None) -> None:
     import msgspec
 
     from lazsim.output.model import model_parts
 
     numbers = {field: getattr(model, field) for field in ("total_params", "active_params", "mtp_params", "params")}
     found = {"name": model.name, **numbers, "spec": msgspec.to_builtins(model)}
-    show(found, lambda _: model_parts(model))
+    show(found, lambda _: model_parts(model), notes)

@@ -77,7 +77,7 @@ def fit(seeds: int, **reading: Any) -> None:
     spec = fit_routing(recorded)
     rows = compare_loads(recorded, spec, seeds)
     if kept("as_json"):
-        print_json({"spec": msgspec.to_builtins(spec), "statistics": rows})
+        print_json({"spec": msgspec.to_builtins(spec), "statistics": rows, "notes": list(recorded.notes)})
     else:
         click.echo(fit_toml(msgspec.to_builtins(spec), rows))
     note(*recorded.notes)

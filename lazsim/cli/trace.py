@@ -44,7 +44,7 @@ def info(**reading: Any) -> None:
 
     trace = read_stretch(**reading)
     stats = trace_stats(trace)
-    notes = (*trace.notes, *rate_note(stats))
+    notes = [*trace.notes, *rate_note(stats)]
     head = {"name": trace.name, "format": trace.format, "sha256": trace.sha256, "num_events": len(trace)}
     found = {**head, **dataclasses.asdict(stats), "notes": notes, "sparkline": sparkline(trace)}
     show(found, lambda _: trace_parts(trace, stats), notes)
@@ -128,14 +128,16 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
     trace = read_stretch(**reading)
     recipe = fit_recipe(trace, kind)
     frame = compare_fit(trace, recipe, range(seeds))
+    notes = [*trace.notes, *fit_notes(trace, recipe, frame)]
     if out is not None:
         write_out(out, recipe_toml(recipe, [f"Trace like {Path(trace.name).name}."]).encode())
     if kept("as_json"):
-        print_json({"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")})
+        found = {"recipe": msgspec.to_builtins(recipe), "seeds": seeds, "fit": frame.to_dict(orient="index")}
+        print_json({**found, "notes": notes})
     else:
         click.echo(recipe_toml(recipe))
         print_parts([fit_table(trace, frame, seeds)])
-    note(*trace.notes, *fit_notes(trace, recipe, frame))
+    note(*notes)
 
 
 @command.command()

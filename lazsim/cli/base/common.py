@@ -205,6 +205,8 @@ def show(
     A result is plain data, or has it as `to_json`; its notes are its own where none are given. Its files, and a report
     where there is one, are written to the folder of ``--out`` first, in place of those of the command's earlier result.
     """
+    if isinstance(result, dict) and notes is not None:
+        result = result | {"notes": list(notes)}
     notes = getattr(result, "notes", ()) if notes is None else notes
     out: Path | None = kept("out")
     written: list[str] = []
