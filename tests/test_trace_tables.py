@@ -157,6 +157,23 @@ def test_a_unit_that_the_header_contradicts_is_told(write):
     assert not any("time_unit" in note for note in read_trace(path, mapping=make_mapping(time_unit="h")).notes)
 
 
+@pytest.mark.parametrize(
+    ("times", "span", "is_idle"),
+    [
+        (("0", "60"), None, True),
+        (("2025-03-01T08:00Z", "2025-03-01T09:00+01:00"), None, True),
+        (("2025-03-01 08:00", "2025-03-01T09:00Z"), None, False),
+        (("2025-03-01T08:00Z", "2025-03-01T08:10Z"), "2025-03-01 08:30..", False),
+    ],
+)
+def test_a_zone_that_no_time_needs_is_told(write, times, span, is_idle):
+    rows = "".join(f"{time},{kind},a\n" for time, kind in zip(times, ("add", "remove"), strict=True))
+    unit = None if ":" in times[0] else "s"
+    asked = make_mapping(columns="time=1,event=2,node=3", time_unit=unit, time_zone="Europe/Berlin", span=span)
+    notes = read_trace(write(f"time,event,node\n{rows}"), mapping=asked).notes
+    assert ("`time_zone` changes nothing: no time is a date without a zone" in notes) == is_idle
+
+
 def test_names_of_nodes_may_stand_under_their_plural(write):
     assert outcome(read_trace(write("time,event,nodes\n" + EVENTS))) == HAPPENED
 

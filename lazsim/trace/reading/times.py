@@ -113,6 +113,7 @@ class TimeParser:
     ) -> None:
         self._formats = mapping.time_format
         self._zone = _find_zone(mapping.time_zone)
+        self._is_zone_idle = asked.time_zone is not None
         self._asked_unit = asked.time_unit
         self._named_unit = split_unit(column)[1]
         self._usual_unit = mapping.time_unit
@@ -166,12 +167,13 @@ class TimeParser:
                 found.append(times.read(text) if text else None)
             except ValueError as error:
                 raise source.refuse("", f"`span`: {error}") from None
+            self._is_zone_idle &= times._is_zone_idle
         return found[0], found[1]
 
     def _read_date(self, text: str, after: float) -> float:
         date = read_date(text) if not self._formats else self._read_format(text)
         if date.tzinfo is None:
-            self.is_local = self._zone is None
+            self.is_local, self._is_zone_idle = self._zone is None, False
             date = date.replace(tzinfo=self._zone or UTC)
         first = date.timestamp()
         return max(first, date.replace(fold=1).timestamp()) if first < after else first
@@ -257,13 +259,16 @@ class TimeParser:
 
     def notes(self) -> tuple[str, ...]:
         """Return what is assumed, a line each."""
-        if self.is_local:
-            return ("times name no zone: taken for UTC; `time_zone` says otherwise",)
-        if self._kind != "number":
-            return ()
-        if self._asked_unit and self._named_unit not in (None, self._asked_unit):
-            return (f"times are in {self._unit}, as `time_unit` says, though their column says {self._named_unit}",)
-        return (f"times are in {self._unit} since 1970",) if self.is_absolute else ()
+        are_numbers, unit, named = self._kind == "number", self._unit, self._named_unit
+        told = {
+            "times name no zone: taken for UTC; `time_zone` says otherwise": self.is_local,
+            "`time_zone` changes nothing: no time is a date without a zone": self._is_zone_idle,
+            f"times are in {unit}, as `time_unit` says, though their column says {named}": (
+                are_numbers and self._asked_unit and named not in (None, self._asked_unit)
+            ),
+            f"times are in {unit} since 1970": are_numbers and self.is_absolute,
+        }
+        return tuple(note for note, holds in told.items() if holds)
 
 
 def span_note(span: tuple[str, str]) -> str:
