@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lazsim.errors import LazsimError
+from lazsim.files.reading import CATALOG
 from lazsim.scenario import resolve
 from lazsim.study.deadline import Due, compare_purchases, on_demand_usd
 from lazsim.study.simulation import run_scenario
@@ -81,7 +82,9 @@ def test_a_stretch_of_a_trace_has_the_prices_of_that_stretch_and_the_last_one_go
 
 
 def test_a_price_asked_for_goes_before_that_of_the_trace_and_that_before_the_clusters(priced_trace, tmp_path):
-    own = {"cluster.usd_per_node_hour": 3.0}
+    path = tmp_path / "own.toml"
+    path.write_text(f"usd_per_node_hour = 3.0\n{(CATALOG / 'clusters' / 'rtx3090x10.toml').read_text()}")
+    own = {"cluster": str(path)}
     assert simulate(priced_trace, price="1.5", **own).cost_usd == pytest.approx(18 * 1.5)
     assert simulate(priced_trace, **own).cost_usd == pytest.approx(19.5)
     priced_trace.write_text(json.dumps(TICKS))
