@@ -163,6 +163,13 @@ def test_no_command_writes_over_the_file_that_it_reads(refused, tmp_path, monkey
     assert (tmp_path / "in.csv").read_text() == "kept"
 
 
+def test_no_file_is_written_where_a_folder_is_named(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = refused("trace", "generate", "spot-p3-like", "--out", "results/")
+    assert told == "--out: results/ is a folder; give the name of a file"
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "command", ["trace info", "trace fit", "recovery --nodes 4 --slots 2 --experts 4 --failures-from"]
 )

@@ -186,6 +186,10 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*UNIFORM, "--loads", "unifrom"), "did you mean 'uniform'?"),
         ((*UNIFORM, "--step", 3), "--step 3: loads uniform are the same at every step"),
         (("--nodes", 0, "--slots", 2, "--experts", 1), "--nodes: expected a whole number from 1 to 16,384, found '0'"),
+        (
+            (*UNIFORM, "--old", "x", "--move-cost", 1, "--policy", "mro"),
+            "--move-cost has no effect without --policy steady: add that, or leave --move-cost out",
+        ),
         (("--nodes", 10**4, "--slots", 10**6, "--experts", 1), "10,000 nodes of 1,000,000 slots: at most"),
     ],
 )

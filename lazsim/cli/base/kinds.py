@@ -38,6 +38,8 @@ class OutPath(click.Path):
         if value == STDOUT and not self._stdout:
             self.fail("'-' is stdout, which does not take this; give a path", param, ctx)
         path: Any = super().convert(value, param, ctx)
+        if self.is_file and str(value).endswith(os.sep):
+            self.fail(f"{value} is a folder; give the name of a file", param, ctx)
         if self.is_file and value != STDOUT:
             from lazsim.files.writing import check_file
 
