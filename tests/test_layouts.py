@@ -583,6 +583,10 @@ def test_a_field_is_told_to_be_idle_where_it_changes_no_step(field, value, neede
         ({"expert": 8, "overlap_expert": True}, 1),
         ({"overlap_expert": True, "pipeline": 4, "recompute": "full"}, 0),
         ({"expert": 8, "overlap_expert": True, "pipeline": 4, "virtual_stages": 2, "recompute": "full"}, 1),
+        ({"expert": 8, "overlap_expert": True, "pipeline": 4, "virtual_stages": 2, "dispatcher": "all_gather"}, 1),
+        ({"expert_tensor": 2, "overlap_expert": True, "pipeline": 4, "virtual_stages": 2}, 1),
+        # Refused, too, but published runs with later versions have it.
+        ({"expert": 8, "overlap_expert": True, "pipeline": 4, "virtual_stages": 2, "graphs": "full"}, 0),
         ({"graphs": "partial", "recompute": "full"}, 1),
         ({"graphs": "full", "recompute": "full"}, 0),
         ({"expert": 8, "pipeline": 4, "schedule": "dualpipe", "recompute": "full"}, 0),
@@ -592,6 +596,12 @@ def test_settings_that_megatron_refuses_together_are_told(fields, num_told):
     deepseek = msgspec.structs.replace(load_spec(ModelSpec, "deepseek-v3"), num_mtp_layers=1)
     told = layout_remarks(ParallelSpec(global_batch=256, **fields), deepseek)
     assert sum("NVIDIA/Megatron-LM 0.16 refuses" in one for one in told) == num_told
+
+
+def test_two_passes_at_once_with_two_layers_for_further_tokens_are_told():
+    deepseek = msgspec.structs.replace(load_spec(ModelSpec, "deepseek-v3"), num_mtp_layers=2)
+    layout = ParallelSpec(global_batch=256, expert=8, overlap_expert=True, pipeline=4, virtual_stages=2)
+    assert "refuses overlap_expert of more than one layer for further tokens" in layout_remarks(layout, deepseek)[0]
 
 
 def test_modules_to_recompute_that_a_model_lacks_are_told():

@@ -90,12 +90,19 @@ REFUSED: Mapping[str, Callable[[ParallelSpec, ModelSpec], bool]] = {
     "overlap_expert of layers for further tokens without stages": lambda one, model: (
         one.overlaps_exchanges and one.pipeline == 1 and model.num_mtp_layers > 0
     ),
+    "overlap_expert of more than one layer for further tokens": lambda one, model: (
+        one.overlaps_exchanges and model.num_mtp_layers > 1
+    ),
+    "overlap_expert with dispatcher 'all_gather'": lambda one, _: (
+        one.overlaps_exchanges and one.dispatcher == "all_gather"
+    ),
+    "overlap_expert without expert parallelism (expert 1)": lambda one, _: one.overlaps_exchanges and one.expert == 1,
     "graphs 'partial' with recompute 'full'": lambda one, _: one.graphs == "partial" and one.recompute == "full",
 }
-"""Stages and recomputation that NVIDIA/Megatron-LM 0.16 refuses (``TransformerConfig.__post_init__``).
+"""Settings that NVIDIA/Megatron-LM 0.16 refuses together (``TransformerConfig.__post_init__``), but for one.
 
-DualPipe is another trainer's. Megatron-LM refuses settings that no search chooses, too, as `overlap_expert` with graphs
-of a whole iteration: published runs have these.
+DualPipe is another trainer's. `overlap_expert` with graphs of a whole iteration is allowed here: published runs have
+both, with later versions.
 """
 
 
