@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from importlib import resources
 
@@ -19,6 +21,8 @@ from lazsim.stepmodel.predict import predict_step
 from lazsim.study.verify.measured_runs import LEFT_OUT, MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
 from lazsim.study.verify.verification import held_out_share, range_of, verify
+from tests.conftest import ROOT
+from tests.measure_layouts import fastest_rows, kind_of, search_for
 
 LAYOUT = ("--layout", "expert=8", "--layout", "global_batch=256", "--layout", "gradient_bytes=2")
 
@@ -106,13 +110,27 @@ def test_a_search_says_that_its_layout_takes_more_memory_than_published_runs(laz
         step = json.loads(lazsim(*place, "--layout", f"global_batch={batch}")[1])
         share = sum(step["memory_bytes"].values()) / step["memory_of_gpu_bytes"]
         told = f"the layout takes {share:.0%} of the memory, without fragments" in " ".join(step["notes"])
-        assert told == (share > 0.86)
+        assert told == (share > 0.88)
 
 
 def test_few_published_runs_take_as_much_memory_as_a_search_warns_of():
     runs = [run.inputs for run in read_runs() if run.inputs is not None and run.settings["inputs"] == "all known"]
     shares = [sum(memory_bytes(one).values()) / one.gpu.memory_bytes for one in runs]
-    assert (len(shares), sum(share > 0.86 for share in shares)) == (108, 3)
+    assert (len(shares), sum(share > 0.88 for share in shares)) == (108, 3)
+
+
+def test_the_page_of_steps_has_the_groups_whose_layouts_a_search_is_held_against():
+    rows = fastest_rows()
+    lines = [line.split(" | ") for line in (ROOT / "docs/measured/steps.md").read_text().splitlines()]
+    told = {line[0].removeprefix("| "): line[1:4] for line in lines if len(line) == 6 and line[1].isdigit()}
+    groups = Counter(map(kind_of, rows))
+    assert {kind: int(some[0]) for kind, some in told.items()} == groups
+    # Three of them; the script prints the table of all.
+    for run in [run for run in rows if run.id in ("r005", "r006", "r043")]:
+        found = search_for(run)
+        least, most = re.findall(r"[\d.]+", told[found.kind][2])[:2]
+        assert float(least) - 0.005 <= found.speedup <= float(most) + 0.005
+        assert found.found_memory <= 0.92
 
 
 def test_a_search_says_where_the_host_decides_what_it_finds(lazsim):

@@ -172,3 +172,34 @@ def test_parts_of_a_stage_divided_sequences_and_divided_experts_keep_what_publis
     # Interleaved 1F1B: p v + p - 1 parts of 8 layers are on their way (arXiv 2205.05198, section 4.2.3).
     sequence = inputs_of("mixtral-8x7b", 32, layout | {"global_batch": 64}).model.sequence_length
     assert memory["activations"] == pytest.approx((2 * 2 + 2 - 1) * 8 * of_layer * sequence / 4, rel=1e-3)
+
+
+def test_gradients_that_pass_through_a_layer_and_what_it_makes_again_need_room_for_a_moment():
+    plain, again, apart = (
+        memory_bytes(inputs_of("qwen3-30b-a3b", 8, QWEN | more, vocab_size=1024))
+        for more in (
+            {}, {"recompute": "selective", "recomputed": ["norm", "expert_activation"]}, {"tensor": 2, "expert": 8},
+        )
+    )  # fmt: skip
+    # Gradients of the residual stream, and of a token in 8 experts as it goes back and as it came: 2,048 numbers each.
+    # Those of gate, up and product, 768 each, are fewer than these, as are those of 32 + 2 x 4 heads of 128 and output.
+    gradients = 2 * (2048 + 8 * 2 * 2048)
+    assert plain["backward"] == pytest.approx(gradients * 4096)
+    # Modules run again one after the other: the products of 8 experts are more than what two norms give.
+    assert again["backward"] == pytest.approx((gradients + 2 * max(8 * 768, 2 * 2048)) * 4096)
+    # Two ranks have half of the tokens each, of which attention's input and its gradient are whole, and no wider.
+    assert apart["backward"] == pytest.approx(gradients * 2048)
+
+
+@pytest.mark.parametrize(("overlap", "is_there"), [(False, False), (True, True)])
+def test_logits_are_gone_when_layers_go_backward_unless_two_passes_run_at_once(overlap, is_there):
+    memory = memory_bytes(inputs_of("qwen3-30b-a3b", 8, QWEN | {"overlap_expert": overlap}))
+    assert memory["logits"] == pytest.approx((4 + 2) * 151936 * 4096)
+    assert (memory["backward"] > 0) == is_there
+
+
+def test_hybridep_has_room_for_all_tokens_of_all_ranks():
+    layout = {"expert": 64, "global_batch": 512, "dispatcher": "hybridep"}
+    room = [memory_bytes(inputs_of("deepseek-v3", 64, layout | more))["exchange"] for more in ({}, {"expert": 1})]
+    # Two buffers of 64 x 4,096 tokens of 7,168 numbers of 2 bytes.
+    assert room == [2 * 64 * 4096 * 7168 * 2, 0]

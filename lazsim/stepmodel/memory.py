@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lazsim.specs import ModelSpec, ParallelSpec
@@ -19,6 +20,12 @@ LOGIT_BYTES, SOFTMAX_BYTES = 2, 4
 
 ACTIVATION_BYTES = 2
 
+EXCHANGE_BUFFERS = 2
+"""Buffers of HybridEP, for a dispatch and a combine, each with room for all tokens of all ranks: peers write into them
+before anyone knows how many come (``HybridEPBuffer`` of deepseek-ai/DeepEP, branch hybrid-ep, as remembered; those of
+probabilities, beside them, are left out). DeepEP's take 0.3 to 0.7 GB up to 64 ranks (its ``Config``), about as much as
+the communicator that they spare."""
+
 OFFLOADED_AS = {"expert_activation": "expert_hidden"}
 """What an activation needs backward is its input; recomputed, it is its output that is not kept."""
 
@@ -31,6 +38,13 @@ class StageParameters(NamedTuple):
 
     dense: float
     expert: float
+
+
+class LayerBytes(NamedTuple):
+    """Bytes of a layer for each token of a GPU: those that it keeps, and those of a moment of its backward pass."""
+
+    kept: float
+    backward: float
 
 
 def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[StagePart]) -> list[StageParameters]:
@@ -95,7 +109,9 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
     without dropout and scores). A stage holds those of the parts that went forward before its first backward pass, and
     of one more; where two passes overlap, what one makes the other frees, layer by layer (NVIDIA/Megatron-LM, combined
     1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one (deepseek-ai/DualPipe). Full recomputation keeps
-    the inputs of layers, and all of the layer that runs again; what else is recomputed keeps what it reads. Rows of
+    the inputs of layers; what else is recomputed keeps what it reads. What a layer makes again, and the gradients that
+    pass through it, are there for a moment (``backward``): a stage needs room for these or for the logits, whichever
+    are more, and for both where two passes run at once. Rows of
     experts are those of the busiest rank, as if it were the same in all layers, which is the most that it can be; what
     chance does differs from layer to layer, evens out, and counts nothing. Beside its own micro-batches, a GPU
     keeps those of others that wait for later stages, as many as of its own; the one that it computes is one of
@@ -105,8 +121,7 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
     names = {name for part in set(parts) for name, _ in part}
-    kept_of = _kept_bytes(inputs)
-    kept = {name: math.fsum(kept_of[block] for block in name.split()) for name in (*names, "further")}
+    layers = _layer_bytes(inputs, names)
     gathered = _gathered_bytes(inputs, parts[0]) if parallel.gathers_each_time else (0.0, 0.0)
     needs: dict[tuple[StagePart, ...], dict[str, float]] = {}
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
@@ -116,7 +131,7 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
             counts: dict[str, int] = {}
             for name, number in itertools.chain(*of_stage):
                 counts[name] = counts.get(name, 0) + number
-            needs[of_stage] = _stage_bytes(inputs, stage, counts, kept, gathered, rerouted, *held)
+            needs[of_stage] = _stage_bytes(inputs, stage, counts, layers, gathered, rerouted, *held)
     return max(needs.values(), key=lambda need: math.fsum(need.values()))
 
 
@@ -136,7 +151,7 @@ def _gathered_bytes(inputs: StepInputs, part: StagePart) -> tuple[float, float]:
 
 
 def _stage_bytes(
-    inputs: StepInputs, stage: int, counts: Mapping[str, int], kept: Mapping[str, float],
+    inputs: StepInputs, stage: int, counts: Mapping[str, int], layers: Mapping[str, LayerBytes],
     gathered: tuple[float, float], rerouted: float, dense: float, expert: float,
 ) -> dict[str, float]:  # fmt: skip
     parallel = inputs.parallel
@@ -153,16 +168,15 @@ def _stage_bytes(
     optimizer_bytes = parallel.optimizer_bytes * (held if parallel.sharding == "none" else divided)
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
-    runs_again = 0.0
-    if parallel.recompute == "full":
-        layers = [name for name in counts if name not in ("head", "embedding")]
-        stays = {name: kept["further"] if name == "mtp" else 0.0 for name in layers}
-        runs_again = max((kept[name] - stays[name] for name in layers), default=0.0)
-        kept = {**kept, **{name: ACTIVATION_BYTES * inputs.model.d_model + stays[name] for name in layers}}
-    per_token = math.fsum(number * kept[name] for name, number in counts.items())
+    per_token = math.fsum(number * layers[name].kept for name, number in counts.items())
     # Each layer for further tokens has a pass of the head and a loss of its own.
     num_losses = counts.get("head", 0) + counts.get("mtp", 0)
-    logits = LOGIT_BYTES * (num_losses > 0) + SOFTMAX_BYTES * num_losses
+    word_bytes = LOGIT_BYTES * (num_losses > 0) + SOFTMAX_BYTES * num_losses
+    logits = word_bytes * inputs.model.vocab_size / parallel.tensor * inputs.tokens
+    backward = max((layers[name].backward for name in counts), default=0.0) * inputs.own_tokens
+    if not (parallel.overlaps_exchanges or parallel.schedule == "dualpipe"):
+        logits, backward = (size if size == max(logits, backward) else 0.0 for size in (logits, backward))
+    in_buffers = parallel.expert if parallel.dispatcher == "hybridep" and parallel.expert > 1 else 0
     parameters, gradients = PARAM_BYTES * held, parallel.gradient_bytes * held
     if parallel.gathers_each_time:
         parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * divided
@@ -172,14 +186,66 @@ def _stage_bytes(
         "parameters": parameters,
         "gradients": gradients,
         "optimizer": optimizer_bytes,
-        "activations": (kept_parts / num_parts * per_token + runs_again) * inputs.own_tokens,
-        "logits": logits * inputs.model.vocab_size / parallel.tensor * inputs.tokens,
+        "activations": kept_parts / num_parts * per_token * inputs.own_tokens,
+        "backward": backward,
+        "logits": logits,
+        "exchange": EXCHANGE_BUFFERS * ACTIVATION_BYTES * in_buffers * inputs.model.expert_dim * inputs.own_tokens,
         "runtime": LAYOUT_RUNTIME_BYTES,
     }
 
 
-def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
-    """Return the bytes that each block keeps for its backward pass, for each token of a GPU."""
+def _layer_bytes(inputs: StepInputs, names: Iterable[str]) -> Mapping[str, LayerBytes]:
+    """Return what each layer keeps for its backward pass, and what that makes again or passes on for a moment."""
+    parallel, kept, passing = inputs.parallel, _kept_bytes(inputs), _passing_bytes(inputs)
+    elsewhere = {*parallel.recomputed, *(OFFLOADED_AS.get(name, name) for name in parallel.offloaded)}
+
+    def of_layer(name: str) -> LayerBytes:
+        modules = defaultdict[str, float](float)
+        for block in name.split():
+            for width, module in kept[block]:
+                modules[module] += width
+        whole, again = math.fsum(modules.values()), max((modules[module] for module in elsewhere), default=0.0)
+        stays = whole - math.fsum(modules[module] for module in elsewhere)
+        if parallel.recompute == "full" and name not in ("head", "embedding"):
+            stays = ACTIVATION_BYTES * inputs.model.d_model
+            stays += math.fsum(width for width, _ in kept["further"]) * (name == "mtp")
+            again = whole - stays
+        return LayerBytes(stays, again + max(passing.get(block, 0.0) for block in name.split()))
+
+    return {name: of_layer(name) for name in names}
+
+
+def _passing_bytes(inputs: StepInputs) -> Mapping[str, float]:
+    """Return the bytes of the gradients that are there at once in a block, for each token of a GPU.
+
+    That of the residual stream is; and of one operation what it gets and what it gives, where these are widest. Ranks
+    of tensor parallelism have the gradient of a block's input whole, and that input, which they gather again.
+    """
+    model, parallel = inputs.model, inputs.parallel
+    matrices, width, expert_width = model.matrices_per_expert, model.d_model, model.expert_dim
+    whole = width if parallel.tensor == 1 else 2 * parallel.tensor * width
+
+    def feed_forward(inner: float, read: float) -> float:
+        return (matrices - 1) * inner + max(inner, read)
+
+    routed = model.top_k * parallel.expert_tensor * lasting_imbalance(inputs)
+    inner = model.d_ff_expert / parallel.expert_tensor
+    experts = routed * max(2 * expert_width, feed_forward(inner, expert_width))
+    if model.shared_dim:
+        experts = max(experts, feed_forward(model.shared_dim, whole))
+    numbers = {"moe": experts, "dense": feed_forward(model.d_ff_dense, whole)}
+    if model.attention is not None:
+        attention = model.attention.across(parallel.tensor)
+        heads = attention.query_dim + attention.key_value_dim
+        numbers["attention"] = numbers["window"] = heads + max(attention.output_dim, whole)
+        numbers["mtp"] = max(numbers["attention"], experts)
+    if (space := model.state_space) is not None:
+        numbers["state_space"] = space.projected_dim + max(space.inner_dim, whole)
+    return {block: ACTIVATION_BYTES * (width + number) for block, number in numbers.items()}
+
+
+def _kept_bytes(inputs: StepInputs) -> Mapping[str, Sequence[tuple[float, str]]]:
+    """Return the bytes that a block keeps for its backward pass, for each token of a GPU, by module if one has them."""
     model, parallel = inputs.model, inputs.parallel
     # A norm keeps its input; a matmul its operand, in the precision of the matmul.
     operand = OPERAND_BYTES.get(parallel.precision, 1.0)
@@ -221,7 +287,7 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
     # The embedding of a further token, its projection's operand with the layer's input, and the pass of the head.
     further = [(3 * ACTIVATION_BYTES * width, ""), *head]
     space = model.state_space
-    kept: dict[str, list[tuple[float, str]]] = {
+    return {
         "embedding": [],
         "head": head,
         "attention": heads,
@@ -231,8 +297,4 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, float]:
         "state_space": [*normed, (ACTIVATION_BYTES * (space.projected_dim + 3 * space.inner_dim), "")] if space else [],
         "mtp": [*heads, *experts, *further],
         "further": further,
-    }
-    elsewhere = {*parallel.recomputed, *(OFFLOADED_AS.get(name, name) for name in parallel.offloaded)}
-    return {
-        block: math.fsum(width for width, module in widths if module not in elsewhere) for block, widths in kept.items()
     }

@@ -22,7 +22,7 @@ LEAST_CHANGE = 5e-4
 """Share of the step below which an assumption does not count."""
 
 
-CROWDED_SHARE = 0.86
+CROWDED_SHARE = 0.88
 """Share of the memory above which few of the measured runs of the catalogue are, as lazsim counts it."""
 
 
@@ -98,9 +98,8 @@ class StepResult:
             )
             if self.memory_share > CROWDED_SHARE:
                 notes.append(
-                    f"the layout takes {self.memory_share:.0%} of the memory, without fragments and what kernels need "
-                    f"for a moment; 3 of 108 published runs take more than {CROWDED_SHARE:.0%}: if it runs out, take "
-                    "another of these layouts"
+                    f"the layout takes {self.memory_share:.0%} of the memory, without fragments; 3 of 108 published "
+                    f"runs take more than {CROWDED_SHARE:.0%}: if it runs out, take another of these layouts"
                 )
             if parallel.graphs == "none":
                 notes.append(
