@@ -3,6 +3,7 @@
 Axes: L layers, E experts, H live nodes, N nodes of the plan, G GPUs, K slots of a GPU.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,11 +45,15 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -
     held = np.arange(len(row_X)).repeat(pairs_X)
     first_X = (edges_R.cumsum() - edges_R)[row_X] - (pairs_X.cumsum() - pairs_X)
     wanted = np.arange(len(held)) + first_X[held]
+    # Between edges nothing changes; before the first, nobody has a state.
+    run_H, run_N = (np.bincount(at, minlength=number) > 0 for at, number in ((hand_X, num_hand), (plan_Y, num_plan)))
+    run_H, run_N = run_H.cumsum(), run_N.cumsum()
+    shape = int(run_H[-1]) + 1, int(run_N[-1]) + 1
     change = (sign_X * times_R[row_X])[held] * sign_Y[wanted]
-    changes = np.bincount(hand_X[held] * num_plan + plan_Y[wanted], change, num_hand * num_plan)
-    common_HN = changes.reshape(num_hand, num_plan).cumsum(axis=0).cumsum(axis=1)
-    total_N = np.bincount(plan_Y, sign_Y * times_R[row_Y], num_plan).cumsum()
-    missing_HN: Ints = (total_N - common_HN).astype(np.int64)
+    changes = np.bincount(run_H[hand_X[held]] * shape[1] + run_N[plan_Y[wanted]], change, math.prod(shape))
+    common = changes.reshape(shape).cumsum(axis=0).cumsum(axis=1)
+    total = np.bincount(run_N[plan_Y], sign_Y * times_R[row_Y], shape[1]).cumsum()
+    missing_HN: Ints = (total - common).astype(np.int64).take(run_H, axis=0).take(run_N, axis=1)
     return missing_HN
 
 
