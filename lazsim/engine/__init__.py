@@ -5,7 +5,8 @@
     are alive or on standby, some of them have `held` the states, and others are `joining`. `clock` is the time.
 ``what follows from a plan``
     `planner` makes plans, `plans` finds the next and its costs by `reconfiguration`. `step_timer` times the steps of
-    each plan, and `sampling` says which stand for others. `plan_reliability` scores them.
+    each plan. `sampling` says which stand for others, and `sampling_error` how far that is off. `plan_reliability`
+    scores them.
 ``what it costs``
     `systems/` has a file for each way to survive, `interval` the steps between its checkpoints. `layout` prices a job
     with one, `default_job` chooses one, and `memory` says what it needs.

@@ -5,6 +5,7 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
@@ -66,8 +67,7 @@ class Job:
         self.ledger = Ledger()
         self.spares = spares
         self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
-        self.plans = Plans(self.system, planner, self.nodes, planning, num_changes, end_s, lambda: env.now)
-        self.progress = Progress()
+        self.plans = Plans(self.system, planner, self.nodes, planning, num_changes)
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         # Of the plans on which it trained, also where nodes went as it began.
@@ -77,6 +77,7 @@ class Job:
         self.step_s = 0.0
         own_steps = costs.job.checkpoint_interval_steps
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
+        self.progress = Progress(self.interval_steps)
         self._most_steps = min(LOAD_SAMPLE_STEPS, costs.job.rebalance_interval_steps)
         if planner.loads_are_even:
             self._most_steps = max(LOAD_SAMPLE_STEPS, self.interval_steps or MAX_WHOLE)
@@ -88,7 +89,7 @@ class Job:
     @property
     def lost_token_share(self) -> float | None:
         """Share of the tokens trained whose updates of experts rollbacks lost; None where none can be."""
-        return self.stale_steps / max(1, self.progress.step) if self._can_lose_updates() else None
+        return self.stale_steps / max(1, self.progress.step) if self._stale_steps() is not None else None
 
     # What happens to the job.
 
@@ -164,7 +165,7 @@ class Job:
         elif isinstance(self.state, Training) and (stretch := self.state.stretch) is not None:
             num_steps = stretch.steps_made(self.env.now)
             step_end_s = stretch.start_s + (num_steps + 1) * stretch.step_s
-            self.plans.sampler.interrupted(stretch.step_s)
+            self.plans.error.misplace(stretch.step_s)
             spent_s = self._book_steps(self.state, stretch, num_steps)
             if failure is not None:
                 # The step under way is lost.
@@ -219,9 +220,10 @@ class Job:
                 self._note_state()
                 yield start
                 decision = self._recovery(state)
-        # Without checkpoints, a rollback loses all steps.
-        rollback_s = (self.interval_steps / 2 or self.progress.step) * self.step_s
-        self.plans.note_doubt(state.held, decision, rollback_s)
+        # Before the first checkpoint, a rollback loses all steps.
+        is_saved = self.progress.saved_step > 0
+        rollback_s = (self.interval_steps / 2 if is_saved else self.progress.step) * self.step_s
+        self.plans.note_doubt(state.held, decision, rollback_s, is_saved=is_saved)
         self._carry_out(state.held, decision)
 
     def _recovery(self, state: Detecting) -> protocol.Decision[str]:
@@ -295,8 +297,7 @@ class Job:
         state.is_joining = True
         decision = self._decide(state.held, ready, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESTART:
-            loses = self.system.stale_steps(self.interval_steps)
-            all_step = self._all_saved_step if loses else self.progress.saved_step
+            all_step = self._all_saved_step if self._stale_steps() else self.progress.saved_step
             if self.progress.step > all_step:
                 yield from self._checkpoint(state, waits=True)
             elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
@@ -336,14 +337,14 @@ class Job:
         held, moved = self.plans.bind(state.held, nodes, len(nodes), step)
         if moved.seconds > 0:
             pause_s = self.costs.cluster.recovery.regroup_s + moved.seconds
-            self._note_spent(state.held, 0, pause_s)
+            self.plans.note_spent(state.held, step, 0, pause_s)
             yield from self._spend("rebalance", pause_s)
             self.log.count("rebalances")
             self._log("rebalanced")
         self._train_on(held)
 
     def _checkpoint_if_due(self, state: Training) -> Activity:
-        if self.progress.is_due(self.interval_steps, self.progress.saved_step):
+        if self.progress.is_save_due:
             yield from self._checkpoint(state)
 
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
@@ -372,11 +373,17 @@ class Job:
         step_s, num_steps, extrapolated_share = state.timer(self.progress.step)
         if self.system.is_elastic and (interval := self.plans.rebalance_interval_steps):
             num_steps = min(num_steps, interval - self.progress.step % interval)
-        num_steps, save_s = self._at_one_go(state, step_s, num_steps)
+        persist_s = None
+        if num_steps > self.progress.steps_to_save:
+            save = self._save(state.held.num_seats, step_s)
+            if save.stall_s or self.progress.save_must_wait(self.env.now, step_s, save.persist_s):
+                num_steps = self.progress.steps_to_save
+            else:
+                persist_s = save.persist_s
         self.step_s = step_s
         self._note_state()
         self._enter("compute")
-        state.stretch = stretch = Stretch(self.env.now, step_s, num_steps, extrapolated_share, save_s)
+        state.stretch = stretch = Stretch(self.env.now, step_s, num_steps, extrapolated_share, persist_s)
         try:
             yield from self.env.passing(num_steps * step_s)
         except simpy.Interrupt as interrupt:
@@ -386,17 +393,6 @@ class Job:
             state.stretch = stretch = replace(stretch, num_steps=num_steps, is_cut=True)
             yield from self.env.passing(max(0.0, stretch.start_s + num_steps * step_s - self.env.now))
         self._book_steps(state, stretch, stretch.num_steps)
-
-    def _at_one_go(self, state: Training, step_s: float, num_steps: int) -> tuple[int, float | None]:
-        """Return the steps up to a checkpoint, or all if none waits for any, and the seconds until one is written."""
-        interval = self.interval_steps
-        first = interval - self.progress.step % interval if interval else num_steps
-        if num_steps <= first:
-            return num_steps, None
-        save = self._save(state.held.num_seats, step_s)
-        last_is_written = self.progress.written_at_s() <= self.env.now + first * step_s
-        waits = save.stall_s or save.persist_s > interval * step_s or not last_is_written
-        return (first, None) if waits else (num_steps, save.persist_s)
 
     # What the states share.
 
@@ -444,27 +440,14 @@ class Job:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
         made = Made(stretch.start_s, num_steps, stretch.step_s, samples)
-        self._note_spent(state.held, num_steps, num_steps * stretch.step_s)
-        if stretch.save_s is not None:
-            made = self._save_between(made, stretch.save_s, is_over=num_steps < stretch.num_steps)
-        self.progress.add(made)
+        self.plans.note_spent(state.held, self.progress.step, num_steps, num_steps * stretch.step_s)
+        if stretch.persist_s is None:
+            self.progress.add(made)
+        else:
+            # One that is due at the end of all is made there, as any other.
+            saves_last = num_steps < stretch.num_steps
+            self.log.count("checkpoints", self.progress.add_saving(made, stretch.persist_s, saves_last=saves_last))
         return spent_s
-
-    def _save_between(self, made: Made, save_s: float, *, is_over: bool) -> Made:
-        """Count steps up to the last checkpoint between them, and at their end if that `is_over`; return the others."""
-        interval, step = self.interval_steps, self.progress.step
-        num_saves = (step + made.num_steps - (not is_over)) // interval - step // interval
-        self.log.count("checkpoints", num_saves)
-        last = step // interval + num_saves
-        # Of those before the last one, only the newest may still matter.
-        for number in range(last - min(num_saves, 2) + 1, last + 1):
-            before, made = made.split(number * interval - self.progress.step)
-            self.progress.add(before)
-            self.progress.save(made.start_s, save_s)
-        return made
-
-    def _note_spent(self, held: Held, num_steps: int, seconds: float) -> None:
-        self.plans.sampler.spend(self.progress.step, (held.num_seats, len(held.nodes)), num_steps, seconds)
 
     def _roll_back(self, copied_step: int) -> None:
         """Go back to the last checkpoint, or to copies in memory of a step; updates of experts may be lost."""
@@ -473,17 +456,18 @@ class Job:
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
         if lost.steps:
-            self.plans.sampler.interrupted(self.step_s, self.interval_steps)
+            self.plans.error.misplace(self.step_s, self.interval_steps * self.step_s)
             self.log.lost(lost.since_s, self.env.now)
             self._log("rolled_back", lost_steps=lost.steps, lost_samples=before - self.progress.samples)
         if self.log.failure is not None:
             self.log.failure.lost_steps += lost.steps
         since_steps = self.progress.step - self._all_saved_step
-        self.stale_steps += self.system.stale_steps(self.interval_steps, since_steps) or 0.0
+        self.stale_steps += self._stale_steps(since_steps) or 0.0
         self._all_saved_step = self.progress.step
 
-    def _can_lose_updates(self) -> bool:
-        return self.system.stale_steps(self.interval_steps) is not None
+    def _stale_steps(self, since_steps: float = math.inf) -> float | None:
+        """See `System.stale_steps`."""
+        return self.system.stale_steps(self.interval_steps, since_steps)
 
     def _note_moved(self, moved: Moved | None) -> None:
         """Note what recovery from a failure moved; None where only the time is known."""
@@ -541,8 +525,9 @@ class Job:
         if not isinstance(self.state, Training):
             self._assign(held.nodes)
         self.most_seats = max(self.most_seats, held.num_seats)
-        timer = self.plans.timer(held, self.progress.step)
-        step_s = timer(self.progress.step).step_s
+        step, timer = self.progress.step, self.plans.timer(held)
+        self.plans.consider_sampling(held, step + (self._end_s - self.env.now) / timer(step).step_s)
+        step_s = timer(step).step_s
         pace = self.system.pace(self.costs, held, step_s)
         if pace != FULL_PACE:
             timer = scaled([(pace.step_factor, timer)])
@@ -551,7 +536,7 @@ class Job:
             held,
             timer=timer,
             samples_per_step=round(self.plans.samples_per_step(held) * pace.samples_share),
-            planned_step=self.progress.step,
+            planned_step=step,
             is_below_threshold=self.system.is_elastic
             and self.plans.fewest_nodes(held) < self.costs.job.fault_threshold,
         )

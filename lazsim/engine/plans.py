@@ -1,6 +1,6 @@
 """What follows from the plans of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampling import Sampler, window_s
+from lazsim.engine.sampling_error import SamplingError
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, scaled
 from lazsim.engine.systems.system import System
 from lazsim.placement.mapping import distinct_layers
@@ -34,20 +35,10 @@ NO_MOVE = Moved(0, 0.0, 0.0)
 class Plans:
     """The plans of a run on its `nodes`, and what follows from them.
 
-    `planning` is one of `lazsim.engine.sampling.PLANNINGS`, for a run of `wall_s` in which nodes change `num_changes`
-    times, and of which `now_s` returns what has passed.
+    `planning` is one of `lazsim.engine.sampling.PLANNINGS`, for a run in which nodes change `num_changes` times.
     """
 
-    def __init__(
-        self,
-        system: System,
-        planner: Planner,
-        nodes: Nodes,
-        planning: str,
-        num_changes: int,
-        wall_s: float,
-        now_s: Callable[[], float],
-    ) -> None:
+    def __init__(self, system: System, planner: Planner, nodes: Nodes, planning: str, num_changes: int) -> None:
         costs = self._costs = planner.costs
         self._system, self._planner, self._nodes = system, planner, nodes
         self.usable_nodes = planner.usable_nodes
@@ -58,12 +49,11 @@ class Plans:
         self.sampler = Sampler(
             planning,
             0 if planner.loads_are_even else window_steps,
+            num_changes,
             plans_change=system.is_elastic,
-            num_changes=num_changes,
-            wall_s=wall_s,
-            now_s=now_s,
             last_step=planner.last_loads_step,
         )
+        self.error = SamplingError()
 
     def planned(self, nodes: Sequence[str], step: int) -> Planned:
         """Return the plan of a step for these nodes, yet to be made."""
@@ -94,8 +84,8 @@ class Plans:
             return held.has_dense(self._costs.grid)
         return held.is_complete(self._costs.grid)
 
-    def timer(self, held: Held, step: int) -> StepTimer:
-        """Return what times steps from one on while every node of the plan is there."""
+    def timer(self, held: Held) -> StepTimer:
+        """Return what times steps while every node of the plan is there."""
         made, parts = _made(held), []
         for num_timed, factor in self._timed_seats(held).items():
             # Nodes that are missing are taken to have been where the plan has them.
@@ -104,9 +94,11 @@ class Plans:
             if held.is_whole:
                 servers_N = self._nodes.servers(held.nodes)
             parts.append((factor, partial(self.sampler.time, self._planner.make_timer(planned.plan, servers_N))))
-        timer = parts[0][1] if len(parts) == 1 else scaled(parts)
-        self.sampler.consider(step, timer(step).step_s, window_s(self._system, self._costs, held.num_seats))
-        return timer
+        return parts[0][1] if len(parts) == 1 else scaled(parts)
+
+    def consider_sampling(self, held: Held, num_steps: float) -> None:
+        """Sample from now on where a run of so many steps would take too long to compute."""
+        self.sampler.consider(num_steps, window_s(self._system, self._costs, held.num_seats))
 
     def samples_per_step(self, held: Held) -> int:
         """Return the samples of the steps that are timed."""
@@ -115,7 +107,12 @@ class Plans:
     def _timed_seats(self, held: Held) -> dict[int, float]:
         return self._system.timed_seats(self._costs, len(held.nodes), held.num_seats)
 
-    def note_doubt(self, held: Held, decision: Decision[str], rollback_s: float) -> None:
+    def note_spent(self, held: Held, step: int, num_steps: int, seconds: float) -> None:
+        """Note steps made from one on, and the seconds of these or of a rebalance."""
+        if self.sampler.is_on:
+            self.error.spend(self.sampler.block(step), (held.num_seats, len(held.nodes)), num_steps, seconds)
+
+    def note_doubt(self, held: Held, decision: Decision[str], rollback_s: float, *, is_saved: bool) -> None:
         """Note where it depends on the nodes' parts of the plan, unknown where plans are sampled, what was lost."""
         if not (self.sampler.is_on and self._system.is_elastic and held.made is not None and decision.num_nodes):
             return
@@ -124,7 +121,8 @@ class Plans:
             restart = replace(decision, source="checkpoint")
             losses = BatchFailures(np.array([num_lost]), np.ones(1))
             survival = recovery_prob(held.made.holds_LEN, losses).recovery_prob
-            self.sampler.doubted(self._system.restart_s(self._costs, restart, held.made.plan) + rollback_s, survival)
+            loss_s = self._system.restart_s(self._costs, restart, held.made.plan) + rollback_s
+            self.error.may_lose(loss_s, survival, loses=decision.source != "peers", keeps_rest=is_saved)
 
     def restart(self, system: System, decision: Decision[str], planned: Planned) -> Moved:
         """Return what nodes load in a restart under a system as it is by now, and the seconds of all of it."""
@@ -146,14 +144,17 @@ class Plans:
         if held.is_whole:
             # Nodes come into a block with the plan that they would have in it: less changes from window to window.
             before = replace(before, loads_step=self._loads_step(before.step, step))
+        # From one window to the next, plans change as they do from the one that stands for both.
+        made_since = 0 if self._plans_stay else step - before.step
+        next_plan = replace(after, loads_step=before.loads_step + made_since)
 
         def compute() -> tuple[Moved, Ints]:
             wanted, divides_dense = self.seated(candidates[:num_nodes], after), grid.num_dense_parts > 1
-            first_L, times_L = distinct_layers(before.holds_LEN, after.holds_LEN)
+            first_L, times_L = distinct_layers(before.holds_LEN, next_plan.holds_LEN)
             binding = bind_nodes(
                 self._costs,
                 _some_of(before.holds_LEN, first_L, held.seats),
-                _some_of(after.holds_LEN, first_L, wanted.seats),
+                _some_of(next_plan.holds_LEN, first_L, wanted.seats),
                 num_new=num_new,
                 dense_PH=held.dense_PN(grid) if divides_dense else None,
                 wants_PN=wanted.dense_PN(grid) if divides_dense else None,
@@ -166,7 +167,7 @@ class Plans:
             return Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds), binding.chosen_N
 
         seats, servers = np.array(held.seats, dtype=np.int32).tobytes(), server_H.astype(np.int32).tobytes()
-        steps = before.loads_step, after.loads_step
+        steps = before.loads_step, next_plan.loads_step
         key = self._system, *steps, before.domains, domains, held.num_seats, seats, num_nodes, servers
         moved, chosen_N = self._planner.find(key, after.num_nodes, compute)
         return self.seated([candidates[index] for index in chosen_N.tolist()], after), moved

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field, replace
 
+from lazsim.limits import MAX_WHOLE
+
 ROUNDING = 1e-9
 """Share of a step by which rounding may misplace its end."""
 
@@ -49,7 +51,7 @@ class Lost:
 
 
 class Progress:
-    """Steps and samples trained, and those that a save keeps.
+    """Steps and samples trained, and those that a save keeps: one is due every `interval_steps`, unless that is 0.
 
     Examples
     --------
@@ -61,7 +63,8 @@ class Progress:
     (Lost(steps=2, seconds=1.0, since_s=5.0), 10, 40)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interval_steps: int = 0) -> None:
+        self._interval_steps = interval_steps
         self.step = 0
         self.samples = 0
         self._saved = Saved()
@@ -73,6 +76,22 @@ class Progress:
         """Step of the last save, also of one that does not count yet."""
         return (self._pending or self._saved).step
 
+    @property
+    def is_save_due(self) -> bool:
+        """Whether a multiple of the interval was reached since the last save."""
+        interval = self._interval_steps
+        return interval > 0 and self.step // interval > self.saved_step // interval
+
+    @property
+    def steps_to_save(self) -> int:
+        """Steps up to the next multiple of the interval; without one, more than any run makes."""
+        return self._interval_steps - self.step % self._interval_steps if self._interval_steps else MAX_WHOLE
+
+    def save_must_wait(self, now_s: float, step_s: float, persist_s: float) -> bool:
+        """Tell whether one of the saves of the next steps comes before the one before it is written."""
+        is_late = self.written_at_s() > now_s + self.steps_to_save * step_s
+        return is_late or persist_s > self._interval_steps * step_s
+
     def add(self, made: Made) -> None:
         """Count steps made."""
         self.step += made.num_steps
@@ -81,6 +100,24 @@ class Progress:
             if saved is not None:
                 saved.since_s += made.num_steps * made.step_s
                 saved.since.append(made)
+
+    def add_saving(self, made: Made, persist_s: float, *, saves_last: bool) -> int:
+        """Count steps made, and save between them when that is due, also after the last if it `saves_last`.
+
+        Returns
+        -------
+        The number of saves.
+        """
+        interval = self._interval_steps
+        num_saves = (self.step + made.num_steps - (not saves_last)) // interval - self.step // interval
+        last = self.step // interval + num_saves
+        # Of those before the last one, only the newest may still matter.
+        for number in range(last - min(num_saves, 2) + 1, last + 1):
+            before, made = made.split(number * interval - self.step)
+            self.add(before)
+            self.save(made.start_s, persist_s)
+        self.add(made)
+        return num_saves
 
     def save(self, now_s: float, persist_s: float = 0.0) -> None:
         """Keep all that is trained so far, once it is written."""
@@ -117,10 +154,6 @@ class Progress:
         self.step, self.samples = saved.step, saved.samples
         saved.since, saved.since_s, saved.until_s = [], 0.0, now_s
         return lost
-
-    def is_due(self, interval_steps: int, last_step: int) -> bool:
-        """Tell whether a multiple of the interval was reached since a step; none of 0 ever is."""
-        return interval_steps > 0 and self.step // interval_steps > last_step // interval_steps
 
     def _undo(self, saved: Saved, num_steps: int) -> Lost:
         """Take back the last steps, down to a copy; no later copy is older, so that the rest of its stretch may go."""

@@ -1,15 +1,12 @@
-"""Windows of a long run that stand for those around them, and the error that this makes.
+"""Windows of a long run that stand for those around them.
 
 A plan matters only through the seconds of its steps, those that it takes to come into force, and the states that it
-leaves where nodes fail. These change slowly with the loads. In each block of windows, a run that samples goes back and
-forth between the two in its middle, whose plans and loads take the places of all others. Nothing else is left out.
+leaves where nodes fail. These change slowly with the loads. In each block of windows of a run that samples, plans and
+loads of the one in its middle take the places of all others. Nothing else is left out.
+`lazsim.engine.sampling_error` says how far this is off.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable
-
-import numpy as np
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps
@@ -38,12 +35,6 @@ FEWEST_BLOCKS = 16
 FEWEST_WINDOWS = 4
 """Windows of a block: of fewer, hardly one is left out."""
 
-ROUNDING = 1e-9
-"""Share of the time below which what blocks have in common is rounding."""
-
-NUM_ERRORS = 1.96
-"""Standard errors of a 95 % interval."""
-
 
 def window_s(system: System, costs: CostModel, num_nodes: int) -> float:
     """Estimate the seconds in which a window of a run is computed: its plan, and its steps."""
@@ -62,82 +53,69 @@ def window_s(system: System, costs: CostModel, num_nodes: int) -> float:
 
 
 class Sampler:
-    """Says which windows stand for others, and estimates the error, by counts of work and never by a clock.
+    """Says which windows stand for others, by counts of work and never by a clock.
 
     Parameters
     ----------
     planning
         One of `PLANNINGS`.
     window_steps
-        Steps of a window: those between two plans.
-    plans_change
-        Whether each window has its own plan; else one window stands for a block.
+        Steps of a window: those between two plans; 0 where loads are even, so that there are none.
     num_changes
         Times at which nodes go or come: each takes a plan in any case.
-    wall_s, now_s
-        Simulated time of the run, and what returns the part that has passed.
+    plans_change
+        Whether each window has its own plan; else one sample of the loads stands for a block.
     last_step
         Step whose loads all later ones have, where loads are recorded.
 
     Examples
     --------
-    Of blocks of six windows of ten steps, the third and the fourth stand for all.
+    Of blocks of six windows of ten steps, the third stands for all.
 
-    >>> sampler = Sampler("sampled", 10, plans_change=True, num_changes=0, wall_s=1000.0, now_s=lambda: 0.0)
+    >>> sampler = Sampler("sampled", 10, num_changes=0, plans_change=True)
     >>> sampler.block_windows = 6
     >>> [sampler.stand_in(step) for step in (0, 10, 25, 35, 59, 60)]
-    [20, 30, 25, 35, 39, 80]
+    [20, 20, 25, 25, 29, 80]
     """
 
     def __init__(
-        self,
-        planning: str,
-        window_steps: int,
-        *,
-        plans_change: bool,
-        num_changes: int,
-        wall_s: float,
-        now_s: Callable[[], float],
-        last_step: int | None = None,
+        self, planning: str, window_steps: int, num_changes: int, *, plans_change: bool, last_step: int | None = None
     ) -> None:
-        self._last_step = last_step
-        self._planning, self._plans_change, self._num_changes = planning, plans_change, num_changes
-        self._window_steps, self._wall_s, self._now_s = window_steps, wall_s, now_s
+        self._planning, self._window_steps, self._num_changes = planning, window_steps, num_changes
+        self._plans_change, self._last_step = plans_change, last_step
         self.block_windows = 1
         """Windows of a block; one where every window stands for itself."""
-        self._spent: defaultdict[tuple[int, int], dict[int, list[float]]] = defaultdict(dict)
-        self._variance_s2 = 0.0
 
     @property
     def is_on(self) -> bool:
         """Whether windows stand for others."""
         return self.block_windows > 1
 
-    def consider(self, step: int, step_s: float, window_s: float) -> None:
-        """Sample from now on if all windows of the run, each of which takes `window_s` to compute, take too long.
+    def consider(self, num_steps: float, window_s: float) -> None:
+        """Sample from now on if all windows of a run of `num_steps`, each `window_s` to compute, take too long.
 
         The windows that are left take `EXACT_S`, or as long as the plans of changes, which a run makes in any case.
         """
         if self.is_on or self._planning == "exact" or not self._window_steps:
             return
-        num_windows = step / self._window_steps + (self._wall_s - self._now_s()) / (step_s * self._window_steps)
+        num_windows = num_steps / self._window_steps
         affordable = max(EXACT_S / window_s, self._num_changes) if self._planning == "auto" else 2 * FEWEST_BLOCKS
         most = num_windows / FEWEST_BLOCKS
         block_windows = math.floor(min((1 + self._plans_change) * num_windows / affordable, most))
         if block_windows >= FEWEST_WINDOWS:
             self.block_windows = block_windows
 
+    def block(self, step: int) -> int:
+        """Return the block of windows in which a step is."""
+        return step // self._window_steps // self.block_windows
+
     def stand_in(self, step: int, at: int | None = None) -> int:
         """Return the step that stands for one: of the block in which it is, or in which another step is."""
         in_block = step if at is None else at
         if self._stands_alone(in_block):
             return step
-        window, place = divmod(step, self._window_steps)
-        first = self._block(in_block) * self.block_windows
-        middle = first + (self.block_windows - 1) // 2
-        if not self._plans_change:
-            return middle * self._window_steps
-        return (middle + window % 2) * self._window_steps + place
+        middle = self.block(in_block) * self.block_windows + (self.block_windows - 1) // 2
+        return middle * self._window_steps + (step % self._window_steps if self._plans_change else 0)
 
     def time(self, timer: StepTimer, step: int) -> TimedSteps:
         """Time steps; where windows stand for others, all up to the end of one take their mean."""
@@ -156,81 +134,6 @@ class Sampler:
         total_s = math.fsum(part.num_steps * part.step_s for part in parts)
         return TimedSteps(total_s / num_steps, num_steps, parts[0].extrapolated_share)
 
-    def spend(self, step: int, nodes: tuple[int, int], num_steps: int, seconds: float) -> None:
-        """Note steps made from one on, and the seconds of these or of a rebalance, on such numbers of nodes."""
-        if self.is_on:
-            spent = self._spent[nodes].setdefault(self._block(step), [0.0, 0.0])
-            spent[0] += num_steps
-            spent[1] += seconds
-
-    def interrupted(self, step_s: float, lost_interval_steps: int = 0) -> None:
-        """Note that training stops: the step under way is another one where time was estimated.
-
-        After a rollback over an interval of checkpoints, it is also unknown where in the interval the job was.
-        """
-        if not self.is_on:
-            return
-        doubt_s2 = step_s**2 / 6
-        if lost_interval_steps:
-            doubt_s2 += min(self.variance_s2(), (lost_interval_steps * step_s) ** 2 / 6)
-        self._variance_s2 += doubt_s2
-
-    def doubted(self, seconds: float, recovery_prob: float) -> None:
-        """Note that a run that makes every plan may have lost, or saved, the time of a restart.
-
-        Both have the same probability ``p`` to need none: the difference has the variance ``2 p (1 - p) seconds**2``.
-        """
-        self._variance_s2 += 2 * recovery_prob * (1 - recovery_prob) * seconds**2
-
-    def variance_s2(self) -> float:
-        """Return the variance of the time that was estimated; 0 where no window stood for others."""
-        return self._windows_s2() + self._variance_s2 if self._spent else 0.0
-
-    def error(self, kept_s: float) -> float:
-        """Return half of the 95 % interval of the samples kept, as a share of them, from the seconds of their steps."""
-        return NUM_ERRORS * math.sqrt(self.variance_s2()) / kept_s if kept_s else 0.0
-
-    def _windows_s2(self) -> float:
-        """Return the variance of the time of all blocks.
-
-        Notes
-        -----
-        The time of a block, relative to the mean over blocks on the same nodes, is that of its middle. How far it is
-        off follows from mean squares ``d1`` and ``d2`` of the differences between neighbours and between next but one:
-        the part ``d1 - d2 / 2`` has no memory, and the rest drifts, of which the middle misses a twelfth (a linear
-        variogram with a nugget: Matheron, Economic Geology 58 (1963) 1246).
-
-        A block is part of the mean that it is held against. Of blocks that have shares ``w`` of the steps on the same
-        nodes, squares are too small by the factor ``1 - sum(w**2)``. Where all blocks are on other nodes, squares say
-        nothing, and the whole time counts as unknown.
-        """
-        made: defaultdict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        free_s = 0.0
-        for blocks in self._spent.values():
-            steps, seconds = map(math.fsum, zip(*blocks.values(), strict=True))
-            if steps:
-                free_s += seconds * (1 - math.fsum((block_steps / steps) ** 2 for block_steps, _ in blocks.values()))
-            for block, (block_steps, block_s) in blocks.items():
-                made[block][0] += block_s
-                made[block][1] += block_steps * (seconds / steps if steps else 0.0)
-        number_B = np.array(sorted(block for block, (_, expected_s) in made.items() if expected_s))
-        spent_B, expected_B = np.array([made[block] for block in number_B.tolist()]).reshape(-1, 2).T
-        ratio_B = spent_B / expected_B
-        squares = []
-        for apart in (1, 2):
-            are_apart = number_B[apart:] - number_B[:-apart] == apart
-            squares.append(((ratio_B[apart:] - ratio_B[:-apart]) ** 2)[are_apart])
-        total_s = float(spent_B.sum())
-        if not len(squares[1]) or free_s < ROUNDING * total_s:
-            return float((spent_B**2).sum())
-        near, far = (float(one.mean()) * total_s / free_s for one in squares)
-        return float((spent_B**2).sum()) * (max(0.0, near - far / 2) + max(0.0, far - near) / 12)
-
     def _stands_alone(self, step: int) -> bool:
         """Tell whether a window stands for itself: also where the record of the loads ends in its block."""
-        if not self.is_on:
-            return True
-        return self._last_step is not None and self._block(step) == self._block(self._last_step)
-
-    def _block(self, step: int) -> int:
-        return step // self._window_steps // self.block_windows
+        return not self.is_on or (self._last_step is not None and self.block(step) == self.block(self._last_step))

@@ -1,6 +1,7 @@
 """Run a job through a trace."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.job import Job
+from lazsim.engine.ledger import TRAINING_BUCKETS
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
@@ -225,7 +227,7 @@ def simulate_system(
         setting={name: getattr(system, name) for name in system.choices()},
         memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
         planning="sampled" if job.plans.sampler.is_on else "exact",
-        samples_error=job.plans.sampler.error(ledger_s["compute"]),
+        samples_error=job.plans.error.share(math.fsum(ledger_s[bucket] for bucket in TRAINING_BUCKETS)),
         gpus_per_node=costs.cluster.gpus_per_node,
         tokens_per_sample=costs.model.sequence_length,
         prices=prices,

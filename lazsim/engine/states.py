@@ -26,7 +26,7 @@ class Stretch:
     step_s: float
     num_steps: int
     extrapolated_share: float
-    save_s: float | None = None
+    persist_s: float | None = None
     """Seconds until a checkpoint that is made between two of these steps is written; None where none is."""
     is_cut: bool = False
 
