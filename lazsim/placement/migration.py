@@ -68,13 +68,16 @@ def migrate(
     """
     has, missing, moving = _moving(has_LEN, wants_LEN)
     times_R = np.ones(len(moving), dtype=np.int64) if times_L is None else times_L[moving // has_LEN.shape[1]]
-    owners = has.sum(axis=1, dtype=np.float32)
-    assert owners.all(), "every wanted expert has an owner"
+    owners_R = has.sum(axis=1)
+    assert owners_R.all(), "every wanted expert has an owner"
     (has, alike_from), (wanted, alike_to) = distinct_columns(has), distinct_columns(missing)
-    parts = has * (times_R / owners)[:, None]
-    bytes_NN = parts.T @ wanted.astype(np.float64)
-    bytes_NN *= state_bytes
-    bytes_NN = np.ascontiguousarray(bytes_NN[alike_from][:, alike_to])
+    states = np.zeros((has.shape[1], wanted.shape[1]))
+    for owners in np.unique(owners_R).tolist():
+        rows = np.flatnonzero(owners_R == owners)
+        # Sums of integers up to 2**24 are exact, so that the library that multiplies them changes no digit.
+        counted = times_R[rows, None].astype(np.float32) * wanted[rows]
+        states += (has[rows].T.astype(np.float32) @ counted).astype(np.float64) / owners
+    bytes_NN = np.ascontiguousarray((states * state_bytes)[alike_from][:, alike_to])
     if has_dense_N is not None and not has_dense_N.all():
         assert has_dense_N.any(), "some node holds the dense state"
         bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
