@@ -17,7 +17,7 @@ KINDS = {"full": "graphs of the full iteration", "partial": "partial graphs", "n
 GROK = "no graphs, Grok on H100"
 
 COMPARED = ("tensor", "pipeline", "virtual_stages", "expert", "micro_batch", "recompute")
-"""Fields of layouts that are the same; rows may recompute other modules and name stages that are even ones."""
+"""Fields that layouts have in common if they are the same: rows also name recomputed modules, and even stages."""
 
 MUCH = 0.85
 """Share of the memory above which layouts are counted."""
@@ -83,8 +83,8 @@ def main() -> None:
         found.append(search_for(run))
         print(found[-1], flush=True)
     print(*table(found), sep="\n")
-    much = [sum(one[place] > MUCH for one in found) for place in (4, 5)]
-    print(f"above {MUCH:.0%} of the memory: {much[0]} rows, {much[1]} found")
+    rows, layouts = sum(one.memory > MUCH for one in found), sum(one.found_memory > MUCH for one in found)
+    print(f"above {MUCH:.0%} of the memory: {rows} rows, {layouts} found")
 
 
 if __name__ == "__main__":

@@ -200,6 +200,7 @@ def test_logits_are_gone_when_layers_go_backward_unless_two_passes_run_at_once(o
 
 def test_hybridep_has_room_for_all_tokens_of_all_ranks():
     layout = {"expert": 64, "global_batch": 512, "dispatcher": "hybridep"}
-    room = [memory_bytes(inputs_of("deepseek-v3", 64, layout | more))["exchange"] for more in ({}, {"expert": 1})]
+    ways = {}, {"expert": 16, "expert_tensor": 4}, {"expert": 1}
+    room = [memory_bytes(inputs_of("deepseek-v3", 64, layout | more))["exchange"] for more in ways]
     # Two buffers of 64 x 4,096 tokens of 7,168 numbers of 2 bytes.
-    assert room == [2 * 64 * 4096 * 7168 * 2, 0]
+    assert room == [2 * 64 * 4096 * 7168 * 2, 2 * 64 * 4096 * 7168 * 2, 0]

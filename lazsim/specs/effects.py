@@ -99,10 +99,10 @@ REFUSED: Mapping[str, Callable[[ParallelSpec, ModelSpec], bool]] = {
     "overlap_expert without expert parallelism (expert 1)": lambda one, _: one.overlaps_exchanges and one.expert == 1,
     "graphs 'partial' with recompute 'full'": lambda one, _: one.graphs == "partial" and one.recompute == "full",
 }
-"""Settings that NVIDIA/Megatron-LM 0.16 refuses together (``TransformerConfig.__post_init__``), but for one.
+"""Settings that NVIDIA/Megatron-LM 0.16.1 refuses together (``TransformerConfig.__post_init__``).
 
-DualPipe is another trainer's. `overlap_expert` with graphs of a whole iteration is allowed here: published runs have
-both, with later versions.
+It also refuses `overlap_expert` with graphs of a whole iteration, which published runs of later versions have. DualPipe
+is another trainer's.
 """
 
 

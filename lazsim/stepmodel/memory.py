@@ -23,8 +23,9 @@ ACTIVATION_BYTES = 2
 EXCHANGE_BUFFERS = 2
 """Buffers of HybridEP, for a dispatch and a combine, each with room for all tokens of all ranks: peers write into them
 before anyone knows how many come (``HybridEPBuffer`` of deepseek-ai/DeepEP, branch hybrid-ep, as remembered; those of
-probabilities, beside them, are left out). DeepEP's take 0.3 to 0.7 GB up to 64 ranks (its ``Config``), about as much as
-the communicator that they spare."""
+probabilities, beside them, are left out). Its ranks share experts or the matrices of one, and send 16 bits both ways
+(``MoEFlexTokenDispatcher`` and ``HybridEPDispatch`` of NVIDIA/Megatron-LM 0.16.1). DeepEP's take 0.3 to 0.7 GB up to 64
+ranks (its ``Config``), about as much as the communicator that they replace."""
 
 OFFLOADED_AS = {"expert_activation": "expert_hidden"}
 """What an activation needs backward is its input; recomputed, it is its output that is not kept."""
@@ -41,7 +42,7 @@ class StageParameters(NamedTuple):
 
 
 class LayerBytes(NamedTuple):
-    """Bytes of a layer for each token of a GPU: those that it keeps, and those of a moment of its backward pass."""
+    """Bytes of a layer for each token of a GPU: kept for its backward pass, and there for a moment of it."""
 
     kept: float
     backward: float
@@ -109,9 +110,9 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
     without dropout and scores). A stage holds those of the parts that went forward before its first backward pass, and
     of one more; where two passes overlap, what one makes the other frees, layer by layer (NVIDIA/Megatron-LM, combined
     1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one (deepseek-ai/DualPipe). Full recomputation keeps
-    the inputs of layers; what else is recomputed keeps what it reads. What a layer makes again, and the gradients that
-    pass through it, are there for a moment (``backward``): a stage needs room for these or for the logits, whichever
-    are more, and for both where two passes run at once. Rows of
+    the inputs of layers; what else is recomputed keeps what it reads. The tensors that a layer makes again, and the
+    gradients that pass through it, are there for a moment (``backward``). Logits are gone by then: a stage needs room
+    for the larger of the two, or for both if two passes run at once. Rows of
     experts are those of the busiest rank, as if it were the same in all layers, which is the most that it can be; what
     chance does differs from layer to layer, evens out, and counts nothing. Beside its own micro-batches, a GPU
     keeps those of others that wait for later stages, as many as of its own; the one that it computes is one of
@@ -175,8 +176,9 @@ def _stage_bytes(
     logits = word_bytes * inputs.model.vocab_size / parallel.tensor * inputs.tokens
     backward = max((layers[name].backward for name in counts), default=0.0) * inputs.own_tokens
     if not (parallel.overlaps_exchanges or parallel.schedule == "dualpipe"):
-        logits, backward = (size if size == max(logits, backward) else 0.0 for size in (logits, backward))
-    in_buffers = parallel.expert if parallel.dispatcher == "hybridep" and parallel.expert > 1 else 0
+        logits, backward = (logits, 0.0) if logits > backward else (0.0, backward)
+    ranks = parallel.expert * parallel.expert_tensor
+    in_buffers = ranks if parallel.dispatcher == "hybridep" and ranks > 1 else 0
     parameters, gradients = PARAM_BYTES * held, parallel.gradient_bytes * held
     if parallel.gathers_each_time:
         parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * divided
@@ -195,7 +197,7 @@ def _stage_bytes(
 
 
 def _layer_bytes(inputs: StepInputs, names: Iterable[str]) -> Mapping[str, LayerBytes]:
-    """Return what each layer keeps for its backward pass, and what that makes again or passes on for a moment."""
+    """Return the bytes of each layer; those of a moment are of what it makes again and of gradients."""
     parallel, kept, passing = inputs.parallel, _kept_bytes(inputs), _passing_bytes(inputs)
     elsewhere = {*parallel.recomputed, *(OFFLOADED_AS.get(name, name) for name in parallel.offloaded)}
 
@@ -216,10 +218,10 @@ def _layer_bytes(inputs: StepInputs, names: Iterable[str]) -> Mapping[str, Layer
 
 
 def _passing_bytes(inputs: StepInputs) -> Mapping[str, float]:
-    """Return the bytes of the gradients that are there at once in a block, for each token of a GPU.
+    """Return the bytes of the gradients that a block holds at once, at most, for each token of a GPU.
 
-    That of the residual stream is; and of one operation what it gets and what it gives, where these are widest. Ranks
-    of tensor parallelism have the gradient of a block's input whole, and that input, which they gather again.
+    These are the gradient of the residual stream, and those of the inputs and outputs of one operation. A
+    tensor-parallel rank holds the gradient of a block's input whole, and that input, gathered again.
     """
     model, parallel = inputs.model, inputs.parallel
     matrices, width, expert_width = model.matrices_per_expert, model.d_model, model.expert_dim

@@ -125,13 +125,13 @@ class KernelTables:
         """Return the time of attention; beyond the longest sequence, it has as many rows of scores, each longer.
 
         So a sequence of twice the length takes as long as two, with twice the keys for each query. Fewer heads than
-        were measured take no longer than as many of shorter sequences.
+        were measured take no longer than the same scores in parts: twice the heads over half the sequence, twice.
         """
         fewest, lengths = self._grid(kernel).axes[0][0], self._grid(kernel).axes[1]
         longer = max(1.0, sequence / lengths[-1])
         heads, sequence = longer * heads, sequence / longer
         most = max(1.0, min(fewest / heads, sequence / lengths[0]))
-        parts = [1 << halvings for halvings in range(int(math.log2(most)) + 1)]
+        parts = [most, *(1 << halvings for halvings in range(int(math.log2(most)) + 1))]
         return longer * min(part * self.time_s(kernel, part * heads, sequence / part) for part in parts)
 
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
