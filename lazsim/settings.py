@@ -84,7 +84,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
     """Whether a sweep keeps the states and events of each run."""
     placement: str | None = None
     """The placement policy; the one that the system publishes when None."""
-    interval: Any = None
+    interval: int | float | str | None = None
     """Steps between checkpoints, 0 for none, a duration such as ``30min``, or ``auto`` for the best that simulations
     find; the job's own when None, and Young's where it has none."""
     price: str | float | None = None

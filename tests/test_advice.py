@@ -525,16 +525,24 @@ def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     assert len(made.rows[cheap, None]) == 29
 
 
-def test_one_that_is_late_too_often_leaves_the_runs_to_the_next():
+@pytest.mark.parametrize(("every", "num_runs"), [(10, 48), (5, 24)])
+def test_one_that_is_late_too_often_leaves_the_runs_to_the_next(every, num_runs):
     def run(name, seed):
-        """Of "a", which is cheaper, every tenth run is late, from the seventh on, and of "bb" none."""
-        return {"a": 1.0, "bb": 2.0}[name], 0.5 if name == "a" and seed % 10 == 6 else 1.0
+        """Of "a", which is cheaper, some runs are late, the seventh first, and of "bb" none."""
+        return {"a": 1.0, "bb": 2.0}[name], 0.5 if name == "a" and seed in range(6, 999, every) else 1.0
 
     made, (late, sure) = due(run, "a", "bb", goal=replace(TEN_MINUTES, least_prob=0.99), max_runs=400)
     made.run([late, sure], MIN_SAMPLES)
-    # 0.99 to the power of 299 is the first below 5 %, and 3 of 299 are more than one in a hundred: as of 48 runs.
+    # 0.99 to the power of 299 is the first below 5 %, and 3 of 299 are more than one in a hundred. Of 6, 12, 24 and 48
+    # runs, 0, 1, 2 and 5 are late; or 0, 2 and 4.
     assert made.make_sure([late, sure]) == sure
-    assert [len(made.rows[one, None]) for one in (late, sure)] == [48, 299]
+    assert [len(made.rows[one, None]) for one in (late, sure)] == [num_runs, 299]
+
+
+def test_without_runs_left_the_only_one_is_the_best():
+    made, (only,) = due(lambda _name, _seed: (1.0, 1.0), "a", max_runs=MIN_SAMPLES)
+    made.run([only], MIN_SAMPLES)
+    assert (made.make_sure([only]), made.num_left) == (only, 0)
 
 
 @pytest.mark.parametrize("num_seeds", [2, 6])

@@ -80,6 +80,7 @@ def test_the_real_spot_trace_is_replayed_where_it_is_at_hand(lazsim, shared, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["spot", "spot"], "spot is given twice: give it once"),
         (["failures-5mins"], "did you mean 'failures-5min'?"),
         (["nowhere.py"], "nowhere.py: cannot be read"),
         (["spot", "--reference", "nowhere"], "nowhere: no such folder"),

@@ -1,5 +1,6 @@
 """``lazsim live`` and ``lazsim validate``: what they refuse, and in how many words."""
 
+import json
 import socket
 
 import pytest
@@ -84,6 +85,15 @@ def test_a_job_that_cannot_go_on_is_one_line_and_exit_code_1(lazsim, tmp_path):
     assert f"{tmp_path}: the checkpoint of step 2 cannot be completed: step-000000002." in err
     assert "cannot be called step-000000002 (Not a directory); move what has that name, or choose another f" in err
     assert len(err.splitlines()) == 1
+
+
+def test_json_has_the_notes_on_the_trace(lazsim, tmp_path):
+    (tmp_path / "trace.csv").write_text("time_s,event,node\n0,up,a\n0,up,b\n60,down,b\n")
+    options = (*tiny_options(tmp_path, slots=8), "--trace", tmp_path / "trace.csv", "--nodes", 2, "--steps", 1)
+    code, out, err = lazsim("live", *options, "--json")
+    notes = [line.removeprefix("note: ") for line in err.splitlines()]
+    assert (code, json.loads(out)["notes"]) == (0, notes)
+    assert "the trace is taken to end with its last event" in notes
 
 
 def test_a_batch_whose_logits_do_not_fit_into_memory_is_refused(refused):

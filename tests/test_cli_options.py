@@ -128,6 +128,7 @@ def test_an_option_of_one_value_that_is_given_twice_is_refused(name):
 def test_a_value_of_an_option_that_repeats_is_refused_where_it_is_given_twice(name, field):
     option, value = give(COMMANDS[name], field)
     assert parse(name, [option, value] * 2) == f"{option} {value} is given twice: give it once"
+    assert parse(name, [option, ""]) == f"{option} '': give a value, or leave it out"
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,10 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
             (*UNIFORM, "--old", "x", "--move-cost", 1, "--policy", "mro"),
             "--move-cost has no effect without --policy steady: add that, or leave --move-cost out",
         ),
+        (
+            (*UNIFORM, "--domains", "a,a,b", "--policy", "mro", "--policy", "euclid"),
+            "--domains has no effect without --policy domains: add that, or leave --domains out",
+        ),
         (("--nodes", 10**4, "--slots", 10**6, "--experts", 1), "10,000 nodes of 1,000,000 slots: at most"),
     ],
 )

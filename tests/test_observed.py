@@ -275,8 +275,12 @@ def test_a_duration_takes_the_beginning_of_the_log_too_and_is_none_beyond_its_en
     found = answered(*asked, "--duration", "5min")
     assert (found["observed"]["wall_s"], found["observed"]["done"]) == (300, 150)
     assert found["simulated"]["ds"]["wall_s"] == 300
-    told = "--duration 11 min: the log spans 10 min; give no more, or leave it out"
+    # The last of its lines within the time ends both: a simulation that went on would do more.
+    found = answered(*asked, "--duration", "301s")
+    assert found["observed"]["wall_s"] == found["simulated"]["ds"]["wall_s"] == 300
+    told = "--duration 11 min: the log spans 600 s; give no more, or leave it out"
     assert refused(*asked, "--duration", "11min") == told
+    assert refused(*asked, "--duration", "1s").startswith("--duration 1 s: --observed: its steps never rise")
 
 
 def test_a_constant_that_a_system_does_not_wait_for_is_not_offered(answered, tmp_path):

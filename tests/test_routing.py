@@ -406,7 +406,7 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
     assert every_fourth.steps.tolist() == whole.steps[::4].tolist()
     assert (every_fourth.tokens_SLE == whole.tokens_SLE[::4]).all()
     answer = json.loads(lazsim("routing", "fit", made, "--seeds", 1, "--json")[1])
-    assert set(answer) == {"spec", "statistics"}
+    assert set(answer) == {"spec", "statistics", "notes"}
     code, out, err = lazsim("run", "--trace", "traces/fail-every-5min.csv", "--routing", taken, "--json")
     assert code == 0
     assert json.loads(out)["inputs"]["routing"]["name"].endswith("taken.csv")
@@ -423,6 +423,8 @@ def test_routing_commands_take_names_and_draw_what_generate_writes(lazsim, tmp_p
     assert facts["per_layer"][5]["max_over_mean"] == pytest.approx(of_made["per_layer"][5]["max_over_mean"], rel=1e-9)
     assert "drawn with seed 0: 12 layers of 16 experts over 5,000 steps" in of_name[2]
     assert json.loads(lazsim("routing", "info", "uniform", "--json")[1])["per_layer"][0]["max_over_mean"] == 1
+    even = lazsim("routing", "generate", "uniform", "--layers", 1, "--experts", 2, "--out", "-")
+    assert even[1].splitlines()[-2:] == ["0,0,0,1", "0,0,1,1"]
     _, _, err = lazsim("routing", "plot", "smartmo", "--out", tmp_path / "a.png")
     assert "unknown routing 'smartmo': did you mean 'smartmoe-fit'?" in err
 

@@ -68,6 +68,7 @@ def test_changed_values_stand_in_for_those_of_base_and_grids():
         ("[grid]\nseed = [3, 1, 3]", "seed has 3 twice; give each value once"),
         ("grid = []", "grid is an empty list"),
         ("[grid]\nseed = '0-99999999999'", "seed has 100,000,000,000 values; give at most 100,000"),
+        ("[grid]\ninterval = [[1, 2]]", "interval: expected a whole number or a number or text or null, got a list"),
         ("[grid]\nseed = 'one'", "seed: expected a whole number, got text"),
         ("[grid]\nseed = -1", "seed: expected a whole number >= 0"),
         ("[grid]\nsystem = ['dss']", "unknown system 'dss': did you mean 'ds'?"),

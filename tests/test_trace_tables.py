@@ -178,6 +178,11 @@ def test_names_of_nodes_may_stand_under_their_plural(write):
     assert outcome(read_trace(write("time,event,nodes\n" + EVENTS))) == HAPPENED
 
 
+def test_other_names_beside_those_of_nodes_are_left_out(write):
+    rows = "".join(f"{row},i-{row[-1]}\n" for row in EVENTS.splitlines())
+    assert outcome(read_trace(write(f"time,event,node,instances\n{rows}"))) == HAPPENED
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_table_of_any_form_is_read_alike(write, form):
     content, expected = FORMS[form]()

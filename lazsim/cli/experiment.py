@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from lazsim.cli.base.common import (
 )
 from lazsim.cli.base.messages import CommandGroup
 from lazsim.cli.list import command as list_names
+from lazsim.errors import LazsimError
 
 STORE = ".runs"
 """Folder beside the results that keeps finished runs."""
@@ -76,6 +78,8 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: An
         tell=functools.cache(note),
         **options,
     )
+    if len(names) > len(set(names)):
+        raise LazsimError(f"{mode(names)} is given twice: give it once")
     asked = [each for given in names for each in (experiment_titles() if given == "all" else [given])]
     experiments = [load_experiment(name) for name in dict.fromkeys(asked)]
     for experiment in experiments:

@@ -121,7 +121,6 @@ def load_live_trace(
     reading = {name: settings[name] for name in names}
     with prefix_errors("`trace`"):
         trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
-    note(*trace.notes)
     check_job(spec, trace.most_nodes(), settings["device"])
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
     stretch |= {"cap": settings["cap"] or CAPS[0], "lenient": settings["lenient"]}
@@ -230,7 +229,7 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
             return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
 
     inputs = describe_inputs(spec, device, trace, {**stretch, "speedup": speedup})
-    return _report(inputs, run, played.duration_s if has_trace else None)
+    return _report(inputs, run, played.duration_s if has_trace else None, trace.notes)
 
 
 def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> "LiveReport":
@@ -260,7 +259,10 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
 
 
 def _report(
-    inputs: dict[str, Any], run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]", wall_s: float | None
+    inputs: dict[str, Any],
+    run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]",
+    wall_s: float | None,
+    notes: tuple[str, ...] = (),
 ) -> "LiveReport":
     """Make a run and report on it; after an interrupt, on its part up to then, if it had begun."""
     from lazsim.live.orders import run_until_ordered
@@ -275,14 +277,14 @@ def _report(
             show_progress("training", wall_s)(coordinator)
 
         try:
-            return LiveReport(inputs, run_until_ordered(run(on_start)))
+            return LiveReport(inputs, run_until_ordered(run(on_start)), notes)
         except KeyboardInterrupt:
             if not started or not started[0].record.steps:
                 raise
             acknowledge()
             coordinator = started[0]
             result = coordinator.record.result(coordinator.step, coordinator.now_s())
-            return LiveReport(inputs, result, interrupted=True)
+            return LiveReport(inputs, result, notes, interrupted=True)
 
 
 def _tell_beginning(coordinator: "Coordinator") -> None:

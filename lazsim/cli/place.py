@@ -101,15 +101,16 @@ def command(
     from lazsim.errors import LazsimError
     from lazsim.files.faults import check_lenient
     from lazsim.output.reliability import comparison_files, comparison_parts
-    from lazsim.placement.policies import STEADY
+    from lazsim.placement.policies import DOMAINS, POLICIES, STEADY
     from lazsim.reliability.comparison import compare_plans
     from lazsim.reliability.task import build_task, with_old_plan
     from lazsim.study.memory import with_memory
 
     check_lenient(planning["lenient"], planning["loads"])
-    # A policy of the user's own may heed it, too.
-    if planning["move_cost"] is not None and policies and not any(one == STEADY or ":" in one for one in policies):
-        raise LazsimError(f"`move_cost` has no effect without `policy` {STEADY}: add that, or leave `move_cost` out")
+    for name, policy in (("move_cost", STEADY), ("domains", DOMAINS)):
+        # A policy of the user's own may heed it, too.
+        if planning[name] is not None and policies and POLICIES.keys() - {policy} >= set(policies):
+            raise LazsimError(f"`{name}` has no effect without `policy` {policy}: add that, or leave `{name}` out")
     task = build_task(**planning)
     if old is not None:
         task = with_old_plan(task, old)

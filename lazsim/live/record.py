@@ -104,11 +104,13 @@ class LiveReport:
 
     inputs: Mapping[str, Any]
     result: LiveRun
+    notes: tuple[str, ...] = ()
     interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"inputs": self.inputs, "interrupted": self.interrupted, **self.result.to_json()}
+        about = {"inputs": self.inputs, "interrupted": self.interrupted, "notes": self.notes}
+        return about | self.result.to_json()
 
 
 @dataclass

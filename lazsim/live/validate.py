@@ -168,10 +168,8 @@ def validate(
             on_start = progress("calibrating again", None)
             after = await calibrate(own, max_nodes, pool, device, num_rounds=1, on_start=on_start)
         components = compare_run(measured, predicted, calibration)
-        notes = forecast_notes(spec, predicted)
-        return Validation(
-            inputs, measured, predicted, calibration, drift(before, after), tolerance, components, tuple(notes)
-        )
+        notes = (*trace.notes, *forecast_notes(spec, predicted))
+        return Validation(inputs, measured, predicted, calibration, drift(before, after), tolerance, components, notes)
 
     with WorkerPool() as pool:
         return run_until_ordered(run(pool))

@@ -84,11 +84,13 @@ def _with_note(recorded: RecordedRouting) -> RecordedRouting:
 
 def record(source: str, num_layers: int, num_experts: int, num_steps: int, seed: int) -> RecordedRouting:
     """Generate the loads of some training steps as a recording; a LazsimError for no generator, or too many loads."""
-    content = read_spec_bytes("routing", source)
-    spec = read_toml(source, content, RoutingSpec)
-    num_loads = -(-num_steps // spec.interval_steps) * num_layers * num_experts
+    content = UNIFORM.encode() if source == UNIFORM else read_spec_bytes("routing", source)
+    spec = None if source == UNIFORM else read_toml(source, content, RoutingSpec)
+    num_loads = (-(-num_steps // spec.interval_steps) if spec else 1) * num_layers * num_experts
     if num_loads > MAX_LOADS:
         raise SpecError(f"{source}: {num_loads:,} loads to generate; at most {MAX_LOADS:,} can be kept")
+    if spec is None:
+        return _uniform(num_layers, num_experts)
     steps = np.arange(0, num_steps, spec.interval_steps)
     loads = GeneratedRouting(spec, num_layers, num_experts, seed).loads(steps)
     return RecordedRouting(steps, loads, spec.name, sha256(content))

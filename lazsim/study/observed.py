@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from lazsim.engine.simulate import SystemRun
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, prefix_errors
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.study.step_log import Mark, read_log
@@ -206,7 +206,7 @@ def compare_observed(
     systems: Sequence[str],
     progress: ShowRuns = show_nothing,
 ) -> ObservedComparison:
-    """Simulate what a log tells of under some systems: all of it, or as much as a duration is given for.
+    """Simulate what a log tells of under some systems: all of it, or as many seconds as `duration` has.
 
     Raises
     ------
@@ -215,14 +215,14 @@ def compare_observed(
     """
     unit, marks, hashed, notes = read_log(path)
     observed = observed_phases(marks)
-    asked = {**settings, "duration": settings.get("duration") or observed.wall_s}
+    if (duration_s := settings.get("duration")) is not None:
+        with prefix_errors(f"`duration` {format_duration(duration_s)}"):
+            if duration_s > observed.wall_s:
+                raise LazsimError(f"the log spans {observed.wall_s:,.10g} s; give no more, or leave it out")
+            marks = [one for one in marks if one.time_s - marks[0].time_s <= duration_s]
+            observed = observed_phases(marks)
+    asked = {**settings, "duration": observed.wall_s}
     scenarios, left_out = resolve_runs(asked, systems, ())
-    duration_s = scenarios[0].wall_s()
-    if duration_s > observed.wall_s:
-        spans = f"the log spans {format_duration(observed.wall_s)}"
-        raise LazsimError(f"`duration` {format_duration(duration_s)}: {spans}; give no more, or leave it out")
-    marks = [one for one in marks if one.time_s - marks[0].time_s <= duration_s]
-    observed = observed_phases(marks)
     result = simulate_scenarios(scenarios, progress, left_out=left_out)
     simulated = {run.name: simulated_phases(run, unit) for run in result.runs}
     recovery = scenarios[0].cluster.recovery

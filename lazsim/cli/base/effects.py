@@ -72,12 +72,12 @@ def refuse_arguments(context: click.Context, arguments: Sequence[str]) -> None:
         if times > 1 and not (option.multiple or option.is_flag):
             raise click.UsageError(f"{flag(option)} takes one value: give it once", context)
         given = values[option.name] if option.multiple else [values[option.name]]
+        if "" in given:
+            raise click.UsageError(f"{flag(option)} '': give a value, or leave it out", context)
         # 1 and 1.0 are one number.
         read = option.type_cast_value(context, given) if option.multiple else ()
         if twice := next((given[at] for at, value in enumerate(read) if value in read[:at]), None):
             raise click.UsageError(f"{flag(option)} {shorten(twice)} is given twice: give it once", context)
-        if "" in given:
-            raise click.UsageError(f"{flag(option)} '': give a value, or leave it out", context)
 
 
 def refuse_idle_options(context: click.Context) -> None:

@@ -285,10 +285,10 @@ class Search:
             if not rows or self.goal.in_time(rows.values()).high < self.goal.least_prob:
                 continue
             # Twice as many each time: one that is late too often for `enough` leaves the other runs to the next.
-            for num_seeds in (len(rows) << turn for turn in range(1, enough.bit_length() + 1)):
+            for _ in range(enough.bit_length()):
+                rows = self.rows[one, None]
                 if sum(self.goal.is_late([row]) for row in rows.values()) <= most_late:
-                    self.run([one], min(num_seeds, enough, len(rows) + self.num_left))
-                    rows = self.rows[one, None]
+                    self.run([one], min(2 * len(rows), enough, len(rows) + self.num_left))
             if not self._is_missed(one):
                 return self._surest(one, ordered)
         return self._nearest(ordered)

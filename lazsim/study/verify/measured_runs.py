@@ -235,7 +235,7 @@ def _known_inputs(row: Cells) -> str:
 def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
     for column in ("gpus", "gbs", "seq", "mbs", "tp", "pp", "ep"):
         if not cell_whole(row, column):
-            raise SpecError(f"{column} is unknown")
+            raise SpecError(f"{column} is {row.get(column) or 'unknown'}; give 1 or more")
     model = lookup.model(row["model_key"])
     changes: dict[str, Any] = {
         "sequence_length": cell_whole(row, "seq"),

@@ -292,7 +292,7 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
         # Beside the name of a node, 0 or 1 says whether that is alive, and dates when it went down and came up.
         if role == "count" and names_nodes and is_sample:
             role = "value"
-        elif role == "count" and kind == "text" and _words(name) <= COUNTED:
+        elif role == "count" and not names_nodes and kind == "text" and _words(name) <= COUNTED:
             role = "node"
         elif kind == "date":
             role = {"duration": "start", "value": "end"}.get(role, role)
