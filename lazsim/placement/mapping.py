@@ -3,18 +3,15 @@
 Axes: L layers, E experts, H live nodes, N nodes of the plan, G GPUs, K slots of a GPU.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.blocks import CACHED_ELEMENTS, row_blocks
+from lazsim.blocks import CACHED_ELEMENTS
+from lazsim.placement.pair_sums import pair_sums
 from lazsim.placement.plan import Bools, Floats, Ints, count_replicas
-
-PAIRS_A_TIME = 50
-"""Pairs of nodes that a product of matrices deals with in the time of one pair of edges, roughly."""
 
 
 def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -> Ints:
@@ -25,59 +22,13 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -
     Returns
     -------
     ndarray of int64, shape (H, N)
-
-    Notes
-    -----
-    Nodes that hold an expert mostly follow each other, in few runs. States that both of a pair have are a sum over
-    these in both directions from the first pair on: it is enough to count the edges of runs, at which it changes.
     """
     num_hand, num_plan, (num_layers, num_experts) = has_LEH.shape[2], wants_LEN.shape[2], has_LEH.shape[:2]
     has_RH, wants_RN = has_LEH.reshape(-1, num_hand), wants_LEN.reshape(-1, num_plan)
-    times_R = np.ones(num_layers * num_experts) if times_L is None else times_L.repeat(num_experts).astype(np.float64)
-    if has_RH.size <= CACHED_ELEMENTS:
-        return _num_missing_of_all(has_RH, wants_RN, times_R)
-    (row_X, hand_X, sign_X), (row_Y, plan_Y, sign_Y) = _edges(has_RH), _edges(wants_RN)
-    edges_R = np.bincount(row_Y, minlength=len(times_R))
-    pairs_X = edges_R[row_X]
-    if pairs_X.sum() * PAIRS_A_TIME > has_RH.size * num_plan:
-        return _num_missing_of_all(has_RH, wants_RN, times_R)
-    # Each edge of what is held meets those of what is wanted in the same row.
-    held = np.arange(len(row_X)).repeat(pairs_X)
-    first_X = (edges_R.cumsum() - edges_R)[row_X] - (pairs_X.cumsum() - pairs_X)
-    wanted = np.arange(len(held)) + first_X[held]
-    # Between edges nothing changes; before the first, nobody has a state.
-    run_H, run_N = (np.bincount(at, minlength=number) > 0 for at, number in ((hand_X, num_hand), (plan_Y, num_plan)))
-    run_H, run_N = run_H.cumsum(), run_N.cumsum()
-    shape = int(run_H[-1]) + 1, int(run_N[-1]) + 1
-    change = (sign_X * times_R[row_X])[held] * sign_Y[wanted]
-    changes = np.bincount(run_H[hand_X[held]] * shape[1] + run_N[plan_Y[wanted]], change, math.prod(shape))
-    common = changes.reshape(shape).cumsum(axis=0).cumsum(axis=1)
-    total = np.bincount(run_N[plan_Y], sign_Y * times_R[row_Y], shape[1]).cumsum()
-    missing_HN: Ints = (total - common).astype(np.int64).take(run_H, axis=0).take(run_N, axis=1)
+    times_R = (np.ones(num_layers, dtype=np.int64) if times_L is None else times_L).repeat(num_experts)
+    all_RH = np.ones((len(times_R), 1), dtype=np.bool_)
+    missing_HN: Ints = (pair_sums(all_RH, wants_RN, times_R) - pair_sums(has_RH, wants_RN, times_R)).astype(np.int64)
     return missing_HN
-
-
-def _edges(flags_RN: Bools) -> tuple[Ints, Ints, Floats]:
-    """Return row and column of flags unlike the one before, and 1 where they are set, else -1; none is set at first."""
-    # A comparison of all flags in a row is several times faster than one of each row.
-    flags, differs_RN = flags_RN.ravel(), np.empty(flags_RN.shape, dtype=np.bool_)
-    np.not_equal(flags[1:], flags[:-1], out=differs_RN.ravel()[1:])
-    differs_RN[:, 0] = flags_RN[:, 0]
-    edges = np.flatnonzero(differs_RN)
-    row, column = np.divmod(edges, flags_RN.shape[1])
-    sign: Floats = np.where(flags[edges], 1.0, -1.0)
-    return row, column, sign
-
-
-def _num_missing_of_all(has_RH: Bools, wants_RN: Bools, times_R: Floats) -> Ints:
-    """Count the same by a product of matrices: for few nodes, or where nodes with the same states stand apart."""
-    # float32 counts exactly up to 2**24, far above layers times experts.
-    times_R, missing_HN = times_R.astype(np.float32), np.zeros((has_RH.shape[1], wants_RN.shape[1]), dtype=np.float32)
-    # A product of blocks several times as large as the nearest cache is faster: a seventh on 512 nodes.
-    for some in row_blocks(len(has_RH), has_RH.shape[1] // 4):
-        missing_HN += times_R[some] @ (wants := wants_RN[some].astype(np.float32))
-        missing_HN -= (has_RH[some].T * times_R[some]) @ wants
-    return missing_HN.astype(np.int64)
 
 
 def distinct_layers(has_LEH: Bools, wants_LEN: Bools) -> tuple[Ints, Ints]:
@@ -89,41 +40,6 @@ def distinct_layers(has_LEH: Bools, wants_LEN: Bools) -> tuple[Ints, Ints]:
     for layer, (has, wants) in enumerate(zip(has_LEH, wants_LEN, strict=True)):
         found.setdefault(np.packbits(has).tobytes() + np.packbits(wants).tobytes(), []).append(layer)
     return np.array([layers[0] for layers in found.values()]), np.array(list(map(len, found.values())))
-
-
-def distinct_columns(flags_RN: Bools) -> tuple[Bools, Ints | slice]:
-    """Return the columns that differ, and the index among them of each column.
-
-    Nodes that hold the same are many under plain expert parallelism, or where loads are even. Few columns are all
-    returned, since a product with them takes less time than their comparison.
-
-    Examples
-    --------
-    >>> flags = np.zeros((1, 40_000), dtype=bool)
-    >>> distinct, alike = distinct_columns(flags)
-    >>> distinct.shape, np.array_equal(distinct[:, alike], flags)
-    ((1, 1), True)
-    """
-    if flags_RN.size > CACHED_ELEMENTS:
-        # Mostly, some rows already tell that most columns differ.
-        for some in (slice(None, None, flags_RN.size // CACHED_ELEMENTS), slice(None)):
-            packed_NB = np.ascontiguousarray(_packed(flags_RN[some]).T)
-            # A column is one key, which is sorted several times faster than a row of bytes.
-            keys_N = packed_NB.view(np.dtype((np.void, packed_NB.shape[1]))).ravel()
-            _, first, alike_N = np.unique(keys_N, return_index=True, return_inverse=True)
-            if 2 * len(first) > len(alike_N):
-                return flags_RN, slice(None)
-        return flags_RN.take(first, axis=1), alike_N
-    return flags_RN, slice(None)
-
-
-def _packed(flags_RN: Bools) -> npt.NDArray[np.uint8]:
-    """Return `np.packbits(flags_RN, axis=0)`, which itself goes column by column and takes five times as long."""
-    packed_BN = np.zeros((-(-len(flags_RN) // 8), flags_RN.shape[1]), dtype=np.uint8)
-    for bit in range(8):
-        part = flags_RN[bit::8]
-        packed_BN[: len(part)] |= part.view(np.uint8) << (7 - bit)
-    return packed_BN
 
 
 def keep_domains(missing_HN: Ints, domain_H: Ints, domain_N: Ints) -> Ints:

@@ -4,6 +4,7 @@ Axes: L layers, E experts, H live nodes, N nodes of the plan, R states to be sen
 owners.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,8 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError
-from lazsim.placement.mapping import (
-    MAPPINGS,
-    distinct_columns,
-    keep_domains,
-    num_missing,
-)
+from lazsim.placement.mapping import MAPPINGS, keep_domains, num_missing
+from lazsim.placement.pair_sums import LARGEST_BITS, pair_sums
 from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
 
 
@@ -70,14 +67,10 @@ def migrate(
     times_R = np.ones(len(moving), dtype=np.int64) if times_L is None else times_L[moving // has_LEN.shape[1]]
     owners_R = has.sum(axis=1)
     assert owners_R.all(), "every wanted expert has an owner"
-    (has, alike_from), (wanted, alike_to) = distinct_columns(has), distinct_columns(missing)
-    states = np.zeros((has.shape[1], wanted.shape[1]))
-    for owners in np.unique(owners_R).tolist():
-        rows = np.flatnonzero(owners_R == owners)
-        # Sums of integers up to 2**24 are exact, so that the library that multiplies them changes no digit.
-        counted = times_R[rows, None].astype(np.float32) * wanted[rows]
-        states += (has[rows].T.astype(np.float32) @ counted).astype(np.float64) / owners
-    bytes_NN = np.ascontiguousarray((states * state_bytes)[alike_from][:, alike_to])
+    # In whole units, shares add up to the same in any order; a power of two of them is one state.
+    unit = 2.0 ** (LARGEST_BITS - 1 - math.ceil(math.log2((times_R / owners_R).sum() + 1)))
+    units_R = times_R * np.rint(unit / owners_R).astype(np.int64)
+    bytes_NN = pair_sums(has, missing, units_R) / unit * state_bytes
     if has_dense_N is not None and not has_dense_N.all():
         assert has_dense_N.any(), "some node holds the dense state"
         bytes_NN += np.outer(has_dense_N / has_dense_N.sum(), ~has_dense_N) * dense_bytes
