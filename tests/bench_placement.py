@@ -111,6 +111,7 @@ def plot_growth(
 ) -> None:
     """Draw the cost of each part along each axis."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     from lazsim.output.plots.style import COLORS, STYLE
 
@@ -124,6 +125,7 @@ def plot_growth(
             panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
             panel.minorticks_off()
         axes[0].set_ylabel("CPU time (s)")
+        axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes[0].yaxis.set_major_formatter("{x:g}")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         figure.savefig(path, dpi=150)
