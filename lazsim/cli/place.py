@@ -79,7 +79,7 @@ planning_options = options(
     metavar="NAME|TOML|JSON",
     help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
 )
-@click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold its states; needs --model.")
+@click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold the states of --model.")
 @click.option("--layer", type=kinds.LAYER, help="The layer to show; default: each plan's most endangered.")
 @out_option("Write the plans and a picture to this folder.", "place.json", "placement.png", "placement.pdf")
 @json_option

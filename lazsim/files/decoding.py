@@ -24,7 +24,7 @@ _KIND = re.compile(r"`([a-z |]+)`")
 _BYTE = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)", re.DOTALL)
 
 HUGE = "a number has thousands of digits"
-"""A fault for which each library has a message of its own."""
+"""A fault that each library words in its own way."""
 
 WORDS = {
     "int": "a whole number",

@@ -214,7 +214,7 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
 
 
 def _time_by_nodes(scenario: Scenario, run: SystemRun) -> dict[int, float]:
-    """Return the share of the time for which the trace has nodes of which a system uses some number."""
+    """Return the share of a run's time by the number of nodes that its system would use of those in the trace."""
     system, costs = scenario.find_system(), scenario.costs()
     times_s, num_alive = scenario.load_trace().num_alive()
     spans_s = np.diff(np.append(times_s, max(run.wall_s, times_s[-1])).clip(max=run.wall_s))

@@ -1,4 +1,4 @@
-"""Options that would have no effect, without or beside another one or where they are given again, or do harm."""
+"""Options that would do harm, or have no effect: without or beside another one, or given twice."""
 
 import os
 from collections import Counter

@@ -55,7 +55,7 @@ def read_routing(path: str, lenient: bool = False, layers_from: int = 0) -> Reco
 def _find(path: str) -> tuple[LoadReader, tuple[tuple[str, bytes], ...]]:
     """Return the reader of a file or folder, and the names and contents of its files."""
     if os.path.isdir(path):
-        # Hidden files are of editors, and of systems of files, as .nfs0042 and ._dump.json.
+        # Editors and file systems leave hidden files, such as ._dump.json and .nfs0042.
         names = sorted(map(str, Path(path).glob("[!.]*")))
         for reader in READERS.values():
             if files := tuple((name, _read(name)) for name in names if reader.belongs(name)):
