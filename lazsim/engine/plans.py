@@ -46,9 +46,11 @@ class Plans:
         self._plans_stay = not system.is_elastic or planner.loads_are_even
         self.rebalance_interval_steps = 0 if planner.loads_are_even else costs.job.rebalance_interval_steps
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
+        # Where nodes share servers, those to which some come decide over all later steps: no window stands for others.
+        depend_on_places = system.is_elastic and costs.cluster.nodes_per_server > 1 and num_changes > 1
         self.sampler = Sampler(
             planning,
-            0 if planner.loads_are_even else window_steps,
+            0 if planner.loads_are_even or depend_on_places else window_steps,
             num_changes,
             plans_change=system.is_elastic,
             last_step=planner.last_loads_step,

@@ -60,7 +60,7 @@ class Sampler:
     planning
         One of `PLANNINGS`.
     window_steps
-        Steps of a window: those between two plans; 0 where loads are even, so that there are none.
+        Steps of a window: those between two plans; 0 where no window stands for others.
     num_changes
         Times at which nodes go or come: each takes a plan in any case.
     plans_change

@@ -84,15 +84,18 @@ class SamplingError:
 
         Notes
         -----
-        The time of a block, relative to the mean over blocks on the same nodes, is that of its middle. How far it is
-        off follows from mean squares ``d1`` and ``d2`` of the differences between neighbours and between next but one:
-        the part ``d1 - d2 / 2`` has no memory, and the rest drifts, of which the middle misses a twelfth (a linear
-        variogram with a nugget: Matheron, Economic Geology 58 (1963) 1246).
+        The time of a block, relative to the mean over blocks on the same nodes, is that of its middle. In mean square
+        it is off by half of the squared difference between neighbours where these have nothing in common, and by less
+        where they drift: the middle of a random walk misses a twelfth. Differences over two blocks would tell how much
+        drifts, but those of sixteen blocks tell it so badly that one interval in ten was too narrow.
 
         A block is part of the mean that it is held against. Of blocks that have shares ``w`` of the steps on the same
-        nodes, squares are too small by the factor ``1 - sum(w**2)``. Where all blocks are on other nodes, squares say
-        nothing, and the whole time counts as unknown.
+        nodes, squares are too small by the factor ``1 - sum(w**2)``, and as many of them are free: few tell a variance
+        so roughly that Student's t is wider. Where all blocks are on other nodes, squares say nothing, and the whole
+        time counts as unknown.
         """
+        from scipy.special import stdtrit
+
         made: defaultdict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
         free_s = 0.0
         for blocks in self._spent.values():
@@ -105,12 +108,11 @@ class SamplingError:
         number_B = np.array(sorted(block for block, (_, expected_s) in made.items() if expected_s))
         spent_B, expected_B = np.array([made[block] for block in number_B.tolist()]).reshape(-1, 2).T
         ratio_B = spent_B / expected_B
-        squares = []
-        for apart in (1, 2):
-            are_apart = number_B[apart:] - number_B[:-apart] == apart
-            squares.append(((ratio_B[apart:] - ratio_B[:-apart]) ** 2)[are_apart])
+        squares = np.diff(ratio_B)[np.diff(number_B) == 1] ** 2
         total_s = float(spent_B.sum())
-        if not len(squares[1]) or free_s < ROUNDING * total_s:
-            return float((spent_B**2).sum())
-        near, far = (float(one.mean()) * total_s / free_s for one in squares)
-        return float((spent_B**2).sum()) * (max(0.0, near - far / 2) + max(0.0, far - near) / 12)
+        whole_s2 = float((spent_B**2).sum())
+        if not len(squares) or free_s < ROUNDING * total_s:
+            return whole_s2
+        free = free_s / total_s
+        wider = float(stdtrit(free * len(spent_B), 0.975)) / NUM_ERRORS
+        return whole_s2 * min(1.0, float(squares.mean()) / 2 / free * wider**2)

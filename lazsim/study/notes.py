@@ -151,7 +151,8 @@ def _run_notes(scenario: Scenario, run: SystemRun) -> list[str]:
             "makes every plan, as `planning` exact does"
         )
     if scenario.planning == "sampled" and run.planning == "exact" and run.steps:
-        notes.append("every plan is made, though `planning` is sampled: loads are even, or windows too few for blocks")
+        why = "loads are even, nodes that change share servers, or windows are too few for blocks"
+        notes.append(f"every plan is made, though `planning` is sampled: {why}")
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
         notes.append(f"{share:.1%} of the time of steps is extrapolated beyond measured sizes")
