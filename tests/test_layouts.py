@@ -22,6 +22,7 @@ from lazsim.specs import ModelSpec, ParallelSpec, load_spec, sha256
 from lazsim.specs.effects import layout_remarks
 from lazsim.stepmodel.loading import load_inputs
 from lazsim.stepmodel.predict import predict_step
+from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import read_tables
 from lazsim.study.step import predict_layout
 from lazsim.trace.table import Event, build_trace
@@ -602,6 +603,16 @@ def test_two_passes_at_once_with_two_layers_for_further_tokens_are_told():
     deepseek = msgspec.structs.replace(load_spec(ModelSpec, "deepseek-v3"), num_mtp_layers=2)
     layout = ParallelSpec(global_batch=256, expert=8, overlap_expert=True, pipeline=4, virtual_stages=2)
     assert "refuses overlap_expert of more than one layer for further tokens" in layout_remarks(layout, deepseek)[0]
+
+
+def test_a_search_tries_the_same_layouts_where_megatron_refuses_what_was_given():
+    given = {"overlap_expert": True, "global_batch": 256}
+    numbers = {
+        search_layouts(load_inputs("qwen3-30b-a3b", "dgx-h100", None, given | {"dispatcher": name}, 16), 1).num_valid
+        for name in ("all_gather", "all_to_all")
+    }
+    # The sizes that divide a job are the same, whatever sends its tokens; no choice of them avoids this refusal.
+    assert len(numbers) == 1
 
 
 def test_modules_to_recompute_that_a_model_lacks_are_told():
