@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +230,7 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
             return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
 
     inputs = describe_inputs(spec, device, trace, {**stretch, "speedup": speedup})
-    return _report(inputs, run, played.duration_s if has_trace else None, trace.notes)
+    return replace(_report(inputs, run, played.duration_s if has_trace else None), notes=trace.notes)
 
 
 def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> "LiveReport":
@@ -259,10 +260,7 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
 
 
 def _report(
-    inputs: dict[str, Any],
-    run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]",
-    wall_s: float | None,
-    notes: tuple[str, ...] = (),
+    inputs: dict[str, Any], run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]", wall_s: float | None
 ) -> "LiveReport":
     """Make a run and report on it; after an interrupt, on its part up to then, if it had begun."""
     from lazsim.live.orders import run_until_ordered
@@ -277,14 +275,14 @@ def _report(
             show_progress("training", wall_s)(coordinator)
 
         try:
-            return LiveReport(inputs, run_until_ordered(run(on_start)), notes)
+            return LiveReport(inputs, run_until_ordered(run(on_start)))
         except KeyboardInterrupt:
             if not started or not started[0].record.steps:
                 raise
             acknowledge()
             coordinator = started[0]
             result = coordinator.record.result(coordinator.step, coordinator.now_s())
-            return LiveReport(inputs, result, notes, interrupted=True)
+            return LiveReport(inputs, result, interrupted=True)
 
 
 def _tell_beginning(coordinator: "Coordinator") -> None:

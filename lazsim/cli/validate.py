@@ -50,15 +50,8 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
             note(purpose)
             return show_progress(purpose, wall_s)
 
-        found = validate(
-            spec,
-            trace,
-            speedup=speedup,
-            tolerance=tolerance,
-            device=settings["device"],
-            replay=stretch,
-            progress=progress,
-        )
+        limits = {"speedup": speedup, "tolerance": tolerance}
+        found = validate(spec, trace, **limits, device=settings["device"], replay=stretch, progress=progress)
     show(found, validation_parts, files=validation_files, report=validation_report)
     write_routing(record_routing, found.measured.routing)
     if found.has_passed:

@@ -104,8 +104,8 @@ class LiveReport:
 
     inputs: Mapping[str, Any]
     result: LiveRun
-    notes: tuple[str, ...] = ()
     interrupted: bool = False
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
