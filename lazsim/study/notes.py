@@ -17,6 +17,7 @@ from lazsim.costmodel.step import KernelCosts, slots_by_gpu
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
+from lazsim.engine.systems.seats import SeatSystem
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.grouping import grouped
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
@@ -201,10 +202,12 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
         shares = _time_by_nodes(scenario, run)
         empty[run.name] = 0.0
         for num_nodes, share in shares.items():
-            timed = system.timed_seats(costs, num_nodes, system.num_seats(costs, num_nodes))
+            # Those that go on in their places keep the plan, and so the micro-batches, of the nodes before a failure.
+            planned = max(shares) if isinstance(system, SeatSystem) else num_nodes
+            timed = system.timed_seats(costs, num_nodes, system.num_seats(costs, planned))
             taken = math.fsum(factor * costs.num_micro_batches(seats) for seats, factor in timed.items())
-            of_nodes = 1 - costs.even_micro_batches(num_nodes) / taken
-            empty[run.name] += of_nodes * share / math.fsum(shares.values())
+            even = math.fsum(factor * costs.even_micro_batches(seats) for seats, factor in timed.items())
+            empty[run.name] += (1 - even / taken) * share / math.fsum(shares.values())
     if max(empty.values(), default=0.0) < TOLD_EMPTY:
         return []
     told = ", ".join(f"{name} {share:.1%}" for name, share in empty.items())
