@@ -22,10 +22,11 @@ ACTIVATION_BYTES = 2
 
 EXCHANGE_BUFFERS = 2
 """Buffers of HybridEP, for a dispatch and a combine, each with room for all tokens of all ranks: peers write into them
-before anyone knows how many come (``HybridEPBuffer`` of deepseek-ai/DeepEP, branch hybrid-ep, as remembered; those of
-probabilities, beside them, are left out). Its ranks share experts or the matrices of one, and send 16 bits both ways
-(``MoEFlexTokenDispatcher`` and ``HybridEPDispatch`` of NVIDIA/Megatron-LM 0.16.1). DeepEP's take 0.3 to 0.7 GB up to 64
-ranks (its ``Config``), about as much as the communicator that they replace."""
+before anyone knows how many come. *Assumption*, after ``HybridEPBuffer`` of deepseek-ai/DeepEP, branch hybrid-ep: no
+published size was found to check it, and the smaller buffers of probabilities are left out. Its ranks share experts or
+the matrices of one, and send 16 bits both ways (``MoEFlexTokenDispatcher`` and ``HybridEPDispatch`` of
+NVIDIA/Megatron-LM 0.16.1). DeepEP's take 0.3 to 0.7 GB up to 64 ranks (its ``Config``), about as much as the
+communicator that they replace."""
 
 OFFLOADED_AS = {"expert_activation": "expert_hidden"}
 """What an activation needs backward is its input; recomputed, it is its output that is not kept."""
