@@ -99,7 +99,7 @@ class Plans:
         return parts[0][1] if len(parts) == 1 else scaled(parts)
 
     def consider_sampling(self, held: Held, num_steps: float) -> None:
-        """Sample from now on where a run of so many steps would take too long to compute."""
+        """Sample from now on where a run of `num_steps` would take too long to compute."""
         self.sampler.consider(num_steps, window_s(self._system, self._costs, held.num_seats))
 
     def samples_per_step(self, held: Held) -> int:
@@ -110,7 +110,7 @@ class Plans:
         return self._system.timed_seats(self._costs, len(held.nodes), held.num_seats)
 
     def note_spent(self, held: Held, step: int, num_steps: int, seconds: float) -> None:
-        """Note steps made from one on, and the seconds of these or of a rebalance."""
+        """Note `num_steps` made from `step` on, and the seconds of these or of a rebalance."""
         if self.sampler.is_on:
             self.error.spend(self.sampler.block(step), (held.num_seats, len(held.nodes)), num_steps, seconds)
 
