@@ -13,6 +13,7 @@ from tests.bench_signals import SWEEP, end_after, processes_of
 
 PROGRAM = (sys.executable, "-m", "lazsim")
 
+BEGUN = "import os, signal, time\nfrom lazsim.cli.base.ending import Ending, acknowledge\nwith Ending():\n    try:\n"
 # An interrupt that is not acknowledged is raised again once its exception is gone.
 HEARD = "    except KeyboardInterrupt:\n        acknowledge()\n        print('heard')\n"
 
@@ -95,11 +96,7 @@ def test_an_interrupt_that_python_loses_is_raised_again(run_process):
 def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_the_way_out(run_process):
     # Compiled code that calls a hash, as msgspec does, clears any exception of it.
     script = (
-        "import os, signal, time\n"
-        "from lazsim.cli.base.ending import Ending, acknowledge\n"
-        "with Ending():\n"
-        "    try:\n"
-        "        try:\n"
+        f"{BEGUN}        try:\n"
         "            try:\n"
         "                os.kill(os.getpid(), signal.SIGINT)\n"
         "                time.sleep(60)\n"
@@ -118,11 +115,7 @@ def test_an_interrupt_that_a_library_drops_is_raised_again_and_does_not_disturb_
 def test_two_signals_at_once_are_one_order_and_a_later_one_ends_the_process(pause_s, code, out, run_process):
     # `timeout` sends one to the command and one to its group.
     script = (
-        "import os, signal, time\n"
-        "from lazsim.cli.base.ending import Ending, acknowledge\n"
-        "with Ending():\n"
-        "    try:\n"
-        "        try:\n"
+        f"{BEGUN}        try:\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "            time.sleep(60)\n"
         "        finally:\n"
