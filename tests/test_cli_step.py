@@ -477,6 +477,25 @@ def test_linear_attention_of_a_row_is_that_of_the_model_in_the_catalogue_or_refu
     assert run_of("mine").skipped.startswith("the linear attention of mine is not modelled: no mamba_heads")
 
 
+def test_a_model_beside_a_table_has_what_columns_lack_of_the_catalogues_with_the_begin_of_its_name(tmp_path):
+    # GPT-OSS-20B with the vocabulary of MLPerf.
+    columns = {
+        "layers_total": 24, "moe_layers": 24, "d_model": 2880, "heads": 64, "kv_heads": 8, "head_dim": 64,
+        "experts": 32, "topk": 4, "expert_d_ff": 2880, "vocab": 128256, "sliding_window": 128, "sliding_layers": 12,
+    }  # fmt: skip
+    told(tmp_path, "precision", "bf16").write_text(f"{PLAIN}\n{MINE.replace('qwen3_30b_a3b', 'GPT_OSS_20B_MLPerf')}\n")
+    (tmp_path / "models.csv").write_text(
+        f"model_key,{','.join(columns)}\nGPT_OSS_20B_MLPerf,{','.join(map(str, columns.values()))}\n"
+    )
+    (run,) = read_runs(str(tmp_path / "rows.csv"))
+    model, catalogued = run.inputs.model, load_spec(ModelSpec, "gpt-oss-20b")
+    changed = {"name": model.name, "vocab_size": 128256, "sequence_length": 8192, "d_ff_shared": model.d_ff_shared}
+    assert model == msgspec.structs.replace(catalogued, **changed)
+    assert "sinks, biases and scaled positions of GPT_OSS_20B_MLPerf as gpt-oss-20b's" in " ".join(
+        text for _, text in run.remarks
+    )
+
+
 def test_a_text_that_no_row_has_is_refused(refused):
     assert "--only nosuch: none of the 333 rows has this text" in refused("verify", "--only", "nosuch")
 
@@ -552,6 +571,8 @@ def test_a_table_that_cannot_be_meant_is_refused_in_a_line(refused, tmp_path, ch
         (",,,1,,capacity_padded_drop,1.0", {"capacity_factor": 1.0, "pad_to_capacity": True}),
         (",,,1,,balanced_dropless,1.25", {}),
         (",,,1,,token_drop,1.2.3", "capacity_factor: '1.2.3' is no number"),
+        (",,,DualPipe,,,", "dualpipe needs an even number of stages without virtual_stages, not 1"),
+        (",,,DualPipeV,,,", "vp: 'dualpipev' is no number"),
     ],
 )  # fmt: skip
 def test_words_of_a_row_are_settings_of_a_layout_or_refused(tmp_path, cells, change):
@@ -585,6 +606,14 @@ def test_words_of_a_row_are_read_in_any_case_and_flags_in_any_word(tmp_path):
     plain, other = (read_runs(str(told(tmp_path, columns, one)))[0] for one in cells)
     assert plain.inputs is not None
     assert (other.inputs.parallel, other.settings) == (plain.inputs.parallel, plain.settings)
+
+
+def test_a_row_names_the_schedule_of_deepseek_v3(tmp_path):
+    table = told(tmp_path, "vp", "DualPipe")
+    table.write_text(table.read_text().replace(",2,1,8,9000", ",1,4,4,9000"))
+    (run,) = read_runs(str(table))
+    # 4 stages leave 4 data-parallel ranks of 16 GPUs, each with 16 micro-batches.
+    assert (run.inputs.parallel.schedule, run.inputs.num_micro_batches) == ("dualpipe", 16)
 
 
 @pytest.mark.parametrize("name", ["MEGATRON-BRIDGE", "megatron bridge 26.08"])
@@ -676,8 +705,20 @@ def test_a_row_that_contradicts_itself_is_not_predicted_and_says_why(lazsim, tmp
         ("status", "instrumented", "not read: status instrumented, which counts as any other row (mine)"),
         ("recompute", "unknown", "unknown, and taken to be: recompute none (mine)"),
         ("cuda_graph_scope", "attn", "not read: cuda_graph_scope attn without cuda_graph (mine)"),
+        ("cuda_graph,cuda_graph_scope", "transformer_engine,attn+mamba+moe_router+moe_preprocess", None),
+        (
+            "cuda_graph,cuda_graph_scope", "transformer_engine,mlp",
+            "not read: cuda_graph_scope mlp, predicted as moe_router+moe_preprocess (mine)",
+        ),
+        ("recompute,recompute_modules", "full,block", None),
+        ("recompute,recompute_modules", "full,block 4", "not read: recompute_modules block 4 with recompute full"),
+        ("token_routing,capacity_factor", "token_drop,1.0", None),
+        ("token_routing", "capacity_padded_drop", "not read: token_routing capacity_padded_drop without capacity_f"),
+        ("cuda_graph", "n/a (XLA)", None),
+        ("dispatcher", "alltoall (dedup)", "not read: brackets of dispatcher alltoall (dedup) (mine)"),
+        ("optimizer", "adam (bf16 states)", "not read: brackets of optimizer adam (bf16 states) (mine)"),
     ],
-)
+)  # fmt: skip
 def test_what_a_prediction_does_not_follow_is_noted(tmp_path, columns, cells, remark):
     result = verify([str(told(tmp_path, columns, cells))])
     assert result.rows[0].predicted is not None

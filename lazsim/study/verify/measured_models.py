@@ -36,7 +36,15 @@ class Lookup:
         known = self._specified("model", name)
         if name not in self.models:
             return load_spec(ModelSpec, known)
-        return _model_of(name, self.models[name], load_spec(ModelSpec, known) if known else None)
+        alike = known or self.relative(name)
+        return _model_of(name, self.models[name], load_spec(ModelSpec, alike) if alike else None)
+
+    def relative(self, name: str) -> str:
+        """Return the other model of the catalogue with whose name that of a row begins; empty where there is none."""
+        known = catalog_names("models") if name in self.models else ()
+        begins = [one for one in known if f"{catalogued_name(name)}-".startswith(f"{one}-")]
+        found = max(begins, key=len, default="")
+        return "" if found == catalogued_name(name) else found
 
     def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
         """Find a system, cut or grown to a number of GPUs, and its GPU."""
@@ -125,7 +133,7 @@ def _refuse_other_system(name: str, row: Cells, cluster: ClusterSpec) -> None:
 
 
 def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
-    """Build a model from its row; what it has no column for is that of the catalogue's model of this name, if any."""
+    """Build a model from its row; what it has no column for is that of a model of the catalogue, if one is alike."""
     latent, windows = cell_whole(row, "kv_lora_rank") > 0, cell_whole(row, "sliding_layers")
     if missing := [column for column in ("layers_total", "d_model", "heads", "vocab") if not cell_whole(row, column)]:
         raise SpecError(f"the architecture of {name} is unknown: no {missing[0]}")

@@ -104,6 +104,9 @@ WORDS = {*DEFAULTS, *FLAGS, "recompute_modules", "cuda_graph_scope", "completene
 GRAPH_SCOPES = ("attn", "mamba", "mlp", "moe", "moe_router", "moe_preprocess", "full_iteration")
 """Words of the parts of a layer that graphs of Transformer Engine hold."""
 
+IN_BRACKETS = ("precision", "recompute", "dispatcher", "cuda_graph", "sharding", "optimizer")
+"""Columns of one word, behind which brackets may tell more."""
+
 STEP_SHARE = 0.05
 """Share by which a step time may differ from that of the tokens per second before the row is remarked on: that is the
 noise between teams that measured the same."""
@@ -205,6 +208,8 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         inputs, skipped = None, str(error)
     if inputs is not None:
         remarks = [(ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan")]
+        if alike := lookup.relative(row["model_key"]):
+            remarks.append((ASSUMED, f"norms, sinks, biases and scaled positions of {row['model_key']} as {alike}'s"))
         has_further = lookup.model(row["model_key"]).num_mtp_layers > 0
         left_out = [
             *_defaults(row, inputs, ""),
@@ -328,6 +333,9 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield f"{shown['delay_wgrad']} without a2a_overlap"
     if cells.get("recompute") == "selective" and not cell_words(row, "recompute_modules", MODULES, NO_MODULES):
         yield f"recompute selective without modules that lazsim knows, predicted as {_recomputation(parallel)}"
+    modules = {*re.findall(r"\w+", cells.get("recompute_modules", ""))} - {*NO_MODULES, "block", "full", "uniform"}
+    if modules and cells.get("recompute") == "full":
+        yield f"{shown['recompute_modules']} with recompute full"
     if "recompute" not in cells and row.get("recompute") != "none" and "recompute_modules" in cells:
         yield f"{shown['recompute_modules']} without recompute"
     if parallel.pipeline == 1 and cell_number_if_any(row, "vp") > 1:
@@ -337,10 +345,20 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield f"cuda_graph_scope {min(strange)}"
     elif scope and parallel.graphs == "none":
         yield f"cuda_graph_scope {scope} without cuda_graph"
-    if not parallel.capacity_factor and cell_number_if_any(
-        {"": cells.get("capacity_factor", "").partition(" ")[0]}, ""
-    ):
+    elif scope and parallel.graphs == "partial":
+        mixers = ["attn", *["mamba"] * (inputs.model.state_space is not None)]
+        held = [*mixers * parallel.graph_attention, "moe_router", "moe_preprocess"]
+        if {*held} != {*re.findall(r"\w+", scope)} - ({"mamba"} - {*mixers}):
+            yield f"cuda_graph_scope {scope}, predicted as {'+'.join(held)}"
+    capacity = cell_number_if_any({"": cells.get("capacity_factor", "").partition(" ")[0]}, "")
+    drops = "drop" in cells.get("token_routing", "").replace("dropless", "")
+    if drops and not capacity:
+        yield f"{shown['token_routing']} without capacity_factor"
+    elif capacity and not drops:
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
+    for column in IN_BRACKETS:
+        if " (" in cells.get(column, "") and XLA not in cells[column]:
+            yield f"brackets of {shown[column]}"
     ranks, micro_batches = cell_number_if_any(row, "dp"), cell_number_if_any(row, "microbatches_per_step")
     if ranks and ranks not in (inputs.data, inputs.data * parallel.context):
         yield f"{shown['dp']}, where the layout has {inputs.data}"
@@ -356,6 +374,8 @@ def _layout(row: Cells) -> ParallelSpec:
     # Words in brackets say where a setting is from.
     graph, sharding = ((row.get(column) or "").partition(" (")[0] for column in ("cuda_graph", "sharding"))
     scope, stages, routing = (row.get(name) or "" for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
+    is_dual = row.get("vp") == "dualpipe"
+    parts = 1 if is_dual else cell_whole(row, "vp") or 1
     if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
     undivided = row.get("distributed_optimizer") == "0"
@@ -371,7 +391,8 @@ def _layout(row: Cells) -> ParallelSpec:
         "context": cell_whole(row, "cp") or 1,
         "expert": cell_whole(row, "ep", 1),
         "expert_tensor": cell_whole(row, "etp") or 1,
-        "virtual_stages": cell_whole(row, "vp") or 1 if pipeline > 1 else 1,
+        "schedule": "dualpipe" if is_dual else "1f1b",
+        "virtual_stages": parts if pipeline > 1 else 1,
         "stages": "" if stages in UNKNOWN else stages,
         "global_batch": cell_whole(row, "gbs"),
         "micro_batch": cell_whole(row, "mbs", 1),
