@@ -163,7 +163,9 @@ def test_slurm_nodes_that_are_down_at_the_start_come_later_and_a_drain_that_is_t
 def test_sacctmgr_node_that_drains_beside_its_jobs_is_no_loss_in_any_spelling(read):
     rows = "NodeName|TimeStart|TimeEnd|State|Reason\n" + "".join(
         f"gpu-{hour}|2025-03-01T0{hour}:00:00|2025-03-01T0{hour}:30:00|{state}|maintenance\n"
-        for hour, state in enumerate(("DOWN*+DRAIN", "MIXED+DRAIN", "ALLOCATED+DRAIN", "IDLE+DRAIN", "DRAINED*"))
+        for hour, state in enumerate(
+            ("DOWN*+DRAIN", "MIXED+DRAIN", "ALLOCATED+DRAIN", "IDLE+DRAIN", "DRAINED*", "PLANNED")
+        )
     )
     assert [removed for _, removed, _ in history(read(rows)) if removed] == [["gpu-0"], ["gpu-3"], ["gpu-4"]]
 
@@ -357,6 +359,15 @@ def test_prometheus_gap_of_all_series_is_an_outage_of_prometheus_and_no_loss(rea
     trace = read(matrix(*(series(["1", None, None, "1"], __name__="up", instance=name) for name in ("a:1", "b:1"))))
     assert history(trace) == [(0.0, [], ["a", "b"])]
     assert trace.duration_s == 180.0
+
+
+def test_prometheus_target_that_never_was_up_is_away_and_no_healthy_node_of_the_cluster(read):
+    found = [series(values, __name__="up", job="node", instance=values) for values in ("101", "000")]
+    trace = read(matrix(*found), cluster_nodes=4)
+    # Of four nodes, one is away for all three samples, and one for the second.
+    assert (trace.away, trace.num_alive()[1].tolist()) == (("000",), [3, 2, 3])
+    with pytest.raises(TraceFormatError, match="no sample that says that a node is there, as where a query keeps"):
+        read(matrix(found[1]), cluster_nodes=4)
 
 
 def test_prometheus_node_is_ready_while_no_condition_says_otherwise(read):

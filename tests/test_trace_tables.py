@@ -387,6 +387,10 @@ def test_wrong_option_is_refused_in_one_line(write, options, says):
         "time,count,state\n2025-03-01 00:00,0,down\n2025-03-01 01:00,3,down\n",
         # Six columns, as of a format that has no names.
         "ticket,host,gpu,opened,closed,text\n1,n1,0,a,b,c\n2,n2,0,a,b,c\n3,n1,1,a,b,c\n",
+        # What is in brackets counts others than nodes that are there.
+        "time,count(up == 0)\n2025-03-01 00:00,0\n2025-03-01 01:00,3\n",
+        "time,nodes (down)\n2025-03-01 00:00,0\n2025-03-01 01:00,3\n",
+        "time,available (%)\n2025-03-01 00:00,100\n2025-03-01 01:00,98\n",
         # Parcae's counts, which have no header, are in milliseconds.
         "time,num_gpus\n0,8\n600,7\n1200,6\n",
     ],
@@ -685,9 +689,13 @@ def test_nodes_in_one_cell_are_not_taken_for_one(write, between):
         assert name in read_trace(write(OUTAGES.replace("\na,", f"\n{name},"))).names
 
 
-def test_names_that_differ_by_case_alone_are_told(write):
-    trace = read_trace(write(EVENTS + "2025-03-01 02:00:00,up,A\n"))
-    assert "1 name differs from another by case alone: other nodes" in trace.notes
+@pytest.mark.parametrize("name", ["A", "b.example.com"])
+def test_names_that_differ_by_case_or_domain_alone_are_told(write, name):
+    trace = read_trace(write(EVENTS + f"2025-03-01 02:00:00,up,{name}\n"))
+    assert (
+        "1 name differs from another by case or domain alone: other nodes; write one name for the same node"
+        in trace.notes
+    )
 
 
 def test_fault_that_ends_though_it_never_started_began_before_the_trace(write):
@@ -714,6 +722,21 @@ def test_outage_has_a_length_in_the_unit_of_its_header_or_of_its_text(write, hea
     rows = f'node,start,{header}\na,2025-03-01 00:00,"{text}"\nb,2025-03-05 00:00,0 s\n'
     # Two nodes for four days, of which one is away.
     assert outcome(read_trace(write(rows))) == (4 * 86400.0, 2, 8 * 86400.0 - 60 * minutes)
+
+
+def test_outage_without_an_end_lasts_as_long_as_its_length_says(write):
+    rows = "node,start,end,downtime (h),outage\na,2025-03-01 00:00,2025-03-01 01:00,1,GPU\n"
+    rows += "b,2025-03-01 02:00,,0.5,GPU\na,2025-03-01 05:00,2025-03-01 06:00,1,GPU\n"
+    # Two nodes for six hours, away for 1 h, 0.5 h and 1 h.
+    assert outcome(read_trace(write(rows))) == (6 * 3600.0, 3, 9.5 * 3600.0)
+    says = "line 3: 'still down' is neither a number nor a date .* if the outage goes on, leave its end empty"
+    with pytest.raises(TraceFormatError, match=says):
+        read_trace(write(rows.replace(":00,,", ":00,still down,")))
+
+
+def test_header_of_files_that_were_put_behind_one_another_is_no_row(write):
+    again = COUNTS.replace("03-01", "03-02")
+    assert len(read_trace(write(COUNTS + again))) == len(read_trace(write(COUNTS + again.partition("\n")[2])))
 
 
 UNITLESS = "node,start,duration\na,2025-03-01 00:00,90\nb,2025-03-01 03:00,\n"
@@ -1009,6 +1032,16 @@ def test_last_count_that_may_be_cut_is_told(write):
 def test_states_of_slurm_in_a_log_of_polls_are_known(write, state):
     rows = "time,node,state\n{0} 00:00,a,idle\n{0} 00:00,b,mixed\n{0} 00:05,a,allocated\n{0} 00:05,b,{1}\n"
     assert losses(read_trace(write(rows.format("2025-03-01", state)))) == [(300.0, 1)]
+
+
+def test_log_of_polls_tells_that_a_node_without_a_row_stays_as_it_was(write):
+    rows = "time,node,state\n" + "".join(
+        f"2025-03-01 00:0{minute},{node},idle\n" for minute in range(6) for node in "ab"[: 1 if minute == 3 else 2]
+    )
+    trace = read_trace(write(rows))
+    assert any("a node without a row stays as it was: if it is gone, give" in note for note in trace.notes)
+    samples = read_trace(write(rows), mapping=make_mapping(columns="time=time,node=node,value=state"))
+    assert (losses(trace), losses(samples)) == ([], [(180.0, 1)])
 
 
 @pytest.mark.parametrize(

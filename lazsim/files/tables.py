@@ -124,7 +124,8 @@ def read_table(
         found.append(row)
         _check_shape(len(found), len(row.fields), faults)
     if found and is_header(found[0].fields):
-        return FileTable(tuple(found[0].fields), found[1:])
+        # Files that were put behind one another have theirs again.
+        return FileTable(tuple(found[0].fields), [row for row in found if row.fields != found[0].fields])
     return FileTable((), found)
 
 

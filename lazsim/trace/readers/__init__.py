@@ -130,10 +130,13 @@ def read_trace(
     )  # fmt: skip
     reading = reader.read(source)
     events, notes = _of_cluster(reading, source)
-    # Hosts have names without case, but other things have some that differ by it.
-    num_alike = len({event.node for event in events}) - len({event.node.lower() for event in events})
+    # Hosts have names without case, and with a domain or not, but other things have some that differ by it.
+    nodes = {event.node for event in events if reading.names == "some"}
+    hosts = {node.lower() for node in nodes}
+    num_alike = len(nodes) - sum("." not in host or host.partition(".")[0] not in hosts for host in hosts)
     if num_alike:
-        notes += (f"{counted(num_alike, 'name differs', 'names differ')} from another by case alone: other nodes",)
+        alike = counted(num_alike, "name differs", "names differ")
+        notes += (f"{alike} from another by case or domain alone: other nodes; write one name for the same node",)
     trace = build_trace(
         events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
         notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,

@@ -22,7 +22,7 @@ from lazsim.trace.reading.mapped import (
     sampled_value,
 )
 from lazsim.trace.reading.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, split_unit
+from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, read_length, split_unit
 from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader
 from lazsim.units import counted
 
@@ -82,8 +82,13 @@ OTHER_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}\b")
 UNNAMED = 0.5
 """How well a table fits whose content alone tells its columns; more is known of other formats."""
 
-KINDS = {"time": ("number", "date", "text"), "count": ("number",), "event": ("word",), "value": ("number", "word")}
-"""Kinds of content that columns of a role may have; dates in other forms than ISO's are texts."""
+KINDS = {
+    "time": ("number", "date", "length", "text"),
+    "count": ("number",),
+    "event": ("word",),
+    "value": ("number", "word"),
+}
+"""Kinds of content that columns of a role may have; dates in other forms than ISO's are texts, or lengths if clocks."""
 
 
 def mapping_reader(name: str) -> TraceReader:
@@ -299,8 +304,9 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
         if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and is_sample)):
             places[role].append(index + 1)
     if places["end"]:
-        places["duration"].clear()
+        places["duration"] = [place for place in places["duration"] if kinds[place - 1] in ("number", "length")]
     fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
+    fitting = [shape for shape in fitting if not any({*shape} < {*other} for other in fitting)]
     if fitting == [("time", "node", "value")] and any(map(_is_of_losses, header)):
         return None
     if fitting == [("time", "count")] and places["event"]:
@@ -327,7 +333,11 @@ def _role(name: str) -> str:
         return ""  # As of the index that pandas writes, or the edge of a table of Markdown.
     words = _words(name)
     is_count = len(words & COUNTED) == 1 and words <= COUNTED | COUNTED_WORDS
-    return _ROLES.get(split_unit(name)[0], "count" if is_count else "")
+    role = _ROLES.get(split_unit(name)[0], "count" if is_count else "")
+    # What is in brackets may say that it counts something else, as in count(up == 0) or nodes (down).
+    inside = re.sub(r"^[^(\[]*", "", name)
+    is_other = bool(re.search("[%=<>]", name)) or not _words(inside) <= COUNTED | COUNTED_WORDS
+    return "" if role == "count" and is_other else role
 
 
 def _words(name: str) -> set[str]:
@@ -365,8 +375,8 @@ def _by_content(header: Sequence[str], kinds: list[str]) -> Columns | None:
 
 
 def _kind(texts: Sequence[str]) -> str:
-    """Return what most texts of a column are, but for empty ones: numbers, dates, words for events, or any others."""
-    tests = (("number", is_number), ("date", is_date), ("word", _is_event))
+    """Return what most texts of a column are, but for empty ones: numbers, dates, events, lengths or others."""
+    tests = (("number", is_number), ("date", is_date), ("word", _is_event), ("length", _is_length))
     return next((kind for kind, fits in tests if any(texts) and _most(texts, fits)), "text")
 
 
@@ -382,6 +392,10 @@ def _is_sample(text: str) -> bool:
 
 def _is_event(text: str) -> bool:
     return is_read_by(event_kind, text)
+
+
+def _is_length(text: str) -> bool:
+    return is_read_by(lambda length: read_length(length, None), text)
 
 
 def _is_gone(text: str) -> bool:

@@ -32,8 +32,9 @@ from lazsim.units import HOUR_S, counted
 
 WORDS: dict[EventKind, str] = {
     "add": (
-        "add added up join joined start started launch launched running ready online active available recovered "
-        "healthy alive repaired fixed restored resumed created nodeready idle allocated alloc mixed mix fault_end"
+        "add added up join joined start started launch launched running ready online active available "
+        "healthy alive repaired fixed restored recovered recovery resumed created nodeready idle allocated alloc mixed "
+        "mix fault_end"
     ),
     "remove": (
         "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
@@ -50,7 +51,7 @@ EVENT_NEEDED = "event; name it in `add`, `remove` or `ignore` of a mapping, a TO
 CHANGE_WORDS = {"add", "remove", "added", "removed"}
 """Words for changes; all others may also be read as states."""
 
-OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a")
+OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a", "\\n")
 """Ends of outages that go on."""
 
 SAMPLES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
@@ -357,6 +358,9 @@ class _MappedTable:
         if is_states:
             events, more = events_from_states(in_time_order(events, self._source))
             notes += more
+            if 2 * len(events) < len(rows):
+                told = "most rows repeat states, as samples do, and a node without a row stays as it was: if it is "
+                notes.append(f"{told}gone, give their column as `value` of `columns` in place of event")
         return TraceReading(events, end_s, tuple(notes), names="some" if is_states else "all")
 
     def _read_outages(self) -> TraceReading:
@@ -440,12 +444,14 @@ class _MappedTable:
         """Read an outage, and its length in seconds where it has one in place of an end."""
         node = named(texts["node"])
         start = self._times.read(texts["start"])
-        text = texts.get("duration", texts.get("end", ""))
+        text, length = texts.get("end", ""), texts.get("duration", "")
         if text.strip().lower() in OPEN_WORDS:
-            return Outage(node, start, math.inf, line), None
-        if "duration" in texts:
-            return Outage(node, start, math.inf, line), self._times.read_length(text)
-        end = self._times.read(text, start)
+            is_open = length.strip().lower() in OPEN_WORDS
+            return Outage(node, start, math.inf, line), None if is_open else self._times.read_length(length)
+        try:
+            end = self._times.read(text, start)
+        except ValueError as error:
+            raise ValueError(f"{error}; if the outage goes on, leave its end empty") from None
         if end < start:
             hint = "; if the clock was set back, give `time_zone`" if self._times.is_local else ""
             raise ValueError(f"the outage ends, at {text!r}, before it starts, at {texts['start']!r}{hint}")

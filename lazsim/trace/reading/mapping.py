@@ -24,7 +24,7 @@ ColumnRef = str | Count | tuple[str | Count, ...]
 
 SHAPES = (
     ("time", "count"), ("time", "event", "node"), ("node", "start", "end"), ("node", "start", "duration"),
-    ("time", "node", "value"), ("time", "nodes"),
+    ("node", "start", "end", "duration"), ("time", "node", "value"), ("time", "nodes"),
 )  # fmt: skip
 """Roles of the columns that a table must have: live counts, events, outages or samples."""
 
@@ -46,7 +46,7 @@ class Columns(Spec, frozen=True, kw_only=True):
     """Outages: with `node`, from when to when it was away. An empty end, or a word such as ``Unknown``, is an outage
     that goes on."""
     duration: ColumnRef | None = None
-    """In place of `end`, for how long: a number, or text such as ``2.5h`` or ``1 02:03:04``."""
+    """In place of `end`, or where that is empty, for how long: a number, or text such as ``2.5h`` or ``1 02:03:04``."""
     value: ColumnRef | None = None
     """Samples: with `time` and `node`, 1 or a word such as ``up`` where it is there, 0 or one such as ``down`` where it
     is gone. It is also gone at the times at which it has no sample, though other nodes have."""

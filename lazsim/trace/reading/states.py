@@ -45,7 +45,7 @@ class StateLog:
         """The file; its faults count what cannot be read."""
         self._times = TimeParser(source.asked, source.asked)
         self._rows: list[Event] = []
-        self._nodes: dict[str, None] = {}
+        self._nodes: dict[str, EventKind] = {}
         self._seen: list[float] = []
 
     def at(self, stamp: str, after_s: float = -math.inf) -> float:
@@ -69,9 +69,9 @@ class StateLog:
                 found.setdefault(row.node, []).append(row.time_s)
         return found
 
-    def know(self, node: str) -> None:
-        """Say that a node exists: it is there from the start unless another row says what happened to it first."""
-        self._nodes[node] = None
+    def know(self, node: str, kind: EventKind = "add") -> None:
+        """Say that a node exists: it is there from the start, or away, unless a row says what happened to it."""
+        self._nodes[node] = kind
 
     def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]]) -> None:
         """Say what series of samples at common times, each with labels, tell of nodes.
@@ -96,7 +96,10 @@ class StateLog:
             states.setdefault(node, []).append(found)
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source)
+        if grid and not any(any(samples.values()) for of_node in states.values() for samples in of_node):
+            raise refusal(self.source, "no sample that says that a node is there, as where a query keeps losses alone")
         for node, of_node in states.items():
+            self.know(node, "away")
             was_there = False
             for time in grid:
                 is_there = all(samples.get(time, False) for samples in of_node)
@@ -114,7 +117,7 @@ class StateLog:
         window = "the trace begins with the first date that counts and ends with the last"
         events, more = events_from_states(sorted(rows, key=attrgetter("time_s")))
         named = {row.node for row in rows}
-        events = [*(Event(0.0, "add", node) for node in self._nodes if node not in named), *events]
+        events = [*(Event(0.0, kind, node) for node, kind in self._nodes.items() if node not in named), *events]
         notes = (window if asked is None else span_note(asked), *notes, *more, *self._times.notes())
         return TraceReading(events, duration_s, notes, names="some")
 
