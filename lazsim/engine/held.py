@@ -86,6 +86,11 @@ class Held:
         return self.made.num_nodes if self.made is not None else 0
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Nodes that are there, and nodes of the plan as it was made."""
+        return len(self.nodes), self.num_seats
+
+    @property
     def is_whole(self) -> bool:
         """Whether every node of the plan is there."""
         return len(self.nodes) == self.num_seats

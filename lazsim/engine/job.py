@@ -70,8 +70,7 @@ class Job:
         self.plans = Plans(self.system, planner, self.nodes, planning, num_changes)
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
-        # Of the plans on which it trained, also where nodes went as it began.
-        self.most_seats = 0
+        self.steps_s: dict[tuple[int, int], float] = {}
         self._has_started = False
         self._all_saved_step = 0
         self.step_s = 0.0
@@ -432,6 +431,7 @@ class Job:
         state.stretch = None
         self.ledger.enter("compute", self.env.now)
         spent_s = self.env.now - stretch.start_s
+        self.steps_s[state.held.size] += spent_s
         self.extrapolated_s += spent_s * stretch.extrapolated_share
         if state.is_below_threshold:
             self.below_threshold_s += spent_s
@@ -524,7 +524,8 @@ class Job:
         self.log.end_failure(self.ledger.seconds(), self.env.now)
         if not isinstance(self.state, Training):
             self._assign(held.nodes)
-        self.most_seats = max(self.most_seats, held.num_seats)
+        # Also where nodes go as it begins.
+        self.steps_s.setdefault(held.size, 0.0)
         step, timer = self.progress.step, self.plans.timer(held)
         self.plans.consider_sampling(held, step + (self._end_s - self.env.now) / timer(step).step_s)
         step_s = timer(step).step_s

@@ -60,6 +60,9 @@ class SystemRun:
     below_threshold_s: float = 0.0
     """Seconds of steps, later lost ones included, under plans that keep some expert on fewer nodes than the job's fault
     threshold. A system without flexible dispatch keeps none, and has 0."""
+    steps_s: Mapping[tuple[int, int], float] = field(default_factory=dict, repr=False)
+    """Seconds of steps, later lost ones included, by the nodes that make them and those of their plan as it was made:
+    more where these go on in their places."""
     extrapolated_s: float | None = None
     """Seconds of steps, later lost ones included, from beyond the sizes of a profile, where that is allowed."""
     memory: MemoryUse | None = None
@@ -200,9 +203,11 @@ def simulate_system(
     env.process(_play(env, job, trace, wall_s))
     env.run()
     on_time(wall_s)
-    used = {state.num_used for state in job.log.states} - {0}
     # With fewer nodes, each has a larger share of what all of them hold together.
-    sizes = {job.most_seats, planner.usable_nodes(min(used))} - {0} if used else set()
+    sizes = set[int]()
+    if job.steps_s:
+        used, seats = zip(*job.steps_s, strict=True)
+        sizes = {max(seats), planner.usable_nodes(min(used))} - {0}
     ledger_s = job.ledger.seconds()
     return SystemRun(
         system=system.name,
@@ -220,6 +225,7 @@ def simulate_system(
         node_spans=job.log.node_spans.until(wall_s),
         plan_recovery=reliability.average(wall_s) if reliability else None,
         below_threshold_s=job.below_threshold_s,
+        steps_s=job.steps_s,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=job.lost_token_share,
         interval_steps=job.interval_steps,

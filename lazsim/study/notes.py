@@ -17,7 +17,6 @@ from lazsim.costmodel.step import KernelCosts, slots_by_gpu
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
-from lazsim.engine.systems.seats import SeatSystem
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.grouping import grouped
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
@@ -174,7 +173,8 @@ def _unevenness_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     balanced = replace(system, policy=find_policy(BALANCED))
     load_LE, gpus = scenario.load_routing().loads([0])[0], costs.cluster.gpus_per_node
     found = [(0.0, 0.0, 0, 0.0)]
-    for num_nodes, share in _time_by_nodes(scenario, run).items():
+    for (num_nodes, _), seconds in run.steps_s.items():
+        share = seconds / run.wall_s
         if share >= DECISIVE_SHARE:
             with contextlib.suppress(InfeasiblePlanError):
                 own, other = (
@@ -199,15 +199,12 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
         system, costs = scenario.find_system(), scenario.costs()
         if not run.steps or not isinstance(costs, LayoutCosts):
             continue
-        shares = _time_by_nodes(scenario, run)
         empty[run.name] = 0.0
-        for num_nodes, share in shares.items():
-            # Those that go on in their places keep the plan, and so the micro-batches, of the nodes before a failure.
-            planned = max(shares) if isinstance(system, SeatSystem) else num_nodes
-            timed = system.timed_seats(costs, num_nodes, system.num_seats(costs, planned))
+        for size, seconds in run.steps_s.items():
+            timed = system.timed_seats(costs, *size)
             taken = math.fsum(factor * costs.num_micro_batches(seats) for seats, factor in timed.items())
             even = math.fsum(factor * costs.even_micro_batches(seats) for seats, factor in timed.items())
-            empty[run.name] += (1 - even / taken) * share / math.fsum(shares.values())
+            empty[run.name] += (1 - even / taken) * seconds / math.fsum(run.steps_s.values())
     if max(empty.values(), default=0.0) < TOLD_EMPTY:
         return []
     told = ", ".join(f"{name} {share:.1%}" for name, share in empty.items())
@@ -215,16 +212,6 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
         "data-parallel ranks take whole micro-batches, interleaved stages whole rounds of them, which "
         f"`job.parallel.global_batch` does not fill on these nodes; share that stays empty: {told}"
     ]
-
-
-def _time_by_nodes(scenario: Scenario, run: SystemRun) -> dict[int, float]:
-    """Return the share of a run's time by the number of nodes that its system would use of those in the trace."""
-    system, costs = scenario.find_system(), scenario.costs()
-    times_s, num_alive = scenario.load_trace().num_alive()
-    spans_s = np.diff(np.append(times_s, max(run.wall_s, times_s[-1])).clip(max=run.wall_s))
-    counts, index = np.unique(num_alive.clip(max=scenario.most_in_service()), return_inverse=True)
-    used = np.array([system.usable_nodes(costs, count) for count in counts.tolist()])[index]
-    return {count: float(spans_s[used == count].sum()) / run.wall_s for count in np.unique(used[used > 0]).tolist()}
 
 
 def busiest_L(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Floats:
