@@ -274,9 +274,24 @@ def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system
     lost = nodes_at(0.0, 128, 36_000.0, Event(1.0, "remove", "n5"))
     told = notes_of(lost, ["bamboo", "replica-drop", "lazarus"], "qwen3-235b-a22b", cluster="dgx-h100")
     assert "bamboo 0.0%, replica-drop 0.0%, lazarus 14.7%" in " ".join(told)
+    # Without five, the pipelines of bamboo form anew on three model replicas, the 96 nodes of above.
+    five = nodes_at(0.0, 128, 360_000.0, *(Event(1.0, "remove", f"n{index}") for index in range(5)))
+    assert "empty: bamboo 11.1%" in " ".join(notes_of(five, ["bamboo"], "qwen3-235b-a22b", cluster="dgx-h100"))
     # 64 ranks have 32 each.
     whole = notes_of(nodes_at(0.0, 128), ["lazarus", "oobleck"], "qwen3-235b-a22b", cluster="dgx-h100")
     assert "empty" not in " ".join(whole)
+
+
+def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_and_their_share():
+    # Replicas of two nodes keep a state once on 12 nodes, and again on 2, where each GPU has six times the share of it.
+    lost = [Event(40_000.0, "remove", f"n{index}") for index in range(10)]
+    settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "systems": ["checkpoint"], "interval": 100}
+    result = simulate(nodes_at(0.0, 12, 80_000.0, *lost), **settings)
+    steps = [span for span in result.runs[0].phases if span.what == "compute"]
+    seconds = [sum(span.end_s - span.start_s for span in steps if (span.start_s < 4e4) == early) for early in (0, 1)]
+    told = f"does not fit on 2 nodes or fewer ({seconds[0] / sum(seconds):.1%} of the time of steps): it takes"
+    assert any(told in note for note in result.notes)
+    assert "does not fit" not in " ".join(simulate(nodes_at(0.0, 12), **settings).notes)
 
 
 def test_notes_that_differ_in_numbers_only_are_told_once():

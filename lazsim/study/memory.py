@@ -1,6 +1,7 @@
 """Whether a job fits into the memory of its nodes and their GPUs, and what would help."""
 
 import bisect
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from lazsim.grouping import grouped
 from lazsim.reliability.comparison import PlanComparison
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, ModelSpec, load_spec
-from lazsim.units import GIB
+from lazsim.units import GIB, counted
 
 REDUCIBLE = ("job.sequences_per_gpu", "cluster.slots_per_gpu")
 """Fields of which a smaller value takes less memory."""
@@ -102,12 +103,29 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> li
         # All placements of a system take nearly the same.
         if run.system in notes:
             continue
+        system = scenario.find_system()
         if shortage := host_shortage(scenario, run.name, run.host_bytes):
             notes[run.system] = f"{shortage}; {HOST_HELP}"
         if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
-            system = scenario.find_system()
-            notes[run.system] = _shortage(scenario, system, run.memory, run.most_nodes_used, run.steps)
+            shortage = _shortage(scenario, system, run.memory, run.most_nodes_used, run.steps)
+            notes[run.system] = shortage.replace("not fit", f"not fit{_where(scenario, system, run)}", 1)
     return list(notes.values())
+
+
+def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
+    """Say on how many nodes a run does not fit into its GPUs where it does on more, and for how much of its steps."""
+    costs, loads, sizes = scenario.costs(), scenario.load_routing(), sorted(run.steps_s)
+
+    def fits(size: tuple[int, int]) -> bool:
+        used, seats = system.usable_nodes(costs, size[0]), size[1]
+        return not lacks_memory(scenario.gpu, peak_memory(system, costs, loads, {used, seats} - {0}, run.steps))
+
+    # Fewer nodes divide what all of them hold together.
+    first = bisect.bisect_left(sizes, True, key=fits)
+    if first == len(sizes):
+        return ""
+    share = math.fsum(run.steps_s[size] for size in sizes[:first]) / math.fsum(run.steps_s.values())
+    return f" on {counted(sizes[first - 1][0], 'node')} or fewer ({share:.1%} of the time of steps)"
 
 
 def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> PlanComparison:
