@@ -8,7 +8,7 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -238,14 +238,22 @@ class StepCost(StepTimes):
         self.costs = costs
         self.layout = layout
         gpus = costs.cluster.gpus_per_node
-        servers = layout.servers
-        self._layers = row_blocks(plan.num_layers, plan.num_experts * plan.num_nodes)
         # What nodes with the same slots have in common is computed once for a run of them.
         unlike, like_LN = plan.unlike_nodes
+        # So it is for servers of one node each, but for their groups.
+        if layout.servers.is_trivial and layout.group_N is None:
+            on_servers, servers, like_LV = unlike, Partition(np.arange(unlike.num_nodes)), like_LN
+        else:
+            on_servers, servers = plan, layout.servers
+            like_LV = np.arange(plan.num_layers * len(servers.sizes_V)).reshape(plan.num_layers, -1)
+        self._gpus_V = servers.sizes_V * gpus
+        self._layers = row_blocks(plan.num_layers, plan.num_experts * on_servers.num_nodes)
         self._traffic_of: Callable[[slice], Traffic]
         if layout.group_N is None:
             # A plan for flexible dispatch is soon replaced, so its traffic is computed on demand.
-            self._traffic_of = partial(_flexible_traffic, plan, unlike, like_LN, servers, gpus)
+            self._traffic_of = lambda some: flexible_traffic(
+                on_servers.layers(some).replicas_LEN, plan.replicas_LE[some], servers, gpus, plan.num_nodes
+            )
         else:
             groups = Partition(layout.group_N)
             traffic = {
@@ -253,19 +261,23 @@ class StepCost(StepTimes):
                 for some in self._layers
             }
             self._traffic_of = lambda some: traffic[some.start]
-        self._gpus_V = servers.sizes_V * gpus
         self._num_nodes = plan.num_nodes
         self._replicas_LE = plan.replicas_LE
         self._slots = slots_by_gpu(unlike, gpus)
         once, most_experts = _count_once(self._slots, plan.num_experts)
         self._launch_s = [costs.host_s[0] * (layer + expert * most_experts) for layer, expert in KERNELS]
-        nic_V, rings_XR = _expert_rings(plan, servers, costs.model.expert_params)
+        nic_LV, rings_XLE = _expert_rings(on_servers.holds_LEN, plan.nodes_LE, servers, costs.model.expert_params)
+        # Each ring of a GPU counts once, however many replicas of the expert the GPU has.
+        by_expert = np.zeros((3, plan.num_layers, plan.num_experts + 1))
+        by_expert[:, :, :-1] = rings_XLE[:3]
+        by_gpu = by_expert.reshape(3, -1).take(once, axis=1).sum(axis=1).reshape(3, -1, gpus)
+        by_gpu = by_gpu.take(like_LN, axis=1).sum(axis=1).reshape(3, -1)
+        nic_V = nic_LV.take(like_LV).sum(axis=0)
         kinds = [costs, costs.measured_part] if costs.measured_part else [costs]
         both_links = {one.communication for one in kinds}
-        # The slots of a GPU in all layers, its other replicas of an expert left out.
-        once = once.reshape(*once.shape[:2], -1, gpus)[:, np.arange(plan.num_layers)[:, None], like_LN]
-        once = once.reshape(*once.shape[:2], -1)
-        gradients_s = {links: self._gradients_s(links, nic_V, rings_XR, once, unlike.holds_LEN) for links in both_links}
+        gradients_s = {
+            links: self._gradients_s(links, nic_V, by_gpu, rings_XLE, unlike.holds_LEN) for links in both_links
+        }
         # The dense parameters and the experts of the fullest node, evenly over its GPUs.
         num_params = costs.model.dense_params / gpus + plan.num_held_N.max() / gpus * costs.model.expert_params
         self._fixed_s = [
@@ -338,7 +350,7 @@ class StepCost(StepTimes):
         return seconds
 
     def _gradients_s(
-        self, links: AnalyticCommunication, nic_V: Floats, rings_XR: Floats, once: Ints, holds_LEC: Bools
+        self, links: AnalyticCommunication, nic_V: Floats, by_gpu: Floats, rings_XLE: Floats, holds_LEC: Bools
     ) -> float:
         """Return the seconds to all-reduce the dense gradients over all nodes, and each expert's over its nodes.
 
@@ -353,17 +365,13 @@ class StepCost(StepTimes):
         """
         costs, num_nodes, num_servers, reduce_s = self.costs, self._num_nodes, len(nic_V), links.all_reduce_s
         gpus = costs.cluster.gpus_per_node
-        num_layers, num_experts = self._replicas_LE.shape
-        by_expert = np.zeros((3, num_layers, num_experts + 1))
-        by_expert[:, :, :-1] = rings_XR[:3].reshape(3, num_layers, num_experts)
-        by_gpu = by_expert.reshape(3, -1).take(once, axis=1).sum(axis=(1, 2))
         across, inside = num_servers > 1, num_nodes > num_servers
         dense = 2 * (num_nodes - 1) / num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
         hops = 2 * (num_servers - 1), 2 * (num_nodes - num_servers)
         experts_s = float(reduce_s(nic_V[self.layout.servers.part_N].repeat(gpus), *by_gpu).max())
-        nic_R, (local_R, *hops_R) = rings_XR[3], rings_XR[:3]
-        ring_s = reduce_s(nic_R, local_R, *(hop_R / gpus for hop_R in hops_R))
-        experts_s = max(experts_s, _in_turn_s(holds_LEC, ring_s.reshape(num_layers, num_experts)))
+        local_LE, *hops_LE, nic_LE = rings_XLE
+        ring_s = reduce_s(nic_LE, local_LE, *(hop_LE / gpus for hop_LE in hops_LE))
+        experts_s = max(experts_s, _in_turn_s(holds_LEC, ring_s))
         return float(experts_s + reduce_s(*np.array([dense * across, dense * inside / gpus, *hops])))
 
     def _reorder_s(self, costs: KernelCosts, tokens_BLE: Floats) -> Floats:
@@ -429,20 +437,6 @@ class StepCost(StepTimes):
         return busiest
 
 
-def _flexible_traffic(
-    plan: PlacementPlan, unlike: PlacementPlan, like_LN: Ints, servers: Partition, gpus_per_node: int, some: slice
-) -> Traffic:
-    """Return the traffic of flexible dispatch in some layers, of a plan and its `unlike_nodes`."""
-    total_LE, layer = plan.replicas_LE[some], some.start
-    is_one = some.stop - layer == 1
-    if not (is_one and servers.is_trivial and 2 * unlike.num_nodes < plan.num_nodes):
-        return flexible_traffic(plan.layers(some).replicas_LEN, total_LE, servers, gpus_per_node)
-    alone = Partition(np.arange(unlike.num_nodes))
-    traffic = flexible_traffic(unlike.layers(some).replicas_LEN, total_LE, alone, gpus_per_node, plan.num_nodes)
-    both_ways = traffic.leaving_LEV, traffic.entering_LEV, traffic.local_LEV
-    return Traffic(*(shares.take(like_LN[layer], axis=2) for shares in both_ways))
-
-
 def slots_by_gpu(plan: PlacementPlan, gpus_per_node: int) -> Ints:
     """Return where each slot finds its expert in values of shape ``(L * (E + 1),)``: each layer ends in a zero.
 
@@ -460,25 +454,25 @@ def assigned_tokens(load_BLE: Ints, num_assignments: float, *, padded: bool) -> 
     return np.broadcast_to(tokens.max(axis=2, keepdims=True), tokens.shape) if padded else tokens
 
 
-def _expert_rings(plan: PlacementPlan, servers: Partition, params: int) -> tuple[Floats, Floats]:
-    """Return the rings that reduce the gradients of experts of `params` parameters.
+def _expert_rings(holds_LEN: Bools, nodes_LE: Ints, servers: Partition, params: int) -> tuple[Floats, Floats]:
+    """Return the rings that reduce the gradients of experts of `params` parameters, on `nodes_LE` nodes each.
 
-    They are the bytes through the NICs of each server, shape (V,); and the bytes through each link inside a server,
-    hops between servers, hops inside them and bytes through the NICs of each of its servers, by ring, shape (4, R).
+    They are the bytes through the NICs of each server that nodes with `holds_LEN` are on, shape (L, V); and the bytes
+    through each link inside a server, hops between servers, hops inside them and bytes through the NICs of each of its
+    servers, by ring, shape (4, L, E).
     """
-    holds_RN, nodes_R = plan.holds_LEN.reshape(-1, plan.num_nodes), plan.nodes_LE.ravel().astype(np.float64)
-    nic_V, rings_XR = np.zeros(len(servers.sizes_V)), np.empty((4, len(nodes_R)))
-    for some in row_blocks(*holds_RN.shape):
-        spans_RV, nodes = holds_RN[some].astype(np.float64), nodes_R[some]
+    nic_LV, rings_XLE = np.zeros((len(holds_LEN), len(servers.sizes_V))), np.empty((4, *nodes_LE.shape))
+    for some in row_blocks(len(holds_LEN), holds_LEN[0].size):
+        spans_LEV, nodes = holds_LEN[some].astype(np.float64), nodes_LE[some].astype(np.float64)
         spanned = nodes
         if not servers.is_trivial:
-            spans_RV = np.minimum(servers.add_up(spans_RV), 1.0)
-            spanned = spans_RV @ np.ones(spans_RV.shape[1])
+            spans_LEV = np.minimum(servers.add_up(spans_LEV), 1.0)
+            spanned = spans_LEV @ np.ones(spans_LEV.shape[2])
         sent = 2 * (nodes - 1) / nodes * params * WEIGHT_BYTES_PER_PARAM
         across = sent * (spanned > 1)
-        nic_V += across @ spans_RV
-        rings_XR[:, some] = sent * (nodes > spanned), 2 * (spanned - 1), 2 * (nodes - spanned), across
-    return nic_V, rings_XR
+        nic_LV[some] = (across[:, None] @ spans_LEV)[:, 0]
+        rings_XLE[:, some] = sent * (nodes > spanned), 2 * (spanned - 1), 2 * (nodes - spanned), across
+    return nic_LV, rings_XLE
 
 
 def _in_turn_s(holds_LEN: Bools, ring_s_LE: Floats) -> float:

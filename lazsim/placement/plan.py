@@ -100,31 +100,31 @@ class PlacementPlan:
         """The first of the nodes in a row that have the same slots in a layer: many plans have runs of them.
 
         Layers with fewer than others repeat their first node at the end; a small plan has all its nodes. With it comes
-        the index of the one that each node is like, shape (L, N).
+        the index of the one that each node is like, counted on from layer to layer, shape (L, N).
 
         Examples
         --------
         >>> plan = PlacementPlan(np.arange(5)[:, None, None].repeat(10_000, axis=1), num_experts=5)
         >>> unlike, like_LN = plan.unlike_nodes
-        >>> unlike.slots_LNS.ravel().tolist(), like_LN.shape, int(like_LN.max())
-        ([0, 1, 2, 3, 4], (5, 10000), 0)
+        >>> unlike.slots_LNS.ravel().tolist(), like_LN.shape, like_LN[:, -1].tolist()
+        ([0, 1, 2, 3, 4], (5, 10000), [0, 1, 2, 3, 4])
         """
         if self.slots_LNS.size <= CACHED_ELEMENTS:
-            return self.layers(slice(None)), np.arange(self.num_nodes)[None].repeat(self.num_layers, axis=0)
+            return self.layers(slice(None)), np.arange(self.num_layers * self.num_nodes).reshape(self.num_layers, -1)
         differs_LN = np.ones(self.slots_LNS.shape[:2], dtype=np.bool_)
         differs_LN[:, 1:] = (self.slots_LNS[:, 1:] != self.slots_LNS[:, :-1]).any(axis=2)
         like_LN = differs_LN.cumsum(axis=1) - 1
         layer, node = differs_LN.nonzero()
         node_LC = np.zeros((self.num_layers, int(like_LN.max()) + 1), dtype=np.int64)
         node_LC[layer, like_LN[layer, node]] = node
-        slots_LCS = self.slots_LNS[np.arange(self.num_layers)[:, None], node_LC]
-        return PlacementPlan(slots_LCS, self.num_experts), like_LN
+        layer_L1 = np.arange(self.num_layers)[:, None]
+        return PlacementPlan(self.slots_LNS[layer_L1, node_LC], self.num_experts), like_LN + layer_L1 * node_LC.shape[1]
 
     @cached_property
     def num_held_N(self) -> Ints:
         """Experts of all layers that each node holds, shape (N,)."""
         unlike, like_LN = self.unlike_nodes
-        held: Ints = np.take_along_axis(unlike.holds_LEN.sum(axis=1), like_LN, axis=1).sum(axis=0)
+        held: Ints = unlike.holds_LEN.sum(axis=1).take(like_LN).sum(axis=0)
         return held
 
     @cached_property
@@ -132,8 +132,7 @@ class PlacementPlan:
         """Nodes that each expert is on, shape (L, E)."""
         unlike, like_LN = self.unlike_nodes
         shape = self.num_layers, unlike.num_nodes, 1
-        like = like_LN + unlike.num_nodes * np.arange(self.num_layers)[:, None]
-        num_alike_LC = np.bincount(like.ravel(), minlength=math.prod(shape)).reshape(shape)
+        num_alike_LC = np.bincount(like_LN.ravel(), minlength=math.prod(shape)).reshape(shape)
         # float32 counts exactly up to 2**24.
         nodes: Ints = (unlike.holds_LEN @ num_alike_LC.astype(np.float32))[:, :, 0].astype(np.int64)
         return nodes
