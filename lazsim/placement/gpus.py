@@ -33,10 +33,11 @@ def spread_over_gpus(plan: PlacementPlan, gpus_per_node: int) -> PlacementPlan:
     >>> spread_over_gpus(plan, gpus_per_node=2).slots_LNS.tolist()
     [[[0, 0, 1, 2]]]
     """
-    if gpus_per_node == 1 or not (twice_LN := _hold_twice(plan.slots_LNS, gpus_per_node)).any():
+    unlike, _ = plan.unlike_nodes
+    if gpus_per_node == 1 or not (twice_LC := _hold_twice(unlike.slots_LNS, gpus_per_node)).any():
         return plan
     slots_LNS = plan.slots_LNS.copy()
-    for layer in np.flatnonzero(twice_LN.any(axis=1)):
+    for layer in np.flatnonzero(twice_LC.any(axis=1)):
         (replicas_EN,) = plan.layers(slice(layer, layer + 1)).replicas_LEN
         if (replicas_EN > gpus_per_node).any():
             _exchange(slots_LNS[layer], replicas_EN, gpus_per_node)

@@ -23,11 +23,10 @@ def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -
     -------
     ndarray of int64, shape (H, N)
     """
-    num_hand, num_plan, (num_layers, num_experts) = has_LEH.shape[2], wants_LEN.shape[2], has_LEH.shape[:2]
-    has_RH, wants_RN = has_LEH.reshape(-1, num_hand), wants_LEN.reshape(-1, num_plan)
+    num_layers, num_experts, num_hand = has_LEH.shape
+    lacks_RH, wants_RN = ~has_LEH.reshape(-1, num_hand), wants_LEN.reshape(num_layers * num_experts, -1)
     times_R = (np.ones(num_layers, dtype=np.int64) if times_L is None else times_L).repeat(num_experts)
-    all_RH = np.ones((len(times_R), 1), dtype=np.bool_)
-    missing_HN: Ints = (pair_sums(all_RH, wants_RN, times_R) - pair_sums(has_RH, wants_RN, times_R)).astype(np.int64)
+    missing_HN: Ints = pair_sums(lacks_RH, wants_RN, times_R).astype(np.int64)
     return missing_HN
 
 
