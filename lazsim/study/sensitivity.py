@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import SpecError, did_you_mean, known_names, prefix_errors
@@ -19,30 +19,17 @@ from lazsim.units import divide
 FACTORS = (0.5, 1.5)
 """Default factors by which each constant is multiplied."""
 
-DATASHEET = ("peak_flop_per_s", "peak_fp8_flop_per_s", "peak_fp4_flop_per_s", "memory_bytes_per_s", "memory_bytes")
+NUMBERS = (int, float, tuple[float, float])
+"""Types of the fields that are varied: those that every cluster, GPU and job has as numbers, and none of its curves."""
 
-FIXED = {
-    "gpu": ("name", "source", "kernels", "kernels_speedup", *DATASHEET, "fused_experts"),
-    "cluster.network": ("nodes_per_pod", "spine_share"),
-    "cluster.host": ("launches_per_clock", "link_bytes_per_s", "memory_bytes"),
-    "job": (
-        "name",
-        "sequences_per_gpu",
-        "num_micro_batches",
-        "regrouped_joins",
-        "checkpoint_interval_steps",
-        "expert_kernels",
-        "parallel",
-        "times",
-        "checkpoint_save_s",
-    ),
-    "step": (
-        "name", "assumed", "host_launch_clock_hz", "gather_curve_us", "exchange_curve_us", "measured_over_predicted",
-    ),
-}  # fmt: skip
-"""Fields that are not varied: names, datasheet figures, which only multiply efficiencies, what multiplies a clock or
-the rate of borrowed kernels, the pods of a network, the job itself: its batch, its joins, the kind of its kernels, its
-layout and known times, and curves."""
+FIXED = (
+    "gpu.peak_flop_per_s", "gpu.peak_fp8_flop_per_s", "gpu.peak_fp4_flop_per_s", "gpu.memory_bytes_per_s",
+    "gpu.memory_bytes", "gpu.kernels_speedup", "cluster.network.nodes_per_pod", "cluster.network.spine_share",
+    "cluster.host.launches_per_clock", "cluster.host.link_bytes_per_s", "cluster.host.memory_bytes",
+    "job.sequences_per_gpu", "job.num_micro_batches", "step.host_launch_clock_hz",
+)  # fmt: skip
+"""Numbers that are not varied: datasheet figures, which only multiply efficiencies, what multiplies a clock or the rate
+of borrowed kernels, the pods of a network, and the batch of the job."""
 
 
 class Assumption(NamedTuple):
@@ -187,10 +174,10 @@ def sensitivity(
 def constant_paths(systems: Sequence[str]) -> dict[str, str]:
     """Return the constants that are varied, and the dotted path of each in a scenario."""
     clusters = {"cluster.network": NetworkSpec, "cluster.recovery": RecoverySpec, "cluster.host": HostSpec}
-    parts = clusters | {"gpu": GpuSpec, "job": JobSpec, "step": StepConstants}
     paths = {"slots_per_gpu": "cluster.slots_per_gpu"}
-    for part, spec in parts.items():
-        paths |= {field: f"{part}.{field}" for field in spec.__struct_fields__ if field not in FIXED.get(part, ())}
+    for part, spec in (clusters | {"gpu": GpuSpec, "job": JobSpec, "step": StepConstants}).items():
+        fields = {field: f"{part}.{field}" for field, kind in get_type_hints(spec).items() if kind in NUMBERS}
+        paths |= {field: path for field, path in fields.items() if path not in FIXED}
     interval = "checkpoint_interval_steps"
     return paths | {f"{interval}.{system}": f"job.{interval}.{system}" for system in systems}
 
