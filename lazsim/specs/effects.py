@@ -82,36 +82,28 @@ IN_MODEL: Mapping[str, tuple[Callable[[ModelSpec], bool], str]] = {
 """The same for a field of a model."""
 
 
-Refusals = Mapping[str, Callable[[ParallelSpec, ModelSpec], bool]]
-"""When settings are refused together, by how people are told."""
-
-REFUSED: Refusals = {
-    "overlap_expert with stages of one part each (virtual_stages 1)": lambda one, _: (
-        one.overlaps_exchanges and one.pipeline > 1 and one.virtual_stages == 1
-    ),
-    "overlap_expert with recompute 'full'": lambda one, _: one.overlaps_exchanges and one.recompute == "full",
-    "overlap_expert of layers for further tokens without stages": lambda one, model: (
-        one.overlaps_exchanges and one.pipeline == 1 and model.num_mtp_layers > 0
-    ),
-    "overlap_expert without expert parallelism (expert 1)": lambda one, _: one.overlaps_exchanges and one.expert == 1,
-    "graphs 'partial' with recompute 'full'": lambda one, _: one.graphs == "partial" and one.recompute == "full",
-}
-"""Settings that NVIDIA/Megatron-LM 0.16.1 refuses together (``TransformerConfig.__post_init__``): no search takes them.
+REFUSED: Mapping[str, tuple[Callable[[ParallelSpec, ModelSpec], bool], bool]] = {
+    "overlap_expert with stages of one part each (virtual_stages 1)": (
+        lambda one, _: one.overlaps_exchanges and one.pipeline > 1 and one.virtual_stages == 1, True),
+    "overlap_expert with recompute 'full'": (
+        lambda one, _: one.overlaps_exchanges and one.recompute == "full", True),
+    "overlap_expert of layers for further tokens without stages": (
+        lambda one, model: one.overlaps_exchanges and one.pipeline == 1 and model.num_mtp_layers > 0, True),
+    "overlap_expert without expert parallelism (expert 1)": (
+        lambda one, _: one.overlaps_exchanges and one.expert == 1, True),
+    "graphs 'partial' with recompute 'full'": (
+        lambda one, _: one.graphs == "partial" and one.recompute == "full", True),
+    "overlap_expert of more than one layer for further tokens": (
+        lambda one, model: one.overlaps_exchanges and model.num_mtp_layers > 1, False),
+    "overlap_expert with dispatcher 'all_gather'": (
+        lambda one, _: one.overlaps_exchanges and one.dispatcher == "all_gather", False),
+}  # fmt: skip
+"""Settings that NVIDIA/Megatron-LM 0.16.1 refuses together (``TransformerConfig.__post_init__``), as people are told,
+and whether a choice of sizes avoids them: no search takes those that it does.
 
 It also refuses `overlap_expert` with graphs of a whole iteration, which published runs of later versions have. DualPipe
 is another trainer's.
 """
-
-
-REFUSED_AS_GIVEN: Refusals = {
-    "overlap_expert of more than one layer for further tokens": lambda one, model: (
-        one.overlaps_exchanges and model.num_mtp_layers > 1
-    ),
-    "overlap_expert with dispatcher 'all_gather'": lambda one, _: (
-        one.overlaps_exchanges and one.dispatcher == "all_gather"
-    ),
-}
-"""The same for fields that a search takes as given: no choice of sizes avoids these, so it keeps such layouts."""
 
 
 def without_effect(job: JobSpec, model: ModelSpec) -> dict[str, str]:
@@ -154,9 +146,10 @@ def refuse_without_effect(paths: Iterable[str], idle: Mapping[str, str], where: 
             raise SpecError(f"{where}{path} has no effect {why}: leave it out")
 
 
-def refused_settings(parallel: ParallelSpec, model: ModelSpec, rules: Refusals = REFUSED) -> list[str]:
-    """Name the settings of a layout that NVIDIA/Megatron-LM refuses together."""
-    return [name for name, holds in rules.items() if parallel.schedule == "1f1b" and holds(parallel, model)]
+def refused_settings(parallel: ParallelSpec, model: ModelSpec, *, are_avoidable: bool = False) -> list[str]:
+    """Name the settings of a layout that NVIDIA/Megatron-LM refuses together, or those that other sizes avoid."""
+    rules = REFUSED.items() if parallel.schedule == "1f1b" else ()
+    return [name for name, (holds, by_size) in rules if (by_size or not are_avoidable) and holds(parallel, model)]
 
 
 def layout_remarks(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
@@ -166,7 +159,7 @@ def layout_remarks(parallel: ParallelSpec, model: ModelSpec) -> list[str]:
     lacking = [one for one in parallel.recomputed if one in OF_MODULES and OF_MODULES[one](model)]
     told += [f"recomputed {one} ({model.name} has none)" for one in lacking]
     drops = f"capacity_factor {capacity:g} drops {1 - capacity:.0%} or more of what experts would compute: "
-    refused = refused_settings(parallel, model, {**REFUSED, **REFUSED_AS_GIVEN})
+    refused = refused_settings(parallel, model)
     return [
         *[f"of no effect in this layout: {', '.join(told)}"] * bool(told),
         *[f"NVIDIA/Megatron-LM 0.16 refuses {one}; the step is that of a trainer that runs it" for one in refused],

@@ -54,13 +54,7 @@ def load_inputs(
     spec = load_spec(ModelSpec, model, "model")
     nodes = load_spec(ClusterSpec, cluster, "cluster")
     if gpus is not None:
-        if gpus < nodes.gpus_per_node:
-            nodes = override(
-                nodes, {"gpus_per_node": gpus, "network.nic_bytes_per_s": f"x{gpus / nodes.gpus_per_node}"}, cluster
-            )
-        if gpus % nodes.gpus_per_node:
-            raise SpecError(f"`gpus` {gpus}: give a multiple of the {counted(nodes.gpus_per_node, 'GPU')} of a node")
-        nodes = override(nodes, {"num_nodes": gpus // nodes.gpus_per_node}, cluster)
+        nodes = with_gpus(nodes, gpus, "`gpus`")
     gpu = load_spec(GpuSpec, nodes.gpu, "cluster")
     start = load_spec(JobSpec, job, "job").parallel if job else first_layout(nodes)
     if start is None:
@@ -78,6 +72,16 @@ def load_inputs(
                 with contextlib.suppress(SpecError):
                     return StepInputs(chosen.trained(spec), gpu, nodes, tried, tables, load_constants())
             raise
+
+
+def with_gpus(cluster: ClusterSpec, num_gpus: int, field: str) -> ClusterSpec:
+    """Return a cluster cut or grown to a number of GPUs, a `field` of errors; part of a node has its part of NICs."""
+    per_node = min(cluster.gpus_per_node, num_gpus)
+    if num_gpus % per_node:
+        raise SpecError(f"{field} {num_gpus}: give a multiple of the {counted(per_node, 'GPU')} of a node")
+    changes = {"num_nodes": num_gpus // per_node, "gpus_per_node": per_node}
+    share = f"x{per_node / cluster.gpus_per_node!r}"
+    return override(cluster, {**changes, "network.nic_bytes_per_s": share}, cluster.name)
 
 
 def first_layout(cluster: ClusterSpec) -> ParallelSpec:

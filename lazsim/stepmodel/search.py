@@ -167,7 +167,7 @@ def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
 def _valid_layouts(inputs: StepInputs, least_copies: int, needs: Needs) -> Iterator[tuple[StepInputs, float, float]]:
     """Yield layouts that neither a trainer nor `needs` refuses, with what that says of them."""
     for parallel in layouts_tried(inputs.parallel, inputs.cluster):
-        if refused_settings(parallel, inputs.model):
+        if refused_settings(parallel, inputs.model, are_avoidable=True):
             continue
         try:
             changed = replace(inputs, parallel=parallel)

@@ -14,6 +14,7 @@ from lazsim.files.tables import Cells
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
 from lazsim.specs.catalog import sized_cluster
 from lazsim.specs.overrides import override
+from lazsim.stepmodel.loading import with_gpus
 from lazsim.study.verify.cells import UNKNOWN, cell_flag, cell_number, cell_whole
 
 GPU_SHARE = 0.1
@@ -55,13 +56,7 @@ class Lookup:
         else:
             cluster, gpu = _system_of(self.systems[name])
         _refuse_other_gpu(name, self.systems.get(name, {}), gpu)
-        per_node = min(cluster.gpus_per_node, num_gpus)
-        if num_gpus % per_node:
-            raise SpecError(f"gpus {num_gpus}: give a multiple of the {per_node} GPUs of a node")
-        changes: dict[str, Any] = {"num_nodes": num_gpus // per_node, "gpus_per_node": per_node}
-        if per_node != cluster.gpus_per_node:
-            changes["network.nic_bytes_per_s"] = cluster.network.nic_bytes_per_s * per_node / cluster.gpus_per_node
-        return override(cluster, changes, name), gpu
+        return with_gpus(cluster, num_gpus, "gpus"), gpu
 
     def _specified(self, kind: str, name: str) -> str:
         """Return how `load_spec` names a model or system; empty for one that only a row beside the file has."""
