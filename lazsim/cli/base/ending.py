@@ -11,11 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-AGAIN_S = 0.02
-"""Time after which an interrupt that cannot be raised yet is tried again."""
-
-LOST_S = 0.1
-"""Time after which one that was raised is looked for: the way out is not disturbed sooner."""
+AGAIN_S = 0.1
+"""Time after which an interrupt is raised again that could not be, or was lost: the way out is not disturbed sooner."""
 
 SAME_S = 0.2
 """Time in which a second signal is the same order: `timeout` sends one to the command, and one to its group."""
@@ -77,10 +74,9 @@ class Ending:
                 os._exit(128 + self.number)
             if not self.number:
                 self.number, self._ordered_s = number, time.monotonic()
-        must_wait = _must_wait(frame)
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_S if must_wait else LOST_S)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         # One that is alive unwinds the command, or is kept by a library that will raise it.
-        if self._raised() is None and not must_wait:
+        if self._raised() is None and not _must_wait(frame):
             raise self._new()
 
     def _new(self) -> "Interrupt":
@@ -122,7 +118,7 @@ def await_end(status: int, *, is_ordered: bool) -> None:
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, on_signal)
-    signal.setitimer(signal.ITIMER_REAL, LOST_S, LOST_S)
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
 
 
 def _must_wait(frame: FrameType | None) -> bool:
