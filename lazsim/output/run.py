@@ -115,13 +115,13 @@ def _outcome_table(result: RunResult) -> Table:
     system, rate = key("system", of="system"), Column("samples/s", ".2f", of="goodput_samples_per_s")
     columns = [system, Column("samples", ",", of="samples"), rate, Column("ETTR", ".1%", of="ettr")]
     if result.compares_placements:
-        survival = Column("survival probability", ".3f", of="plan_recovery.recovery_prob")
+        survival = Column("survival probability", ".3f", of="plan_recovery_prob")
         columns = [system, key("placement", of="placement"), rate, survival]
-    columns += [Column("failures", ",", of="counts.failures"), Column("reconf.", ",", of="counts.reconfigurations")]
-    columns += [Column("restarts", ",", of="counts.restarts"), Column("lost steps", ",", of="counts.lost_steps")]
+    columns += [Column("failures", ",", of="num_failures"), Column("reconf.", ",", of="num_reconfigurations")]
+    columns += [Column("restarts", ",", of="num_restarts"), Column("lost steps", ",", of="lost_steps")]
     runs = zip(result.scenarios, result.runs, strict=True)
     unfit = unfit_notes(run.name for one, run in runs if not fits_memory(one, run))
-    return Table.of(result.runs, columns, notes=unfit)
+    return Table.of(result.rows, columns, notes=unfit)
 
 
 def unfit_notes(names: Iterable[str]) -> list[str]:

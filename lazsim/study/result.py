@@ -69,14 +69,16 @@ class RunResult:
         """Whether placement policies were chosen, and plans scored."""
         return bool(self.inputs.get("placements"))
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is told of each run, in JSON and in tables; see `run_row`."""
+        return list(map(run_row, self.scenarios, self.runs))
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data, the shape that ``lazsim run --json`` prints."""
-        runs = [
-            run_row(scenario, run) | {"recoveries": list(map(failure_row, run.failures))}
-            for scenario, run in zip(self.scenarios, self.runs, strict=True)
-        ]
+        runs = self.rows
         for row, run in zip(runs, self.runs, strict=True):
-            row["setting"] = setting_of(run)
+            row |= {"recoveries": list(map(failure_row, run.failures)), "setting": setting_of(run)}
             row["published"] = row["best"] = None
         for name, others in (("published", self.published), ("best", self.best)):
             for row, run in zip(runs, others or (), strict=False):
