@@ -6,6 +6,7 @@ import dataclasses
 import json
 import resource
 import signal
+import sys
 import time
 
 import msgspec
@@ -444,14 +445,40 @@ def test_reorders_are_measured_for_as_many_tokens_as_the_rest(top_k):
 
 
 def test_memory_is_judged_before_it_is_taken(tmp_path, quick_peaks, monkeypatch):
-    monkeypatch.setattr(compute, "free_bytes", lambda _: 10**7)
+    monkeypatch.setattr(compute, "free_bytes", lambda _: 2 * 10**7)
     monkeypatch.setattr(compute, "cache_bytes", lambda _: 10**5)
     one = new_session(tmp_path / "a.csv")
     tasks = [task for task in compute.compute_measurements(one.header)[0] if task.kernel == "expert"]
     fitting = [task.size for task in tasks if task.skip_reason() is None]
-    # 64 k tokens of width 64 alone are 16 MiB; 1024 of them are 256 KiB, and as much again four to ten times inside.
+    # 64 k tokens of width 64 alone are 16 MiB; 1024 of them are 256 KiB, and as much again 4 to 30 times inside.
     assert 1024 in fitting
     assert 65536 not in fitting
+
+
+PEAK = """
+import resource
+import sys
+import torch
+from lazsim.profiling import compute
+from lazsim.profiling.kernels import kernels_of
+from lazsim.specs import ModelSpec, load_spec
+
+compute.cache_bytes = lambda _: 1  # one buffer, so that a repetition is most of what is taken
+torch.set_num_threads(1)
+kernels = {kernel.name: kernel for kernel in kernels_of(load_spec(ModelSpec, "gpt-l"), use_grouped_mm=False)[0]}
+kernel, size, target = kernels[sys.argv[1]], 8192, compute.Target("cpu", "float32", 1e11, 1e10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+compute.measure_kernel(kernel, size, target, 0.5)
+taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+print(taken, compute.memory_of(kernel, size, target).total_bytes)
+"""
+
+
+@pytest.mark.skipif(not device.keeps_memory("cpu"), reason="needs a C library that can keep memory")
+@pytest.mark.parametrize("name", ["permute", "reorder"])
+def test_a_kernel_takes_no_more_memory_of_the_host_than_is_counted(run_process, name):
+    taken, counted = map(float, run_process(sys.executable, "-c", PEAK, name).stdout.split())
+    assert 0 < taken < counted
 
 
 def test_a_check_against_float64_counts_as_memory_too(tmp_path, quick_peaks, monkeypatch):
