@@ -167,7 +167,7 @@ def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools, Ints]:
     """Return the owners and the receivers of each state that some node lacks, of shape (R, N), and which these are."""
     num_nodes = has_LEN.shape[2]
     has = has_LEN.reshape(-1, num_nodes)
-    missing = wants_LEN.reshape(-1, num_nodes) & ~has
+    missing = wants_LEN.reshape(-1, num_nodes) > has
     # Most plans move the states of few experts.
     moving = np.flatnonzero(missing.any(axis=1))
     return has.take(moving, axis=0), missing.take(moving, axis=0), moving

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.blocks import CACHED_ELEMENTS, row_blocks
-from lazsim.placement.plan import Bools, Floats, Ints
+from lazsim.placement.plan import Bools, Floats, Ints, differ_from_last
 
 PAIRS_A_TIME = 15
 """Pairs of columns that a product of matrices deals with in the time of one pair of edges, roughly."""
@@ -63,10 +63,8 @@ def _edges(flags_RN: Bools) -> Any:
     """Return a sparse matrix of flags unlike the one before: 1 where they are set, else -1; none is set at first."""
     from scipy.sparse import csr_array
 
-    # A comparison of all flags in a row is several times faster than one of each row.
-    flags, differs_RN = flags_RN.ravel(), np.empty(flags_RN.shape, dtype=np.bool_)
-    np.not_equal(flags[1:], flags[:-1], out=differs_RN.ravel()[1:])
-    differs_RN[:, 0] = flags_RN[:, 0]
-    edges, num_columns = np.flatnonzero(differs_RN), flags_RN.shape[1]
+    differ_RN, num_columns = differ_from_last(flags_RN), flags_RN.shape[1]
+    differ_RN[:, 0] = flags_RN[:, 0]
+    edges = np.flatnonzero(differ_RN)
     ends = np.searchsorted(edges, np.arange(len(flags_RN) + 1) * num_columns)
-    return csr_array((np.where(flags[edges], 1.0, -1.0), edges % num_columns, ends), flags_RN.shape)
+    return csr_array((np.where(flags_RN.ravel()[edges], 1.0, -1.0), edges % num_columns, ends), flags_RN.shape)

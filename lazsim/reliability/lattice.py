@@ -39,13 +39,17 @@ class Lattice:
 
     def survival_by_count(self) -> Floats:
         """Return the share of the subsets of each size 0..n that are survived, shape (n + 1,)."""
-        size_in_row = _num_failed(min(self.num_nodes, ROW_NODES))
-        counts = np.zeros(self.num_nodes + 1, dtype=np.int64)
+        sizes = range(self.num_nodes + 1)
+        first_cell = 256 * _num_failed(min(self.num_nodes, ROW_NODES) - BYTE_NODES).astype(np.int64)
+        # Each byte is counted with the failed nodes of its place: there are far fewer bytes than bits.
+        bytes_by_count = np.zeros((len(sizes), 256), dtype=np.int64)
         for row, num_failed in zip(self._rows(), _num_failed(self.num_nodes - ROW_NODES).tolist(), strict=True):
-            survived = np.unpackbits(row, count=len(size_in_row), bitorder="little").view(np.bool_)
-            found = np.bincount(size_in_row[survived])
-            counts[num_failed : num_failed + len(found)] += found
-        return counts / [math.comb(self.num_nodes, num_failed) for num_failed in range(self.num_nodes + 1)]
+            found = np.bincount(first_cell + row, minlength=int(first_cell[-1]) + 256).reshape(-1, 256)
+            bytes_by_count[num_failed : num_failed + len(found)] += found
+        counts = np.zeros(len(sizes) + BYTE_NODES, dtype=np.int64)
+        for bit, num_failed in enumerate(_num_failed(BYTE_NODES).tolist()):
+            counts[num_failed : num_failed + len(sizes)] += bytes_by_count @ BITS_OF_BYTE[:, bit]
+        return counts[: len(sizes)] / [math.comb(self.num_nodes, num_failed) for num_failed in sizes]
 
     def survival_prob(self, fail_prob_n: Floats) -> float:
         """Return the probability that all experts survive when nodes fail independently."""
