@@ -5,6 +5,7 @@ engine. What nodes hold and what everything takes is in `tests.replay_costs`; no
 """
 
 import copy
+import heapq
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -676,12 +677,24 @@ class Replay:
         return (micro + bubbles + extra) / (micro + bubbles), 1.0
 
     def divided(self):
-        """Oobleck: a batch takes a / n + b on n nodes, found from those numbers next to n that make whole replicas."""
-        size, count, costs = self.job.stages * self.job.shares, len(self.seats), self.job.costs
-        few = count // size * size
-        less, more = (costs.step_s(whole) / costs.batch(whole) for whole in (few, few + size))
-        a = (less - more) / (1 / few - 1 / (few + size))
-        return costs.batch(few), costs.batch(few) * (less + a * (1 / count - 1 / few))
+        """Oobleck: each micro-batch goes to the pipeline that ends it first; pipelines may stay as in the job."""
+        costs, size = self.job.costs, self.job.stages * self.job.shares
+        pipelines = len(self.seats) // size
+        whole = pipelines * size
+        stages = Counter(number % pipelines for number in range(len(self.seats) // self.job.shares))
+        micro_batches = costs.even_micro_batches(whole) * pipelines
+        each = math.ceil(micro_batches / pipelines)
+
+        def end(pipeline, number):
+            first, second = (costs.pipeline_s(stages[pipeline], many, False) for many in (each, 2 * each))
+            return first + (number - each) * (second - first) / each
+
+        ends, last = sorted((end(one, 1), one, 1) for one in stages), 0.0
+        for _ in range(math.ceil(micro_batches)):
+            last, one, number = heapq.heappop(ends)
+            heapq.heappush(ends, (end(one, number + 1), one, number + 1))
+        own = costs.pipeline_s(self.job.stages, costs.micro_batches(whole), True)
+        return costs.batch(whole), costs.step_s(whole) * min(1, last / own)
 
     def stacked(self):
         """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""

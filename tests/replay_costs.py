@@ -43,6 +43,13 @@ class Constant(NamedTuple):
     def micro_batches(self, count):
         return self.num_micro_batches
 
+    def even_micro_batches(self, count):
+        return self.num_micro_batches
+
+    def pipeline_s(self, stages, micro_batches, is_own):
+        """Return the step of a pipeline: here a stage of the job has one layer, and no other has fewer."""
+        return micro_batches + stages - 1
+
     def batch(self, count):
         return SAMPLES_PER_NODE * count
 
@@ -212,6 +219,13 @@ class Layout:
             return max(2 * self.parallel.pipeline, most + most % 2)
         # Interleaved stages take multiples of their number.
         return most if self.parallel.virtual_stages == 1 else math.ceil(most / self.stages) * self.stages
+
+    def even_micro_batches(self, count):
+        ranks = count * self.gpus // (self.tensor * self.parallel.context * self.parallel.pipeline)
+        return self.parallel.global_batch / (ranks * self.parallel.micro_batch)
+
+    def pipeline_s(self, stages, micro_batches, is_own):
+        return self.costs.template_s(stages, micro_batches, is_own=is_own)
 
     def batch(self, count):
         return self.parallel.global_batch

@@ -287,30 +287,50 @@ def test_nodes_that_stood_by_take_free_places_at_once():
 
 @pytest.mark.parametrize("count", range(4, 13))
 def test_templates_of_oobleck_use_every_node_from_those_on_that_hold_the_model_once(count):
-    # Each node trains 4 samples in 2 s, beside however many.
+    # Each node trains 4 samples in 2 s, beside however many. Those that make no pipeline add no stage of a whole layer.
     result = run("oobleck", nodes=" ".join(NODES[:count]), duration_s=2000.0)
     assert {state.num_used for state in result.states} == {count}
     # At the end, one step is under way.
-    assert result.samples == pytest.approx(2 * count * 2000, abs=64)
+    assert result.samples == pytest.approx(2 * (count // 4 * 4) * 2000, abs=64)
 
 
 @pytest.mark.parametrize("count", range(4, 13))
-def test_a_step_of_oobleck_shortens_by_the_work_of_each_node_more_and_bubbles_stay(count):
-    # Of 24 micro-batches in pipelines of two stages, each pipeline has a share, and one more fills it.
-    replicas_s = {4: 24 + 1, 8: 12 + 1, 12: 8 + 1}
-    timed = SYSTEMS["oobleck"].timed_seats(staged_costs(), count, 12)
-    # Their samples are in proportion to their nodes, and are the same number here.
-    weights = {seats: factor * seats / min(timed) for seats, factor in timed.items()}
-    assert sum(weight * replicas_s[seats] for seats, weight in weights.items()) == pytest.approx(24 * 4 / count + 1)
+def test_pipelines_of_oobleck_divide_micro_batches_as_the_best_of_all_divisions_does(count):
+    # Of six layers, two stages hold three and three stages two. Two nodes are a stage, and a pipeline has four
+    # micro-batches; it takes one for each stage beyond the first to fill, or stays as it was.
+    pipelines, stages = count // 4, count // 2
+    layers_and_fill = [(3, 1), (2, 2)]
+    longer = [layers_and_fill[stages % pipelines > one or stages == 3] for one in range(pipelines)]
+    divisions = [one for one in itertools.product(range(17), repeat=pipelines) if sum(one) == 4 * pipelines]
+    best = min(
+        max((number + fill) * layers for number, (layers, fill) in zip(one, longer, strict=True) if number)
+        for one in divisions
+    )
+    costs = staged_costs()
+    costs = replace(costs, model=msgspec.structs.replace(costs.model, num_layers=6, d_ff_dense=1))
+    assert SYSTEMS["oobleck"].timed_seats(costs, count, 12) == (4 * pipelines, pytest.approx(best / ((4 + 1) * 3)))
+
+
+def test_a_pipeline_of_oobleck_takes_the_step_of_the_same_stages_in_a_layout():
+    # Eight nodes are a stage: 104 to 111 are 13 stages, without interleaving, as in a layout of its own. 8192 sequences
+    # are 256 micro-batches for each of 32 ranks.
+    settings = {"model": "deepseek-v3", "cluster": "h200x512", "job": "deepseek-v3", "system": "oobleck"}
+    given = {"pipeline": 13, "virtual_stages": 1, "sharding": "none"}
+    as_layout = resolve(settings | {f"job.parallel.{name}": value for name, value in given.items()})
+    expected = steady_step_s(SYSTEMS["oobleck"], as_layout.costs(), as_layout.load_routing(), 104)
+    scenario = resolve(settings)
+    for nodes in (104, 111):
+        found = steady_step_s(SYSTEMS["oobleck"], scenario.costs(), scenario.load_routing(), nodes)
+        assert found == pytest.approx(expected)
 
 
 def test_the_node_that_makes_another_pipeline_of_oobleck_slows_no_step():
-    # The bubbles of two pipelines made it 8 % slower at once, and those of three, 16 %.
+    # Of 61 layers, 15 stages hold up to 5, as 13 would. Two pipelines of 8 hold up to 8, for half of the batch.
     settings = {"model": "deepseek-v3", "cluster": "h200x512", "job": "deepseek-v3", "job.parallel.global_batch": 2048}
     scenario = resolve(settings | {"system": "oobleck"})
     before = [steady_step_s(SYSTEMS["oobleck"], scenario.costs(), scenario.load_routing(), one) for one in (127, 191)]
     after = [steady_step_s(SYSTEMS["oobleck"], scenario.costs(), scenario.load_routing(), one) for one in (128, 192)]
-    assert all(0.99 < less / more <= 1 for less, more in zip(after, before, strict=True))
+    assert all(less <= more for less, more in zip(after, before, strict=True))
 
 
 def test_layers_of_oobleck_are_in_every_pipeline_again_after_a_failure():
@@ -643,10 +663,10 @@ def test_ft_hsdp_stands_still_as_long_as_published():
     assert result.samples == 47 * 48 + (400 - 277) // 2 * 32
 
 
-def test_oobleck_goes_on_with_the_throughput_of_the_nodes_left():
-    # 94 s, then 15 + 10 + 7 s; from 127 s on, the steps of two pipelines, 32 samples, take 2 * 8 / 11 s on 11 nodes.
+def test_oobleck_goes_on_with_the_throughput_of_the_pipelines_left():
+    # 94 s, then 15 + 10 + 7 s; from 127 s on, steps of two pipelines, 32 samples: a third stage has no layer to take.
     result = run("oobleck", (95, "remove", "a"))
-    assert result.steps == 47 + math.floor((400 - 127) / (2 * 8 / 11))
+    assert result.steps == 47 + (400 - 127) // 2
     assert result.samples == 47 * 48 + (result.steps - 47) * 32
     assert spent(result) == pytest.approx(
         {"compute": 94 + 273, "lost_work": 1, "detect": 15, "reconfigure": 10, "transfer": 7}

@@ -161,6 +161,17 @@ class CostModel:
         """Return the micro-batches of a step on `num_nodes` nodes."""
         return self.job.num_micro_batches
 
+    def even_micro_batches(self, num_nodes: int) -> float:
+        """Return the micro-batches that each data-parallel rank of `num_nodes` nodes has of an even global batch."""
+        return float(self.num_micro_batches(num_nodes))
+
+    def template_s(self, num_stages: int, num_micro_batches: int, *, is_own: bool = False) -> float:
+        """Return the step of one pipeline of stages of whole layers, in any unit; of the job's where it `is_own`.
+
+        Here, micro-batches take a stage as long as it has layers.
+        """
+        return float((num_micro_batches + num_stages - 1) * math.ceil(self.model.num_layers / num_stages))
+
     def stage_bytes_per_node(self, num_nodes: int) -> float:
         """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""
         return 0.0

@@ -27,7 +27,7 @@ from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, require_end, scaled
-from lazsim.engine.systems.system import FULL_PACE, Save, System, decide_next
+from lazsim.engine.systems.system import Save, System, decide_next
 from lazsim.limits import MAX_WHOLE
 from lazsim.trace.table import Batch
 
@@ -530,12 +530,10 @@ class Job:
         self.plans.consider_sampling(held, step + (self._end_s - self.env.now) / timer(step).step_s)
         step_s = timer(step).step_s
         pace = self.system.pace(self.costs, held, step_s)
-        if pace != FULL_PACE:
-            timer = scaled([(pace.step_factor, timer)])
         require_end(step_s, self.env.now, self._end_s, self._most_steps)
         self.state = Training(
             held,
-            timer=timer,
+            timer=scaled(timer, pace.step_factor),
             samples_per_step=round(self.plans.samples_per_step(held) * pace.samples_share),
             planned_step=step,
             is_below_threshold=self.system.is_elastic

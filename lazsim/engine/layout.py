@@ -65,10 +65,29 @@ class LayoutCosts(CostModel):
         return self.inputs_for(num_nodes).num_micro_batches
 
     def even_micro_batches(self, num_nodes: int) -> float:
-        """Return the micro-batches that each data-parallel rank of `num_nodes` nodes has of an even global batch."""
+        """See `CostModel.even_micro_batches`."""
         parallel = self.inputs.parallel
         ranks = num_nodes * self.cluster.gpus_per_node / parallel.gpus_per_replica
         return self.samples_per_step(num_nodes) / (ranks * parallel.micro_batch)
+
+    def template_s(self, num_stages: int, num_micro_batches: int, *, is_own: bool = False) -> float:
+        """See `CostModel.template_s`: predicted, without interleaving but for the job's."""
+        known_s, key = self._known.template_s, (num_stages, num_micro_batches, is_own)
+        if key not in known_s:
+            parallel = self.inputs.parallel
+            num_stages = min(num_stages, self.model.num_layers // parallel.stages_of_part)
+            nodes = num_stages * self.grid.unit_nodes
+            if not is_own:
+                stages = num_stages * parallel.stages_of_part
+                plain: dict[str, Any] = {"schedule": "1f1b", "virtual_stages": 1, "stages": "", "pipeline": stages}
+                parallel = msgspec.structs.replace(parallel, **plain)
+            data = nodes * self.cluster.gpus_per_node // parallel.gpus_per_replica
+            batch = num_micro_batches * data * parallel.micro_batch
+            parallel = msgspec.structs.replace(parallel, global_batch=batch, routing="balanced")
+            cluster = msgspec.structs.replace(self.cluster, num_nodes=nodes)
+            inputs = replace(self.inputs, cluster=cluster, parallel=parallel)
+            known_s[key] = predict_step(inputs, self._known.layers).step_s
+        return known_s[key]
 
     @property
     def dense_state_bytes(self) -> int:
@@ -238,10 +257,11 @@ class LayoutCosts(CostModel):
 
 
 class KnownSteps:
-    """Steps by number of nodes and power of `IMBALANCE_RATIO`, and the layers that they share."""
+    """Steps by number of nodes and power of `IMBALANCE_RATIO`, those of templates, and the layers that all share."""
 
     def __init__(self) -> None:
         self.step_s: dict[tuple[int, int], float] = {}
+        self.template_s: dict[tuple[int, int, bool], float] = {}
         self.layers = Layers()
 
 

@@ -88,15 +88,13 @@ class Plans:
 
     def timer(self, held: Held) -> StepTimer:
         """Return what times steps while every node of the plan is there."""
-        made, parts = _made(held), []
-        for num_timed, factor in self._timed_seats(held).items():
-            # Nodes that are missing are taken to have been where the plan has them.
-            servers_N = np.arange(num_timed) // self._costs.cluster.nodes_per_server
-            planned = made if num_timed == made.num_nodes else replace(made, num_nodes=num_timed)
-            if held.is_whole:
-                servers_N = self._nodes.servers(held.nodes)
-            parts.append((factor, partial(self.sampler.time, self._planner.make_timer(planned.plan, servers_N))))
-        return parts[0][1] if len(parts) == 1 else scaled(parts)
+        made, (num_timed, factor) = _made(held), self._timed_seats(held)
+        # Nodes that are missing are taken to have been where the plan has them.
+        servers_N = np.arange(num_timed) // self._costs.cluster.nodes_per_server
+        planned = made if num_timed == made.num_nodes else replace(made, num_nodes=num_timed)
+        if held.is_whole:
+            servers_N = self._nodes.servers(held.nodes)
+        return scaled(partial(self.sampler.time, self._planner.make_timer(planned.plan, servers_N)), factor)
 
     def consider_sampling(self, held: Held, num_steps: float) -> None:
         """Sample from now on where a run of `num_steps` would take too long to compute."""
@@ -104,9 +102,9 @@ class Plans:
 
     def samples_per_step(self, held: Held) -> int:
         """Return the samples of the steps that are timed."""
-        return self._costs.samples_per_step(min(self._timed_seats(held)))
+        return self._costs.samples_per_step(self._timed_seats(held)[0])
 
-    def _timed_seats(self, held: Held) -> dict[int, float]:
+    def _timed_seats(self, held: Held) -> tuple[int, float]:
         return self._system.timed_seats(self._costs, len(held.nodes), held.num_seats)
 
     def note_spent(self, held: Held, step: int, num_steps: int, seconds: float) -> None:

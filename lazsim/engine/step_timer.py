@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -102,16 +102,14 @@ class ModelledStepTimer:
         return dict(zip(stretches, zip(*seconds, strict=True), strict=True))
 
 
-def scaled(parts: Sequence[tuple[float, StepTimer]]) -> StepTimer:
-    """Return a timer of steps by those of others, which add up, each times a factor."""
+def scaled(timer: StepTimer, factor: float) -> StepTimer:
+    """Return a timer of steps that take those of another one times a factor."""
 
-    def timer(step: int) -> TimedSteps:
-        of_parts = [part(step) for _, part in parts]
-        step_s = math.fsum(factor * one.step_s for (factor, _), one in zip(parts, of_parts, strict=True))
-        # Shares of the parts are nearly the same.
-        return TimedSteps(step_s, min(one.num_steps for one in of_parts), of_parts[0].extrapolated_share)
+    def longer(step: int) -> TimedSteps:
+        steps = timer(step)
+        return steps._replace(step_s=factor * steps.step_s)
 
-    return timer
+    return timer if factor == 1 else longer
 
 
 def require_end(step_s: float, now_s: float, end_s: float, most_steps: int) -> None:

@@ -199,12 +199,8 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
         system, costs = scenario.find_system(), scenario.costs()
         if not run.steps or not isinstance(costs, LayoutCosts):
             continue
-        empty[run.name] = 0.0
-        for size, seconds in run.steps_s.items():
-            timed = system.timed_seats(costs, *size)
-            taken = math.fsum(factor * costs.num_micro_batches(seats) for seats, factor in timed.items())
-            even = math.fsum(factor * costs.even_micro_batches(seats) for seats, factor in timed.items())
-            empty[run.name] += (1 - even / taken) * seconds / math.fsum(run.steps_s.values())
+        empty_s = math.fsum(seconds * system.empty_share(costs, *size) for size, seconds in run.steps_s.items())
+        empty[run.name] = empty_s / math.fsum(run.steps_s.values())
     if max(empty.values(), default=0.0) < TOLD_EMPTY:
         return []
     told = ", ".join(f"{name} {share:.1%}" for name, share in empty.items())

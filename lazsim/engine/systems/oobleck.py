@@ -1,5 +1,6 @@
 """Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +21,10 @@ class Oobleck(SeatSystem):
     Notes
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
-    ``n0`` on, and batches are divided so that pipelines end together. The imbalance of uneven stages is left out. Work
-    goes down with the nodes, and bubbles do not, as longer pipelines take longer to fill: a step of ``n`` nodes takes
-    ``a / n + b``, which is that of whole model replicas where ``n`` makes such.
+    ``n0`` on. Here a stage has as many nodes in each template, and further nodes make further stages, as evenly as
+    they can; those that make no stage hold states only. Stages hold whole layers, and the fullest decides: of 61
+    layers, 9 stages hold up to 7. Micro-batches are divided so that the last pipeline ends as early as it can. Where
+    this gains nothing, pipelines are as in the job.
 
     Of ``n`` nodes, those that make no whole number of ``n0`` take places of one more model replica. After a failure
     nodes change their places until each is taken ``n // n0`` times, as often as there are pipelines. A copy is the
@@ -40,15 +42,15 @@ class Oobleck(SeatSystem):
         """See `System.num_seats`."""
         return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
 
-    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> dict[int, float]:
-        """See `System.timed_seats`: the mean of as many model replicas as there are pipelines, and of one more."""
-        replica = costs.grid.replica_nodes
-        beyond = num_nodes % replica
-        few, more = num_nodes - beyond, num_nodes - beyond + replica
-        share = more * beyond / (num_nodes * replica)
-        if not beyond:
-            return {few: 1.0}
-        return {few: 1 - share, more: share * (costs.samples_per_step(few) / costs.samples_per_step(more))}
+    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> tuple[int, float]:
+        """See `System.timed_seats`: those of as many model replicas as there are pipelines."""
+        pipelines = Pipelines(costs, num_nodes)
+        return pipelines.whole, pipelines.factor
+
+    def empty_share(self, costs: CostModel, num_nodes: int, num_seats: int) -> float:
+        """See `System.empty_share`: of what pipelines could do until the last one ends."""
+        pipelines = Pipelines(costs, num_nodes)
+        return pipelines.empty_share if pipelines.factor < 1 else super().empty_share(costs, num_nodes, pipelines.whole)
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
         """See `System.plan`: for the places that nodes take, and those beside them."""
@@ -102,6 +104,34 @@ class Oobleck(SeatSystem):
             seats = costs.grid.by_replica_N(plan.num_nodes)[: decision.num_nodes]
             load_s = read_s(costs, self.load_bytes(costs, plan)[seats])
         return restart_s(costs, decision.num_nodes) + load_s
+
+
+class Pipelines:
+    """The pipelines that some nodes form from templates, and the micro-batches that each has of a step."""
+
+    def __init__(self, costs: CostModel, num_nodes: int) -> None:
+        grid = costs.grid
+        pipelines = num_nodes // grid.replica_nodes
+        self.whole = pipelines * grid.replica_nodes
+        self._micro_batches = costs.even_micro_batches(self.whole) * pipelines
+        each = math.ceil(self._micro_batches / pipelines)
+        stages_K = (num_nodes // grid.unit_nodes + np.arange(pipelines)) // pipelines
+        ends_2K = np.array([[costs.template_s(one, many) for one in stages_K.tolist()] for many in (each, 2 * each)])
+        self._more_s_K = (ends_2K[1] - ends_2K[0]) / each
+        self._fill_s_K = ends_2K[0] - each * self._more_s_K
+        # One more stage takes half of the work of a stage at most, beside the time to fill the pipeline.
+        most = 2 * each + int(stages_K.max())
+        ends_MK = self._fill_s_K + np.arange(1, most + 1)[:, None] * self._more_s_K
+        last = math.ceil(self._micro_batches) - 1
+        self._end_s = float(np.partition(ends_MK, last, axis=None)[last])
+        own_s = costs.template_s(grid.num_stages, costs.num_micro_batches(self.whole), is_own=True)
+        self.factor = min(1.0, self._end_s / own_s)
+        """Their step over that of whole model replicas as the job has them, which they take where those are faster."""
+
+    @property
+    def empty_share(self) -> float:
+        """The share of the micro-batches which they could have until the last ends that they lack."""
+        return 1 - self._micro_batches / float(((self._end_s - self._fill_s_K) / self._more_s_K).sum())
 
 
 OOBLECK = Oobleck(

@@ -166,13 +166,16 @@ class System:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
         return num_nodes
 
-    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> dict[int, float]:
-        """Return the places of the plans whose steps make up that of nodes in some seats of a plan, with factors.
+    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> tuple[int, float]:
+        """Return the places of the plan whose step, times a factor, is that of nodes in some seats of a plan.
 
-        They train the samples of the plan with fewest places. Steps on all places, the free ones included, are those
-        that `pace` is held against.
+        They train its samples. Steps on all places, the free ones included, are those that `pace` is held against.
         """
-        return {num_seats: 1.0}
+        return num_seats, 1.0
+
+    def empty_share(self, costs: CostModel, num_nodes: int, num_seats: int) -> float:
+        """Return the share of their micro-batches that nodes in seats of a plan leave empty, as rounds are whole."""
+        return 1 - costs.even_micro_batches(num_seats) / costs.num_micro_batches(num_seats)
 
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
