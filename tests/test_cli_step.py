@@ -104,6 +104,13 @@ def test_a_search_says_which_sizes_it_tried_and_takes_batches_too_small_for_data
     assert (status, "global_batch (7) must be a multiple of" in err) == (2, True)
 
 
+def test_a_search_chooses_the_stages_of_dualpipe(answered):
+    options = ["--layout", "schedule=dualpipe", "--layout", "global_batch=512"]
+    found = answered("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "32", *options, "--search")
+    assert {each["layout"]["schedule"] for each in found["search"]} == {"dualpipe"}
+    assert all(each["layout"]["pipeline"] % 2 == 0 for each in found["search"])
+
+
 def test_a_search_says_that_its_layout_takes_more_memory_than_published_runs(lazsim):
     for gpus, batch in ((8, 64), (64, 1024)):
         place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", str(gpus), "--json", "--search")
@@ -766,6 +773,16 @@ def test_names_of_the_catalogue_are_known_in_the_usual_spellings(tmp_path, model
     (tmp_path / "rows.csv").write_text(f"{PLAIN}\n{row}\n")
     (run,) = read_runs(str(tmp_path / "rows.csv"))
     assert (run.inputs.model.name, run.inputs.cluster.gpu) == ("qwen3-30b-a3b", "h100")
+
+
+def test_a_row_with_a_kernel_that_was_not_measured_on_its_gpu_leaves_others_predicted(tmp_path):
+    # The tables of an A100 have no exchanges of DeepEP.
+    table = told(tmp_path, "dispatcher", "deepep")
+    table.write_text(f"{table.read_text()}other,{MINE.removeprefix('mine,').replace('dgx-h100', 'dgx-a100-80g')},deepep\n")
+    known, unknown = verify([str(table)]).rows
+    assert known.predicted is not None
+    assert unknown.predicted is None
+    assert unknown.skipped.startswith("no times of exchange_deepep in the tables of a100")
 
 
 def test_an_optimizer_that_is_not_distributed_needs_no_word_on_sharding(tmp_path):

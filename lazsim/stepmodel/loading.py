@@ -60,6 +60,8 @@ def load_inputs(
     if start is None:
         raise SpecError(f"`job` {job}: has no table [parallel]; give a job with a layout, or leave it out")
     tables = tables_of(gpu)
+    if searches and (layout or {}).get("schedule") == "dualpipe":
+        layout = {"pipeline": 2, **(layout or {})}  # a search chooses the stages, of which DualPipe has two or more
     with prefix_errors("`layout`"):
         chosen = override(start, layout) if layout else start
     given = [f"`job` {job}: parallel"] * (job is not None) + ["`layout`"] * bool(layout)

@@ -279,12 +279,16 @@ def _text_of(row: MeasuredRun | PublishedOutcome) -> str:
 
 def _verified(run: MeasuredRun) -> VerifiedRow:
     measured, predicted, skipped = run.tokens_per_s_per_gpu, None, run.skipped
-    if run.inputs is not None:
-        time = predict_step(run.inputs)
-        predicted = time.tokens_per_s_per_gpu
-        if (mfu := time.mfu * measured / predicted) > 1:
-            predicted = None
-            skipped = f"tok_s_gpu {measured:,.0f} takes {mfu:.3g} times the peak of the GPU: give tokens/s of one GPU"
+    try:
+        if run.inputs is not None:
+            time = predict_step(run.inputs)
+            if (mfu := time.mfu * measured / time.tokens_per_s_per_gpu) > 1:
+                raise SpecError(
+                    f"tok_s_gpu {measured:,.0f} takes {mfu:.3g} times the peak of the GPU: give tokens/s of one GPU"
+                )
+            predicted = time.tokens_per_s_per_gpu
+    except SpecError as error:
+        skipped = str(error)  # such as a kernel that was not measured on this GPU
     error = None if predicted is None else predicted / measured - 1
     group = f"{run.settings['model_key']} {run.settings['system']}"
     return VerifiedRow(
