@@ -664,6 +664,18 @@ def test_exchanges_measured_over_faster_links_are_told(cluster, told):
     assert any("links" in remark for remark in inputs_of(cluster=cluster).kernel_remarks) == told
 
 
+def test_bytes_over_slower_links_take_longer():
+    # 4,096 tokens of 7,168 numbers by DeepEP over eight H800, 24 multiprocessors, groups 4 of 8: 158 GB/s of all
+    # copies in 16 bits (deepseek-ai/DeepEP, README), where an H100 has 2.25 times the NVLink.
+    layout = {"expert": 8, "dispatcher": "deepep", "exchange_multiprocessors": 24, "sequence_length": 4096}
+    cut, whole = (inputs_of("deepseek-v3", cluster, **layout) for cluster in ("hgx-h800", "dgx-h100"))
+    copied_bytes = 4 * 2 * 7168 * 4096
+    assert copied_bytes / exchange_s(cut) == pytest.approx(158e9, rel=0.1)
+    assert copied_bytes / exchange_s(whole) > 2 * 0.9 * 158e9
+    # A short message waits as long: what takes longer are its bytes.
+    assert cut.collective_s("all_gather", 1024, 8, 1) < 1.1 * whole.collective_s("all_gather", 1024, 8, 1)
+
+
 def test_the_clock_slows_no_quantisation():
     inputs = inputs_of(precision="fp8_block")
     # The tables: 146.2 us for a matmul of 4,096 in each direction, of which 17.89 are a cast of 4,096 x 4,096 numbers.

@@ -320,7 +320,7 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         return inputs.collective_s("all_gather", sent * ranks, ranks, parallel.expert_tensor)
     if parallel.dispatcher == "all_to_all":
         sent *= model.top_k
-        within_s = inputs.tables.collective_s("all_to_all", sent, ranks)
+        within_s = inputs.tables.collective_s("all_to_all", inputs.link_stretch * sent, ranks)
         curve_us, share = constants.gather_curve_us, constants.all_to_all_nic_share
         across, between = sent * (1 - 1 / domains), sent * (1 - 1 / inputs.num_pods)
     else:
@@ -328,7 +328,7 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         measured = inputs.tables.ranks_of(kernel)
         sent_share = 1 - 1 / min(ranks, measured)
         tokens = inputs.own_tokens
-        each = ranks_of_token(inputs, ranks) * sent_share * sent / tokens
+        each = inputs.link_stretch * ranks_of_token(inputs, ranks) * sent_share * sent / tokens
         if kernel == "exchange_deepep":
             within_s = inputs.tables.sent_s(tokens, each, inputs.multiprocessors)
         else:

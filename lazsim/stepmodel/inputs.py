@@ -41,7 +41,7 @@ OPERAND_BYTES = {"bf16": 2.0, "nvfp4": 0.5625}
 for each 16 numbers (arXiv 2509.25149)."""
 
 LONG_BYTES, FASTER_LINKS = 2**29, 1.25
-"""A message at the rate of links, and times by which measured ones may be faster than a cluster's without a remark."""
+"""A message at the rate of links, and times by which measured ones may be faster and still be those of a cluster."""
 
 QUANTISE_BYTES = 3
 """A number of 16 bits is read, one of 8 bits is written."""
@@ -130,6 +130,19 @@ class StepInputs:
         server = self.cluster.gpus_per_node * self.cluster.nodes_per_server
         return self.cluster.network.nic_bytes_per_s / server
 
+    @cached_property
+    def link_stretch(self) -> float:
+        """Times by which bytes inside a domain take longer than measured; 1 where links are as fast, or there are none.
+
+        An H800 has 0.44 of the NVLink of an H100, whose tables stand in, and sends half of its bytes by DeepEP.
+        """
+        if self.domain == 1 or "all_to_all" not in self.tables.grids:
+            return 1.0
+        ranks = self.tables.ranks_of("all_to_all")
+        rate = LONG_BYTES * (1 - 1 / ranks) / self.tables.collective_s("all_to_all", LONG_BYTES, ranks)
+        faster = rate / self.cluster.network.local_bytes_per_s
+        return faster if faster > FASTER_LINKS else 1.0
+
     @property
     def matmul_kernel(self) -> str:
         """Table of the layers' matmuls."""
@@ -183,15 +196,11 @@ class StepInputs:
                     "fewer and no more"
                 )
         remarks += [UNMEASURED] if attention is not None and attention.index_heads else []
-        if "all_to_all" in self.tables.grids:
-            ranks = self.tables.ranks_of("all_to_all")
-            rate = LONG_BYTES * (1 - 1 / ranks) / self.tables.collective_s("all_to_all", LONG_BYTES, ranks)
-            faster = rate / self.cluster.network.local_bytes_per_s
-            if faster > FASTER_LINKS and self.domain > 1:
-                remarks.append(
-                    f"exchanges inside a domain were measured over links {faster:.2g} times as fast as this cluster's "
-                    "(`local_bytes_per_s`), and take longer here"
-                )
+        if self.link_stretch > 1:
+            remarks.append(
+                f"exchanges inside a domain were measured over links {self.link_stretch:.2g} times as fast as this "
+                "cluster's (`local_bytes_per_s`): bytes take as many times as long here"
+            )
         # ``attn_forward_func_with_cp`` of NVIDIA/TransformerEngine 2.9.
         is_ring = self.parallel.context_exchange == "ring"
         if self.parallel.context > 1 and attention is not None and (is_latent or attention.num_window_layers):
@@ -236,7 +245,7 @@ class StepInputs:
             return 0.0
         inside = max(1, min(num_ranks, self.domain // max(1, min(stride, self.domain))))
         domains = math.ceil(num_ranks / inside)
-        within_s = self.tables.collective_s(kernel, num_bytes, inside) if inside > 1 else 0.0
+        within_s = self.tables.collective_s(kernel, self.link_stretch * num_bytes, inside) if inside > 1 else 0.0
         shared = num_bytes * (domains - 1) / domains / inside
         across_s = self.across_s(self.constants.gather_curve_us, shared, self.constants.gather_nic_share)
         return max(within_s, across_s + (domains - 1) * self.cluster.network.nic_latency_s)

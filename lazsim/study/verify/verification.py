@@ -287,8 +287,8 @@ def _verified(run: MeasuredRun) -> VerifiedRow:
                     f"tok_s_gpu {measured:,.0f} takes {mfu:.3g} times the peak of the GPU: give tokens/s of one GPU"
                 )
             predicted = time.tokens_per_s_per_gpu
-    except SpecError as error:
-        skipped = str(error)  # such as a kernel that was not measured on this GPU
+    except SpecError as refused:
+        skipped = str(refused)  # such as a kernel that was not measured on this GPU
     error = None if predicted is None else predicted / measured - 1
     group = f"{run.settings['model_key']} {run.settings['system']}"
     return VerifiedRow(
