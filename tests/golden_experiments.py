@@ -5,7 +5,7 @@ They are what lazsim computed when it was last looked at, not what somebody publ
 
 from pathlib import Path
 
-from lazsim.output.outcome import frame_csv
+from lazsim.output.experiment import frame_csv
 from lazsim.study.experiment import Context, Outcome, experiment_titles, load_experiment
 
 FOLDER = Path(__file__).parent / "golden" / "experiments"

@@ -9,7 +9,7 @@ import pytest
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
-from lazsim.output.advice import advice_parts, seems_better
+from lazsim.output.advise import advice_parts, seems_better
 from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
@@ -406,7 +406,7 @@ def test_a_search_that_was_stopped_goes_on_and_the_same_question_has_the_same_an
 
 def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim, answered, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("lazsim.output.plots.advice.to_files", lambda figure: drawn.append(figure) or {"png": b""})
+    monkeypatch.setattr("lazsim.output.plots.advise.to_files", lambda figure: drawn.append(figure) or {"png": b""})
     path = tmp_path / "nodes.csv"
     events = [Event(0, "add", f"node{index}") for index in range(6)]
     write_trace(build_trace(events, duration_s=1800), path)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lazsim.output.outcome import outcome_text
+from lazsim.output.experiment import outcome_text
 from lazsim.study.experiment import Outcome, experiment_titles
 from tests.conftest import ROOT
 

@@ -10,7 +10,7 @@ import matplotlib.image
 import pandas as pd
 import pytest
 
-from lazsim.output.outcome import frame_csv, outcome_text
+from lazsim.output.experiment import frame_csv, outcome_text
 from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, POLICY_LOOKS, SYSTEM_LOOKS
 from lazsim.study.experiment import TOO_FEW, Context, Outcome, experiment_titles, load_experiment
 from tests.conftest import ROOT

@@ -214,6 +214,12 @@ def test_every_class_that_the_signature_of_a_public_function_names_is_public():
     assert {"PlacementPlan", "BatchFailures", "MtbfSpec", "RunResult"} <= named <= set(lazsim.__all__)
 
 
+def test_a_command_has_its_name_in_the_command_line_and_in_the_output():
+    # The names that are listed stand in a table of two columns, which needs no file.
+    for path in set((PACKAGE / "cli").glob("*.py")) - {PACKAGE / "cli/__init__.py", PACKAGE / "cli/list.py"}:
+        assert f"from lazsim.output.{path.stem} import" in path.read_text()
+
+
 ALIKE = {"lazsim", "cli", "output", "plots", "readers", "systems"}
 """Packages without a guide: their modules are commands, results, formats or systems, or the rest of lazsim."""
 

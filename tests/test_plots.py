@@ -43,7 +43,7 @@ for module in pkgutil.iter_modules(plots.__path__):
     if module.name not in {skipped}:
         importlib.import_module(f"lazsim.output.plots.{{module.name}}")
 import lazsim
-from lazsim.output.reliability import reliability_files
+from lazsim.output.recovery import reliability_files
 from lazsim.output.run import run_files
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans

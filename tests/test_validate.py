@@ -46,10 +46,10 @@ from lazsim.live.validate import (
     predict,
     quiet_trace,
 )
-from lazsim.output.live import validation_files, validation_parts, validation_report
 from lazsim.output.plots.live import live_figure
 from lazsim.output.report import report_page
 from lazsim.output.table import render
+from lazsim.output.validate import validation_files, validation_parts, validation_report
 from lazsim.routing.table import RecordedRouting
 from lazsim.specs import JobSpec, load_spec
 from lazsim.trace import build_trace

@@ -106,7 +106,7 @@ def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **setting
     is generated is another at each seed. With --out, a search that was stopped goes on where it was.
     """
     from lazsim.files.folders import refuse_foreign
-    from lazsim.output.advice import ADVICE_FILES, advice_files, advice_parts, advice_report
+    from lazsim.output.advise import ADVICE_FILES, advice_files, advice_parts, advice_report
     from lazsim.specs import ClusterSpec, load_spec
     from lazsim.study.advise.advice import advise
     from lazsim.trace.recipes import change_recipe

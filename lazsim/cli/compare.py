@@ -30,7 +30,7 @@ def command(observed: Path, systems: tuple[str, ...], **settings: Any) -> None:
     Offers constants that would make stops agree, and changes none: a log does not say what a stop was spent on.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
-    from lazsim.output.observed import observed_parts
+    from lazsim.output.compare import observed_parts
     from lazsim.study.observed import compare_observed
 
     systems = systems or DEFAULT_SYSTEMS

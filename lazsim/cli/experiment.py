@@ -68,7 +68,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: An
     where the first one was stopped.
     """
     from lazsim.files.folders import refuse_foreign
-    from lazsim.output.outcome import outcome_files, outcome_text
+    from lazsim.output.experiment import outcome_files, outcome_text
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
     context = Context(

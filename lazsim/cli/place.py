@@ -100,7 +100,7 @@ def command(
     """
     from lazsim.errors import LazsimError
     from lazsim.files.faults import check_lenient
-    from lazsim.output.reliability import comparison_files, comparison_parts
+    from lazsim.output.place import comparison_files, comparison_parts
     from lazsim.placement.policies import DOMAINS, POLICIES, STEADY
     from lazsim.reliability.comparison import compare_plans
     from lazsim.reliability.task import build_task, with_old_plan

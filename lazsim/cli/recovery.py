@@ -55,7 +55,7 @@ def command(
     recovery.json, report.html, and recovery, failure-sets and placement-map as .png and .pdf.
     """
     from lazsim.files.faults import check_lenient
-    from lazsim.output.reliability import reliability_files, reliability_parts, reliability_report
+    from lazsim.output.recovery import reliability_files, reliability_parts, reliability_report
     from lazsim.reliability.failure_scenarios import build_scenarios
     from lazsim.reliability.survival import assess_plans
     from lazsim.reliability.task import build_task

@@ -40,7 +40,7 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
     require_torch("live training needs")
     from lazsim.live.run import prepare
     from lazsim.live.validate import kills_and_joins, validate
-    from lazsim.output.live import validation_files, validation_parts, validation_report
+    from lazsim.output.validate import validation_files, validation_parts, validation_report
 
     spec = prepare(build_spec(settings))
     trace, speedup, stretch = load_live_trace(spec, settings, kills_and_joins)

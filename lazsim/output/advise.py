@@ -39,7 +39,7 @@ def advice_parts(advice: Advice) -> Iterator[Part]:
 def advice_files(advice: Advice) -> dict[str, bytes]:
     """Return the content of every file of ``lazsim advise --out`` but the runs, by name."""
     from lazsim.files.writing import json_bytes
-    from lazsim.output.plots.advice import advice_figure
+    from lazsim.output.plots.advise import advice_figure
 
     return {"advice.json": json_bytes(advice.to_json()), **name_pictures("advice", advice_figure(advice))}
 
