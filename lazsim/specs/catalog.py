@@ -53,9 +53,9 @@ OTHER_NAMES: Mapping[str, str] = {
 
 
 @functools.cache
-def catalog_names(kind: str) -> tuple[str, ...]:
+def catalog_names(kind: str, suffix: str = ".toml") -> tuple[str, ...]:
     """List the names of a folder of the catalogue, sorted."""
-    return tuple(sorted(path.stem for path in (CATALOG / kind).glob("*.toml")))
+    return tuple(sorted(path.stem for path in (CATALOG / kind).glob(f"*{suffix}")))
 
 
 def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> DecodedT:

@@ -19,6 +19,7 @@ import numpy as np
 from lazsim.errors import SpecError, prefix_errors, printable, unknown_name
 from lazsim.files.reading import read_bytes
 from lazsim.files.tables import Cells, read_cells
+from lazsim.specs import catalog_names
 from lazsim.stepmodel.check_tables import TablesCheck, check_tables
 from lazsim.stepmodel.experts import distinct_ranks
 from lazsim.stepmodel.full_grid import Points, full_grid
@@ -31,7 +32,6 @@ from lazsim.stepmodel.tables import (
     load_tables,
     parse_tables,
     positive_number,
-    tables_names,
     work_axes,
 )
 
@@ -166,7 +166,7 @@ def import_tables(path: str, gpu: str | None = None, stand_ins: Mapping[str, str
         if len(known) != 1:
             raise SpecError(f"`gpu`: give the name of one, of {', '.join(known) or 'your choice'}")
         gpu = known[0]
-    catalogue = {name: load_tables(name) for name in tables_names()}
+    catalogue = {name: load_tables(name) for name in catalog_names("kernels", ".csv")}
     unnamed = {name: tables for name, tables in catalogue.items() if name not in known}
     head, lines = [f"{printable(gpu)}: {FORWARD_ONLY}"], []
     for file, rows in files.items():

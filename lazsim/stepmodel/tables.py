@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import CATALOG, read_bytes
+from lazsim.specs import catalog_names
 from lazsim.units import read_number
 
 KERNELS = CATALOG / "kernels"
@@ -189,14 +190,9 @@ def read_tables(name: str) -> bytes:
     """Return the text of tables; names and errors are those of `load_tables`."""
     if name.endswith(".csv"):
         return read_bytes(name)
-    if name not in tables_names():
-        raise SpecError(unknown_name("GPU with kernel tables", name, tables_names(), "a path to a .csv file"))
+    if name not in (known := catalog_names("kernels", ".csv")):
+        raise SpecError(unknown_name("GPU with kernel tables", name, known, "a path to a .csv file"))
     return (KERNELS / f"{name}.csv").read_bytes()
-
-
-def tables_names() -> list[str]:
-    """List the GPUs that the catalogue has kernel tables of."""
-    return sorted(path.stem for path in KERNELS.glob("*.csv"))
 
 
 def holds_tables(content: bytes) -> bool:

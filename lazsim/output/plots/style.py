@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72")
-"""Distinct also in grey, in the order in which series are drawn."""
-
-MORE_COLORS = (
-    "#7a5c2e", "#5b4fa3", "#c2a300", "#9a9a9a", "#0c8f8f", "#8c1c13", "#6e9a1f", "#d67fb0", "#1f3d7a", "#e0a273",
-    "#00b3e6", "#3b2a1a", "#ff5a36",
+COLORS = (
+    "#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72", "#7a5c2e", "#5b4fa3", "#c2a300", "#9a9a9a", "#0c8f8f",
+    "#8c1c13", "#6e9a1f", "#d67fb0", "#1f3d7a", "#e0a273", "#00b3e6", "#3b2a1a", "#ff5a36",
 )  # fmt: skip
+"""In the order in which series are drawn; the first five are distinct also in grey."""
+
 MARKERS: Any = (
     "o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", (4, 1, 0), "H", (3, 1, 0), "8", (6, 1, 0),
 )  # fmt: skip
@@ -102,7 +101,7 @@ class Look(NamedTuple):
     hatch: str
 
 
-LOOKS = tuple(map(Look, (*COLORS, *MORE_COLORS), MARKERS, LINES, HATCHES))
+LOOKS = tuple(map(Look, COLORS, MARKERS, LINES, HATCHES))
 """In the order in which series are drawn."""
 
 FIRST = ("lazarus", "ds-ft", "ds", "tutel-ft", "tutel", "dropless-ft", "dropless")
