@@ -161,7 +161,7 @@ def test_ties_are_told_beside_what_too_few_seeds_leave_open():
     best, second, third = found.ranking
     ranking = (best, replace(second, is_tie=True), replace(third, is_tie=None, num_seeds=2))
     shown = " ".join(render(advice_parts(replace(found, ranking=ranking)), 200).split())
-    assert "; 1 other may be as good; 2 seeds of others, fewer than 6, cannot tell whether they are as good" in shown
+    assert "; 1 other may be as good; fewer than 6 seeds do not tell whether 1 choice is as good" in shown
     assert "without an interval there are fewer than 6 seeds: chance may do as much" in shown
 
 
@@ -183,6 +183,21 @@ def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):
     # A node goes after 25 minutes, in the third ten of them.
     assert [stretch.nodes_lost(600.0) for stretch in stretches] == [0, 0, 1, 0, 0, 0]
     assert [stretch.num_alive()[1][0] for stretch in stretches] == [6, 6, 6, 5, 5, 5]
+
+
+def test_a_recorded_trace_has_a_stretch_for_each_deadline_that_fits_and_six_in_a_row_are_from_all_over_it(tmp_path):
+    path, num_hours = tmp_path / "nodes.csv", 20
+    events = [Event(0.0, "add", f"n{hour}") for hour in range(num_hours)]
+    events += [Event(3600.0 * hour + 1800, "remove", f"n{hour}") for hour in range(num_hours)]
+    write_trace(build_trace(events, duration_s=num_hours * 3600.0), path)
+    made = Question({**EVEN, "trace": str(path)}, None, Due(1800.0, 3600.0, None), of("ds"), {})
+    stretches = [made.scenario(of("ds")[0], seed).load_trace() for seed in range(made.most_seeds)]
+    # In each hour, the node of its name goes.
+    lost = [int(name[1:]) for one in stretches for batch in one.batches() for name in batch.removed]
+    assert sorted(lost) == list(range(num_hours))
+    for first in range(num_hours - 5):
+        # Any quarter of the trace has a stretch.
+        assert {hour // 5 for hour in lost[first : first + 6]} == {0, 1, 2, 3}
 
 
 class Made:

@@ -81,10 +81,10 @@ def _answer(advice: Advice) -> list[str]:
     ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
     num_ties = len(advice.ties)
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
-    if any(one.is_tie is None for one in advice.ranking[1:]):
-        fewest = min(one.num_seeds for one in advice.ranking)
+    if untold := sum(one.is_tie is None for one in advice.ranking[1:]):
         better = sum(map(seems_better, advice.ranking))
-        told += f"; {counted(fewest, 'seed')} of others, fewer than {MIN_SAMPLES}, cannot tell whether they are as good"
+        others = counted(untold, "choice is", "choices are")
+        told += f"; fewer than {MIN_SAMPLES} seeds do not tell whether {others} as good"
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")

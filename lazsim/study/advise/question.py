@@ -1,6 +1,8 @@
 """The scenarios that choices stand for, and their runs under the same events and loads."""
 
 import functools
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,7 +40,7 @@ MIN_FAILURES = 5
 
 NUM_STRETCHES = MIN_SAMPLES
 """Stretches into which a recorded trace is cut, one for each seed: as long as they can be where there is to be an
-interval over them."""
+interval over them, and more where they only last up to a deadline."""
 
 FOR_ELASTIC = ("fault_threshold", "placement")
 """Choices without effect on systems of plain expert parallelism."""
@@ -90,6 +92,8 @@ class Question:
         """Remarks on all runs, as keys."""
         self.most_seeds = NUM_STRETCHES if recipe is None else None
         """Stretches of a recorded trace; None where others can be generated."""
+        if recipe is None and due is not None:
+            self.most_seeds = max(NUM_STRETCHES, int(plain.wall_s() / due.deadline_s))
         self._is_sized = plain.field("trace.num_nodes") is not None
         if plain.cluster.nodes_per_domain and plain.field("trace.batch_share") == 0:
             size = plain.cluster.nodes_per_domain
@@ -155,7 +159,7 @@ class Question:
         whole = self.whole(choice, seed)
         trace, wall_s = whole.load_trace(), whole.wall_s()
         if self.most_seeds is not None:
-            start_s, wall_s = self._stretch(seed, wall_s)
+            start_s, wall_s = self._stretch(seed, wall_s, self.most_seeds)
             trace = trace.window(start_s, wall_s)
         if stays:
             trace = switch_to_on_demand(trace, 0.0, whole.most_in_service(), wall_s)
@@ -164,7 +168,7 @@ class Question:
         lenient = own["lenient"] and "routing" in asked.paths
         return self._resolve({**own, **cut, "lenient": lenient, "trace": trace, "duration": wall_s})
 
-    def _stretch(self, seed: int, whole_s: float) -> tuple[float, float]:
+    def _stretch(self, seed: int, whole_s: float, num_stretches: int) -> tuple[float, float]:
         """Return where the stretch of a seed begins, and how long it is: up to a deadline, or as long as can be."""
         if self._due is None:
             return seed * whole_s / NUM_STRETCHES, whole_s / NUM_STRETCHES
@@ -175,9 +179,13 @@ class Question:
                 f"`goal`: {lasts}, and the deadline is after {format_duration(deadline_s)}; give a longer trace, or a "
                 "recipe of ones like it (`lazsim trace fit`)"
             )
-        if deadline_s * NUM_STRETCHES > whole_s:
-            self.remarks[f"the {NUM_STRETCHES} stretches of the trace overlap: their runs are too much alike"] = None
-        return seed * (whole_s - deadline_s) / (NUM_STRETCHES - 1), deadline_s
+        if deadline_s * num_stretches > whole_s:
+            self.remarks[f"the {num_stretches} stretches of the trace overlap: their runs are too much alike"] = None
+        # Any few seeds in a row are of times from all over the trace.
+        ahead = next(
+            one for one in itertools.count(num_stretches // NUM_STRETCHES) if math.gcd(one, num_stretches) == 1
+        )
+        return seed * ahead % num_stretches * (whole_s - deadline_s) / (num_stretches - 1), deadline_s
 
     def start(self, choice: Choice, interval: Any) -> str:
         """Find what a choice begins with; return why it cannot run, if so."""
