@@ -68,32 +68,35 @@ class PlacementPlan:
 
     # Plans are kept for long, so that arrays many times as large as the slots are made when they are asked for.
 
-    def _filled(self, num_nodes: int) -> Ints:
-        """Return where the expert of each filled slot is in an array of shape (L, E, N), or (L, E) for one node."""
+    def _filled(self) -> Ints:
+        """Return where the expert of each filled slot is in an array of shape (L, E, N)."""
         cells: Ints = self.slots_LNS + np.arange(0, self.num_layers * self.num_experts, self.num_experts)[:, None, None]
-        if num_nodes > 1:
-            cells *= num_nodes
-            cells += np.arange(num_nodes)[:, None]
+        cells *= self.num_nodes
+        cells += np.arange(self.num_nodes)[:, None]
         return cells.ravel() if self.slots_LNS.min(initial=0) >= 0 else cells[self.slots_LNS >= 0]
 
     @property
     def replicas_LEN(self) -> Ints:
         """Replicas of each expert on each node, shape (L, E, N)."""
         shape = self.num_layers, self.num_experts, self.num_nodes
-        counts: Ints = np.bincount(self._filled(self.num_nodes), minlength=math.prod(shape))
+        counts: Ints = np.bincount(self._filled(), minlength=math.prod(shape))
         return counts.reshape(shape)
 
     @cached_property
     def replicas_LE(self) -> Ints:
         """Replicas of each expert over all nodes, shape (L, E)."""
-        total: Ints = np.bincount(self._filled(1), minlength=self.num_layers * self.num_experts)
-        return total.reshape(self.num_layers, self.num_experts)
+        unlike, _ = self.unlike_nodes
+        # Empty slots are of an expert more, before the first.
+        num_layers, _, num_slots = self.slots_LNS.shape
+        cells = unlike.slots_LNS + 1 + (self.num_experts + 1) * np.arange(num_layers)[:, None, None]
+        counts = np.bincount(cells.ravel(), self._num_alike_LC.repeat(num_slots), num_layers * (self.num_experts + 1))
+        return counts.reshape(num_layers, -1)[:, 1:].astype(np.int64)
 
     @cached_property
     def holds_LEN(self) -> Bools:
         """Whether a node holds a replica, shape (L, E, N)."""
         holds = np.zeros((self.num_layers, self.num_experts, self.num_nodes), dtype=np.bool_)
-        holds.ravel()[self._filled(self.num_nodes)] = True
+        holds.ravel()[self._filled()] = True
         return holds
 
     @cached_property
@@ -121,6 +124,12 @@ class PlacementPlan:
         return PlacementPlan(self.slots_LNS[layer_L1, node_LC], self.num_experts), like_LN + layer_L1 * node_LC.shape[1]
 
     @cached_property
+    def _num_alike_LC(self) -> Ints:
+        """Nodes that are like each unlike one."""
+        unlike, like_LN = self.unlike_nodes
+        return np.bincount(like_LN.ravel(), minlength=self.num_layers * unlike.num_nodes).reshape(self.num_layers, -1)
+
+    @cached_property
     def num_held_N(self) -> Ints:
         """Experts of all layers that each node holds, shape (N,)."""
         unlike, like_LN = self.unlike_nodes
@@ -130,11 +139,9 @@ class PlacementPlan:
     @cached_property
     def nodes_LE(self) -> Ints:
         """Nodes that each expert is on, shape (L, E)."""
-        unlike, like_LN = self.unlike_nodes
-        shape = self.num_layers, unlike.num_nodes, 1
-        num_alike_LC = np.bincount(like_LN.ravel(), minlength=math.prod(shape)).reshape(shape)
+        unlike, _ = self.unlike_nodes
         # float32 counts exactly up to 2**24.
-        nodes: Ints = (unlike.holds_LEN @ num_alike_LC.astype(np.float32))[:, :, 0].astype(np.int64)
+        nodes: Ints = (unlike.holds_LEN @ self._num_alike_LC[:, :, None].astype(np.float32))[:, :, 0].astype(np.int64)
         return nodes
 
     @property
