@@ -252,8 +252,9 @@ def last_line(said: str) -> str:
 
 def points(said: str) -> Iterator[str]:
     """Yield what ``profile`` has measured, the kernels of which it lacked time or memory for sizes, and all others."""
-    for found in re.findall(r"has (\d+ points of \d+ kernels)", said):
-        yield found
+    # Commands wrap what they say for a terminal.
+    for found in re.findall(r"has (\d+\s+points\s+of\s+\d+\s+kernels)", said):
+        yield " ".join(found.split())
         skipped = re.findall(r"^note: skipped: ([^:]+): (.*)", said, re.MULTILINE)
         for words, what in (
             (r"\d: budget\b", "too little time for all sizes of"),

@@ -108,7 +108,7 @@ def test_the_summary_has_every_figure_and_every_reason():
     }  # fmt: skip
     component = {"name": "ETTR", "measured": 0.671, "relative_error": 0.02, "judged": True}
     profiled = (
-        "gpt-l.csv has 134 points of 11 kernels; lazsim profile show gpt-l.csv\n"
+        "gpt-l.csv has 134 points of 11\n  kernels; lazsim profile show gpt-l.csv\n"
         "note: skipped: head: 1024: budget; 2048: memory\nnote: skipped: all_reduce over 4: 64, 128: budget\n"
         "note: skipped: attention: 18 layers see 128 tokens, for which torch has no kernel\n"
         "note: gpt-l.csv: cannot drive a run of gpt-l\n"
