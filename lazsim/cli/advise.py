@@ -131,4 +131,4 @@ def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **setting
     choices = {name: values for name, values in {**chosen, "num_nodes": num_nodes}.items() if values}
     with working():
         result = advise(settings, choices, folder=out, progress=progress_bar, tell=note, **asked)
-    show(result, advice_parts, files=advice_files, report=advice_report)
+    show(result, advice_parts, kept_as="advice.json", files=advice_files, report=advice_report)

@@ -206,7 +206,7 @@ def command(steps: int | None, listen: str | None, record_routing: Path | None, 
     if steps is not None or settings["trace_path"] is None:
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)
     report = _run_here(spec, settings) if listen is None else _run_on_cluster(spec, listen, settings)
-    show(report, lambda shown: live_parts(shown.result), files=live_files)
+    show(report, lambda shown: live_parts(shown.result), kept_as="live.json", files=live_files)
     write_routing(record_routing, report.result.routing)
     if report.interrupted:
         raise KeyboardInterrupt

@@ -118,4 +118,4 @@ def command(
     if model:
         comparison = with_memory(comparison, model, gpu)
     parts = partial(comparison_parts, all_mappings=all_mappings)
-    show(comparison, parts, files=comparison_files)
+    show(comparison, parts, kept_as="place.json", files=comparison_files)

@@ -239,7 +239,7 @@ def skew(**settings: Any) -> None:
     from lazsim.profiling.ranks import SkewOptions, measure_skew
 
     result = measure_skew(SkewOptions(**settings), _measuring)
-    show(result, skew_parts, files=skew_files)
+    show(result, skew_parts, kept_as="skew.json", files=skew_files)
 
 
 @command.command()
@@ -262,11 +262,11 @@ def ranks(tolerance: float | None, **settings: Any) -> int:
     it. A layer takes as long as its slowest rank; exchanges between ranks are not run but modelled.
     """
     require_torch("measuring takes")
-    from lazsim.output.profile import rank_files, rank_parts
+    from lazsim.output.profile import rank_parts
     from lazsim.profiling.ranks import RankOptions, measure_ranks
 
     result = measure_ranks(RankOptions(**settings), _measuring)
-    show(result, rank_parts, files=rank_files)
+    show(result, rank_parts, kept_as="ranks.json")
     worst = max(abs(row.error) for row in result.rows)
     if tolerance is not None and worst > tolerance:
         note(f"the worst relative error of a layer is {worst:.1%}, more than {tolerance:.1%}")

@@ -76,4 +76,4 @@ def command(
     # Inputs are recorded as they were written.
     scenarios = replace(scenarios, inputs=scenarios.inputs | {"failures": failures})
     report = assess_plans(task, scenarios, policies)
-    show(report, reliability_parts, files=reliability_files, report=reliability_report)
+    show(report, reliability_parts, kept_as="recovery.json", files=reliability_files, report=reliability_report)

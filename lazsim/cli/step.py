@@ -55,4 +55,4 @@ def command(
     inputs = load_inputs(model, cluster, job, layout, gpus, searches)
     with working("searching layouts"):
         result = predict_layout(inputs, searches)
-    show(result, step_parts, files=step_files)
+    show(result, step_parts, kept_as="step.json", files=step_files)

@@ -52,7 +52,7 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
 
         limits = {"speedup": speedup, "tolerance": tolerance}
         found = validate(spec, trace, **limits, device=settings["device"], replay=stretch, progress=progress)
-    show(found, validation_parts, files=validation_files, report=validation_report)
+    show(found, validation_parts, kept_as="validate.json", files=validation_files, report=validation_report)
     write_routing(record_routing, found.measured.routing)
     if found.has_passed:
         return 0

@@ -74,5 +74,5 @@ def command(
     else:
         result = verify(paths, only, lambda rows: progress(rows, "predicting"))
     parts = refit_parts if refit else verify_parts
-    show(result, parts, files=verify_files)
+    show(result, parts, kept_as="verify.json", files=verify_files)
     return int(tolerance is not None and result.exceeds(tolerance))

@@ -37,11 +37,10 @@ def advice_parts(advice: Advice) -> Iterator[Part]:
 
 
 def advice_files(advice: Advice) -> dict[str, bytes]:
-    """Return the content of every file of ``lazsim advise --out`` but the runs, by name."""
-    from lazsim.files.writing import json_bytes
+    """Return the files of ``lazsim advise --out`` beside its JSON and the runs, by name."""
     from lazsim.output.plots.advise import advice_figure
 
-    return {"advice.json": json_bytes(advice.to_json()), **name_pictures("advice", advice_figure(advice))}
+    return name_pictures("advice", advice_figure(advice))
 
 
 def advice_report(advice: Advice) -> Report:

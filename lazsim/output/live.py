@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from lazsim.files.writing import csv_bytes, json_bytes
+from lazsim.files.writing import csv_bytes
 from lazsim.live.record import LiveReport, LiveRun, StepRecord
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
@@ -44,7 +44,7 @@ def _ms(seconds: float) -> str:
 
 
 def live_files(report: LiveReport) -> dict[str, bytes]:
-    """Return the content of every file of ``lazsim live --out``, by name."""
+    """Return the files of ``lazsim live --out`` beside its JSON, by name."""
     from lazsim.output.plots.live import live_figure
 
     rows = (
@@ -52,7 +52,6 @@ def live_files(report: LiveReport) -> dict[str, bytes]:
         for step in report.result.steps
     )
     return {
-        "live.json": json_bytes(report.to_json()),
         "steps.csv": csv_bytes((field.name for field in fields(StepRecord)), rows),
         **name_pictures("live", live_figure(report.result)),
     }

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lazsim.files.writing import json_bytes
 from lazsim.output.maps import LayerMap, layer_maps, text_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key, terminal_width
@@ -37,11 +36,10 @@ def comparison_parts(comparison: PlanComparison, *, all_mappings: bool = False) 
 
 
 def comparison_files(comparison: PlanComparison) -> dict[str, bytes]:
-    """Return the content of every file of ``lazsim place --out``, by name."""
+    """Return the files of ``lazsim place --out`` beside its JSON, by name."""
     from lazsim.output.plots.placement import placement_figure
 
-    pictures = name_pictures("placement", placement_figure(_maps(comparison)))
-    return {"place.json": json_bytes(comparison.to_json()), **pictures}
+    return name_pictures("placement", placement_figure(_maps(comparison)))
 
 
 def _maps(comparison: PlanComparison) -> list[LayerMap]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.errors import literal
-from lazsim.files.writing import json_bytes
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key, number_text
 from lazsim.placement.plan import Floats
@@ -139,11 +138,6 @@ def rank_parts(result: RankResult) -> list[Part]:
     return [Table.of(result.rows, columns, "slowest rank of each layer", [note])]
 
 
-def rank_files(result: RankResult) -> dict[str, bytes]:
-    """Return the numbers by name."""
-    return {"ranks.json": json_bytes(result.to_json())}
-
-
 def skew_parts(result: SkewResult) -> list[Part]:
     """Report a layer under growing skew, without and with allocation."""
     columns = [
@@ -162,10 +156,10 @@ def skew_parts(result: SkewResult) -> list[Part]:
 
 
 def skew_files(result: SkewResult) -> dict[str, bytes]:
-    """Return the numbers and pictures by name."""
+    """Return the pictures of ``lazsim profile skew --out``, by name."""
     from lazsim.output.plots.profile import skew_figure
 
-    return {"skew.json": json_bytes(result.to_json()), **name_pictures("skew", skew_figure(result))}
+    return name_pictures("skew", skew_figure(result))
 
 
 def _errors() -> list[Column]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lazsim.files.writing import json_bytes
 from lazsim.output.maps import layer_maps, plan_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
@@ -54,12 +53,11 @@ def reliability_parts(report: ReliabilityReport) -> Iterator[Part]:
 
 
 def reliability_files(report: ReliabilityReport) -> dict[str, bytes]:
-    """Return the content of every file of ``lazsim recovery --out``, by name."""
+    """Return the files of ``lazsim recovery --out`` beside its JSON, by name."""
     from lazsim.output.plots.placement import placement_figure
     from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 
     return {
-        "recovery.json": json_bytes(report.to_json()),
         **name_pictures("recovery", recovery_figure(report)),
         **name_pictures("failure-sets", failure_sets_figure(report)),
         **name_pictures("placement-map", placement_figure(layer_maps(report.task, report.plans, None))),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from lazsim.files.decoding import words_of
-from lazsim.files.writing import json_bytes, toml_text
+from lazsim.files.writing import toml_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.specs import ParallelSpec
@@ -47,11 +47,10 @@ def step_parts(result: StepResult) -> Iterator[Part]:
 
 
 def step_files(result: StepResult) -> dict[str, bytes]:
-    """Return the content of every file of ``lazsim step --out``, by name."""
+    """Return the files of ``lazsim step --out`` beside its JSON, by name."""
     from lazsim.output.plots.step import step_figure
 
-    files = {"step.json": json_bytes(result.to_json()), "job.toml": job_toml(result).encode()}
-    return {**files, **name_pictures("step", step_figure(result))}
+    return {"job.toml": job_toml(result).encode(), **name_pictures("step", step_figure(result))}
 
 
 def job_toml(result: StepResult) -> str:

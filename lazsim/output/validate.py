@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 
-from lazsim.files.writing import json_bytes
 from lazsim.live.validate import NEGLIGIBLE_SHARE, ComparedQuantity, Validation
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report, timeline_of
@@ -42,11 +41,10 @@ def _error(error: float) -> str:
 
 
 def validation_files(validation: Validation) -> dict[str, bytes]:
-    """Return the content of every file of ``lazsim validate --out``, by name."""
+    """Return the files of ``lazsim validate --out`` beside its JSON, by name."""
     from lazsim.output.plots.live import live_figure
 
-    pictures = live_figure(validation.measured, validation.predicted)
-    return {"validate.json": json_bytes(validation.to_json()), **name_pictures("validate", pictures)}
+    return name_pictures("validate", live_figure(validation.measured, validation.predicted))
 
 
 def validation_report(validation: Validation) -> Report:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazsim.files.writing import csv_bytes, json_bytes, toml_text
+from lazsim.files.writing import csv_bytes, toml_text
 from lazsim.grouping import grouped
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
@@ -135,7 +135,7 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
 
 
 def verify_files(result: Verification) -> dict[str, bytes]:
-    """Return the content of every file of ``lazsim verify --out``, by name."""
+    """Return the files of ``lazsim verify --out`` beside its JSON, by name."""
     from lazsim.output.plots.verify import verify_figure
 
     rows = [row.to_json() for row in result.kernels.rows]
@@ -145,7 +145,6 @@ def verify_files(result: Verification) -> dict[str, bytes]:
     texts = ([f"{cell:.6g}" if isinstance(cell, int | float) else cell for cell in row] for row in cells)
     return {
         "verify.csv": csv_bytes(columns, texts),
-        "verify.json": json_bytes(result.to_json()),
         **(name_pictures("verify", verify_figure(result)) if result.predicted_rows else {}),
     }
 

@@ -197,14 +197,18 @@ def show(
     parts: "Callable[[Any], Iterable[Part]]",
     notes: Iterable[str] | None = None,
     *,
-    files: Callable[[Any], Mapping[str, bytes]] = dict,
+    kept_as: str = "",
+    files: Callable[[Any], Mapping[str, bytes]] = lambda _: {},
     report: "Callable[[Any], Report] | None" = None,
 ) -> None:
     """Print a result on stdout as JSON or as tables and paragraphs, then tell the notes on it on stderr.
 
-    A result is plain data, or has it as `to_json`; its notes are its own where none are given. Its files, and a report
-    where there is one, are written to the folder of ``--out`` first, in place of those of the command's earlier result.
+    A result is plain data, or has it as `to_json`; its notes are its own where none are given. Its JSON where it has a
+    name to be kept as, its files, and a report where there is one, are written to the folder of ``--out`` first, in
+    place of those of the command's earlier result.
     """
+    from lazsim.files.writing import json_bytes
+
     if isinstance(result, dict) and notes is not None:
         result = result | {"notes": list(notes)}
     notes = getattr(result, "notes", ()) if notes is None else notes
@@ -212,19 +216,24 @@ def show(
     written: list[str] = []
     try:
         if out is not None:
-            contents = dict(files(result))
+            contents = {kept_as: json_bytes(_plain(result))} if kept_as else {}
+            contents |= files(result)
             if report is not None:
                 contents[REPORT] = page(report(result), parts(result), notes, contents)
             written = write_results(out, click.get_current_context().command_path, contents)
     finally:
         # Where its files cannot be written, as on a full disk, the result of minutes is not lost.
         if kept("as_json"):
-            print_json(result if isinstance(result, dict) else result.to_json())
+            print_json(_plain(result))
         else:
             print_parts(parts(result))
         note(*notes)
     if out is not None:
         note_written(out, written)
+
+
+def _plain(result: Any) -> Any:
+    return result if isinstance(result, dict) else result.to_json()
 
 
 def page(report: "Report", parts: "Iterable[Part]", notes: Iterable[str], files: Mapping[str, bytes]) -> bytes:
