@@ -16,6 +16,7 @@ import pytest
 from lazsim.output.plots import step as pictures
 from lazsim.output.plots import verify as verify_pictures
 from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
+from lazsim.stepmodel.experts import exchange_s
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.verify.measured_runs import LEFT_OUT, MeasuredRun, read_runs
@@ -795,6 +796,21 @@ def test_a_system_beside_the_file_that_is_another_than_the_catalogues_is_not_tak
     (tmp_path / "systems.csv").write_text("system,gpu,gpus_per_node,nic_Gbps_per_gpu\ndgx-h100,H100,8,200\n")
     (run,) = read_runs(str(told(tmp_path, "gpu", "H100")))
     assert "systems.csv has nic_Gbps_per_gpu 200 of dgx-h100, and the catalogue 400" in run.skipped
+
+
+def test_a_system_beside_the_file_exchanges_at_the_rate_of_its_links(tmp_path):
+    # Those of a DGX H100 have 450 GB/s in each direction, of which an exchange reaches 0.7 or less.
+    names = {"dgx-h100": 0, "whole": 450, "cut": 200}
+    rows = [MINE.replace("mine", name).replace("dgx-h100", name).replace(",2,1,8,", ",1,1,8,") for name in names]
+    (tmp_path / "rows.csv").write_text("\n".join([PLAIN, *rows]))
+    lines = [f"{name},H100,8,8,{rate},400" for name, rate in names.items() if rate]
+    columns = "system,gpu,gpus_per_node,gpus_per_nvlink_domain,nvlink_GBps_per_dir,nic_Gbps_per_gpu"
+    (tmp_path / "systems.csv").write_text("\n".join([columns, *lines]))
+    runs = read_runs(str(tmp_path / "rows.csv"))
+    known_s, whole_s, cut_s = (exchange_s(run.inputs) for run in runs)
+    assert whole_s == known_s
+    # Bytes take 316 / 140 times as long; what does not grow is the time of a short message.
+    assert 2 < cut_s / whole_s < 316 / (0.7 * 200)
 
 
 def test_published_rows_of_every_status_are_read(shared):

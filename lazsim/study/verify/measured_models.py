@@ -20,6 +20,12 @@ from lazsim.study.verify.cells import UNKNOWN, cell_flag, cell_number, cell_whol
 GPU_SHARE = 0.1
 """Share by which sources differ on the rates of one GPU: the memory of a B200 has 7.7 or 8 TB/s."""
 
+LINK_SHARE = 0.7
+"""Share of the line rate of NVLink that an all-to-all reaches.
+
+316 of 450 GB/s on an H100, 203 of 300 on an A100, 563 of 900 on a B200 (ai-dynamo/aiconfigurator).
+"""
+
 ATTENTION_TYPES = ("MHA", "GQA", "MQA", "MLA")
 
 
@@ -90,7 +96,7 @@ def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
         "gpus_per_domain": domain,
         "gpu": gpu_name,
         "network.nic_bytes_per_s": cell_number(row, "nic_Gbps_per_gpu") * 1e9 / 8 * per_node,
-        "network.local_bytes_per_s": cell_number(row, "nvlink_GBps_per_dir") * 1e9,
+        "network.local_bytes_per_s": LINK_SHARE * cell_number(row, "nvlink_GBps_per_dir") * 1e9,
     }
     return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
 
