@@ -26,6 +26,9 @@ class EvenLoads:
     def __init__(self, num_layers, num_experts):
         self.shape = (num_layers, num_experts)
 
+    def since(self, step):
+        return step - step % 50
+
     def loads(self, steps):
         return np.ones((len(steps), *self.shape), dtype=np.int64)
 

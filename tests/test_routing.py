@@ -185,6 +185,14 @@ def test_loads_tell_their_size_and_the_grid_on_which_they_are_constant():
     assert (generated.num_layers, generated.num_experts) == (4, 5)
     within = generated.loads(range(generated.interval_steps))
     assert (within == within[0]).all()
+    assert [routing.since(step) for step in (0, 10, 11, 20, 21, 99)] == [0, 0, 11, 11, 21, 21]
+    interval = generated.interval_steps
+    assert [generated.since(step) for step in (0, interval - 1, interval, 2 * interval + 1)] == [
+        0,
+        0,
+        interval,
+        2 * interval,
+    ]
 
 
 def test_generated_loads_of_a_long_run_stay_small_in_memory():

@@ -7,8 +7,10 @@ import pytest
 
 import lazsim
 from lazsim.engine import plans
+from lazsim.engine.planner import Planner
 from lazsim.engine.sampling import PLANNINGS, Sampler, window_s
 from lazsim.engine.sampling_error import NUM_ERRORS, SamplingError
+from lazsim.engine.step_timer import TimedSteps
 from lazsim.errors import SpecError
 from lazsim.scenario import resolve
 from lazsim.study.runs import ScenarioRuns, Setting
@@ -86,14 +88,53 @@ def test_plans_are_sampled_only_where_making_all_takes_long():
     assert lazsim.simulate(trace, duration="2d", **settings).runs[0].planning == "sampled"
 
 
-def test_plans_are_sampled_only_where_windows_far_outnumber_changes_of_the_nodes():
+def test_windows_that_are_left_take_two_seconds_and_at_most_twice_as_long():
     blocks = {}
-    for num_changes in (0, 100, 300, 10_000):
-        sampler = Sampler("auto", 10, num_changes, plans_change=True)
-        # A thousand windows, of which ten can be computed in the time.
-        sampler.consider(10_000, 0.2)
-        blocks[num_changes] = sampler.block_windows
-    assert blocks == {0: 62, 100: 20, 300: 6, 10_000: 1}
+    for seconds in (0.2, 0.02, 0.005, 0.002):
+        sampler = Sampler("auto", 10, plans_change=True)
+        sampler.consider(10_000, seconds)
+        blocks[seconds] = sampler.block_windows
+    # Of a thousand windows, 10, 100, 400 and all can be computed in 2 s; there are 16 blocks or more, of 4 or more.
+    assert blocks == {0.2: 1000 // 16, 0.02: 2 * 1000 // 100, 0.005: 2 * 1000 // 400, 0.002: 1}
+
+
+def stretch_number(step):
+    return TimedSteps(float(step // 50), 50 - step % 50)
+
+
+def test_steps_under_a_plan_of_a_window_stand_as_far_from_it_in_that_which_stands_for_the_block():
+    sampler = Sampler("sampled", 200, plans_change=True)
+    sampler.block_windows = 4
+    # Window 1, steps 200 to 399, stands for the first four. A plan made after 530 steps, 130 in its window, is one made
+    # 30 in window 1: its next 70 steps are 20 of the fourth 50 steps of the run, and all of the fifth.
+    assert sampler.stand_in(530) == 230
+    assert [sampler.time(stretch_number, 530, step) for step in (530, 550)] == [(4.0, 20, 0.0), (5.0, 50, 0.0)]
+    # One made with the window goes through all of window 1.
+    assert [sampler.time(stretch_number, 400, step) for step in (400, 590)] == [(4.0, 50, 0.0), (7.0, 10, 0.0)]
+
+
+def test_changes_of_nodes_in_a_block_share_plans_and_what_they_move(monkeypatch):
+    events, bound = [lazsim.Event(0.0, "add", f"node{node}") for node in range(8)], []
+    for time_s in range(300, 30 * 3600, 300):
+        node = f"node{time_s // 300 % 8}"
+        events += [lazsim.Event(time_s, "remove", node), lazsim.Event(time_s + 100.0, "add", node)]
+    bind_nodes = plans.bind_nodes
+    monkeypatch.setattr(plans, "bind_nodes", lambda *states, **other: bound.append(1) or bind_nodes(*states, **other))
+    settings = {"systems": ["lazarus"], "model": "gpt-s", "cluster.nodes_per_server": 1, "planning": "sampled"}
+    trace = lazsim.build_trace(events, duration_s=30 * HOUR_S)
+    counts = lazsim.simulate(trace, **settings).runs[0].counts
+    assert counts["reconfigurations"] == 2 * 359
+    # Seven or eight nodes become seven or eight in each of 17 blocks. Loads are drawn every 50 steps, so that they are
+    # new 0 to 4 times from a plan of the end of a window to the next one, and 0 to 3 times from one within it.
+    assert len(bound) <= 17 * 4 * (5 + 4)
+
+
+def test_steps_with_the_same_loads_before_them_have_one_plan():
+    scenario = resolve({"trace": "fail-every-5min", "system": "lazarus", "model": "gpt-s"})
+    plan = Planner(scenario.find_system(), scenario.costs(), scenario.load_routing()).plan
+    # Loads stay the same for 50 steps: those of step 199, the last of 200 made, are drawn for 150 to 199.
+    assert plan(4, 200) is plan(4, 151) is not plan(4, 201)
+    assert plan(4, 0) is not plan(4, 1)
 
 
 def test_every_plan_is_made_where_loads_are_even():

@@ -66,21 +66,27 @@ class Planner:
 
     def plan(self, num_nodes: int, step: int, domains: Domains = None) -> PlacementPlan:
         """Plan from the loads of the last of `step` steps made; before the first, loads count as even."""
-        if self._system.policy is None or self.loads_are_even:
-            # These plans do not change.
-            step = 0
-        if (num_nodes, step, domains) not in self._kept:
-            steps = [step]
+        first = self.first_step(step)
+        if (num_nodes, first, domains) not in self._kept:
+            steps = [first]
             if plans_together(self._system, self.costs, num_nodes):
                 interval = self.costs.job.rebalance_interval_steps
-                steps += range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
+                ahead = range((step // interval + 1) * interval, step + NUM_AHEAD * interval, interval)
+                steps = list(dict.fromkeys([first, *map(self.first_step, ahead)]))
             domain_N = None if domains is None else np.array(domains)
             plans = list(plan_each(self._system, self.costs, num_nodes, self._observed(steps), domain_N))
             most_kept = len(steps) + max(2, SLOTS_KEPT // plans[0].slots_LNS.size)
             self._kept |= {(num_nodes, each, domains): plan for each, plan in zip(steps, plans, strict=True)}
             while len(self._kept) > most_kept:
                 del self._kept[next(iter(self._kept))]
-        return self._kept[num_nodes, step, domains]
+        return self._kept[num_nodes, first, domains]
+
+    def first_step(self, step: int) -> int:
+        """Return the first step that has the plan of a step: loads before it are the same."""
+        if self._system.policy is None or self.loads_are_even:
+            # These plans do not change.
+            return 0
+        return self._routing.since(step - 1) + 1 if step else 0
 
     def find(self, key: Hashable, num_nodes: int, compute: Callable[[], FoundT]) -> FoundT:
         """Return what follows from plans; the key has all that it depends on."""

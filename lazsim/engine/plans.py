@@ -1,8 +1,8 @@
 """What follows from the plans of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampling import Sampler, window_s
 from lazsim.engine.sampling_error import SamplingError
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, scaled
+from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps, scaled
 from lazsim.engine.systems.system import System
 from lazsim.placement.mapping import distinct_layers
 from lazsim.placement.plan import Bools, Ints
@@ -51,7 +51,6 @@ class Plans:
         self.sampler = Sampler(
             planning,
             0 if planner.loads_are_even or depend_on_places else window_steps,
-            num_changes,
             plans_change=system.is_elastic,
             last_step=planner.last_loads_step,
         )
@@ -77,12 +76,14 @@ class Plans:
 
     def fewest_nodes(self, held: Held) -> int:
         """Return the fewest nodes of the plan that any expert is on."""
-        return _made(held).plan.fewest_nodes
+        made = _made(held)
+        key = "fewest nodes", *self._plan_key(made)
+        return self._planner.find(key, made.num_nodes, lambda: made.plan.fewest_nodes)
 
     def is_complete(self, held: Held) -> bool:
         """Tell whether nodes hold every expert, and every part of the dense state."""
         # Fewer losses than nodes of any expert take none: on thousands of nodes, to look for each takes long.
-        if held.made is not None and held.num_seats - len(held.nodes) < held.made.plan.fewest_nodes:
+        if held.made is not None and held.num_seats - len(held.nodes) < self.fewest_nodes(held):
             return held.has_dense(self._costs.grid)
         return held.is_complete(self._costs.grid)
 
@@ -94,7 +95,27 @@ class Plans:
         planned = made if num_timed == made.num_nodes else replace(made, num_nodes=num_timed)
         if held.is_whole:
             servers_N = self._nodes.servers(held.nodes)
-        return scaled(partial(self.sampler.time, self._planner.make_timer(planned.plan, servers_N)), factor)
+        return scaled(partial(self.sampler.time, self._timer(planned, servers_N), made.step), factor)
+
+    def _timer(self, planned: Planned, server_N: Ints) -> StepTimer:
+        """Return what times steps under a plan: times of windows that stand for others are kept without their plans."""
+        make = cache(lambda: self._planner.make_timer(planned.plan, server_N))
+        key = "times", *self._plan_key(planned), server_N.tobytes()
+        interval = self._costs.job.rebalance_interval_steps
+
+        def timer(step: int) -> TimedSteps:
+            if self._plans_stay or not self.sampler.is_on:
+                return make()(step)
+            times: dict[int, TimedSteps] = self._planner.find(key, planned.num_nodes, dict)
+            first, end = step - step % LOAD_SAMPLE_STEPS, step - step % interval + interval
+            if first not in times:
+                times |= {at: make()(at) for at in range(first, end, LOAD_SAMPLE_STEPS)}
+            return times[first]._replace(num_steps=first + LOAD_SAMPLE_STEPS - step)
+
+        return timer
+
+    def _plan_key(self, planned: Planned) -> tuple[int, int, tuple[int, ...] | None]:
+        return planned.num_nodes, self._planner.first_step(planned.loads_step), planned.domains
 
     def consider_sampling(self, held: Held, num_steps: float) -> None:
         """Sample from now on where a run of `num_steps` would take too long to compute."""
@@ -166,9 +187,11 @@ class Plans:
             seconds = binding.transfer_s(self._costs, server_H)
             return Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds), binding.chosen_N
 
-        seats, servers = np.array(held.seats, dtype=np.int32).tobytes(), server_H.astype(np.int32).tobytes()
-        steps = before.loads_step, next_plan.loads_step
-        key = self._system, *steps, before.domains, domains, held.num_seats, seats, num_nodes, servers
+        # In a block, nodes that go stand for as many others, unless plans depend on their places.
+        any_seats = self.sampler.is_on and domains is None and not self._plans_stay
+        seats: Hashable = len(held.seats) if any_seats else np.array(held.seats, dtype=np.int32).tobytes()
+        ends = self._plan_key(before), self._plan_key(next_plan)
+        key = self._system, *ends, domains, seats, num_nodes, server_H.astype(np.int32).tobytes()
         moved, chosen_N = self._planner.find(key, after.num_nodes, compute)
         return self.seated([candidates[index] for index in chosen_N.tolist()], after), moved
 

@@ -2,7 +2,11 @@
 
 A plan matters only through the seconds of its steps, those that it takes to come into force, and the states that it
 leaves where nodes fail. These change slowly with the loads. In each block of windows of a run that samples, plans and
-loads of the one in its middle take the places of all others. Nothing else is left out.
+loads of the one in its middle take the places of all others.
+
+A plan made within a window is as far from the loads of its steps as one made at the same place of the window's first
+`LOAD_SAMPLE_STEPS`, for as many steps: so changes of the nodes in a block meet the same few plans. Between two of
+them, nodes that go fetch what the first ones that went did. Nothing else is left out.
 `lazsim.engine.sampling_error` says how far this is off.
 """
 
@@ -61,8 +65,6 @@ class Sampler:
         One of `PLANNINGS`.
     window_steps
         Steps of a window: those between two plans; 0 where no window stands for others.
-    num_changes
-        Times at which nodes go or come: each takes a plan in any case.
     plans_change
         Whether each window has its own plan; else one sample of the loads stands for a block.
     last_step
@@ -72,16 +74,14 @@ class Sampler:
     --------
     Of blocks of six windows of ten steps, the third stands for all.
 
-    >>> sampler = Sampler("sampled", 10, num_changes=0, plans_change=True)
+    >>> sampler = Sampler("sampled", 10, plans_change=True)
     >>> sampler.block_windows = 6
     >>> [sampler.stand_in(step) for step in (0, 10, 25, 35, 59, 60)]
     [20, 20, 25, 25, 29, 80]
     """
 
-    def __init__(
-        self, planning: str, window_steps: int, num_changes: int, *, plans_change: bool, last_step: int | None = None
-    ) -> None:
-        self._planning, self._window_steps, self._num_changes = planning, window_steps, num_changes
+    def __init__(self, planning: str, window_steps: int, *, plans_change: bool, last_step: int | None = None) -> None:
+        self._planning, self._window_steps = planning, window_steps
         self._plans_change, self._last_step = plans_change, last_step
         self.block_windows = 1
         """Windows of a block; one where every window stands for itself."""
@@ -94,12 +94,12 @@ class Sampler:
     def consider(self, num_steps: float, window_s: float) -> None:
         """Sample from now on if all windows of a run of `num_steps`, each `window_s` to compute, take too long.
 
-        The windows that are left take `EXACT_S`, or as long as the plans of changes, which a run makes in any case.
+        The windows that are left take `EXACT_S`. Changes of the nodes take what they take, as they share plans.
         """
         if self.is_on or self._planning == "exact" or not self._window_steps:
             return
         num_windows = num_steps / self._window_steps
-        affordable = max(EXACT_S / window_s, self._num_changes) if self._planning == "auto" else 2 * FEWEST_BLOCKS
+        affordable = EXACT_S / window_s if self._planning == "auto" else 2 * FEWEST_BLOCKS
         most = num_windows / FEWEST_BLOCKS
         block_windows = math.floor(min((1 + self._plans_change) * num_windows / affordable, most))
         if block_windows >= FEWEST_WINDOWS:
@@ -115,24 +115,17 @@ class Sampler:
         if self._stands_alone(in_block):
             return step
         middle = self.block(in_block) * self.block_windows + (self.block_windows - 1) // 2
-        return middle * self._window_steps + (step % self._window_steps if self._plans_change else 0)
+        place = step % self._window_steps % LOAD_SAMPLE_STEPS if self._plans_change else 0
+        return middle * self._window_steps + place
 
-    def time(self, timer: StepTimer, step: int) -> TimedSteps:
-        """Time steps; where windows stand for others, all up to the end of one take their mean."""
+    def time(self, timer: StepTimer, planned_step: int, step: int) -> TimedSteps:
+        """Time the steps that follow one, under a plan made after `planned_step`."""
         if self._stands_alone(step):
             return timer(step)
-        at = self.stand_in(step)
         if not self._plans_change:
             left = self.block_windows * self._window_steps
-            return timer(at)._replace(num_steps=left - step % left)
-        end, parts = at - at % self._window_steps + self._window_steps, []
-        while at < end:
-            part = timer(at)
-            parts.append(part._replace(num_steps=min(part.num_steps, end - at)))
-            at += parts[-1].num_steps
-        num_steps = sum(part.num_steps for part in parts)
-        total_s = math.fsum(part.num_steps * part.step_s for part in parts)
-        return TimedSteps(total_s / num_steps, num_steps, parts[0].extrapolated_share)
+            return timer(self.stand_in(step))._replace(num_steps=left - step % left)
+        return timer(self.stand_in(planned_step, step) + step - planned_step)
 
     def _stands_alone(self, step: int) -> bool:
         """Tell whether a window stands for itself: also where the record of the loads ends in its block."""

@@ -136,6 +136,10 @@ class GeneratedRouting:
             tokens[:] = self._piece(piece)[place]
         return tokens_BLE
 
+    def since(self, step: int) -> int:
+        """Return the first step that has the loads of a step."""
+        return step - step % self.interval_steps
+
     def _stream(self, number: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(number,)))
 

@@ -70,8 +70,15 @@ class RecordedRouting:
 
     def loads(self, steps: Sequence[int] | Ints) -> Ints:
         """Return the tokens of each expert at each of the steps, shape (B, L, E); only ratios within a layer matter."""
-        rows = np.searchsorted(self.steps, np.asarray(steps), side="right") - 1
-        return self.tokens_SLE[np.maximum(rows, 0)]
+        return self.tokens_SLE[self._rows(steps)]
+
+    def since(self, step: int) -> int:
+        """Return the first step that has the loads of a step."""
+        row = int(self._rows([step])[0])
+        return int(self.steps[row]) if row else 0
+
+    def _rows(self, steps: Sequence[int] | Ints) -> Ints:
+        return np.maximum(np.searchsorted(self.steps, np.asarray(steps), side="right") - 1, 0)
 
 
 def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tuple[int, ...]) -> RecordedRouting:
