@@ -133,6 +133,10 @@ def when_possible(call: Callable[[], ResultT]) -> ResultT:
         time.sleep(0.1)
 
 
+SAME_S = 0.2
+"""Time in which a second signal is the same order: `timeout` sends one to the command, and one to its group."""
+
+
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Delay SIGINT and SIGTERM until the block is done, and SIGALRM, by which the command line tries again."""

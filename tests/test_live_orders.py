@@ -57,6 +57,24 @@ def test_an_order_just_before_the_step_of_a_task_cancels_it_and_is_then_handled(
     assert done == ["cleared"]
 
 
+def test_a_signal_that_comes_twice_at_once_is_one_order(raising):
+    # As `timeout` sends it: to the command, and to its group. A second order would end this process.
+    done = []
+
+    async def train():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            done.append("cleared")
+
+    with pytest.raises(OrderToEndError):
+        run_until_ordered(train())
+    assert done == ["cleared"]
+
+
 def test_a_coroutine_without_an_order_returns_and_raises_as_it_does(raising):
     async def value():
         return 7

@@ -4,9 +4,12 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Coroutine
 from types import FrameType
 from typing import TypeVar
+
+from lazsim.processes import SAME_S
 
 T = TypeVar("T")
 
@@ -21,17 +24,17 @@ def run_until_ordered(main: Coroutine[object, object, T]) -> T:
     order ends the process at once.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    orders: list[int] = []
+    orders: list[tuple[int, float]] = []
 
     async def lead() -> T:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None, "a coroutine that runs is a task"
 
         def on_order(number: int, _frame: FrameType | None) -> None:
-            if orders:
-                os._exit(128 + orders[0])
-            orders.append(number)
-            if not loop.is_closed():
+            if orders and time.monotonic() > orders[0][1] + SAME_S:
+                os._exit(128 + orders[0][0])
+            orders.append((number, time.monotonic()))
+            if len(orders) == 1 and not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)
 
         if threading.current_thread() is threading.main_thread():
@@ -51,7 +54,7 @@ def run_until_ordered(main: Coroutine[object, object, T]) -> T:
         for number, handler in handlers.items():
             if signal.getsignal(number) != handler:
                 signal.signal(number, handler)
-        for order in orders:
+        for order, _ in orders[:1]:
             handler = handlers[signal.Signals(order)]
             assert callable(handler), "no other handler was replaced"
             handler(order, None)

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from lazsim.processes import SAME_S
+
 AGAIN_S = 0.1
 """Time after which an interrupt is raised again that could not be, or was lost: the way out is not disturbed sooner."""
-
-SAME_S = 0.2
-"""Time in which a second signal is the same order: `timeout` sends one to the command, and one to its group."""
 
 CLEAR_S = 5.0
 """Time that Python has to end workers and threads after an order to end, when the command is done."""
