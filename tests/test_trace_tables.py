@@ -739,6 +739,24 @@ def test_header_of_files_that_were_put_behind_one_another_is_no_row(write):
     assert len(read_trace(write(COUNTS + again))) == len(read_trace(write(COUNTS + again.partition("\n")[2])))
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        ("node,date,time,event\na,{0},00:10:00,down\na,{0},00:20:00,up\n", "time=date+time,event=event,node=node"),
+        (
+            "node,start date,start time,end date,end time,cause\na,{0},00:10,{0},00:20,GPU\n",
+            "node=node,start=start date+start time,end=end date+end time",
+        ),
+    ],
+)
+def test_time_in_another_column_than_its_day_is_said_to_be_joined_to_it(write, rows, columns):
+    path = write(rows.format("2025-03-01"))
+    assert "if another column has the day, join both in `columns`, as time=day+clock" in refusal(
+        lambda: read_trace(path)
+    )
+    assert read_trace(path, mapping=make_mapping(columns=columns)).duration_s == 600.0
+
+
 UNITLESS = "node,start,duration\na,2025-03-01 00:00,90\nb,2025-03-01 03:00,\n"
 
 

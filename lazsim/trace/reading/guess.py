@@ -22,7 +22,7 @@ from lazsim.trace.reading.mapped import (
     sampled_value,
 )
 from lazsim.trace.reading.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, read_length, split_unit
+from lazsim.trace.reading.times import JOIN_DAY, TimeParser, is_date, is_number, is_read_by, read_length, split_unit
 from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader
 from lazsim.units import counted
 
@@ -281,10 +281,11 @@ def _explain(table: FileTable) -> str:
     header = " ".join(table.header).lower()
     are_lives = LIVES.search(header) is not None and OUTAGES.search(header) is None
     lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
+    lives = lives * are_lives + f"; {JOIN_DAY}" * ([*roles.values()].count("time") > 1)
     return (
         f"its columns ({_names(table)}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
         "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
-        "time=when,node=host,value=up or time=when,nodes=gpu-*" + lives * are_lives
+        "time=when,node=host,value=up or time=when,nodes=gpu-*" + lives
     )
 
 

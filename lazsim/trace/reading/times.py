@@ -24,6 +24,9 @@ COMPACT = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3]
 HOURS = re.compile(r"(?:(\d{1,6})(?:-|,? |d,? ?| days?,? ))?(\d{1,6}):(\d\d):(\d\d(?:\.\d*)?)", re.ASCII)
 """Lengths of time as Slurm, Python and many others write them: ``1-02:03:04``, ``1 day, 2:03:04``."""
 
+CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d*)?)?( ?[AP]M)?", re.IGNORECASE | re.ASCII)
+JOIN_DAY = "if another column has the day, join both in `columns`, as time=day+clock"
+
 ISO = re.compile(r"P(?=[\dT])(\d+D)?(T(\d+H)?(\d+M)?([\d.]+S)?)?", re.ASCII)
 """Lengths of time of ISO 8601, without months and years."""
 
@@ -95,9 +98,9 @@ def read_date(text: str) -> datetime:
     try:
         return datetime.fromisoformat(plain if re.match(r"\d{4}-\d\d-\d\d|\d{8}T\d{4}", plain) else "")
     except ValueError:
-        raise ValueError(
-            f"{shorten(text)!r} is neither a number nor a date of ISO 8601; `time_format` says how times are written"
-        ) from None
+        told = "neither a number nor a date of ISO 8601; `time_format` says how times are written"
+        told = f"a time without a day; {JOIN_DAY}" if CLOCK.fullmatch(plain) else told
+        raise ValueError(f"{shorten(text)!r} is {told}") from None
 
 
 class TimeParser:
