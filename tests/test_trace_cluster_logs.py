@@ -356,9 +356,12 @@ def test_parts_of_a_long_range_of_prometheus_are_of_the_same_series(read):
 
 
 def test_prometheus_gap_of_all_series_is_an_outage_of_prometheus_and_no_loss(read):
-    trace = read(matrix(*(series(["1", None, None, "1"], __name__="up", instance=name) for name in ("a:1", "b:1"))))
+    values = ["1", "1", None, None, "1"]
+    trace = read(matrix(*(series(values, __name__="up", instance=name) for name in ("a:1", "b:1"))))
     assert history(trace) == [(0.0, [], ["a", "b"])]
-    assert trace.duration_s == 180.0
+    assert trace.duration_s == 240.0
+    told = "1 gap in which no node has a sample: taken for an outage of what samples, which is no loss"
+    assert told in trace.notes
 
 
 def test_prometheus_target_that_never_was_up_is_away_and_no_healthy_node_of_the_cluster(read):

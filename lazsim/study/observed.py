@@ -256,7 +256,8 @@ def _log_notes(
         span, each = format_duration(observed.wall_s), format_duration(step_s)
         yield f"the log spans {span}, and one of its {unit} takes {each}: its times are taken for seconds"
     if observed.lost_s:
-        yield f"the log has a line each {apart:,.0f} {unit}: what each stop lost may be off by as many"
+        far = counted(round(apart), unit.removesuffix("s"))
+        yield f"lines of the log are {far} apart: what each stop lost may be off by as many"
     numbers = {name: phases.num_stops for name, phases in simulated.items() if phases.num_stops != observed.num_stops}
     if numbers:
         told = ", ".join(f"{name} {number}" for name, number in numbers.items())

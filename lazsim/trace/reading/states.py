@@ -1,7 +1,9 @@
 """Gather what a log, or samples as Prometheus and Grafana have them, say of nodes, and make a trace of it."""
 
+import itertools
 import math
 import re
+import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
@@ -15,6 +17,7 @@ from lazsim.trace.reading.mapping import Condition
 from lazsim.trace.reading.times import TimeParser, span_note
 from lazsim.trace.source import TraceReading, TraceSource
 from lazsim.trace.table import Event, EventKind
+from lazsim.units import counted
 
 OPTIONS = ("time_zone", "cluster_nodes", "span")
 """Fields of `TraceSource.asked` that a log of states heeds."""
@@ -22,6 +25,9 @@ OPTIONS = ("time_zone", "cluster_nodes", "span")
 LEAST_SHARE = 0.75
 """Of the times of samples between its first and its last, the node that has most has at least this share. Of two nodes
 that take turns, each has a half, or two of three (assumption)."""
+
+LEAST_GAP = 1.5
+"""Times between samples from which one is missing, as a multiple of the usual one."""
 
 QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status="true"}'
 METRICS = ("", "up", "probe_success", "kube_node_status_condition")
@@ -47,6 +53,7 @@ class StateLog:
         self._rows: list[Event] = []
         self._nodes: dict[str, EventKind] = {}
         self._seen: list[float] = []
+        self._num_gaps = 0
 
     def at(self, stamp: str, after_s: float = -math.inf) -> float:
         """Return the time of a date, at which the log was being written; see `TimeParser.read`."""
@@ -98,6 +105,9 @@ class StateLog:
         _refuse_uncommon(grid, states, self.source)
         if grid and not any(any(samples.values()) for of_node in states.values() for samples in of_node):
             raise refusal(self.source, "no sample that says that a node is there, as where a query keeps losses alone")
+        steps = [later - earlier for earlier, later in itertools.pairwise(grid)]
+        usual = statistics.median_low(steps or [0.0])
+        self._num_gaps = sum(step > LEAST_GAP * usual for step in steps)
         for node, of_node in states.items():
             self.know(node, "away")
             was_there = False
@@ -118,6 +128,9 @@ class StateLog:
         events, more = events_from_states(sorted(rows, key=attrgetter("time_s")))
         named = {row.node for row in rows}
         events = [*(Event(0.0, kind, node) for node, kind in self._nodes.items() if node not in named), *events]
+        if self._num_gaps:
+            gaps = counted(self._num_gaps, "gap")
+            more += (f"{gaps} in which no node has a sample: taken for an outage of what samples, which is no loss",)
         notes = (window if asked is None else span_note(asked), *notes, *more, *self._times.notes())
         return TraceReading(events, duration_s, notes, names="some")
 
