@@ -1,11 +1,56 @@
 """Simulate MoE training on nodes that fail, and weigh placements of experts."""
 
 import importlib
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "BatchFailures": "reliability",
+    "ClusterSpec": "specs",
+    "Event": "trace.table",
+    "GeneratedRouting": "routing",
+    "GpuSpec": "specs",
+    "IndependentFailures": "reliability",
+    "JobSpec": "specs",
+    "LazsimError": "errors",
+    "MarketSpec": "trace.recipes",
+    "ModelSpec": "specs",
+    "MtbfSpec": "trace.recipes",
+    "PlacementPlan": "placement.plan",
+    "PlacementRequest": "placement.request",
+    "PoolSpec": "trace.recipes",
+    "Prices": "trace.prices",
+    "PublicSpec": "trace.recipes",
+    "RecordedRouting": "routing",
+    "RoutingSpec": "routing",
+    "RunResult": "study.result",
+    "Scenario": "scenario",
+    "ScheduleSpec": "trace.recipes",
+    "SpotSpec": "trace.recipes",
+    "SurvivalCurve": "reliability",
+    "SurvivalEstimate": "reliability",
+    "SystemRun": "engine.simulate",
+    "Trace": "trace.table",
+    "TraceMapping": "trace",
+    "allocate": "placement.allocation",
+    "build_trace": "trace.table",
+    "dispatch_tokens": "dispatch",
+    "load_routing": "routing",
+    "load_spec": "specs",
+    "load_trace": "trace",
+    "place_ep": "placement.expert_parallel",
+    "place_euclid": "placement.euclid",
+    "place_mro": "placement.mro",
+    "rebalance_experts": "placement.serving",
+    "recovery_curve": "reliability",
+    "recovery_prob": "reliability",
+    "resolve": "scenario",
+    "simulate": "study.simulation",
+}
+"""Public name -> module; a module is imported when its first name is used, so that the command line starts fast."""
+
+__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from lazsim.dispatch import dispatch_tokens as dispatch_tokens
@@ -50,17 +95,11 @@ if TYPE_CHECKING:
     from lazsim.trace.table import Trace as Trace
     from lazsim.trace.table import build_trace as build_trace
 
-_HOMES = {name: home for home, name in re.findall(r"    from (\S+) import (\w+) as", Path(__file__).read_text("utf-8"))}
-"""Public name -> module, from the imports above, which are for type checkers: a module is imported when its first name
-is used, so that the command line starts fast."""
-
-__all__ = [*sorted(_HOMES), "__version__"]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
