@@ -21,8 +21,8 @@ from lazsim.trace.reading.mapped import (
     read_mapped,
     sampled_value,
 )
-from lazsim.trace.reading.mapping import OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.reading.times import JOIN_DAY, TimeParser, is_date, is_number, is_read_by, read_length, split_unit
+from lazsim.trace.reading.mapping import JOIN_DAY, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
+from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, read_length, split_unit
 from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader
 from lazsim.units import counted
 

@@ -28,6 +28,9 @@ SHAPES = (
 )  # fmt: skip
 """Roles of the columns that a table must have: live counts, events, outages or samples."""
 
+JOIN_DAY = "if another column has the day, join both in `columns`, as time=day+clock"
+"""The way to dates from a column without days."""
+
 OPTIONAL = ("cluster", "cluster_nodes")
 """Roles of columns that count only where the table has them."""
 
@@ -134,10 +137,7 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
                 # No time is as an unknown part says, which the first row tells.
                 pass
             if not re.search(DAY, time_format):
-                raise ValueError(
-                    f"`time_format` {time_format!r} has no day, as in %d/%m/%Y %H:%M; if another column has it, join "
-                    "both in `columns`, as time=day+clock"
-                )
+                raise ValueError(f"`time_format` {time_format!r} has no day, as in %d/%m/%Y %H:%M; {JOIN_DAY}")
             if ("%p" in time_format) != ("%I" in time_format):
                 raise ValueError(f"`time_format` {time_format!r}: %I, hours up to 12, and %p, AM or PM, go together")
         self.conditions()

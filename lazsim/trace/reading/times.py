@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from lazsim.errors import LazsimError, shorten
 from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S
-from lazsim.trace.reading.mapping import TraceMapping
+from lazsim.trace.reading.mapping import JOIN_DAY, TraceMapping
 from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, UNIT_OF_WORD, UNITS_S, format_duration, read_number
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
@@ -25,7 +25,7 @@ HOURS = re.compile(r"(?:(\d{1,6})(?:-|,? |d,? ?| days?,? ))?(\d{1,6}):(\d\d):(\d
 """Lengths of time as Slurm, Python and many others write them: ``1-02:03:04``, ``1 day, 2:03:04``."""
 
 CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d*)?)?( ?[AP]M)?", re.IGNORECASE | re.ASCII)
-JOIN_DAY = "if another column has the day, join both in `columns`, as time=day+clock"
+"""Times of day, which another column's day makes dates."""
 
 ISO = re.compile(r"P(?=[\dT])(\d+D)?(T(\d+H)?(\d+M)?([\d.]+S)?)?", re.ASCII)
 """Lengths of time of ISO 8601, without months and years."""
