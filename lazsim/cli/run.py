@@ -36,8 +36,7 @@ RUN_FILES = (
     "--cluster",
     default="rtx3090x10",
     metavar="NAME|TOML",
-    help="Kind of nodes and their links. The trace gives the number of nodes, also where it has more than the "
-    "cluster; --max-nodes limits it.",
+    help="Kind of nodes and their links. The trace gives the number of nodes, also where it has more than the cluster.",
 )
 @click.option(
     "--job",

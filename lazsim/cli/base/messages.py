@@ -30,7 +30,7 @@ QUOTED = r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)"""
 
 
 def with_options(text: str, commands: Sequence[click.Command], arguments: Sequence[str] = ()) -> str:
-    """Write each field as the option that sets it; a field that no command has stays a plain word.
+    """Write each field as the option that sets it, by any of its names; a field that no command has stays a plain word.
 
     `commands` are the command that runs, after the groups that it belongs to, and `arguments` those of the user, which
     stay as they are. A command that reads traces without options for them is told those of ``lazsim trace convert``.
@@ -41,6 +41,8 @@ def with_options(text: str, commands: Sequence[click.Command], arguments: Sequen
     >>> command = click.Command("place", params=options)
     >>> with_options("`gpus_per_node` 3: does not divide `slots`; see `policy`", [command])
     '--gpus-per-node 3: does not divide slots; see --policy'
+    >>> with_options("`max_nodes` 10 keeps to that", [click.Command("advise", params=[click.Option(["--nodes"])])])
+    '--nodes 10 keeps to that'
     >>> with_options("`policy` `slots`: unknown policy '`slots`'", [command], ["place", "--policy", "`slots`"])
     "--policy `slots`: unknown policy '`slots`'"
     """
@@ -52,6 +54,9 @@ def with_options(text: str, commands: Sequence[click.Command], arguments: Sequen
             if isinstance(option, click.Option):
                 options |= {name.lstrip("-").replace("-", "_"): name for name in option.opts}
                 options.setdefault(option.name or "", flag(option))
+    for name, elsewhere in ELSEWHERE.items():
+        if elsewhere in options.values():
+            options.setdefault(name[2:].replace("-", "_"), elsewhere)
     if "failures_from" in options and "columns" not in options:
         options |= {field: f"--{field.replace('_', '-')} of lazsim trace convert" for field in MAPPING}
     if "routing" in options:

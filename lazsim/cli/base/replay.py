@@ -72,9 +72,9 @@ replay_options = options(
     click.option(
         "--cap",
         type=OneOf(CAPS),
-        help="How a trace is held to --max-nodes. members: the job has nodes of its own, and only newly granted ones "
-        "replace those that it loses. offset: subtract a constant, so that every loss is felt. clip: the others come "
-        "as new nodes as soon as one is lost. first: follow the first names. Default: members.",
+        help="How a trace is held to a number of nodes. members: the job has nodes of its own, and only newly granted "
+        "ones replace those that it loses. offset: subtract a constant, so that every loss is felt. clip: the others "
+        "come as new nodes as soon as one is lost. first: follow the first names. Default: members.",
     ),
     click.option("--lenient", is_flag=True, help="Repair bad lines of a file where possible, and say how often."),
 )
