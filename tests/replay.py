@@ -686,15 +686,21 @@ class Replay:
         each = math.ceil(micro_batches / pipelines)
 
         def end(pipeline, number):
-            first, second = (costs.pipeline_s(stages[pipeline], many, False) for many in (each, 2 * each))
+            first, second = (costs.pipeline_s(used[pipeline], many, False) for many in (each, 2 * each))
             return first + (number - each) * (second - first) / each
 
+        used = {
+            one: min((costs.pipeline_s(count, each, False), count) for count in range(self.job.stages, most + 1))[1]
+            for one, most in stages.items()
+        }
         ends, last = sorted((end(one, 1), one, 1) for one in stages), 0.0
         for _ in range(math.ceil(micro_batches)):
             last, one, number = heapq.heappop(ends)
             heapq.heappush(ends, (end(one, number + 1), one, number + 1))
         own = costs.pipeline_s(self.job.stages, costs.micro_batches(whole), True)
-        return costs.batch(whole), costs.step_s(whole) * min(1, last / own)
+        # As many stages as in the job take its step, however they are run.
+        as_in_job = min(own, costs.pipeline_s(self.job.stages, each, False))
+        return costs.batch(whole), costs.step_s(whole) * min(1, last / as_in_job)
 
     def stacked(self):
         """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""

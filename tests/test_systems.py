@@ -312,9 +312,10 @@ def test_pipelines_of_oobleck_divide_micro_batches_as_the_best_of_all_divisions_
 
 
 def test_a_pipeline_of_oobleck_takes_the_step_of_the_same_stages_in_a_layout():
-    # Eight nodes are a stage: 104 to 111 are 13 stages, without interleaving, as in a layout of its own. 8192 sequences
-    # are 256 micro-batches for each of 32 ranks.
-    settings = {"model": "deepseek-v3", "cluster": "h200x512", "job": "deepseek-v3", "system": "oobleck"}
+    # Eight nodes are a stage: 104 to 111 are 13 stages, without interleaving, as in a layout of its own. 2048 sequences
+    # are 64 micro-batches for each of 32 ranks, of which interleaving would hide more.
+    settings = {"model": "deepseek-v3", "cluster": "h200x512", "job": "deepseek-v3", "job.parallel.global_batch": 2048}
+    settings |= {"system": "oobleck"}
     given = {"pipeline": 13, "virtual_stages": 1, "sharding": "none"}
     as_layout = resolve(settings | {f"job.parallel.{name}": value for name, value in given.items()})
     expected = steady_step_s(SYSTEMS["oobleck"], as_layout.costs(), as_layout.load_routing(), 104)
@@ -331,6 +332,34 @@ def test_the_node_that_makes_another_pipeline_of_oobleck_slows_no_step():
     before = [steady_step_s(SYSTEMS["oobleck"], scenario.costs(), scenario.load_routing(), one) for one in (127, 191)]
     after = [steady_step_s(SYSTEMS["oobleck"], scenario.costs(), scenario.load_routing(), one) for one in (128, 192)]
     assert all(less <= more for less, more in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"global_batch": 8192},  # Interleaving takes longer than it saves.
+        {"global_batch": 64},  # Interleaving takes eight micro-batches where a rank has two.
+        {"global_batch": 512, "schedule": "dualpipe", "virtual_stages": 1, "pipeline": 16},  # DualPipe takes 32 of 16.
+    ],
+)
+def test_whole_model_replicas_of_oobleck_take_the_step_of_the_job(parallel):
+    # They were up to twice as fast: plain 1F1B needs no rounds of many micro-batches.
+    settings = {"model": "deepseek-v3", "cluster": "h200x512", "job": "deepseek-v3", "system": "oobleck"}
+    costs = resolve(settings | {f"job.parallel.{name}": value for name, value in parallel.items()}).costs()
+    for nodes in (one * costs.grid.replica_nodes for one in (1, 2, 3)):
+        assert SYSTEMS["oobleck"].timed_seats(costs, nodes, nodes) == (nodes, 1.0)
+        # A node more makes no stage.
+        assert SYSTEMS["oobleck"].timed_seats(costs, nodes + 1, nodes) == (nodes, 1.0)
+
+
+def test_a_stage_that_would_make_steps_of_oobleck_longer_is_not_made():
+    # Of 61 layers 13, 14 and 15 stages hold up to 5, and four micro-batches take 4 + 12 times as long as these, 4 + 13,
+    # or 4 + 14. Eight stages as in the job take (4 + 7) * 8.
+    costs = staged_costs()
+    model = msgspec.structs.replace(costs.model, num_layers=61, d_ff_dense=1)
+    costs = replace(costs, model=model, stages=8)
+    factors = [SYSTEMS["oobleck"].timed_seats(costs, 2 * stages, 32)[1] for stages in (13, 14, 15)]
+    assert factors == pytest.approx([16 * 5 / (11 * 8)] * 3)
 
 
 def test_layers_of_oobleck_are_in_every_pipeline_again_after_a_failure():

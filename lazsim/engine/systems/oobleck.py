@@ -22,9 +22,9 @@ class Oobleck(SeatSystem):
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
     ``n0`` on. Here a stage has as many nodes in each template, and further nodes make further stages, as evenly as
-    they can; those that make no stage hold states only. Stages hold whole layers, and the fullest decides: of 61
-    layers, 9 stages hold up to 7. Micro-batches are divided so that the last pipeline ends as early as it can. Where
-    this gains nothing, pipelines are as in the job.
+    they can; those that make no stage, or one that gains nothing, hold states only. Stages hold whole layers, and the
+    fullest decides: of 61 layers, 9 stages hold up to 7. Micro-batches are divided so that the last pipeline ends as
+    early as it can. Where this gains nothing, pipelines are as in the job, and so they are of whole model replicas.
 
     Of ``n`` nodes, those that make no whole number of ``n0`` take places of one more model replica. After a failure
     nodes change their places until each is taken ``n // n0`` times, as often as there are pipelines. A copy is the
@@ -116,22 +116,28 @@ class Pipelines:
         self._micro_batches = costs.even_micro_batches(self.whole) * pipelines
         each = math.ceil(self._micro_batches / pipelines)
         stages_K = (num_nodes // grid.unit_nodes + np.arange(pipelines)) // pipelines
+        fastest = {
+            most: min(range(grid.num_stages, most + 1), key=lambda stages: costs.template_s(stages, each))
+            for most in set(stages_K.tolist())
+        }
+        stages_K = np.array([fastest[most] for most in stages_K.tolist()])
         ends_2K = np.array([[costs.template_s(one, many) for one in stages_K.tolist()] for many in (each, 2 * each)])
-        self._more_s_K = (ends_2K[1] - ends_2K[0]) / each
-        self._fill_s_K = ends_2K[0] - each * self._more_s_K
+        more_s_K = (ends_2K[1] - ends_2K[0]) / each
         # One more stage takes half of the work of a stage at most, beside the time to fill the pipeline.
         most = 2 * each + int(stages_K.max())
-        ends_MK = self._fill_s_K + np.arange(1, most + 1)[:, None] * self._more_s_K
+        ends_MK = ends_2K[0] + np.arange(1 - each, most + 1 - each)[:, None] * more_s_K
         last = math.ceil(self._micro_batches) - 1
-        self._end_s = float(np.partition(ends_MK, last, axis=None)[last])
+        end_s = float(np.partition(ends_MK, last, axis=None)[last])
         own_s = costs.template_s(grid.num_stages, costs.num_micro_batches(self.whole), is_own=True)
-        self.factor = min(1.0, self._end_s / own_s)
+        # As many stages as in the job take its step: they gain nothing where it is longer, such as by whole rounds.
+        self.factor = min(1.0, end_s / min(own_s, costs.template_s(grid.num_stages, each)))
         """Their step over that of whole model replicas as the job has them, which they take where those are faster."""
+        self._could_K = each + (self.factor * own_s - ends_2K[0]) / more_s_K
 
     @property
     def empty_share(self) -> float:
-        """The share of the micro-batches which they could have until the last ends that they lack."""
-        return 1 - self._micro_batches / float(((self._end_s - self._fill_s_K) / self._more_s_K).sum())
+        """The share of the micro-batches which they could have until the step ends that they lack."""
+        return 1 - self._micro_batches / float(self._could_K.clip(min=0).sum())
 
 
 OOBLECK = Oobleck(
