@@ -676,6 +676,25 @@ def test_bytes_over_slower_links_take_longer():
     assert cut.collective_s("all_gather", 1024, 8, 1) < 1.1 * whole.collective_s("all_gather", 1024, 8, 1)
 
 
+@pytest.mark.parametrize("dispatcher", ["all_to_all", "all_gather", "deepep"])
+def test_a_sweep_over_the_rate_of_links_has_no_jump_and_slower_ones_never_shorten_an_exchange(dispatcher):
+    inputs, times = inputs_of(dispatcher=dispatcher), []
+    for percents in range(200):
+        links = {"network.local_bytes_per_s": f"x{1.2 * 0.99**percents}"}
+        times.append(exchange_s(replace(inputs, cluster=override(inputs.cluster, links, "cluster"))))
+    # A rate of a hundredth less never costs more than three.
+    assert all(1 <= later / earlier < 1.03 for earlier, later in itertools.pairwise(times))
+    assert times[-1] > 2 * times[0]
+
+
+def test_an_all_to_all_between_servers_sends_over_slow_links_only_what_stays_inside():
+    # 64 ranks, eight to a server: 7/64 of all bytes stay inside and 7/8 leave it by NICs of 50 GB/s for each GPU, so
+    # that links of 20 GB/s inside are done first.
+    inputs = inputs_of(cluster="h100x64", gpus=64, expert=64)
+    slow = replace(inputs, cluster=override(inputs.cluster, {"network.local_bytes_per_s": 20e9}, "cluster"))
+    assert exchange_s(slow) == exchange_s(inputs)
+
+
 def test_the_clock_slows_no_quantisation():
     inputs = inputs_of(precision="fp8_block")
     # The tables: 146.2 us for a matmul of 4,096 in each direction, of which 17.89 are a cast of 4,096 x 4,096 numbers.

@@ -320,7 +320,8 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
         return inputs.collective_s("all_gather", sent * ranks, ranks, parallel.expert_tensor)
     if parallel.dispatcher == "all_to_all":
         sent *= model.top_k
-        within_s = inputs.tables.collective_s("all_to_all", inputs.link_stretch * sent, ranks)
+        inside = min(ranks, inputs.expert_domain)
+        within_s = inputs.tables.collective_s("all_to_all", inputs.link_stretch * sent * inside / ranks, inside)
         curve_us, share = constants.gather_curve_us, constants.all_to_all_nic_share
         across, between = sent * (1 - 1 / domains), sent * (1 - 1 / inputs.num_pods)
     else:

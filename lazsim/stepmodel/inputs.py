@@ -41,7 +41,8 @@ OPERAND_BYTES = {"bf16": 2.0, "nvfp4": 0.5625}
 for each 16 numbers (arXiv 2509.25149)."""
 
 LONG_BYTES, FASTER_LINKS = 2**29, 1.25
-"""A message at the rate of links, and times by which measured ones may be faster and still be those of a cluster."""
+"""A message at the rate of links; and the ratio of their measured rate to a cluster's from which bytes take longer in
+full proportion. Below the middle between it and 1 they do not: ways to measure rates differ by a tenth."""
 
 QUANTISE_BYTES = 3
 """A number of 16 bits is read, one of 8 bits is written."""
@@ -141,7 +142,8 @@ class StepInputs:
         ranks = self.tables.ranks_of("all_to_all")
         rate = LONG_BYTES * (1 - 1 / ranks) / self.tables.collective_s("all_to_all", LONG_BYTES, ranks)
         faster = rate / self.cluster.network.local_bytes_per_s
-        return faster if faster > FASTER_LINKS else 1.0
+        # A sweep over the rate has no jump where links begin to count as others.
+        return max(1.0, min(faster, 2 * faster - FASTER_LINKS))
 
     @property
     def matmul_kernel(self) -> str:
@@ -198,8 +200,8 @@ class StepInputs:
         remarks += [UNMEASURED] if attention is not None and attention.index_heads else []
         if self.link_stretch > 1:
             remarks.append(
-                f"exchanges inside a domain were measured over links {self.link_stretch:.2g} times as fast as this "
-                "cluster's (`local_bytes_per_s`): bytes take as many times as long here"
+                "exchanges inside a domain were measured over faster links than this cluster's (`local_bytes_per_s`): "
+                f"bytes take {self.link_stretch:.3g} times as long here"
             )
         # ``attn_forward_func_with_cp`` of NVIDIA/TransformerEngine 2.9.
         is_ring = self.parallel.context_exchange == "ring"
