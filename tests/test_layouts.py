@@ -589,6 +589,10 @@ def test_a_field_is_told_to_be_idle_where_it_changes_no_step(field, value, neede
         # Refused, too, but published runs with later versions have it.
         ({"expert": 8, "overlap_expert": True, "pipeline": 4, "virtual_stages": 2, "graphs": "full"}, 0),
         ({"graphs": "partial", "recompute": "full"}, 1),
+        # An assertion of its ``MoEFlexTokenDispatcher``.
+        ({"dispatcher": "hybridep"}, 1),
+        ({"dispatcher": "deepep", "expert_tensor": 2}, 0),
+        ({"dispatcher": "hybridep", "expert": 8}, 0),
         ({"graphs": "full", "recompute": "full"}, 0),
         ({"expert": 8, "pipeline": 4, "schedule": "dualpipe", "recompute": "full"}, 0),
     ],

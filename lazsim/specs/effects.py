@@ -91,6 +91,8 @@ REFUSED: Mapping[str, tuple[Callable[[ParallelSpec, ModelSpec], bool], bool]] = 
         lambda one, model: one.overlaps_exchanges and one.pipeline == 1 and model.num_mtp_layers > 0, True),
     "overlap_expert without expert parallelism (expert 1)": (
         lambda one, _: one.overlaps_exchanges and one.expert == 1, True),
+    "dispatchers 'deepep' and 'hybridep' without expert parallelism (expert and expert_tensor 1)": (
+        lambda one, _: one.dispatcher in ("deepep", "hybridep") and one.expert * one.expert_tensor == 1, True),
     "graphs 'partial' with recompute 'full'": (
         lambda one, _: one.graphs == "partial" and one.recompute == "full", True),
     "overlap_expert of more than one layer for further tokens": (
@@ -98,8 +100,8 @@ REFUSED: Mapping[str, tuple[Callable[[ParallelSpec, ModelSpec], bool], bool]] = 
     "overlap_expert with dispatcher 'all_gather'": (
         lambda one, _: one.overlaps_exchanges and one.dispatcher == "all_gather", False),
 }  # fmt: skip
-"""Settings that NVIDIA/Megatron-LM 0.16.1 refuses together (``TransformerConfig.__post_init__``), as people are told,
-and whether a choice of sizes avoids them: no search takes those that it does.
+"""Settings that NVIDIA/Megatron-LM 0.16.1 refuses together (``TransformerConfig.__post_init__``, and
+``MoEFlexTokenDispatcher``), as people are told, and whether a choice of sizes avoids them, as a search does.
 
 It also refuses `overlap_expert` with graphs of a whole iteration, which published runs of later versions have. DualPipe
 is another trainer's.
