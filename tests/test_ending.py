@@ -127,6 +127,15 @@ def test_two_signals_at_once_are_one_order_and_a_later_one_ends_the_process(paus
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
 
 
+def test_the_second_of_two_signals_at_once_does_not_disturb_what_is_written_after_an_order(run_process):
+    script = (
+        f"{BEGUN}        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(60)\n"
+        f"{HEARD}    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.3)\n    print('written')\n"
+    )
+    ended = run_process(sys.executable, "-c", script)
+    assert (ended.stdout, ended.stderr) == ("heard\nwritten\n", "")
+
+
 @pytest.mark.parametrize("is_interrupted", [False, True])
 def test_threads_that_an_interrupt_breaks_say_nothing(is_interrupted, run_process):
     script = (

@@ -71,8 +71,9 @@ class Ending:
         if number != signal.SIGALRM:
             if time.monotonic() > self._ordered_s + SAME_S:
                 os._exit(128 + self.number)
-            if not self.number:
-                self.number, self._ordered_s = number, time.monotonic()
+            if self.number:
+                return
+            self.number, self._ordered_s = number, time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
         # One that is alive unwinds the command, or is kept by a library that will raise it.
         if self._raised() is None and not _must_wait(frame):
