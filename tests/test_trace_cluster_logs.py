@@ -360,7 +360,7 @@ def test_prometheus_gap_of_all_series_is_an_outage_of_prometheus_and_no_loss(rea
     trace = read(matrix(*(series(values, __name__="up", instance=name) for name in ("a:1", "b:1"))))
     assert history(trace) == [(0.0, [], ["a", "b"])]
     assert trace.duration_s == 240.0
-    told = "1 gap in which no node has a sample: taken for an outage of what samples, which is no loss"
+    told = "no node has a sample in 1 gap of time: all are taken to have stayed as they were"
     assert told in trace.notes
 
 
@@ -369,7 +369,7 @@ def test_prometheus_target_that_never_was_up_is_away_and_no_healthy_node_of_the_
     trace = read(matrix(*found), cluster_nodes=4)
     # Of four nodes, one is away for all three samples, and one for the second.
     assert (trace.away, trace.num_alive()[1].tolist()) == (("000",), [3, 2, 3])
-    with pytest.raises(TraceFormatError, match="no sample that says that a node is there, as where a query keeps"):
+    with pytest.raises(TraceFormatError, match="no sample says that a node is there; give those of healthy nodes"):
         read(matrix(found[1]), cluster_nodes=4)
 
 

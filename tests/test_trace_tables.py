@@ -406,6 +406,8 @@ def test_column_that_counts_nodes_may_say_in_which_state_they_are(write):
     assert outcome(trace) == (3600.0, 1, 8 * 3600.0)
     told = "columns are taken for time=Timestamp,count=GroupInServiceInstances; left out: GroupDesiredCapacity"
     assert told in trace.notes
+    for name in ("count(up == 1)", "nodes (ready)"):
+        assert outcome(read_trace(write(rows.replace("GroupInServiceInstances", name)))) == (3600.0, 1, 8 * 3600.0)
 
 
 @pytest.mark.parametrize("indent", [None, 4])
@@ -693,7 +695,7 @@ def test_nodes_in_one_cell_are_not_taken_for_one(write, between):
 def test_names_that_differ_by_case_or_domain_alone_are_told(write, name):
     trace = read_trace(write(EVENTS + f"2025-03-01 02:00:00,up,{name}\n"))
     assert (
-        "1 name differs from another by case or domain alone: other nodes; write one name for the same node"
+        "1 name differs from another by case or domain alone: taken for other nodes; give each node one name"
         in trace.notes
     )
 
@@ -732,6 +734,8 @@ def test_outage_without_an_end_lasts_as_long_as_its_length_says(write):
     says = "line 3: 'still down' is neither a number nor a date .* if the outage goes on, leave its end empty"
     with pytest.raises(TraceFormatError, match=says):
         read_trace(write(rows.replace(":00,,", ":00,still down,")))
+    # A length of 0 is that of one which is not mended: b is away for four hours.
+    assert outcome(read_trace(write(rows.replace(",0.5,", ",0,")))) == (6 * 3600.0, 3, 6 * 3600.0)
 
 
 def test_header_of_files_that_were_put_behind_one_another_is_no_row(write):
@@ -1057,7 +1061,7 @@ def test_log_of_polls_tells_that_a_node_without_a_row_stays_as_it_was(write):
         f"2025-03-01 00:0{minute},{node},idle\n" for minute in range(6) for node in "ab"[: 1 if minute == 3 else 2]
     )
     trace = read_trace(write(rows))
-    assert any("a node without a row stays as it was: if it is gone, give" in note for note in trace.notes)
+    assert any("where it has no row, it stays as it was; if it was gone then, give" in note for note in trace.notes)
     samples = read_trace(write(rows), mapping=make_mapping(columns="time=time,node=node,value=state"))
     assert (losses(trace), losses(samples)) == ([], [(180.0, 1)])
 

@@ -136,7 +136,7 @@ def read_trace(
     num_alike = len(nodes) - sum("." not in host or host.partition(".")[0] not in hosts for host in hosts)
     if num_alike:
         alike = counted(num_alike, "name differs", "names differ")
-        notes += (f"{alike} from another by case or domain alone: other nodes; write one name for the same node",)
+        notes += (f"{alike} from another by case or domain alone: taken for other nodes; give each node one name",)
     trace = build_trace(
         events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
         notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,

@@ -359,8 +359,8 @@ class _MappedTable:
             events, more = events_from_states(in_time_order(events, self._source))
             notes += more
             if 2 * len(events) < len(rows):
-                told = "most rows repeat states, as samples do, and a node without a row stays as it was: if it is "
-                notes.append(f"{told}gone, give their column as `value` of `columns` in place of event")
+                told = "most rows repeat the state of a node, as samples do: where it has no row, it stays as it was; "
+                notes.append(f"{told}if it was gone then, give the column as `value` of `columns`, not as `event`")
         return TraceReading(events, end_s, tuple(notes), names="some" if is_states else "all")
 
     def _read_outages(self) -> TraceReading:
@@ -446,8 +446,9 @@ class _MappedTable:
         start = self._times.read(texts["start"])
         text, length = texts.get("end", ""), texts.get("duration", "")
         if text.strip().lower() in OPEN_WORDS:
-            is_open = length.strip().lower() in OPEN_WORDS
-            return Outage(node, start, math.inf, line), None if is_open else self._times.read_length(length)
+            length_s = None if length.strip().lower() in OPEN_WORDS else self._times.read_length(length)
+            # Beside ends, a length of 0 is one that is not known yet.
+            return Outage(node, start, math.inf, line), length_s or (None if "end" in texts else length_s)
         try:
             end = self._times.read(text, start)
         except ValueError as error:

@@ -27,7 +27,7 @@ LEAST_SHARE = 0.75
 that take turns, each has a half, or two of three (assumption)."""
 
 LEAST_GAP = 1.5
-"""Times between samples from which one is missing, as a multiple of the usual one."""
+"""Time between samples in which some are missing, as a multiple of the usual time."""
 
 QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status="true"}'
 METRICS = ("", "up", "probe_success", "kube_node_status_condition")
@@ -104,7 +104,8 @@ class StateLog:
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source)
         if grid and not any(any(samples.values()) for of_node in states.values() for samples in of_node):
-            raise refusal(self.source, "no sample that says that a node is there, as where a query keeps losses alone")
+            what = "no sample says that a node is there; give those of healthy nodes, too, as a query for"
+            raise self.source.refuse("", f"{what} {QUERIES} does")
         steps = [later - earlier for earlier, later in itertools.pairwise(grid)]
         usual = statistics.median_low(steps or [0.0])
         self._num_gaps = sum(step > LEAST_GAP * usual for step in steps)
@@ -130,7 +131,7 @@ class StateLog:
         events = [*(Event(0.0, kind, node) for node, kind in self._nodes.items() if node not in named), *events]
         if self._num_gaps:
             gaps = counted(self._num_gaps, "gap")
-            more += (f"{gaps} in which no node has a sample: taken for an outage of what samples, which is no loss",)
+            more += (f"no node has a sample in {gaps} of time: all are taken to have stayed as they were",)
         notes = (window if asked is None else span_note(asked), *notes, *more, *self._times.notes())
         return TraceReading(events, duration_s, notes, names="some")
 
