@@ -676,6 +676,12 @@ def test_bytes_over_slower_links_take_longer():
     assert cut.collective_s("all_gather", 1024, 8, 1) < 1.1 * whole.collective_s("all_gather", 1024, 8, 1)
 
 
+@pytest.mark.parametrize("gpus", [0, -8])
+def test_a_cluster_without_gpus_is_refused(gpus):
+    with pytest.raises(SpecError, match="expected a whole number >= 1"):
+        inputs_of(gpus=gpus)
+
+
 @pytest.mark.parametrize("dispatcher", ["all_to_all", "all_gather", "deepep"])
 def test_a_sweep_over_the_rate_of_links_has_no_jump_and_slower_ones_never_shorten_an_exchange(dispatcher):
     inputs, times = inputs_of(dispatcher=dispatcher), []

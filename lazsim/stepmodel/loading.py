@@ -78,7 +78,7 @@ def load_inputs(
 
 def with_gpus(cluster: ClusterSpec, num_gpus: int, field: str) -> ClusterSpec:
     """Return a cluster cut or grown to a number of GPUs, a `field` of errors; part of a node has its part of NICs."""
-    per_node = min(cluster.gpus_per_node, num_gpus)
+    per_node = max(1, min(cluster.gpus_per_node, num_gpus))
     if num_gpus % per_node:
         raise SpecError(f"{field} {num_gpus}: give a multiple of the {counted(per_node, 'GPU')} of a node")
     changes = {"num_nodes": num_gpus // per_node, "gpus_per_node": per_node}
