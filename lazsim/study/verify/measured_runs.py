@@ -209,7 +209,7 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     if inputs is not None:
         remarks = [(ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan")]
         if alike := lookup.relative(row["model_key"]):
-            remarks.append((ASSUMED, f"norms, sinks, biases and scaled positions of {row['model_key']} as {alike}'s"))
+            remarks.append((ASSUMED, f"what models.csv does not tell of {row['model_key']} as {alike} has it"))
         has_further = lookup.model(row["model_key"]).num_mtp_layers > 0
         left_out = [
             *_defaults(row, inputs, ""),
