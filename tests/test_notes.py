@@ -283,6 +283,16 @@ def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system
     assert "empty" not in " ".join(whole)
 
 
+def test_a_job_that_fits_on_the_fewest_nodes_is_not_told_to_fit_on_more():
+    # On 4 and 5 nodes lazarus takes up to 14.6 GiB, and on 6, where whole replicas fit worse, 14.9. The note said that
+    # it did not fit on 6 nodes or fewer, for none of its steps.
+    lost = [Event(600.0 * each, "remove", f"n{each}") for each in (1, 2)]
+    limit = {"gpu.memory_bytes": 14.75 * 2**30, "routing": None}
+    found = notes_of(nodes_at(0.0, 6, 1800.0, *lost), ["lazarus"], "gpt-l", **limit)
+    (told,) = [note for note in found if "does not fit" in note]
+    assert "gpt-l under lazarus does not fit: it takes 14.9 GiB" in told
+
+
 def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_and_their_share():
     # Replicas of two nodes keep a state once on 12 nodes, and again on 2, where each GPU has six times the share of it.
     lost = [Event(40_000.0, "remove", f"n{index}") for index in range(10)]

@@ -120,9 +120,9 @@ def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
         used, seats = system.usable_nodes(costs, size[0]), size[1]
         return not lacks_memory(scenario.gpu, peak_memory(system, costs, loads, {used, seats} - {0}, run.steps))
 
-    # Fewer nodes divide what all of them hold together.
+    # Fewer nodes divide what all of them hold together; where the fewest fit, it is others that do not.
     first = bisect.bisect_left(sizes, True, key=fits)
-    if first == len(sizes):
+    if first in (0, len(sizes)):
         return ""
     share = math.fsum(run.steps_s[size] for size in sizes[:first]) / math.fsum(run.steps_s.values())
     return f" on {counted(sizes[first - 1][0], 'node')} or fewer ({share:.1%} of the time of steps)"
