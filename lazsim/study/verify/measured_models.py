@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import SpecError
+from lazsim.files.decoding import convert
 from lazsim.files.tables import Cells
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
 from lazsim.specs.catalog import sized_cluster
@@ -201,4 +202,4 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
         if mixers + fields["num_attention_layers"] == fields["num_layers"] == fields["num_moe_layers"]:
             fields["num_layers"] *= 2
     nothing = dict.fromkeys(("attention_params", "attention_score_dim", "num_learned_positions"), 0)
-    return override(load_spec(ModelSpec, "gpt-s"), fields | nothing, name)
+    return convert(msgspec.to_builtins(load_spec(ModelSpec, "gpt-s")) | fields | nothing, ModelSpec, name)

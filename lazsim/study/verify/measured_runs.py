@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from lazsim.errors import LazsimError, SpecError
+from lazsim.files.decoding import convert
 from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
 from lazsim.specs import ParallelSpec, Spec, read_toml
@@ -425,7 +426,7 @@ def _layout(row: Cells) -> ParallelSpec:
         "capacity_factor": 0.0 if math.isnan(capacity_factor) else capacity_factor,
         "pad_to_capacity": capacity_factor > 0 and "padded" in routing,
     }
-    return override(ParallelSpec(global_batch=1), fields, "layout")
+    return convert(fields, ParallelSpec, "layout")
 
 
 def _eight_bit_parts(row: Cells) -> list[str]:
