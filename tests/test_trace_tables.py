@@ -389,6 +389,7 @@ def test_wrong_option_is_refused_in_one_line(write, options, says):
         "ticket,host,gpu,opened,closed,text\n1,n1,0,a,b,c\n2,n2,0,a,b,c\n3,n1,1,a,b,c\n",
         # What is in brackets counts others than nodes that are there.
         "time,count(up == 0)\n2025-03-01 00:00,0\n2025-03-01 01:00,3\n",
+        "time,count(up != 1)\n2025-03-01 00:00,0\n2025-03-01 01:00,3\n",
         "time,nodes (down)\n2025-03-01 00:00,0\n2025-03-01 01:00,3\n",
         "time,available (%)\n2025-03-01 00:00,100\n2025-03-01 01:00,98\n",
         # Parcae's counts, which have no header, are in milliseconds.

@@ -337,7 +337,7 @@ def _role(name: str) -> str:
     role = _ROLES.get(split_unit(name)[0], "count" if is_count else "")
     # What is in brackets may say that it counts something else, as in count(up == 0) or nodes (down).
     inside = re.sub(r"^[^(\[]*", "", name)
-    is_other = bool(re.search(r"[%<>]|=(?!=* ?1\b)", name)) or not _words(inside) <= COUNTED | COUNTED_WORDS
+    is_other = bool(re.search(r"[%<>!]|=(?!=* ?1\b)", name)) or not _words(inside) <= COUNTED | COUNTED_WORDS
     return "" if role == "count" and is_other else role
 
 
