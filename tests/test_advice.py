@@ -161,7 +161,7 @@ def test_ties_are_told_beside_what_too_few_seeds_leave_open():
     best, second, third = found.ranking
     ranking = (best, replace(second, is_tie=True), replace(third, is_tie=None, num_seeds=2))
     shown = " ".join(render(advice_parts(replace(found, ranking=ranking)), 200).split())
-    assert "; 1 other may be as good; fewer than 6 seeds do not tell whether 1 choice is as good" in shown
+    assert "; 1 other may be as good; 1 choice has fewer than 6 seeds, too few to tell whether it is as good" in shown
     assert "without an interval there are fewer than 6 seeds: chance may do as much" in shown
 
 

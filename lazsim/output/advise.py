@@ -82,8 +82,8 @@ def _answer(advice: Advice) -> list[str]:
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
     if untold := sum(one.is_tie is None for one in advice.ranking[1:]):
         better = sum(map(seems_better, advice.ranking))
-        others = counted(untold, "choice is", "choices are")
-        told += f"; fewer than {MIN_SAMPLES} seeds do not tell whether {others} as good"
+        others, are = counted(untold, "choice has", "choices have"), "it is" if untold == 1 else "they are"
+        told += f"; {others} fewer than {MIN_SAMPLES} seeds, too few to tell whether {are} as good"
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
