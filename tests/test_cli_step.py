@@ -733,8 +733,8 @@ def test_a_row_that_contradicts_itself_is_not_predicted_and_says_why(lazsim, tmp
         ("token_routing,capacity_factor", "token_drop,1.0", None),
         ("token_routing", "capacity_padded_drop", "not read: token_routing capacity_padded_drop without capacity_f"),
         ("cuda_graph", "n/a (XLA)", None),
-        ("dispatcher", "alltoall (dedup)", "not read: brackets of dispatcher alltoall (dedup) (mine)"),
-        ("optimizer", "adam (bf16 states)", "not read: brackets of optimizer adam (bf16 states) (mine)"),
+        ("dispatcher", "alltoall (dedup)", "not read: words in brackets of dispatcher alltoall (dedup) (mine)"),
+        ("optimizer", "adam (bf16 states)", "not read: words in brackets of optimizer adam (bf16 states) (mine)"),
     ],
 )  # fmt: skip
 def test_what_a_prediction_does_not_follow_is_noted(tmp_path, columns, cells, remark):

@@ -187,7 +187,7 @@ class Plans:
             seconds = binding.transfer_s(self._costs, server_H)
             return Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds), binding.chosen_N
 
-        # In a block, nodes that go stand for as many others, unless plans depend on their places.
+        # In a block, each loss fetches what the first loss of as many nodes did, unless plans depend on places.
         any_seats = self.sampler.is_on and domains is None and not self._plans_stay
         seats: Hashable = len(held.seats) if any_seats else np.array(held.seats, dtype=np.int32).tobytes()
         ends = self._plan_key(before), self._plan_key(next_plan)

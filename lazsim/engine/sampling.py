@@ -4,9 +4,9 @@ A plan matters only through the seconds of its steps, those that it takes to com
 leaves where nodes fail. These change slowly with the loads. In each block of windows of a run that samples, plans and
 loads of the one in its middle take the places of all others.
 
-A plan made within a window is as far from the loads of its steps as one made at the same place of the window's first
-`LOAD_SAMPLE_STEPS`, for as many steps: so changes of the nodes in a block meet the same few plans. Between two of
-them, nodes that go fetch what the first ones that went did. Nothing else is left out.
+Loads are new every 50 steps (`LOAD_SAMPLE_STEPS`). A change of the nodes at step 130 of a window takes the plan of one
+at step 30, and so changes in a block share few plans. At a loss of some number of nodes, the job fetches what it did at
+the first loss of that number. Nothing else is left out.
 `lazsim.engine.sampling_error` says how far this is off.
 """
 
@@ -94,7 +94,7 @@ class Sampler:
     def consider(self, num_steps: float, window_s: float) -> None:
         """Sample from now on if all windows of a run of `num_steps`, each `window_s` to compute, take too long.
 
-        The windows that are left take `EXACT_S`. Changes of the nodes take what they take, as they share plans.
+        The windows that are left take `EXACT_S`. Plans for changes of the nodes do not count: changes share them.
         """
         if self.is_on or self._planning == "exact" or not self._window_steps:
             return

@@ -71,7 +71,7 @@ class RunResult:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What is told of each run, in JSON and in tables; see `run_row`."""
+        """One row for each run, for JSON and tables; see `run_row`."""
         return list(map(run_row, self.scenarios, self.runs))
 
     def to_json(self) -> dict[str, Any]:

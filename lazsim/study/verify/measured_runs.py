@@ -359,7 +359,7 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
     for column in IN_BRACKETS:
         if " (" in cells.get(column, "") and XLA not in cells[column]:
-            yield f"brackets of {shown[column]}"
+            yield f"words in brackets of {shown[column]}"
     ranks, micro_batches = cell_number_if_any(row, "dp"), cell_number_if_any(row, "microbatches_per_step")
     if ranks and ranks not in (inputs.data, inputs.data * parallel.context):
         yield f"{shown['dp']}, where the layout has {inputs.data}"

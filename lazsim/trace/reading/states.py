@@ -27,7 +27,7 @@ LEAST_SHARE = 0.75
 that take turns, each has a half, or two of three (assumption)."""
 
 LEAST_GAP = 1.5
-"""Time between samples in which some are missing, as a multiple of the usual time."""
+"""Time between samples in which some are missing, as a multiple of the usual time: one that is missing makes it 2."""
 
 QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status="true"}'
 METRICS = ("", "up", "probe_success", "kube_node_status_condition")
