@@ -15,6 +15,7 @@ from lazsim.errors import SpecError
 from lazsim.routing import load_routing, read_routing
 from lazsim.routing.readers import READERS
 from lazsim.routing.source import role_of
+from lazsim.routing.table import RecordedRouting, write_csv
 from tests.conftest import ROOT
 
 SGLANG = "expert_distribution_rank{}_timestamp{}.csv"
@@ -152,6 +153,72 @@ ROUTES = {
 }  # fmt: skip
 
 
+# Steps 100 and 200 of layers 3 and 4.
+NAMED_LOADS = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+BY_STEP_AND_LAYER = {(100 * (s + 1), 3 + n): NAMED_LOADS[s][n] for s in (0, 1) for n in (0, 1)}
+NAMED = {
+    "bare": {f"{step}_{layer}": loads for (step, layer), loads in BY_STEP_AND_LAYER.items()},
+    "words": {f"iter {step}: V3.layers.{layer}.mlp.fc1": loads for (step, layer), loads in BY_STEP_AND_LAYER.items()},
+    "experts": {
+        f"step{step}/layer{layer}/expert{expert}": load
+        for (step, layer), loads in BY_STEP_AND_LAYER.items() for expert, load in enumerate(loads)
+    },
+    "layers first": {
+        f"layer_{layer}": {str(step): BY_STEP_AND_LAYER[step, layer] for step in (100, 200)} for layer in (3, 4)
+    },
+    "ranks": {
+        f"rank{rank}": {step: {layer: BY_STEP_AND_LAYER[step, layer] for layer in (3, 4)} for step in (100, 200)}
+        for rank in (0, 1)
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_names_of_several_numbers_are_of_step_layer_expert_and_rank(tmp_path, name):
+    steps, layers, loads = loads_of(write(tmp_path, "loads.json", json.dumps(NAMED[name])))
+    assert (steps, layers) == ([100, 200], [3, 4])
+    assert loads == (np.array(NAMED_LOADS) * (2 if name == "ranks" else 1)).tolist()
+
+
+def test_numbers_of_a_name_that_say_nothing_are_refused(tmp_path):
+    for text in ('{"3_5": 7, "3_6": 8}', '{"0": {"1": {"2": {"3": 5}}}}', '{"1.2.3": [4, 5]}'):
+        with pytest.raises(SpecError, match=r"names no step, layer or expert|is in another"):
+            read_routing(write(tmp_path, "loads.json", text))
+
+
+def test_matrices_by_number_are_steps_and_rows_of_a_layer_are_said_to_add_up(tmp_path):
+    steps = {"100": NAMED_LOADS[0], "200": NAMED_LOADS[1]}
+    assert loads_of(write(tmp_path, "steps.json", json.dumps(steps))) == ([100, 200], [0, 1], NAMED_LOADS)
+    found = read_routing(write(tmp_path, "layers.json", json.dumps({"layer_0": NAMED_LOADS[0]})))
+    assert found.tokens_SLE.tolist() == [[[4, 6]]]
+    assert "layers with several rows of loads, such as micro-batches, which add up: 1" in found.notes
+    lines = "\n".join(json.dumps({f"layer_{number}": row for number, row in enumerate(step)}) for step in NAMED_LOADS)
+    assert loads_of(write(tmp_path, "lines.jsonl", lines)) == ([0, 1], [0, 1], NAMED_LOADS)
+
+
+def test_files_of_ranks_without_a_step_are_of_the_same_steps(tmp_path):
+    for rank in (0, 1):
+        # The tenth step comes after the ninth.
+        for number, step in enumerate((9, 10)):
+            write(tmp_path, f"rank{rank}_step{step}.json", json.dumps(NAMED_LOADS[number]))
+    assert loads_of(str(tmp_path)) == ([0, 1], [0, 1], (2 * np.array(NAMED_LOADS)).tolist())
+    lines = [{"rank": rank, "tokens": layers} for layers in NAMED_LOADS for rank in (0, 1)]
+    assert loads_of(write(tmp_path, "lines.jsonl", lines))[2] == (2 * np.array(NAMED_LOADS)).tolist()
+
+
+def test_the_statistics_of_tensorrt_llm_are_those_of_all_ranks(tmp_path):
+    # ExpertStatistic of TensorRT-LLM: rank<r>.safetensors with arrays <iteration>_<layer> of counts by expert.
+    for rank in (0, 1):
+        header, content = {}, b""
+        for name, loads in NAMED["bare"].items():
+            header[name] = {"dtype": "I64", "shape": [2], "data_offsets": [len(content), len(content) + 16]}
+            content += np.array(loads, dtype="<i8").tobytes()
+        text = json.dumps(header).encode()
+        (tmp_path / f"rank{rank}.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content)
+    write(tmp_path, "meta_info.json", "{}")
+    assert loads_of(str(tmp_path)) == ([100, 200], [3, 4], (2 * np.array(NAMED_LOADS)).tolist())
+
+
 @pytest.mark.parametrize("name", ROUTES)
 def test_routes_of_tokens_are_counted(tmp_path, name):
     assert loads_of(write(tmp_path, name, ROUTES[name])) == ([0], [3, 4], [[[1, 2, 3], [1, 0, 1]]])
@@ -234,8 +301,14 @@ def test_columns_of_experts_leave_none_out_and_rows_of_a_matrix_are_not_numbered
         read_routing(write(tmp_path, "loads.csv", "layer,expert_0,expert_1,expert_3\n0,5,3,1\n"))
     with pytest.raises(SpecError, match=gap):
         read_routing(write(tmp_path, "loads.jsonl", [{"layer": 0, "e1": 5, "e3": 3}]))
-    with pytest.raises(SpecError, match="its first column counts the rows from 0; leave it out"):
-        read_routing(write(tmp_path, "index.csv", "0,11,2\n1,4,15\n2,7,8\n"))
+    # Layers numbered as in the model, and the header that pandas writes of columns without names.
+    for text, counted in (
+        ("0,11,2\n1,4,15\n2,7,8\n", "column counts up from 0"),
+        ("3,11,2\n4,4,15\n5,7,8\n", "column counts up from 3"),
+        ("0,1,2\n4,15,1\n7,8,1\n", "row counts up from 0"),
+    ):
+        with pytest.raises(SpecError, match=f"its first {counted}; leave it out"):
+            read_routing(write(tmp_path, "index.csv", text))
 
 
 @pytest.mark.parametrize("text", ["token,layer,topk_ids\n0,3,0,2\n", "layer,e0,e1\n0,1,2,9\n", "1,2\n4,5,6\n"])
@@ -599,6 +672,14 @@ def test_experts_may_be_numbered_from_1(tmp_path):
     path = write(tmp_path, "loads.csv", "layer,expert,tokens\n" + "\n".join(rows) + "\n")
     assert loads_of(path)[2] == [[[*range(1, 9)], [*range(11, 19)]]]
     assert "experts are numbered from 1 to 8" in read_routing(path).notes
+    few = "layer,expert,tokens\n" + "\n".join(f"{layer},{expert},5" for layer in (1, 2) for expert in (1, 2, 3, 4))
+    assert loads_of(write(tmp_path, "few.csv", few))[1:] == ([1, 2], [[[5] * 4] * 2])
+
+
+def test_lazsims_own_files_are_read_as_they_were_where_expert_0_has_no_tokens(tmp_path):
+    loads = np.arange(20).reshape(1, 2, 10) % 10
+    (tmp_path / "loads.csv").write_bytes(write_csv(RecordedRouting(np.array([7]), loads)))
+    assert loads_of(str(tmp_path / "loads.csv")) == ([7], [0, 1], loads.tolist())
 
 
 def test_only_array_of_an_archive_may_have_any_name(tmp_path):

@@ -1,7 +1,10 @@
 """Records of loads, as JSON and PyTorch files have them: find their parts by name, and add them up."""
 
+import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from lazsim.errors import shorten
 from lazsim.limits import MAX_EXPERTS
 from lazsim.placement.plan import Floats
-from lazsim.routing.source import LoadReading, LoadSource, LoadTable, refuse_gaps, roles_of, whole
+from lazsim.routing.source import ROLES, LoadReading, LoadSource, LoadTable, refuse_gaps, roles_of, whole
 
 EXPECTED = (
     "loads by layer and expert, such as tokens, count, tokens_per_expert, logical_count or logical_expert_load, or the "
@@ -19,22 +22,31 @@ EXPECTED = (
 SEVERAL = Mapping, list, tuple, np.ndarray
 """Types of several loads."""
 
+PLACES = {"step", "layer", "expert", "part"}
+"""What a number in the name of loads may be of."""
+
 
 class RecordReader(LoadTable):
     """Adds up records: arrays, or mappings with loads or routes, which may have the fields step, layer and expert.
 
-    Records that have all layers and no step follow each other; others without a step are of one. Loads may be a mapping
-    of experts, of layers, or of steps to layers, whose names have a number. A record without loads is skipped; it may
+    Records of a part that have all layers and no step follow each other; others without a step are of one. Loads may be
+    a mapping of experts, of layers, or of steps to layers; see `places_in`. A record without loads is skipped; it may
     tell the number of experts.
     """
 
     def __init__(self, source: LoadSource) -> None:
         super().__init__(source)
-        self._step = self._told_experts = self._num_skipped = self._row_length = self._num_repeats = 0
+        self._told_experts = self._num_skipped = self._row_length = self._num_repeats = self._num_added = 0
+        # The step after the last of each part.
+        self._steps = defaultdict[object, int](int)
         self._are_local = False
         self._seen: set[tuple[object, ...]] = set()
-        self.part: str | None = None
-        """The part of the job that records are of, such as a rank, where they do not name one."""
+        self._part: str | None = None
+
+    def begin_file(self, name: str) -> None:
+        """Take the records that follow for those of the rank in a file's name, unless they name one."""
+        rank = re.search(r"rank\D?(\d{1,9})", Path(name).name) if len(self._source.files) > 1 else None
+        self._part = rank[1] if rank else None
 
     def add_record(self, where: int | str, record: Any) -> None:
         """Add a record; its faults are those of the source."""
@@ -59,11 +71,14 @@ class RecordReader(LoadTable):
         notes = [f"records without loads, which are left out: {self._num_skipped}"] if self._num_skipped else []
         if self._num_repeats:
             notes.append(f"records of the same step and layer as another, whose loads add up: {self._num_repeats}")
+        if self._num_added:
+            notes.append(f"layers with several rows of loads, such as micro-batches, which add up: {self._num_added}")
         return self.reading(*notes, num_experts=self._told_experts)
 
     def _add(self, where: int | str, parts: Mapping[str, Any]) -> None:
-        step, layer = parts.get("step", self._step), parts.get("layer")
-        if (part := parts.get("part", self.part)) is not None:
+        part = parts.get("part", self._part)
+        step, layer = parts.get("step", self._steps[str(part)]), parts.get("layer")
+        if part is not None:
             self.name_part(step, str(part))
         loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
         if loads is not None and parts.keys() & {"layer", "step"}:
@@ -73,19 +88,12 @@ class RecordReader(LoadTable):
         if loads is not None and "local" in parts:
             loads = self._placed(loads, parts, part)
         if isinstance(loads, Mapping):
-            for name, row in loads.items():
-                if not isinstance(row, SEVERAL):
-                    self.add(where, step, parts.get("layer", 0), row, _number_in(name))
-                elif isinstance(row, Mapping) and not any(isinstance(one, SEVERAL) for one in row.values()):
-                    self._add(where, {"step": step, "layer": _number_in(name), "loads": row})
-                elif isinstance(row, Mapping) and "step" not in parts:
-                    self._add(where, {"step": _number_in(name), "loads": row})
-                else:
-                    self._add_row(where, step, _number_in(name), row)
+            self._add_named(where, parts, loads, step)
+            self._steps[str(part)] += not parts.keys() & {"step", "layer"}
         elif loads is not None and layer is not None:
             self._add_row(where, step, layer, loads, parts.get("expert", 0))
         elif loads is not None:
-            self._step = self.add_layers(where, step, loads)
+            self._steps[str(part)] = self.add_layers(where, step, loads)
         elif routes is not None and layer is not None:
             self.add_routes(where, step, layer, routes)
         elif routes is not None:
@@ -93,6 +101,25 @@ class RecordReader(LoadTable):
                 self.add_routes(where, step, number, experts)
         else:
             self._num_skipped += 1
+
+    def _add_named(
+        self, where: int | str, parts: Mapping[str, Any], loads: Mapping[Any, Any], next_step: object
+    ) -> None:
+        """Add loads by the names of their experts, layers or steps; `parts` tells what is known of them."""
+        for name, row in loads.items():
+            told = places_in(name, _kind_of(row, parts))
+            if twice := parts.keys() & told.keys():
+                raise ValueError(f"{shorten(name)!r} is in another {min(twice)}")
+            places = {**parts, **told}
+            step, layer = places.get("step", next_step), places.get("layer")
+            if "part" in told:
+                self.name_part(step, told["part"])
+            if isinstance(row, Mapping):
+                self._add_named(where, places, row, next_step)
+            elif layer is None and "expert" not in places:
+                self.add_layers(where, step, row)
+            else:
+                self._add_row(where, step, layer or 0, row, places.get("expert", 0))
 
     def _placed(self, loads: Any, parts: Mapping[str, Any], part: object) -> Any:
         """Return the loads of a rank's own experts as those of all, which come rank by rank."""
@@ -112,10 +139,11 @@ class RecordReader(LoadTable):
 
     def _add_row(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
         """Add the loads of a layer, which have to be of as many experts as in other layers, or that of one expert."""
-        if isinstance(loads, SEVERAL) and (length := (0, *np.asarray(loads).shape)[-1]):
+        if isinstance(loads, SEVERAL) and (length := (shape := (0, *np.asarray(loads).shape))[-1]):
             if length != (self._row_length or length):
                 raise ValueError(f"{length} experts; {self._row_length} in rows before")
             self._row_length = length
+            self._num_added += math.prod(shape[1:-1]) > 1
         self.add(where, step, layer, loads, expert)
 
 
@@ -131,7 +159,7 @@ def _parts(record: Mapping[str, Any]) -> dict[str, Any]:
     if [*record] == ["weight"]:
         # As EPLB calls the loads; beside others, it may be that of a route.
         return {"loads": record["weight"]}
-    if not parts and record and all(_number_in(name) for name in record):
+    if not parts and record and all(re.search(r"\d", str(name)) for name in record):
         return {"loads": record}
     if "physical" in parts:
         parts["loads"] = logical_loads(parts["physical"], parts.get("map"))
@@ -156,7 +184,34 @@ def logical_loads(physical_LP: Any, logical_LP: Any) -> Floats:
     return sums
 
 
-def _number_in(name: object) -> str:
-    """Return the first number in a name, such as decoder.layers.3.mlp or step 100; empty where there is none."""
-    found = re.search(r"\d{1,9}", str(name))
-    return found[0] if found else ""
+def _kind_of(row: Any, parts: Mapping[str, Any]) -> str:
+    """Return what the number in the name of some loads is of, where it does not say so."""
+    if not isinstance(row, SEVERAL):
+        return "expert"
+    if "layer" in parts:
+        return "step"
+    if "step" in parts or (isinstance(row, Mapping) and not any(isinstance(one, SEVERAL) for one in row.values())):
+        return "layer"
+    return "step" if isinstance(row, Mapping) or np.ndim(row) > 1 else "layer"
+
+
+def places_in(name: object, kind: str) -> dict[str, str]:
+    """Return step, layer, expert and part in a name; `kind` is what a number alone is of, and two are step and layer.
+
+    A ValueError says that a name has no number, or more than these.
+
+    Examples
+    --------
+    >>> places_in("v3.layers.4.experts.12", "layer"), places_in("step 100", "step"), places_in("100_4", "layer")
+    ({'layer': '4', 'expert': '12'}, {'step': '100'}, {'step': '100', 'layer': '4'})
+    """
+    found = re.findall(r"([a-z]*)[^a-z0-9]*(\d{1,9})", str(name).lower())
+    told = {ROLES.get(word.removesuffix("s"), ""): number for word, number in found}
+    if told.keys() & PLACES:
+        return {role: number for role, number in told.items() if role in PLACES}
+    numbers = [number for _, number in found]
+    if len(numbers) == 1:
+        return {kind: numbers[0]}
+    if len(numbers) != 2 or kind == "expert":
+        raise ValueError(f"{shorten(name)!r} names no step, layer or expert; write such as layer_3")
+    return {"step": numbers[0], "layer": numbers[1]}

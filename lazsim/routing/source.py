@@ -146,7 +146,8 @@ class LoadReader:
 
 
 FEWEST_FROM_1 = 8
-"""Experts of a layer of which all but number 0 have loads, so that they count from 1: fewer may lack it by chance."""
+"""Experts of all layers of which all but those of number 0 have loads, so that they count from 1: fewer may lack it by
+chance."""
 
 
 class LoadTable:
@@ -223,7 +224,8 @@ class LoadTable:
             notes += (f"loads are the sum of {num_parts} ranks or other parts, expert by expert",)
             if num_lacking := sum(len(parts) < num_parts for parts in self._parts.values()):
                 notes += (f"steps that lack some of these parts, whose loads are of the others alone: {num_lacking}",)
-        is_whole = self._num_experts > FEWEST_FROM_1 and self._numbers == set(range(1, self._num_experts))
+        are_many = len(layers) * (self._num_experts - 1) >= FEWEST_FROM_1
+        is_whole = are_many and self._numbers == set(range(1, self._num_experts))
         if is_whole and not self._routes:
             self._rows = {key: loads[1:] for key, loads in self._rows.items()}
             shape = *shape[:2], max(self._num_experts - 1, num_experts)

@@ -1,6 +1,7 @@
 """Readers of recorded loads: each module here reads the format of its name."""
 
 import os
+import re
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -56,7 +57,7 @@ def _find(path: str) -> tuple[LoadReader, tuple[tuple[str, bytes], ...]]:
     """Return the reader of a file or folder, and the names and contents of its files."""
     if os.path.isdir(path):
         # Editors and file systems leave hidden files, such as ._dump.json and .nfs0042.
-        names = sorted(map(str, Path(path).glob("[!.]*")))
+        names = sorted(map(str, Path(path).glob("[!.]*")), key=_numbered)
         for reader in READERS.values():
             if files := tuple((name, _read(name)) for name in names if reader.belongs(name)):
                 return reader, files
@@ -71,6 +72,11 @@ def _find(path: str) -> tuple[LoadReader, tuple[tuple[str, bytes], ...]]:
     raise SpecError(
         f"{path}: not a format of expert loads; give CSV with layer,expert,tokens, or one of lazsim list load-formats"
     )
+
+
+def _numbered(name: str) -> list[tuple[str, int]]:
+    """Return the key by which step_9 comes before step_10."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name, re.ASCII)]
 
 
 def _read(path: str) -> bytes:

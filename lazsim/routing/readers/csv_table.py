@@ -5,8 +5,9 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from lazsim.errors import shorten
 from lazsim.files.reading import numbered_lines
@@ -29,7 +30,8 @@ SGLANG = re.compile(r"expert_distribution_rank(\d{1,9})_timestamp(\d+(?:\.\d+)?)
 BETWEEN_ROUTES = re.compile(r"[^\w.+-]+", re.ASCII)
 MAX_QUOTED = 1 << 16
 FEWEST_NUMBERED = 3
-"""Rows of a matrix from which on a first column of 0, 1, 2 and so on is taken for their number. *Assumption*."""
+"""Numbers of a matrix from which on a first row or column that counts up by 1 is taken to number the others.
+*Assumption*."""
 MATRIX = re.compile(r"\s*[\d.eE+-]*\d[\d.eE+-]*\s*", re.ASCII)
 
 
@@ -139,13 +141,19 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
             source.fault(number, what, "keep the first of several")
             continue
         seen.add(key)
-        firsts += loads[:1] if "matrix" in columns else []
+        if "matrix" in columns:
+            firsts.append(loads[0])
+            _refuse_numbers(source, "row", loads if len(firsts) == 1 else [])
         latest = max(latest, step)
         table.add(number, step, layer, loads, expert)
-    if len(firsts) >= FEWEST_NUMBERED and firsts == list(range(len(firsts))):
-        raise source.refuse(
-            "", "its first column counts the rows from 0; leave it out, or name columns if it has loads"
-        )
+    _refuse_numbers(source, "column", firsts)
+
+
+def _refuse_numbers(source: LoadSource, line: str, numbers: Sequence[float]) -> None:
+    """Refuse the first row or column of a matrix where it counts the columns or rows."""
+    if len(numbers) >= FEWEST_NUMBERED and all(after == before + 1 for before, after in pairwise(numbers)):
+        what = f"its first {line} counts up from {numbers[0]:g}; leave it out, or name columns if it has loads"
+        raise source.refuse("", what)
 
 
 LOOKS = "CSV with columns layer,expert,tokens, or layer,topk_ids for each token; also step, rank"

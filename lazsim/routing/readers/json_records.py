@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lazsim.files.decoding import decode_json
@@ -22,8 +21,7 @@ def read(source: LoadSource) -> LoadReading:
     """Read the records of all files."""
     reader = RecordReader(source)
     for name, content in source.files:
-        rank = re.search(r"rank\D?(\d{1,9})", Path(name).name) if len(source.files) > 1 else None
-        reader.part = rank[1] if rank else None
+        reader.begin_file(name)
         file = replace(source, name=name)
         for where, raw in _records(text_of(file, content).strip().encode()):
             try:

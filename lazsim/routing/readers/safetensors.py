@@ -36,6 +36,7 @@ def read(source: LoadSource) -> LoadReading:
         except (ValueError, KeyError, TypeError) as error:
             cause = shorten(error, LONGEST_CAUSE)
             raise source.refuse("", f"not a readable .safetensors ({cause}); write it again") from None
+        reader.begin_file(name)
         reader.add_record(Path(name).name, arrays)
     return reader.records()
 
@@ -54,4 +55,5 @@ def _arrays(content: bytes) -> dict[str, Any]:
     return arrays
 
 
-READER = LoadReader(".safetensors of arrays, such as weight (L, E) or tokens (S, L, E)", recognise, read)
+LOOKS = ".safetensors of arrays, such as weight (L, E) or tokens (S, L, E), or of TensorRT-LLM, by <step>_<layer>"
+READER = LoadReader(LOOKS, recognise, read, names="*rank*.safetensors")
