@@ -26,6 +26,7 @@ from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import read_tables
 from lazsim.study.step import predict_layout
 from lazsim.trace.table import Event, build_trace
+from tests.jobs import trace
 
 DEEPSEEK = {"model": "deepseek-v3", "cluster": "dgx-h100", "job": "deepseek-v3"}
 SMALL = DEEPSEEK | {"job.parallel.expert": 8, "job.parallel.tensor": 1}
@@ -323,14 +324,34 @@ def test_a_profile_and_a_layout_exclude_each_other():
 
 
 @pytest.mark.parametrize(("model", "cluster", "job"), [
-    ("deepseek-v3", "dgx-h100", "deepseek-v3"),
     ("deepseek-v3", "h200x64", "deepseek-v3"),
     ("qwen3-235b-a22b", "dgx-h100", "qwen3-235b"),
     ("gpt-s", "dgx-h100", "testbed-a"),
     ("deepseek-v3", "rtx3090x10", "testbed-a"),
+    # Its own job takes 64 nodes, eight stages of 64 GPUs, and there are 32.
+    ("deepseek-v3", "dgx-h100", "testbed-a"),
 ])  # fmt: skip
-def test_a_model_is_trained_by_its_own_job_where_kernels_were_measured(model, cluster, job):
+def test_a_model_is_trained_by_its_own_job_where_its_layout_runs(model, cluster, job):
     assert resolve({"model": model, "cluster": cluster}).job.name == job
+
+
+def test_a_model_whose_own_job_takes_more_nodes_than_there_are_has_the_layout_that_fits_on_these():
+    chosen = resolve({"model": "deepseek-v3", "cluster": "h200x16"})
+    assert chosen.has_chosen_layout
+    assert chosen.costs().grid.replica_nodes <= 16
+
+
+def test_all_systems_are_refused_for_the_reason_that_no_layout_fits():
+    # 671 B parameters take 18 bytes each in full, and 16 nodes of eight H100 have 10.2 TB: 15 bytes for each.
+    with pytest.raises(InfeasiblePlanError, match="no layout of deepseek-v3 fits on 128 GPUs of 80 GiB"):
+        lazsim.simulate(trace((0, "add", " ".join(map(str, range(16))))), systems=["all"], model="deepseek-v3", cluster="h100x16")
+
+
+def test_a_run_on_fewer_nodes_than_the_layout_of_its_cluster_takes_says_for_how_many_that_is():
+    settings = {"systems": ["checkpoint"], "model": "deepseek-v3", "cluster": "h200x64"}
+    found = lazsim.simulate(trace((0, "add", " ".join(map(str, range(16))))), **settings)
+    note = "checkpoint: nothing trained: 64 nodes are needed, and the trace has at most 16; the layout is one for the 64"
+    assert any(one.startswith(note) for one in found.notes)
 
 
 def test_a_run_without_a_job_takes_the_layout_that_the_search_for_steps_finds():

@@ -130,6 +130,16 @@ def test_a_table_of_more_systems_than_fit_has_a_row_for_each():
     assert texts[9] == ["system-8", "50.0%", "8.0%"]
 
 
+def test_a_long_table_is_folded_so_that_what_follows_is_found():
+    def shown(num_rows):
+        table = Table([key("run")], [[f"run {index}"] for index in range(num_rows)], title="failure by failure")
+        return report_page(Report("", "", "", {}), [table], [], "", {}).decode()
+
+    assert "<details>" not in shown(40)
+    assert "<details><summary>failure by failure, 41 rows</summary>" in shown(41)
+    assert Outline(shown(41)).text.count("failure by failure") == 1
+
+
 def test_every_system_of_a_page_has_dashes_of_its_own_in_pairs_of_pixels():
     dashes = [drawn(name, look)["dash"] for name, look in looks_of(list(SYSTEMS)).items()]
     assert len(set(map(tuple, dashes))) == len(SYSTEMS)

@@ -9,6 +9,7 @@ from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.layout import grid_of, layout_costs, padding
 from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
+from lazsim.placement.grid import Grid
 from lazsim.specs import (
     ClusterSpec,
     GpuSpec,
@@ -29,9 +30,9 @@ DEFAULT_JOB = "testbed-a"
 
 
 def own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepConstants) -> str:
-    """Return the job of the catalogue whose name the model's begins with, if the GPU has the kernels of its layout.
+    """Return the job of the catalogue whose name the model's begins with, if its layout runs on the cluster.
 
-    All else is trained as on the published testbed.
+    The GPU has its kernels, then, and the nodes hold the model once. All else is trained as on the published testbed.
     """
     named = [name for name in catalog_names("jobs") if model.name == name or model.name.startswith(f"{name}-")]
     if not named or not gpu.kernels:
@@ -98,10 +99,13 @@ def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes) ->
 
 def _plain_needs(inputs: StepInputs) -> tuple[float, float]:
     """Return what training needs; a layout that needs more nodes than there are is none."""
-    grid, num_nodes = grid_of(inputs.model, inputs.parallel, inputs.cluster.gpus_per_node), inputs.cluster.num_nodes
-    if grid.replica_nodes > num_nodes:
-        raise SpecError(f"a model replica takes {grid.replica_nodes} of {counted(num_nodes, 'node')}")
+    _require_nodes(grid_of(inputs.model, inputs.parallel, inputs.cluster.gpus_per_node), inputs.cluster)
     return plain_needs(inputs)
+
+
+def _require_nodes(grid: Grid, cluster: ClusterSpec) -> None:
+    if grid.replica_nodes > cluster.num_nodes:
+        raise SpecError(f"a model replica takes {grid.replica_nodes} of {counted(cluster.num_nodes, 'node')}")
 
 
 def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, float]:
@@ -121,9 +125,10 @@ def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, flo
 
 
 def _fault(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> SpecError | None:
-    """Return why steps of a job with a layout cannot be predicted, if so; tables may lack a kernel of the model."""
+    """Return why a job with a layout cannot run, if so: nodes are too few, or tables lack a kernel of the model."""
     try:
         costs = layout_costs(model, gpu, cluster, job, step)
+        _require_nodes(costs.grid, cluster)
         costs.step_s(costs.grid.replica_nodes, np.ones(1))
     except SpecError as error:
         return error

@@ -257,10 +257,12 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     if system.is_elastic:
         # The policy says why it does not apply.
         system.plan_evenly(costs, most_nodes)
-    raise InfeasiblePlanError(
-        f"{who}: equal chunks of {model.num_experts} experts, at most {cluster.slots_per_gpu} on a GPU, take groups of "
-        f"{counted(fewest, 'node')}, and there are {most_nodes}; use a larger cluster, or leave {system.name} out"
-    )
+    if costs.job.parallel is not None:
+        takes, helps = "a model replica takes", "give fewer GPUs for one (`parallel`), or more nodes"
+    else:
+        takes = f"equal chunks of {model.num_experts} experts, at most {cluster.slots_per_gpu} on a GPU, take groups of"
+        helps = f"use a larger cluster, or leave {system.name} out"
+    raise InfeasiblePlanError(f"{who}: {takes} {counted(fewest, 'node')}, and there are {most_nodes}; {helps}")
 
 
 def _play(env: Clock, job: Job, trace: Trace, wall_s: float) -> Activity:

@@ -26,8 +26,8 @@ MOST_MARKS = 20_000
 MOST_NAMES = 8
 """Names that stand side by side as headings; with more, a table has a row for each."""
 
-MOST_ROWS = 1000
-"""Rows of a table that a page shows."""
+MOST_ROWS, MOST_OPEN_ROWS = 1000, 40
+"""Rows of a table that a page shows, and shows before one asks: what follows more of them would not be found."""
 
 PICTURE_DOTS_PER_INCH = 120
 
@@ -122,7 +122,8 @@ def _part(part: Part) -> Any:
     ]
     more = len(part.rows) - len(rows)
     notes = [*part.notes, *([f"{counted(more, 'more row is', 'more rows are')} in the other files"] if more else [])]
-    return {"title": part.title, "columns": shown, "rows": rows, "notes": notes}
+    is_long = len(rows) > MOST_OPEN_ROWS
+    return {"title": part.title, "columns": shown, "rows": rows, "notes": notes, "is_long": is_long}
 
 
 def _inputs(inputs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -44,18 +44,20 @@ def find_obstacle(
 ) -> str:
     """Say why a system cannot run the job of a scenario on up to `num_nodes` nodes, or return nothing.
 
-    Where it `helps`, it also looks for what makes a job fit into memory.
+    Where it `helps`, it also looks for what makes a job fit into memory. A job that has no layout since none fits does
+    not fit for the same reason.
     Padded buffers follow loads that become skewed: their memory is that of a run of `wall_s`, or of its first step.
     """
     costs = scenario.costs()
     try:
         require_fit(system, costs, num_nodes)
     except InfeasiblePlanError as error:
-        return str(error)
+        return scenario.why_no_layout or str(error)
     num_used = system.usable_nodes(costs, num_nodes)
     loads = scenario.load_routing()
     num_steps = int(wall_s / steady_step_s(system, costs, loads, num_used)) if system.padded else 0
-    return _find_shortage(scenario, system, num_used, num_steps, helps=helps)
+    shortage = _find_shortage(scenario, system, num_used, num_steps, helps=helps)
+    return shortage and (scenario.why_no_layout or shortage)
 
 
 def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
