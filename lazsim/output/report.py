@@ -74,7 +74,7 @@ def report_page(
     explored = {name: getattr(report, name) for name in ("timeline", "maps", "points") if getattr(report, name)}
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         page={**vars(report), "pictures": pictures},
-        parts=[_part(part) for part in (*parts, *report.details) if part != report.answer],
+        parts=[shown for part in (*parts, *report.details) if (shown := _part(part)) != report.answer],
         notes=notes,
         command=command,
         version=__version__,
