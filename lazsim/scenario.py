@@ -358,6 +358,12 @@ class _Resolution:
             system_origin = system_source(self._paths.get("system", asked["system"]))
         if asked["planning"] not in PLANNINGS:
             raise SpecError(self._where + unknown_name("planning", asked["planning"], list(PLANNINGS)))
+        with self._naming("duration"):
+            duration_s = _seconds(asked["duration"])
+            if duration_s is not None and not 0 < duration_s <= LONGEST_S:
+                raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
+        # A file that is missing is told before seconds go into the search for a layout.
+        trace = self._trace(duration_s)
 
         def spec(spec_type: type[SpecT], name: str) -> SpecT:
             return self._spec(spec_type, CATALOG_KINDS[spec_type].removesuffix("s"), name, system.name)
@@ -384,15 +390,10 @@ class _Resolution:
         profile = asked["profile"]
         if profile is None and job.parallel is None and job.times is None and not changes["model"]:
             profile = self._once(own_profile, asked["gpu"] or cluster.gpu, asked["model"])
-        with self._naming("duration"):
-            duration_s = _seconds(asked["duration"])
-            if duration_s is not None and not 0 < duration_s <= LONGEST_S:
-                raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
         with self._naming("spare_start"):
             spare_start_s = _seconds(asked["spare_start"]) or 0.0
         with self._naming("price"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
-        trace = self._trace(duration_s)
         is_even = job.parallel is not None and not changes["routing"]
         loads = (UNIFORM if is_even else SKEWED_LOADS) if asked["routing"] is None else asked["routing"]
         routing = self._routing(loads, model)
