@@ -344,8 +344,8 @@ def test_a_model_whose_own_job_takes_more_nodes_than_there_are_has_the_layout_th
 def test_a_run_on_fewer_nodes_than_the_layout_of_its_cluster_takes_says_for_how_many_that_is():
     settings = {"systems": ["checkpoint"], "model": "deepseek-v3", "cluster": "h200x64"}
     found = lazsim.simulate(trace((0, "add", " ".join(map(str, range(16))))), **settings)
-    note = "checkpoint: nothing trained: 64 nodes are needed, and the trace has at most 16; the layout is one for the 64"
-    assert any(one.startswith(note) for one in found.notes)
+    told = "checkpoint: nothing trained: 64 nodes are needed, and the trace has at most 16; the layout is for the 64"
+    assert any(note.startswith(told) for note in found.notes)
 
 
 def test_a_run_without_a_job_takes_the_layout_that_the_search_for_steps_finds():
