@@ -333,11 +333,16 @@ def test_a_trace_whose_last_rows_do_not_count_ends_with_those_that_do_and_says_s
 
 
 def test_counts_of_several_zones_are_not_taken_for_one(write):
-    rows = "time,zone,count\n2025-03-01 00:00,a,2\n2025-03-01 00:00,b,5\n2025-03-01 01:00,a,2\n"
+    rows = "time,{},count\n2025-03-01 00:00,a,2\n2025-03-01 00:{},b,5\n2025-03-01 01:00,a,2\n"
     with pytest.raises(
         TraceFormatError, match=r"line 3: a second count for the time of line 2; choose rows .* `where`"
     ):
-        read_trace(write(rows))
+        read_trace(write(rows.format("sort", "00")))
+    # Where their times differ, too.
+    for name in ("zone", "instance type", "partition"):
+        with pytest.raises(TraceFormatError, match=rf"line 3: {name} is 'a' before and 'b' here.* `where` '{name}=a'"):
+            read_trace(write(rows.format(name, "01")))
+        assert read_trace(write(rows.format(name, "01")), mapping=make_mapping(where=f"{name}=a")).duration_s == 3600.0
 
 
 def test_mapping_names_words_and_says_whether_they_are_states(write):
@@ -696,7 +701,7 @@ def test_nodes_in_one_cell_are_not_taken_for_one(write, between):
 def test_names_that_differ_by_case_or_domain_alone_are_told(write, name):
     trace = read_trace(write(EVENTS + f"2025-03-01 02:00:00,up,{name}\n"))
     assert (
-        "1 name differs from another by case or domain alone: taken for other nodes; give each node one name"
+        "1 name differs from another by case, zeros or domain alone: taken for other nodes; give each one name"
         in trace.notes
     )
 

@@ -1,6 +1,7 @@
 """Readers of traces: each module here reads the format of its name."""
 
 import itertools
+import re
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -130,13 +131,14 @@ def read_trace(
     )  # fmt: skip
     reading = reader.read(source)
     events, notes = _of_cluster(reading, source)
-    # Hosts have names without case, and with a domain or not, but other things have some that differ by it.
+    # Hosts have names without case, and with a domain or not, and spreadsheets cut zeros off, but other things have
+    # names that differ by it.
     nodes = {event.node for event in events if reading.names == "some"}
-    hosts = {node.lower() for node in nodes}
+    hosts = {re.sub(r"(?<!\d)0+(?=\d)", "", node.lower()) for node in nodes}
     num_alike = len(nodes) - sum("." not in host or host.partition(".")[0] not in hosts for host in hosts)
     if num_alike:
         alike = counted(num_alike, "name differs", "names differ")
-        notes += (f"{alike} from another by case or domain alone: taken for other nodes; give each node one name",)
+        notes += (f"{alike} from another by case, zeros or domain alone: taken for other nodes; give each one name",)
     trace = build_trace(
         events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
         notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,

@@ -13,6 +13,7 @@ from lazsim.specs import describe_spec
 from lazsim.trace.reading.mapped import (
     CHANGE_WORDS,
     EVENT_NEEDED,
+    OF_PARTS,
     WORDS,
     event_kind,
     find_column,
@@ -49,6 +50,7 @@ NAMES = {
         "repairtime timetorepair ttr"
     ),
     "value": "value up isup ready isready healthy ishealthy isalive isonline",
+    "cluster": "cluster zone availabilityzone az region pool nodepool partition queue instancetype machinetype gputype",
 }
 """Names of columns by role, without case, signs and unit."""
 
@@ -59,7 +61,13 @@ COUNTED_WORDS = {
 }  # fmt: skip
 """Words of the name of a column that counts nodes: one of the first, and others of the second alone."""
 
-GONE_WORDS = {*WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors"}
+KIND_OF_NODE = re.compile(r"[(\[](?![px]\d+\W$)(?=[a-z]+\S*\d)[\w.-]+[)\]]", re.IGNORECASE | re.ASCII)
+"""An instance type, a GPU or a zone in brackets, as in ``nodes (p3.2xlarge)``."""
+
+GONE_WORDS = {
+    *WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors", "problem", "problems",
+    "fault", "faults", "xid", "alarm", "critical",
+}  # fmt: skip
 """Words of the names of columns in which 1 does not say that a node is there."""
 
 OUTAGES = re.compile(
@@ -68,11 +76,13 @@ OUTAGES = re.compile(
 )
 """Words of a header of outages, without which rows with a start and an end may be reservations or the like."""
 
-LIVES = re.compile("launch|created|creation|provision|acquired|granted|inserted|registered")
+LIVES = re.compile("launch|created|creation|provision|acquired|granted|inserted|registered|boot|heartbeat|last.?seen")
 """Words of a header of the lives of nodes, which are the reverse of outages."""
 
 PARTS = {"gpu", "gpus", "device", "card", "nic"}
-"""Words of the names of columns that tell parts of a node: when one is mended, another may still be broken."""
+RUNNING = {"job", "task", "pod", "container", "process", "actor", "rank", "run", "service", "check", "sensor"}
+"""Words of the names of columns that tell parts of a node, or what is on it: when one is mended, another may still be
+broken."""
 
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
@@ -167,9 +177,13 @@ def guess_columns(table: FileTable) -> tuple[Columns, float]:
         doubt = _explain(table)
     elif part := _parts(table, columns):
         doubt = (
-            f"its rows are of parts of a node (column {part!r}), of which one may come back while another is gone; "
-            "give outages (node, start, end), which may overlap, or if each row is of a whole node, `columns` "
+            f"its rows are of parts of a node (column {part!r}) or of what runs on it, {OF_PARTS} `columns` "
             f"{taken_for(table, columns)}"
+        )
+    elif name := _snapshot(table, columns):
+        doubt = (
+            f"rows have a time in {name!r}, as a list of nodes at one instant has; if something happened to a node at "
+            f"this time, give `columns` {taken_for(table, columns)}"
         )
     elif _may_be_use(table, columns):
         others = ", ".join(map(literal, left_out(table, columns)[:5]))
@@ -224,15 +238,27 @@ def _may_be_use(table: FileTable, columns: Columns) -> bool:
     return not any(any(texts) and _most(texts, _is_gone) for texts in columns_texts)
 
 
+def _snapshot(table: FileTable, columns: Columns) -> str:
+    """Return the column of times of what may be a list of nodes with their states, else nothing."""
+    if not (columns.event and table.header and isinstance(columns.time, int) and isinstance(columns.node, int)):
+        return ""
+    name, nodes = table.header[columns.time - 1], [row.fields[columns.node - 1 :][:1] for row in table.rows]
+    are_distinct = all(one not in nodes[:place] for place, one in enumerate(nodes))
+    may_be = are_distinct and (_role(name) != "time" or "since" in _words(name))
+    return name if may_be or LIVES.search(name.lower()) else ""
+
+
 def _parts(table: FileTable, columns: Columns) -> str:
     """Return the column that tells parts of nodes apart where rows are events or samples of parts, else nothing."""
     if not (columns.event or columns.value) or not isinstance(columns.node, int):
         return ""
+    # Several samples at a time are refused, whatever tells them apart.
+    parts = PARTS | RUNNING if columns.event else PARTS
     for name in left_out(table, columns):
         place, node = table.header.index(name), columns.node - 1
         whole = [row.fields for row in table.rows if len(row.fields) > max(place, node)]
         pairs = {(fields[node], fields[place]) for fields in whole if fields[place]}
-        if _words(name) & PARTS and len(pairs) > len({of_node for of_node, _ in pairs}):
+        if _words(name) & parts and len(pairs) > len({of_node for of_node, _ in pairs}):
             return name
     return ""
 
@@ -304,6 +330,8 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
             role = {"duration": "start", "value": "end"}.get(role, role)
         if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and is_sample)):
             places[role].append(index + 1)
+    if len(places["count"]) > 1:
+        places["count"] = [place for place in places["count"] if "total" not in _words(header[place - 1])]
     if places["end"]:
         places["duration"] = [place for place in places["duration"] if kinds[place - 1] in ("number", "length")]
     fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
@@ -312,7 +340,11 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
         return None
     if fitting == [("time", "count")] and places["event"]:
         return None  # Words beside a count may say that it is of nodes that are gone.
-    return Columns(**{role: places[role][0] for role in fitting[0]}) if len(fitting) == 1 else None
+    if len(fitting) != 1:
+        return None
+    # Nodes tell by their names which is which, and counts do not.
+    roles = (*fitting[0], *["cluster"] * (fitting[0] == ("time", "count") and len(places["cluster"]) == 1))
+    return Columns(**{role: places[role][0] for role in roles})
 
 
 def _by_node(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -> Columns | None:
@@ -337,7 +369,8 @@ def _role(name: str) -> str:
     role = _ROLES.get(split_unit(name)[0], "count" if is_count else "")
     # What is in brackets may say that it counts something else, as in count(up == 0) or nodes (down).
     inside = re.sub(r"^[^(\[]*", "", name)
-    is_other = bool(re.search(r"[%<>!]|=(?!=* ?1\b)", name)) or not _words(inside) <= COUNTED | COUNTED_WORDS
+    is_of_nodes = KIND_OF_NODE.fullmatch(inside) or _words(inside) <= COUNTED | COUNTED_WORDS | {"total"}
+    is_other = re.search(r"[%<>!]|=(?!=* ?1\b)", name) or not is_of_nodes
     return "" if role == "count" and is_other else role
 
 

@@ -5,6 +5,8 @@ import re
 from lazsim.errors import LONGEST_CAUSE, shorten
 from lazsim.limits import MAX_NODES
 
+PART = re.compile(r"(.*\w)([-_./: ]+)(gpu|device|card|nic)[\W_]*\d+", re.IGNORECASE | re.ASCII)
+"""Names such as ``n1:gpu0`` of parts of a node, and such as ``zone1/gpu-01``, which may be nodes of their own."""
 _RANGES = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _NAMES = re.compile(r"[^\s!&^@%()]+")
@@ -29,6 +31,12 @@ def expand_hosts(text: str) -> list[str]:
         return [str(host) for host in NodeSet(text, resolver=RESOLVER_NOGROUP)]
     except NodeSetException as error:
         raise ValueError(f"{shorten(text)!r} is no list of hosts ({shorten(error, LONGEST_CAUSE)})") from None
+
+
+def whole_node(name: str) -> str:
+    """Return the node of a part of one, such as ``n1:gpu0``, or else the name itself."""
+    found = PART.fullmatch(name)
+    return found[1] if found and found[2] == ":" else name
 
 
 def _size(name: str) -> int:

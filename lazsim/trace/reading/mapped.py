@@ -22,19 +22,19 @@ from lazsim.trace.reading.events import (
     events_from_states,
     settle,
 )
-from lazsim.trace.reading.hosts import expand_hosts
+from lazsim.trace.reading.hosts import PART, expand_hosts, whole_node
 from lazsim.trace.reading.mapping import NO_MAPPING, OPTIONAL, Condition, TraceMapping
 from lazsim.trace.reading.states import IS_THERE, SeriesSample, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, span_note
 from lazsim.trace.source import TraceReading, TraceSource, count, named
 from lazsim.trace.table import Event, EventKind
-from lazsim.units import HOUR_S, counted
+from lazsim.units import HOUR_S, MINUTE_S, counted
 
 WORDS: dict[EventKind, str] = {
     "add": (
         "add added up join joined start started launch launched running ready online active available "
         "healthy alive repaired fixed restored recovered recovery resumed created nodeready idle allocated alloc mixed "
-        "mix fault_end"
+        "mix comp completing resv reserved fault_end"
     ),
     "remove": (
         "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
@@ -67,6 +67,19 @@ BETWEEN_HOSTS = re.compile(r"\s+and\s+|[\s;&+/]+")
 
 RANGE_OF_HOSTS = re.compile(r"(\D+)\d+(\s*(-|to)\s*\1\d+|\.\.\1?\d+)|.*[*?].*|all(\s.*)?", re.IGNORECASE)
 """What people write for all nodes from one to another, or for all there are."""
+
+OF_PARTS = (
+    "of which one may come back while another is gone; give outages (node, start, end), which may overlap, or if each "
+    "row is of a whole node,"
+)
+"""Why events of parts of nodes are refused."""
+
+EXPONENT = re.compile(r"\d([.,]\d+)?[Ee]\+\d+", re.ASCII)
+"""Long numbers as spreadsheets and JSON show them, with too few digits to tell nodes apart."""
+
+UNLIKE_SHARE = 0.1
+"""Share of an outage, or else a minute, by which its length and its end may differ, as where one is rounded
+(assumption)."""
 
 ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
@@ -154,6 +167,7 @@ class _MappedTable:
         self._nodes = self._find_nodes(mapping.columns.given().get("nodes", ()))
         self._conditions = mapping.conditions()
         self._num_left_out = 0
+        self._parts: list[str] = []
         self._rows = list(self._chosen())
         if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
             raise source.refuse("", f"none of its {self._num_left_out} rows has {self._asked()}; change `where`")
@@ -199,6 +213,13 @@ class _MappedTable:
         notes = list(reading.notes)
         if self._is_newest_first:
             notes.append("the newest rows come first: read from the end")
+        if self._parts:
+            notes.append(f"{shorten(self._parts[0])!r} and the like are parts: a node is gone while one of them is")
+        named = {event.node: PART.fullmatch(event.node) for event in reading.events}
+        maybe = [found for found in named.values() if found]
+        if len({found[1] for found in maybe}) < len(maybe):
+            first = maybe[0]
+            notes.append(f"{first[0]!r} and the like are taken for nodes; write {first[1]}:gpu0 for a part of a node")
         for one in self._conditions:
             if len(one) > 1 and self._lacks(one):
                 columns = " or ".join(sorted({str(condition.column) for condition in one}))
@@ -268,7 +289,14 @@ class _MappedTable:
             is_list = " " in text and plain_name(self._header(self._places["node"])) in LISTS
             if is_list or _are_several(text):
                 raise ValueError(f"{shorten(text)!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
-            return expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
+            if EXPONENT.fullmatch(text):
+                raise ValueError(f"{shorten(text)!r} is rounded, as spreadsheets show long numbers; save all digits")
+            hosts = expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
+            self._parts += [host for host in hosts if whole_node(host) != host]
+            if self._parts and "event" in self._places:
+                part = shorten(self._parts[0])
+                raise self._source.refuse(line, f"{part!r} is a part of a node, {OF_PARTS} name it alone")
+            return hosts
         except ValueError as error:
             self._source.fault(line, str(error))
             return []
@@ -367,10 +395,14 @@ class _MappedTable:
         rows = list(self._read(self._outage))
         known = [time for row, _ in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
         self._times.start(known, self._source, self._mapping.span)
-        outages = []
+        outages, num_unlike = [], 0
         for row, length_s in rows:
             start_s, end_s = self._times.seconds(row.start_s), self._times.seconds(row.end_s)
-            outages.append(row._replace(start_s=start_s, end_s=end_s if length_s is None else start_s + length_s))
+            if length_s is not None and math.isinf(end_s):
+                end_s = start_s + length_s
+            outages.append(row._replace(start_s=start_s, end_s=end_s))
+            unlike_s = 0.0 if length_s is None else abs(start_s + length_s - end_s)
+            num_unlike += unlike_s > max(MINUTE_S, UNLIKE_SHARE * (end_s - start_s))
         last_s = max((one.end_s for one in outages if math.isfinite(one.end_s)), default=0.0)
         end_s = self._times.end([outage.start_s for outage in outages], self._source, last_s)
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
@@ -381,6 +413,9 @@ class _MappedTable:
             "nodes were observed"
         )
         notes = (ends, *notes, *self._times.notes())
+        if num_unlike:
+            unlike = counted(num_unlike, "outage has", "outages have")
+            notes += (f"{unlike} a length that is not that from its start to its end: the end counts",)
         return TraceReading(events, end_s, notes, names="some")
 
     def _ends(self, assumed: str) -> str:
@@ -442,13 +477,18 @@ class _MappedTable:
 
     def _outage(self, line: int, texts: dict[str, str]) -> tuple[Outage, float | None]:
         """Read an outage, and its length in seconds where it has one in place of an end."""
-        node = named(texts["node"])
+        node = whole_node(named(texts["node"]))
         start = self._times.read(texts["start"])
         text, length = texts.get("end", ""), texts.get("duration", "")
-        if text.strip().lower() in OPEN_WORDS:
+        is_open = text.strip().lower() in OPEN_WORDS
+        length_s = None
+        # Beside an end, a length need not tell its unit.
+        with suppress(*() if is_open else (ValueError,)):
             length_s = None if length.strip().lower() in OPEN_WORDS else self._times.read_length(length)
-            # Beside ends, a length of 0 is one that is not known yet.
-            return Outage(node, start, math.inf, line), length_s or (None if "end" in texts else length_s)
+        if length_s == 0 and "end" in texts:
+            length_s = None  # One that is not known yet.
+        if is_open:
+            return Outage(node, start, math.inf, line), length_s
         try:
             end = self._times.read(text, start)
         except ValueError as error:
@@ -456,7 +496,7 @@ class _MappedTable:
         if end < start:
             hint = "; if the clock was set back, give `time_zone`" if self._times.is_local else ""
             raise ValueError(f"the outage ends, at {text!r}, before it starts, at {texts['start']!r}{hint}")
-        return Outage(node, start, end, line), None
+        return Outage(node, start, end, line), length_s
 
     def _samples(self, line: int, texts: dict[str, str]) -> tuple[int, float, list[tuple[str, float]]]:
         """Read the samples of a row: its line, its time, and the series and the value of each."""

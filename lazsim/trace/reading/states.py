@@ -13,6 +13,7 @@ from lazsim.errors import LazsimError, shorten
 from lazsim.files.faults import Faults
 from lazsim.files.tables import json_values, valid_json
 from lazsim.trace.reading.events import events_from_states
+from lazsim.trace.reading.hosts import whole_node
 from lazsim.trace.reading.mapping import Condition
 from lazsim.trace.reading.times import TimeParser, span_note
 from lazsim.trace.source import TraceReading, TraceSource
@@ -54,6 +55,7 @@ class StateLog:
         self._nodes: dict[str, EventKind] = {}
         self._seen: list[float] = []
         self._num_gaps = 0
+        self._are_mostly_gone = False
 
     def at(self, stamp: str, after_s: float = -math.inf) -> float:
         """Return the time of a date, at which the log was being written; see `TimeParser.read`."""
@@ -109,14 +111,17 @@ class StateLog:
         steps = [later - earlier for earlier, later in itertools.pairwise(grid)]
         usual = statistics.median_low(steps or [0.0])
         self._num_gaps = sum(step > LEAST_GAP * usual for step in steps)
+        num_there = 0
         for node, of_node in states.items():
             self.know(node, "away")
             was_there = False
             for time in grid:
                 is_there = all(samples.get(time, False) for samples in of_node)
+                num_there += is_there
                 if is_there != was_there:
                     self.say(time, "add" if is_there else "remove", node)
                 was_there = is_there
+        self._are_mostly_gone = 2 * num_there < len(grid) * len(states)
 
     def reading(self, *notes: str) -> TraceReading:
         """Return the events of the nodes, and what was assumed."""
@@ -132,6 +137,8 @@ class StateLog:
         if self._num_gaps:
             gaps = counted(self._num_gaps, "gap")
             more += (f"no node has a sample in {gaps} of time: all are taken to have stayed as they were",)
+        if self._are_mostly_gone:
+            more += ("nodes are gone at most of their samples; if 1 says that a node is gone, turn 0 and 1 round",)
         notes = (window if asked is None else span_note(asked), *notes, *more, *self._times.notes())
         return TraceReading(events, duration_s, notes, names="some")
 
@@ -153,8 +160,9 @@ def read_labels(name: str) -> dict[str, str]:
 
 
 def find_node(labels: Mapping[str, Any]) -> str:
-    """Return the node that labels name, without a port, or an empty text."""
-    return re.sub(r":\d+$", "", next((str(labels[label]) for label in NODE_LABELS if labels.get(label)), ""))
+    """Return the node that labels name, without a port or a part of it, or an empty text."""
+    name = next((str(labels[label]) for label in NODE_LABELS if labels.get(label)), "")
+    return whole_node(re.sub(r":\d+$", "", name))
 
 
 def refusal(source: Faults, what: str) -> LazsimError:
