@@ -554,6 +554,25 @@ def test_one_that_is_late_too_often_leaves_the_runs_to_the_next(every, num_runs)
     assert [len(made.rows[one, None]) for one in (late, sure)] == [num_runs, 299]
 
 
+def test_one_that_barely_misses_leaves_half_of_the_runs_to_the_next():
+    def run(name, seed):
+        """Of "a", which is cheaper, some runs are late: one of 6, and two of 18."""
+        return {"a": 1.0, "bb": 2.0}[name], 0.5 if name == "a" and seed in (0, 13, 20) else 1.0
+
+    made, (late, sure) = due(run, "a", "bb", max_runs=2 * MIN_SAMPLES + 23)
+    made.run([late, sure], MIN_SAMPLES)
+    assert made.make_sure([late, sure]) == sure
+    # 12 of the 23 runs that are left, and the other 11.
+    assert [len(made.rows[one, None]) for one in (late, sure)] == [18, 17]
+
+
+def test_one_that_no_run_can_make_up_for_takes_no_more():
+    made, (late,) = due(lambda _name, seed: (1.0, 0.5 if seed < 2 else 1.0), "a", max_runs=2 * MIN_SAMPLES)
+    made.run([late], MIN_SAMPLES)
+    # Two late of twelve are more than a tenth, even if all others are in time.
+    assert (made.make_sure([late]), made.num_left) == (late, MIN_SAMPLES)
+
+
 def test_without_runs_left_the_only_one_is_the_best():
     made, (only,) = due(lambda _name, _seed: (1.0, 1.0), "a", max_runs=MIN_SAMPLES)
     made.run([only], MIN_SAMPLES)

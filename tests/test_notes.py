@@ -385,3 +385,16 @@ def test_a_trace_is_told_to_be_too_short_but_not_where_its_parts_end_a_rounding_
         part = whole.window(number * 61e3 / 6, 61e3 / 6)
         run = lazsim.simulate(part, systems=["ds"], duration=61e3 / 6 + missing_s, routing="uniform")
         assert any("the trace is too short" in note for note in run.notes) is is_told
+
+
+def test_a_seed_that_draws_nothing_is_told():
+    trace = build_trace([Event(0, "add", f"n{at}") for at in range(4)], duration_s=600)
+
+    def is_told(**asked):
+        asked = {"trace": trace, "systems": ["lazarus"], "routing": "uniform", "seed": 7, "duration": 600} | asked
+        return any("`seed` 7 has no effect" in note for note in simulate(**asked).notes)
+
+    assert (is_told(), is_told(placements=["mro"])) == (True, True)
+    # Placements, loads, or the nodes that fail are drawn.
+    drawn = ({"placements": ["mro", "random"]}, {"routing": None}, {"trace": "fail-every-5min"})
+    assert [is_told(**one) for one in drawn] == [False, False, False]

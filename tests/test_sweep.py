@@ -304,6 +304,10 @@ def test_an_axis_that_changes_no_result_is_told():
     notes = run_sweep(parse_sweep({"base": BASE | {"system": "ds"}, "grid": grid}), num_workers=1).notes
     told = "changes no result: all of its values give the same"
     assert [note for note in notes if told in note] == [f"cluster.num_nodes {told}"]
+    # Nothing is drawn: an interval over these seeds is none over chance.
+    base = {"trace": "fail-every-5min", "trace_seed": 1, "routing": "uniform", "system": "ds"}
+    notes = run_sweep(parse_sweep({"base": base, "grid": {"seed": [0, 1]}}), num_workers=1).notes
+    assert [note for note in notes if told in note] == [f"seed {told}"]
 
 
 def test_workers_compute_with_one_thread_each():

@@ -131,6 +131,15 @@ def test_fields_are_set_and_multiplied():
     assert changed.slots_per_gpu == 1
 
 
+def test_values_that_are_lists_stand_in_a_list(tmp_path):
+    (tmp_path / "known.toml").write_text(
+        'name = "known"\nsequences_per_gpu = 1\n[times]\nstep_s = 1.0\nstorage_s = 1.0\ntransfer_s = 1.0\n'
+    )
+    base = {"trace": "fail-every-5min", "system": "ds", "routing": "uniform", "job": "known.toml"}
+    sweep = parse_sweep({"base": base, "grid": {"job.times.step_s": [[3.0, 1.5], [2.0], 1.0]}}, folder=tmp_path)
+    assert [one.job.times.step_s for one in resolve_points(sweep)[1]] == [(3.0, 1.5), (2.0,), 1.0]
+
+
 def test_fields_that_depend_on_each_other_are_set_together():
     recipe = find({"trace.num_nodes": 3, "trace.num_left": 1}).trace.recipe
     assert (recipe.num_nodes, recipe.num_left) == (3, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lazsim.cli.base.common import json_option, options_of, progress_bar, show, working
+from lazsim.cli.base.common import json_option, note, options_of, progress_bar, show, working
 from lazsim.cli.base.messages import Checked
 from lazsim.cli.run import command as run
 
@@ -35,5 +35,5 @@ def command(observed: Path, systems: tuple[str, ...], **settings: Any) -> None:
 
     systems = systems or DEFAULT_SYSTEMS
     with working():
-        found = compare_observed(observed, settings, systems, partial(progress_bar, doing="simulating"))
+        found = compare_observed(observed, settings, systems, partial(progress_bar, doing="simulating"), note)
     show(found, observed_parts)

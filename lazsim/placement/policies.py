@@ -25,6 +25,9 @@ from lazsim.placement.steady import keep_steady
 STEADY = "steady"
 """The policy that changes an old plan."""
 
+RANDOM = "random"
+"""The policy that draws."""
+
 DOMAINS = "domains"
 """The policy that spreads experts over failure domains."""
 
@@ -117,7 +120,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
             plans_layers_alone=True,
         ),
         NamedPolicy(
-            "random",
+            RANDOM,
             _on_nodes(_random, *SIZES, "seed"),
             "Put replicas into slots drawn at random.",
         ),

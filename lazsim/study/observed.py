@@ -6,19 +6,21 @@ on, and the steps done again, are those of a failure. What a stop was spent on, 
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from lazsim.engine.interval import steady_step_s
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
+from lazsim.scenario import Scenario
 from lazsim.study.collect import ShowRuns, show_nothing
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.study.step_log import Mark, read_log
-from lazsim.units import MINUTE_S, counted, format_duration
+from lazsim.units import counted, format_duration
 
 STOP_FACTOR, STOP_S = 3.0, 5.0
 """Times the usual time of its steps, and seconds beyond it, after which an interval has a stop. *Assumption*."""
@@ -27,8 +29,9 @@ FEWEST_SAVES, SAVED_SHARE, MOST_SPACINGS = 3, 0.8, 5
 """Stops at multiples of one number of steps from which on these are saves, share of the multiples that have one, and
 numbers of steps that are tried, the commonest first. *Assumption*."""
 
-SLOWEST_STEP_S = 10 * MINUTE_S
-"""Seconds of a step from which on times may be in another unit. *Assumption*."""
+MOST_TIMES = 100.0
+"""Times that a step of the log takes that of a simulation, or a simulation that of the log, from which on times may be
+in another unit. *Assumption*."""
 
 
 class Pause(NamedTuple):
@@ -205,8 +208,11 @@ def compare_observed(
     settings: Mapping[str, Any],
     systems: Sequence[str],
     progress: ShowRuns = show_nothing,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> ObservedComparison:
     """Simulate what a log tells of under some systems: all of it, or as many seconds as `duration` has.
+
+    `tell` is told before the runs if the times of the log may be in another unit: they would take long.
 
     Raises
     ------
@@ -223,6 +229,9 @@ def compare_observed(
             observed = observed_phases(marks)
     asked = {**settings, "duration": observed.wall_s}
     scenarios, left_out = resolve_runs(asked, systems, ())
+    doubts = _doubtful_units(unit, observed, scenarios[0])
+    for doubt in doubts:
+        tell(doubt)
     result = simulate_scenarios(scenarios, progress, left_out=left_out)
     simulated = {run.name: simulated_phases(run, unit) for run in result.runs}
     recovery = scenarios[0].cluster.recovery
@@ -242,8 +251,26 @@ def compare_observed(
         offers,
         {"observed": {"name": Path(path).name, "sha256": hashed}, **result.inputs},
         simulated,
-        (*notes, *_log_notes(unit, marks, observed, simulated, result.runs), *result.notes),
+        (*notes, *doubts, *_log_notes(unit, marks, observed, simulated, result.runs), *result.notes),
     )
+
+
+def _doubtful_units(unit: str, observed: Phases, scenario: Scenario) -> list[str]:
+    """Say that a log's times may not be seconds, where its steps take far more or less than simulated ones."""
+    system, costs = scenario.find_system(), scenario.costs()
+    num_nodes = system.usable_nodes(costs, scenario.most_in_service())
+    if not num_nodes:
+        return []
+    simulated_s = steady_step_s(system, costs, scenario.load_routing(), num_nodes)
+    if unit == "samples":
+        simulated_s /= costs.samples_per_step(num_nodes)
+    observed_s = observed.training_s / max(observed.done, 1.0)
+    if 1 / MOST_TIMES < observed_s / simulated_s < MOST_TIMES:
+        return []
+    each, other = format_duration(observed_s), format_duration(simulated_s)
+    return [
+        f"one of the {unit} of the log takes {each}, and of a simulation {other}: the log's times are taken for seconds"
+    ]
 
 
 def _log_notes(
@@ -251,10 +278,6 @@ def _log_notes(
 ) -> Iterator[str]:
     """Yield what limits the comparison, and how large steps are, which a log need not tell."""
     apart = median(after.done - before.done for before, after in pairwise(marks) if after.done > before.done)
-    step_s = observed.training_s / max(observed.done, 1.0)
-    if observed.wall_s < MINUTE_S or (unit == "steps" and step_s > SLOWEST_STEP_S):
-        span, each = format_duration(observed.wall_s), format_duration(step_s)
-        yield f"the log spans {span}, and one of its {unit} takes {each}: its times are taken for seconds"
     if observed.lost_s:
         far = counted(round(apart), unit.removesuffix("s"))
         yield f"lines of the log are {far} apart: what each stop lost may be off by as many"

@@ -14,8 +14,9 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
+from lazsim.inputs import make_trace
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import find_policy, policy_input
+from lazsim.placement.policies import POLICIES, RANDOM, find_policy, policy_input
 from lazsim.scenario import Inputs, Scenario, read_once, resolve
 from lazsim.settings import DEFAULTS
 from lazsim.specs import hash_id
@@ -209,11 +210,27 @@ def simulate_scenarios(
         trace=describe_trace(first.load_trace(), first.wall_s()),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(*chosen, *describe_runs(scenarios, runs), *left_out),
+        notes=(*chosen, *describe_runs(scenarios, runs), *_seed_notes(scenarios), *left_out),
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
         scenarios=tuple(scenarios),
     )
+
+
+def _seed_notes(scenarios: Sequence[Scenario]) -> Iterator[str]:
+    """Say that a seed changes nothing, where one is given and nothing is drawn with it."""
+    first, steady = scenarios[0], POLICIES.keys() - {RANDOM}
+    policies = {one.find_system().policy for one in scenarios}
+    # What others have written may draw.
+    may_draw = any(one.system_origin for one in scenarios) or any(one and one.name not in steady for one in policies)
+    if not first.seed or may_draw or first.routing.generator is not None:
+        return
+    if not isinstance(first.settings["trace"], Trace) and first.settings["trace_seed"] is None:
+        assert first.trace is not None, "a run has a trace"
+        other = msgspec.structs.replace(first.trace, seed=first.trace.seed + 1)
+        if make_trace(other, first.paths.get("trace")).events_sha256 != first.load_trace().events_sha256:
+            return
+    yield f"`seed` {first.seed} has no effect: the trace, the loads and the placement are not drawn"
 
 
 @contextmanager

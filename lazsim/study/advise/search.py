@@ -271,27 +271,32 @@ class Search:
     def make_sure(self, ordered: Sequence[Alternative]) -> Alternative:
         """Return the first of some that does what must be done, at enough seeds to bear out its probability.
 
-        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. Of those
-        that tie with it, and have the same value at every seed at which both do it, it is the one that does it most
-        often. Where all miss it, it is the nearest.
+        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. As long
+        as another may be the best, at least half of the runs are left to it. Of those that tie with the first, and
+        have the same value at every seed at which both do it, it is the one that does it most often. Where all miss it,
+        it is the nearest.
         """
-        enough = most_late = 0
-        if self.goal.done is not None:
-            enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
-            most_late = enough - math.ceil(self.goal.least_prob * enough)
-        for one in ordered:
-            rows = self.rows.get((one, None), {})
-            # Few runs do not tell that too many are late.
-            if not rows or self.goal.in_time(rows.values()).high < self.goal.least_prob:
-                continue
-            # Twice as many each time: one that is late too often for `enough` leaves the other runs to the next.
-            for _ in range(enough.bit_length()):
-                rows = self.rows[one, None]
-                if sum(self.goal.is_late([row]) for row in rows.values()) <= most_late:
-                    self.run([one], min(2 * len(rows), enough, len(rows) + self.num_left))
-            if not self._is_missed(one):
+        # Few runs do not tell that too many are late.
+        rows = {one: self.rows.get((one, None), {}).values() for one in ordered}
+        possible = [one for one in ordered if rows[one] and self.goal.in_time(rows[one]).high >= self.goal.least_prob]
+        for one in possible:
+            spared = self.num_left // 2 if one != possible[-1] else 0
+            if all(self._is_borne_out(one, num_spared) for num_spared in (spared, 0)):
                 return self._surest(one, ordered)
         return self._nearest(ordered)
+
+    def _is_borne_out(self, one: Alternative, num_spared: int) -> bool:
+        """Run an alternative at more seeds while these can tell, and tell whether it does what must be done."""
+        if self.goal.done is not None:
+            enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
+            rows = self.rows[one, None]
+            most = min(enough, len(rows) + self.num_left - num_spared)
+            # Twice as many each time, unless too many are late for the others to make up for.
+            while len(rows) < most and one.choice not in self.refused:
+                num_late = sum(self.goal.is_late([row]) for row in rows.values())
+                if (most - num_late) / most < self.goal.least_prob or not self.run([one], min(2 * len(rows), most)):
+                    break
+        return not self._is_missed(one)
 
     def _nearest(self, ordered: Sequence[Alternative]) -> Alternative:
         """Return what is in time most often at the seeds of all that have run, where all are late; then does most."""

@@ -131,7 +131,7 @@ class SweepResult:
 
     def _idle_axes(self) -> Iterator[str]:
         """Yield the axes of which each value gives the same rows, all else equal."""
-        for axis in self.setting_keys:
+        for axis in self.axes:
             others = {tuple(row[key] for key in (*RUN_KEYS, *self.axes) if key != axis) for row in self.rows}
             results = {repr([(key, row[key]) for key in row if key not in (axis, "id")]) for row in self.rows}
             if len(results) == len(others) < len(self.rows):

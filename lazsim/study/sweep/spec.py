@@ -31,6 +31,9 @@ TYPES = {**get_type_hints(Defaults, include_extras=True), "trace": str, "start":
 
 SEEDS = ("seed", "trace_seed")
 
+FIELD = AnyNumber | bool | str
+"""Types of the values of fields, which may also be lists of them."""
+
 MOST_DOTS = 3
 """Depth of the deepest field of a specification."""
 
@@ -169,7 +172,7 @@ def _values(key: str, value: Any) -> Sequence[Any]:
 
 
 def _check_value(key: str, value: Any) -> Any:
-    kind: Any = TYPES.get(key, AnyNumber | bool | str)
+    kind: Any = TYPES.get(key, FIELD | tuple[FIELD, ...])
     with prefix_errors(key):
         checked: Any = convert(value, kind)
     if key == "system" and ":" not in str(checked):
