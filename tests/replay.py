@@ -4,8 +4,8 @@ It follows the descriptions (docs/guides/systems.md and the publications named t
 engine. What nodes hold and what everything takes is in `tests.replay_costs`; nothing is sampled or skipped ahead.
 """
 
+import bisect
 import copy
-import heapq
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -71,7 +71,7 @@ class Replay:
         self.asked = None  # When others asked to join, at the next boundary.
         self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
         self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
-        self.last_step_s = 0.0
+        self.last_step_s, self.pipelines = 0.0, {}
         self.saves = [(0, 0.0)]  # Step, and when it is written.
         self.has_started = self.recovering = False
         self.all_saved = 0  # Step from before which no expert has lost anything that another restart could lose.
@@ -442,7 +442,8 @@ class Replay:
     def take_templates(self):
         """Oobleck: pipelines with fewer nodes, each layer in as many of them as there are, from two pipelines on.
 
-        Nodes go from the places of which most are left to those of which fewest are: the last, to the first free seat.
+        Nodes of further replicas than there are pipelines go to the first free seats of places that lack some, the last
+        first.
         """
         size = self.job.stages * self.job.shares
         if len(self.begun) < 2 * size:
@@ -453,18 +454,15 @@ class Replay:
         # Who belongs to no whole replica is in a pipeline with others. A pipeline that lost all ends.
         goes_on = {self.where(seat)[0] for seat in self.seats} | {one for one in whole if whole[one] < size}
         copied = {seat for seat in self.begun - set(self.seats) if self.where(seat)[0] in goes_on}
-        seats, moved = dict(self.seats), {}
-        while True:
-            left = Counter(self.where(seat)[1:] for seat in seats)
-            places = sorted({self.where(seat)[1:] for seat in range(self.num_seats)})
-            most, fewest = max(places, key=left.get), min(places, key=left.get)
-            if left[fewest] >= len(seats) // size:
-                break
-            of_place = {place: [s for s in range(self.num_seats) if self.where(s)[1:] == place] for place in places}
-            leaves = [seat for seat in of_place[most] if seat in self.seats and seat not in moved][-1]
-            takes = next(seat for seat in of_place[fewest] if seat not in seats)
-            moved[leaves] = takes
-            seats[takes] = seats.pop(leaves)
+        often, places = len(self.seats) // size, itertools.product(range(self.job.stages), range(self.job.shares))
+        leave, taken = [], []
+        for place in places:
+            of_place = [seat for seat in range(self.num_seats) if self.where(seat)[1:] == place]
+            there = [seat for seat in of_place if seat in self.seats]
+            leave += there[often:]
+            taken += [seat for seat in of_place if seat not in self.seats][: max(0, often - len(there))]
+        moved = dict(zip(sorted(leave, key=self.where)[::-1], sorted(taken, key=self.where), strict=False))
+        seats = {moved.get(seat, seat): node for seat, node in self.seats.items()}
         copied |= set(moved.values())
         phases = {
             "reconfigure": REBUILD_S,
@@ -677,30 +675,22 @@ class Replay:
         return (micro + bubbles + extra) / (micro + bubbles), 1.0
 
     def divided(self):
-        """Oobleck: each micro-batch goes to the pipeline that ends it first; pipelines may stay as in the job."""
-        costs, size = self.job.costs, self.job.stages * self.job.shares
-        pipelines = len(self.seats) // size
-        whole = pipelines * size
-        stages = Counter(number % pipelines for number in range(len(self.seats) // self.job.shares))
-        micro_batches = costs.even_micro_batches(whole) * pipelines
-        each = math.ceil(micro_batches / pipelines)
-
-        def end(pipeline, number):
-            first, second = (costs.pipeline_s(used[pipeline], many, False) for many in (each, 2 * each))
-            return first + (number - each) * (second - first) / each
-
-        used = {
-            one: min((costs.pipeline_s(count, each, False), count) for count in range(self.job.stages, most + 1))[1]
-            for one, most in stages.items()
-        }
-        ends, last = sorted((end(one, 1), one, 1) for one in stages), 0.0
-        for _ in range(math.ceil(micro_batches)):
-            last, one, number = heapq.heappop(ends)
-            heapq.heappush(ends, (end(one, number + 1), one, number + 1))
-        own = costs.pipeline_s(self.job.stages, costs.micro_batches(whole), True)
-        # As many stages as in the job take its step, however they are run.
-        as_in_job = min(own, costs.pipeline_s(self.job.stages, each, False))
-        return costs.batch(whole), costs.step_s(whole) * min(1, last / as_in_job)
+        """Oobleck: the batch and the step of the fastest pipelines, each of the template that has ended most."""
+        count, costs, size = len(self.seats), self.job.costs, self.job.stages * self.job.shares
+        if count not in self.pipelines:
+            most = count // size
+            fewest = min(2, most)
+            templates = costs.templates(2 * (math.ceil(costs.even_micro_batches(fewest * size)) + self.job.stages))
+            found = []
+            for pipelines in range(fewest, most + 1):
+                stages = [(count // self.job.shares + number) // pipelines for number in range(pipelines)]
+                whole, batch = [self.job.stages] * pipelines, costs.batch(pipelines * size)
+                needed = costs.even_micro_batches(pipelines * size) * pipelines
+                slower = end_of(templates, stages, needed) / end_of(templates, whole, needed)
+                found.append((costs.step_s(pipelines * size) * slower / batch, batch))
+            sample_s, batch = min(found, key=lambda one: one[0])
+            self.pipelines[count] = batch, sample_s * batch
+        return self.pipelines[count]
 
     def stacked(self):
         """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""
@@ -712,6 +702,20 @@ class Replay:
     def has_shadows(self):
         per_stage = self.num_seats // self.job.stages
         return all((seat + per_stage) % self.num_seats in self.seats for seat in self.missing())
+
+
+def end_of(templates, stages, needed):
+    """Return when pipelines of up to some stages each have ended as many micro-batches as are needed."""
+
+    def ended(end):
+        of_stages = {
+            most: max((number for one, number, other in templates if one <= most and other <= end), default=0)
+            for most in set(stages)
+        }
+        return sum(of_stages[most] for most in stages)
+
+    ends = sorted({end for _, _, end in templates})
+    return ends[bisect.bisect_left(ends, needed - 1e-9, key=ended)]
 
 
 def merged(holdings):

@@ -46,9 +46,13 @@ class Constant(NamedTuple):
     def even_micro_batches(self, count):
         return self.num_micro_batches
 
-    def pipeline_s(self, stages, micro_batches, is_own):
-        """Return the step of a pipeline: here a stage of the job has one layer, and no other has fewer."""
-        return micro_batches + stages - 1
+    def templates(self, most):
+        """Return pipelines by stages, micro-batches and step: here a stage of the job has one layer, as has any."""
+        return [
+            (stages, number, number + stages - 1)
+            for stages in range(self.stages, 2 * self.stages)
+            for number in range(1, most + 1)
+        ]
 
     def batch(self, count):
         return SAMPLES_PER_NODE * count
@@ -224,8 +228,12 @@ class Layout:
         ranks = count * self.gpus // (self.tensor * self.parallel.context * self.parallel.pipeline)
         return self.parallel.global_batch / (ranks * self.parallel.micro_batch)
 
-    def pipeline_s(self, stages, micro_batches, is_own):
-        return self.costs.template_s(stages, micro_batches, is_own=is_own)
+    def templates(self, most):
+        return [
+            (one.num_stages, number, end)
+            for one in self.costs.templates(most)
+            for number, end in zip(one.ended.tolist(), one.end_s.tolist(), strict=True)
+        ]
 
     def batch(self, count):
         return self.parallel.global_batch

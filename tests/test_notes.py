@@ -260,16 +260,16 @@ def test_a_busiest_gpu_far_ahead_of_the_others_is_told_with_a_policy_that_spread
 def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system():
     # A rank takes 16 GPUs, and multiples of 8 micro-batches of a sequence. lazarus uses 96 of 100 nodes, as 8 stages
     # share them evenly: 48 ranks have 2048 / 48 = 42.67 sequences each and take 48, so that 1 in 9 is empty. Of oobleck
-    # 25 stages make two pipelines of 8, of up to 12 of 94 layers, and one of 9, of up to 11, without interleaving. Were
-    # layers alike, 42, 42 and 45 micro-batches would end after (42 + 7) * 12, when the third could have had 45.45: of
-    # 129.45 the 16 ranks of each have 2048 / 16 = 128, so that 1.1 % is empty.
+    # 25 stages make two pipelines of 8, of up to 12 of 94 layers, and one of 9, of up to 11. Were layers alike, they
+    # would end 42, 42 and 45 micro-batches in (42 + 7) * 12: the 16 ranks of each have 2048 / 16 = 128, and of 129
+    # 0.8 % is empty. Where 41, 41 and 46 end first, none is.
     found = notes_of(nodes_at(0.0, 100), ["lazarus", "oobleck"], "qwen3-235b-a22b", cluster="dgx-h100")
     told = (
         "data-parallel ranks take whole micro-batches, interleaved stages whole rounds of them, which "
         "job.parallel.global_batch does not fill on these nodes; share that stays empty: lazarus 11.1%, oobleck "
     )
     shares = [note.replace("`", "").partition(told)[2] for note in found if "stays empty" in note]
-    assert [float(share.rstrip("%")) for share in shares] == [pytest.approx(1.1, abs=0.5)]
+    assert [0.0 <= float(share.rstrip("%")) <= 0.8 for share in shares] == [True]
     # Without one of 128, bamboo and three replicas of replica-drop go on in their places, of which each rank has 2048 /
     # 64 = 32 as before; lazarus uses 120, of which 60 ranks take 40 where they have 34.13: 14.7 %.
     lost = nodes_at(0.0, 128, 36_000.0, Event(1.0, "remove", "n5"))

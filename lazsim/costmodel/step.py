@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -72,6 +72,16 @@ class TransferTimes(Protocol):
     def load_s(self, num_bytes: float, reader_bytes: float) -> float:
         """Read from the shared storage."""
         ...
+
+
+class Template(NamedTuple):
+    """One pipeline of stages of whole layers, and its steps."""
+
+    num_stages: int
+    ended: Floats
+    """Micro-batches that it can have in a step: whole rounds, up to a number of them or the next."""
+    end_s: Floats
+    """Steps of these, in any unit of time."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +175,20 @@ class CostModel:
         """Return the micro-batches that each data-parallel rank of `num_nodes` nodes has of an even global batch."""
         return float(self.num_micro_batches(num_nodes))
 
-    def template_s(self, num_stages: int, num_micro_batches: int, *, is_own: bool = False) -> float:
-        """Return the step of one pipeline of stages of whole layers, in any unit; of the job's where it `is_own`.
+    def even_step_s(self, num_nodes: int) -> float:
+        """Return the step of whole model replicas under even loads, in any unit: as long on any number, here."""
+        return 1.0
 
-        Here, micro-batches take a stage as long as it has layers.
+    def templates(self, num_micro_batches: int) -> list[Template]:
+        """Return how a pipeline can run, with the stages of the job or more, but not twice as many.
+
+        Here, every micro-batch takes a stage as long as it has layers.
         """
-        return float((num_micro_batches + num_stages - 1) * math.ceil(self.model.num_layers / num_stages))
+        ended = np.arange(1.0, num_micro_batches + 1)
+        return [
+            Template(stages, ended, (ended + stages - 1) * math.ceil(self.model.num_layers / stages))
+            for stages in range(self.grid.num_stages, 2 * self.grid.num_stages)
+        ]
 
     def stage_bytes_per_node(self, num_nodes: int) -> float:
         """Return the bytes that a node sends to other pipeline stages in a step: none, since there is one stage."""

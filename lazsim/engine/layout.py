@@ -15,7 +15,7 @@ import numpy as np
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, Template, assigned_tokens, slots_by_gpu
 from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
@@ -70,24 +70,37 @@ class LayoutCosts(CostModel):
         ranks = num_nodes * self.cluster.gpus_per_node / parallel.gpus_per_replica
         return self.samples_per_step(num_nodes) / (ranks * parallel.micro_batch)
 
-    def template_s(self, num_stages: int, num_micro_batches: int, *, is_own: bool = False) -> float:
-        """See `CostModel.template_s`: predicted, without interleaving but for the job's."""
-        known_s, key = self._known.template_s, (num_stages, num_micro_batches, is_own)
-        if key not in known_s:
-            parallel = self.inputs.parallel
-            num_stages = min(num_stages, self.model.num_layers // parallel.stages_of_part)
-            nodes = num_stages * self.grid.unit_nodes
-            if not is_own:
-                stages = num_stages * parallel.stages_of_part
-                plain: dict[str, Any] = {"schedule": "1f1b", "virtual_stages": 1, "stages": "", "pipeline": stages}
-                parallel = msgspec.structs.replace(parallel, **plain)
-            data = nodes * self.cluster.gpus_per_node // parallel.gpus_per_replica
-            batch = num_micro_batches * data * parallel.micro_batch
-            parallel = msgspec.structs.replace(parallel, global_batch=batch, routing="balanced")
-            cluster = msgspec.structs.replace(self.cluster, num_nodes=nodes)
-            inputs = replace(self.inputs, cluster=cluster, parallel=parallel)
-            known_s[key] = predict_step(inputs, self._known.layers).step_s
-        return known_s[key]
+    def even_step_s(self, num_nodes: int) -> float:
+        """See `CostModel.even_step_s`."""
+        return float(self.step_s(num_nodes, np.ones(1))[0])
+
+    def templates(self, num_micro_batches: int) -> list[Template]:
+        """See `CostModel.templates`: predicted, with as many parts of a stage as in the job or fewer."""
+        own, same = self.inputs.parallel, self.inputs.parallel.stages_of_part
+        known = self._known.templates
+        if num_micro_batches not in known:
+            layouts = [own] + [
+                msgspec.structs.replace(own, pipeline=pipeline, virtual_stages=virtual, stages="")
+                for pipeline in range(own.pipeline, min(2 * own.pipeline, self.model.num_layers + 1), same)
+                for virtual in range(1, min(own.virtual_stages, self.model.num_layers // pipeline) + 1)
+            ]
+            known[num_micro_batches] = [self._template(parallel, num_micro_batches) for parallel in layouts]
+        return known[num_micro_batches]
+
+    def _template(self, parallel: ParallelSpec, num_micro_batches: int) -> Template:
+        stages = parallel.pipeline // parallel.stages_of_part
+        cluster = msgspec.structs.replace(self.cluster, num_nodes=stages * self.grid.unit_nodes)
+        of_rank = cluster.num_nodes * cluster.gpus_per_node // parallel.gpus_per_replica * parallel.micro_batch
+
+        ended = sorted({parallel.whole_rounds(number) for number in range(1, num_micro_batches + 1)})
+        # Steps are nearly linear in between, and so they are beyond a few rounds.
+        doubled = sorted({parallel.whole_rounds(2**power) for power in range(num_micro_batches.bit_length() + 1)})
+        layouts = [
+            msgspec.structs.replace(parallel, global_batch=number * of_rank, routing="balanced") for number in doubled
+        ]
+        inputs = [replace(self.inputs, cluster=cluster, parallel=layout) for layout in layouts]
+        steps_s = [predict_step(one, self._known.layers).step_s for one in inputs]
+        return Template(stages, np.array(ended, dtype=np.float64), np.interp(ended, doubled, steps_s))
 
     @property
     def dense_state_bytes(self) -> int:
@@ -261,7 +274,7 @@ class KnownSteps:
 
     def __init__(self) -> None:
         self.step_s: dict[tuple[int, int], float] = {}
-        self.template_s: dict[tuple[int, int, bool], float] = {}
+        self.templates: dict[int, list[Template]] = {}
         self.layers = Layers()
 
 

@@ -61,6 +61,7 @@ class Planner:
         self.make_timer = make_timer or step_timers_from(system, costs, routing)
         self.loads_are_even, self.last_loads_step = routing.is_even, routing.last_step
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
+        self.timed_seats = functools.cache(functools.partial(system.timed_seats, costs))
         self._kept: dict[tuple[int, int, Domains], PlacementPlan] = {}
         self._found: dict[Hashable, Any] = {}
 

@@ -89,11 +89,11 @@ class Plans:
 
     def timer(self, held: Held) -> StepTimer:
         """Return what times steps while every node of the plan is there."""
-        made, (num_timed, factor) = _made(held), self._timed_seats(held)
+        made, (num_timed, factor) = _made(held), self._planner.timed_seats(*held.size)
         # Nodes that are missing are taken to have been where the plan has them.
         servers_N = np.arange(num_timed) // self._costs.cluster.nodes_per_server
         planned = made if num_timed == made.num_nodes else replace(made, num_nodes=num_timed)
-        if held.is_whole:
+        if num_timed == len(held.nodes):
             servers_N = self._nodes.servers(held.nodes)
         return scaled(partial(self.sampler.time, self._timer(planned, servers_N), made.step), factor)
 
@@ -123,10 +123,7 @@ class Plans:
 
     def samples_per_step(self, held: Held) -> int:
         """Return the samples of the steps that are timed."""
-        return self._costs.samples_per_step(self._timed_seats(held)[0])
-
-    def _timed_seats(self, held: Held) -> tuple[int, float]:
-        return self._system.timed_seats(self._costs, len(held.nodes), held.num_seats)
+        return self._costs.samples_per_step(self._planner.timed_seats(*held.size)[0])
 
     def note_spent(self, held: Held, step: int, num_steps: int, seconds: float) -> None:
         """Note `num_steps` made from `step` on, and the seconds of these or of a rebalance."""

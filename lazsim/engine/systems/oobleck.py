@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,13 +22,13 @@ class Oobleck(SeatSystem):
     Notes
     -----
     Templates of ``n0`` to ``2 n0 - 1`` nodes, ``n0`` those that hold the model once, cover every number of nodes from
-    ``n0`` on. Here a stage has as many nodes in each template, and further nodes make further stages, as evenly as
-    they can; those that make no stage, or one that gains nothing, hold states only. Stages hold whole layers, and the
-    fullest decides: of 61 layers, 9 stages hold up to 7. Micro-batches are divided so that the last pipeline ends as
-    early as it can. Where this gains nothing, pipelines are as in the job, and so they are of whole model replicas.
+    ``n0`` on. Here a stage has as many nodes in each template. Stages hold whole layers, and the fullest decides: of 61
+    layers, 9 stages hold up to 7. Micro-batches are divided so that the last pipeline ends as early as it can. As many
+    pipelines form, of as many stages, as train fastest: nodes without a stage hold states only. Two form where nodes
+    suffice, since one survives no failure. Whole model replicas are as in the job.
 
     Of ``n`` nodes, those that make no whole number of ``n0`` take places of one more model replica. After a failure
-    nodes change their places until each is taken ``n // n0`` times, as often as there are pipelines. A copy is the
+    nodes change their places until each is taken ``n // n0`` times, as in whole model replicas. A copy is the
     state of a place that a node takes, or of one of the missing nodes, whose pipelines go on with fewer; one that lost
     all of its ``n0`` nodes ends.
     """
@@ -44,13 +45,12 @@ class Oobleck(SeatSystem):
 
     def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> tuple[int, float]:
         """See `System.timed_seats`: those of as many model replicas as there are pipelines."""
-        pipelines = Pipelines(costs, num_nodes)
-        return pipelines.whole, pipelines.factor
+        return fastest_pipelines(costs, num_nodes)[:2]
 
     def empty_share(self, costs: CostModel, num_nodes: int, num_seats: int) -> float:
         """See `System.empty_share`: of what pipelines could do until the last one ends."""
-        pipelines = Pipelines(costs, num_nodes)
-        return pipelines.empty_share if pipelines.factor < 1 else super().empty_share(costs, num_nodes, pipelines.whole)
+        nodes, factor, empty_share = fastest_pipelines(costs, num_nodes)
+        return empty_share if factor < 1 else super().empty_share(costs, num_nodes, nodes)
 
     def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
         """See `System.plan`: for the places that nodes take, and those beside them."""
@@ -84,18 +84,12 @@ class Oobleck(SeatSystem):
         return ("reconfigure", self.rebuild_s(costs)), ("transfer", self.fetch_s(costs, held, copied))
 
     def moves(self, costs: CostModel, held: Held) -> dict[int, int]:
-        """Return the places that nodes leave, and those that they take: from where most are to where fewest are."""
-        order_KP = order_by_replica(costs, held)
-        alive_KP, left_KP = by_replica(costs, held), by_replica(costs, held)
-        moved: dict[int, int] = {}
-        while (count_P := alive_KP.sum(axis=0)).min() < len(held.nodes) // costs.grid.replica_nodes:
-            most, fewest = int(count_P.argmax()), int(count_P.argmin())
-            # One that was there goes, the last of them, and the first that is free is taken.
-            leaves, takes = int(np.flatnonzero(left_KP[:, most])[-1]), int(np.argmin(alive_KP[:, fewest]))
-            moved[int(order_KP[leaves, most])] = int(order_KP[takes, fewest])
-            alive_KP[leaves, most] = left_KP[leaves, most] = False
-            alive_KP[takes, fewest] = True
-        return moved
+        """Return the places that nodes leave, the last first, and those that they take: each is taken often enough."""
+        order_KP, alive_KP = order_by_replica(costs, held), by_replica(costs, held)
+        often = len(held.nodes) // costs.grid.replica_nodes
+        leaves_KP = alive_KP & (alive_KP.cumsum(axis=0) > often)
+        takes_KP = ~alive_KP & ((~alive_KP).cumsum(axis=0) <= often - alive_KP.sum(axis=0))
+        return dict(zip(order_KP[leaves_KP][::-1].tolist(), order_KP[takes_KP].tolist(), strict=False))
 
     def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
         """See `System.restart_s`: each node reads what is in a place."""
@@ -106,38 +100,44 @@ class Oobleck(SeatSystem):
         return restart_s(costs, decision.num_nodes) + load_s
 
 
-class Pipelines:
-    """The pipelines that some nodes form from templates, and the micro-batches that each has of a step."""
+class Pipelines(NamedTuple):
+    """Pipelines that train together."""
 
-    def __init__(self, costs: CostModel, num_nodes: int) -> None:
-        grid = costs.grid
-        pipelines = num_nodes // grid.replica_nodes
-        self.whole = pipelines * grid.replica_nodes
-        self._micro_batches = costs.even_micro_batches(self.whole) * pipelines
-        each = math.ceil(self._micro_batches / pipelines)
+    replica_nodes: int
+    """Nodes of as many whole model replicas."""
+    step_factor: float
+    """Their step over that of these replicas."""
+    empty_share: float
+    """Micro-batches that they lack, over those that they could end by then."""
+
+
+def fastest_pipelines(costs: CostModel, num_nodes: int) -> Pipelines:
+    """Return the fastest pipelines of templates that nodes can form: two or more, where there are two model replicas.
+
+    Stages are divided among them as evenly as can be. By any time, a pipeline ends as many micro-batches as the best
+    template of its stages or fewer.
+    """
+    grid, most = costs.grid, num_nodes // costs.grid.replica_nodes
+    fewest, found = min(2, most), []
+    # A template has less than twice the stages of the job: each has half of the work or more.
+    each = 2 * (math.ceil(costs.even_micro_batches(fewest * grid.replica_nodes)) + grid.num_stages)
+    stages_X, *numbers_and_ends = zip(*costs.templates(each), strict=True)
+    end_s_T = np.unique(np.concatenate(numbers_and_ends[1]))
+    ended_XT = np.maximum.accumulate([
+        np.append(0, ended)[np.searchsorted(end_s, end_s_T, side="right")]
+        for ended, end_s in zip(*numbers_and_ends, strict=True)
+    ])  # fmt: skip
+    whole_T = ended_XT[stages_X.count(grid.num_stages) - 1]
+    for pipelines in range(fewest, most + 1):
+        nodes = pipelines * grid.replica_nodes
         stages_K = (num_nodes // grid.unit_nodes + np.arange(pipelines)) // pipelines
-        fastest = {
-            most: min(range(grid.num_stages, most + 1), key=lambda stages: costs.template_s(stages, each))
-            for most in set(stages_K.tolist())
-        }
-        stages_K = np.array([fastest[most] for most in stages_K.tolist()])
-        ends_2K = np.array([[costs.template_s(one, many) for one in stages_K.tolist()] for many in (each, 2 * each)])
-        more_s_K = (ends_2K[1] - ends_2K[0]) / each
-        # One more stage takes half of the work of a stage at most, beside the time to fill the pipeline.
-        most = 2 * each + int(stages_K.max())
-        ends_MK = ends_2K[0] + np.arange(1 - each, most + 1 - each)[:, None] * more_s_K
-        last = math.ceil(self._micro_batches) - 1
-        end_s = float(np.partition(ends_MK, last, axis=None)[last])
-        own_s = costs.template_s(grid.num_stages, costs.num_micro_batches(self.whole), is_own=True)
-        # As many stages as in the job take its step: they gain nothing where it is longer, such as by whole rounds.
-        self.factor = min(1.0, end_s / min(own_s, costs.template_s(grid.num_stages, each)))
-        """Their step over that of whole model replicas as the job has them, which they take where those are faster."""
-        self._could_K = each + (self.factor * own_s - ends_2K[0]) / more_s_K
-
-    @property
-    def empty_share(self) -> float:
-        """The share of the micro-batches which they could have until the step ends that they lack."""
-        return 1 - self._micro_batches / float(self._could_K.clip(min=0).sum())
+        best, number = np.unique(np.searchsorted(stages_X, stages_K, side="right") - 1, return_counts=True)
+        ended_T, even = number @ ended_XT[best] / pipelines, costs.even_micro_batches(nodes)
+        last, last_of_whole = (int(np.argmax(one_T >= even)) for one_T in (ended_T, whole_T))
+        factor = float(end_s_T[last] / end_s_T[last_of_whole])
+        step_s = factor * costs.even_step_s(nodes) / costs.samples_per_step(nodes)
+        found.append((step_s, Pipelines(nodes, factor, 1 - even / float(ended_T[last]))))
+    return min(found)[1]
 
 
 OOBLECK = Oobleck(
