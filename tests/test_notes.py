@@ -283,14 +283,36 @@ def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system
     assert "empty" not in " ".join(whole)
 
 
-def test_a_job_that_fits_on_the_fewest_nodes_is_not_told_to_fit_on_more():
-    # On 4 and 5 nodes lazarus takes up to 14.6 GiB, and on 6, where whole replicas fit worse, 14.9. The note said that
-    # it did not fit on 6 nodes or fewer, for none of its steps.
+def test_a_job_that_fits_on_the_fewest_nodes_is_told_on_which_it_does_not():
+    # On 4 and 5 nodes lazarus takes up to 14.6 GiB, and on 6, where whole replicas fit worse, 14.9.
     lost = [Event(600.0 * each, "remove", f"n{each}") for each in (1, 2)]
-    limit = {"gpu.memory_bytes": 14.75 * 2**30, "routing": None}
-    found = notes_of(nodes_at(0.0, 6, 1800.0, *lost), ["lazarus"], "gpt-l", **limit)
-    (told,) = [note for note in found if "does not fit" in note]
-    assert "gpt-l under lazarus does not fit: it takes 14.9 GiB" in told
+    result = simulate(
+        nodes_at(0.0, 6, 1800.0, *lost), systems=["lazarus"], model="gpt-l", **{"gpu.memory_bytes": 14.75 * 2**30}
+    )
+    (told,) = [note for note in result.notes if "does not fit" in note]
+    share = share_of_steps(result.runs[0], until_s=600.0)
+    assert f"gpt-l under lazarus does not fit on 6 nodes ({share:.1%} of the time of steps): it takes 14.9 GiB" in told
+
+
+def test_tokens_whose_updates_of_experts_are_lost_stand_beside_the_samples_they_count_in():
+    lost = [Event(600.0, "remove", "n0")]
+    result = simulate(nodes_at(0.0, 6, 1800.0, *lost), systems=["moc", "checkpoint"], model="gpt-l", interval=50)
+    moc, checkpoint = (run.lost_token_share for run in result.runs)
+    assert moc > 0
+    assert checkpoint is None
+    shown = render(run_parts(result)).partition("where the time went")[0].splitlines()
+    assert [line.split()[-1] for line in shown if line.startswith(("moc ", "checkpoint "))] == [f"{moc:.2%}", "-"]
+    alone = simulate(nodes_at(0.0, 6, 1800.0, *lost), systems=["checkpoint"], model="gpt-l", interval=50)
+    assert "tokens" not in render(run_parts(alone)).partition("where the time went")[0]
+
+
+def share_of_steps(run, until_s):
+    """Return the share of the time of steps that begin before a time."""
+    steps = [span for span in run.phases if span.what == "compute"]
+    seconds = [
+        sum(span.end_s - span.start_s for span in steps if (span.start_s < until_s) == early) for early in (0, 1)
+    ]
+    return seconds[1] / sum(seconds)
 
 
 def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_and_their_share():
@@ -298,10 +320,10 @@ def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_
     lost = [Event(40_000.0, "remove", f"n{index}") for index in range(10)]
     settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "systems": ["checkpoint"], "interval": 100}
     result = simulate(nodes_at(0.0, 12, 80_000.0, *lost), **settings)
-    steps = [span for span in result.runs[0].phases if span.what == "compute"]
-    seconds = [sum(span.end_s - span.start_s for span in steps if (span.start_s < 4e4) == early) for early in (0, 1)]
-    told = f"does not fit on 2 nodes or fewer ({seconds[0] / sum(seconds):.1%} of the time of steps): it takes"
-    assert any(told in note for note in result.notes)
+    late = 1 - share_of_steps(result.runs[0], until_s=4e4)
+    told = f"does not fit on 2 nodes ({late:.1%} of the time of steps): it takes"
+    (note,) = [note for note in result.notes if told in note]
+    assert "chosen for all nodes: `lazsim step --search --out` on fewer finds one for `job`" in note
     assert "does not fit" not in " ".join(simulate(nodes_at(0.0, 12), **settings).notes)
 
 

@@ -35,6 +35,8 @@ STAGED = ["moevement", "bamboo"]
 """Systems that need pipeline stages."""
 AS_PUBLISHED = [("published", {}, SYSTEMS)]
 OF_STAGES = [("one stage", ONE_STAGE, SYSTEMS), ("two stages", TWO_STAGES, STAGED)]
+LOSING = [name for name in SYSTEMS if find_system(name).stale_steps(1) is not None]
+"""Systems whose rollbacks lose updates of experts."""
 RESTARTING = [name for name in SYSTEMS if not find_system(name).joins_in_place]
 """Systems that take nodes in by a restart."""
 
@@ -151,14 +153,14 @@ def run(context, settings):
     tables = {"shares": shares, "best": table, "left-out": left_out}
     if settings["assumptions"]:
         tables["assumptions"] = assumptions(context, settings)
-    on_map = table[table["condition"].isin(GRID) & (table["system"] != "moc")]
+    on_map = table[table["condition"].isin(GRID) & ~table["system"].isin(LOSING)]
     on_map = on_map.assign(
         model=on_map["case"].str.split(",").str[0].map(MODELS),
         every=on_map["condition"].str.split(",").str[0].str.removeprefix("every "),
         who=on_map["case"].str.split(", ").str[1] + ",\n" + on_map["condition"].str.split(", ").str[1],
     )
     notes = (
-        "moc is left out of the map: it trades updates of experts for time",
+        f"{', '.join(LOSING)} is left out of the map: it trades updates of experts for time (lost_token_share in best)",
         "assumptions of systems that are not varied: share of idle network (gemini 0.5), bubbles that rerouted work "
         "fills (recycle 0.5), redundant forward passes free (bamboo)",
     )

@@ -78,6 +78,8 @@ def run_report(result: RunResult) -> Report:
     trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in rivals)
     if best.samples_error:
         trains += f" (95 % interval +- {best.samples_error:.1%} for plans that were sampled)"
+    if best.lost_token_share:
+        trains += f", of which {best.lost_token_share:.2%} lost their updates of experts"
     trains += f"; {best.ettr:.1%} of its time is productive (ETTR)"
     found = {run.name: plan_of(one) for run, one in zip(result.runs, result.scenarios, strict=True)}
     plans = {name: plan for name, plan in found.items() if plan is not None}
@@ -119,6 +121,9 @@ def _outcome_table(result: RunResult) -> Table:
         columns = [system, key("placement", of="placement"), rate, survival]
     columns += [Column("failures", ",", of="num_failures"), Column("reconf.", ",", of="num_reconfigurations")]
     columns += [Column("restarts", ",", of="num_restarts"), Column("lost steps", ",", of="lost_steps")]
+    if any(run.lost_token_share is not None for run in result.runs):
+        # Samples whose updates are gone count among the samples.
+        columns.append(Column("lost tokens", ".2%", of="lost_token_share"))
     runs = zip(result.scenarios, result.runs, strict=True)
     unfit = unfit_notes(run.name for one, run in runs if not fits_memory(one, run))
     return Table.of(result.rows, columns, notes=unfit)

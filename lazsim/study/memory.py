@@ -115,19 +115,20 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> li
 
 
 def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
-    """Say on how many nodes a run does not fit into its GPUs where it does on more, and for how much of its steps."""
+    """Say on how many nodes a run does not fit into its GPUs where it does on others, and for how much of its steps."""
     costs, loads, sizes = scenario.costs(), scenario.load_routing(), sorted(run.steps_s)
-
-    def fits(size: tuple[int, int]) -> bool:
-        used, seats = system.usable_nodes(costs, size[0]), size[1]
-        return not lacks_memory(scenario.gpu, peak_memory(system, costs, loads, {used, seats} - {0}, run.steps))
-
-    # Fewer nodes divide what all of them hold together; where the fewest fit, it is others that do not.
-    first = bisect.bisect_left(sizes, True, key=fits)
-    if first in (0, len(sizes)):
+    used = {size: {system.usable_nodes(costs, size[0]), size[1]} - {0} for size in sizes}
+    short = [
+        size for size in sizes if lacks_memory(scenario.gpu, peak_memory(system, costs, loads, used[size], run.steps))
+    ]
+    if len(short) in (0, len(sizes)):
         return ""
-    share = math.fsum(run.steps_s[size] for size in sizes[:first]) / math.fsum(run.steps_s.values())
-    return f" on {counted(sizes[first - 1][0], 'node')} or fewer ({share:.1%} of the time of steps)"
+    share = math.fsum(run.steps_s[size] for size in short) / math.fsum(run.steps_s.values())
+    fewest, most = short[0][0], counted(short[-1][0], "node")
+    where = most if len(short) == 1 else f"{fewest} to {most}"
+    if sizes.index(short[-1]) - sizes.index(short[0]) >= len(short):
+        where = f"some of {where}"
+    return f" on {where} ({share:.1%} of the time of steps)"
 
 
 def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> PlanComparison:
@@ -184,6 +185,8 @@ def _shortage(scenario: Scenario, system: System, memory: MemoryUse, num_nodes: 
 
     need = _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
     if scenario.job.parallel is not None:
+        if scenario.has_chosen_layout:
+            need += "; the layout was chosen for all nodes: `lazsim step --search --out` on fewer finds one for `job`"
         return f"{need}; a layout with more stages, sharding or recomputation takes less"
     for path in REDUCIBLE:
         smaller = range(1, scenario.field(path))

@@ -374,7 +374,7 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
         kernels = scenario.gpu.kernels
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
-            whose = f"the fastest that fits, as `job` gives none: {_chosen_layouts(scenarios)}"
+            whose = f"the fastest that fits on all nodes, as `job` gives none: {_chosen_layouts(scenarios)}"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
         notes += costs.inputs.kernel_remarks
         if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
