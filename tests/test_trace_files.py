@@ -91,7 +91,7 @@ def test_file_says_what_its_rows_do(write, rows, outcome):
             (f"node,state,{name}\na,down,{{0}}\nb,idle,{{3}}\n", {}, f"rows have a time in '{name}', as a list of")
             for name in ("since", "last heartbeat", "boot_time", "created_at", "LaunchTime")
         ),
-        ("InstanceId,LaunchTime,State\na,{0},running\nb,{1},running\na,{0},stopped\n", {}, "as a list of nodes"),
+        ("InstanceId,LaunchTime,State\na,{0},running\nb,{1},running\na,{0},stopped\n", {}, "as a list of nodes has"),
         ("node,start,end\n1.23457E+22,{0},{2}\n1.23457E+22,{3},{4}\n", {}, "line 2: '1.23457E+22' is rounded"),
         ('[{"node": 12345678901234567890123.0, "start": "{0}", "end": "{1}"}]', {}, "is rounded"),
         ("node,start,end,duration_min\na,{0},{2},120\nb,{3},{4},60\n", {"time_unit": "h"}, "leave `time_unit` out"),
@@ -116,8 +116,8 @@ def test_file_that_may_say_something_else_is_refused_in_one_line(write, rows, op
         ("node,start,end,minutes\na,{0},{2},30\nb,{3},{4},60\n", {"columns": "node=1,start=2,end=3,duration=4"},
          "1 outage has a length that is not that from its start to its end: the end counts"),
         ("node,start,end,duration\na,{0},{2},7200\nb,{3},{4},3600\n", {"time_unit": "ms"}, "2 outages have a length"),
-        ("node,start,end\n" + GPUS.format("-"), {}, "'n1-gpu0' and the like are taken for nodes; write n1:gpu0 for"),
-        ("node,start,end\n" + GPUS.format(":"), {}, "'n1:gpu0' and the like are parts: a node is gone while one"),
+        ("node,start,end\n" + GPUS.format("-"), {}, "'n1-gpu0' is taken for a node; a part of one is written as n1:"),
+        ("node,start,end\n" + GPUS.format(":"), {}, "'n1:gpu0' names a part: a node is gone while one of its"),
         ("Time,n1,n2\n{0},0,0\n{1},1,0\n{2},0,0\n", {}, "nodes are gone at most of their samples; if 1 says"),
         ("time,event,node\n{0},up,01\n{1},down,1\n{2},up,01\n", {}, "1 name differs from another by case, zeros or"),
     ],

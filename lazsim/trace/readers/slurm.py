@@ -71,10 +71,8 @@ def read(source: TraceSource) -> TraceReading:
     log = StateLog(source)
     last_s = -math.inf
     reasons: dict[str, str] = {}
-    draining: set[str] = set()
-    gone: set[str] = set()
-    # Those that get no jobs until their state is set, though they respond.
-    drained: set[str] = set()
+    # A node that is drained gets no jobs until its state is set, though it responds.
+    states: dict[str, Said] = {}
     num_drains, num_failed = 0, 0
     for line, text in source.lines():
         found = LINE.match(text)
@@ -93,23 +91,19 @@ def read(source: TraceSource) -> TraceReading:
         for node in nodes:
             if reason:
                 reasons[node] = reason
+            is_drained = states.get(node) == "drained"
             if said == "drain":
-                num_drains += node not in draining | gone
-                draining |= {node} - gone
-            elif said is not None and not (said == "responds" and node in drained):
-                draining.discard(node)
-                is_there = said in ("add", "responds")
-                log.say(time_s, "add" if is_there else "remove", node, line)
-                (gone.discard if is_there else gone.add)(node)
-                if is_there:
-                    reasons.pop(node, None)
-                    drained.discard(node)
-                elif said == "drained":
-                    drained.add(node)
-            if node in draining and any(one.holds(reasons.get(node, "")) for one in HARDWARE):
-                draining.discard(node)
-                gone.add(node)
-                drained.add(node)
+                num_drains += node not in states
+                states.setdefault(node, said)
+            elif said in ("remove", "drained"):
+                log.say(time_s, "remove", node, line)
+                states[node] = "drained" if is_drained else said
+            elif said == "add" or (said == "responds" and not is_drained):
+                log.say(time_s, "add", node, line)
+                states.pop(node, None)
+                reasons.pop(node, None)
+            if states.get(node) == "drain" and any(one.holds(reasons.get(node, "")) for one in HARDWARE):
+                states[node] = "drained"
                 num_failed += 1
                 log.say(time_s, "remove", node, line)
     notes = []

@@ -4,7 +4,7 @@ import functools
 import json
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lazsim.errors import SpecError, TraceFormatError, literal, shorten
 from lazsim.files.faults import Faults
@@ -17,13 +17,14 @@ from lazsim.trace.reading.mapped import (
     WORDS,
     event_kind,
     find_column,
+    has_time,
     is_header,
     open_table,
     read_mapped,
     sampled_value,
 )
 from lazsim.trace.reading.mapping import JOIN_DAY, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, read_length, split_unit
+from lazsim.trace.reading.times import is_date, is_number, is_read_by, read_length, split_unit
 from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader
 from lazsim.units import counted
 
@@ -144,20 +145,13 @@ def how_well(mapping: TraceMapping, table: FileTable) -> float:
 
 
 def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
-    try:
-        texts = {role: " ".join(fields[int(part) - 1] for part in parts) for role, parts in columns.given().items()}
-        time = texts["time"] if "time" in texts else texts["start"]
-        TimeParser(mapping, mapping).read(time)
-        if mapping.time_unit is not None and not is_number(time):
-            return False
-        if columns.event is not None:
-            event_kind(texts["event"], mapping)
-            changes = {*CHANGE_WORDS, *mapping.add, *mapping.remove, *mapping.ignore}
-            if mapping.states is False and texts["event"].strip().lower() not in changes:
-                return False
-    except (IndexError, ValueError, OverflowError):
+    if not has_time(fields, mapping) or len(fields) != (mapping.num_columns or len(fields)):
         return False
-    return is_number(texts.get("count", "0")) and len(fields) == (mapping.num_columns or len(fields))
+    texts = {role: " ".join(fields[int(part) - 1] for part in parts) for role, parts in columns.given().items()}
+    has_unit = mapping.time_unit is None or is_number(texts["time"])
+    changes = {*CHANGE_WORDS, *mapping.add, *mapping.remove, *mapping.ignore}
+    is_change = columns.event is None or texts["event"].strip().lower() in changes
+    return has_unit and is_change and is_number(texts.get("count", "0"))
 
 
 def guess_columns(table: FileTable) -> tuple[Columns, float]:
@@ -173,25 +167,8 @@ def guess_columns(table: FileTable) -> tuple[Columns, float]:
     {'time': (1,), 'count': (2,)}
     """
     columns, fit = _guess(table)
-    if columns is None:
-        doubt = _explain(table)
-    elif part := _parts(table, columns):
-        doubt = (
-            f"its rows are of parts of a node (column {part!r}) or of what runs on it, {OF_PARTS} `columns` "
-            f"{taken_for(table, columns)}"
-        )
-    elif name := _snapshot(table, columns):
-        doubt = (
-            f"rows have a time in {name!r}, as a list of nodes at one instant has; if something happened to a node at "
-            f"this time, give `columns` {taken_for(table, columns)}"
-        )
-    elif _may_be_use(table, columns):
-        others = ", ".join(map(literal, left_out(table, columns)[:5]))
-        doubt = (
-            f"rows with a start and an end may be outages or, beside {others}, who used a node; if a node is gone from "
-            f"start to end, give `columns` {taken_for(table, columns)}"
-        )
-    else:
+    doubt = _explain(table) if columns is None else next(_doubts(table, columns), "")
+    if columns is not None and not doubt:
         return columns, fit
     if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
         cells = counted(len(short.fields), "cell")
@@ -217,7 +194,9 @@ def taken_for(table: FileTable, columns: Columns) -> str:
     'node=host,start=down,end=up'
     """
     places = ((role, parts[0]) for role, parts in columns.given().items())
-    return ",".join(f"{role}={table.header[part - 1] if isinstance(part, int) else part}" for role, part in places)
+    return ",".join(
+        f"{role}={table.header[part - 1] if isinstance(part, int) and table.header else part}" for role, part in places
+    )
 
 
 def lacks_outages(table: FileTable, columns: Columns) -> bool:
@@ -225,42 +204,34 @@ def lacks_outages(table: FileTable, columns: Columns) -> bool:
     return columns.start is not None and not OUTAGES.search(" ".join(table.header).lower())
 
 
-def _may_be_use(table: FileTable, columns: Columns) -> bool:
-    """Tell whether rows with a start and an end may be uses of a node, such as reservations.
+def _doubts(table: FileTable, columns: Columns) -> Iterator[str]:
+    """Yield what else than nodes that come and go the rows may tell of, and how to say that it is these."""
+    give, others = f"give `columns` {taken_for(table, columns)}", left_out(table, columns)
+    texts = {name: _texts(table, table.header.index(name)) for name in others}
+    if (columns.event or columns.value) and isinstance(columns.node, int) and isinstance(columns.time, int):
+        nodes = _texts(table, columns.node - 1)
+        # Several samples at a time are refused, whatever tells them apart.
+        parts = PARTS | RUNNING if columns.event else PARTS
+        for name in (name for name in others if _words(name) & parts):
+            pairs = {(node, text) for node, text in zip(nodes, texts[name], strict=True) if text}
+            if len(pairs) > len({node for node, _ in pairs}):
+                yield f"its rows are of parts of a node (column {name!r}) or of what runs on it, {OF_PARTS} {give}"
+        time = table.header[columns.time - 1] if table.header else "time"
+        may_be_last = len(set(nodes)) == len(nodes) and (_role(time) != "time" or "since" in _words(time))
+        if may_be_last or LIVES.search(time.lower()):
+            yield f"rows have a time in {time!r}, as a list of nodes has; if something happened then, {give}"
+    are_losses = any(any(one) and _most(one, _is_gone) for one in texts.values())
+    if others and lacks_outages(table, columns) and not are_losses:
+        shown = ", ".join(map(literal, others[:5]))
+        yield (
+            f"rows with a start and an end may be outages or, beside {shown}, who used a node; if a node is gone from "
+            f"start to end, {give}"
+        )
 
-    They may where a table has other columns, too, and none of its words speaks of outages.
-    """
-    others = left_out(table, columns)
-    if not others or not lacks_outages(table, columns):
-        return False
-    places = [table.header.index(name) for name in others]
-    columns_texts = ([row.fields[place] for row in table.rows if place < len(row.fields)] for place in places)
-    return not any(any(texts) and _most(texts, _is_gone) for texts in columns_texts)
 
-
-def _snapshot(table: FileTable, columns: Columns) -> str:
-    """Return the column of times of what may be a list of nodes with their states, else nothing."""
-    if not (columns.event and table.header and isinstance(columns.time, int) and isinstance(columns.node, int)):
-        return ""
-    name, nodes = table.header[columns.time - 1], [row.fields[columns.node - 1 :][:1] for row in table.rows]
-    are_distinct = all(one not in nodes[:place] for place, one in enumerate(nodes))
-    may_be = are_distinct and (_role(name) != "time" or "since" in _words(name))
-    return name if may_be or LIVES.search(name.lower()) else ""
-
-
-def _parts(table: FileTable, columns: Columns) -> str:
-    """Return the column that tells parts of nodes apart where rows are events or samples of parts, else nothing."""
-    if not (columns.event or columns.value) or not isinstance(columns.node, int):
-        return ""
-    # Several samples at a time are refused, whatever tells them apart.
-    parts = PARTS | RUNNING if columns.event else PARTS
-    for name in left_out(table, columns):
-        place, node = table.header.index(name), columns.node - 1
-        whole = [row.fields for row in table.rows if len(row.fields) > max(place, node)]
-        pairs = {(fields[node], fields[place]) for fields in whole if fields[place]}
-        if _words(name) & parts and len(pairs) > len({of_node for of_node, _ in pairs}):
-            return name
-    return ""
+def _texts(table: FileTable, place: int) -> list[str]:
+    """Return the texts of a column, empty where a row has none."""
+    return [row.fields[place] if place < len(row.fields) else "" for row in table.rows]
 
 
 def _guess(table: FileTable) -> tuple[Columns | None, float]:

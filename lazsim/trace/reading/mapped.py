@@ -90,7 +90,7 @@ def open_table(source: TraceSource, mapping: TraceMapping = NO_MAPPING) -> FileT
     if source.content.startswith(PARQUET):
         return read_parquet(source.content, source)
     mapping = source.asked.under(mapping)
-    return read_table(source.text, source, lambda fields: is_header(fields) and not _has_time(fields, mapping))
+    return read_table(source.text, source, lambda fields: is_header(fields) and not has_time(fields, mapping))
 
 
 def is_header(fields: list[str]) -> bool:
@@ -98,13 +98,13 @@ def is_header(fields: list[str]) -> bool:
     return not any(is_number(field) or is_date(field) for field in fields)
 
 
-def _has_time(fields: Sequence[str], mapping: TraceMapping) -> bool:
+def has_time(fields: Sequence[str], mapping: TraceMapping) -> bool:
     """Return whether a row has a time, maybe of a form of its own, in columns that a mapping tells by their numbers."""
     columns = {} if mapping.columns is None else mapping.columns.given()
     try:
         places = [int(part) - 1 for part in columns.get("time", columns.get("start", ()))]
         return bool(places) and is_read_by(TimeParser(mapping, mapping).read, _joined(fields, places))
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         return False
 
 
@@ -167,7 +167,6 @@ class _MappedTable:
         self._nodes = self._find_nodes(mapping.columns.given().get("nodes", ()))
         self._conditions = mapping.conditions()
         self._num_left_out = 0
-        self._parts: list[str] = []
         self._rows = list(self._chosen())
         if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
             raise source.refuse("", f"none of its {self._num_left_out} rows has {self._asked()}; change `where`")
@@ -213,13 +212,11 @@ class _MappedTable:
         notes = list(reading.notes)
         if self._is_newest_first:
             notes.append("the newest rows come first: read from the end")
-        if self._parts:
-            notes.append(f"{shorten(self._parts[0])!r} and the like are parts: a node is gone while one of them is")
-        named = {event.node: PART.fullmatch(event.node) for event in reading.events}
-        maybe = [found for found in named.values() if found]
-        if len({found[1] for found in maybe}) < len(maybe):
-            first = maybe[0]
-            notes.append(f"{first[0]!r} and the like are taken for nodes; write {first[1]}:gpu0 for a part of a node")
+        names = itertools.chain(self._nodes.values(), (texts.get("node", "") for _, texts in self._rows))
+        if found := next(filter(None, map(PART.fullmatch, names)), None):
+            is_part = "names a part: a node is gone while one of its parts is"
+            is_node = f"is taken for a node; a part of one is written as {found[1]}:{found[3]}0"
+            notes.append(f"{shorten(found[0])!r} {is_part if found[2] == ':' else is_node}")
         for one in self._conditions:
             if len(one) > 1 and self._lacks(one):
                 columns = " or ".join(sorted({str(condition.column) for condition in one}))
@@ -233,11 +230,11 @@ class _MappedTable:
 
     def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield the line and the texts by role of the rows that count."""
-        wanted = [
-            [self._holds(condition, len(one) == 1) for condition in one]
-            for one in self._conditions
-            if not self._is_of_labels(one)
-        ]
+        wanted = [one for one in self._conditions if not self._is_of_labels(one)]
+        alone = [one[0].column for one in wanted if len(one) == 1 and one[0].is_wanted]
+        self._find(tuple(alone))
+        # Without its column, the text of a condition is empty.
+        places = {one.column: self._index(one.column) for one in itertools.chain(*wanted)}
         clusters: dict[str, int] = {}
         needed = self._needed() if self._table.may_be_cut else ()
         num_named = len(self._table.header)
@@ -253,7 +250,8 @@ class _MappedTable:
                 for cut in (fields[place] for place in needed if fields[place].endswith("+")):
                     what = f"{shorten(cut)!r} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
-                if not all(any(holds(fields) for holds in one) for one in wanted):
+                tested = {column: "" if place is None else fields[place] for column, place in places.items()}
+                if not all(any(one.holds(tested[one.column]) for one in condition) for condition in wanted):
                     self._num_left_out += 1
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
@@ -291,12 +289,7 @@ class _MappedTable:
                 raise ValueError(f"{shorten(text)!r} may be several nodes; write gpu-01,gpu-02, or a row for each")
             if EXPONENT.fullmatch(text):
                 raise ValueError(f"{shorten(text)!r} is rounded, as spreadsheets show long numbers; save all digits")
-            hosts = expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
-            self._parts += [host for host in hosts if whole_node(host) != host]
-            if self._parts and "event" in self._places:
-                part = shorten(self._parts[0])
-                raise self._source.refuse(line, f"{part!r} is a part of a node, {OF_PARTS} name it alone")
-            return hosts
+            return expand_hosts(text) if re.search(r"[\[,]", text) and "{" not in text else [text]
         except ValueError as error:
             self._source.fault(line, str(error))
             return []
@@ -308,13 +301,6 @@ class _MappedTable:
     def _is_of_labels(self, conditions: Sequence[Condition]) -> bool:
         """Return whether conditions are of labels of samples, since there is no such column."""
         return self._is_sampled and self._lacks(conditions)
-
-    def _holds(self, condition: Condition, is_alone: bool) -> Callable[[Sequence[str]], bool]:
-        """Return whether a row fits a condition; without its column, none is what it asks for."""
-        if self._lacks([condition]) and not (condition.is_wanted and is_alone):
-            return lambda _: not condition.is_wanted
-        (place,) = self._find((condition.column,))
-        return lambda fields: condition.holds(fields[place])
 
     def _find_nodes(self, patterns: tuple[str | int, ...]) -> dict[int, str]:
         """Return the names of the columns that are nodes by their indices."""
@@ -469,6 +455,8 @@ class _MappedTable:
         """Read an event, and add its word to those seen."""
         kind = event_kind(texts["event"], self._mapping)
         node = named(texts["node"])
+        if whole_node(node) != node:
+            raise ValueError(f"{shorten(node)!r} is a part of a node, {OF_PARTS} name it alone")
         if kind is None:
             return None
         time = self._time(texts["time"])

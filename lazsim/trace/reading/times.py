@@ -156,14 +156,8 @@ class TimeParser:
         self._has_asked_lengths |= is_number(text) and self._named_length_unit is None
         return read_length(text, self._length_unit)
 
-    def read_span(self, span: tuple[str, str], source: Faults) -> tuple[float | None, float | None]:
-        """Read from when to when a file was observed, written as its times or as dates of ISO 8601; None is empty.
-
-        Raises
-        ------
-        TraceFormatError
-            When a text is neither.
-        """
+    def _read_span(self, span: tuple[str, str], source: Faults) -> tuple[float | None, float | None]:
+        """Read from when to when a file was observed, written as its times or as dates of ISO 8601; None is empty."""
         found = []
         for text in span:
             times = copy.copy(self)
@@ -201,7 +195,7 @@ class TimeParser:
             When times are numbers whose unit nothing tells, or dates for which the user gives one, or when `span`
             has no times like these.
         """
-        self._span = self.read_span(span or ("", ""), source)
+        self._span = self._read_span(span or ("", ""), source)
         known = sorted([*times, *(time for time in self._span if time is not None)]) or [0.0]
         first, last = known[0] if self._span[0] is None else self._span[0], known[-1]
         if self._kind != "number":
