@@ -196,7 +196,16 @@ def test_the_number_of_spares_that_pays_is_that_of_the_cheapest_samples():
     # 100 node-hours for 100 samples; the first spare takes 6 and brings 20, the second takes 6 and brings 2.
     found = ((0, 100.0, 100.0), (1, 120.0, 106.0), (2, 122.0, 112.0))
     costs = [
-        SpareCost({}, number, Interval(samples, samples, samples), hours, None, Interval(hours / samples, 0.0, 0.0))
+        SpareCost(
+            {},
+            number,
+            Interval(samples, 0.0, 0.0),
+            hours,
+            None,
+            Interval(hours / samples, 0.0, 0.0),
+            Interval(1.0, 1.0, 1.0),
+            None,
+        )
         for number, samples, hours in found
     ]
     assert paying_spares(costs).num_spares == 1

@@ -1,6 +1,5 @@
 """``lazsim experiment``: the published evaluation, made again."""
 
-import functools
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -75,7 +74,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: An
         store=out / STORE,
         reference=find_reference(reference),
         progress=progress_bar,
-        tell=functools.cache(note),
+        tell=note,
         **options,
     )
     if len(names) > len(set(names)):

@@ -1,16 +1,14 @@
 """``lazsim live``: train a small MoE for real while its workers are killed and started."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.base import kinds
+from lazsim.cli.base import common, kinds
 from lazsim.cli.base.common import json_option, note, options, out_option, require_torch, seed_option, show
 from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.ending import acknowledge
@@ -20,13 +18,10 @@ from lazsim.errors import LazsimError, prefix_errors
 from lazsim.units import counted
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from lazsim.live.coordinator import Coordinator
     from lazsim.live.record import LiveReport, LiveRun
     from lazsim.live.run import OnStart
     from lazsim.live.spec import LiveSpec
-    from lazsim.live.validate import ShowProgress
     from lazsim.trace.table import Trace
 
 
@@ -139,43 +134,28 @@ def write_routing(path: Path | None, routing: Any) -> None:
     note(f"{path} has the loads of {counted(len(routing.steps), 'step')}")
 
 
-@contextmanager
-def live_progress() -> "Iterator[ShowProgress]":
-    """Give a function that turns a run's purpose, and its seconds if they are known, into its `on_start`."""
-    if not sys.stderr.isatty():
-        yield lambda _purpose, _wall_s: lambda _coordinator: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+def show_run(purpose: str, wall_s: float | None) -> "OnStart":
+    """Return what shows a run from its start on, whose seconds are given if they are known."""
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    def on_start(coordinator: "Coordinator") -> None:
+        coordinator.server.start(_refresh(coordinator, purpose, wall_s))
 
-        def show(purpose: str, wall_s: float | None) -> "OnStart":
-            def on_start(coordinator: "Coordinator") -> None:
-                is_known = wall_s is not None or coordinator.spec.num_steps is not None
-                line = bar.add_task(purpose, total=1.0 if is_known else None)
-                coordinator.server.start(_refresh(coordinator, bar, line, purpose, wall_s))
-
-            return on_start
-
-        yield show
+    return on_start
 
 
-async def _refresh(
-    coordinator: "Coordinator", bar: "Progress", line: "TaskID", purpose: str, wall_s: float | None
-) -> None:
+async def _refresh(coordinator: "Coordinator", purpose: str, wall_s: float | None) -> None:
     """Show steps, nodes and loss until the run is over."""
-    try:
+    last, shown = coordinator.spec.num_steps, 0.0
+    with common.progress_bar(0, 100 if wall_s or last else None, f"{purpose}:") as advance:
         while coordinator.server.stopped is None:
             await asyncio.sleep(REFRESH_S)
-            record, last = coordinator.record, coordinator.spec.num_steps
+            record = coordinator.record
             done = [coordinator.now_s() / wall_s] if wall_s else []
             done += [coordinator.step / last] if last else []
             loss = f", loss {record.steps[-1].loss:.3f}" if record.steps else ""
-            text = f"{purpose}: step {coordinator.step}, {record.num_used} nodes{loss}"
-            bar.update(line, description=text, completed=max(done, default=0.0))
-    finally:
-        bar.remove_task(line)
+            percent = min(100.0, 100 * max(done, default=0.0))
+            advance(percent - shown, f"step {coordinator.step}, {record.num_used} nodes{loss}")
+            shown = percent
 
 
 @click.command(cls=Checked)
@@ -267,22 +247,21 @@ def _report(
     from lazsim.live.record import LiveReport
 
     started: list[Coordinator] = []
-    with live_progress() as show_progress:
 
-        def on_start(coordinator: "Coordinator") -> None:
-            started.append(coordinator)
-            _tell_beginning(coordinator)
-            show_progress("training", wall_s)(coordinator)
+    def on_start(coordinator: "Coordinator") -> None:
+        started.append(coordinator)
+        _tell_beginning(coordinator)
+        show_run("training", wall_s)(coordinator)
 
-        try:
-            return LiveReport(inputs, run_until_ordered(run(on_start)))
-        except KeyboardInterrupt:
-            if not started or not started[0].record.steps:
-                raise
-            acknowledge()
-            coordinator = started[0]
-            result = coordinator.record.result(coordinator.step, coordinator.now_s())
-            return LiveReport(inputs, result, interrupted=True)
+    try:
+        return LiveReport(inputs, run_until_ordered(run(on_start)))
+    except KeyboardInterrupt:
+        if not started or not started[0].record.steps:
+            raise
+        acknowledge()
+        coordinator = started[0]
+        result = coordinator.record.result(coordinator.step, coordinator.now_s())
+        return LiveReport(inputs, result, interrupted=True)
 
 
 def _tell_beginning(coordinator: "Coordinator") -> None:

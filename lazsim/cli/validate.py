@@ -8,7 +8,7 @@ import click
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import REPORT, json_option, note, out_option, require_torch, show
 from lazsim.cli.base.messages import Checked
-from lazsim.cli.live import build_spec, job_option, live_options, live_progress, load_live_trace, write_routing
+from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, show_run, write_routing
 
 if TYPE_CHECKING:
     from lazsim.live.run import OnStart
@@ -44,14 +44,13 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
 
     spec = prepare(build_spec(settings))
     trace, speedup, stretch = load_live_trace(spec, settings, kills_and_joins)
-    with live_progress() as show_progress:
 
-        def progress(purpose: str, wall_s: float | None) -> "OnStart":
-            note(purpose)
-            return show_progress(purpose, wall_s)
+    def progress(purpose: str, wall_s: float | None) -> "OnStart":
+        note(purpose)
+        return show_run(purpose, wall_s)
 
-        limits = {"speedup": speedup, "tolerance": tolerance}
-        found = validate(spec, trace, **limits, device=settings["device"], replay=stretch, progress=progress)
+    limits = {"speedup": speedup, "tolerance": tolerance}
+    found = validate(spec, trace, **limits, device=settings["device"], replay=stretch, progress=progress)
     show(found, validation_parts, kept_as="validate.json", files=validation_files, report=validation_report)
     write_routing(record_routing, found.measured.routing)
     if found.has_passed:

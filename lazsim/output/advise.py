@@ -8,7 +8,7 @@ from lazsim.output.maps import plan_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
 from lazsim.output.run import MAP_CAPTION
-from lazsim.output.table import Column, Part, Table, key, with_interval
+from lazsim.output.table import Column, Part, Table, key, percent_above, with_interval
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Alternative
@@ -119,7 +119,7 @@ def _ranking_table(advice: Advice) -> Table:
     names, common = name_apart([one.name.choice for one in shown])
     for place, (one, chosen) in enumerate(zip(shown, names, strict=True)):
         tie = TIE if one.is_tie else " (too few seeds)" if seems_better(one) else ""
-        behind = (advice.fault(one.name) or f"{_percent(one.behind)}{tie}") if place else None
+        behind = (advice.fault(one.name) or f"{percent_above(one.behind)}{tie}") if place else None
         row = [chosen, one.name.interval_steps, with_interval(one.mean, goal.format), behind, one.num_seeds]
         if goal.done is not None:
             row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
@@ -140,7 +140,7 @@ def _ranking_table(advice: Advice) -> Table:
 def _off_table(advice: Advice) -> Table:
     late = "late" if advice.goal.done is not None else "all"
     rows = [
-        (one.what, late if math.isinf(one.behind.value) else _percent(one.behind) + TIE * bool(one.is_tie))
+        (one.what, late if math.isinf(one.behind.value) else percent_above(one.behind) + TIE * bool(one.is_tie))
         for one in advice.off
     ]
     is_short = any(math.isnan(one.behind.low) and math.isfinite(one.behind.value) for one in advice.off)
@@ -169,14 +169,6 @@ def _assumptions(advice: Advice) -> Iterator[Part]:
     if turns.found:
         columns = [key("assumption", of="assumption"), key("", of=lambda one: f"x{one.factor:g}")]
         columns += [Column("better then", kind="text", of=lambda one: _name(advice, one.alternative))]
-        yield Table.of(turns.found, [*columns, Column("by", of=lambda one: _percent(one.gain))], title)
+        yield Table.of(turns.found, [*columns, Column("by", of=lambda one: percent_above(one.gain))], title)
     elif turns.num_changed:
         yield f"{title}: none"
-
-
-def _percent(ratio: Interval) -> str:
-    """Write by how much a ratio is above 1, with its interval."""
-    if math.isinf(ratio.value):
-        return "all"
-    found = with_interval(Interval(*(100 * (bound - 1) for bound in ratio)), ".1f")
-    return found if found == "-" else f"{found} %"

@@ -37,7 +37,7 @@ def reliability_parts(report: ReliabilityReport) -> Iterator[Part]:
     found = list(report.policies.values())
     several = len(found[0].layers) > 1
     rows = [
-        [label, *(format_prob(estimate.recovery_prob) for estimate in estimates if estimate)]
+        [label, *(format_prob(one.recovery_prob, certain=one.ci_low == one.ci_high) for one in estimates if one)]
         for label, estimates in (("trace", [one.trace for one in found]), ("each", [one.nodes for one in found]))
         if all(estimates)
     ]

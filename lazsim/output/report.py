@@ -108,19 +108,16 @@ def _part(part: Part) -> Any:
     if not isinstance(part, Table):
         return part if isinstance(part, str) else "\n".join(part)
     columns = part.columns
+    texts = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in part.rows]
     if len(columns) > MOST_NAMES + 1 and all(one.has_name for one in columns[1:]):
-        texts = [[cell_text(value, one.format) for value, one in zip(row, columns, strict=True)] for row in part.rows]
         names, *cells = zip([columns[0].heading, *(one.heading for one in columns[1:])], *texts, strict=True)
         return _part(replace(part, columns=[key(""), *map(Column, names[1:])], rows=cells))
     shown = [
         {"heading": one.heading, "kind": one.kind, "is_key": one.is_key and index == 0}
         for index, one in enumerate(columns)
     ]
-    rows = [
-        [(cell_text(value, one.format), how) for value, one, how in zip(row, columns, shown, strict=True)]
-        for row in part.rows[:MOST_ROWS]
-    ]
-    more = len(part.rows) - len(rows)
+    rows = [list(zip(row, shown, strict=True)) for row in texts[:MOST_ROWS]]
+    more = len(texts) - len(rows)
     notes = [*part.notes, *([f"{counted(more, 'more row is', 'more rows are')} in the other files"] if more else [])]
     is_long = len(rows) > MOST_OPEN_ROWS
     return {"title": part.title, "columns": shown, "rows": rows, "notes": notes, "is_long": is_long}

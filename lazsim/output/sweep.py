@@ -7,7 +7,7 @@ from typing import Any
 from lazsim.output.plots.style import looks_of, name_pictures
 from lazsim.output.report import Report, drawn
 from lazsim.output.run import unfit_notes
-from lazsim.output.table import Column, Part, Table, key, with_interval
+from lazsim.output.table import Column, Part, Table, key, percent_above, with_interval
 from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
@@ -137,21 +137,15 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     columns = [key("spares", of="num_spares"), Column("samples", ",.0f", of="samples.value")]
     columns += [Column("node-hours", ",.1f", of="node_hours"), *paid]
     columns += [Column(f"{unit}/M samples", of=lambda one: with_interval(one.per_million_samples, ",.4g"))]
-    columns += [Column("more than least", of=lambda one: None if one is best else _more(one))]
-    more = [one for one in costs if one.num_spares > best.num_spares]
-    pays = f"{best.name}: spares that pay: {best.num_spares}; " + (
-        f"with {more[0].num_spares}, samples cost {_more(more[0])} more" if more else "more were not tried"
-    )
+    columns += [Column("more than least", of=lambda one: None if one is best else percent_above(one.dearer))]
+    more = next((one for one in costs if one.num_spares > best.num_spares), None)
+    told = f"with {more.num_spares}, samples cost {percent_above(more.dearer)} more" if more else "more were not tried"
+    pays = f"{best.name}: spares that pay: {best.num_spares}; {told}"
     ties = ", ".join(str(one.num_spares) for one in costs if one.is_tie and one is not best)
     notes = [pays, f"numbers of spares that cannot be told from {best.num_spares}: {ties}"] if ties else [pays]
     if any(one.is_tie is None for one in costs):
         notes.append(f"fewer than {MIN_SAMPLES} seeds cannot tell which number pays")
     return Table.of(costs, columns, f"spares of {best.name}", notes)
-
-
-def _more(one: SpareCost) -> str:
-    """Write by how much samples cost more than the least."""
-    return with_interval(Interval(*(100 * (bound - 1) for bound in one.dearer)), ".1f") + " %"
 
 
 def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: int) -> Table:

@@ -373,7 +373,7 @@ def with_interval(found: "Interval", form: str) -> str:
     ['7 +- 3', '7 (0 to 20)', '7 (4 or more)']
     """
     if math.isnan(found.value):
-        return "-"
+        return MISSING
     if math.isnan(found.low):
         return number_text(found.value, form)
     if math.isinf(found.high):
@@ -383,3 +383,18 @@ def with_interval(found: "Interval", form: str) -> str:
         low, high = (number_text(bound, form) if bound else "0" for bound in found[1:])
         return f"{number_text(found.value, form)} ({low} to {high})"
     return f"{number_text(found.value, form)} +- {halves.pop()}"
+
+
+def percent_above(ratio: "Interval") -> str:
+    """Write by how much a ratio is above 1, with its interval.
+
+    Examples
+    --------
+    >>> from lazsim.study.intervals import Interval
+    >>> percent_above(Interval(1.25, 1.0, 1.5)), percent_above(Interval(math.nan, math.nan, math.nan))
+    ('25.0 +- 25.0 %', '-')
+    """
+    if math.isinf(ratio.value):
+        return "all"
+    found = with_interval(type(ratio)(*(100 * (bound - 1) for bound in ratio)), ".1f")
+    return found if found == MISSING else f"{found} %"

@@ -138,30 +138,24 @@ def working(doing: str = "reading inputs and choosing layouts") -> Iterator[None
 
 
 @contextmanager
-def progress_bar(num_done: int, num_total: int, doing: str = "runs") -> Iterator[Callable[..., None]]:
+def progress_bar(num_done: int, num_total: int | None, doing: str = "runs") -> Iterator[Callable[..., None]]:
     """Show on stderr, where that is a terminal that can go back, the runs that are done and the time for the others.
 
     Yield what is called with the runs, or parts of them, done since the last call, and the name of the next if it is to
-    be told.
+    be told. How many there are need not be known.
     """
     if not _can_show_progress():
         yield lambda *_: None
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     if (status := click.get_current_context().meta.pop(STATUS, None)) is not None:
         status.stop()
-    name, left = TextColumn("{task.description}", markup=False), TextColumn("left")
-    columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), left)
-    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
+    name, left = rich.TextColumn("{task.description}", markup=False), rich.TextColumn("left")
+    times = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), left)
+    columns = (name, rich.BarColumn(), rich.MofNCompleteColumn(), *times)
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=60) as bar:
         task = bar.add_task(doing, total=num_total, completed=num_done)
 
         def advance(number: float, item: str = "") -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -178,15 +179,7 @@ def parse_probs(field: str, text: str) -> list[float]:
     >>> parse_probs("`node_fail_prob`", "0.01,0.5")
     [0.01, 0.5]
     """
-    probs = []
-    for part in _numbers(field, text):
-        prob = math.nan
-        with suppress(ValueError):
-            prob = float(part)
-        if not 0 <= prob <= 1:
-            raise SpecError(f"{field} {text}: {part!r} is no probability; give a number from 0 to 1, or one per node")
-        probs.append(prob)
-    return probs
+    return _floats(field, text, 1.0, "probability; give a number from 0 to 1, or one per node")
 
 
 def parse_domains(field: str, text: str) -> list[str]:
@@ -220,15 +213,21 @@ def parse_loads(field: str, text: str) -> str | list[float]:
     """
     if "," not in text or os.path.exists(text) or text.endswith(".toml"):
         return text
-    loads = []
+    what = "number of tokens, and there is no such file; give numbers from 0 up"
+    return _floats(field, text, sys.float_info.max, what)
+
+
+def _floats(field: str, text: str, most: float, what: str) -> list[float]:
+    """Read numbers from 0 to `most`, separated by commas; an error says that a part is none of what they are."""
+    numbers = []
     for part in _numbers(field, text):
-        try:
-            loads.append(float(part))
-        except ValueError:
-            raise SpecError(f"{field} {text}: {part!r} is no number, and there is no such file") from None
-        if not 0 <= loads[-1] < math.inf:
-            raise SpecError(f"{field} {text}: {part} is no number of tokens; give numbers from 0 up")
-    return loads
+        number = math.nan
+        with suppress(ValueError):
+            number = float(part)
+        if not 0 <= number <= most:
+            raise SpecError(f"{field} {text}: {part!r} is no {what}")
+        numbers.append(number)
+    return numbers
 
 
 def _numbers(field: str, text: str) -> list[str]:

@@ -1,14 +1,14 @@
 """Results of a sweep: one row for each point, and means over seeds."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lazsim.files.writing import csv_bytes
 from lazsim.study.collect import Outcomes
-from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, mean_over_seeds, paired_ratio, rank
+from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
 from lazsim.study.notes import count_notes
 from lazsim.study.result import HISTORIES
@@ -36,9 +36,6 @@ class Contest:
     """Samples where no seed judges what it helped to choose: see `lazsim.study.comparison.held_out_mean`."""
 
 
-THE_SAME = Interval(1.0, 1.0, 1.0)
-
-
 @dataclass(frozen=True)
 class SpareCost:
     """Means of runs with a number of spares over the seeds that all numbers have, or else over its own."""
@@ -55,9 +52,9 @@ class SpareCost:
     """Their cost, where prices are known."""
     per_million_samples: Interval
     """US dollars for a million samples, or node-hours where prices are not known."""
-    dearer: Interval = THE_SAME
+    dearer: Interval
     """How many times that of the number of spares with the least."""
-    is_tie: bool | None = True
+    is_tie: bool | None
     """Whether samples may cost as little as they can; None where there are too few seeds to tell."""
 
     @property
@@ -310,25 +307,21 @@ def _spare_costs(
 ) -> list[SpareCost]:
     """Hold the rows of each number of spares, by seed, against those of the cheapest; return costs, ascending."""
     shared = common_seeds(by_number.values())
-    is_priced = all(row["cost_usd"] is not None for rows in by_number.values() for row in rows.values())
+    by_seed = {number: {seed: rows[seed] for seed in shared or rows} for number, rows in sorted(by_number.items())}
+    is_priced = all(row["cost_usd"] is not None for rows in by_seed.values() for row in rows.values())
     paid = "cost_usd" if is_priced else "node_hours_held"
-    costs, rates = [], {}
-    for number, of_number in sorted(by_number.items()):
-        rows = {seed: of_number[seed] for seed in shared or of_number}
-        made, hours, usd = (
-            [row[column] for row in rows.values()] for column in ("samples", "node_hours_held", "cost_usd")
-        )
-        rates[number] = {seed: (1e6 * row[paid], row["samples"]) for seed, row in rows.items()}
-        mean_usd = fmean(usd) if is_priced else None
-        per_million = mean_over_seeds(rates[number])
-        costs.append(SpareCost(among, number, mean_interval(made), fmean(hours), mean_usd, per_million))
-    best = paying_spares(costs)
-    ranked = {one.name: one for one in rank(rates, best.num_spares, less_is_better=True)}
+    rates = {
+        number: {seed: (1e6 * row[paid], row["samples"]) for seed, row in rows.items()}
+        for number, rows in by_seed.items()
+    }
+    ranked = {one.name: one for one in rank(rates, less_is_better=True)}
+    least = next(iter(ranked.values())).mean.value
 
-    def against_best(one: SpareCost) -> SpareCost:
-        if shared:
-            return replace(one, dearer=ranked[one.num_spares].behind, is_tie=ranked[one.num_spares].is_tie)
-        times = divide(one.per_million_samples.value, best.per_million_samples.value)
-        return replace(one, dearer=Interval(times, math.nan, math.nan), is_tie=None)
+    def cost(number: int, rows: Collection[Mapping[str, Any]]) -> SpareCost:
+        samples, place = mean_interval(row["samples"] for row in rows), ranked[number]
+        hours = fmean(row["node_hours_held"] for row in rows)
+        usd = fmean(row["cost_usd"] for row in rows) if is_priced else None
+        times = place.behind if shared else Interval(divide(place.mean.value, least), math.nan, math.nan)
+        return SpareCost(among, number, samples, hours, usd, place.mean, times, place.is_tie)
 
-    return [one if one is best else against_best(one) for one in costs]
+    return [cost(number, rows.values()) for number, rows in by_seed.items()]
