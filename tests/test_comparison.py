@@ -34,15 +34,16 @@ def sweep(axes, cells, failures=9):
 
 
 def test_a_sweep_says_whose_intervals_rest_on_few_failures():
-    assert sweep(["x"], {("ds", 1): [5] * 6, ("ds", 2): [4] * 6}, failures=9).notes == ()
-    (note,) = sweep(["x"], {("ds", 1): [5] * 6, ("ds", 2): [4] * 6}, failures=0).notes
+    assert sweep(["x"], {("ds", 1): [5, 6] * 3, ("ds", 2): [4, 3] * 3}, failures=9).notes == ()
+    (note,) = sweep(["x"], {("ds", 1): [5, 6] * 3, ("ds", 2): [4, 3] * 3}, failures=0).notes
     assert note.startswith("failures over all seeds of ds, x 1: 0, ds, x 2: 0; 95 % intervals may be too narrow")
-    assert sweep(["x"], {("ds", 1): [5] * 5, ("ds", 2): [4] * 5}, failures=0).notes == ()
+    assert sweep(["x"], {("ds", 1): [5, 6, 5, 6, 5], ("ds", 2): [4, 3, 4, 3, 4]}, failures=0).notes == ()
 
 
 def test_a_sweep_says_that_runs_which_share_one_of_two_seeds_are_alike():
     rows = [
-        {"system": "ds", "placement": None, "seed": seed, "trace_seed": other, "samples": 1, "num_failures": 9}
+        {"system": "ds", "placement": None, "seed": seed, "trace_seed": other, "samples": seed + 3 * other}
+        | {"num_failures": 9}
         for seed in range(3)
         for other in range(3)
     ]
