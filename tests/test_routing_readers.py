@@ -202,6 +202,14 @@ def test_files_of_ranks_without_a_step_are_of_the_same_steps(tmp_path):
         for number, step in enumerate((9, 10)):
             write(tmp_path, f"rank{rank}_step{step}.json", json.dumps(NAMED_LOADS[number]))
     assert loads_of(str(tmp_path)) == ([0, 1], [0, 1], (2 * np.array(NAMED_LOADS)).tolist())
+    write(tmp_path, "rank1_step11.json", json.dumps(NAMED_LOADS[0]))
+    assert loads_of(str(tmp_path))[0] == [0, 1, 2]
+    lacking = "steps that lack some of these parts, whose loads are of the others alone: "
+    assert f"{lacking}1" in read_routing(str(tmp_path)).notes
+    (tmp_path / "whole").mkdir()
+    for rank in (0, 1, 2):
+        write(tmp_path / "whole", f"rank{rank}.json", json.dumps({"tokens": NAMED_LOADS * (1 + rank % 2)}))
+    assert f"{lacking}2" in read_routing(str(tmp_path / "whole")).notes
     lines = [{"rank": rank, "tokens": layers} for layers in NAMED_LOADS for rank in (0, 1)]
     assert loads_of(write(tmp_path, "lines.jsonl", lines))[2] == (2 * np.array(NAMED_LOADS)).tolist()
 

@@ -41,12 +41,12 @@ class RecordReader(LoadTable):
         self._steps = defaultdict[object, int](int)
         self._are_local = False
         self._seen: set[tuple[object, ...]] = set()
-        self._part: str | None = None
+        self._file_part: str | None = None
 
     def begin_file(self, name: str) -> None:
         """Take the records that follow for those of the rank in a file's name, unless they name one."""
         rank = re.search(r"rank\D?(\d{1,9})", Path(name).name) if len(self._source.files) > 1 else None
-        self._part = rank[1] if rank else None
+        self._file_part = rank[1] if rank else None
 
     def add_record(self, where: int | str, record: Any) -> None:
         """Add a record; its faults are those of the source."""
@@ -76,24 +76,23 @@ class RecordReader(LoadTable):
         return self.reading(*notes, num_experts=self._told_experts)
 
     def _add(self, where: int | str, parts: Mapping[str, Any]) -> None:
-        part = parts.get("part", self._part)
-        step, layer = parts.get("step", self._steps[str(part)]), parts.get("layer")
-        if part is not None:
-            self.name_part(step, str(part))
+        part = parts.get("part", self._file_part)
+        self.part = own_part = None if part is None else str(part)
+        step, layer = parts.get("step", self._steps[own_part]), parts.get("layer")
         loads, routes = parts.get("loads"), parts.get("routes", parts.get("expert"))
         if loads is not None and parts.keys() & {"layer", "step"}:
-            key = str(step), str(layer), str(parts.get("expert")), str(part)
+            key = str(step), str(layer), str(parts.get("expert")), own_part
             self._num_repeats += key in self._seen
             self._seen.add(key)
         if loads is not None and "local" in parts:
             loads = self._placed(loads, parts, part)
         if isinstance(loads, Mapping):
             self._add_named(where, parts, loads, step)
-            self._steps[str(part)] += not parts.keys() & {"step", "layer"}
+            self._steps[own_part] += not parts.keys() & {"step", "layer"}
         elif loads is not None and layer is not None:
             self._add_row(where, step, layer, loads, parts.get("expert", 0))
         elif loads is not None:
-            self._steps[str(part)] = self.add_layers(where, step, loads)
+            self._steps[own_part] = self.add_layers(where, step, loads)
         elif routes is not None and layer is not None:
             self.add_routes(where, step, layer, routes)
         elif routes is not None:
@@ -112,8 +111,7 @@ class RecordReader(LoadTable):
                 raise ValueError(f"{shorten(name)!r} is in another {min(twice)}")
             places = {**parts, **told}
             step, layer = places.get("step", next_step), places.get("layer")
-            if "part" in told:
-                self.name_part(step, told["part"])
+            self.part = told.get("part", self.part)
             if isinstance(row, Mapping):
                 self._add_named(where, places, row, next_step)
             elif layer is None and "expert" not in places:

@@ -162,10 +162,8 @@ class LoadTable:
         self._parts: dict[int, set[object]] = {}
         self.are_named = True
         """Whether what is added is said to be loads."""
-
-    def name_part(self, step: object, part: object) -> None:
-        """Say that a row of a step is of a part of the job, such as a rank; those of all parts add up."""
-        self._parts.setdefault(whole(step, MAX_WHOLE), set()).add(part)
+        self.part: object = None
+        """The part of the job, such as a rank, of what is added from now on, if it is told; all parts add up."""
 
     def add(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
         """Add the loads of the experts of a layer from `expert` on, shape (E,), or of parts of it, shape (..., E)."""
@@ -173,7 +171,7 @@ class LoadTable:
         values = values.reshape(-1, values.shape[-1]).sum(axis=0)
         first = whole(expert, MAX_WHOLE)
         self._numbers.add(first)
-        row = self._row(where, (whole(step, MAX_WHOLE), whole(layer, MAX_WHOLE)), first + len(values))
+        row = self._row(where, self._key(step, layer), first + len(values))
         row[first : first + len(values)] += values
 
     def add_layers(self, where: int | str, step: object, loads: Any) -> int:
@@ -198,14 +196,21 @@ class LoadTable:
         if max(experts, default=0) >= MAX_EXPERTS or min(experts, default=0) < -MAX_EXPERTS:
             raise ValueError(f"an expert's number is {MAX_EXPERTS:,} or more")
         # Counted at the end, since files have millions of tokens, each in a row of its own.
+        self._routes.setdefault(self._key(step, layer), array("i")).extend(experts)
+
+    def _key(self, step: object, layer: object) -> tuple[int, int]:
+        """Return a step and layer as numbers, and keep the part that has them."""
         key = whole(step, MAX_WHOLE), whole(layer, MAX_WHOLE)
-        self._routes.setdefault(key, array("i")).extend(experts)
+        if self.part is not None:
+            self._parts.setdefault(key[0], set()).add(self.part)
+        return key
 
     def reading(self, *notes: str, num_experts: int = 0) -> LoadReading:
         """Return all loads; those that were not added are 0. A layer has at least `num_experts`."""
         if self._routes and all(sorted(one) == list(range(max(2, len(one)))) for one in self._routes.values()):
             what = "each expert of a layer stands once, and nothing is known as its load; name that tokens"
             raise self._source.refuse("", what)
+        self.part = None
         for (step, layer), experts in self._routes.items():
             numbers = np.array(experts, dtype=np.int64)
             self.add("", step, layer, np.bincount(numbers[numbers >= 0], minlength=1))

@@ -119,7 +119,7 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
                 for role, default in (("step", dump), ("layer", row), ("expert", 0))
             )
             if in_parts:
-                table.name_part(step, tuple(cells[at].strip() for at in in_parts))
+                table.part = tuple(cells[at].strip() for at in in_parts)
             if not columns.keys() & {"matrix", "loads"}:
                 parts = (part for at in values for part in BETWEEN_ROUTES.split(cells[at]))
                 table.add_routes(number, step, layer, [float(part) for part in parts if any(map(str.isdigit, part))])
