@@ -744,6 +744,15 @@ def test_what_a_prediction_does_not_follow_is_noted(tmp_path, columns, cells, re
     assert not notes if remark is None else notes[0].startswith(remark)
 
 
+def test_kernels_that_stand_in_for_those_of_rows_are_told_once(tmp_path):
+    table = tmp_path / "rows.csv"
+    cells = "qwen3_30b_a3b,gb300-nvl72,8,64,1,8192,1,1,8,30000"
+    table.write_text(f"{PLAIN}\none,{cells}\nother,{cells}\n")
+    begin = "kernels that were not measured as a row has them: "
+    told = [note for note in verify([str(table)]).notes if note.startswith(begin)]
+    assert told == [begin + "kernels of b300, 6% faster, stand in for those of gb300 (one, other)"]
+
+
 MODEL = {
     "model_key": "mine", "layers_total": 8, "moe_layers": 8, "d_model": 2048, "heads": 16, "kv_heads": 8,
     "head_dim": 128, "attn_type": "GQA", "experts": 16, "topk": 2, "shared_experts": 2, "expert_d_ff": 1024,

@@ -23,7 +23,7 @@ from lazsim.stepmodel.memory import memory_bytes, part_parameters, stage_paramet
 from lazsim.stepmodel.operations import Item
 from lazsim.stepmodel.passes import dual_pipe_passes, interleaved_passes, warm_up_parts
 from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline
-from lazsim.stepmodel.predict import flop_per_token, predict_step
+from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
 from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import KernelTables
 from lazsim.study.step import predict_layout
@@ -503,6 +503,28 @@ def test_faster_hardware_never_lengthens_a_step_and_more_replicas_add_exchange_a
     for name in step.exposed_s.keys() - {"gradient_exchange", "overlap_slowdown", "optimizer"}:
         assert more.exposed_s[name] == pytest.approx(step.exposed_s[name], rel=1e-6, abs=1e-9 * step.step_s), name
     assert more.exposed_s["optimizer"] <= (1 + 1e-9) * step.exposed_s["optimizer"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(jobs(graphs="full", overlap_expert=True, offloaded=["expert_input", "expert_activation"]), st.floats(0.01, 1))
+def test_two_passes_at_once_take_no_less_than_what_goes_to_the_host_and_no_more_than_both_alone(inputs, link):
+    cluster = override(inputs.cluster, {"host.link_bytes_per_s": f"x{link}"}, "cluster")
+    faster = override(cluster, {"network.nic_bytes_per_s": "x2"}, "cluster")
+    slow, fast = (StepModel(replace(inputs, cluster=one)).layers for one in (cluster, faster))
+    model, parallel = inputs.model, inputs.parallel
+    # Of each expert of a token, its input on all that share it, and what goes into its activation: 16 bits each way.
+    width = model.d_model * parallel.expert_tensor + (model.matrices_per_expert - 1) * model.d_ff_expert
+    moved_s = 2 * 2 * model.top_k * inputs.own_tokens * width / cluster.host.link_bytes_per_s
+    for name, layer in slow.items():
+        if layer.pair is None:
+            continue
+        assert moved_s <= (1 + 1e-9) * layer.pair.total_s
+        assert fast[name].pair.total_s <= (1 + 1e-9) * layer.pair.total_s
+        assert layer.pair.total_s <= (1 + 1e-9) * (layer.forward_s + layer.backward_s)
+    step = predict_step(replace(inputs, cluster=cluster))
+    layers = model.num_moe_layers + model.num_mtp_layers
+    all_s = layers * moved_s * inputs.num_micro_batches / parallel.pipeline
+    assert step.exposed_s["offload"] + step.hidden_s["offload"] == pytest.approx(all_s, rel=1e-3)
 
 
 CHANGES_THAT_ADD_WORK = {

@@ -17,7 +17,7 @@ from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, lo
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
-from lazsim.stepmodel.exchange import exchanges_of_step, gradients_of, parameters_of
+from lazsim.stepmodel.exchange import exchange_of, exchanges_of_step, gradients_of
 from lazsim.stepmodel.experts import (
     chance_imbalance,
     consecutive_ranks,
@@ -568,9 +568,7 @@ def test_attention_of_heads_of_another_width_is_scaled_and_told(model, cluster, 
     inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, attention=attention))
     assert inputs.attention_kernel[1] == ratio
     remarks = [remark for remark in inputs.kernel_remarks if "another width" in remark]
-    assert remarks == [f"attention takes {ratio:.3g} times the time of measured heads, which have another width"] * (
-        ratio != 1
-    )
+    assert remarks == [f"attention takes {ratio:.3g} times the time of measured heads, of another width"] * (ratio != 1)
 
 
 def test_latent_attention_takes_time_in_proportion_to_its_heads():
@@ -1134,7 +1132,7 @@ def two_parts_a_stage():
 
 def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_the_passes_before():
     inputs, held, schedule = two_parts_a_stage()
-    whole_s, bucket_s = parameters_of(inputs, held)
+    whole_s, bucket_s = exchange_of(inputs, held, "all_gather", 2)
     assert bucket_s == pytest.approx(whole_s / 4)
 
     def exposed(forward: tuple[float, float], second_at: float) -> float:

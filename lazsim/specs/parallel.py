@@ -151,8 +151,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
 
     @property
     def overlaps_exchanges(self) -> bool:
-        """Whether exchanges of tokens run behind compute, of another micro-batch: without exchanges none does."""
-        return self.overlap_expert and self.expert * self.expert_tensor > 1
+        """Whether exchanges of tokens run behind compute of another micro-batch, where there are any."""
+        return self.schedule == "dualpipe" or (self.overlap_expert and self.expert * self.expert_tensor > 1)
 
     @property
     def gathers_each_time(self) -> bool:

@@ -48,11 +48,6 @@ def gradients_of(inputs: StepInputs, params: StageParameters) -> ExchangeTime:
     return ExchangeTime(2 * once.seconds, 2 * once.bucket_s) if inputs.parallel.sharding == "none" else once
 
 
-def parameters_of(inputs: StepInputs, params: StageParameters) -> ExchangeTime:
-    """Price the gather of the parameters of a part."""
-    return exchange_of(inputs, params, "all_gather", PARAM_BYTES)
-
-
 def exchanges_of_step(
     inputs: StepInputs, params: Sequence[StageParameters], times: Sequence[PartTime], schedule: Schedule
 ) -> tuple[float, float]:
@@ -64,9 +59,12 @@ def exchanges_of_step(
     parallel = inputs.parallel
     if parallel.gathers_each_time:
         return 0.0, 0.0
-    nothing = ExchangeTime(0.0, 0.0)
+    nothing, is_divided = ExchangeTime(0.0, 0.0), parallel.sharding != "none"
     prices = {
-        held: (gradients_of(inputs, held), parameters_of(inputs, held) if parallel.sharding != "none" else nothing)
+        held: (
+            gradients_of(inputs, held),
+            exchange_of(inputs, held, "all_gather", PARAM_BYTES) if is_divided else nothing,
+        )
         for held in set(params)
     }
     exposed_s = all_s = 0.0

@@ -179,15 +179,31 @@ class StepInputs:
 
     @property
     def kernel_remarks(self) -> list[str]:
-        """Remarks on kernels that the step may take: those of the tables, such as another GPU's, and scaled heads."""
-        attention = self.model.attention
+        """Remarks on kernels that the step may take and that were not measured as it has them."""
+        attention, gpu, precision, remarks = self.model.attention, self.gpu, self.parallel.precision, list[str]()
+        if gpu.kernels.endswith(".csv"):
+            remarks.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
+        elif gpu.kernels != gpu.name:
+            faster = f", {gpu.kernels_speedup - 1:.0%} faster," if gpu.kernels_speedup != 1 else ""
+            remarks.append(f"kernels of {gpu.kernels}{faster} stand in for those of {gpu.name}")
+        if precision in SCALED_BY_TENSOR_CORES:
+            remarks.append(f"matmuls in {precision} take the table of 8 bits with a scale for each 128 numbers")
         is_latent = attention is not None and attention.kind == "latent"
         unused = {"attention_64", "attention_128"} if is_latent else {"attention_latent"}
         unused |= {"exchange_deepep", "exchange_hybridep"} - {self.exchange_kernel}
         told = KERNEL_AXES.keys() - unused
-        remarks = [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
-        if attention is not None and (ratio := self.attention_kernel[1]) != 1:
-            remarks.append(f"attention takes {ratio:.3g} times the time of measured heads, which have another width")
+        remarks += [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
+        if attention is not None:
+            kernel, ratio = self.attention_kernel
+            if ratio != 1:
+                remarks.append(f"attention takes {ratio:.3g} times the time of measured heads, of another width")
+            longest = self.tables.grids[kernel].axes[1][-1] if kernel in self.tables.grids else math.inf
+            if longest < self.model.sequence_length:
+                remarks.append(
+                    f"attention was measured up to {longest:,.0f} tokens; longer sequences go with their length squared"
+                )
+        if self.model.state_space is not None:
+            remarks.append("scans of state-space layers were not measured: they take an assumed share of the peak")
         if self.parallel.dispatcher == "hybridep" and self.exchange_kernel == "exchange_deepep":
             remarks.append(f"exchanges by HybridEP were not measured on {self.gpu.name}: those of DeepEP stand in")
         elif self.exchange_kernel == "exchange_deepep" and "exchange_deepep" in self.tables.grids:

@@ -71,11 +71,16 @@ class Kernels:
         return math.fsum(self._matmul_parts_s(rows, columns, inner, kernel))
 
     def _matmul_parts_s(self, rows: float, columns: float, inner: float, kernel: str) -> tuple[float, float]:
-        """Return the times to quantise, which the tables hold, at most 0.7 of a matmul, and to multiply."""
+        """Return the times to quantise, which the tables hold, at most 0.7 of a matmul, and to multiply.
+
+        Fewer bits multiply no slower than 16: what is longer is small kernels, such as those that find a largest value.
+        """
         constants, tables, quantise_s, speedup = self.inputs.constants, self.inputs.tables, 0.0, 1.0
-        whole_s = tables.time_s(kernel, _in_tiles(rows), _in_tiles(columns), inner)
+        sizes = _in_tiles(rows), _in_tiles(columns), inner
+        whole_s = tables.time_s(kernel, *sizes)
         if kernel != "matmul_bf16":
-            quantise_s = min(self.inputs.copy_s(QUANTISE_BYTES * rows * inner), 0.7 * whole_s)
+            longer_s = whole_s - tables.time_s("matmul_bf16", *sizes)
+            quantise_s = min(max(self.inputs.copy_s(QUANTISE_BYTES * rows * inner), longer_s), 0.7 * whole_s)
             speedup = constants.four_bit_speedup if self.inputs.parallel.precision == "nvfp4" else 1.0
         sustained = tables.sustained_rate(kernel) * constants.slowest_gpu_rate
         return quantise_s, (whole_s - quantise_s) / sustained / speedup

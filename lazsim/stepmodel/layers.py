@@ -17,7 +17,7 @@ MOST_REPEATS = 100
 
 SAME_S = 1e-12
 
-EXCHANGE = "expert_exchange"
+EXCHANGE, OFFLOAD = "expert_exchange", "offload"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class PairTime:
     """Exchange that runs behind kernels; they wait for the rest."""
     slowed_s: float
     """Time by which kernels take longer beside an exchange."""
+    offload_s: float
+    """Time to and from the host beyond all of that, beside which it runs."""
 
 
 KERNEL_PIECES = ("attention forward", "experts backward", "experts forward", "attention backward")
@@ -84,7 +86,9 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
         total_s, waiting_s = run.total_s - one.total_s, run.waiting_s - one.waiting_s
         hidden_s = math.fsum(pieces.exchanges_s) - waiting_s
         slowed_s = total_s - waiting_s - math.fsum(pieces.kernels_s)
-        pair = PairTime(total_s, pieces.idle_s, hidden_s, slowed_s)
+        moved_s = math.fsum(one.gpu_s + one.hidden_s for one in (*forward, *backward) if one.part == OFFLOAD)
+        late_s = max(0.0, moved_s - total_s)
+        pair = PairTime(total_s + late_s, pieces.idle_s, hidden_s, slowed_s, late_s)
     return LayerTime(seconds[0], seconds[1], exposed, hidden, weight_s, pair)
 
 
@@ -173,13 +177,14 @@ def _pieces(
 
 
 def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
-    """Cut the operations of a pass at its last two exchanges.
+    """Cut the operations of a pass at its last two exchanges; none waits for what goes to the host.
 
     Recomputation repeats those of the forward pass before them; they stay with the kernels.
     """
+    operations = [one._replace(gpu_s=0.0, kernels=0) if one.part == OFFLOAD else one for one in operations]
     at = [index for index, operation in enumerate(operations) if operation.part == EXCHANGE][-2:]
     return [
-        list(operations[slice(*ends)])
+        operations[slice(*ends)]
         for ends in ((0, at[0]), (at[0], at[0] + 1), (at[0] + 1, at[1]), (at[1], at[1] + 1), (at[1] + 1, None))
     ]
 

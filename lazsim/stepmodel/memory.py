@@ -176,7 +176,7 @@ def _stage_bytes(
     word_bytes = LOGIT_BYTES * (num_losses > 0) + SOFTMAX_BYTES * num_losses
     logits = word_bytes * inputs.model.vocab_size / parallel.tensor * inputs.tokens
     backward = max((layers[name].backward for name in counts), default=0.0) * inputs.own_tokens
-    if not (parallel.overlaps_exchanges or parallel.schedule == "dualpipe"):
+    if not parallel.overlaps_exchanges:
         logits, backward = (logits, 0.0) if logits > backward else (0.0, backward)
     ranks = parallel.expert * parallel.expert_tensor
     in_buffers = ranks if parallel.dispatcher == "hybridep" and ranks > 1 else 0

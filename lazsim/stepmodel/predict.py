@@ -13,7 +13,7 @@ from lazsim.stepmodel.blocks import blocks_of
 from lazsim.stepmodel.exchange import ShardedExchange, exchanges_of_step, optimizer_s, sharded_exchange, slowed_by
 from lazsim.stepmodel.inputs import MULTIPROCESSORS, StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.layers import EXCHANGE, LayerTime, layer_spans, layer_time
+from lazsim.stepmodel.layers import EXCHANGE, OFFLOAD, LayerTime, layer_spans, layer_time
 from lazsim.stepmodel.memory import StageParameters, memory_bytes, part_parameters, stage_parameters
 from lazsim.stepmodel.operations import Item, Span
 from lazsim.stepmodel.pipeline import (
@@ -92,7 +92,6 @@ class StepModel:
 
     def __init__(self, inputs: StepInputs, layers: Layers | None = None) -> None:
         self.inputs = inputs
-        self.overlap = _overlaps(inputs.parallel)
         self.parts = parts_of(inputs.model, inputs.parallel)
         names = {name for part in set(self.parts) for name, _ in part}
         self.blocks, self.layers = (layers or Layers()).of(inputs, names)
@@ -136,7 +135,7 @@ class StepModel:
             weight_s = math.fsum(self._sum(part, "weight_gradient_s") for part in parts) / pipeline
             schedule = run_dual_pipe(times, weight_s, micro_batches)
         else:
-            schedule = run_pipeline(times, pipeline, micro_batches, self.transfer_s, self.overlap)
+            schedule = run_pipeline(times, pipeline, micro_batches, self.transfer_s, parallel.overlaps_exchanges)
         share = micro_batches / pipeline
         exposed, hidden = self._by_part(share, schedule.saved_s)
         exposed["gradient_exchange"] += share * math.fsum(extra.exposed_s for extra in sharded)
@@ -205,15 +204,16 @@ class StepModel:
                     continue
                 changes = {
                     "idle": pair.idle_s - layer.exposed_s.get("idle", 0.0), "overlap_slowdown": pair.slowed_s,
-                    EXCHANGE: -pair.hidden_s, "hidden": pair.hidden_s,
+                    EXCHANGE: -pair.hidden_s, OFFLOAD: pair.offload_s - layer.exposed_s.get(OFFLOAD, 0.0),
                 }  # fmt: skip
                 for kind, seconds in changes.items():
                     paired[kind] += count * seconds
         if could_save_s:
             pairs = min(max(saved_s / could_save_s, 0.0), share)
-            hidden[EXCHANGE] = pairs * paired.pop("hidden")
             for kind, seconds in paired.items():
                 exposed[kind] += pairs * seconds
+            for kind in (EXCHANGE, OFFLOAD):
+                hidden[kind] -= pairs * paired[kind]
         return exposed, hidden
 
     def spans(self) -> list[Span]:
@@ -223,11 +223,6 @@ class StepModel:
             counts[name] += count
         name = max(counts, key=lambda one: ("moe" in one.split(), counts[one]))
         return layer_spans([self.blocks[block] for block in name.split()], *_settings(self.inputs))
-
-
-def _overlaps(parallel: ParallelSpec) -> bool:
-    """Tell whether two passes run at the same time."""
-    return parallel.overlaps_exchanges or parallel.schedule == "dualpipe"
 
 
 def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:
@@ -242,7 +237,7 @@ def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:
     multiprocessors = MULTIPROCESSORS.get(parallel.dispatcher, 0)
     if multiprocessors and parallel.exchange_multiprocessors:
         slowdown *= parallel.exchange_multiprocessors / multiprocessors
-    return constants, min(slowdown, SLOWEST) if _overlaps(parallel) else None, piece_s
+    return constants, min(slowdown, SLOWEST) if parallel.overlaps_exchanges else None, piece_s
 
 
 def flop_per_token(inputs: StepInputs) -> float:

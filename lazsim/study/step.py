@@ -106,21 +106,7 @@ class StepResult:
                     "the host launches every kernel in this layout, and what that takes is the least certain part of a "
                     "step: large micro-batches and recomputation may look better than they are; try graphs"
                 )
-        if gpu.kernels.endswith(".csv"):
-            notes.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
-        elif gpu.kernels != gpu.name:
-            faster = f", {gpu.kernels_speedup - 1:.0%} faster," if gpu.kernels_speedup != 1 else ""
-            notes.append(f"kernels of {gpu.kernels}{faster} stand in for those of {gpu.name}, which were not measured")
-        if parallel.precision in ("mxfp8", "nvfp4"):
-            notes.append(f"matmuls in {parallel.precision} take the table of 8 bits with a scale for each 128 numbers")
-        kernel = self.inputs.attention_kernel[0] if model.attention else ""
-        notes += self.inputs.kernel_remarks
-        notes += model_remarks(model) + layout_remarks(parallel, model)
-        longest = self.inputs.tables.grids[kernel].axes[1][-1] if kernel in self.inputs.tables.grids else 0
-        if 0 < longest < model.sequence_length:
-            notes.append(
-                f"attention was measured up to {longest:,.0f} tokens; longer sequences go with their length squared"
-            )
+        notes += self.inputs.kernel_remarks + model_remarks(model) + layout_remarks(parallel, model)
         ranks, domain = parallel.expert * parallel.expert_tensor, self.inputs.domain
         if ranks < domain < self.inputs.num_gpus and domain % ranks:
             notes.append(
@@ -136,8 +122,6 @@ class StepResult:
                 "the range of throughput is the least and the most of 17 measured runs with such graphs: expect eight "
                 "of nine further ones in it, and seven of eight of another source"
             )
-        if model.state_space is not None:
-            notes.append("scans of state-space layers were not measured: they take an assumed share of the peak")
         return notes
 
     def to_json(self) -> dict[str, Any]:

@@ -84,6 +84,7 @@ NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq")
 """Columns that a table must have; the first names a row."""
 
 ASSUMED, LEFT_OUT, UNREAD = "unknown, and taken to be", "left out, and taken to be", "not read"
+STANDS_IN = "kernels that were not measured as a row has them"
 TOO_LARGE = "more than the memory of a GPU, so that a setting was another one"
 """Kinds of remarks on a row."""
 
@@ -219,6 +220,7 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         ]
         remarks += [(LEFT_OUT, ", ".join(left_out))] * bool(left_out)
         remarks += [(UNREAD, text) for text in _unread(row, inputs)]
+        remarks += [(STANDS_IN, text) for text in inputs.kernel_remarks]
         share = math.fsum(memory_bytes(inputs).values()) / inputs.gpu.memory_bytes
         remarks += [(TOO_LARGE, f"{share:.3g} times")] * (share > 1)
     source = row.get("source", "")
