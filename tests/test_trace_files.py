@@ -100,6 +100,12 @@ def test_file_says_what_its_rows_do(write, rows, outcome):
             (f"time,nodes ({name})\n{{0}},8\n{{1}},7\n", {}, "do not tell which nodes")
             for name in ("down", "requested", "x1000", "p95", "%")
         ),
+        ("time,node,event\n{0},a,failure\n{2},b,failure\n{3},a,failure\n", {}, "some more than once, and not when"),
+        (
+            '{"data": {"resultType": "matrix", "result": [{"metric": {"status": "false"}, "values": [[0, "0"]]}]}}',
+            {},
+            "a count of nodes that are not ready",
+        ),
         # Jobs are no nodes, whatever their columns are called.
         ("User|State|Start|End|NodeList\nme|NODE_FAIL|{0}|{1}|n[1-2]\n", {}, "do not tell which nodes"),
         ("run,host,started,ended,state\nr1,a,{0},{1},crashed\nr2,b,{0},{2},finished\n", {}, "who used a node"),
@@ -119,6 +125,7 @@ def test_file_that_may_say_something_else_is_refused_in_one_line(write, rows, op
         ("node,start,end\n" + GPUS.format("-"), {}, "'n1-gpu0' is taken for a node; a part of one is written as n1:"),
         ("node,start,end\n" + GPUS.format(":"), {}, "'n1:gpu0' names a part: a node is gone while one of its"),
         ("Time,n1,n2\n{0},0,0\n{1},1,0\n{2},0,0\n", {}, "nodes are gone at most of their samples; if 1 says"),
+        ("day,nodes\n1,8\n2,7\n3,8\n", {}, "no node is there before the first count, at 86400 s"),
         ("time,event,node\n{0},up,01\n{1},down,1\n{2},up,01\n", {}, "1 name differs from another by case, zeros or"),
     ],
 )  # fmt: skip

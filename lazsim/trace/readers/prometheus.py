@@ -20,6 +20,8 @@ def read(source: TraceSource) -> TraceReading:
     series = [(one["metric"], one) for one in _series(source)]
     chosen = choose_series(series, itertools.chain(*source.asked.conditions()), source)
     if len(chosen) == 1 and not find_node(chosen[0][0]):
+        if chosen[0][0].get("status", "true") != "true":
+            raise refusal(source, f"a count of nodes that are not ready ({shorten(dict(chosen[0][0]))})")
         return _read_counts(source, chosen[0][1])
     log = StateLog(source)
     log.say_series((labels, _samples(source, one, lambda value: sampled_value(str(value)))) for labels, one in chosen)

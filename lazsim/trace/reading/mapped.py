@@ -236,9 +236,10 @@ class _MappedTable:
         # Without its column, the text of a condition is empty.
         places = {one.column: self._index(one.column) for one in itertools.chain(*wanted)}
         clusters: dict[str, int] = {}
-        needed = self._needed() if self._table.may_be_cut else ()
         num_named = len(self._table.header)
         used = {*itertools.chain(*self._places.values()), *self._nodes}
+        decide = {place for place in places.values() if place is not None}
+        needed = sorted((used | decide) & {*range(num_named)}) if self._table.may_be_cut else ()
         # A text with separators that is not quoted moves the cells behind it, of which none may count.
         spills = num_named > max(used) >= min({*range(num_named)} - used, default=0)
         for line, fields in self._table.rows:
@@ -251,7 +252,7 @@ class _MappedTable:
                     what = f"{shorten(cut)!r} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
                 tested = {column: "" if place is None else fields[place] for column, place in places.items()}
-                if not all(any(one.holds(tested[one.column]) for one in condition) for condition in wanted):
+                if not all(any(condition.holds(tested[condition.column]) for condition in one) for one in wanted):
                     self._num_left_out += 1
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
@@ -264,7 +265,7 @@ class _MappedTable:
                 first, second = list(clusters)[:2]
                 place, header = self._places["cluster"][0], self._table.header
                 column = header[place] if place < len(header) else str(place + 1)
-                what = f"{column} is {first!r} before and {second!r} here, and their nodes may share names; "
+                what = f"{column} is {first!r} before and {second!r} here, and each has nodes of its own; "
                 raise self._source.refuse(line, f"{what}choose one with `where` '{column}={first}'")
             if "node" not in texts:
                 yield line, texts | cells
@@ -274,12 +275,6 @@ class _MappedTable:
 
     def _asked(self) -> str:
         return ", ".join(" or ".join(map(str, one)) for one in self._conditions)
-
-    def _needed(self) -> list[int]:
-        """Return the columns of the table that count, or decide which rows do."""
-        decide = (self._index(condition.column) for condition in itertools.chain(*self._conditions))
-        places = {*itertools.chain(*self._places.values()), *(index for index in decide if index is not None)}
-        return sorted(index for index in places if index < len(self._table.header))
 
     def _hosts(self, line: int, text: str) -> list[str]:
         """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]`` or ``gpu-01,gpu-02``."""
@@ -352,6 +347,10 @@ class _MappedTable:
             if len(samples) > 1 and first_s > samples[-1].time_s - first_s:
                 samples = [sample._replace(time_s=sample.time_s - first_s) for sample in samples]
                 notes += (f"times count from the first one, {first_s:.10g} s: before it, nothing was counted",)
+            elif first_s > 0:
+                notes += (
+                    f"no node is there before the first count, at {first_s:.10g} s of the trace; cut with `start`",
+                )
         if may_be_cut:
             notes += (f"the last line has no end, and its {last} begins as the {before} before: the file may be cut",)
         duration_s = samples[-1].time_s if samples else None
@@ -370,6 +369,11 @@ class _MappedTable:
         is_states = self._mapping.states
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
         if is_states:
+            losses = {(event.time_s, event.node) for event in events if event.kind == "remove"}
+            only_goes = all(event.kind == "remove" for event in events)
+            if only_goes and len({node for _, node in losses}) < len(losses):
+                what = "says that nodes go, some more than once, and not when they are back"
+                raise self._source.refuse("", f"{what}; give outages (node, start, end)")
             events, more = events_from_states(in_time_order(events, self._source))
             notes += more
             if 2 * len(events) < len(rows):

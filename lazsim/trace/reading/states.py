@@ -54,8 +54,7 @@ class StateLog:
         self._rows: list[Event] = []
         self._nodes: dict[str, EventKind] = {}
         self._seen: list[float] = []
-        self._num_gaps = 0
-        self._are_mostly_gone = False
+        self._notes: list[str] = []
 
     def at(self, stamp: str, after_s: float = -math.inf) -> float:
         """Return the time of a date, at which the log was being written; see `TimeParser.read`."""
@@ -110,7 +109,9 @@ class StateLog:
             raise self.source.refuse("", f"{what} {QUERIES} does")
         steps = [later - earlier for earlier, later in itertools.pairwise(grid)]
         usual = statistics.median_low(steps or [0.0])
-        self._num_gaps = sum(step > LEAST_GAP * usual for step in steps)
+        if num_gaps := sum(step > LEAST_GAP * usual for step in steps):
+            gaps = counted(num_gaps, "gap")
+            self._notes.append(f"no node has a sample in {gaps} of time: all are taken to have stayed as they were")
         num_there = 0
         for node, of_node in states.items():
             self.know(node, "away")
@@ -121,7 +122,10 @@ class StateLog:
                 if is_there != was_there:
                     self.say(time, "add" if is_there else "remove", node)
                 was_there = is_there
-        self._are_mostly_gone = 2 * num_there < len(grid) * len(states)
+        if 2 * num_there < len(grid) * len(states):
+            self._notes.append(
+                "nodes are gone at most of their samples; if 1 says that a node is gone, turn 0 and 1 round"
+            )
 
     def reading(self, *notes: str) -> TraceReading:
         """Return the events of the nodes, and what was assumed."""
@@ -134,12 +138,8 @@ class StateLog:
         events, more = events_from_states(sorted(rows, key=attrgetter("time_s")))
         named = {row.node for row in rows}
         events = [*(Event(0.0, kind, node) for node, kind in self._nodes.items() if node not in named), *events]
-        if self._num_gaps:
-            gaps = counted(self._num_gaps, "gap")
-            more += (f"no node has a sample in {gaps} of time: all are taken to have stayed as they were",)
-        if self._are_mostly_gone:
-            more += ("nodes are gone at most of their samples; if 1 says that a node is gone, turn 0 and 1 round",)
-        notes = (window if asked is None else span_note(asked), *notes, *more, *self._times.notes())
+        begins = window if asked is None else span_note(asked)
+        notes = (begins, *notes, *more, *self._notes, *self._times.notes())
         return TraceReading(events, duration_s, notes, names="some")
 
 
