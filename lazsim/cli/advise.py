@@ -112,8 +112,8 @@ def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **setting
     from lazsim.trace.recipes import change_recipe
 
     asked = {name: settings.pop(name) for name in OF_SEARCH}
-    rates = {name: settings.pop(name) for name in ("mtbf_s", "repair_s", "shape", "batch_share")}
-    given = {name: value for name, value in rates.items() if value is not None}
+    rates = ("mtbf_s", "repair_s", "shape", "batch_share")
+    given = {name: value for name in rates if (value := settings.pop(name)) is not None}
     chosen = {name: settings.pop(name) for name in ("system", "fault_threshold", "spares", "placement")}
     if trace is None and not given:
         raise click.UsageError("give --trace, or --node-mtbf and --repair")

@@ -127,10 +127,9 @@ def write_routing(path: Path | None, routing: Any) -> None:
     """Write the loads of a run in the format of routing recordings."""
     if path is None or routing is None:
         return
-    from lazsim.files.writing import write_whole
     from lazsim.routing.table import write_csv
 
-    write_whole(path, write_csv(routing))
+    common.write_out(path, write_csv(routing))
     note(f"{path} has the loads of {counted(len(routing.steps), 'step')}")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, note, show
+from lazsim.cli.base.common import json_option, note, show, write_out
 from lazsim.cli.base.messages import CommandGroup
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def import_(config: str, out: Path | None) -> None:
     The file itself works wherever a model is asked for, as in lazsim run --model config.json.
     """
     from lazsim.files.reading import read_bytes
-    from lazsim.files.writing import write_whole
     from lazsim.limits import MAX_CONFIG_BYTES
     from lazsim.specs import ModelSpec, read_toml
     from lazsim.specs.huggingface import import_config
@@ -46,7 +45,7 @@ def import_(config: str, out: Path | None) -> None:
     toml, left_out = import_config(config, read_bytes(config, MAX_CONFIG_BYTES), is_checked=True)
     model = read_toml(config, toml, ModelSpec)
     if out is not None:
-        write_whole(out, toml)
+        write_out(out, toml)
         note(f"the model is in {out}")
     notes = [f"{one} Compare the parameters with the published ones" for one in left_out]
     _show(

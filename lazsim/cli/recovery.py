@@ -1,6 +1,5 @@
 """``lazsim recovery``: the probability that plans keep every expert when nodes fail together."""
 
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -73,7 +72,5 @@ def command(
         seed=planning["seed"],
         lenient=planning["lenient"],
     )
-    # Inputs are recorded as they were written.
-    scenarios = replace(scenarios, inputs=scenarios.inputs | {"failures": failures})
     report = assess_plans(task, scenarios, policies)
     show(report, reliability_parts, kept_as="recovery.json", files=reliability_files, report=reliability_report)

@@ -386,14 +386,7 @@ def with_interval(found: "Interval", form: str) -> str:
 
 
 def percent_above(ratio: "Interval") -> str:
-    """Write by how much a ratio is above 1, with its interval.
-
-    Examples
-    --------
-    >>> from lazsim.study.intervals import Interval
-    >>> percent_above(Interval(1.25, 1.0, 1.5)), percent_above(Interval(math.nan, math.nan, math.nan))
-    ('25.0 +- 25.0 %', '-')
-    """
+    """Write by how much a ratio is above 1, with its interval."""
     if math.isinf(ratio.value):
         return "all"
     found = with_interval(type(ratio)(*(100 * (bound - 1) for bound in ratio)), ".1f")

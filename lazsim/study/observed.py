@@ -261,16 +261,13 @@ def _doubtful_units(unit: str, observed: Phases, scenario: Scenario) -> list[str
     num_nodes = system.usable_nodes(costs, scenario.most_in_service())
     if not num_nodes:
         return []
-    simulated_s = steady_step_s(system, costs, scenario.load_routing(), num_nodes)
-    if unit == "samples":
-        simulated_s /= costs.samples_per_step(num_nodes)
+    samples = costs.samples_per_step(num_nodes) if unit == "samples" else 1
+    simulated_s = steady_step_s(system, costs, scenario.load_routing(), num_nodes) / samples
     observed_s = observed.training_s / max(observed.done, 1.0)
     if 1 / MOST_TIMES < observed_s / simulated_s < MOST_TIMES:
         return []
-    each, other = format_duration(observed_s), format_duration(simulated_s)
-    return [
-        f"one of the {unit} of the log takes {each}, and of a simulation {other}: the log's times are taken for seconds"
-    ]
+    takes = f"takes {format_duration(observed_s)}, and of a simulation {format_duration(simulated_s)}"
+    return [f"one of the {unit} of the log {takes}: the log's times are taken for seconds"]
 
 
 def _log_notes(

@@ -225,8 +225,7 @@ def _seed_notes(scenarios: Sequence[Scenario]) -> Iterator[str]:
     may_draw = any(one.system_origin for one in scenarios) or any(one and one.name not in steady for one in policies)
     if not first.seed or may_draw or first.routing.generator is not None:
         return
-    if not isinstance(first.settings["trace"], Trace) and first.settings["trace_seed"] is None:
-        assert first.trace is not None, "a run has a trace"
+    if first.trace and not isinstance(first.settings["trace"], Trace) and first.settings["trace_seed"] is None:
         other = msgspec.structs.replace(first.trace, seed=first.trace.seed + 1)
         if make_trace(other, first.paths.get("trace")).events_sha256 != first.load_trace().events_sha256:
             return

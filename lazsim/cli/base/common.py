@@ -102,10 +102,9 @@ def note(*texts: str) -> None:
     """Tell the user something on stderr, once, on a terminal without a broken word."""
     context = click.get_current_context(silent=True)
     known = set() if context is None else context.meta.setdefault("lazsim.notes", set())
-    for text in texts:
-        if text in known:
-            continue
-        known.add(text)
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    known.update(new)
+    for text in new:
         line = printable(f"note: {told(text)}")
         if sys.stderr.isatty():
             from lazsim.output.table import wrap
