@@ -14,7 +14,6 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
-from lazsim.inputs import make_trace
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import POLICIES, RANDOM, find_policy, policy_input
 from lazsim.scenario import Inputs, Scenario, read_once, resolve
@@ -26,6 +25,7 @@ from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.study.runs import ScenarioRuns, Setting
+from lazsim.trace.reading.events import RULE
 from lazsim.trace.recipes import Recipe
 from lazsim.trace.table import Trace
 
@@ -225,10 +225,9 @@ def _seed_notes(scenarios: Sequence[Scenario]) -> Iterator[str]:
     may_draw = any(one.system_origin for one in scenarios) or any(one and one.name not in steady for one in policies)
     if not first.seed or may_draw or first.routing.generator is not None:
         return
-    if first.trace and not isinstance(first.settings["trace"], Trace) and first.settings["trace_seed"] is None:
-        other = msgspec.structs.replace(first.trace, seed=first.trace.seed + 1)
-        if make_trace(other, first.paths.get("trace")).events_sha256 != first.load_trace().events_sha256:
-            return
+    replayed, has_own_seed = first.trace, first.settings["trace_seed"] is not None
+    if replayed and not has_own_seed and (replayed.recipe or replayed.max_nodes or RULE in first.load_trace().notes):
+        return
     yield f"`seed` {first.seed} has no effect: the trace, the loads and the placement are not drawn"
 
 
