@@ -230,9 +230,9 @@ class Layout:
 
     def templates(self, most):
         return [
-            (one.num_stages, number, end)
-            for one in self.costs.templates(most)
-            for number, end in zip(one.ended.tolist(), one.end_s.tolist(), strict=True)
+            (stages, number, end)
+            for stages, ended, end_s in self.costs.templates(most)
+            for number, end in zip(ended.tolist(), end_s.tolist(), strict=True)
         ]
 
     def batch(self, count):

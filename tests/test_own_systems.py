@@ -121,8 +121,8 @@ def test_a_system_that_extends_another_uses_any_number_of_nodes_as_that_does(
         f"class Mine({base.split()[-1]}):\n"
         "    def usable_nodes(self, costs, num_nodes):\n        return super().usable_nodes(costs, num_nodes)\n\n"
         "    def decide(self, costs, stopped):\n        return super().decide(costs, stopped)\n\n"
-        "    def timed_seats(self, costs, *nodes_and_seats):\n"
-        "        return super().timed_seats(costs, *nodes_and_seats)\n\n\n"
+        "    def timed(self, costs, *nodes_and_seats):\n"
+        "        return super().timed(costs, *nodes_and_seats)\n\n\n"
         f"OWN = Mine('own', 'mine'{fields})\n"
     )
     own, published = (run(path, (95, "remove", lost)) for path in (f"{tmp_path}/mine.py:OWN", name))

@@ -312,7 +312,7 @@ def test_pipelines_of_oobleck_are_the_best_of_all_pipelines_and_divisions_of_mic
     _, nodes, factor = min(found)
     costs = staged_costs()
     costs = replace(costs, model=msgspec.structs.replace(costs.model, num_layers=6, d_ff_dense=1))
-    assert SYSTEMS["oobleck"].timed_seats(costs, count, 12) == (nodes, pytest.approx(factor))
+    assert SYSTEMS["oobleck"].timed(costs, count, 12)[:2] == (nodes, pytest.approx(factor))
 
 
 @pytest.mark.parametrize(("stages", "parts"), [(13, 1), (11, 3)])
@@ -367,9 +367,9 @@ def test_whole_model_replicas_of_oobleck_take_the_step_of_the_job(third_trains, 
     costs = resolve(settings | {f"job.parallel.{name}": value for name, value in parallel.items()}).costs()
     one = costs.grid.replica_nodes
     for nodes, training in ((one, one), (2 * one, 2 * one), (3 * one, (2 + third_trains) * one)):
-        assert SYSTEMS["oobleck"].timed_seats(costs, nodes, nodes) == (training, 1.0)
+        assert SYSTEMS["oobleck"].timed(costs, nodes, nodes)[:2] == (training, 1.0)
         # A node more makes no stage.
-        assert SYSTEMS["oobleck"].timed_seats(costs, nodes + 1, nodes) == (training, 1.0)
+        assert SYSTEMS["oobleck"].timed(costs, nodes + 1, nodes)[:2] == (training, 1.0)
 
 
 def test_a_stage_that_would_make_steps_of_oobleck_longer_is_not_made():
@@ -378,7 +378,7 @@ def test_a_stage_that_would_make_steps_of_oobleck_longer_is_not_made():
     costs = staged_costs()
     model = msgspec.structs.replace(costs.model, num_layers=61, d_ff_dense=1)
     costs = replace(costs, model=model, stages=8)
-    factors = [SYSTEMS["oobleck"].timed_seats(costs, 2 * stages, 32)[1] for stages in (13, 14, 15)]
+    factors = [SYSTEMS["oobleck"].timed(costs, 2 * stages, 32).factor for stages in (13, 14, 15)]
     assert factors == pytest.approx([16 * 5 / (11 * 8)] * 3)
 
 

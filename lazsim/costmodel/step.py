@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -74,14 +74,8 @@ class TransferTimes(Protocol):
         ...
 
 
-class Template(NamedTuple):
-    """One pipeline of stages of whole layers, and its steps."""
-
-    num_stages: int
-    ended: Floats
-    """Micro-batches that it can have in a step: whole rounds, up to a number of them or the next."""
-    end_s: Floats
-    """Steps of these, in any unit of time."""
+Template = tuple[int, Floats, Floats]
+"""Stages of a pipeline, the micro-batches that it can have in a step, in whole rounds, and its steps, in any unit."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +174,13 @@ class CostModel:
         return 1.0
 
     def templates(self, num_micro_batches: int) -> list[Template]:
-        """Return how a pipeline can run, with the stages of the job or more, but not twice as many.
+        """Return how a pipeline can run up to some micro-batches, with the stages of the job or more, but not twice.
 
         Here, every micro-batch takes a stage as long as it has layers.
         """
         ended = np.arange(1.0, num_micro_batches + 1)
         return [
-            Template(stages, ended, (ended + stages - 1) * math.ceil(self.model.num_layers / stages))
+            (stages, ended, (ended + stages - 1) * math.ceil(self.model.num_layers / stages))
             for stages in range(self.grid.num_stages, 2 * self.grid.num_stages)
         ]
 

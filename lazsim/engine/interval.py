@@ -85,8 +85,8 @@ def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes:
 def _steady(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> tuple[PlacementPlan, float]:
     load_LE = routing.loads([STEADY_STEP])[0]
     used = system.usable_nodes(costs, num_nodes)
-    plan = system.plan(costs, used, load_LE)
-    num_timed, factor = system.timed_seats(costs, used, plan.num_nodes)
+    plan = system.plan(costs, system.num_seats(costs, used), load_LE)
+    num_timed, factor, _ = system.timed(costs, used, plan.num_nodes)
     timed = plan if num_timed == plan.num_nodes else system.plan(costs, num_timed, load_LE)
     servers = np.arange(num_timed) // costs.cluster.nodes_per_server
     times = costs.step_times(timed, system.layout(costs, servers))

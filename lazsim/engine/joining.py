@@ -49,10 +49,10 @@ class Joining(Newcomers):
 
     def spares_within(self, seconds: float) -> tuple[int, simpy.Event | None]:
         """Return how many of the spares that were called start within some seconds, and the start of the last."""
-        until_s, self._starts = self._env.now + seconds, [one for one in self._starts if one[2].is_alive]
-        coming = [(self._nodes.starting(called), start) for due_s, called, start in self._starts if due_s <= until_s]
-        coming = [one for one in coming if one[0]]
-        return sum(len(called) for called, _ in coming), coming[-1][1] if coming else None
+        soon = [
+            (self._nodes.starting(one), start) for due_s, one, start in self._starts if due_s <= self._env.now + seconds
+        ]
+        return sum(len(nodes) for nodes, _ in soon), next((start for nodes, start in reversed(soon) if nodes), None)
 
     def close(self, *, are_enough: bool = True) -> None:
         """See `Newcomers.close`."""

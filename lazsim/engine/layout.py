@@ -76,15 +76,15 @@ class LayoutCosts(CostModel):
 
     def templates(self, num_micro_batches: int) -> list[Template]:
         """See `CostModel.templates`: predicted, with as many parts of a stage as in the job or fewer."""
-        own, same = self.inputs.parallel, self.inputs.parallel.stages_of_part
-        known = self._known.templates
+        own, known, layers = self.inputs.parallel, self._known.templates, self.model.num_layers
         if num_micro_batches not in known:
-            layouts = [own] + [
+            pipelines = range(own.pipeline, min(2 * own.pipeline, layers + 1), own.stages_of_part)
+            layouts = [
                 msgspec.structs.replace(own, pipeline=pipeline, virtual_stages=virtual, stages="")
-                for pipeline in range(own.pipeline, min(2 * own.pipeline, self.model.num_layers + 1), same)
-                for virtual in range(1, min(own.virtual_stages, self.model.num_layers // pipeline) + 1)
+                for pipeline in pipelines
+                for virtual in range(1, min(own.virtual_stages, layers // pipeline) + 1)
             ]
-            known[num_micro_batches] = [self._template(parallel, num_micro_batches) for parallel in layouts]
+            known[num_micro_batches] = [self._template(layout, num_micro_batches) for layout in [own, *layouts]]
         return known[num_micro_batches]
 
     def _template(self, parallel: ParallelSpec, num_micro_batches: int) -> Template:
@@ -92,15 +92,16 @@ class LayoutCosts(CostModel):
         cluster = msgspec.structs.replace(self.cluster, num_nodes=stages * self.grid.unit_nodes)
         of_rank = cluster.num_nodes * cluster.gpus_per_node // parallel.gpus_per_replica * parallel.micro_batch
 
-        ended = sorted({parallel.whole_rounds(number) for number in range(1, num_micro_batches + 1)})
-        # Steps are nearly linear in between, and so they are beyond a few rounds.
-        doubled = sorted({parallel.whole_rounds(2**power) for power in range(num_micro_batches.bit_length() + 1)})
-        layouts = [
-            msgspec.structs.replace(parallel, global_batch=number * of_rank, routing="balanced") for number in doubled
-        ]
-        inputs = [replace(self.inputs, cluster=cluster, parallel=layout) for layout in layouts]
-        steps_s = [predict_step(one, self._known.layers).step_s for one in inputs]
-        return Template(stages, np.array(ended, dtype=np.float64), np.interp(ended, doubled, steps_s))
+        def step_s(number: int) -> float:
+            layout = msgspec.structs.replace(parallel, global_batch=number * of_rank, routing="balanced")
+            return predict_step(replace(self.inputs, cluster=cluster, parallel=layout), self._known.layers).step_s
+
+        # Steps are nearly linear between powers of two, and so they are beyond a few rounds.
+        powers = [2**power for power in range(num_micro_batches.bit_length() + 1)]
+        ended, some = (
+            sorted(set(map(parallel.whole_rounds, each))) for each in (range(1, num_micro_batches + 1), powers)
+        )
+        return stages, np.array(ended, dtype=np.float64), np.interp(ended, some, list(map(step_s, some)))
 
     @property
     def dense_state_bytes(self) -> int:

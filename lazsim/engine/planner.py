@@ -61,7 +61,7 @@ class Planner:
         self.make_timer = make_timer or step_timers_from(system, costs, routing)
         self.loads_are_even, self.last_loads_step = routing.is_even, routing.last_step
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
-        self.timed_seats = functools.cache(functools.partial(system.timed_seats, costs))
+        self.timed = functools.cache(functools.partial(system.timed, costs))
         self._kept: dict[tuple[int, int, Domains], PlacementPlan] = {}
         self._found: dict[Hashable, Any] = {}
 
@@ -90,7 +90,7 @@ class Planner:
         return self._routing.since(step - 1) + 1 if step else 0
 
     def find(self, key: Hashable, num_nodes: int, compute: Callable[[], FoundT]) -> FoundT:
-        """Return what follows from plans; the key has all that it depends on."""
+        """Return what follows from plans; the key has a word for what it is, and all that it depends on."""
         if key not in self._found:
             self._found[key] = compute()
             if len(self._found) > NODES_KEPT // num_nodes:

@@ -89,7 +89,7 @@ class Plans:
 
     def timer(self, held: Held) -> StepTimer:
         """Return what times steps while every node of the plan is there."""
-        made, (num_timed, factor) = _made(held), self._planner.timed_seats(*held.size)
+        made, (num_timed, factor, _) = _made(held), self._planner.timed(*held.size)
         # Nodes that are missing are taken to have been where the plan has them.
         servers_N = np.arange(num_timed) // self._costs.cluster.nodes_per_server
         planned = made if num_timed == made.num_nodes else replace(made, num_nodes=num_timed)
@@ -123,7 +123,7 @@ class Plans:
 
     def samples_per_step(self, held: Held) -> int:
         """Return the samples of the steps that are timed."""
-        return self._costs.samples_per_step(self._planner.timed_seats(*held.size)[0])
+        return self._costs.samples_per_step(self._planner.timed(*held.size).num_seats)
 
     def note_spent(self, held: Held, step: int, num_steps: int, seconds: float) -> None:
         """Note `num_steps` made from `step` on, and the seconds of these or of a rebalance."""
@@ -151,7 +151,7 @@ class Plans:
             num_experts = int(plan.num_held_N[taken].sum()) * (1 + system.doubles_stages)
             return Moved(num_experts, float(system.load_bytes(self._costs, plan)[taken].sum()), seconds)
 
-        key = system, decision, planned.loads_step, planned.domains
+        key = "restart", system, decision, planned.loads_step, planned.domains
         return self._planner.find(key, planned.num_nodes, compute)
 
     def bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int, step: int) -> tuple[Held, Moved]:
@@ -188,7 +188,7 @@ class Plans:
         any_seats = self.sampler.is_on and domains is None and not self._plans_stay
         seats: Hashable = len(held.seats) if any_seats else np.array(held.seats, dtype=np.int32).tobytes()
         ends = self._plan_key(before), self._plan_key(next_plan)
-        key = self._system, *ends, domains, seats, num_nodes, server_H.astype(np.int32).tobytes()
+        key = "moves", self._system, *ends, domains, seats, num_nodes, server_H.astype(np.int32).tobytes()
         moved, chosen_N = self._planner.find(key, after.num_nodes, compute)
         return self.seated([candidates[index] for index in chosen_N.tolist()], after), moved
 

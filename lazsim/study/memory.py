@@ -124,10 +124,8 @@ def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
     if len(short) in (0, len(sizes)):
         return ""
     share = math.fsum(run.steps_s[size] for size in short) / math.fsum(run.steps_s.values())
-    fewest, most = short[0][0], counted(short[-1][0], "node")
-    where = most if len(short) == 1 else f"{fewest} to {most}"
-    if sizes.index(short[-1]) - sizes.index(short[0]) >= len(short):
-        where = f"some of {where}"
+    *others, most = dict.fromkeys(size[0] for size in short)
+    where = ", ".join([*map(str, others), counted(most, "node")])
     return f" on {where} ({share:.1%} of the time of steps)"
 
 

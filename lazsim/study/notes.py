@@ -199,7 +199,7 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
         system, costs = scenario.find_system(), scenario.costs()
         if not run.steps or not isinstance(costs, LayoutCosts):
             continue
-        empty_s = math.fsum(seconds * system.empty_share(costs, *size) for size, seconds in run.steps_s.items())
+        empty_s = math.fsum(seconds * system.timed(costs, *size).empty_share for size, seconds in run.steps_s.items())
         empty[run.name] = empty_s / math.fsum(run.steps_s.values())
     if max(empty.values(), default=0.0) < TOLD_EMPTY:
         return []

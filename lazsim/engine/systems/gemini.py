@@ -29,7 +29,8 @@ class Gemini(System):
 
     def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int:
         """Return the steps that a copy takes to get through the idle network."""
-        return max(1, math.ceil(self._exchange_s(costs, num_nodes) / (self.idle_share * step_s)))
+        exchange_s = fetch_s(costs, (self.num_copies - 1) * share_bytes(costs, num_nodes))
+        return max(1, math.ceil(exchange_s / (self.idle_share * step_s)))
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
         """See `System.decide`."""
@@ -83,9 +84,6 @@ class Gemini(System):
         size_N = np.where(first_N == last, num_nodes - last, copies)
         keepers: Ints = first_N[:, None] + ((node_N - first_N)[:, None] + np.arange(copies)) % size_N[:, None]
         return keepers
-
-    def _exchange_s(self, costs: CostModel, num_nodes: int) -> float:
-        return fetch_s(costs, (self.num_copies - 1) * share_bytes(costs, num_nodes))
 
 
 def share_bytes(costs: CostModel, num_nodes: int) -> float:

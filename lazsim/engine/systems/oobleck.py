@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.seats import SeatSystem, by_replica, order_by_replica
-from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.engine.systems.system import Timed
+from lazsim.placement.plan import PlacementPlan
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,10 @@ class Oobleck(SeatSystem):
         """See `System.num_seats`."""
         return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
 
-    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> tuple[int, float]:
-        """See `System.timed_seats`: those of as many model replicas as there are pipelines."""
-        return fastest_pipelines(costs, num_nodes)[:2]
-
-    def empty_share(self, costs: CostModel, num_nodes: int, num_seats: int) -> float:
-        """See `System.empty_share`: of what pipelines could do until the last one ends."""
-        nodes, factor, empty_share = fastest_pipelines(costs, num_nodes)
-        return empty_share if factor < 1 else super().empty_share(costs, num_nodes, nodes)
-
-    def plan(self, costs: CostModel, num_nodes: int, load_LE: Ints, domain_N: Ints | None = None) -> PlacementPlan:
-        """See `System.plan`: for the places that nodes take, and those beside them."""
-        return super().plan(costs, self.num_seats(costs, num_nodes), load_LE, domain_N)
+    def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> Timed:
+        """See `System.timed`: of the fastest pipelines."""
+        found = fastest_pipelines(costs, num_nodes)
+        return found if found.factor < 1 else super().timed(costs, num_nodes, found.num_seats)
 
     def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
         """See `System.outlives_a_loss`: there are two pipelines."""
@@ -100,18 +92,7 @@ class Oobleck(SeatSystem):
         return restart_s(costs, decision.num_nodes) + load_s
 
 
-class Pipelines(NamedTuple):
-    """Pipelines that train together."""
-
-    replica_nodes: int
-    """Nodes of as many whole model replicas."""
-    step_factor: float
-    """Their step over that of these replicas."""
-    empty_share: float
-    """Micro-batches that they lack, over those that they could end by then."""
-
-
-def fastest_pipelines(costs: CostModel, num_nodes: int) -> Pipelines:
+def fastest_pipelines(costs: CostModel, num_nodes: int) -> Timed:
     """Return the fastest pipelines of templates that nodes can form: two or more, where there are two model replicas.
 
     Stages are divided among them as evenly as can be. By any time, a pipeline ends as many micro-batches as the best
@@ -136,7 +117,7 @@ def fastest_pipelines(costs: CostModel, num_nodes: int) -> Pipelines:
         last, last_of_whole = (int(np.argmax(one_T >= even)) for one_T in (ended_T, whole_T))
         factor = float(end_s_T[last] / end_s_T[last_of_whole])
         step_s = factor * costs.even_step_s(nodes) / costs.samples_per_step(nodes)
-        found.append((step_s, Pipelines(nodes, factor, 1 - even / float(ended_T[last]))))
+        found.append((step_s, Timed(nodes, factor, 1 - even / float(ended_T[last]))))
     return min(found)[1]
 
 

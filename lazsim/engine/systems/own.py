@@ -79,11 +79,8 @@ def _check_usable(count: Any, system: System, costs: Any, num_nodes: int) -> str
     if not isinstance(count, int) or not 0 <= count <= num_nodes:
         return f"return 0 to {num_nodes}"
     fewest = 1 if system.is_elastic else system.fewest_nodes(costs)
-    return (
-        f"return a multiple of {fewest}, the nodes of a model replica"
-        if system.num_seats(costs, count) % fewest
-        else ""
-    )
+    is_whole = system.num_seats(costs, count) % fewest == 0
+    return "" if is_whole else f"return a multiple of {fewest}, the nodes of a model replica"
 
 
 CHECKS: Mapping[str, Callable[..., str]] = {"decide": _check_decision, "usable_nodes": _check_usable}

@@ -68,20 +68,29 @@ class StackedShards(ReplicaSystem):
         return math.sqrt(save.stall_s**2 + 2 * save.stall_s * between_s)
 
     def stacks(self, broken: Bools) -> int:
-        """Return the shards that each group left computes; 0 when a shard has no group left.
+        """Return the shards that each group left computes; 0 when they cannot compute all.
+
+        They can, each group at most some of those that it has, where for all sets of shards the groups that have some
+        of them are enough (Hall's theorem). Of these sets shards that follow each other suffice: filling a gap that no
+        group spans alone adds the groups of both sides up.
 
         Examples
         --------
         >>> SPARE.stacks(np.array([True, False, False, False]))
         2
         """
-        num_groups = len(broken)
-        redundancy = self._redundancy(num_groups)
-        holders = (np.arange(num_groups)[:, None] - np.arange(redundancy)) % num_groups
-        if broken[holders].all(axis=1).any():
-            return 0
-        fewest = math.ceil(num_groups / int((~broken).sum()))
-        return next((many for many in range(fewest, redundancy + 1) if _covers(broken, redundancy, many)), 0)
+        num_groups, redundancy = len(broken), self._redundancy(len(broken))
+        # Twice round. Shards from `first` up to `end` are those of the groups from `redundancy - 1` before `first` on.
+        alive_before = np.concatenate([[0], np.cumsum(np.tile(~broken, 3))])
+        first = np.arange(num_groups, 3 * num_groups)
+        # Sets that go round more than once count groups twice; all shards take as many as this.
+        fewest = math.ceil(num_groups / max(1, int((~broken).sum())))
+        for many in range(fewest, redundancy + 1):
+            beyond = (first + 1) - many * alive_before[first + 1]
+            most_beyond = np.maximum.accumulate(beyond[::-1])[::-1]
+            if (most_beyond <= first - many * alive_before[first - redundancy + 1]).all():
+                return many
+        return 0
 
     def rebuild_s(self, costs: CostModel) -> float:
         """See `System.rebuild_s`."""
@@ -113,21 +122,6 @@ def optimal_stacks(num_groups: int) -> int:
     [8, 10, 10]
     """
     return max(1, math.floor(math.log2(num_groups) + 0.833))
-
-
-def _covers(broken: Bools, redundancy: int, many: int) -> bool:
-    """Tell whether the groups left can compute all shards, each group at most `many` of those that it has.
-
-    They can where for all sets of shards the groups that have some of them are enough (Hall's theorem). Of these sets
-    shards that follow each other suffice: filling a gap that no group spans alone adds the groups of both sides up.
-    """
-    num_groups = len(broken)
-    # Twice round. Shards from `first` up to `end` are those of the groups from `redundancy - 1` before `first` on.
-    alive_before = np.concatenate([[0], np.cumsum(np.tile(~broken, 3))])
-    first = np.arange(num_groups, 3 * num_groups)
-    beyond = (first + 1) - many * alive_before[first + 1]
-    most_beyond = np.maximum.accumulate(beyond[::-1])[::-1]
-    return bool((most_beyond <= first - many * alive_before[first - redundancy + 1]).all())
 
 
 SPARE = StackedShards(

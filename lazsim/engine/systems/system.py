@@ -38,6 +38,15 @@ class Pace(NamedTuple):
 FULL_PACE = Pace()
 
 
+class Timed(NamedTuple):
+    """A plan whose step, times a factor, is that of some nodes, which train its samples."""
+
+    num_seats: int
+    factor: float
+    empty_share: float
+    """Share of their micro-batches that the nodes leave empty, as rounds are whole."""
+
+
 class Save(NamedTuple):
     """A save of the training state."""
 
@@ -166,16 +175,12 @@ class System:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
         return num_nodes
 
-    def timed_seats(self, costs: CostModel, num_nodes: int, num_seats: int) -> tuple[int, float]:
-        """Return the places of the plan whose step, times a factor, is that of nodes in some seats of a plan.
+    def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> Timed:
+        """Return what the step of nodes in some seats of a plan follows from.
 
-        They train its samples. Steps on all places, the free ones included, are those that `pace` is held against.
+        Steps on all places, the free ones included, are those that `pace` is held against.
         """
-        return num_seats, 1.0
-
-    def empty_share(self, costs: CostModel, num_nodes: int, num_seats: int) -> float:
-        """Return the share of their micro-batches that nodes in seats of a plan leave empty, as rounds are whole."""
-        return 1 - costs.even_micro_batches(num_seats) / costs.num_micro_batches(num_seats)
+        return Timed(num_seats, 1.0, 1 - costs.even_micro_batches(num_seats) / costs.num_micro_batches(num_seats))
 
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
@@ -225,9 +230,9 @@ class System:
         return place(self.policy, request).with_slots(cluster.slots_per_node)
 
     def plan_evenly(self, costs: CostModel, num_nodes: int) -> PlacementPlan:
-        """Plan for `num_nodes` nodes from even loads; an `InfeasiblePlanError` says that the policy does not apply."""
+        """Plan for places of nodes from even loads; an `InfeasiblePlanError` says that the policy does not apply."""
         shape = (costs.model.num_moe_layers, costs.model.num_experts)
-        return self.plan(costs, num_nodes, np.ones(shape, dtype=np.int64))
+        return self.plan(costs, self.num_seats(costs, num_nodes), np.ones(shape, dtype=np.int64))
 
     def _applies(self, costs: CostModel, num_nodes: int) -> bool:
         try:
