@@ -11,7 +11,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.seats import SeatSystem, by_replica, order_by_replica
-from lazsim.engine.systems.system import Timed
+from lazsim.engine.systems.system import TimedPlan
 from lazsim.placement.plan import PlacementPlan
 
 
@@ -43,7 +43,7 @@ class Oobleck(SeatSystem):
         """See `System.num_seats`."""
         return -(-num_nodes // costs.grid.replica_nodes) * costs.grid.replica_nodes
 
-    def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> Timed:
+    def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> TimedPlan:
         """See `System.timed`: of the fastest pipelines."""
         found = fastest_pipelines(costs, num_nodes)
         return found if found.factor < 1 else super().timed(costs, num_nodes, found.num_seats)
@@ -92,7 +92,7 @@ class Oobleck(SeatSystem):
         return restart_s(costs, decision.num_nodes) + load_s
 
 
-def fastest_pipelines(costs: CostModel, num_nodes: int) -> Timed:
+def fastest_pipelines(costs: CostModel, num_nodes: int) -> TimedPlan:
     """Return the fastest pipelines of templates that nodes can form: two or more, where there are two model replicas.
 
     Stages are divided among them as evenly as can be. By any time, a pipeline ends as many micro-batches as the best
@@ -117,7 +117,7 @@ def fastest_pipelines(costs: CostModel, num_nodes: int) -> Timed:
         last, last_of_whole = (int(np.argmax(one_T >= even)) for one_T in (ended_T, whole_T))
         factor = float(end_s_T[last] / end_s_T[last_of_whole])
         step_s = factor * costs.even_step_s(nodes) / costs.samples_per_step(nodes)
-        found.append((step_s, Timed(nodes, factor, 1 - even / float(ended_T[last]))))
+        found.append((step_s, TimedPlan(nodes, factor, 1 - even / float(ended_T[last]))))
     return min(found)[1]
 
 

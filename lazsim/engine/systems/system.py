@@ -38,7 +38,7 @@ class Pace(NamedTuple):
 FULL_PACE = Pace()
 
 
-class Timed(NamedTuple):
+class TimedPlan(NamedTuple):
     """A plan whose step, times a factor, is that of some nodes, which train its samples."""
 
     num_seats: int
@@ -175,12 +175,12 @@ class System:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
         return num_nodes
 
-    def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> Timed:
+    def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> TimedPlan:
         """Return what the step of nodes in some seats of a plan follows from.
 
         Steps on all places, the free ones included, are those that `pace` is held against.
         """
-        return Timed(num_seats, 1.0, 1 - costs.even_micro_batches(num_seats) / costs.num_micro_batches(num_seats))
+        return TimedPlan(num_seats, 1.0, 1 - costs.even_micro_batches(num_seats) / costs.num_micro_batches(num_seats))
 
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
