@@ -5,6 +5,7 @@ overrides, and a sensitivity study replaces one field at a time.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
@@ -373,10 +374,11 @@ class _Resolution:
         with prefix_errors("" if asked["gpu"] else f"`cluster` {asked['cluster']}"):
             gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
-        job = spec(JobSpec, asked["job"] or own_job(model, gpu, cluster, step))
+        sized = msgspec.structs.replace(cluster, num_nodes=self._most_in_service(trace) or cluster.num_nodes)
+        job = spec(JobSpec, asked["job"] or own_job(model, gpu, sized, step))
         is_plain, why_no_layout = job.parallel is None and job.times is None, ""
         if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
-            found = with_layout(model, gpu, cluster, job, step, system)
+            found = with_layout(model, gpu, sized, job, step, system)
             if isinstance(found, SpecError):
                 why_no_layout = str(found)
             else:
@@ -518,6 +520,15 @@ class _Resolution:
         with self._naming("trace"):
             return self._check(shared_trace, source, path)
 
+    def _most_in_service(self, source: TraceInput | None) -> int:
+        """Return the most nodes of the trace that train at once, at one seed for all; 0 where none is known."""
+        if source is None:
+            return 0
+        given, path = self._asked["trace"], self._paths.get("trace")
+        made = given if isinstance(given, Trace) else self._once(shared_trace, self._at_one_seed(source, path), path)
+        most_nodes = made.most_nodes(math.inf if source.duration_s is None else source.duration_s)
+        return int(max(0, most_nodes - self._asked["spares"]))
+
     def _routing(self, name: str, model: ModelSpec) -> RoutingInput:
         reading = {key: self._asked[key] for key in ("lenient", "layers_from")}
         layers, experts, seed = model.num_moe_layers, model.num_experts, self._asked["seed"]
@@ -534,11 +545,14 @@ class _Resolution:
 
     def _check(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
         """Make what an input names, and return it with its hash; one seed is checked for all."""
-        # The first that any scenario asks for of those that share what they read.
+        checked: InputT = self._once(shared.check, self._at_one_seed(source, path), path)
+        return msgspec.structs.replace(checked, seed=source.seed)
+
+    def _at_one_seed(self, source: InputT, path: str | None) -> InputT:
+        """Return an input at the first seed that any scenario asks for of those that share what they read."""
         seeds: dict[Any, int] = self._once(dict)
         seed = seeds.setdefault((msgspec.structs.replace(source, seed=0), path), source.seed)
-        checked: InputT = self._once(shared.check, msgspec.structs.replace(source, seed=seed), path)
-        return msgspec.structs.replace(checked, seed=source.seed)
+        return msgspec.structs.replace(source, seed=seed)
 
     def _refuse_changes(self, part: str, what: str) -> None:
         for field_name in self._changes[part]:

@@ -341,11 +341,28 @@ def test_a_model_whose_own_job_takes_more_nodes_than_there_are_has_the_layout_th
     assert chosen.costs().grid.replica_nodes <= 16
 
 
-def test_a_run_on_fewer_nodes_than_the_layout_of_its_cluster_takes_says_for_how_many_that_is():
-    settings = {"systems": ["checkpoint"], "model": "deepseek-v3", "cluster": "h200x64"}
-    found = lazsim.simulate(trace((0, "add", " ".join(map(str, range(16))))), **settings)
-    told = "checkpoint: nothing trained: 64 nodes are needed, and the trace has at most 16; the layout is for the 64"
-    assert any(note.startswith(told) for note in found.notes)
+def test_a_layout_is_chosen_for_the_nodes_of_the_trace_and_not_for_those_of_the_cluster():
+    settings = {"model": "qwen3-30b-a3b", "system": "checkpoint"}
+    four = trace((0, "add", "a b c d"), (50, "remove", "d"), (60, "add", "e"))
+    chosen = resolve(settings | {"cluster": "h100x64", "trace": four}).job.parallel
+    assert chosen == resolve(settings | {"cluster": "h100x4"}).job.parallel
+    assert chosen != resolve(settings | {"cluster": "h100x64"}).job.parallel
+    # Of the four, two stand by.
+    spared = resolve(settings | {"cluster": "h100x64", "trace": four, "spares": 2}).job.parallel
+    assert spared == resolve(settings | {"cluster": "h100x2"}).job.parallel
+
+
+def test_a_number_of_nodes_that_few_layouts_divide_trains_no_less_than_any_smaller_one():
+    def rate(cluster):
+        costs = resolve({"model": "mixtral-8x7b", "cluster": cluster, "system": "checkpoint"}).costs()
+        num_nodes = costs.cluster.num_nodes - costs.cluster.num_nodes % costs.grid.replica_nodes
+        # Sixteen sequences for each GPU that trains.
+        assert costs.job.parallel.global_batch == 16 * 8 * num_nodes
+        return costs.samples_per_step(num_nodes) / costs.step_s(num_nodes, np.ones(1))[0]
+
+    # Seven nodes: layouts of 56 GPUs have at most eight stages or ranks of experts.
+    rates = [rate(f"h100x{num_nodes}") for num_nodes in (4, 6, 7)]
+    assert rates == sorted(rates)
 
 
 def test_a_run_without_a_job_takes_the_layout_that_the_search_for_steps_finds():

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lazsim.engine.default_job import default_layout
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
 from lazsim.specs.overrides import override
@@ -34,7 +35,7 @@ from lazsim.stepmodel.memory import StageParameters, memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
-from lazsim.stepmodel.search import USABLE_SHARE, default_layout, layouts_tried, require_layout, search_layouts
+from lazsim.stepmodel.search import USABLE_SHARE, layouts_tried, require_layout, search_layouts
 from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
 
 
@@ -1318,7 +1319,7 @@ def test_a_layout_by_default_holds_experts_twice_and_whole_states_where_they_fit
     assert given != "none"
 
     def copies(*needs, keeps_whole_states: bool = False) -> int:
-        chosen = default_layout(inputs, keeps_whole_states=keeps_whole_states, needs=needs)
+        chosen = default_layout([inputs], 1, keeps_whole_states=keeps_whole_states, needs=needs)
         assert chosen.sharding == given
         return replace(inputs, parallel=chosen).expert_copies
 

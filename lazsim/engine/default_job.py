@@ -1,6 +1,9 @@
 """The job of a run that gives none: that of the model, or a usual one with the fastest layout that fits."""
 
 import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -22,7 +25,8 @@ from lazsim.specs import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
-from lazsim.stepmodel.search import default_layout, plain_needs, require_layout, usable_bytes
+from lazsim.stepmodel.predict import Layers
+from lazsim.stepmodel.search import Needs, plain_needs, require_layout, search_layouts, usable_bytes
 from lazsim.units import counted
 
 DEFAULT_JOB = "testbed-a"
@@ -38,7 +42,7 @@ def own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepCons
     if not named or not gpu.kernels:
         return DEFAULT_JOB
     job = load_spec(JobSpec, max(named, key=len))
-    return DEFAULT_JOB if _fault(model, gpu, cluster, job, step) else job.name
+    return DEFAULT_JOB if job.parallel is not None and _fault(model, gpu, cluster, job, step) else job.name
 
 
 def with_layout(
@@ -47,7 +51,8 @@ def with_layout(
     """Return a job with the layout that `default_layout` chooses for a system; an error says why it has none.
 
     What the system pads under even loads counts, and states that it keeps for other nodes. Steps between checkpoints
-    are dropped: they were chosen for steps of the job as it was, and a layout's take another time.
+    are dropped: they were chosen for steps of the job as it was, and a layout's take another time. Few layouts divide
+    the GPUs of 61 nodes: the search looks at those of 48 and 32, too, and takes what trains most on 61.
     """
     encoded, adding = msgspec.json.encode(step, order="sorted"), None
     if system.padded or type(system).extra_gpu_bytes is not System.extra_gpu_bytes:
@@ -57,6 +62,39 @@ def with_layout(
         return layout
     chosen = msgspec.structs.replace(job, parallel=layout, checkpoint_interval_steps={})
     return _fault(model, gpu, cluster, chosen, step) or chosen
+
+
+def default_layout(
+    starts: Sequence[StepInputs], num_nodes: int, *, keeps_whole_states: bool, needs: Sequence[Needs] = (plain_needs,)
+) -> ParallelSpec:
+    """Return the fastest layout that fits of those that hold every expert twice, or else of all.
+
+    With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
+    which these fit come first; before all, those that fit by the first of `needs`. Of the layouts found for the nodes of
+    each of `starts`, the one counts that trains most on `num_nodes`. A `SpecError` says that none fits.
+    """
+    given, layers = starts[0].parallel.sharding, Layers()
+    kinds = [("none", 2)] * keeps_whole_states + [(given, 2), (given, 1)]
+    for each, (sharding, least_copies) in itertools.product(needs, kinds):
+        found: list[tuple[float, ParallelSpec]] = []
+        errors: list[SpecError] = []
+        for start in starts:
+            parallel = msgspec.structs.replace(start.parallel, sharding=sharding)
+            try:
+                search = search_layouts(replace(start, parallel=parallel), 1, least_copies, layers, each)
+            except SpecError as error:
+                errors.append(error)
+                continue
+            best = search.candidates[0]
+            grid = grid_of(start.model, best.parallel, start.cluster.gpus_per_node)
+            # Each GPU that trains has as many sequences as in the search.
+            num_used = num_nodes - num_nodes % grid.replica_nodes
+            batch = best.parallel.global_batch * num_used // start.cluster.num_nodes
+            chosen = msgspec.structs.replace(best.parallel, sharding=given, global_batch=batch)
+            found.append((batch / best.time.step_s, chosen))
+        if found:
+            return max(found, key=lambda one: one[0])[1]
+    raise errors[0]
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,15 +110,19 @@ def _chosen_layout(
 
     `step` is JSON, which can be hashed. A system that adds to what training needs comes with the JSON of the job.
     """
-    start = _start(model, gpu, cluster, step)
-    if isinstance(start, SpecError):
-        return start
+    num_nodes, top = cluster.num_nodes, 1 << cluster.num_nodes.bit_length() - 1
+    sizes = dict.fromkeys((num_nodes, num_nodes & (top | top >> 1), top))
+    found = [_start(model, gpu, msgspec.structs.replace(cluster, num_nodes=size), step) for size in sizes]
+    starts = [one for one in found if isinstance(one, StepInputs)]
+    faults = [one for one in found if isinstance(one, SpecError)]
+    if not starts:
+        return faults[0]
     needs = [_plain_needs]
     if adding is not None:
         system, job = adding[0], msgspec.json.decode(adding[1], type=JobSpec)
         needs = [functools.partial(_needs, system, job), _plain_needs]
     try:
-        return default_layout(start, keeps_whole_states=keeps_whole_states, needs=needs)
+        return default_layout(starts, num_nodes, keeps_whole_states=keeps_whole_states, needs=needs)
     except SpecError as error:
         return error
 

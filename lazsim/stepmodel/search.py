@@ -124,26 +124,6 @@ def require_layout(inputs: StepInputs, needs: Needs) -> None:
     raise _none_fits(inputs, all_bytes)
 
 
-def default_layout(
-    inputs: StepInputs, *, keeps_whole_states: bool, needs: Sequence[Needs] = (plain_needs,)
-) -> ParallelSpec:
-    """Return the fastest layout that fits of those that hold every expert twice, or else of all.
-
-    With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
-    which these fit come first; before all, those that fit by the first of `needs`. A `SpecError` says that none fits.
-    """
-    given, layers = inputs.parallel.sharding, Layers()
-    kinds = [("none", 2)] * keeps_whole_states + [(given, 2), (given, 1)]
-    for each, (sharding, least_copies) in itertools.product(needs, kinds):
-        parallel = msgspec.structs.replace(inputs.parallel, sharding=sharding)
-        try:
-            found = search_layouts(replace(inputs, parallel=parallel), 1, least_copies, layers, each)
-            return msgspec.structs.replace(found.candidates[0].parallel, sharding=given)
-        except SpecError as error:
-            none_fits = error
-    raise none_fits
-
-
 def usable_bytes(inputs: StepInputs) -> float:
     """Return the bytes of a GPU that a layout may take."""
     return USABLE_SHARE * inputs.gpu.memory_bytes

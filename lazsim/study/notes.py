@@ -317,10 +317,7 @@ def _idle_note(scenario: Scenario, run: SystemRun) -> str:
     most_nodes = scenario.most_in_service()
     if needed > most_nodes:
         there = "at most {} train beside the spares" if scenario.num_spares else "the trace has at most {}"
-        told = f"nothing trained: {counted(needed, 'node')} are needed, and {there.format(most_nodes)}"
-        if job.parallel is None or scenario.settings["job"] is not None:
-            return told
-        return f"{told}; the layout is for the {scenario.cluster.num_nodes} of `cluster`: give one of as many as train"
+        return f"nothing trained: {counted(needed, 'node')} are needed, and {there.format(most_nodes)}"
     if lost_steps := run.counts["lost_steps"]:
         why = "there are no checkpoints"
         if run.interval_steps:

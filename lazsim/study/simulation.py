@@ -165,7 +165,7 @@ def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tupl
                 raise
             left_out.append((system, str(error)))
             continue
-        num_nodes = max(scenario.cluster.num_nodes, scenario.most_in_service())
+        num_nodes = scenario.most_in_service() or scenario.cluster.num_nodes
         if obstacle := find_obstacle(scenario, of_system, num_nodes, scenario.wall_s()):
             left_out.append((system, obstacle))
         else:

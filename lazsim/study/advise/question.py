@@ -191,7 +191,7 @@ class Question:
         """Find what a choice begins with; return why it cannot run, if so."""
         first = self.scenario(choice, 0, None if interval == AUTO else interval)
         scenarios = [first, *(self.scenario(choice, seed) for seed in range(1, MIN_SAMPLES))]
-        num_nodes = max(first.cluster.num_nodes, *(one.most_in_service() for one in scenarios))
+        num_nodes = max(one.most_in_service() for one in scenarios) or first.cluster.num_nodes
         if obstacle := find_obstacle(first, first.find_system(), num_nodes, first.wall_s(), helps=True):
             return obstacle
         # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
