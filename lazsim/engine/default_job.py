@@ -70,8 +70,9 @@ def default_layout(
     """Return the fastest layout that fits of those that hold every expert twice, or else of all.
 
     With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
-    which these fit come first; before all, those that fit by the first of `needs`. Of the layouts found for the nodes of
-    each of `starts`, the one counts that trains most on `num_nodes`. A `SpecError` says that none fits.
+    which these fit come first; before all, those that fit by the first of `needs`. Each of `starts` has some number of
+    nodes; of the layouts found for these, the one counts that trains most on `num_nodes`. A `SpecError` says that none
+    fits.
     """
     given, layers = starts[0].parallel.sharding, Layers()
     kinds = [("none", 2)] * keeps_whole_states + [(given, 2), (given, 1)]
