@@ -26,7 +26,7 @@ def main() -> None:
         )
         for name, values in counts.items():
             values[seed] = [run.samples if name == "samples" else run.counts[name] for run in (exact, sampled)]
-        num_missed += abs(sampled.samples / exact.samples - 1) > sampled.samples_error
+        num_missed += abs(exact.samples / sampled.samples - 1) > sampled.samples_error
         print(f"seed {seed}", file=sys.stderr)
     print(f"{'mean of ' + str(NUM_SEEDS) + ' seeds':18} {'exact':>12} {'sampled':>12} {'difference':>12} {'+-':>10}")
     for name, values in counts.items():

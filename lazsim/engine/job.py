@@ -219,10 +219,10 @@ class Job:
                 self._note_state()
                 yield start
                 decision = self._recovery(state)
+        saved_step = self._copied_step(state.held) if decision.source == "memory" else self.progress.saved_step
+        since_s = (self.progress.step - saved_step) * self.step_s
         # Before the first checkpoint, a rollback loses all steps.
-        is_saved = self.progress.saved_step > 0
-        rollback_s = (self.interval_steps / 2 if is_saved else self.progress.step) * self.step_s
-        self.plans.note_doubt(state.held, decision, rollback_s, is_saved=is_saved)
+        self.plans.note_failure(state.held, decision, since_s, self.interval_steps * self.step_s if saved_step else 0.0)
         self._carry_out(state.held, decision)
 
     def _recovery(self, state: Detecting) -> protocol.Decision[str]:
@@ -250,6 +250,7 @@ class Job:
             yield from self._spend("reconfigure", self.system.rebuild_s(self.costs))
             if not is_ready:
                 yield from self._spend("transfer", moved.seconds)
+                self.plans.note_spent((state.held.size, held.size), self.progress.step, 1, moved.seconds)
             self._note_moved(moved)
         self.joining.leave(state.held.nodes, held.nodes)
         self._train_on(held)
@@ -336,7 +337,7 @@ class Job:
         held, moved = self.plans.bind(state.held, nodes, len(nodes), step)
         if moved.seconds > 0:
             pause_s = self.costs.cluster.recovery.regroup_s + moved.seconds
-            self.plans.note_spent(state.held, step, 0, pause_s)
+            self.plans.note_spent(state.held.size, step, 0, pause_s)
             yield from self._spend("rebalance", pause_s)
             self.log.count("rebalances")
             self._log("rebalanced")
@@ -440,7 +441,7 @@ class Job:
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
         made = Made(stretch.start_s, num_steps, stretch.step_s, samples)
-        self.plans.note_spent(state.held, self.progress.step, num_steps, num_steps * stretch.step_s)
+        self.plans.note_spent(state.held.size, self.progress.step, num_steps, num_steps * stretch.step_s)
         if stretch.persist_s is None:
             self.progress.add(made)
         else:
@@ -456,7 +457,6 @@ class Job:
         self.ledger.move("compute", "lost_work", lost.seconds)
         self.log.count("lost_steps", lost.steps)
         if lost.steps:
-            self.plans.error.misplace(self.step_s, self.interval_steps * self.step_s)
             self.log.lost(lost.since_s, self.env.now)
             self._log("rolled_back", lost_steps=lost.steps, lost_samples=before - self.progress.samples)
         if self.log.failure is not None:

@@ -125,22 +125,26 @@ class Plans:
         """Return the samples of the steps that are timed."""
         return self._costs.samples_per_step(self._planner.timed(*held.size).num_seats)
 
-    def note_spent(self, held: Held, step: int, num_steps: int, seconds: float) -> None:
-        """Note `num_steps` made from `step` on, and the seconds of these or of a rebalance."""
+    def note_spent(self, kind: Hashable, step: int, num_times: int, seconds: float) -> None:
+        """Note what was done `num_times` at a step, of a kind that takes as long but for its plans and loads."""
         if self.sampler.is_on:
-            self.error.spend(self.sampler.block(step), (held.num_seats, len(held.nodes)), num_steps, seconds)
+            self.error.spend(self.sampler.block(step), kind, num_times, seconds)
 
-    def note_doubt(self, held: Held, decision: Decision[str], rollback_s: float, *, is_saved: bool) -> None:
-        """Note where it depends on the nodes' parts of the plan, unknown where plans are sampled, what was lost."""
-        if not (self.sampler.is_on and self._system.is_elastic and held.made is not None and decision.num_nodes):
-            return
-        num_lost = held.num_seats - len(held.nodes)
-        if num_lost >= self.fewest_nodes(held):
-            restart = replace(decision, source="checkpoint")
+    def note_failure(self, held: Held, decision: Decision[str], since_s: float, interval_s: float) -> None:
+        """Note what survivors of a failure decide, which may depend on their parts of a plan that stands for others.
+
+        Training since the last save took `since_s`, and `interval_s` from one save to the next.
+        """
+        loses = decision.source != "peers"
+        lose_prob, restart_s, num_lost = float(loses), 0.0, held.num_seats - len(held.nodes)
+        is_in_doubt = self.sampler.is_on and self._system.is_elastic and held.made is not None and decision.num_nodes
+        if is_in_doubt and num_lost >= self.fewest_nodes(held):
+            made = _made(held)
             losses = BatchFailures(np.array([num_lost]), np.ones(1))
-            survival = recovery_prob(held.made.holds_LEN, losses).recovery_prob
-            loss_s = self._system.restart_s(self._costs, restart, held.made.plan) + rollback_s
-            self.error.may_lose(loss_s, survival, loses=decision.source != "peers", keeps_rest=is_saved)
+            lose_prob = 1 - recovery_prob(made.holds_LEN, losses).recovery_prob
+            restart_s = self._system.restart_s(self._costs, replace(decision, source="checkpoint"), made.plan)
+        if lose_prob:
+            self.error.fail(lose_prob, since_s, restart_s, interval_s, loses=loses)
 
     def restart(self, system: System, decision: Decision[str], planned: Planned) -> Moved:
         """Return what nodes load in a restart under a system as it is by now, and the seconds of all of it."""
