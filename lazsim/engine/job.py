@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Any
 
 import simpy
@@ -27,7 +28,7 @@ from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, require_end, scaled
-from lazsim.engine.systems.system import Save, System, decide_next
+from lazsim.engine.systems.system import System, decide_next
 from lazsim.limits import MAX_WHOLE
 from lazsim.trace.table import Batch
 
@@ -80,7 +81,8 @@ class Job:
         self._most_steps = min(LOAD_SAMPLE_STEPS, costs.job.rebalance_interval_steps)
         if planner.loads_are_even:
             self._most_steps = max(LOAD_SAMPLE_STEPS, self.interval_steps or MAX_WHOLE)
-        self._last_save: tuple[System, int, float, Save] | None = None
+        # Mostly, a checkpoint takes what the last one took.
+        self._save = lru_cache(1)(lambda system, *size: system.save(costs, *size))
         self.joining = Joining(env, self.nodes, costs.job.join_wait_s, spares.start_s, self._hear_join)
         self._end_s = end_s
         self._process: simpy.Process | None = None
@@ -350,7 +352,9 @@ class Job:
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
         """Save the state, after the save before is written; where it `waits`, all of it, until it is written."""
         num_nodes, step_s = state.held.num_seats, state.timer(self.progress.step).step_s
-        save = self.system.save_all(self.costs, num_nodes, step_s) if waits else self._save(num_nodes, step_s)
+        save = (
+            self.system.save_all(self.costs, num_nodes, step_s) if waits else self._save(self.system, num_nodes, step_s)
+        )
         before_s = max(0.0, self.progress.written_at_s() - self.env.now)
         stopped_s = before_s + save.stall_s + (save.persist_s if waits else 0.0)
         if stopped_s:
@@ -359,12 +363,6 @@ class Job:
         if waits:
             self._all_saved_step = self.progress.step
         self.log.count("checkpoints")
-
-    def _save(self, num_nodes: int, step_s: float) -> Save:
-        """Return what a checkpoint takes, which is mostly what the last one took."""
-        if self._last_save is None or self._last_save[:3] != (self.system, num_nodes, step_s):
-            self._last_save = self.system, num_nodes, step_s, self.system.save(self.costs, num_nodes, step_s)
-        return self._last_save[3]
 
     def _compute(self, state: Training) -> Activity:
         """Make steps that take as long as each other; when nodes are to join, stop after the step under way."""
@@ -375,7 +373,7 @@ class Job:
             num_steps = min(num_steps, interval - self.progress.step % interval)
         persist_s = None
         if num_steps > self.progress.steps_to_save:
-            save = self._save(state.held.num_seats, step_s)
+            save = self._save(self.system, state.held.num_seats, step_s)
             if save.stall_s or self.progress.save_must_wait(self.env.now, step_s, save.persist_s):
                 num_steps = self.progress.steps_to_save
             else:
