@@ -78,7 +78,7 @@ class SystemRun:
     planning: str = "exact"
     """``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`."""
     samples_error: float = 0.0
-    """Half of the 95 % interval of the samples that sampling leaves, as a share of them; 0 where planning is exact."""
+    """Share of the samples by which 95 % of runs that make every plan are off at most; 0 where planning is exact."""
     gpus_per_node: int = 1
     tokens_per_sample: int = 1
     """GPUs of a node, and tokens of a sequence."""
