@@ -533,7 +533,7 @@ def test_a_table_without_a_needed_column_is_refused(refused, tmp_path):
         ("tok_s_gpu", "-5", "tok_s_gpu '-5': give a number"),
         ("tok_s_gpu", "", "no measured throughput"),
         ("recompute", "some", "recompute 'some' is none of selective, full"),
-        ("cuda_graph", "whole", "cuda_graph 'whole' is none of full_iteration, transformer_engine"),
+        ("cuda_graph", "whole", "cuda_graph 'whole' is none of full_iteration, full, transformer_engine"),
         ("a2a_overlap", "partly", "a2a_overlap 'partly' is none of 0, 1"),
         ("sharding", "zero2", "sharding 'zero2' is none of zero1_dist_optimizer"),
         ("optimizer", "sgd", "optimizer 'sgd' is none of adam"),
@@ -620,10 +620,15 @@ def told(tmp_path, columns, cells):
 
 def test_words_of_a_row_are_read_in_any_case_and_flags_in_any_word(tmp_path):
     columns = "precision,dispatcher,recompute,recompute_modules,cuda_graph,a2a_overlap,grad_reduce_overlap,pp_layout"
-    cells = "fp8_sc,deepep,selective,mlp,full_iteration,1,0,", " FP8_SC ,DeepEP,Selective,MLP,Full_Iteration,Yes,no,NaN"
-    plain, other = (read_runs(str(told(tmp_path, columns, one)))[0] for one in cells)
+    cells = [
+        "fp8_sc,deepep,selective,mlp,full_iteration,1,0,",
+        " FP8_SC ,DeepEP,Selective,MLP,Full_Iteration,Yes,no,NaN",
+        "fp8-sc,Deep-EP,selective,mlp,full iteration,on,off,unknown",
+    ]
+    plain, *others = (read_runs(str(told(tmp_path, columns, one)))[0] for one in cells)
     assert plain.inputs is not None
-    assert (other.inputs.parallel, other.settings) == (plain.inputs.parallel, plain.settings)
+    for other in others:
+        assert (other.inputs.parallel, other.settings) == (plain.inputs.parallel, plain.settings)
 
 
 def test_a_row_names_the_schedule_of_deepseek_v3(tmp_path):
@@ -680,6 +685,20 @@ def test_the_time_of_a_step_tells_the_tokens_per_second_where_no_column_does(tmp
     assert row.measured == 64 * 8192 / 3.2 / 16
 
 
+@pytest.mark.parametrize(("count", "giga", "whose"), [("", 27.91, "as lazsim counts"), (",30", 30, "as reported")])
+def test_operations_a_second_tell_the_tokens_per_second_by_the_count_of_the_source_or_else_of_the_model(
+    tmp_path, count, giga, whose
+):
+    table = tmp_path / "rows.csv"
+    head = PLAIN.replace("tok_s_gpu", "reported_tflops_gpu") + ",flops_per_tok_reported_G" * bool(count)
+    table.write_text(f"{head}\n{MINE.replace('9000', '279.1')}{count}\n")
+    result = verify([str(table)])
+    # A published count of this model at this length: flops_per_tok_calc_G of PithTrain's row.
+    assert result.rows[0].measured == pytest.approx(279.1e12 / (giga * 1e9), rel=1e-3)
+    told = f"tok_s_gpu of TFLOP/s by {giga} GFLOP a token, {whose} (mine)"
+    assert any(told in note for note in result.notes)
+
+
 def test_words_in_brackets_tell_more_of_a_setting_and_programs_of_xla_need_no_launches(tmp_path):
     (run,) = read_runs(str(told(tmp_path, "dispatcher,cuda_graph", "alltoall (fixed capacity),n/a (XLA)")))
     assert (run.inputs.parallel.dispatcher, run.inputs.parallel.graphs) == ("all_to_all", "full")
@@ -719,6 +738,7 @@ def test_a_row_that_contradicts_itself_is_not_predicted_and_says_why(lazsim, tmp
         ("microbatches_per_step", "4", "not read: microbatches_per_step 4, where the layout has 8 (mine)"),
         ("sequence_parallel", "0", "not read: sequence_parallel 0, predicted as 1 (mine)"),
         ("vp", "3", "not read: vp 3 with pp 1 (mine)"),
+        ("a2a_overlap,delay_wgrad", "1,1", "not read: delay_wgrad 1 (mine)"),
         ("token_routing,capacity_factor", "balanced_dropless,1.25", "not read: capacity_factor 1.25 with a"),
         ("status", "instrumented", "not read: status instrumented, which counts as any other row (mine)"),
         ("recompute", "unknown", "unknown, and taken to be: recompute none (mine)"),
@@ -767,8 +787,8 @@ MODEL = {
         ({"vocab": ""}, "the architecture of mine is unknown: no vocab"),
         ({"attn_type": "MLA"}, "attn_type MLA of mine, and kv_lora_rank unknown"),
         ({"sliding_window": 128}, "sliding_window of mine without sliding_layers"),
-        ({"peak_bf16_TF": 756}, "systems.csv has peak_bf16_TF 756 of dgx-h100, and the catalogue's h100 989"),
-        ({"hbm_TBps": 2.0}, "systems.csv has hbm_TBps 2.0 of dgx-h100, and the catalogue's h100 3.35"),
+        ({"peak_bf16_TF": 756}, "systems.csv has peak_bf16_TF 756 of dgx-h100, and the catalogue 989"),
+        ({"hbm_TBps": 2.0}, "systems.csv has hbm_TBps 2.0 of dgx-h100, and the catalogue 3.35"),
         ({"hbm_TBps": 3.4}, ""),
     ],
 )
@@ -842,13 +862,13 @@ def test_published_rows_of_every_status_are_read(shared):
 
 def test_a_row_without_expert_parallelism_needs_no_dispatcher(tmp_path):
     table = tmp_path / "rows.csv"
-    for ep, refused in ((1, False), (8, True)):
+    for ep, word, refused in ((1, "none", False), (8, "mine", True)):
         table.write_text(
             "row_id,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep,sharding,dispatcher,tok_s_gpu\n"
-            f"mine,qwen3_30b_a3b,dgx-b200,8,64,8,8192,1,1,{ep},fsdp2,none (EP{ep}),19487\n"
+            f"mine,qwen3_30b_a3b,dgx-b200,8,64,8,8192,1,1,{ep},fsdp2,{word} (EP{ep}),19487\n"
         )
         (run,) = read_runs(str(table))
-        assert run.skipped.startswith("dispatcher 'none (ep8)'") == refused
+        assert run.skipped.startswith("dispatcher 'mine (ep8)'") == refused
         assert (run.inputs is None) == refused
 
 

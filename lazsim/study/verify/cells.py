@@ -27,12 +27,11 @@ def read_rows(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cel
 def cell_choice(row: Cells, column: str, names: Mapping[str, str], default: str) -> str:
     """Return what the first word of a cell stands for; a SpecError says that it is none of `names`."""
     value = row.get(column) or ""
-    if value in UNKNOWN:
-        return default
     # Words in brackets tell more of a setting.
-    if (word := value.partition(" (")[0]) not in names:
+    word = value.partition(" (")[0]
+    if word not in (*UNKNOWN, *names):
         raise SpecError(f"{column} {value!r} is none of {', '.join(names)}")
-    return names[word]
+    return names.get(word, default)
 
 
 def cell_words(row: Cells, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
@@ -71,12 +70,3 @@ def cell_whole(row: Cells, column: str, default: int = 0) -> int:
 def cell_flag(row: Cells, column: str, default: bool) -> bool:
     """Read 0 or 1; the default where it is unknown."""
     return cell_choice(row, column, {"0": "", "1": column}, column if default else "") != ""
-
-
-def cell_number_if_any(row: Cells, column: str) -> float:
-    """Read a number of a column that a prediction does not need; 0 where there is none."""
-    try:
-        number = cell_number(row, column)
-    except SpecError:
-        return 0.0
-    return 0.0 if math.isnan(number) else number

@@ -21,6 +21,8 @@ from lazsim.study.verify.cells import UNKNOWN, cell_flag, cell_number, cell_whol
 GPU_SHARE = 0.1
 """Share by which sources differ on the rates of one GPU: the memory of a B200 has 7.7 or 8 TB/s."""
 
+OTHER_NAME = "give yours another name"
+
 LINK_SHARE = 0.7
 """Share of the line rate of NVLink that an all-to-all reaches.
 
@@ -56,13 +58,25 @@ class Lookup:
 
     def cluster(self, name: str, num_gpus: int) -> tuple[ClusterSpec, GpuSpec]:
         """Find a system, cut or grown to a number of GPUs, and its GPU."""
+        row = self.systems.get(name, {})
         if known := self._specified("system", name):
             cluster = load_spec(ClusterSpec, known)
             gpu = load_spec(GpuSpec, cluster.gpu)
-            _refuse_other_system(name, self.systems.get(name, {}), cluster)
+            server = cluster.gpus_per_node * cluster.nodes_per_server
+            of_nodes = {
+                "gpus_per_node": cluster.gpus_per_node, "gpus_per_nvlink_domain": cluster.gpus_per_domain or server,
+                "nic_Gbps_per_gpu": cluster.network.nic_bytes_per_s * 8 / 1e9 / server,
+            }  # fmt: skip
+            _refuse_others(row, of_nodes, OTHER_NAME)
+            if (told := row.get("gpu", "").lower()) not in (*UNKNOWN, cluster.gpu):
+                raise SpecError(f"systems.csv has gpu {told} of {name}, and the catalogue {cluster.gpu}: {OTHER_NAME}")
         else:
-            cluster, gpu = _system_of(self.systems[name])
-        _refuse_other_gpu(name, self.systems.get(name, {}), gpu)
+            cluster, gpu = _system_of(row)
+        of_gpu = {
+            "peak_bf16_TF": gpu.peak_flop_per_s / 1e12, "peak_fp8_TF": gpu.peak_fp8_flop_per_s / 1e12,
+            "hbm_TBps": gpu.memory_bytes_per_s / 1e12,
+        }  # fmt: skip
+        _refuse_others(row, of_gpu, f"kernels of another {gpu.name} were not measured")
         return with_gpus(cluster, num_gpus, "gpus"), gpu
 
     def _specified(self, kind: str, name: str) -> str:
@@ -102,36 +116,13 @@ def _system_of(row: Cells) -> tuple[ClusterSpec, GpuSpec]:
     return override(load_spec(ClusterSpec, like), changes, row["system"]), gpu
 
 
-def _refuse_other_gpu(name: str, row: Cells, gpu: GpuSpec) -> None:
-    """Refuse a row of a system whose GPU is another than the catalogue's of that name, such as one of PCIe."""
-    own = {
-        "peak_bf16_TF": gpu.peak_flop_per_s / 1e12,
-        "peak_fp8_TF": gpu.peak_fp8_flop_per_s / 1e12,
-        "hbm_TBps": gpu.memory_bytes_per_s / 1e12,
-    }
+def _refuse_others(row: Cells, own: Mapping[str, float], remedy: str) -> None:
+    """Refuse a row of a system of which a column is another than the catalogue has, where it has one."""
     for column, value in own.items():
         if value and abs(cell_number(row, column) / value - 1) > GPU_SHARE:
             raise SpecError(
-                f"systems.csv has {column} {row[column]} of {name}, and the catalogue's {gpu.name} {value:g}: kernels "
-                "of such a GPU were not measured"
+                f"systems.csv has {column} {row[column]} of {row['system']}, and the catalogue {value:g}: {remedy}"
             )
-
-
-def _refuse_other_system(name: str, row: Cells, cluster: ClusterSpec) -> None:
-    """Refuse a row of a system of the catalogue that describes another one."""
-    server = cluster.gpus_per_node * cluster.nodes_per_server
-    own = {
-        "gpus_per_node": cluster.gpus_per_node,
-        "gpus_per_nvlink_domain": cluster.gpus_per_domain or server,
-        "nic_Gbps_per_gpu": cluster.network.nic_bytes_per_s * 8 / 1e9 / server,
-    }
-    others = {column: f"{value:g}" for column, value in own.items() if abs(cell_number(row, column) / value - 1) > 1e-6}
-    if row.get("gpu", "").lower() not in (*UNKNOWN, cluster.gpu):
-        others["gpu"] = cluster.gpu
-    for column, value in others.items():
-        raise SpecError(
-            f"systems.csv has {column} {row[column]} of {name}, and the catalogue {value}; give yours another name"
-        )
 
 
 def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:

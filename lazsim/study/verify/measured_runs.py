@@ -24,13 +24,13 @@ from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.predict import flop_per_token
 from lazsim.stepmodel.search import RECOMPUTES, fits
 from lazsim.study.verify.cells import (
     UNKNOWN,
     cell_choice,
     cell_flag,
     cell_number,
-    cell_number_if_any,
     cell_whole,
     cell_words,
     read_rows,
@@ -69,13 +69,20 @@ SHARDINGS = {
 
 OPTIMIZERS = {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"}
 
-ROUTINGS = ("balance", "drop", "real", "fake")
+LEARNED = ("real", "aux", "learned")
+ROUTINGS = ("balance", "drop", *LEARNED, "fake")
 """Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
 
-GRAPHS = {"full_iteration": "full", "transformer_engine": "partial"}
+GRAPHS = {"full_iteration": "full", "full": "full", "transformer_engine": "partial", "partial": "partial"}
 XLA = "(xla)"
 
 RECOMPUTE = {"selective": "selective", "full": "full"}
+
+CHOICES = {
+    "precision": PRECISIONS, "recompute": RECOMPUTE, "dispatcher": DISPATCHERS, "cuda_graph": GRAPHS,
+    "sharding": SHARDINGS, "optimizer": OPTIMIZERS,
+}  # fmt: skip
+"""Columns of one word, in any spelling such as all-to-all, behind which brackets may tell more."""
 
 OWN, NEAREST, UNKNOWN_INPUTS = "all known", "of the nearest recipe", "some unknown"
 """How well the inputs of a row are known, its setting `inputs`."""
@@ -89,7 +96,8 @@ TOO_LARGE = "more than the memory of a GPU, so that a setting was another one"
 """Kinds of remarks on a row."""
 
 DEFAULTS = {
-    "precision": "bf16", "recompute": "none", "dispatcher": "alltoall", "cuda_graph": "none", "vp": "1", "cp": "1",
+    "precision": "bf16", "recompute": "none", "dispatcher": "alltoall", "cuda_graph": "none",
+    "cuda_graph_scope": "attn+moe_router+moe_preprocess", "vp": "1", "cp": "1",
     "etp": "1", "sharding": "zero1", "optimizer": "adam", "activation_offload": "none", "token_routing": "balanced",
     "a2a_overlap": "0", "grad_reduce_overlap": "1", "param_gather_overlap": "1", "tp_comm_overlap": "0",
 }  # fmt: skip
@@ -105,9 +113,6 @@ WORDS = {*DEFAULTS, *FLAGS, "recompute_modules", "cuda_graph_scope", "completene
 
 GRAPH_SCOPES = ("attn", "mamba", "mlp", "moe", "moe_router", "moe_preprocess", "full_iteration")
 """Words of the parts of a layer that graphs of Transformer Engine hold."""
-
-IN_BRACKETS = ("precision", "recompute", "dispatcher", "cuda_graph", "sharding", "optimizer")
-"""Columns of one word, behind which brackets may tell more."""
 
 STEP_SHARE = 0.05
 """Share by which a step time may differ from that of the tokens per second before the row is remarked on: that is the
@@ -180,6 +185,10 @@ def _plain(row: Cells) -> Cells:
     """Return a row with its words in small letters, and flags as 0 and 1."""
     small = {column: cell.lower() for column, cell in row.items()}
     cells = {name: word if name in WORDS or word in UNKNOWN else row[name] for name, word in small.items()}
+    for column in CHOICES.keys() & cells.keys():
+        known = {_letters(name): name for name in CHOICES[column]}
+        word, bracket, more = cells[column].partition(" (")
+        cells[column] = known.get(_letters(word), word) + bracket + more
     return cells | {column: FLAG_WORDS.get(cells[column], cells[column]) for column in FLAGS if column in cells}
 
 
@@ -201,15 +210,17 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     inputs, skipped, measured, remarks = None, "", math.nan, list[tuple[str, str]]()
     try:
         measured = _tokens_per_s_per_gpu(row)
-        if math.isnan(measured):
-            raise SpecError("no measured throughput: give tok_s_gpu, or step_s")
         inputs = _inputs(row, lookup)
+        if math.isnan(measured):
+            reported = 1e9 * cell_number(row, "flops_per_tok_reported_G")
+            flop, whose = (reported, "as reported") if reported > 0 else (flop_per_token(inputs), "as lazsim counts")
+            measured = 1e12 * cell_number(row, "reported_tflops_gpu") / flop
+            remarks.append((ASSUMED, f"tok_s_gpu of TFLOP/s by {flop / 1e9:.4g} GFLOP a token, {whose}"))
+        if not measured > 0:
+            raise SpecError("no measured throughput: give tok_s_gpu, step_s or reported_tflops_gpu")
         settings["graphs"] = inputs.parallel.graphs
         _refuse_contradictions(row, inputs)
-    except LazsimError as error:
-        inputs, skipped = None, str(error)
-    if inputs is not None:
-        remarks = [(ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan")]
+        remarks += [(ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan")]
         if alike := lookup.relative(row["model_key"]):
             remarks.append((ASSUMED, f"what models.csv does not tell of {row['model_key']} as {alike} has it"))
         has_further = lookup.model(row["model_key"]).num_mtp_layers > 0
@@ -223,6 +234,8 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         remarks += [(STANDS_IN, text) for text in inputs.kernel_remarks]
         share = math.fsum(memory_bytes(inputs).values()) / inputs.gpu.memory_bytes
         remarks += [(TOO_LARGE, f"{share:.3g} times")] * (share > 1)
+    except LazsimError as error:
+        inputs, skipped, remarks = None, str(error), []
     source = row.get("source", "")
     return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, skipped, tuple(remarks))
 
@@ -293,8 +306,8 @@ def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
     if names and not any(name.startswith(gpu) for name in names):
         raise SpecError(f"gpu {row['gpu']!r}, and system {system!r} has {gpu}; correct one of them")
     for column, own in (("gpus_per_node", inputs.cluster.gpus_per_node), ("nvlink_domain", inputs.domain)):
-        told = cell_number_if_any(row, column)
-        if told and min(told, inputs.num_gpus) != min(own, inputs.num_gpus):
+        told = cell_number(row, column)
+        if told > 0 and min(told, inputs.num_gpus) != min(own, inputs.num_gpus):
             raise SpecError(f"{column} {told:g}, and system {system!r} has {own}; correct one, or name another system")
     modules = row.get("recompute_modules") or ""
     if row.get("recompute") == "none" and any(module in modules for module in MODULES):
@@ -307,9 +320,12 @@ def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
 def _defaults(row: Cells, inputs: StepInputs, *said: str) -> Iterator[str]:
     """Name the settings of which a row says this, with what stands for each; most rows leave offloading out."""
     parallel = inputs.parallel
-    sizes = {"vp": parallel.pipeline, "dispatcher": parallel.expert, "tp_comm_overlap": parallel.tensor}
+    idle = {
+        "vp": parallel.pipeline == 1, "dispatcher": parallel.expert == 1, "tp_comm_overlap": parallel.tensor == 1,
+        "cuda_graph_scope": parallel.graphs != "partial", "activation_offload": said == ("",),
+    }  # fmt: skip
     for column, default in DEFAULTS.items():
-        if row.get(column, "") in said and sizes.get(column) != 1 and (said != ("",) or column != "activation_offload"):
+        if row.get(column, "") in said and not idle.get(column):
             yield f"{column} {_recomputation(parallel) if column == 'recompute' else default}"
 
 
@@ -332,8 +348,10 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     spread = cells.get("sequence_parallel", "1")
     if spread not in ("0", "1") or (spread == "0" and parallel.tensor > 1):
         yield f"{shown['sequence_parallel']}, predicted as 1"
-    if cells.get("delay_wgrad", "0") != "0" and not parallel.overlap_expert:
-        yield f"{shown['delay_wgrad']} without a2a_overlap"
+    if cells.get("delay_wgrad", "0") != "0":
+        yield shown["delay_wgrad"]
+    if parallel.schedule == "dualpipe" and cells.get("a2a_overlap") == "0":
+        yield "a2a_overlap 0 with DualPipe, which hides exchanges"
     if cells.get("recompute") == "selective" and not cell_words(row, "recompute_modules", MODULES, NO_MODULES):
         yield f"recompute selective without modules that lazsim knows, predicted as {_recomputation(parallel)}"
     modules = {*re.findall(r"\w+", cells.get("recompute_modules", ""))} - {*NO_MODULES, "block", "full", "uniform"}
@@ -341,7 +359,7 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield f"{shown['recompute_modules']} with recompute full"
     if "recompute" not in cells and row.get("recompute") != "none" and "recompute_modules" in cells:
         yield f"{shown['recompute_modules']} without recompute"
-    if parallel.pipeline == 1 and cell_number_if_any(row, "vp") > 1:
+    if parallel.pipeline == 1 and cell_number(row, "vp") > 1:
         yield f"{shown['vp']} with pp 1"
     scope = cells.get("cuda_graph_scope", "")
     if strange := {*re.findall(r"\w+", scope)} - {*GRAPH_SCOPES}:
@@ -353,36 +371,34 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         held = [*mixers * parallel.graph_attention, "moe_router", "moe_preprocess"]
         if {*held} != {*re.findall(r"\w+", scope)} - ({"mamba"} - {*mixers}):
             yield f"cuda_graph_scope {scope}, predicted as {'+'.join(held)}"
-    capacity = cell_number_if_any({"": cells.get("capacity_factor", "").partition(" ")[0]}, "")
     drops = "drop" in cells.get("token_routing", "").replace("dropless", "")
-    if drops and not capacity:
+    if drops and not parallel.capacity_factor:
         yield f"{shown['token_routing']} without capacity_factor"
-    elif capacity and not drops:
+    elif cells.get("capacity_factor", "")[:1].isdigit() and not drops:
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
-    for column in IN_BRACKETS:
+    for column in CHOICES:
         if " (" in cells.get(column, "") and XLA not in cells[column]:
             yield f"words in brackets of {shown[column]}"
-    ranks, micro_batches = cell_number_if_any(row, "dp"), cell_number_if_any(row, "microbatches_per_step")
-    if ranks and ranks not in (inputs.data, inputs.data * parallel.context):
+    ranks, micro_batches = cell_number(row, "dp"), cell_number(row, "microbatches_per_step")
+    if ranks > 0 and ranks not in (inputs.data, inputs.data * parallel.context):
         yield f"{shown['dp']}, where the layout has {inputs.data}"
-    elif micro_batches and micro_batches != inputs.num_micro_batches:
+    elif micro_batches > 0 and micro_batches != inputs.num_micro_batches:
         yield f"{shown['microbatches_per_step']}, where the layout has {inputs.num_micro_batches}"
     tokens_per_s = _tokens_per_s_per_gpu(row) * inputs.num_gpus
     step_s = parallel.global_batch * inputs.model.sequence_length / tokens_per_s
-    if (told_s := cell_number_if_any(row, "step_s")) and abs(told_s / step_s - 1) > STEP_SHARE:
+    if (told_s := cell_number(row, "step_s")) > 0 and abs(told_s / step_s - 1) > STEP_SHARE:
         yield f"{shown['step_s']}, where tok_s_gpu gives {step_s:.4g} s"
 
 
 def _layout(row: Cells) -> ParallelSpec:
-    # Words in brackets say where a setting is from.
-    graph, sharding = ((row.get(column) or "").partition(" (")[0] for column in ("cuda_graph", "sharding"))
     scope, stages, routing = (row.get(name) or "" for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
-    is_dual = row.get("vp") == "dualpipe"
+    is_dual = _letters(row.get("vp") or "") == "dualpipe"
     parts = 1 if is_dual else cell_whole(row, "vp") or 1
     if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
+    is_learned = any(word in routing.partition(" (")[0] for word in LEARNED)
     undivided = row.get("distributed_optimizer") == "0"
-    divided = cell_choice({"sharding": sharding}, "sharding", SHARDINGS, "none" if undivided else "optimizer")
+    divided = cell_choice(row, "sharding", SHARDINGS, "none" if undivided else "optimizer")
     recompute = cell_choice(row, "recompute", RECOMPUTE, "none")
     recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
@@ -399,12 +415,11 @@ def _layout(row: Cells) -> ParallelSpec:
         "stages": "" if stages in UNKNOWN else stages,
         "global_batch": cell_whole(row, "gbs"),
         "micro_batch": cell_whole(row, "mbs", 1),
-        "sharding": sharding if sharding == "none" else divided,
-        "optimizer": cell_choice({"optimizer": (row.get("optimizer") or "").lower()}, "optimizer", OPTIMIZERS, "adam"),
+        "sharding": "none" if (row.get("sharding") or "").startswith("none") else divided,
+        "optimizer": cell_choice(row, "optimizer", OPTIMIZERS, "adam"),
         "state_bytes": _recipes(row).state_bytes,
         "gradient_bytes": _recipes(row).gradient_bytes,
         "precision": cell_choice(row, "precision", PRECISIONS, "bf16"),
-        "eight_bit_parts": _eight_bit_parts(row),
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
         "recompute_stops_early": recompute == "full" and _shards_with_pytorch(row),
@@ -419,25 +434,23 @@ def _layout(row: Cells) -> ParallelSpec:
         "overlap_parameters": cell_flag(row, "param_gather_overlap", True),
         "overlap_tensor": cell_flag(row, "tp_comm_overlap", False),
         # The host starts a program of XLA once, and C++ launches its kernels.
-        "graphs": "full"
-        if XLA in (row.get("cuda_graph") or "")
-        else cell_choice({"cuda_graph": graph}, "cuda_graph", GRAPHS, "none"),
+        "graphs": "full" if XLA in (row.get("cuda_graph") or "") else cell_choice(row, "cuda_graph", GRAPHS, "none"),
         "graph_attention": "attn" in scope or scope in UNKNOWN,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
-        "routing": "learned" if "real" in routing else "consecutive" if "fake" in routing else "balanced",
+        "routing": "learned" if is_learned else "consecutive" if "fake" in routing else "balanced",
         "capacity_factor": 0.0 if math.isnan(capacity_factor) else capacity_factor,
         "pad_to_capacity": capacity_factor > 0 and "padded" in routing,
     }
-    return convert(fields, ParallelSpec, "layout")
+    return convert(fields | {"eight_bit_parts": _eight_bit_parts(row, fields)}, ParallelSpec, "layout")
 
 
-def _eight_bit_parts(row: Cells) -> list[str]:
+def _eight_bit_parts(row: Cells, fields: Mapping[str, Any]) -> list[str]:
     """Return what the recipe of a row computes in 8 bits beside the matmuls of layers.
 
     In Megatron-Bridge, mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but
     for DeepSeek-V3 on GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``).
     """
-    if not _recipes(row).is_tuned or row.get("precision") != "mxfp8" or row.get("cuda_graph") != "full_iteration":
+    if not _recipes(row).is_tuned or (fields["precision"], fields["graphs"]) != ("mxfp8", "full"):
         return []
     model, system = catalogued_name(row["model_key"]), catalogued_name(row["system"])
     head = model.startswith(("deepseek-v3", "gpt-oss"))
