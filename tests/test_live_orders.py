@@ -4,9 +4,11 @@ import asyncio
 import linecache
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
+from lazsim.live import worker_pool
 from lazsim.live.orders import run_until_ordered
 
 
@@ -19,14 +21,14 @@ def raising():
     def on_order(number, _frame):
         raise OrderToEndError(number)
 
-    before = {number: signal.signal(number, on_order) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_order) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     yield on_order
     assert all(signal.getsignal(number) is on_order for number in before)
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGALRM])
 def test_an_order_just_before_the_step_of_a_task_cancels_it_and_is_then_handled(number, raising):
     done = []
 
@@ -85,3 +87,11 @@ def test_a_coroutine_without_an_order_returns_and_raises_as_it_does(raising):
     assert run_until_ordered(value()) == 7
     with pytest.raises(ValueError, match="of its own"):
         run_until_ordered(failure())
+
+
+def test_a_worker_whose_start_an_order_ends_is_known_to_its_pool_which_ends_it(raising, monkeypatch):
+    pool = worker_pool.WorkerPool()
+    monkeypatch.setattr(worker_pool, "_start", lambda _worker: signal.raise_signal(signal.SIGALRM))
+    with pytest.raises(OrderToEndError):
+        pool.start("node0", ("127.0.0.1", 1), b"", 0, Path("workers.log"))
+    assert pool._workers.keys() == {"node0"}

@@ -17,13 +17,15 @@ T = TypeVar("T")
 def run_until_ordered(main: Coroutine[object, object, T]) -> T:
     """Run a coroutine, which an order to end (SIGINT, SIGTERM) cancels; then do what the process does at such orders.
 
+    SIGALRM, by which the command line raises an earlier order again, is one, too.
+
     Notes
     -----
     An exception that a signal raises within the event loop can lose the step of a task that was next: the task then
     waits for ever, also once it is cancelled. So what handles the order elsewhere is called after the loop. A second
     order ends the process at once.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     orders: list[tuple[int, float]] = []
 
     async def lead() -> T:
@@ -31,8 +33,8 @@ def run_until_ordered(main: Coroutine[object, object, T]) -> T:
         assert task is not None, "a coroutine that runs is a task"
 
         def on_order(number: int, _frame: FrameType | None) -> None:
-            if orders and time.monotonic() > orders[0][1] + SAME_S:
-                os._exit(128 + orders[0][0])
+            if orders and number != signal.SIGALRM and time.monotonic() > orders[0][1] + SAME_S:
+                os._exit(128 + number)
             orders.append((number, time.monotonic()))
             if len(orders) == 1 and not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)

@@ -63,9 +63,10 @@ class WorkerPool:
         try:
             with starting_processes():
                 when_possible(partial(_start, worker))
+                # Before the end of the block, which may raise an interrupt that has waited.
+                self._workers[name] = worker
         except OSError as error:
             raise LiveError(f"{name}: cannot be started ({error.strerror})") from None
-        self._workers[name] = worker
 
     @property
     def num_workers(self) -> int:
