@@ -221,7 +221,7 @@ class Job:
                 self._note_state()
                 yield start
                 decision = self._recovery(state)
-        saved_step = self._copied_step(state.held) if decision.source == "memory" else self.progress.saved_step
+        saved_step = self.progress.saved_step
         since_s = (self.progress.step - saved_step) * self.step_s
         # Before the first checkpoint, a rollback loses all steps.
         self.plans.note_failure(state.held, decision, since_s, self.interval_steps * self.step_s if saved_step else 0.0)

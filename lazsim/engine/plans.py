@@ -135,7 +135,8 @@ class Plans:
 
         Training since the last save took `since_s`, and `interval_s` from one save to the next.
         """
-        loses = decision.source != "peers"
+        # Copies in memory are of the last steps: runs that go back to these stay as far apart.
+        loses = decision.source not in ("peers", "memory")
         lose_prob, restart_s, num_lost = float(loses), 0.0, held.num_seats - len(held.nodes)
         is_in_doubt = self.sampler.is_on and self._system.is_elastic and held.made is not None and decision.num_nodes
         if is_in_doubt and num_lost >= self.fewest_nodes(held):
