@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lazsim import ModelSpec, load_routing, load_spec
-from lazsim.output.plots.charts import lines_figure, panel_grid
+from lazsim.output.plots.charts import lines_figure, panel_grid, stack_shares
 from lazsim.output.plots.style import PAPER, to_files
 from lazsim.study.experiment import Outcome
 
@@ -56,11 +56,7 @@ def drift_figure(curves, layer):
     figure, axes = panel_grid(len(sources), len(sources))
     for source, place in zip(sources, axes[0], strict=True):
         shares = curves[curves["loads"] == source].pivot_table(index="rank", columns="step", values="share")
-        greys = [str(round(grey, 3)) for grey in np.linspace(0.25, 0.95, len(shares))]
-        steps = shares.columns.to_numpy()
-        place.stackplot(steps, shares.to_numpy(), colors=greys, edgecolor="white", linewidth=0.2)
-        place.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
-        place.set_ylim(0, 1)
+        stack_shares(place, shares.columns.to_numpy(), shares.to_numpy())
         place.set_title(f"{source}, layer {layer}")
         place.set_xlabel("step")
     axes[0, 0].set_ylabel("share of tokens")
