@@ -135,6 +135,7 @@ def test_a_value_of_an_option_that_repeats_is_refused_where_it_is_given_twice(na
     ("arguments", "told"),
     [
         (("sensitivity", "--trace", "spot-p3-like", "--factor", "1", "--factor", "1.0"), "--factor 1.0"),
+        (("routing", "plot", "x", "--out", "x.png", "--layer", "1", "--layer", "01"), "--layer 01"),
         (("advise", "--trace", "x", "--nodes", "4-6,5"), "--nodes 4-6,5: 5"),
         (("advise", "--trace", "x", "--fault-threshold", "2,2"), "--fault-threshold 2,2: 2"),
         (("place", "--lose", "0-2,1"), "--lose 0-2,1: 1"),

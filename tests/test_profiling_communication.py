@@ -26,6 +26,7 @@ from lazsim.profiling.communication import (
 )
 from lazsim.profiling.exchanges import (
     EXCHANGES,
+    SPLITS,
     RankWorker,
     leave_group,
     link_bytes,
@@ -85,8 +86,8 @@ def test_errors_in_processes_a_lack_of_memory_and_one_that_stands_still_are_told
     assert pair.ask("trying", "fits", "all_reduce", 1024, 2) == [True, True]
     os.kill(pids_of(pair)[0], signal.SIGSTOP)
     pair.timeout_s = 0.5
-    told = refusal(lambda: pair.ask("measuring all_reduce of 1024 bytes", "exchange", "all_reduce", 1024, 1, 1))
-    assert told.startswith("process of rank 0, 1 gave no answer in 0 s while measuring all_reduce")
+    told = refusal(lambda: pair.ask("measuring broadcast of 1024 bytes", "exchange", "broadcast", 1024, 1, 1))
+    assert told.startswith("process of rank 0, 1 gave no answer in 0 s while measuring broadcast")
 
 
 def test_only_processes_of_this_machine_reach_the_store_at_which_ranks_meet(pair):
@@ -219,7 +220,7 @@ def test_an_exchange_between_gpus_begins_when_all_of_them_do(monkeypatch, backen
     worker = exchanges.RankWorker(0, 0, backend, "cpu", 1.0)
     monkeypatch.setattr(worker, "_make", lambda *_: made)
     # One run that is checked and one to warm up; the time of lining up does not count.
-    assert worker.exchange("all_reduce", 4, 1, 2) == ([7.0, 7.0], 0.0)
+    assert worker.exchange("broadcast", 4, 1, 2) == ([7.0, 7.0], 0.0)
     assert calls == ["run", *3 * ["barrier", *line_up, "run"]]
 
 
@@ -233,9 +234,16 @@ def test_a_device_that_cannot_be_had_is_told_in_one_line():
     assert not any(is_running(pid) for pid in pids)
 
 
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 @pytest.mark.parametrize("count", [0, 1, 7, 256])
-def test_parts_are_even_and_add_up(count):
+def test_parts_add_up(split, count):
     for num_ranks in (1, 2, 5):
-        parts = exchanges.even_parts(num_ranks, count)
+        parts = split(num_ranks, count)
         assert (len(parts), sum(parts)) == (num_ranks, count)
-        assert 0 <= max(parts) - min(parts) <= 1
+        assert min(parts) >= 0
+
+
+def test_parts_are_even_halved_or_one():
+    assert {kernel: split(3, 8) for kernel, split in SPLITS.items()} == {
+        "all_to_all": [3, 3, 2], "all_to_all_skewed": [4, 2, 2], "all_to_all_empty": [8, 0, 0]
+    }  # fmt: skip

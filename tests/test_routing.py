@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import tracemalloc
@@ -422,7 +423,7 @@ def test_routing_commands_make_files_that_a_run_takes(lazsim, tmp_path):
         assert "later steps use the last ones" in err
 
 
-def test_routing_commands_take_names_and_what_generate_writes(lazsim, tmp_path):
+def test_routing_commands_take_names_and_draw_what_generate_writes(lazsim, tmp_path):
     made = tmp_path / "made.csv"
     assert lazsim("routing", "generate", "smartmoe-fit", "--out", made)[0] == 0
     of_name, of_file = (lazsim("routing", "info", source, "--json") for source in ("smartmoe-fit", made))
@@ -432,7 +433,7 @@ def test_routing_commands_take_names_and_what_generate_writes(lazsim, tmp_path):
     assert json.loads(lazsim("routing", "info", "uniform", "--json")[1])["per_layer"][0]["max_over_mean"] == 1
     even = lazsim("routing", "generate", "uniform", "--layers", 1, "--experts", 2, "--out", "-")
     assert even[1].splitlines()[-2:] == ["0,0,0,1", "0,0,1,1"]
-    _, _, err = lazsim("routing", "info", "smartmo")
+    _, _, err = lazsim("routing", "plot", "smartmo", "--out", tmp_path / "a.png")
     assert "unknown routing 'smartmo': did you mean 'smartmoe-fit'?" in err
 
 
@@ -442,3 +443,17 @@ def test_a_run_takes_the_loads_that_were_recorded_of_a_live_job(lazsim):
     code, out, err = lazsim("run", "--trace", "traces/fail-every-5min.csv", "--routing", loads, *short)
     assert code == 0, err
     assert json.loads(out)["runs"][0]["steps"] > 0
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_a_plot_is_the_same_bytes_each_time(lazsim, write, tmp_path, kind):
+    source = write(write_csv(recorded([[[3, 1], [1, 1]], [[1, 3], [2, 1]]])), "loads.csv")
+    pictures = []
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}.{kind}"
+        code, _, err = lazsim("routing", "plot", source, "--out", out)
+        assert (code, err.endswith(f"{out}: written\n")) == (0, True)
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1]
+    for left, right in itertools.pairwise([b"\x89PNG" if kind == "png" else b"%PDF", pictures[0][:4]]):
+        assert left == right

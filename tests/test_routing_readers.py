@@ -430,6 +430,15 @@ def test_a_snapshot_tells_how_even_its_layers_are(lazsim, tmp_path):
     assert "1.75" in lazsim("routing", "info", path)[1]
 
 
+def test_a_snapshot_has_a_picture_of_its_loads(lazsim, tmp_path):
+    pictures = []
+    for name, loads in (("even", [[1, 1, 1]]), ("skewed", [[5, 1, 1]])):
+        path = write(tmp_path, f"{name}.json", json.dumps(loads))
+        assert lazsim("routing", "plot", path, "--out", tmp_path / f"{name}.png")[0] == 0
+        pictures.append((tmp_path / f"{name}.png").read_bytes())
+    assert pictures[0] != pictures[1]
+
+
 def test_numbers_without_a_name_are_loads_unless_they_look_like_the_experts_of_tokens(tmp_path):
     rng = np.random.default_rng(0)
     ids = np.argsort(rng.random((256, 64)), axis=1)[:, :8]

@@ -34,7 +34,7 @@ csv_option = click.option(
 
 @click.group(cls=CommandGroup)
 def command() -> None:
-    """Inspect, fit, generate and convert expert loads. SPEC is a generator, as of lazsim list routing."""
+    """Inspect, fit, generate, convert and plot expert loads. SPEC is a generator, as of lazsim list routing."""
 
 
 @command.command()
@@ -118,3 +118,22 @@ def convert(layers: int | None, experts: int | None, every: int, out: Path, **re
     taken = top_experts(recorded, layers or num_layers, experts or num_experts)
     write_out(out, write_csv(replace(taken, steps=taken.steps[::every], tokens_SLE=taken.tokens_SLE[::every])))
     note(*taken.notes)
+
+
+@command.command()
+@reading_options
+@click.option("--layer", "layers", type=kinds.LAYER, multiple=True, help="Repeats; default: first, middle, last.")
+@click.option("--out", type=kinds.OUT_PICTURE, required=True, metavar="FILE.png|pdf", help="Picture to write.")
+def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
+    """Plot how the experts of some layers share the tokens over training."""
+    from lazsim.errors import LazsimError
+    from lazsim.output.plots.routing import share_figure
+    from lazsim.routing.table import spans
+
+    recorded = load_recording(**reading)
+    numbers = recorded.layer_numbers
+    chosen = layers or tuple(dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])))
+    for layer in set(chosen) - set(numbers):
+        raise LazsimError(f"`layer` {layer}: {reading['source']} has layers {spans(numbers)}")
+    write_out(out, share_figure(recorded, chosen, out.suffix[1:].lower()))
+    note(*recorded.notes, f"{out}: written")

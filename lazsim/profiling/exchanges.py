@@ -36,20 +36,17 @@ class Exchange(NamedTuple):
         return float((buffer[-1] - self.expected()).abs().max()) if buffer[-1].numel() else 0.0
 
 
-def _all_to_all(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
-    """Build an exchange of even parts, each of its sender's number."""
-    sends = even_parts(num_ranks, count)
-    receives = [sends[rank]] * num_ranks
-    return Exchange(
-        lambda: (torch.full((count,), float(rank), device=device), torch.empty(sum(receives), device=device)),
-        lambda sent, received: dist.all_to_all_single(received, sent, receives, sends),
-        lambda: torch.arange(num_ranks, device=device, dtype=torch.float32).repeat_interleave(sends[rank]),
-    )
+def _all_to_all(split: Callable[[int, int], list[int]]) -> Callable[[int, int, int, str], Exchange]:
+    def make(rank: int, num_ranks: int, count: int, device: str) -> Exchange:
+        sends = split(num_ranks, count)
+        receives = [sends[rank]] * num_ranks
+        return Exchange(
+            lambda: (torch.full((count,), float(rank), device=device), torch.empty(sum(receives), device=device)),
+            lambda sent, received: dist.all_to_all_single(received, sent, receives, sends),
+            lambda: torch.arange(num_ranks, device=device, dtype=torch.float32).repeat_interleave(sends[rank]),
+        )
 
-
-def even_parts(num_ranks: int, count: int) -> list[int]:
-    """Split a count evenly among ranks."""
-    return [count // num_ranks + (rank < count % num_ranks) for rank in range(num_ranks)]
+    return make
 
 
 def _in_place(
@@ -74,11 +71,22 @@ def _send_to_1(rank: int, buffer: Any) -> None:
         dist.recv(buffer, 0)
 
 
+SPLITS: dict[str, Callable[[int, int], list[int]]] = {
+    "all_to_all": lambda ranks, count: [count // ranks + (rank < count % ranks) for rank in range(ranks)],
+    "all_to_all_skewed": lambda ranks, count: [
+        *(count >> rank for rank in range(1, ranks)), count - sum(count >> rank for rank in range(1, ranks))
+    ],
+    "all_to_all_empty": lambda ranks, count: [count, *[0] * (ranks - 1)],
+}  # fmt: skip
+"""What each rank gets of a buffer, from the number of ranks and the elements: even parts; half to rank 0, half of the
+rest to rank 1 and so on; all to rank 0."""
+
 EXCHANGES: dict[str, Callable[[int, int, int, str], Exchange]] = {
-    "all_to_all": _all_to_all,
+    **{kernel: _all_to_all(split) for kernel, split in SPLITS.items()},
     # Sums of sums grow with each run, at last to infinity, which takes no longer; the first is checked.
     "all_reduce": _in_place(lambda _, buffer: dist.all_reduce(buffer), lambda _, ranks: ranks * (ranks + 1) // 2),
     "point_to_point": _in_place(_send_to_1, lambda rank, _: rank + 1 if rank > 1 else 1),
+    "broadcast": _in_place(lambda _, buffer: dist.broadcast(buffer, 0), lambda *_: 1),
 }
 """Exchange of each kernel, made from rank, number of ranks, elements and device."""
 
@@ -88,11 +96,11 @@ def link_bytes(kernel: str, num_ranks: int, num_bytes: int) -> float:
 
     Examples
     --------
-    >>> link_bytes("all_to_all", 4, 400), link_bytes("all_reduce", 4, 400)
-    (300.0, 600.0)
+    >>> link_bytes("all_to_all", 4, 400), link_bytes("all_to_all_empty", 4, 400), link_bytes("all_reduce", 4, 400)
+    (300.0, 1200.0, 600.0)
     """
-    if kernel == "all_to_all":
-        parts = even_parts(num_ranks, num_bytes)
+    if kernel in SPLITS:
+        parts = SPLITS[kernel](num_ranks, num_bytes)
         return float(max((num_ranks - 1) * parts[0], num_bytes - min(parts)))
     return float(num_bytes) * (2 * (num_ranks - 1) / num_ranks if kernel == "all_reduce" else 1.0)
 

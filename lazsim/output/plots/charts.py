@@ -115,6 +115,14 @@ def lines_figure(
     return to_files(figure)
 
 
+def stack_shares(axes: Axes, places: Any, shares: Any) -> None:
+    """Stack shares of a whole in shades of grey, a row for each part."""
+    greys = [str(round(grey, 3)) for grey in np.linspace(0.25, 0.95, len(shares))]
+    axes.stackplot(places, shares, colors=greys, edgecolor="white", linewidth=0.2)
+    axes.set_xlim(places[0], max(places[-1], places[0] + 1))
+    axes.set_ylim(0, 1)
+
+
 def draw_intervals(
     axes: Axes, places: Any, frame: pd.DataFrame, y: str, interval: tuple[str, str], color: str = "black"
 ) -> None:
@@ -146,10 +154,12 @@ def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
     return frame.assign(**{x: places}), list(shown_names(names).values())
 
 
-def panel_grid(num_panels: int, columns: int) -> tuple[Figure, Any]:
-    """Make rows of panels; places that are left over stay empty."""
+def panel_grid(
+    num_panels: int, columns: int, width: float = COLUMN_INCHES, panel_height: float = PANEL_INCHES
+) -> tuple[Figure, Any]:
+    """Make rows of panels, in a figure of this width; places that are left over stay empty."""
     rows = -(-num_panels // columns)
-    figure = new_figure(COLUMN_INCHES, rows * PANEL_INCHES + 0.29)
+    figure = new_figure(width, rows * panel_height + 0.29)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for unused in axes.flat[num_panels:]:
         unused.set_axis_off()
