@@ -70,13 +70,15 @@ def test_the_map_marks_the_most_endangered_expert(lazsim):
     assert "  0: 2 2\n  1: 2 2\n  2: 0*1\n" in out
 
 
-def test_loss_reports_each_mapping(answered):
+def test_loss_reports_each_mapping_and_sharing(answered):
     placed = answered("place", *SMALL, "--policy", "mro", "--lose", "3,0")
     outcome = placed["lose"]["policies"]["mro"]
     assert placed["lose"]["nodes"] == [0, 3]
     assert outcome["lost_experts"] == []
-    greedy, optimal = outcome["migrations"]
-    assert greedy["total_bytes"] == greedy["num_states"] * 63 * 2**20 >= optimal["total_bytes"]
+    assert len(outcome["migrations"]) == 6
+    for row in outcome["migrations"]:
+        assert row["total_bytes"] == row["num_states"] * 63 * 2**20 >= outcome["least_bytes"]
+        assert max(row["busiest_sender_bytes"], row["busiest_receiver_bytes"]) >= outcome["bound_bytes"] - 1
     assert len(outcome["plan"]) == 8
 
 
@@ -87,16 +89,19 @@ def test_a_loss_shows_the_mapping_of_runs_and_all_of_them_when_asked(lazsim):
     # A row of the scores and one of the moves for each policy.
     assert len(rows) == 4
     assert "as in runs: greedy" in one
-    assert sum(line.startswith("mro ") and "." in line for line in every.splitlines()) == 1 + 2
+    # Three mappings with two ways to share the sending.
+    assert sum(line.startswith("mro ") and "." in line for line in every.splitlines()) == 1 + 6
 
 
 def test_states_that_three_owners_share_are_whole_states(answered):
     # Two nodes of the new plan want one state more; an expert of gpt-s is 66,060,288 bytes.
     even = ("--nodes", 10, "--slots", 6, "--experts", 8, "--loads", "uniform")
     outcome = answered("place", *even, "--policy", "mro", "--lose", 0)["lose"]["policies"]["mro"]
+    assert {row["sharing"] for row in outcome["migrations"]} == {"even", "balanced"}
     for row in outcome["migrations"]:
         assert row["total_bytes"] == row["num_states"] * 66_060_288
         assert row["busiest_receiver_bytes"] % 66_060_288 == 0
+        assert row["bound_bytes"] <= max(row["busiest_sender_bytes"], row["busiest_receiver_bytes"]) * (1 + 1e-12)
 
 
 def test_loss_of_an_expert_is_told(lazsim):

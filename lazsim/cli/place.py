@@ -62,7 +62,7 @@ planning_options = options(
 )  # fmt: skip
 @click.option(
     "--all-mappings", is_flag=True,
-    help="After --lose, show the way to map nodes to the new plan that moves least, too, not only that of runs.",
+    help="After --lose, show every way to map nodes to the new plan, not only that of runs.",
 )  # fmt: skip
 @click.option(
     "--old",

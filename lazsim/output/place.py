@@ -13,7 +13,7 @@ MOST_LOST_SHOWN = 8
 """Lost experts that are named."""
 
 
-MAPPING_OF_RUNS = "greedy"
+MAPPING_OF_RUNS = ("greedy", "even")
 """How simulated jobs map nodes to a new plan, and share the sending; see `lazsim.engine.reconfiguration`."""
 
 
@@ -95,18 +95,21 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
 def _loss_parts(comparison: PlanComparison, *, all_mappings: bool) -> Iterator[Part]:
     nodes, num_left = ", ".join(map(str, comparison.lost)), comparison.task.num_nodes - len(comparison.lost)
     yield f"after the loss of nodes {nodes}, planned anew on {counted(num_left, 'node')}"
-    keys = [key("policy"), *([key("mapping")] if all_mappings else [])]
-    columns = [*keys, Column("experts"), *(Column(name, ",.1f") for name in ("total", "sends", "receives"))]
+    keys = [key("policy"), *((key("mapping"), key("sharing")) if all_mappings else ())]
+    columns = [*keys, Column("experts")]
+    columns += [Column(name, ",.1f") for name in ("total", "sends", "receives", "bound")]
     rows = [
-        (*(name, row.mapping)[: len(keys)], row.num_states, row.total_bytes / MIB,
-         row.busiest_sender_bytes / MIB, row.busiest_receiver_bytes / MIB)
-        for name, loss in comparison.losses.items() for row in loss.migrations
-        if all_mappings or row.mapping == MAPPING_OF_RUNS
+        (*(name, row.mapping, row.sharing)[: len(keys)], row.num_states, row.total_bytes / MIB,
+         row.busiest_sender_bytes / MIB, row.busiest_receiver_bytes / MIB, row.bound_bytes / MIB)
+        for name, loss in comparison.losses.items() if loss.report is not None for row in loss.report.rows
+        if all_mappings or (row.mapping, row.sharing) == MAPPING_OF_RUNS
     ]  # fmt: skip
     if rows:
         state = f"{comparison.state_bytes / MIB:.4g} MiB for each expert of {comparison.model}"
         title = f"MiB that move: in total, and most for one node ({state})"
-        yield Table(columns, rows, title, [] if all_mappings else [f"nodes are mapped as in runs: {MAPPING_OF_RUNS}"])
+        mapping, sharing = MAPPING_OF_RUNS
+        others = f"nodes are mapped to the new plan as in runs: {mapping}, sending shared {sharing}"
+        yield Table(columns, rows, title, [] if all_mappings else [others])
     has_layers = comparison.task.has_layers
     yield [f"{name}: {text}" for name, loss in comparison.losses.items() for text in _loss_lines(loss, has_layers)]
 
@@ -117,8 +120,8 @@ def _loss_lines(loss: NodeLoss, has_layers: bool) -> Iterator[str]:
         shown = ", ".join(lost[:MOST_LOST_SHOWN]) + (", ..." if len(lost) > MOST_LOST_SHOWN else "")
         what = "layer/expert" if has_layers else "expert"
         yield f"{what} {shown} lost ({len(lost)} in all); training restarts from a checkpoint"
-    elif loss.migrations:
-        least = min(row.total_bytes for row in loss.migrations) / MIB
-        yield f"no expert lost; at least {least:,.1f} MiB move"
+    elif loss.report is not None:
+        least, bound = loss.report.least_bytes / MIB, loss.report.bound_bytes / MIB
+        yield f"no expert lost; at least {least:,.1f} MiB move, {bound:,.1f} MiB over the busiest link"
     if loss.refusal:
         yield f"no plan for the survivors: {loss.refusal}"

@@ -144,10 +144,41 @@ def map_optimally(missing_HN: Ints | Floats) -> Ints:
     return np.asarray(linear_sum_assignment(missing_HN.T)[1], dtype=np.int64)
 
 
+def map_bottleneck(missing_HN: Ints | Floats) -> Ints:
+    """Bind live nodes to nodes of a plan so that the busiest receiver fetches least; ties go to the least total.
+
+    Arguments and result are those of `map_optimally`.
+
+    Notes
+    -----
+    The bottleneck assignment problem: bisection finds the lowest limit under which every node of the plan still finds a
+    live node; of all assignments below it, `map_optimally` takes one with the least total.
+
+    Examples
+    --------
+    The least total makes one node fetch 4; here each fetches at most 2.
+
+    >>> missing = np.array([[0, 2, 9], [9, 0, 2], [2, 9, 4]])
+    >>> map_optimally(missing).tolist(), map_bottleneck(missing).tolist()
+    ([0, 1, 2], [2, 0, 1])
+    """
+    limits = np.unique(missing_HN)
+    low, high = 0, len(limits) - 1
+    columns = np.arange(missing_HN.shape[1])
+    while low < high:
+        middle = (low + high) // 2
+        over = (missing_HN > limits[middle]).astype(np.int64)
+        if over[map_optimally(over), columns].any():
+            low = middle + 1
+        else:
+            high = middle
+    return map_optimally(np.where(missing_HN > limits[low], np.inf, missing_HN))
+
+
 NodeMapping = Callable[[Ints | Floats], Ints]
 """Takes the states or bytes to fetch for each pair, shape (H, N); returns the live node for each node of the plan."""
 
-MAPPINGS: Mapping[str, NodeMapping] = {"greedy": map_greedily, "optimal": map_optimally}
+MAPPINGS: Mapping[str, NodeMapping] = {"greedy": map_greedily, "optimal": map_optimally, "bottleneck": map_bottleneck}
 """Mappings by name; the first line of a mapping's docstring describes it."""
 
 

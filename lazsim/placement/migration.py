@@ -1,10 +1,13 @@
-"""Move states to the nodes that a plan needs them on, and compare ways to do so.
+"""Move states to the nodes that a plan needs them on, compare ways to do so, and bound what any way moves.
 
-Axes: L layers, E experts, H live nodes, N nodes of the plan, R states to be sent.
+Axes: L layers, E experts, H live nodes, N nodes of the plan, R states to be sent, C classes of states with the same
+owners.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +25,8 @@ class Migration:
     """Bytes that each node sends to each other."""
     num_states: int
     """Expert states fetched."""
+    sender_bound_bytes: float = 0.0
+    """Lower bound of the busiest sender's bytes, however owners share the sending; 0 where it is not computed."""
 
 
 def migrate(
@@ -72,6 +77,92 @@ def migrate(
     return Migration(bytes_NN, int(times_R @ missing.sum(axis=1)))
 
 
+def migrate_balanced(has_LEN: Bools, wants_LEN: Bools, state_bytes: float) -> Migration:
+    """Fetch the same expert states, with the sending shared by `balance_senders`: the busiest sends least."""
+    has, missing, _ = _moving(has_LEN, wants_LEN)
+    parts_RN, bound_bytes = balance_senders(has, missing.sum(axis=1) * float(state_bytes))
+    return Migration((parts_RN * float(state_bytes)).T @ missing, int(missing.sum()), bound_bytes)
+
+
+def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
+    """Share the sending of each state among its owners so that the busiest sender sends least.
+
+    Parameters
+    ----------
+    owns_RN
+        Owners of each state, at least one, shape (R, N).
+    bytes_R
+        Bytes of each state, for all its receivers together, shape (R,).
+
+    Returns
+    -------
+    parts_RN : ndarray of float64, shape (R, N)
+        Share of a state's bytes that each node sends; the shares of a state add up to 1.
+    bound_bytes : float
+        Lower bound of the busiest sender's bytes; the shares reach it up to rounding.
+
+    Notes
+    -----
+    States with the same owners are one class, of ``d[C]`` bytes. The linear program
+
+        minimize T  subject to  sum_N x[C, N] = d[C],  sum_C x[C, N] <= T,  x >= 0 and 0 where N owns no C
+
+    is solved by the dual simplex of HiGHS (Huangfu and Hall, Math. Prog. Comp. 10, 2018). The bound does not depend on
+    the solver: for prices ``y >= 0`` of sending from a node that add up to 1, the busiest sender is at least the
+    average ``sum_N y[N] sum_C x[C, N]``, and that at least ``sum_C d[C] min(y[owners of C])``; the prices are the
+    dual solution. States go straight from owners to receivers: no node passes on what it receives.
+
+    Examples
+    --------
+    Only node 0 can send the first state, so node 1 sends the second.
+
+    >>> parts, bound = balance_senders(np.array([[True, False], [True, True]]), np.array([10.0, 10.0]))
+    >>> parts.round(6).tolist(), round(bound, 6)
+    ([[1.0, 0.0], [0.0, 1.0]], 10.0)
+    """
+    assert owns_RN.any(axis=1).all(), "every wanted state has an owner"
+    if not bytes_R.any():
+        return owns_RN / owns_RN.sum(axis=1, keepdims=True), 0.0
+    packed = np.packbits(owns_RN, axis=1)
+    _, first_C, class_R = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    owns_CN, class_R = owns_RN[first_C], class_R.reshape(-1)
+    sent_CN, prices_N = _solve(owns_CN, np.bincount(class_R, bytes_R).astype(np.float64))
+    # States that no node needs: their owners share evenly.
+    total_C = sent_CN.sum(axis=1, keepdims=True)
+    parts_CN = np.where(total_C > 0, sent_CN, owns_CN)
+    parts_CN /= parts_CN.sum(axis=1, keepdims=True)
+    least_R = np.where(owns_RN, prices_N, np.inf).min(axis=1)
+    return parts_CN[class_R], float(bytes_R @ least_R)
+
+
+def _solve(owns_CN: Bools, bytes_C: Floats) -> tuple[Floats, Floats]:
+    """Return the share that each node sends of each class, shape (C, N), and the prices of the nodes, shape (N,)."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array, hstack
+
+    num_classes, num_nodes = owns_CN.shape
+    klass, node = owns_CN.nonzero()
+    pair, ones = np.arange(len(klass)), np.ones(len(klass))
+    load = csr_array((ones, (node, pair)), shape=(num_nodes, len(klass)))
+    # The stubs of scipy know no sparse constraints.
+    sent_less_limit: Any = hstack([load, csr_array(-np.ones((num_nodes, 1)))])
+    sent_of_class: Any = csr_array((ones, (klass, pair)), shape=(num_classes, len(klass) + 1))
+    solved = linprog(
+        np.append(np.zeros(len(klass)), 1.0),
+        A_ub=sent_less_limit,
+        b_ub=np.zeros(num_nodes),
+        A_eq=sent_of_class,
+        # Shares of the total, since the solver's tolerances are absolute.
+        b_eq=bytes_C / bytes_C.sum(),
+        method="highs-ds",
+    )
+    assert solved.x is not None, f"such a program always has a solution: {solved.message}"
+    sent_CN = np.zeros(owns_CN.shape)
+    sent_CN[klass, node] = np.maximum(solved.x[:-1], 0.0)
+    prices_N = np.maximum(-solved.ineqlin.marginals, 0.0)
+    return sent_CN, prices_N / prices_N.sum()
+
+
 def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools, Ints]:
     """Return the owners and the receivers of each state that some node lacks, of shape (R, N), and which these are."""
     num_nodes = has_LEN.shape[2]
@@ -82,21 +173,43 @@ def _moving(has_LEN: Bools, wants_LEN: Bools) -> tuple[Bools, Bools, Ints]:
     return has.take(moving, axis=0), missing.take(moving, axis=0), moving
 
 
+SHARINGS: Mapping[str, Callable[[Bools, Bools, float], Migration]] = {"even": migrate, "balanced": migrate_balanced}
+"""Ways to share the sending of a state among its owners, by name."""
+
+
 @dataclass(frozen=True)
 class MigrationRow:
-    """Bytes that one mapping of `MAPPINGS` moves, of `num_states` expert states."""
+    """Bytes that one mapping of `MAPPINGS` moves with one way of `SHARINGS` to share the sending.
+
+    `num_states` expert states are fetched. `bound_bytes` is a lower bound of the busiest node's bytes with this
+    mapping, for any sharing.
+    """
 
     mapping: str
+    sharing: str
     num_states: int
     total_bytes: float
     busiest_sender_bytes: float
     busiest_receiver_bytes: float
+    bound_bytes: float
 
 
-def compare_mappings(
+@dataclass(frozen=True)
+class MigrationReport:
+    """Every mapping with every sharing, and lower bounds over all of them."""
+
+    rows: tuple[MigrationRow, ...]
+    """Mappings in the order of `MAPPINGS`, for each the sharings in the order of `SHARINGS`."""
+    least_bytes: float
+    """Fewest bytes that a mapping moves; some mapping reaches it."""
+    bound_bytes: float
+    """Lower bound of the busiest node's bytes for any mapping and sharing; perhaps none reaches it."""
+
+
+def migration_report(
     has_LEH: Bools, wants_LEN: Bools, state_bytes: float, domain_N: Ints | None = None
-) -> tuple[MigrationRow, ...]:
-    """Compare ways to turn the live nodes into the nodes of a plan: one row for each of `MAPPINGS`.
+) -> MigrationReport:
+    """Compare ways to turn the live nodes into the nodes of a plan.
 
     An `InfeasiblePlanError` says that there are too few live nodes, or that an expert is on none of them.
 
@@ -110,29 +223,47 @@ def compare_mappings(
     domain_N
         Failure domain of each node of the plan, in which it stays; the live nodes are as many and in the same order.
 
+    Notes
+    -----
+    The bound over all mappings is the largest of three: the bytes that the busiest node of the bottleneck assignment
+    receives; an even share of `least_bytes` for every node that can send; and `balance_senders` of the states that more
+    nodes need than hold.
+
     Examples
     --------
     Node 0 holds both experts and node 1 the second; node 1 wants both.
 
     >>> has = np.array([[[True, False], [True, True]]])
-    >>> compare_mappings(has, np.ones((1, 2, 2), dtype=bool), state_bytes=10.0)[0].busiest_receiver_bytes
-    10.0
+    >>> report = migration_report(has, np.ones((1, 2, 2), dtype=bool), state_bytes=10.0)
+    >>> report.rows[0].busiest_receiver_bytes, report.least_bytes, report.bound_bytes
+    (10.0, 10.0, 10.0)
     """
     _require_feasible(has_LEH, wants_LEN)
     missing_HN = num_missing(has_LEH, wants_LEN)
     if domain_N is not None:
         missing_HN = keep_domains(missing_HN, domain_N, domain_N)
     num_hand, num_plan = missing_HN.shape
+    received: dict[str, Floats] = {}
     rows: list[MigrationRow] = []
     for name, mapping in MAPPINGS.items():
         chosen_N = mapping(missing_HN)
         # Nodes outside the plan still send.
         order = np.append(chosen_N, np.setdiff1d(np.arange(num_hand), chosen_N))
-        moved = migrate(has_LEH[:, :, order], with_more_nodes(wants_LEN, num_hand - num_plan), state_bytes)
-        received_N = missing_HN[chosen_N, np.arange(num_plan)] * float(state_bytes)
-        sent = float(moved.bytes_NN.sum(axis=1).max())
-        rows.append(MigrationRow(name, moved.num_states, float(received_N.sum()), sent, float(received_N.max())))
-    return tuple(rows)
+        states = has_LEH[:, :, order], with_more_nodes(wants_LEN, num_hand - num_plan), state_bytes
+        moved = {sharing: share(*states) for sharing, share in SHARINGS.items()}
+        received[name] = missing_HN[chosen_N, np.arange(num_plan)].astype(np.float64) * float(state_bytes)
+        most, total = float(received[name].max()), float(received[name].sum())
+        bound_bytes = max(most, *(migration.sender_bound_bytes for migration in moved.values()))
+        for sharing, migration in moved.items():
+            sent = float(migration.bytes_NN.sum(axis=1).max())
+            rows.append(MigrationRow(name, sharing, migration.num_states, total, sent, most, bound_bytes))
+    least_bytes, busiest = float(received["optimal"].sum()), float(received["bottleneck"].max())
+    # At least this many nodes fetch a state, whichever nodes the mapping chooses.
+    has_RH = has_LEH.reshape(-1, has_LEH.shape[2])
+    more_R = np.maximum(wants_LEN.reshape(len(has_RH), -1).sum(axis=1) - has_RH.sum(axis=1), 0)
+    _, sender_bytes = balance_senders(has_RH[more_R > 0], more_R[more_R > 0] * float(state_bytes))
+    even_bytes = least_bytes / max(1, int(has_RH.any(axis=0).sum()))
+    return MigrationReport(tuple(rows), least_bytes, max(busiest, sender_bytes, even_bytes))
 
 
 def _require_feasible(has_LEH: Bools, wants_LEN: Bools) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from lazsim import __version__
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError, prefix_errors
 from lazsim.placement.mapping import lay_on
-from lazsim.placement.migration import MigrationRow, compare_mappings
+from lazsim.placement.migration import MigrationReport, migration_report
 from lazsim.placement.plan import Ints, PlacementPlan, gpu_slots
 from lazsim.placement.policies import DOMAINS, POLICIES, STEADY, find_policy, place, policy_input, policy_names
 from lazsim.placement.steady import PlanChange, tell_change
@@ -52,8 +52,8 @@ class NodeLoss:
     """Those that no survivor holds: training restarts from a checkpoint."""
     plan: PlacementPlan | None
     """That of the same policy for the survivors."""
-    migrations: tuple[MigrationRow, ...]
-    """State that each mapping of nodes moves; none where an expert is lost, or there is no plan."""
+    report: MigrationReport | None
+    """State that each kind of migration moves, where no expert is lost."""
     refusal: str = ""
     """Why there is no plan."""
 
@@ -112,9 +112,9 @@ class PlanComparison:
     def _loss_json(self, loss: NodeLoss) -> dict[str, Any]:
         lost = [list(pair) if self.task.has_layers else pair[1] for pair in loss.lost_experts]
         value: dict[str, Any] = {"lost_experts": lost, "migrations": []}
-        if loss.migrations:
-            value["migrations"] = [asdict(row) for row in loss.migrations]
-            value["least_bytes"] = min(row.total_bytes for row in loss.migrations)
+        if loss.report is not None:
+            value["migrations"] = [asdict(row) for row in loss.report.rows]
+            value |= {"least_bytes": loss.report.least_bytes, "bound_bytes": loss.report.bound_bytes}
         if loss.refusal:
             value["no_plan"] = loss.refusal
         if loss.plan is not None:
@@ -298,11 +298,11 @@ def lose_nodes(
     except LazsimError as error:
         if was_asked and not isinstance(error, InfeasiblePlanError):
             raise
-        return NodeLoss(lost_experts, None, (), str(error).removeprefix("`lose`: "))
+        return NodeLoss(lost_experts, None, None, str(error).removeprefix("`lose`: "))
     # What was spread over domains stays in them.
     domain_V = request.domain_N if policy == DOMAINS else None
-    migrations = () if lost_experts else compare_mappings(has_LEV, after.holds_LEN, state_bytes, domain_N=domain_V)
-    return NodeLoss(lost_experts, after, migrations)
+    report = None if lost_experts else migration_report(has_LEV, after.holds_LEN, state_bytes, domain_N=domain_V)
+    return NodeLoss(lost_experts, after, report)
 
 
 def all_inputs(task: PlanningTask, policies: Sequence[str], more: Mapping[str, Any]) -> dict[str, Any]:
