@@ -139,9 +139,11 @@ def test_a_run_whose_nodes_come_too_late_says_so_and_not_that_they_are_too_few()
     assert second.startswith(f"ds: nothing trained: 4 nodes that are needed {why}")
 
 
-def test_a_run_that_outlasts_its_trace_says_that_the_trace_is_too_short():
-    note = "the trace is too short: nodes alive at its end, after 100 s, stay for the other 300 s"
+def test_a_run_that_outlasts_its_trace_says_once_when_the_trace_ends():
+    note = "400 s asked for, but the trace ends after 100 s: nodes alive then stay for the other 300 s"
     assert note in notes_of(nodes_at(5.0, 8, 100.0), duration=400)
+    # A recipe of 30 minutes.
+    assert sum("ends after" in one for one in simulate(trace="fail-every-5min", duration=2400).notes) == 1
 
 
 def test_a_run_that_spends_a_tenth_of_its_time_in_restarts_says_how_long_one_takes():
@@ -406,7 +408,7 @@ def test_a_trace_is_told_to_be_too_short_but_not_where_its_parts_end_a_rounding_
     for number in range(6):
         part = whole.window(number * 61e3 / 6, 61e3 / 6)
         run = lazsim.simulate(part, systems=["ds"], duration=61e3 / 6 + missing_s, routing="uniform")
-        assert any("the trace is too short" in note for note in run.notes) is is_told
+        assert any("but the trace ends after" in note for note in run.notes) is is_told
 
 
 def test_a_seed_that_draws_nothing_is_told():

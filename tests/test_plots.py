@@ -24,12 +24,24 @@ from lazsim.output.plots.placement import placement_figure
 from lazsim.output.plots.profile import kernel_looks
 from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
 from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
-from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, LOOKS, STYLE, add_legend, looks_of, new_figure
+from lazsim.output.plots.style import (
+    BUCKET_COLORS,
+    DOTS_PER_INCH,
+    LOOKS,
+    STYLE,
+    SYSTEM_LOOKS,
+    add_legend,
+    looks_of,
+    new_figure,
+)
+from lazsim.output.plots.sweep import sweep_figure
 from lazsim.output.plots.trace import draw_trace
 from lazsim.placement.policies import POLICIES
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import parse_sweep
 
 DRAWS = """
 import sys
@@ -124,6 +136,20 @@ def test_panels_share_an_axis_that_begins_at_0_and_holds_the_points_of_all(monke
         assert high > 40
         # A point stands at its number.
         assert panel.lines[0].get_xdata().tolist() == [1, 2]
+
+
+def test_a_sweep_without_axes_draws_each_system_in_its_look_above_its_name(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(charts, "to_files", lambda figure: drawn.append(figure) or {})
+    systems = ["tutel", "lazarus", "ds"]
+    base = {"trace": "fail-every-5min", "duration": "1min", "system": systems}
+    sweep_figure(run_sweep(parse_sweep({"base": base}), num_workers=1))
+    [panel] = drawn[0].axes
+    lines = [line for line in panel.lines if line.get_label() in systems]
+    assert [line.get_color() for line in lines] == [SYSTEM_LOOKS[name].color for name in systems]
+    assert [line.get_xdata().tolist() for line in lines] == [[0], [1], [2]]
+    assert [label.get_text() for label in panel.get_xticklabels()] == systems
+    assert not drawn[0].legends
 
 
 @pytest.mark.parametrize("name", ["ds", "lazarus, fault 1", "lazarus, fault_threshold 1, spares 2"])

@@ -7,7 +7,7 @@ from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.output.plots.sweep import spares_figure
-from lazsim.output.sweep import sweep_parts
+from lazsim.output.sweep import sweep_files, sweep_parts, sweep_report
 from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.intervals import Interval
@@ -264,6 +264,16 @@ def test_spares_are_compared_at_the_seeds_that_all_numbers_have():
         (20, 1, True),
     ]
     assert [one.is_tie for one in result_of({0: [(100, 100)] * 6, 1: [(0, 110)] * 6}).spares()[0]] == [True, False]
+
+
+def test_where_nothing_trains_no_setting_is_the_best_and_no_number_of_spares_pays():
+    shown = render(list(sweep_parts(result_of({0: [(100, 10)], 1: [(0, 11)]}))), 100)
+    assert "ds: spares that pay: 0; with 1, nothing is trained" in shown
+    idle = result_of({0: [(0, 10)], 1: [(0, 11)]})
+    assert (idle.spares(), idle.contests(), sweep_files(idle)) == ([], (), {})
+    assert "best" not in render(list(sweep_parts(idle)), 100)
+    page = sweep_report(idle, "sweep.toml", "0")
+    assert (page.answer, page.points) == ("No run trained.", None)
 
 
 def test_the_picture_of_spares_shows_the_intervals_of_samples_and_of_costs(monkeypatch):

@@ -137,7 +137,10 @@ def test_values_that_are_lists_stand_in_a_list(tmp_path):
     )
     base = {"trace": "fail-every-5min", "system": "ds", "routing": "uniform", "job": "known.toml"}
     sweep = parse_sweep({"base": base, "grid": {"job.times.step_s": [[3.0, 1.5], [2.0], 1.0]}}, folder=tmp_path)
-    assert [one.job.times.step_s for one in resolve_points(sweep)[1]] == [(3.0, 1.5), (2.0,), 1.0]
+    points, scenarios = resolve_points(sweep)
+    assert [one.job.times.step_s for one in scenarios] == [(3.0, 1.5), (2.0,), 1.0]
+    # As in the file.
+    assert [str(point["job.times.step_s"]) for point in points] == ["[3.0, 1.5]", "[2.0]", "1.0"]
 
 
 def test_fields_that_depend_on_each_other_are_set_together():

@@ -156,9 +156,9 @@ def test_published_ten_node_replay_loses_four_nodes_at_minute_34(shared, duratio
 
 
 def test_trace_that_ends_early_is_told():
-    trace = cut_trace(make_trace([{0}, {1}]), duration_s=7200.0)
-    assert trace.duration_s == 120.0
-    assert any("asked for" in note for note in trace.notes)
+    trace = load_trace("fail-every-5min", duration_s=7200.0)
+    assert trace.duration_s == 1800.0
+    assert "120 min asked for, but the trace ends after 30 min" in trace.notes
 
 
 @pytest.mark.parametrize(("options", "says"), [({"start_s": 120.0}, "`start`"), ({"duration_s": 0.0}, "`duration`")])

@@ -42,14 +42,15 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
             yield from _along_axes(result, rows, "ratio", ".3f", runs[1:], title)
     for costs in result.spares()[:MOST_SETTINGS]:
         yield _spares_table(costs)
-    if len(rows) > 1:
-        yield _contest_table(result, result.contests()[:MOST_SETTINGS], len(runs))
+    contests = result.contests()[:MOST_SETTINGS]
+    if len(rows) > 1 and contests:
+        yield _contest_table(result, contests, len(runs))
     yield from unfit_notes(run_name(row) for row in result.rows if row.get("fits_memory") is False)
 
 
 def sweep_files(result: SweepResult) -> dict[str, bytes]:
     """Return the pictures of a sweep by name: none where there is nothing to compare."""
-    if len(result.means()) < 2:
+    if len(result.means()) < 2 or not result.contests():
         return {}
     from lazsim.output.plots.sweep import spares_figure, sweep_figure
 
@@ -65,9 +66,9 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
         values = (f"{axis} {_value(value)}" for axis, value in zip(result.setting_keys, setting, strict=True))
         return " with ".join(filter(None, (run, ", ".join(values))))
 
-    answer = "No run ended well."
-    if result.rows:
-        overall = result.contests()[0]
+    answer = "No run trained." if result.rows else "No run ended well."
+    contests = result.contests()
+    for overall in contests[:1]:
         best, *others = overall.ranking
         ties = [words(one) for one in others if one.is_tie]
         told = f"; it cannot be told from {'; '.join(ties[:MOST_TIES])}" if ties else ""
@@ -84,7 +85,7 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
         answer,
         f"{_explanation({row['num_runs'] for row in means}).capitalize()}.",
         {"specification": {"name": name, "sha256": sha256}, "runs": hashed},
-        points=sweep_points(result) if len(means) > 1 else None,
+        points=sweep_points(result) if len(means) > 1 and contests else None,
     )
 
 
@@ -96,7 +97,7 @@ def sweep_points(result: SweepResult) -> dict[str, Any]:
         found = _interval(row, "samples")
         low, high = (found.value, found.value) if math.isnan(found.low) else found[1:]
         told = "too few seeds" if math.isnan(found.low) else f"{low:,.0f} to {high:,.0f}"
-        setting = [_value(row[axis]) if row[axis] is None else row[axis] for axis in axes]
+        setting = [row[axis] if isinstance(row[axis], int | float) else _value(row[axis]) for axis in axes]
         rows.append(
             {"run": row["run"], "setting": setting, "mean": found.value, "low": low, "high": high, "interval": told}
         )
@@ -139,7 +140,10 @@ def _spares_table(costs: Sequence[SpareCost]) -> Table:
     columns += [Column(f"{unit}/M samples", of=lambda one: with_interval(one.per_million_samples, ",.4g"))]
     columns += [Column("more than least", of=lambda one: None if one is best else percent_above(one.dearer))]
     more = next((one for one in costs if one.num_spares > best.num_spares), None)
-    told = f"with {more.num_spares}, samples cost {percent_above(more.dearer)} more" if more else "more were not tried"
+    told = "more were not tried"
+    if more is not None:
+        dearer = f"samples cost {percent_above(more.dearer)} more" if more.samples.value else "nothing is trained"
+        told = f"with {more.num_spares}, {dearer}"
     pays = f"{best.name}: spares that pay: {best.num_spares}; {told}"
     ties = ", ".join(str(one.num_spares) for one in costs if one.is_tie and one is not best)
     notes = [pays, f"numbers of spares that cannot be told from {best.num_spares}: {ties}"] if ties else [pays]

@@ -279,8 +279,8 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
     notes = [*trace.notes, *rate_note(trace_stats(trace)), *loads.notes]
     # Stretches of a trace end a rounding apart.
     if wall_s - trace.duration_s > 1e-6:
-        end, rest = format_duration(trace.duration_s), format_duration(wall_s - trace.duration_s)
-        notes.append(f"the trace is too short: nodes alive at its end, after {end}, stay for the other {rest}")
+        asked, end, rest = map(format_duration, (wall_s, trace.duration_s, wall_s - trace.duration_s))
+        notes.append(f"{asked} asked for, but the trace ends after {end}: nodes alive then stay for the other {rest}")
     most_nodes, cluster = trace.most_nodes(wall_s), scenario.cluster
     if scenario.num_spares:
         most_nodes -= scenario.num_spares

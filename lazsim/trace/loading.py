@@ -35,7 +35,7 @@ def cut_trace(
     trace
         The whole trace.
     start_s, duration_s
-        The stretch, by default to the end of the trace. A longer one ends with the trace, and a note says so.
+        The stretch, by default to the end of the trace. A longer one ends with the trace.
     max_nodes, cap
         See `lazsim.trace.cap_trace`; `DEFAULT_CAP` when None.
     seed
@@ -53,9 +53,6 @@ def cut_trace(
         span = format_duration(trace.duration_s)
         raise LazsimError(f"`start` {format_duration(start_s)}: {trace.name} spans only {span}; start before its end")
     cut = trace.window(start_s, duration_s) if start_s > 0 or duration_s is not None else trace
-    if duration_s is not None and start_s + duration_s > trace.duration_s:
-        note = f"{format_duration(duration_s)} asked for, but the trace ends after {format_duration(cut.duration_s)}"
-        cut = dataclasses.replace(cut, notes=(*cut.notes, note))
     if max_nodes is None and cap is not None:
         raise LazsimError("`cap` has no effect without `max_nodes`: add that, or leave `cap` out")
     if max_nodes is None:
@@ -88,7 +85,7 @@ def load_trace(
     path, format, lenient, mapping
         A recipe (see `load_recipe`), or a file (see `lazsim.trace.read_trace`).
     start_s, duration_s, max_nodes, cap
-        See `cut_trace`.
+        See `cut_trace`; a note says so if the trace ends before the stretch.
     seed
         Seed of two random streams: one is for a recipe, or names the nodes of a trace that only counts them; one is
         for the cap.
@@ -105,4 +102,8 @@ def load_trace(
     else:
         refuse_unknown(name, name)
         trace = read_trace(name, format=format, seed=seed, lenient=lenient, mapping=mapping)
-    return cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)
+    cut = cut_trace(trace, start_s=start_s, duration_s=duration_s, max_nodes=max_nodes, cap=cap, seed=seed)
+    if duration_s is None or start_s + duration_s <= trace.duration_s:
+        return cut
+    note = f"{format_duration(duration_s)} asked for, but the trace ends after {format_duration(cut.duration_s)}"
+    return dataclasses.replace(cut, notes=(*cut.notes, note))

@@ -30,7 +30,7 @@ from lazsim.output.plots.style import (
 if TYPE_CHECKING:
     import pandas as pd
 
-INTERVAL = ("ci_low", "ci_high")
+INTERVAL, PLACE = ("ci_low", "ci_high"), "place on the axis"
 PANEL_INCHES = 1.3
 MOST_BESIDE = 3
 """Panels beside each other in a column of a page."""
@@ -81,11 +81,11 @@ def lines_figure(
         shown = frame
         for name, value in chosen.items():
             shown = shown[shown[name] == value]
-        # A point at a number stands at that number.
-        gap = MARKER_GAP if names else 0.0
+        # A point at a number stands at that number, and one at the name of its series alone.
+        gap = MARKER_GAP if names and x != series else 0.0
         for index, (name, look) in enumerate(looks.items()):
-            line = shown[shown[series] == name].sort_values(x)
-            moved = line[x].to_numpy(dtype=float) + (index - (len(looks) - 1) / 2) * gap
+            line = shown[shown[series] == name].sort_values(PLACE)
+            moved = line[PLACE].to_numpy(dtype=float) + (index - (len(looks) - 1) / 2) * gap
             panel.plot(
                 moved, line[y], label=shown_as[name], color=look.color, marker=look.marker,
                 linestyle="" if names else look.line, markeredgewidth=0, clip_on=False, zorder=3,
@@ -110,7 +110,7 @@ def lines_figure(
         begin_at_0(*axes.flat[: len(places)])
     figure.supxlabel(x_label, fontsize=7)
     figure.supylabel(y_label, fontsize=7)
-    if len(looks) > 1:
+    if len(looks) > 1 and x != series:
         add_legend(figure, axes[0, 0])
     return to_files(figure)
 
@@ -146,12 +146,12 @@ def reach_of(intervals: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _with_places(frame: pd.DataFrame, x: str) -> tuple[pd.DataFrame, list[str]]:
-    """Replace the values of a column that are no numbers by their places, and return them as text."""
+    """Add the places of the values of a column along an axis; return those that are no numbers as text, too."""
     if frame[x].dtype.kind in "iuf" and frame[x].notna().all():
-        return frame, []
+        return frame.assign(**{PLACE: frame[x]}), []
     names = list(dict.fromkeys(map(str, frame[x])))
     places = [names.index(str(value)) for value in frame[x]]
-    return frame.assign(**{x: places}), list(shown_names(names).values())
+    return frame.assign(**{PLACE: places}), list(shown_names(names).values())
 
 
 def panel_grid(

@@ -74,10 +74,9 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
 
 def _draw(frame: pd.DataFrame, x: str, panels: Sequence[str], y_label: str = "samples trained") -> dict[str, bytes]:
     titles = {panel: [f"{panel.rpartition('.')[2]} {value}" for value in frame[panel]] for panel in panels}
-    series = "run" if x != "run" else "all"
     most, least = frame["samples_mean"].max(), frame["samples_mean"].min()
     return lines_figure(
-        frame.assign(all="samples", **titles), x=x, y="samples_mean", series=series,
+        frame.assign(**titles), x=x, y="samples_mean", series="run",
         x_label="" if x == "run" else x, y_label=y_label, panels=panels,
         interval=("samples_ci_low", "samples_ci_high"), is_log=0 < FARTHEST * least < most,
     )  # fmt: skip

@@ -207,7 +207,7 @@ class SweepResult:
         ]
 
     def spares(self) -> list[list[SpareCost]]:
-        """Return costs against the number of spares, ascending, for each run and setting; none without that axis."""
+        """Return costs against the number of spares, ascending, of each run that trains; none without that axis."""
         if "spares" not in self.setting_keys:
             return []
         found: dict[tuple[Any, ...], dict[int, dict[Hashable, Mapping[str, Any]]]] = {}
@@ -215,7 +215,12 @@ class SweepResult:
             among = self._describe(run_name(row), tuple(row[key] for key in self.setting_keys))
             num_spares = among.pop("spares")
             found.setdefault(tuple(among.items()), {}).setdefault(num_spares, {})[_seeds_of(row)] = row
-        return [_spare_costs(dict(among), by_number) for among, by_number in found.items()]
+        trains = (
+            (among, by_number)
+            for among, by_number in found.items()
+            if any(row["samples"] for by_seed in by_number.values() for row in by_seed.values())
+        )
+        return [_spare_costs(dict(among), by_number) for among, by_number in trains]
 
     @property
     def setting_keys(self) -> tuple[str, ...]:
@@ -225,7 +230,8 @@ class SweepResult:
     def contests(self) -> tuple[Contest, ...]:
         """Compare settings and runs at the same seeds: all of them, those of each run, those of each first value.
 
-        Runs are compared over settings where there are axes, and the values of the first axis where there are several.
+        Runs are compared over settings where there are axes, and the values of the first axis where there are several;
+        there is no contest where nothing trains.
         """
         samples = self._by_seed("samples")
         commons: list[Callable[[str, tuple[Any, ...]], tuple[tuple[str, Any], ...]]] = [lambda _name, _setting: ()]
@@ -237,7 +243,11 @@ class SweepResult:
         for common_of in commons:
             for each, by_seed in samples.items():
                 groups.setdefault(common_of(*each), {})[each] = by_seed
-        return tuple(Contest(dict(common), rank(group), held_out_mean(group)) for common, group in groups.items())
+        return tuple(
+            Contest(dict(common), rank(group), held_out_mean(group))
+            for common, group in groups.items()
+            if any(value for by_seed in group.values() for value in by_seed.values())
+        )
 
     def _comparison_json(self) -> dict[str, Any]:
         """Return the contests as plain data."""

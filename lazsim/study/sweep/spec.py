@@ -1,6 +1,7 @@
 """Sweeps in TOML: settings that all runs share, and grids of settings that vary."""
 
 import itertools
+import json
 import math
 import re
 from collections import Counter
@@ -36,6 +37,13 @@ FIELD = AnyNumber | bool | str
 
 MOST_DOTS = 3
 """Depth of the deepest field of a specification."""
+
+
+class ListValue(tuple[Any, ...]):
+    """A value that is a list, which is written as in TOML."""
+
+    def __repr__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
 
 
 class _Document(Spec, frozen=True, kw_only=True):
@@ -177,4 +185,4 @@ def _check_value(key: str, value: Any) -> Any:
         checked: Any = convert(value, kind)
     if key == "system" and ":" not in str(checked):
         find_system(str(checked))
-    return checked
+    return ListValue(checked) if isinstance(checked, tuple) else checked
