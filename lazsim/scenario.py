@@ -510,7 +510,7 @@ class _Resolution:
                 recipe = override(recipe, changes, "trace") if changes else recipe
                 if isinstance(recipe, MtbfSpec) and max_nodes is None:
                     recipe = override(recipe, {"num_nodes": recipe.num_nodes + num_spares}, "trace")
-            source, path = TraceInput(name=Path(name).stem, recipe=recipe, **cut), None
+            source, path = TraceInput(name=Path(name).name.removesuffix(".toml"), recipe=recipe, **cut), None
         else:
             self._refuse_changes("trace", f"{name} is a file, which")
             path = self._paths["trace"] = self._file("trace", name)

@@ -98,6 +98,7 @@ def test_what_a_spec_cannot_say_is_one_line_with_its_file_and_key(tmp_path, text
         ({"gpu": "rtx"}, "my.toml: `gpu`: unknown gpu 'rtx'"),
         ({"trace": "spot.csv"}, "my.toml: `trace`: spot.csv: cannot be read"),
         ({"trace": "bamboo-p3"}, "my.toml: `trace`: bamboo-p3: a published trace"),
+        ({"trace": "parcae-gpt-6.7b-hl"}, "my.toml: `trace`: parcae-gpt-6.7b-hl: a published trace"),
         ({"routing": "even"}, "my.toml: `routing`: unknown routing 'even'"),
         ({"placement": "mor"}, "my.toml: `placement`: unknown policy 'mor': did you mean 'mro'?"),
         ({"duration": "80"}, "my.toml: `duration`: '80' is not a duration"),

@@ -294,24 +294,27 @@ def test_templates_of_oobleck_use_every_node_from_those_on_that_hold_the_model_o
     assert result.samples == pytest.approx(2 * (count // 4 * 4) * 2000, abs=64)
 
 
-@pytest.mark.parametrize("count", range(4, 13))
-def test_pipelines_of_oobleck_are_the_best_of_all_pipelines_and_divisions_of_micro_batches(count):
-    # Of six layers, two stages hold three and three stages two. Two nodes are a stage, and a pipeline has four
-    # micro-batches; it takes one for each stage beyond the first to fill. Nodes may stay idle, but two pipelines train
-    # where there are nodes for them.
+@pytest.mark.parametrize(("num_layers", "fewest", "count"), [(6, 2, count) for count in range(4, 13)] + [(5, 3, 16)])
+def test_pipelines_of_oobleck_are_the_best_of_all_pipelines_and_divisions_of_micro_batches(num_layers, fewest, count):
+    # Two nodes are a stage, and a pipeline has four micro-batches; it takes one for each stage beyond the first to
+    # fill. Nodes may stay idle, but two pipelines train where there are nodes for them. Of six layers, two stages hold
+    # three and three stages two. Of five, three stages and four hold two, and five one: of eight stages three and five
+    # train more than four and four.
     found = []
-    for pipelines in range(2 if count >= 8 else 1, count // 4 + 1):
+    for pipelines in range(2 if count >= 4 * fewest else 1, count // (2 * fewest) + 1):
         divisions = [one for one in itertools.product(range(17), repeat=pipelines) if sum(one) == 4 * pipelines]
-        for stages in itertools.product((2, 3), repeat=pipelines):
+        for stages in itertools.product(range(fewest, 2 * fewest), repeat=pipelines):
             if 2 * sum(stages) <= count:
+                each_s = [[(number + one - 1) * -(-num_layers // one) for number in range(17)] for one in stages]
                 step = min(
-                    max((number + each - 1) * (6 // each) for number, each in zip(one, stages, strict=True) if number)
-                    for one in divisions
+                    max(ends[number] for number, ends in zip(one, each_s, strict=True) if number) for one in divisions
                 )
-                found.append((step / pipelines, 4 * pipelines, step / ((4 + 1) * 3)))
+                whole = (4 + fewest - 1) * -(-num_layers // fewest)
+                found.append((step / pipelines, 2 * fewest * pipelines, step / whole))
     _, nodes, factor = min(found)
     costs = staged_costs()
-    costs = replace(costs, model=msgspec.structs.replace(costs.model, num_layers=6, d_ff_dense=1))
+    model = msgspec.structs.replace(costs.model, num_layers=num_layers, d_ff_dense=1)
+    costs = replace(costs, model=model, stages=fewest)
     assert SYSTEMS["oobleck"].timed(costs, count, 12)[:2] == (nodes, pytest.approx(factor))
 
 

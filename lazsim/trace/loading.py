@@ -98,7 +98,7 @@ def load_trace(
     name = str(path)
     if name.endswith(".toml") or name in catalog_names("traces"):
         refuse_mapping(name, mapping, format)
-        trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).stem)
+        trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).name.removesuffix(".toml"))
     else:
         refuse_unknown(name, name)
         trace = read_trace(name, format=format, seed=seed, lenient=lenient, mapping=mapping)

@@ -1,5 +1,7 @@
 """Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
 
+import bisect
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -95,30 +97,37 @@ class Oobleck(SeatSystem):
 def fastest_pipelines(costs: CostModel, num_nodes: int) -> TimedPlan:
     """Return the fastest pipelines of templates that nodes can form: two or more, where there are two model replicas.
 
-    Stages are divided among them as evenly as can be. By any time, a pipeline ends as many micro-batches as the best
-    template of its stages or fewer.
+    They are of two numbers of stages, and one may be between: brute force finds none that are faster. By any time, a
+    pipeline ends as many micro-batches as the best template of its stages or fewer.
     """
-    grid, most = costs.grid, num_nodes // costs.grid.replica_nodes
-    fewest, found = min(2, most), []
+    grid, num_stages = costs.grid, num_nodes // costs.grid.unit_nodes
+    most = num_stages // grid.num_stages
+    fewest = min(2, most)
     # A template has less than twice the stages of the job: each has half of the work or more.
     each = 2 * (math.ceil(costs.even_micro_batches(fewest * grid.replica_nodes)) + grid.num_stages)
-    stages_X, *numbers_and_ends = zip(*costs.templates(each), strict=True)
+    stages, *numbers_and_ends = zip(*costs.templates(each), strict=True)
     end_s_T = np.unique(np.concatenate(numbers_and_ends[1]))
     ended_XT = np.maximum.accumulate([
         np.append(0, ended)[np.searchsorted(end_s, end_s_T, side="right")]
         for ended, end_s in zip(*numbers_and_ends, strict=True)
     ])  # fmt: skip
-    whole_T = ended_XT[stages_X.count(grid.num_stages) - 1]
-    for pipelines in range(fewest, most + 1):
-        nodes = pipelines * grid.replica_nodes
-        stages_K = (num_nodes // grid.unit_nodes + np.arange(pipelines)) // pipelines
-        best, number = np.unique(np.searchsorted(stages_X, stages_K, side="right") - 1, return_counts=True)
-        ended_T, even = number @ ended_XT[best] / pipelines, costs.even_micro_batches(nodes)
-        last, last_of_whole = (int(np.argmax(one_T >= even)) for one_T in (ended_T, whole_T))
-        factor = float(end_s_T[last] / end_s_T[last_of_whole])
+    stages_X, ended_TX = np.array(stages), np.ascontiguousarray(ended_XT.T)
+    whole_T = ended_XT[stages.count(grid.num_stages) - 1]
+    gains_X = np.append(True, (ended_XT[1:] > ended_XT[:-1]).any(axis=1))
+
+    def form(pipelines: int, few: int, many: int) -> tuple[float, TimedPlan]:
+        nodes, further = pipelines * grid.replica_nodes, num_stages - pipelines * few
+        stages_K = few + np.clip(further - (many - few) * np.arange(pipelines), 0, many - few)
+        number_X = np.bincount(np.searchsorted(stages_X, stages_K, side="right") - 1, minlength=len(stages_X))
+        even = costs.even_micro_batches(nodes)
+        last = bisect.bisect_left(ended_TX, even, key=lambda ended_X: number_X.dot(ended_X) / pipelines)
+        factor = float(end_s_T[last] / end_s_T[np.searchsorted(whole_T, even)])
         step_s = factor * costs.even_step_s(nodes) / costs.samples_per_step(nodes)
-        found.append((step_s, TimedPlan(nodes, factor, 1 - even / float(ended_T[last]))))
-    return min(found)[1]
+        return step_s, TimedPlan(nodes, factor, 1 - even * pipelines / float(number_X.dot(ended_TX[last])))
+
+    sizes = list(itertools.combinations_with_replacement(np.unique(stages_X[gains_X]).tolist(), 2))
+    numbers = range(fewest, most + 1)
+    return min(form(number, *two) for number in numbers for two in sizes if number * two[0] <= num_stages)[1]
 
 
 OOBLECK = Oobleck(

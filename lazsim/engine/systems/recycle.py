@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
-from lazsim.engine.systems.seats import SeatSystem, missing_of_place
+from lazsim.engine.systems.seats import SeatSystem, by_replica
 from lazsim.engine.systems.system import FULL_PACE, Pace
 
 
@@ -28,12 +28,12 @@ class ReCycle(SeatSystem):
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
-        missing, replicas = missing_of_place(costs, held)
-        most = int(missing.max())
-        if not most:
+        alive_KP = by_replica(costs, held)
+        left = int(alive_KP.sum(axis=0).min())
+        if left == len(alive_KP):
             return FULL_PACE
         micro_batches, bubbles = costs.num_micro_batches(held.num_seats), costs.grid.num_stages - 1
-        rerouted = micro_batches * most / (replicas - most)
+        rerouted = micro_batches * (len(alive_KP) - left) / left
         whole = micro_batches + bubbles
         return Pace((whole + max(0.0, rerouted - self.usable_bubbles * bubbles)) / whole)
 

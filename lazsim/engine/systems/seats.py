@@ -27,8 +27,7 @@ class SeatSystem(System):
 
     def goes_on(self, costs: CostModel, held: Held) -> bool:
         """Tell whether the nodes left can go on in their places: every place has a node in some model replica."""
-        missing, replicas = missing_of_place(costs, held)
-        return bool((missing < replicas).all())
+        return bool(by_replica(costs, held).any(axis=0).all())
 
     def keep(self, costs: CostModel, held: Held) -> Held:
         """Return the nodes left that still train."""
@@ -111,20 +110,6 @@ class ReplicaSystem(SeatSystem):
         """Return the nodes of whole replicas."""
         broken_N = broken_replicas(costs, held)[costs.grid.replica_N(held.num_seats)]
         return held.only([node for node, seat in zip(held.nodes, held.seats, strict=True) if not broken_N[seat]])
-
-
-def missing_of_place(costs: CostModel, held: Held) -> tuple[Ints, int]:
-    """Count the replicas of each place of a model replica that are missing.
-
-    Returns
-    -------
-    missing : ndarray of int64
-        Missing nodes for each place, which is a stage and a share of its experts.
-    replicas : int
-        Model replicas of the plan.
-    """
-    alive_KP = by_replica(costs, held)
-    return (~alive_KP).sum(axis=0), len(alive_KP)
 
 
 def broken_replicas(costs: CostModel, held: Held) -> Bools:
