@@ -39,6 +39,8 @@ def day(rows):
 
 COUNTED = said(8, 2, ("a", 1, 2))
 OUTAGES = said(2, 4, ("a", 0, 2), ("b", 3, 4))
+ONCE = said(3, 2, ("a", 0, 9), ("b", 1, 9), ("c", 2, 9))
+TWICE = said(1, 3, ("a", 0, 1), ("a", 2, 3))
 GPUS = "n1{0}gpu0,{{0}},{{2}}\nn1{0}gpu1,{{1}},{{3}}\nn2{0}gpu5,{{4}},{{5}}\n"
 
 
@@ -74,6 +76,34 @@ GPUS = "n1{0}gpu0,{{0}},{{2}}\nn1{0}gpu1,{{1}},{{3}}\nn2{0}gpu5,{{4}},{{5}}\n"
         ("node,start,end\na,{0}+0100,{2}+0100\nb,{4}+0200,{5}+0200\n", OUTAGES),
         (f"node,start,end\na,{START}000,{START + 7200}000\nb,{START + 10800}000,{START + 14400}000\n", OUTAGES),
         ("Zeit;Knoten;Status\n{0};a;up\n{1};a;down\n{2};a;up\n", said(1, 2, ("a", 1, 2))),
+        # Hosts of a rack or a cluster are no GPUs of a node.
+        *(
+            (f"node,start,end\n{name}1,{{0}},{{2}}\n{name}2,{{1}},{{3}}\n", said(2, 3, ("a", 0, 2), ("b", 1, 3)))
+            for name in ("rack1:gpu-0", "us-east-1:gpu2", "prod:gpu", "rack1-gpu-")
+        ),
+        # Losses, each of another node, whatever their time is called.
+        *(
+            (f"{name},node,event\n{{0}},a,preempted\n{{1}},b,lost\n{{2}},c,killed\n", ONCE)
+            for name in ("occurred_at", "preempted_at", "timestamp_utc", "Zeit", "time since start")
+        ),
+        ("created_at,node,status\n{0},a,up\n{0},b,up\n{1},a,down\n{2},a,up\n", said(2, 2, ("a", 1, 2))),
+        # One loss in two words, and a state that is written again.
+        ("time,node,event\n{0},a,preempted\n{1},a,terminated\n{1},b,preempted\n{2},c,lost\n", ONCE),
+        ("time,node,state\n{0},a,down\n{1},a,down\n{1},b,down\n{2},c,down\n", ONCE),
+        # A queue or a pool that is a number is no name of one.
+        *((f"time,nodes,{name}\n{{0}},8,3\n{{1}},7,5\n{{2}},8,1\n", COUNTED) for name in ("queue", "pool")),
+        ("time,node,up,xid\n{0},a,1,0\n{1},a,0,79\n{2},a,1,0\n", said(1, 2, ("a", 1, 2))),
+        # The job that a failure hit.
+        ("time,node,event,job_id\n{0},a,down,7\n{1},a,up,\n{2},a,down,8\n{3},a,up,\n", TWICE),
+        (
+            "NodeName|TimeStart|TimeEnd|State\n"
+            + "".join(
+                f"n{number}|{{{number}}}|{{{number + 1}}}|{state}\n"
+                for number, state in enumerate(("down", "Drained", "idle+drain", "ERROR", "IDLE~", "IDLE*", "resv"))
+            ),
+            said(6, 6, *((number, number, number + 1) for number in range(6))),
+        ),
+        (f"node,start,downtime\na,{START},2h\nb,{START + 10800},1h\n", OUTAGES),
     ],
 )  # fmt: skip
 def test_file_says_what_its_rows_do(write, rows, outcome):
@@ -86,7 +116,8 @@ def test_file_says_what_its_rows_do(write, rows, outcome):
         ("time,event,node\n{0},up,n1:gpu0\n{0},up,n1:gpu1\n{1},down,n1:gpu0\n", {}, "'n1:gpu0' is a part of a node"),
         ("time,node,service,state\n{0},a,sshd,up\n{0},a,nfs,up\n{1},a,sshd,down\n", {}, "of what runs on it"),
         ("pod,node,event,time\np1,a,started,{0}\np2,a,started,{0}\np1,a,killed,{1}\n", {}, "(column 'pod')"),
-        ("time,zone,nodes\n{0},a,4\n{1},b,5\n{2},a,4\n", {}, "choose one with `where` 'zone=a'"),
+        ("time,zone,nodes\n{0},a,4\n{1},b,5\n{2},a,4\n", {},
+         "choose one with `where` 'zone=a', or if each row counts all nodes, give `columns` time=time,count=nodes"),
         *(
             (f"node,state,{name}\na,down,{{0}}\nb,idle,{{3}}\n", {}, f"rows have a time in '{name}', as a list of")
             for name in ("since", "last heartbeat", "boot_time", "created_at", "LaunchTime")
@@ -98,9 +129,11 @@ def test_file_says_what_its_rows_do(write, rows, outcome):
         ("Time,n1 problem,n2 problem\n{0},0,0\n{1},1,0\n{2},0,0\n", {}, "do not tell which nodes"),
         *(
             (f"time,nodes ({name})\n{{0}},8\n{{1}},7\n", {}, "do not tell which nodes")
-            for name in ("down", "requested", "x1000", "p95", "%")
+            for name in ("down", "requested", "x1000", "p95", "q90", "lost-1h", "avg5m", "%")
         ),
         ("time,node,event\n{0},a,failure\n{2},b,failure\n{3},a,failure\n", {}, "some more than once, and not when"),
+        ("created_at,node,event\n{0},a,started\n{0},a,stopped\n{1},b,started\n", {}, "as a list of nodes has"),
+        ("time,node,event,job\n{0},a,started,1\n{1},a,stopped,1\n{2},a,started,2\n", {}, "or of what runs on it"),
         (
             '{"data": {"resultType": "matrix", "result": [{"metric": {"status": "false"}, "values": [[0, "0"]]}]}}',
             {},
@@ -125,6 +158,7 @@ def test_file_that_may_say_something_else_is_refused_in_one_line(write, rows, op
         ("node,start,end\n" + GPUS.format("-"), {}, "'n1-gpu0' is taken for a node; a part of one is written as n1:"),
         ("node,start,end\n" + GPUS.format(":"), {}, "'n1:gpu0' names a part: a node is gone while one of its"),
         ("Time,n1,n2\n{0},0,0\n{1},1,0\n{2},0,0\n", {}, "nodes are gone at most of their samples; if 1 says"),
+        ("time,node,event\n{0},a,lost\n{1},b,lost\n", {}, "no row says that a node is back: those that go stay away"),
         ("day,nodes\n1,8\n2,7\n3,8\n", {}, "no node is there before the first count, at 86400 s"),
         ("time,event,node\n{0},up,01\n{1},down,1\n{2},up,01\n", {}, "1 name differs from another by case, zeros or"),
     ],
@@ -151,3 +185,26 @@ def test_cloud_logs_say_what_happened(write):
     ]  # fmt: skip
     path = write(json.dumps({"data": {"resultType": "matrix", "result": series}}), "range.json")
     assert found(path)[1] == said(2, 0.05, ("n1", 1 / 60, 0.05))
+
+
+def test_a_loss_that_a_mapping_calls_a_state_may_repeat(write):
+    path = write(day("time,node,event\n{0},a,lost\n{1},a,lost\n{1},b,lost\n{2},c,lost\n"))
+    given = write("states = true\n[columns]\ntime = 1\nnode = 2\nevent = 3\n", "mine.toml")
+    stats = trace_stats(read_trace(path, str(given)))
+    assert (stats.span_s, stats.num_removals, stats.node_hours * HOUR_S) == pytest.approx(ONCE)
+
+
+@pytest.mark.parametrize(("status", "is_read"), [("true", True), ("Ready", True), ("false", False), ("unknown", False)])
+def test_counts_of_nodes_that_are_not_ready_are_refused(write, status, is_read):
+    series = {"metric": {"status": status}, "values": [[START, "4"], [START + 60, "3"]]}
+    path = write(json.dumps({"data": {"resultType": "matrix", "result": [series]}}), "range.json")
+    if is_read:
+        assert found(path)[1] == (60, 1, 240)
+    else:
+        assert "not ready" in refusal(lambda: found(path))
+
+
+def test_condition_on_a_column_that_is_not_there_leaves_no_row_out(write):
+    path = write(day("time,node,event\n{0},a,up\n{1},a,down\n"))
+    for pattern in ("", "*", "x"):
+        assert found(path, where=f"kind!={pattern}")[1] == said(1, 1, ("a", 1, 2))

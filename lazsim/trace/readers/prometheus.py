@@ -8,7 +8,7 @@ from typing import Any
 from lazsim.errors import LONGEST_CAUSE, shorten
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
 from lazsim.trace.reading.mapped import sampled_value
-from lazsim.trace.reading.states import IS_THERE, StateLog, choose_series, find_node, json_records, refusal
+from lazsim.trace.reading.states import IS_THERE, NOT_READY, StateLog, choose_series, find_node, json_records, refusal
 from lazsim.trace.reading.times import EPOCHS_S
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, matching_json, number
 
@@ -20,7 +20,7 @@ def read(source: TraceSource) -> TraceReading:
     series = [(one["metric"], one) for one in _series(source)]
     chosen = choose_series(series, itertools.chain(*source.asked.conditions()), source)
     if len(chosen) == 1 and not find_node(chosen[0][0]):
-        if chosen[0][0].get("status", "true") != "true":
+        if chosen[0][0].get("status") in NOT_READY:
             raise refusal(source, f"a count of nodes that are not ready ({shorten(dict(chosen[0][0]))})")
         return _read_counts(source, chosen[0][1])
     log = StateLog(source)

@@ -62,8 +62,10 @@ COUNTED_WORDS = {
 }  # fmt: skip
 """Words of the name of a column that counts nodes: one of the first, and others of the second alone."""
 
-KIND_OF_NODE = re.compile(r"[(\[](?![px]\d+\W$)(?=[a-z]+\S*\d)[\w.-]+[)\]]", re.IGNORECASE | re.ASCII)
-"""An instance type, a GPU or a zone in brackets, as in ``nodes (p3.2xlarge)``."""
+KIND_OF_NODE = re.compile(
+    r"[(\[](?![epqx]\d+\W$|.*\d(min|[smhd])\W$)(?=[a-z]+\S*\d)[\w.-]+[)\]]", re.IGNORECASE | re.ASCII
+)
+"""An instance type, a GPU or a zone in brackets, as in ``nodes (p3.2xlarge)``, and not ``p95`` or ``avg5m``."""
 
 GONE_WORDS = {
     *WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors", "problem", "problems",
@@ -79,6 +81,9 @@ OUTAGES = re.compile(
 
 LIVES = re.compile("launch|created|creation|provision|acquired|granted|inserted|registered|boot|heartbeat|last.?seen")
 """Words of a header of the lives of nodes, which are the reverse of outages."""
+
+LAST = {"since", "last", "updated", "changed", "modified", "transition"}
+"""Words of the name of a time at which a node came into the state that it has."""
 
 PARTS = {"gpu", "gpus", "device", "card", "nic"}
 RUNNING = {"job", "task", "pod", "container", "process", "actor", "rank", "run", "service", "check", "sensor"}
@@ -98,6 +103,7 @@ KINDS = {
     "count": ("number",),
     "event": ("word",),
     "value": ("number", "word"),
+    "cluster": ("text", "length"),
 }
 """Kinds of content that columns of a role may have; dates in other forms than ISO's are texts, or lengths if clocks."""
 
@@ -210,15 +216,19 @@ def _doubts(table: FileTable, columns: Columns) -> Iterator[str]:
     texts = {name: _texts(table, table.header.index(name)) for name in others}
     if (columns.event or columns.value) and isinstance(columns.node, int) and isinstance(columns.time, int):
         nodes = _texts(table, columns.node - 1)
-        # Several samples at a time are refused, whatever tells them apart.
-        parts = PARTS | RUNNING if columns.event else PARTS
-        for name in (name for name in others if _words(name) & parts):
-            pairs = {(node, text) for node, text in zip(nodes, texts[name], strict=True) if text}
+        events = _texts(table, columns.event - 1) if isinstance(columns.event, int) else []
+        for name in others:
+            # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
+            which = nodes if _words(name) & PARTS else events if _words(name) & RUNNING else []
+            rows = zip(nodes, texts[name], which, strict=False)
+            pairs = {(node, text) for node, text, event in rows if text and not _is_gone(event)}
             if len(pairs) > len({node for node, _ in pairs}):
                 yield f"its rows are of parts of a node (column {name!r}) or of what runs on it, {OF_PARTS} {give}"
         time = table.header[columns.time - 1] if table.header else "time"
-        may_be_last = len(set(nodes)) == len(nodes) and (_role(time) != "time" or "since" in _words(time))
-        if may_be_last or LIVES.search(time.lower()):
+        # Events of a node come one after another.
+        num_pairs, num_nodes = len({*zip(nodes, _texts(table, columns.time - 1), strict=True)}), len({*nodes})
+        of_nodes = LIVES.search(time.lower()) or (_words(time) & LAST and "start" not in time.lower())
+        if of_nodes and (num_pairs == num_nodes or num_pairs < len(nodes)):
             yield f"rows have a time in {time!r}, as a list of nodes has; if something happened then, {give}"
     are_losses = any(any(one) and _most(one, _is_gone) for one in texts.values())
     if others and lacks_outages(table, columns) and not are_losses:
@@ -307,7 +317,9 @@ def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -
         places["duration"] = [place for place in places["duration"] if kinds[place - 1] in ("number", "length")]
     fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
     fitting = [shape for shape in fitting if not any({*shape} < {*other} for other in fitting)]
-    if fitting == [("time", "node", "value")] and any(map(_is_of_losses, header)):
+    # A column such as ``up`` says what 1 is, and others why it is 0.
+    is_any = fitting == [("time", "node", "value")] and split_unit(header[places["value"][0] - 1])[0] == "value"
+    if is_any and any(map(_is_of_losses, header)):
         return None
     if fitting == [("time", "count")] and places["event"]:
         return None  # Words beside a count may say that it is of nodes that are gone.
@@ -340,7 +352,8 @@ def _role(name: str) -> str:
     role = _ROLES.get(split_unit(name)[0], "count" if is_count else "")
     # What is in brackets may say that it counts something else, as in count(up == 0) or nodes (down).
     inside = re.sub(r"^[^(\[]*", "", name)
-    is_of_nodes = KIND_OF_NODE.fullmatch(inside) or _words(inside) <= COUNTED | COUNTED_WORDS | {"total"}
+    is_kind = KIND_OF_NODE.fullmatch(inside) and not _is_of_losses(inside)
+    is_of_nodes = is_kind or _words(inside) <= COUNTED | COUNTED_WORDS | {"total"}
     is_other = re.search(r"[%<>!]|=(?!=* ?1\b)", name) or not is_of_nodes
     return "" if role == "count" and is_other else role
 

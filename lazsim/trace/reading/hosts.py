@@ -5,8 +5,9 @@ import re
 from lazsim.errors import LONGEST_CAUSE, shorten
 from lazsim.limits import MAX_NODES
 
-PART = re.compile(r"(.*\w(?=:)|.*\d)([-_./: ]+)(gpu|device|card|nic)[\W_]*\d+", re.IGNORECASE | re.ASCII)
-"""Names such as ``n1:gpu0`` of parts of a node, and such as ``zone1/gpu-01``, which may be nodes of their own."""
+PART = re.compile(r"(.*\d\w*)([-_./: ]+)(gpu|device|card|nic)[\W_]*(\d|1[0-5])", re.IGNORECASE | re.ASCII)
+"""Names such as ``n1:gpu0`` of parts of a node, of which none has over 16 (DGX-2), and such as ``zone1/gpu-1``, which
+may be nodes of their own."""
 _RANGES = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _NAMES = re.compile(r"[^\s!&^@%()]+")

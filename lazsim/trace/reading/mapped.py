@@ -214,7 +214,7 @@ class _MappedTable:
             notes.append("the newest rows come first: read from the end")
         names = itertools.chain(self._nodes.values(), (texts.get("node", "") for _, texts in self._rows))
         if found := next(filter(None, map(PART.fullmatch, names)), None):
-            is_part = "names a part: a node is gone while one of its parts is"
+            is_part = "names a part: a node is gone while one of its parts is; write a whole node without ':'"
             is_node = f"is taken for a node; a part of one is written as {found[1]}:{found[3]}0"
             notes.append(f"{shorten(found[0])!r} {is_part if found[2] == ':' else is_node}")
         for one in self._conditions:
@@ -233,7 +233,6 @@ class _MappedTable:
         wanted = [one for one in self._conditions if not self._is_of_labels(one)]
         alone = [one[0].column for one in wanted if len(one) == 1 and one[0].is_wanted]
         self._find(tuple(alone))
-        # Without its column, the text of a condition is empty.
         places = {one.column: self._index(one.column) for one in itertools.chain(*wanted)}
         clusters: dict[str, int] = {}
         num_named = len(self._table.header)
@@ -251,7 +250,7 @@ class _MappedTable:
                 for cut in (fields[place] for place in needed if fields[place].endswith("+")):
                     what = f"{shorten(cut)!r} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
-                tested = {column: "" if place is None else fields[place] for column, place in places.items()}
+                tested = {column: None if place is None else fields[place] for column, place in places.items()}
                 if not all(any(condition.holds(tested[condition.column]) for condition in one) for one in wanted):
                     self._num_left_out += 1
                     continue
@@ -266,7 +265,11 @@ class _MappedTable:
                 place, header = self._places["cluster"][0], self._table.header
                 column = header[place] if place < len(header) else str(place + 1)
                 what = f"{column} is {first!r} before and {second!r} here, and each has nodes of its own; "
-                raise self._source.refuse(line, f"{what}choose one with `where` '{column}={first}'")
+                what += f"choose one with `where` '{column}={first}'"
+                if "count" in texts:
+                    names = ",".join(f"{role}={self._header(self._places[role])}" for role in ("time", "count"))
+                    what += f", or if each row counts all nodes, give `columns` {names}"
+                raise self._source.refuse(line, what)
             if "node" not in texts:
                 yield line, texts | cells
                 continue
@@ -358,10 +361,10 @@ class _MappedTable:
         return TraceReading(events, duration_s, (*notes, *self._times.notes()), names="none")
 
     def _read_events(self) -> TraceReading:
-        words: set[str] = set()
-        rows = list(self._read(lambda line, texts: self._event(line, texts, words)))
-        self._times.start((event.time_s for event in rows), self._source, self._mapping.span)
-        events = [event._replace(time_s=self._times.seconds(event.time_s)) for event in rows]
+        rows = list(self._read(self._event))
+        self._times.start((event.time_s for _, event in rows), self._source, self._mapping.span)
+        events = [event._replace(time_s=self._times.seconds(event.time_s)) for _, event in rows]
+        words = {word for word, _ in rows}
         notes = [self._ends(ENDS), *self._times.notes()]
         if self._times.is_local:
             refuse_set_back(events, self._source, "sort what is out of order")
@@ -369,11 +372,15 @@ class _MappedTable:
         is_states = self._mapping.states
         is_states = not (words <= CHANGE_WORDS or self._mapping.add) if is_states is None else is_states
         if is_states:
-            losses = {(event.time_s, event.node) for event in events if event.kind == "remove"}
-            only_goes = all(event.kind == "remove" for event in events)
-            if only_goes and len({node for _, node in losses}) < len(losses):
-                what = "says that nodes go, some more than once, and not when they are back"
-                raise self._source.refuse("", f"{what}; give outages (node, start, end)")
+            if events and all(event.kind == "remove" for event in events):
+                # One loss may have several words, such as preempted and terminated.
+                losses = {(word, event.node, event.time_s) for word, event in rows}
+                is_state = re.search("stat(e|us)", self._header(self._places["event"]), re.IGNORECASE)
+                if not (self._mapping.states or is_state) and len({loss[:2] for loss in losses}) < len(losses):
+                    what = "says that nodes go, some more than once, and not when they are back; give outages (node, "
+                    what += "start, end), or if rows repeat that a node is gone, a mapping with `states`, a TOML file "
+                    raise self._source.refuse("", f"{what}for `format`")
+                notes.append("no row says that a node is back: those that go stay away")
             events, more = events_from_states(in_time_order(events, self._source))
             notes += more
             if 2 * len(events) < len(rows):
@@ -455,17 +462,15 @@ class _MappedTable:
     def _sample(self, line: int, texts: dict[str, str]) -> Sample:
         return Sample(self._time(texts["time"]), count(texts["count"]), line)
 
-    def _event(self, line: int, texts: dict[str, str], words: set[str]) -> Event | None:
-        """Read an event, and add its word to those seen."""
+    def _event(self, line: int, texts: dict[str, str]) -> tuple[str, Event] | None:
+        """Read an event and its word."""
         kind = event_kind(texts["event"], self._mapping)
         node = named(texts["node"])
-        if whole_node(node) != node:
-            raise ValueError(f"{shorten(node)!r} is a part of a node, {OF_PARTS} name it alone")
         if kind is None:
             return None
-        time = self._time(texts["time"])
-        words.add(texts["event"].strip().lower())
-        return Event(time, kind, node, line)
+        if whole_node(node) != node:
+            raise ValueError(f"{shorten(node)!r} is a part of a node, {OF_PARTS} name it alone")
+        return texts["event"].strip().lower(), Event(self._time(texts["time"]), kind, node, line)
 
     def _outage(self, line: int, texts: dict[str, str]) -> tuple[Outage, float | None]:
         """Read an outage, and its length in seconds where it has one in place of an end."""

@@ -81,9 +81,10 @@ class Condition(NamedTuple):
     def __str__(self) -> str:
         return f"{self.column}{'' if self.is_wanted else '!'}={self.pattern}"
 
-    def holds(self, text: str) -> bool:
-        """Return whether a text is as the condition says."""
-        return fnmatch.fnmatchcase(text, self.pattern) == self.is_wanted
+    def holds(self, text: str | None) -> bool:
+        """Return whether a text, in any case, is as the condition says; None is that of a column that is not there."""
+        is_found = text is not None and fnmatch.fnmatchcase(text.lower(), self.pattern.lower())
+        return is_found == self.is_wanted
 
 
 class TraceMapping(Spec, frozen=True, kw_only=True):
@@ -101,8 +102,9 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
     """Whether an event is the state of a node from then on: a repeated one changes nothing, and a node that is first
     seen to go was there from the start. By default, whether words other than add and remove are used."""
     where: tuple[str | tuple[str, ...], ...] = ()
-    """``COLUMN=PATTERN`` each: only rows with such a text count; ``*`` and ``?`` stand for any characters, ``[ab]`` for
-    one of some. ``COLUMN!=PATTERN``: only rows with another text, or without that column. One of a list must hold."""
+    """``COLUMN=PATTERN`` each: only rows with such a text count, in any case; ``*`` and ``?`` stand for any characters,
+    ``[ab]`` for one of some. ``COLUMN!=PATTERN``: only rows with another text, or without that column. One of a list
+    must hold."""
     time_unit: str | None = None
     """Unit of times and durations that are numbers: ``ns``, ``us``, ``ms``, ``s``, ``min``, ``h`` or ``d``."""
     time_format: tuple[str, ...] = ()

@@ -30,6 +30,9 @@ that take turns, each has a half, or two of three (assumption)."""
 LEAST_GAP = 1.5
 """Time between samples in which some are missing, as a multiple of the usual time: one that is missing makes it 2."""
 
+NOT_READY = ("false", "unknown")
+"""Values of the label ``status`` of a series of kube-state-metrics that is 1 where a node is not ready."""
+
 QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status="true"}'
 METRICS = ("", "up", "probe_success", "kube_node_status_condition")
 NODE_LABELS = ("node", "nodename", "hostname", "host", "kubernetes_node", "instance")
@@ -93,7 +96,7 @@ class StateLog:
         """
         states: dict[str, list[dict[float, bool]]] = {}
         for labels, samples in series:
-            there = 0.0 if labels.get("status") in ("false", "unknown") else 1.0
+            there = 0.0 if labels.get("status") in NOT_READY else 1.0
             if not (node := find_node(labels)):
                 raise refusal(self.source, f"a series that names no node ({shorten(dict(labels))})")
             found: dict[float, bool] = {}
@@ -112,17 +115,18 @@ class StateLog:
         if num_gaps := sum(step > LEAST_GAP * usual for step in steps):
             gaps = counted(num_gaps, "gap")
             self._notes.append(f"no node has a sample in {gaps} of time: all are taken to have stayed as they were")
-        num_there = 0
+        num_there, num_sampled = 0, 0
         for node, of_node in states.items():
             self.know(node, "away")
             was_there = False
             for time in grid:
                 is_there = all(samples.get(time, False) for samples in of_node)
                 num_there += is_there
+                num_sampled += any(time in samples for samples in of_node)
                 if is_there != was_there:
                     self.say(time, "add" if is_there else "remove", node)
                 was_there = is_there
-        if 2 * num_there < len(grid) * len(states):
+        if 2 * num_there < num_sampled:
             self._notes.append(
                 "nodes are gone at most of their samples; if 1 says that a node is gone, turn 0 and 1 round"
             )

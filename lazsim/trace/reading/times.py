@@ -118,11 +118,11 @@ class TimeParser:
         self._zone = _find_zone(mapping.time_zone)
         self._is_zone_idle = asked.time_zone is not None
         self._asked_unit = asked.time_unit
-        self._has_asked_lengths = False
         self._named_unit = split_unit(column)[1]
         self._usual_unit = mapping.time_unit
-        self._named_length_unit = split_unit(lengths or "")[1]
-        self._length_unit = self._named_length_unit or mapping.time_unit
+        named_length_unit = split_unit(lengths or "")[1]
+        self._length_unit = named_length_unit or mapping.time_unit
+        self._is_unit_of_lengths = lengths is not None and named_length_unit is None
         self._unit = "s"
         self._origin = 0.0
         self._kind = ""
@@ -153,7 +153,6 @@ class TimeParser:
 
     def read_length(self, text: str) -> float:
         """Read a length of time, in seconds; see the function of this name."""
-        self._has_asked_lengths |= is_number(text) and self._named_length_unit is None
         return read_length(text, self._length_unit)
 
     def _read_span(self, span: tuple[str, str], source: Faults) -> tuple[float | None, float | None]:
@@ -199,7 +198,7 @@ class TimeParser:
         known = sorted([*times, *(time for time in self._span if time is not None)]) or [0.0]
         first, last = known[0] if self._span[0] is None else self._span[0], known[-1]
         if self._kind != "number":
-            if self._kind and self._asked_unit is not None and not self._has_asked_lengths:
+            if self._kind and self._asked_unit is not None and not self._is_unit_of_lengths:
                 raise source.refuse("", "its times are dates, not numbers; leave `time_unit` out")
             self._origin = first
             self._refuse_silence(known, source)
@@ -207,7 +206,7 @@ class TimeParser:
         epoch = next(
             (unit for unit in ("s", "ms", "us", "ns") if _is_epoch(first, unit) and _is_epoch(last, unit)), None
         )
-        if epoch and self._has_asked_lengths:
+        if epoch and self._is_unit_of_lengths:
             self._asked_unit = None
         unit = self._asked_unit or epoch or self._named_unit or self._usual_unit
         if unit is None:
