@@ -180,7 +180,7 @@ class CostModel:
         """
         ended = np.arange(1.0, num_micro_batches + 1)
         return [
-            (stages, ended, (ended + stages - 1) * math.ceil(self.model.num_layers / stages))
+            (stages, ended, (ended + stages - 1) * math.ceil(self.model.num_whole_layers / stages))
             for stages in range(self.grid.num_stages, 2 * self.grid.num_stages)
         ]
 

@@ -76,7 +76,7 @@ class LayoutCosts(CostModel):
 
     def templates(self, num_micro_batches: int) -> list[Template]:
         """See `CostModel.templates`: predicted, with as many parts of a stage as in the job or fewer."""
-        own, known, layers = self.inputs.parallel, self._known.templates, self.model.num_layers
+        own, known, layers = self.inputs.parallel, self._known.templates, self.model.num_whole_layers
         if num_micro_batches not in known:
             pipelines = range(own.pipeline, min(2 * own.pipeline, layers + 1), own.stages_of_part)
             layouts = [
@@ -391,8 +391,8 @@ def grid_of(model: ModelSpec, parallel: ParallelSpec, gpus_per_node: int) -> Gri
     SpecError
         When there are more stages than layers, or nodes and the GPUs that hold a stage once do not divide each other.
     """
-    if parallel.pipeline * parallel.virtual_stages > model.num_layers:
-        raise SpecError(f"pipeline x virtual_stages must not exceed the {model.num_layers} layers")
+    if parallel.pipeline * parallel.virtual_stages > model.num_whole_layers:
+        raise SpecError(f"pipeline x virtual_stages must not exceed the {model.num_whole_layers} layers")
     unit_gpus = math.lcm(parallel.tensor * parallel.context, parallel.expert)
     if unit_gpus % gpus_per_node and gpus_per_node % unit_gpus:
         raise SpecError(

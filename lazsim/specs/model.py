@@ -326,6 +326,11 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
         """Whether each MoE layer of a hybrid model has a mixer before it, as in Granite 4 and Qwen3-Next."""
         return self.state_space is not None and 2 * self.num_moe_layers == self.num_layers
 
+    @property
+    def num_whole_layers(self) -> int:
+        """Layers that pipeline stages divide: a mixer and the MoE layer after it are one."""
+        return self.num_layers // 2 if self.has_paired_mixers else self.num_layers
+
     @cached_property
     def block_params(self) -> dict[str, int]:
         """Parameters of one block of each kind, without biases and norms.

@@ -289,7 +289,6 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
     space = model.state_space
     cut = parallel.tensor * parallel.context if parallel.context_exchange == "all_to_all" else parallel.tensor
     kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
-    num_layers = model.num_layers // (2 if model.has_paired_mixers else 1)
     rules = [
         (windows > model.num_layers, f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})"),
         (
@@ -344,8 +343,8 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
             f"({parallel.pipeline})",
         ),
         (
-            parallel.pipeline * parallel.virtual_stages > num_layers,
-            f"pipeline x virtual_stages must not exceed the {counted(num_layers, 'layer')}",
+            parallel.pipeline * parallel.virtual_stages > model.num_whole_layers,
+            f"pipeline x virtual_stages must not exceed the {counted(model.num_whole_layers, 'layer')}",
         ),
     ]
     for broken, message in rules:
