@@ -84,7 +84,7 @@ GPUS = "n1{0}gpu0,{{0}},{{2}}\nn1{0}gpu1,{{1}},{{3}}\nn2{0}gpu5,{{4}},{{5}}\n"
         # Losses, each of another node, whatever their time is called.
         *(
             (f"{name},node,event\n{{0}},a,preempted\n{{1}},b,lost\n{{2}},c,killed\n", ONCE)
-            for name in ("occurred_at", "preempted_at", "timestamp_utc", "Zeit", "time since start")
+            for name in ("occurred_at", "preempted_at", "Zeit", "time since start", "time since boot", "down since")
         ),
         ("created_at,node,status\n{0},a,up\n{0},b,up\n{1},a,down\n{2},a,up\n", said(2, 2, ("a", 1, 2))),
         # One loss in two words, and a state that is written again.
@@ -117,7 +117,7 @@ def test_file_says_what_its_rows_do(write, rows, outcome):
         ("time,node,service,state\n{0},a,sshd,up\n{0},a,nfs,up\n{1},a,sshd,down\n", {}, "of what runs on it"),
         ("pod,node,event,time\np1,a,started,{0}\np2,a,started,{0}\np1,a,killed,{1}\n", {}, "(column 'pod')"),
         ("time,zone,nodes\n{0},a,4\n{1},b,5\n{2},a,4\n", {},
-         "choose one with `where` 'zone=a', or if each row counts all nodes, give `columns` time=time,count=nodes"),
+         "choose one with `where` 'zone=a', or if each row counts all nodes, give `columns`, such as time=1,count=2"),
         *(
             (f"node,state,{name}\na,down,{{0}}\nb,idle,{{3}}\n", {}, f"rows have a time in '{name}', as a list of")
             for name in ("since", "last heartbeat", "boot_time", "created_at", "LaunchTime")

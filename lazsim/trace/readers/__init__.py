@@ -121,7 +121,10 @@ def read_trace(
     if format == "auto":
         is_table = is_parquet or mapping.columns is not None
         format = "table" if is_table else detect_format(name, text)  # noqa: A001
-    reader = _find_reader(format)
+    reader = mapping_reader(format) if format.endswith(".toml") else READERS.get(format)
+    if reader is None:
+        known = ["auto", *sorted(READERS)]
+        raise TraceFormatError(unknown_name("trace format", format, known, "a path to a .toml file"))
     for field in mapping.given():
         if field not in reader.options:
             raise TraceFormatError(f"{name}: read as {format}, which has no use for `{field}`; leave it out")
@@ -191,14 +194,6 @@ def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event]
             notes.append(f"{counted(len(strangers), 'node')} of the file not among `cluster_nodes`: left out")
     first = next((place for place, event in enumerate(events) if event.time_s > 0), len(events))
     return [*events[:first], *(Event(0.0, "add", node) for node in others), *events[first:]], tuple(notes)
-
-
-def _find_reader(name: str) -> TraceReader:
-    if name.endswith(".toml"):
-        return mapping_reader(name)
-    if name not in READERS:
-        raise TraceFormatError(unknown_name("trace format", name, ["auto", *sorted(READERS)], "a path to a .toml file"))
-    return READERS[name]
 
 
 def _check_unit(trace: Trace, unit: str) -> None:

@@ -79,10 +79,10 @@ OUTAGES = re.compile(
 )
 """Words of a header of outages, without which rows with a start and an end may be reservations or the like."""
 
-LIVES = re.compile("launch|created|creation|provision|acquired|granted|inserted|registered|boot|heartbeat|last.?seen")
+LIVES = re.compile("launch|creat|provision|acquired|granted|inserted|registered|(?<!re)boot|heartbeat|last.?seen")
 """Words of a header of the lives of nodes, which are the reverse of outages."""
 
-LAST = {"since", "last", "updated", "changed", "modified", "transition"}
+LAST = re.compile("since|last|updated|changed|modified|transition")
 """Words of the name of a time at which a node came into the state that it has."""
 
 PARTS = {"gpu", "gpus", "device", "card", "nic"}
@@ -90,6 +90,9 @@ RUNNING = {"job", "task", "pod", "container", "process", "actor", "rank", "run",
 """Words of the names of columns that tell parts of a node, or what is on it: when one is mended, another may still be
 broken."""
 
+_is_sample = functools.partial(is_read_by, sampled_value)
+_is_event = functools.partial(is_read_by, event_kind)
+_is_length = functools.partial(is_read_by, functools.partial(read_length, unit=None))
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
 OTHER_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}\b")
@@ -227,7 +230,8 @@ def _doubts(table: FileTable, columns: Columns) -> Iterator[str]:
         time = table.header[columns.time - 1] if table.header else "time"
         # Events of a node come one after another.
         num_pairs, num_nodes = len({*zip(nodes, _texts(table, columns.time - 1), strict=True)}), len({*nodes})
-        of_nodes = LIVES.search(time.lower()) or (_words(time) & LAST and "start" not in time.lower())
+        name = re.sub(r"since[\W_]*[a-z].*", "", time.lower())
+        of_nodes = LIVES.search(name) or (LAST.search(name) and not (events and all(map(_is_gone, events))))
         if of_nodes and (num_pairs == num_nodes or num_pairs < len(nodes)):
             yield f"rows have a time in {time!r}, as a list of nodes has; if something happened then, {give}"
     are_losses = any(any(one) and _most(one, _is_gone) for one in texts.values())
@@ -402,18 +406,6 @@ def _most(texts: Sequence[str], fits: Callable[[str], bool]) -> bool:
     """Return whether most texts that are not empty fit, or all are empty."""
     given = [text for text in texts if text]
     return not given or 2 * sum(map(fits, given)) > len(given)
-
-
-def _is_sample(text: str) -> bool:
-    return is_read_by(sampled_value, text)
-
-
-def _is_event(text: str) -> bool:
-    return is_read_by(event_kind, text)
-
-
-def _is_length(text: str) -> bool:
-    return is_read_by(lambda length: read_length(length, None), text)
 
 
 def _is_gone(text: str) -> bool:

@@ -81,7 +81,6 @@ UNLIKE_SHARE = 0.1
 """Share of an outage, or else a minute, by which its length and its end may differ, as where one is rounded
 (assumption)."""
 
-ENDS = "the trace is taken to end with its last event"
 RowT = TypeVar("RowT")
 
 
@@ -266,10 +265,8 @@ class _MappedTable:
                 column = header[place] if place < len(header) else str(place + 1)
                 what = f"{column} is {first!r} before and {second!r} here, and each has nodes of its own; "
                 what += f"choose one with `where` '{column}={first}'"
-                if "count" in texts:
-                    names = ",".join(f"{role}={self._header(self._places[role])}" for role in ("time", "count"))
-                    what += f", or if each row counts all nodes, give `columns` {names}"
-                raise self._source.refuse(line, what)
+                every = ", or if each row counts all nodes, give `columns`, such as time=1,count=2"
+                raise self._source.refuse(line, what + every * ("count" in texts))
             if "node" not in texts:
                 yield line, texts | cells
                 continue
@@ -329,7 +326,7 @@ class _MappedTable:
         return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
 
     def _read_counts(self) -> TraceReading:
-        samples = list(self._read(self._sample))
+        samples = list(self._read(lambda line, texts: Sample(self._time(texts["time"]), count(texts["count"]), line)))
         self._times.start((sample.time_s for sample in samples), self._source)
         before, last = ([""] * 2 + [str(sample.num_nodes) for sample in samples])[-2:]
         may_be_cut = before != last and before.startswith(last) and self._source.text.endswith(last)
@@ -365,7 +362,7 @@ class _MappedTable:
         self._times.start((event.time_s for _, event in rows), self._source, self._mapping.span)
         events = [event._replace(time_s=self._times.seconds(event.time_s)) for _, event in rows]
         words = {word for word, _ in rows}
-        notes = [self._ends(ENDS), *self._times.notes()]
+        notes = [self._ends("the trace is taken to end with its last event"), *self._times.notes()]
         if self._times.is_local:
             refuse_set_back(events, self._source, "sort what is out of order")
         end_s = self._times.end([event.time_s for event in events], self._source)
@@ -459,9 +456,6 @@ class _MappedTable:
             if row is not None:
                 yield row
 
-    def _sample(self, line: int, texts: dict[str, str]) -> Sample:
-        return Sample(self._time(texts["time"]), count(texts["count"]), line)
-
     def _event(self, line: int, texts: dict[str, str]) -> tuple[str, Event] | None:
         """Read an event and its word."""
         kind = event_kind(texts["event"], self._mapping)
@@ -481,13 +475,11 @@ class _MappedTable:
         length_s = None
         # Beside an end, a length need not tell its unit.
         with suppress(*() if is_open else (ValueError,)):
-            length_s = None if length.strip().lower() in OPEN_WORDS else self._times.read_length(length)
-        if length_s == 0 and "end" in texts:
-            length_s = None  # One that is not known yet.
-        if is_open:
-            return Outage(node, start, math.inf, line), length_s
+            if length.strip().lower() not in OPEN_WORDS:
+                # Beside ends, a length of 0 is one that is not known yet.
+                length_s = self._times.read_length(length) or (None if "end" in texts else 0.0)
         try:
-            end = self._times.read(text, start)
+            end = math.inf if is_open else self._times.read(text, start)
         except ValueError as error:
             raise ValueError(f"{error}; if the outage goes on, leave its end empty") from None
         if end < start:

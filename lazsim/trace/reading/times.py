@@ -1,6 +1,7 @@
 """Turn the times of a table into seconds since its first one."""
 
 import copy
+import functools
 import itertools
 import math
 import re
@@ -121,7 +122,8 @@ class TimeParser:
         self._named_unit = split_unit(column)[1]
         self._usual_unit = mapping.time_unit
         named_length_unit = split_unit(lengths or "")[1]
-        self._length_unit = named_length_unit or mapping.time_unit
+        self.read_length = functools.partial(read_length, unit=named_length_unit or mapping.time_unit)
+        """Read a length of time, in seconds; see the function of this name."""
         self._is_unit_of_lengths = lengths is not None and named_length_unit is None
         self._unit = "s"
         self._origin = 0.0
@@ -150,10 +152,6 @@ class TimeParser:
             raise ValueError(f"{shorten(text)!r} is not a {self._kind}, as the times before are")
         self._kind = kind
         return time
-
-    def read_length(self, text: str) -> float:
-        """Read a length of time, in seconds; see the function of this name."""
-        return read_length(text, self._length_unit)
 
     def _read_span(self, span: tuple[str, str], source: Faults) -> tuple[float | None, float | None]:
         """Read from when to when a file was observed, written as its times or as dates of ISO 8601; None is empty."""
