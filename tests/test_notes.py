@@ -12,6 +12,8 @@ from lazsim.errors import InfeasiblePlanError
 from lazsim.output.run import run_files, run_parts
 from lazsim.output.table import render
 from lazsim.reliability.comparison import compare_plans
+from lazsim.reliability.failure_scenarios import build_scenarios
+from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.study.notes import count_notes, profile_notes
@@ -411,7 +413,7 @@ def test_a_trace_is_told_to_be_too_short_but_not_where_its_parts_end_a_rounding_
         assert any("but the trace ends after" in note for note in run.notes) is is_told
 
 
-def test_a_seed_that_draws_nothing_is_told():
+def test_a_seed_that_draws_nothing_is_told(tmp_path):
     trace = build_trace([Event(0, "add", f"n{at}") for at in range(4)], duration_s=600)
 
     def is_told(**asked):
@@ -422,3 +424,23 @@ def test_a_seed_that_draws_nothing_is_told():
     # Placements, loads, or the nodes that fail are drawn.
     drawn = ({"placements": ["mro", "random"]}, {"routing": None}, {"trace": "fail-every-5min"})
     assert [is_told(**one) for one in drawn] == [False, False, False]
+    # Four nodes come at once, and two of them are drawn, unless the first or all are taken.
+    path = tmp_path / "trace.csv"
+    path.write_text("time_s,event,node\n" + "".join(f"0,add,n{at}\n" for at in range(4)) + "600,remove,n0\n")
+    two = {"trace": path, "time_unit": "s", "max_nodes": 2}
+    capped = (two, two | {"cap": "first"}, two | {"cap": "clip"}, two | {"max_nodes": 4})
+    assert [is_told(**one) for one in capped] == [False, True, True, True]
+
+
+def test_a_seed_that_draws_nothing_of_plans_is_told():
+    def is_told(failures_from=None, method="auto", policy="mro", **asked):
+        task = build_task(**{"nodes": 6, "slots": 4, "experts": 8, "seed": 7} | asked)
+        notes = assess_plans(task, build_scenarios(6, failures_from=failures_from, method=method), [policy]).notes
+        placed = compare_plans(task, [policy]).notes
+        return [any("`seed` 7 has no effect" in note for note in some) for some in (notes, placed)]
+
+    assert is_told() == is_told(loads="zipf:1") == [True, True]
+    assert is_told(seed=0) == is_told(policy="random") == is_told(loads="smartmoe-fit") == [False, False]
+    assert is_told(loads="zipf:1", layers=2) == [False, False]
+    # Sets of failures, nodes of layers and a trace are drawn, and no plan.
+    assert is_told(method="montecarlo") == is_told(layers=2) == is_told("fail-every-5min") == [False, True]

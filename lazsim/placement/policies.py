@@ -1,6 +1,6 @@
 """Placement policies by name: those of lazsim, of installed packages, and functions in a file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NoReturn
@@ -163,6 +163,12 @@ OWN_POLICIES = (
 """How to add a policy from outside."""
 
 policy_names, policy_input = REGISTRY.names, REGISTRY.source
+
+
+def seed_notes(seed: int, policies: Iterable[NamedPolicy | None], *, is_drawn: bool) -> tuple[str, ...]:
+    """Say that a seed changes nothing, where one is given and neither policies draw, as others' may, nor all else."""
+    may_draw = is_drawn or any(one and (one.is_custom or one.name == RANDOM) for one in policies)
+    return () if may_draw or not seed else (f"`seed` {seed} has no effect: nothing is drawn with it",)
 
 
 def describe_policies() -> dict[str, str]:

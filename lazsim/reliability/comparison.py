@@ -170,7 +170,7 @@ def compare_plans(
         name: lose_nodes(task, name, plan, lost, state_bytes, was_asked=name in policies)
         for name, plan in plans.items() if lost
     }  # fmt: skip
-    notes = (*task.notes, *notes)
+    notes = (*task.notes, *notes, *task.seed_notes(plans))
     changes = {name: change_from_old(task, plan, state_bytes) for name, plan in plans.items() if task.old is not None}
     shown = model if is_moving else ""
     return PlanComparison(task, plans, scores, notes, lost, losses, shown, state_bytes, layer, changes=changes)

@@ -25,8 +25,10 @@ class TraceBatches(BatchFailures):
     """Batches of more nodes than a plan has, which count as the loss of all."""
     name: str
     sha256: str
+    is_drawn: bool
+    """Hash of the trace's bytes, or of its events where these are drawn by a recipe; and whether they are."""
     notes: tuple[str, ...] = ()
-    """Hash of the trace's bytes, and assumptions made while reading it."""
+    """Assumptions made while reading it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -141,7 +143,8 @@ def trace_batches(trace: Trace, num_nodes: int) -> TraceBatches:
     num_capped = sum(size > num_nodes for size in sizes)
     return TraceBatches(
         sizes=distinct, weights=tuple(counts[size] for size in distinct), num_capped=num_capped,
-        name=Path(trace.name).name, sha256=trace.sha256, notes=trace.notes,
+        name=Path(trace.name).name, sha256=trace.sha256 or trace.events_sha256, is_drawn=not trace.sha256,
+        notes=trace.notes,
     )  # fmt: skip
 
 

@@ -130,6 +130,11 @@ def assess_plans(task: PlanningTask, scenarios: FailureScenarios, policies: Sequ
         }  # fmt: skip
         scenarios, curves = _until_all_lost(scenarios, curves)
         found = {name: _assess(plan, curves[name], scenarios, task.seed) for name, plan in plans.items()}
+    every = (curve for one in found.values() for curve in (one.curve, *one.layers, one.trace, one.nodes))
+    # Nodes of several layers are shuffled.
+    is_drawn = len(task.load_LE) > 1 or any(curve and curve.method != "exact" for curve in every)
+    is_drawn |= scenarios.trace is not None and scenarios.trace.is_drawn
+    notes += task.seed_notes(plans, is_drawn=is_drawn)
     return ReliabilityReport(task, scenarios, found, (*task.notes, *notes, *_notes(scenarios, found)), plans)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from lazsim.loads import FINEST, whole_loads
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
+from lazsim.placement.policies import find_policy, seed_notes
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.placement.steady import check_move_cost
 from lazsim.reliability.failure_sets import number_domains
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
-from lazsim.routing.loading import UNIFORM
+from lazsim.routing.loading import UNIFORM, is_generator
 from lazsim.specs import ClusterSpec, load_spec, sha256
 from lazsim.units import counted
 
@@ -38,9 +39,15 @@ class PlanningTask(PlacementRequest):
     """Failure domain of each node, by name; none where nodes fail alone."""
     has_layers: bool = False
     """Whether results have an axis of layers."""
+    is_drawn: bool = False
+    """Whether loads are drawn."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """All that it was made from, with the hashes of files."""
     notes: tuple[str, ...] = ()
+
+    def seed_notes(self, policies: Iterable[str], *, is_drawn: bool = False) -> tuple[str, ...]:
+        """Say that the seed changes nothing, unless loads, policies or what else there is are drawn."""
+        return seed_notes(self.seed, map(find_policy, policies), is_drawn=is_drawn or self.is_drawn)
 
     def on_survivors(self, survivors: Ints, plan: PlacementPlan) -> PlacementRequest:
         """Return the request for the nodes left of a plan, with what they hold: the same loads, allocated anew."""
@@ -149,9 +156,11 @@ def build_task(
     } | inputs
     with prefix_errors("`loads`" if experts is None else "`experts`"):
         replicas_LE = allocate(found.load_LE, room, least)
+    # The order of experts is drawn from the second layer on.
+    is_drawn = isinstance(loads, str) and (is_generator(loads) or (loads.startswith(ZIPF) and num_layers > 1))
     return PlanningTask(
         replicas_LE, **shape, load_LE=found.load_LE, min_replicas=least,
-        has_layers=found.has_layers, inputs=inputs, notes=notes,
+        has_layers=found.has_layers, is_drawn=is_drawn, inputs=inputs, notes=notes,
     )  # fmt: skip
 
 

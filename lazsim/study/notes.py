@@ -20,7 +20,7 @@ from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
 from lazsim.errors import CostRangeError, InfeasiblePlanError
 from lazsim.grouping import grouped
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
-from lazsim.placement.policies import find_policy
+from lazsim.placement.policies import find_policy, seed_notes
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
@@ -28,6 +28,8 @@ from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.study.memory import memory_notes
+from lazsim.trace.cap import DRAWN
+from lazsim.trace.reading.events import RULE
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import GIB, counted, format_duration
@@ -252,6 +254,16 @@ def _lack(kernels: Sequence[str]) -> str:
     if never := [kernel for kernel in kernels if kernel not in SIZE_UNITS]:
         return f"no profile has {', '.join(never)}"
     return f"measure two sizes or more of {', '.join(kernels)}"
+
+
+def draw_notes(scenarios: Sequence[Scenario]) -> tuple[str, ...]:
+    """Say that the seed of scenarios, which share all but system and placement, changes nothing."""
+    first = scenarios[0]
+    is_drawn = first.routing.generator is not None or any(one.system_origin for one in scenarios)
+    if not is_drawn and first.trace and first.settings["trace_seed"] is None:
+        told = "; ".join(first.load_trace().notes)
+        is_drawn = first.trace.recipe is not None or RULE in told or DRAWN in told
+    return seed_notes(first.seed, (one.find_system().policy for one in scenarios), is_drawn=is_drawn)
 
 
 def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:

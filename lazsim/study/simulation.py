@@ -15,17 +15,16 @@ from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
 from lazsim.placement.plan import PlacementPlan
-from lazsim.placement.policies import POLICIES, RANDOM, find_policy, policy_input
+from lazsim.placement.policies import find_policy, policy_input
 from lazsim.scenario import Inputs, Scenario, read_once, resolve
 from lazsim.settings import DEFAULTS
 from lazsim.specs import hash_id
 from lazsim.study.checkpoint_interval import AUTO, choose_setting, interval_of, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
-from lazsim.study.notes import describe_runs
+from lazsim.study.notes import describe_runs, draw_notes
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.study.runs import ScenarioRuns, Setting
-from lazsim.trace.reading.events import RULE
 from lazsim.trace.recipes import Recipe
 from lazsim.trace.table import Trace
 
@@ -210,25 +209,11 @@ def simulate_scenarios(
         trace=describe_trace(first.load_trace(), first.wall_s()),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(*chosen, *describe_runs(scenarios, runs), *_seed_notes(scenarios), *left_out),
+        notes=(*chosen, *describe_runs(scenarios, runs), *draw_notes(scenarios), *left_out),
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
         scenarios=tuple(scenarios),
     )
-
-
-def _seed_notes(scenarios: Sequence[Scenario]) -> Iterator[str]:
-    """Say that a seed changes nothing, where one is given and nothing is drawn with it."""
-    first, steady = scenarios[0], POLICIES.keys() - {RANDOM}
-    policies = {one.find_system().policy for one in scenarios}
-    # What others have written may draw.
-    may_draw = any(one.system_origin for one in scenarios) or any(one and one.name not in steady for one in policies)
-    if not first.seed or may_draw or first.routing.generator is not None:
-        return
-    replayed, has_own_seed = first.trace, first.settings["trace_seed"] is not None
-    if replayed and not has_own_seed and (replayed.recipe or replayed.max_nodes or RULE in first.load_trace().notes):
-        return
-    yield f"`seed` {first.seed} has no effect: the trace, the loads and the placement are not drawn"
 
 
 @contextmanager

@@ -53,6 +53,9 @@ def _follow_count(trace: Trace, visible_count: Callable[[int], int], rng: np.ran
 
 CappedEvents = tuple[list[Event], str]
 
+DRAWN = "which of several nodes is drawn"
+"""Words of the note on a cap by which its draws, and so its seed, count."""
+
 
 def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
     constant = max(0, trace.most_nodes() - max_nodes)
@@ -140,5 +143,7 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
         raise LazsimError(unknown_name("cap rule", rule, list(CAP_RULES)))
     if max_nodes < 1:
         raise LazsimError(f"`max_nodes` {max_nodes}: give at least 1")
+    before = rng.bit_generator.state
     events, what = CAP_RULES[rule](trace, max_nodes, rng)
-    return trace.with_events(events, trace.duration_s, f"cap {rule}: {what}")
+    drawn = "" if rng.bit_generator.state == before else f"; {DRAWN}"
+    return trace.with_events(events, trace.duration_s, f"cap {rule}: {what}{drawn}")

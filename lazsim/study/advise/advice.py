@@ -32,7 +32,7 @@ from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.comparison import mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note
-from lazsim.study.notes import count_notes
+from lazsim.study.notes import count_notes, draw_notes
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL, policy_names, refuse_same_names
 
@@ -252,9 +252,12 @@ def _advise(
         num_runs=search.num_runs,
         refused=search.refused,
         scenario=question.scenario(best.choice, 0, best.interval_steps),
-        notes=(*count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not]), *few),
+        notes=(
+            *count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not]), *few,
+            *draw_notes([question.whole(one.name.choice) for one in ranking]),
+        ),
         is_interval_given=interval != AUTO,
-    )
+    )  # fmt: skip
 
 
 def _tune(question: Question, search: Search, one: Alternative, num_seeds: int) -> tuple[Alternative, Interval | None]:
