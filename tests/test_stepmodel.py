@@ -1319,7 +1319,7 @@ def test_a_layout_by_default_holds_experts_twice_and_whole_states_where_they_fit
     assert given != "none"
 
     def copies(*needs, keeps_whole_states: bool = False) -> int:
-        chosen = default_layout([inputs], 1, keeps_whole_states=keeps_whole_states, needs=needs)
+        chosen = default_layout([inputs], keeps_whole_states=keeps_whole_states, needs=needs)
         assert chosen.sharding == given
         return replace(inputs, parallel=chosen).expert_copies
 

@@ -12,7 +12,6 @@ from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.layout import grid_of, layout_costs, padding
 from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
-from lazsim.placement.grid import Grid
 from lazsim.specs import (
     ClusterSpec,
     GpuSpec,
@@ -51,8 +50,8 @@ def with_layout(
     """Return a job with the layout that `default_layout` chooses for a system; an error says why it has none.
 
     What the system pads under even loads counts, and states that it keeps for other nodes. Steps between checkpoints
-    are dropped: they were chosen for steps of the job as it was, and a layout's take another time. Few layouts divide
-    the GPUs of 61 nodes: the search looks at those of 48 and 32, too, and takes what trains most on 61.
+    are dropped: they were chosen for steps of the job as it was, and a layout's take another time. Of 61 nodes, model
+    replicas of 1, 2, 4, 8, 16 or 32 nodes fill 61, 60, 60, 56, 48 or 32: what trains most on any of these is chosen.
     """
     encoded, adding = msgspec.json.encode(step, order="sorted"), None
     if system.padded or type(system).extra_gpu_bytes is not System.extra_gpu_bytes:
@@ -65,14 +64,13 @@ def with_layout(
 
 
 def default_layout(
-    starts: Sequence[StepInputs], num_nodes: int, *, keeps_whole_states: bool, needs: Sequence[Needs] = (plain_needs,)
+    starts: Sequence[StepInputs], *, keeps_whole_states: bool, needs: Sequence[Needs] = (plain_needs,)
 ) -> ParallelSpec:
     """Return the fastest layout that fits of those that hold every expert twice, or else of all.
 
     With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
     which these fit come first; before all, those that fit by the first of `needs`. Each of `starts` has some number of
-    nodes; of the layouts found for these, the one counts that trains most on `num_nodes`. A `SpecError` says that none
-    fits.
+    nodes; of the layouts found for these, the one counts that trains most. A `SpecError` says that none fits.
     """
     given, layers = starts[0].parallel.sharding, Layers()
     kinds = [("none", 2)] * keeps_whole_states + [(given, 2), (given, 1)]
@@ -87,12 +85,8 @@ def default_layout(
                 errors.append(error)
                 continue
             best = search.candidates[0]
-            grid = grid_of(start.model, best.parallel, start.cluster.gpus_per_node)
-            # Each GPU that trains has as many sequences as in the search.
-            num_used = num_nodes - num_nodes % grid.replica_nodes
-            batch = best.parallel.global_batch * num_used // start.cluster.num_nodes
-            chosen = msgspec.structs.replace(best.parallel, sharding=given, global_batch=batch)
-            found.append((batch / best.time.step_s, chosen))
+            chosen = msgspec.structs.replace(best.parallel, sharding=given)
+            found.append((chosen.global_batch / best.time.step_s, chosen))
         if found:
             return max(found, key=lambda one: one[0])[1]
     raise errors[0]
@@ -111,8 +105,8 @@ def _chosen_layout(
 
     `step` is JSON, which can be hashed. A system that adds to what training needs comes with the JSON of the job.
     """
-    num_nodes, top = cluster.num_nodes, 1 << cluster.num_nodes.bit_length() - 1
-    sizes = dict.fromkeys((num_nodes, num_nodes & (top | top >> 1), top))
+    replicas = (2**power for power in range(cluster.num_nodes.bit_length()))
+    sizes = dict.fromkeys(cluster.num_nodes // replica * replica for replica in replicas)
     found = [_start(model, gpu, msgspec.structs.replace(cluster, num_nodes=size), step) for size in sizes]
     starts = [one for one in found if isinstance(one, StepInputs)]
     faults = [one for one in found if isinstance(one, SpecError)]
@@ -123,7 +117,7 @@ def _chosen_layout(
         system, job = adding[0], msgspec.json.decode(adding[1], type=JobSpec)
         needs = [functools.partial(_needs, system, job), _plain_needs]
     try:
-        return default_layout(starts, num_nodes, keeps_whole_states=keeps_whole_states, needs=needs)
+        return default_layout(starts, keeps_whole_states=keeps_whole_states, needs=needs)
     except SpecError as error:
         return error
 
@@ -141,14 +135,11 @@ def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes) ->
 
 
 def _plain_needs(inputs: StepInputs) -> tuple[float, float]:
-    """Return what training needs; a layout that needs more nodes than there are is none."""
-    _require_nodes(grid_of(inputs.model, inputs.parallel, inputs.cluster.gpus_per_node), inputs.cluster)
+    """Return what training needs; a layout whose model replicas do not fill the nodes is none."""
+    cluster = inputs.cluster
+    if cluster.num_nodes % grid_of(inputs.model, inputs.parallel, cluster.gpus_per_node).replica_nodes:
+        raise SpecError("model replicas do not fill the nodes")
     return plain_needs(inputs)
-
-
-def _require_nodes(grid: Grid, cluster: ClusterSpec) -> None:
-    if grid.replica_nodes > cluster.num_nodes:
-        raise SpecError(f"a model replica takes {grid.replica_nodes} of {counted(cluster.num_nodes, 'node')}")
 
 
 def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, float]:
@@ -171,8 +162,10 @@ def _fault(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, s
     """Return why a job with a layout cannot run, if so: nodes are too few, or tables lack a kernel of the model."""
     try:
         costs = layout_costs(model, gpu, cluster, job, step)
-        _require_nodes(costs.grid, cluster)
-        costs.step_s(costs.grid.replica_nodes, np.ones(1))
+        needed = costs.grid.replica_nodes
+        if needed > cluster.num_nodes:
+            return SpecError(f"a model replica takes {needed} of {counted(cluster.num_nodes, 'node')}")
+        costs.step_s(needed, np.ones(1))
     except SpecError as error:
         return error
     return None
