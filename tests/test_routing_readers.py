@@ -180,9 +180,28 @@ def test_names_of_several_numbers_are_of_step_layer_expert_and_rank(tmp_path, na
     assert loads == (np.array(NAMED_LOADS) * (2 if name == "ranks" else 1)).tolist()
 
 
+def test_the_first_number_after_other_words_is_of_the_layer_and_one_alone_may_be_a_time(tmp_path):
+    gpt2 = {f"transformer.h.{layer}.mlp.fc1": [layer, 1] for layer in (3, 4)}
+    assert loads_of(write(tmp_path, "gpt2.json", json.dumps(gpt2))) == ([0], [3, 4], [[[3, 1], [4, 1]]])
+    times = {str(step): {"0": [1, 2], "1": [3, step % 10]} for step in (1700000001, 1700000002)}
+    found = loads_of(write(tmp_path, "times.json", json.dumps(times)))
+    assert found == ([1700000001, 1700000002], [0, 1], [[[1, 2], [3, 1]], [[1, 2], [3, 2]]])
+    assert loads_of(write(tmp_path, "floats.json", '{"100.0": {"0": [1, 2]}, "200.0": {"0": [3, 4]}}'))[0] == [100, 200]
+
+
+def test_lines_of_named_layers_are_of_one_step_until_a_layer_comes_again(tmp_path):
+    lines = [{"layer_0": [1, 2]}, {"layer_1": [3, 4]}, {"layer_0": [5, 6], "layer_1": [7, 8]}]
+    assert loads_of(write(tmp_path, "lines.jsonl", lines)) == ([0, 1], [0, 1], NAMED_LOADS)
+
+
 def test_numbers_of_a_name_that_say_nothing_are_refused(tmp_path):
-    for text in ('{"3_5": 7, "3_6": 8}', '{"0": {"1": {"2": {"3": 5}}}}', '{"1.2.3": [4, 5]}'):
-        with pytest.raises(SpecError, match=r"names no step, layer or expert|is in another"):
+    for text in (
+        '{"3_5": 7, "3_6": 8}', '{"0": {"1": {"2": {"3": 5}}}}', '{"1.2.3": [4, 5]}',
+        '{"stage0.layer0": [1, 2], "stage1.layer0": [3, 4]}', '{"v3_block_3": [1, 2], "v3_block_4": [3, 4]}',
+        '{"loads": {"expert_0": [1, 2], "expert_1": [3, 4]}}',
+    ):  # fmt: skip
+        why = r"names no step, layer or expert|is in another|two names are of the same|one expert has several"
+        with pytest.raises(SpecError, match=why):
             read_routing(write(tmp_path, "loads.json", text))
 
 
@@ -317,6 +336,10 @@ def test_columns_of_experts_leave_none_out_and_rows_of_a_matrix_are_not_numbered
     ):
         with pytest.raises(SpecError, match=f"its first {counted}; leave it out"):
             read_routing(write(tmp_path, "index.csv", text))
+    # One row, or a first row of large numbers, has loads.
+    for text in ("0,1,2,3\n", "100,101,102\n7,8,9\n"):
+        rows = [[int(cell) for cell in line.split(",")] for line in text.split()]
+        assert loads_of(write(tmp_path, "rows.csv", text))[2] == [rows]
 
 
 @pytest.mark.parametrize("text", ["token,layer,topk_ids\n0,3,0,2\n", "layer,e0,e1\n0,1,2,9\n", "1,2\n4,5,6\n"])
@@ -682,6 +705,13 @@ def test_experts_may_be_numbered_from_1(tmp_path):
     assert "experts are numbered from 1 to 8" in read_routing(path).notes
     few = "layer,expert,tokens\n" + "\n".join(f"{layer},{expert},5" for layer in (1, 2) for expert in (1, 2, 3, 4))
     assert loads_of(write(tmp_path, "few.csv", few))[1:] == ([1, 2], [[[5] * 4] * 2])
+
+
+def test_experts_count_from_0_where_as_many_are_told_or_only_number_1_has_loads(tmp_path):
+    told = [{"num_experts": 8, "layer": layer, "expert": e, "tokens": e} for layer in (0, 1) for e in range(1, 8)]
+    assert loads_of(write(tmp_path, "told.jsonl", told))[2] == [[[*range(8)]] * 2]
+    one = "layer,expert,tokens\n" + "".join(f"{layer},1,5\n" for layer in range(8))
+    assert loads_of(write(tmp_path, "one.csv", one))[2] == [[[0, 5]] * 8]
 
 
 def test_lazsims_own_files_are_read_as_they_were_where_expert_0_has_no_tokens(tmp_path):

@@ -223,6 +223,21 @@ def test_json_says_how_plans_were_made_and_notes_tell_the_error():
 
 
 @pytest.mark.parametrize("interval", [None, 0])
+def test_a_note_tells_that_rare_losses_of_all_are_outside_of_the_error_without_checkpoints(interval):
+    trace = failing_nodes(np.random.default_rng(0), 8, 3, 5)
+    settings = {"systems": ["lazarus"], "model": "gpt-s", "interval": interval, "cluster.nodes_per_server": 1}
+    notes = "".join(lazsim.simulate(trace, planning="sampled", **settings).to_json()["notes"])
+    assert ("a failure that loses all, with a probability under 5 %, is left out" in notes) == (interval == 0)
+
+
+def test_the_first_window_stands_for_itself_as_loads_begin_even():
+    # The first 50 steps of even loads take less time than others by a fifth or more; in 3200 steps, that is 0.3 %.
+    sampler = Sampler("sampled", 50, plans_change=False)
+    sampler.block_windows = 4
+    assert [sampler.time(stretch_number, 0, step)[:2] for step in (0, 49, 50)] == [(0.0, 50), (0.0, 1), (1.0, 150)]
+
+
+@pytest.mark.parametrize("interval", [None, 0])
 @pytest.mark.parametrize("seed", [4, 8, 11])
 def test_a_plan_that_stands_for_others_may_lose_experts_that_theirs_kept(seed, interval):
     # `compact` has most experts on one node, so that other plans keep other experts when the same nodes fail.

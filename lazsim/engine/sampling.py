@@ -2,7 +2,7 @@
 
 A plan matters only through the seconds of its steps, those that it takes to come into force, and the states that it
 leaves where nodes fail. These change slowly with the loads. In each block of windows of a run that samples, plans and
-loads of the one in its middle take the places of all others.
+loads of the one in its middle take the places of all others. Loads begin even: the first window stands for itself.
 
 Loads are new every 50 steps (`LOAD_SAMPLE_STEPS`). A change of the nodes at step 130 of a window takes the plan of one
 at step 30, and so changes in a block share few plans. At a loss of some number of nodes, the job fetches what it did at
@@ -72,12 +72,12 @@ class Sampler:
 
     Examples
     --------
-    Of blocks of six windows of ten steps, the third stands for all.
+    Of blocks of six windows of ten steps, the third stands for all but the first of the run.
 
     >>> sampler = Sampler("sampled", 10, plans_change=True)
     >>> sampler.block_windows = 6
     >>> [sampler.stand_in(step) for step in (0, 10, 25, 35, 59, 60)]
-    [20, 20, 25, 25, 29, 80]
+    [0, 20, 25, 25, 29, 80]
     """
 
     def __init__(self, planning: str, window_steps: int, *, plans_change: bool, last_step: int | None = None) -> None:
@@ -128,5 +128,6 @@ class Sampler:
         return timer(self.stand_in(planned_step, step) + step - planned_step)
 
     def _stands_alone(self, step: int) -> bool:
-        """Tell whether a window stands for itself: also where the record of the loads ends in its block."""
-        return not self.is_on or (self._last_step is not None and self.block(step) == self.block(self._last_step))
+        """Tell whether a window stands for itself: the first, as loads begin even, and where their record ends."""
+        is_last = self._last_step is not None and self.block(step) == self.block(self._last_step)
+        return not self.is_on or step < self._window_steps or is_last

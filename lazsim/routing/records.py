@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ class RecordReader(LoadTable):
     def __init__(self, source: LoadSource) -> None:
         super().__init__(source)
         self._told_experts = self._num_skipped = self._row_length = self._num_repeats = self._num_added = 0
-        # The step after the last of each part.
+        # The step of the next record of each part, and the places that names have had in it.
         self._steps = defaultdict[object, int](int)
+        self._named = defaultdict[object, set[tuple[object, ...]]](set)
         self._are_local = False
         self._seen: set[tuple[object, ...]] = set()
         self._file_part: str | None = None
@@ -87,8 +88,7 @@ class RecordReader(LoadTable):
         if loads is not None and "local" in parts:
             loads = self._placed(loads, parts, part)
         if isinstance(loads, Mapping):
-            self._add_named(where, parts, loads, step)
-            self._steps[own_part] += not parts.keys() & {"step", "layer"}
+            self._add_named(where, parts, loads)
         elif loads is not None and layer is not None:
             self._add_row(where, step, layer, loads, parts.get("expert", 0))
         elif loads is not None:
@@ -101,20 +101,23 @@ class RecordReader(LoadTable):
         else:
             self._num_skipped += 1
 
-    def _add_named(
-        self, where: int | str, parts: Mapping[str, Any], loads: Mapping[Any, Any], next_step: object
-    ) -> None:
-        """Add loads by the names of their experts, layers or steps; `parts` tells what is known of them."""
-        for name, row in loads.items():
-            told = places_in(name, _kind_of(row, parts))
-            if twice := parts.keys() & told.keys():
-                raise ValueError(f"{shorten(name)!r} is in another {min(twice)}")
-            places = {**parts, **told}
-            step, layer = places.get("step", next_step), places.get("layer")
-            self.part = told.get("part", self.part)
-            if isinstance(row, Mapping):
-                self._add_named(where, places, row, next_step)
-            elif layer is None and "expert" not in places:
+    def _add_named(self, where: int | str, parts: Mapping[str, Any], loads: Mapping[Any, Any]) -> None:
+        """Add loads by the names of their experts, layers or steps; where places come again, the next step begins."""
+        rows, own_part = [*named_rows(loads, parts)], self.part
+        named = {tuple(places.get(role) for role in PLACES) for places, _ in rows}
+        if len(named) < len(rows):
+            raise ValueError(
+                "two names are of the same step, layer and expert; name what differs, as layer_3 or rank_0"
+            )
+        if not parts.keys() & {"step", "layer"}:
+            if not named.isdisjoint(self._named[own_part]):
+                self._steps[own_part] += 1
+                self._named[own_part].clear()
+            self._named[own_part] |= named
+        for places, row in rows:
+            step, layer = places.get("step", self._steps[own_part]), places.get("layer")
+            self.part = str(places["part"]) if "part" in places else own_part
+            if layer is None and "expert" not in places:
                 self.add_layers(where, step, row)
             else:
                 self._add_row(where, step, layer or 0, row, places.get("expert", 0))
@@ -182,6 +185,21 @@ def logical_loads(physical_LP: Any, logical_LP: Any) -> Floats:
     return sums
 
 
+def named_rows(loads: Mapping[Any, Any], parts: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield loads that names within names tell apart, each with `parts` and the places that its names tell."""
+    for name, row in loads.items():
+        told = places_in(name, _kind_of(row, parts))
+        if twice := parts.keys() & told.keys():
+            raise ValueError(f"{shorten(name)!r} is in another {min(twice)}")
+        places = {**parts, **told}
+        if isinstance(row, Mapping):
+            yield from named_rows(row, places)
+        elif "expert" in places and np.size(row) > 1:
+            raise ValueError(f"{shorten(name)!r} of one expert has several loads")
+        else:
+            yield places, row
+
+
 def _kind_of(row: Any, parts: Mapping[str, Any]) -> str:
     """Return what the number in the name of some loads is of, where it does not say so."""
     if not isinstance(row, SEVERAL):
@@ -194,21 +212,24 @@ def _kind_of(row: Any, parts: Mapping[str, Any]) -> str:
 
 
 def places_in(name: object, kind: str) -> dict[str, str]:
-    """Return step, layer, expert and part in a name; `kind` is what a number alone is of, and two are step and layer.
+    """Return step, layer, expert and part in a name.
 
-    A ValueError says that a name has no number, or more than these.
+    `kind` is what a number alone is of, and the first of several after other words. Two without words are step and
+    layer. A ValueError says that a name has no number, or others.
 
     Examples
     --------
-    >>> places_in("v3.layers.4.experts.12", "layer"), places_in("step 100", "step"), places_in("100_4", "layer")
-    ({'layer': '4', 'expert': '12'}, {'step': '100'}, {'step': '100', 'layer': '4'})
+    >>> places_in("v3.layers.4.experts.12", "layer"), places_in("100_4", "layer"), places_in("h.4.mlp.fc1", "layer")
+    ({'layer': '4', 'expert': '12'}, {'step': '100', 'layer': '4'}, {'layer': '4'})
     """
-    found = re.findall(r"([a-z]*)[^a-z0-9]*(\d{1,9})", str(name).lower())
-    told = {ROLES.get(word.removesuffix("s"), ""): number for word, number in found}
-    if told.keys() & PLACES:
-        return {role: number for role, number in told.items() if role in PLACES}
+    text = str(name).strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        return {kind: text}
+    found = re.findall(r"([a-z]*)[^a-z0-9]*([0-9]+)", text)
+    if told := {role: number for word, number in found if (role := ROLES.get(word.removesuffix("s"), "")) in PLACES}:
+        return told
     numbers = [number for _, number in found]
-    if len(numbers) == 1:
+    if len(numbers) == 1 or (numbers and re.search("[a-z]", text)):
         return {kind: numbers[0]}
     if len(numbers) != 2 or kind == "expert":
         raise ValueError(f"{shorten(name)!r} names no step, layer or expert; write such as layer_3")

@@ -158,7 +158,8 @@ class LoadTable:
         self._rows: dict[tuple[int, int], Floats] = {}
         self._num_experts = 1
         self._routes: dict[tuple[int, int], array[int]] = {}
-        self._numbers: set[int] = set()
+        self.numbers: set[int] = set()
+        """Experts from which on loads were added: all but 0 where they may count from 1."""
         self._parts: dict[int, set[object]] = {}
         self.are_named = True
         """Whether what is added is said to be loads."""
@@ -170,7 +171,7 @@ class LoadTable:
         values = np.atleast_1d(np.asarray(loads, dtype=np.float64))
         values = values.reshape(-1, values.shape[-1]).sum(axis=0)
         first = whole(expert, MAX_WHOLE)
-        self._numbers.add(first)
+        self.numbers.add(first)
         row = self._row(where, self._key(step, layer), first + len(values))
         row[first : first + len(values)] += values
 
@@ -229,11 +230,12 @@ class LoadTable:
             notes += (f"loads are the sum of {num_parts} ranks or other parts, expert by expert",)
             if num_lacking := sum(len(parts) < num_parts for parts in self._parts.values()):
                 notes += (f"steps that lack some of these parts, whose loads are of the others alone: {num_lacking}",)
-        are_many = len(layers) * (self._num_experts - 1) >= FEWEST_FROM_1
-        is_whole = are_many and self._numbers == set(range(1, self._num_experts))
-        if is_whole and not self._routes:
+        are_many = self._num_experts > 2 and len(layers) * (self._num_experts - 1) >= FEWEST_FROM_1
+        is_whole = are_many and self.numbers == set(range(1, self._num_experts))
+        # Files that tell as many experts as the highest number and one more count from 0.
+        if is_whole and num_experts < self._num_experts and not self._routes:
             self._rows = {key: loads[1:] for key, loads in self._rows.items()}
-            shape = *shape[:2], max(self._num_experts - 1, num_experts)
+            shape = *shape[:2], self._num_experts - 1
             notes += (f"experts are numbered from 1 to {self._num_experts - 1}",)
         tokens_SLE = np.zeros(shape)
         row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))

@@ -200,11 +200,11 @@ CSV_COLUMNS = "step,layer,expert,tokens"
 def write_csv(routing: RecordedRouting) -> bytes:
     """Return recorded loads as lazsim's CSV: a header line, then ``step,layer,expert,tokens`` without the zeros.
 
-    The first and last expert of the last layer are always there, so that a reader knows the numbers of both.
+    The last expert of the last layer is always there, so that a reader knows the numbers of layers and experts.
     """
     lines = [CSV_HEADER, CSV_COLUMNS]
     keep = routing.tokens_SLE > 0
-    keep[:, -1, [0, -1]] = True
+    keep[:, -1, -1] = True
     for row, layer, expert in np.argwhere(keep).tolist():
         tokens = routing.tokens_SLE[row, layer, expert]
         lines.append(f"{routing.steps[row]},{routing.layer_numbers[layer]},{expert},{tokens}")

@@ -148,9 +148,11 @@ def _run_notes(scenario: Scenario, run: SystemRun) -> list[str]:
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
     notes += _unevenness_notes(scenario, run)
     if run.planning == "sampled" and run.samples_error:
+        loses_all = system.is_elastic and not run.interval_steps and run.failures
+        rare = "; a failure that loses all, with a probability under 5 %, is left out of it" if loses_all else ""
         notes.append(
             f"plans are sampled; samples are within {run.samples_error:.2%} (95 % interval) of those of a run that "
-            "makes every plan, as `planning` exact does"
+            f"makes every plan, as `planning` exact does{rare}"
         )
     if scenario.planning == "sampled" and run.planning == "exact" and run.steps:
         why = "loads are even, nodes that change share servers, or windows are too few for blocks"

@@ -74,9 +74,9 @@ def _find(path: str) -> tuple[LoadReader, tuple[tuple[str, bytes], ...]]:
     )
 
 
-def _numbered(name: str) -> list[tuple[str, int]]:
+def _numbered(name: str) -> tuple[list[tuple[str, int]], str]:
     """Return the key by which step_9 comes before step_10."""
-    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name, re.ASCII)]
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name, re.ASCII)], name
 
 
 def _read(path: str) -> bytes:

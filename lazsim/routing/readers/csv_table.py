@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -98,6 +98,7 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
     if (is_ours and header != CSV_COLUMNS) or not _are_loads(columns):
         raise source.refuse(number, f"expected {CSV_COLUMNS if is_ours else 'columns such as layer,expert,tokens'}")
     table.are_named = "matrix" not in columns
+    table.numbers |= {0} if is_ours else set()
     rows = itertools.chain([(number, header)] if "matrix" in columns else [], lines)
     values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
     names = _cells(header)
@@ -108,7 +109,7 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
     except ValueError as error:
         raise source.refuse(number, str(error)) from None
     seen: set[tuple[object, ...]] = set()
-    latest, firsts = 0, list[float]()
+    latest, first_row, firsts = 0, list[float](), list[float]()
     for row, (number, line) in enumerate(rows):
         try:
             cells = _cells(line)
@@ -142,18 +143,16 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
             continue
         seen.add(key)
         if "matrix" in columns:
+            first_row = first_row or loads
             firsts.append(loads[0])
-            _refuse_numbers(source, "row", loads if len(firsts) == 1 else [])
         latest = max(latest, step)
         table.add(number, step, layer, loads, expert)
-    _refuse_numbers(source, "column", firsts)
-
-
-def _refuse_numbers(source: LoadSource, line: str, numbers: Sequence[float]) -> None:
-    """Refuse the first row or column of a matrix where it counts the columns or rows."""
-    if len(numbers) >= FEWEST_NUMBERED and all(after == before + 1 for before, after in pairwise(numbers)):
-        what = f"its first {line} counts up from {numbers[0]:g}; leave it out, or name columns if it has loads"
-        raise source.refuse("", what)
+    # Of one row, none numbers others; and experts count from 0 or 1.
+    are_columns = len(firsts) > 1 and first_row[0] <= 1
+    for line, numbers in (("row", first_row * are_columns), ("column", firsts)):
+        if len(numbers) >= FEWEST_NUMBERED and all(after == before + 1 for before, after in pairwise(numbers)):
+            what = f"its first {line} counts up from {numbers[0]:g}; leave it out, or name columns if it has loads"
+            raise source.refuse("", what)
 
 
 LOOKS = "CSV with columns layer,expert,tokens, or layer,topk_ids for each token; also step, rank"
