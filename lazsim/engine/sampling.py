@@ -129,5 +129,6 @@ class Sampler:
 
     def _stands_alone(self, step: int) -> bool:
         """Tell whether a window stands for itself: the first, as loads begin even, and where their record ends."""
-        is_last = self._last_step is not None and self.block(step) == self.block(self._last_step)
-        return not self.is_on or step < self._window_steps or is_last
+        if not self.is_on or step < self._window_steps:
+            return True
+        return self._last_step is not None and self.block(step) == self.block(self._last_step)
