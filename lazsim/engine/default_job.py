@@ -107,15 +107,17 @@ def _chosen_layout(
     """
     replicas = (2**power for power in range(cluster.num_nodes.bit_length()))
     sizes = dict.fromkeys(cluster.num_nodes // replica * replica for replica in replicas)
-    found = [_start(model, gpu, msgspec.structs.replace(cluster, num_nodes=size), step) for size in sizes]
+    found = [
+        _start(model, gpu, msgspec.structs.replace(cluster, num_nodes=size), step, cluster.num_nodes) for size in sizes
+    ]
     starts = [one for one in found if isinstance(one, StepInputs)]
     faults = [one for one in found if isinstance(one, SpecError)]
     if not starts:
         return faults[0]
-    needs = [_plain_needs]
+    needs: list[Needs] = [functools.partial(_plain_needs, cluster.num_nodes)]
     if adding is not None:
         system, job = adding[0], msgspec.json.decode(adding[1], type=JobSpec)
-        needs = [functools.partial(_needs, system, job), _plain_needs]
+        needs.insert(0, functools.partial(_needs, system, job, cluster.num_nodes))
     try:
         return default_layout(starts, keeps_whole_states=keeps_whole_states, needs=needs)
     except SpecError as error:
@@ -123,28 +125,29 @@ def _chosen_layout(
 
 
 @functools.lru_cache(maxsize=256)
-def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes) -> StepInputs | SpecError:
+def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes, num_nodes: int) -> StepInputs | SpecError:
     """Return where searches start; an error says that no layout fits, even where a system adds nothing."""
     constants = msgspec.json.decode(step, type=StepConstants)
     try:
         start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
-        require_layout(start, _plain_needs)
+        require_layout(start, functools.partial(_plain_needs, num_nodes))
     except SpecError as error:
         return error
     return start
 
 
-def _plain_needs(inputs: StepInputs) -> tuple[float, float]:
-    """Return what training needs; a layout whose model replicas do not fill the nodes is none."""
+def _plain_needs(num_nodes: int, inputs: StepInputs) -> tuple[float, float]:
+    """Return what training needs; a layout whose model replicas fill more or fewer of `num_nodes` is none."""
     cluster = inputs.cluster
-    if cluster.num_nodes % grid_of(inputs.model, inputs.parallel, cluster.gpus_per_node).replica_nodes:
-        raise SpecError("model replicas do not fill the nodes")
+    grid = grid_of(inputs.model, inputs.parallel, cluster.gpus_per_node)
+    if num_nodes - num_nodes % grid.replica_nodes != cluster.num_nodes:
+        raise SpecError(f"model replicas do not fill {counted(cluster.num_nodes, 'node')} of {num_nodes}")
     return plain_needs(inputs)
 
 
-def _needs(system: System, job: JobSpec, inputs: StepInputs) -> tuple[float, float]:
+def _needs(system: System, job: JobSpec, num_nodes: int, inputs: StepInputs) -> tuple[float, float]:
     """Return the bytes of each GPU that a layout needs under a system with even loads, and the seconds of its masks."""
-    plain = _plain_needs(inputs)
+    plain = _plain_needs(num_nodes, inputs)
     if plain[0] > usable_bytes(inputs):
         # With what the system adds, it fits even less.
         return plain
