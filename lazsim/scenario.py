@@ -521,11 +521,16 @@ class _Resolution:
             return self._check(shared_trace, source, path)
 
     def _most_in_service(self, source: TraceInput | None) -> int:
-        """Return the most nodes of the trace that train at once, at one seed for all; 0 where none is known."""
+        """Return the most nodes of the trace that train at once; 0 where none is known.
+
+        All seeds of a recipe have the nodes of seed 0, so that a run has the same layout alone and in a study.
+        """
         if source is None:
             return 0
-        given, path = self._asked["trace"], self._paths.get("trace")
-        made = given if isinstance(given, Trace) else self._once(shared_trace, self._at_one_seed(source, path), path)
+        made, path = self._asked["trace"], self._paths.get("trace")
+        if not isinstance(made, Trace):
+            one = self._at_one_seed(source, path) if path else msgspec.structs.replace(source, seed=0)
+            made = self._once(shared_trace, one, path)
         most_nodes = made.most_nodes(math.inf if source.duration_s is None else source.duration_s)
         return int(max(0, most_nodes - self._asked["spares"]))
 
