@@ -211,6 +211,9 @@ class Made:
     def scenario(self, choice, seed, interval=None):
         return self._asked.scenario(choice, seed, interval)
 
+    def whole(self, choice):
+        return self._asked.whole(choice)
+
     def start(self, choice, _interval):
         self.starts[choice] = Start(100, 1.0, 10.0, 0.0, 500.0, 1.0, 1e6)
         return ""
