@@ -346,7 +346,7 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("parallel", LAYOUTS)
 def test_no_node_of_oobleck_slows_steps_but_where_it_makes_the_second_pipeline(parallel):
-    # One more pipeline that gets as many rounds as the others made steps up to 39 % longer.
+    # One more pipeline that gets as many rounds as the others made steps longer.
     settings = {"model": "deepseek-v3", "cluster": "h200x512", "job": "deepseek-v3", "system": "oobleck"}
     scenario = resolve(settings | {f"job.parallel.{name}": value for name, value in parallel.items()})
     costs, routing = scenario.costs(), scenario.load_routing()
