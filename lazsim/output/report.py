@@ -75,10 +75,10 @@ def report_page(
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         page={**vars(report), "pictures": pictures},
         parts=[shown for part in (*parts, *report.details) if (shown := _part(part)) != report.answer],
+        inputs=_part(_input_table(report.inputs)),
         notes=notes,
         command=command,
         version=__version__,
-        inputs=list(_inputs(report.inputs)),
         explored_json=jinja2.utils.htmlsafe_json_dumps(explored, dumps=_dumps) if explored else "",
         scripts=Markup(_bokeh_js() + SCRIPT.read_text("utf-8")) if explored else "",
     )
@@ -121,6 +121,11 @@ def _part(part: Part) -> Any:
     notes = [*part.notes, *([f"{counted(more, 'more row is', 'more rows are')} in the other files"] if more else [])]
     is_long = len(rows) > MOST_OPEN_ROWS
     return {"title": part.title, "columns": shown, "rows": rows, "notes": notes, "is_long": is_long}
+
+
+def _input_table(inputs: Mapping[str, Any]) -> Table:
+    columns = [key("input"), Column("value", kind="text"), Column("SHA-256", kind="text")]
+    return Table(columns, list(_inputs(inputs)), "every input, with the SHA-256 of those that are files")
 
 
 def _inputs(inputs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
