@@ -133,19 +133,30 @@ def when_possible(call: Callable[[], ResultT]) -> ResultT:
         time.sleep(0.1)
 
 
+ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Orders to end: SIGHUP where the terminal is gone, with SIGINT one that reaches all processes of a terminal."""
+
 SAME_S = 0.2
 """Time in which a second signal is the same order: `timeout` sends one to the command, and one to its group."""
 
 
+def is_second_order(number: int, first_s: float) -> bool:
+    """Tell whether a signal is a second order after the one at `first_s` on the monotonic clock: nobody will wait.
+
+    SIGHUP never is: a shell passes it on before the system sends it, and a session that ends sends it after SIGTERM.
+    """
+    return number in (signal.SIGTERM, signal.SIGINT) and time.monotonic() > first_s + SAME_S
+
+
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Delay SIGINT and SIGTERM until the block is done, and SIGALRM, by which the command line tries again."""
+    """Delay orders to end until the block is done, and SIGALRM, by which the command line tries again."""
     # Only the main thread runs handlers and may set them.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    handlers = {number: signal.getsignal(number) for number in (*ORDERS, signal.SIGALRM)}
     # None stands for a handler from outside Python, which cannot be restored.
     handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     try:
@@ -169,16 +180,29 @@ def signals_blocked(*numbers: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def start_trackers(*others: Callable[[], None]) -> None:
+    """Start the processes that clear away after those of multiprocessing, and of `others`.
+
+    They ignore SIGINT and SIGTERM, which get through to this process again as they start: so they come first.
+    """
+    from multiprocessing.resource_tracker import ensure_running
+
+    with signals_blocked(signal.SIGHUP):
+        for start in (ensure_running, *others):
+            start()
+
+
 @contextmanager
 def starting_processes() -> Iterator[None]:
-    """Start processes by multiprocessing that an interrupt of the terminal does not reach: their parent ends them.
+    """Start processes by multiprocessing that the signals of the terminal do not reach: their parent ends them.
 
     Signals wait until all have started. The processes do not import the program's main module: they need nothing of it,
     and a script without a main guard would run again in each of them.
     """
     names = vars(sys.modules["__main__"])
     hidden: dict[str, Any] = {name: names[name] for name in ("__spec__", "__file__") if name in names}
-    with signals_held(), signals_blocked(signal.SIGINT):
+    start_trackers()
+    with signals_held(), signals_blocked(signal.SIGINT, signal.SIGHUP):
         names.update(dict.fromkeys(hidden))
         try:
             yield

@@ -18,7 +18,7 @@ BEGUN = "import os, signal, time\nfrom lazsim.cli.base.ending import Ending, ack
 HEARD = "    except KeyboardInterrupt:\n        acknowledge()\n        print('heard')\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.3, 1.5])
 def test_a_command_ends_when_it_is_told_also_while_it_starts(number, delay_s, start_process, tmp_path):
     job = ("--model", "deepseek-v3", "--job", "testbed-a", "--cluster", "h200x128")
@@ -30,7 +30,7 @@ def test_a_command_ends_when_it_is_told_also_while_it_starts(number, delay_s, st
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_ends_with_its_workers(number, start_process, write, tmp_path):
     spec = write(SWEEP, "sweep.toml")
     command = ("sweep", spec, "--out", tmp_path / "out", "--jobs", "2")
@@ -56,7 +56,7 @@ def test_a_worker_that_is_killed_is_one_line(start_process, write, tmp_path):
     assert err == "lazsim: a worker process was killed, perhaps for want of memory; start again with fewer --jobs\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_python_itself_ends_changes_no_exit_code(number, run_process):
     # Workers are cleared away by what is registered meanwhile.
     script = (
@@ -130,12 +130,23 @@ def test_two_signals_at_once_are_one_order_and_a_later_one_ends_the_process(paus
 def test_the_second_of_two_signals_at_once_does_not_disturb_what_is_written_after_an_order(run_process):
     script = (
         # Also where this machine has no time for the process between the two.
-        "import lazsim.cli.base.ending as ending\nending.SAME_S = 60.0\n"
+        "import lazsim.processes as processes\nprocesses.SAME_S = 60.0\n"
         f"{BEGUN}        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(60)\n"
         f"{HEARD}    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.3)\n    print('written')\n"
     )
     ended = run_process(sys.executable, "-c", script)
     assert (ended.stdout, ended.stderr) == ("heard\nwritten\n", "")
+
+
+def test_the_end_of_a_terminal_that_is_told_again_later_is_one_order(run_process):
+    # A shell passes it on, and then the system tells all processes of the terminal, however long that takes.
+    script = (
+        f"{BEGUN}        try:\n            os.kill(os.getpid(), signal.SIGHUP)\n            time.sleep(60)\n"
+        "        finally:\n            time.sleep(0.5)\n            os.kill(os.getpid(), signal.SIGHUP)\n"
+        "            print('cleared')\n"
+    ) + HEARD
+    ended = run_process(sys.executable, "-c", script)
+    assert (ended.stdout, ended.stderr) == ("cleared\nheard\n", "")
 
 
 @pytest.mark.parametrize("is_interrupted", [False, True])

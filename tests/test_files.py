@@ -46,7 +46,7 @@ def test_files_replace_older_ones_whole(tmp_path):
     assert names(tmp_path) == ["a", "b", "deep"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_files_take_their_names_waits_until_all_are_there(tmp_path, monkeypatch, number):
     def stop(*_):
         raise KeyboardInterrupt

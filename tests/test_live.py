@@ -766,7 +766,9 @@ def members_of(running: subprocess.Popen) -> list[int]:
     return children_of(running.pid) + workers_of(running.pid)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+)
 def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_process):
     command = live_command(tmp_path, "--steps", 100000)
     if number == signal.SIGTERM:
@@ -779,7 +781,7 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_proces
         members = members_of(running)
         if number != signal.SIGKILL:
             # A terminal sends it to all.
-            os.killpg(running.pid, signal.SIGINT)
+            os.killpg(running.pid, signal.SIGHUP if number == signal.SIGHUP else signal.SIGINT)
         if number != signal.SIGINT:
             running.send_signal(number)
         assert running.wait(timeout=600) == code
@@ -917,6 +919,23 @@ def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
     assert [[int(row["step"]), float(row["loss"])] for row in steps] == [
         [step, pytest.approx(loss, abs=1e-6)] for step, loss in found["losses"]
     ]
+
+
+def test_a_run_whose_terminal_closes_keeps_its_results(tmp_path, start_process):
+    terminal, inside = os.openpty()
+    out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
+    command = live_command(tmp_path, "--steps", 100000, "--job", job_that_saves_each_step(tmp_path))
+    # Opened by the leader of a session, it becomes the terminal of all in it.
+    script = f"import os, sys; os.open({os.ttyname(inside)!r}, os.O_RDWR); os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-c", script, *command, "--out", out, "--checkpoints", checkpoints]
+    running = start_process(*command, stdin=inside, stdout=inside, stderr=inside)
+    os.close(inside)
+    wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
+    members = members_of(running)
+    os.close(terminal)
+    assert running.wait(timeout=600) == 129
+    assert json.loads((out / "live.json").read_text())["interrupted"]
+    wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
 
 
 FLOOD = """

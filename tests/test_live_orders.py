@@ -10,6 +10,7 @@ import pytest
 
 from lazsim.live import worker_pool
 from lazsim.live.orders import run_until_ordered
+from lazsim.processes import ORDERS
 
 
 class OrderToEndError(Exception):
@@ -21,14 +22,14 @@ def raising():
     def on_order(number, _frame):
         raise OrderToEndError(number)
 
-    before = {number: signal.signal(number, on_order) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    before = {number: signal.signal(number, on_order) for number in (*ORDERS, signal.SIGALRM)}
     yield on_order
     assert all(signal.getsignal(number) is on_order for number in before)
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGALRM])
+@pytest.mark.parametrize("number", [*ORDERS, signal.SIGALRM])
 def test_an_order_just_before_the_step_of_a_task_cancels_it_and_is_then_handled(number, raising):
     done = []
 

@@ -15,7 +15,7 @@ THREADS_S = 1.0
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 a bug, 2 bad input or usage, 130 interrupted, 143 told to end.
+    """Run the command line and exit: 0 done, 1 a bug, 2 bad input or usage, 130 interrupted, 143 or 129 told to end.
 
     Without arguments it is a program: those of the process are taken, and its standard streams are made safe.
     """
@@ -43,8 +43,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
             status = run_command(arguments)
     except KeyboardInterrupt:
-        sys.stderr.write("lazsim: told to end\n" if ending.number == signal.SIGTERM else "lazsim: interrupted\n")
-        status = 128 + (ending.number or signal.SIGINT)
+        number = ending.number or signal.SIGINT
+        sys.stderr.write("lazsim: interrupted\n" if number == signal.SIGINT else "lazsim: told to end\n")
+        status = 128 + number
     if arguments is None:
         statuses.append(status)
         await_end(status, is_ordered=ending.number > 0)

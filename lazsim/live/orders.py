@@ -9,13 +9,13 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import TypeVar
 
-from lazsim.processes import SAME_S
+from lazsim.processes import ORDERS, is_second_order
 
 T = TypeVar("T")
 
 
 def run_until_ordered(main: Coroutine[object, object, T]) -> T:
-    """Run a coroutine, which an order to end (SIGINT, SIGTERM) cancels; then do what the process does at such orders.
+    """Run a coroutine, which an order to end cancels; then do what the process does at such orders.
 
     SIGALRM, by which the command line raises an earlier order again, is one, too.
 
@@ -25,7 +25,7 @@ def run_until_ordered(main: Coroutine[object, object, T]) -> T:
     waits for ever, also once it is cancelled. So what handles the order elsewhere is called after the loop. A second
     order ends the process at once.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    handlers = {number: signal.getsignal(number) for number in (*ORDERS, signal.SIGALRM)}
     orders: list[tuple[int, float]] = []
 
     async def lead() -> T:
@@ -33,7 +33,7 @@ def run_until_ordered(main: Coroutine[object, object, T]) -> T:
         assert task is not None, "a coroutine that runs is a task"
 
         def on_order(number: int, _frame: FrameType | None) -> None:
-            if orders and number != signal.SIGALRM and time.monotonic() > orders[0][1] + SAME_S:
+            if orders and is_second_order(number, orders[0][1]):
                 os._exit(128 + number)
             orders.append((number, time.monotonic()))
             if len(orders) == 1 and not loop.is_closed():

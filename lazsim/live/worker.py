@@ -8,25 +8,28 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 from lazsim.errors import LazsimError, printable
+from lazsim.processes import ORDERS
 
 LAST_PORT = 65535
 
 
 def end_on_signals() -> None:
-    """Let SIGINT and SIGTERM end this process with one line, and exit code 130 or 143.
+    """Let orders to end that it does not ignore end this process with one line, and exit code 130, 143 or 129.
 
     Nothing is cleared away: to the others, the end of a worker is a failure, whatever the reason.
     """
-    said = {signal.SIGINT: b"lazsim: interrupted\n", signal.SIGTERM: b"lazsim: told to end\n"}
 
     def end(number: int, _frame: object) -> None:
-        os.write(2, said[signal.Signals(number)])
+        with suppress(OSError):
+            os.write(2, b"lazsim: interrupted\n" if number == signal.SIGINT else b"lazsim: told to end\n")
         os._exit(128 + number)
 
-    for number in said:
-        signal.signal(number, end)
+    for number in ORDERS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def run_worker(address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> int:

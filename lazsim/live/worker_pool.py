@@ -8,7 +8,6 @@ import tempfile
 from functools import partial
 from multiprocessing import current_process, forkserver, get_context
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,8 +38,6 @@ class WorkerPool:
 
     def __enter__(self) -> Self:
         self._context.set_forkserver_preload(["lazsim.live.fork_server"])
-        # It lets signals through again as it starts.
-        ensure_running()
         with starting_processes():
             _choose_folder()
             try:

@@ -11,7 +11,6 @@ from functools import cache, partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 import numpy as np
@@ -83,8 +82,6 @@ class RankProcesses:
 
     def _start(self) -> None:
         context = get_context("spawn")
-        # It lets signals through again as it starts.
-        ensure_running()
         with starting_processes():
             for arguments in self._start_arguments:
                 ours, theirs = context.Pipe()

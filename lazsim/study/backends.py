@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from lazsim.errors import LazsimError
-from lazsim.processes import check_processes, signals_blocked, signals_held
+from lazsim.processes import ORDERS, check_processes, signals_blocked, signals_held, start_trackers
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -42,8 +41,6 @@ def on_loky(
     function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], num_workers: int, _address: str | None
 ) -> Iterator[ResultT]:
     """Run tasks in processes of this machine, each with one thread for linear algebra."""
-    from multiprocessing import resource_tracker
-
     from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped, unused-ignore]
     from joblib.externals import loky  # type: ignore[import-untyped, unused-ignore]
 
@@ -51,9 +48,7 @@ def on_loky(
     # loky warns in the thread that then starts another worker. As an error, as under ``python -W error``, the warning
     # would end that thread, and the results would never come. Only a filter that stays holds there.
     warnings.filterwarnings("ignore", WORKER_ENDED, UserWarning)
-    # Those that watch for leaks let signals through again as they start.
-    resource_tracker.ensure_running()
-    loky.backend.resource_tracker.ensure_running()
+    start_trackers(loky.backend.resource_tracker.ensure_running)
     # Rows of a few kilobytes need no memory mapping.
     options = {"return_as": "generator_unordered", "max_nbytes": None}
     with parallel_config("loky", n_jobs=num_workers, inner_max_num_threads=1):
@@ -62,7 +57,7 @@ def on_loky(
     results = None
     try:
         # Held as well as blocked: the main thread also handles what another thread receives.
-        with signals_held(), signals_blocked(signal.SIGINT, signal.SIGTERM):
+        with signals_held(), signals_blocked(*ORDERS):
             results = parallel(delayed(_call)(function, task, os.getpid()) for task in tasks)
         for result in results:  # noqa: UP028 - so that an end by the caller comes here first
             yield result

@@ -1,4 +1,4 @@
-"""How a command ends early: interrupted (SIGINT), or told to end (SIGTERM)."""
+"""How a command ends early: interrupted (SIGINT), or told to end (SIGTERM, or SIGHUP where the terminal is gone)."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from lazsim.processes import SAME_S
+from lazsim.processes import ORDERS, is_second_order
 
 AGAIN_S = 0.1
 """Time after which an interrupt is raised again that could not be, or was lost: the way out is not disturbed sooner."""
@@ -56,7 +56,7 @@ class Ending:
             return
         self._hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         self._thread_hook, threading.excepthook = threading.excepthook, self._on_thread_error
-        for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGALRM, *ORDERS):
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._on_signal)
 
@@ -69,7 +69,7 @@ class Ending:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGALRM:
-            if time.monotonic() > self._ordered_s + SAME_S:
+            if is_second_order(number, self._ordered_s):
                 os._exit(128 + self.number)
             if self.number:
                 return
@@ -109,13 +109,13 @@ def await_end(status: int, *, is_ordered: bool) -> None:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal ends_at_s
-        now_s, is_order = time.monotonic(), number != signal.SIGALRM
-        if now_s >= ends_at_s or (is_order and now_s > ends_at_s - CLEAR_S + SAME_S):
+        now_s = time.monotonic()
+        if now_s >= ends_at_s or is_second_order(number, ends_at_s - CLEAR_S):
             os._exit(status)
-        if is_order:
+        if number != signal.SIGALRM:
             ends_at_s = min(ends_at_s, now_s + CLEAR_S)
 
-    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGALRM, *ORDERS):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, on_signal)
     signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)

@@ -1,8 +1,10 @@
 """Standard streams that may be closed, full or left by their reader."""
 
 import codecs
+import errno
 import io
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -30,8 +32,10 @@ class _Output(io.FileIO):
             except OSError as error:
                 self._is_lost = True
                 name = STREAMS[self.fileno()]
+                # A terminal that is closed is a device that gives an error.
+                is_left = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
                 # Where stderr is full, nobody can be told.
-                if name != "stderr" and not isinstance(error, BrokenPipeError):
+                if name != "stderr" and not (is_left or isinstance(error, BrokenPipeError)):
                     told = f"{name}: cannot be written ({error.strerror}); choose another place"
                     raise FailedError(told) from None
         return memoryview(content).nbytes
