@@ -129,7 +129,7 @@ def test_what_does_not_fit_into_memory_is_told_and_not_run():
     made = Question(asked, None, None, choices, {})
     assert made.start(choices[0], "auto") == ""
     told = made.start(choices[1], "auto")
-    assert told.startswith("gpt-l under tutel does not fit: it takes ")
+    assert told.startswith("tutel does not fit: gpt-l takes ")
     assert list(made.starts) == [choices[0]]
     # With what would help.
     most = int(told.split("; job.sequences_per_gpu = ")[1].removesuffix(" would fit"))

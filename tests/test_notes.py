@@ -295,7 +295,7 @@ def test_a_job_that_fits_on_the_fewest_nodes_is_told_on_which_it_does_not():
     )
     (told,) = [note for note in result.notes if "does not fit" in note]
     share = share_of_steps(result.runs[0], until_s=600.0)
-    assert f"gpt-l under lazarus does not fit on 6 nodes ({share:.1%} of the time of steps): it takes 14.9 GiB" in told
+    assert f"lazarus does not fit on 6 nodes ({share:.1%} of the time of steps): gpt-l takes 14.9 GiB" in told
 
 
 def test_tokens_whose_updates_of_experts_are_lost_stand_beside_the_samples_they_count_in():
@@ -325,7 +325,7 @@ def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_
     settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "systems": ["checkpoint"], "interval": 100}
     result = simulate(nodes_at(0.0, 12, 80_000.0, *lost), **settings)
     late = 1 - share_of_steps(result.runs[0], until_s=4e4)
-    told = f"does not fit on 2 nodes ({late:.1%} of the time of steps): it takes"
+    told = f"does not fit on 2 nodes ({late:.1%} of the time of steps): deepseek-v2-lite takes"
     (note,) = [note for note in result.notes if told in note]
     assert "chosen for all nodes: `lazsim step --search --out` on fewer finds one for `job`" in note
     assert "does not fit" not in " ".join(simulate(nodes_at(0.0, 12), **settings).notes)

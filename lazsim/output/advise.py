@@ -131,8 +131,7 @@ def _ranking_table(advice: Advice) -> Table:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")
     notes += [f"{left} more are in --json"] if left else []
     refused = {(str(dict(choice).get("system", "")), reason): None for choice, reason in advice.refused.items()}
-    for systems, why in gather_obstacles(refused):
-        notes.append(f"cannot run: {why}" if len(systems) == 1 else f"cannot run: {', '.join(systems)}: {why}")
+    notes += [f"cannot run: {why}" for why in gather_obstacles(refused)]
     at = "at the interval given" if advice.is_interval_given else "each at its best interval"
     return Table(columns, rows, f"alternatives, {at}", notes)
 

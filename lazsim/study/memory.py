@@ -60,19 +60,21 @@ def find_obstacle(
     return shortage and (scenario.why_no_layout or shortage)
 
 
-def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
-    """Put systems together that something keeps from running in the same way, in the order of the first of each.
+def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[str]:
+    """Say what keeps systems from running, once for those that it keeps in the same way, in the order of the first.
 
     Examples
     --------
     >>> gather_obstacles([("spare", "spare takes two"), ("ds", "no memory"), ("recycle", "recycle takes two")])
-    [(['spare', 'recycle'], 'each takes two'), (['ds'], 'no memory')]
+    ['spare, recycle: each takes two', 'ds: no memory']
     """
     found = grouped((obstacle.removeprefix(f"{system} "), (system, obstacle)) for system, obstacle in obstacles)
-    return [
-        ([system for system, _ in alike], f"each {why}" if len(alike) > 1 else alike[0][1])
-        for why, alike in found.items()
-    ]
+    told = []
+    for why, alike in found.items():
+        names, (obstacle, *others) = zip(*alike, strict=True)
+        has_name = obstacle != why
+        told.append(obstacle if has_name and not others else f"{', '.join(names)}: {'each ' * has_name}{why}")
+    return told
 
 
 def _find_shortage(scenario: Scenario, system: System, num_nodes: int, num_steps: int, *, helps: bool) -> str:
@@ -81,7 +83,7 @@ def _find_shortage(scenario: Scenario, system: System, num_nodes: int, num_steps
     if lacks_memory(scenario.gpu, memory):
         if helps:
             return _shortage(scenario, system, memory, num_nodes, num_steps)
-        return _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
+        return _need(system.run_name, scenario.model.name, memory, scenario.gpu)
     num_bytes = system.host_bytes(costs, num_nodes, steady_step_s(system, costs, loads, num_nodes))
     shortage = host_shortage(scenario, system.run_name, num_bytes)
     return f"{shortage}; {HOST_HELP}" if shortage and helps else shortage
@@ -93,13 +95,13 @@ def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
     if num_bytes <= cluster.host_memory_bytes:
         return ""
     return (
-        f"{scenario.model.name} under {name} does not fit: its copies and logs take {num_bytes / GIB:,.0f} GiB of each "
-        f"node's own memory and {cluster.name} has {cluster.host_memory_bytes / GIB:,.0f}"
+        f"{name} does not fit: copies and logs of {scenario.model.name} take {num_bytes / GIB:,.0f} GiB of each node's "
+        f"own memory and {cluster.name} has {cluster.host_memory_bytes / GIB:,.0f}"
     )
 
 
 def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
-    """Say of each system that does not fit what it needs, what takes most, and what would help."""
+    """Say of systems that do not fit what they need, what takes most, and what would help."""
     notes = {}
     for scenario, run in zip(scenarios, runs, strict=True):
         # All placements of a system take nearly the same.
@@ -111,7 +113,7 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> li
         if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
             shortage = _shortage(scenario, system, run.memory, run.most_nodes_used, run.steps)
             notes[run.system] = shortage.replace("not fit", f"not fit{_where(scenario, system, run)}", 1)
-    return list(notes.values())
+    return gather_obstacles(notes.items())
 
 
 def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
@@ -156,15 +158,16 @@ def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> Plan
         has = load_spec(GpuSpec, gpu, "gpu")
         value |= {"gpu": has.name, "gpu_memory_bytes": has.memory_bytes}
         if lacks_memory(has, memory):
-            notes = (*notes, f"{_need(spec.name, memory, has)}; give fewer `slots` or more `gpus_per_node`")
+            need = _need(spec.name, "it", memory, has)
+            notes = (*notes, f"{need}; give fewer `slots` or more `gpus_per_node`")
     return replace(comparison, model=model, memory=value, notes=notes)
 
 
-def _need(who: str, memory: MemoryUse, gpu: GpuSpec) -> str:
+def _need(who: str, what: str, memory: MemoryUse, gpu: GpuSpec) -> str:
     """Say what a job needs, and what takes most of it."""
     part, num_bytes = max(memory.parts.items(), key=lambda item: item[1])
     return (
-        f"{who} does not fit: it takes {memory.total / GIB:,.1f} GiB of each GPU and {gpu.name} has "
+        f"{who} does not fit: {what} takes {memory.total / GIB:,.1f} GiB of each GPU and {gpu.name} has "
         f"{gpu.memory_bytes / GIB:,.1f}; most is for {part.replace('_', ' ')}, {num_bytes / GIB:,.1f} GiB"
     )
 
@@ -181,7 +184,7 @@ def _shortage(scenario: Scenario, system: System, memory: MemoryUse, num_nodes: 
     def takes_too_much(path: str, value: int) -> bool:
         return any(lacks_memory(scenario.gpu, memory) for memory in uses(scenario.replace(path, value)))
 
-    need = _need(f"{scenario.model.name} under {system.run_name}", memory, scenario.gpu)
+    need = _need(system.run_name, scenario.model.name, memory, scenario.gpu)
     if scenario.job.parallel is not None:
         if scenario.has_chosen_layout:
             need += "; the layout was chosen for all nodes: `lazsim step --search --out` on fewer finds one for `job`"

@@ -173,10 +173,7 @@ def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tupl
         raise InfeasiblePlanError(
             f"`systems` all: none can run, the first since {left_out[0][1]}; name one to run it all the same"
         )
-    return found, [
-        f"{', '.join(systems)} {'is' if len(systems) == 1 else 'are'} left out: {why}"
-        for systems, why in gather_obstacles(left_out)
-    ]
+    return found, [f"left out: {why}" for why in gather_obstacles(left_out)]
 
 
 def simulate_scenarios(
