@@ -1157,6 +1157,13 @@ def test_a_system_whose_copies_do_not_fit_runs_with_a_note_where_it_is_asked_for
         small_memory(systems=["gemini"], strict=True)
 
 
+def test_a_system_is_told_to_lack_memory_of_gpus_and_of_nodes_where_both_are_short():
+    settings = {"systems": ["checkpoint", "gemini"], "gpu.memory_bytes": 2**30}
+    short = [note for note in small_memory(**settings).notes if "not fit" in note]
+    assert [note.split(" fit")[0] for note in short] == ["checkpoint, gemini: each does not", "gemini does not"]
+    assert ["of each GPU" in note for note in short] == [True, False]
+
+
 def test_memory_is_that_of_the_fewest_nodes_that_train():
     # Two of four nodes are left, 16 GPUs: these divide the optimizer states, 12 bytes a parameter, and copies.
     lost = trace((0, "add", "a b c d"), (3000, "remove", "a b"), duration_s=6000.0)

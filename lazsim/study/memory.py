@@ -102,18 +102,16 @@ def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
 
 def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
     """Say of systems that do not fit what they need, what takes most, and what would help."""
-    notes = {}
-    for scenario, run in zip(scenarios, runs, strict=True):
-        # All placements of a system take nearly the same.
-        if run.system in notes:
-            continue
+    notes = []
+    # All placements of a system take nearly the same.
+    for (scenario, run), *_ in grouped((one[1].system, one) for one in zip(scenarios, runs, strict=True)).values():
         system = scenario.find_system()
         if shortage := host_shortage(scenario, run.name, run.host_bytes):
-            notes[run.system] = f"{shortage}; {HOST_HELP}"
+            notes.append((run.name, f"{shortage}; {HOST_HELP}"))
         if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
             shortage = _shortage(scenario, system, run.memory, run.most_nodes_used, run.steps)
-            notes[run.system] = shortage.replace("not fit", f"not fit{_where(scenario, system, run)}", 1)
-    return gather_obstacles(notes.items())
+            notes.append((run.name, shortage.replace("not fit", f"not fit{_where(scenario, system, run)}", 1)))
+    return gather_obstacles(notes)
 
 
 def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
