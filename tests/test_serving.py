@@ -3,7 +3,7 @@ import operator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError
@@ -69,6 +69,20 @@ def test_every_expert_has_slots_on_live_nodes_and_the_answers_agree(problem, fau
         assert len(nodes) >= kept
 
 
+@given(problems(), st.integers(1, 4), st.data())
+def test_no_gpu_has_an_expert_twice_where_experts_are_enough_for_its_slots(problem, fault_threshold, data):
+    loads, num_replicas, num_nodes, num_gpus = problem
+    num_experts, per_gpu = loads.shape[1], num_replicas // num_gpus
+    live = np.array(data.draw(st.lists(st.booleans(), min_size=num_gpus, max_size=num_gpus)))
+    # With fewer experts than slots of a GPU, some expert is there twice whatever the plan is.
+    assume(num_experts >= per_gpu and live.sum() * per_gpu >= num_experts)
+    physical, _, _ = rebalance_experts(
+        loads, num_replicas, 1, num_nodes, num_gpus, active_ranks=live, fault_threshold=fault_threshold
+    )
+    for gpu in physical.reshape(-1, num_gpus, per_gpu)[:, live].reshape(-1, per_gpu).tolist():
+        assert len({*gpu}) == per_gpu
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @given(problem=problems())
 def test_any_policy_can_serve(policy, problem):
@@ -81,25 +95,26 @@ def test_any_policy_can_serve(policy, problem):
     check(result, *loads.shape, num_replicas)
 
 
-def least_heaviest_replica(loads, num_slots, floor):
+def least_heaviest_replica(loads, num_slots, floor, most):
     """The least load of the heaviest replica over all ways to give out so many replicas."""
-    ways = itertools.product(range(floor, num_slots + 1), repeat=len(loads))
+    ways = itertools.product(range(floor, most + 1), repeat=len(loads))
     return min(
         max(load / count for load, count in zip(loads, way, strict=True)) for way in ways if sum(way) == num_slots
     )
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 5), st.integers(1, 2))
-def test_replication_makes_the_heaviest_replica_as_light_as_exhaustive_search_does(loads, num_more, floor):
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 5), st.integers(1, 2), st.integers(0, 6))
+def test_replication_makes_the_heaviest_replica_as_light_as_exhaustive_search_does(loads, num_more, floor, room):
     num_slots = floor * len(loads) + num_more
-    replicas = replicate_greedily(np.array([loads]), num_slots, floor)
+    most = -(-num_slots // len(loads)) + room
+    replicas = replicate_greedily(np.array([loads]), num_slots, floor, most)
     assert replicas.sum() == num_slots
-    assert replicas.min() >= floor
-    assert (np.array([loads]) / replicas).max() == least_heaviest_replica(loads, num_slots, floor)
+    assert floor <= replicas.min() <= replicas.max() <= most
+    assert (np.array([loads]) / replicas).max() == least_heaviest_replica(loads, num_slots, floor, most)
 
 
 @given(st.data(), st.integers(1, 5), st.integers(1, 4))
-def test_a_round_of_replicas_goes_to_the_lightest_nodes_first_those_that_lack_an_expert_which_goes_on(
+def test_a_round_of_replicas_goes_to_the_lightest_nodes_first_those_with_fewest_of_an_expert_which_goes_on(
     data, num_nodes, num_slots
 ):
     cuts = data.draw(st.sets(st.integers(1, num_nodes * num_slots)))
@@ -111,13 +126,17 @@ def test_a_round_of_replicas_goes_to_the_lightest_nodes_first_those_that_lack_an
     for first in range(0, len(deck), num_nodes):
         dealt = deck[first : first + num_nodes]
         order = sorted(range(num_nodes), key=total.__getitem__)
-        lacking = [node for node in order if dealt[0] not in held[node]][: dealt.count(dealt[0])] if first else []
+        fewest = min(one.count(dealt[0]) for one in held)
+        fewest = [node for node in order if held[node].count(dealt[0]) == fewest]
+        lacking = fewest[: dealt.count(dealt[0])]
         for expert, node in zip(dealt, lacking + [node for node in order if node not in lacking], strict=True):
             held[node].append(expert)
             total[node] += share[expert]
     plan = place_balanced(np.array([replicas]), np.array([loads]), num_nodes, num_slots)
     assert plan.slots_LNS.tolist() == [held]
-    assert all(sum(one in node for node in held) == min(many, num_nodes) for one, many in enumerate(replicas))
+    for expert, many in enumerate(replicas):
+        assert sum(expert in node for node in held) == min(many, num_nodes)
+        assert max(node.count(expert) for node in held) == -(-many // num_nodes)
 
 
 def test_replicas_of_an_expert_go_to_different_gpus_of_a_node_and_the_heaviest_to_the_lightest():
@@ -247,9 +266,9 @@ def test_bad_arguments_are_named_in_one_line(changed, kind, said):
 def test_arrays_need_no_torch(run_script):
     script = (
         "import sys; sys.modules['torch'] = None; from lazsim.placement.serving import rebalance_experts; "
-        "print(rebalance_experts([[3, 1]], 4, 1, 2, 2)[2].tolist())"
+        "print(rebalance_experts([[3, 1]], 2, 1, 1, 1)[2].tolist())"
     )
-    assert run_script(script) == "[[3, 1]]"
+    assert run_script(script) == "[[1, 1]]"
     assert run_script("import sys; import lazsim.placement.serving; print('torch' in sys.modules)") == "False"
 
 

@@ -16,8 +16,9 @@ def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: 
     Notes
     -----
     Every node takes one replica in a round. Only the expert that is dealt when a round ends can continue in the next
-    round; there its replicas come first and go to the lightest nodes that lack it. So an expert with ``r`` replicas is
-    on ``min(r, N)`` nodes, and every fault threshold of the allocation holds.
+    round; there its replicas come first and go to the lightest nodes that have fewest of it. So an expert with ``r``
+    replicas is on ``min(r, N)`` nodes, at most ``ceil(r / N)`` times on each, and every fault threshold of the
+    allocation holds.
 
     Examples
     --------
@@ -31,15 +32,16 @@ def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: 
     dealt = order_LE.ravel().repeat(replicas_LE[layer, order_LE].ravel()).reshape(num_layers, num_slots, num_nodes)
     share = (load_LE / replicas_LE)[layer, dealt.reshape(num_layers, -1)].reshape(dealt.shape)
     slots_LNS = np.full((num_layers, num_nodes, num_slots), -1)
-    total_LN = np.zeros((num_layers, num_nodes))
+    total_LN, begun_L = np.zeros((num_layers, num_nodes)), np.zeros_like(layer)
     for turn in range(num_slots):
         head_L = dealt[:, turn, :1]
+        # An expert with whole rounds began before them; each of these gave one to every node.
+        begun_L = np.where(dealt[:, turn - 1, :1] == head_L, begun_L, turn - 1)
         node_LN = np.argsort(total_LN, axis=1, kind="stable")
-        if turn:
-            holds_LN = np.take_along_axis(slots_LNS[:, :, turn - 1] == head_L, node_LN, axis=1)
-            # The first nodes that lack the expert take its remaining replicas; the others follow in order.
-            taken_LN = ~holds_LN & ((~holds_LN).cumsum(axis=1) <= (dealt[:, turn] == head_L).sum(axis=1, keepdims=True))
-            node_LN = np.take_along_axis(node_LN, np.argsort(~taken_LN, axis=1, kind="stable"), axis=1)
+        holds_LN = slots_LNS[layer, node_LN, begun_L] == head_L
+        # The first nodes that lack the expert take its remaining replicas; the others follow in order.
+        taken_LN = ~holds_LN & ((~holds_LN).cumsum(axis=1) <= (dealt[:, turn] == head_L).sum(axis=1, keepdims=True))
+        node_LN = np.take_along_axis(node_LN, np.argsort(~taken_LN, axis=1, kind="stable"), axis=1)
         slots_LNS[layer, node_LN, turn] = dealt[:, turn]
         total_LN[layer, node_LN] += share[:, turn]
     return PlacementPlan(slots_LNS, num_experts)

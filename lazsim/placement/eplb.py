@@ -115,7 +115,7 @@ def _groups_of_nodes(num_groups: int, group_size: int, slots_N: Ints) -> Ints:
     return groups_N
 
 
-def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) -> Ints:
+def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1, most: int | None = None) -> Ints:
     """Give each expert `fault_threshold` replicas, and each further one to the expert with most load per replica.
 
     So the heaviest replica is as light as can be. Loads that do not fit are errors of `prepare_loads`.
@@ -128,6 +128,9 @@ def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) 
         Slots of one layer on all nodes, all of which are filled.
     fault_threshold
         Fewest replicas of an expert, at least 1; where they do not fit, the largest number that fits.
+    most
+        Most replicas of an expert, such as its GPUs; where all experts then leave slots empty, and by default, any
+        number.
 
     Returns
     -------
@@ -159,11 +162,14 @@ def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1) 
     num_experts = load_LE.shape[1]
     threshold = min(fault_threshold, num_slots // num_experts)
     num_more = num_slots - threshold * num_experts
-    replicas_LE: Ints = np.maximum(threshold, -(-num_more * load_LE // load_LE.sum(axis=1, keepdims=True)))
+    most = num_slots if most is None or most * num_experts < num_slots else most
+    share_LE = -(-num_more * load_LE // load_LE.sum(axis=1, keepdims=True))
+    replicas_LE: Ints = np.clip(share_LE, threshold, max(threshold, most))
     left_L = num_slots - replicas_LE.sum(axis=1)
     while left_L.any():
         layer = left_L.nonzero()[0]
-        replicas_LE[layer, (load_LE[layer] / replicas_LE[layer]).argmax(axis=1)] += 1
+        quotient = np.where(replicas_LE[layer] < most, load_LE[layer] / replicas_LE[layer], -1.0)
+        replicas_LE[layer, quotient.argmax(axis=1)] += 1
         left_L[layer] -= 1
     return replicas_LE
 

@@ -159,12 +159,12 @@ def pack_gpus(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int, gpus_N: In
         taken_BQ[node_B, gpu_B] += 1
     # A GPU may have had the last free slots, and an expert already.
     for node in np.flatnonzero(_hold_twice(packed_BQK.swapaxes(1, 2).reshape(1, -1, num_slots), gpus_per_node)):
-        _swap_apart(packed_BQK[node, : used_B[node]], share[node // num_nodes])
+        swap_apart(packed_BQK[node, : used_B[node]], share[node // num_nodes])
     return packed_BQK.reshape(num_layers, num_nodes, gpus_per_node, per_gpu)
 
 
-def _swap_apart(packed_QK: Ints, share_E: Floats) -> None:
-    """Swap replicas between the GPUs of a node, in place, until no GPU has two of an expert that another GPU lacks.
+def swap_apart(packed_QK: Ints, share_E: Floats) -> None:
+    """Swap replicas between some GPUs, in place, until none has two of an expert that another of them lacks.
 
     `share_E` is the load of a replica of each expert, and at the end that of an empty slot. The loads of the replicas
     swapped are as close as possible.

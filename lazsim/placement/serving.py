@@ -19,7 +19,7 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.loads import MAX_TOKENS, as_array, check_loads, check_whole
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
-from lazsim.placement.gpus import pack_gpus
+from lazsim.placement.gpus import pack_gpus, swap_apart
 from lazsim.placement.local_search import Rules
 from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.placement.policies import place
@@ -118,6 +118,10 @@ def rebalance_experts(
 
     Counts of tokens are used as they are, up to `lazsim.loads.MAX_TOKENS` of a layer; other weights are rounded to
     2**-31 of the heaviest weight of their layer. The change from an old placement is logged at level INFO.
+
+    A second replica on a GPU takes no load off it. So an expert gets at most as many replicas as there are GPUs, where
+    a GPU has no more slots than there are experts, and ``balanced`` puts all of them on different ones. What an old
+    placement has twice on a GPU may stay.
 
     Examples
     --------
@@ -219,7 +223,8 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     slots_N, most_gpus = gpus_N * gpus.slots_per_gpu, int(gpus_N.max())
     # A threshold above the nodes that an expert can be on cannot be met.
     fault_threshold = min(fault_threshold, max(1, most_distinct(num_experts, slots_N)))
-    replicas_LE = replicate_greedily(load_LE, int(slots_N.sum()), fault_threshold)
+    # A second replica on a GPU takes no load off it.
+    replicas_LE = replicate_greedily(load_LE, int(slots_N.sum()), fault_threshold, len(node_G))
     plan, is_uneven = None, (gpus_N != most_gpus).any()
     if num_groups > 1:
         try:
@@ -248,6 +253,9 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
         slots_LGK[keeps_L] = own_LGK[keeps_L]
     rules = Rules(node_G, min(fault_threshold, plan.fewest_nodes), num_groups)
     if is_uneven and num_groups == 1:
+        # Nodes may have more replicas of an expert than GPUs.
+        for slots_GK, share_E in zip(slots_LGK, load_LE / replicas_LE, strict=True):
+            swap_apart(slots_GK, np.append(share_E, 0.0))
         slots_LGK = even_out(slots_LGK, load_LE, rules)
     return slots_LGK, rules
 
