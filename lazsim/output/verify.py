@@ -18,16 +18,26 @@ ERRORS = ("num_rows", "median_error", "median_abs_error", "within_10", "within_2
 
 COLUMNS = (
     "id", "group", "metric", "predicted", "measured", "error", "skipped", *GROUPS, "source", "tolerance", "within",
+    "least",
 )  # fmt: skip
 """Columns of ``verify.csv`` for runs and outcomes."""
+
+_ROW_COLUMNS = (
+    key("row", of="id"), Column("model, system", kind="name", of="group"),
+    Column("measured", ",.0f", of="measured"), Column("predicted", ",.0f", of="predicted"),
+    Column("error", "+.0%", of="error"),
+)  # fmt: skip
 
 
 def verify_parts(result: Verification) -> Iterator[Part]:
     """Show errors of runs in all, by mechanism, and the runs that are furthest off; every outcome; and kernels."""
     if result.predicted_rows:
         yield from _run_parts(result)
-    elif not (result.outcomes or result.kernels.rows):
+    elif not (result.apart_rows or result.outcomes or result.kernels.rows):
         yield "no row has a prediction"
+    columns = [*_ROW_COLUMNS, Column("slowest", ",.0f", of="least")]
+    title = "counted apart: not all is told or modelled; with the fastest micro-batch that fits, and the slowest"
+    yield Table.of(result.apart_rows, columns, title)
     yield from _skipped_parts("not predicted", result.rows)
     if result.outcomes:
         yield from _outcome_parts(result)
@@ -96,13 +106,8 @@ def _run_parts(result: Verification) -> Iterator[Part]:
         )
     yield _group_table(rows)
     worst = sorted(rows, key=lambda row: -abs(row.error or 0.0))[:NUM_WORST]
-    columns = [
-        key("row", of="id"), Column("model, system", kind="name", of="group"),
-        Column("measured", ",.0f", of="measured"), Column("predicted", ",.0f", of="predicted"),
-        Column("error", "+.0%", of="error"),
-    ]  # fmt: skip
-    yield Table.of(worst, columns, "the rows that are furthest off, tokens/s a GPU")
-    yield Table.of(result.nearest_rows, columns, "rows that have settings of the nearest recipe, not their own")
+    yield Table.of(worst, _ROW_COLUMNS, "the rows that are furthest off, tokens/s a GPU")
+    yield Table.of(result.nearest_rows, _ROW_COLUMNS, "rows that have settings of the nearest recipe, not their own")
     columns = [
         key("model, system", of="group"), Column("rows", of="num_runs"), Column("Spearman", ".2f", of="spearman"),
         Column("perfect model", ".2f", of="perfect"), Column("19 of 20 above", ".2f", of="perfect_low"),

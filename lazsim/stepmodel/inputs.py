@@ -277,8 +277,8 @@ def _grid_of(curve_us: Curve) -> KernelGrid:
 
 def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:
     """Raise SpecError when a layout does not divide the model, the batch or the GPUs, or its stages are others."""
-    replica = parallel.gpus_per_replica
-    experts = parallel.pipeline * parallel.expert * parallel.expert_tensor
+    replica, context, length = parallel.gpus_per_replica, parallel.context, model.sequence_length
+    gpus, experts = counted(num_gpus, "GPU"), parallel.pipeline * parallel.expert * parallel.expert_tensor
     data = num_gpus // replica
     micro_batches, rest = divmod(parallel.global_batch, max(1, data * parallel.micro_batch))
     if model.attention is None and model.attention_layers:
@@ -289,65 +289,45 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
     space = model.state_space
     cut = parallel.tensor * parallel.context if parallel.context_exchange == "all_to_all" else parallel.tensor
     kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
-    rules = [
-        (windows > model.num_layers, f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})"),
-        (
-            kinds != model.num_layers,
-            f"layers of state space, attention and experts are {kinds} together, and num_layers {model.num_layers}",
+    rules: dict[str, object] = {
+        f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})": windows > model.num_layers,
+        f"layers of state space, attention and experts are {kinds} together, and num_layers {model.num_layers}": (
+            kinds != model.num_layers
         ),
-        (num_gpus % replica, f"tensor x pipeline x context ({replica}) must divide the {counted(num_gpus, 'GPU')}"),
-        (
-            num_gpus % experts,
-            f"pipeline x expert x expert_tensor ({experts}) must divide the {counted(num_gpus, 'GPU')}",
+        f"tensor x pipeline x context ({replica}) must divide the {gpus}": num_gpus % replica,
+        f"pipeline x expert x expert_tensor ({experts}) must divide the {gpus}": num_gpus % experts,
+        f"expert ({parallel.expert}) must divide {model.num_experts} experts": model.num_experts % parallel.expert,
+        f"expert_tensor ({parallel.expert_tensor}) must divide the {model.d_ff_expert} columns of an expert": (
+            model.d_ff_expert % parallel.expert_tensor
         ),
-        (model.num_experts % parallel.expert, f"expert ({parallel.expert}) must divide {model.num_experts} experts"),
-        (
-            model.d_ff_expert % parallel.expert_tensor,
-            f"expert_tensor ({parallel.expert_tensor}) must divide the {model.d_ff_expert} columns of an expert",
-        ),
-        (heads % parallel.tensor, f"tensor ({parallel.tensor}) must divide {heads} attention heads"),
+        f"tensor ({parallel.tensor}) must divide {heads} attention heads": heads % parallel.tensor,
         # Ranks take all positions of some heads each (DeepSpeed-Ulysses, arXiv 2309.14509).
-        (
-            heads % cut,
-            f"tensor x context ({cut}) must divide {heads} attention heads where context_exchange is 'all_to_all'",
+        f"tensor x context ({cut}) must divide {heads} attention heads where context_exchange is 'all_to_all'": (
+            heads % cut
         ),
         # As NVIDIA/Megatron-LM 0.16 has it: ranks that share such a head gather the projection, and hold copies.
-        (
-            key_heads % parallel.tensor and parallel.tensor % key_heads,
-            f"tensor ({parallel.tensor}) must divide {key_heads} key-value heads, or be a multiple of them",
+        f"tensor ({parallel.tensor}) must divide {key_heads} key-value heads, or be a multiple of them": (
+            key_heads % parallel.tensor and parallel.tensor % key_heads
         ),
-        (
-            parallel.context > 1 and model.attention is not None and model.attention.index_heads,
-            f"context ({parallel.context}) must be 1: NVIDIA/Megatron-LM divides no sequences of sparse attention",
+        f"context ({context}) must be 1: NVIDIA/Megatron-LM divides no sequences of sparse attention": (
+            context > 1 and model.attention is not None and model.attention.index_heads
         ),
-        (
-            model.sequence_length % (parallel.context * parallel.tensor),
-            f"context x tensor must divide the sequence of {model.sequence_length} tokens",
-        ),
+        f"context x tensor must divide the sequence of {length} tokens": length % (context * parallel.tensor),
         # A rank has a piece of the first half and one of the second (``get_batch_on_this_cp_rank`` of Megatron-LM).
-        (
-            parallel.context > 1 and model.sequence_length % (2 * parallel.context),
-            f"2 x context ({2 * parallel.context}) must divide the sequence of {model.sequence_length} tokens",
+        f"2 x context ({2 * context}) must divide the sequence of {length} tokens": (
+            context > 1 and length % (2 * context)
         ),
-        (
-            rest or not micro_batches,
-            f"global_batch ({parallel.global_batch}) must be a multiple of "
-            f"{counted(data, 'data-parallel rank')} x micro_batch "
-            f"({parallel.micro_batch})",
+        f"global_batch ({parallel.global_batch}) must be a multiple of {counted(data, 'data-parallel rank')} x "
+        f"micro_batch ({parallel.micro_batch})": rest or not micro_batches,
+        f"dualpipe needs an even number of micro-batches, {2 * parallel.pipeline} or more, and not {micro_batches}"
+        if parallel.schedule == "dualpipe"
+        else f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline "
+        f"({parallel.pipeline})": micro_batches != parallel.whole_rounds(micro_batches),
+        f"pipeline x virtual_stages must not exceed the {counted(model.num_whole_layers, 'layer')}": (
+            parallel.pipeline * parallel.virtual_stages > model.num_whole_layers
         ),
-        (
-            micro_batches != parallel.whole_rounds(micro_batches),
-            f"dualpipe needs an even number of micro-batches, {2 * parallel.pipeline} or more, and not {micro_batches}"
-            if parallel.schedule == "dualpipe"
-            else f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline "
-            f"({parallel.pipeline})",
-        ),
-        (
-            parallel.pipeline * parallel.virtual_stages > model.num_whole_layers,
-            f"pipeline x virtual_stages must not exceed the {counted(model.num_whole_layers, 'layer')}",
-        ),
-    ]
-    for broken, message in rules:
+    }
+    for message, broken in rules.items():
         if broken:
             raise SpecError(message)
     if parallel.stages:

@@ -4,6 +4,7 @@ A row has the columns of ``lazsim/catalog/measured/training.csv``: docs/guides/s
 systems are names of the catalogue, or rows of ``models.csv`` and ``systems.csv`` beside the file.
 """
 
+import contextlib
 import difflib
 import functools
 import math
@@ -24,8 +25,8 @@ from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.stepmodel.memory import memory_bytes
-from lazsim.stepmodel.predict import flop_per_token
-from lazsim.stepmodel.search import RECOMPUTES, fits
+from lazsim.stepmodel.predict import flop_per_token, predict_step
+from lazsim.stepmodel.search import MICRO_BATCHES, RECOMPUTES, fits
 from lazsim.study.verify.cells import (
     UNKNOWN,
     cell_choice,
@@ -39,16 +40,37 @@ from lazsim.study.verify.measured_models import Lookup, catalogued_name
 
 RUNS, SOURCES = "measured/training.csv", "measured/sources.toml"
 
-PRECISIONS = {
-    "fp8_cs": "fp8",
-    "fp8_ds": "fp8",
-    "fp8_sc": "fp8_block",
-    "bf16": "bf16",
-    "mxfp8": "mxfp8",
-    "nvfp4": "nvfp4",
-}
+CHOICES = {
+    "precision": {
+        "fp8_cs": "fp8", "fp8_ds": "fp8", "fp8_sc": "fp8_block", "bf16": "bf16", "mxfp8": "mxfp8", "nvfp4": "nvfp4",
+    },
+    "recompute": {"selective": "selective", "full": "full"},
+    "dispatcher": {"alltoall": "all_to_all", "allgather": "all_gather", "deepep": "deepep", "hybridep": "hybridep"},
+    "cuda_graph": {"full_iteration": "full", "full": "full", "transformer_engine": "partial", "partial": "partial"},
+    "sharding": {
+        "zero1_dist_optimizer": "optimizer", "zero1": "optimizer", "optimizer": "optimizer",
+        **dict.fromkeys(("fsdp", "fsdp2", "megatron_fsdp", "zero3", "full"), "full"),
+    },
+    "optimizer": {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"},
+}  # fmt: skip
+"""Columns of one word, in any spelling such as all-to-all, behind which brackets may tell more."""
 
-DISPATCHERS = {"alltoall": "all_to_all", "allgather": "all_gather", "deepep": "deepep", "hybridep": "hybridep"}
+FORMATS = {
+    "mxfp8": r"mx.?fp8|fp8.?mx|1x32|e8m0", "nvfp4": "nvfp4", "fp8_sc": r"block|128x128|sub.?channel|fp8.?sc",
+    "fp8_cs": r"current|delayed|tensor.?wise|per.?tensor|fp8.?[cd]s", "bf16": "b(float|f)16",
+}  # fmt: skip
+"""Words of a recipe that tell its precision; of MXFP8 and NVFP4, whose scales are of blocks too, the first."""
+
+BARE_8_BITS = r"(fp|float)8([\W_].*)?"
+NEAREST_WORDS = {
+    "precision": {BARE_8_BITS: "fp8_cs", r"mxfp8.grouped.only": "mxfp8"},
+    "sharding": {r"hsdp.*|hybrid.?shard.*|fsdp2? in.rack.*": "fsdp"},
+    "vp": {r"dualpipe.?v": "dualpipe"},
+    "dispatcher": {r"fused.*": "alltoall"},
+}
+"""What is predicted in place of words that tell too little or of what is not modelled: bare 8 bits have scales of
+tensors, hybrids are sharded over all ranks, stages of DualPipeV are held twice, and exchanges stay apart from matmuls.
+"""
 
 MODULES = {
     "mla_up_proj": "latent_up", "core_attn": "attention_core", "moe_act": "expert_activation", "layernorm": "norm",
@@ -62,35 +84,20 @@ OFFLOADED = {"optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": 
 NOT_OFFLOADED = ("", "0", "paged_stash", "fused_group_mlp", "fine_grained", "states")
 """Words of the same column that move nothing to the host, or tell no more."""
 
-SHARDINGS = {
-    "zero1_dist_optimizer": "optimizer", "zero1": "optimizer", "optimizer": "optimizer", "fsdp": "full",
-    "fsdp2": "full", "megatron_fsdp": "full", "zero3": "full", "full": "full",
-}  # fmt: skip
-
-OPTIMIZERS = {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"}
-
 LEARNED = ("real", "aux", "learned")
 ROUTINGS = ("balance", "drop", *LEARNED, "fake")
 """Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
 
-GRAPHS = {"full_iteration": "full", "full": "full", "transformer_engine": "partial", "partial": "partial"}
 XLA = "(xla)"
 
-RECOMPUTE = {"selective": "selective", "full": "full"}
-
-CHOICES = {
-    "precision": PRECISIONS, "recompute": RECOMPUTE, "dispatcher": DISPATCHERS, "cuda_graph": GRAPHS,
-    "sharding": SHARDINGS, "optimizer": OPTIMIZERS,
-}  # fmt: skip
-"""Columns of one word, in any spelling such as all-to-all, behind which brackets may tell more."""
-
-OWN, NEAREST, UNKNOWN_INPUTS = "all known", "of the nearest recipe", "some unknown"
+OWN, NEAREST, UNKNOWN_INPUTS, APART = "all known", "of the nearest recipe", "some unknown", "counted apart"
 """How well the inputs of a row are known, its setting `inputs`."""
 
 NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq")
 """Columns that a table must have; the first names a row."""
 
 ASSUMED, LEFT_OUT, UNREAD = "unknown, and taken to be", "left out, and taken to be", "not read"
+INSTEAD = "not told or not modelled, predicted as the nearest and counted apart"
 STANDS_IN = "kernels that were not measured as a row has them"
 TOO_LARGE = "more than the memory of a GPU, so that a setting was another one"
 """Kinds of remarks on a row."""
@@ -103,10 +110,16 @@ DEFAULTS = {
 }  # fmt: skip
 """What stands for an unknown setting; where nothing recomputed does not fit into memory, `_recomputing_to_fit` does."""
 
-FLAGS = (
-    "a2a_overlap", "grad_reduce_overlap", "param_gather_overlap", "tp_comm_overlap", "sequence_parallel",
-    "distributed_optimizer", "delay_wgrad",
-)  # fmt: skip
+SIZES = {
+    "tensor": "tp", "pipeline": "pp", "context": "cp", "expert": "ep", "expert_tensor": "etp", "micro_batch": "mbs",
+}  # fmt: skip
+OVERLAPS = {
+    "overlap_expert": "a2a_overlap", "overlap_gradients": "grad_reduce_overlap",
+    "overlap_parameters": "param_gather_overlap", "overlap_tensor": "tp_comm_overlap",
+}  # fmt: skip
+"""Fields of a layout, and the columns that have them."""
+
+FLAGS = (*OVERLAPS.values(), "sequence_parallel", "distributed_optimizer", "delay_wgrad")
 FLAG_WORDS = {"false": "0", "no": "0", "off": "0", "none": "0", "true": "1", "yes": "1", "on": "1"}
 WORDS = {*DEFAULTS, *FLAGS, "recompute_modules", "cuda_graph_scope", "completeness", "config_match", "status"}
 """Columns whose words mean the same in any case."""
@@ -146,6 +159,8 @@ class MeasuredRun:
     tokens_per_s_per_gpu: float
     inputs: StepInputs | None
     """Inputs of the step; none where the row cannot be predicted."""
+    slowest: StepInputs | None = None
+    """Those with the slowest micro-batch that fits, if the row does not tell its own; `inputs` has the fastest."""
     skipped: str = ""
     """Reason why not."""
     remarks: tuple[tuple[str, str], ...] = ()
@@ -181,15 +196,31 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     return [_run(row, lookup) for row in rows.values()]
 
 
-def _plain(row: Cells) -> Cells:
-    """Return a row with its words in small letters, and flags as 0 and 1."""
+def _plain(row: Cells) -> tuple[Cells, list[str]]:
+    """Return a row with its words in small letters, flags as 0 and 1, and nearest words, of which it tells."""
     small = {column: cell.lower() for column, cell in row.items()}
     cells = {name: word if name in WORDS or word in UNKNOWN else row[name] for name, word in small.items()}
     for column in CHOICES.keys() & cells.keys():
         known = {_letters(name): name for name in CHOICES[column]}
         word, bracket, more = cells[column].partition(" (")
         cells[column] = known.get(_letters(word), word) + bracket + more
-    return cells | {column: FLAG_WORDS.get(cells[column], cells[column]) for column in FLAGS if column in cells}
+    cells |= {column: FLAG_WORDS.get(cells[column], cells[column]) for column in FLAGS if column in cells}
+    instead = []
+    for column, words in NEAREST_WORDS.items():
+        cell = cells.get(column, "")
+        if cell.partition(" (")[0] in CHOICES.get(column, ()):
+            continue
+        formats = _formats(f"{cell} {cells.get('precision_recipe', '')}") if re.fullmatch(BARE_8_BITS, cell) else []
+        if told := next((one for one in formats if one != "bf16"), ""):
+            cells[column] = told
+        elif word := next((word for pattern, word in words.items() if re.fullmatch(pattern, cell)), ""):
+            instead.append(f"{column} {cell!r} as {word}")
+            cells[column] = word
+    return cells, instead
+
+
+def _formats(text: str) -> list[str]:
+    return [name for name, words in FORMATS.items() if re.search(words, text.lower())]
 
 
 def _tokens_per_s_per_gpu(row: Cells) -> float:
@@ -201,16 +232,22 @@ def _tokens_per_s_per_gpu(row: Cells) -> float:
 
 
 def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
-    row = _plain(row)
+    row, instead = _plain(row)
     names = ("model_key", "system", "precision", "dispatcher", "cuda_graph", "recompute", "source_family")
     settings = {name: row.get(name) or "unknown" for name in names}
     settings["inputs"] = _known_inputs(row)
     settings["exchange"] = "behind compute" if row.get("a2a_overlap") == "1" else "alone"
     settings["pipeline"] = "pp = 1" if row.get("pp", "") in (*UNKNOWN, "1") else "pp > 1"
-    inputs, skipped, measured, remarks = None, "", math.nan, list[tuple[str, str]]()
+    inputs, slowest, skipped, measured, remarks = None, None, "", math.nan, list[tuple[str, str]]()
     try:
         measured = _tokens_per_s_per_gpu(row)
-        inputs = _inputs(row, lookup)
+        possible = _possible_inputs(row, lookup)
+        inputs, slowest = possible[0], possible[-1]
+        if (row.get("mbs") or "") in UNKNOWN:
+            mbs, *others = (str(one.parallel.micro_batch) for one in possible)
+            instead.append(f"mbs as {mbs}, the fastest that fits{', before ' * bool(others)}{', '.join(others)}")
+        settings["inputs"] = APART if instead else settings["inputs"]
+        remarks += [(INSTEAD, text) for text in instead]
         if math.isnan(measured):
             reported = 1e9 * cell_number(row, "flops_per_tok_reported_G")
             flop, whose = (reported, "as reported") if reported > 0 else (flop_per_token(inputs), "as lazsim counts")
@@ -235,9 +272,9 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         share = math.fsum(memory_bytes(inputs).values()) / inputs.gpu.memory_bytes
         remarks += [(TOO_LARGE, f"{share:.3g} times")] * (share > 1)
     except LazsimError as error:
-        inputs, skipped, remarks = None, str(error), []
+        inputs, slowest, skipped, remarks = None, None, str(error), []
     source = row.get("source", "")
-    return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, skipped, tuple(remarks))
+    return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, slowest, skipped, tuple(remarks))
 
 
 DECISIVE = ("precision", "recompute", "dispatcher", "cuda_graph")
@@ -251,6 +288,21 @@ def _known_inputs(row: Cells) -> str:
     if (row.get("completeness") or ("full" if is_told else "")) != "full":
         return UNKNOWN_INPUTS
     return OWN if (row.get("config_match") or "source itself") in ("exact", "source itself") else NEAREST
+
+
+def _possible_inputs(row: Cells, lookup: Lookup) -> list[StepInputs]:
+    """Build the inputs of a row; if it does not tell its micro-batch, those of all that a search tries and that fit.
+
+    The fastest comes first: who publishes a throughput has tried sizes, and a search takes the fastest, too.
+    """
+    if (row.get("mbs") or "") not in UNKNOWN:
+        return [_inputs(row, lookup)]
+    first, *others = ({**row, "mbs": str(size)} for size in MICRO_BATCHES)
+    found = [_inputs(first, lookup)]
+    for other in others:
+        with contextlib.suppress(SpecError):  # sizes that do not divide the batch
+            found.append(_inputs(other, lookup))
+    return sorted([one for one in found if fits(one)] or found[:1], key=lambda one: predict_step(one).step_s)
 
 
 def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
@@ -341,12 +393,10 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     if cells.get("status", "keep") != "keep":
         yield f"{shown['status']}, which counts as any other row"
     precision, recipe = (cells.get(column, "").lower() for column in ("precision", "precision_recipe"))
-    formats = {one.partition("_")[0] for one in PRECISIONS}
-    told = formats & {*re.findall(r"[a-z]+\d+", recipe)}
-    if told and precision.partition("_")[0] in formats - told:
+    if (formats := _formats(recipe)) and parallel.precision not in [CHOICES["precision"][one] for one in formats]:
         yield f"precision_recipe {recipe!r} beside precision {precision}"
     spread = cells.get("sequence_parallel", "1")
-    if spread not in ("0", "1") or (spread == "0" and parallel.tensor > 1):
+    if (spread not in ("0", "1") and parallel.context_exchange == "ring") or (spread == "0" and parallel.tensor > 1):
         yield f"{shown['sequence_parallel']}, predicted as 1"
     if cells.get("delay_wgrad", "0") != "0":
         yield shown["delay_wgrad"]
@@ -367,7 +417,8 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     elif scope and parallel.graphs == "none":
         yield f"cuda_graph_scope {scope} without cuda_graph"
     elif scope and parallel.graphs == "partial":
-        mixers = ["attn", *["mamba"] * (inputs.model.state_space is not None)]
+        # Megatron-LM has gated delta nets in place of attention.
+        mixers = ["attn", *["mamba"] * bool((space := inputs.model.state_space) and space.kind == "mamba")]
         held = [*mixers * parallel.graph_attention, "moe_router", "moe_preprocess"]
         if {*held} != {*re.findall(r"\w+", scope)} - ({"mamba"} - {*mixers}):
             yield f"cuda_graph_scope {scope}, predicted as {'+'.join(held)}"
@@ -398,43 +449,36 @@ def _layout(row: Cells) -> ParallelSpec:
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
     is_learned = any(word in routing.partition(" (")[0] for word in LEARNED)
     undivided = row.get("distributed_optimizer") == "0"
-    divided = cell_choice(row, "sharding", SHARDINGS, "none" if undivided else "optimizer")
-    recompute = cell_choice(row, "recompute", RECOMPUTE, "none")
+    divided = _choice(row, "sharding", "none" if undivided else "optimizer")
+    recompute = _choice(row, "recompute", "none")
     recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
     capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
-    pipeline = cell_whole(row, "pp", 1)
+    sizes: dict[str, Any] = {ours: cell_whole(row, theirs) or 1 for ours, theirs in SIZES.items()}
+    ulysses = re.search(r"ulysses\D*(\d+)", (row.get("sequence_parallel") or "").lower())
+    if ulysses and sizes["context"] in (1, int(ulysses[1])):
+        sizes |= {"context": int(ulysses[1]), "context_exchange": "all_to_all"}
     fields: dict[str, Any] = {
-        "tensor": cell_whole(row, "tp", 1),
-        "pipeline": pipeline,
-        "context": cell_whole(row, "cp") or 1,
-        "expert": cell_whole(row, "ep", 1),
-        "expert_tensor": cell_whole(row, "etp") or 1,
+        **sizes,
+        **{ours: cell_flag(row, theirs, DEFAULTS[theirs] == "1") for ours, theirs in OVERLAPS.items()},
         "schedule": "dualpipe" if is_dual else "1f1b",
-        "virtual_stages": parts if pipeline > 1 else 1,
+        "virtual_stages": parts if sizes["pipeline"] > 1 else 1,
         "stages": "" if stages in UNKNOWN else stages,
         "global_batch": cell_whole(row, "gbs"),
-        "micro_batch": cell_whole(row, "mbs", 1),
         "sharding": "none" if (row.get("sharding") or "").startswith("none") else divided,
-        "optimizer": cell_choice(row, "optimizer", OPTIMIZERS, "adam"),
+        "optimizer": _choice(row, "optimizer", "adam"),
         "state_bytes": _recipes(row).state_bytes,
         "gradient_bytes": _recipes(row).gradient_bytes,
-        "precision": cell_choice(row, "precision", PRECISIONS, "bf16"),
+        "precision": _choice(row, "precision", "bf16"),
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
         "recompute_stops_early": recompute == "full" and _shards_with_pytorch(row),
         "offloaded": cell_words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
-        "dispatcher": cell_choice(row, "dispatcher", DISPATCHERS, "all_to_all")
-        if cell_whole(row, "ep", 1) > 1
-        else "all_to_all",
+        "dispatcher": _choice(row, "dispatcher", "all_to_all") if sizes["expert"] > 1 else "all_to_all",
         "exchange_multiprocessors": _exchange_multiprocessors(row),
-        "overlap_expert": cell_flag(row, "a2a_overlap", False),
-        "overlap_gradients": cell_flag(row, "grad_reduce_overlap", True),
-        "overlap_parameters": cell_flag(row, "param_gather_overlap", True),
-        "overlap_tensor": cell_flag(row, "tp_comm_overlap", False),
         # The host starts a program of XLA once, and C++ launches its kernels.
-        "graphs": "full" if XLA in (row.get("cuda_graph") or "") else cell_choice(row, "cuda_graph", GRAPHS, "none"),
+        "graphs": "full" if XLA in (row.get("cuda_graph") or "") else _choice(row, "cuda_graph", "none"),
         "graph_attention": "attn" in scope or scope in UNKNOWN,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
         "routing": "learned" if is_learned else "consecutive" if "fake" in routing else "balanced",
@@ -442,6 +486,10 @@ def _layout(row: Cells) -> ParallelSpec:
         "pad_to_capacity": capacity_factor > 0 and "padded" in routing,
     }
     return convert(fields | {"eight_bit_parts": _eight_bit_parts(row, fields)}, ParallelSpec, "layout")
+
+
+def _choice(row: Cells, column: str, default: str) -> str:
+    return cell_choice(row, column, CHOICES[column], default)
 
 
 def _eight_bit_parts(row: Cells, fields: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from lazsim.errors import SpecError
 from lazsim.grouping import grouped
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
-from lazsim.study.verify.measured_runs import NEAREST, OWN, MeasuredRun, read_runs
+from lazsim.study.verify.measured_runs import APART, NEAREST, OWN, MeasuredRun, read_runs
 from lazsim.study.verify.orders import RELEASES, Pair, Ranking, find_pairs, rank_runs
 from lazsim.study.verify.outcomes import (
     Prediction,
@@ -61,6 +61,8 @@ class VerifiedRow(Prediction):
     """A measured run and its prediction; its group is its model and system."""
 
     settings: dict[str, str]
+    least: float | None = None
+    """Prediction with the slowest micro-batch that fits, where the row does not tell its own; else none."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,13 @@ class Verification:
 
     @property
     def predicted_rows(self) -> list[VerifiedRow]:
-        """Rows with a prediction."""
-        return [row for row in self.rows if row.error is not None]
+        """Rows with a prediction of what they tell."""
+        return [row for row in self.rows if row.error is not None and row.settings["inputs"] != APART]
+
+    @property
+    def apart_rows(self) -> list[VerifiedRow]:
+        """Rows with a prediction of others than they tell, or of a micro-batch that they do not tell."""
+        return [row for row in self.rows if row.error is not None and row.settings["inputs"] == APART]
 
     @property
     def nearest_rows(self) -> list[VerifiedRow]:
@@ -96,7 +103,8 @@ class Verification:
         ``outcomes`` counts published outcomes: those predicted, those of them within their tolerances, and those
         whose replay only gives an input back.
         ``complete`` is the same of the rows with all inputs known, and ``nearest_recipe`` of those whose settings are
-        in part of another run's recipe; ``range_holds`` the share of both in the range of rows with other models, and
+        in part of another run's recipe, and ``apart`` of further runs, predicted with settings that they do not
+        tell; ``range_holds`` the share of both in the range of rows with other models, and
         with other sources, where there are any. ``pairs`` counts those of runs that differ in one setting, those of
         them whose predictions go the measured way, and how many would under a ``perfect`` model, on average.
         ``kernels`` counts rows of kernels, and has the largest median of those with the constants of the catalogue.
@@ -105,6 +113,7 @@ class Verification:
         complete = [row for row in self.predicted_rows if row.settings["inputs"] == OWN]
         summary["complete"] = error_summary(complete)
         summary["nearest_recipe"] = error_summary(self.nearest_rows)
+        summary["apart"] = error_summary(self.apart_rows)
         ranged = complete + self.nearest_rows
         summary["range_holds"] = {
             name: held_out_share(ranged, setting)
@@ -278,7 +287,7 @@ def _text_of(row: MeasuredRun | PublishedOutcome) -> str:
 
 
 def _verified(run: MeasuredRun) -> VerifiedRow:
-    measured, predicted, skipped = run.tokens_per_s_per_gpu, None, run.skipped
+    measured, predicted, least, skipped = run.tokens_per_s_per_gpu, None, None, run.skipped
     try:
         if run.inputs is not None:
             time = predict_step(run.inputs)
@@ -287,11 +296,13 @@ def _verified(run: MeasuredRun) -> VerifiedRow:
                     f"tok_s_gpu {measured:,.0f} takes {mfu:.3g} times the peak of the GPU: give tokens/s of one GPU"
                 )
             predicted = time.tokens_per_s_per_gpu
+            if run.slowest is not None and run.slowest is not run.inputs:
+                least = predict_step(run.slowest).tokens_per_s_per_gpu
     except SpecError as refused:
         skipped = str(refused)  # such as a kernel that was not measured on this GPU
     error = None if predicted is None else predicted / measured - 1
     group = f"{run.settings['model_key']} {run.settings['system']}"
     return VerifiedRow(
         run.id, group, METRIC, predicted, None if math.isnan(measured) else measured, error, skipped,
-        run.source, dict(run.settings),
+        run.source, dict(run.settings), least,
     )  # fmt: skip
