@@ -188,6 +188,36 @@ def test_placements_and_profiles_are_varied_like_any_other_run():
     assert all(-0.2 < share < 0 for share in change.samples_change.values())
 
 
+OWN_SYSTEM = """
+from dataclasses import replace
+from lazsim.engine.systems import find_system
+own = replace(find_system("ds"), name="own")
+"""
+
+
+def test_the_interval_of_a_users_own_system_is_varied_by_its_name(tmp_path):
+    path, job = tmp_path / "mine.py", read_spec_bytes("jobs", "testbed-a").decode()
+    path.write_text(OWN_SYSTEM)
+    for steps in (40, 60):
+        (tmp_path / f"{steps}.toml").write_text(job.replace("ds = 50", f"own = {steps}\nds = 50"))
+    trace, systems = make_trace(failures_s=[700]), [f"{path}:own"]
+    changes = vary(trace, "checkpoint_interval_steps.own", systems=systems, job=tmp_path / "40.toml")
+    # 60 is half as much again as 40.
+    (run,) = simulate(trace, systems=systems, routing="uniform", job=tmp_path / "60.toml").runs
+    assert run.interval_steps == 60
+    assert changes["checkpoint_interval_steps.own", 1.5].samples == {"own": run.samples}
+
+
+def test_the_intervals_of_all_systems_are_varied():
+    trace = make_trace(failures_s=[700])
+    (one, other) = (
+        vary(trace, "checkpoint_interval_steps.ds", systems=systems)["checkpoint_interval_steps.ds", 0.5].samples
+        for systems in (["ds"], ["all"])
+    )
+    assert len(other) > 1
+    assert one == {"ds": other["ds"]}
+
+
 def test_an_unknown_constant_is_refused_and_the_nearest_offered():
     with pytest.raises(SpecError, match="`constant`: unknown constant 'detect': did you mean 'detect_s'"):
         vary(make_trace(), "detect")

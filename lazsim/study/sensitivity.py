@@ -1,7 +1,7 @@
 """The effect of each constant on an outcome: halve it, then raise it by half."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_type_hints
 
@@ -132,8 +132,8 @@ def sensitivity(
     All runs meet the same loads and node events. Yet a change moves the step at which a failure hits, and with it the
     work lost since the last checkpoint, so that a small effect may have either sign.
     """
-    systems = list(dict.fromkeys(systems))
-    paths = constant_paths(systems)
+    scenarios, left_out = resolve_runs(settings, systems, placements)
+    paths = constant_paths(one.system for one in scenarios)
     # A sweep has the same constants by their dotted paths.
     names = {path: name for name, path in paths.items()}
     constants = [names.get(name, name) for name in constants]
@@ -142,7 +142,6 @@ def sensitivity(
             # No name is near a path: its last part tells what is meant.
             near = did_you_mean(name.rpartition(".")[2], list(paths))
             raise SpecError(f"`constant`: unknown constant {name!r}: {near}{known_names(list(paths))}")
-    scenarios, left_out = resolve_runs(settings, systems, placements)
     base = simulate_scenarios(scenarios, left_out=left_out)
     had = {name for name, path in paths.items() if any(scenario.field(path) is not None for scenario in scenarios)}
     if lacking := [name for name in constants if name not in had]:
@@ -171,8 +170,8 @@ def sensitivity(
     return Sensitivity(base, tuple(sorted(changes, key=lambda one: -effect[one.constant])))
 
 
-def constant_paths(systems: Sequence[str]) -> dict[str, str]:
-    """Return the constants that are varied, and the dotted path of each in a scenario."""
+def constant_paths(systems: Iterable[str]) -> dict[str, str]:
+    """Return the constants that are varied of systems by name, and the dotted path of each in a scenario."""
     clusters = {"cluster.network": NetworkSpec, "cluster.recovery": RecoverySpec, "cluster.host": HostSpec}
     paths = {"slots_per_gpu": "cluster.slots_per_gpu"}
     for part, spec in (clusters | {"gpu": GpuSpec, "job": JobSpec, "step": StepConstants}).items():
