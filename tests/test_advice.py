@@ -107,6 +107,25 @@ def question(trace, *choices, due=None):
     return Question({**EVEN, "trace": trace}, None, due, choices, {})
 
 
+def test_nodes_on_which_no_job_fits_lengthen_no_runs():
+    trace = change_recipe(None, {"num_nodes": 10, "mtbf_s": 36e3, "repair_s": 600.0})
+    # 10 nodes have a failure each 3600 s; the one on which 16 experts find no room has one each 36,000 s.
+    few, many = ((("system", "lazarus"), ("num_nodes", number)) for number in (1, 10))
+    for choices in ([many], [few, many]):
+        asked = Question({"trace": trace, "model": "gpt-l"}, None, None, choices, {})
+        assert asked.scenario(many, 0).wall_s() == 30 * 3600.0
+
+
+def test_a_race_that_nobody_ends_says_why_those_that_began_do_not():
+    def measure(wanted, _change):
+        return ["too long"] * len(wanted)
+
+    search = Search(measure, GOODPUT, 100, 10)
+    search.refused[of("other")[0]] = "has no room"
+    with pytest.raises(LazsimError, match="too long"):
+        search.race([Alternative(of("ds")[0], 10)])
+
+
 def test_all_alternatives_meet_the_same_failures_at_a_seed_and_others_at_the_next():
     made = question(poisson(5), *of("ds", "lazarus"))
     first, other = (made.scenario(choice, 3).load_trace() for choice in of("ds", "lazarus"))

@@ -11,6 +11,7 @@ import sys
 import click
 import pytest
 
+from lazsim.cli.base.common import print_json
 from lazsim.cli.base.group import COMMANDS, cli
 from lazsim.cli.base.kinds import OutFolder, OutPath
 from lazsim.errors import LazsimError
@@ -302,6 +303,16 @@ def test_a_pipe_is_read_once(tmp_path):
         os._exit(0)
     assert read_bytes(pipe) == read_bytes(pipe) == b"content"
     os.wait()
+
+
+@pytest.mark.parametrize("field", ["notes", "error", "reason", "why", "no_plan"])
+def test_messages_in_json_name_options_and_no_fields(capsys, field):
+    command = click.Command("run", params=[click.Option(["--max-nodes"])])
+    with click.Context(command):
+        print_json({"refused": [{field: "`max_nodes` 3 is too few", "name": "`max_nodes`"}]})
+    assert json.loads(capsys.readouterr().out) == {
+        "refused": [{field: "--max-nodes 3 is too few", "name": "`max_nodes`"}]
+    }
 
 
 CONFIG = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 
-MESSAGES = {"notes", "error", "skipped", "why"}
+MESSAGES = {"notes", "error", "skipped", "why", "reason", "no_plan", "remarks"}
 """Fields of results that hold messages."""
 
 STATUS = "lazsim.status"

@@ -106,18 +106,21 @@ class Question:
             self._settings = {**settings, "duration": wall_s, "trace.duration_s": wall_s}
 
     def _long_enough_s(self, choices: Sequence[Choice]) -> float:
-        """Return how long runs must be to meet `NUM_FAILURES`, as far as their steps are no more than `MOST_STEPS`."""
-        found_s = 0.0
+        """Return how long runs must be to meet `NUM_FAILURES`, as far as their steps are no more than `MOST_STEPS`.
+
+        Choices that cannot run count where none can.
+        """
+        longest_s = {True: 0.0, False: 0.0}
         for choice in choices:
             scenario = self._resolve({**self._settings, **self._settings_of(choice)})
             system, costs, num_nodes = scenario.find_system(), scenario.costs(), scenario.field("trace.num_nodes")
             gap_s = scenario.field("trace.mtbf_s") / num_nodes
             wall_s = NUM_FAILURES * gap_s
-            if system.usable_nodes(costs, num_nodes):
+            if can_run := system.usable_nodes(costs, num_nodes) > 0:
                 step_s = steady_step_s(system, costs, scenario.load_routing(), num_nodes)
                 wall_s = min(wall_s, max(MIN_FAILURES * gap_s, MOST_STEPS * step_s))
-            found_s = max(found_s, wall_s)
-        return min(found_s, LONGEST_S)
+            longest_s[can_run] = max(longest_s[can_run], wall_s)
+        return min(longest_s[True] or longest_s[False], LONGEST_S)
 
     def _settings_of(self, choice: Choice) -> Settings:
         found: dict[str, Any] = {}

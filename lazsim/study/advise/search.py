@@ -201,7 +201,9 @@ class Search:
                 break
             num_seeds = MIN_SAMPLES if num_seeds < MIN_SAMPLES < 2 * num_seeds else 2 * num_seeds
         if not ranking:
-            raise LazsimError(next(iter(self.refused.values()), "no run ended well"))
+            # Those that began tell more than those that could not.
+            why = [self.refused[one.choice] for one in alternatives if one.choice in self.refused]
+            raise LazsimError([*why, *self.refused.values(), "no run ended well"][0])
         return ranking
 
     def _may_win(self, one: Alternative, best: Alternative) -> bool:
