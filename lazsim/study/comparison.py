@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from lazsim.study.intervals import MIN_SAMPLES, Interval, mean_interval, ratio_interval
@@ -16,14 +17,15 @@ BySeed = Mapping[Hashable, Value]
 Name = TypeVar("Name", bound=Hashable)
 
 
-def paired_ratio(above: BySeed, below: BySeed) -> Interval:
-    """Return the ratio of two totals over the seeds that both have, with its interval.
+def paired_ratio(one: BySeed, other: BySeed, *, less_is_better: bool = False) -> Interval:
+    """Return how many times better one total is than another over the seeds that both have, with its interval.
 
     Examples
     --------
     >>> paired_ratio({0: 4, 1: 8, 2: 5}, {0: 2, 1: 4}).value
     2.0
     """
+    above, below = (other, one) if less_is_better else (one, other)
     seeds = common_seeds([above, below])
     return ratio_interval(values_at(above, seeds), values_at(below, seeds))
 
@@ -98,7 +100,7 @@ def is_better(one: BySeed, other: BySeed, *, less_is_better: bool = False) -> bo
     >>> is_better(much, little), is_better(little, much)
     (True, False)
     """
-    times = paired_ratio(*((other, one) if less_is_better else (one, other)))
+    times = paired_ratio(one, other, less_is_better=less_is_better)
     if len(common_seeds([one, other])) < MIN_SAMPLES:
         return None
     return times.value > 1 if math.isinf(times.value) else times.low > 1
@@ -122,10 +124,7 @@ def rank(
     shared = common_seeds(values.values())
     total = {name: math.fsum(values_at(by_seed, shared)) for name, by_seed in values.items()}
     first = choose(values, key=lambda name: total[name] if shared else means[name].value) if best is None else best
-
-    def better_by(better: BySeed, other: BySeed) -> Interval:
-        return paired_ratio(other, better) if less_is_better else paired_ratio(better, other)
-
+    better_by = partial(paired_ratio, less_is_better=less_is_better)
     share = {name: better_by(by_seed, values[first]).value for name, by_seed in values.items()}
     found = []
     for name in sorted(values, key=lambda name: (name != first, math.isnan(share[name]), -share[name])):

@@ -135,10 +135,10 @@ class Search:
         self, better: Alternative, one: Alternative, change: Any = None, num_seeds: int | None = None
     ) -> Interval:
         """Return how many times better an alternative is than another, at the seeds of both or the first of them."""
-        above, below = (
+        values = (
             dict(itertools.islice(sorted(self.values(each, change).items()), num_seeds)) for each in (better, one)
         )
-        return paired_ratio(below, above) if self.goal.less_is_better else paired_ratio(above, below)
+        return paired_ratio(*values, less_is_better=self.goal.less_is_better)
 
     def is_better(self, one: Alternative, other: Alternative, change: Any = None) -> bool | None:
         """Tell whether an alternative is better than another whatever the seeds; see `comparison.is_better`."""
