@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from lazsim.output.names import shorten_names
+from lazsim.output.names import shown_names
 from lazsim.output.table import INDENT, MIN_WIDTH, Column, Table, key, render, wrap
 
 WORDS = st.text("abcdefghij", min_size=1, max_size=10)
@@ -84,14 +84,14 @@ def test_only_the_first_line_of_a_row_begins_at_the_edge(choices: list[str], wid
 
 @given(st.lists(st.text(min_size=1, max_size=40), max_size=30), st.integers(8, 40))
 def test_shortened_names_fit_and_stay_distinct(names: list[str], width: int) -> None:
-    short = shorten_names(names, width)
-    assert all(cell_len(name) <= width for name in short)
-    assert [short.index(name) for name in short] == [names.index(name) for name in names]
+    short = shown_names(names, width)
+    assert all(cell_len(shown) <= width for shown in short.values())
+    assert len(set(short.values())) == len(set(names)) == len(short)
 
 
 @given(st.lists(NAMES, max_size=20), st.integers(40, 60))
 def test_names_that_fit_stay_whole(names: list[str], width: int) -> None:
-    assert shorten_names(names, width) == names
+    assert shown_names(names, width) == {name: name for name in names}
 
 
 @given(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lazsim.errors import printable
-from lazsim.output.names import shorten_names
+from lazsim.output.names import shown_names
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.reliability.comparison import most_endangered
 from lazsim.reliability.task import PlanningTask
@@ -37,10 +37,10 @@ def layer_maps(task: PlanningTask, plans: Mapping[str, PlacementPlan], layer_sho
     """Return the layer to show of each plan; without any, the most endangered one."""
     load_LE = task.load_LE
     maps = []
-    names = shorten_names(list(plans), NAME_WIDTH)
-    for name, plan in zip(names, plans.values(), strict=True):
+    shown = shown_names(plans, NAME_WIDTH)
+    for name, plan in plans.items():
         layer, expert = most_endangered(plan, load_LE, layer_shown)
-        title = f"{name}, layer {layer}" if plan.num_layers > 1 else name
+        title = f"{shown[name]}, layer {layer}" if plan.num_layers > 1 else shown[name]
         num_nodes = int(plan.holds_LEN[layer, expert].sum())
         share_E = load_LE[layer] / load_LE[layer].sum()
         maps.append(LayerMap(title, plan.slots_LNS[layer], share_E, expert, num_nodes))

@@ -1,32 +1,36 @@
 """Names as pictures and maps show them, which have little room."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, chop_cells
+
+NAME_LETTERS = 24
+"""Letters of the name of a run beside what is drawn."""
 
 LEAST_WIDTH = 8
 """Columns that a name gets at least."""
 
 
-def shorten_names(names: Sequence[str], width: int) -> list[str]:
-    """Shorten the names that are wider than a width, which is 8 at least, so that different names stay different.
+def shown_names(names: Iterable[str], width: int = NAME_LETTERS) -> dict[str, str]:
+    """Return each name as it is shown: shortened where it is wider than a width, and distinct from all others.
 
-    Folders, and files before a colon, go first; then the end, or as much of the middle as it takes.
+    The width is 8 at least. Folders, and files before a colon, go first; then the end, or as much of the middle as it
+    takes.
 
     Examples
     --------
-    >>> shorten_names(["ds", "policies/mine.py:rarest_first"], 14)
-    ['ds', 'rarest_first']
-    >>> shorten_names(["lazarus-compact", "lazarus-compact-2", "lazarus"], 10)
+    >>> shown_names(["ds", "lazarus:a_folder/my_placement.py:rarest_first"])
+    {'ds': 'ds', 'lazarus:a_folder/my_placement.py:rarest_first': 'rarest_first'}
+    >>> list(shown_names(["lazarus-compact", "lazarus-compact-2", "lazarus"], 10).values())
     ['lazarus-…t', 'lazarus-…2', 'lazarus']
-    >>> shorten_names(["gpt-s-smartmoe-16", "gpt-l-smartmoe-16"], 8)
+    >>> list(shown_names(["gpt-s-smartmoe-16", "gpt-l-smartmoe-16"], 8).values())
     ['gpt-s-s…', 'gpt-l-s…']
     """
     width = max(width, LEAST_WIDTH)
     distinct = list(dict.fromkeys(names))
     if all(cell_len(name) <= width for name in distinct):
-        return list(names)
+        return dict(zip(distinct, distinct, strict=True))
     short = [name if cell_len(name) <= width else re.split(r"[/:]", name)[-1] or name for name in distinct]
     if len(set(short)) < len(distinct):
         short = distinct
@@ -36,8 +40,7 @@ def shorten_names(names: Sequence[str], width: int) -> list[str]:
             break
     else:
         cut = _numbered(short, width)
-    found = dict(zip(distinct, cut, strict=True))
-    return [found[name] for name in names]
+    return dict(zip(distinct, cut, strict=True))
 
 
 def _cut(name: str, width: int, num_last: int) -> str:

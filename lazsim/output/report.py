@@ -14,7 +14,8 @@ import numpy as np
 from lazsim import __version__
 from lazsim.engine.log import FailureRecord, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
-from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, Look, looks_of, shown_names
+from lazsim.output.names import shown_names
+from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, Look, looks_of
 from lazsim.output.table import Column, Part, Table, cell_text, key
 from lazsim.units import counted, format_duration
 
@@ -166,7 +167,7 @@ def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
 
     first = next(iter(runs.values()))
     unit, unit_s = time_unit(first.wall_s)
-    looks, shown = looks_of(list(runs)), shown_names(list(runs))
+    looks, shown = looks_of(list(runs)), shown_names(runs)
     drawn_first = sorted(runs, key=lambda name: -runs[name].samples)[:MOST_LINES]
     most = MOST_MARKS // len(runs)
     systems = []

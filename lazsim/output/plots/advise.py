@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.names import shorten_names
+from lazsim.output.names import shown_names
 from lazsim.output.plots.charts import number_log_axis, reach_of
 from lazsim.output.plots.run import time_unit
 from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, to_files
@@ -30,7 +30,9 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     """Draw by how much other choices are behind, beside what each interval gives where one was looked for."""
     ranking = advice.ranking[: MOST_BARS + 1]
     choices = list(dict.fromkeys([*advice.curves, *(one.name.choice for one in ranking)]))
-    names = dict(zip(choices, shorten_names(name_apart(choices)[0], CHOICE_LETTERS), strict=True))
+    apart = name_apart(choices)[0]
+    shown = shown_names(apart, CHOICE_LETTERS)
+    names = {choice: shown[name] for choice, name in zip(choices, apart, strict=True)}
     labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
     panels = 1 if advice.is_interval_given else 2
     figure = new_figure(0.5 + 3.0 * panels + LETTER_INCHES * max(map(len, labels)), max(2.6, 1.4 + 0.2 * len(ranking)))

@@ -16,6 +16,7 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
+from lazsim.output.names import shown_names
 from lazsim.output.plots.style import (
     COLUMN_INCHES,
     PAPER,
@@ -23,7 +24,6 @@ from lazsim.output.plots.style import (
     begin_at_0,
     looks_of,
     new_figure,
-    shown_names,
     to_files,
 )
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.names import shorten_names
+from lazsim.output.names import shown_names
 from lazsim.output.plots.style import COLORS, RED, STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
@@ -66,7 +66,8 @@ def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
 @matplotlib.rc_context(STYLE)
 def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
     """Draw, for each policy, the share of fatal sets among all sets of a size, above the minimal failure sets."""
-    policies = list(zip(shorten_names(list(report.policies), NAME_WIDTH), report.policies.values(), strict=True))
+    shown = shown_names(report.policies, NAME_WIDTH)
+    policies = [(shown[name], found) for name, found in report.policies.items()]
     columns = min(len(policies), SET_COLUMNS)
     lines = [policies[start : start + columns] for start in range(0, len(policies), columns)]
     most = _reach(max(float(1 - found.curve.recovery_prob.min()) for _, found in policies))
@@ -165,7 +166,7 @@ def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: F
     is_sparse = failures.min() > 0 and failures.max() > MAX_LINEAR
     # Behind the first 0 nothing is left to see.
     is_seen_PF = np.cumsum(prob_PF == 0, axis=1) <= (prob_PF == 0)
-    looks, shown = looks_of(names), shorten_names(names, NAME_WIDTH)
+    looks, shown = looks_of(names), shown_names(names, NAME_WIDTH)
     for index, name in enumerate(names):
         prob, stop = prob_PF[index], int(is_seen_PF[index].sum())
         look = looks[name]
@@ -174,7 +175,7 @@ def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: F
         # Where points are equal, one sees the later markers inside the earlier ones.
         size = LARGEST - (LARGEST - SMALLEST) * index / max(1, len(names) - 1)
         axes.plot(
-            failures[:stop], prob[:stop], label=shown[index], color=look.color, linestyle="none", marker=look.marker,
+            failures[:stop], prob[:stop], label=shown[name], color=look.color, linestyle="none", marker=look.marker,
             markersize=size, markerfacecolor="none", clip_on=False, zorder=3 + index / 100,
         )  # fmt: skip
         if width.any():

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.engine.log import State
+from lazsim.output.names import shown_names
 from lazsim.output.plots.charts import amounts_map, plain_number
-from lazsim.output.plots.style import STYLE, Look, add_legend, begin_at_0, looks_of, new_figure, shown_names, to_files
+from lazsim.output.plots.style import STYLE, Look, add_legend, begin_at_0, looks_of, new_figure, to_files
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
@@ -70,7 +71,8 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
     figure = new_figure(5.2, max(3, 0.17 * len(runs)))
     axes = figure.subplots()
     at = -LABEL_GAP
-    for run, name in zip(runs, shown_names(names).values(), strict=True):
+    shown = shown_names(names)
+    for run, name in zip(runs, names, strict=True):
         mark = marks[run.placement or run.system]
         score, color = run.plan_recovery, (mark if len(systems) == 1 else colors[run.system]).color
         assert score
@@ -82,7 +84,7 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
         )  # fmt: skip
         at = max(at + LABEL_GAP, run.goodput_samples_per_s / top)
         axes.annotate(
-            name, (score.recovery_prob, run.goodput_samples_per_s), (1.06, at),
+            shown[name], (score.recovery_prob, run.goodput_samples_per_s), (1.06, at),
             textcoords="axes fraction", va="center", color=color, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 5},
         )  # fmt: skip

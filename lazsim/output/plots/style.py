@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lazsim.engine.systems import SYSTEMS
-from lazsim.output.names import shorten_names
 from lazsim.placement.policies import POLICIES
 
 if TYPE_CHECKING:
@@ -85,9 +84,6 @@ RED = "#b3261e"
 
 DOTS_PER_INCH = 200
 
-NAME_LETTERS = 24
-"""Letters of the name of a run beside what is drawn."""
-
 NO_STAMPS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 """Metadata to leave out: the time of drawing and the version of matplotlib."""
 
@@ -159,17 +155,6 @@ def _shades(look: Look, names: Sequence[str]) -> Iterator[tuple[str, Look]]:
         white = LIGHTEST * index / max(1, len(names) - 1)
         color = "#" + "".join(f"{round(part + white * (255 - part)):02x}" for part in parts)
         yield name, LOOKS[(first + index) % len(LOOKS)]._replace(color=color)
-
-
-def shown_names(names: Sequence[str], letters: int = NAME_LETTERS) -> dict[str, str]:
-    """Return each name as a picture shows it, shortened so that there is room for what is drawn.
-
-    Examples
-    --------
-    >>> shown_names(["ds", "lazarus:a_folder/my_placement.py:rarest_first"])
-    {'ds': 'ds', 'lazarus:a_folder/my_placement.py:rarest_first': 'rarest_first'}
-    """
-    return dict(zip(names, shorten_names(names, letters), strict=True))
 
 
 def new_figure(width: float, height: float, layout: Any = "constrained") -> Figure:
