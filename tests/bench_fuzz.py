@@ -34,9 +34,9 @@ import numpy as np
 import pandas as pd
 
 from lazsim.cli import main as lazsim
+from lazsim.cli.sweep import SWEEP_FILES
 from lazsim.files.decoding import decode_json
 from lazsim.files.writing import TEMPORARY
-from lazsim.output.sweep import SWEEP_FILES
 from tests.conftest import ROOT
 from tests.test_trace_readers import SAMPLES
 

@@ -1,3 +1,7 @@
+import hashlib
+import os
+import threading
+
 import pytest
 
 SPEC = """
@@ -39,6 +43,16 @@ def test_files_of_a_sweep_are_the_same_however_many_workers_make_its_runs(lazsim
     assert {"table.csv", "report.html"} < names
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_the_page_has_the_hash_of_the_specification_also_of_a_pipe(lazsim, tmp_path):
+    pipe, content = tmp_path / "s.toml", SPEC.encode()
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=[content])
+    writer.start()
+    assert lazsim("sweep", pipe, "--out", tmp_path / "out", "--jobs", 1)[0] == 0
+    writer.join()
+    assert hashlib.sha256(content).hexdigest() in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_picture_of_another_program_is_not_written_over(refused, spec, tmp_path):

@@ -6,7 +6,17 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, keep, note, options_of, progress_bar, show, worker_options, working
+from lazsim.cli.base.common import (
+    REPORT,
+    json_option,
+    note,
+    options_of,
+    out_option,
+    progress_bar,
+    show,
+    worker_options,
+    working,
+)
 from lazsim.cli.base.kinds import Parsed, parse_spans
 from lazsim.cli.base.messages import Checked
 from lazsim.cli.base.replay import rate_options
@@ -87,13 +97,10 @@ SPANS = Parsed(parse_spans)
     "also after them. Default: the cluster's.",
 )
 @click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, help="Most simulations.")
-@click.option(
-    "--out",
-    type=kinds.OUT_PATH,
-    callback=keep,
-    metavar="DIR",
-    help="Keep every run there; write the advice, a picture and a report.",
-)
+@out_option(
+    "Keep every run there; write the advice, a picture and a report.",
+    *("advice.json", "advice.png", "advice.pdf", REPORT), expose_value=True,
+)  # fmt: skip
 @worker_options
 @json_option
 def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **settings: Any) -> None:
@@ -105,8 +112,7 @@ def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **setting
     beside the one found, and which assumption would change the advice. A recorded trace is cut into stretches; one that
     is generated is another at each seed. With --out, a search that was stopped goes on where it was.
     """
-    from lazsim.files.folders import refuse_foreign
-    from lazsim.output.advise import ADVICE_FILES, advice_files, advice_parts, advice_report
+    from lazsim.output.advise import advice_files, advice_parts, advice_report
     from lazsim.specs import ClusterSpec, load_spec
     from lazsim.study.advise.advice import advise
     from lazsim.trace.recipes import change_recipe
@@ -126,8 +132,6 @@ def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **setting
             )
         trace = change_recipe(None, given | ({"num_nodes": num_nodes[0]} if num_nodes else {}), cluster)
     settings["trace"] = trace
-    if out is not None:
-        refuse_foreign(out, ADVICE_FILES, click.get_current_context().command_path)
     choices = {name: values for name, values in {**chosen, "num_nodes": num_nodes}.items() if values}
     with working():
         result = advise(settings, choices, folder=out, progress=progress_bar, tell=note, **asked)

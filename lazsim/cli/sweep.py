@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
-from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, keep, note, progress_bar, show, worker_options, working
+from lazsim.cli.base.common import REPORT, json_option, note, out_option, progress_bar, show, worker_options, working
 from lazsim.cli.base.messages import Checked
 from lazsim.units import counted
+
+SWEEP_FILES = ("comparison.png", "comparison.pdf", "spares.png", "spares.pdf", REPORT)
+"""Files beside the rows; pictures where there is something to compare."""
 
 MOST_FAILURES = 10
 """Failed runs that are named."""
@@ -17,7 +19,7 @@ MOST_FAILURES = 10
 
 @click.command(cls=Checked)
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
-@click.option("--out", type=kinds.OUT_PATH, required=True, callback=keep, metavar="DIR", help="Keep every run there.")
+@out_option("Keep every run there.", *SWEEP_FILES, required=True, expose_value=True)
 @worker_options
 @json_option
 def command(spec: Path, out: Path, **workers: Any) -> None:
@@ -29,18 +31,15 @@ def command(spec: Path, out: Path, **workers: Any) -> None:
     docs/guides/sweeps.md says what SPEC.toml can hold.
     """
     from lazsim.errors import LazsimError
-    from lazsim.files.folders import refuse_foreign
-    from lazsim.files.reading import read_bytes
-    from lazsim.output.sweep import SWEEP_FILES, sweep_files, sweep_parts, sweep_report
-    from lazsim.specs import sha256
+    from lazsim.output.sweep import sweep_files, sweep_parts, sweep_report
     from lazsim.study.sweep.run import run_sweep
     from lazsim.study.sweep.spec import load_sweep
 
-    refuse_foreign(out, SWEEP_FILES, click.get_current_context().command_path)
     with working():
-        result = run_sweep(load_sweep(spec), out, progress=progress_bar, tell=note, **workers)
+        sweep = load_sweep(spec)
+        result = run_sweep(sweep, out, progress=progress_bar, tell=note, **workers)
     if result.rows:
-        report = partial(sweep_report, name=spec.name, sha256=sha256(read_bytes(spec)))
+        report = partial(sweep_report, name=spec.name, sha256=sweep.sha256)
         show(result, sweep_parts, files=sweep_files, report=report)
         note(f"every run is in {out}/: table.csv, rows.jsonl")
     note(*(f"{label}: {error}" for label, error in result.failures[:MOST_FAILURES]))

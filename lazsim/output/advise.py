@@ -23,8 +23,6 @@ MOST_RANKED = 12
 
 TIE, FEW_SEEDS = " (tie)", f"without an interval there are fewer than {MIN_SAMPLES} seeds: chance may do as much"
 
-ADVICE_FILES = ("advice.json", "advice.png", "advice.pdf", "report.html")
-
 
 def advice_parts(advice: Advice) -> Iterator[Part]:
     """Show the advice in a sentence, then what it rests on."""

@@ -23,9 +23,6 @@ MOST_POINTS = 4000
 MOST_TIES = 3
 """Ties that are named; ``--json`` has all of them."""
 
-SWEEP_FILES = ("comparison.png", "comparison.pdf", "spares.png", "spares.pdf", "report.html")
-"""Files of a sweep's folder beside its rows; pictures where there is something to compare."""
-
 
 def sweep_parts(result: SweepResult) -> Iterator[Part]:
     """Show the samples of each run along the axes, their ratios to the first run, and the best setting."""

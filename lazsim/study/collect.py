@@ -19,7 +19,7 @@ from lazsim.files.folders import hold_folder
 from lazsim.loads import check_whole
 from lazsim.specs import hash_id, sha256
 from lazsim.study.backends import BACKENDS
-from lazsim.study.store import Store, StoredRow, encode_plain, encode_row
+from lazsim.study.store import LOCK, Store, StoredRow, encode_plain, encode_row
 
 NOT_SIMULATED = ("cli", "output", "live", "profiling", "pytorch")
 """Packages on which a simulation does not depend: they show results, or are applications of their own."""
@@ -136,7 +136,7 @@ def collect(
     with ExitStack() as stack:
         store: Store | None = None
         if folder is not None:
-            stack.enter_context(hold_folder(folder))
+            stack.enter_context(hold_folder(folder, LOCK))
             store = stack.enter_context(closing(Store(folder)))
         values, others = store.read(by_key) if store else ({}, set())
         todo = [task for task in by_key.values() if task.key not in values]

@@ -15,6 +15,8 @@ from lazsim.specs import sha256
 ROWS = "rows.jsonl"
 """File of the rows in a folder."""
 
+LOCK = ".lazsim.rows.lock"
+"""File that is locked while a process writes rows: the command may hold the folder for its results meanwhile."""
 
 START = b'{"id":"'
 """How the line of a row begins."""

@@ -58,10 +58,10 @@ layers_from_option = click.option(
 seed_option = click.option("--seed", type=kinds.WHOLE, default=0, help="Seed of every draw.")
 
 
-def out_option(text: str, *names: str) -> Callable[[Any], Any]:
+def out_option(text: str, *names: str, **others: Any) -> Callable[[Any], Any]:
     """Return the option of a folder for files of these names; see `lazsim.cli.base.kinds.OutFolder`."""
-    folder = kinds.OutFolder(*names)
-    return click.option("--out", type=folder, expose_value=False, callback=keep, metavar="DIR", help=text)
+    given: dict[str, Any] = {"expose_value": False, "callback": keep, "metavar": "DIR"} | others
+    return click.option("--out", type=kinds.OutFolder(*names), help=text, **given)
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -227,7 +227,7 @@ def show(
             print_parts(parts(result))
         note(*notes)
     if out is not None:
-        note_written(out, written)
+        note(f"results are in {out}/: {', '.join(written)}")
 
 
 def _plain(result: Any) -> Any:
@@ -283,11 +283,6 @@ def _command_line() -> str:
         elif name not in WORKER_OPTIONS:
             shown.append(argument)
     return shlex.join(shown)
-
-
-def note_written(folder: Path, names: Iterable[str]) -> None:
-    """Tell the user which files a folder has got."""
-    note(f"results are in {folder}/: {', '.join(names)}")
 
 
 COMPILED_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"

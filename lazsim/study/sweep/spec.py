@@ -18,7 +18,7 @@ from lazsim.files.decoding import convert
 from lazsim.files.reading import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
 from lazsim.settings import DEFAULTS, PARTS_WITH_FIELDS, Defaults
-from lazsim.specs import Spec, read_toml
+from lazsim.specs import Spec, read_toml, sha256
 from lazsim.specs.record import AnyNumber
 
 Point = Mapping[str, Any]
@@ -57,6 +57,8 @@ class _Document(Spec, frozen=True, kw_only=True):
 class Sweep:
     """The runs of a sweep; `name` is that in errors, the path of its file, and relative paths begin at `folder`.
 
+    `sha256` is the hash of the file, empty without one.
+
     Examples
     --------
     >>> sweep = parse_sweep({"base": {"trace": "fail-every-5min", "system": "lazarus"}, "grid": {"seed": "0-2"}})
@@ -70,6 +72,7 @@ class Sweep:
     """Values that hold in every grid, a tuple for each key."""
     grids: tuple[Mapping[str, tuple[Any, ...]], ...]
     """Values that vary, a tuple for each key. Every combination of a grid's values with the base is a point."""
+    sha256: str = ""
 
     def points(self) -> tuple[Point, ...]:
         """Return every point once, in the order of the file: in a grid, the last key varies fastest."""
@@ -107,12 +110,13 @@ def load_sweep(path: Path | str) -> Sweep:
         When the file cannot be read, or has an unknown key or value; the message names file and key.
     """
     path = Path(path)
+    content = read_bytes(path, MAX_SPEC_BYTES)
     try:
-        document = read_toml(path, read_bytes(path, MAX_SPEC_BYTES), dict[str, Any])
+        document = read_toml(path, content, dict[str, Any])
     except SpecError as error:
         hint = "; write dotted names in quotes" if "given twice" in str(error) else ""
         raise SpecError(f"{error}{hint}") from None
-    return parse_sweep(document, name=str(path), folder=path.parent)
+    return replace(parse_sweep(document, name=str(path), folder=path.parent), sha256=sha256(content))
 
 
 def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Path = Path()) -> Sweep:
