@@ -390,9 +390,7 @@ def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> I
         yield from _rows(gpu.name, operation, predicted_s, mine, {"whole node": whole, "part of a node": ~whole})
 
 
-Compare = Callable[[GpuSpec, "pd.DataFrame", Refit], Iterator[KernelRow]]
-
-COMPARISONS: Mapping[str, Compare] = {
+COMPARISONS: Mapping[str, Callable[[GpuSpec, "pd.DataFrame", Refit], Iterator[KernelRow]]] = {
     "gemm_bf16.csv": _compare_matmuls,
     "fused_moe_bf16.csv": _compare_experts,
     "nccl_single_node.csv": _compare_collectives,

@@ -5,32 +5,13 @@ from functools import cached_property
 
 import numpy as np
 
+from lazsim.costmodel.network import FixedTransfers
 from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import ClusterSpec, JobSpec, ModelSpec, StepConstants, TimesSpec
-
-
-@dataclass(frozen=True)
-class FixedTransfers:
-    """Every transfer, and every save or load, takes as long; collectives are part of a step."""
-
-    transfer_time_s: float
-    storage_time_s: float
-
-    def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
-        """See `lazsim.costmodel.step.TransferTimes`."""
-        return self.transfer_time_s + 0.0 * nic_bytes
-
-    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
-        """See `lazsim.costmodel.step.TransferTimes`."""
-        return self.storage_time_s
-
-    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
-        """See `lazsim.costmodel.step.TransferTimes`."""
-        return self.storage_time_s
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
 from lazsim.blocks import row_blocks
 from lazsim.costmodel.compute import REORDER_COPIES, AnalyticCompute
-from lazsim.costmodel.network import AnalyticCommunication
+from lazsim.costmodel.network import AnalyticCommunication, FixedTransfers
 from lazsim.dispatch import Partition, Traffic, flexible_traffic, grouped_traffic
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
@@ -58,22 +57,6 @@ class StepTimes(abc.ABC):
         return step_s, step_s
 
 
-class TransferTimes(Protocol):
-    """Times of what is no part of a step; see `lazsim.costmodel.network.AnalyticCommunication`."""
-
-    def transfer_s(self, nic_bytes: Floats, local_bytes: Floats) -> Floats:
-        """Point-to-point transfers at the same time."""
-        ...
-
-    def save_s(self, num_bytes: float, writer_bytes: float) -> float:
-        """Write to the shared storage."""
-        ...
-
-    def load_s(self, num_bytes: float, reader_bytes: float) -> float:
-        """Read from the shared storage."""
-        ...
-
-
 Template = tuple[int, Floats, Floats]
 """Stages of a pipeline, the micro-batches that it can have in a step, in whole rounds, and its steps, in any unit."""
 
@@ -86,7 +69,7 @@ class CostModel:
     cluster: ClusterSpec
     job: JobSpec
     constants: StepConstants
-    communication: TransferTimes
+    communication: AnalyticCommunication | FixedTransfers
 
     @property
     def measured_part(self) -> "CostModel | None":

@@ -14,7 +14,7 @@ import numpy as np
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.mapping import MAPPINGS, keep_domains, num_missing
 from lazsim.placement.pair_sums import LARGEST_BITS, pair_sums
-from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes
+from lazsim.placement.plan import Bools, Floats, Ints, unique_rows, with_more_nodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +123,7 @@ def balance_senders(owns_RN: Bools, bytes_R: Floats) -> tuple[Floats, float]:
     assert owns_RN.any(axis=1).all(), "every wanted state has an owner"
     if not bytes_R.any():
         return owns_RN / owns_RN.sum(axis=1, keepdims=True), 0.0
-    packed = np.packbits(owns_RN, axis=1)
-    _, first_C, class_R = np.unique(packed, axis=0, return_index=True, return_inverse=True)
-    owns_CN, class_R = owns_RN[first_C], class_R.reshape(-1)
+    owns_CN, class_R = unique_rows(owns_RN)
     sent_CN, prices_N = _solve(owns_CN, np.bincount(class_R, bytes_R).astype(np.float64))
     # States that no node needs: their owners share evenly.
     total_C = sent_CN.sum(axis=1, keepdims=True)

@@ -194,6 +194,16 @@ def differ_from_last(entries: npt.NDArray[Any]) -> Bools:
     return differ
 
 
+def unique_rows(rows: Bools) -> tuple[Bools, Ints]:
+    """Return the distinct rows, and for each row given its index among them."""
+    if rows.shape[1] == 0:
+        return rows[:1], np.zeros(len(rows), dtype=np.int64)
+    packed = np.packbits(rows, axis=1)
+    keys = packed.view(np.dtype((np.void, packed.shape[1])))[:, 0]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], inverse
+
+
 def gpu_slots(plan: PlacementPlan, gpus_per_node: int) -> Ints:
     """Return the slots of a plan by GPU, shape (L, G, K); slot ``s`` of a node belongs to GPU ``s % gpus_per_node``."""
     num_layers, num_nodes, _ = plan.slots_LNS.shape

@@ -19,7 +19,7 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.loads import MAX_TOKENS, as_array, check_loads, check_whole
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
-from lazsim.placement.gpus import pack_gpus, swap_apart
+from lazsim.placement.gpus import pack_gpus
 from lazsim.placement.local_search import Rules
 from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.placement.policies import place
@@ -245,17 +245,14 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     if num_groups > 1 or policy == "eplb":
         # It costs balance to keep replicas of an expert apart. EPLB's own GPUs stay where they have one slot each and,
         # of groups, where their busiest has less load.
-        own = [plan.slots_LNS[:, node, : num * gpus.slots_per_gpu] for node, num in enumerate(gpus_N.tolist())]
-        gpus_of = [one.reshape(len(one), -1, num).swapaxes(1, 2) for one, num in zip(own, gpus_N.tolist(), strict=True)]
-        own_LGK, share_LE = np.concatenate(gpus_of, axis=1), load_LE / plan.replicas_LE
+        filled = [(plan.slots_LNS[:, node, :num], gpus_N[node]) for node, num in enumerate(slots_N)]
+        own_LGK = np.concatenate([own.reshape(len(own), -1, num).swapaxes(1, 2) for own, num in filled], axis=1)
+        share_LE = load_LE / plan.replicas_LE
         own_L, packed_L = (_busiest(share_LE, slots) for slots in (own_LGK, slots_LGK))
         keeps_L = (own_L < packed_L) & (num_groups > 1) | (gpus.slots_per_gpu == 1)
         slots_LGK[keeps_L] = own_LGK[keeps_L]
     rules = Rules(node_G, min(fault_threshold, plan.fewest_nodes), num_groups)
     if is_uneven and num_groups == 1:
-        # Nodes may have more replicas of an expert than GPUs.
-        for slots_GK, share_E in zip(slots_LGK, load_LE / replicas_LE, strict=True):
-            swap_apart(slots_GK, np.append(share_E, 0.0))
         slots_LGK = even_out(slots_LGK, load_LE, rules)
     return slots_LGK, rules
 

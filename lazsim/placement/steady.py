@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import SpecError
+from lazsim.placement.gpus import swap_apart
 from lazsim.placement.local_search import Layer, Rules, improve, repair
 from lazsim.placement.mapping import keep_slots, lay_on
 from lazsim.placement.plan import Ints
@@ -119,9 +120,10 @@ def _steady_layer(held_GK: Ints, laid_GK: Ints, load_E: Ints, rules: Rules, move
 
 
 def even_out(slots_LGK: Ints, load_LE: Ints, rules: Rules) -> Ints:
-    """Lower the load of the busiest GPU by the changes of `keep_steady`, at no cost of moves."""
+    """Put replicas of an expert on different GPUs, and lower the load of the busiest as `keep_steady`, for no moves."""
     evened = []
-    for slots_GK, load_E in zip(slots_LGK, load_LE, strict=True):
+    for slots_GK, load_E in zip(slots_LGK.copy(), load_LE, strict=True):
+        swap_apart(slots_GK, Layer(slots_GK, load_E, rules).share_E)
         layer, is_whole = repair(Layer(slots_GK, load_E, rules))
         evened.append((improve(layer, layer.on_EG, 0.0) if is_whole else layer).slots_GK)
     return np.array(evened)

@@ -247,12 +247,11 @@ def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:
 
 def most_endangered(plan: PlacementPlan, load_LE: Ints, layer: int | None = None) -> tuple[int, int]:
     """Return layer and expert on the fewest nodes; of several the one with the largest share of its layer's load."""
-    num_nodes_LE = plan.holds_LEN.sum(axis=2)
     share_LE = load_LE / np.maximum(load_LE.sum(axis=1, keepdims=True), 1)
-    layers = range(plan.num_layers) if layer is None else [layer]
-    ranks = ((num_nodes_LE[i, e], -share_LE[i, e], i, e) for i in layers for e in range(plan.num_experts))
-    *_, found_layer, expert = min(ranks)
-    return found_layer, expert
+    some = slice(None) if layer is None else slice(layer, layer + 1)
+    first = np.lexsort((-share_LE[some].ravel(), plan.nodes_LE[some].ravel()))[0]
+    found_layer, expert = divmod(int(first), plan.num_experts)
+    return found_layer + (layer or 0), expert
 
 
 def max_mean_load(plan: PlacementPlan, load_LE: Ints) -> float:

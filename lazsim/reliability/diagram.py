@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lazsim.placement.plan import Bools, Floats, Ints
-from lazsim.reliability.failure_sets import unique_rows
+from lazsim.placement.plan import Bools, Floats, Ints, unique_rows
 
 LOST = -1
 """In place of the next state: an expert is lost."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.dispatch import Partition
-from lazsim.placement.plan import Bools, Ints
+from lazsim.placement.plan import Bools, Ints, unique_rows
 
 Words = npt.NDArray[np.uint64]
 
@@ -105,16 +105,6 @@ def domain_holds(holds_LEN: Bools, domain_N: npt.NDArray[Any]) -> Bools:
     """
     domains = Partition(number_domains(domain_N.tolist()))
     return domains.add_up(np.asarray(holds_LEN, dtype=np.float64)) > 0
-
-
-def unique_rows(rows: Bools) -> tuple[Bools, Ints]:
-    """Return the distinct rows, and for each row given its index among them."""
-    if rows.shape[1] == 0:
-        return rows[:1], np.zeros(len(rows), dtype=np.int64)
-    packed = np.packbits(rows, axis=1)
-    keys = packed.view(np.dtype((np.void, packed.shape[1])))[:, 0]
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return rows[first], inverse
 
 
 def _minimal(sets_MN: Bools) -> Bools:

@@ -65,25 +65,19 @@ class AttentionSpec(Spec, frozen=True, kw_only=True):
     """Whether a window begins anew where it ends, and does not slide: chunks of the sequence (Llama 4)."""
 
     def __post_init__(self) -> None:
-        needed = {
-            "grouped": ("num_heads", "num_kv_heads", "head_dim"),
-            "latent": ("num_heads", "kv_rank", "nope_dim", "rope_dim", "value_dim"),
-        }
         indexer = ("index_heads", "index_dim", "index_topk")
-        only = {
-            "grouped": ("num_kv_heads", "head_dim", "normed", "gated"),
-            "latent": ("query_rank", "kv_rank", "nope_dim", "rope_dim", "value_dim", *indexer),
-        }
-        for kind, fields in only.items():
-            for field in fields:
-                if getattr(self, field) and kind != self.kind:
+        needed = {"grouped": ("num_kv_heads", "head_dim"), "latent": ("kv_rank", "nope_dim", "rope_dim", "value_dim")}
+        further = {"grouped": ("normed", "gated"), "latent": ("query_rank", *indexer)}
+        given = {field for field in self.__struct_fields__ if getattr(self, field)}
+        for kind in needed:
+            for field in (*needed[kind], *further[kind]):
+                if field in given and kind != self.kind:
                     raise ValueError(f"{field}: only {kind} attention has it")
         for field in ("chunked", "num_window_layers"):
-            if getattr(self, field) and not self.window:
+            if field in given and not self.window:
                 raise ValueError(f"window is missing, which {field} needs")
-        has_indexer = any(getattr(self, field) for field in indexer)
-        for field in (*needed[self.kind], *(indexer if has_indexer else ())):
-            if not getattr(self, field):
+        for field in (*needed[self.kind], *(indexer if given & {*indexer} else ())):
+            if field not in given:
                 raise ValueError(f"{field} is missing, which {self.kind} attention needs")
 
     @property
