@@ -110,6 +110,11 @@ def own_script(tmp_path, old, new):
         ("import numpy as", "import numpys as", "line 11: ModuleNotFoundError"),
         ("def run(", "def (", "SyntaxError"),
         ("return Outcome(", "return (", "return an Outcome"),
+        (
+            '"throughput": lines_figure(',
+            '"throughput": {"csv": b""}, "other": lines_figure(',
+            "a figure 'throughput' as csv",
+        ),
     ],
 )
 def test_a_wrong_script_is_refused_with_its_path_and_what_is_wrong(refused, tmp_path, old, new, message):

@@ -63,12 +63,7 @@ live_options = options(
     click.option("--record-routing", type=kinds.OUT_FILE, metavar="FILE", help="Write the loads of the gates there."),
     seed_option,
 )
-"""Options of the job and of the faults, without the next one."""
-
-
-def job_option(default: str) -> Callable[[Any], Any]:
-    """Return the option that chooses the job's intervals and waits."""
-    return click.option("--job", default=default, metavar="NAME|TOML", help="Job with intervals and waits.")
+"""Options of the job and of the faults, without `--job`, whose default differs."""
 
 
 def build_spec(settings: dict[str, Any]) -> "LiveSpec":
@@ -159,7 +154,7 @@ async def _refresh(coordinator: "Coordinator", purpose: str, wall_s: float | Non
 
 @click.command(cls=Checked)
 @live_options
-@job_option("testbed-a")
+@click.option("--job", default="testbed-a", metavar="NAME|TOML", help="Job with intervals and waits.")
 @click.option("--steps", type=kinds.COUNT, help="Stop after this many steps; default 100 without a trace.")
 @click.option(
     "--listen",

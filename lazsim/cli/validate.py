@@ -8,7 +8,7 @@ import click
 from lazsim.cli.base import kinds
 from lazsim.cli.base.common import REPORT, json_option, note, out_option, require_torch, show
 from lazsim.cli.base.messages import Checked
-from lazsim.cli.live import build_spec, job_option, live_options, load_live_trace, show_run, write_routing
+from lazsim.cli.live import build_spec, live_options, load_live_trace, show_run, write_routing
 
 if TYPE_CHECKING:
     from lazsim.live.run import OnStart
@@ -20,7 +20,7 @@ DEFAULT_TOLERANCE = 0.5
 
 @click.command(cls=Checked)
 @live_options
-@job_option("live")
+@click.option("--job", default="live", metavar="NAME|TOML", help="Job with intervals and waits.")
 @click.option(
     "--tolerance",
     type=kinds.Number(min=0),

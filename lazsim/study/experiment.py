@@ -338,6 +338,9 @@ def _check_outcome(outcome: Outcome) -> None:
     for title, frame in outcome.tables.items():
         if not frame.columns.is_unique or not len(frame.columns):
             raise SpecError(f"returned a table {title!r} without columns, or with two of one name")
+    for title, pictures in outcome.figures.items():
+        if taken := {"csv", "md", "json"}.intersection(pictures):
+            raise SpecError(f"returned a figure {title!r} as {min(taken)}, a type of tables and inputs; give a picture")
 
 
 def find_reference(given: Path | None) -> Path | None:
