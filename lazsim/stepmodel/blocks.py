@@ -6,8 +6,6 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.operations import Item, block_of, in_graph
 
-MATMULS = ("dense_matmul", "expert_matmul")
-
 
 def blocks_of(inputs: StepInputs) -> dict[str, Item]:
     """Build the operations of every kind of block of a model."""
@@ -27,7 +25,7 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
         graphed = kernels.graphed if name in ("moe", "dense") else kernels.graphed_attention
         # The backward pass reads what the last matmul of a layer got, and nothing that comes after it.
         ends_layer = name in ("moe", "dense") or (model.state_space is not None and not model.has_paired_mixers)
-        matmuls = [i for i, item in enumerate(some, 1) if any(one.part in MATMULS for one in item.forward)]
+        matmuls = [i for i, item in enumerate(some, 1) if any(one.part.endswith("matmul") for one in item.forward)]
         needed = matmuls[-1] if parallel.recompute_stops_early and ends_layer else None
         blocks[name] = block_of(in_graph(some, graphed), parallel.recomputed, parallel.recompute == "full", needed)
     width = model.d_model

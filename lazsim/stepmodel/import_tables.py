@@ -75,23 +75,17 @@ def _exchanged_bytes(row: Mapping[str, float], ranks: float, tokens: float) -> f
     return int(copies * 2 * row["hidden"] * tokens)
 
 
+def _attention_source(kernel: str, **fixed: str) -> TableSource:
+    return TableSource(kernel, lambda row: (row["batch"] * row["heads"], row["seq"]), ("batch", "heads", "seq"), fixed)
+
+
 DEEPSEEK = {"topk": "8", "experts": "256"}
 """Experts of the exchanges that were measured on all GPUs."""
 
 SOURCES: Mapping[str, TableSource] = {
     "gemm.csv": TableSource("matmul_{dtype}", lambda row: (row["m"], row["n"], row["k"]), ("m", "n", "k")),
-    "attention_prefill.csv": TableSource(
-        "attention_{head_dim}",
-        lambda row: (row["batch"] * row["heads"], row["seq"]),
-        ("batch", "heads", "seq"),
-        fixed={"kv_heads": "8"},
-    ),
-    "mla_prefill.csv": TableSource(
-        "attention_latent",
-        lambda row: (row["batch"] * row["heads"], row["seq"]),
-        ("batch", "heads", "seq"),
-        fixed={"what": "kernel"},
-    ),
+    "attention_prefill.csv": _attention_source("attention_{head_dim}", kv_heads="8"),
+    "mla_prefill.csv": _attention_source("attention_latent", what="kernel"),
     "fp8_quantise.csv": TableSource(
         "quantise", lambda row: (row["m"] * row["k"],), ("m", "k"), fixed={"op": "apply_scale"}
     ),
@@ -117,9 +111,6 @@ SOURCES: Mapping[str, TableSource] = {
     ),
 }
 """Every file that is read, and the kernels in it."""
-
-NAMES = {"alltoall": "all_to_all"}
-"""Kernels that have another name in the files."""
 
 NCCL_TESTS = "nccl_single_node.csv"
 NCCL_TESTS_OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
@@ -302,7 +293,7 @@ def _kernels(source: TableSource, rows: Iterable[Cells], gpu: str, notes: list[s
     for row in rows:
         if row["gpu"] in (gpu, "") and all(row[column] == value for column, value in source.fixed.items()):
             name = source.kernel.format_map(row)
-            families[NAMES.get(name, name)].append(row)
+            families["all_to_all" if name == "alltoall" else name].append(row)
     kernels = {}
     for kernel, family in families.items():
         if kernel not in KERNEL_AXES:

@@ -13,15 +13,6 @@ from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, KernelGrid, KernelTables
 from lazsim.units import counted
 
-MATMUL_KERNELS = {
-    "bf16": "matmul_bf16",
-    "fp8": "matmul_fp8",
-    "fp8_block": "matmul_fp8_block",
-    "mxfp8": "matmul_fp8_block",
-    "nvfp4": "matmul_fp8_block",
-}
-"""Table of each precision. Scales of 32 numbers and four-bit matmuls have no table: that of 128 stands in for them."""
-
 SCALED_BY_TENSOR_CORES = ("mxfp8", "nvfp4")
 """Precisions of GPUs that have matmuls with four bits, too: those before Blackwell scale no blocks of numbers."""
 
@@ -116,14 +107,10 @@ class StepInputs:
         return max(1, self.domain // self.parallel.expert_tensor)
 
     @cached_property
-    def pod(self) -> int:
-        """GPUs that leaf switches join at the full rate of their NICs."""
-        return (self.cluster.network.nodes_per_pod or self.cluster.num_nodes) * self.cluster.gpus_per_node
-
-    @cached_property
     def num_pods(self) -> float:
-        """Pods over which the expert-parallel ranks spread; at least 1."""
-        return max(1.0, self.parallel.expert * self.parallel.expert_tensor / self.pod)
+        """Pods over which the expert-parallel ranks spread, 1 or more; leaf switches join a pod at the rate of NICs."""
+        pod = (self.cluster.network.nodes_per_pod or self.cluster.num_nodes) * self.cluster.gpus_per_node
+        return max(1.0, self.parallel.expert * self.parallel.expert_tensor / pod)
 
     @cached_property
     def nic_bytes_per_s(self) -> float:
@@ -147,8 +134,9 @@ class StepInputs:
 
     @property
     def matmul_kernel(self) -> str:
-        """Table of the layers' matmuls."""
-        return MATMUL_KERNELS[self.parallel.precision]
+        """Table of the layers' matmuls; scales of 32 numbers and four bits have none, and take that of 128 numbers."""
+        precision = self.parallel.precision
+        return f"matmul_{'fp8_block' if precision in SCALED_BY_TENSOR_CORES else precision}"
 
     @property
     def attention_kernel(self) -> tuple[str, float]:
@@ -221,17 +209,11 @@ class StepInputs:
             )
         # ``attn_forward_func_with_cp`` of NVIDIA/TransformerEngine 2.9.
         is_ring = self.parallel.context_exchange == "ring"
-        if self.parallel.context > 1 and attention is not None and (is_latent or attention.num_window_layers):
-            if is_ring and attention.num_window_layers:
-                remarks.append("TransformerEngine has no ring for windows: take another `context_exchange`")
-            elif is_latent and not is_ring:
-                remarks.append("TransformerEngine divides sequences of latent attention in a ring alone")
+        if self.parallel.context > 1 and is_ring and attention is not None and attention.num_window_layers:
+            remarks.append("TransformerEngine has no ring for windows: take another `context_exchange`")
+        elif self.parallel.context > 1 and is_latent and not is_ring:
+            remarks.append("TransformerEngine divides sequences of latent attention in a ring alone")
         return remarks
-
-    @property
-    def quantised(self) -> bool:
-        """Whether matmul operands have fewer than 16 bits."""
-        return self.parallel.precision != "bf16"
 
     def copy_s(self, num_bytes: float) -> float:
         """Return the time to move bytes through the memory.

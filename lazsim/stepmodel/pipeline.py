@@ -278,14 +278,11 @@ def _play(
 
 def _kind_times(times: Sequence[PartTime], passes: Passes, later_s: float = 0.0) -> KindTimes:
     takes_s, saves_s = dict[int, float](), dict[int, float]()
+    halves_s = [
+        {"F": forward_s, "B": backward_s, "b": backward_s - min(later_s, backward_s), "W": min(later_s, backward_s)}
+        for forward_s, backward_s, _ in times
+    ]
     for kind, halves in passes.kinds.items():
         saves_s[kind] = min(times[part].saved_s for _, part in halves) if len(halves) == 2 else 0.0
-        takes_s[kind] = math.fsum(_half_s(half, times[part], later_s) for half, part in halves) - saves_s[kind]
+        takes_s[kind] = math.fsum(halves_s[part][half] for half, part in halves) - saves_s[kind]
     return takes_s, saves_s
-
-
-def _half_s(half: str, time: PartTime, later_s: float) -> float:
-    if half in "FB":
-        return time.forward_s if half == "F" else time.backward_s
-    later_s = min(later_s, time.backward_s)
-    return later_s if half == "W" else time.backward_s - later_s

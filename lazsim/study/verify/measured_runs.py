@@ -49,7 +49,7 @@ CHOICES = {
     "cuda_graph": {"full_iteration": "full", "full": "full", "transformer_engine": "partial", "partial": "partial"},
     "sharding": {
         "zero1_dist_optimizer": "optimizer", "zero1": "optimizer", "optimizer": "optimizer",
-        **dict.fromkeys(("fsdp", "fsdp2", "megatron_fsdp", "zero3", "full"), "full"),
+        **dict.fromkeys(("fsdp", "fsdp2", "megatron_fsdp", "zero3", "full"), "full"), "none": "none",
     },
     "optimizer": {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"},
 }  # fmt: skip
@@ -277,14 +277,11 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
     return MeasuredRun(row["row_id"], source, settings, row, measured, inputs, slowest, skipped, tuple(remarks))
 
 
-DECISIVE = ("precision", "recompute", "dispatcher", "cuda_graph")
-"""Settings without which a row that says nothing of its `completeness` has not all inputs known."""
-
-
 def _known_inputs(row: Cells) -> str:
     """Tell how well inputs are known; where the recipe that was found is of another run, it is the nearest one."""
-    # A setting may be known to be none.
-    is_told = all((row.get(column) or "") not in set(UNKNOWN) - {"none"} for column in DECISIVE)
+    # Of a row that says nothing of its `completeness`; a setting may be known to be none.
+    decisive = [row.get(column) or "" for column in ("precision", "recompute", "dispatcher", "cuda_graph")]
+    is_told = set(decisive).isdisjoint({*UNKNOWN} - {"none"})
     if (row.get("completeness") or ("full" if is_told else "")) != "full":
         return UNKNOWN_INPUTS
     return OWN if (row.get("config_match") or "source itself") in ("exact", "source itself") else NEAREST
@@ -448,8 +445,6 @@ def _layout(row: Cells) -> ParallelSpec:
     if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
     is_learned = any(word in routing.partition(" (")[0] for word in LEARNED)
-    undivided = row.get("distributed_optimizer") == "0"
-    divided = _choice(row, "sharding", "none" if undivided else "optimizer")
     recompute = _choice(row, "recompute", "none")
     recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
@@ -465,7 +460,7 @@ def _layout(row: Cells) -> ParallelSpec:
         "virtual_stages": parts if sizes["pipeline"] > 1 else 1,
         "stages": "" if stages in UNKNOWN else stages,
         "global_batch": cell_whole(row, "gbs"),
-        "sharding": "none" if (row.get("sharding") or "").startswith("none") else divided,
+        "sharding": _choice(row, "sharding", "none" if row.get("distributed_optimizer") == "0" else "optimizer"),
         "optimizer": _choice(row, "optimizer", "adam"),
         "state_bytes": _recipes(row).state_bytes,
         "gradient_bytes": _recipes(row).gradient_bytes,
@@ -476,7 +471,6 @@ def _layout(row: Cells) -> ParallelSpec:
         "offloaded": cell_words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
         "dispatcher": _choice(row, "dispatcher", "all_to_all") if sizes["expert"] > 1 else "all_to_all",
-        "exchange_multiprocessors": _exchange_multiprocessors(row),
         # The host starts a program of XLA once, and C++ launches its kernels.
         "graphs": "full" if XLA in (row.get("cuda_graph") or "") else _choice(row, "cuda_graph", "none"),
         "graph_attention": "attn" in scope or scope in UNKNOWN,
@@ -485,30 +479,28 @@ def _layout(row: Cells) -> ParallelSpec:
         "capacity_factor": 0.0 if math.isnan(capacity_factor) else capacity_factor,
         "pad_to_capacity": capacity_factor > 0 and "padded" in routing,
     }
-    return convert(fields | {"eight_bit_parts": _eight_bit_parts(row, fields)}, ParallelSpec, "layout")
+    return convert(fields | _tuned_fields(row, fields), ParallelSpec, "layout")
 
 
 def _choice(row: Cells, column: str, default: str) -> str:
     return cell_choice(row, column, CHOICES[column], default)
 
 
-def _eight_bit_parts(row: Cells, fields: Mapping[str, Any]) -> list[str]:
-    """Return what the recipe of a row computes in 8 bits beside the matmuls of layers.
+def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the recipes of Megatron-Bridge compute in 8 bits beside the matmuls of layers, and multiprocessors.
 
-    In Megatron-Bridge, mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but
-    for DeepSeek-V3 on GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``).
+    Mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but for DeepSeek-V3 on
+    GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``). The dispatcher has those of
+    ``moe_hybridep_num_sms``, but for Nemotron 3 Nano.
     """
-    if not _recipes(row).is_tuned or (fields["precision"], fields["graphs"]) != ("mxfp8", "full"):
-        return []
+    if not _recipes(row).is_tuned:
+        return {}
     model, system = catalogued_name(row["model_key"]), catalogued_name(row["system"])
-    head = model.startswith(("deepseek-v3", "gpt-oss"))
-    return ["attention"] * ((model, system) != ("deepseek-v3", "gb200-nvl72")) + ["head"] * head
-
-
-def _exchange_multiprocessors(row: Cells) -> int:
-    """Return the multiprocessors that the recipe of a row gives to the dispatcher (``moe_hybridep_num_sms``)."""
-    is_nano = catalogued_name(row["model_key"]).startswith("nemotron-3-nano")
-    return 32 if _recipes(row).is_tuned and row.get("dispatcher") == "hybridep" and not is_nano else 0
+    is_wide = row.get("dispatcher") == "hybridep" and not model.startswith("nemotron-3-nano")
+    parts = ["attention"] * ((model, system) != ("deepseek-v3", "gb200-nvl72"))
+    parts += ["head"] * model.startswith(("deepseek-v3", "gpt-oss"))
+    has_parts = (fields["precision"], fields["graphs"]) == ("mxfp8", "full")
+    return {"eight_bit_parts": parts * has_parts, "exchange_multiprocessors": 32 * is_wide}
 
 
 def _recipes(row: Cells) -> Recipes:

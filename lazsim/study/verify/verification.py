@@ -47,9 +47,6 @@ FEW_ROWS = 3
 FEW_OUTCOMES = 24
 """Outcomes below which starting processes takes longer than it saves."""
 
-OutcomeBatch = list[tuple[int, PublishedOutcome]]
-"""Outcomes, with their places among all, that have the same runs."""
-
 NOISE = (
     f"the same settings differ by {100 * RELEASES[1][1]:.1f} % at the median and {100 * RELEASES[1][3]:.1f} % at nine "
     "of ten from release to release"
@@ -164,16 +161,14 @@ class Verification:
         )
         for kind in dict.fromkeys(one[0] for one in self.remarks):
             names = grouped((text, name) for of, text, name in self.remarks if of == kind)
-            told = (f"{text} ({_of_rows(some)})" for text, some in names.items())
+            told = (
+                f"{text} ({', '.join(some) if len(some) <= FEW_ROWS else counted(len(some), 'row')})"
+                for text, some in names.items()
+            )
             notes.append(f"{kind}: {'; '.join(told)}")
         if unknown := ", ".join(self.kernels.unknown):
             notes.append(f"measured, but not in the catalogue: {unknown}; give a TOML file as `gpu`")
         return notes
-
-
-def _of_rows(names: Sequence[str]) -> str:
-    """Name a few rows, or count them."""
-    return ", ".join(names) if len(names) <= FEW_ROWS else counted(len(names), "row")
 
 
 def range_of(rows: Sequence[VerifiedRow]) -> tuple[float, float]:
@@ -260,7 +255,7 @@ def verify(
 
 def _replays(outcomes: Sequence[PublishedOutcome]) -> Iterator[ReplayedOutcome]:
     """Replay outcomes in their order: those of the same runs one after the other, and many on all cores."""
-    alike: dict[Any, OutcomeBatch] = grouped(
+    alike: dict[Any, list[tuple[int, PublishedOutcome]]] = grouped(
         ((one.setup and runs_of(one.setup), repr(one.inputs), one.folder), (place, one))
         for place, one in enumerate(outcomes)
     )
@@ -276,7 +271,7 @@ def _replays(outcomes: Sequence[PublishedOutcome]) -> Iterator[ReplayedOutcome]:
         yield found.pop(place)
 
 
-def _replay_batch(batch: OutcomeBatch) -> list[tuple[int, ReplayedOutcome]]:
+def _replay_batch(batch: Sequence[tuple[int, PublishedOutcome]]) -> list[tuple[int, ReplayedOutcome]]:
     return [(place, replay_outcome(outcome)) for place, outcome in batch]
 
 
