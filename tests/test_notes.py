@@ -21,6 +21,7 @@ from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate
 from lazsim.study.sweep.run import run_sweep
 from lazsim.study.sweep.spec import parse_sweep
+from lazsim.trace import read_trace
 from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
 
@@ -430,6 +431,9 @@ def test_a_seed_that_draws_nothing_is_told(tmp_path):
     two = {"trace": path, "time_unit": "s", "max_nodes": 2}
     capped = (two, two | {"cap": "first"}, two | {"cap": "clip"}, two | {"max_nodes": 4})
     assert [is_told(**one) for one in capped] == [False, True, True, True]
+    # Which node of a file that only counts them goes is drawn as it is read, and not again in a run.
+    path.write_text("time_s,count\n0,4\n600,3\n")
+    assert [is_told(trace=one) for one in (path, read_trace(path))] == [False, True]
 
 
 def test_a_seed_that_draws_nothing_of_plans_is_told():

@@ -26,6 +26,7 @@ from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
 from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
+from lazsim.engine.sampling import window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, require_end, scaled
 from lazsim.engine.systems.system import System, decide_next
@@ -351,10 +352,8 @@ class Job:
 
     def _checkpoint(self, state: Training, *, waits: bool = False) -> Activity:
         """Save the state, after the save before is written; where it `waits`, all of it, until it is written."""
-        num_nodes, step_s = state.held.num_seats, state.timer(self.progress.step).step_s
-        save = (
-            self.system.save_all(self.costs, num_nodes, step_s) if waits else self._save(self.system, num_nodes, step_s)
-        )
+        size = state.held.num_seats, state.timer(self.progress.step).step_s
+        save = self.system.save_all(self.costs, *size) if waits else self._save(self.system, *size)
         before_s = max(0.0, self.progress.written_at_s() - self.env.now)
         stopped_s = before_s + save.stall_s + (save.persist_s if waits else 0.0)
         if stopped_s:
@@ -525,7 +524,8 @@ class Job:
         # Also where nodes go as it begins.
         self.steps_s.setdefault(held.size, 0.0)
         step, timer = self.progress.step, self.plans.timer(held)
-        self.plans.consider_sampling(held, step + (self._end_s - self.env.now) / timer(step).step_s)
+        num_steps = step + (self._end_s - self.env.now) / timer(step).step_s
+        self.plans.sampler.consider(num_steps, window_s(self.system, self.costs, held.num_seats))
         step_s = timer(step).step_s
         pace = self.system.pace(self.costs, held, step_s)
         require_end(step_s, self.env.now, self._end_s, self._most_steps)

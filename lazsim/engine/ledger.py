@@ -16,9 +16,6 @@ BUCKETS = (
 )
 """Productive time first, then every kind of badput."""
 
-TRAINING_BUCKETS = ("compute", "checkpoint", "rebalance")
-"""Those of a job that makes the steps that it keeps."""
-
 RECOVERY_BUCKETS = ("lost_work", "detect", "reconfigure", "transfer", "restart", "waiting")
 """Those that a failure fills."""
 

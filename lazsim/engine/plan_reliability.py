@@ -91,19 +91,16 @@ class PlanReliability:
         self._plan: PlacementPlan | None = None
         self._domains: tuple[int, ...] = ()
         self._since_s = 0.0
-        self._found: dict[tuple[tuple[int, ...], int, str], SurvivalEstimate] = {}
-        self._seconds: dict[tuple[tuple[int, ...], int, str], float] = {}
+        self._scores: dict[tuple[tuple[int, ...], int, str], tuple[SurvivalEstimate, float]] = {}
 
     def record(self, now_s: float, plan: PlacementPlan | None, domains: Sequence[int]) -> None:
         """Record the plan in force from now on, if any, and the domains of the nodes alive, those of the plan first."""
         if plan is self._plan and tuple(domains) == self._domains:
             return
         if self._plan is not None and now_s > self._since_s and self._losses:
-            digest = sha256(np.packbits(self._plan.holds_LEN).tobytes())
-            key = (self._domains, self._plan.num_nodes, digest)
-            if key not in self._found:
-                self._found[key] = self._estimate(self._plan, np.array(self._domains))
-            self._seconds[key] = self._seconds.get(key, 0.0) + now_s - self._since_s
+            key = self._domains, self._plan.num_nodes, sha256(np.packbits(self._plan.holds_LEN).tobytes())
+            score, seconds = self._scores.get(key) or (self._estimate(self._plan, np.array(self._domains)), 0.0)
+            self._scores[key] = score, seconds + now_s - self._since_s
         self._plan, self._domains, self._since_s = plan, tuple(domains), now_s
 
     def _estimate(self, plan: PlacementPlan, domain_N: Ints) -> SurvivalEstimate:
@@ -128,9 +125,10 @@ class PlanReliability:
         a sum is at most the sum of standard errors.
         """
         self.record(now_s, None, ())
-        if not self._seconds:
+        if not self._scores:
             return None
-        return _mean([self._found[key] for key in self._seconds], np.array(list(self._seconds.values())))
+        scores, seconds = zip(*self._scores.values(), strict=True)
+        return _mean(scores, np.array(seconds))
 
 
 def _mean(found: Sequence[SurvivalEstimate], weights: npt.NDArray[Any]) -> SurvivalEstimate:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
+from lazsim.engine.held import Planned
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.placement.plan import Ints, PlacementPlan
@@ -89,11 +90,16 @@ class Planner:
             return 0
         return self._routing.since(step - 1) + 1 if step else 0
 
-    def find(self, key: Hashable, num_nodes: int, compute: Callable[[], FoundT]) -> FoundT:
-        """Return what follows from plans; the key has a word for what it is, and all that it depends on."""
+    def key(self, planned: Planned) -> tuple[int, int, Domains]:
+        """Return what a plan depends on."""
+        return planned.num_nodes, self.first_step(planned.loads_step), planned.domains
+
+    def find(self, what: str, planned: Planned, compute: Callable[[], FoundT], *depends: Hashable) -> FoundT:
+        """Return what follows from a plan, and from all else that it depends on; the word says what it is."""
+        key = what, *self.key(planned), *depends
         if key not in self._found:
             self._found[key] = compute()
-            if len(self._found) > NODES_KEPT // num_nodes:
+            if len(self._found) > NODES_KEPT // planned.num_nodes:
                 del self._found[next(iter(self._found))]
         found: FoundT = self._found[key]
         return found

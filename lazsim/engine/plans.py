@@ -12,7 +12,7 @@ from lazsim.engine.nodes import Nodes
 from lazsim.engine.planner import Planner
 from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
-from lazsim.engine.sampling import Sampler, window_s
+from lazsim.engine.sampling import Sampler
 from lazsim.engine.sampling_error import SamplingError
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps, scaled
 from lazsim.engine.systems.system import System
@@ -43,7 +43,6 @@ class Plans:
         self._system, self._planner, self._nodes = system, planner, nodes
         self.usable_nodes = planner.usable_nodes
         self._has_domains = system.uses_domains(costs)
-        self._plans_stay = not system.is_elastic or planner.loads_are_even
         self.rebalance_interval_steps = 0 if planner.loads_are_even else costs.job.rebalance_interval_steps
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
         # Where nodes share servers, those to which some come decide over all later steps: no window stands for others.
@@ -52,7 +51,7 @@ class Plans:
             planning,
             0 if planner.loads_are_even or depend_on_places else window_steps,
             plans_change=system.is_elastic,
-            last_step=planner.last_loads_step,
+            last_step=planner.last_loads_step or -1,
         )
         self.error = SamplingError()
 
@@ -61,11 +60,7 @@ class Plans:
         domains, num_seats = self._domains(nodes), self._system.num_seats(self._costs, len(nodes))
         doubled_stages = self._costs.grid.num_stages if self._system.doubles_stages else 0
         make = partial(self._planner.plan, domains=domains)
-        return Planned(num_seats, step, make, domains, doubled_stages, self._loads_step(step))
-
-    def _loads_step(self, step: int, at: int | None = None) -> int:
-        """Return the step whose plan is that of a step, in the block of windows of another one where that is given."""
-        return 0 if self._plans_stay else self.sampler.stand_in(step, at)
+        return Planned(num_seats, step, make, domains, doubled_stages, self.sampler.stand_in(step))
 
     def seated(self, nodes: Sequence[str], planned: Planned) -> Held:
         """Return nodes in their seats of a plan: of whole model replicas first where it has more."""
@@ -77,8 +72,7 @@ class Plans:
     def fewest_nodes(self, held: Held) -> int:
         """Return the fewest nodes of the plan that any expert is on."""
         made = _made(held)
-        key = "fewest nodes", *self._plan_key(made)
-        return self._planner.find(key, made.num_nodes, lambda: made.plan.fewest_nodes)
+        return self._planner.find("fewest nodes", made, lambda: made.plan.fewest_nodes)
 
     def is_complete(self, held: Held) -> bool:
         """Tell whether nodes hold every expert, and every part of the dense state."""
@@ -100,26 +94,15 @@ class Plans:
     def _timer(self, planned: Planned, server_N: Ints) -> StepTimer:
         """Return what times steps under a plan: times of windows that stand for others are kept without their plans."""
         make = cache(lambda: self._planner.make_timer(planned.plan, server_N))
-        key = "times", *self._plan_key(planned), server_N.tobytes()
-        interval = self._costs.job.rebalance_interval_steps
 
         def timer(step: int) -> TimedSteps:
-            if self._plans_stay or not self.sampler.is_on:
+            if not (self._system.is_elastic and self.sampler.is_on):
                 return make()(step)
-            times: dict[int, TimedSteps] = self._planner.find(key, planned.num_nodes, dict)
-            first, end = step - step % LOAD_SAMPLE_STEPS, step - step % interval + interval
-            if first not in times:
-                times |= {at: make()(at) for at in range(first, end, LOAD_SAMPLE_STEPS)}
-            return times[first]._replace(num_steps=first + LOAD_SAMPLE_STEPS - step)
+            first = step - step % LOAD_SAMPLE_STEPS
+            steps = self._planner.find("times", planned, lambda: make()(first), server_N.tobytes(), first)
+            return steps._replace(num_steps=first + LOAD_SAMPLE_STEPS - step)
 
         return timer
-
-    def _plan_key(self, planned: Planned) -> tuple[int, int, tuple[int, ...] | None]:
-        return planned.num_nodes, self._planner.first_step(planned.loads_step), planned.domains
-
-    def consider_sampling(self, held: Held, num_steps: float) -> None:
-        """Sample from now on where a run of `num_steps` would take too long to compute."""
-        self.sampler.consider(num_steps, window_s(self._system, self._costs, held.num_seats))
 
     def samples_per_step(self, held: Held) -> int:
         """Return the samples of the steps that are timed."""
@@ -127,7 +110,7 @@ class Plans:
 
     def note_spent(self, kind: Hashable, step: int, num_times: int, seconds: float) -> None:
         """Note what was done `num_times` at a step, of a kind that takes as long but for its plans and loads."""
-        if self.sampler.is_on:
+        if not self.sampler.stands_alone(step):
             self.error.spend(self.sampler.block(step), kind, num_times, seconds)
 
     def note_failure(self, held: Held, decision: Decision[str], since_s: float, interval_s: float) -> None:
@@ -156,8 +139,7 @@ class Plans:
             num_experts = int(plan.num_held_N[taken].sum()) * (1 + system.doubles_stages)
             return Moved(num_experts, float(system.load_bytes(self._costs, plan)[taken].sum()), seconds)
 
-        key = "restart", system, decision, planned.loads_step, planned.domains
-        return self._planner.find(key, planned.num_nodes, compute)
+        return self._planner.find("restart", planned, compute, system, decision)
 
     def bind(self, held: Held, candidates: tuple[str, ...], num_nodes: int, step: int) -> tuple[Held, Moved]:
         """Plan for some of the candidates; return these in the plan's order with the plan, and what they get."""
@@ -166,10 +148,9 @@ class Plans:
         domains, server_H = self._domains(candidates), self._nodes.servers(candidates)
         if held.is_whole:
             # Nodes come into a block with the plan that they would have in it: less changes from window to window.
-            before = replace(before, loads_step=self._loads_step(before.step, step))
+            before = replace(before, loads_step=self.sampler.stand_in(before.step, step))
         # From one window to the next, plans change as they do from the one that stands for both.
-        made_since = 0 if self._plans_stay else step - before.step
-        next_plan = replace(after, loads_step=before.loads_step + made_since)
+        next_plan = replace(after, loads_step=before.loads_step + step - before.step)
 
         def compute() -> tuple[Moved, Ints]:
             wanted, divides_dense = self.seated(candidates[:num_nodes], after), grid.num_dense_parts > 1
@@ -190,11 +171,11 @@ class Plans:
             return Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds), binding.chosen_N
 
         # In a block, each loss fetches what the first loss of as many nodes did, unless plans depend on places.
-        any_seats = self.sampler.is_on and domains is None and not self._plans_stay
+        any_seats = self._system.is_elastic and domains is None and not self.sampler.stands_alone(step)
         seats: Hashable = len(held.seats) if any_seats else np.array(held.seats, dtype=np.int32).tobytes()
-        ends = self._plan_key(before), self._plan_key(next_plan)
-        key = "moves", self._system, *ends, domains, seats, num_nodes, server_H.astype(np.int32).tobytes()
-        moved, chosen_N = self._planner.find(key, after.num_nodes, compute)
+        servers = server_H.astype(np.int32).tobytes()
+        depends = self._system, self._planner.key(before), domains, seats, num_nodes, servers
+        moved, chosen_N = self._planner.find("moves", next_plan, compute, *depends)
         return self.seated([candidates[index] for index in chosen_N.tolist()], after), moved
 
     def _domains(self, nodes: Sequence[str]) -> tuple[int, ...] | None:

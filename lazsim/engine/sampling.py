@@ -2,7 +2,8 @@
 
 A plan matters only through the seconds of its steps, those that it takes to come into force, and the states that it
 leaves where nodes fail. These change slowly with the loads. In each block of windows of a run that samples, plans and
-loads of the one in its middle take the places of all others. Loads begin even: the first window stands for itself.
+loads of the one in its middle take the places of all others. Loads begin even: the first window stands for itself. So
+does each up to the end of recorded loads, which may jump at any step; after it, all have the same loads.
 
 Loads are new every 50 steps (`LOAD_SAMPLE_STEPS`). A change of the nodes at step 130 of a window takes the plan of one
 at step 30, and so changes in a block share few plans. At a loss of some number of nodes, the job fetches what it did at
@@ -68,7 +69,7 @@ class Sampler:
     plans_change
         Whether each window has its own plan; else one sample of the loads stands for a block.
     last_step
-        Step whose loads all later ones have, where loads are recorded.
+        Step whose loads all later ones have, where loads are recorded: only windows after it stand for others.
 
     Examples
     --------
@@ -80,7 +81,7 @@ class Sampler:
     [0, 20, 25, 25, 29, 80]
     """
 
-    def __init__(self, planning: str, window_steps: int, *, plans_change: bool, last_step: int | None = None) -> None:
+    def __init__(self, planning: str, window_steps: int, *, plans_change: bool, last_step: int = -1) -> None:
         self._planning, self._window_steps = planning, window_steps
         self._plans_change, self._last_step = plans_change, last_step
         self.block_windows = 1
@@ -98,7 +99,7 @@ class Sampler:
         """
         if self.is_on or self._planning == "exact" or not self._window_steps:
             return
-        num_windows = num_steps / self._window_steps
+        num_windows = (num_steps - self._last_step - 1) / self._window_steps
         affordable = EXACT_S / window_s if self._planning == "auto" else 2 * FEWEST_BLOCKS
         most = num_windows / FEWEST_BLOCKS
         block_windows = math.floor(min((1 + self._plans_change) * num_windows / affordable, most))
@@ -112,7 +113,7 @@ class Sampler:
     def stand_in(self, step: int, at: int | None = None) -> int:
         """Return the step that stands for one: of the block in which it is, or in which another step is."""
         in_block = step if at is None else at
-        if self._stands_alone(in_block):
+        if self.stands_alone(in_block):
             return step
         middle = self.block(in_block) * self.block_windows + (self.block_windows - 1) // 2
         place = step % self._window_steps % LOAD_SAMPLE_STEPS if self._plans_change else 0
@@ -120,15 +121,16 @@ class Sampler:
 
     def time(self, timer: StepTimer, planned_step: int, step: int) -> TimedSteps:
         """Time the steps that follow one, under a plan made after `planned_step`."""
-        if self._stands_alone(step):
+        if self.stands_alone(step):
             return timer(step)
         if not self._plans_change:
             left = self.block_windows * self._window_steps
             return timer(self.stand_in(step))._replace(num_steps=left - step % left)
         return timer(self.stand_in(planned_step, step) + step - planned_step)
 
-    def _stands_alone(self, step: int) -> bool:
-        """Tell whether a window stands for itself: the first, as loads begin even, and where their record ends."""
-        if not self.is_on or step < self._window_steps:
-            return True
-        return self._last_step is not None and self.block(step) == self.block(self._last_step)
+    def stands_alone(self, step: int) -> bool:
+        """Tell whether a window stands for itself: the first, those of recorded loads, and the first after their block.
+
+        To that one, plans change as to no other.
+        """
+        return not self.is_on or self.block(step - self._window_steps) <= self.block(self._last_step)

@@ -5,7 +5,8 @@ All errors are seconds of training by which a run that makes every plan would be
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,17 @@ from lazsim.placement.plan import Floats
 NUM_DRAWS = 1000
 """Runs drawn. Of the 95th percentile of these, the standard error is 0.7 percentage points."""
 
-GoOn = Callable[[np.random.Generator, Floats], Floats]
-"""Returns by how much drawn runs are ahead after an event, from how much they were before it."""
+
+class Fork(NamedTuple):
+    """Where runs may go another way, as in `SamplingError.fail`, and the seconds of this one in each block after it."""
+
+    then_s: defaultdict[int, float]
+    step_s: float = 0.0
+    lose_prob: float = 0.0
+    since_s: float = 0.0
+    loss_s: float = 0.0
+    interval_s: float = 0.0
+    loses: bool = False
 
 
 class SamplingError:
@@ -34,16 +44,16 @@ class SamplingError:
 
     def __init__(self) -> None:
         self._spent: defaultdict[tuple[Hashable, int], Floats] = defaultdict(lambda: np.zeros(2))
-        self._events: list[tuple[GoOn, dict[int, float]]] = [(lambda _rng, ahead_D: ahead_D, defaultdict(float))]
+        self._forks = [Fork(defaultdict(float))]
 
     def spend(self, block: int, kind: Hashable, num_times: int, seconds: float) -> None:
         """Note what was done `num_times` in a block, of a kind that takes as long but for its plans and loads."""
         self._spent[kind, block] += num_times, seconds
-        self._events[-1][1][block] += seconds
+        self._forks[-1].then_s[block] += seconds
 
     def misplace(self, step_s: float) -> None:
         """Note a stop at an unknown place of a step."""
-        self._add(lambda rng, ahead_D: ahead_D + step_s * (rng.random(NUM_DRAWS) - rng.random(NUM_DRAWS)))
+        self._fork(step_s)
 
     def fail(
         self, lose_prob: float, since_s: float, restart_s: float = 0.0, interval_s: float = 0.0, *, loses: bool
@@ -65,30 +75,36 @@ class SamplingError:
         -----
         Runs that restart go back to the last save of their own, so that they are whole intervals apart.
         """
-        phase_s, loss_s = since_s % (interval_s or math.inf), since_s + restart_s
-
-        def go_on(rng: np.random.Generator, ahead_D: Floats) -> Floats:
-            saved_D = (phase_s + ahead_D) // interval_s * interval_s if interval_s else 0.0
-            loses_D = rng.random(NUM_DRAWS) < lose_prob
-            return np.where(loses_D, saved_D, ahead_D + loss_s) - (0.0 if loses else loss_s)
-
-        self._add(go_on)
+        self._fork(0.0, lose_prob, since_s, since_s + restart_s, interval_s, loses)
 
     def draw_ahead_s(self) -> Floats:
         """Return by how much each of `NUM_DRAWS` runs that make every plan is ahead in the end, the same each time."""
         rng, ahead_D = np.random.default_rng(0), np.zeros(NUM_DRAWS)
         ratios_D = self._draw_ratios(rng)
-        for go_on, then_s in self._events:
-            ahead_D = sum((seconds * ratios_D[block] for block, seconds in then_s.items()), go_on(rng, ahead_D))
+        for then_s, step_s, lose_prob, since_s, loss_s, interval_s, loses in self._forks:
+            if step_s:
+                ahead_D = ahead_D + step_s * (rng.random(NUM_DRAWS) - rng.random(NUM_DRAWS))
+            if lose_prob:
+                saved_D = (since_s % interval_s + ahead_D) // interval_s * interval_s if interval_s else 0.0
+                loses_D = rng.random(NUM_DRAWS) < lose_prob
+                ahead_D = np.where(loses_D, saved_D, ahead_D + loss_s) - (0.0 if loses else loss_s)
+            ahead_D = sum((seconds * ratios_D[block] for block, seconds in then_s.items()), ahead_D)
         return ahead_D
 
-    def share(self, training_s: float) -> float:
-        """Return half of the 95 % interval of the samples kept, as a share, from the seconds that training took."""
-        return float(np.quantile(np.abs(self.draw_ahead_s()), 0.95)) / training_s if training_s else 0.0
+    def shares(self, training_s: float) -> tuple[float, float]:
+        """Return how far runs that make every plan are off, as shares of the seconds that training took.
 
-    def _add(self, go_on: GoOn) -> None:
+        Returns
+        -------
+        By how much 95 % of them are off at most, and the others on average: rare losses make these much larger.
+        """
+        off_D = np.sort(np.abs(self.draw_ahead_s()))
+        half_s, others_s = np.quantile(off_D, 0.95), off_D[math.ceil(0.95 * NUM_DRAWS) :].mean()
+        return (float(half_s) / training_s, float(others_s) / training_s) if training_s else (0.0, 0.0)
+
+    def _fork(self, *what: Any) -> None:
         if self._spent:
-            self._events.append((go_on, defaultdict(float)))
+            self._forks.append(Fork(defaultdict(float), *what))
 
     def _draw_ratios(self, rng: np.random.Generator) -> dict[int, Floats]:
         """Draw by which share of its time each block of each run is ahead.

@@ -1,7 +1,6 @@
 """Run a job through a trace."""
 
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -9,7 +8,6 @@ from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
 from lazsim.engine.clock import Activity, Clock
 from lazsim.engine.job import Job
-from lazsim.engine.ledger import TRAINING_BUCKETS
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
@@ -78,7 +76,9 @@ class SystemRun:
     planning: str = "exact"
     """``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`."""
     samples_error: float = 0.0
-    """Share of the samples by which 95 % of runs that make every plan are off at most; 0 where planning is exact."""
+    samples_error_beyond: float = 0.0
+    """Share of the samples by which 95 % of runs that make every plan are off at most, and by which the other 5 % are
+    off on average; 0 where planning is exact."""
     gpus_per_node: int = 1
     tokens_per_sample: int = 1
     """GPUs of a node, and tokens of a sequence."""
@@ -194,8 +194,7 @@ def simulate_system(
     most_nodes = max(costs.cluster.num_nodes, trace.most_nodes())
     require_fit(system, costs, most_nodes)
     env = Clock(on_time, wall_s / TIMES_TOLD)
-    losses = count_losses(trace, wall_s, costs.cluster.nodes_per_domain) if score_plans else {}
-    reliability = PlanReliability(losses) if score_plans else None
+    reliability = PlanReliability(count_losses(trace, wall_s, costs.cluster.nodes_per_domain)) if score_plans else None
     on_plan = reliability.record if reliability else None
     planner = planner or Planner(system, costs, routing)
     num_changes = int((trace.num_alive()[0] < wall_s).sum())
@@ -209,6 +208,9 @@ def simulate_system(
         used, seats = zip(*job.steps_s, strict=True)
         sizes = {max(seats), planner.usable_nodes(min(used))} - {0}
     ledger_s = job.ledger.seconds()
+    # Checkpoints and rebalances also come with steps that are lost later.
+    made_s, stops_s = ledger_s["compute"] + ledger_s["lost_work"], ledger_s["checkpoint"] + ledger_s["rebalance"]
+    error, error_beyond = job.plans.error.shares(ledger_s["compute"] * (1 + stops_s / made_s) if made_s else 0.0)
     return SystemRun(
         system=system.name,
         placement=(system.placement or system.policy.name) if system.policy is not None else None,
@@ -233,7 +235,8 @@ def simulate_system(
         setting={name: getattr(system, name) for name in system.choices()},
         memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
         planning="sampled" if job.plans.sampler.is_on else "exact",
-        samples_error=job.plans.error.share(math.fsum(ledger_s[bucket] for bucket in TRAINING_BUCKETS)),
+        samples_error=error,
+        samples_error_beyond=error_beyond,
         gpus_per_node=costs.cluster.gpus_per_node,
         tokens_per_sample=costs.model.sequence_length,
         prices=prices,

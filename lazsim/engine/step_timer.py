@@ -70,36 +70,31 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
     return make_timer
 
 
-Times = dict[int, tuple[float, float]]
-"""Seconds of a step by stretch of steps: all, and without time beyond the sizes of a profile."""
-
-
 class ModelledStepTimer:
     """Times steps as loads drift, all stretches up to the next rebalance at once."""
 
     def __init__(self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> None:
-        self._cost, self._routing, self._interval = cost, routing, rebalance_interval_steps
-        self._times: Times = {}
-        self._known: dict[range, Times] = {}
+        self._routing, self._interval = routing, rebalance_interval_steps
+        self._times: dict[int, tuple[float, float]] = {}
+        # Other runs of the system on the same nodes ask for the same.
+        self._find = functools.lru_cache(TIMES_KEPT)(functools.partial(_times, routing, cost))
 
     def __call__(self, step: int) -> TimedSteps:
         """See `StepTimer`."""
         stretch = 0 if self._routing.is_even else step // LOAD_SAMPLE_STEPS
         if stretch not in self._times:
             ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
-            stretches = range(stretch, stretch + min(ahead, MOST_AHEAD))
-            # Other runs of the system on the same nodes ask for the same.
-            self._times = self._known.get(stretches) or self._find(stretches)
-            if len(self._known) < TIMES_KEPT:
-                self._known[stretches] = self._times
+            self._times = self._find(range(stretch, stretch + min(ahead, MOST_AHEAD)))
         step_s, measured_s = self._times[stretch]
         num_steps = MAX_WHOLE if self._routing.is_even else LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
         return TimedSteps(step_s, num_steps, max(0.0, 1 - measured_s / step_s))
 
-    def _find(self, stretches: range) -> Times:
-        loads = self._routing.loads([one * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2 for one in stretches])
-        seconds = (each.tolist() for each in self._cost.step_and_measured_s(loads))
-        return dict(zip(stretches, zip(*seconds, strict=True), strict=True))
+
+def _times(routing: Routing, cost: StepTimes, stretches: range) -> dict[int, tuple[float, float]]:
+    """Return the seconds of a step by stretch of steps: all, and without time beyond the sizes of a profile."""
+    loads = routing.loads([one * LOAD_SAMPLE_STEPS + LOAD_SAMPLE_STEPS // 2 for one in stretches])
+    seconds = (each.tolist() for each in cost.step_and_measured_s(loads))
+    return dict(zip(stretches, zip(*seconds, strict=True), strict=True))
 
 
 def scaled(timer: StepTimer, factor: float) -> StepTimer:

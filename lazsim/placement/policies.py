@@ -165,9 +165,9 @@ OWN_POLICIES = (
 policy_names, policy_input = REGISTRY.names, REGISTRY.source
 
 
-def seed_notes(seed: int, policies: Iterable[NamedPolicy | None], *, is_drawn: bool) -> tuple[str, ...]:
+def seed_notes(seed: int, policies: Iterable[str], *, is_drawn: bool) -> tuple[str, ...]:
     """Say that a seed changes nothing, where one is given and neither policies draw, as others' may, nor all else."""
-    may_draw = is_drawn or any(one and (one.is_custom or one.name == RANDOM) for one in policies)
+    may_draw = is_drawn or any(name == RANDOM or name not in POLICIES for name in policies)
     return () if may_draw or not seed else (f"`seed` {seed} has no effect: nothing is drawn with it",)
 
 

@@ -14,7 +14,7 @@ from lazsim.loads import FINEST, whole_loads
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
-from lazsim.placement.policies import find_policy, seed_notes
+from lazsim.placement.policies import seed_notes
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.placement.steady import check_move_cost
 from lazsim.reliability.failure_sets import number_domains
@@ -47,7 +47,7 @@ class PlanningTask(PlacementRequest):
 
     def seed_notes(self, policies: Iterable[str], *, is_drawn: bool = False) -> tuple[str, ...]:
         """Say that the seed changes nothing, unless loads, policies or what else there is are drawn."""
-        return seed_notes(self.seed, map(find_policy, policies), is_drawn=is_drawn or self.is_drawn)
+        return seed_notes(self.seed, policies, is_drawn=is_drawn or self.is_drawn)
 
     def on_survivors(self, survivors: Ints, plan: PlacementPlan) -> PlacementRequest:
         """Return the request for the nodes left of a plan, with what they hold: the same loads, allocated anew."""

@@ -28,8 +28,6 @@ from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.study.memory import memory_notes
-from lazsim.trace.cap import DRAWN
-from lazsim.trace.reading.events import RULE
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import GIB, counted, format_duration
@@ -45,6 +43,9 @@ TOLD_GAIN = 0.25
 
 TOLD_EMPTY = 0.05
 """Share of its micro-batches that a step leaves empty from which on it is told: as much sets systems apart."""
+
+FAR_FACTOR = 2.0
+"""How far runs outside of an interval are off, as a multiple of it, from which on that is told; 1.2 in normal ones."""
 
 NUMBER = re.compile(r"\d[\d.,]*")
 
@@ -147,15 +148,15 @@ def _run_notes(scenario: Scenario, run: SystemRun) -> list[str]:
         why = threshold_note(scenario, scenario.most_in_service())
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
     notes += _unevenness_notes(scenario, run)
-    if run.planning == "sampled" and run.samples_error:
-        loses_all = system.is_elastic and not run.interval_steps and run.failures
-        rare = "; a failure that loses all, with a probability under 5 %, is left out of it" if loses_all else ""
+    if run.samples_error_beyond:
+        are_far = run.samples_error_beyond > FAR_FACTOR * run.samples_error
+        others = f"; the other 5 % are off by {run.samples_error_beyond:.1%} on average" if are_far else ""
         notes.append(
             f"plans are sampled; samples are within {run.samples_error:.2%} (95 % interval) of those of a run that "
-            f"makes every plan, as `planning` exact does{rare}"
+            f"makes every plan, as `planning` exact does{others}"
         )
     if scenario.planning == "sampled" and run.planning == "exact" and run.steps:
-        why = "loads are even, nodes that change share servers, or windows are too few for blocks"
+        why = "loads are even or recorded, nodes that change share servers, or windows are too few for blocks"
         notes.append(f"every plan is made, though `planning` is sampled: {why}")
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
@@ -262,10 +263,9 @@ def draw_notes(scenarios: Sequence[Scenario]) -> tuple[str, ...]:
     """Say that the seed of scenarios, which share all but system and placement, changes nothing."""
     first = scenarios[0]
     is_drawn = first.routing.generator is not None or any(one.system_origin for one in scenarios)
-    if not is_drawn and first.trace and first.settings["trace_seed"] is None:
-        told = "; ".join(first.load_trace().notes)
-        is_drawn = first.trace.recipe is not None or RULE in told or DRAWN in told
-    return seed_notes(first.seed, (one.find_system().policy for one in scenarios), is_drawn=is_drawn)
+    if first.trace and first.settings["trace_seed"] is None and not isinstance(first.settings["trace"], Trace):
+        is_drawn |= first.trace.recipe is not None or first.load_trace().is_drawn
+    return seed_notes(first.seed, (one.placement["name"] for one in scenarios if one.placement), is_drawn=is_drawn)
 
 
 def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:

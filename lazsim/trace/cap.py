@@ -1,6 +1,7 @@
 """Cap the nodes of a trace: rules by which a job of fewer nodes feels the failures of more."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,9 +53,6 @@ def _follow_count(trace: Trace, visible_count: Callable[[int], int], rng: np.ran
 
 
 CappedEvents = tuple[list[Event], str]
-
-DRAWN = "which of several nodes is drawn"
-"""Words of the note on a cap by which its draws, and so its seed, count."""
 
 
 def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
@@ -145,5 +143,6 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
         raise LazsimError(f"`max_nodes` {max_nodes}: give at least 1")
     before = rng.bit_generator.state
     events, what = CAP_RULES[rule](trace, max_nodes, rng)
-    drawn = "" if rng.bit_generator.state == before else f"; {DRAWN}"
-    return trace.with_events(events, trace.duration_s, f"cap {rule}: {what}{drawn}")
+    is_drawn = rng.bit_generator.state != before
+    note = f"cap {rule}: {what}{'; which of several nodes is drawn' * is_drawn}"
+    return replace(trace.with_events(events, trace.duration_s, note), is_drawn=trace.is_drawn or is_drawn)

@@ -81,6 +81,8 @@ class Trace(EqualByValue):
     """Assumptions and repairs of the reader, a line each."""
     prices: Prices | None = None
     """Prices of a node, where the file has them."""
+    is_drawn: bool = False
+    """Whether a seed decides which nodes of a file come or go: it does not name them, or was capped."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -175,10 +177,11 @@ class Trace(EqualByValue):
 
     def with_events(self, events: Iterable[Event], duration_s: float, *notes: str) -> "Trace":
         """Return other events, and more notes, under the name, format, hash and prices of this trace."""
-        return build_trace(
+        made = build_trace(
             events, duration_s=duration_s, name=self.name, format=self.format, sha256=self.sha256,
             notes=(*self.notes, *notes), prices=self.prices,
         )  # fmt: skip
+        return replace(made, is_drawn=self.is_drawn)
 
 
 def _checked_events(events: Iterable[Event]) -> Iterator[Event]:

@@ -154,7 +154,7 @@ def read_trace(
         _check_unit(trace, unit)
         assumed = f"times are read in {unit}, as {format} has them: nothing in the file says so; else give their unit"
         trace = replace(trace, notes=(*trace.notes, assumed))
-    return trace
+    return replace(trace, is_drawn=reading.names == "none")
 
 
 def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event], tuple[str, ...]]:
