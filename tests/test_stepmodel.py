@@ -1338,6 +1338,21 @@ def test_a_layout_by_default_holds_experts_twice_and_whole_states_where_they_fit
     # The first of several needs that some layout meets.
     assert copies(lambda _: too_much, lambda one: fits if one.expert_copies == 4 else too_much) == 4
 
+    # Whole states that fit with one copy come before two copies that need them divided.
+    def divided(one: StepInputs) -> tuple[float, float]:
+        return fits if (one.expert_copies == 1) == (one.parallel.sharding == "none") else too_much
+
+    assert copies(divided, keeps_whole_states=True) == 1
+    assert copies(divided) >= 2
+
+
+def test_of_several_numbers_of_nodes_the_one_counts_that_trains_most_with_all_that_a_system_adds():
+    starts = [inputs_of("olmoe-1b-7b", gpus=gpus, expert=1, global_batch=16 * gpus) for gpus in (16, 8)]
+    # Twice the GPUs train more, unless a step of theirs takes longer by a minute: 256 sequences, then, in over 60 s.
+    needs = [lambda one: (0.0, 60.0 * (one.num_gpus == 16))]
+    assert default_layout(starts, keeps_whole_states=False).global_batch == 256
+    assert default_layout(starts, keeps_whole_states=False, needs=needs).global_batch == 128
+
 
 def test_a_model_that_no_layout_holds_is_refused():
     with pytest.raises(SpecError, match=r"8 GPUs of 80 GiB, 92% of it for use: the least of \d+ takes"):

@@ -69,12 +69,13 @@ def default_layout(
     """Return the fastest layout that fits of those that hold every expert twice, or else of all.
 
     With one copy of an expert, a job waits for each lost node. Where a system keeps whole optimizer states, layouts in
-    which these fit come first; before all, those that fit by the first of `needs`. Each of `starts` has some number of
-    nodes; of the layouts found for these, the one counts that trains most. A `SpecError` says that none fits.
+    which these fit come first, also with one copy; before all, those that fit by the first of `needs`. Each of `starts`
+    has some number of nodes; of the layouts found for these, the one counts that trains most. A `SpecError` says that
+    none fits.
     """
     given, layers = starts[0].parallel.sharding, Layers()
-    kinds = [("none", 2)] * keeps_whole_states + [(given, 2), (given, 1)]
-    for each, (sharding, least_copies) in itertools.product(needs, kinds):
+    shardings = ["none"] * keeps_whole_states + [given]
+    for each, sharding, least_copies in itertools.product(needs, shardings, (2, 1)):
         found: list[tuple[float, ParallelSpec]] = []
         errors: list[SpecError] = []
         for start in starts:
@@ -86,7 +87,7 @@ def default_layout(
                 continue
             best = search.candidates[0]
             chosen = msgspec.structs.replace(best.parallel, sharding=given)
-            found.append((chosen.global_batch / best.time.step_s, chosen))
+            found.append((chosen.global_batch / best.step_s, chosen))
         if found:
             return max(found, key=lambda one: one[0])[1]
     raise errors[0]

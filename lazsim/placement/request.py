@@ -17,18 +17,17 @@ def require_plan_size(num_layers: int, num_experts: int, num_nodes: int, num_slo
 
     Examples
     --------
-    >>> require_plan_size(1, 8, num_nodes=16_000, num_slots=2_000)
+    >>> require_plan_size(1, 8, num_nodes=9_000, num_slots=2_000)
     Traceback (most recent call last):
     ...
-    lazsim.errors.SpecError: 1 layer on 16,000 nodes of 2,000 slots: at most 16,777,216 slots can be planned for
+    lazsim.errors.SpecError: 1 layer on 9,000 nodes of 2,000 slots: a plan has at most 16,777,216; give fewer `nodes`
     """
     nodes = f"{counted(num_layers, 'layer')} on {num_nodes:,} nodes"
     if num_layers * num_nodes * num_slots > MAX_SLOTS:
-        raise SpecError(f"{nodes} of {num_slots:,} slots: at most {MAX_SLOTS:,} slots can be planned for")
+        raise SpecError(f"{nodes} of {num_slots:,} slots: a plan has at most {MAX_SLOTS:,}; give fewer `nodes`")
     if num_layers * num_nodes * num_experts > MAX_PLAN_CELLS:
-        raise SpecError(
-            f"{nodes} for {num_experts:,} experts: layers times nodes times experts can be at most {MAX_PLAN_CELLS:,}"
-        )
+        most = f"layers times nodes times experts can be at most {MAX_PLAN_CELLS:,}"
+        raise SpecError(f"{nodes} for {num_experts:,} experts: {most}; give fewer `nodes`")
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,7 @@ SIZED_CLUSTERS: Mapping[str, str] = {
 
 OWN_FILE = "a path to a .toml file"
 OTHER_NAMES: Mapping[str, str] = {
-    "clusters": f"{', '.join(SIZED_CLUSTERS)} with any number of nodes, as h100x64; or {OWN_FILE}",
+    "clusters": f"{', '.join(SIZED_CLUSTERS)} with up to {MAX_NODES:,} nodes, as h100x64; or {OWN_FILE}",
     "models": f"{OWN_FILE} or a config.json of Hugging Face (see lazsim list models)",
 }
 """Names that are no entry of the catalogue, by kind."""

@@ -53,10 +53,11 @@ def plain_needs(inputs: StepInputs) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout, and its predicted step."""
+    """A layout, its predicted step, and the seconds of this with what `needs` adds."""
 
     parallel: ParallelSpec
     time: StepTime
+    step_s: float
 
 
 @dataclass(frozen=True)
@@ -100,18 +101,17 @@ def search_layouts(
     if not fitting:
         raise _none_fits(inputs, all_bytes)
     # Of equal steps, the first stands first, in whatever order they were predicted.
-    best: list[tuple[float, int, StepTime]] = []
+    best: list[tuple[float, int, Candidate]] = []
     bounds = ((model.least_s() + further_s, order) for order, (model, further_s) in enumerate(fitting))
     for least_s, order in sorted(bounds):
         if len(best) == most and (1 - ROUNDING) * least_s > best[-1][0]:
             break
         model, further_s = fitting[order]
         time = model.predict()
-        bisect.insort(best, (time.step_s + further_s, order, time), key=lambda one: one[:2])
+        found = Candidate(model.inputs.parallel, time, time.step_s + further_s)
+        bisect.insort(best, (found.step_s, order, found), key=lambda one: one[:2])
         del best[most:]
-    return LayoutSearch(
-        [Candidate(fitting[order][0].inputs.parallel, time) for _, order, time in best], len(all_bytes), len(fitting)
-    )
+    return LayoutSearch([found for _, _, found in best], len(all_bytes), len(fitting))
 
 
 def require_layout(inputs: StepInputs, needs: Needs) -> None:
