@@ -1,5 +1,6 @@
 """Jobs with a layout: stages, replicas, steps and moves."""
 
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -340,6 +341,14 @@ def test_a_model_whose_own_job_takes_more_nodes_than_there_are_has_the_layout_th
     chosen = resolve({"model": "deepseek-v3", "cluster": "h200x16"})
     assert chosen.has_chosen_layout
     assert chosen.costs().grid.replica_nodes <= 16
+
+
+def test_where_no_layout_fits_the_least_is_told_that_any_takes_on_some_of_the_nodes():
+    why = str(resolve({"model": "mixtral-8x22b", "cluster": "h100x3", "system": "checkpoint"}).why_no_layout)
+    least = int(re.search(r"fits on 16 GPUs .* takes (\d+) GiB", why)[1])
+    # 18 bytes of each of 140.6 B parameters, divided by the 16 GPUs of two nodes, and some GiB beside; a replica on
+    # each of three nodes takes 6 / 8 + 12 / 24 bytes of each, which are 164 GiB.
+    assert 140.6e9 * 18 / 16 / 2**30 < least < 155
 
 
 def test_a_layout_is_chosen_for_the_nodes_of_the_trace_and_not_for_those_of_the_cluster():

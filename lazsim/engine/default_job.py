@@ -114,7 +114,8 @@ def _chosen_layout(
     starts = [one for one in found if isinstance(one, StepInputs)]
     faults = [one for one in found if isinstance(one, SpecError)]
     if not starts:
-        return faults[0]
+        # Of the last, replicas fill most nodes, so that each GPU holds least.
+        return faults[-1]
     needs: list[Needs] = [functools.partial(_plain_needs, cluster.num_nodes)]
     if adding is not None:
         system, job = adding[0], msgspec.json.decode(adding[1], type=JobSpec)

@@ -140,7 +140,8 @@ def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
         reason = f"the least of {len(all_bytes)} takes {min(all_bytes) / 2**30:.0f} GiB"
     return SpecError(
         f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')} of "
-        f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs"
+        f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs, or a "
+        "number that larger powers of two divide"
     )
 
 
