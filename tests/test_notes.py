@@ -126,6 +126,13 @@ def test_costs_without_a_layout_on_a_gpu_with_measured_kernels_say_why_and_which
         assert not any("measured kernels" in note for note in notes_of(nodes_at(0.0, 4), ("ds",), "gpt-s", **chosen))
 
 
+def test_a_layout_that_comes_with_the_name_of_the_model_is_told_apart_from_one_that_was_asked_for():
+    told = "named as the model; `lazsim step --search --out` finds the fastest for `job`"
+    for job, is_told in ((None, True), ("deepseek-v3", False)):
+        notes = notes_of(nodes_at(0.0, 64), ("checkpoint",), "deepseek-v3", cluster="h100x64", job=job)
+        assert any(told in note for note in notes) == is_told
+
+
 def test_a_run_says_which_systems_change_the_layout_and_so_its_steps():
     notes = notes_of(nodes_at(0.0, 64), ("lazarus", "checkpoint"), "deepseek-v3", cluster="h200x64")
     told = (

@@ -81,11 +81,10 @@ def default_layout(
         for start in starts:
             parallel = msgspec.structs.replace(start.parallel, sharding=sharding)
             try:
-                search = search_layouts(replace(start, parallel=parallel), 1, least_copies, layers, each)
+                best = search_layouts(replace(start, parallel=parallel), 1, least_copies, layers, each).candidates[0]
             except SpecError as error:
                 errors.append(error)
                 continue
-            best = search.candidates[0]
             chosen = msgspec.structs.replace(best.parallel, sharding=given)
             found.append((chosen.global_batch / best.step_s, chosen))
         if found:
@@ -108,9 +107,7 @@ def _chosen_layout(
     """
     replicas = (2**power for power in range(cluster.num_nodes.bit_length()))
     sizes = dict.fromkeys(cluster.num_nodes // replica * replica for replica in replicas)
-    found = [
-        _start(model, gpu, msgspec.structs.replace(cluster, num_nodes=size), step, cluster.num_nodes) for size in sizes
-    ]
+    found = [_start(model, gpu, cluster, step, size) for size in sizes]
     starts = [one for one in found if isinstance(one, StepInputs)]
     faults = [one for one in found if isinstance(one, SpecError)]
     if not starts:
@@ -127,12 +124,12 @@ def _chosen_layout(
 
 
 @functools.lru_cache(maxsize=256)
-def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes, num_nodes: int) -> StepInputs | SpecError:
-    """Return where searches start; an error says that no layout fits, even where a system adds nothing."""
-    constants = msgspec.json.decode(step, type=StepConstants)
+def _start(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: bytes, size: int) -> StepInputs | SpecError:
+    """Return where searches on `size` nodes start; an error says that none fits, even where a system adds nothing."""
+    constants, used = msgspec.json.decode(step, type=StepConstants), msgspec.structs.replace(cluster, num_nodes=size)
     try:
-        start = StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
-        require_layout(start, functools.partial(_plain_needs, num_nodes))
+        start = StepInputs(model, gpu, used, first_layout(used), tables_of(gpu), constants)
+        require_layout(start, functools.partial(_plain_needs, cluster.num_nodes))
     except SpecError as error:
         return error
     return start

@@ -382,11 +382,12 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     scenario = scenarios[0]
     costs = scenario.costs()
     if isinstance(costs, LayoutCosts):
-        kernels = scenario.gpu.kernels
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
             whose = f"the fastest that fits on all nodes, as `job` gives none: {_chosen_layouts(scenarios)}"
-        notes = [f"steps are those of a layout ({whose}) from measured kernels of {kernels}"]
+        elif scenario.settings["job"] is None:
+            whose += ", named as the model; `lazsim step --search --out` finds the fastest for `job`"
+        notes = [f"steps are those of a layout ({whose}) from measured kernels of {scenario.gpu.kernels}"]
         notes += costs.inputs.kernel_remarks
         if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
             notes.append(f"loads of experts are even, as in `lazsim step`; `routing` {SKEWED_LOADS} has skewed ones")
