@@ -4,7 +4,7 @@ import itertools
 
 from lazsim.errors import TraceFormatError, literal, prefix_errors
 from lazsim.files.tables import HEAD_LINES
-from lazsim.trace.reading.guess import guess_columns, lacks_outages, left_out, open_head, taken_for
+from lazsim.trace.reading.guess import guess_columns, open_head
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource
@@ -18,7 +18,7 @@ LOOKS = (
 def recognise(text: str) -> float:
     """Return how surely the first rows tell which column is which."""
     try:
-        return guess_columns(open_head(text))[1]
+        return guess_columns(open_head(text)).fit
     except TraceFormatError:
         return 0.0
 
@@ -29,15 +29,15 @@ def read(source: TraceSource) -> TraceReading:
     if source.asked.columns is not None:
         return read_mapped(source, table, NO_MAPPING)
     with prefix_errors(source.name):
-        columns, _ = guess_columns(table._replace(rows=table.rows[:HEAD_LINES]))
-    reading = read_mapped(source, table, TraceMapping(columns=columns))
-    others = left_out(table, columns)
-    if lacks_outages(table, columns) and not others:
+        guess = guess_columns(table._replace(rows=table.rows[:HEAD_LINES]))
+    reading = read_mapped(source, table, TraceMapping(columns=guess.roles))
+    others = [column.name for column in guess.others]
+    if guess.lacks_outages and not others:
         told = "each row is taken for an outage, though no column is named so: its node is gone from start to end"
         reading = reading._replace(notes=(told, *reading.notes))
     asked = {condition.column for condition in itertools.chain(*source.asked.conditions())}
     if others := [name for name in others if name not in asked]:
-        told = f"columns are taken for {taken_for(table, columns)}; left out: {', '.join(map(literal, others[:5]))}"
+        told = f"columns are taken for {guess}; left out: {', '.join(map(literal, others[:5]))}"
         reading = reading._replace(notes=(*reading.notes, told))
     return reading
 

@@ -1,10 +1,12 @@
 """Recognise tables: by the mappings of the catalogue, or by a guess from the header or from what stands in columns."""
 
 import functools
+import itertools
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from lazsim.errors import SpecError, TraceFormatError, literal, shorten
 from lazsim.files.faults import Faults
@@ -14,6 +16,7 @@ from lazsim.trace.reading.mapped import (
     CHANGE_WORDS,
     EVENT_NEEDED,
     OF_PARTS,
+    OPEN_WORDS,
     WORDS,
     event_kind,
     find_column,
@@ -23,8 +26,8 @@ from lazsim.trace.reading.mapped import (
     read_mapped,
     sampled_value,
 )
-from lazsim.trace.reading.mapping import JOIN_DAY, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.reading.times import is_date, is_number, is_read_by, read_length, split_unit
+from lazsim.trace.reading.mapping import JOIN_DAY, LOSSES, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
+from lazsim.trace.reading.times import is_date, is_number, is_read_by, is_when, read_length, split_unit
 from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader
 from lazsim.units import counted
 
@@ -36,7 +39,8 @@ NAMES = {
     ),
     "event": "event eventtype action kind state status change transition what happened",
     "node": (
-        "node nodeid nodename host hostname machine machineid instance instanceid server serverid vm name series metric"
+        "node nodeid nodename host hostname machine machineid instance instanceid server serverid vm vmid vmname name "
+        "series metric"
     ),
     "start": (
         "start starttime started begin from downsince downat downfrom failedat timestart outagestart failuretime "
@@ -67,8 +71,18 @@ KIND_OF_NODE = re.compile(
 )
 """An instance type, a GPU or a zone in brackets, as in ``nodes (p3.2xlarge)``, and not ``p95`` or ``avg5m``."""
 
+LOST_WORDS = {*WORDS["remove"].split(), "reclaimed"}
+BACK_WORDS = {"back", "fixed", "repaired", "restored", "resolved", "recovered", "recovery", "resumed", "rejoined"}
+"""Words of the names of columns of dates at which a node went or came back, and of words for what happened then."""
+
+FINAL_WORDS = {"terminated", "preempted", "evicted", "deleted", "killed", "dead", "removed", "interrupted", "revoked"}
+"""States of a node that is not to come back: beside a start and an end, these may be those of its life."""
+
+IDLE_WORDS = {"idle", "free", "spare", "standby", "busy", "alloc", "allocated", "mix", "mixed", "reserved"}
+"""Words of the names of columns that count nodes which are there, though others do not count them."""
+
 GONE_WORDS = {
-    *WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors", "problem", "problems",
+    *LOST_WORDS, "alert", "alertname", "outage", "unreachable", "error", "errors", "problem", "problems",
     "fault", "faults", "xid", "alarm", "critical",
 }  # fmt: skip
 """Words of the names of columns in which 1 does not say that a node is there."""
@@ -163,8 +177,68 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     return has_unit and is_change and is_number(texts.get("count", "0"))
 
 
-def guess_columns(table: FileTable) -> tuple[Columns, float]:
-    """Return which column of a table is which, and how well they fit; an error says what leaves it in doubt.
+class Column(NamedTuple):
+    """A column of the first rows of a table: its number from 1, its name and texts, and what they say."""
+
+    place: int
+    name: str
+    texts: Sequence[str]
+    """None where rows are shorter than the header."""
+    kind: str
+    """What most of its texts are; see `_kind`."""
+    role: str
+    """What its name says that it is; see `NAMES`."""
+    words: set[str]
+    """Words of its name, in small letters."""
+    has_dates: bool
+    """Whether most texts that say when are dates, or stamps since 1970."""
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether most texts say that a node is there, or is not."""
+        return _most(self.texts, _is_sample)
+
+    @property
+    def bound(self) -> str:
+        """Whether nodes went at its dates (`start`) or came back (`end`), as its name says."""
+        is_lost, is_back = bool(LOST_WORDS & self.words), bool(BACK_WORDS & self.words)
+        is_told = self.has_dates and is_lost != is_back and "last" not in self.words
+        return ("start" if is_lost else "end") * is_told
+
+
+class Guess(NamedTuple):
+    """What the columns of a table are taken for."""
+
+    roles: Columns
+    columns: Sequence[Column]
+    fit: float
+    """How well they fit, from 0 to 1."""
+
+    def of(self, role: str) -> Column | None:
+        """Return the column of a role."""
+        place = getattr(self.roles, role)
+        return next((column for column in self.columns if column.place == place), None)
+
+    @property
+    def others(self) -> list[Column]:
+        """The columns that are left out, but for lengths beside an end."""
+        used = {part for parts in self.roles.given().values() for part in parts}
+        others = [column for column in self.columns if column.place not in used and self.roles.nodes is None]
+        return [one for one in others if one.name and not (one.role == "duration" and self.roles.end)]
+
+    @property
+    def lacks_outages(self) -> bool:
+        """Whether rows have a start and an end, and no name of a column speaks of outages."""
+        return bool(self.roles.end or self.roles.duration) and not OUTAGES.search(_header(self.columns))
+
+    def __str__(self) -> str:
+        """Return the columns as the field `columns` has them."""
+        taken = ((role, self.of(role), parts[0]) for role, parts in self.roles.given().items())
+        return ",".join(f"{role}={column.name if column and column.name else part}" for role, column, part in taken)
+
+
+def guess_columns(table: FileTable) -> Guess:
+    """Return which column of a table is which; an error says what leaves it in doubt.
 
     Rows that most others are not like do not count: reading them tells what is wrong with them.
 
@@ -172,180 +246,255 @@ def guess_columns(table: FileTable) -> tuple[Columns, float]:
     --------
     >>> from lazsim.files.tables import Row
     >>> table = FileTable(("When", "num_instances"), [Row(2, ["2025-03-01 00:00:00", "8"])])
-    >>> guess_columns(table)[0].given()
-    {'time': (1,), 'count': (2,)}
+    >>> str(guess_columns(table))
+    'time=When,count=num_instances'
     """
-    columns, fit = _guess(table)
-    doubt = _explain(table) if columns is None else next(_doubts(table, columns), "")
-    if columns is not None and not doubt:
-        return columns, fit
+    columns = _columns(table)
+    guesses = (Guess(roles, columns, fit) for way, fit in WAYS.items() if (roles := way(columns)))
+    if guess := next(guesses, None):
+        doubts = ((doubt(guess), told) for doubt, told in DOUBTS.items())
+        reason = next((told.format(found=found, give=f"give `columns` {guess}") for found, told in doubts if found), "")
+        if not reason:
+            return guess
+    else:
+        reason = next(filter(None, (lacks(columns) for lacks in LACKS)))
     if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
         cells = counted(len(short.fields), "cell")
-        doubt = f"line {short.line} has {cells}, and the header {len(table.header)} ({_names(table)}); mend it"
-    raise TraceFormatError(doubt)
+        reason = f"line {short.line} has {cells}, and the header {len(table.header)} ({_names(columns)}); mend it"
+    raise TraceFormatError(reason)
 
 
-def left_out(table: FileTable, columns: Columns) -> list[str]:
-    """Return the names of the columns that a guess leaves out, but for lengths beside an end."""
-    if columns.nodes is not None:
-        return []
-    used = {part for parts in columns.given().values() for part in parts}
-    names = (name for place, name in enumerate(table.header, 1) if place not in used)
-    return [name for name in names if name and _role(name) != "duration"]
-
-
-def taken_for(table: FileTable, columns: Columns) -> str:
-    """Return columns as the field `columns` has them.
-
-    Examples
-    --------
-    >>> taken_for(FileTable(("host", "down", "up"), []), Columns(node=1, start=2, end=3))
-    'node=host,start=down,end=up'
-    """
-    places = ((role, parts[0]) for role, parts in columns.given().items())
-    return ",".join(
-        f"{role}={table.header[part - 1] if isinstance(part, int) and table.header else part}" for role, part in places
-    )
-
-
-def lacks_outages(table: FileTable, columns: Columns) -> bool:
-    """Tell whether rows have a start and an end, and no name of a column speaks of outages."""
-    return columns.start is not None and not OUTAGES.search(" ".join(table.header).lower())
-
-
-def _doubts(table: FileTable, columns: Columns) -> Iterator[str]:
-    """Yield what else than nodes that come and go the rows may tell of, and how to say that it is these."""
-    give, others = f"give `columns` {taken_for(table, columns)}", left_out(table, columns)
-    texts = {name: _texts(table, table.header.index(name)) for name in others}
-    if (columns.event or columns.value) and isinstance(columns.node, int) and isinstance(columns.time, int):
-        nodes = _texts(table, columns.node - 1)
-        events = _texts(table, columns.event - 1) if isinstance(columns.event, int) else []
-        for name in others:
-            # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
-            which = nodes if _words(name) & PARTS else events if _words(name) & RUNNING else []
-            rows = zip(nodes, texts[name], which, strict=False)
-            pairs = {(node, text) for node, text, event in rows if text and not _is_gone(event)}
-            if len(pairs) > len({node for node, _ in pairs}):
-                yield f"its rows are of parts of a node (column {name!r}) or of what runs on it, {OF_PARTS} {give}"
-        time = table.header[columns.time - 1] if table.header else "time"
-        # Events of a node come one after another.
-        num_pairs, num_nodes = len({*zip(nodes, _texts(table, columns.time - 1), strict=True)}), len({*nodes})
-        name = re.sub(r"since[\W_]*[a-z].*", "", time.lower())
-        of_nodes = LIVES.search(name) or (LAST.search(name) and not (events and all(map(_is_gone, events))))
-        if of_nodes and (num_pairs == num_nodes or num_pairs < len(nodes)):
-            yield f"rows have a time in {time!r}, as a list of nodes has; if something happened then, {give}"
-    are_losses = any(any(one) and _most(one, _is_gone) for one in texts.values())
-    if others and lacks_outages(table, columns) and not are_losses:
-        shown = ", ".join(map(literal, others[:5]))
-        yield (
-            f"rows with a start and an end may be outages or, beside {shown}, who used a node; if a node is gone from "
-            f"start to end, {give}"
-        )
-
-
-def _texts(table: FileTable, place: int) -> list[str]:
-    """Return the texts of a column, empty where a row has none."""
-    return [row.fields[place] if place < len(row.fields) else "" for row in table.rows]
-
-
-def _guess(table: FileTable) -> tuple[Columns | None, float]:
-    """Return the columns that the names or the content of a table tell, and how well they do."""
-    if not table.rows:
-        return None, 0.0
+def _columns(table: FileTable) -> list[Column]:
+    """Return the columns of the rows that are as wide as the header, or else as most are."""
     widths = [len(row.fields) for row in table.rows]
-    width = len(table.header) if len(table.header) in widths else statistics.mode(widths)
-    rows = [row.fields for row in table.rows if len(row.fields) == width]
-    kinds = [_kind(column) for column in zip(*rows, strict=True)]
-    are_samples = [_most(column, _is_sample) for column in zip(*rows, strict=True)]
-    named = _by_name(table.header, kinds, are_samples)
-    columns = named or _by_node(table.header, kinds, are_samples) or _by_content(table.header, kinds)
-    return columns, GUESSED if named else UNNAMED
+    width = len(table.header) if len(table.header) in widths else statistics.mode(widths or [0])
+    texts = zip(*(row.fields for row in table.rows if len(row.fields) == width), strict=True)
+    found = enumerate(itertools.zip_longest(table.header, texts, fillvalue=""), start=1)
+    return [
+        Column(place, name, one, _kind(one), _role(name), _words(name), _has_dates(one)) for place, (name, one) in found
+    ]
 
 
-def _names(table: FileTable) -> str:
-    return ", ".join(map(literal, table.header[:30])) or "without names"
+def _names(columns: Sequence[Column]) -> str:
+    return ", ".join(literal(column.name) for column in columns[:30] if column.name) or "without names"
 
 
-def _explain(table: FileTable) -> str:
-    """Return why nothing tells the columns of a table, and what is needed."""
-    if not table.rows:
-        return f"no row follows the header ({_names(table)}); give a trace with at least one node event"
-    for name, text in zip(table.header, table.rows[0].fields, strict=False):
-        if OTHER_DATE.match(text) and not is_date(text):
-            return (
-                f"column {name!r} has {shorten(text)!r}, which is no date of ISO 8601; give `time_format`, such as "
-                "'%m/%d/%Y %H:%M', and `columns`, such as node=host,start=from,end=to"
-            )
-    roles = {name: _role(name) for name in table.header}
-    columns = zip(table.header, zip(*(row.fields for row in table.rows), strict=False), strict=False)
-    for name, texts in columns if any(set(shape) <= {*roles.values()} for shape in SHAPES) else ():
-        if roles[name] not in ("count", "event"):
-            continue
-        if roles[name] == "event" and "node" in roles.values() and _most(texts, is_number):
-            return (
-                f"column {name!r} has 0 or 1, and nothing says which is a loss; give `columns` with value={name} if 1 "
-                "is a node that is there, or a mapping that has both in `add` and `remove`"
-            )
-        if other := next((text for text in texts if text and _kind([text]) not in KINDS[roles[name]]), ""):
-            needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}[roles[name]]
-            return f"column {name!r} has {shorten(other)!r}, which is no {needed}"
-    header = " ".join(table.header).lower()
-    are_lives = LIVES.search(header) is not None and OUTAGES.search(header) is None
-    lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
-    lives = lives * are_lives + f"; {JOIN_DAY}" * ([*roles.values()].count("time") > 1)
-    return (
-        f"its columns ({_names(table)}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
-        "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
-        "time=when,node=host,value=up or time=when,nodes=gpu-*" + lives
-    )
+def _header(columns: Iterable[Column]) -> str:
+    return " ".join(column.name for column in columns).lower()
 
 
-def _by_name(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -> Columns | None:
-    places: dict[str, list[int]] = {role: [] for role in (*NAMES, "nodes")}
-    names_nodes = any(_role(name) == "node" for name in header)
-    # A row may have more fields than the header.
-    for index, (name, kind, is_sample) in enumerate(zip(header, kinds, are_samples, strict=False)):
-        role = _role(name)
+# Ways to tell the columns of a table.
+
+
+def _by_name(columns: Sequence[Column]) -> Columns | None:
+    """Tell them by their names."""
+    places: dict[str, list[Column]] = {role: [] for role in (*NAMES, "nodes")}
+    names_nodes = any(column.role == "node" for column in columns)
+    for column in filter(lambda column: column.texts, columns):
+        role, kind = column.role, column.kind
         # Beside the name of a node, 0 or 1 says whether that is alive, and dates when it went down and came up.
-        if role == "count" and names_nodes and is_sample:
+        if role == "count" and names_nodes and column.is_sampled:
             role = "value"
-        elif role == "count" and not names_nodes and kind == "text" and _words(name) <= COUNTED:
+        elif role == "count" and not names_nodes and kind == "text" and column.words <= COUNTED:
             role = "node"
-        elif kind == "date":
+        elif column.has_dates:
             role = {"duration": "start", "value": "end"}.get(role, role)
-        if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and is_sample)):
-            places[role].append(index + 1)
+        if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and column.is_sampled)):
+            places[role].append(column)
+    for role in ("start", "end"):
+        places[role] = places[role] or [column for column in columns if column.bound == role and not column.role]
     if len(places["count"]) > 1:
-        places["count"] = [place for place in places["count"] if "total" not in _words(header[place - 1])]
+        places["count"] = [column for column in places["count"] if "total" not in column.words]
     if places["end"]:
-        places["duration"] = [place for place in places["duration"] if kinds[place - 1] in ("number", "length")]
-    fitting = [shape for shape in SHAPES if all(len(places[role]) == 1 for role in shape)]
+        places["duration"] = [column for column in places["duration"] if column.kind in ("number", "length")]
+    fitting = [shape for shape in SHAPES if shape != LOSSES and all(len(places[role]) == 1 for role in shape)]
     fitting = [shape for shape in fitting if not any({*shape} < {*other} for other in fitting)]
     # A column such as ``up`` says what 1 is, and others why it is 0.
-    is_any = fitting == [("time", "node", "value")] and split_unit(header[places["value"][0] - 1])[0] == "value"
-    if is_any and any(map(_is_of_losses, header)):
+    is_any = fitting == [("time", "node", "value")] and split_unit(places["value"][0].name)[0] == "value"
+    if len(fitting) != 1 or (is_any and any(not GONE_WORDS.isdisjoint(column.words) for column in columns)):
         return None
     if fitting == [("time", "count")] and places["event"]:
         return None  # Words beside a count may say that it is of nodes that are gone.
-    if len(fitting) != 1:
-        return None
     # Nodes tell by their names which is which, and counts do not.
-    roles = (*fitting[0], *["cluster"] * (fitting[0] == ("time", "count") and len(places["cluster"]) == 1))
-    return Columns(**{role: places[role][0] for role in roles})
+    roles = (*fitting[0], *["cluster"] * (fitting == [("time", "count")] and len(places["cluster"]) == 1))
+    return Columns(**{role: places[role][0].place for role in roles})
 
 
-def _by_node(header: Sequence[str], kinds: list[str], are_samples: list[bool]) -> Columns | None:
-    """Tell a table of a time and samples, of a node in each other column: several ones, or one with labels."""
-    times = [index for index, name in enumerate(header) if _role(name) == "time"]
-    others = [index for index in range(len(header)) if index not in times]
-    is_labelled = all("{" in header[index] for index in others)
-    if len(times) != 1 or len(header) != len(kinds) or not others or not (is_labelled or len(others) > 1):
+def _by_node(columns: Sequence[Column]) -> Columns | None:
+    """Tell a time and samples, of a node in each other column: several ones, or one with labels."""
+    times = [column for column in columns if column.role == "time"]
+    others = [column for column in columns if column.role != "time"]
+    is_labelled = all("{" in column.name for column in others)
+    if len(times) != 1 or not others or len(others) < 2 - is_labelled:
         return None
-    if any(_role(header[index]) or _is_event(header[index]) or not are_samples[index] for index in others):
+    for column in others:
+        name = column.name.partition("=")[0] if is_labelled else column.name
+        if not (name and column.texts and column.is_sampled) or column.role or _is_event(name) or _is_of_losses(name):
+            return None
+    return Columns(time=times[0].place, nodes="*")
+
+
+def _by_content(columns: Sequence[Column]) -> Columns | None:
+    """Tell the columns of a table that has no others by what stands in them.
+
+    Under a header, a number may count anything, and two dates may be the life of an instance: the names must tell.
+    """
+    kinds = [column.kind for column in columns]
+    are_named = [bool(column.name) for column in columns]
+    if any(are_named) and not all(are_named):
         return None
-    if any(_is_of_losses(header[index].partition("=")[0] if is_labelled else header[index]) for index in others):
+    if kinds == ["date", "number"]:
+        return Columns(time=1, count=2) if not any(are_named) or columns[1].role == "value" else None
+    dates = [column.place for column in columns if column.kind == "date"]
+    times = dates or [column.place for column in columns if column.kind == "number"]
+    if len(kinds) == 3 and len(dates) == 2 and not any(are_named):
+        return Columns(node=6 - sum(dates), start=dates[0], end=dates[1])
+    if len(kinds) != 3 or kinds.count("word") != 1 or not (len(times) == 1 or (kinds[0] == "number" and not dates)):
         return None
-    return Columns(time=times[0] + 1, nodes="*")
+    event = kinds.index("word") + 1
+    node = columns[5 - times[0] - event]
+    return Columns(time=times[0], event=event, node=node.place) if node.role in ("", "node") else None
+
+
+def _by_loss(columns: Sequence[Column]) -> Columns | None:
+    """Tell a node and when it went, where nothing says when it came."""
+    nodes, starts = [one for one in columns if one.role == "node"], [one for one in columns if one.bound == "start"]
+    came = (
+        (one.has_dates and one not in starts) or (one.kind == "word" and not _are_gone(one.texts)) for one in columns
+    )
+    if len(nodes) != 1 or len(starts) != 1 or any(came) or LIVES.search(_header(columns)):
+        return None
+    return Columns(node=nodes[0].place, start=starts[0].place)
+
+
+WAYS = {_by_name: GUESSED, _by_node: UNNAMED, _by_content: UNNAMED, _by_loss: UNNAMED}
+"""Ways to tell columns, of which the first that does counts, and how well the table fits then."""
+
+
+# What shows that rows may tell of other things than nodes that come and go: the name of a column, or nothing.
+
+
+def _column_of_parts(guess: Guess) -> str:
+    """Find what tells parts of a node apart, or what runs on it; outages of parts may overlap."""
+    if (node := guess.of("node")) is None:
+        return ""
+    names = {text.partition("/")[0].lower() for text in node.texts if "/" in text}
+    if node.role != "node" and (node.words | names) & (PARTS | RUNNING):
+        return node.name
+    event = guess.of("event") or guess.of("start") if guess.roles.value is None else None
+    for other in guess.others if guess.roles.end is None and guess.roles.duration is None else ():
+        # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
+        which = node if other.words & PARTS else event if other.words & RUNNING else None
+        rows = zip(node.texts, other.texts, which.texts if which else (), strict=False)
+        pairs = {(name, text) for name, text, what in rows if text and not _is_gone(what)}
+        if len(pairs) > len({name for name, _ in pairs}) or (pairs and guess.roles.start and other.words & RUNNING):
+            return other.name
+    return ""
+
+
+def _time_of_list(guess: Guess) -> str:
+    """Find a time as each node of a list has one; events of a node come one after another."""
+    time, node, event = guess.of("time"), guess.of("node"), guess.of("event")
+    if time is None or node is None:
+        return ""
+    num_pairs, num_nodes = len({*zip(node.texts, time.texts, strict=True)}), len({*node.texts})
+    name = re.sub(r"since[\W_]*[a-z].*", "", time.name.lower())
+    of_nodes = LIVES.search(name) or (LAST.search(name) and not (event and _are_gone(event.texts)))
+    return time.name if of_nodes and (num_pairs == num_nodes or num_pairs < len(node.texts)) else ""
+
+
+def _columns_beside_spans(guess: Guess) -> str:
+    """Find columns beside a start and an end of which none says outage, or one that a node was there, or lived."""
+    until = guess.of("end") or guess.of("duration")
+    words = [one for one in guess.others if one.kind == "word"] if until else []
+    ends = [text.lower() not in OPEN_WORDS for text in (until.texts if until else ())]
+    past = {text.lower() for one in words for text, is_past in zip(one.texts, ends, strict=True) if is_past and text}
+    are_states = any(BACK_WORDS.isdisjoint({text}) and (text in FINAL_WORDS or not _is_gone(text)) for text in past)
+    is_told = not guess.lacks_outages or any(any(map(_is_gone, one.texts)) for one in words)
+    return ", ".join(literal(one.name) for one in guess.others[:5]) if are_states or not is_told else ""
+
+
+def _end_of_losses(guess: Guess) -> str:
+    """Find what may say when nodes are back, beside events which all say that they go."""
+    event = guess.of("event")
+    ends = [one for one in guess.others if one.role in ("end", "duration") and one.kind != "text"]
+    return ends[0].name if event and ends and _are_gone(event.texts) else ""
+
+
+def _count_of_others(guess: Guess) -> str:
+    """Find a count of nodes that are there, beside one that may not have them."""
+    others = [one for one in guess.others if one.kind == "number" and one.words & IDLE_WORDS]
+    return others[0].name if others and guess.roles.count else ""
+
+
+DOUBTS = {
+    _column_of_parts: (
+        "its rows are of parts of a node (column {found!r}) or of what runs on it, " + OF_PARTS + " {give}"
+    ),
+    _time_of_list: "rows have a time in {found!r}, as a list of nodes has; if something happened then, {give}",
+    _columns_beside_spans: (
+        "rows with a start and an end may be outages or, beside {found}, who used a node or how it was; if a node is "
+        "gone from start to end, {give}"
+    ),
+    _end_of_losses: (
+        "rows say that nodes go, and {found!r} may say for how long; give `columns` with node, start, and it as end or "
+        "duration, or if it does not, {give}"
+    ),
+    _count_of_others: "nodes of {found!r} may be there, too; give `columns` with a count of all, or if it is, {give}",
+}
+"""What a guess may be wrong about, and how to say that it is right."""
+
+
+# What keeps a table from being read, and what is needed.
+
+
+def _lack_rows(columns: Sequence[Column]) -> str:
+    told = f"no row follows the header ({_names(columns)}); give a trace with at least one node event"
+    return told if not any(column.texts for column in columns) else ""
+
+
+def _have_other_dates(columns: Sequence[Column]) -> str:
+    for column in columns:
+        if column.name and column.texts and OTHER_DATE.match(text := column.texts[0]) and not is_date(text):
+            return (
+                f"column {column.name!r} has {shorten(text)!r}, which is no date of ISO 8601; give `time_format`, such "
+                "as '%m/%d/%Y %H:%M', and `columns`, such as node=host,start=from,end=to"
+            )
+    return ""
+
+
+def _have_other_words(columns: Sequence[Column]) -> str:
+    roles = {column.role for column in columns}
+    needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}
+    are_needed = any(roles.issuperset(shape) for shape in SHAPES if shape != LOSSES)
+    for column in (column for column in columns if are_needed and column.role in needed):
+        if column.role == "event" and "node" in roles and _most(column.texts, is_number):
+            return (
+                f"column {column.name!r} has 0 or 1, and nothing says which is a loss; give `columns` with value="
+                f"{column.name} if 1 is a node that is there, or a mapping that has both in `add` and `remove`"
+            )
+        others = (text for text in column.texts if text and _kind([text]) not in KINDS[column.role])
+        if other := next(others, ""):
+            return f"column {column.name!r} has {shorten(other)!r}, which is no {needed[column.role]}"
+    return ""
+
+
+def _lack_names(columns: Sequence[Column]) -> str:
+    header = _header(columns)
+    are_lives = LIVES.search(header) is not None and OUTAGES.search(header) is None
+    lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
+    is_joined = [column.role for column in columns].count("time") > 1
+    return (
+        f"its columns ({_names(columns)}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
+        "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
+        "time=when,node=host,value=up or time=when,nodes=gpu-*" + lives * are_lives + f"; {JOIN_DAY}" * is_joined
+    )
+
+
+LACKS = (_lack_rows, _have_other_dates, _have_other_words, _lack_names)
+
+
+# What names and texts say.
 
 
 def _role(name: str) -> str:
@@ -371,41 +520,26 @@ def _is_of_losses(name: str) -> bool:
     return not GONE_WORDS.isdisjoint(_words(name))
 
 
-def _by_content(header: Sequence[str], kinds: list[str]) -> Columns | None:
-    """Tell the columns of a table that has no others by what stands in them.
-
-    Under a header, a number may count anything, and two dates may be the life of an instance: the names must tell.
-    """
-    if header and len(header) < len(kinds):
-        return None
-    if kinds == ["date", "number"]:
-        return Columns(time=1, count=2) if not header or _role(header[1]) == "value" else None
-    if len(kinds) != 3:
-        return None
-    dates = [index + 1 for index, kind in enumerate(kinds) if kind == "date"]
-    if len(dates) == 2:
-        if header:
-            return None
-        return Columns(node=6 - sum(dates), start=dates[0], end=dates[1])
-    times = dates or [index + 1 for index, kind in enumerate(kinds) if kind == "number"]
-    if kinds.count("word") != 1 or not (len(times) == 1 or kinds[0] == "number"):
-        return None
-    event = kinds.index("word") + 1
-    if header and _role(header[5 - times[0] - event]) not in ("", "node"):
-        return None
-    return Columns(time=times[0], event=event, node=6 - times[0] - event)
-
-
 def _kind(texts: Sequence[str]) -> str:
     """Return what most texts of a column are, but for empty ones: numbers, dates, events, lengths or others."""
     tests = (("number", is_number), ("date", is_date), ("word", _is_event), ("length", _is_length))
     return next((kind for kind, fits in tests if any(texts) and _most(texts, fits)), "text")
 
 
+def _has_dates(texts: Sequence[str]) -> bool:
+    given = [text for text in texts if text.lower() not in OPEN_WORDS]
+    return bool(given) and _most(given, is_when)
+
+
 def _most(texts: Sequence[str], fits: Callable[[str], bool]) -> bool:
     """Return whether most texts that are not empty fit, or all are empty."""
     given = [text for text in texts if text]
     return not given or 2 * sum(map(fits, given)) > len(given)
+
+
+def _are_gone(texts: Sequence[str]) -> bool:
+    """Return whether all texts of a column, but for empty ones, say that a node goes."""
+    return all(map(_is_gone, filter(None, texts)))
 
 
 def _is_gone(text: str) -> bool:

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -34,17 +34,22 @@ WORDS: dict[EventKind, str] = {
     "add": (
         "add added up join joined start started launch launched running ready online active available "
         "healthy alive repaired fixed restored recovered recovery resumed created nodeready idle allocated alloc mixed "
-        "mix comp completing resv reserved fault_end"
+        "mix comp completing resv reserved faultend ok connected inservice poweredon"
     ),
     "remove": (
         "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
         "unhealthy dead failure lost offline notready nodenotready unavailable evicted eviction killed deleted "
-        "interrupted interruption termination crash crashed down* drained fault_start"
+        "interrupted interruption termination crash crashed drained faultstart revoked unreachable unreach unavail "
+        "maint maintenance disconnected inactive outofservice poweredoff poweroff shutdown shuttingdown"
     ),
 }
-"""Usual words for what happened to a node, also as Kubernetes and Slurm have them."""
+"""Usual words for what happened to a node, also as Kubernetes and Slurm have them, without signs."""
 
 _KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
+
+GONE_SIGN = re.compile(r"[*~#%^$]$")
+"""Signs behind a state of Slurm, of a node that does not respond, is powered off or restarted, or is maintained; ``@``
+and ``!`` say that it will be (man page of sinfo)."""
 
 EVENT_NEEDED = "event; name it in `add`, `remove` or `ignore` of a mapping, a TOML file for `format`"
 
@@ -80,6 +85,8 @@ EXPONENT = re.compile(r"\d([.,]\d+)?[Ee]\+\d+", re.ASCII)
 UNLIKE_SHARE = 0.1
 """Share of an outage, or else a minute, by which its length and its end may differ, as where one is rounded
 (assumption)."""
+
+STAY_AWAY = "no row says that a node is back: those that go stay away"
 
 RowT = TypeVar("RowT")
 
@@ -135,9 +142,11 @@ def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> EventKind | Non
     for words, kind in given:
         if any(word == one.lower() for one in words):
             return kind
-    if word not in _KINDS:
+    plain = re.sub(r"[\s_-]|[!@]$", "", word)
+    known = _KINDS.get(GONE_SIGN.sub("", plain))
+    if known is None:
         raise ValueError(f"{shorten(text)!r} is no {EVENT_NEEDED}")
-    return _KINDS[word]
+    return "remove" if GONE_SIGN.search(plain) else known
 
 
 def read_mapped(source: TraceSource, table: FileTable, mapping: TraceMapping) -> TraceReading:
@@ -371,13 +380,10 @@ class _MappedTable:
         if is_states:
             if events and all(event.kind == "remove" for event in events):
                 # One loss may have several words, such as preempted and terminated.
-                losses = {(word, event.node, event.time_s) for word, event in rows}
                 is_state = re.search("stat(e|us)", self._header(self._places["event"]), re.IGNORECASE)
-                if not (self._mapping.states or is_state) and len({loss[:2] for loss in losses}) < len(losses):
-                    what = "says that nodes go, some more than once, and not when they are back; give outages (node, "
-                    what += "start, end), or if rows repeat that a node is gone, a mapping with `states`, a TOML file "
-                    raise self._source.refuse("", f"{what}for `format`")
-                notes.append("no row says that a node is back: those that go stay away")
+                if not (self._mapping.states or is_state):
+                    self._refuse_repeats(((word, event.node), event.time_s) for word, event in rows)
+                notes.append(STAY_AWAY)
             events, more = events_from_states(in_time_order(events, self._source))
             notes += more
             if 2 * len(events) < len(rows):
@@ -407,10 +413,21 @@ class _MappedTable:
             "nodes were observed"
         )
         notes = (ends, *notes, *self._times.notes())
+        if "end" not in self._places and "duration" not in self._places:
+            self._refuse_repeats((one.node, one.start_s) for one in outages)
+            notes += (STAY_AWAY,)
         if num_unlike:
             unlike = counted(num_unlike, "outage has", "outages have")
             notes += (f"{unlike} a length that is not that from its start to its end: the end counts",)
         return TraceReading(events, end_s, notes, names="some")
+
+    def _refuse_repeats(self, losses: Iterable[tuple[Hashable, float]]) -> None:
+        """Refuse losses of a node at several times, which say nothing of its returns."""
+        found = {*losses}
+        if len({node for node, _ in found}) < len(found):
+            what = "says that nodes go, some more than once, and not when they are back; give outages (node, start, "
+            what += "end), or if rows repeat that a node is gone, a mapping with `states`, a TOML file for `format`"
+            raise self._source.refuse("", what)
 
     def _ends(self, assumed: str) -> str:
         return assumed if self._mapping.span is None else span_note(self._mapping.span)

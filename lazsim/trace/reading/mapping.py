@@ -22,11 +22,12 @@ from lazsim.units import UNITS_S
 ColumnRef = str | Count | tuple[str | Count, ...]
 """A column by its name, or by its number from 1; the texts of several are joined by a space."""
 
+LOSSES = ("node", "start")
 SHAPES = (
     ("time", "count"), ("time", "event", "node"), ("node", "start", "end"), ("node", "start", "duration"),
-    ("node", "start", "end", "duration"), ("time", "node", "value"), ("time", "nodes"),
+    ("node", "start", "end", "duration"), LOSSES, ("time", "node", "value"), ("time", "nodes"),
 )  # fmt: skip
-"""Roles of the columns that a table must have: live counts, events, outages or samples."""
+"""Roles of the columns that a table must have: live counts, events, outages, losses or samples."""
 
 JOIN_DAY = "if another column has the day, join both in `columns`, as time=day+clock"
 """The way to dates from a column without days."""
@@ -47,7 +48,7 @@ class Columns(Spec, frozen=True, kw_only=True):
     start: ColumnRef | None = None
     end: ColumnRef | None = None
     """Outages: with `node`, from when to when it was away. An empty end, or a word such as ``Unknown``, is an outage
-    that goes on."""
+    that goes on, as all do in a table without ends."""
     duration: ColumnRef | None = None
     """In place of `end`, or where that is empty, for how long: a number, or text such as ``2.5h`` or ``1 02:03:04``."""
     value: ColumnRef | None = None

@@ -18,6 +18,7 @@ from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, UNIT_OF_WORD, UNITS_S,
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Numbers between these are stamps since 1970, in the one unit in which they are."""
+STAMP_UNITS = ("s", "ms", "us", "ns")
 
 COMPACT = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d)?)?", re.ASCII)
 """Dates that are written as a number, such as 20250301 or 20250301000500."""
@@ -201,9 +202,7 @@ class TimeParser:
             self._origin = first
             self._refuse_silence(known, source)
             return
-        epoch = next(
-            (unit for unit in ("s", "ms", "us", "ns") if _is_epoch(first, unit) and _is_epoch(last, unit)), None
-        )
+        epoch = next((unit for unit in STAMP_UNITS if _is_epoch(first, unit) and _is_epoch(last, unit)), None)
         if epoch and self._is_unit_of_lengths:
             self._asked_unit = None
         unit = self._asked_unit or epoch or self._named_unit or self._usual_unit
@@ -300,6 +299,13 @@ def is_read_by(read: Callable[[str], object], text: str) -> bool:
 def is_date(text: str) -> bool:
     """Return whether a text is a date of ISO 8601."""
     return is_read_by(read_date, text)
+
+
+def is_when(text: str) -> bool:
+    """Return whether a text is a date of ISO 8601, or a number that can be a stamp since 1970; see `EPOCHS_S`."""
+    with suppress(ValueError):
+        return any(_is_epoch(read_number(text), unit) for unit in STAMP_UNITS)
+    return is_date(text)
 
 
 def _is_epoch(time: float, unit: str) -> bool:
