@@ -153,7 +153,8 @@ def test_a_run_that_outlasts_its_trace_says_once_when_the_trace_ends():
     note = "400 s asked for, but the trace ends after 100 s: nodes alive then stay for the other 300 s"
     assert note in notes_of(nodes_at(5.0, 8, 100.0), duration=400)
     # A recipe of 30 minutes.
-    assert sum("ends after" in one for one in simulate(trace="fail-every-5min", duration=2400).notes) == 1
+    for trace in ("fail-every-5min", lazsim.load_trace("fail-every-5min", duration_s=2400)):
+        assert sum("ends after" in one for one in simulate(trace=trace, duration=2400).notes) == 1
 
 
 def test_a_run_that_spends_a_tenth_of_its_time_in_restarts_says_how_long_one_takes():

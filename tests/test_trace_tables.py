@@ -1128,3 +1128,101 @@ def test_file_whose_first_rows_are_out_of_order_is_not_read_from_its_end(write):
     starts = [f"2025-03-01T00:00:{second:02d}Z,add,n{second}\n" for second in range(24, 0, -1)]
     text = "time,event,node\n" + "".join(starts) + "2025-03-01T05:00:00Z,remove,n1\n"
     assert "line 3: time 22 s comes after 23 s" in refusal(lambda: read_trace(write(text)))
+
+
+# Lists of losses, and what may be taken for something else.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["preempted_at", "terminatedAt", "failed on", "interrupted", "Eviction Time", "revoked_at", "down since",
+     "spot_interruption_ts"],
+)  # fmt: skip
+def test_each_row_is_a_loss_where_the_name_of_a_time_says_so(write, name):
+    text = f"instance_id,{name},reason\ni-1,2025-03-01T00:00Z,capacity\ni-2,2025-03-01T02:00Z,capacity\ni-3,,\n"
+    trace = read_trace(write(text))
+    # i-1 is gone from the start, i-2 at the end, and nothing happens to i-3.
+    expected = (7200.0, 2, 2 * 7200.0)
+    assert (outcome(trace), len(trace.names)) == (expected, 3)
+    assert "no row says that a node is back: those that go stay away" in trace.notes
+    stamps = text.replace("2025-03-01T00:00Z", "1740787200").replace("2025-03-01T02:00Z", "1740794400")
+    assert outcome(read_trace(write(stamps))) == expected
+    assert outcome(read_trace(write(text), mapping=make_mapping(columns="node=1,start=2"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("host,last_failed_at", "do not tell"), ("host,backup_failed_at", "do not tell"),
+        ("name,left", "do not tell"), ("node,date", "do not tell"), ("node,started_at", "do not tell"),
+        ("node,failed_at,restarted", "do not tell"), ("node,created_at,terminated_at", "do not tell"),
+        ("node,failed_at,job_id", "or of what runs on it"),
+    ],
+)  # fmt: skip
+def test_times_of_other_things_are_not_taken_for_losses(write, names, says):
+    cells = [",2025-03-01 00:00" if "job" not in name else ",7" for name in names.split(",")[1:]]
+    assert says in refusal(lambda: read_trace(write(f"{names}\na{''.join(cells)}\nb{''.join(cells)}\n")))
+
+
+def test_losses_of_a_node_at_several_times_are_refused(write):
+    rows = "node,failed_at\na,2025-03-01 00:00\na,2025-03-01 00:00\nb,2025-03-01 02:00\n"
+    assert outcome(read_trace(write(rows))) == (7200.0, 2, 7200.0)
+    told = refusal(lambda: read_trace(write(rows + "a,2025-03-01 03:00\n")))
+    assert "nodes go, some more than once, and not when they are back" in told
+
+
+@pytest.mark.parametrize(
+    ("gone", "there"),
+    [
+        ("Not Ready", "Ready"), ("out-of-service", "IN_SERVICE"), ("powered_off", "powered_on"), ("idle~", "idle@"),
+        ("IDLE*", "mixed"), ("maint", "MIXED-"), ("unreach", "ok"), ("shut down", "running"),
+    ],
+)  # fmt: skip
+def test_states_are_known_whatever_their_case_and_signs(write, gone, there):
+    rows = "time,node,state\n2025-03-01 00:00,a,{1}\n2025-03-01 01:00,a,{0}\n2025-03-01 02:00,a,{1}\n"
+    assert outcome(read_trace(write(rows.format(gone, there)))) == (7200.0, 1, 3600.0)
+
+
+@pytest.mark.parametrize("state", ["draining", "IDLE+DRAIN", "pending", "rebooted", "closed_Full", "critical"])
+def test_states_that_may_mean_either_are_refused(write, state):
+    rows = f"time,node,state\n2025-03-01 00:00,a,up\n2025-03-01 01:00,a,{state}\n2025-03-01 02:00,a,up\n"
+    assert f"{state!r} is no event" in refusal(lambda: read_trace(write(rows)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        # A row for each state that a node had, and the lives of nodes.
+        ("node,state,start,end\na,down,{0}1,{0}2\na,up,{0}2,{0}5\nb,down,{0}5,{0}6\n", "beside state, who used a node"),
+        ("vm,status,start,end,cause\na,ok,{0}1,{0}2,\na,offline,{0}2,{0}5,host\n", "beside status, cause, who used"),
+        ("node_id,state,start,end\na,DEAD,{0}1,{0}5\nb,DEAD,{0}1,{0}6\n", "beside state, who used a node or how it"),
+        ("vm,state,start,end,reason\na,terminated,{0}1,{0}5,price\nb,terminated,{0}1,{0}6,x\n", "beside state, reason"),
+        # The end of each loss is in another column.
+        ("time,node,event,downtime_min\n{0}1,a,failed,60\n{0}5,b,failed,9\n", "'downtime_min' may say for how long"),
+        ("time,node,event,recovered_at\n{0}1,a,failed,{0}2\n{0}5,b,failed,\n", "'recovered_at' may say for how long"),
+        # A GPU, a pod or a job is no node.
+        ("time,reason,object\n{0}1,Evicted,pod/x\n{0}2,Killed,pod/y\n", "or of what runs on it"),
+        ("time,job,state\n{0}1,j1,running\n{0}2,j1,failed\n", "column 'job') or of what runs on it"),
+        ("time,gpu,state\n{0}1,3,up\n{0}2,3,failed\n", "its rows are of parts of a node (column 'gpu')"),
+        # Active nodes do work, and idle ones are there.
+        ("time,active_nodes,idle_nodes\n{0}1,6,2\n{0}2,4,3\n", "nodes of 'idle_nodes' are there, too"),
+    ],
+)  # fmt: skip
+def test_rows_that_may_tell_of_something_else_are_refused_in_one_line(write, rows, says):
+    assert says in refusal(lambda: read_trace(write(rows.format("2025-03-01T0"))))
+
+
+@pytest.mark.parametrize("open_end", ["-", "N/A", "Unknown", ""])
+@pytest.mark.parametrize("times", [("2025-03-01 00:00", "2025-03-01 01:00", "2025-03-01 03:00"),
+                                   ("1740787200", "1740790800", "1740798000")])  # fmt: skip
+def test_down_and_up_are_a_start_and_an_end_whatever_their_dates_and_open_ends(write, times, open_end):
+    rows = f"host,down,up,state\na,{times[0]},{times[1]},up\nb,{times[2]},{open_end},down\n"
+    assert outcome(read_trace(write(rows))) == AWAY
+
+
+def test_counts_that_are_mostly_0_are_told(write):
+    rows = "date,count\n2025-03-01,0\n2025-03-02,0\n2025-03-03,2\n"
+    assert any(
+        note.startswith("most counts are 0; if they count nodes that are lost")
+        for note in read_trace(write(rows)).notes
+    )

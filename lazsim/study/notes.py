@@ -294,7 +294,9 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
     # Stretches of a trace end a rounding apart.
     if wall_s - trace.duration_s > 1e-6:
         asked, end, rest = map(format_duration, (wall_s, trace.duration_s, wall_s - trace.duration_s))
-        notes.append(f"{asked} asked for, but the trace ends after {end}: nodes alive then stay for the other {rest}")
+        told = f"{asked} asked for, but the trace ends after {end}"
+        # A trace that was loaded for as long says the first part of it.
+        notes = [note for note in notes if note != told] + [f"{told}: nodes alive then stay for the other {rest}"]
     most_nodes, cluster = trace.most_nodes(wall_s), scenario.cluster
     if scenario.num_spares:
         most_nodes -= scenario.num_spares

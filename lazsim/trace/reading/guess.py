@@ -71,18 +71,23 @@ KIND_OF_NODE = re.compile(
 )
 """An instance type, a GPU or a zone in brackets, as in ``nodes (p3.2xlarge)``, and not ``p95`` or ``avg5m``."""
 
-LOST_WORDS = {*WORDS["remove"].split(), "reclaimed"}
+WHEN_WORDS = {
+    "at", "on", "time", "timestamp", "ts", "date", "datetime", "when", "since", "utc", "node", "instance", "host", "vm",
+    "machine", "server", "spot",
+}  # fmt: skip
+LOST_WORDS = {*WORDS["remove"].split(), "reclaimed"} - {"left", "leave"}
 BACK_WORDS = {"back", "fixed", "repaired", "restored", "resolved", "recovered", "recovery", "resumed", "rejoined"}
-"""Words of the names of columns of dates at which a node went or came back, and of words for what happened then."""
+"""Words of the names of columns of dates at which a node went or came back: some of the first, and one of the others;
+the last also say so among events."""
 
 FINAL_WORDS = {"terminated", "preempted", "evicted", "deleted", "killed", "dead", "removed", "interrupted", "revoked"}
 """States of a node that is not to come back: beside a start and an end, these may be those of its life."""
 
-IDLE_WORDS = {"idle", "free", "spare", "standby", "busy", "alloc", "allocated", "mix", "mixed", "reserved"}
-"""Words of the names of columns that count nodes which are there, though others do not count them."""
+IDLE_WORDS = {"idle", "free", "spare", "standby", "reserved", "allocated", "mixed"}
+"""Words of the names of columns that count nodes which are there, though a count of active ones may not have them."""
 
 GONE_WORDS = {
-    *LOST_WORDS, "alert", "alertname", "outage", "unreachable", "error", "errors", "problem", "problems",
+    *WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors", "problem", "problems",
     "fault", "faults", "xid", "alarm", "critical",
 }  # fmt: skip
 """Words of the names of columns in which 1 does not say that a node is there."""
@@ -111,6 +116,9 @@ _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
 
 OTHER_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}\b")
 """Begin of a date, of ISO 8601 or not."""
+
+NEEDED = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}
+"""What some roles need in their columns."""
 
 UNNAMED = 0.5
 """How well a table fits whose content alone tells its columns; more is known of other formats."""
@@ -178,32 +186,21 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
 
 
 class Column(NamedTuple):
-    """A column of the first rows of a table: its number from 1, its name and texts, and what they say."""
+    """A column of the first rows of a table: its number from 1, its name and words, its texts, and what these are."""
 
     place: int
     name: str
+    words: set[str]
+    role: str
+    """What its name says that it is; see `NAMES`."""
     texts: Sequence[str]
     """None where rows are shorter than the header."""
     kind: str
     """What most of its texts are; see `_kind`."""
-    role: str
-    """What its name says that it is; see `NAMES`."""
-    words: set[str]
-    """Words of its name, in small letters."""
     has_dates: bool
     """Whether most texts that say when are dates, or stamps since 1970."""
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether most texts say that a node is there, or is not."""
-        return _most(self.texts, _is_sample)
-
-    @property
-    def bound(self) -> str:
-        """Whether nodes went at its dates (`start`) or came back (`end`), as its name says."""
-        is_lost, is_back = bool(LOST_WORDS & self.words), bool(BACK_WORDS & self.words)
-        is_told = self.has_dates and is_lost != is_back and "last" not in self.words
-        return ("start" if is_lost else "end") * is_told
+    is_sampled: bool
+    """Whether most texts say that a node is there, or is not."""
 
 
 class Guess(NamedTuple):
@@ -251,17 +248,16 @@ def guess_columns(table: FileTable) -> Guess:
     """
     columns = _columns(table)
     guesses = (Guess(roles, columns, fit) for way, fit in WAYS.items() if (roles := way(columns)))
+    reason, names = "", ", ".join(map(literal, table.header[:30])) or "without names"
     if guess := next(guesses, None):
         doubts = ((doubt(guess), told) for doubt, told in DOUBTS.items())
         reason = next((told.format(found=found, give=f"give `columns` {guess}") for found, told in doubts if found), "")
-        if not reason:
-            return guess
-    else:
-        reason = next(filter(None, (lacks(columns) for lacks in LACKS)))
+    if guess and not reason:
+        return guess
     if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
         cells = counted(len(short.fields), "cell")
-        reason = f"line {short.line} has {cells}, and the header {len(table.header)} ({_names(columns)}); mend it"
-    raise TraceFormatError(reason)
+        reason = f"line {short.line} has {cells}, and the header {len(table.header)} ({names}); mend it"
+    raise TraceFormatError(reason or _explain(columns, names))
 
 
 def _columns(table: FileTable) -> list[Column]:
@@ -269,14 +265,13 @@ def _columns(table: FileTable) -> list[Column]:
     widths = [len(row.fields) for row in table.rows]
     width = len(table.header) if len(table.header) in widths else statistics.mode(widths or [0])
     texts = zip(*(row.fields for row in table.rows if len(row.fields) == width), strict=True)
-    found = enumerate(itertools.zip_longest(table.header, texts, fillvalue=""), start=1)
-    return [
-        Column(place, name, one, _kind(one), _role(name), _words(name), _has_dates(one)) for place, (name, one) in found
-    ]
-
-
-def _names(columns: Sequence[Column]) -> str:
-    return ", ".join(literal(column.name) for column in columns[:30] if column.name) or "without names"
+    columns = []
+    for place, (name, one) in enumerate(itertools.zip_longest(table.header, texts, fillvalue=""), start=1):
+        when = [text for text in one if text.lower() not in OPEN_WORDS]
+        has_dates, words = bool(when) and _most(when, is_when), _words(name)
+        role = _role(name) or _role_of_dates(words) * has_dates
+        columns.append(Column(place, name, words, role, one, _kind(one), has_dates, _most(one, _is_sample)))
+    return columns
 
 
 def _header(columns: Iterable[Column]) -> str:
@@ -301,8 +296,6 @@ def _by_name(columns: Sequence[Column]) -> Columns | None:
             role = {"duration": "start", "value": "end"}.get(role, role)
         if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and column.is_sampled)):
             places[role].append(column)
-    for role in ("start", "end"):
-        places[role] = places[role] or [column for column in columns if column.bound == role and not column.role]
     if len(places["count"]) > 1:
         places["count"] = [column for column in places["count"] if "total" not in column.words]
     if places["end"]:
@@ -358,13 +351,12 @@ def _by_content(columns: Sequence[Column]) -> Columns | None:
 
 def _by_loss(columns: Sequence[Column]) -> Columns | None:
     """Tell a node and when it went, where nothing says when it came."""
-    nodes, starts = [one for one in columns if one.role == "node"], [one for one in columns if one.bound == "start"]
-    came = (
-        (one.has_dates and one not in starts) or (one.kind == "word" and not _are_gone(one.texts)) for one in columns
-    )
-    if len(nodes) != 1 or len(starts) != 1 or any(came) or LIVES.search(_header(columns)):
+    nodes = [column for column in columns if column.role == "node"]
+    dates = [column for column in columns if column.has_dates]
+    came = any(column.kind == "word" and not _are_gone(column.texts) for column in columns)
+    if len(nodes) != 1 or len(dates) != 1 or came or LIVES.search(_header(columns)):
         return None
-    return Columns(node=nodes[0].place, start=starts[0].place)
+    return Columns(node=nodes[0].place, start=dates[0].place) if _role_of_dates(dates[0].words) == "start" else None
 
 
 WAYS = {_by_name: GUESSED, _by_node: UNNAMED, _by_content: UNNAMED, _by_loss: UNNAMED}
@@ -379,7 +371,7 @@ def _column_of_parts(guess: Guess) -> str:
     if (node := guess.of("node")) is None:
         return ""
     names = {text.partition("/")[0].lower() for text in node.texts if "/" in text}
-    if node.role != "node" and (node.words | names) & (PARTS | RUNNING):
+    if names & RUNNING or (node.words & (PARTS | RUNNING) and "node" not in map(_ROLES.get, node.words)):
         return node.name
     event = guess.of("event") or guess.of("start") if guess.roles.value is None else None
     for other in guess.others if guess.roles.end is None and guess.roles.duration is None else ():
@@ -405,11 +397,12 @@ def _time_of_list(guess: Guess) -> str:
 
 def _columns_beside_spans(guess: Guess) -> str:
     """Find columns beside a start and an end of which none says outage, or one that a node was there, or lived."""
-    until = guess.of("end") or guess.of("duration")
+    start, until = guess.of("start"), guess.of("end") or guess.of("duration")
     words = [one for one in guess.others if one.kind == "word"] if until else []
     ends = [text.lower() not in OPEN_WORDS for text in (until.texts if until else ())]
     past = {text.lower() for one in words for text, is_past in zip(one.texts, ends, strict=True) if is_past and text}
-    are_states = any(BACK_WORDS.isdisjoint({text}) and (text in FINAL_WORDS or not _is_gone(text)) for text in past)
+    are_states = any(text in FINAL_WORDS or not _is_gone(text) for text in past - BACK_WORDS)
+    are_states = are_states and not (start and OUTAGES.search(start.name.lower()))
     is_told = not guess.lacks_outages or any(any(map(_is_gone, one.texts)) for one in words)
     return ", ".join(literal(one.name) for one in guess.others[:5]) if are_states or not is_told else ""
 
@@ -423,8 +416,9 @@ def _end_of_losses(guess: Guess) -> str:
 
 def _count_of_others(guess: Guess) -> str:
     """Find a count of nodes that are there, beside one that may not have them."""
-    others = [one for one in guess.others if one.kind == "number" and one.words & IDLE_WORDS]
-    return others[0].name if others and guess.roles.count else ""
+    count = guess.of("count")
+    others = [one for one in guess.others if one.words & IDLE_WORDS and one.words <= IDLE_WORDS | COUNTED]
+    return others[0].name if others and count and count.words & {"active", "running"} else ""
 
 
 DOUBTS = {
@@ -437,37 +431,28 @@ DOUBTS = {
         "gone from start to end, {give}"
     ),
     _end_of_losses: (
-        "rows say that nodes go, and {found!r} may say for how long; give `columns` with node, start, and it as end or "
-        "duration, or if it does not, {give}"
+        "rows say that nodes go, and {found!r} may say for how long; give `columns` of outages (node, start, and end "
+        "or duration), or if it does not, {give}"
     ),
-    _count_of_others: "nodes of {found!r} may be there, too; give `columns` with a count of all, or if it is, {give}",
+    _count_of_others: "nodes of {found!r} are there, too; give `columns` with a count of all, or if it is, {give}",
 }
 """What a guess may be wrong about, and how to say that it is right."""
 
 
-# What keeps a table from being read, and what is needed.
-
-
-def _lack_rows(columns: Sequence[Column]) -> str:
-    told = f"no row follows the header ({_names(columns)}); give a trace with at least one node event"
-    return told if not any(column.texts for column in columns) else ""
-
-
-def _have_other_dates(columns: Sequence[Column]) -> str:
+def _explain(columns: Sequence[Column], names: str) -> str:
+    """Return why nothing tells the columns of a table, and what is needed."""
+    if not any(column.texts for column in columns):
+        return f"no row follows the header ({names}); give a trace with at least one node event"
+    roles = [column.role for column in columns]
+    are_told = any(set(shape) <= {*roles} for shape in SHAPES if shape != LOSSES)
     for column in columns:
-        if column.name and column.texts and OTHER_DATE.match(text := column.texts[0]) and not is_date(text):
+        text = next(iter(column.texts), "")
+        if column.name and OTHER_DATE.match(text) and not is_date(text):
             return (
                 f"column {column.name!r} has {shorten(text)!r}, which is no date of ISO 8601; give `time_format`, such "
                 "as '%m/%d/%Y %H:%M', and `columns`, such as node=host,start=from,end=to"
             )
-    return ""
-
-
-def _have_other_words(columns: Sequence[Column]) -> str:
-    roles = {column.role for column in columns}
-    needed = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}
-    are_needed = any(roles.issuperset(shape) for shape in SHAPES if shape != LOSSES)
-    for column in (column for column in columns if are_needed and column.role in needed):
+    for column in (column for column in columns if are_told and column.role in NEEDED):
         if column.role == "event" and "node" in roles and _most(column.texts, is_number):
             return (
                 f"column {column.name!r} has 0 or 1, and nothing says which is a loss; give `columns` with value="
@@ -475,23 +460,16 @@ def _have_other_words(columns: Sequence[Column]) -> str:
             )
         others = (text for text in column.texts if text and _kind([text]) not in KINDS[column.role])
         if other := next(others, ""):
-            return f"column {column.name!r} has {shorten(other)!r}, which is no {needed[column.role]}"
-    return ""
-
-
-def _lack_names(columns: Sequence[Column]) -> str:
-    header = _header(columns)
-    are_lives = LIVES.search(header) is not None and OUTAGES.search(header) is None
+            return f"column {column.name!r} has {shorten(other)!r}, which is no {NEEDED[column.role]}"
+    are_lives = LIVES.search(_header(columns)) is not None and OUTAGES.search(_header(columns)) is None
     lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
-    is_joined = [column.role for column in columns].count("time") > 1
     return (
-        f"its columns ({_names(columns)}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
+        f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
         "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
-        "time=when,node=host,value=up or time=when,nodes=gpu-*" + lives * are_lives + f"; {JOIN_DAY}" * is_joined
+        "time=when,node=host,value=up or time=when,nodes=gpu-*"
+        + lives * are_lives
+        + f"; {JOIN_DAY}" * (roles.count("time") > 1)
     )
-
-
-LACKS = (_lack_rows, _have_other_dates, _have_other_words, _lack_names)
 
 
 # What names and texts say.
@@ -511,6 +489,12 @@ def _role(name: str) -> str:
     return "" if role == "count" and is_other else role
 
 
+def _role_of_dates(words: set[str]) -> str:
+    """Return the role of dates at which nodes went or came back, by the words of their name."""
+    told = words - WHEN_WORDS
+    return "" if not told else "start" if told <= LOST_WORDS else "end" if told <= BACK_WORDS else ""
+
+
 def _words(name: str) -> set[str]:
     """Return the words of a name, also of one such as ``InServiceInstances``, in small letters."""
     return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
@@ -524,11 +508,6 @@ def _kind(texts: Sequence[str]) -> str:
     """Return what most texts of a column are, but for empty ones: numbers, dates, events, lengths or others."""
     tests = (("number", is_number), ("date", is_date), ("word", _is_event), ("length", _is_length))
     return next((kind for kind, fits in tests if any(texts) and _most(texts, fits)), "text")
-
-
-def _has_dates(texts: Sequence[str]) -> bool:
-    given = [text for text in texts if text.lower() not in OPEN_WORDS]
-    return bool(given) and _most(given, is_when)
 
 
 def _most(texts: Sequence[str], fits: Callable[[str], bool]) -> bool:

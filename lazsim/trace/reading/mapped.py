@@ -23,7 +23,7 @@ from lazsim.trace.reading.events import (
     settle,
 )
 from lazsim.trace.reading.hosts import PART, expand_hosts, whole_node
-from lazsim.trace.reading.mapping import NO_MAPPING, OPTIONAL, Condition, TraceMapping
+from lazsim.trace.reading.mapping import LOSSES, NO_MAPPING, OPTIONAL, Condition, TraceMapping
 from lazsim.trace.reading.states import IS_THERE, SeriesSample, StateLog, choose_series, find_node, read_labels
 from lazsim.trace.reading.times import TimeParser, is_date, is_number, is_read_by, span_note
 from lazsim.trace.source import TraceReading, TraceSource, count, named
@@ -173,6 +173,7 @@ class _MappedTable:
         }
         self._is_sampled = mapping.columns.nodes is not None or mapping.columns.value is not None
         self._nodes = self._find_nodes(mapping.columns.given().get("nodes", ()))
+        self._are_losses = self._places.keys() - OPTIONAL == {*LOSSES}
         self._conditions = mapping.conditions()
         self._num_left_out = 0
         self._rows = list(self._chosen())
@@ -360,6 +361,8 @@ class _MappedTable:
                 notes += (
                     f"no node is there before the first count, at {first_s:.10g} s of the trace; cut with `start`",
                 )
+        if 2 * sum(sample.num_nodes == 0 for sample in samples) > len(samples):
+            notes += ("most counts are 0; if they count nodes that are lost, the file does not say how many are there",)
         if may_be_cut:
             notes += (f"the last line has no end, and its {last} begins as the {before} before: the file may be cut",)
         duration_s = samples[-1].time_s if samples else None
@@ -404,7 +407,8 @@ class _MappedTable:
             unlike_s = 0.0 if length_s is None else abs(start_s + length_s - end_s)
             num_unlike += unlike_s > max(MINUTE_S, UNLIKE_SHARE * (end_s - start_s))
         last_s = max((one.end_s for one in outages if math.isfinite(one.end_s)), default=0.0)
-        end_s = self._times.end([outage.start_s for outage in outages], self._source, last_s)
+        starts_s = [outage.start_s for outage in outages if math.isfinite(outage.start_s)]
+        end_s = self._times.end(starts_s, self._source, last_s)
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
         begins = "begin with the first outage and to " if self._times.is_absolute else ""
@@ -413,7 +417,7 @@ class _MappedTable:
             "nodes were observed"
         )
         notes = (ends, *notes, *self._times.notes())
-        if "end" not in self._places and "duration" not in self._places:
+        if self._are_losses:
             self._refuse_repeats((one.node, one.start_s) for one in outages)
             notes += (STAY_AWAY,)
         if num_unlike:
@@ -486,6 +490,8 @@ class _MappedTable:
     def _outage(self, line: int, texts: dict[str, str]) -> tuple[Outage, float | None]:
         """Read an outage, and its length in seconds where it has one in place of an end."""
         node = whole_node(named(texts["node"]))
+        if self._are_losses and texts["start"].lower() in OPEN_WORDS:
+            return Outage(node, math.inf, math.inf, line), None  # It is there throughout.
         start = self._times.read(texts["start"])
         text, length = texts.get("end", ""), texts.get("duration", "")
         is_open = text.strip().lower() in OPEN_WORDS
