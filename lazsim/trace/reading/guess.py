@@ -153,11 +153,16 @@ def open_head(text: str) -> FileTable:
     # One JSON value has no head that is valid.
     is_json = first[:1] in ("{", "[") and not (rest and is_read_by(json.loads, first))
     head = text if is_json or len(text) <= HEAD_CHARS else text[: text.rfind("\n", 0, HEAD_CHARS)]
+    table = read_leniently(head, HEAD_LINES)
+    return table._replace(rows=table.rows[:HEAD_LINES])
+
+
+def read_leniently(text: str, most_values: int | None = None) -> FileTable:
+    """Read the rows of a text, without those that are broken; none where it is no table."""
     try:
-        table = read_table(head, Faults("", TraceFormatError, lenient=True), is_header, HEAD_LINES)
+        return read_table(text, Faults("", TraceFormatError, lenient=True), is_header, most_values)
     except TraceFormatError:
         return FileTable((), [])
-    return table._replace(rows=table.rows[:HEAD_LINES])
 
 
 def how_well(mapping: TraceMapping, table: FileTable) -> float:

@@ -6,12 +6,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC
 
-from lazsim.errors import TraceFormatError
-from lazsim.files.faults import Faults
 from lazsim.files.reading import numbered_lines
-from lazsim.files.tables import FileTable, read_table
-from lazsim.trace.reading.guess import open_head
-from lazsim.trace.reading.mapped import is_header, plain_name
+from lazsim.trace.reading.guess import open_head, read_leniently
+from lazsim.trace.reading.mapped import plain_name
 from lazsim.trace.reading.times import read_date, read_length
 from lazsim.trace.source import number
 from lazsim.trace.stats import count_interval
@@ -133,10 +130,7 @@ def explain_text(text: str, *, is_whole: bool = True) -> str | None:
 
 def _explain_jobs(text: str) -> str:
     """Return the same for a job log, with the rate of failures of nodes where the log has it."""
-    try:
-        table = read_table(text, Faults("", TraceFormatError, lenient=True), is_header)
-    except TraceFormatError:
-        table = FileTable((), [])
+    table = read_leniently(text)
     columns = [plain_name(name) for name in table.header]
     rows = [dict(zip(columns, fields, strict=False)) for _, fields in table.rows]
     jobs = [texts for texts in rows if not NO_JOB.fullmatch(_first(texts, ID_COLUMNS))]
