@@ -1226,3 +1226,8 @@ def test_counts_that_are_mostly_0_are_told(write):
         note.startswith("most counts are 0; if they count nodes that are lost")
         for note in read_trace(write(rows)).notes
     )
+
+
+def test_columns_that_their_content_tells_are_named(write):
+    text = "TIME,REASON,OBJECT\n2025-03-01T00:00Z,NodeNotReady,node/a\n2025-03-01T01:00Z,NodeReady,node/a\n"
+    assert "columns are taken for time=TIME,event=REASON,node=OBJECT" in read_trace(write(text)).notes

@@ -7,7 +7,7 @@ from lazsim.files.tables import HEAD_LINES
 from lazsim.trace.reading.guess import guess_columns, open_head
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
-from lazsim.trace.source import TraceReader, TraceReading, TraceSource
+from lazsim.trace.source import GUESSED, TraceReader, TraceReading, TraceSource
 
 LOOKS = (
     "any table of times and live counts; of times, events and nodes; of nodes and the start and end, or duration, of "
@@ -36,9 +36,10 @@ def read(source: TraceSource) -> TraceReading:
         told = "each row is taken for an outage, though no column is named so: its node is gone from start to end"
         reading = reading._replace(notes=(told, *reading.notes))
     asked = {condition.column for condition in itertools.chain(*source.asked.conditions())}
-    if others := [name for name in others if name not in asked]:
-        told = f"columns are taken for {guess}; left out: {', '.join(map(literal, others[:5]))}"
-        reading = reading._replace(notes=(*reading.notes, told))
+    others = [name for name in others if name not in asked]
+    if others or (guess.fit < GUESSED and table.header and guess.roles.nodes is None):
+        left_out = f"; left out: {', '.join(map(literal, others[:5]))}" * bool(others)
+        reading = reading._replace(notes=(*reading.notes, f"columns are taken for {guess}{left_out}"))
     return reading
 
 
