@@ -190,7 +190,7 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
     return has_unit and is_change and is_number(texts.get("count", "0"))
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of the first rows of a table: its number from 1, its name and words, its texts, and what these are."""
 
     place: int
@@ -212,17 +212,17 @@ class Guess(NamedTuple):
     """What the columns of a table are taken for."""
 
     roles: Columns
-    columns: Sequence[Column]
+    columns: Sequence[TableColumn]
     fit: float
     """How well they fit, from 0 to 1."""
 
-    def of(self, role: str) -> Column | None:
+    def of(self, role: str) -> TableColumn | None:
         """Return the column of a role."""
         place = getattr(self.roles, role)
         return next((column for column in self.columns if column.place == place), None)
 
     @property
-    def others(self) -> list[Column]:
+    def others(self) -> list[TableColumn]:
         """The columns that are left out, but for lengths beside an end."""
         used = {part for parts in self.roles.given().values() for part in parts}
         others = [column for column in self.columns if column.place not in used and self.roles.nodes is None]
@@ -265,7 +265,7 @@ def guess_columns(table: FileTable) -> Guess:
     raise TraceFormatError(reason or _explain(columns, names))
 
 
-def _columns(table: FileTable) -> list[Column]:
+def _columns(table: FileTable) -> list[TableColumn]:
     """Return the columns of the rows that are as wide as the header, or else as most are."""
     widths = [len(row.fields) for row in table.rows]
     width = len(table.header) if len(table.header) in widths else statistics.mode(widths or [0])
@@ -275,20 +275,20 @@ def _columns(table: FileTable) -> list[Column]:
         when = [text for text in one if text.lower() not in OPEN_WORDS]
         has_dates, words = bool(when) and _most(when, is_when), _words(name)
         role = _role(name) or _role_of_dates(words) * has_dates
-        columns.append(Column(place, name, words, role, one, _kind(one), has_dates, _most(one, _is_sample)))
+        columns.append(TableColumn(place, name, words, role, one, _kind(one), has_dates, _most(one, _is_sample)))
     return columns
 
 
-def _header(columns: Iterable[Column]) -> str:
+def _header(columns: Iterable[TableColumn]) -> str:
     return " ".join(column.name for column in columns).lower()
 
 
 # Ways to tell the columns of a table.
 
 
-def _by_name(columns: Sequence[Column]) -> Columns | None:
+def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
     """Tell them by their names."""
-    places: dict[str, list[Column]] = {role: [] for role in (*NAMES, "nodes")}
+    places: dict[str, list[TableColumn]] = {role: [] for role in (*NAMES, "nodes")}
     names_nodes = any(column.role == "node" for column in columns)
     for column in filter(lambda column: column.texts, columns):
         role, kind = column.role, column.kind
@@ -318,7 +318,7 @@ def _by_name(columns: Sequence[Column]) -> Columns | None:
     return Columns(**{role: places[role][0].place for role in roles})
 
 
-def _by_node(columns: Sequence[Column]) -> Columns | None:
+def _by_node(columns: Sequence[TableColumn]) -> Columns | None:
     """Tell a time and samples, of a node in each other column: several ones, or one with labels."""
     times = [column for column in columns if column.role == "time"]
     others = [column for column in columns if column.role != "time"]
@@ -332,7 +332,7 @@ def _by_node(columns: Sequence[Column]) -> Columns | None:
     return Columns(time=times[0].place, nodes="*")
 
 
-def _by_content(columns: Sequence[Column]) -> Columns | None:
+def _by_content(columns: Sequence[TableColumn]) -> Columns | None:
     """Tell the columns of a table that has no others by what stands in them.
 
     Under a header, a number may count anything, and two dates may be the life of an instance: the names must tell.
@@ -354,7 +354,7 @@ def _by_content(columns: Sequence[Column]) -> Columns | None:
     return Columns(time=times[0], event=event, node=node.place) if node.role in ("", "node") else None
 
 
-def _by_loss(columns: Sequence[Column]) -> Columns | None:
+def _by_loss(columns: Sequence[TableColumn]) -> Columns | None:
     """Tell a node and when it went, where nothing says when it came."""
     nodes = [column for column in columns if column.role == "node"]
     dates = [column for column in columns if column.has_dates]
@@ -444,7 +444,7 @@ DOUBTS = {
 """What a guess may be wrong about, and how to say that it is right."""
 
 
-def _explain(columns: Sequence[Column], names: str) -> str:
+def _explain(columns: Sequence[TableColumn], names: str) -> str:
     """Return why nothing tells the columns of a table, and what is needed."""
     if not any(column.texts for column in columns):
         return f"no row follows the header ({names}); give a trace with at least one node event"
