@@ -84,10 +84,14 @@ class Script:
     brings_nodes: bool = False
     is_awaited: bool = False
 
+    @property
+    def initial(self):
+        return [f"n{node}" for node in range(self.num_nodes)]
+
     def begin(self, nodes):
         self.nodes = nodes
-        for node in range(self.num_nodes):
-            nodes.start(f"n{node}")
+        for node in self.initial:
+            nodes.start(node)
 
     async def on_event(self, nodes, event, generation, step):
         self.seen.append((event, generation, step))
@@ -141,8 +145,7 @@ def run_live(spec: LiveSpec, script: Script, pool: WorkerPool, device: str = "cp
     """Train through a script; return the run and the final state of every block."""
     with tempfile.TemporaryDirectory() as folder:
         spec = msgspec.structs.replace(spec, checkpoint_folder=folder)
-        counts = {"num_initial": script.num_nodes, "max_nodes": spec.global_batch}
-        run = asyncio.run(run_locally(spec, script, pool, **counts, device=device))
+        run = asyncio.run(run_locally(spec, script, pool, max_nodes=spec.global_batch, device=device))
         blocks = load_blocks(spec, spec.num_steps, all_keys(spec))
         return run, {key: values.numpy() for key, values in blocks.items()}
 

@@ -268,7 +268,7 @@ def test_workers_are_taken_in_the_order_of_their_places_as_in_a_simulation():
 def test_survivors_are_taken_in_the_order_of_the_last_plan():
     coordinator, workers = decide_among(["a", "b", "c"], {"a": 0, "b": 1, "c": 2})
     a, b, c = workers
-    coordinator._members, coordinator._held, coordinator._has_state = [a, b, c], places([c, a, b]), True
+    coordinator._members, coordinator._held = [a, b, c], places([c, a, b])
     coordinator.has_trained = True
     for worker in workers:
         worker.held = HeldState(5, False, frozenset(range(9)))
@@ -280,7 +280,7 @@ def test_survivors_are_taken_in_the_order_of_the_last_plan():
 def test_a_job_that_has_lost_states_does_not_wait_for_workers_that_only_start(monkeypatch):
     monkeypatch.setattr("lazsim.live.coordinator.RECONNECT_GRACE_S", {"cpu": 60.0})
     coordinator, workers = decide_among(["a", "b"], {"a": 0, "b": 1})
-    coordinator._held, coordinator._has_state, coordinator.has_trained = places(list(workers)), True, True
+    coordinator._held, coordinator.has_trained = places(list(workers)), True
     # Both were killed, and another one starts.
     coordinator.may_return = {"c"}.__contains__
     for worker in workers:
@@ -524,12 +524,12 @@ def test_a_job_with_too_few_workers_ends_in_a_message(pool):
 
 def test_workers_that_die_before_the_first_step_are_not_waited_for(pool, tmp_path):
     spec = tiny_spec(num_steps=4, checkpoint_folder=str(tmp_path))
-    asyncio.run(run_locally(spec, Script(2), pool, num_initial=2, max_nodes=2))
+    asyncio.run(run_locally(spec, Script(2), pool, max_nodes=2))
     (tmp_path / "step-000000004" / "dense.npy").write_bytes(b"")
     spec = msgspec.structs.replace(spec, num_steps=8)
     quiet = TraceInjector(quiet_trace(2), is_awaited=False)
     with pytest.raises(LazsimError, match=r"dense\.npy: no float64 array"):
-        asyncio.run(run_locally(spec, quiet, pool, num_initial=2, max_nodes=2))
+        asyncio.run(run_locally(spec, quiet, pool, max_nodes=2))
 
 
 class KillsFromOutside(TraceInjector):
@@ -554,7 +554,7 @@ def test_a_job_that_others_take_nodes_from_waits_for_those_that_its_trace_brings
     events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(2.0, "add", "c"), Event(2.0, "add", "d")]
     play = KillsFromOutside(build_trace(events, duration_s=3.0, name="taken"), event, step, victims)
     spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
-    run = asyncio.run(run_locally(spec, play, pool, num_initial=2, max_nodes=4))
+    run = asyncio.run(run_locally(spec, play, pool, max_nodes=4))
     assert run.run.ledger_s["waiting"] > 0.5
     assert run.steps[-1].num_nodes >= 2
 
@@ -571,7 +571,7 @@ def test_a_job_whose_nodes_are_all_taken_goes_on_to_the_end_of_the_trace(pool):
     events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(1.0, "remove", "a"), Event(1.2, "remove", "b")]
     play = TraceInjector(build_trace(events, duration_s=2.5, name="all-gone"))
     spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
-    run = asyncio.run(run_locally(spec, play, pool, num_initial=2, max_nodes=2))
+    run = asyncio.run(run_locally(spec, play, pool, max_nodes=2))
     # Of 2.5 seconds, 1.3 pass after both are gone.
     assert run.run.steps > 0
     assert run.run.ledger_s["waiting"] > 1
@@ -583,7 +583,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_in_a_message_and_is_no_failure
     script = Script(2, {("stepped", 2): [("call", lambda _nodes: (shutil.rmtree(folder), folder.write_text("")))]})
     spec = tiny_spec(system, interval=8, checkpoint_folder=str(folder))
     with pytest.raises(LiveError, match=r"^/.*step-000000008\.\w+/.*npy: cannot be written \(Not a directory\)"):
-        asyncio.run(run_locally(spec, script, pool, num_initial=2, max_nodes=2))
+        asyncio.run(run_locally(spec, script, pool, max_nodes=2))
     assert script.nodes.coordinator.record.log.counts["failures"] == 0
 
 
@@ -599,7 +599,7 @@ def test_a_job_whose_trace_begins_without_nodes_waits_for_them(pool):
     events = [Event(0.1, "add", "a"), Event(0.2, "add", "b"), Event(2.0, "remove", "b")]
     play = TraceInjector(build_trace(events, duration_s=2.5, name="late"))
     spec = msgspec.structs.replace(tiny_spec(), num_steps=None)
-    run = asyncio.run(run_locally(spec, play, pool, num_initial=0, max_nodes=2))
+    run = asyncio.run(run_locally(spec, play, pool, max_nodes=2))
     assert run.run.ledger_s["waiting"] > 0.1
     assert run.run.steps > 0
 
@@ -720,14 +720,14 @@ def test_nothing_is_left_behind(pool, tmp_path, monkeypatch):
     sockets = len(os.listdir("/proc/self/fd"))
     with WorkerPool() as own:
         spec = msgspec.structs.replace(tiny_spec(), num_steps=3)
-        asyncio.run(run_locally(spec, Script(2), own, num_initial=2, max_nodes=2))
+        asyncio.run(run_locally(spec, Script(2), own, max_nodes=2))
 
         class Fails(Script):
             async def on_event(self, nodes, event, generation, step):
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            asyncio.run(run_locally(spec, Fails(2), own, num_initial=2, max_nodes=2))
+            asyncio.run(run_locally(spec, Fails(2), own, max_nodes=2))
     assert workers_of(os.getpid()) == workers
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) <= sockets + 1
@@ -801,7 +801,7 @@ from lazsim.profiling.communication import RankProcesses
 from tests.live_jobs import Script, tiny_spec
 with WorkerPool() as pool:
     spec = msgspec.structs.replace(tiny_spec(), num_steps=3)
-    print(asyncio.run(run_locally(spec, Script(2), pool, num_initial=2, max_nodes=2)).run.steps)
+    print(asyncio.run(run_locally(spec, Script(2), pool, max_nodes=2)).run.steps)
 with RankProcesses(1, "gloo", "cpu") as ranks:
     print(len(ranks.ask("joining", "join", "all", 1)))
 """
@@ -1040,7 +1040,7 @@ def test_an_update_that_runs_out_of_memory_leaves_nothing_to_offer(monkeypatch):
 def test_a_job_goes_on_from_its_checkpoint_and_from_no_other(pool, tmp_path, undisturbed):
     def train(num_steps, **changes):
         spec = tiny_spec(num_steps=num_steps, checkpoint_folder=str(tmp_path), **changes)
-        return asyncio.run(run_locally(spec, Script(2), pool, num_initial=2, max_nodes=6))
+        return asyncio.run(run_locally(spec, Script(2), pool, max_nodes=6))
 
     assert [step.step for step in train(5).steps] == [1, 2, 3, 4, 5]
     more = train(8)
@@ -1069,7 +1069,7 @@ def test_a_folder_of_checkpoints_keeps_no_unfinished_one(pool, tmp_path):
     # What is left of a job that was killed is neither continued nor kept, nor is what this one leaves. The result may
     # be written to the same folder.
     with hold_folder(tmp_path):
-        assert asyncio.run(run_locally(spec, script, pool, num_initial=2, max_nodes=2)).run.steps == 5
+        assert asyncio.run(run_locally(spec, script, pool, max_nodes=2)).run.steps == 5
     assert {path.name for path in tmp_path.iterdir()} == {"step-000000005", "step-by-step.md"}
 
 

@@ -107,7 +107,7 @@ def test_folders_of_others_stay_whatever_they_are_called(spec, tmp_path):
 
 def test_a_second_job_in_the_folder_of_one_that_runs_is_refused(spec, tmp_path):
     with hold_folder(tmp_path, LOCK), pytest.raises(LazsimError, match="another run is writing to it"):
-        asyncio.run(run_locally(spec, Script(2), None, num_initial=2, max_nodes=2))
+        asyncio.run(run_locally(spec, Script(2), None, max_nodes=2))
 
 
 def test_the_last_words_of_workers_are_their_own(tmp_path):

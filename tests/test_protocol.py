@@ -215,7 +215,7 @@ def decide_live(kind, cost_model, num_used, survivors, others):
     members = [in_place.get(place) or worker(HeldState(), alive=False) for place in range(num_used)]
     coordinator._members = members
     coordinator._held = Held.full(members, Planned(num_used, 0, lambda num, _step: kind.plan_evenly(cost_model, num)))
-    coordinator._has_state = coordinator.has_trained = True
+    coordinator.has_trained = True
     return coordinator._decide_now()
 
 

@@ -197,11 +197,11 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     has_trace, device = settings["trace_path"] is not None, settings["device"]
     spec, played = compress(spec, trace, speedup)
     injector = TraceInjector(played, is_awaited=has_trace)
-    nodes = {"num_initial": len(injector.initial), "max_nodes": trace.most_nodes()}
+    max_nodes = trace.most_nodes()
 
     async def run(on_start: "OnStart") -> "LiveRun":
         with WorkerPool() as pool:
-            return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
+            return await run_locally(spec, injector, pool, max_nodes=max_nodes, device=device, on_start=on_start)
 
     inputs = describe_inputs(spec, device, trace, {**stretch, "speedup": speedup})
     return replace(_report(inputs, run, played.duration_s if has_trace else None), notes=trace.notes)

@@ -201,9 +201,8 @@ async def calibrate(
     )
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
     usable_nodes = partial(LIVE_SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))
-    nodes = {"num_initial": num_nodes, "max_nodes": num_nodes}
     injector = CalibrationFaults(num_nodes, usable_nodes, ages_s, num_rounds, all_lost)
-    return await run_locally(spec, injector, pool, **nodes, device=device, on_start=on_start)
+    return await run_locally(spec, injector, pool, max_nodes=num_nodes, device=device, on_start=on_start)
 
 
 def summarise(run: LiveRun) -> Calibration:

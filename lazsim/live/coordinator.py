@@ -89,13 +89,11 @@ class Coordinator:
         self._generation, self._draft = 0, ""
         # The workers of the generation; once it trains, its ranks.
         self._members: list[WorkerConnection] = []
-        # Those that trained last, in their places, and their generation.
+        # Those that hold the state of the job, since they trained last, in their places, and their generation.
         self._held, self._trained_generation = NOTHING, 0
         # Those that a regroup left out since the last restart.
         self._dropped: set[WorkerConnection] = set()
         self._plan: GenerationPlan | None = None
-        # Whether the ranks of the last generation hold the state of the job.
-        self._has_state = False
         self.has_trained = False
         # Why the ranks were asked to pause; empty where they were not.
         self._pause_cause = ""
@@ -245,7 +243,7 @@ class Coordinator:
     async def _decide(self) -> Decision[WorkerConnection]:
         """Decide on the next generation, after a grace period for workers that only lost their connection."""
         decision = self._decide_now()
-        can_go_on = self._has_state and self.system.recovers_from_peers and not self._pause_cause
+        can_go_on = self._held.nodes and self.system.recovers_from_peers and not self._pause_cause
         if can_go_on and decision.source != "peers":
             begun_s = self.now_s()
             await self.server.wait_until(
@@ -259,7 +257,7 @@ class Coordinator:
             # Those that would have joined in place are gone: the others join after a save, for which all pause again.
             return Decision(Action.RESUME, "peers", self._held.nodes, len(self._held.nodes))
         if decision.action is Action.WAIT:
-            self._has_state = False
+            self._held = NOTHING
         elif is_joining or decision.action is Action.RESTART:
             # This generation takes in all workers that have come.
             self._newcomers.close()
@@ -271,10 +269,10 @@ class Coordinator:
 
     def _decide_now(self) -> Decision[WorkerConnection]:
         """Decide as a simulated job does: the survivors recover first, and others join at the next step boundary."""
-        survivors = [holder for holder in self._held.nodes if holder.alive and self._has_state]
+        survivors = [holder for holder in self._held.nodes if holder.alive]
         alive = self._alive()
         stopped = StoppedJob(
-            self._held.only(survivors) if self._has_state else NOTHING,
+            self._held.only(survivors),
             tuple(alive),
             self._usable_nodes,
             partial(self._planner.hold_everything, reached=LastStep(self.step, self._trained_generation)),
@@ -321,7 +319,7 @@ class Coordinator:
         plan, resumes = following.plan, decision.action is Action.RESUME
         cause = "resume" if resumes else self._pause_cause or ("failure" if plan.source == "peers" else "restart")
         if plan.source != "peers":
-            self._has_state, self._dropped = False, set()
+            self._held, self._dropped = NOTHING, set()
             self.record.roll_back(plan.step, max(0, self.step - plan.step))
         if not await self._prepare(following, cause):
             return False
@@ -384,7 +382,7 @@ class Coordinator:
     def _start_training(self, plan: GenerationPlan, cause: str) -> None:
         record = self.record
         self._command("train")
-        self._members, self._has_state = self._members[: plan.num_ranks], True
+        self._members = self._members[: plan.num_ranks]
         record.num_used, record.num_sequences = plan.num_ranks, sum(map(len, plan.sequences))
         if plan.source != "peers":
             record.log.count("restarts", int(self.has_trained))
@@ -400,10 +398,10 @@ class Coordinator:
 
     async def _wait_for_members(self, *stages: str) -> bool:
         """Wait until all members are at one of some stages; return whether they are."""
-        await self.server.wait_until(lambda: self._is_broken() or self._are_at(*stages), PREPARE_TIMEOUT_S)
-        if not self._is_broken():
+        await self.server.wait_until(lambda: self._is_broken(*stages) or self._are_at(*stages), PREPARE_TIMEOUT_S)
+        if not self._is_broken(*stages):
             self._disconnect_unless(*stages)
-        return self.server.stopped is None and not self._is_broken()
+        return self.server.stopped is None and not self._is_broken(*stages)
 
     def _are_at(self, *stages: str) -> bool:
         return all(member.stage in stages for member in self._members)
@@ -414,8 +412,10 @@ class Coordinator:
             if member.stage not in stages and self.server.stopped is None:
                 member.disconnect()
 
-    def _is_broken(self) -> bool:
-        return any(not member.alive or member.stage == "idle" for member in self._members)
+    def _is_broken(self, *stages: str) -> bool:
+        """Tell whether a member is lost, has failed, or has left where `stages` does not say that it should."""
+        may_be_idle = "idle" in stages
+        return any(not one.alive or one.error or (one.stage == "idle" and not may_be_idle) for one in self._members)
 
     # Training, and its end.
 
@@ -474,16 +474,13 @@ class Coordinator:
     async def _end_generation(self) -> None:
         """Bring all members out of the generation, and learn what each holds."""
         if self._pause_cause or self._is_finished():
-            await self.server.wait_until(lambda: self._has_failed() or self._are_at("idle"), PREPARE_TIMEOUT_S)
-            if not self._has_failed():
-                self._disconnect_unless("idle")
-            if not self._has_failed():
+            if await self._wait_for_members("idle"):
                 self.step = max([self.step, *(member.held.step for member in self._members)])
                 await self._emit("paused")
                 if self._is_finished():
                     self.stop()
                     return
-            if not self._has_failed():
+            if not self._is_broken("idle"):
                 return
         await self._handle_failure()
 
@@ -519,9 +516,6 @@ class Coordinator:
         if self._failed_attempts == MAX_FAILED_ATTEMPTS:
             error = next((member.error for member in self._members if member.error), "no error given")
             self.stop(f"{MAX_FAILED_ATTEMPTS} attempts to go on failed in a row with no dead worker; the last: {error}")
-
-    def _has_failed(self) -> bool:
-        return any(not member.alive or member.error for member in self._members)
 
     def _is_finished(self) -> bool:
         """Tell whether a rank has done the last step."""

@@ -128,20 +128,19 @@ async def run_locally(
     injector: FaultInjector,
     pool: WorkerPool,
     *,
-    num_initial: int,
     max_nodes: int,
     device: str = "cpu",
     on_start: OnStart | None = None,
 ) -> LiveRun:
     """Train with nodes that are processes of this machine, while the injector starts and kills them.
 
-    The first step waits for `num_initial` nodes; there are never more than `max_nodes`. Raises a LazsimError where the
-    job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
+    The first step waits for the injector's first nodes; there are never more than `max_nodes`. Raises a LazsimError
+    where the job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
     """
     costs = check_job(spec, max_nodes, device)
     with scratch_folder() as scratch, _made_ready(spec, scratch) as spec:
         server = WorkerServer(spec, secrets.token_bytes(32), device)
-        coordinator = Coordinator(server, costs, num_initial, LOCAL_START_TIMEOUT_S)
+        coordinator = Coordinator(server, costs, len(injector.initial), LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
         coordinator.place_of = lambda name: nodes.places.get(name, max_nodes)
         coordinator.may_return, coordinator.num_ended = pool.is_running, nodes.num_ended

@@ -162,8 +162,7 @@ def validate(
         predicted = predict(spec, played, calibration, max_nodes)
         with _own_folder(spec) as own:
             on_start = progress("training through the trace", played.duration_s)
-            nodes = {"num_initial": len(injector.initial), "max_nodes": max_nodes}
-            measured = await run_locally(own, injector, pool, **nodes, device=device, on_start=on_start)
+            measured = await run_locally(own, injector, pool, max_nodes=max_nodes, device=device, on_start=on_start)
         with _own_folder(spec) as own:
             on_start = progress("calibrating again", None)
             after = await calibrate(own, max_nodes, pool, device, num_rounds=1, on_start=on_start)

@@ -7,6 +7,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -163,18 +164,17 @@ class Nccl(Transport):
             self.abort()
             raise
 
-    def abort(self) -> None:
-        """Make a call that waits in another thread fail, and end its work on the GPU."""
-        self._start_abort()
-
     def close(self) -> None:
         """Close the connections; all ranks have met since their last collective, or one is lost."""
-        thread = self._start_abort()
+        thread = self.abort()
         self._group = None
         thread.join(CLOSE_S)
 
-    def _start_abort(self) -> threading.Thread:
-        """Abort in another thread: it may take long, and the thread that drops the group last waits with it."""
+    def abort(self) -> threading.Thread:
+        """Make a call that waits in another thread fail, and end its work on the GPU.
+
+        The thread that does so may take long, and the thread that drops the group last waits with it.
+        """
         self._is_aborted = True
         thread = threading.Thread(target=_abort, args=(self._group,), daemon=True)
         thread.start()
@@ -209,9 +209,8 @@ class ProcessGroup:
         self._store, self._prefix, self._host, self._own = store, prefix, host, device
         self._gloo = Gloo()
         self._nccl: Nccl | None = None
-        self._failure: Exception | None = None
-        self._was_aborted = threading.Event()
-        self._settled = threading.Event()
+        # Done once the ranks have met, or never will: one of them is lost, or this one was called away.
+        self._met: Future[None] = Future()
 
     @property
     def is_stuck(self) -> bool:
@@ -232,28 +231,30 @@ class ProcessGroup:
         if self.size == 1:
             return
         threading.Thread(target=self._meet, daemon=True).start()
-        is_settled = self._settled.wait(MEET_S)
-        if self._failure is not None:
-            raise self._failure
-        if self._was_aborted.is_set():
-            raise RuntimeError("called away before all ranks had met")
-        if not is_settled:
-            raise RuntimeError(f"ranks did not meet in {MEET_S:.0f} s; NCCL_SOCKET_IFNAME may name a wrong network")
+        try:
+            self._met.result(MEET_S)
+        except TimeoutError:
+            told = f"ranks did not meet in {MEET_S:.0f} s; NCCL_SOCKET_IFNAME may name a wrong network"
+            raise RuntimeError(told) from None
 
     def _meet(self) -> None:
         try:
             meeting = dist.PrefixStore(self._prefix, self._store)
             self._gloo.meet(meeting, self.rank, self.size, self._host)
-            if self._have_a_gpu_each(meeting) and not self._was_aborted.is_set():
+            if self._have_a_gpu_each(meeting) and not self._met.done():
                 self._nccl = Nccl(self._own.torch)
-                if self._was_aborted.is_set():
+                if self._met.done():
                     # Another thread aborted before it could see this transport.
                     self._nccl.abort()
                 self._nccl.meet(meeting, self.rank, self.size, self._host)
+            self._settle(None)
         except Exception as error:
-            # The waiting thread raises it.
-            self._failure = error
-        self._settled.set()
+            self._settle(error)
+
+    def _settle(self, failure: Exception | None) -> None:
+        """End the wait for the other ranks, where it has not ended yet, with a failure if any."""
+        with contextlib.suppress(InvalidStateError):
+            self._met.set_exception(failure) if failure else self._met.set_result(None)
 
     def _have_a_gpu_each(self, meeting: Any) -> bool:
         """Tell whether every rank has a GPU that it shares with no other rank."""
@@ -299,8 +300,7 @@ class ProcessGroup:
 
     def abort(self) -> None:
         """Make a call that waits in another thread fail, here and then on all others."""
-        self._was_aborted.set()
-        self._settled.set()
+        self._settle(RuntimeError("called away before all ranks had met"))
         self._gloo.abort()
         if self._nccl is not None:
             self._nccl.abort()
