@@ -141,11 +141,11 @@ def random_script(seed: int, script_type: type[Script] = Script) -> Script:
     return script
 
 
-def run_live(spec: LiveSpec, script: Script, pool: WorkerPool, device: str = "cpu") -> tuple[LiveRun, dict]:
+def run_live(spec: LiveSpec, script: Script, pool: WorkerPool) -> tuple[LiveRun, dict]:
     """Train through a script; return the run and the final state of every block."""
     with tempfile.TemporaryDirectory() as folder:
         spec = msgspec.structs.replace(spec, checkpoint_folder=folder)
-        run = asyncio.run(run_locally(spec, script, pool, max_nodes=spec.global_batch, device=device))
+        run = asyncio.run(run_locally(spec, script, pool, max_nodes=spec.global_batch))
         blocks = load_blocks(spec, spec.num_steps, all_keys(spec))
         return run, {key: values.numpy() for key, values in blocks.items()}
 

@@ -142,7 +142,7 @@ def test_nccl_forms_a_group_again_after_losing_a_member():
 def same_as_on_the_cpu(pool, script: Script, top_k: int) -> None:
     spec = tiny_spec(top_k=top_k, slots_per_node=4)
     _, calm = run_live(spec, Script(2), pool)
-    run, blocks = run_live(msgspec.structs.replace(spec, silence_s=20.0), script, pool, device="cuda")
+    run, blocks = run_live(msgspec.structs.replace(spec, silence_s=20.0, device="cuda"), script, pool)
     assert run.run.steps == NUM_STEPS
     assert run.run.counts["failures"] == 1
     assert largest_difference(blocks, calm) < 1e-9

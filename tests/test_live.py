@@ -246,7 +246,7 @@ def test_a_live_job_loses_the_experts_that_the_simulation_loses(lost, num_restar
 
 def decide_among(names: list[str], places: dict[str, int]) -> tuple[Coordinator, list[WorkerConnection]]:
     """Return a coordinator, and its workers in the order in which they came."""
-    server = WorkerServer(tiny_spec(), b"", "cpu")
+    server = WorkerServer(tiny_spec(), b"")
     coordinator = Coordinator(server, live_costs(tiny_spec(), 4), len(names), 1.0)
     coordinator.place_of = places.__getitem__
     server.workers += [WorkerConnection(name, name, None, None, HeldState(), 0.0) for name in names]
@@ -338,7 +338,7 @@ def test_a_worker_that_trains_hears_why_the_job_is_over(monkeypatch, ended):
     monkeypatch.setattr("lazsim.live.generation.Generation", lambda *_: SimpleNamespace(run=train))
     inbox = queue.Queue()
     start = StartGeneration(1, None, reuse=False, draft="")
-    for message in (Welcome(prepare(tiny_spec()), "cpu"), start, Command(1, "abort"), Stop("the disk is full"), None):
+    for message in (Welcome(prepare(tiny_spec())), start, Command(1, "abort"), Stop("the disk is full"), None):
         inbox.put(message)
     # The controller has closed the connection by the time that the worker notices.
     client = SimpleNamespace(inbox=inbox, lost=True, aborted_generation=0, send=send, start_heartbeats=lambda _: None)

@@ -207,7 +207,7 @@ def lead(system, cost_model, events):
 
         async def run():
             spec = tiny_spec(system, interval=NEVER)
-            server = WorkerServer(msgspec.structs.replace(spec, num_steps=None), b"secret", "cpu")
+            server = WorkerServer(msgspec.structs.replace(spec, num_steps=None), b"secret")
             server.max_workers = 1000
             injector = TraceInjector(events)
             coordinator = Coordinator(server, cost_model, len(injector.initial), 60.0)

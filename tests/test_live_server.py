@@ -109,7 +109,7 @@ def serve(script, **changes):
     seen = Seen()
 
     async def run():
-        server = WorkerServer(tiny_spec(**changes), SECRET, "cpu")
+        server = WorkerServer(tiny_spec(**changes), SECRET)
         await server.open(seen)
         try:
             await script(server)
@@ -144,7 +144,7 @@ def test_of_idle_strangers_a_few_are_held_for_a_short_time_and_workers_still_joi
 @pytest.mark.parametrize("num_turns", range(5))
 def test_a_connection_that_comes_while_the_controller_closes_is_closed_too(num_turns):
     async def script():
-        server = WorkerServer(tiny_spec(), SECRET, "cpu")
+        server = WorkerServer(tiny_spec(), SECRET)
         await server.open(Seen())
         await asyncio.sleep(0.01)
         with socket.create_connection(("127.0.0.1", server.port)):

@@ -110,7 +110,7 @@ def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, num_rou
     monkeypatch.setattr("lazsim.live.calibration.RETURN_S", 0.3)
     spec = tiny_spec(system, num_steps=None)
     spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, rebalance_interval_steps=1000))
-    found = asyncio.run(calibrate(spec, num_nodes, pool, "cpu", num_rounds=num_rounds))
+    found = asyncio.run(calibrate(spec, num_nodes, pool, num_rounds=num_rounds))
     complete = [one for one in found.recoveries if one.complete]
     assert [one.cause for one in complete] == num_rounds * causes + num_rounds * ["failure"]
     assert all(one.is_restart for one in complete[-num_rounds:])
@@ -185,7 +185,7 @@ def test_a_calibration_whose_worker_ends_by_itself_ends_in_a_message(monkeypatch
 
     monkeypatch.setattr("lazsim.live.calibration.CalibrationFaults", Accident)
     with pytest.raises(LiveError, match="a worker ended by itself"):
-        asyncio.run(calibrate(tiny_spec(num_steps=None), 3, pool, "cpu"))
+        asyncio.run(calibrate(tiny_spec(num_steps=None), 3, pool))
 
 
 def test_costs_are_means_over_a_calibration():

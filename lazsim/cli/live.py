@@ -90,6 +90,7 @@ def build_spec(settings: dict[str, Any]) -> "LiveSpec":
         slots_per_node=settings["slots"],
         num_heads=settings["heads"],
         global_batch=settings["batch"],
+        device=settings["device"],
         seed=settings["seed"],
         text=settings["text"],
         checkpoint_folder=str(settings["checkpoints"] or ""),
@@ -106,13 +107,13 @@ def load_live_trace(
     from lazsim.live.run import check_job
 
     if settings["trace_path"] is None:
-        check_job(spec, settings["nodes"], settings["device"])
+        check_job(spec, settings["nodes"])
         return default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {}
     names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING)
     reading = {name: settings[name] for name in names}
     with prefix_errors("`trace`"):
         trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)
-    check_job(spec, trace.most_nodes(), settings["device"])
+    check_job(spec, trace.most_nodes())
     stretch = {"start_s": settings["start"], "duration_s": settings["duration"], "max_nodes": settings["nodes"]}
     stretch |= {"cap": settings["cap"] or CAPS[0], "lenient": settings["lenient"]}
     return trace, settings["speedup"] or max(1.0, trace.duration_s / 60.0), stretch
@@ -194,16 +195,16 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     from lazsim.live.worker_pool import WorkerPool
 
     trace, speedup, stretch = load_live_trace(spec, settings, quiet_trace)
-    has_trace, device = settings["trace_path"] is not None, settings["device"]
+    has_trace = settings["trace_path"] is not None
     spec, played = compress(spec, trace, speedup)
     injector = TraceInjector(played, is_awaited=has_trace)
     max_nodes = trace.most_nodes()
 
     async def run(on_start: "OnStart") -> "LiveRun":
         with WorkerPool() as pool:
-            return await run_locally(spec, injector, pool, max_nodes=max_nodes, device=device, on_start=on_start)
+            return await run_locally(spec, injector, pool, max_nodes=max_nodes, on_start=on_start)
 
-    inputs = describe_inputs(spec, device, trace, {**stretch, "speedup": speedup})
+    inputs = describe_inputs(spec, trace, {**stretch, "speedup": speedup})
     return replace(_report(inputs, run, played.duration_s if has_trace else None), notes=trace.notes)
 
 
@@ -218,7 +219,7 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
         raise LazsimError(f"`listen` {listen!r}: give HOST:PORT; port 0 takes any free one")
     if settings["checkpoints"] is None:
         raise LazsimError("`listen`: give a folder that all workers share as `checkpoints`")
-    secret, num_nodes, device = secret_from_environment(), settings["nodes"], settings["device"]
+    secret, num_nodes = secret_from_environment(), settings["nodes"]
 
     async def run(on_start: "OnStart") -> "LiveRun":
         def announce(coordinator: "Coordinator") -> None:
@@ -226,11 +227,9 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
             worker = "python -m lazsim.live.worker --controller"
             note(f"waiting for {counted(num_nodes, 'worker')}: {worker} {host}:{coordinator.server.port}")
 
-        return await run_on_cluster(
-            spec, secret, host, int(port), num_initial=num_nodes, device=device, on_start=announce
-        )
+        return await run_on_cluster(spec, secret, host, int(port), num_initial=num_nodes, on_start=announce)
 
-    return _report(describe_inputs(spec, device, None, {}), run, None)
+    return _report(describe_inputs(spec, None, {}), run, None)
 
 
 def _report(

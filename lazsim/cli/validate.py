@@ -50,7 +50,7 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
         return show_run(purpose, wall_s)
 
     limits = {"speedup": speedup, "tolerance": tolerance}
-    found = validate(spec, trace, **limits, device=settings["device"], replay=stretch, progress=progress)
+    found = validate(spec, trace, **limits, replay=stretch, progress=progress)
     show(found, validation_parts, kept_as="validate.json", files=validation_files, report=validation_report)
     write_routing(record_routing, found.measured.routing)
     if found.has_passed:

@@ -182,7 +182,6 @@ async def calibrate(
     spec: LiveSpec,
     num_nodes: int,
     pool: WorkerPool,
-    device: str,
     ages_s: Sequence[float] = (),
     num_rounds: int = NUM_ROUNDS,
     on_start: OnStart | None = None,
@@ -202,7 +201,7 @@ async def calibrate(
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
     usable_nodes = partial(LIVE_SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))
     injector = CalibrationFaults(num_nodes, usable_nodes, ages_s, num_rounds, all_lost)
-    return await run_locally(spec, injector, pool, max_nodes=num_nodes, device=device, on_start=on_start)
+    return await run_locally(spec, injector, pool, max_nodes=num_nodes, on_start=on_start)
 
 
 def summarise(run: LiveRun) -> Calibration:

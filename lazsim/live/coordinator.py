@@ -248,7 +248,7 @@ class Coordinator:
             begun_s = self.now_s()
             await self.server.wait_until(
                 lambda: not any(map(self.may_return, self._lost())) or self._decide_now().source == "peers",
-                RECONNECT_GRACE_S[self.server.device],
+                RECONNECT_GRACE_S[self.spec.device],
             )
             self.record.recovery("restart").rebuild_s += self.now_s() - begun_s
             decision = self._decide_now()

@@ -128,7 +128,7 @@ class Worker:
             raise LiveError(f"{self.name}: {name} differs from the controller's; give all nodes the same `text`")
         if self._state is None:
             try:
-                self._state = TrainingState(spec, take_device(welcome.device, self._local_rank))
+                self._state = TrainingState(spec, take_device(spec.device, self._local_rank))
             except RuntimeError as error:
                 raise LiveError(f"{self.name}: cannot take a GPU: {_first_line(error)}; or use `device` cpu") from None
         return self._state

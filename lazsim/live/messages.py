@@ -147,10 +147,9 @@ class Note(Message, frozen=True, tag=True):
 
 
 class Welcome(Message, frozen=True, tag=True):
-    """The job, and the device to train on."""
+    """The job."""
 
     spec: LiveSpec
-    device: str
 
 
 class GenerationPlan(msgspec.Struct, frozen=True):

@@ -72,10 +72,10 @@ def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     return costs
 
 
-def check_job(spec: LiveSpec, num_nodes: int, device: str) -> CostModel:
+def check_job(spec: LiveSpec, num_nodes: int) -> CostModel:
     """Return `live_costs`; raise a LazsimError also where this machine cannot hold the workers of a job."""
     costs, state_bytes = live_costs(spec, num_nodes), 0
-    if choose_device(device) == "cpu":
+    if choose_device(spec.device) == "cpu":
         num_experts = spec.model.num_moe_layers * spec.slots_per_node
         # Parameters, two moments and a gradient.
         num_values = 4 * (block_size(spec, DENSE) + num_experts * block_size(spec, (0, 0)))
@@ -107,7 +107,7 @@ def prepare(spec: LiveSpec) -> LiveSpec:
     return msgspec.structs.replace(spec, text_sha256=sha256(text), job=job)
 
 
-def describe_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:
+def describe_inputs(spec: LiveSpec, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs of a live run as plain data: the job, its trace if any, and the replay of the trace."""
     names, described = ("format", "sha256", "events_sha256"), None
     if trace is not None:
@@ -115,7 +115,7 @@ def describe_inputs(spec: LiveSpec, device: str, trace: Trace | None, replay: Ma
     return {
         "version": __version__,
         "torch": str(torch.__version__),
-        "device": device,
+        "device": spec.device,
         "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
         "trace": described,
         "replay": dict(replay),
@@ -129,17 +129,16 @@ async def run_locally(
     pool: WorkerPool,
     *,
     max_nodes: int,
-    device: str = "cpu",
     on_start: OnStart | None = None,
 ) -> LiveRun:
     """Train with nodes that are processes of this machine, while the injector starts and kills them.
 
     The first step waits for the injector's first nodes; there are never more than `max_nodes`. Raises a LazsimError
-    where the job cannot go on, or there is no GPU where `device` (``auto``, ``cpu`` or ``cuda``) asks for one.
+    where the job cannot go on, or there is no GPU where it asks for one.
     """
-    costs = check_job(spec, max_nodes, device)
+    costs = check_job(spec, max_nodes)
     with scratch_folder() as scratch, _made_ready(spec, scratch) as spec:
-        server = WorkerServer(spec, secrets.token_bytes(32), device)
+        server = WorkerServer(spec, secrets.token_bytes(32))
         coordinator = Coordinator(server, costs, len(injector.initial), LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
         coordinator.place_of = lambda name: nodes.places.get(name, max_nodes)
@@ -167,7 +166,6 @@ async def run_on_cluster(
     port: int,
     *,
     num_initial: int,
-    device: str = "auto",
     on_start: OnStart | None = None,
 ) -> LiveRun:
     """Train with workers that torchrun, Slurm, Kubernetes or a shell on each node start.
@@ -176,7 +174,7 @@ async def run_on_cluster(
     """
     costs = live_costs(spec, num_initial)
     with _made_ready(spec, Path(spec.checkpoint_folder)) as spec:
-        server = WorkerServer(spec, secret, device, host, port)
+        server = WorkerServer(spec, secret, host, port)
         return await _lead(Coordinator(server, costs, num_initial, CLUSTER_START_TIMEOUT_S), on_start, lambda: None)
 
 

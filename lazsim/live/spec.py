@@ -45,6 +45,8 @@ class LiveSpec(Spec, frozen=True, kw_only=True):
     """Of Adam, as the three before."""
     balance_weight: Quantity = 0.01
     """Weight of the auxiliary loss that evens out expert loads (Switch Transformer, arXiv 2101.03961)."""
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    """Device of the workers; ``auto`` is a GPU where a worker finds one."""
     dtype: Literal["float32", "float64"] = "float32"
     """Number type of the training state and of all arithmetic."""
     num_steps: Count | None = None

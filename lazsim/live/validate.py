@@ -138,7 +138,6 @@ def validate(
     *,
     speedup: float,
     tolerance: float,
-    device: str = "cpu",
     replay: Mapping[str, Any] | None = None,
     progress: ShowProgress = lambda _purpose, _wall_s: lambda _coordinator: None,
 ) -> Validation:
@@ -148,24 +147,22 @@ def validate(
     `replay`, the stretch of the trace, is recorded with the inputs.
     """
     spec, played = compress(prepare(spec), trace, speedup)
-    inputs = describe_inputs(spec, device, trace, {**(replay or {}), "speedup": speedup})
+    inputs = describe_inputs(spec, trace, {**(replay or {}), "speedup": speedup})
     max_nodes = trace.most_nodes()
     injector, ages_s = TraceInjector(played), kill_ages_s(played)
 
     async def run(pool: WorkerPool) -> Validation:
         with _own_folder(spec) as own:
             on_start = progress("calibrating", None)
-            before = await calibrate(
-                own, max_nodes, pool, device, ages_s, on_start=on_start, all_lost=all_lost_ratio(trace)
-            )
+            before = await calibrate(own, max_nodes, pool, ages_s, on_start=on_start, all_lost=all_lost_ratio(trace))
         calibration = summarise(before)
         predicted = predict(spec, played, calibration, max_nodes)
         with _own_folder(spec) as own:
             on_start = progress("training through the trace", played.duration_s)
-            measured = await run_locally(own, injector, pool, max_nodes=max_nodes, device=device, on_start=on_start)
+            measured = await run_locally(own, injector, pool, max_nodes=max_nodes, on_start=on_start)
         with _own_folder(spec) as own:
             on_start = progress("calibrating again", None)
-            after = await calibrate(own, max_nodes, pool, device, num_rounds=1, on_start=on_start)
+            after = await calibrate(own, max_nodes, pool, num_rounds=1, on_start=on_start)
         components = compare_run(measured, predicted, calibration)
         notes = (*trace.notes, *forecast_notes(spec, predicted))
         return Validation(inputs, measured, predicted, calibration, drift(before, after), tolerance, components, notes)

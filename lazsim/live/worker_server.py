@@ -101,8 +101,8 @@ class WorkerServer:
     worker that sends anything but reports on this job, of the size that they can have, is disconnected.
     """
 
-    def __init__(self, spec: LiveSpec, secret: bytes, device: str, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.spec, self.secret, self.device = spec, secret, device
+    def __init__(self, spec: LiveSpec, secret: bytes, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.spec, self.secret = spec, secret
         self.host, self.port = host, port
         self._job = job_hash(spec)
         self.workers: list[WorkerConnection] = []
@@ -270,7 +270,7 @@ class WorkerServer:
         messages.check_report(self.spec, hello)
         worker = WorkerConnection(hello.name, hello.instance, writer, auth, hello.held, time.monotonic())
         self.workers.append(worker)
-        worker.send(messages.Welcome(self.spec, self.device))
+        worker.send(messages.Welcome(self.spec))
         self._handler.on_join(worker)
         self._changed.set()
         return worker

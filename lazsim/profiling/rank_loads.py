@@ -84,17 +84,16 @@ def measure_ranks_on_device(
     loads: Sequence[Sequence[int]],
     num_tokens: int,
     profile: Profile | None,
-    begin_s: float,
     progress: ProgressBar = iter,
 ) -> tuple[RankTimes, dict[str, Any]]:
     """Measure virtual ranks of `num_tokens` assignments each; return their times, and the conditions of these.
 
-    Without a profile to predict from, its tables are measured on the way. The budget begins at `begin_s` on the
-    monotonic clock.
+    Without a profile to predict from, its tables are measured on the way.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
+    scheduler = Scheduler(device, options.budget)
     dtype = choose_dtype(options.dtype, device)
     tables: dict[str, TimeTable] = {}
     if profile is not None:
@@ -104,7 +103,6 @@ def measure_ranks_on_device(
         # Before the peaks, which take seconds.
         _check_reach(tables, _largest(loads, num_tokens))
     target = Target(device, dtype, *measure_peaks(device, dtype, options.budget))
-    scheduler = Scheduler(device, options.budget, begin_s)
     times = measure_rank_loads(model, target, loads, num_tokens, tables, scheduler, progress)
     return times, {"device": device, "dtype": dtype, "version": __version__, "conditions": conditions(device)}
 

@@ -4,7 +4,6 @@ Axes: L layers, E experts, N nodes, S slots of a node, G ranks (one to a GPU).
 """
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +70,6 @@ def plan_loads(plan: PlacementPlan, load_LE: Ints, tokens_of_rank: int, gpus_per
 
 def measure_ranks(options: RankOptions, progress: ProgressBar = iter) -> RankResult:
     """Measure the work of every rank of a plan in turn, and compare the slowest with the prediction."""
-    begin_s = time.monotonic()
     settings = {name: getattr(options, name) for name in ("model", "cluster", "job", "system", "routing", "seed")}
     # The profile replaces measurements here, not the modelled times of a step.
     scenario = resolve(settings)
@@ -96,7 +94,7 @@ def measure_ranks(options: RankOptions, progress: ProgressBar = iter) -> RankRes
     num_tokens = costs.tokens_per_gpu * model.top_k
     loads = plan_loads(plan, load_LE, num_tokens, cluster.gpus_per_node, padded=system.padded)[: options.layers]
     ranks = loads.reshape(-1, loads.shape[2]).tolist()
-    times, conditions = measure_ranks_on_device(options, scenario.model, ranks, num_tokens, profile, begin_s, progress)
+    times, conditions = measure_ranks_on_device(options, scenario.model, ranks, num_tokens, profile, progress)
     # A layout has other exchanges, and none for a plan alone.
     of_kernels = costs if isinstance(costs, KernelCosts) else scenario.analytic_costs()
     exchange_s = _exchange_s(of_kernels, system, plan, load_LE) / model.num_moe_layers
@@ -167,7 +165,6 @@ def loads_under_skew(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[
 
 def measure_skew(options: SkewOptions, progress: ProgressBar = iter) -> SkewResult:
     """Measure and predict a layer under growing skew."""
-    begin_s = time.monotonic()
     skews = options.skews or tuple(2.0**power for power in range(int(math.log2(options.experts)) + 1))
     for skew in skews:
         if skew > options.experts:
@@ -182,9 +179,7 @@ def measure_skew(options: SkewOptions, progress: ProgressBar = iter) -> SkewResu
     ]
     ranks = [rank for pair in pairs for layer in pair for rank in layer]
     profile = _fitting_profile(options.profile, model) if options.profile is not None else None
-    times, conditions = measure_ranks_on_device(
-        options, model, ranks, options.tokens * model.top_k, profile, begin_s, progress
-    )
+    times, conditions = measure_ranks_on_device(options, model, ranks, options.tokens * model.top_k, profile, progress)
     first_s = max(map(times.measured_s, pairs[0][0]))
     rows = [_skew_row(skew, pair, times, first_s) for skew, pair in zip(skews, pairs, strict=True)]
     kept = {name: value for name, value in vars(options).items() if name != "skews"}
