@@ -427,8 +427,10 @@ def main() -> None:
     session = Session(options.state, environment, options.device, scale_to(options.total, found))
     session.report["conditions"].append(found_here)
     has_run = False
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup it goes on when the terminal is closed.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         for task, left_s in pending(session, found, end_s, end_s - time.monotonic()):
             session.run(task, left_s)

@@ -81,7 +81,9 @@ def test_a_job_that_cannot_go_on_is_one_line_and_exit_code_1(lazsim, tmp_path):
     (tmp_path / "step-000000002").write_text("")
     options = (*tiny_options(tmp_path, slots=8), "--steps", 2, "--checkpoints", tmp_path)
     code, out, err = lazsim("live", "--nodes", 1, *options)
-    assert (code, out) == (1, "")
+    assert code == 1
+    # The steps that it made are shown.
+    assert out.startswith("lazarus: 2 steps, 12 samples in ")
     assert f"{tmp_path}: the checkpoint of step 2 cannot be completed: step-000000002." in err
     assert "cannot be called step-000000002 (Not a directory); move what has that name, or choose another f" in err
     assert len(err.splitlines()) == 1

@@ -938,6 +938,24 @@ def test_a_run_whose_terminal_closes_keeps_its_results(tmp_path, start_process):
     wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
 
 
+def test_a_run_that_an_error_breaks_off_keeps_its_results(tmp_path, start_process):
+    out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
+    command = live_command(tmp_path, "--steps", 100000, "--job", job_that_saves_each_step(tmp_path))
+    command += ["--out", out, "--checkpoints", checkpoints, "--json"]
+    running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
+    checkpoints.rename(tmp_path / "moved")
+    checkpoints.write_text("in the way")
+    printed, said = running.communicate(timeout=600)
+    assert running.returncode == 1
+    assert re.fullmatch(r"lazsim: /.*: cannot be (written|completed).*", said.splitlines()[-1])
+    found = json.loads(printed)
+    assert found["interrupted"]
+    assert found["steps"] >= 1
+    assert found["exchanged_by"] == ["gloo"]
+    assert json.loads((out / "live.json").read_text()) == found
+
+
 FLOOD = """
 import resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)

@@ -224,7 +224,7 @@ measured.main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_slice_that_is_ended_leaves_whole_files_and_no_process(start_process, tmp_path, number):
     pid, state, out = tmp_path / "pid", tmp_path / "state", tmp_path / "out"
     options = ["--device", "cpu", "--state", str(state), "--out", str(out)]

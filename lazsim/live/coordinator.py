@@ -145,8 +145,10 @@ class Coordinator:
         self.record.alive(len(self.server.workers))
 
     async def _start_clock(self) -> None:
+        exchanged_by = self.record.exchanged_by
         self._reset_clock()
-        self._clock_runs = True
+        # The workers of the first generation have told theirs by now.
+        self.record.exchanged_by, self._clock_runs = exchanged_by, True
         if self._newcomers.due_s is not None:
             # Workers that came during the preparation join like those that come now.
             self._newcomers.close()
