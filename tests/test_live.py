@@ -825,6 +825,19 @@ def test_a_job_goes_on_where_the_process_that_starts_workers_is_killed(pool, und
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
+def test_a_job_ends_in_a_line_where_the_process_that_starts_workers_hangs(pool, monkeypatch):
+    # Another one, which is started then, has no time to import torch.
+    monkeypatch.setattr("lazsim.live.worker_pool.START_TIMEOUT_S", 0.3)
+
+    def stop_server(_nodes):
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)
+
+    script = Script(2, {("stepped", 2): [("call", stop_server), ("start", "m0")]})
+    with pytest.raises(LiveError, match=r"^m0: cannot be started \(Resource temporarily unavailable\)"):
+        run_live(tiny_spec(num_steps=1000), script, pool)
+    assert pool.num_workers == 0
+
+
 RAISES = """
 import os, sys, types
 # What workers need takes a second to import.

@@ -55,7 +55,7 @@ class ControllerClient:
         self.inbox: queue.Queue[Message | None] = queue.Queue()
         self.aborted_generation = 0
         self.pause: Command | None = None
-        self.lost = self._closed = False
+        self.lost = False
         self._on_abort = on_abort
         self._notes: dict[tuple[int, str], bytes] = {}
         self._notes_changed = threading.Condition()
@@ -163,15 +163,15 @@ class ControllerClient:
             self._abort()
 
     def _abort(self) -> None:
-        # A connection that this end has closed must not abort what the next one builds.
-        if not self._closed:
-            self._on_abort()
+        self._on_abort()
         with self._notes_changed:
             self._notes_changed.notify_all()
 
     def close(self) -> None:
         """End the connection."""
-        self.lost = self._closed = True
+        self.lost = True
+        # What the next connection builds must not be aborted by the end of this one.
+        self._on_abort = lambda: None
         # The receiving thread holds the reader; the end of the connection wakes it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -4,7 +4,9 @@ import atexit
 import contextlib
 import errno
 import os
+import signal
 import tempfile
+import threading
 from functools import partial
 from multiprocessing import current_process, forkserver, get_context
 from multiprocessing.context import ForkServerProcess
@@ -19,6 +21,9 @@ from lazsim.processes import end_with_parent, starting_processes, when_possible
 
 END_TIMEOUT_S = 5.0
 """Longest wait for the end of a worker that was killed: the kernel first frees its memory."""
+
+START_TIMEOUT_S = 60.0
+"""Longest wait for the start of a worker, for which the fork server may have to import torch first."""
 
 UNKNOWN_EXIT_CODE = 255
 """What Python takes for the exit code of a worker whose fork server was killed, whether it has ended or not."""
@@ -106,10 +111,18 @@ def _choose_folder() -> None:
 
 def _start(worker: ForkServerProcess) -> None:
     """Start a worker; where the fork server has ended, as for want of processes, the next call starts another."""
+    forkserver.ensure_running()
+    server: Any = forkserver._forkserver
+    # It may hang, as after SIGSTOP, and Python waits for its answer without end.
+    watch = threading.Timer(START_TIMEOUT_S, os.kill, (server._forkserver_pid, signal.SIGKILL))
     try:
+        watch.start()
         worker.start()
-    except (EOFError, ConnectionError):
+    # The last where no thread can start.
+    except (EOFError, ConnectionError, RuntimeError):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+    finally:
+        watch.cancel()
 
 
 def _work(log: str, address: tuple[str, int], name: str, secret: bytes, local_rank: int) -> None:
