@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from lazsim.live.spec import LiveSpec
     from lazsim.trace.table import Trace
 
-
-Ended = tuple["LiveReport", BaseException | None]
-"""The report on a run, and what broke it off, if anything did."""
 
 REFRESH_S = 0.5
 """Time between two looks at a run for its bar."""
@@ -182,14 +180,14 @@ def command(steps: int | None, listen: str | None, record_routing: Path | None, 
     spec = prepare(build_spec(settings))
     if steps is not None or settings["trace_path"] is None:
         spec = msgspec.structs.replace(spec, num_steps=steps or 100)
-    report, ended = _run_here(spec, settings) if listen is None else _run_on_cluster(spec, listen, settings)
+    report = _run_here(spec, settings) if listen is None else _run_on_cluster(spec, listen, settings)
     show(report, lambda shown: live_parts(shown.result), kept_as="live.json", files=live_files)
     write_routing(record_routing, report.result.routing)
-    if ended is not None:
-        raise ended
+    if report.broken_off_by is not None:
+        raise report.broken_off_by
 
 
-def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> Ended:
+def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     """Start the workers here, and kill and start them as the trace says."""
     from lazsim.live.fault_injector import TraceInjector
     from lazsim.live.run import describe_inputs, run_locally
@@ -207,10 +205,10 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> Ended:
             return await run_locally(spec, injector, pool, max_nodes=max_nodes, on_start=on_start)
 
     inputs = describe_inputs(spec, trace, {**stretch, "speedup": speedup})
-    return _report(inputs, run, played.duration_s if has_trace else None, trace.notes)
+    return replace(_report(inputs, run, played.duration_s if has_trace else None), notes=trace.notes)
 
 
-def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> Ended:
+def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> "LiveReport":
     """Lead workers that are started elsewhere."""
     from lazsim.live.messages import secret_from_environment
     from lazsim.live.run import describe_inputs, run_on_cluster
@@ -235,11 +233,8 @@ def _run_on_cluster(spec: "LiveSpec", listen: str, settings: dict[str, Any]) -> 
 
 
 def _report(
-    inputs: dict[str, Any],
-    run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]",
-    wall_s: float | None,
-    notes: tuple[str, ...] = (),
-) -> Ended:
+    inputs: dict[str, Any], run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]", wall_s: float | None
+) -> "LiveReport":
     """Make a run and report on it; where it is broken off, on its part up to then, if it had begun."""
     from lazsim.live.messages import LiveError
     from lazsim.live.orders import run_until_ordered
@@ -253,14 +248,14 @@ def _report(
         show_run("training", wall_s)(coordinator)
 
     try:
-        return LiveReport(inputs, run_until_ordered(run(on_start)), notes=notes), None
-    except (KeyboardInterrupt, LiveError) as ended:
+        return LiveReport(inputs, run_until_ordered(run(on_start)))
+    except (KeyboardInterrupt, LiveError) as error:
         if not started or not started[0].record.steps:
             raise
         acknowledge()
         coordinator = started[0]
         result = coordinator.record.result(coordinator.step, coordinator.now_s())
-        return LiveReport(inputs, result, interrupted=True, notes=notes), ended
+        return LiveReport(inputs, result, broken_off_by=error)
 
 
 def _tell_beginning(coordinator: "Coordinator") -> None:

@@ -27,15 +27,8 @@ RECONNECT_TIMEOUT_S = 10.0
 WELCOME_TIMEOUT_S = 60.0
 """Time that a worker that has reached it waits for a proof, and again for a welcome: a controller may be planning."""
 
-SOCKET_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
-)
-"""Messages go out at once, and the loss of the controller's machine is noticed within half a minute."""
+UNHEARD_MS = 30_000
+"""Time after which a heartbeat that the controller's machine does not take ends the connection."""
 
 
 class DisconnectedError(Exception):
@@ -65,8 +58,9 @@ class ControllerClient:
         except OSError as error:
             raise DisconnectedError(f"no controller at {address[0]}:{address[1]} ({error}); is it running?") from None
         self.own_address = str(self._socket.getsockname()[0])
-        for level, option, value in SOCKET_OPTIONS:
-            self._socket.setsockopt(level, option, value)
+        # Messages go out at once.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)
         try:
             self._auth = self._prove(secret)
         except (OSError, LiveError):

@@ -34,12 +34,6 @@ from lazsim.units import counted
 FAILURE_WINDOW_S = 0.02
 """Failures that the coordinator learns of within this time count as one."""
 
-MAX_NOTES = 16
-"""Notes of a worker in a generation: a few for each of at most two groups."""
-
-MAX_UNFINISHED_CHECKPOINTS = 64
-"""Checkpoints of which a worker has reported its part and another has not yet; real ones are a few at most."""
-
 MAX_FAILED_ATTEMPTS = 5
 """Generations in a row that end without a dead worker and without a step, before the job ends with an error."""
 
@@ -185,7 +179,9 @@ class Coordinator:
                 worker.stage = message.stage
                 self.record.exchanged_by.add(message.backend)
             case messages.Note() if worker in self._members and message.generation == self._generation:
-                self._pass_on(worker, message)
+                for member in self._members:
+                    if member is not worker:
+                        member.send(message)
             case messages.StepDone() if self._members[:1] == [worker] and message.generation == self._generation:
                 if message.step != self.step + 1:
                     return
@@ -198,25 +194,12 @@ class Coordinator:
             case messages.CheckpointWritten() if message.generation == self._generation:
                 self._collect_checkpoint(worker, message)
 
-    def _pass_on(self, worker: WorkerConnection, message: messages.Note) -> None:
-        """Pass a note on to the other members."""
-        worker.num_notes += 1
-        if worker.num_notes > MAX_NOTES:
-            worker.disconnect()
-            return
-        for member in self._members:
-            if member is not worker:
-                member.send(message)
-
     def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""
         if message.error:
             self.stop(message.error)
             return
         # Connections are read in no order between them: a rank may seem to be checkpoints ahead of another.
-        if sum(worker.name in parts for parts in self._saves.values()) >= MAX_UNFINISHED_CHECKPOINTS:
-            worker.disconnect()
-            return
         parts = self._saves.setdefault(message.step, {})
         parts[worker.name] = message
         if parts.keys() >= {member.name for member in self._members}:
@@ -365,7 +348,7 @@ class Coordinator:
         self.step = self._reported_step = plan.step
         self._failed_s = self._known_s = None
         for member in members:
-            member.stage, member.generation, member.error, member.num_notes = "entered", self._generation, "", 0
+            member.stage, member.generation, member.error = "entered", self._generation, ""
             member.send(messages.StartGeneration(self._generation, plan, reuse, self._draft))
         await self._emit("entered")
         if not await self._wait_for_members("connected", "ready"):

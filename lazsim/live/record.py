@@ -100,16 +100,16 @@ class LiveRun:
 
 @dataclass(frozen=True)
 class LiveReport:
-    """A live run with its inputs; `interrupted` where it ended early and shows the results up to then."""
+    """A live run with its inputs, and the interrupt or error that ended it early, if one did."""
 
     inputs: Mapping[str, Any]
     result: LiveRun
-    interrupted: bool = False
+    broken_off_by: BaseException | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        about = {"inputs": self.inputs, "interrupted": self.interrupted, "notes": self.notes}
+        about = {"inputs": self.inputs, "interrupted": self.broken_off_by is not None, "notes": self.notes}
         return about | self.result.to_json()
 
 

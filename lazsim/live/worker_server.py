@@ -51,8 +51,7 @@ class WorkerConnection:
     """A connected worker, the state that it last reported, and its progress into the current generation.
 
     The last generation that it was told to start is `generation`. There it has ``entered``, is ``connected`` to the
-    other ranks, ``ready`` with every state that it needs, or ``idle`` again; `error` tells why it left by itself. It
-    has sent `num_notes` to the others.
+    other ranks, ``ready`` with every state that it needs, or ``idle`` again; `error` tells why it left by itself.
     """
 
     name: str
@@ -65,7 +64,6 @@ class WorkerConnection:
     generation: int = 0
     stage: str = "idle"
     error: str = ""
-    num_notes: int = 0
 
     def send(self, message: Message) -> None:
         """Send a message; the end of the connection tells when the worker is gone."""
