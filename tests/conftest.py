@@ -66,7 +66,7 @@ def pytest_collection() -> Iterator[None]:
 def start_process() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Start processes that end with the test, however it ends: each is the leader of a session and killed with it.
 
-    Interrupts reach them also where the tests themselves ignore interrupts, as in the background of a shell script.
+    Signals reach them also where the tests themselves ignore these, as under nohup, or in the background of a script.
     """
     started = []
 
@@ -80,7 +80,8 @@ def start_process() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
 
 def _prepare_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     if PRCTL is not None:
         # Fixtures end nothing when the tests are killed; the kernel then ends the leader, and its workers follow it.
         PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -838,6 +838,24 @@ def test_a_job_ends_in_a_line_where_the_process_that_starts_workers_hangs(pool, 
     assert pool.num_workers == 0
 
 
+HANGS = """
+import os, signal
+from multiprocessing import forkserver
+from pathlib import Path
+from lazsim.live import worker_pool
+worker_pool.END_TIMEOUT_S = 0.5
+with worker_pool.WorkerPool() as pool:
+    for name in "ab":
+        pool.start(name, ("127.0.0.1", 1), b"secret", 0, Path(os.devnull))
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)
+print("ended")
+"""
+
+
+def test_a_process_that_starts_workers_and_hangs_does_not_hold_up_the_end(run_process):
+    assert run_process(sys.executable, "-c", HANGS, timeout_s=60).stdout == "ended\n"
+
+
 RAISES = """
 import os, sys, types
 # What workers need takes a second to import.

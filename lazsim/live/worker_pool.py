@@ -97,6 +97,8 @@ class WorkerPool:
             self.kill(name)
         for worker in self._killed:
             worker.join(END_TIMEOUT_S)
+            if worker.is_alive():
+                _kill_server()
         self._killed.clear()
 
 
@@ -111,10 +113,7 @@ def _choose_folder() -> None:
 
 def _start(worker: ForkServerProcess) -> None:
     """Start a worker; where the fork server has ended, as for want of processes, the next call starts another."""
-    forkserver.ensure_running()
-    server: Any = forkserver._forkserver
-    # It may hang, as after SIGSTOP, and Python waits for its answer without end.
-    watch = threading.Timer(START_TIMEOUT_S, os.kill, (server._forkserver_pid, signal.SIGKILL))
+    watch = threading.Timer(START_TIMEOUT_S, _kill_server)
     try:
         watch.start()
         worker.start()
@@ -123,6 +122,13 @@ def _start(worker: ForkServerProcess) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
     finally:
         watch.cancel()
+
+
+def _kill_server() -> None:
+    """Kill a fork server that hangs, as after SIGSTOP: Python waits without end for what it tells of workers."""
+    server: Any = forkserver._forkserver
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server._forkserver_pid, signal.SIGKILL)
 
 
 def _work(log: str, address: tuple[str, int], name: str, secret: bytes, local_rank: int) -> None:
