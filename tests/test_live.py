@@ -1132,12 +1132,18 @@ def test_a_worker_one_step_behind_catches_up_if_it_had_prepared():
     def has(*blocks):
         return lambda held: frozenset().union(*held) == frozenset(blocks)
 
-    assert agree_on_step([ahead, prepared, late], has(0, 1)) == (5, [frozenset({0}), frozenset({1}), frozenset()])
-    assert agree_on_step([prepared, late], has(1, 2)) == (4, [frozenset({1}), frozenset({2})])
+    assert agree_on_step([ahead, prepared, late], has(0, 1), LastStep()) == (
+        5,
+        [frozenset({0}), frozenset({1}), frozenset()],
+    )
+    assert agree_on_step([prepared, late], has(1, 2), LastStep()) == (4, [frozenset({1}), frozenset({2})])
     # Alone ahead with a part of the state, as after a rollback that it missed: the others' step counts.
     stranger = HeldState(6, False, frozenset({0}))
-    assert agree_on_step([stranger, prepared, late], has(1, 2)) == (4, [frozenset(), frozenset({1}), frozenset({2})])
-    assert agree_on_step([ahead, late], has(0, 1, 2)) == (0, [frozenset(), frozenset()])
+    assert agree_on_step([stranger, prepared, late], has(1, 2), LastStep()) == (
+        4,
+        [frozenset(), frozenset({1}), frozenset({2})],
+    )
+    assert agree_on_step([ahead, late], has(0, 1, 2), LastStep()) == (0, [frozenset(), frozenset()])
     # Step 5 was reported, and the rank that had made it is lost: the one that had prepared it commits it.
     assert agree_on_step([prepared], has(1), LastStep(5)) == (5, [frozenset({1})])
     # The others have trained step 5 again since, on other sequences: what was prepared before is of no use.

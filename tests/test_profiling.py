@@ -379,7 +379,7 @@ def test_of_several_times_the_fastest_is_kept(tmp_path, quick_peaks):
 
     one = new_session(tmp_path / "a.csv")
     run(one, [task(1), task(2)])
-    assert [(point.size, point.time_s) for point in one.points.values()] == [(1, 1.0), (2, 4.0)]
+    assert [(point.size, point.time_s) for point in one.scheduler.points.values()] == [(1, 1.0), (2, 4.0)]
 
 
 def test_a_header_of_something_else_is_not_overwritten(tmp_path, quick_peaks):

@@ -184,7 +184,7 @@ async def calibrate(
     pool: WorkerPool,
     ages_s: Sequence[float] = (),
     num_rounds: int = NUM_ROUNDS,
-    on_start: OnStart | None = None,
+    on_start: OnStart = lambda _coordinator: None,
     *,
     all_lost: float = 0.0,
 ) -> LiveRun:

@@ -30,10 +30,6 @@ class LastStep(NamedTuple):
     generation: int = 0
 
 
-NOT_BEGUN = LastStep()
-"""The job has made no step."""
-
-
 class NextGeneration(NamedTuple):
     """The members of a generation by rank, and those that will train in their places; bytes of the busiest node."""
 
@@ -150,7 +146,7 @@ class GenerationPlanner:
 
 
 def agree_on_step(
-    held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool], reached: LastStep = NOT_BEGUN
+    held: Sequence[HeldState], are_complete: Callable[[list[Blocks]], bool], reached: LastStep
 ) -> tuple[int, list[Blocks]]:
     """Return the step to go on from, and the blocks that each worker holds after it.
 
@@ -164,7 +160,7 @@ def agree_on_step(
     Examples
     --------
     >>> ahead, behind, late = (HeldState(*state) for state in ((5, False, {0}), (4, True, {1}), (3, True, set())))
-    >>> agree_on_step([ahead, behind, late], lambda blocks: set().union(*blocks) == {0, 1})
+    >>> agree_on_step([ahead, behind, late], lambda blocks: set().union(*blocks) == {0, 1}, LastStep())
     (5, [{0}, {1}, frozenset()])
     """
     steps = {reached.step, *(state.step for state in held if state.blocks and state.step > reached.step)}

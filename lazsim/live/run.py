@@ -129,7 +129,7 @@ async def run_locally(
     pool: WorkerPool,
     *,
     max_nodes: int,
-    on_start: OnStart | None = None,
+    on_start: OnStart = lambda _coordinator: None,
 ) -> LiveRun:
     """Train with nodes that are processes of this machine, while the injector starts and kills them.
 
@@ -145,12 +145,13 @@ async def run_locally(
         coordinator.may_return, coordinator.num_ended = pool.is_running, nodes.num_ended
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)
 
-        def begin() -> None:
+        def begin(coordinator: Coordinator) -> None:
             server.start(nodes.watch(injector))
             injector.begin(nodes)
+            on_start(coordinator)
 
         try:
-            return await _lead(coordinator, on_start, begin)
+            return await _lead(coordinator, begin)
         except LiveError as error:
             last = last_error(nodes.log, str(error))
             raise LiveError(f"{error}; a worker's last words: {last}" if last else str(error)) from None
@@ -166,7 +167,7 @@ async def run_on_cluster(
     port: int,
     *,
     num_initial: int,
-    on_start: OnStart | None = None,
+    on_start: OnStart = lambda _coordinator: None,
 ) -> LiveRun:
     """Train with workers that torchrun, Slurm, Kubernetes or a shell on each node start.
 
@@ -175,16 +176,14 @@ async def run_on_cluster(
     costs = live_costs(spec, num_initial)
     with _made_ready(spec, Path(spec.checkpoint_folder)) as spec:
         server = WorkerServer(spec, secret, host, port)
-        return await _lead(Coordinator(server, costs, num_initial, CLUSTER_START_TIMEOUT_S), on_start, lambda: None)
+        return await _lead(Coordinator(server, costs, num_initial, CLUSTER_START_TIMEOUT_S), on_start)
 
 
-async def _lead(coordinator: Coordinator, on_start: OnStart | None, begin: Callable[[], None]) -> LiveRun:
-    """Lead a job to its end; `begin` starts workers once the server listens."""
+async def _lead(coordinator: Coordinator, begin: OnStart) -> LiveRun:
+    """Lead a job to its end, which begins once the server listens."""
     await coordinator.server.open(coordinator)
     try:
-        begin()
-        if on_start is not None:
-            on_start(coordinator)
+        begin(coordinator)
         await coordinator.run()
         return coordinator.record.result(coordinator.step, coordinator.now_s())
     finally:

@@ -87,18 +87,13 @@ class Session:
     """Sizes that were skipped by this session and why, by kernel."""
     saved_s: float = -math.inf
 
-    @property
-    def points(self) -> dict[tuple[str, int, float], ProfilePoint]:
-        """The fastest point of each kernel, number of ranks and size so far."""
-        return self.scheduler.points
-
     def wants(self, *kernels: str) -> bool:
         """Tell whether any of these kernels is to be measured."""
         return not self.kernels or not self.kernels.isdisjoint(kernels)
 
     def run(self, measurements: Sequence[Measurement], end_s: float, progress: ProgressBar = iter) -> None:
         """Measure what is still missing until a time on the monotonic clock; record what is skipped."""
-        pending = [one for one in measurements if self.wants(one.kernel) and one.key not in self.points]
+        pending = [one for one in measurements if self.wants(one.kernel) and one.key not in self.scheduler.points]
         self.scheduler.budget_s = end_s - self.scheduler.begin_s
         for one, reason in self.scheduler.run(pending, lambda *_: self.save(SAVE_INTERVAL_S), progress):
             label = label_of(one.kernel, one.size, one.num_ranks)
@@ -106,9 +101,9 @@ class Session:
 
     def save(self, interval_s: float = 0.0) -> None:
         """Write the profile unless it was written within the interval."""
-        if self.points and time.monotonic() - self.saved_s >= interval_s:
+        if self.scheduler.points and time.monotonic() - self.saved_s >= interval_s:
             skipped = self.header.skipped | {kernel: format_skipped(sizes) for kernel, sizes in self.skipped.items()}
-            points = in_order(list(self.points.values()))
+            points = in_order(list(self.scheduler.points.values()))
             save_profile(self.path, msgspec.structs.replace(self.header, skipped=skipped), points)
             self.saved_s = time.monotonic()
 
@@ -211,7 +206,7 @@ def measure_profile(path: Path, options: Options, progress: ProgressBar = iter) 
         _run_parts(session, kernels, options, num_ranks, backend, progress)
     finally:
         session.save()
-    if not session.points:
+    if not session.scheduler.points:
         reasons = {reason for sizes in session.skipped.values() for _, reason in sizes}
         if "budget" in reasons:
             raise LazsimError(f"`budget`: {options.budget_s:g} s did not do for one point; give more")
