@@ -252,6 +252,8 @@ class Replay:
         if not after_join and self.join_is_due():
             # Who comes or goes at this very instant counts.
             self.spend("compute", 0.0, self.seats.values(), with_last=True)
+            if not self.join_is_due():
+                return self.train
             self.close()
             if self.rules.joins_behind:
                 self.form_behind()

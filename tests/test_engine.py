@@ -257,6 +257,14 @@ def test_a_collection_ends_with_the_last_of_its_nodes():
     assert spent(run("lazarus", trace((0, "add", "a b"), *changes), 400.0))["waiting"] == 271 - 116
 
 
+def test_who_comes_as_the_last_of_a_collection_goes_is_collected_anew_also_at_the_boundary_where_these_were_to_join():
+    # c is collected from 51 to 171; the step under way ends at 172, when c goes and d comes. d is collected until 292,
+    # a step's end: rebuilt by 302, transferred by 309.
+    events = trace((0, "add", "a b"), (51, "add", "c"), (172, "remove", "c"), (172, "add", "d"))
+    result = run("lazarus", events, 400.0, **NEVER)
+    assert [event.time_s for event in result.events if event.event == "joined"] == [309]
+
+
 def test_nodes_that_come_after_a_collection_ran_out_during_detection_are_collected_too():
     # c is collected from 50 to 170, but is lost with a at 165; detected at 180. d is collected from 200 to 320.
     events = trace((0, "add", "a b"), (50, "add", "c"), (165, "remove", "a c"), (200, "add", "d"))

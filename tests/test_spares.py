@@ -145,6 +145,17 @@ def test_a_cold_spare_joins_after_its_time():
     assert set(between) <= {9}
 
 
+@pytest.mark.parametrize("comes_s", [1.2, 1.25])
+def test_a_job_that_waits_with_its_spare_starts_as_the_collection_of_others_ends(comes_s):
+    # Four nodes hold the model. All go, and the spare stands in for one: detected at 16.1 s, it is too few. Those that
+    # come during detection, and at 50 s, are collected for 120 s; a restart takes 30 s. In floating point 16.1 + (121.2
+    # - 16.1) is less than 121.2.
+    events = trace((0, "add", "a b c d e"), (1.1, "remove", "a b c d"), (comes_s, "add", "f"), (50, "add", "g h"))
+    result = simulate_system(events, SYSTEMS["ds"], staged_costs(), EvenLoads(2, 4), interval_steps=0, spares=Spares(4))
+    assert result.ledger_s["waiting"] == pytest.approx(comes_s + 120 - 16.1)
+    assert [event.time_s for event in result.events if event.event == "restarted"] == [pytest.approx(comes_s + 150)]
+
+
 def test_the_loss_of_a_spare_is_no_failure_of_the_job():
     one = run("checkpoint", twelve_nodes(lost=("node11",)), spares=2)
     assert (one.counts["failures"], one.states[-1].num_alive) == (0, 11)

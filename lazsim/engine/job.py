@@ -288,13 +288,16 @@ class Job:
 
     def _join_if_due(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
+        if self.joining.is_due:
+            yield from self.joining.let_nodes_change()
         if not self.joining.is_due:
             return
-        yield from self.joining.let_nodes_change()
         self.joining.close()
+        ready = self.nodes.in_order()
         if self.system.joins_behind:
             self._prepare_replicas(state.held)
-        ready = self._ready(state.held)
+            # Others would have to get ready before.
+            ready = self.joining.ready(state.held.nodes)
         if not self._newcomers(state.held, ready):
             return
         state.is_joining = True
@@ -479,10 +482,6 @@ class Job:
         self.log.node_spans.change(
             self.env.now, "spare", (node for node in self.nodes.in_order() if node not in in_use)
         )
-
-    def _ready(self, held: Held) -> tuple[str, ...]:
-        """Return the nodes alive without those that could not join now, as they would have to get ready before."""
-        return self.joining.ready(held.nodes) if self.system.joins_behind else self.nodes.in_order()
 
     def _newcomers(self, held: Held, alive: tuple[str, ...]) -> tuple[str, ...]:
         return self.system.newcomers(self.costs, held, alive, self.plans.usable_nodes)

@@ -37,10 +37,9 @@ class Joining(Newcomers):
         self.dropped.difference_update(batch.removed)
         self.remove(batch.removed)
         if came := [node for node in batch.added if self._nodes.serves(node)]:
-            begins = self.due_s is None
+            if self._until_s is None:
+                self._env.process(self._hear_in(self._wait_s))
             self.add(came)
-            if begins:
-                self._hear_when_due()
         if called and self._spare_start_s:
             start = self._env.process(self._start_later(called, self._spare_start_s))
             self._starts.append((self._env.now + self._spare_start_s, called, start))
@@ -49,16 +48,10 @@ class Joining(Newcomers):
 
     def spares_within(self, seconds: float) -> tuple[int, simpy.Event | None]:
         """Return how many of the spares that were called start within some seconds, and the start of the last."""
-        soon = [
-            (self._nodes.starting(one), start) for due_s, one, start in self._starts if due_s <= self._env.now + seconds
-        ]
-        return sum(len(nodes) for nodes, _ in soon), next((start for nodes, start in reversed(soon) if nodes), None)
-
-    def close(self, *, are_enough: bool = True) -> None:
-        """See `Newcomers.close`."""
-        super().close(are_enough=are_enough)
-        if self.due_s is not None:
-            self._hear_when_due()
+        until_s = self._env.now + seconds
+        starting = [(len(self._nodes.starting(one)), start) for due_s, one, start in self._starts if due_s <= until_s]
+        soon = [(number, start) for number, start in starting if number]
+        return sum(number for number, _ in soon), soon[-1][1] if soon else None
 
     def get_ready(self, replica: tuple[str, ...], seconds: float) -> None:
         """Take the nodes of a replica out of service until they are ready to join."""
@@ -95,14 +88,11 @@ class Joining(Newcomers):
         """Put nodes into service, which wait for no others to join."""
         if self._nodes.start(called):
             self.at_next_boundary()
-            self._hear_when_due()
+            self._env.process(self._hear_in(0.0))
 
-    def _hear_when_due(self) -> None:
-        assert self.due_s is not None, "nodes are collected"
-        self._env.process(self._wait_until_due(self.due_s))
-
-    def _wait_until_due(self, due_s: float) -> Activity:
-        yield self._env.timeout(due_s - self._env.now)
+    def _hear_in(self, seconds: float) -> Activity:
+        yield self._env.timeout(seconds)
+        due_s = self._env.now
         yield from self.let_nodes_change()
         if self.due_s == due_s:
             self._on_due()
