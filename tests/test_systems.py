@@ -318,6 +318,16 @@ def test_pipelines_of_oobleck_are_the_best_of_all_pipelines_and_divisions_of_mic
     assert SYSTEMS["oobleck"].timed(costs, count, 12)[:2] == (nodes, pytest.approx(factor))
 
 
+def test_pipelines_of_oobleck_may_have_three_numbers_of_stages_or_more():
+    # Five stages hold up to 4 of 16 layers, six 3, and eight 2. Four pipelines of 8, 6, 6 and 5 stages end 23, 15, 15
+    # and 11 micro-batches in 60 units, as (23 - 1 + 8) * 2 = 60: all 64. Of 8, 7, 5 and 5 stages they end 60,
+    # and 60 of 7, 6, 6 and 6. Whole ones take (16 + 4) * 4. Three pipelines take 46, for the samples of 30 nodes.
+    costs = staged_costs(num_nodes=50)
+    model = msgspec.structs.replace(costs.model, num_layers=16, d_ff_dense=1)
+    costs = replace(costs, model=model, stages=5, micro_batches=16)
+    assert SYSTEMS["oobleck"].timed(costs, 50, 50) == (40, 60 / 80, 0)
+
+
 @pytest.mark.parametrize(("stages", "parts"), [(13, 1), (11, 3)])
 def test_a_pipeline_of_oobleck_takes_the_step_of_the_same_stages_in_a_layout(stages, parts):
     # Eight nodes are a stage: 104 to 111 are 13 stages, 88 to 95 are 11, as in a layout of their own. 2048 sequences

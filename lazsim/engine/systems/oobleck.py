@@ -1,7 +1,5 @@
 """Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
 
-import bisect
-import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -14,7 +12,7 @@ from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.seats import SeatSystem, by_replica, order_by_replica
 from lazsim.engine.systems.system import TimedPlan
-from lazsim.placement.plan import PlacementPlan
+from lazsim.placement.plan import Floats, PlacementPlan
 
 
 @dataclass(frozen=True)
@@ -97,37 +95,50 @@ class Oobleck(SeatSystem):
 def fastest_pipelines(costs: CostModel, num_nodes: int) -> TimedPlan:
     """Return the fastest pipelines of templates that nodes can form: two or more, where there are two model replicas.
 
-    They are of two numbers of stages, and one may be between: brute force finds none that are faster. By any time, a
-    pipeline ends as many micro-batches as the best template of its stages or fewer.
+    By any time, a pipeline ends as many micro-batches as the best template of its stages or fewer. Each number of
+    pipelines takes the earliest time by which they can end all together.
     """
     grid, num_stages = costs.grid, num_nodes // costs.grid.unit_nodes
     most = num_stages // grid.num_stages
-    fewest = min(2, most)
+    number_P = np.arange(min(2, most), most + 1)
+    nodes_P = (number_P * grid.replica_nodes).tolist()
+    even_P = np.array(list(map(costs.even_micro_batches, nodes_P)))
     # A template has less than twice the stages of the job: each has half of the work or more.
-    each = 2 * (math.ceil(costs.even_micro_batches(fewest * grid.replica_nodes)) + grid.num_stages)
-    stages, *numbers_and_ends = zip(*costs.templates(each), strict=True)
+    stages, *numbers_and_ends = zip(*costs.templates(2 * (math.ceil(even_P[0]) + grid.num_stages)), strict=True)
     end_s_T = np.unique(np.concatenate(numbers_and_ends[1]))
     ended_XT = np.maximum.accumulate([
         np.append(0, ended)[np.searchsorted(end_s, end_s_T, side="right")]
         for ended, end_s in zip(*numbers_and_ends, strict=True)
     ])  # fmt: skip
-    stages_X, ended_TX = np.array(stages), np.ascontiguousarray(ended_XT.T)
-    whole_T = ended_XT[stages.count(grid.num_stages) - 1]
-    gains_X = np.append(True, (ended_XT[1:] > ended_XT[:-1]).any(axis=1))
+    ended_XT = ended_XT[np.searchsorted(stages, np.unique(stages), side="right") - 1]
+    last_P, after_P = np.zeros_like(number_P), np.full_like(number_P, len(end_s_T))
+    while (last_P < after_P).any():
+        middle_P = (last_P + after_P) // 2
+        middle_U, which_P = np.unique(middle_P, return_inverse=True)
+        ended_PU = most_ended(ended_XT[:, middle_U], grid.num_stages, num_stages)
+        is_enough_P = ended_PU[number_P - 1, which_P] / number_P >= even_P
+        last_P, after_P = np.where(is_enough_P, last_P, middle_P + 1), np.where(is_enough_P, middle_P, after_P)
+    factor_P = end_s_T[last_P] / end_s_T[np.searchsorted(ended_XT[0], even_P)]
+    best = int(np.argmin(factor_P * [costs.even_step_s(nodes) / costs.samples_per_step(nodes) for nodes in nodes_P]))
+    ended_P = most_ended(ended_XT[:, last_P[best], None], grid.num_stages, num_stages)[number_P - 1, 0]
+    return TimedPlan(nodes_P[best], float(factor_P[best]), float(1 - even_P[best] * number_P[best] / ended_P[best]))
 
-    def form(pipelines: int, few: int, many: int) -> tuple[float, TimedPlan]:
-        nodes, further = pipelines * grid.replica_nodes, num_stages - pipelines * few
-        stages_K = few + np.clip(further - (many - few) * np.arange(pipelines), 0, many - few)
-        number_X = np.bincount(np.searchsorted(stages_X, stages_K, side="right") - 1, minlength=len(stages_X))
-        even = costs.even_micro_batches(nodes)
-        last = bisect.bisect_left(ended_TX, even, key=lambda ended_X: number_X.dot(ended_X) / pipelines)
-        factor = float(end_s_T[last] / end_s_T[np.searchsorted(whole_T, even)])
-        step_s = factor * costs.even_step_s(nodes) / costs.samples_per_step(nodes)
-        return step_s, TimedPlan(nodes, factor, 1 - even * pipelines / float(number_X.dot(ended_TX[last])))
 
-    sizes = list(itertools.combinations_with_replacement(np.unique(stages_X[gains_X]).tolist(), 2))
-    numbers = range(fewest, most + 1)
-    return min(form(number, *two) for number in numbers for two in sizes if number * two[0] <= num_stages)[1]
+def most_ended(ended_XU: Floats, fewest_stages: int, num_stages: int) -> Floats:
+    """Return the most micro-batches that one pipeline, two and so on end by some times with stages for all, (P, U).
+
+    Each takes the fewest stages or some more, with which it ends as many alone: shape (X, U).
+    """
+    # By the stages of all pipelines so far, beyond the fewest.
+    found_PU, ended_BU = [], np.zeros((1, ended_XU.shape[1]))
+    for left in range(num_stages - fewest_stages, -1, -fewest_stages):
+        before_BU, most = ended_BU, len(ended_BU) + len(ended_XU) - 1
+        ended_BU = np.zeros((min(left + 1, most), ended_XU.shape[1]))
+        for further, ended_U in enumerate(ended_XU):
+            one_more_BU = ended_BU[further : further + len(before_BU)]
+            np.maximum(one_more_BU, before_BU[: len(one_more_BU)] + ended_U, out=one_more_BU)
+        found_PU.append(ended_BU[-1])
+    return np.array(found_PU)
 
 
 OOBLECK = Oobleck(
