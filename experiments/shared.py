@@ -102,7 +102,7 @@ def compare(rows, setting, value="samples", *, less_is_better=False):
         for system, part in by_system.items():
             mine = part[value].to_dict()
             mean, low, high = mean_interval(mine.values())
-            times, times_low, times_high = paired_ratio(mine, first) if less_is_better else paired_ratio(first, mine)
+            times, times_low, times_high = paired_ratio(first, mine, less_is_better=less_is_better)
             found.append(
                 dict(zip(setting, key, strict=True))
                 | {"system": system, "runs": len(part), value: mean, "ci_low": low, "ci_high": high}

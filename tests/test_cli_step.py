@@ -689,10 +689,10 @@ def test_a_row_without_a_micro_batch_has_the_fastest_that_fits_and_is_counted_ap
     told = {row.id: row.predicted for row in result.predicted_rows}
     assert told.keys() == {"one", "two", "four", "eight"}
     for row in result.apart_rows:
-        assert (row.predicted, row.least) == (max(told.values()), min(told.values()))
+        assert (row.predicted, row.slowest) == (max(told.values()), min(told.values()))
     assert result.summary()["apart"]["num_rows"] == 2
     assert result.summary()["num_rows"] == 4
-    assert all(row["least"] is None or row["id"] in ("apart", "silent") for row in result.to_json()["rows"])
+    assert all(row["slowest"] is None or row["id"] in ("apart", "silent") for row in result.to_json()["rows"])
     (note,) = (note for note in result.notes if note.startswith("not told or not modelled"))
     assert "the fastest that fits, before" in note
     assert "(apart, silent)" in note

@@ -36,8 +36,11 @@ def command(kind: str, name: str | None) -> None:
 def _show(kind: str, name: str) -> None:
     """Print a specification with its comments, or as JSON."""
     from lazsim.errors import LazsimError
+    from lazsim.routing.loading import UNIFORM
     from lazsim.specs import read_spec_bytes, read_toml
 
+    if (kind, name) == ("routing", UNIFORM):
+        raise LazsimError(f"{name}: even loads have nothing to choose, and so no TOML; leave the name out")
     if kind not in IN_TOML:
         raise LazsimError(f"{name}: {kind} have no TOML; leave the name out, or list {', '.join(IN_TOML)}")
     toml = read_spec_bytes(kind, name)

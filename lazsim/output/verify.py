@@ -18,7 +18,7 @@ ERRORS = ("num_rows", "median_error", "median_abs_error", "within_10", "within_2
 
 COLUMNS = (
     "id", "group", "metric", "predicted", "measured", "error", "skipped", *GROUPS, "source", "tolerance", "within",
-    "least",
+    "slowest",
 )  # fmt: skip
 """Columns of ``verify.csv`` for runs and outcomes."""
 
@@ -35,7 +35,7 @@ def verify_parts(result: Verification) -> Iterator[Part]:
         yield from _run_parts(result)
     elif not (result.apart_rows or result.outcomes or result.kernels.rows):
         yield "no row has a prediction"
-    columns = [*_ROW_COLUMNS, Column("slowest", ",.0f", of="least")]
+    columns = [*_ROW_COLUMNS, Column("slowest", ",.0f", of="slowest")]
     title = "counted apart: not all is told or modelled; with the fastest micro-batch that fits, and the slowest"
     yield Table.of(result.apart_rows, columns, title)
     yield from _skipped_parts("not predicted", result.rows)

@@ -58,7 +58,7 @@ class VerifiedRow(Prediction):
     """A measured run and its prediction; its group is its model and system."""
 
     settings: dict[str, str]
-    least: float | None = None
+    slowest: float | None = None
     """Prediction with the slowest micro-batch that fits, where the row does not tell its own; else none."""
 
 
@@ -282,7 +282,7 @@ def _text_of(row: MeasuredRun | PublishedOutcome) -> str:
 
 
 def _verified(run: MeasuredRun) -> VerifiedRow:
-    measured, predicted, least, skipped = run.tokens_per_s_per_gpu, None, None, run.skipped
+    measured, predicted, slowest, skipped = run.tokens_per_s_per_gpu, None, None, run.skipped
     try:
         if run.inputs is not None:
             time = predict_step(run.inputs)
@@ -292,12 +292,12 @@ def _verified(run: MeasuredRun) -> VerifiedRow:
                 )
             predicted = time.tokens_per_s_per_gpu
             if run.slowest is not None and run.slowest is not run.inputs:
-                least = predict_step(run.slowest).tokens_per_s_per_gpu
+                slowest = predict_step(run.slowest).tokens_per_s_per_gpu
     except SpecError as refused:
         skipped = str(refused)  # such as a kernel that was not measured on this GPU
     error = None if predicted is None else predicted / measured - 1
     group = f"{run.settings['model_key']} {run.settings['system']}"
     return VerifiedRow(
         run.id, group, METRIC, predicted, None if math.isnan(measured) else measured, error, skipped,
-        run.source, dict(run.settings), least,
+        run.source, dict(run.settings), slowest,
     )  # fmt: skip
