@@ -1156,7 +1156,8 @@ def test_each_row_is_a_loss_where_the_name_of_a_time_says_so(write, name):
         ("host,last_failed_at", "do not tell"), ("host,backup_failed_at", "do not tell"),
         ("name,left", "do not tell"), ("node,date", "do not tell"), ("node,started_at", "do not tell"),
         ("node,failed_at,restarted", "do not tell"), ("node,created_at,terminated_at", "do not tell"),
-        ("node,failed_at,job_id", "or of what runs on it"),
+        ("node,failed_at,job_id", "or of what runs on it"), ("name,killed", "do not tell"),
+        ("node,maintenance_date", "do not tell"), ("series,deleted_at,note", "or neither for losses)"),
     ],
 )  # fmt: skip
 def test_times_of_other_things_are_not_taken_for_losses(write, names, says):
@@ -1197,7 +1198,14 @@ def test_states_that_may_mean_either_are_refused(write, state):
         ("vm,status,start,end,cause\na,ok,{0}1,{0}2,\na,offline,{0}2,{0}5,host\n", "beside status, cause, who used"),
         ("node_id,state,start,end\na,DEAD,{0}1,{0}5\nb,DEAD,{0}1,{0}6\n", "beside state, who used a node or how it"),
         ("vm,state,start,end,reason\na,terminated,{0}1,{0}5,price\nb,terminated,{0}1,{0}6,x\n", "beside state, reason"),
+        ("vm,start,end,preempted\na,{0}1,{0}5,yes\nb,{0}1,{0}6,no\n", "beside preempted, who used a node"),
+        ("vm,start,end,exit_reason\na,{0}1,{0}5,price\nb,{0}1,{0}6,user\n", "beside exit_reason, who used a node"),
+        # The state may be that of today.
+        ("node,failed_at,state\na,{0}1,running\nb,{0}2,terminated\n", "do not tell which nodes come and go"),
+        ("node,recovered_at,state\na,{0}1,up\nb,{0}2,down\n", "do not tell which nodes come and go"),
         # The end of each loss is in another column.
+        ("time,node,event,repair_hours\n{0}1,a,failed,2\n{0}5,b,failed,9\n", "'repair_hours' may say for how long"),
+        ("time,node,event,resolved\n{0}1,a,failed,yes\n{0}5,b,failed,no\n", "'resolved' may say for how long"),
         ("time,node,event,downtime_min\n{0}1,a,failed,60\n{0}5,b,failed,9\n", "'downtime_min' may say for how long"),
         ("time,node,event,recovered_at\n{0}1,a,failed,{0}2\n{0}5,b,failed,\n", "'recovered_at' may say for how long"),
         # A GPU, a pod or a job is no node.
@@ -1206,6 +1214,7 @@ def test_states_that_may_mean_either_are_refused(write, state):
         ("time,gpu,state\n{0}1,3,up\n{0}2,3,failed\n", "its rows are of parts of a node (column 'gpu')"),
         # Active nodes do work, and idle ones are there.
         ("time,active_nodes,idle_nodes\n{0}1,6,2\n{0}2,4,3\n", "nodes of 'idle_nodes' are there, too"),
+        ("time,available,busy\n{0}1,6,2\n{0}2,4,3\n", "nodes of 'busy' are there, too"),
     ],
 )  # fmt: skip
 def test_rows_that_may_tell_of_something_else_are_refused_in_one_line(write, rows, says):
@@ -1218,6 +1227,14 @@ def test_rows_that_may_tell_of_something_else_are_refused_in_one_line(write, row
 def test_down_and_up_are_a_start_and_an_end_whatever_their_dates_and_open_ends(write, times, open_end):
     rows = f"host,down,up,state\na,{times[0]},{times[1]},up\nb,{times[2]},{open_end},down\n"
     assert outcome(read_trace(write(rows))) == AWAY
+
+
+@pytest.mark.parametrize("span", ["start,downtime (h)", "begin,fixed", "from,restored", "detected,resolved_at"])
+def test_outages_by_the_name_of_a_start_or_an_end_may_have_a_state_of_today_beside_them(write, span):
+    ends = ("1", "1") if "(h)" in span else ("2025-03-01 01:00", "2025-03-01 03:00")
+    rows = f"node,{span},state\na,2025-03-01 00:00,{ends[0]},up\nb,2025-03-01 02:00,{ends[1]},terminated\n"
+    # Of three hours of two nodes, each is gone for one.
+    assert outcome(read_trace(write(rows))) == (3 * 3600.0, 2, 4 * 3600.0)
 
 
 def test_counts_that_are_mostly_0_are_told(write):

@@ -75,16 +75,21 @@ WHEN_WORDS = {
     "at", "on", "time", "timestamp", "ts", "date", "datetime", "when", "since", "utc", "node", "instance", "host", "vm",
     "machine", "server", "spot",
 }  # fmt: skip
-LOST_WORDS = {*WORDS["remove"].split(), "reclaimed"} - {"left", "leave"}
+LOST_WORDS = {*WORDS["remove"].split(), "reclaimed"} - {"left", "leave", "maint", "maintenance"}
 BACK_WORDS = {"back", "fixed", "repaired", "restored", "resolved", "recovered", "recovery", "resumed", "rejoined"}
 """Words of the names of columns of dates at which a node went or came back: some of the first, and one of the others;
 the last also say so among events."""
+LENGTH_WORDS = {"repair", "mttr", "lasted"}
+ANY_WORDS = {"name", "series", "metric"}
+"""Words of the names of columns that may name nodes, or anything else that is lost."""
 
 FINAL_WORDS = {"terminated", "preempted", "evicted", "deleted", "killed", "dead", "removed", "interrupted", "revoked"}
-"""States of a node that is not to come back: beside a start and an end, these may be those of its life."""
+"""States of a node that is not to come back, and names of columns that tell it: beside a start and an end, these may be
+those of its life."""
 
-IDLE_WORDS = {"idle", "free", "spare", "standby", "reserved", "allocated", "mixed"}
-"""Words of the names of columns that count nodes which are there, though a count of active ones may not have them."""
+SOME_WORDS = {"active", "running", "available"}
+IDLE_WORDS = {"idle", "free", "spare", "standby", "reserved", "allocated", "mixed", "busy"}
+"""Words of the names of columns that may count only some of the nodes that are there, and others of them."""
 
 GONE_WORDS = {
     *WORDS["remove"].split(), "alert", "alertname", "outage", "unreachable", "error", "errors", "problem", "problems",
@@ -94,9 +99,10 @@ GONE_WORDS = {
 
 OUTAGES = re.compile(
     "down|outage|fail|(?<!de)fault|crash|error|alert|incident|unavail|offline|dead|lost|evict|preempt|interrupt|kill|"
-    "drain|maint|repair|fixed|resolved|recover|restor|cause|reason|symptom|severity|ttr"
+    "drain|maint|repair|fixed|resolved|recover|restor|cause|\\breason|symptom|severity|ttr"
 )
-"""Words of a header of outages, without which rows with a start and an end may be reservations or the like."""
+"""Words of a header of outages, without which rows with a start and an end may be reservations or the like; those of an
+``exit_reason`` may be lives."""
 
 LIVES = re.compile("launch|creat|provision|acquired|granted|inserted|registered|(?<!re)boot|heartbeat|last.?seen")
 """Words of a header of the lives of nodes, which are the reverse of outages."""
@@ -229,9 +235,16 @@ class Guess(NamedTuple):
         return [one for one in others if one.name and not (one.role == "duration" and self.roles.end)]
 
     @property
+    def span(self) -> list[TableColumn]:
+        """The columns of a start and an end, or a length, if any."""
+        given = [self.of(role) for role in ("start", "end", "duration")]
+        return [one for one in given if one] if given[1:] != [None, None] else []
+
+    @property
     def lacks_outages(self) -> bool:
         """Whether rows have a start and an end, and no name of a column speaks of outages."""
-        return bool(self.roles.end or self.roles.duration) and not OUTAGES.search(_header(self.columns))
+        names = [one for one in self.columns if not one.words & FINAL_WORDS]
+        return bool(self.span) and not OUTAGES.search(_header([*self.span, *names]))
 
     def __str__(self) -> str:
         """Return the columns as the field `columns` has them."""
@@ -349,6 +362,8 @@ def _by_content(columns: Sequence[TableColumn]) -> Columns | None:
         return Columns(node=6 - sum(dates), start=dates[0], end=dates[1])
     if len(kinds) != 3 or kinds.count("word") != 1 or not (len(times) == 1 or (kinds[0] == "number" and not dates)):
         return None
+    if _role_of_dates(columns[times[0] - 1].words):
+        return None  # A column of states beside when nodes failed may have those of today.
     event = kinds.index("word") + 1
     node = columns[5 - times[0] - event]
     return Columns(time=times[0], event=event, node=node.place) if node.role in ("", "node") else None
@@ -359,7 +374,7 @@ def _by_loss(columns: Sequence[TableColumn]) -> Columns | None:
     nodes = [column for column in columns if column.role == "node"]
     dates = [column for column in columns if column.has_dates]
     came = any(column.kind == "word" and not _are_gone(column.texts) for column in columns)
-    if len(nodes) != 1 or len(dates) != 1 or came or LIVES.search(_header(columns)):
+    if len(nodes) != 1 or len(dates) != 1 or came or LIVES.search(_header(columns)) or nodes[0].words <= ANY_WORDS:
         return None
     return Columns(node=nodes[0].place, start=dates[0].place) if _role_of_dates(dates[0].words) == "start" else None
 
@@ -402,20 +417,21 @@ def _time_of_list(guess: Guess) -> str:
 
 def _columns_beside_spans(guess: Guess) -> str:
     """Find columns beside a start and an end of which none says outage, or one that a node was there, or lived."""
-    start, until = guess.of("start"), guess.of("end") or guess.of("duration")
-    words = [one for one in guess.others if one.kind == "word"] if until else []
-    ends = [text.lower() not in OPEN_WORDS for text in (until.texts if until else ())]
-    past = {text.lower() for one in words for text, is_past in zip(one.texts, ends, strict=True) if is_past and text}
-    are_states = any(text in FINAL_WORDS or not _is_gone(text) for text in past - BACK_WORDS)
-    are_states = are_states and not (start and OUTAGES.search(start.name.lower()))
-    is_told = not guess.lacks_outages or any(any(map(_is_gone, one.texts)) for one in words)
+    if not guess.span or OUTAGES.search(_header(guess.span)):
+        return ""
+    rows = [zip(one.texts, guess.span[1].texts, strict=True) for one in guess.others if one.kind == "word"]
+    texts = {(text.lower(), end.lower() in OPEN_WORDS) for text, end in itertools.chain(*rows) if text}
+    past = {text for text, is_open in texts if not is_open} - BACK_WORDS
+    are_states = any(text in FINAL_WORDS or not _is_gone(text) for text in past)
+    is_told = not guess.lacks_outages or any(_is_gone(text) for text, _ in texts)
     return ", ".join(literal(one.name) for one in guess.others[:5]) if are_states or not is_told else ""
 
 
 def _end_of_losses(guess: Guess) -> str:
     """Find what may say when nodes are back, beside events which all say that they go."""
     event = guess.of("event")
-    ends = [one for one in guess.others if one.role in ("end", "duration") and one.kind != "text"]
+    told = [one for one in guess.others if one.role in ("end", "duration") or one.words & {*BACK_WORDS, *LENGTH_WORDS}]
+    ends = [one for one in told if one.kind != "text" or one.is_sampled]
     return ends[0].name if event and ends and _are_gone(event.texts) else ""
 
 
@@ -423,7 +439,7 @@ def _count_of_others(guess: Guess) -> str:
     """Find a count of nodes that are there, beside one that may not have them."""
     count = guess.of("count")
     others = [one for one in guess.others if one.words & IDLE_WORDS and one.words <= IDLE_WORDS | COUNTED]
-    return others[0].name if others and count and count.words & {"active", "running"} else ""
+    return others[0].name if others and count and count.words & SOME_WORDS else ""
 
 
 DOUBTS = {
@@ -470,8 +486,8 @@ def _explain(columns: Sequence[TableColumn], names: str) -> str:
     lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
     return (
         f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
-        "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for), or of samples "
-        "time=when,node=host,value=up or time=when,nodes=gpu-*"
+        "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for, or neither for losses), or of "
+        "samples time=when,node=host,value=up or time=when,nodes=gpu-*"
         + lives * are_lives
         + f"; {JOIN_DAY}" * (roles.count("time") > 1)
     )
