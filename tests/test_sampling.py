@@ -219,6 +219,7 @@ def test_json_says_how_plans_were_made_and_notes_tell_the_error():
     result = lazsim.simulate(trace, planning="sampled", **settings)
     row = result.to_json()["runs"][0]
     assert (row["planning"], row["samples_error"]) == ("sampled", result.runs[0].samples_error)
+    assert row["samples_error_beyond"] > row["samples_error"] > 0
     assert any(f"{row['samples_error']:.2%}" in note for note in result.notes)
 
 

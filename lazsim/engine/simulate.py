@@ -76,9 +76,9 @@ class SystemRun:
     planning: str = "exact"
     """``exact`` where every plan was made, or ``sampled``; see `lazsim.engine.sampling`."""
     samples_error: float = 0.0
+    """Share of the samples by which 95 % of runs that make every plan are off at most; 0 where planning is exact."""
     samples_error_beyond: float = 0.0
-    """Share of the samples by which 95 % of runs that make every plan are off at most, and by which the other 5 % are
-    off on average; 0 where planning is exact."""
+    """The share by which the other 5 % are off on average."""
     gpus_per_node: int = 1
     tokens_per_sample: int = 1
     """GPUs of a node, and tokens of a sequence."""

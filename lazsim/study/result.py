@@ -140,12 +140,14 @@ def setting_of(run: SystemRun) -> dict[str, int]:
 
 def run_row(scenario: Scenario, run: SystemRun) -> dict[str, Any]:
     """Return one run as ``lazsim run --json`` prints it; None stands for what does not apply."""
-    names = ("system", "placement", "steps", "samples", "goodput_samples_per_s", "ettr")
-    value: dict[str, Any] = {name: getattr(run, name) for name in names}
-    value |= {**named_counts(run), "wall_s": run.wall_s, "ledger_s": dict(run.ledger_s)}
-    value |= {"planning": run.planning, "samples_error": run.samples_error, **_hours(run)}
-    prices = ("price_usd_per_node_hour", "cost_usd", "usd_per_million_samples", "usd_per_billion_tokens")
-    value |= {name: getattr(run, name) for name in prices}
+
+    def fields(*names: str) -> dict[str, Any]:
+        return {name: getattr(run, name) for name in names}
+
+    value = fields("system", "placement", "steps", "samples", "goodput_samples_per_s", "ettr") | named_counts(run)
+    value |= {"wall_s": run.wall_s, "ledger_s": dict(run.ledger_s)}
+    value |= fields("planning", "samples_error", "samples_error_beyond") | _hours(run)
+    value |= fields("price_usd_per_node_hour", "cost_usd", "usd_per_million_samples", "usd_per_billion_tokens")
     value["memory_bytes"] = run.memory and {**run.memory.parts, "total": run.memory.total}
     value["fits_memory"] = fits_memory(scenario, run)
     value |= {"extrapolated_s": run.extrapolated_s, "host_memory_bytes": run.host_bytes or None}
