@@ -701,6 +701,43 @@ def test_a_row_without_a_micro_batch_has_the_fastest_that_fits_and_is_counted_ap
     assert "no row has a prediction" not in out
 
 
+@pytest.mark.parametrize(("number", "micro_batch", "inputs"), [("4", 2, "some unknown"), ("3", 1, "counted apart")])
+def test_a_number_of_micro_batches_tells_their_size(tmp_path, number, micro_batch, inputs):
+    # 64 sequences on 8 data-parallel ranks, 8 each: 4 micro-batches have 2, and 3 do not divide them.
+    columns = f"{PLAIN},recompute,microbatches_per_step"
+    (tmp_path / "rows.csv").write_text(f"{columns}\n{MINE.replace(',64,1,', ',64,,')},none,{number}\n")
+    (run,) = read_runs(str(tmp_path / "rows.csv"))
+    assert run.settings["inputs"] == inputs
+    assert run.inputs.parallel.micro_batch == micro_batch
+    unfit = [text for kind, text in run.remarks if kind == "not read"]
+    assert unfit == ["microbatches_per_step 3, where the layout has 8"] * (number == "3")
+
+
+def test_a_row_without_a_micro_batch_that_fits_has_the_smallest_and_says_that_none_fits(lazsim, tmp_path):
+    # 671e9 parameters on 16 GPUs of 80 GB: weights of 16 bits alone are 84 GB each.
+    row = MINE.replace("qwen3_30b_a3b", "deepseek-v3").replace(",64,1,", ",64,,").replace("9000", "90")
+    (tmp_path / "rows.csv").write_text(f"{PLAIN},recompute\n{row},none\n")
+    status, out, notes = lazsim("verify", "--rows", str(tmp_path / "rows.csv"), "--tolerance", "1e6")
+    assert status == 1
+    assert "every prediction is counted apart, and none held to a tolerance" in out
+    assert "mbs as 1, though none fits (mine)" in notes
+    assert "the fastest that fits (mine)" not in notes
+
+
+def test_rows_counted_apart_have_hollow_marks_and_say_so_in_json(tmp_path, monkeypatch):
+    rows = [MINE.replace("mine", name).replace(",64,1,", f",64,{size},") for name, size in (("one", "1"), ("open", ""))]
+    (tmp_path / "rows.csv").write_text("\n".join([f"{PLAIN},recompute", *(f"{row},none" for row in rows)]))
+    result = verify([str(tmp_path / "rows.csv")])
+    assert {row["id"]: row["inputs"] for row in result.to_json()["rows"]} == {
+        "one": "some unknown", "open": "counted apart",
+    }  # fmt: skip
+    drawn = []
+    monkeypatch.setattr(verify_pictures, "to_files", lambda figure: drawn.append(figure) or {})
+    verify_pictures.verify_figure(result)
+    styles = {line.get_label(): line.get_fillstyle() for line in drawn[0].axes[0].lines if line.get_linewidth() == 0}
+    assert styles == {"qwen3-30b-a3b": "full", "qwen3-30b-a3b, apart": "none"}
+
+
 def test_a_micro_batch_that_does_not_fit_into_memory_is_not_taken(tmp_path):
     rows = [
         MINE.replace("mine", name).replace(",64,1,", f",256,{size},")
@@ -729,6 +766,9 @@ def test_a_micro_batch_that_does_not_fit_into_memory_is_not_taken(tmp_path):
         ("FP8_CS", "", "fp8", False),
         ("FP8-DS", "delayed", "fp8", False),
         ("fp8 (attention in bf16)", "", "fp8", True),
+        ("fp8", "delayed and blockwise", "fp8", True),
+        ("fp8", "tensorwise; no block scaling", "fp8", True),
+        ("fp8", "MXFP8 of 1x32 blocks", "mxfp8", False),
         ("mxfp8_grouped_only", "mxfp8 on grouped GEMM only", "mxfp8", True),
         ("MXFP8 (1x32)", "", "mxfp8", False),
     ],

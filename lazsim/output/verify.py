@@ -33,8 +33,9 @@ def verify_parts(result: Verification) -> Iterator[Part]:
     """Show errors of runs in all, by mechanism, and the runs that are furthest off; every outcome; and kernels."""
     if result.predicted_rows:
         yield from _run_parts(result)
-    elif not (result.apart_rows or result.outcomes or result.kernels.rows):
-        yield "no row has a prediction"
+    elif not (result.outcomes or result.kernels.rows):
+        held = "every prediction is counted apart, and none held to a tolerance"
+        yield held if result.apart_rows else "no row has a prediction"
     columns = [*_ROW_COLUMNS, Column("slowest", ",.0f", of="slowest")]
     title = "counted apart: not all is told or modelled; with the fastest micro-batch that fits, and the slowest"
     yield Table.of(result.apart_rows, columns, title)
@@ -150,7 +151,7 @@ def verify_files(result: Verification) -> dict[str, bytes]:
     texts = ([f"{cell:.6g}" if isinstance(cell, int | float) else cell for cell in row] for row in cells)
     return {
         "verify.csv": csv_bytes(columns, texts),
-        **(name_pictures("verify", verify_figure(result)) if result.predicted_rows else {}),
+        **(name_pictures("verify", verify_figure(result)) if result.predicted_rows + result.apart_rows else {}),
     }
 
 
@@ -162,8 +163,7 @@ def _group_table(rows: list[VerifiedRow]) -> Table:
     ]  # fmt: skip
     lines = []
     for name in GROUPS:
-        for value in sorted({row.settings[name] for row in rows}):
-            some = [row for row in rows if row.settings[name] == value]
+        for value, some in sorted(grouped((row.settings[name], row) for row in rows).items()):
             if len(some) > 1:
                 summary = error_summary(some)
                 lines.append((name.replace("_", " "), value, *(summary[error] for error in ERRORS)))

@@ -5,25 +5,27 @@ import itertools
 import matplotlib
 import numpy as np
 
+from lazsim.grouping import grouped
 from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.style import LOOKS, STYLE, new_figure, to_files
+from lazsim.study.verify.measured_runs import APART
 from lazsim.study.verify.verification import Verification
 
 
 @matplotlib.rc_context(STYLE)
 def verify_figure(result: Verification) -> dict[str, bytes]:
-    """Draw predicted over measured throughput, a mark for each model; the band is 20 %."""
+    """Draw predicted over measured throughput, a mark for each model, hollow if counted apart; the band is 20 %."""
     # The layout for panels of equal sides: others leave a label beyond the border.
     figure = new_figure(5.8, 4.2, "compressed")
     axes = figure.subplots()
-    rows = result.predicted_rows
-    models = sorted({row.settings["model_key"] for row in rows})
-    for model, look in zip(models, itertools.cycle(LOOKS), strict=False):
-        some = [row for row in rows if row.settings["model_key"] == model]
-        measured, predicted = np.array([(row.measured, row.predicted) for row in some], dtype=np.float64).T
+    rows = [*result.predicted_rows, *result.apart_rows]
+    kinds = grouped(((row.settings["model_key"], row.settings["inputs"] == APART), row) for row in rows)
+    looks = dict(zip(sorted({model for model, _ in kinds}), itertools.cycle(LOOKS), strict=False))
+    for model, is_apart in sorted(kinds):
+        some = [(row.measured, row.predicted) for row in kinds[model, is_apart]]
         axes.plot(
-            measured, predicted, color=look.color, marker=look.marker, markersize=3.5, linewidth=0,
-            label=model.replace("_", "-"),
+            *np.array(some, dtype=np.float64).T, color=looks[model].color, marker=looks[model].marker, markersize=3.5,
+            linewidth=0, fillstyle="none" if is_apart else "full", label=model.replace("_", "-") + ", apart" * is_apart,
         )  # fmt: skip
     if rows:
         values = [value for row in rows for value in (row.measured, row.predicted) if value]

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from lazsim.errors import LazsimError, SpecError
 from lazsim.files.decoding import convert
 from lazsim.files.reading import CATALOG, read_bytes
@@ -73,7 +71,7 @@ tensors, hybrids are sharded over all ranks, stages of DualPipeV are held twice,
 """
 
 MODULES = {
-    "mla_up_proj": "latent_up", "core_attn": "attention_core", "moe_act": "expert_activation", "layernorm": "norm",
+    "mla_up_proj": "latent_up", "core_attn": "attention_core", "layernorm": "norm", "moe_act": "expert_activation",
     "mlp": "dense_block",
 }  # fmt: skip
 
@@ -108,7 +106,7 @@ DEFAULTS = {
     "etp": "1", "sharding": "zero1", "optimizer": "adam", "activation_offload": "none", "token_routing": "balanced",
     "a2a_overlap": "0", "grad_reduce_overlap": "1", "param_gather_overlap": "1", "tp_comm_overlap": "0",
 }  # fmt: skip
-"""What stands for an unknown setting; where nothing recomputed does not fit into memory, `_recomputing_to_fit` does."""
+"""What stands for an unknown setting; where nothing recomputed does not fit into memory, `_inputs` takes more."""
 
 SIZES = {
     "tensor": "tp", "pipeline": "pp", "context": "cp", "expert": "ep", "expert_tensor": "etp", "micro_batch": "mbs",
@@ -210,10 +208,12 @@ def _plain(row: Cells) -> tuple[Cells, list[str]]:
         cell = cells.get(column, "")
         if cell.partition(" (")[0] in CHOICES.get(column, ()):
             continue
-        formats = _formats(f"{cell} {cells.get('precision_recipe', '')}") if re.fullmatch(BARE_8_BITS, cell) else []
-        if told := next((one for one in formats if one != "bf16"), ""):
-            cells[column] = told
-        elif word := next((word for pattern, word in words.items() if re.fullmatch(pattern, cell)), ""):
+        word = next((word for pattern, word in words.items() if re.fullmatch(pattern, cell)), "")
+        told = _formats(f"{cell} {cells.get('precision_recipe', '')}") if column == "precision" else []
+        # Scales of tensors, the last in the list, leave it open which the others are of.
+        if word == "fp8_cs" and (told := [one for one in told if one != "bf16"]) and word not in told[1:]:
+            cells[column] = told[0]
+        elif word:
             instead.append(f"{column} {cell!r} as {word}")
             cells[column] = word
     return cells, instead
@@ -243,9 +243,10 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         measured = _tokens_per_s_per_gpu(row)
         possible = _possible_inputs(row, lookup)
         inputs, slowest = possible[0], possible[-1]
-        if (row.get("mbs") or "") in UNKNOWN:
+        if row.get("mbs", "") in UNKNOWN and inputs.num_micro_batches != cell_number(row, "microbatches_per_step"):
             mbs, *others = (str(one.parallel.micro_batch) for one in possible)
-            instead.append(f"mbs as {mbs}, the fastest that fits{', before ' * bool(others)}{', '.join(others)}")
+            why = "the fastest that fits" if fits(inputs) else "though none fits"
+            instead.append(f"mbs as {mbs}, {why}{', before ' * bool(others)}{', '.join(others)}")
         settings["inputs"] = APART if instead else settings["inputs"]
         remarks += [(INSTEAD, text) for text in instead]
         if math.isnan(measured):
@@ -263,7 +264,7 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
         has_further = lookup.model(row["model_key"]).num_mtp_layers > 0
         left_out = [
             *_defaults(row, inputs, ""),
-            *["mtp_layers 0"] * (has_further and (row.get("mtp_layers") or "") in UNKNOWN),
+            *["mtp_layers 0"] * (has_further and row.get("mtp_layers", "") in UNKNOWN),
             *["source_family of no known recipes"] * (not row.get("source_family")),
         ]
         remarks += [(LEFT_OUT, ", ".join(left_out))] * bool(left_out)
@@ -280,7 +281,7 @@ def _run(row: Cells, lookup: Lookup) -> MeasuredRun:
 def _known_inputs(row: Cells) -> str:
     """Tell how well inputs are known; where the recipe that was found is of another run, it is the nearest one."""
     # Of a row that says nothing of its `completeness`; a setting may be known to be none.
-    decisive = [row.get(column) or "" for column in ("precision", "recompute", "dispatcher", "cuda_graph")]
+    decisive = [row.get(column, "") for column in ("precision", "recompute", "dispatcher", "cuda_graph")]
     is_told = set(decisive).isdisjoint({*UNKNOWN} - {"none"})
     if (row.get("completeness") or ("full" if is_told else "")) != "full":
         return UNKNOWN_INPUTS
@@ -290,16 +291,19 @@ def _known_inputs(row: Cells) -> str:
 def _possible_inputs(row: Cells, lookup: Lookup) -> list[StepInputs]:
     """Build the inputs of a row; if it does not tell its micro-batch, those of all that a search tries and that fit.
 
-    The fastest comes first: who publishes a throughput has tried sizes, and a search takes the fastest, too.
+    The fastest comes first: who publishes a throughput has tried sizes, and a search takes the fastest, too. A number
+    of micro-batches tells their size.
     """
-    if (row.get("mbs") or "") not in UNKNOWN:
+    if row.get("mbs", "") not in UNKNOWN:
         return [_inputs(row, lookup)]
     first, *others = ({**row, "mbs": str(size)} for size in MICRO_BATCHES)
     found = [_inputs(first, lookup)]
     for other in others:
         with contextlib.suppress(SpecError):  # sizes that do not divide the batch
             found.append(_inputs(other, lookup))
-    return sorted([one for one in found if fits(one)] or found[:1], key=lambda one: predict_step(one).step_s)
+    told = [one for one in found if one.num_micro_batches == cell_number(row, "microbatches_per_step")]
+    some = told or [one for one in found if fits(one)] or found[:1]
+    return sorted(some, key=lambda one: predict_step(one).step_s)
 
 
 def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
@@ -325,40 +329,29 @@ def _inputs(row: Cells, lookup: Lookup) -> StepInputs:
     model = override(model, changes, row["model_key"])
     cluster, gpu = lookup.cluster(row["system"], cell_whole(row, "gpus"))
     inputs = StepInputs(model, gpu, cluster, _layout(row), tables_of(gpu), load_constants())
-    is_told = row.get("recompute") == "none" or inputs.parallel.recompute != "none"
-    return inputs if is_told else _recomputing_to_fit(row, inputs)
-
-
-def _recomputing_to_fit(row: Cells, inputs: StepInputs) -> StepInputs:
-    """Recompute the least of what a search tries that fits into memory, where a row does not say what."""
+    if row.get("recompute") == "none" or inputs.parallel.recompute != "none":
+        return inputs
+    # Of a row that does not say what is recomputed, it is the least of what a search tries that fits into memory.
     for recompute, modules in RECOMPUTES:
-        changes = {
-            "recompute": recompute, "recomputed": modules,
-            "recompute_stops_early": recompute == "full" and _shards_with_pytorch(row),
-        }  # fmt: skip
-        inputs = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, **changes))
-        if fits(inputs):
+        words = "+".join(theirs for theirs, ours in MODULES.items() if ours in modules)
+        parallel = _layout({**row, "recompute": recompute, "recompute_modules": words})
+        if fits(inputs := replace(inputs, parallel=parallel)):
             break
     return inputs
-
-
-def _shards_with_pytorch(row: Cells) -> bool:
-    """Tell whether a framework shards with PyTorch: such ones recompute with it, too."""
-    return "fsdp" in (row.get("sharding") or "").partition(" (")[0]
 
 
 def _refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
     """Refuse a row that says the same thing twice, and not alike."""
     system, gpu = row["system"], inputs.gpu.name.lower()
     # Words such as "H100" or "h100-sxm5", and none of "NVIDIA" or "80GB".
-    names = re.findall(r"[a-z]+\d\w*", (row.get("gpu") or "").lower())
+    names = re.findall(r"[a-z]+\d\w*", row.get("gpu", "").lower())
     if names and not any(name.startswith(gpu) for name in names):
         raise SpecError(f"gpu {row['gpu']!r}, and system {system!r} has {gpu}; correct one of them")
     for column, own in (("gpus_per_node", inputs.cluster.gpus_per_node), ("nvlink_domain", inputs.domain)):
         told = cell_number(row, column)
         if told > 0 and min(told, inputs.num_gpus) != min(own, inputs.num_gpus):
             raise SpecError(f"{column} {told:g}, and system {system!r} has {own}; correct one, or name another system")
-    modules = row.get("recompute_modules") or ""
+    modules = row.get("recompute_modules", "")
     if row.get("recompute") == "none" and any(module in modules for module in MODULES):
         raise SpecError(f"recompute 'none', and recompute_modules {modules!r}; expected 'selective', or no modules")
     sharding, divides = inputs.parallel.sharding, row.get("distributed_optimizer")
@@ -439,18 +432,18 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
 
 
 def _layout(row: Cells) -> ParallelSpec:
-    scope, stages, routing = (row.get(name) or "" for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
-    is_dual = _letters(row.get("vp") or "") == "dualpipe"
+    scope, stages, routing = (row.get(name, "") for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
+    is_dual = _letters(row.get("vp", "")) == "dualpipe"
     parts = 1 if is_dual else cell_whole(row, "vp") or 1
     if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
         raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
     is_learned = any(word in routing.partition(" (")[0] for word in LEARNED)
     recompute = _choice(row, "recompute", "none")
     recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
-    capacity = (row.get("capacity_factor") or "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
+    capacity = row.get("capacity_factor", "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
     capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
     sizes: dict[str, Any] = {ours: cell_whole(row, theirs) or 1 for ours, theirs in SIZES.items()}
-    ulysses = re.search(r"ulysses\D*(\d+)", (row.get("sequence_parallel") or "").lower())
+    ulysses = re.search(r"ulysses\D*(\d+)", row.get("sequence_parallel", "").lower())
     if ulysses and sizes["context"] in (1, int(ulysses[1])):
         sizes |= {"context": int(ulysses[1]), "context_exchange": "all_to_all"}
     fields: dict[str, Any] = {
@@ -467,12 +460,13 @@ def _layout(row: Cells) -> ParallelSpec:
         "precision": _choice(row, "precision", "bf16"),
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
-        "recompute_stops_early": recompute == "full" and _shards_with_pytorch(row),
+        # A framework that shards with PyTorch recomputes with it, too.
+        "recompute_stops_early": recompute == "full" and "fsdp" in row.get("sharding", "").partition(" (")[0],
         "offloaded": cell_words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
         "dispatcher": _choice(row, "dispatcher", "all_to_all") if sizes["expert"] > 1 else "all_to_all",
         # The host starts a program of XLA once, and C++ launches its kernels.
-        "graphs": "full" if XLA in (row.get("cuda_graph") or "") else _choice(row, "cuda_graph", "none"),
+        "graphs": "full" if XLA in row.get("cuda_graph", "") else _choice(row, "cuda_graph", "none"),
         "graph_attention": "attn" in scope or scope in UNKNOWN,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
         "routing": "learned" if is_learned else "consecutive" if "fake" in routing else "balanced",
@@ -504,7 +498,7 @@ def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recipes(row: Cells) -> Recipes:
-    source = _letters(row.get("source_family") or "")
+    source = _letters(row.get("source_family", ""))
     return next((found for begin, found in _recipes_by_source().items() if source.startswith(begin)), Recipes())
 
 

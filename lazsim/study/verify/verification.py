@@ -143,7 +143,8 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        rows = [{name: value for name, value in asdict(row).items() if name != "settings"} for row in self.rows]
+        rows = [asdict(row) for row in self.rows]
+        rows = [row | {"inputs": row.pop("settings")["inputs"]} for row in rows]
         rows += [asdict(row) for row in self.outcomes] + [row.to_json() for row in self.kernels.rows]
         return {
             "rows": rows, "pairs": [asdict(pair) for pair in self.pairs],
