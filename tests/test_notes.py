@@ -24,6 +24,7 @@ from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace import read_trace
 from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
+from tests.test_model_import import DEEPSEEK
 
 SYSTEMS = ("lazarus", "ds")
 ANALYTIC = "costs are analytic: no profile was given"
@@ -50,7 +51,16 @@ def test_a_run_with_too_few_nodes_says_how_many_suffice():
 def test_a_run_that_long_has_too_few_nodes_says_for_how_long():
     # ds takes 4 nodes, as above, lazarus 3. One of 4 goes for the second half of an hour.
     told = "training stands still while there are fewer nodes than a system takes: fewer than 4 for 50% of the time: ds"
+    told += "; more nodes help, or a `job` that takes fewer"
     assert told in notes_of(nodes_at(0.0, 4, 3600.0, Event(1800.0, "remove", "n0")))
+
+
+@pytest.mark.parametrize(("name", "is_told"), [("deepseek_v3", True), ("other_v3", False)])
+def test_a_model_named_almost_as_a_job_of_the_catalogue_is_told_of_it(tmp_path, name, is_told):
+    (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK | {"num_hidden_layers": 8, "_name_or_path": name}))
+    notes = notes_of(nodes_at(0.0, 16), ["checkpoint"], str(tmp_path / "config.json"), cluster="h200x16")
+    (note,) = (note for note in notes if note.startswith("steps are those of a layout (the fastest that fits"))
+    assert ("; the catalogue has a `job` deepseek-v3)" in note) == is_told
 
 
 @pytest.mark.parametrize(("lost_s", "is_told"), [(590.0, True), (550.0, False)])

@@ -28,8 +28,7 @@ def place_over_domains(
     on as many as all experts can be at once; see `most_distinct`.
 
     In a domain, the replicas of an expert go to its nodes in turn: ``k`` of them are on ``min(k, n)`` of ``n`` nodes.
-    `lazsim.placement.gpus.spread_over_gpus` leaves every expert on these nodes, but may move one of the ``k`` to a node
-    of another domain that holds the expert, or add one.
+    `lazsim.placement.gpus.spread_over_gpus` keeps these nodes, but may pass one of the ``k`` to another domain.
 
     Examples
     --------

@@ -25,7 +25,7 @@ from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, SKEWED_LOADS
-from lazsim.specs import ModelSpec
+from lazsim.specs import ModelSpec, catalog_names
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -123,7 +123,8 @@ def _waiting_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> 
             if share >= DECISIVE_SHARE:
                 waiting.setdefault(f"fewer than {needed} for {share:.0%} of the time", []).append(run.name)
     told = "; ".join(f"{text}: {', '.join(names)}" for text, names in waiting.items())
-    return [f"training stands still while there are fewer nodes than a system takes: {told}"] if told else []
+    says = "training stands still while there are fewer nodes than a system takes"
+    return [f"{says}: {told}; more nodes help, or a `job` that takes fewer"] if told else []
 
 
 def _changed_layout(scenario: Scenario) -> str:
@@ -387,6 +388,10 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
             whose = f"the fastest that fits on all nodes, as `job` gives none: {_chosen_layouts(scenarios)}"
+            # Such as the name in a config of Hugging Face: a family, whose other models have other sizes.
+            alike = scenario.model.name.replace("_", "-")
+            if alike in {*catalog_names("jobs")} - {scenario.model.name}:
+                whose += f"; the catalogue has a `job` {alike}"
         elif scenario.settings["job"] is None:
             whose += ", named as the model; `lazsim step --search --out` finds the fastest for `job`"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {scenario.gpu.kernels}"]

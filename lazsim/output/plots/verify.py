@@ -27,12 +27,11 @@ def verify_figure(result: Verification) -> dict[str, bytes]:
             *np.array(some, dtype=np.float64).T, color=looks[model].color, marker=looks[model].marker, markersize=3.5,
             linewidth=0, fillstyle="none" if is_apart else "full", label=model.replace("_", "-") + ", apart" * is_apart,
         )  # fmt: skip
-    if rows:
-        values = [value for row in rows for value in (row.measured, row.predicted) if value]
-        line = np.array([min(values) / 1.3, max(values) * 1.3])
-        axes.plot(line, line, color="0.3", linewidth=0.8, label="as measured")
-        axes.fill_between(line, line * 0.8, line * 1.2, color="0.85", linewidth=0, label="within 20 %")
-        axes.set(xlim=line, ylim=line)
+    values = [value for row in rows for value in (row.measured, row.predicted) if value]
+    line = np.array([min(values) / 1.3, max(values) * 1.3])
+    axes.plot(line, line, color="0.3", linewidth=0.8, label="as measured")
+    axes.fill_between(line, line * 0.8, line * 1.2, color="0.85", linewidth=0, label="within 20 %")
+    axes.set(xlim=line, ylim=line)
     axes.set(xscale="log", yscale="log", xlabel="measured tokens/s a GPU", ylabel="predicted tokens/s a GPU")
     axes.set_aspect("equal")
     number_log_axis(axes.xaxis)

@@ -177,13 +177,11 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     if path is None:
         return [_run(row, Lookup({}, {})) for row in catalogued.values()]
     beside = Path(path).parent
-    keys = {"models": "model_key", "systems": "system"}
-    found = {
-        name: {row[column]: row for row in read_rows(str(file), read_bytes(file), [column]).values()}
-        for name, column in keys.items()
-        if (file := beside / f"{name}.csv").is_file()
-    }
-    lookup = Lookup(found.get("models", {}), found.get("systems", {}), beside)
+    models, systems = (
+        {row[key]: row for row in read_rows(str(file), read_bytes(file), [key]).values()} if file.is_file() else {}
+        for file, key in ((beside / "models.csv", "model_key"), (beside / "systems.csv", "system"))
+    )
+    lookup = Lookup(models, systems, beside)
     rows = read_rows(path, read_bytes(path), NEEDED)
     columns, known = (next(iter(table.values())).keys() for table in (rows, catalogued))
     # In another case, or with a unit behind the name.
