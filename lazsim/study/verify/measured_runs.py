@@ -440,6 +440,7 @@ def _layout(row: Cells) -> ParallelSpec:
     recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = row.get("capacity_factor", "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
     capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
+    recipes = _recipes(row.get("source_family", ""))
     sizes: dict[str, Any] = {ours: cell_whole(row, theirs) or 1 for ours, theirs in SIZES.items()}
     ulysses = re.search(r"ulysses\D*(\d+)", row.get("sequence_parallel", "").lower())
     if ulysses and sizes["context"] in (1, int(ulysses[1])):
@@ -453,8 +454,8 @@ def _layout(row: Cells) -> ParallelSpec:
         "global_batch": cell_whole(row, "gbs"),
         "sharding": _choice(row, "sharding", "none" if row.get("distributed_optimizer") == "0" else "optimizer"),
         "optimizer": _choice(row, "optimizer", "adam"),
-        "state_bytes": _recipes(row).state_bytes,
-        "gradient_bytes": _recipes(row).gradient_bytes,
+        "state_bytes": recipes.state_bytes,
+        "gradient_bytes": recipes.gradient_bytes,
         "precision": _choice(row, "precision", "bf16"),
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
@@ -471,7 +472,8 @@ def _layout(row: Cells) -> ParallelSpec:
         "capacity_factor": 0.0 if math.isnan(capacity_factor) else capacity_factor,
         "pad_to_capacity": capacity_factor > 0 and "padded" in routing,
     }
-    return convert(fields | _tuned_fields(row, fields), ParallelSpec, "layout")
+    tuned = _tuned_fields(row, fields) if recipes.is_tuned else {}
+    return convert(fields | tuned, ParallelSpec, "layout")
 
 
 def _choice(row: Cells, column: str, default: str) -> str:
@@ -485,8 +487,6 @@ def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
     GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``). The dispatcher has those of
     ``moe_hybridep_num_sms``, but for Nemotron 3 Nano.
     """
-    if not _recipes(row).is_tuned:
-        return {}
     model, system = catalogued_name(row["model_key"]), catalogued_name(row["system"])
     is_wide = row.get("dispatcher") == "hybridep" and not model.startswith("nemotron-3-nano")
     parts = ["attention"] * ((model, system) != ("deepseek-v3", "gb200-nvl72"))
@@ -495,16 +495,11 @@ def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"eight_bit_parts": parts * has_parts, "exchange_multiprocessors": 32 * is_wide}
 
 
-def _recipes(row: Cells) -> Recipes:
-    source = _letters(row.get("source_family", ""))
-    return next((found for begin, found in _recipes_by_source().items() if source.startswith(begin)), Recipes())
+@functools.cache
+def _recipes(source: str) -> Recipes:
+    recipes, letters = read_toml(SOURCES, (CATALOG / SOURCES).read_bytes(), dict[str, Recipes]), _letters(source)
+    return next((found for begin, found in recipes.items() if letters.startswith(_letters(begin))), Recipes())
 
 
 def _letters(text: str) -> str:
     return re.sub(r"[\W_]", "", text).lower()
-
-
-@functools.cache
-def _recipes_by_source() -> dict[str, Recipes]:
-    recipes = read_toml(SOURCES, (CATALOG / SOURCES).read_bytes(), dict[str, Recipes])
-    return {_letters(begin): found for begin, found in recipes.items()}
