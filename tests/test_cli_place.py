@@ -64,6 +64,19 @@ def test_generated_layers_have_an_axis_and_one_without_has_none(answered):
     assert np.array(answered("place", *SMALL, "--layers", 3, "--policy", "mro")["plans"]["mro"]).shape == (3, 10, 6)
 
 
+@pytest.mark.parametrize(("given", "num_layers"), [((), 58), (("--loads", "zipf:1.2", "--layers", 2), 2)])
+def test_the_experts_and_layers_of_a_model_are_placed_unless_others_are_given(answered, given, num_layers):
+    # arXiv 2412.19437, 4.2: 61 layers, of which all but the first three are MoE layers of 256 routed experts.
+    placed = answered("place", "--model", "deepseek-v3", "--cluster", "h200x32", "--policy", "mro", *given)
+    assert np.shape(placed["replicas"]) == (num_layers, 256)
+
+
+def test_a_model_leaves_experts_layers_and_recordings_as_given(answered, loads):
+    asked = ("place", "--model", "deepseek-v3", "--nodes", 3, "--slots", 4, "--policy", "mro")
+    assert np.shape(answered(*asked, "--experts", 6)["replicas"]) == (6,)
+    assert np.shape(answered(*asked, "--loads", loads)["replicas"]) == (2, 3)
+
+
 def test_the_map_marks_the_most_endangered_expert(lazsim):
     _, out, _ = lazsim("place", "--nodes", 3, "--slots", 2, "--replicas", "1,1,4", "--policy", "compact")
     # The four replicas of expert 2 are on two nodes; experts 0 and 1 are on one, and 0 comes first.
@@ -161,7 +174,10 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         (("--nodes", 3, "--slots", 2, "--replicas", "1,1,1,1,1,1,1"), "--replicas: 7 in layer 0 for 6 slots; give 6"),
         (("--nodes", 3, "--slots", 2, "--experts", 7), "--experts: 7 experts need as many slots"),
         (("--nodes", 3, "--slots", 2), "give --replicas 2,2,3,... or --experts"),
-        (("--nodes", 3, "--slots", 2, "--loads", "uniform"), "--loads uniform: say for how many experts"),
+        (
+            ("--nodes", 3, "--slots", 2, "--loads", "uniform"),
+            "--loads uniform are for any number of experts: give --replicas 2,2,3",
+        ),
         ((*REPLICAS, "--experts", 3), "--replicas and --experts exclude each other"),
         ((*REPLICAS, "--loads", "uniform"), "--replicas and --loads exclude each other"),
         ((*REPLICAS, "--min-replicas", 2), "--replicas and --min-replicas exclude each other"),
@@ -194,7 +210,7 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
             (*UNIFORM, "--domains", "a,a,b", "--policy", "mro", "--policy", "euclid"),
             "--domains has no effect without --policy domains: add that, or leave --domains out",
         ),
-        (("--nodes", 10**4, "--slots", 10**6, "--experts", 1), "10,000 nodes of 1,000,000 slots: at most"),
+        (("--nodes", 10**4, "--slots", 10**6, "--experts", 1), "10,000 nodes of 1,000,000 slots: a plan has at most"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_option(refused, arguments, said):

@@ -35,6 +35,12 @@ def test_json_holds_both_factors_of_a_constant(answered, trace_file):
     assert all(set(change["ratio_change"]) == {"ds-ft", "ds"} for change in answer["changes"])
 
 
+def test_factors_that_differ_have_headings_that_differ(lazsim, trace_file):
+    asked = ("--constant", "storage_bytes_per_s", "--factor", "1.50001", "--factor", "1.50002")
+    out = lazsim("sensitivity", "--trace", trace_file, "--routing", "uniform", "--system", "ds", *asked)[1]
+    assert {"x1.50001", "x1.50002"} <= set(out.split())
+
+
 def test_a_constant_may_be_named_as_in_a_sweep(lazsim, trace_file):
     asked = ("sensitivity", "--trace", trace_file, "--routing", "uniform", "--system", "ds", "--json", "--constant")
     assert lazsim(*asked, "cluster.recovery.detect_s") == lazsim(*asked, "detect_s")

@@ -15,7 +15,7 @@ import pytest
 import lazsim
 from lazsim.errors import LazsimError
 from lazsim.inputs import Shared, make_trace
-from lazsim.study.collect import collect
+from lazsim.study.collect import collect, show_nothing
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep.result import SweepResult
 from lazsim.study.sweep.run import resolve_points, run_sweep
@@ -51,6 +51,19 @@ def square(number):
     if number < 0:
         raise LazsimError(f"{number} is below 0")
     return {"square": number * number}
+
+
+def test_nodes_of_a_trace_beyond_those_of_the_cluster_are_told_before_anything_runs():
+    told: list[str] = []
+
+    def run(num_done, num_runs):
+        told.append("runs")
+        return show_nothing(num_done, num_runs)
+
+    base = {"trace": "llama-3", "duration": "1min", "routing": "uniform", "system": "ds"}
+    sweep = parse_sweep({"base": base, "grid": {"seed": [0, 1], "max_nodes": [8, 12]}})
+    run_sweep(sweep, progress=run, tell=told.append, num_workers=1)
+    assert told == ["the trace has up to 12 nodes, rtx3090x10 has 10; `max_nodes` 10 keeps to that", "runs"]
 
 
 @pytest.mark.parametrize("system", ["lazarus", "ds-ft", "tutel"])

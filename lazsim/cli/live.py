@@ -129,17 +129,8 @@ def write_routing(path: Path | None, routing: Any) -> None:
     note(f"{path} has the loads of {counted(len(routing.steps), 'step')}")
 
 
-def show_run(purpose: str, wall_s: float | None) -> "OnStart":
-    """Return what shows a run from its start on, whose seconds are given if they are known."""
-
-    def on_start(coordinator: "Coordinator") -> None:
-        coordinator.server.start(_refresh(coordinator, purpose, wall_s))
-
-    return on_start
-
-
-async def _refresh(coordinator: "Coordinator", purpose: str, wall_s: float | None) -> None:
-    """Show steps, nodes and loss until the run is over."""
+async def show_run(coordinator: "Coordinator", purpose: str, wall_s: float | None) -> None:
+    """Show steps, nodes and loss until the run is over, whose seconds are given if they are known."""
     last, shown = coordinator.spec.num_steps, 0.0
     with common.progress_bar(0, 100 if wall_s or last else None, f"{purpose}:") as advance:
         while coordinator.server.stopped is None:
@@ -198,11 +189,10 @@ def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     has_trace = settings["trace_path"] is not None
     spec, played = compress(spec, trace, speedup)
     injector = TraceInjector(played, is_awaited=has_trace)
-    max_nodes = trace.most_nodes()
 
     async def run(on_start: "OnStart") -> "LiveRun":
         with WorkerPool() as pool:
-            return await run_locally(spec, injector, pool, max_nodes=max_nodes, on_start=on_start)
+            return await run_locally(spec, injector, pool, max_nodes=trace.most_nodes(), on_start=on_start)
 
     inputs = describe_inputs(spec, trace, {**stretch, "speedup": speedup})
     return replace(_report(inputs, run, played.duration_s if has_trace else None), notes=trace.notes)
@@ -236,6 +226,7 @@ def _report(
     inputs: dict[str, Any], run: "Callable[[OnStart], Coroutine[Any, Any, LiveRun]]", wall_s: float | None
 ) -> "LiveReport":
     """Make a run and report on it; where it is broken off, on its part up to then, if it had begun."""
+    from lazsim.live.checkpoint import last_step
     from lazsim.live.messages import LiveError
     from lazsim.live.orders import run_until_ordered
     from lazsim.live.record import LiveReport
@@ -244,8 +235,10 @@ def _report(
 
     def on_start(coordinator: "Coordinator") -> None:
         started.append(coordinator)
-        _tell_beginning(coordinator)
-        show_run("training", wall_s)(coordinator)
+        # Checkpoints of another job have been refused by now.
+        if begun := last_step(folder := Path(coordinator.spec.checkpoint_folder)):
+            note(f"continues from the checkpoint of step {begun} in {folder}")
+        coordinator.server.start(show_run(coordinator, "training", wall_s))
 
     try:
         return LiveReport(inputs, run_until_ordered(run(on_start)))
@@ -256,12 +249,3 @@ def _report(
         coordinator = started[0]
         result = coordinator.record.result(coordinator.step, coordinator.now_s())
         return LiveReport(inputs, result, broken_off_by=error)
-
-
-def _tell_beginning(coordinator: "Coordinator") -> None:
-    """Tell the step that a job continues from, once its checkpoints are known to be its own."""
-    from lazsim.live.checkpoint import last_step
-
-    folder = Path(coordinator.spec.checkpoint_folder)
-    if begun := last_step(folder):
-        note(f"continues from the checkpoint of step {begun} in {folder}")

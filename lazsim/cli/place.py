@@ -77,7 +77,8 @@ planning_options = options(
 @click.option(
     "--model",
     metavar="NAME|TOML|JSON",
-    help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown.",
+    help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown. Has the experts and layers "
+    "unless other options do.",
 )
 @click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold the states of --model.")
 @click.option("--layer", type=kinds.LAYER, help="The layer to show; default: each plan's most endangered.")
@@ -111,7 +112,7 @@ def command(
         # A policy of the user's own may heed it, too.
         if planning[name] is not None and policies and POLICIES.keys() - {policy} >= set(policies):
             raise LazsimError(f"`{name}` has no effect without `policy` {policy}: add that, or leave `{name}` out")
-    task = build_task(**planning)
+    task = build_task(**planning, model=model)
     if old is not None:
         task = with_old_plan(task, old)
     comparison = compare_plans(task, policies, lose, model or "gpt-s", layer)

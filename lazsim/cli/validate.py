@@ -47,10 +47,9 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
 
     def progress(purpose: str, wall_s: float | None) -> "OnStart":
         note(purpose)
-        return show_run(purpose, wall_s)
+        return lambda coordinator: coordinator.server.start(show_run(coordinator, purpose, wall_s))
 
-    limits = {"speedup": speedup, "tolerance": tolerance}
-    found = validate(spec, trace, **limits, replay=stretch, progress=progress)
+    found = validate(spec, trace, speedup=speedup, tolerance=tolerance, replay=stretch, progress=progress)
     show(found, validation_parts, kept_as="validate.json", files=validation_files, report=validation_report)
     write_routing(record_routing, found.measured.routing)
     if found.has_passed:

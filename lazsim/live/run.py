@@ -48,7 +48,7 @@ WORKER_BYTES = 200 * 2**20
 WORKER_TASKS = 9
 """Threads of a worker: seven, and two while ranks meet."""
 
-OnStart = Callable[[Coordinator], None]
+OnStart = Callable[[Coordinator], object]
 """Called with the coordinator of a run before the run starts."""
 
 

@@ -52,7 +52,7 @@ def markdown(frame: pd.DataFrame) -> str:
     <BLANKLINE>
     """
     lines = [list(map(str, frame.columns)), ["---:" if _is_number(frame[name]) else "---" for name in frame.columns]]
-    lines += [["" if _is_missing(value) else _cell(value) for value in row] for row in frame.itertuples(index=False)]
+    lines += [list(map(_cell, row)) for row in frame.itertuples(index=False)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -88,12 +88,10 @@ def _is_number(values: pd.Series[Any]) -> bool:
     return values.dtype.kind in "if"
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def _cell(value: Any) -> str:
-    """Write a number with three digits, or as a whole one from 1000 on."""
+    """Write a number with three digits, or as a whole one from 1000 on; nothing for a missing one."""
+    if value is None or value != value:
+        return ""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         return str(value)
     if isinstance(value, float) and abs(value) < 1000:

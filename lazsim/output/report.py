@@ -73,10 +73,12 @@ def report_page(
     )
     pictures = {caption: _picture(files[name]) for caption, name in report.pictures.items()}
     explored = {name: getattr(report, name) for name in ("timeline", "maps", "points") if getattr(report, name)}
+    columns = [key("input"), Column("value", kind="text"), Column("SHA-256", kind="text")]
+    title = "every input, with the SHA-256 of those that are files"
     page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
         page={**vars(report), "pictures": pictures},
         parts=[shown for part in (*parts, *report.details) if (shown := _part(part)) != report.answer],
-        inputs=_part(_input_table(report.inputs)),
+        inputs=_part(Table(columns, list(_inputs(report.inputs)), title)),
         notes=notes,
         command=command,
         version=__version__,
@@ -122,11 +124,6 @@ def _part(part: Part) -> Any:
     notes = [*part.notes, *([f"{counted(more, 'more row is', 'more rows are')} in the other files"] if more else [])]
     is_long = len(rows) > MOST_OPEN_ROWS
     return {"title": part.title, "columns": shown, "rows": rows, "notes": notes, "is_long": is_long}
-
-
-def _input_table(inputs: Mapping[str, Any]) -> Table:
-    columns = [key("input"), Column("value", kind="text"), Column("SHA-256", kind="text")]
-    return Table(columns, list(_inputs(inputs)), "every input, with the SHA-256 of those that are files")
 
 
 def _inputs(inputs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:

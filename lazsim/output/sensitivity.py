@@ -28,7 +28,7 @@ def _table(title: str, runs: Sequence[str], changes: Sequence[Change], shares: S
     """Return a row for each constant, with a column for each run and factor."""
     found = {(one.constant, one.factor): share for one, share in zip(changes, shares, strict=True)}
     factors = dict.fromkeys(one.factor for one in changes)
-    columns = [key("constant"), *(Column(f"{name} x{factor:.4g}") for name in runs for factor in factors)]
+    columns = [key("constant"), *(Column(f"{name} x{factor:.15g}") for name in runs for factor in factors)]
     rows = [
         (constant, *(_percent(found[constant, factor][name]) for name in runs for factor in factors))
         for constant in dict.fromkeys(one.constant for one in changes)

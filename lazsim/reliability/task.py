@@ -20,7 +20,7 @@ from lazsim.placement.steady import check_move_cost
 from lazsim.reliability.failure_sets import number_domains
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
 from lazsim.routing.loading import UNIFORM, is_generator
-from lazsim.specs import ClusterSpec, load_spec, sha256
+from lazsim.specs import ClusterSpec, ModelSpec, load_spec, sha256
 from lazsim.units import counted
 
 DEFAULT_MIN_REPLICAS = 2
@@ -76,6 +76,7 @@ def build_task(
     seed: int = 0,
     groups: int = 1,
     move_cost: float | None = None,
+    model: str | None = None,
 ) -> PlanningTask:
     """Make a task, and refuse one that contradicts itself or does not fit.
 
@@ -99,6 +100,8 @@ def build_task(
         Groups of experts in group-limited routing; a divisor of the experts.
     move_cost
         See `lazsim.placement.steady.keep_steady`; `MOVE_COST` by default.
+    model
+        A model, by name or file, whose experts and MoE layers are taken where nothing else says how many experts.
 
     Examples
     --------
@@ -134,10 +137,9 @@ def build_task(
             np.array([replicas]), **shape, min_replicas=min(replicas), inputs={"replicas": list(replicas)} | inputs,
             notes=("loads are taken to be in proportion to the replicas given",),
         )  # fmt: skip
-    if experts is None and loads is None:
-        raise SpecError(
-            "nothing to place: give `replicas` 2,2,3,... or `experts` E with `loads` uniform, zipf:1.2 or a file"
-        )
+    if model is not None and experts is None and (loads is None or _is_made(loads)):
+        of_model = load_spec(ModelSpec, model, "model")
+        experts, layers = of_model.num_experts, layers or of_model.num_moe_layers
     found = get_loads(UNIFORM if loads is None else loads, experts, layers, step, seed, lenient)
     num_layers, num_experts = found.load_LE.shape
     _require_divisor(groups, num_experts)
@@ -226,10 +228,11 @@ def get_loads(
         return _listed(source, num_experts, num_layers, step)
     if not source.strip():
         raise SpecError(f"`loads` {source!r}: names no loads; give uniform, zipf:1.2, tokens by expert, or a file")
-    if not source.endswith(".toml") and source != UNIFORM and os.path.exists(source):
+    if not _is_made(source):
         return _recorded(source, num_experts, num_layers, step, lenient)
     if num_experts is None:
-        raise SpecError(f"`loads` {source}: say for how many experts, with `experts`")
+        needed = "give `replicas` 2,2,3,... or `experts` E (num_experts of lazsim list models NAME)"
+        raise SpecError(f"`loads` {source} are for any number of experts: {needed}, or a file of loads")
     if source.startswith(ZIPF) or source == UNIFORM:
         _refuse_step(source, step)
     if source.startswith(ZIPF):
@@ -240,6 +243,11 @@ def get_loads(
     return Loads(
         routing.loads([step or 0])[0], Path(routing.name).name, routing.sha256, num_layers is not None, routing.notes
     )
+
+
+def _is_made(source: str | Sequence[float]) -> bool:
+    """Return whether loads are made for a number of experts, and not those of a list or a recording."""
+    return isinstance(source, str) and (source.endswith(".toml") or source == UNIFORM or not os.path.exists(source))
 
 
 def _refuse_step(source: str, step: int | None) -> None:

@@ -298,22 +298,23 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
         told = f"{asked} asked for, but the trace ends after {end}"
         # A trace that was loaded for as long says the first part of it.
         notes = [note for note in notes if note != told] + [f"{told}: nodes alive then stay for the other {rest}"]
-    most_nodes, cluster = trace.most_nodes(wall_s), scenario.cluster
     if scenario.num_spares:
-        most_nodes -= scenario.num_spares
         start_s = scenario.spare_start_s
         start = f"{format_duration(start_s)} after a loss" if start_s else "at once"
         notes.append(
-            f"{counted(most_nodes, 'node')} at most for training; spares that join {start}: {scenario.num_spares}"
+            f"{counted(scenario.most_in_service(), 'node')} at most for training; spares that join {start}: "
+            f"{scenario.num_spares}"
         )
     elif scenario.spare_start_s:
         notes.append("`spare_start` has no effect without `spares`")
-    if most_nodes > cluster.num_nodes:
-        notes.append(
-            f"the trace has up to {counted(most_nodes, 'node')}, {cluster.name} has {cluster.num_nodes}; "
-            f"`max_nodes` {cluster.num_nodes} keeps to that"
-        )
-    return notes
+    return [*notes, *nodes_note(scenario)]
+
+
+def nodes_note(scenario: Scenario) -> tuple[str, ...]:
+    """Say where the trace has more nodes than the cluster."""
+    most_nodes, cluster = scenario.most_in_service(), scenario.cluster
+    told = f"the trace has up to {counted(most_nodes, 'node')}, {cluster.name} has {cluster.num_nodes}; "
+    return (f"{told}`max_nodes` {cluster.num_nodes} keeps to that",) if most_nodes > cluster.num_nodes else ()
 
 
 def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:

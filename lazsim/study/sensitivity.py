@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS
 from lazsim.errors import SpecError, did_you_mean, known_names, prefix_errors
+from lazsim.grouping import grouped
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.specs.effects import refuse_without_effect, why_without_effect
@@ -82,7 +83,7 @@ class Sensitivity:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on the run as things stand, and on what each change adds to them."""
-        changed = (f"{one.constant} x{one.factor:g}: {note}" for one in self.changes for note in one.notes)
+        changed = (f"{one.constant} x{one.factor:.15g}: {note}" for one in self.changes for note in one.notes)
         return (*self.base.notes, *changed)
 
     def to_json(self) -> dict[str, Any]:
@@ -164,10 +165,8 @@ def sensitivity(
     pairs = zip(scenarios, base.runs, strict=True)
     known = {without_numbers(note) for one, run in pairs for note in describe_run(one, run)}
     changes = [_change(*each, base, known) for each in zip(assumptions, varied, by_assumption, strict=True)]
-    effect: dict[str, float] = {}
-    for one in changes:
-        effect[one.constant] = max(effect.get(one.constant, 0.0), one.effect)
-    return Sensitivity(base, tuple(sorted(changes, key=lambda one: -effect[one.constant])))
+    effects = grouped((one.constant, one.effect) for one in changes)
+    return Sensitivity(base, tuple(sorted(changes, key=lambda one: -max(effects[one.constant]))))
 
 
 def constant_paths(systems: Iterable[str]) -> dict[str, str]:

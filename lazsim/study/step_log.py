@@ -14,6 +14,7 @@ from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.reading import decode_text, numbered_lines, read_bytes, unpack
 from lazsim.files.tables import read_table
+from lazsim.grouping import grouped
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
 from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, read_date
@@ -120,9 +121,7 @@ def read_log(path: Path | str) -> StepLog:
 
 def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
     """Return the lines of the writer with the most, and of those that write while it does not; and a note on others."""
-    by_writer: dict[str, list[Mark]] = {}
-    for one in marks:
-        by_writer.setdefault(one.writer, []).append(one)
+    by_writer = grouped((one.writer, one) for one in marks)
     kept: list[Mark] = []
     for lines in sorted(by_writer.values(), key=len, reverse=True):
         both = sorted([*kept, *lines], key=lambda one: one.time_s)
@@ -133,9 +132,8 @@ def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
             kept += lines
     kept.sort(key=lambda one: one.line)
     writers = sorted({one.writer for one in kept})
-    num_others = len(by_writer) - len(writers)
     told = f"the log has lines of {counted(len(by_writer), 'rank')}: those of {shorten(', '.join(writers))} count"
-    return kept, (told,) * (num_others > 0)
+    return kept, (told,) * (len(by_writer) > len(writers))
 
 
 def _writer(text: str) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,13 +106,16 @@ def refuse_idle_options(context: click.Context) -> None:
 
 
 def refuse_own_input(context: click.Context) -> None:
-    """Raise a UsageError where a command that has been parsed would write over a file that it reads."""
+    """Raise a UsageError where a command would write over a file that it reads, or reads two files from stdin."""
     given = {one: context.params.get(one.name or "") for one in context.command.params}
+    texts = {one: value for one, value in given.items() if isinstance(value, str | Path)}
+    read = {one: value for one, value in texts.items() if not isinstance(one.type, OutPath)}
+    for first, second in pairwise(flag(one) for one, value in read.items() if str(value) == "-"):
+        raise click.UsageError(f"{first} and {second} are both stdin: give one of them as a file", context)
     for option, out in given.items():
         if not (isinstance(option.type, OutPath) and option.type.is_file and isinstance(out, Path) and out.exists()):
             continue
-        values = (value for one, value in given.items() if one is not option and isinstance(value, str | Path))
-        if any(os.path.exists(value) and os.path.samefile(value, out) for value in values):
+        if any(os.path.exists(value) and os.path.samefile(value, out) for value in read.values()):
             raise click.UsageError(f"{flag(option)} {out}: is the file that is read; give another name", context)
 
 

@@ -16,6 +16,13 @@ ELSEWHERE = {
 }  # fmt: skip
 """Options that other commands have under another name."""
 
+RATES = {"--trace": "lazsim trace generate makes a file of it, for --trace; "}
+INSTEAD = {
+    "--node-mtbf": RATES, "--repair": RATES, "--shape": RATES,
+    "--model": {"--experts": "lazsim list models NAME tells num_experts, for --experts; "},
+}  # fmt: skip
+"""Options that other commands have, and by the option that does in their place, what to give that."""
+
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
 
@@ -78,6 +85,8 @@ def usage_message(error: click.ClickException) -> str:
         near = did_you_mean(error.option_name.lstrip("-"), [name[2:] for name in known]).replace("'", "'--", 1)
         if (elsewhere := ELSEWHERE.get(error.option_name)) in known:
             near = f"did you mean '{elsewhere}'? "
+        for needed in INSTEAD.get(error.option_name, {}).keys() & known:
+            near = INSTEAD[error.option_name][needed]
         return f"unknown option {error.option_name!r}: {near}see {error.ctx.command_path} --help"
     param = error.param if isinstance(error, click.BadParameter) else None
     name = max(param.opts, key=len) if isinstance(param, click.Option) else param and param.human_readable_name

@@ -65,7 +65,7 @@ JUDGED_SHARE, MOST_JUDGED_SHARE = 0.1, 0.25
 second."""
 
 LONG_RUN_STEPS = 2 * MOST_STEPS
-"""Steps above which a run takes seconds, and a search is told to take long."""
+"""Steps above which a run may take seconds, and a search is told to take long."""
 
 NOT_ASSUMED = ("fault_threshold", "checkpoint_interval_steps")
 """Constants that are chosen."""
@@ -191,8 +191,8 @@ def _advise(
     most_steps = max((question.starts[one.choice].most_steps for one in contenders), default=0)
     if most_steps > LONG_RUN_STEPS:
         tell(
-            f"runs are up to {most_steps:,} steps long, and there are up to {search.max_runs:,}: this takes minutes to "
-            "hours; a smaller `max_runs` or `duration` bounds it"
+            f"runs are up to {most_steps:,} steps long, and there are up to {search.max_runs:,}: this may take hours; "
+            "a smaller `max_runs` or `duration` bounds it"
         )
     raced = search.race(contenders)
     num_seeds = raced[0].num_seeds

@@ -215,12 +215,11 @@ class SweepResult:
             among = self._describe(run_name(row), tuple(row[key] for key in self.setting_keys))
             num_spares = among.pop("spares")
             found.setdefault(tuple(among.items()), {}).setdefault(num_spares, {})[_seeds_of(row)] = row
-        trains = (
-            (among, by_number)
+        return [
+            _spare_costs(dict(among), by_number)
             for among, by_number in found.items()
             if any(row["samples"] for by_seed in by_number.values() for row in by_seed.values())
-        )
-        return [_spare_costs(dict(among), by_number) for among, by_number in trains]
+        ]
 
     @property
     def setting_keys(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Simulate every point of a sweep that a folder does not hold yet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lazsim.files.folders import refuse_foreign
 from lazsim.files.writing import write_whole
 from lazsim.scenario import Scenario, read_once, resolve
 from lazsim.study.collect import collect
+from lazsim.study.notes import nodes_note
 from lazsim.study.simulation import named_apart, refuse_idle_placements, run_scenario, simulate_point
 from lazsim.study.store import ROWS
 from lazsim.study.sweep.result import SweepResult, describe_point, find_axes
@@ -21,13 +22,17 @@ TABLE = "table.csv"
 """File with the table of the last sweep into a folder."""
 
 
-def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> SweepResult:
+def run_sweep(
+    sweep: Sweep, folder: Path | None = None, tell: Callable[[str], None] = lambda _: None, **options: Any
+) -> SweepResult:
     """Simulate every point of a sweep once all inputs are valid; the result is the same on every backend, and resumed.
 
     Parameters
     ----------
     folder
         Keeps each run as soon as it ends, and the table at the end; None keeps nothing.
+    tell
+        Is told, before anything runs, where a trace has more nodes than its cluster, and what `collect` tells.
     **options
         Backend, workers and progress; see `lazsim.study.collect.collect`.
 
@@ -41,7 +46,11 @@ def run_sweep(sweep: Sweep, folder: Path | None = None, **options: Any) -> Sweep
     points, scenarios = resolve_points(sweep)
     axes = find_axes(points)
     labels = [describe_point(point, axes) for point in points]
-    result = SweepResult.assemble(points, collect(simulate_point, scenarios, folder, labels=labels, **options))
+    by_nodes = {(one.settings["trace"], one.settings["max_nodes"], one.cluster.num_nodes): one for one in scenarios}
+    for told in dict.fromkeys(told for one in by_nodes.values() for told in nodes_note(one)):
+        tell(told)
+    outcomes = collect(simulate_point, scenarios, folder, labels=labels, tell=tell, **options)
+    result = SweepResult.assemble(points, outcomes)
     if folder is not None and result.rows:
         write_whole(folder / TABLE, result.table())
     return result

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from lazsim.grouping import grouped
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
 from lazsim.trace.table import EventKind
@@ -40,11 +41,9 @@ def read(source: TraceSource) -> TraceReading:
             rows += _read_operation(log, _of_audit(operation) if "protoPayload" in operation else operation)
         except (ValueError, TypeError) as error:
             source.fault(place, str(error))
-    zones: dict[str, set[str]] = {}
-    for _, _, zone, name in rows:
-        zones.setdefault(name, set()).add(zone)
+    zones = grouped((name, zone) for _, _, zone, name in rows)
     for time_s, kind, zone, name in rows:
-        log.say(time_s, kind, name if len(zones[name]) == 1 else f"{zone}/{name}")
+        log.say(time_s, kind, name if len(set(zones[name])) == 1 else f"{zone}/{name}")
     return log.reading(
         "an instance is there from the end of an operation that starts it, and gone from the start of others"
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lazsim.grouping import grouped
 from lazsim.trace.table import START_S, Event, check_size
 from lazsim.units import counted, format_duration
 
@@ -203,10 +204,7 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
 def _possible_order(states: Iterable[Event], is_there: Mapping[str, bool]) -> Iterator[Event]:
     """Yield events by time; a node that is there may be said to return before its loss, in stamps of a second."""
     for _, instant in itertools.groupby(states, key=lambda event: event.time_s):
-        of_node: dict[str, list[Event]] = {}
-        for event in instant:
-            of_node.setdefault(event.node, []).append(event)
-        for events in of_node.values():
+        for events in grouped((event.node, event) for event in instant).values():
             if events[0].kind == "add" and is_there.get(events[0].node):
                 events.sort(key=lambda event: event.kind == "add")
             yield from events

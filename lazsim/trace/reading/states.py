@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from lazsim.errors import LazsimError, shorten
 from lazsim.files.faults import Faults
 from lazsim.files.tables import json_values, valid_json
+from lazsim.grouping import grouped
 from lazsim.trace.reading.events import events_from_states
 from lazsim.trace.reading.hosts import whole_node
 from lazsim.trace.reading.mapping import Condition
@@ -74,11 +75,7 @@ class StateLog:
 
     def losses(self) -> dict[str, list[float]]:
         """Return the times at which nodes were said to be there no more, by node."""
-        found: dict[str, list[float]] = {}
-        for row in self._rows:
-            if row.kind == "remove":
-                found.setdefault(row.node, []).append(row.time_s)
-        return found
+        return grouped((row.node, row.time_s) for row in self._rows if row.kind == "remove")
 
     def know(self, node: str, kind: EventKind = "add") -> None:
         """Say that a node exists: it is there from the start, or away, unless a row says what happened to it."""
