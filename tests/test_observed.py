@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 import lazsim as package
+from lazsim.output.compare import observed_parts
 from lazsim.scenario import resolve
-from lazsim.study.observed import observed_phases, offer, simulated_phases
+from lazsim.study.observed import ObservedComparison, Offer, Phases, observed_phases, offer, simulated_phases
 from lazsim.study.step_log import Mark, read_log
 from lazsim.trace import build_trace, write_trace
 from lazsim.trace.table import Event
@@ -311,6 +312,14 @@ def test_a_simulated_job_also_stops_to_let_nodes_join_and_no_constant_of_some_st
     observed = replace(phases, stop_s=phases.stop_s + 30)
     offered = [one.field for one in offer(observed, phases, run, resolve({}).cluster.recovery)]
     assert offered == ["restart_base_s" if system == "checkpoint" else "rebuild_s"]
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(2051.6, "2050"), (52.43, "52.4"), (0.0312, "0.0312")])
+def test_a_constant_on_offer_is_written_as_people_write_it_into_the_file_of_a_cluster(seconds, written):
+    phases = Phases(900.0, 800.0, 0.0, 100.0, 1, 100.0, 800.0)
+    offers = {"ds": (Offer("detect_s", seconds, 1200.0),)}
+    *_, (_, line) = observed_parts(ObservedComparison("steps", phases, offers, {}, {"ds": phases}, ()))
+    assert line == f"ds: `cluster.recovery.detect_s` = {written} instead of 1200 s"
 
 
 def test_a_log_that_stops_at_other_times_than_the_trace_is_told_of(lazsim, tmp_path):

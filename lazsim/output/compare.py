@@ -24,7 +24,7 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
         columns += [Column(name, has_name=True, kind="text"), Column("error", "+.1%")]
     yield Table(columns, list(_rows(found)))
     lines = [
-        f"{name}: `cluster.recovery.{one.field}` = {one.seconds:.3g} instead of {one.instead_of_s:.3g} s"
+        f"{name}: `cluster.recovery.{one.field}` = {float(f'{one.seconds:.3g}'):g} instead of {one.instead_of_s:g} s"
         for name, offers in found.offers.items()
         for one in offers
     ]
