@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from lazsim.errors import LONGEST_CAUSE, SpecError, shorten
@@ -266,11 +266,10 @@ def _json_values(text: str, faults: Faults) -> Iterator[tuple[int, Any]]:
 
 
 def _whole_object(text: str) -> dict[str, Any] | None:
-    try:
+    with suppress(ValueError, RecursionError):
         whole = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return whole if isinstance(whole, dict) else None
+        return whole if isinstance(whole, dict) else None
+    return None
 
 
 def _frame_rows(whole: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -57,11 +57,8 @@ def _prices(source: TraceSource, document: Mapping[str, Any], num_ticks: int, ga
 
 def _tick_lines(text: str, num_ticks: int) -> list[int]:
     """Return the line of each tick; the metadata may have a list named data, too."""
-    for begin in array_begins(text, "data"):
-        lines = [line for line, _ in json_values(text, begin)]
-        if len(lines) == num_ticks:
-            return lines
-    return [1] * num_ticks
+    lists = ([line for line, _ in json_values(text, begin)] for begin in array_begins(text, "data"))
+    return next((lines for lines in lists if len(lines) == num_ticks), [1] * num_ticks)
 
 
 TYPICAL = r'\A\s*\{[\s\S]*?(?:"gap_seconds"|"data"\s*:\s*\[\s*[-\d\]])'

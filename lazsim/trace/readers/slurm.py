@@ -34,7 +34,6 @@ MESSAGES: dict[str, Said] = {
 REASON = re.compile(r"reason(?: set to)?:\s*(.*)", re.IGNORECASE)
 HARDWARE = [one for one in itertools.chain(*load_mapping("sacctmgr").conditions()) if one.column == "Reason"]
 """Conditions of reasons for which a node that drains has lost its jobs already."""
-_MESSAGES = [(re.compile(message), kind) for message, kind in MESSAGES.items()]
 GONE = {"DOWN", "DRAINED", "FAIL", "ERROR", "POWER_DOWN", "POWERING_DOWN", "POWERED_DOWN"}
 THERE = {"IDLE", "ALLOCATED", "ALLOC", "MIXED", "MIX", "RESUME", "UNDRAIN", "UP"}
 DRAINING = {"DRAIN", "DRAINING", "INVAL"}
@@ -120,8 +119,8 @@ def _message(text: str) -> tuple[Said, list[str], str]:
     """Return what a message says, of which nodes, and for which reason; of none where it is about something else."""
     told = REASON.search(text)
     reason = told[1] if told else ""
-    for pattern, kind in _MESSAGES:
-        if found := pattern.search(text):
+    for message, kind in MESSAGES.items():
+        if found := re.search(message, text):
             said = state_kind(found[2]) if kind is None else kind
             return said, expand_hosts(found[1]) if said or reason else [], reason
     return None, [], ""

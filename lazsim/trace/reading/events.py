@@ -188,11 +188,10 @@ def events_from_states(states: Iterable[Event]) -> tuple[list[Event], tuple[str,
         is_there[event.node] = event.kind == "add"
         changes.append(event)
     changes.sort(key=lambda event: event.time_s)
-    notes = (
-        [f"{counted(len(first), 'node is', 'nodes are')} first seen to go: taken to be there from the start"]
-        if first
-        else []
-    )
+    notes = []
+    if first:
+        gone = counted(len(first), "node is", "nodes are")
+        notes.append(f"{gone} first seen to go: taken to be there from the start")
     if num_late:
         late = counted(num_late, "node is", "nodes are")
         notes.append(f"{late} first seen to come later: taken to be away until then")

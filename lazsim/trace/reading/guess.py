@@ -79,7 +79,6 @@ LOST_WORDS = {*WORDS["remove"].split(), "reclaimed"} - {"left", "leave", "maint"
 BACK_WORDS = {"back", "fixed", "repaired", "restored", "resolved", "recovered", "recovery", "resumed", "rejoined"}
 """Words of the names of columns of dates at which a node went or came back: some of the first, and one of the others;
 the last also say so among events."""
-LENGTH_WORDS = {"repair", "mttr", "lasted"}
 ANY_WORDS = {"name", "series", "metric"}
 """Words of the names of columns that may name nodes, or anything else that is lost."""
 
@@ -236,15 +235,14 @@ class Guess(NamedTuple):
 
     @property
     def span(self) -> list[TableColumn]:
-        """The columns of a start and an end, or a length, if any."""
-        given = [self.of(role) for role in ("start", "end", "duration")]
-        return [one for one in given if one] if given[1:] != [None, None] else []
+        """The columns of a start and, but for losses, of an end or a length; none where rows are no outages."""
+        return [one for role in ("start", "end", "duration") if (one := self.of(role))]
 
     @property
     def lacks_outages(self) -> bool:
         """Whether rows have a start and an end, and no name of a column speaks of outages."""
         names = [one for one in self.columns if not one.words & FINAL_WORDS]
-        return bool(self.span) and not OUTAGES.search(_header([*self.span, *names]))
+        return len(self.span) > 1 and not OUTAGES.search(_header([*self.span, *names]))
 
     def __str__(self) -> str:
         """Return the columns as the field `columns` has them."""
@@ -417,7 +415,7 @@ def _time_of_list(guess: Guess) -> str:
 
 def _columns_beside_spans(guess: Guess) -> str:
     """Find columns beside a start and an end of which none says outage, or one that a node was there, or lived."""
-    if not guess.span or OUTAGES.search(_header(guess.span)):
+    if len(guess.span) < 2 or OUTAGES.search(_header(guess.span)):
         return ""
     rows = [zip(one.texts, guess.span[1].texts, strict=True) for one in guess.others if one.kind == "word"]
     texts = {(text.lower(), end.lower() in OPEN_WORDS) for text, end in itertools.chain(*rows) if text}
@@ -430,8 +428,9 @@ def _columns_beside_spans(guess: Guess) -> str:
 def _end_of_losses(guess: Guess) -> str:
     """Find what may say when nodes are back, beside events which all say that they go."""
     event = guess.of("event")
-    told = [one for one in guess.others if one.role in ("end", "duration") or one.words & {*BACK_WORDS, *LENGTH_WORDS}]
-    ends = [one for one in told if one.kind != "text" or one.is_sampled]
+    told = {*BACK_WORDS, "repair", "mttr", "lasted"}
+    ends = [one for one in guess.others if one.role in ("end", "duration") or one.words & told]
+    ends = [one for one in ends if one.kind != "text" or one.is_sampled]
     return ends[0].name if event and ends and _are_gone(event.texts) else ""
 
 

@@ -41,11 +41,10 @@ SNAPSHOT = "a list of nodes at one instant ({}), which does not say when they co
 JOBS = "a job log, in which no node comes or goes"
 JOBS_ALONE = f"{JOBS}; give {NODE_LOG}, or make a trace with lazsim trace generate --nodes N --node-mtbf D --repair D"
 TEXTS = {
-    r'\s*\[\s*\{[^{}]{0,2000}"(job_?id|attempts)"': JOBS_ALONE,
+    r'\s*\[\s*\{[^{}]{0,2000}"(job_?id|attempts)"|(?-i:[^\n]*NODELIST\(REASON\))': JOBS_ALONE,
     r"\s*<(!doctype|html|\?xml)": "a web page or XML; fetch the raw file, which a page about it only shows",
     r"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
     r"# lazsim-routing|step,layer,expert,tokens": "expert loads; give them as `routing`",
-    r"(?-i:[^\n]*NODELIST\(REASON\))": JOBS_ALONE,
     r"(?-i:\s*PARTITION +AVAIL|[^\n]*\b(NODELIST|HOSTNAMES)\b|REASON +USER)": SNAPSHOT.format("sinfo") + NODE_LOG,
     r"\s*NodeName=": SNAPSHOT.format("scontrol show node or slurm.conf") + NODE_LOG,
     r"\s*NAME +STATUS +ROLES": SNAPSHOT.format("kubectl get nodes") + NODE_LOG,

@@ -186,7 +186,8 @@ def choose_series(
     for labels, _ in series:
         if (metric := str(labels.get("__name__", ""))) not in METRICS:
             raise refusal(source, f"Prometheus's {shorten(metric)}, which does not say whether a node is there")
-    chosen = [one for one in series if _is_chosen(one[0], wanted)]
+    ready = [one for one in series if one[0].get("condition", "Ready") == "Ready"]
+    chosen = [one for one in ready if all(each.holds(str(one[0].get(str(each.column), ""))) for each in wanted)]
     if not chosen:
         raise refusal(source, "no series of a node in it")
     jobs = sorted({str(labels.get("job", "")) for labels, _ in chosen if labels.get("__name__") == "up"})
@@ -194,11 +195,6 @@ def choose_series(
         what = f"targets of the jobs {shorten(', '.join(jobs))}, one of which may fail without its node"
         raise source.refuse("", f"{what}; choose one with `where` 'job={jobs[0]}'")
     return chosen
-
-
-def _is_chosen(labels: Mapping[str, Any], where: Sequence[Condition]) -> bool:
-    is_ready = labels.get("condition", "Ready") == "Ready"
-    return is_ready and all(one.holds(str(labels.get(str(one.column), ""))) for one in where)
 
 
 def _refuse_uncommon(
