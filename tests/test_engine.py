@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lazsim
-from lazsim.engine.clock import Clock
+from lazsim.engine.clock import CHANGE, JOIN, Clock, Moment
 from lazsim.engine.ledger import BUCKETS, Ledger
 from lazsim.engine.plan_reliability import count_losses
 from lazsim.engine.simulate import simulate_system
@@ -397,7 +397,7 @@ def test_every_second_is_in_one_bucket_and_samples_come_from_computing(scenario,
 
 def test_time_passes_without_an_event_only_where_nothing_else_happens_up_to_the_end_of_it():
     # A bell rings at 5 s. Time passes at once to 4 s, but not to that very instant, in which the bell has its turn
-    # first; nor from there, as the process of the bell ends in it.
+    # first.
     clock, seen = Clock(), []
 
     def ring():
@@ -415,7 +415,32 @@ def test_time_passes_without_an_event_only_where_nothing_else_happens_up_to_the_
     clock.process(ring())
     clock.process(work())
     clock.run()
-    assert seen == [(0, 4.0), ("ring", 5.0), (1, 5.0), (1, 12.0), (0, 15.0)]
+    assert seen == [(0, 4.0), ("ring", 5.0), (1, 5.0), (0, 12.0), (0, 15.0)]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_what_falls_on_one_instant_has_its_turn_whichever_was_set_first(order):
+    # A spare starts before the work ends, and so joins at that boundary; nodes change after it, and those that are
+    # there join last.
+    clock, seen = Clock(), []
+
+    def note(name, activity):
+        yield from activity
+        seen.append(name)
+
+    def wait(event):
+        yield event()
+
+    activities = (
+        ("work", clock.passing(5.0)),
+        ("change", wait(lambda: Moment(clock, 5.0, CHANGE))),
+        ("join", wait(lambda: Moment(clock, 5.0, JOIN))),
+        ("spare", wait(lambda: clock.timeout(5.0))),
+    )
+    for index in order:
+        clock.process(note(*activities[index]))
+    clock.run()
+    assert seen == ["spare", "work", "change", "join"]
 
 
 @settings(max_examples=30)

@@ -138,7 +138,7 @@ def test_a_node_of_bamboo_fetches_and_reads_the_next_stage_beside_its_own():
     read_N = bamboo.load_bytes(found, made.plan)
     assert read_N == pytest.approx(np.repeat(of_two_S, 2))
     held = Held.full(range(16), made)
-    joining_s = bamboo.join_s(found, held.without([0]), [0])
+    joining_s = bamboo.fetch_s(found, held.without([0]), [0])
     assert joining_s == pytest.approx(float(found.communication.transfer_s(of_two_S[0], 0.0)))
     # Both nodes of the first stage are lost. One of the second takes its place, with the copy that it needs there, and
     # fetches the first stage from the copy on a node of the last.

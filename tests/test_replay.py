@@ -200,6 +200,9 @@ def both(system, seed, random_costs, shift=lambda rng, events: events):
     costs, own, grid = random_costs(rng, system)
     job = random_job(rng, system, grid, own)
     initial, events, end_s = random_trace(rng, job.stages * job.shares)
+    if shift is to_seconds:
+        # Spares start as steps and saves end, also where they were called before these began.
+        job = job._replace(spare_start_s=float(round(job.spare_start_s)))
     events = shift(rng, events)
     end_s = max([end_s, *(time_s + 0.3 for time_s, _, _ in events)])
     changes = [(0, "add", " ".join(initial))]

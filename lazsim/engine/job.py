@@ -16,7 +16,7 @@ import simpy
 
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.engine import protocol
-from lazsim.engine.clock import Activity, Clock
+from lazsim.engine.clock import JOIN, Activity, Clock, Moment
 from lazsim.engine.held import NOTHING, Held
 from lazsim.engine.joining import Joining
 from lazsim.engine.ledger import Ledger
@@ -194,6 +194,8 @@ class Job:
         self._log("failure", num_lost=len(failure.removed), num_joined=len(failure.added))
 
     def _wait(self, state: Waiting) -> Activity:
+        if self.joining.due_s == self.env.now:
+            yield Moment(self.env, 0.0, JOIN)
         are_enough = self.plans.usable_nodes(len(self.nodes.in_order())) > 0
         if self.joining.is_due:
             self.joining.close(are_enough=are_enough)
@@ -244,7 +246,8 @@ class Job:
                 if bucket != "transfer" or not is_ready:
                     yield from self._spend(bucket, seconds)
             held = state.held.going_on(decision.nodes, decision.seats)
-            if not state.is_joining and self.joining.due_s is None and self._newcomers(held, self.nodes.in_order()):
+            others = self.system.newcomers(self.costs, held, self.nodes.in_order(), self.plans.usable_nodes)
+            if others and not state.is_joining and self.joining.due_s is None:
                 # Nodes that stood by take free places.
                 self.joining.at_next_boundary()
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
@@ -289,7 +292,8 @@ class Job:
     def _join_if_due(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
         if self.joining.is_due:
-            yield from self.joining.let_nodes_change()
+            # Who comes at this very instant still joins.
+            yield Moment(self.env, 0.0, JOIN)
         if not self.joining.is_due:
             return
         self.joining.close()
@@ -298,7 +302,7 @@ class Job:
             self._prepare_replicas(state.held)
             # Others would have to get ready before.
             ready = self.joining.ready(state.held.nodes)
-        if not self._newcomers(state.held, ready):
+        if not self.system.newcomers(self.costs, state.held, ready, self.plans.usable_nodes):
             return
         state.is_joining = True
         decision = self._decide(state.held, ready, joins_due=True, paused=True)
@@ -482,9 +486,6 @@ class Job:
         self.log.node_spans.change(
             self.env.now, "spare", (node for node in self.nodes.in_order() if node not in in_use)
         )
-
-    def _newcomers(self, held: Held, alive: tuple[str, ...]) -> tuple[str, ...]:
-        return self.system.newcomers(self.costs, held, alive, self.plans.usable_nodes)
 
     def _decide(
         self,

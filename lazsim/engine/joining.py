@@ -74,12 +74,6 @@ class Joining(Newcomers):
         """Return the nodes that are in service, of these and those that got ready."""
         return tuple(node for group in (held, *self.forming) for node in group if self._nodes.serves(node))
 
-    def let_nodes_change(self) -> Activity:
-        """Let first end what ends at this very instant, then nodes go and come: who comes now still joins."""
-        # `lazsim.engine.simulate` waits once.
-        for _ in range(2):
-            yield self._env.timeout(0)
-
     def _start_later(self, called: tuple[str, ...], seconds: float) -> Activity:
         yield self._env.timeout(seconds)
         self._start(called)
@@ -92,7 +86,5 @@ class Joining(Newcomers):
 
     def _hear_in(self, seconds: float) -> Activity:
         yield self._env.timeout(seconds)
-        due_s = self._env.now
-        yield from self.let_nodes_change()
-        if self.due_s == due_s:
+        if self.due_s == self._env.now:
             self._on_due()

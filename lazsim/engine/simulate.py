@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.clock import Activity, Clock
+from lazsim.engine.clock import CHANGE, Activity, Clock, Moment
 from lazsim.engine.job import Job
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
 from lazsim.engine.memory import peak_memory
@@ -273,10 +273,7 @@ def _play(env: Clock, job: Job, trace: Trace, wall_s: float) -> Activity:
     batches = trace.batches()
     job.begin(next(batches))
     for batch in itertools.takewhile(lambda batch: batch.time_s < wall_s, batches):
-        yield env.timeout(batch.time_s - env.now)
-        # What ends at this very instant has ended before nodes go.
-        yield env.timeout(0)
+        yield Moment(env, batch.time_s - env.now, CHANGE)
         job.change(batch)
-    yield env.timeout(wall_s - env.now)
-    yield env.timeout(0)
+    yield Moment(env, wall_s - env.now, CHANGE)
     job.end()

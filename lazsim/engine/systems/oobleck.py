@@ -1,11 +1,12 @@
 """Pipeline templates (Oobleck, SOSP 2023, arXiv 2309.08125)."""
 
+import bisect
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from lazsim.costmodel.recovery_times import read_s, restart_s
 from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
@@ -83,26 +84,20 @@ class Oobleck(SeatSystem):
         takes_KP = ~alive_KP & ((~alive_KP).cumsum(axis=0) <= often - alive_KP.sum(axis=0))
         return dict(zip(order_KP[leaves_KP][::-1].tolist(), order_KP[takes_KP].tolist(), strict=False))
 
-    def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
-        """See `System.restart_s`: each node reads what is in a place."""
-        load_s = 0.0
-        if decision.source == "checkpoint":
-            seats = costs.grid.by_replica_N(plan.num_nodes)[: decision.num_nodes]
-            load_s = read_s(costs, self.load_bytes(costs, plan)[seats])
-        return restart_s(costs, decision.num_nodes) + load_s
-
 
 def fastest_pipelines(costs: CostModel, num_nodes: int) -> TimedPlan:
     """Return the fastest pipelines of templates that nodes can form: two or more, where there are two model replicas.
 
     By any time, a pipeline ends as many micro-batches as the best template of its stages or fewer. Each number of
-    pipelines takes the earliest time by which they can end all together.
+    pipelines takes the earliest time by which they can end all together. Parts of pipelines, of two numbers of stages
+    on average as many as there are, would end no fewer: numbers that are slower even so need no closer look.
     """
     grid, num_stages = costs.grid, num_nodes // costs.grid.unit_nodes
     most = num_stages // grid.num_stages
     number_P = np.arange(min(2, most), most + 1)
     nodes_P = (number_P * grid.replica_nodes).tolist()
     even_P = np.array(list(map(costs.even_micro_batches, nodes_P)))
+    sample_s_P = np.array([costs.even_step_s(nodes) / costs.samples_per_step(nodes) for nodes in nodes_P])
     # A template has less than twice the stages of the job: each has half of the work or more.
     stages, *numbers_and_ends = zip(*costs.templates(2 * (math.ceil(even_P[0]) + grid.num_stages)), strict=True)
     end_s_T = np.unique(np.concatenate(numbers_and_ends[1]))
@@ -111,34 +106,40 @@ def fastest_pipelines(costs: CostModel, num_nodes: int) -> TimedPlan:
         for ended, end_s in zip(*numbers_and_ends, strict=True)
     ])  # fmt: skip
     ended_XT = ended_XT[np.searchsorted(stages, np.unique(stages), side="right") - 1]
-    last_P, after_P = np.zeros_like(number_P), np.full_like(number_P, len(end_s_T))
-    while (last_P < after_P).any():
-        middle_P = (last_P + after_P) // 2
-        middle_U, which_P = np.unique(middle_P, return_inverse=True)
-        ended_PU = most_ended(ended_XT[:, middle_U], grid.num_stages, num_stages)
-        is_enough_P = ended_PU[number_P - 1, which_P] / number_P >= even_P
-        last_P, after_P = np.where(is_enough_P, last_P, middle_P + 1), np.where(is_enough_P, middle_P, after_P)
-    factor_P = end_s_T[last_P] / end_s_T[np.searchsorted(ended_XT[0], even_P)]
-    best = int(np.argmin(factor_P * [costs.even_step_s(nodes) / costs.samples_per_step(nodes) for nodes in nodes_P]))
-    ended_P = most_ended(ended_XT[:, last_P[best], None], grid.num_stages, num_stages)[number_P - 1, 0]
-    return TimedPlan(nodes_P[best], float(factor_P[best]), float(1 - even_P[best] * number_P[best] / ended_P[best]))
+    further_P, whole_P = num_stages - number_P * grid.num_stages, np.searchsorted(ended_XT[0], even_P)
+    few_K, many_K = np.triu_indices(len(ended_XT))
+    above_KP = further_P / number_P - few_K[:, None]
+    share_KP = np.minimum(1.0, above_KP / np.maximum(1, many_K - few_K)[:, None])
+    first_P, after_P = np.zeros_like(whole_P), whole_P
+    while (first_P < after_P).any():
+        middle_P = (first_P + after_P) // 2
+        few_KP, many_KP = ended_XT[:, middle_P][few_K], ended_XT[:, middle_P][many_K]
+        ended_P = np.where(above_KP < 0, 0.0, few_KP + share_KP * (many_KP - few_KP)).max(axis=0)
+        # Rounding must not leave out the best.
+        is_enough_P = ended_P >= even_P * (1 - 1e-9)
+        first_P, after_P = np.where(is_enough_P, first_P, middle_P + 1), np.where(is_enough_P, middle_P, after_P)
+    least_s_P, best = end_s_T[first_P] / end_s_T[whole_P] * sample_s_P, (math.inf, TimedPlan(0, 1.0, 0.0))
+    for index in np.argsort(least_s_P).tolist():
+        if least_s_P[index] <= best[0]:
+            ended_by = partial(mean_ended, ended_XT.T, int(number_P[index]), int(further_P[index]))
+            last = bisect.bisect_left(range(whole_P[index]), even_P[index], lo=first_P[index], key=ended_by)
+            factor = float(end_s_T[last] / end_s_T[whole_P[index]])
+            found = TimedPlan(nodes_P[index], factor, float(1 - even_P[index] / ended_by(last)))
+            best = min(best, (factor * sample_s_P[index], found))
+    return best[1]
 
 
-def most_ended(ended_XU: Floats, fewest_stages: int, num_stages: int) -> Floats:
-    """Return the most micro-batches that one pipeline, two and so on end by some times with stages for all, (P, U).
+def mean_ended(ended_TX: Floats, number: int, further: int, time: int) -> float:
+    """Return the most micro-batches, per pipeline, that a number of pipelines end by a time.
 
-    Each takes the fewest stages or some more, with which it ends as many alone: shape (X, U).
+    They share some stages beyond the fewest. Each ends as many alone, by the time and its stages, as `ended_TX` says.
     """
-    # By the stages of all pipelines so far, beyond the fewest.
-    found_PU, ended_BU = [], np.zeros((1, ended_XU.shape[1]))
-    for left in range(num_stages - fewest_stages, -1, -fewest_stages):
-        before_BU, most = ended_BU, len(ended_BU) + len(ended_XU) - 1
-        ended_BU = np.zeros((min(left + 1, most), ended_XU.shape[1]))
-        for further, ended_U in enumerate(ended_XU):
-            one_more_BU = ended_BU[further : further + len(before_BU)]
-            np.maximum(one_more_BU, before_BU[: len(one_more_BU)] + ended_U, out=one_more_BU)
-        found_PU.append(ended_BU[-1])
-    return np.array(found_PU)
+    ended_B, gains = np.zeros(further + 1), np.flatnonzero(np.diff(ended_TX[time])) + 1
+    for _ in range(number):
+        before_B, ended_B = ended_B, ended_B + ended_TX[time, 0]
+        for stages in gains.tolist():
+            np.maximum(ended_B[stages:], before_B[:-stages] + ended_TX[time, stages], out=ended_B[stages:])
+    return float(ended_B[-1]) / number
 
 
 OOBLECK = Oobleck(

@@ -61,7 +61,7 @@ class SeatSystem(System):
         held = stopped.held
         if stopped.paused and stopped.num_usable <= held.num_seats:
             seats = self.free_seats(costs, held, len(stopped.newcomers))
-            phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.join_s(costs, held, seats)))
+            phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.fetch_s(costs, held, seats)))
             nodes = held.nodes + stopped.newcomers[: len(seats)]
             return Decision(Action.CONTINUE, "peers", nodes, len(nodes), phases, seats)
         if not stopped.paused and held.made is not None:
@@ -70,10 +70,6 @@ class SeatSystem(System):
                 why, go_on_s = "the nodes left go on in their places", self.continue_s(costs, kept)
                 return Decision(Action.CONTINUE, "peers", kept.nodes, len(kept.nodes), go_on_s, why=why)
         return super().decide(costs, stopped)
-
-    def join_s(self, costs: CostModel, held: Held, seats: Sequence[int]) -> float:
-        """Return the seconds in which newcomers fetch the states of their places, while all wait."""
-        return self.fetch_s(costs, held, seats)
 
     def fetch_s(self, costs: CostModel, held: Held, seats: Sequence[int]) -> float:
         """Return the seconds in which the states of places are fetched from the nodes left.

@@ -305,7 +305,9 @@ class System:
         """Return the seconds of a restart, with the load of the states and the phases of the decision."""
         load_s = 0.0
         if decision.source == "checkpoint":
-            load_s = read_s(costs, self.load_bytes(costs, plan))
+            # Nodes take the first places of a plan that has more.
+            seats = costs.grid.by_replica_N(plan.num_nodes)[: decision.num_nodes]
+            load_s = read_s(costs, self.load_bytes(costs, plan)[seats])
         return restart_s(costs, decision.num_nodes) + load_s + math.fsum(seconds for _, seconds in decision.phases)
 
     def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
