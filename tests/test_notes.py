@@ -139,7 +139,7 @@ def test_costs_without_a_layout_on_a_gpu_with_measured_kernels_say_why_and_which
 def test_a_layout_that_comes_with_the_name_of_the_model_is_told_apart_from_one_that_was_asked_for():
     told = "named as the model; `lazsim step --search --out` finds the fastest for `job`"
     for job, is_told in ((None, True), ("deepseek-v3", False)):
-        notes = notes_of(nodes_at(0.0, 64), ("checkpoint",), "deepseek-v3", cluster="h100x64", job=job)
+        notes = notes_of(nodes_at(0.0, 128), ("checkpoint",), "deepseek-v3", cluster="h100x128", job=job)
         assert any(told in note for note in notes) == is_told
 
 

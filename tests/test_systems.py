@@ -1126,8 +1126,9 @@ def small_memory(events=None, **settings):
 
 
 def test_all_systems_are_refused_where_none_fits():
-    # A trillion parameters, and the ten nodes of the recipe have 6.9 bytes for each.
-    why = "`systems` all: none can run, the first since no layout of kimi-k2 fits on 80 GPUs of 80 GiB"
+    # A trillion parameters, and the ten nodes of the recipe, of which replicas of eight fill eight, have 6.9 bytes for
+    # each.
+    why = "`systems` all: none can run, the first since no layout of kimi-k2 fits on 64 GPUs of 80 GiB"
     with pytest.raises(InfeasiblePlanError, match=why):
         lazsim.simulate("fail-every-5min", systems=["all"], model="kimi-k2", cluster="h100x16", duration="1min")
 
