@@ -166,6 +166,21 @@ def test_steps_that_begin_anew_with_each_epoch_are_told(tmp_path):
     assert note == "steps step back 2 times without a stop: they are no lost work if each epoch counts anew"
 
 
+@pytest.mark.parametrize(("header", "second"), [
+    ("time_ms,step", 1000), ("Time (min),step", 1 / 60), ("elapsed,step", 1), ("_runtime,step", 1), ("seconds,step", 1),
+])  # fmt: skip
+def test_a_time_has_the_unit_of_its_name_or_is_in_seconds(tmp_path, header, second):
+    (tmp_path / "log.csv").write_text(f"{header}\n" + "".join(f"{at * second},{at}\n" for at in range(9)))
+    assert [one.time_s for one in read_log(tmp_path / "log.csv").marks] == pytest.approx(range(9))
+
+
+def test_rows_without_a_count_as_trackers_export_them_do_not_count_and_are_told(tmp_path):
+    (tmp_path / "log.csv").write_text("Step,_timestamp,loss\n0,100,3\n,101.5,2\n1,102,2\n,103,2\n2,104,1\n")
+    log = read_log(tmp_path / "log.csv")
+    assert [(one.time_s, one.done) for one in log.marks] == [(100, 0), (102, 1), (104, 2)]
+    assert log.notes == ("rows without a count of steps, which do not count: 2",)
+
+
 def test_another_rank_that_writes_while_the_first_does_not_counts(tmp_path):
     hosts = ["b" if 30 <= step < 60 else "a" for step in range(100)]
     rows = [f"{10 * step},{step},{host}\n" for step, host in enumerate(hosts)]

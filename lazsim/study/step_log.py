@@ -17,10 +17,13 @@ from lazsim.files.tables import read_table
 from lazsim.grouping import grouped
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
-from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, read_date
-from lazsim.units import counted, read_number
+from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, read_date, split_unit, to_seconds
+from lazsim.units import UNIT_OF_WORD, counted, read_number
 
 FEWEST_LINES = 3
+
+UNIT = re.compile(rf"_+({'|'.join(UNIT_OF_WORD)})$")
+"""A unit at the end of the name of a column."""
 
 DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
 MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
@@ -34,14 +37,15 @@ WRITER = re.compile(r"rank\W{0,2}\d+|^\s*\[?[\w.-]+(?:\[\d+\])?\]?(?=:\s)", re.I
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
-TIMES = ("time", "time_s", "timestamp", "seconds", "wall_time")
+TIMES = re.compile(r"(wall_?|run)?time|timestamp|elapsed|seconds")
+"""Names of columns with a time, in small letters and without a unit after them."""
 COUNTS = {
     **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step"), "steps"),
     **dict.fromkeys(("samples", "consumed_samples"), "samples"),
 }
 WRITERS = ("rank", "global_rank", "process", "process_index", "worker", "host", "hostname", "node")
-"""Columns of a table with a time, and with a count of steps or samples, also as TensorBoard and W&B export them; and
-with who wrote the row."""
+"""Columns of a table with a count of steps or samples, also as TensorBoard and W&B export them, and with who wrote the
+row."""
 
 BACK_SHARE, TURNS_SHARE = 0.25, 0.25
 """Share of lines that step back from which on they are of several ranks that nothing tells apart; and turns between a
@@ -86,7 +90,10 @@ def read_log(path: Path | str) -> StepLog:
         unit, marks = reader(str(path), text)
         if marks:
             break
-    marks, notes = _of_one_writer(marks)
+    with_count = [one for one in marks if not math.isnan(one.done)]
+    num_without = len(marks) - len(with_count)
+    marks, notes = _of_one_writer(with_count)
+    notes += (f"rows without a count of {unit}, which do not count: {num_without}",) * (num_without > 0)
     if len(marks) < FEWEST_LINES:
         raise LazsimError(
             f"{path}: no log of steps; give a table with columns time and step or samples, or the log of MLPerf, or of "
@@ -181,26 +188,26 @@ def _table(name: str, text: str) -> tuple[str, list[Mark]]:
     if found is None:
         return "steps", []
     time_column, count_column, writer_columns, unit = found
+    time_unit = split_unit(header[time_column])[1] or "s"
     marks = []
     for line, fields in rows:
         if len(fields) <= max(time_column, count_column, *writer_columns) or any(fields[len(header) :]):
             raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
         writer = " ".join(fields[column] for column in writer_columns)
-        marks.append(_mark(name, line, fields[time_column], fields[count_column], writer))
+        marks.append(_mark(name, line, fields[time_column], fields[count_column], writer, time_unit))
     return unit, marks
 
 
 def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
     """Return the first columns of a time and of a count, those of who writes, and what is counted; None without one."""
     names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
-    times, counts, writers = (
-        [place for place, name in enumerate(names) if name in known] for known in (TIMES, COUNTS, WRITERS)
-    )
+    times = [place for place, name in enumerate(names) if TIMES.fullmatch(re.sub(UNIT, "", name))]
+    counts, writers = ([place for place, name in enumerate(names) if name in known] for known in (COUNTS, WRITERS))
     return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
 
 
-def _mark(name: str, line: int, time: str, done: str, writer: str) -> Mark:
-    """Read a time, in seconds or as a date, and a count of steps or samples."""
+def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "s") -> Mark:
+    """Read a time, in a unit or as a date, and a count of steps or samples, which is NaN where there is none."""
     try:
         if ":" in time and "-" in time[1:]:
             date = read_date(time.replace(",", "."))
@@ -208,14 +215,14 @@ def _mark(name: str, line: int, time: str, done: str, writer: str) -> Mark:
             time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         elif ROUNDED.fullmatch(time.strip()):
             raise ValueError(f"{shorten(time)!r} is rounded, as spreadsheets show long numbers; save all digits")
-        elif not math.isfinite(time_s := read_number(time)):
+        elif not math.isfinite(time_s := to_seconds(read_number(time), unit)):
             raise ValueError(f"{shorten(time)!r} is no number")
     except (ValueError, OverflowError) as error:
         raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
     try:
-        number = read_number(done)
+        number = read_number(done) if done.strip() else math.nan
     except ValueError as error:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
-    if not 0 <= number <= MAX_WHOLE:
+    if done.strip() and not 0 <= number <= MAX_WHOLE:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {shorten(done)!r}")
     return Mark(line, time_s, number, writer)
