@@ -174,6 +174,14 @@ def test_a_time_has_the_unit_of_its_name_or_is_in_seconds(tmp_path, header, seco
     assert [one.time_s for one in read_log(tmp_path / "log.csv").marks] == pytest.approx(range(9))
 
 
+@pytest.mark.parametrize("header", ["_runtime,_step,_timestamp", "elapsed_ms,step,timestamp", "time,step,Wall time"])
+def test_a_stamp_counts_before_what_may_be_the_time_of_a_step_or_of_one_run_of_a_job(tmp_path, header):
+    # The job stands still for an hour after its fifth step, which a time since the start of its process leaves out.
+    stamps_s = [1.7e9 + 10 * at + 3600 * (at > 5) for at in range(9)]
+    (tmp_path / "log.csv").write_text(f"{header}\n" + "".join(f"{at % 6},{at},{s}\n" for at, s in enumerate(stamps_s)))
+    assert [one.time_s for one in read_log(tmp_path / "log.csv").marks] == stamps_s
+
+
 def test_rows_without_a_count_as_trackers_export_them_do_not_count_and_are_told(tmp_path):
     (tmp_path / "log.csv").write_text("Step,_timestamp,loss\n0,100,3\n,101.5,2\n1,102,2\n,103,2\n2,104,1\n")
     log = read_log(tmp_path / "log.csv")

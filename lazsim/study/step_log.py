@@ -22,9 +22,6 @@ from lazsim.units import UNIT_OF_WORD, counted, read_number
 
 FEWEST_LINES = 3
 
-UNIT = re.compile(rf"_+({'|'.join(UNIT_OF_WORD)})$")
-"""A unit at the end of the name of a column."""
-
 DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
 MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
 TORCHTITAN = re.compile(rf"{DATE}.*?(?<!validate )\bstep:\s*(\d+(?:,\d{{3}})*)\b")
@@ -37,8 +34,9 @@ WRITER = re.compile(r"rank\W{0,2}\d+|^\s*\[?[\w.-]+(?:\[\d+\])?\]?(?=:\s)", re.I
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
-TIMES = re.compile(r"(wall_?|run)?time|timestamp|elapsed|seconds")
-"""Names of columns with a time, in small letters and without a unit after them."""
+TIMES = ("timestamp", "walltime", "wall_time", "time", "elapsed", "runtime", "seconds")
+"""Names of columns with a time, in small letters and without a unit: of several, the first of these counts, since the
+`_runtime` of W&B stands still between runs of a job, and the `elapsed` of others is that of a step."""
 COUNTS = {
     **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step"), "steps"),
     **dict.fromkeys(("samples", "consumed_samples"), "samples"),
@@ -199,9 +197,10 @@ def _table(name: str, text: str) -> tuple[str, list[Mark]]:
 
 
 def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
-    """Return the first columns of a time and of a count, those of who writes, and what is counted; None without one."""
+    """Return the columns of a time, of the first count, and of who writes, and what is counted; None without these."""
     names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
-    times = [place for place, name in enumerate(names) if TIMES.fullmatch(re.sub(UNIT, "", name))]
+    plain = [re.sub(rf"_+({'|'.join(UNIT_OF_WORD)})$", "", name) for name in names]
+    times = [plain.index(name) for name in TIMES if name in plain]
     counts, writers = ([place for place, name in enumerate(names) if name in known] for known in (COUNTS, WRITERS))
     return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
 
