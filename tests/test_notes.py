@@ -63,6 +63,16 @@ def test_a_model_named_almost_as_a_job_of_the_catalogue_is_told_of_it(tmp_path, 
     assert ("; the catalogue has a `job` deepseek-v3)" in note) == is_told
 
 
+@pytest.mark.parametrize(("model", "num_nodes", "job"), [
+    ("deepseek-v3", 127, "deepseek-v3"), ("qwen3-235b-a22b", 63, "qwen3-235b"), ("mixtral-8x7b", 63, ""),
+])  # fmt: skip
+def test_a_model_whose_own_job_is_not_taken_on_too_few_nodes_is_told_of_it(model, num_nodes, job):
+    # One node more would hold two replicas of 512 and 256 GPUs, and another layout with other steps would count.
+    notes = notes_of(nodes_at(0.0, num_nodes), ["checkpoint"], model, cluster="h200x16")
+    (note,) = (note for note in notes if note.startswith("steps are those of a layout (the fastest that fits"))
+    assert note.partition(" has a `job` ")[2].partition(")")[0] == job
+
+
 @pytest.mark.parametrize(("lost_s", "is_told"), [(590.0, True), (550.0, False)])
 def test_a_run_that_ends_before_a_failure_is_noticed_says_so(lost_s, is_told):
     # A failure takes 15 s to notice, and the run ends at 600 s.
@@ -137,7 +147,7 @@ def test_costs_without_a_layout_on_a_gpu_with_measured_kernels_say_why_and_which
 
 
 def test_a_layout_that_comes_with_the_name_of_the_model_is_told_apart_from_one_that_was_asked_for():
-    told = "named as the model; `lazsim step --search --out` finds the fastest for `job`"
+    told = "named as the model and often not the fastest; `lazsim step --search --out` finds that for `job`"
     for job, is_told in ((None, True), ("deepseek-v3", False)):
         notes = notes_of(nodes_at(0.0, 128), ("checkpoint",), "deepseek-v3", cluster="h100x128", job=job)
         assert any(told in note for note in notes) == is_told

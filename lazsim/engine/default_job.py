@@ -32,17 +32,21 @@ DEFAULT_JOB = "testbed-a"
 """The job of a model without one of its own."""
 
 
+def job_named(model_name: str) -> str:
+    """Return the job of the catalogue whose name a model's begins with, or nothing."""
+    return max((name for name in catalog_names("jobs") if f"{model_name}-".startswith(f"{name}-")), key=len, default="")
+
+
 def own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepConstants) -> str:
     """Return the job of the catalogue whose name the model's begins with, if its layout runs on the cluster.
 
     The GPU has its kernels, then, and the nodes hold two model replicas: with one, a job waits for each lost node. All
     else is trained as on the published testbed.
     """
-    named = [name for name in catalog_names("jobs") if model.name == name or model.name.startswith(f"{name}-")]
-    if not named or not gpu.kernels:
+    if not (name := job_named(model.name)) or not gpu.kernels:
         return DEFAULT_JOB
-    job = load_spec(JobSpec, max(named, key=len))
-    return DEFAULT_JOB if job.parallel is not None and _fault(model, gpu, cluster, job, step, 2) else job.name
+    job, half = load_spec(JobSpec, name), msgspec.structs.replace(cluster, num_nodes=cluster.num_nodes // 2)
+    return DEFAULT_JOB if job.parallel is not None and _fault(model, gpu, half, job, step) else name
 
 
 def with_layout(
@@ -161,16 +165,13 @@ def _needs(system: System, job: JobSpec, num_nodes: int, inputs: StepInputs) -> 
     return needed, float(costs.masked_s(num_nodes, padding(even_LE[None]))[0]) if system.masked_reorder else 0.0
 
 
-def _fault(
-    model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants, num_replicas: int = 1
-) -> SpecError | None:
+def _fault(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, job: JobSpec, step: StepConstants) -> SpecError | None:
     """Return why a job with a layout cannot run, if so: nodes are too few, or tables lack a kernel of the model."""
     try:
         costs = layout_costs(model, gpu, cluster, job, step)
-        needed = num_replicas * costs.grid.replica_nodes
+        needed = costs.grid.replica_nodes
         if needed > cluster.num_nodes:
-            taken = f"{counted(num_replicas, 'model replica')} on {counted(needed, 'node')}"
-            return SpecError(f"the job has {taken}, and there are {cluster.num_nodes}")
+            return SpecError(f"a model replica takes {needed} of {counted(cluster.num_nodes, 'node')}")
         costs.step_s(needed, np.ones(1))
     except SpecError as error:
         return error

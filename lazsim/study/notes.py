@@ -14,6 +14,7 @@ from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, mi
 from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import KernelCosts, slots_by_gpu
+from lazsim.engine.default_job import job_named
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
@@ -25,7 +26,7 @@ from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, SKEWED_LOADS
-from lazsim.specs import ModelSpec, catalog_names
+from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -389,12 +390,11 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
             whose = f"the fastest that fits on all nodes, as `job` gives none: {_chosen_layouts(scenarios)}"
-            # Such as the name in a config of Hugging Face: a family, whose other models have other sizes.
-            alike = scenario.model.name.replace("_", "-")
-            if alike in {*catalog_names("jobs")} - {scenario.model.name}:
-                whose += f"; the catalogue has a `job` {alike}"
+            # A config of Hugging Face has the name of a family with `_`, whose other models have other sizes.
+            if named := job_named(scenario.model.name.replace("_", "-")):
+                whose += f"; the catalogue has a `job` {named}"
         elif scenario.settings["job"] is None:
-            whose += ", named as the model; `lazsim step --search --out` finds the fastest for `job`"
+            whose += ", named as the model and often not the fastest; `lazsim step --search --out` finds that for `job`"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {scenario.gpu.kernels}"]
         notes += costs.inputs.kernel_remarks
         if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
