@@ -325,7 +325,9 @@ def test_groups_are_on_the_nodes_and_in_the_numbers_of_the_original_hierarchical
             assert set(physical[layer].reshape(num_nodes, per_node)[node].tolist()) == set(experts)
             # Ties aside, the heaviest replica is that of greedy replication on the node.
             own_load = [load[expert] for expert in experts]
-            greedily = naive_replicas(own_load, per_node)
+            # Without groups, an expert gets no more replicas than there are GPUs, if these hold all of them then.
+            has_room = num_nodes > 1 or num_gpus * len(own_load) < per_node
+            greedily = naive_replicas(own_load, per_node) if has_room else capped_replicas(own_load, per_node, num_gpus)
             heaviest = max(map(operator.truediv, own_load, greedily))
             assert max(load[expert] / count[layer, expert] for expert in experts) == pytest.approx(heaviest)
             # The original packs these replicas, heaviest first, each on the lightest GPU with a free slot. Where
@@ -336,6 +338,15 @@ def test_groups_are_on_the_nodes_and_in_the_numbers_of_the_original_hierarchical
             of_original.append(pack(replicas, len(gpus), len(gpus[0])))
         # One node keeps no groups.
         assert num_nodes == 1 or max(busiest) <= max(of_original) * (1 + 1e-9)
+
+
+def capped_replicas(load, num_slots, most):
+    """Replicas by greedy replication of experts that have fewer than the most."""
+    replicas = [1] * len(load)
+    while sum(replicas) < num_slots:
+        fewer = [expert for expert, number in enumerate(replicas) if number < most]
+        replicas[max(fewer, key=lambda expert: load[expert] / replicas[expert])] += 1
+    return replicas
 
 
 def pack(replicas, num_gpus, num_slots):

@@ -918,7 +918,7 @@ def test_status_that_is_not_ready_is_a_loss(write):
         # Counts of two kinds of nodes, or loads.
         (
             "Time,a,b\n2025-03-01 00:00,3,1\n2025-03-01 00:01,3,2\n",
-            "or of samples time=when,node=host,value=up or time=when,nodes=gpu-*",
+            "or of samples time=when,nodes=gpu-* (or node=host,value=up)",
         ),
         ('Time,"load{node=""a""}"\n2025-03-01 00:00,1\n', "Prometheus's load, which does not say"),
         # Which of the two is it at 00:00?

@@ -125,6 +125,9 @@ OTHER_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}\b")
 NEEDED = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}
 """What some roles need in their columns."""
 
+MOST_TOLD = 8
+"""Names of columns that a message has, which is not read if it is long."""
+
 UNNAMED = 0.5
 """How well a table fits whose content alone tells its columns; more is known of other formats."""
 
@@ -264,7 +267,8 @@ def guess_columns(table: FileTable) -> Guess:
     """
     columns = _columns(table)
     guesses = (Guess(roles, columns, fit) for way, fit in WAYS.items() if (roles := way(columns)))
-    reason, names = "", ", ".join(map(literal, table.header[:30])) or "without names"
+    reason, names = "", ", ".join(map(literal, table.header[:MOST_TOLD])) or "without names"
+    names += f" and {len(table.header) - MOST_TOLD} more" * (len(table.header) > MOST_TOLD)
     if guess := next(guesses, None):
         doubts = ((doubt(guess), told) for doubt, told in DOUBTS.items())
         reason = next((told.format(found=found, give=f"give `columns` {guess}") for found, told in doubts if found), "")
@@ -485,8 +489,8 @@ def _explain(columns: Sequence[TableColumn], names: str) -> str:
     lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
     return (
         f"its columns ({names}) do not tell which nodes come and go; give `columns`, such as time=1,count=2, "
-        "time=when,event=what,node=host, node=host,start=from,end=to (or duration=for, or neither for losses), or of "
-        "samples time=when,node=host,value=up or time=when,nodes=gpu-*"
+        "time=when,event=what,node=host, node=host,start=from,end=to (duration=for, or neither for losses), or of "
+        "samples time=when,nodes=gpu-* (or node=host,value=up)"
         + lives * are_lives
         + f"; {JOIN_DAY}" * (roles.count("time") > 1)
     )
