@@ -375,9 +375,10 @@ class _Resolution:
             gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
         sized = msgspec.structs.replace(cluster, num_nodes=self._most_in_service(trace) or cluster.num_nodes)
-        job = spec(JobSpec, asked["job"] or own_job(model, gpu, sized, step))
+        has_profile = asked["profile"] is not None
+        job = spec(JobSpec, asked["job"] or (DEFAULT_JOB if has_profile else own_job(model, gpu, sized, step)))
         is_plain, why_no_layout = job.parallel is None and job.times is None, ""
-        if is_plain and gpu.kernels and asked["job"] is None and asked["profile"] is None:
+        if is_plain and gpu.kernels and asked["job"] is None and not has_profile:
             found = with_layout(model, gpu, sized, job, step, system)
             if isinstance(found, SpecError):
                 why_no_layout = str(found)

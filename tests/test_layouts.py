@@ -327,14 +327,17 @@ def test_a_profile_and_a_layout_exclude_each_other():
 
 @pytest.mark.parametrize(("model", "cluster", "job"), [
     ("deepseek-v3", "h200x128", "deepseek-v3"),
-    ("qwen3-235b-a22b", "h100x64", "qwen3-235b"),
+    # A search finds one that trains 1.6 times as much as the published one.
+    ("qwen3-235b-a22b", "h100x64", "testbed-a"),
     ("gpt-s", "dgx-h100", "testbed-a"),
     ("deepseek-v3", "rtx3090x10", "testbed-a"),
     # Its own job takes 64 nodes, eight stages of 64 GPUs: on fewer than 128, each lost node would stop it.
     ("deepseek-v3", "h200x64", "testbed-a"),
     ("deepseek-v3", "h200x127", "testbed-a"),
 ])  # fmt: skip
-def test_a_model_is_trained_by_its_own_job_where_its_layout_survives_a_lost_node(model, cluster, job):
+def test_a_model_is_trained_by_its_own_job_where_its_layout_survives_a_lost_node_and_none_trains_more(
+    model, cluster, job
+):
     assert resolve({"model": model, "cluster": cluster}).job.name == job
 
 

@@ -147,7 +147,7 @@ def test_costs_without_a_layout_on_a_gpu_with_measured_kernels_say_why_and_which
 
 
 def test_a_layout_that_comes_with_the_name_of_the_model_is_told_apart_from_one_that_was_asked_for():
-    told = "named as the model and often not the fastest; `lazsim step --search --out` finds that for `job`"
+    told = "(job deepseek-v3, named as the model)"
     for job, is_told in ((None, True), ("deepseek-v3", False)):
         notes = notes_of(nodes_at(0.0, 128), ("checkpoint",), "deepseek-v3", cluster="h100x128", job=job)
         assert any(told in note for note in notes) == is_told
@@ -283,11 +283,16 @@ def test_a_busiest_gpu_far_ahead_of_the_others_is_told_with_a_policy_that_spread
     # On 56 nodes, 7 of each stage with 224 slots hold 128 experts: 32 of them once. A node of these gets 32 parts of
     # the tokens, where 128 are on 7 nodes.
     recipe = change_recipe(None, {"num_nodes": 64, "mtbf_s": 1e6, "repair_s": 1e6, "duration_s": 4e4})
-    notes = simulate(recipe, systems=["lazarus"], model="qwen3-235b-a22b", cluster="h100x64", interval=200).notes
+    notes = simulate(
+        recipe, systems=["lazarus"], model="qwen3-235b-a22b", cluster="h100x64", job="qwen3-235b", interval=200
+    ).notes
     told = [note for note in notes if "busiest GPU" in note]
     assert len(told) == 1
     assert "on 56 nodes" in told[0]
     assert f"has {32 / (128 / 7):.2f} times the mean tokens" in told[0]
+
+
+QWEN3 = {"model": "qwen3-235b-a22b", "cluster": "dgx-h100", "job": "qwen3-235b"}
 
 
 def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system():
@@ -296,7 +301,7 @@ def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system
     # 25 stages make two pipelines of 8, of up to 12 of 94 layers, and one of 9, of up to 11. Were layers alike, they
     # would end 42, 42 and 45 micro-batches in (42 + 7) * 12: the 16 ranks of each have 2048 / 16 = 128, and of 129
     # 0.8 % is empty. Where 41, 41 and 46 end first, none is.
-    found = notes_of(nodes_at(0.0, 100), ["lazarus", "oobleck"], "qwen3-235b-a22b", cluster="dgx-h100")
+    found = notes_of(nodes_at(0.0, 100), ["lazarus", "oobleck"], **QWEN3)
     told = (
         "data-parallel ranks take whole micro-batches, interleaved stages whole rounds of them, which "
         "job.parallel.global_batch does not fill on these nodes; share that stays empty: lazarus 11.1%, oobleck "
@@ -306,13 +311,13 @@ def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system
     # Without one of 128, bamboo and three replicas of replica-drop go on in their places, of which each rank has 2048 /
     # 64 = 32 as before; lazarus uses 120, of which 60 ranks take 40 where they have 34.13: 14.7 %.
     lost = nodes_at(0.0, 128, 36_000.0, Event(1.0, "remove", "n5"))
-    told = notes_of(lost, ["bamboo", "replica-drop", "lazarus"], "qwen3-235b-a22b", cluster="dgx-h100")
+    told = notes_of(lost, ["bamboo", "replica-drop", "lazarus"], **QWEN3)
     assert "bamboo 0.0%, replica-drop 0.0%, lazarus 14.7%" in " ".join(told)
     # Without five, the pipelines of bamboo form anew on three model replicas, the 96 nodes of above.
     five = nodes_at(0.0, 128, 360_000.0, *(Event(1.0, "remove", f"n{index}") for index in range(5)))
-    assert "empty: bamboo 11.1%" in " ".join(notes_of(five, ["bamboo"], "qwen3-235b-a22b", cluster="dgx-h100"))
+    assert "empty: bamboo 11.1%" in " ".join(notes_of(five, ["bamboo"], **QWEN3))
     # 64 ranks have 32 each.
-    whole = notes_of(nodes_at(0.0, 128), ["lazarus", "oobleck"], "qwen3-235b-a22b", cluster="dgx-h100")
+    whole = notes_of(nodes_at(0.0, 128), ["lazarus", "oobleck"], **QWEN3)
     assert "empty" not in " ".join(whole)
 
 

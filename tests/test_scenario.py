@@ -62,7 +62,12 @@ def test_a_factor_of_steps_between_checkpoints_that_a_job_leaves_open_is_refused
 @pytest.mark.parametrize("profile", ["h200", "analytic"])
 def test_a_layout_refuses_a_profile_and_the_lack_of_one(profile):
     with pytest.raises(SpecError, match="`profile`: a job with a layout takes the kernels of its GPU"):
-        resolve({"model": "deepseek-v3", "cluster": "h200x128", "profile": profile}).costs()
+        resolve({"model": "deepseek-v3", "cluster": "h200x128", "job": "deepseek-v3", "profile": profile}).costs()
+
+
+def test_a_profile_that_is_given_takes_no_job_with_a_layout_that_nobody_gave():
+    chosen = resolve({"model": "deepseek-v3", "cluster": "h200x128", "profile": "analytic"})
+    assert (chosen.job.name, chosen.job.parallel) == ("testbed-a", None)
 
 
 def test_a_new_field_with_a_default_changes_no_id():

@@ -42,8 +42,8 @@ RUN_FILES = (
     "--job",
     metavar="NAME|TOML",
     help="How the model is trained; lazsim list jobs deepseek-v3 prints one. Default: testbed-a; on a GPU with "
-    "measured kernels, the job named as the model if the nodes hold it twice, or else testbed-a with the fastest "
-    "layout that fits.",
+    "measured kernels, testbed-a with the fastest layout that fits, or the job named as the model if the nodes hold "
+    "it twice and it is faster.",
 )
 @click.option(
     "--system",

@@ -40,13 +40,22 @@ def job_named(model_name: str) -> str:
 def own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepConstants) -> str:
     """Return the job of the catalogue whose name the model's begins with, if its layout runs on the cluster.
 
-    The GPU has its kernels, then, and the nodes hold two model replicas: with one, a job waits for each lost node. All
-    else is trained as on the published testbed.
+    The GPU has its kernels, then, the nodes hold two model replicas (with one, a job waits for each lost node), and no
+    layout that `default_layout` finds trains more. All else is trained as on the published testbed.
     """
     if not (name := job_named(model.name)) or not gpu.kernels:
         return DEFAULT_JOB
     job, half = load_spec(JobSpec, name), msgspec.structs.replace(cluster, num_nodes=cluster.num_nodes // 2)
-    return DEFAULT_JOB if job.parallel is not None and _fault(model, gpu, half, job, step) else name
+    if job.parallel is None:
+        return name
+    if _fault(model, gpu, half, job, step):
+        return DEFAULT_JOB
+    layout, rates = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), False, None), []
+    for parallel in (job.parallel, *([] if isinstance(layout, SpecError) else [layout])):
+        costs = layout_costs(model, gpu, cluster, msgspec.structs.replace(job, parallel=parallel), step)
+        used = cluster.num_nodes - cluster.num_nodes % costs.grid.replica_nodes
+        rates.append(parallel.global_batch / costs.even_step_s(used))
+    return name if rates[0] == max(rates) else DEFAULT_JOB
 
 
 def with_layout(

@@ -394,7 +394,7 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
             if named := job_named(scenario.model.name.replace("_", "-")):
                 whose += f"; the catalogue has a `job` {named}"
         elif scenario.settings["job"] is None:
-            whose += ", named as the model and often not the fastest; `lazsim step --search --out` finds that for `job`"
+            whose += ", named as the model"
         notes = [f"steps are those of a layout ({whose}) from measured kernels of {scenario.gpu.kernels}"]
         notes += costs.inputs.kernel_remarks
         if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
