@@ -930,12 +930,18 @@ def test_an_interrupt_of_a_terminal_ends_processes_that_exchange_without_a_word(
     wait_until(lambda: not any(command_of(pid) for pid in members))
 
 
-def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
+def start_and_save(tmp_path, start_process):
+    """Start a run, and return it with its folders of results and checkpoints once it has saved a step."""
     out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
     command = live_command(tmp_path, "--steps", 100000, "--job", job_that_saves_each_step(tmp_path))
     command += ["--out", out, "--checkpoints", checkpoints, "--json"]
     running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
+    return running, out, checkpoints
+
+
+def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
+    running, out, _ = start_and_save(tmp_path, start_process)
     running.send_signal(signal.SIGINT)
     printed, said = running.communicate(timeout=600)
     assert (running.returncode, said.splitlines()[-1]) == (130, "lazsim: interrupted")
@@ -970,11 +976,7 @@ def test_a_run_whose_terminal_closes_keeps_its_results(tmp_path, start_process):
 
 
 def test_a_run_that_an_error_breaks_off_keeps_its_results(tmp_path, start_process):
-    out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
-    command = live_command(tmp_path, "--steps", 100000, "--job", job_that_saves_each_step(tmp_path))
-    command += ["--out", out, "--checkpoints", checkpoints, "--json"]
-    running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
+    running, out, checkpoints = start_and_save(tmp_path, start_process)
     checkpoints.rename(tmp_path / "moved")
     checkpoints.write_text("in the way")
     printed, said = running.communicate(timeout=600)

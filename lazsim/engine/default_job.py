@@ -50,12 +50,15 @@ def own_job(model: ModelSpec, gpu: GpuSpec, cluster: ClusterSpec, step: StepCons
         return name
     if _fault(model, gpu, half, job, step):
         return DEFAULT_JOB
-    layout, rates = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), False, None), []
-    for parallel in (job.parallel, *([] if isinstance(layout, SpecError) else [layout])):
+
+    def samples_per_s(parallel: ParallelSpec) -> float:
         costs = layout_costs(model, gpu, cluster, msgspec.structs.replace(job, parallel=parallel), step)
         used = cluster.num_nodes - cluster.num_nodes % costs.grid.replica_nodes
-        rates.append(parallel.global_batch / costs.even_step_s(used))
-    return name if rates[0] == max(rates) else DEFAULT_JOB
+        return parallel.global_batch / costs.even_step_s(used)
+
+    found = _chosen_layout(model, gpu, cluster, msgspec.json.encode(step, order="sorted"), False, None)
+    is_slower = isinstance(found, ParallelSpec) and samples_per_s(found) > samples_per_s(job.parallel)
+    return DEFAULT_JOB if is_slower else name
 
 
 def with_layout(

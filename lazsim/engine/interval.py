@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.systems.system import System
+from lazsim.engine.systems.system import Save, System
 from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing
 
@@ -64,13 +64,17 @@ def interval_steps(system: System, costs: CostModel, routing: Routing, num_nodes
         rarely = system.outlives_a_loss(costs, plan, num_nodes)
         rarely = rarely or system.memory_lag_steps(costs, num_nodes, step_s) is not None
         interval_s = young_interval_s(save.stall_s, between_s) * (FALLBACK_FACTOR if rarely else 1)
-    return max(1, round(interval_s / step_s), math.ceil(save.persist_s / step_s))
+    return max(round(interval_s / step_s), _written_steps(save, step_s))
 
 
 def fewest_steps(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> int:
     """Return the fewest steps between checkpoints: the next save waits until the last one is written."""
     plan, step_s = _steady(system, costs, routing, num_nodes)
-    return max(1, math.ceil(system.save(costs, plan.num_nodes, step_s).persist_s / step_s))
+    return _written_steps(system.save(costs, plan.num_nodes, step_s), step_s)
+
+
+def _written_steps(save: Save, step_s: float) -> int:
+    return max(1, math.ceil(save.persist_s / step_s))
 
 
 def steady_step_s(system: System, costs: CostModel, routing: Routing, num_nodes: int) -> float:

@@ -267,7 +267,7 @@ def _alignment(kernels: Kernels) -> list[Item]:
     """
     inputs = kernels.inputs
     parallel, model = inputs.parallel, inputs.model
-    if parallel.precision == "bf16" or parallel.dispatcher == "hybridep" or kernels.graphed or parallel.pad_to_capacity:
+    if not inputs.quantised or parallel.dispatcher == "hybridep" or kernels.graphed or parallel.pad_to_capacity:
         return []
     each = 4 * model.expert_dim
     return [kernels.copy(each, each, 2, 2, routed_tokens(inputs))]

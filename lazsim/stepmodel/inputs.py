@@ -133,6 +133,11 @@ class StepInputs:
         return max(1.0, min(faster, 2 * faster - FASTER_LINKS))
 
     @property
+    def quantised(self) -> bool:
+        """Whether matmul operands have fewer than 16 bits."""
+        return self.parallel.precision != "bf16"
+
+    @property
     def matmul_kernel(self) -> str:
         """Table of the layers' matmuls; scales of 32 numbers and four bits have none, and take that of 128 numbers."""
         precision = self.parallel.precision

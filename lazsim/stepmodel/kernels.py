@@ -44,8 +44,7 @@ class Kernels:
         host, clock_hz = inputs.cluster.host, inputs.constants.host_launch_clock_hz
         constants, slower = inputs.constants, clock_hz / host.launch_clock_hz
         self.launch_s = slower * constants.host_launch_s
-        is_wide = inputs.parallel.precision == "bf16"
-        expert_s = constants.host_expert_s if is_wide else constants.host_quantised_expert_s
+        expert_s = constants.host_quantised_expert_s if inputs.quantised else constants.host_expert_s
         self.expert_s = slower * expert_s[0], slower * expert_s[1]
         self.native_launch_s = clock_hz / host.clock_hz * constants.host_native_launch_s
         self.quantise_kernels = QUANTISE_KERNELS[inputs.parallel.precision]

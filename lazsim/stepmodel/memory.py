@@ -261,7 +261,7 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, Sequence[tuple[float, str]]]
         ranks = attention.query_rank + attention.kv_rank if latent else 0
         keys = attention.num_kv_heads * attention.head_dim
         # In 16 bits the output is itself the operand of the projection, unless a gate or a cast makes another tensor.
-        cast = operand if attention.gated or parallel.precision != "bf16" else 0
+        cast = operand if attention.gated or inputs.quantised else 0
         heads = [
             *normed,
             (ACTIVATION_BYTES * (ranks + attention.rope_dim), ""),
