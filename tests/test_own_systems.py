@@ -37,10 +37,15 @@ def run(path, *changes, nodes="a b c d e f g h i j k l", interval_steps=10):
     )
 
 
+def of_guide(tmp_path, name):
+    """Write a system of the guide to a file."""
+    blocks = [block.split("```")[0] for block in GUIDE.read_text().split("```python\n")[1:]]
+    (tmp_path / "mine.py").write_text(next(block for block in blocks if f"\n{name} = " in block))
+    return f"{tmp_path}/mine.py:{name}"
+
+
 def test_a_hot_spare_of_the_guide_takes_the_place_of_a_failed_node(tmp_path):
-    blocks = GUIDE.read_text().split("```python\n")[1:]
-    (tmp_path / "mine.py").write_text(next(block for block in blocks if "class HotSpare" in block).split("```")[0])
-    path = f"{tmp_path}/mine.py:HOT_SPARE"
+    path = of_guide(tmp_path, "HOT_SPARE")
     # The step under way from 94 s on is lost; 15 s to detect and 20 s until a spare is there. The second failure finds
     # none: all go back to the last save, on two replicas.
     once = run(path, (95, "remove", "a"), nodes="a b c d e f g h i j k l s")
@@ -49,6 +54,37 @@ def test_a_hot_spare_of_the_guide_takes_the_place_of_a_failed_node(tmp_path):
     twice = run(path, (95, "remove", "a"), (300, "remove", "b"), nodes="a b c d e f g h i j k l s")
     assert twice.counts["restarts"] == 1
     assert twice.states[-1].num_used == 8
+
+
+@pytest.mark.parametrize(
+    ("lost", "back", "wait_s", "restart_s"),
+    [
+        ("a", [(200, "add", "a")], 210, 40),
+        ("a b", [(200, "add", "a"), (300, "add", "b")], 210, 40),
+        # The second comes when the first has waited for others: it waits for others, too.
+        ("a b", [(130, "add", "a"), (260, "add", "b")], 270, 20),
+        ("a", [], 290, 0),
+    ],
+)
+def test_a_system_of_the_guide_waits_until_all_nodes_are_back(tmp_path, lost, back, wait_s, restart_s):
+    # Eleven nodes, and ten, would be enough for two replicas. The failure of 95 s is noticed at 110 s; nodes that are
+    # back join 120 s after the first of them. The run ends at 400 s.
+    one = run(of_guide(tmp_path, "ALL_BACK"), (95, "remove", lost), *back)
+    assert (one.ledger_s["waiting"], one.ledger_s["restart"]) == (wait_s, restart_s)
+
+
+def test_a_system_of_the_guide_does_not_start_before_all_nodes_are_there(tmp_path):
+    late = run(of_guide(tmp_path, "ALL_BACK"), (100, "add", "l"), nodes="a b c d e f g h i j k")
+    # There is no checkpoint to read.
+    assert (late.ledger_s["waiting"], late.ledger_s["restart"]) == (220, 30)
+
+
+@pytest.mark.parametrize(("lost", "lost_steps"), [("a", 27), ("a c", 27), ("a b", 47)])
+def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(tmp_path, lost, lost_steps):
+    # Of 47 steps, the copy of step 40 is under way, and the one of step 20 is lost with two neighbours.
+    one = run(of_guide(tmp_path, "NEIGHBOUR"), (95, "remove", lost), interval_steps=0)
+    assert (one.counts["lost_steps"], one.counts["restarts"]) == (lost_steps, 1)
+    assert one.host_bytes > 0
 
 
 @pytest.mark.parametrize(("method", "told"), [
@@ -67,6 +103,20 @@ def test_a_hot_spare_of_the_guide_takes_the_place_of_a_failed_node(tmp_path):
         "decide(self, costs, stopped):\n  nodes = stopped.held.nodes\n"
         "  return Decision(Action.CONTINUE, 'peers', nodes, len(nodes), (('swap', 5.0),))",
         "its phase 'swap' of 5.0 s: give seconds of compute, checkpoint, ",
+    ),
+    (
+        "decide(self, costs, stopped):\n  nodes = stopped.alive\n"
+        "  return Decision(Action.RECONFIGURE, 'peers', nodes, len(nodes))",
+        "no node holds a state from which to go on: restart or wait",
+    ),
+    (
+        "decide(self, costs, stopped):\n  nodes = stopped.alive\n"
+        "  return Decision(Action.RESUME, 'peers', nodes, len(nodes))",
+        "a job resumes after a pause only",
+    ),
+    (
+        "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'checkpoint', stopped.alive[:8])",
+        "a restart takes nodes, and their number",
     ),
     (
         "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'checkpoint', ('a', 'b', 'c', 'd'), 4)",

@@ -196,13 +196,14 @@ class Job:
     def _wait(self, state: Waiting) -> Activity:
         if self.joining.due_s == self.env.now:
             yield Moment(self.env, 0.0, JOIN)
-        are_enough = self.plans.usable_nodes(len(self.nodes.in_order())) > 0
+        decision = self._decide(state.held)
+        waits_on = decision.action is protocol.Action.WAIT
         if self.joining.is_due:
-            self.joining.close(are_enough=are_enough)
-        if self.joining.due_s is not None or not are_enough:
+            self.joining.close(are_enough=not waits_on)
+        if waits_on or self.joining.due_s is not None:
             # Until an interrupt: where nodes may join, the job comes here again.
             yield self.env.event()
-        self._carry_out(state.held, self._decide(state.held))
+        self._carry_out(state.held, decision)
 
     def _detect(self, state: Detecting) -> Activity:
         rest_s = max(0.0, state.step_end_s - self.env.now)

@@ -42,17 +42,18 @@ class Traits(Protocol):
 
 
 class Action(Enum):
-    """The next action of a job that stands still.
-
-    Nodes bind to a new plan; nodes start anew; too few nodes are there; the survivors go on in their places; all go on
-    as before, since the nodes for which they paused are gone.
-    """
+    """The next action of a job that stands still."""
 
     RECONFIGURE = auto()
+    """Nodes bind to a new plan, and fetch the states that they lack."""
     RESTART = auto()
+    """Nodes start anew, from a checkpoint or from copies in memory if there are any."""
     WAIT = auto()
+    """Nodes are too few, or the system wants others: it decides again when new nodes have been collected."""
     CONTINUE = auto()
+    """The survivors go on in their places, and others may take free ones."""
     RESUME = auto()
+    """All go on as before, since the nodes for which they paused are gone, or do not join now."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Decision(Generic[Node]):
 
     action: Action = Action.WAIT
     source: str = ""
-    """Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; of a wait, what its end finds."""
+    """Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``. Nodes that wait keep the states that
+    they hold, unless it is empty."""
     nodes: tuple[Node, ...] = ()
     num_nodes: int = 0
     """Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold."""
@@ -119,7 +121,7 @@ class Decision(Generic[Node]):
 
 
 WAIT: Decision[Any] = Decision(why="the nodes alive are too few to hold every expert")
-"""There are too few nodes."""
+"""Nodes are too few, and none keeps a state."""
 
 
 def decide(system: Traits, stopped: StoppedJob) -> Decision[Any]:

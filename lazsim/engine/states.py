@@ -69,7 +69,7 @@ class JobState:
 
 
 class Waiting(JobState):
-    """There are too few nodes; those that hold copies in memory keep them."""
+    """Nodes are too few, or the system wants others; those whose states still count keep them."""
 
     hears_joins = True
 

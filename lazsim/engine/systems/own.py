@@ -59,8 +59,8 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
     nodes, free = decision.nodes, set(range(stopped.held.num_seats)) - set(stopped.held.seats)
     if gone := set(nodes).difference(stopped.alive):
         return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
-    if decision.action is Action.RESTART and not nodes:
-        return "a restart takes nodes"
+    if decision.action is Action.RESTART and not 0 < len(nodes) == decision.num_nodes:
+        return "a restart takes nodes, and their number"
     if (
         decision.action is Action.RESTART
         and not system.is_elastic
@@ -72,6 +72,10 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
     for bucket, seconds in decision.phases:
         if bucket not in BUCKETS or not _is_amount(seconds):
             return f"its phase {bucket!r} of {seconds} s: give seconds of {', '.join(BUCKETS)}"
+    if decision.action in (Action.RECONFIGURE, Action.CONTINUE) and not stopped.held.nodes:
+        return "no node holds a state from which to go on: restart or wait"
+    if decision.action is Action.RESUME and not stopped.paused:
+        return "a job resumes after a pause only (`paused`)"
     return ""
 
 
