@@ -33,8 +33,9 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import climb, parse_interval, went_back
+from lazsim.study.checkpoint_interval import choose_setting, climb, parse_interval, went_back
 from lazsim.study.memory import find_obstacle
+from lazsim.study.runs import ScenarioRuns
 from lazsim.study.simulation import resolve_runs
 from tests.jobs import (
     SAVE_S,
@@ -1262,6 +1263,21 @@ def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():
     row = result.to_json()["runs"][0]
     assert row["published"]["lost_token_share"] == published.lost_token_share
     assert f"loses {best.lost_token_share:.2%} of tokens" in render(run_parts(result), 250)
+
+
+def test_no_setting_is_tried_whose_saves_wait_for_each_other():
+    # A sixteenth of the experts, as published, is written in 7 steps; all of them take 31.
+    asked = {"system": "moc", "model": "gpt-s", "trace": "fail-every-5min", "interval": "auto", "routing": "uniform"}
+    scenario = resolve(asked | {"cluster.host.memory_bytes": "2TiB"})
+    runs, tried = ScenarioRuns([scenario]), set()
+    simulated = runs.runs
+    runs.runs = lambda setting: tried.add(setting) or simulated(setting)
+    choose_setting(runs, "auto")
+    costs, loads = scenario.costs(), scenario.load_routing()
+    assert {one.system.num_turns for one in tried} == {1, 2, 4, 8, 16}
+    for one in tried:
+        step_s = steady_step_s(one.system, costs, loads, 10)
+        assert one.system.save(costs, 10, step_s).persist_s <= one.interval_steps * step_s
 
 
 @pytest.mark.parametrize("value", [-5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan])

@@ -11,6 +11,7 @@ import numpy as np
 
 from lazsim.engine.interval import fewest_steps, interval_steps, steady_step_s
 from lazsim.engine.simulate import SystemRun
+from lazsim.engine.systems import System
 from lazsim.errors import LazsimError, SpecError, prefix_errors
 from lazsim.inputs import shared_trace
 from lazsim.limits import MAX_DIMENSION
@@ -111,12 +112,16 @@ def _search(start: Setting, runs: ScenarioRuns, num_nodes: int) -> Setting:
             return -lost
         return math.fsum(run.samples for run in made) - math.fsum(map(rollback_samples, made)) / len(made)
 
+    def fewest(system: System) -> int:
+        return fewest_steps(system, scenario.costs(), scenario.load_routing(), num_nodes)
+
     best = start
     for name, values in start.system.choices().items():
         others = [replace(best.system, **dict[str, Any]({name: value})) for value in values]
-        fitting = [replace(best, system=one) for one in others if not find_obstacle(scenario, one, num_nodes)]
-        best = max((best, *fitting), key=score)
-    least = fewest_steps(best.system, scenario.costs(), scenario.load_routing(), num_nodes)
+        fitting = [one for one in others if not find_obstacle(scenario, one, num_nodes)]
+        settings = [Setting(one, max(best.interval_steps, fewest(one))) for one in fitting]
+        best = max((best, *settings), key=score)
+    least = fewest(best.system)
     if not any(map(went_back, runs.runs(best))):
         least = max(least, best.interval_steps)
     fixed = best
