@@ -21,7 +21,7 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_inputs
 from lazsim.stepmodel.memory import memory_bytes, part_parameters, stage_parameters
 from lazsim.stepmodel.operations import Item
-from lazsim.stepmodel.passes import dual_pipe_passes, interleaved_passes, warm_up_parts
+from lazsim.stepmodel.passes import dual_pipe_passes, interleaved_passes, kept_passes, warm_up_parts
 from lazsim.stepmodel.pipeline import PartTime, parts_of, run_pipeline
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
 from lazsim.stepmodel.search import search_layouts
@@ -231,6 +231,44 @@ def test_a_stage_keeps_the_activations_of_parts_on_their_way_back(pipeline, virt
         assert most == warm_up_parts(stage, pipeline, virtual, overlap) + (not overlap)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(("pipeline", "virtual", "rounds"), [(1, 1, 5), (3, 1, 4), (4, 2, 1), (4, 3, 4), (2, 5, 3)])
+def test_a_stage_keeps_most_of_the_parts_that_wait_longest(pipeline, virtual, rounds, overlap):
+    rng, total = np.random.default_rng(3), rounds * pipeline * virtual
+    passes = interleaved_passes(pipeline, virtual, rounds * pipeline, overlap)
+    for stage, _ in itertools.product(range(pipeline), range(9)):
+        sizes = rng.integers(1, 9, virtual)
+        kept = [0]
+        for of_stage, kind, *_ in passes.order:
+            if of_stage == stage:
+                halves = passes.kinds[kind]
+                kept.append(kept[-1] + sum({"F": 1, "B": -1}[half] * sizes[part // pipeline] for half, part in halves))
+        in_flight = min(warm_up_parts(stage, pipeline, virtual, overlap) + (not overlap), total)
+        assert max(kept) == max(kept_passes(pipeline, virtual, in_flight, total) @ sizes)
+
+
+@pytest.mark.parametrize("pipeline", [2, 4, 8])
+def test_a_stage_of_dualpipe_keeps_as_many_of_each_part_as_one_of_1f1b(pipeline):
+    passes = dual_pipe_passes(pipeline, 2 * pipeline)
+    for stage in range(pipeline):
+        kept, most = {stage: 0, pipeline - 1 - stage: 0}, {}
+        for of_stage, kind, *_ in passes.order:
+            for half, part in passes.kinds[kind] if of_stage == stage else ():
+                kept[part] += {"F": 1, "B": -1, "b": -1, "W": 0}[half]
+                most[part] = max(most.get(part, 0), kept[part])
+        assert most == {part: pipeline - part for part in kept}
+
+
+def test_memory_of_dualpipe_counts_parts_by_their_distance_from_both_ends():
+    # Four stages hold 1 and 45, or 1 and 1 layers. The second keeps 4 - 1 micro-batches of its part and 2 of the other.
+    layout = {"pipeline": 4, "expert": 8, "global_batch": 64, "schedule": "dualpipe"}
+    first, second = (
+        memory_bytes(load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout | {"stages": stages}, 32))["activations"]
+        for stages in ("Et|t*45|t|tL", "Et|t|t*45|tL")
+    )
+    assert first == pytest.approx((3 * 45 + 2) / (2 * 45 + 3) * second)
+
+
 def test_passes_come_after_those_that_they_wait_for():
     sizes = [
         interleaved_passes(pipeline, virtual, rounds * pipeline + (virtual == 1) * more, overlap)
@@ -252,8 +290,8 @@ def test_passes_come_after_those_that_they_wait_for():
 
 
 def test_memory_is_that_of_the_stage_that_keeps_most():
-    # 8 stages of 4 parts of a layer each; the first keeps 8 + 7 / 4 micro-batches of 4 layers, the last
-    # ((2 (8 - 8) + 3 * 8 + 1) / 4 of them and the logits, which are more.
+    # 8 stages of 4 parts of a layer each; the first keeps 2 * 7 + 3 * 8 + 1 layers of a micro-batch, the last 3 * 8 + 1
+    # and the logits, which are more. It sends each micro-batch back as soon as it went through the head.
     layout = {"pipeline": 8, "virtual_stages": 4, "expert": 8, "global_batch": 64, "stages": "Et|" + "t|" * 30 + "tL"}
     inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, {"global_batch": 64}, 64)
     model = msgspec.structs.replace(inputs.model, num_layers=32, num_moe_layers=32)
@@ -264,7 +302,7 @@ def test_memory_is_that_of_the_stage_that_keeps_most():
     # scores of 2 x 2 bytes, 8 experts of an input, 3 inner numbers; the head's norm 4 d.
     heads = 2 * (32 + 4) * 128 + 2 * (32 + 2 * 4) * 128 + 2 * 32 * 128
     layer = 2 * 4 * 2048 + heads + 4 * 128 + 8 * (2 * 2048 + 2 * 3 * 768)
-    assert memory["activations"] == pytest.approx(25 / 4 * 4096 * (4 * layer + 4 * 2048))
+    assert memory["activations"] == pytest.approx(4096 * (25 * layer + 4 * 2048))
 
 
 @pytest.mark.parametrize(("tensor", "precision", "kept"), [(1, "bf16", 32), (4, "bf16", 32), (1, "fp8", 27)])

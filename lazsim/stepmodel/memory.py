@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from lazsim.specs import ModelSpec, ParallelSpec
 from lazsim.stepmodel.experts import lasting_imbalance
 from lazsim.stepmodel.indexer import indexer_bytes
 from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
-from lazsim.stepmodel.passes import warm_up_parts
+from lazsim.stepmodel.passes import kept_passes, warm_up_parts
 from lazsim.stepmodel.pipeline import StagePart, parts_of, parts_of_stage
 
 PARAM_BYTES = 2
@@ -108,17 +109,17 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
     -----
     Data-parallel ranks divide parameters, gradients and optimizer states as in ZeRO (arXiv 1910.02054). Activations are
     what the backward pass reads; fused attention keeps no scores (Korthikanti et al., arXiv 2205.05198, equation 2
-    without dropout and scores). A stage holds those of the parts that went forward before its first backward pass, and
-    of one more; where two passes overlap, what one makes the other frees, layer by layer (NVIDIA/Megatron-LM, combined
-    1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one (deepseek-ai/DualPipe). Full recomputation keeps
-    the inputs of layers; what else is recomputed keeps what it reads. The tensors that a layer makes again, and the
-    gradients that pass through it, are there for a moment (``backward``). Logits are gone by then: a stage needs room
-    for the larger of the two, or for both if two passes run at once. Rows of
-    experts are those of the busiest rank, as if it were the same in all layers, which is the most that it can be; what
-    chance does differs from layer to layer, evens out, and counts nothing. Beside its own micro-batches, a GPU
-    keeps those of others that wait for later stages, as many as of its own; the one that it computes is one of
-    either. Where parameters are gathered layer by layer, what is divided are the master weights, and two layers are
-    whole, one ahead, with the gradients of one (``fully_shard`` of PyTorch). Fragmentation is left out.
+    without dropout and scores). A stage holds those of as many parts as went forward before its first backward pass,
+    and of one more: of early parts more than of late ones. Where two passes overlap, what one makes the other frees,
+    layer by layer (NVIDIA/Megatron-LM, combined 1F1B). DualPipe holds two stages and ``p + 1`` micro-batches of one
+    (deepseek-ai/DualPipe). Full recomputation keeps the inputs of layers; what else is recomputed keeps what it reads.
+    The tensors that a layer makes again, and the gradients that pass through it, are there for a moment (``backward``).
+    Logits are gone by then: a stage needs room for the larger of the two, or for both if two passes run at once. Rows
+    of experts are those of the busiest rank, as if it were the same in all layers, which is the most that it can be;
+    what chance does differs from layer to layer, evens out, and counts nothing. Beside its own micro-batches, a GPU
+    keeps those of others that wait for later stages, as many as of its own; the one that it computes is one of either.
+    Where parameters are gathered layer by layer, what is divided are the master weights, and two layers are whole, one
+    ahead, with the gradients of one (``fully_shard`` of PyTorch). Fragmentation is left out.
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
@@ -130,10 +131,7 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
         of_stage = tuple(parts[part] for part in parts_of_stage(parallel, stage))
         # Of stages alike, the first needs most: it keeps as many activations as any after it, or more.
         if of_stage not in needs:
-            counts: dict[str, int] = {}
-            for name, number in itertools.chain(*of_stage):
-                counts[name] = counts.get(name, 0) + number
-            needs[of_stage] = _stage_bytes(inputs, stage, counts, layers, gathered, rerouted, *held)
+            needs[of_stage] = _stage_bytes(inputs, stage, of_stage, layers, gathered, rerouted, *held)
     return max(needs.values(), key=lambda need: math.fsum(need.values()))
 
 
@@ -153,29 +151,33 @@ def _gathered_bytes(inputs: StepInputs, part: StagePart) -> tuple[float, float]:
 
 
 def _stage_bytes(
-    inputs: StepInputs, stage: int, counts: Mapping[str, int], layers: Mapping[str, LayerBytes],
+    inputs: StepInputs, stage: int, parts: Sequence[StagePart], layers: Mapping[str, LayerBytes],
     gathered: tuple[float, float], rerouted: float, dense: float, expert: float,
 ) -> dict[str, float]:  # fmt: skip
     parallel = inputs.parallel
     held = dense + expert
     divided = dense / inputs.dense_copies + expert / inputs.expert_copies
+    pipeline, most = parallel.pipeline, len(parts) * inputs.num_micro_batches
+    kept: list[tuple[int, ...]]
     if parallel.schedule == "dualpipe":
-        num_parts, in_flight = 2, parallel.pipeline + 1
+        # Each part is as far from its end of the pipeline as in 1F1B.
+        near = min(stage, pipeline - 1 - stage)
+        in_flight, kept = pipeline + 1, [(pipeline - near, near + 1)]
     else:
         overlap = parallel.overlaps_exchanges
-        warm_up = warm_up_parts(stage, parallel.pipeline, parallel.virtual_stages, overlap)
-        num_parts, in_flight = parallel.virtual_stages, warm_up + (not overlap)
-    most = num_parts * inputs.num_micro_batches
-    kept_parts = min(in_flight, most) + math.ceil(rerouted * min(in_flight - 1, most))
+        in_flight = warm_up_parts(stage, pipeline, parallel.virtual_stages, overlap) + (not overlap)
+        kept = kept_passes(pipeline, parallel.virtual_stages, min(in_flight, most), most)
+    part_bytes = [math.fsum(number * layers[name].kept for name, number in part) for part in parts]
+    kept_bytes = max(math.fsum(map(operator.mul, numbers, part_bytes)) for numbers in kept)
+    kept_bytes *= 1 + math.ceil(rerouted * min(in_flight - 1, most)) / min(in_flight, most)
     optimizer_bytes = parallel.optimizer_bytes * (held if parallel.sharding == "none" else divided)
     if "optimizer" in parallel.offloaded:
         optimizer_bytes = 0.0
-    per_token = math.fsum(number * layers[name].kept for name, number in counts.items())
     # Each layer for further tokens has a pass of the head and a loss of its own.
-    num_losses = counts.get("head", 0) + counts.get("mtp", 0)
+    num_losses = sum(number for name, number in itertools.chain(*parts) if name in ("head", "mtp"))
     word_bytes = LOGIT_BYTES * (num_losses > 0) + SOFTMAX_BYTES * num_losses
     logits = word_bytes * inputs.model.vocab_size / parallel.tensor * inputs.tokens
-    backward = max((layers[name].backward for name in counts), default=0.0) * inputs.own_tokens
+    backward = max((layers[name].backward for name, _ in itertools.chain(*parts)), default=0.0) * inputs.own_tokens
     if not parallel.overlaps_exchanges:
         logits, backward = (logits, 0.0) if logits > backward else (0.0, backward)
     ranks = parallel.expert * parallel.expert_tensor
@@ -189,7 +191,7 @@ def _stage_bytes(
         "parameters": parameters,
         "gradients": gradients,
         "optimizer": optimizer_bytes,
-        "activations": kept_parts / num_parts * per_token * inputs.own_tokens,
+        "activations": kept_bytes * inputs.own_tokens,
         "backward": backward,
         "logits": logits,
         "exchange": EXCHANGE_BUFFERS * ACTIVATION_BYTES * in_buffers * inputs.model.expert_dim * inputs.own_tokens,

@@ -69,6 +69,30 @@ def warm_up_parts(stage: int, pipeline: int, virtual: int, overlap: bool) -> int
     return (pipeline - stage - 1) * rounds + (virtual - 1) * pipeline + overlap
 
 
+@lru_cache(maxsize=4096)
+def kept_passes(pipeline: int, virtual: int, in_flight: int, total: int) -> list[tuple[int, ...]]:
+    """List how many passes of each part of a stage wait to go backward, whenever either direction turns to a new part.
+
+    Of `total` passes, `in_flight` wait at once. A stage runs a part for `pipeline` micro-batches before the next part,
+    backward in the reverse order.
+
+    Examples
+    --------
+    >>> kept_passes(2, 2, 5, 12)
+    [(3, 2), (4, 1), (4, 1), (3, 2)]
+    """
+
+    def begun(passes: int, part: int) -> int:
+        rounds, rest = divmod(passes, virtual * pipeline)
+        return rounds * pipeline + min(max(rest - part * pipeline, 0), pipeline)
+
+    return [
+        tuple(begun(ahead, part) - begun(ahead - in_flight, virtual - 1 - part) for part in range(virtual))
+        for ahead in range(in_flight, min(in_flight + virtual * pipeline, total + 1))
+        if ahead % pipeline == 0 or (ahead - in_flight) % pipeline == 0
+    ]
+
+
 @lru_cache(maxsize=256)
 def interleaved_passes(pipeline: int, virtual: int, micro_batches: int, overlap: bool) -> Passes:
     """Order the passes of 1F1B; see `lazsim.stepmodel.pipeline.run_pipeline`.
