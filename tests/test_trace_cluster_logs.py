@@ -355,6 +355,26 @@ def test_parts_of_a_long_range_of_prometheus_are_of_the_same_series(read):
     assert read(lines(map(matrix, counted))).nodes_lost() == 1
 
 
+def test_export_of_victoriametrics_has_milliseconds_apart_from_the_values(read):
+    stamps = [1000 * (1740787200 + 60 * minute) for minute in range(4)]
+    series = [
+        {
+            "metric": {"__name__": "up", "job": "node", "instance": f"{node}:9100"},
+            "values": values,
+            "timestamps": stamps,
+        }
+        for node, values in (("a", [1, 0, 1, 1]), ("b", [1, 1, None, 1]))
+    ]
+    trace = read("\n".join(map(json.dumps, series)))
+    assert (trace.duration_s, [batch.removed for batch in trace.batches() if batch.removed]) == (
+        180.0,
+        [("a",), ("b",)],
+    )
+    series[0]["timestamps"] = stamps[1:]
+    with pytest.raises(TraceFormatError, match=r"expected .seconds"):
+        read("\n".join(map(json.dumps, series)))
+
+
 def test_prometheus_gap_of_all_series_is_an_outage_of_prometheus_and_no_loss(read):
     values = ["1", "1", None, None, "1"]
     trace = read(matrix(*(series(values, __name__="up", instance=name) for name in ("a:1", "b:1"))))

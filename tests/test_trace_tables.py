@@ -446,6 +446,11 @@ def test_events_of_the_gpus_of_a_node_are_not_taken_for_those_of_the_node(write)
     samples = "time_s,host,gpu,up\n0,n1,0,1\n30,n1,1,1\n60,n1,0,0\n90,n1,1,1\n"
     with pytest.raises(TraceFormatError, match=r"parts of a node .column 'gpu'"):
         read_trace(write(samples))
+    # The first rows are of one GPU alone.
+    first = "".join(f"{hour * 3600},n1,0,{('fail', 'repaired')[hour % 2]}\n" for hour in range(30))
+    late = f"time_s,host,gpu,event\n{first}200000,n1,1,fail\n200001,n1,2,fail\n200002,n1,1,repaired\n"
+    with pytest.raises(TraceFormatError, match=r"parts of a node .column 'gpu'"):
+        read_trace(write(late))
     # These rows are of whole nodes: the column says which kind of GPU they have, or which GPU made the node fail.
     for cells in (["H200"] * 4, [3, 3, "", ""]):
         whole = read_trace(write(rows.format(*cells)), mapping=TraceMapping(time_unit="s"))
@@ -936,6 +941,42 @@ def test_samples_that_do_not_say_which_node_is_there_are_refused_in_one_line(wri
     assert says in refusal(lambda: read_trace(write(rows), mapping=mapping))
 
 
+KUBE = "Time,condition,node,status,Value\n"
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {"Ready,{},true": "1011"}, {"Ready,{},false": "0100"}, {"Ready,{},true": "1011", "Ready,{},unknown": "0100"},
+        {"Ready,{},true": "1011", "DiskPressure,{},true": "0000", "MemoryPressure,{},true": "0001"},
+    ],
+)  # fmt: skip
+def test_labels_of_kube_state_metrics_may_stand_in_columns_of_their_own(write, series):
+    always = {"Ready,b,true": "1111"}
+    rows = [
+        f"{stamp},{labels},{value}\n"
+        for labels, values in ({name.format("a"): values for name, values in series.items()} | always).items()
+        for stamp, value in zip(STAMPS, values, strict=True)
+    ]
+    # a is not ready for one minute of three.
+    assert outcome(read_trace(write(KUBE + "".join(rows)))) == (180.0, 1, 300.0)
+
+
+def test_samples_of_other_conditions_are_refused(write):
+    rows = "".join(f"{stamp},DiskPressure,a,true,{value}\n" for stamp, value in zip(STAMPS, "0010", strict=True))
+    assert "no series of a node in it" in refusal(lambda: read_trace(write(KUBE + rows)))
+
+
+def test_samples_of_two_ports_of_a_node_that_differ_are_refused(write):
+    says = "another sample of 'a' at the time {}; choose with `where`"
+    assert says.format(120) in refusal(lambda: read_trace(write(wide(["a:9100", "a:9400", "b:9100"], DIGITS))))
+    rows = "".join(f"{stamp},a:{port},{job},{int(job != 'dcgm' or stamp != STAMPS[1])}\n"
+                   for stamp in STAMPS for port, job in ((9100, "node"), (9400, "dcgm")))  # fmt: skip
+    path = write("Time,instance,job,Value\n" + rows + f"{STAMPS[-1]},b:9100,node,1\n")
+    assert says.format(60) in refusal(lambda: read_trace(path))
+    assert losses(read_trace(path, mapping=make_mapping(where="job=node"))) == []
+
+
 def test_one_of_the_conditions_in_a_list_must_hold(write):
     rows = "host,down since,up at,kind\n" + "".join(
         f"{kind},2025-03-01 0{hour}:00,2025-03-01 0{hour}:30,{kind}\n"
@@ -1177,6 +1218,7 @@ def test_losses_of_a_node_at_several_times_are_refused(write):
     [
         ("Not Ready", "Ready"), ("out-of-service", "IN_SERVICE"), ("powered_off", "powered_on"), ("idle~", "idle@"),
         ("IDLE*", "mixed"), ("maint", "MIXED-"), ("unreach", "ok"), ("shut down", "running"),
+        ("node_down", "node_up"), ("Instance terminated", "InstanceLaunched"), ("host unreachable", "Host up"),
     ],
 )  # fmt: skip
 def test_states_are_known_whatever_their_case_and_signs(write, gone, there):
@@ -1212,6 +1254,11 @@ def test_states_that_may_mean_either_are_refused(write, state):
         ("time,reason,object\n{0}1,Evicted,pod/x\n{0}2,Killed,pod/y\n", "or of what runs on it"),
         ("time,job,state\n{0}1,j1,running\n{0}2,j1,failed\n", "column 'job') or of what runs on it"),
         ("time,gpu,state\n{0}1,3,up\n{0}2,3,failed\n", "its rows are of parts of a node (column 'gpu')"),
+        ("time,node,kind,event\n{0}1,a,gpu,down\n{0}5,a,gpu,up\n", "of parts of a node (column 'kind')"),
+        ("time,node,what,state\n{0}1,a,Pod,failed\n{0}5,a,Pod,running\n", "(column 'what') or of what runs on it"),
+        # Power supplies and disks of one node, and two monitors of it.
+        ("time,node,unit,state\n{0}1,a,psu,down\n{0}2,a,disk,down\n{0}3,a,psu,up\n{0}5,a,disk,up\n", "(column 'unit')"),
+        ("time,node,by,state\n{0}1,a,ping,down\n{0}2,a,slurm,down\n{0}3,a,ping,up\n{0}5,a,slurm,up\n", "(column 'by')"),
         # Active nodes do work, and idle ones are there.
         ("time,active_nodes,idle_nodes\n{0}1,6,2\n{0}2,4,3\n", "nodes of 'idle_nodes' are there, too"),
         ("time,available,busy\n{0}1,6,2\n{0}2,4,3\n", "nodes of 'busy' are there, too"),
@@ -1219,6 +1266,34 @@ def test_states_that_may_mean_either_are_refused(write, state):
 )  # fmt: skip
 def test_rows_that_may_tell_of_something_else_are_refused_in_one_line(write, rows, says):
     assert says in refusal(lambda: read_trace(write(rows.format("2025-03-01T0"))))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        # A partition and a kind of node, and causes, which a row of the return may repeat.
+        ("partition", "gpu", "gpu", "gpu"), ("node_type", "gpu", "gpu", "gpu"), ("reason", "gpu", "nic", "nic"),
+        ("reason", "ping", "ssh", ""), ("kind", "gpu", "nic", ""), ("user", "root", "slurm", "ann"),
+    ],
+)  # fmt: skip
+def test_a_column_beside_events_of_whole_nodes_does_not_count(write, column):
+    name, first, second, back = column
+    rows = f"{name},node,time,event\n{first},a,2025-03-01 00:00,down\n{second},a,2025-03-01 00:30,down\n"
+    trace = read_trace(write(f"{rows}{back},a,2025-03-01 01:00,up\n{first},b,2025-03-01 02:00,down\n"))
+    # a is gone for the first of two hours.
+    assert outcome(trace) == (7200.0, 2, 3 * 3600.0)
+
+
+def test_rows_behind_the_first_ones_may_say_that_a_table_is_no_list_of_losses(write):
+    rows = "".join(f"i-{hour},2025-03-01 {hour:02}:00,terminated\n" for hour in range(24))
+    assert trace_stats(read_trace(write(f"instance,preempted_at,state\n{rows}"))).num_removals == 24
+    with pytest.raises(TraceFormatError, match="do not tell which nodes come and go"):
+        read_trace(write(f"instance,preempted_at,state\n{rows}i-99,2025-03-02 00:00,running\n"))
+
+
+def test_milliseconds_behind_a_comma_are_no_counts_of_nodes(write):
+    with pytest.raises(TraceFormatError, match="not one of the known formats"):
+        read_trace(write("2025-03-01 00:00:00,120\n2025-03-01 01:12:09,533\n2025-03-01 03:12:09,007\n"))
 
 
 @pytest.mark.parametrize("open_end", ["-", "N/A", "Unknown", ""])

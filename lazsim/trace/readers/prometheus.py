@@ -44,7 +44,11 @@ def _series(source: TraceSource) -> list[dict[str, Any]]:
             raise refusal(source, f"a series without a metric or values, which are expected as {LOOKS}")
         # Long ranges are asked for in parts, each of which has a part of the same series.
         same = series.setdefault(json.dumps(one["metric"], sort_keys=True), {**one, "values": []})
-        same["values"] += one["values"] if isinstance(one["values"], list) else []
+        values, stamps = ([] if not isinstance(each, list) else each for each in (one["values"], one.get("timestamps")))
+        # VictoriaMetrics exports milliseconds, in a list of their own.
+        same["values"] += (
+            [(f"{stamp}e-3", value) for stamp, value in itertools.zip_longest(stamps, values)] if stamps else values
+        )
     return list(series.values())
 
 

@@ -3,7 +3,6 @@
 import itertools
 
 from lazsim.errors import TraceFormatError, literal, prefix_errors
-from lazsim.files.tables import HEAD_LINES
 from lazsim.trace.reading.guess import guess_columns, open_head
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
@@ -29,7 +28,7 @@ def read(source: TraceSource) -> TraceReading:
     if source.asked.columns is not None:
         return read_mapped(source, table, NO_MAPPING)
     with prefix_errors(source.name):
-        guess = guess_columns(table._replace(rows=table.rows[:HEAD_LINES]))
+        guess = guess_columns(table)
     reading = read_mapped(source, table, TraceMapping(columns=guess.roles))
     others = [column.name for column in guess.others]
     if guess.lacks_outages and not others:

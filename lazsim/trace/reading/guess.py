@@ -199,7 +199,7 @@ def _fits(mapping: TraceMapping, columns: Columns, fields: list[str]) -> bool:
 
 
 class TableColumn(NamedTuple):
-    """A column of the first rows of a table: its number from 1, its name and words, its texts, and what these are."""
+    """A column of a table: its number from 1, its name and words, its texts, and what these are."""
 
     place: int
     name: str
@@ -209,11 +209,11 @@ class TableColumn(NamedTuple):
     texts: Sequence[str]
     """None where rows are shorter than the header."""
     kind: str
-    """What most of its texts are; see `_kind`."""
+    """What most of its first texts are; see `_kind`."""
     has_dates: bool
-    """Whether most texts that say when are dates, or stamps since 1970."""
+    """Whether most of the first texts that say when are dates, or stamps since 1970."""
     is_sampled: bool
-    """Whether most texts say that a node is there, or is not."""
+    """Whether most of the first texts say that a node is there, or is not."""
 
 
 class Guess(NamedTuple):
@@ -287,10 +287,11 @@ def _columns(table: FileTable) -> list[TableColumn]:
     texts = zip(*(row.fields for row in table.rows if len(row.fields) == width), strict=True)
     columns = []
     for place, (name, one) in enumerate(itertools.zip_longest(table.header, texts, fillvalue=""), start=1):
-        when = [text for text in one if text.lower() not in OPEN_WORDS]
+        head = one[:HEAD_LINES]
+        when = [text for text in head if text.lower() not in OPEN_WORDS]
         has_dates, words = bool(when) and _most(when, is_when), _words(name)
         role = _role(name) or _role_of_dates(words) * has_dates
-        columns.append(TableColumn(place, name, words, role, one, _kind(one), has_dates, _most(one, _is_sample)))
+        columns.append(TableColumn(place, name, words, role, one, _kind(head), has_dates, _most(head, _is_sample)))
     return columns
 
 
@@ -357,7 +358,9 @@ def _by_content(columns: Sequence[TableColumn]) -> Columns | None:
     if any(are_named) and not all(are_named):
         return None
     if kinds == ["date", "number"]:
-        return Columns(time=1, count=2) if not any(are_named) or columns[1].role == "value" else None
+        # Numbers such as 007 are milliseconds, which a comma parts from their date.
+        are_counts = not any(re.fullmatch(r"0\d\d", text) for text in columns[1].texts)
+        return Columns(time=1, count=2) if are_counts and (not any(are_named) or columns[1].role == "value") else None
     dates = [column.place for column in columns if column.kind == "date"]
     times = dates or [column.place for column in columns if column.kind == "number"]
     if len(kinds) == 3 and len(dates) == 2 and not any(are_named):
@@ -395,15 +398,44 @@ def _column_of_parts(guess: Guess) -> str:
     names = {text.partition("/")[0].lower() for text in node.texts if "/" in text}
     if names & RUNNING or (node.words & (PARTS | RUNNING) and "node" not in map(_ROLES.get, node.words)):
         return node.name
-    event = guess.of("event") or guess.of("start") if guess.roles.value is None else None
-    for other in guess.others if guess.roles.end is None and guess.roles.duration is None else ():
-        # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
-        which = node if other.words & PARTS else event if other.words & RUNNING else None
-        rows = zip(node.texts, other.texts, which.texts if which else (), strict=False)
-        pairs = {(name, text) for name, text, what in rows if text and not _is_gone(what)}
-        if len(pairs) > len({name for name, _ in pairs}) or (pairs and guess.roles.start and other.words & RUNNING):
+    if guess.roles.end is not None or guess.roles.duration is not None:
+        return ""
+    # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
+    event, start = guess.of("event"), guess.of("start")
+    are_gone = [event is not None and _is_gone(text) for text in (event or node).texts]
+    for other in guess.others:
+        rows = [row for row in zip(node.texts, other.texts, are_gone, strict=True) if row[1]]
+        back = {(name, text) for name, text, is_gone in rows if not is_gone}
+        is_running = bool((event or start) and other.words & RUNNING)
+        pairs = {row[:2] for row in rows} if back and other.words & PARTS else back if is_running else set()
+        if len(pairs) > len({name for name, _ in pairs}) or (pairs and start and is_running):
+            return other.name
+        if event and (_tells_parts(other, {text for _, text in back}) or _returns_twice(rows)):
             return other.name
     return ""
+
+
+def _tells_parts(column: TableColumn, texts: set[str]) -> bool:
+    """Return whether texts beside nodes that are back name parts, and not why or what kind of nodes these are."""
+    is_of_nodes = column.role == "cluster" or "node" in map(_ROLES.get, column.words)
+    if is_of_nodes or OUTAGES.search(column.name.lower()):
+        return False
+    return any(words and words <= PARTS | RUNNING for words in map(_words, texts))
+
+
+def _returns_twice(rows: Iterable[tuple[str, str, bool]]) -> bool:
+    """Return whether a node is back, and once more, by rows of two other texts, with each of which it had gone."""
+    went: set[tuple[str, str]] = set()
+    back: dict[str, str] = {}
+    for name, text, is_gone in rows:
+        if is_gone:
+            went.add((name, text))
+            back.pop(name, None)
+        elif (name, text) in went:
+            went.remove((name, text))
+            if back.setdefault(name, text) != text:
+                return True
+    return False
 
 
 def _time_of_list(guess: Guess) -> str:
@@ -545,5 +577,6 @@ def _are_gone(texts: Sequence[str]) -> bool:
     return all(map(_is_gone, filter(None, texts)))
 
 
+@functools.lru_cache(1 << 12)
 def _is_gone(text: str) -> bool:
     return _is_event(text) and event_kind(text) == "remove"

@@ -33,17 +33,17 @@ from lazsim.units import HOUR_S, MINUTE_S, counted
 WORDS: dict[EventKind, str] = {
     "add": (
         "add added up join joined start started launch launched running ready online active available "
-        "healthy alive repaired fixed restored recovered recovery resumed created nodeready idle allocated alloc mixed "
+        "healthy alive repaired fixed restored recovered recovery resumed created idle allocated alloc mixed "
         "mix comp completing resv reserved faultend ok connected inservice poweredon"
     ),
     "remove": (
         "remove removed down leave left stop stopped terminate terminated preempt preempted preemption fail failed "
-        "unhealthy dead failure lost offline notready nodenotready unavailable evicted eviction killed deleted "
+        "unhealthy dead failure lost offline notready unavailable evicted eviction killed deleted "
         "interrupted interruption termination crash crashed drained faultstart revoked unreachable unreach unavail "
         "maint maintenance disconnected inactive outofservice poweredoff poweroff shutdown shuttingdown"
     ),
 }
-"""Usual words for what happened to a node, also as Kubernetes and Slurm have them, without signs."""
+"""Usual words for what happened to a node, also as Kubernetes and Slurm have them, without signs and a word for it."""
 
 _KINDS = {word: kind for kind, words in WORDS.items() for word in words.split()}
 
@@ -61,6 +61,9 @@ OPEN_WORDS = ("", "unknown", "none", "null", "nan", "nat", "-", "ongoing", "n/a"
 
 SAMPLES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 """Words of samples beside those of events."""
+
+KUBE_LABELS = ("condition", "status")
+"""Labels of the samples of kube-state-metrics, which a table may have in columns of their own."""
 
 NO_SAMPLE = ("", "nan", "null", "none", "-", "n/a", "undefined")
 
@@ -142,7 +145,7 @@ def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> EventKind | Non
     for words, kind in given:
         if any(word == one.lower() for one in words):
             return kind
-    plain = re.sub(r"[\s_-]|[!@]$", "", word)
+    plain = re.sub(r"^(node|host|instance|machine|vm)(?=.)|[\s_-]|[!@]$", "", word)
     known = _KINDS.get(GONE_SIGN.sub("", plain))
     if known is None:
         raise ValueError(f"{shorten(text)!r} is no {EVENT_NEEDED}")
@@ -171,6 +174,8 @@ class _MappedTable:
             for role, parts in mapping.columns.given().items()
             if role != "nodes" and (role not in OPTIONAL or None not in map(self._index, parts))
         }
+        if "value" in self._places and None not in map(self._index, KUBE_LABELS):
+            self._places |= {label: self._find((label,)) for label in KUBE_LABELS}
         self._is_sampled = mapping.columns.nodes is not None or mapping.columns.value is not None
         self._nodes = self._find_nodes(mapping.columns.given().get("nodes", ()))
         self._are_losses = self._places.keys() - OPTIONAL == {*LOSSES}
@@ -445,7 +450,8 @@ class _MappedTable:
         series: dict[str, list[SeriesSample]] = {}
         for line, time, values in rows:
             for name, value in values:
-                series.setdefault(name, []).append((line, self._times.seconds(time), value))
+                # Several ports are of one node, and what listens there may fail without it.
+                series.setdefault(re.sub(r":\d+$", "", name), []).append((line, self._times.seconds(time), value))
         wanted = itertools.chain(*filter(self._is_of_labels, self._conditions))
         chosen = choose_series([(read_labels(name), samples) for name, samples in series.items()], wanted, self._source)
         log = StateLog(self._source)
@@ -515,7 +521,9 @@ class _MappedTable:
         time = self._time(texts["time"])
         cells = [(name, texts[str(index)]) for index, name in self._nodes.items()]
         if not self._nodes:
-            cells = [(named(texts["node"]), texts["value"])]
+            labels = "".join(f',{label}="{texts[label]}"' for label in KUBE_LABELS if label in texts)
+            node = named(texts["node"])
+            cells = [(f'{{node="{node}"{labels}}}' if labels else node, texts["value"])]
         values = [(name, sampled_value(text, self._mapping)) for name, text in cells]
         return line, time, [(name, value) for name, value in values if value is not None]
 
