@@ -249,20 +249,21 @@ class Replay:
 
     def train(self, *, after_join=False):
         """Do what is due at a step boundary, and make a step."""
-        if not after_join and self.join_is_due():
+        step, interval, every = len(self.steps), self.job.interval_steps, self.job.rebalance_steps
+        rebalances = every and step // every > self.planned_step // every
+        saves = interval and step // interval > self.saves[-1][0] // interval
+        if not after_join and (saves or rebalances or self.join_is_due()):
             # Who comes or goes at this very instant counts.
             self.spend("compute", 0.0, self.seats.values(), with_last=True)
-            if not self.join_is_due():
-                return self.train
+        if not after_join and self.join_is_due():
             self.close()
             if self.rules.joins_behind:
                 self.form_behind()
             if self.newcomers(self.ready()):
                 return self.join
-        step, interval, every = len(self.steps), self.job.interval_steps, self.job.rebalance_steps
-        if every and step // every > self.planned_step // every:
+        if rebalances:
             return self.rebalance
-        if interval and step // interval > self.saves[-1][0] // interval:
+        if saves:
             self.save()
         if self.join_is_due():
             return self.train

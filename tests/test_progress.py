@@ -17,8 +17,8 @@ moves = st.one_of(
 def test_a_rollback_loses_the_steps_since_what_counts_and_their_seconds_and_samples(moves):
     # The steps that count, one by one: when each began, its seconds and samples.
     steps, now_s, progress = [], 0, Progress()
-    # Steps that the last save holds, and the time from which on training is lost without a later one.
-    saved, until_s = 0, 0
+    # Steps that the last save holds.
+    saved = 0
     for kind, *numbers in moves:
         if kind == "train":
             num_steps, step_s, samples, pause_s = numbers
@@ -28,18 +28,16 @@ def test_a_rollback_loses_the_steps_since_what_counts_and_their_seconds_and_samp
             now_s += num_steps * step_s
         elif kind == "save":
             progress.save(now_s, persist_s=numbers[0])
-            saved, until_s = len(steps), now_s
+            saved = len(steps)
             # The next save waits until this one is written.
             now_s += numbers[0]
         else:
             copy = saved + (len(steps) - saved) * numbers[0] // 4
             left = copy if saved < copy else saved
-            since_s = until_s if left == saved else steps[left][0] if left < len(steps) else until_s
+            since_s = steps[left][0] if left < len(steps) else now_s
             gone, steps = steps[left:], steps[:left]
             lost = progress.roll_back(now_s, copied_step=copy)
             assert lost == Lost(len(gone), sum(step_s for _, step_s, _ in gone), since_s)
             assert progress.copied_step(1000) == (left if left > saved else 0)
-            if left == saved:
-                until_s = now_s
         assert (progress.step, progress.samples) == (len(steps), sum(samples for *_, samples in steps))
         assert progress.saved_step == saved

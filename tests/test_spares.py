@@ -16,7 +16,7 @@ from lazsim.study.sweep.result import SpareCost, SweepResult, paying_spares
 from lazsim.study.sweep.run import resolve_points
 from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace.table import Batch, Event, build_trace
-from tests.jobs import EvenLoads, staged_costs, trace
+from tests.jobs import EvenLoads, costs, staged_costs, trace
 
 LOST_S = 600.0
 
@@ -154,6 +154,15 @@ def test_a_job_that_waits_with_its_spare_starts_as_the_collection_of_others_ends
     result = simulate_system(events, SYSTEMS["ds"], staged_costs(), EvenLoads(2, 4), interval_steps=0, spares=Spares(4))
     assert result.ledger_s["waiting"] == pytest.approx(comes_s + 120 - 16.1)
     assert [event.time_s for event in result.events if event.event == "restarted"] == [pytest.approx(comes_s + 150)]
+
+
+def test_a_warm_spare_that_is_called_as_a_save_is_due_joins_before_it():
+    # Of four nodes in service, two train: c makes no group of two, and d is collected. At 20 s, after ten steps, d goes
+    # and e is called: with c, it joins in 10 s, and fetches its states in 7 s. The save takes 10 s more, and a step 2.
+    events = trace((0, "add", "a b c"), (5, "add", "d"), (6, "add", "e"), (20, "remove", "d"), duration_s=49.0)
+    result = simulate_system(events, SYSTEMS["ds-ft"], costs(), EvenLoads(2, 4), interval_steps=10, spares=Spares(4))
+    assert [event.time_s for event in result.events if event.event == "joined"] == [37.0]
+    assert (result.counts["checkpoints"], result.samples) == (1, 10 * 2 * 4 + 4 * 4)
 
 
 def test_the_loss_of_a_spare_is_no_failure_of_the_job():

@@ -292,8 +292,8 @@ class Job:
 
     def _join_if_due(self, state: Training) -> Activity:
         """Take in the nodes collected: in place, or by a checkpoint and a restart."""
-        if self.joining.is_due:
-            # Who comes at this very instant still joins.
+        if self.joining.is_due or self.progress.is_save_due or self._rebalance_is_due(state):
+            # Who comes at this very instant still joins, before anything else begins.
             yield Moment(self.env, 0.0, JOIN)
         if not self.joining.is_due:
             return
@@ -342,9 +342,9 @@ class Job:
 
     def _rebalance_if_due(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""
-        step, nodes = self.progress.step, state.held.nodes
-        if not protocol.rebalance_is_due(self.system, step, state.planned_step, self.plans.rebalance_interval_steps):
+        if not self._rebalance_is_due(state):
             return
+        step, nodes = self.progress.step, state.held.nodes
         held, moved = self.plans.bind(state.held, nodes, len(nodes), step)
         if moved.seconds > 0:
             pause_s = self.costs.cluster.recovery.regroup_s + moved.seconds
@@ -353,6 +353,10 @@ class Job:
             self.log.count("rebalances")
             self._log("rebalanced")
         self._train_on(held)
+
+    def _rebalance_is_due(self, state: Training) -> bool:
+        interval_steps = self.plans.rebalance_interval_steps
+        return protocol.rebalance_is_due(self.system, self.progress.step, state.planned_step, interval_steps)
 
     def _checkpoint_if_due(self, state: Training) -> Activity:
         if self.progress.is_save_due:

@@ -29,21 +29,16 @@ class Saved:
     """A state that was saved."""
 
     step: int = 0
-    samples: int = 0
-    """Steps and samples that it holds."""
-    until_s: float = 0.0
-    """Time of the save: all that was trained before is kept."""
+    """Steps that it holds."""
     counts_at_s: float = 0.0
     """Time from which on it can be used."""
     since: list[Made] = field(default_factory=list)
     """Steps made since."""
-    since_s: float = 0.0
-    """Seconds of these."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Steps that a rollback made worthless, their seconds, and the time from which on all training is lost."""
+    """Steps that a rollback made worthless, their seconds, and the time at which the first of them began."""
 
     steps: int
     seconds: float
@@ -98,7 +93,6 @@ class Progress:
         self.samples += made.num_steps * made.samples_per_step
         for saved in (self._saved, self._pending):
             if saved is not None:
-                saved.since_s += made.num_steps * made.step_s
                 saved.since.append(made)
 
     def add_saving(self, made: Made, persist_s: float, *, saves_last: bool) -> int:
@@ -123,7 +117,7 @@ class Progress:
         """Keep all that is trained so far, once it is written."""
         if self._pending is not None:
             self._saved = self._pending
-        self._pending = Saved(self.step, self.samples, now_s, now_s + persist_s)
+        self._pending = Saved(self.step, now_s + persist_s)
 
     def fail(self, now_s: float) -> bool:
         """Give up a save that is not written yet, as nodes have failed; tell whether there was one."""
@@ -146,28 +140,20 @@ class Progress:
     def roll_back(self, now_s: float, copied_step: int = 0) -> Lost:
         """Go back to the last save that counts, or to a copy in memory of a later step."""
         self.fail(now_s)
-        saved = self._saved
+        saved, undone = self._saved, list[Made]()
         self._copied_step = copied_step if copied_step > saved.step else 0
-        if self._copied_step:
-            return self._undo(saved, self.step - copied_step)
-        lost = Lost(self.step - saved.step, saved.since_s, saved.until_s)
-        self.step, self.samples = saved.step, saved.samples
-        saved.since, saved.since_s, saved.until_s = [], 0.0, now_s
-        return lost
-
-    def _undo(self, saved: Saved, num_steps: int) -> Lost:
-        """Take back the last steps, down to a copy; no later copy is older, so that the rest of its stretch may go."""
-        lost_s, left, since_s = 0.0, num_steps, saved.until_s
+        num_steps = left = self.step - max(saved.step, copied_step)
         while left:
             made = saved.since.pop()
-            taken = min(left, made.num_steps)
-            kept = made.num_steps - taken
-            left, lost_s = left - taken, lost_s + taken * made.step_s
-            self.samples -= taken * made.samples_per_step
-            since_s = made.start_s + kept * made.step_s
+            kept, lost = made.split(max(0, made.num_steps - left))
+            if kept.num_steps:
+                saved.since.append(kept)
+            undone.append(lost)
+            left -= lost.num_steps
         self.step -= num_steps
-        saved.since_s = max(0.0, saved.since_s - lost_s)
-        return Lost(num_steps, lost_s, since_s)
+        self.samples -= sum(made.num_steps * made.samples_per_step for made in undone)
+        seconds = math.fsum(made.num_steps * made.step_s for made in undone)
+        return Lost(num_steps, seconds, min((made.start_s for made in undone), default=now_s))
 
 
 def steps_in(spent_s: float, step_s: float) -> int:
