@@ -231,6 +231,35 @@ def test_a_stage_keeps_the_activations_of_parts_on_their_way_back(pipeline, virt
         assert most == warm_up_parts(stage, pipeline, virtual, overlap) + (not overlap)
 
 
+@pytest.mark.parametrize(
+    ("model", "tensor", "context", "numbers"),
+    [
+        # Before the scan gate and inputs of 64 heads of 64, 8 groups of 2 x 128 and 64 time steps, after it the heads.
+        ("nemotron-3-nano", 1, 4, 3 * 64 * 64 + 2 * 8 * 128 + 64),
+        # 16 ranks have half a group each, and so a copy of it.
+        ("nemotron-3-nano", 4, 4, 3 * 64 * 64 + 2 * 16 * 128 + 64),
+        # Heads of 32 values of 128 and 16 keys of 128, two numbers a head beside.
+        ("qwen3-next-80b-a3b", 2, 8, 3 * 32 * 128 + 2 * 16 * 128 + 2 * 32),
+    ],
+)
+def test_ranks_of_a_sequence_exchange_positions_for_heads_around_a_scan(model, tensor, context, numbers, monkeypatch):
+    def moved(self, kernel, num_bytes, ranks, stride):
+        return num_bytes * (1 - 1 / ranks)
+
+    monkeypatch.setattr(StepInputs, "collective_s", moved)
+    layout = {"global_batch": 64, "tensor": tensor, "context": context}
+    block = blocks_of(load_inputs(model, "dgx-h100", None, layout, 64))["state_space"]
+    for operations in (block.forward, block.backward):
+        sent = sum(one.gpu_s for one in operations if one.part == "context_exchange")
+        # 4,096 tokens of 2 bytes for each number, which the ranks divide; a rank keeps the share of its own heads.
+        assert sent == pytest.approx(2 * numbers / tensor * 4096 / context * (1 - 1 / context))
+
+
+def test_ranks_of_a_sequence_have_whole_heads_of_a_scan():
+    with pytest.raises(SpecError, match=r"tensor x context \(64\) must divide 32 state-space heads"):
+        load_inputs("qwen3-next-80b-a3b", "dgx-h100", None, {"global_batch": 64, "tensor": 2, "context": 32}, 64)
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize(("pipeline", "virtual", "rounds"), [(1, 1, 5), (3, 1, 4), (4, 2, 1), (4, 3, 4), (2, 5, 3)])
 def test_a_stage_keeps_most_of_the_parts_that_wait_longest(pipeline, virtual, rounds, overlap):

@@ -3,7 +3,7 @@
 from lazsim.costmodel.scan import SCANS, scan_work
 from lazsim.specs import AttentionSpec, StateSpaceSpec
 from lazsim.stepmodel.indexer import indexer_items
-from lazsim.stepmodel.inputs import QUANTISE_BYTES
+from lazsim.stepmodel.inputs import QUANTISE_BYTES, StepInputs
 from lazsim.stepmodel.kernels import SECOND_COPY_BYTES, Kernels
 from lazsim.stepmodel.operations import Item, Operation
 
@@ -186,13 +186,11 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
     parallel, ranks = inputs.parallel, inputs.parallel.context
     if ranks == 1:
         return []
-    token_bytes = 2 * inputs.tokens / parallel.tensor
     if parallel.context_exchange == "all_to_all":
         width = attention.query_dim + attention.key_value_dim + attention.output_dim
-        # Each rank sends what a gather of a share of the heads would bring.
-        seconds = [inputs.collective_s("all_gather", token_bytes * width, ranks, parallel.tensor)] * 2
+        seconds = [_exchanged_heads_s(inputs, width)] * 2
     else:
-        gathered_bytes = token_bytes * attention.key_value_dim * ranks
+        gathered_bytes = 2 * inputs.tokens / parallel.tensor * attention.key_value_dim * ranks
         gathered_s = inputs.collective_s("all_gather", gathered_bytes, ranks, parallel.tensor)
         seconds = [gathered_s, 2 * gathered_s]
     behind = [(1 - 1 / ranks) * core_s, (1 - 1 / ranks) * ratio * core_s]
@@ -202,6 +200,15 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
         for total_s, hidden_s in zip(seconds, hidden, strict=True)
     )
     return [Item((forward,), (backward,))]
+
+
+def _exchanged_heads_s(inputs: StepInputs, width: int) -> float:
+    """Return the time in which ranks of a sequence exchange positions for heads, of `width` numbers of each token.
+
+    Each rank sends what a gather of a share of the heads would bring.
+    """
+    tensor = inputs.parallel.tensor
+    return inputs.collective_s("all_gather", 2 * inputs.tokens / tensor * width, inputs.parallel.context, tensor)
 
 
 def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
@@ -218,6 +225,13 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     launched, launched_back = SCANS[space.kind].kernels
     up = kernels.linear(space.projected_dim / tensor, d_model, tokens)
     down = kernels.linear(d_model, space.inner_dim / tensor, tokens)
+    exchange: tuple[Operation, ...] = ()
+    if inputs.parallel.context > 1:
+        # Positions go for heads before a scan, as five tensors, and back after it; ranks that share a group have copies
+        # (``MambaContextParallel`` of NVIDIA/Megatron-LM). *Assumed* is that a delta rule does alike.
+        copies = max(0, tensor * inputs.parallel.context - space.num_groups)
+        width = space.projected_dim + 2 * copies * space.state_dim + space.inner_dim
+        exchange = (kernels.exchange("context_exchange", _exchanged_heads_s(inputs, width), 0.0, 6),)
     before = after = []
     if inputs.parallel.micro_batch > 1:
         # Megatron-LM puts sequences first for the scan and back (``mamba_mixer``); of one sequence both are the same.
@@ -227,6 +241,7 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         before = [kernels.copy(projected, projected, 1, 1, tokens)] if space.kind == "mamba" else []
         after = [kernels.copy(each * space.inner_dim, 0, 1, 0, tokens)]
     return [
-        kernels.norm(), up, *before, Item((scan(*forward, launched),), (scan(*backward, launched_back),)), *after, down,
-        kernels.residual(), *kernels.tensor_exchange(d_model, d_model, (up, down)),
+        kernels.norm(), up, *before,
+        Item((*exchange, scan(*forward, launched)), (scan(*backward, launched_back), *exchange)),
+        *after, down, kernels.residual(), *kernels.tensor_exchange(d_model, d_model, (up, down)),
     ]  # fmt: skip

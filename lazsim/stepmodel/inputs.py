@@ -264,58 +264,59 @@ def _grid_of(curve_us: Curve) -> KernelGrid:
 
 def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:
     """Raise SpecError when a layout does not divide the model, the batch or the GPUs, or its stages are others."""
-    replica, context, length = parallel.gpus_per_replica, parallel.context, model.sequence_length
-    gpus, experts = counted(num_gpus, "GPU"), parallel.pipeline * parallel.expert * parallel.expert_tensor
-    data = num_gpus // replica
-    micro_batches, rest = divmod(parallel.global_batch, max(1, data * parallel.micro_batch))
-    if model.attention is None and model.attention_layers:
+    attention, space, length = model.attention, model.state_space, model.sequence_length
+    if attention is None and model.attention_layers:
         raise SpecError(f"{model.name}: its TOML file has no heads of attention; add a table [attention]")
-    heads = model.attention.num_heads if model.attention else parallel.tensor
-    key_heads = model.attention.num_kv_heads if model.attention and model.attention.kind == "grouped" else heads
-    windows = model.attention.num_window_layers if model.attention else 0
-    space = model.state_space
-    cut = parallel.tensor * parallel.context if parallel.context_exchange == "all_to_all" else parallel.tensor
+    windows = attention.num_window_layers if attention else 0
+    if windows > model.num_layers:
+        raise SpecError(f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})")
     kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
-    rules: dict[str, object] = {
-        f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})": windows > model.num_layers,
-        f"layers of state space, attention and experts are {kinds} together, and num_layers {model.num_layers}": (
-            kinds != model.num_layers
-        ),
-        f"tensor x pipeline x context ({replica}) must divide the {gpus}": num_gpus % replica,
-        f"pipeline x expert x expert_tensor ({experts}) must divide the {gpus}": num_gpus % experts,
-        f"expert ({parallel.expert}) must divide {model.num_experts} experts": model.num_experts % parallel.expert,
-        f"expert_tensor ({parallel.expert_tensor}) must divide the {model.d_ff_expert} columns of an expert": (
-            model.d_ff_expert % parallel.expert_tensor
-        ),
-        f"tensor ({parallel.tensor}) must divide {heads} attention heads": heads % parallel.tensor,
-        # Ranks take all positions of some heads each (DeepSpeed-Ulysses, arXiv 2309.14509).
-        f"tensor x context ({cut}) must divide {heads} attention heads where context_exchange is 'all_to_all'": (
-            heads % cut
-        ),
-        # As NVIDIA/Megatron-LM 0.16 has it: ranks that share such a head gather the projection, and hold copies.
-        f"tensor ({parallel.tensor}) must divide {key_heads} key-value heads, or be a multiple of them": (
-            key_heads % parallel.tensor and parallel.tensor % key_heads
-        ),
-        f"context ({context}) must be 1: NVIDIA/Megatron-LM divides no sequences of sparse attention": (
-            context > 1 and model.attention is not None and model.attention.index_heads
-        ),
-        f"context x tensor must divide the sequence of {length} tokens": length % (context * parallel.tensor),
+    if kinds != model.num_layers:
+        raise SpecError(
+            f"layers of state space, attention and experts are {kinds} together, and num_layers {model.num_layers}"
+        )
+    tensor, pipeline, context = parallel.tensor, parallel.pipeline, parallel.context
+    gpus, cut = f"the {counted(num_gpus, 'GPU')}", tensor * context
+    heads, scanned = attention.num_heads if attention else cut, space.num_heads if space else cut
+    divisions = [
+        ("tensor x pipeline x context", parallel.gpus_per_replica, num_gpus, gpus),
+        ("pipeline x expert x expert_tensor", pipeline * parallel.expert * parallel.expert_tensor, num_gpus, gpus),
+        ("expert", parallel.expert, model.num_experts, f"{model.num_experts} experts"),
+        ("expert_tensor", parallel.expert_tensor, model.d_ff_expert, f"the {model.d_ff_expert} columns of an expert"),
+        ("tensor", tensor, heads, f"{heads} attention heads"),
+        # Ranks take all positions of some heads each (``MambaContextParallel`` of NVIDIA/Megatron-LM).
+        ("tensor x context", cut, scanned, f"{scanned} state-space heads"),
+        ("tensor x context", cut, length, f"the sequence of {length} tokens"),
         # A rank has a piece of the first half and one of the second (``get_batch_on_this_cp_rank`` of Megatron-LM).
-        f"2 x context ({2 * context}) must divide the sequence of {length} tokens": (
-            context > 1 and length % (2 * context)
-        ),
-        f"global_batch ({parallel.global_batch}) must be a multiple of {counted(data, 'data-parallel rank')} x "
-        f"micro_batch ({parallel.micro_batch})": rest or not micro_batches,
-        f"dualpipe needs an even number of micro-batches, {2 * parallel.pipeline} or more, and not {micro_batches}"
-        if parallel.schedule == "dualpipe"
-        else f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline "
-        f"({parallel.pipeline})": micro_batches != parallel.whole_rounds(micro_batches),
-        f"pipeline x virtual_stages must not exceed the {counted(model.num_whole_layers, 'layer')}": (
-            parallel.pipeline * parallel.virtual_stages > model.num_whole_layers
-        ),
-    }
-    for message, broken in rules.items():
-        if broken:
-            raise SpecError(message)
+        ("2 x context", 2 * context if context > 1 else 1, length, f"the sequence of {length} tokens"),
+    ]
+    if parallel.context_exchange == "all_to_all":
+        # As with state-space heads (DeepSpeed-Ulysses, arXiv 2309.14509).
+        ulysses = f"{heads} attention heads where context_exchange is 'all_to_all'"
+        divisions.append(("tensor x context", cut, heads, ulysses))
+    for name, number, whole, described in divisions:
+        if whole % number:
+            raise SpecError(f"{name} ({number}) must divide {described}")
+    # As NVIDIA/Megatron-LM 0.16 has it: ranks that share such a head gather the projection, and hold copies.
+    keys = attention.num_kv_heads if attention and attention.kind == "grouped" else tensor
+    if keys % tensor and tensor % keys:
+        raise SpecError(f"tensor ({tensor}) must divide {keys} key-value heads, or be a multiple of them")
+    if context > 1 and attention and attention.index_heads:
+        raise SpecError(f"context ({context}) must be 1: NVIDIA/Megatron-LM divides no sequences of sparse attention")
+    data = num_gpus // parallel.gpus_per_replica
+    micro_batches, rest = divmod(parallel.global_batch, data * parallel.micro_batch)
+    if rest or not micro_batches:
+        raise SpecError(
+            f"global_batch ({parallel.global_batch}) must be a multiple of {counted(data, 'data-parallel rank')} x "
+            f"micro_batch ({parallel.micro_batch})"
+        )
+    if micro_batches != parallel.whole_rounds(micro_batches):
+        needed = f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline ({pipeline})"
+        if parallel.schedule == "dualpipe":
+            needed = f"dualpipe needs an even number of micro-batches, {2 * pipeline} or more, and not {micro_batches}"
+        raise SpecError(needed)
+    if pipeline * parallel.virtual_stages > model.num_whole_layers:
+        layers = counted(model.num_whole_layers, "layer")
+        raise SpecError(f"pipeline x virtual_stages must not exceed the {layers}")
     if parallel.stages:
         parts_of(model, parallel)
