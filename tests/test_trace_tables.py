@@ -1259,6 +1259,11 @@ def test_states_that_may_mean_either_are_refused(write, state):
         # Power supplies and disks of one node, and two monitors of it.
         ("time,node,unit,state\n{0}1,a,psu,down\n{0}2,a,disk,down\n{0}3,a,psu,up\n{0}5,a,disk,up\n", "(column 'unit')"),
         ("time,node,by,state\n{0}1,a,ping,down\n{0}2,a,slurm,down\n{0}3,a,ping,up\n{0}5,a,slurm,up\n", "(column 'by')"),
+        # Nodes of two clusters, and days without their hours.
+        ("time,cluster,node,event\n{0}1,A,a,down\n{0}2,A,a,up\n{0}5,B,a,down\n", "same name in several of 'cluster'"),
+        ("rack,node,down_at,up_at\nr1,a,{0}1,{0}5\nr2,a,{0}2,{0}3\n", "choose one with `where`, and give `columns`"),
+        ("day,clock,node,state\n2025-03-01,08:00,a,down\n2025-03-01,9:30 PM,a,up\n", "'clock' has times without a day"),
+        ("node,down_at,local,up_at\na,2025-03-01,08:00,2025-03-02\n", "if another column has the day, join both"),
         # Active nodes do work, and idle ones are there.
         ("time,active_nodes,idle_nodes\n{0}1,6,2\n{0}2,4,3\n", "nodes of 'idle_nodes' are there, too"),
         ("time,available,busy\n{0}1,6,2\n{0}2,4,3\n", "nodes of 'busy' are there, too"),
@@ -1274,6 +1279,8 @@ def test_rows_that_may_tell_of_something_else_are_refused_in_one_line(write, row
         # A partition and a kind of node, and causes, which a row of the return may repeat.
         ("partition", "gpu", "gpu", "gpu"), ("node_type", "gpu", "gpu", "gpu"), ("reason", "gpu", "nic", "nic"),
         ("reason", "ping", "ssh", ""), ("kind", "gpu", "nic", ""), ("user", "root", "slurm", "ann"),
+        # A node may be in two partitions, but not in two racks.
+        ("queue", "long", "debug", "long"), ("rack", "r1", "r1", ""), ("lasted", "00:30", "00:30", ""),
     ],
 )  # fmt: skip
 def test_a_column_beside_events_of_whole_nodes_does_not_count(write, column):

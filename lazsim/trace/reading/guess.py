@@ -27,7 +27,7 @@ from lazsim.trace.reading.mapped import (
     sampled_value,
 )
 from lazsim.trace.reading.mapping import JOIN_DAY, LOSSES, OPTIONAL, SHAPES, Columns, TraceMapping, load_mapping
-from lazsim.trace.reading.times import is_date, is_number, is_read_by, is_when, read_length, split_unit
+from lazsim.trace.reading.times import CLOCK, is_date, is_number, is_read_by, is_when, read_length, split_unit
 from lazsim.trace.source import GUESSED, HEAD_CHARS, TraceReader
 from lazsim.units import counted
 
@@ -55,9 +55,15 @@ NAMES = {
         "repairtime timetorepair ttr"
     ),
     "value": "value up isup ready isready healthy ishealthy isalive isonline",
-    "cluster": "cluster zone availabilityzone az region pool nodepool partition queue instancetype machinetype gputype",
+    "cluster": (
+        "cluster zone availabilityzone az region datacenter dc site rack pool nodepool nodegroup partition queue "
+        "instancetype machinetype nodetype gputype gpumodel"
+    ),
 }
 """Names of columns by role, without case, signs and unit."""
+
+PLACES = {"cluster", "zone", "az", "region", "datacenter", "dc", "site", "rack"}
+"""Words of the names of columns of where a node is: in two of them, a name is that of two nodes."""
 
 COUNTED = {"nodes", "instances", "hosts", "machines", "servers", "vms", "workers"}
 COUNTED_WORDS = {
@@ -438,6 +444,27 @@ def _returns_twice(rows: Iterable[tuple[str, str, bool]]) -> bool:
     return False
 
 
+def _places_of_a_name(guess: Guess) -> str:
+    """Find a column of places in two of which a node has the same name."""
+    node = guess.of("node")
+    for other in guess.others if node else ():
+        pairs = {pair for pair in zip(node.texts, other.texts, strict=True) if pair[1]}
+        if other.role == "cluster" and other.words & PLACES and len(pairs) > len({name for name, _ in pairs}):
+            return other.name
+    return ""
+
+
+def _clock_of_a_day(guess: Guess) -> str:
+    """Find times of day beside times that are days alone."""
+    when = guess.of("time") or guess.of("start")
+    if when is None or when.kind != "date" or any(re.search("[T:]", text) for text in when.texts):
+        return ""
+    clocks = (
+        one for one in guess.others if any(one.texts) and _most(one.texts, lambda text: bool(CLOCK.fullmatch(text)))
+    )
+    return next((one.name for one in clocks), "")
+
+
 def _time_of_list(guess: Guess) -> str:
     """Find a time as each node of a list has one; events of a node come one after another."""
     time, node, event = guess.of("time"), guess.of("node"), guess.of("event")
@@ -481,6 +508,11 @@ DOUBTS = {
     _column_of_parts: (
         "its rows are of parts of a node (column {found!r}) or of what runs on it, " + OF_PARTS + " {give}"
     ),
+    _places_of_a_name: (
+        "nodes have the same name in several of {found!r}, which may be different ones; choose one with `where`, and "
+        "{give}"
+    ),
+    _clock_of_a_day: f"column {{found!r}} has times without a day; {JOIN_DAY}, or if they do not count, {{give}}",
     _time_of_list: "rows have a time in {found!r}, as a list of nodes has; if something happened then, {give}",
     _columns_beside_spans: (
         "rows with a start and an end may be outages or, beside {found}, who used a node or how it was; if a node is "

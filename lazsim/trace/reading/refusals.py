@@ -54,7 +54,7 @@ TEXTS = {
     + "gcloud compute operations list --format=json",
     r"\s*machine_?id,": SNAPSHOT.format("machines and their GPUs") + NODE_LOG,
     r'\s*\{\s*"MetricDataResults"': "an answer of get-metric-data; give that of aws cloudwatch get-metric-statistics",
-    r'\s*\{\s*"SpotPriceHistory"': "a history of spot prices, in which no node comes or goes; give interruption "
+    r'\s*(\{\s*")?SpotPriceHistory': "a history of spot prices, in which no node comes or goes; give interruption "
     "warnings or aws autoscaling describe-scaling-activities",
     r"\s*(NAMESPACE +)?LAST SEEN +": "events of Kubernetes without dates; give kubectl get events -A -o json",
     r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ \S*slurmctld": "a journal without years; give that of "
