@@ -397,6 +397,9 @@ def test_wrong_option_is_refused_in_one_line(write, options, says):
         "time,count(up != 1)\n2025-03-01 00:00,0\n2025-03-01 01:00,3\n",
         "time,nodes (down)\n2025-03-01 00:00,0\n2025-03-01 01:00,3\n",
         "time,available (%)\n2025-03-01 00:00,100\n2025-03-01 01:00,98\n",
+        # Percent of the time, or processes, of each node.
+        "time,node,available\n2025-03-01 00:00,a,100\n2025-03-01 01:00,a,99\n",
+        "time,host,running\n2025-03-01 00:00,a,8\n2025-03-01 01:00,b,7\n",
         # Parcae's counts, which have no header, are in milliseconds.
         "time,num_gpus\n0,8\n600,7\n1200,6\n",
     ],

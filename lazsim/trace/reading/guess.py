@@ -333,8 +333,8 @@ def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
     is_any = fitting == [("time", "node", "value")] and split_unit(places["value"][0].name)[0] == "value"
     if len(fitting) != 1 or (is_any and any(not GONE_WORDS.isdisjoint(column.words) for column in columns)):
         return None
-    if fitting == [("time", "count")] and places["event"]:
-        return None  # Words beside a count may say that it is of nodes that are gone.
+    if fitting == [("time", "count")] and (places["event"] or any(one.words - ANY_WORDS for one in places["node"])):
+        return None  # Words beside a count may say that it is of nodes that are gone, or which node it is of.
     # Nodes tell by their names which is which, and counts do not.
     roles = (*fitting[0], *["cluster"] * (fitting == [("time", "count")] and len(places["cluster"]) == 1))
     return Columns(**{role: places[role][0].place for role in roles})
@@ -446,8 +446,9 @@ def _returns_twice(rows: Iterable[tuple[str, str, bool]]) -> bool:
 
 def _places_of_a_name(guess: Guess) -> str:
     """Find a column of places in two of which a node has the same name."""
-    node = guess.of("node")
-    for other in guess.others if node else ():
+    if (node := guess.of("node")) is None:
+        return ""
+    for other in guess.others:
         pairs = {pair for pair in zip(node.texts, other.texts, strict=True) if pair[1]}
         if other.role == "cluster" and other.words & PLACES and len(pairs) > len({name for name, _ in pairs}):
             return other.name
