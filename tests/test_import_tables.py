@@ -247,6 +247,36 @@ def test_a_latency_before_a_rate_is_no_bad_point(tmp_path):
     assert told(import_tables(write_nccl(tmp_path, rows)), "all_reduce 1048576 x 8: 5 us is off by more than 2")
 
 
+@pytest.mark.parametrize(
+    ("op", "busbw", "num_ranks", "is_refused"),
+    [
+        # Of n GPUs, busbw is 2 (n - 1) / n of algbw for all_reduce, (n - 1) / n for the others: 200 GB/s over 8 GPUs.
+        ("all_reduce", 350.0, 8, False),
+        ("all_reduce", 350.0, 2, True),
+        ("all_reduce", 350.0, 7, True),
+        ("alltoall", 175.0, 8, False),
+        ("alltoall", 175.0, 7, True),
+        ("all_gather", 175.0, 2, True),
+        ("reduce_scatter", 175.0, 8, False),
+        ("all_gather", 350.0, 8, True),
+    ],
+)
+def test_nccl_tests_whose_head_lacks_ranks_that_its_rates_tell_of_are_refused(
+    tmp_path, op, busbw, num_ranks, is_refused
+):
+    path = tmp_path / f"{op}.txt"
+    names = "\n".join(f"#  Rank  {rank} Pid 7 on node0 device  {rank} [0x07] NVIDIA H100" for rank in range(num_ranks))
+    time_us = 2**30 / 200e3
+    rows = [f"{size} 1 float sum -1 {size / 2**30 * time_us:.1f} 200.00 {busbw:.2f} 0 9.00 1.00 1.00 0"
+            for size in (2**28, 2**29, 2**30)]  # fmt: skip
+    path.write_text("\n".join([names, *rows]) + "\n")
+    if is_refused:
+        with pytest.raises(SpecError, match=rf"{op}.txt, line {num_ranks + 1}: busbw is .* give the whole output"):
+            import_tables(str(path), "mine")
+    else:
+        assert f",,,{num_ranks}," in import_tables(str(path), "mine").text
+
+
 def test_releases_of_nccl_tests_without_roots_and_reductions_are_read(tmp_path):
     path = tmp_path / "all_gather.txt"
     path.write_text(NCCL_TESTS.replace("     sum      -1", "                ").replace("      0\n", "    N/A\n"))

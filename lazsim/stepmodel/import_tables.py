@@ -113,7 +113,10 @@ SOURCES: Mapping[str, TableSource] = {
 """Every file that is read, and the kernels in it."""
 
 NCCL_TESTS = "nccl_single_node.csv"
-NCCL_TESTS_OPS = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
+NCCL_TESTS_OPS = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "alltoall": 1}
+"""Collectives; of ``n`` GPUs, nccl-tests prints this times ``(n - 1) / n`` of algbw as busbw (its PERFORMANCE.md)."""
+NCCL_TESTS_ROUNDING = 0.02
+"""GB/s by which the rates of a row, printed with two digits, may not fit together."""
 NCCL_TESTS_RANK = r"#\s+Rank\s+(\d+)\b(?:\s+Group\s+(\d+))?.*?\bon\s+(\S+)(?:\s+device\s+\d+\s+\[[^\]]*\]\s+(.+?)\s*$)?"
 NCCL_TESTS_TIMESTAMP = r"\s+\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S*\s*$"
 NCCL_TESTS_PREFIX = r"\[[^\]]*\]<std\w+>: ?|\s*\d+: "
@@ -263,11 +266,16 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
         # Older releases have no root, and name no reduction where there is none: columns count from the end.
         if len(cells) < NCCL_TESTS_COLUMNS:
             raise SpecError(f"{where}: is cut short; remove the line, or give the whole output")
-        time_us, wrong = cells[-8], cells[-5]
+        time_us, *rates, wrong = cells[-8:-4]
         if not re.fullmatch(NCCL_TESTS_RIGHT, wrong):
             notes.append(f"{where}: left out, since {wrong} results are wrong")
         else:
-            rows.append({"gpu": "", "num_gpus": str(num_gpus), "nbytes": cells[0], "time_us": time_us, "line": where})
+            rows.append(
+                {
+                    "gpu": "", "num_gpus": str(num_gpus), "nbytes": cells[0], "time_us": time_us, "line": where,
+                    "algbw": rates[0], "busbw": rates[1],
+                }
+            )  # fmt: skip
     if not rows and any(note.endswith(" results are wrong") for note in notes):
         raise SpecError(f"{path}: all of its results are wrong, as nccl-tests says; measure again")
     if not rows:
@@ -282,6 +290,17 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
         raise SpecError(f"{path}: is of {', '.join(sorted(told))}; give the output of one of {known}")
     if num_gpus < 2:
         raise SpecError(f"{path}: has {num_gpus} lines '# Rank ...'; keep the head of the output, of at least 2 GPUs")
+    factor = NCCL_TESTS_OPS[min(told)] * (num_gpus - 1) / num_gpus
+    for row in rows:
+        # Rates have two digits, too few below 1 GB/s.
+        if re.fullmatch(r"[1-9]\d*\.\d+", row["algbw"]):
+            with prefix_errors(row["line"]):
+                algbw, busbw = map(positive_number, (row["algbw"], row["busbw"]))
+            if abs(busbw - factor * algbw) > NCCL_TESTS_ROUNDING:
+                expected = f"not {factor:.3g} times as over the {num_gpus} GPUs of the '# Rank' lines"
+                raise SpecError(
+                    f"{row['line']}: busbw is {busbw / algbw:.3g} times algbw, {expected}; give the whole output"
+                )
     if (nodes := len({place for _, _, place, _ in ranks})) > 1:
         notes.append(f"{path}: {nodes} nodes take part; they must be in one domain of NVLink, as tables are for")
     return [{**row, "op": min(told), "nodes": str(nodes), "device": ranks[0][3] or ""} for row in rows]
