@@ -4,6 +4,7 @@ The forecast is the simulation's own, from costs measured on the same machine be
 run only tells how much the speed of the machine has changed.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from lazsim.live.worker_pool import WorkerPool
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.study.result import named_counts
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import DAY_S
+from lazsim.units import DAY_S, counted
 
 ShowProgress = Callable[[str, float | None], OnStart]
 """Called before each run with its purpose, and its seconds if they are known; returns the run's `on_start`."""
@@ -347,18 +348,24 @@ def _compare_recoveries(
 
 def forecast_notes(spec: LiveSpec, predicted: SystemRun) -> list[str]:
     """Return remarks on a forecast that a reader needs to trust it or not."""
-    if not LIVE_SYSTEMS[spec.system].is_elastic:
+    system, threshold = LIVE_SYSTEMS[spec.system], spec.job.fault_threshold
+    used = sorted({state.num_used for state in predicted.states if state.num_used})
+    if not (system.is_elastic and used):
         return []
-    threshold, num_experts = spec.job.fault_threshold, spec.model.num_experts
-    needed = max(threshold, -(-threshold * num_experts // spec.slots_per_node))
-    short = sorted({state.num_used for state in predicted.states if 0 < state.num_used < needed})
+    costs = live_scenario(spec, used[-1]).costs()
+
+    def is_short(num_nodes: int) -> bool:
+        return system.plan_evenly(costs, num_nodes).fewest_nodes < threshold
+
+    short = list(filter(is_short, used))
     if not short:
         return []
-    counts = " or ".join(map(str, short))
+    needed = next(itertools.filterfalse(is_short, itertools.count(short[-1] + 1)))
+    counts = " or ".join([*map(str, short[:-1]), counted(short[-1], "node")])
     return [
-        f"{counts} nodes of {spec.slots_per_node} slots cannot hold {threshold} replicas of all {num_experts} experts, "
-        f"and {needed} nodes can: until then the loss of {threshold - 1} can be a restart, which the forecast tells "
-        "only where experts lie on the nodes that it expects"
+        f"on {counts} of {counted(spec.slots_per_node, 'slot')}, some expert is on fewer than {threshold} nodes, and "
+        f"on {needed} none is: until then the loss of {threshold - 1} can be a restart, which the forecast tells only "
+        "where experts lie on the nodes that it expects"
     ]
 
 
