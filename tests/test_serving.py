@@ -312,32 +312,43 @@ def grouped_problems(draw):
 
 
 @given(grouped_problems())
-def test_groups_are_on_the_nodes_and_in_the_numbers_of_the_original_hierarchical_policy(problem):
+def test_groups_are_on_the_nodes_of_the_original_hierarchical_policy_and_no_gpu_is_busier_than_its_busiest(problem):
     loads, num_replicas, num_groups, num_nodes, num_gpus = problem
     result = rebalance_experts(*problem)
     check(result, *loads.shape, num_replicas)
     physical, _, count = result
-    size, per_node = loads.shape[1] // num_groups, num_replicas // num_nodes
-    for layer, load in enumerate(loads.tolist()):
-        groups, busiest, of_original = naive_groups(load, num_groups, num_nodes), [], []
+    size, per_node, on_node = loads.shape[1] // num_groups, num_replicas // num_nodes, num_gpus // num_nodes
+    for layer, tokens in enumerate(loads.tolist()):
+        load = tokens if any(tokens) else [1] * len(tokens)
+        groups, busiest, of_original, are_capped, are_greedy = naive_groups(load, num_groups, num_nodes), [], [], [], []
         for node, own in enumerate(groups if num_nodes > 1 else [range(num_groups)]):
             experts = [group * size + expert for group in own for expert in range(size)]
             assert set(physical[layer].reshape(num_nodes, per_node)[node].tolist()) == set(experts)
-            # Ties aside, the heaviest replica is that of greedy replication on the node.
             own_load = [load[expert] for expert in experts]
-            # Without groups, an expert gets no more replicas than there are GPUs, if these hold all of them then.
-            has_room = num_nodes > 1 or num_gpus * len(own_load) < per_node
-            greedily = naive_replicas(own_load, per_node) if has_room else capped_replicas(own_load, per_node, num_gpus)
-            heaviest = max(map(operator.truediv, own_load, greedily))
-            assert max(load[expert] / count[layer, expert] for expert in experts) == pytest.approx(heaviest)
-            # The original packs these replicas, heaviest first, each on the lightest GPU with a free slot. Where
-            # experts tie for a further replica, it may have others.
-            gpus = physical[layer].reshape(num_nodes, num_gpus // num_nodes, -1)[node].tolist()
-            replicas = [load[expert] / count[layer, expert] for gpu in gpus for expert in gpu]
+            greedily = naive_replicas(own_load, per_node)
+            # An expert gets no more replicas than its node has GPUs, if these hold all of them then.
+            has_room = on_node * len(own_load) < per_node
+            capped = greedily if has_room else capped_replicas(own_load, per_node, on_node)
+            # Ties aside, the heaviest replica is that of greedy replication on the node.
+            heaviest = max(load[expert] / count[layer, expert] for expert in experts)
+            for replicas, are in ((capped, are_capped), (greedily, are_greedy)):
+                are.append(heaviest == pytest.approx(max(map(operator.truediv, own_load, replicas))))
+            # The original packs its replicas, heaviest first, each on the lightest GPU with a free slot.
+            gpus = physical[layer].reshape(num_nodes, on_node, -1)[node].tolist()
             busiest += [sum(load[expert] / count[layer, expert] for expert in gpu) for gpu in gpus]
-            of_original.append(pack(replicas, len(gpus), len(gpus[0])))
+            shares = [tokens / number for tokens, number in zip(own_load, greedily, strict=True) for _ in range(number)]
+            of_original.append(pack(shares, len(gpus), len(gpus[0])))
         # One node keeps no groups.
+        assert all(are_capped) or (num_nodes > 1 and all(are_greedy))
         assert num_nodes == 1 or max(busiest) <= max(of_original) * (1 + 1e-9)
+
+
+def test_an_expert_of_a_group_is_once_on_a_gpu_where_other_experts_can_fill_the_slots():
+    # Greedy replication gives expert 0 four of the six slots of its node, which has two GPUs: 25 + 25 + 1 on each. With
+    # two of these slots for the others, it is 50 + 1/2 + 1/2.
+    physical, _, count = rebalance_experts([[100, 1, 1, 1, 1, 1]], 12, 2, 2, 4)
+    assert count[0, :3].tolist() == [2, 2, 2]
+    assert all(len({*gpu}) == 3 for gpu in physical.reshape(4, 3).tolist()[:2])
 
 
 def capped_replicas(load, num_slots, most):

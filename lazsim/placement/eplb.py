@@ -12,11 +12,13 @@ from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
 
-def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int = 1) -> PlacementPlan:
+def place_eplb(
+    load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int = 1, most: int | None = None
+) -> PlacementPlan:
     """Replicate the experts with most load per replica, then pack replicas onto GPUs evenly by load.
 
-    Arguments are fields of `lazsim.placement.request.PlacementRequest`. Loads that do not fit are errors of
-    `lazsim.placement.allocation.prepare_loads`.
+    Arguments are fields of `lazsim.placement.request.PlacementRequest`; `most` is that of `replicate_greedily`. Loads
+    that do not fit are errors of `lazsim.placement.allocation.prepare_loads`.
 
     Raises
     ------
@@ -38,7 +40,8 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     [[[0, 1], [0, 2]]]
     """
     num_experts = load_LE.shape[1]
-    replicas_LE = replicate_greedily(load_LE, num_nodes * num_slots)
+    load_LE = prepare_loads(load_LE, num_nodes * num_slots)
+    replicas_LE = replicate_greedily(load_LE, num_nodes * num_slots, most=most)
     share_LE = load_LE / replicas_LE
     # Heaviest first; ties by expert.
     order_LE = np.argsort(-share_LE, axis=1, kind="stable")
@@ -57,7 +60,7 @@ def place_eplb(load_LE: Ints, num_nodes: int, num_slots: int, gpus_per_node: int
     return PlacementPlan(slots_LNS, num_experts)
 
 
-def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) -> PlacementPlan:
+def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints, *, apart: bool = False) -> PlacementPlan:
     """Keep each group of experts on one node, and place the experts of each node as `place_eplb` does.
 
     An `InfeasiblePlanError` says that groups do not fit on nodes, or that there are fewer groups than nodes.
@@ -70,6 +73,8 @@ def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) ->
         Groups of experts, which follow one another and are equally large.
     slots_N, gpus_N
         Slots and GPUs of each node; slot ``s`` belongs to GPU ``s % gpus_N[node]``.
+    apart
+        Whether an expert gets at most as many replicas as its node has GPUs, where all slots are filled then.
 
     Notes
     -----
@@ -83,6 +88,7 @@ def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) ->
     >>> place_groups(np.array([[40, 30, 20, 10]]), num_groups=2, slots_N=two, gpus_N=two).slots_LNS.tolist()
     [[[0, 1], [2, 3]]]
     """
+    load_LE = prepare_loads(load_LE, int(slots_N.sum()))
     num_layers, num_experts = load_LE.shape
     group_size = num_experts // num_groups
     left_LN = np.tile(_groups_of_nodes(num_groups, group_size, slots_N), (num_layers, 1))
@@ -97,7 +103,8 @@ def place_groups(load_LE: Ints, num_groups: int, slots_N: Ints, gpus_N: Ints) ->
     slots_LNS = np.full((num_layers, len(slots_N), int(slots_N.max())), -1)
     for node, (num_slots, num_gpus) in enumerate(zip(slots_N.tolist(), gpus_N.tolist(), strict=True)):
         own_LE = (node_LU == node).repeat(group_size, axis=1).nonzero()[1].reshape(num_layers, -1)
-        alone = place_eplb(np.take_along_axis(load_LE, own_LE, axis=1), 1, num_slots, num_gpus)
+        own_load = np.take_along_axis(load_LE, own_LE, axis=1)
+        alone = place_eplb(own_load, 1, num_slots, num_gpus, num_gpus if apart else None)
         slots_LNS[:, node, :num_slots] = np.take_along_axis(own_LE, alone.slots_LNS[:, 0], axis=1)
     return PlacementPlan(slots_LNS, num_experts)
 
@@ -177,7 +184,7 @@ def replicate_greedily(load_LE: Ints, num_slots: int, fault_threshold: int = 1, 
 def _in_order(load_E: Ints, replicas_E: Ints) -> Ints:
     """Return all experts, then those of further replicas in the order in which `replicate_greedily` adds them."""
     further = (np.arange(replicas_E.max(initial=1) - 1) < replicas_E[:, None] - 1).nonzero()
-    quotient = (load_E if load_E.any() else np.ones_like(load_E))[further[0]] / (further[1] + 1)
+    quotient = load_E[further[0]] / (further[1] + 1)
     return np.concatenate([np.arange(len(load_E)), further[0][np.argsort(-quotient, kind="stable")]])
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.loads import MAX_TOKENS, as_array, check_loads, check_whole
+from lazsim.loads import MAX_TOKENS, as_array, check_whole
+from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
 from lazsim.placement.gpus import pack_gpus
@@ -120,8 +121,9 @@ def rebalance_experts(
     2**-31 of the heaviest weight of their layer. The change from an old placement is logged at level INFO.
 
     A second replica on a GPU takes no load off it. So an expert gets at most as many replicas as there are GPUs, where
-    a GPU has no more slots than there are experts, and ``balanced`` puts all of them on different ones. What an old
-    placement has twice on a GPU may stay.
+    a GPU has no more slots than there are experts, and ``balanced`` puts all of them on different ones. Where groups
+    are kept, it gets at most as many as its node has GPUs, unless the busiest GPU of EPLB's own plan has less load.
+    What an old placement has twice on a GPU may stay.
 
     Examples
     --------
@@ -133,7 +135,7 @@ def rebalance_experts(
         enable_hierarchical, old_global_expert_indices = old_global_expert_indices, None
     load_LE = _integer_loads(weight)
     num_replicas, num_nodes = check_whole("num_replicas", num_replicas), check_whole("num_nodes", num_nodes)
-    check_loads(load_LE, num_replicas)
+    load_LE = prepare_loads(load_LE, num_replicas)
     gpus_N = _gpus_of_nodes(num_replicas, num_nodes, num_gpus, num_ranks)
     gpus = _Gpus(gpus_N, num_replicas // int(gpus_N.sum()), _live(gpus_N, live_nodes, active_ranks))
     fault_threshold = check_whole("fault_threshold", fault_threshold)
@@ -228,7 +230,7 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     plan, is_uneven = None, (gpus_N != most_gpus).any()
     if num_groups > 1:
         try:
-            plan = place_groups(load_LE, num_groups, slots_N, gpus_N)
+            plan = place_groups(load_LE, num_groups, slots_N, gpus_N, apart=True)
         except InfeasiblePlanError as error:
             _warn_of_split_groups(str(error))
             num_groups = 1
@@ -245,10 +247,11 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     if num_groups > 1 or policy == "eplb":
         # It costs balance to keep replicas of an expert apart. EPLB's own GPUs stay where they have one slot each and,
         # of groups, where their busiest has less load.
-        filled = [(plan.slots_LNS[:, node, :num], gpus_N[node]) for node, num in enumerate(slots_N)]
-        own_LGK = np.concatenate([own.reshape(len(own), -1, num).swapaxes(1, 2) for own, num in filled], axis=1)
-        share_LE = load_LE / plan.replicas_LE
-        own_L, packed_L = (_busiest(share_LE, slots) for slots in (own_LGK, slots_LGK))
+        own = place_groups(load_LE, num_groups, slots_N, gpus_N) if num_groups > 1 else plan
+        filled = [(own.slots_LNS[:, node, :num], gpus_N[node]) for node, num in enumerate(slots_N)]
+        own_LGK = np.concatenate([one.reshape(len(one), -1, num).swapaxes(1, 2) for one, num in filled], axis=1)
+        own_L = _busiest(load_LE / own.replicas_LE, own_LGK)
+        packed_L = _busiest(load_LE / plan.replicas_LE, slots_LGK)
         keeps_L = (own_L < packed_L) & (num_groups > 1) | (gpus.slots_per_gpu == 1)
         slots_LGK[keeps_L] = own_LGK[keeps_L]
     rules = Rules(node_G, min(fault_threshold, plan.fewest_nodes), num_groups)
