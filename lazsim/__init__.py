@@ -22,6 +22,7 @@ _HOMES = {
     "PoolSpec": "trace.recipes",
     "Prices": "trace.prices",
     "PublicSpec": "trace.recipes",
+    "Reads": "inputs",
     "RecordedRouting": "routing",
     "RoutingSpec": "routing",
     "RunResult": "study.result",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from lazsim.dispatch import dispatch_tokens as dispatch_tokens
     from lazsim.engine.simulate import SystemRun as SystemRun
     from lazsim.errors import LazsimError as LazsimError
+    from lazsim.inputs import Reads as Reads
     from lazsim.placement.allocation import allocate as allocate
     from lazsim.placement.euclid import place_euclid as place_euclid
     from lazsim.placement.expert_parallel import place_ep as place_ep

@@ -76,6 +76,7 @@ class Shared(Generic[InputT, MadeT]):
 
     def __init__(self, make: Callable[[InputT, str | None], MadeT], num_kept: int) -> None:
         self._make: Callable[[InputT, str | None], MadeT] = make
+        # A list for each input, which is empty until what it names is made.
         self._kept: Callable[..., list[MadeT]] = functools.lru_cache(num_kept)(lambda *_: [])
 
     def __call__(self, source: InputT, path: str | None) -> MadeT:
@@ -96,6 +97,27 @@ class Shared(Generic[InputT, MadeT]):
 # Scenarios that share a trace or loads follow each other.
 shared_trace = Shared(make_trace, 4)
 shared_routing = Shared(make_routing, 2)
+
+
+class Reads:
+    """What the scenarios of a study read, each file and each input once."""
+
+    def __init__(self) -> None:
+        self.once: Callable[..., Any] = functools.cache(lambda function, *arguments: function(*arguments))
+        """Calls a function once with the same arguments."""
+        self._checked: dict[Any, Any] = {}
+
+    def first(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
+        """Make what an input names, at the first seed that a scenario asks for; return that input with its hash."""
+        key = msgspec.structs.replace(source, seed=0, sha256=""), path
+        if key not in self._checked:
+            self._checked[key] = shared.check(source, path)
+        checked: InputT = self._checked[key]
+        return checked
+
+    def check(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
+        """Make what an input names, and return it with its hash; one seed is checked for all."""
+        return msgspec.structs.replace(self.first(shared, source, path), seed=source.seed)
 
 
 def require_unchanged(path: str, before: str, now: str) -> None:

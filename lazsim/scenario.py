@@ -34,7 +34,7 @@ from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN, read_bytes
-from lazsim.inputs import InputT, RoutingInput, Shared, TraceInput, require_unchanged, shared_routing, shared_trace
+from lazsim.inputs import Reads, RoutingInput, TraceInput, require_unchanged, shared_routing, shared_trace
 from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing, RoutingSpec
@@ -303,14 +303,7 @@ OF_OTHERS = ("cluster.gpu", "cluster.gpus_per_node", "job.parallel.sequence_leng
 """Fields that change another specification, or the price of a node."""
 
 
-def read_once() -> Callable[..., Any]:
-    """Return what calls a function once with the same arguments, so that scenarios share what they read."""
-    return functools.cache(lambda function, *arguments: function(*arguments))
-
-
-def resolve(
-    settings: Settings, name: str = "", folder: Path = Path(), once: Callable[..., Any] | None = None
-) -> Scenario:
+def resolve(settings: Settings, name: str = "", folder: Path = Path(), reads: Reads | None = None) -> Scenario:
     """Resolve settings; those that are missing have their defaults.
 
     Parameters
@@ -321,8 +314,8 @@ def resolve(
         How errors name the source of the settings, if at all.
     folder
         Where relative paths begin.
-    once
-        One of `read_once` for all scenarios that are to share what they read.
+    reads
+        One for all scenarios that are to share what they read.
 
     Raises
     ------
@@ -334,7 +327,7 @@ def resolve(
     >>> resolve({"model": "gpt-l", "job.fault_threshold": 3}).job.fault_threshold
     3
     """
-    return _Resolution(name, folder, once or read_once(), settings).scenario()
+    return _Resolution(name, folder, reads or Reads(), settings).scenario()
 
 
 _INTERVALS = "checkpoint_interval_steps"
@@ -343,8 +336,8 @@ _INTERVALS = "checkpoint_interval_steps"
 class _Resolution:
     """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
 
-    def __init__(self, name: str, folder: Path, once: Callable[..., Any], settings: Settings) -> None:
-        self._name, self._folder, self._once = name, folder, once
+    def __init__(self, name: str, folder: Path, reads: Reads, settings: Settings) -> None:
+        self._name, self._folder, self._reads, self._once = name, folder, reads, reads.once
         self._where = f"{name}: " if name else ""
         self._asked = {**DEFAULTS, **check_settings(settings, self._where)}
         self._changes = changed_fields(self._asked)
@@ -519,7 +512,7 @@ class _Resolution:
                 refuse_unknown(name, path)
             source = TraceInput(name=Path(name).name, **cut)
         with self._naming("trace"):
-            return self._check(shared_trace, source, path)
+            return self._reads.check(shared_trace, source, path)
 
     def _most_in_service(self, source: TraceInput | None) -> int:
         """Return the most nodes of the trace that train at once; 0 where none is known.
@@ -530,7 +523,7 @@ class _Resolution:
             return 0
         made, path = self._asked["trace"], self._paths.get("trace")
         if not isinstance(made, Trace):
-            one = self._at_one_seed(source, path) if path else msgspec.structs.replace(source, seed=0)
+            one = self._reads.first(shared_trace, source, path) if path else msgspec.structs.replace(source, seed=0)
             made = self._once(shared_trace, one, path)
         most_nodes = made.most_nodes(math.inf if source.duration_s is None else source.duration_s)
         return int(max(0, most_nodes - self._asked["spares"]))
@@ -547,18 +540,7 @@ class _Resolution:
         if name != UNIFORM:
             self._paths["routing"] = self._file("routing", name)
         with self._naming("routing"):
-            return self._check(shared_routing, source, self._paths.get("routing"))
-
-    def _check(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
-        """Make what an input names, and return it with its hash; one seed is checked for all."""
-        checked: InputT = self._once(shared.check, self._at_one_seed(source, path), path)
-        return msgspec.structs.replace(checked, seed=source.seed)
-
-    def _at_one_seed(self, source: InputT, path: str | None) -> InputT:
-        """Return an input at the first seed that any scenario asks for of those that share what they read."""
-        seeds: dict[Any, int] = self._once(dict)
-        seed = seeds.setdefault((msgspec.structs.replace(source, seed=0), path), source.seed)
-        return msgspec.structs.replace(source, seed=seed)
+            return self._reads.check(shared_routing, source, self._paths.get("routing"))
 
     def _refuse_changes(self, part: str, what: str) -> None:
         for field_name in self._changes[part]:

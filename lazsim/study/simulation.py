@@ -14,9 +14,10 @@ from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
+from lazsim.inputs import Reads
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
-from lazsim.scenario import Inputs, Scenario, read_once, resolve
+from lazsim.scenario import Inputs, Scenario, resolve
 from lazsim.settings import DEFAULTS
 from lazsim.specs import hash_id
 from lazsim.study.checkpoint_interval import AUTO, choose_setting, interval_of, other_draws, search_notes
@@ -88,7 +89,7 @@ def resolve_runs(
 
     Also return why systems are left out, where all are asked for.
     """
-    once, left_out = read_once(), list[str]()
+    reads, left_out = Reads(), list[str]()
     for name in ("system", "placement"):
         if settings.get(name) is not None:
             raise SpecError(f"`{name}` has no effect here: give it among `{name}s`")
@@ -98,7 +99,7 @@ def resolve_runs(
     if not systems:
         raise SpecError("`systems` is empty: name one or more")
     if ALL in systems:
-        found, left_out = _all_that_run(settings, once)
+        found, left_out = _all_that_run(settings, reads)
         systems = [*found, *(name for name in systems if name != ALL)]
     for name in placements:
         with prefix_errors("`placement`"):
@@ -108,7 +109,7 @@ def resolve_runs(
         for placement in dict.fromkeys(placements) if placements and find_system(system).is_elastic else [None]:
             scores = {"score_plans": True} if placements else {}
             asked = {**settings, **scores, "system": system, "placement": placement}
-            scenarios.append(resolve(asked, once=once))
+            scenarios.append(resolve(asked, reads=reads))
     refuse_idle_placements(placements, scenarios)
     return named_apart(scenarios), left_out
 
@@ -145,7 +146,7 @@ def policy_names(names: Mapping[str, str]) -> Mapping[str, str]:
     return names if len(set(names.values())) == len(names) else {given: given for given in names}
 
 
-def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tuple[list[str], list[str]]:
+def _all_that_run(settings: Mapping[str, Any], reads: Reads) -> tuple[list[str], list[str]]:
     """Return the systems that can run a job and fit into memory, and why the others cannot.
 
     Raises
@@ -156,7 +157,7 @@ def _all_that_run(settings: Mapping[str, Any], once: Callable[..., Any]) -> tupl
     found, left_out = list[str](), list[tuple[str, str]]()
     for system in system_names():
         try:
-            scenario = resolve({**settings, "system": system}, once=once)
+            scenario = resolve({**settings, "system": system}, reads=reads)
             of_system = scenario.find_system()
         except SpecError as error:
             # A package that is broken is no reason to run nothing.

@@ -9,8 +9,9 @@ from typing import Any
 from lazsim.engine.interval import steady_step_s
 from lazsim.engine.systems import find_system
 from lazsim.errors import SpecError
+from lazsim.inputs import Reads
 from lazsim.limits import LONGEST_S
-from lazsim.scenario import Scenario, read_once, resolve
+from lazsim.scenario import Scenario, resolve
 from lazsim.settings import OF_TRACES, Settings
 from lazsim.study.advise.formulas import Start, find_start
 from lazsim.study.advise.goal import RunRow
@@ -82,7 +83,7 @@ class Question:
         self.notes: dict[Alternative, list[Sequence[str]]] = {}
         """Remarks on each run of an alternative."""
         self._settings, self._on_demand_usd, self._due, self._options = settings, on_demand_usd, due, options
-        self._resolve = functools.partial(resolve, once=read_once())
+        self._resolve = functools.partial(resolve, reads=Reads())
         self._whole: dict[Choice, Scenario] = {}
         self._samples_due = 0
         plain = self._resolve(without_choices(settings))

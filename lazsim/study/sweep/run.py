@@ -10,7 +10,8 @@ from lazsim.engine.simulate import require_fit
 from lazsim.errors import InfeasiblePlanError, prefix_errors
 from lazsim.files.folders import refuse_foreign
 from lazsim.files.writing import write_whole
-from lazsim.scenario import Scenario, read_once, resolve
+from lazsim.inputs import Reads
+from lazsim.scenario import Scenario, resolve
 from lazsim.study.collect import collect
 from lazsim.study.notes import nodes_note
 from lazsim.study.simulation import named_apart, refuse_idle_placements, run_scenario, simulate_point
@@ -61,10 +62,10 @@ def resolve_points(sweep: Sweep) -> tuple[Sequence[Point], Sequence[Scenario]]:
 
     Under plain expert parallelism no placement tells points apart.
     """
-    once, fitting = read_once(), set[bytes]()
+    reads, fitting = Reads(), set[bytes]()
     found: dict[frozenset[Any], tuple[Point, Scenario]] = {}
     for asked in sweep.points():
-        scenario = resolve(asked, sweep.name, sweep.folder, once)
+        scenario = resolve(asked, sweep.name, sweep.folder, reads)
         _require_fit(scenario, fitting)
         point = asked if scenario.placement else {**asked, "placement": None}
         found.setdefault(frozenset(point.items()), (point, scenario))
