@@ -85,8 +85,7 @@ def usage_message(error: click.ClickException) -> str:
         near = did_you_mean(error.option_name.lstrip("-"), [name[2:] for name in known]).replace("'", "'--", 1)
         if (elsewhere := ELSEWHERE.get(error.option_name)) in known:
             near = f"did you mean '{elsewhere}'? "
-        for needed in INSTEAD.get(error.option_name, {}).keys() & known:
-            near = INSTEAD[error.option_name][needed]
+        near = next((told for name, told in INSTEAD.get(error.option_name, {}).items() if name in known), near)
         return f"unknown option {error.option_name!r}: {near}see {error.ctx.command_path} --help"
     param = error.param if isinstance(error, click.BadParameter) else None
     name = max(param.opts, key=len) if isinstance(param, click.Option) else param and param.human_readable_name
