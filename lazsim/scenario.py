@@ -196,8 +196,9 @@ class Scenario(Inputs):
         """Return the scenario under another trace, and other loads if given; its `inputs` stay those of this one."""
         given = {"trace": trace} | ({} if loads is None else {"routing": loads})
         changed = replace(self, settings={**self.settings, **given})
-        # Step times that a run has found serve the next.
-        vars(changed).update((name, value) for name, value in vars(self).items() if name == "_costs")
+        if "_costs" in vars(self):
+            # Step times that a run has found serve the next.
+            vars(changed)["_costs"] = self._costs
         return changed
 
     def load_trace(self) -> Trace:

@@ -21,7 +21,7 @@ from lazsim.engine.held import NOTHING, Held
 from lazsim.engine.joining import Joining
 from lazsim.engine.ledger import Ledger
 from lazsim.engine.log import FailureRecord, JobEvent, Log, State
-from lazsim.engine.nodes import NO_SPARES, Nodes, Spares
+from lazsim.engine.nodes import Nodes, Spares
 from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
 from lazsim.engine.plans import NO_MOVE, Moved, Plans
@@ -44,10 +44,10 @@ class Signal(Enum):
 class Job:
     """A job under one system; see `lazsim.engine.simulate.simulate_system`.
 
-    It saves a checkpoint every `interval_steps`, unless that is 0. The simulation ends at `end_s`. `on_plan` is called
-    whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
-    `lazsim.engine.sampling.PLANNINGS`, and nodes change `num_changes` times. Those beyond nodes in service are
-    `spares`.
+    It saves a checkpoint every `interval_steps`, those of the job when None; 0 is never. The simulation ends at
+    `end_s`. `on_plan` is called whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`.
+    `planning` is one of `lazsim.engine.sampling.PLANNINGS`, and nodes change `num_changes` times. `spares` says which
+    of them stand by.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Job:
         system: System,
         planner: Planner,
         end_s: float,
-        on_plan: OnPlan | None = None,
-        interval_steps: int | None = None,
-        planning: str = "exact",
-        num_changes: int = 0,
-        spares: Spares = NO_SPARES,
+        on_plan: OnPlan | None,
+        interval_steps: int | None,
+        planning: str,
+        num_changes: int,
+        spares: Spares,
     ) -> None:
         self.env, self.on_plan = env, on_plan
         costs = self.costs = planner.costs

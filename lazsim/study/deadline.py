@@ -10,8 +10,9 @@ from lazsim.errors import LazsimError, prefix_errors
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Scenario
 from lazsim.specs import ClusterSpec
+from lazsim.study.notes import describe_runs
 from lazsim.study.result import flat_row
-from lazsim.study.simulation import describe_run, run_scenario
+from lazsim.study.simulation import run_scenario
 from lazsim.trace.prices import ONE, Prices, node_hours
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import counted, parse_duration, parse_price
@@ -199,7 +200,7 @@ def simulate_due(buyer: Buyer) -> Mapping[str, Any]:
     hours = bought.spot_node_hours + bought.on_demand_node_hours
     costs = {"node_hours_held": hours, "cost_usd": bought.cost_usd}
     ends = {"finish_s": bought.finish_s, "done_share": bought.done_share, "switch_s": bought.switch_s}
-    return {"row": flat_row(scenario, run) | costs | ends, "notes": describe_run(scenario, run)}
+    return {"row": flat_row(scenario, run) | costs | ends, "notes": describe_runs([scenario], [run])}
 
 
 def finish_s(

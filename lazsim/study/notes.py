@@ -28,6 +28,7 @@ from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
+from lazsim.study.checkpoint_interval import AUTO, search_notes
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
@@ -55,7 +56,8 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     """Return remarks on the inputs and the results of scenarios that share all but system and placement."""
     first = scenarios[0]
     trace, loads = first.load_trace(), first.load_routing()
-    notes = [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs)]
+    notes = search_notes(scenarios, runs) if first.interval == AUTO else []
+    notes += [*_input_notes(first, trace, loads, runs[0].wall_s), *memory_notes(scenarios, runs)]
     told = grouped(
         (text, run.name) for scenario, run in zip(scenarios, runs, strict=True) for text in _run_notes(scenario, run)
     )

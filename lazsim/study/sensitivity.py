@@ -12,9 +12,9 @@ from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.specs.effects import refuse_without_effect, why_without_effect
 from lazsim.study.collect import collect
-from lazsim.study.notes import without_numbers
+from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
-from lazsim.study.simulation import describe_run, resolve_runs, simulate_point, simulate_scenarios
+from lazsim.study.simulation import resolve_runs, simulate_point, simulate_scenarios
 from lazsim.units import divide
 
 FACTORS = (0.5, 1.5)
@@ -163,7 +163,7 @@ def sensitivity(
     by_assumption = [results[start : start + len(scenarios)] for start in range(0, len(results), len(scenarios))]
     # Remarks that runs share are told once for all of them, and a changed run is alone.
     pairs = zip(scenarios, base.runs, strict=True)
-    known = {without_numbers(note) for one, run in pairs for note in describe_run(one, run)}
+    known = {without_numbers(note) for one, run in pairs for note in describe_runs([one], [run])}
     changes = [_change(*each, base, known) for each in zip(assumptions, varied, by_assumption, strict=True)]
     effects = grouped((one.constant, one.effect) for one in changes)
     return Sensitivity(base, tuple(sorted(changes, key=lambda one: -max(effects[one.constant]))))

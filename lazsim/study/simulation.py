@@ -200,7 +200,7 @@ def simulate_scenarios(
                 runs.append(_run(by_setting))
                 if is_search:
                     others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
-    chosen = search_notes(scenarios, others if searches else runs) if others else []
+    chosen = search_notes(scenarios, others) if searches else []
     return RunResult(
         id=hash_id([__version__, searches, *(one.id for one in scenarios)]),
         inputs=_record(scenarios),
@@ -234,12 +234,6 @@ def run_scenario(scenario: Scenario) -> SystemRun:
     return _run(ScenarioRuns([scenario]))
 
 
-def describe_run(scenario: Scenario, run: SystemRun) -> list[str]:
-    """Return the remarks on a run that stands alone."""
-    of_search = search_notes([scenario], [run]) if scenario.interval == AUTO else []
-    return [*of_search, *describe_runs([scenario], [run])]
-
-
 def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     """Simulate one of many scenarios: a point of a sweep, of a sensitivity study or of a search.
 
@@ -250,7 +244,7 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     """
     trace, run = scenario.load_trace(), run_scenario(scenario)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
-    value: dict[str, Any] = {"row": flat_row(scenario, run) | nodes, "notes": describe_run(scenario, run)}
+    value: dict[str, Any] = {"row": flat_row(scenario, run) | nodes, "notes": describe_runs([scenario], [run])}
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})
 
 
