@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.nodes import Spares
-from lazsim.engine.plans import Plans
+from lazsim.engine.run_plans import RunPlans
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.trace import build_trace
@@ -109,11 +109,11 @@ def test_steps_made_at_one_go_save_what_steps_made_one_by_one_save(scenario, sys
     events, duration_s = scenario
     at_one_go = simulate(events, system, SMALL, duration_s, interval, EvenLoads(2, 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plans, "timer", lambda *of: partial(_one_step, timer_of(*of)))
+        patch.setattr(RunPlans, "timer", lambda *of: partial(_one_step, timer_of(*of)))
         require_same(at_one_go, simulate(events, system, SMALL, duration_s, interval, EvenLoads(2, 4)))
 
 
-timer_of = Plans.timer
+timer_of = RunPlans.timer
 
 
 def _one_step(timer, step):

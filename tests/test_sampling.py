@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lazsim
-from lazsim.engine import plans
+from lazsim.engine import run_plans
 from lazsim.engine.planner import Planner
 from lazsim.engine.sampling import PLANNINGS, Sampler, window_s
 from lazsim.engine.sampling_error import NUM_DRAWS, SamplingError
@@ -118,8 +118,8 @@ def test_changes_of_nodes_in_a_block_share_plans_and_what_they_move(monkeypatch)
     for time_s in range(300, 30 * 3600, 300):
         node = f"node{time_s // 300 % 8}"
         events += [lazsim.Event(time_s, "remove", node), lazsim.Event(time_s + 100.0, "add", node)]
-    bind_nodes = plans.bind_nodes
-    monkeypatch.setattr(plans, "bind_nodes", lambda *states, **other: bound.append(1) or bind_nodes(*states, **other))
+    bind_nodes = run_plans.bind_nodes
+    monkeypatch.setattr(run_plans, "bind_nodes", lambda *states, **how: bound.append(1) or bind_nodes(*states, **how))
     settings = {"systems": ["lazarus"], "model": "gpt-s", "cluster.nodes_per_server": 1, "planning": "sampled"}
     trace = lazsim.build_trace(events, duration_s=30 * HOUR_S)
     counts = lazsim.simulate(trace, **settings).runs[0].counts
@@ -146,8 +146,8 @@ def test_every_plan_is_made_where_loads_are_even():
 @pytest.mark.parametrize("system", ["lazarus", "ds-ft"])
 def test_a_change_of_nodes_is_found_once_for_all_intervals_while_plans_stay_the_same(monkeypatch, system):
     trace, bound = failing_nodes(np.random.default_rng(0), 8, 300, 10), []
-    bind_nodes = plans.bind_nodes
-    monkeypatch.setattr(plans, "bind_nodes", lambda *states, **other: bound.append(1) or bind_nodes(*states, **other))
+    bind_nodes = run_plans.bind_nodes
+    monkeypatch.setattr(run_plans, "bind_nodes", lambda *states, **how: bound.append(1) or bind_nodes(*states, **how))
     settings = {"trace": trace, "routing": "uniform", "cluster.nodes_per_server": 1, "planning": "exact"}
     scenario = resolve({**settings, "system": system})
     runs = ScenarioRuns([scenario])

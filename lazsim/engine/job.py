@@ -24,8 +24,8 @@ from lazsim.engine.log import FailureRecord, JobEvent, Log, State
 from lazsim.engine.nodes import Nodes, Spares
 from lazsim.engine.plan_reliability import OnPlan
 from lazsim.engine.planner import Planner
-from lazsim.engine.plans import NO_MOVE, Moved, Plans
 from lazsim.engine.progress import Made, Progress, steps_begun
+from lazsim.engine.run_plans import NO_MOVE, Moved, RunPlans
 from lazsim.engine.sampling import window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, require_end, scaled
@@ -69,7 +69,7 @@ class Job:
         self.ledger = Ledger()
         self.spares = spares
         self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
-        self.plans = Plans(self.system, planner, self.nodes, planning, num_changes)
+        self.plans = RunPlans(self.system, planner, self.nodes, planning, num_changes)
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         self.steps_s: dict[tuple[int, int], float] = {}
@@ -118,7 +118,7 @@ class Job:
         self.state.held = self.state.held.without(batch.removed)
         self._log("nodes", num_lost=len(batch.removed), num_joined=len(batch.added))
         if waited and self.joining.due_s is None and isinstance(self.state, Waiting):
-            # There is no one to wait for.
+            # No node is left to wait for.
             self._interrupt(Signal.JOIN)
 
     def end(self) -> None:

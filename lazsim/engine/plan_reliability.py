@@ -22,11 +22,11 @@ OnPlan = Callable[[float, PlacementPlan | None, Sequence[int]], None]
 alive, those of the plan first; any numbers where the cluster has no domains."""
 
 Loss = tuple[int, bool]
-"""A number that goes at once, and whether it counts whole failure domains, or else nodes."""
+"""Nodes that go at once, by their number; or whole failure domains, where the second is true."""
 
 
 def count_losses(trace: Trace, wall_s: float, nodes_per_domain: int = 0) -> Mapping[Loss, int]:
-    """Count the failures in a trace before a time, by what goes at once.
+    """Count the failures in a trace before a time, by the number of nodes or domains that go at once.
 
     A batch counts domains where it takes all that is alive of some, several nodes of one of them at least, and no other
     node. Nodes take places as in `lazsim.engine.nodes`.
@@ -57,7 +57,7 @@ def count_losses(trace: Trace, wall_s: float, nodes_per_domain: int = 0) -> Mapp
 class PlanReliability:
     """Averages the recovery probability of plans over the time in which each is in force.
 
-    `losses` counts failures by what goes at once; see `count_losses`.
+    `losses` counts failures by the number of nodes or domains that go at once; see `count_losses`.
 
     Notes
     -----

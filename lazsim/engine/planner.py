@@ -1,4 +1,4 @@
-"""Plans from observed loads, several rebalances at a time."""
+"""Plans of a system from observed loads, several rebalances at a time, for all of its runs."""
 
 import functools
 from collections.abc import Callable, Hashable, Iterable

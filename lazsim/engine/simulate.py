@@ -50,8 +50,8 @@ class SystemRun:
     """Every failure that the job felt, and the way back to training."""
     phases: tuple[TimeSpan, ...] = field(default=(), repr=False)
     node_spans: tuple[TimeSpan, ...] = field(default=(), repr=False)
-    """The buckets of the ledger over time, and the times at which each node is in use or spare; the longest of too
-    many."""
+    """The buckets of the ledger over time, and the times at which each node is in use or spare; of too many, the
+    longest."""
     plan_recovery: SurvivalEstimate | None = None
     """The probability that every expert survives when nodes next go, where it was asked for; see
     `lazsim.engine.plan_reliability`."""

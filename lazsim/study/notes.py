@@ -35,19 +35,19 @@ from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import GIB, counted, format_duration
 
 DECISIVE_SHARE = 0.1
-"""Share of the time that a run waits, restarts or has some number of nodes from which on that is told."""
+"""Least share of the time that a note tells: of waiting, of restarts, or of training on some number of nodes."""
 
 BALANCED = "balanced"
 """The policy that spreads loads most evenly."""
 
 TOLD_GAIN = 0.25
-"""What another policy takes from the busiest GPU, as a share of the mean tokens, from which on it is told."""
+"""Least gain of another policy that a note tells: what it takes from the busiest GPU, over the mean tokens."""
 
 TOLD_EMPTY = 0.05
-"""Share of its micro-batches that a step leaves empty from which on it is told: as much sets systems apart."""
+"""Least share of empty micro-batches that a note tells: as much sets systems apart."""
 
 FAR_FACTOR = 2.0
-"""How far runs outside of an interval are off, as a multiple of it, from which on that is told; 1.2 in normal ones."""
+"""Least error of runs outside of an interval that a note tells, over the interval; normal errors have 1.2."""
 
 NUMBER = re.compile(r"\d[\d.,]*")
 

@@ -30,7 +30,7 @@ from lazsim.trace.recipes import Recipe
 from lazsim.trace.table import Trace
 
 SEARCH_RUN_PART = 0.1
-"""Part of what is left of a system's piece of the progress bar for each run of a search: nobody knows their number."""
+"""Part of the rest of a system's share of the progress bar that each run of a search takes: their number is unknown."""
 
 ALL = "all"
 """Stands for every system that can run the job."""
@@ -216,7 +216,7 @@ def simulate_scenarios(
 
 @contextmanager
 def _bar_of_system(advance: Advance, part: float) -> Iterator[Callable[[float], None]]:
-    """Move a bar by one while a system runs: by a part of what is left for each run, of which there may be many."""
+    """Move a bar by one while a system runs: each of its runs, which may be many, takes a part of the rest."""
     left = 1.0
 
     def tell(share: float) -> None:

@@ -1,4 +1,4 @@
-"""What follows from the plans of a run."""
+"""The plans of one run: who sits where, how long steps take, and what moves and restarts need."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ class Moved(NamedTuple):
 NO_MOVE = Moved(0, 0.0, 0.0)
 
 
-class Plans:
+class RunPlans:
     """The plans of a run on its `nodes`, and what follows from them.
 
     `planning` is one of `lazsim.engine.sampling.PLANNINGS`, for a run in which nodes change `num_changes` times.
