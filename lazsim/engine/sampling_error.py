@@ -5,8 +5,7 @@ All errors are seconds of training by which a run that makes every plan would be
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -16,16 +15,8 @@ NUM_DRAWS = 1000
 """Runs drawn. Of the 95th percentile of these, the standard error is 0.7 percentage points."""
 
 
-class Fork(NamedTuple):
-    """Where runs may go another way, as in `SamplingError.fail`, and the seconds of this one in each block after it."""
-
-    then_s: defaultdict[int, float]
-    step_s: float = 0.0
-    lose_prob: float = 0.0
-    since_s: float = 0.0
-    loss_s: float = 0.0
-    interval_s: float = 0.0
-    loses: bool = False
+Fork = Callable[[Floats, np.random.Generator], Floats]
+"""Draws by how much each run is ahead after something that may have gone another way, from how far it was before."""
 
 
 class SamplingError:
@@ -44,16 +35,17 @@ class SamplingError:
 
     def __init__(self) -> None:
         self._spent: defaultdict[tuple[Hashable, int], Floats] = defaultdict(lambda: np.zeros(2))
-        self._forks = [Fork(defaultdict(float))]
+        # Each with the seconds of this run in each block after it; at the start, all go the same way.
+        self._forks: list[tuple[Fork, defaultdict[int, float]]] = [(lambda ahead_D, _: ahead_D, defaultdict(float))]
 
     def spend(self, block: int, kind: Hashable, num_times: int, seconds: float) -> None:
         """Note what was done `num_times` in a block, of a kind that takes as long but for its plans and loads."""
         self._spent[kind, block] += num_times, seconds
-        self._forks[-1].then_s[block] += seconds
+        self._forks[-1][1][block] += seconds
 
     def misplace(self, step_s: float) -> None:
         """Note a stop at an unknown place of a step."""
-        self._fork(step_s)
+        self._fork(lambda ahead_D, rng: ahead_D + step_s * (rng.random(NUM_DRAWS) - rng.random(NUM_DRAWS)))
 
     def fail(
         self, lose_prob: float, since_s: float, restart_s: float = 0.0, interval_s: float = 0.0, *, loses: bool
@@ -75,19 +67,21 @@ class SamplingError:
         -----
         Runs that restart go back to the last save of their own, so that they are whole intervals apart.
         """
-        self._fork(0.0, lose_prob, since_s, since_s + restart_s, interval_s, loses)
+        loss_s = since_s + restart_s
+
+        def draw(ahead_D: Floats, rng: np.random.Generator) -> Floats:
+            saved_D = (since_s % interval_s + ahead_D) // interval_s * interval_s if interval_s else 0.0
+            loses_D = rng.random(NUM_DRAWS) < lose_prob
+            return np.where(loses_D, saved_D, ahead_D + loss_s) - (0.0 if loses else loss_s)
+
+        self._fork(draw)
 
     def draw_ahead_s(self) -> Floats:
         """Return by how much each of `NUM_DRAWS` runs that make every plan is ahead in the end, the same each time."""
         rng, ahead_D = np.random.default_rng(0), np.zeros(NUM_DRAWS)
         ratios_D = self._draw_ratios(rng)
-        for then_s, step_s, lose_prob, since_s, loss_s, interval_s, loses in self._forks:
-            if step_s:
-                ahead_D = ahead_D + step_s * (rng.random(NUM_DRAWS) - rng.random(NUM_DRAWS))
-            if lose_prob:
-                saved_D = (since_s % interval_s + ahead_D) // interval_s * interval_s if interval_s else 0.0
-                loses_D = rng.random(NUM_DRAWS) < lose_prob
-                ahead_D = np.where(loses_D, saved_D, ahead_D + loss_s) - (0.0 if loses else loss_s)
+        for draw, then_s in self._forks:
+            ahead_D = draw(ahead_D, rng)
             ahead_D = sum((seconds * ratios_D[block] for block, seconds in then_s.items()), ahead_D)
         return ahead_D
 
@@ -102,9 +96,9 @@ class SamplingError:
         half_s, others_s = np.quantile(off_D, 0.95), off_D[math.ceil(0.95 * NUM_DRAWS) :].mean()
         return (float(half_s) / training_s, float(others_s) / training_s) if training_s else (0.0, 0.0)
 
-    def _fork(self, *what: Any) -> None:
+    def _fork(self, draw: Fork) -> None:
         if self._spent:
-            self._forks.append(Fork(defaultdict(float), *what))
+            self._forks.append((draw, defaultdict(float)))
 
     def _draw_ratios(self, rng: np.random.Generator) -> dict[int, Floats]:
         """Draw by which share of its time each block of each run is ahead.
