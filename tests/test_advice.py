@@ -168,6 +168,26 @@ def test_advice_without_checkpoints_tries_none(lazsim):
     assert not any(one["what"].startswith("interval") for one in found["evidence"]["off"])
 
 
+def test_rows_whose_layouts_differ_say_which_they_have(lazsim):
+    # Eight GPUs of 80 GB cannot hold what sixteen do; the layouts are those that a run on as many nodes takes.
+    options = ("--model", "mixtral-8x7b", "--cluster", "h100x8", "--nodes", "4,8", "--node-mtbf", "20d", "--repair")
+    options += ("4h", "--system", "checkpoint", "--system", "gemini", "--duration", "2d", "--interval", 200)
+    code, out, err = lazsim("advise", *options, "--runs", 24)
+    assert code == 0, err
+    told = dict(re.findall(r"layout of ([^:]*): (.*)", re.sub(r"\n  +", " ", out)))
+    ran = {
+        f"nodes {number}": resolve({"model": "mixtral-8x7b", "cluster": f"h100x{number}", "system": "checkpoint"})
+        for number in (4, 8)
+    }
+    layouts = {name: one.job.parallel for name, one in ran.items()}
+    assert layouts["nodes 4"] != layouts["nodes 8"]
+    assert told == {name: one.description for name, one in layouts.items()}
+    assert all(f"pipeline {one.pipeline}," in told[name] and "precision bf16" in told[name]
+               for name, one in layouts.items())  # fmt: skip
+    found = json.loads(lazsim("advise", *options, "--runs", 24, "--json")[1])
+    assert {f"nodes {one['num_nodes']}": one["layout"] for one in found["evidence"]["ranking"]} == told
+
+
 def test_what_seems_better_than_the_best_at_too_few_seeds_is_marked():
     values = {"best": dict.fromkeys(range(6), 4.0), "better": {0: 5.0, 1: 5.0}, "worse": {0: 3.0, 1: 3.0}}
     assert [one.name for one in rank(values, "best") if seems_better(one)] == ["better"]

@@ -1,5 +1,7 @@
+import csv
 import hashlib
 import os
+import re
 import threading
 
 import pytest
@@ -61,6 +63,26 @@ def test_a_picture_of_another_program_is_not_written_over(refused, spec, tmp_pat
     told = refused("sweep", spec, "--out", tmp_path / "out", "--jobs", 1)
     assert "holds comparison.png, which lazsim did not write there" in told
     assert (tmp_path / "out" / "comparison.png").read_bytes() == b"mine"
+
+
+def test_runs_whose_layouts_differ_say_which_they_have(lazsim, tmp_path):
+    (tmp_path / "grid.toml").write_text(
+        'base = {trace = "mtbf.toml", duration = "1h", system = ["checkpoint", "gemini"], model = "mixtral-8x7b"}\n'
+        'grid = {"trace.num_nodes" = [4, 8], cluster = "h100x8", seed = [0, 1]}\n'
+    )
+    (tmp_path / "mtbf.toml").write_text(
+        'kind = "mtbf"\nnum_nodes = 4\nmtbf_s = 1e6\nrepair_s = 1e3\nduration_s = 3600.0\n'
+    )
+    code, out, err = lazsim("sweep", tmp_path / "grid.toml", "--out", tmp_path / "out", "--jobs", 1)
+    assert code == 0, err
+    told = re.findall(r"layout of ([^:]*): (.*)", re.sub(r"\n  +", " ", out))
+    # Neither seeds nor these systems change it.
+    assert [name for name, _ in told] == ["num_nodes 4", "num_nodes 8"]
+    with (tmp_path / "out/table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(f"num_nodes {row['trace.num_nodes']}", row["layout"]) for row in rows} == set(told)
+    (tmp_path / "grid.toml").write_text((tmp_path / "grid.toml").read_text().replace("[4, 8]", "4"))
+    assert "layout of" not in lazsim("sweep", tmp_path / "grid.toml", "--out", tmp_path / "out", "--jobs", 1)[1]
 
 
 def test_json_has_every_row_and_the_means(answered, spec, tmp_path):

@@ -1,5 +1,6 @@
 """``lazsim compare``: logs of steps, taken apart and held against simulations of the same failures."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -28,6 +29,9 @@ def log_of(form, times):
     return "".join(f"{form.format(*one)}\n" for one in zip(times, COUNTS, strict=True))
 
 
+STEPS = ((10, 1), (20, 2), (40, 4))
+"""When which step of most logs was done."""
+
 LOGS = {
     "csv": ("steps", "time,loss,step\n10,3.1,1\n20,3.0,2\n40,2.9,4\n"),
     "csv with dates": ("samples", "timestamp,samples\n" + log_of("{},{}", STAMPS)),
@@ -52,6 +56,27 @@ LOGS = {
     ),
     "csv of TensorBoard": ("steps", "Wall time,Step,Value\n" + log_of("{},{},2.5", (10, 20, 40))),
     "csv of W&B": ("steps", '"_timestamp","_step","loss"\n' + log_of('"{}","{}","2.5"', (10, 20, 40))),
+    "csv of W&B from Lightning": (
+        "steps",
+        "_step,_timestamp,trainer/global_step\n" + "".join(f"{at},{t},{n}\n" for at, (t, n) in enumerate(STEPS)),
+    ),
+    "csv of a metric of MLflow": (
+        "steps",
+        "run_id,key,value,timestamp,step\n"
+        + "".join(f"ab12,loss,2.5,{1_700_000_000_000 + 1000 * t},{n}\n" for t, n in STEPS),
+    ),
+    "csv-like file of a metric in mlruns": (
+        "steps",
+        "".join(f"{1_700_000_000_000 + 1000 * t} 2.5 {n}\n" for t, n in STEPS),
+    ),
+    "csv of Neptune": (
+        "steps",
+        "step,timestamp,value\n" + "".join(f"{n}.0,{1_700_000_000_000 + 1000 * t},2.5\n" for t, n in STEPS),
+    ),
+    "json, not csv, of Comet": (
+        "steps",
+        json.dumps([{"metricName": "loss", "timestamp": 1_700_000_000_000 + 1000 * t, "step": n} for t, n in STEPS]),
+    ),
     "mlperf": ("samples", log_of(MLPERF, (10_000, 20_000, 40_000))),
 }
 
@@ -157,7 +182,7 @@ def test_of_ranks_that_write_into_one_log_one_counts(tmp_path, kind):
     found = observed_phases(log.marks)
     assert (found.num_stops, found.lost_s, found.wall_s, found.done) == (0, 0, 57, 57)
     assert len(log.notes) == 1
-    assert log.notes[0].startswith("the log has lines of 2 ranks: those of ")
+    assert log.notes[0].startswith("the log has lines of 2 ranks, runs or metrics: those of ")
 
 
 def test_steps_that_begin_anew_with_each_epoch_are_told(tmp_path):
@@ -183,10 +208,35 @@ def test_a_stamp_counts_before_what_may_be_the_time_of_a_step_or_of_one_run_of_a
 
 
 def test_rows_without_a_count_as_trackers_export_them_do_not_count_and_are_told(tmp_path):
-    (tmp_path / "log.csv").write_text("Step,_timestamp,loss\n0,100,3\n,101.5,2\n1,102,2\n,103,2\n2,104,1\n")
+    rows = "0,100,3\n,101.5,2\n1,102,2\nNaN,103,2\nnull,103,2\n2,104,1\n"
+    (tmp_path / "log.csv").write_text(f"Step,_timestamp,loss\n{rows}")
     log = read_log(tmp_path / "log.csv")
     assert [(one.time_s, one.done) for one in log.marks] == [(100, 0), (102, 1), (104, 2)]
-    assert log.notes == ("rows without a count of steps, which do not count: 2",)
+    assert log.notes == ("rows without a count of steps, which do not count: 3",)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("ms", 1000), ("us", 10**6), ("ns", 10**9)])
+def test_the_size_of_stamps_since_1970_tells_their_unit_which_is_told(tmp_path, unit, factor):
+    rows = "".join(f"{(1_700_000_000 + 10 * at) * factor},{at}\n" for at in range(9))
+    (tmp_path / "log.csv").write_text(f"timestamp,step\n{rows}")
+    log = read_log(tmp_path / "log.csv")
+    assert [one.time_s for one in log.marks] == [1_700_000_000 + 10 * at for at in range(9)]
+    assert log.notes == (f"times are in {unit} since 1970, which their size tells",)
+
+
+@pytest.mark.parametrize("order", ["by time", "by metric"])
+def test_of_metrics_that_a_tracker_exports_together_one_counts(tmp_path, order):
+    rows = [
+        (f"{1_700_000_000_000 + 10_000 * at + late}", at, key)
+        for key, late in (("loss", 0), ("lr", 7))
+        for at in range(9)
+    ]
+    rows = sorted(rows) if order == "by time" else rows
+    text = "".join(f"ab12,{key},0.5,{time},{at}\n" for time, at, key in rows)
+    (tmp_path / "log.csv").write_text(f"run_id,key,value,timestamp,step\n{text}")
+    log = read_log(tmp_path / "log.csv")
+    assert [(one.time_s, one.done) for one in log.marks] == [(1.7e9 + 10 * at, at) for at in range(9)]
+    assert log.notes[1] == "the log has lines of 2 ranks, runs or metrics: those of ab12 loss count"
 
 
 def test_another_rank_that_writes_while_the_first_does_not_counts(tmp_path):
@@ -231,13 +281,20 @@ BAD = {
     "one step": ("time,step\n1,1\n", "with 3 steps or more"),
     "time back": ("time,step\n1,1\n5,2\n4,3\n9,4\n", "line 4: its time is before"),
     "a century": ("time,step\n1,1\n2,2\n4e9,3\n", "its times span more than a century; give them in seconds"),
-    "milliseconds": ("time,step\n1740787200000,1\n1740787201000,2\n1740787202000,3\n", "no seconds since 1970"),
+    "stamps of no unit": ("time,step\n174078720000,1\n174078720100,2\n174078720200,3\n", "no seconds since 1970, and"),
+    "ms named as s": ("time_s,step\n1740787200000,1\n1740787201000,2\n1740787202000,3\n", "no seconds since 1970, and"),
+    "s, then ms": ("time,step\n1740787200,1\n1740787201,2\n1740787202000,3\n", "span more than a century"),
+    "summaries of runs of MLflow": (
+        "run_id,status,start_time,metrics.loss\n" + 3 * "ab,FINISHED,2025-03-01 00:00:00,2.5\n",
+        "give a table with columns time and step or samples, such as a tracker's history of one metric with its times",
+    ),
     "brackets": ("[rank0] hello\n[rank1] world\n", "no log of steps; give a table"),
     "rounded": ("time,step\n1.740787e+09,1\n1.740787e+09,2\n1.740788e+09,3\n", "line 2: expected a time in seconds"),
     "thousands": (log_of(TORCHTITAN.replace("{:2d}", "1,00{}"), STAMPS), "'1,001' has a separator of thousands"),
     "newest first": ("time,step\n9,9\n8,8\n7,7\n6,6\n", "line 3: its time is before that of the line above; sort"),
     "no number": ("time,step\n1,1\n2,x\n3,3\n", "line 3: expected a count"),
-    "not finite": ("time,step\n1,1\n2,nan\n3,3\n", "line 3: expected a count"),
+    "not finite": ("time,step\n1,1\n2,inf\n3,3\n", "line 3: expected a count"),
+    "no counts": ("time,step\n1,nan\n2,NaN\n3,\n", "with 3 steps or more"),
     "cut": ("time,step\n1,18\n2,19\n3,2", "line 4: the last line has no end, and steps back; leave it out"),
     "ranks without a name": (
         "time,step\n" + "".join(f"{t},{t}\n{t},{t - 2}\n" for t in range(2, 20)),

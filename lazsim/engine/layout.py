@@ -41,6 +41,11 @@ class LayoutCosts(CostModel):
     compute: AnalyticCompute
     """Times of what a system adds to the layout."""
 
+    @property
+    def layout(self) -> ParallelSpec:
+        """The job's layout as its system uses it; see `layout_costs`."""
+        return msgspec.structs.replace(self.inputs.parallel, global_batch=self.samples_per_step(0))
+
     def samples_per_step(self, num_nodes: int) -> int:
         """Return the global batch, whatever the nodes."""
         assert self.job.parallel is not None, "the job has a layout"

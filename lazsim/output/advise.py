@@ -7,7 +7,7 @@ from pathlib import Path
 from lazsim.output.maps import plan_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
-from lazsim.output.run import MAP_CAPTION
+from lazsim.output.run import MAP_CAPTION, layout_notes
 from lazsim.output.table import Column, Part, Table, key, percent_above, with_interval
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
@@ -124,6 +124,8 @@ def _ranking_table(advice: Advice) -> Table:
         rows.append(row)
     left = len(advice.ranking) - len(rows)
     notes = [f"in all rows: {common}"] if common else []
+    layouts = [(dict(one.name.choice), advice.layout(one.name)) for one in shown]
+    notes += layout_notes(layouts, lambda setting: name_choice(setting.items()))
     notes += [FEW_SEEDS] if any(one.is_tie is None and not advice.fault(one.name) for one in shown) else []
     if len({one.num_seeds for one in shown}) > 1:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")

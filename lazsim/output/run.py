@@ -1,13 +1,15 @@
 """A run as tables and files."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.simulate import SystemRun
 from lazsim.files.writing import json_bytes
+from lazsim.grouping import told_apart
 from lazsim.output.maps import plan_maps
 from lazsim.output.model import size_text
 from lazsim.output.plots.style import name_pictures
@@ -129,9 +131,21 @@ def _outcome_table(result: RunResult) -> Table:
     return Table.of(result.rows, columns, notes=unfit)
 
 
+def layout_notes(
+    layouts: Sequence[tuple[Mapping[str, Any], str | None]], name: Callable[[Mapping[str, Any]], str]
+) -> list[str]:
+    """Say below a table which layout the steps of its rows have, where these differ; None stands for no layout."""
+    found = told_apart(layouts)
+    return [
+        f"layout of {'; '.join(map(name, settings))}: {layout or 'none, steps as without measured kernels'}"
+        for layout, settings in found.items()
+        if len(found) > 1
+    ]
+
+
 def unfit_notes(names: Iterable[str]) -> list[str]:
     """Say below a table which of its runs do not fit into memory, if any."""
-    told = ", ".join(dict.fromkeys(names))
+    told = "; ".join(dict.fromkeys(names))
     return [f"do not fit into memory, and hold for larger GPUs or nodes only: {told}"] if told else []
 
 

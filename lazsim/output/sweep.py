@@ -4,14 +4,24 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lazsim.grouping import told_apart
 from lazsim.output.plots.style import looks_of, name_pictures
 from lazsim.output.report import Report, drawn
-from lazsim.output.run import unfit_notes
+from lazsim.output.run import layout_notes, unfit_notes
 from lazsim.output.table import Column, Part, Table, key, percent_above, with_interval
 from lazsim.specs import sha256 as sha256_of
 from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES, Interval
-from lazsim.study.sweep.result import Contender, Contest, SpareCost, SweepResult, paying_spares, run_name
+from lazsim.study.sweep.result import (
+    Contender,
+    Contest,
+    SpareCost,
+    SweepResult,
+    axis_names,
+    name_setting,
+    paying_spares,
+    value_text,
+)
 from lazsim.units import counted
 
 MOST_SETTINGS = 20
@@ -42,7 +52,18 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
     contests = result.contests()[:MOST_SETTINGS]
     if len(rows) > 1 and contests:
         yield _contest_table(result, contests, len(runs))
-    yield from unfit_notes(run_name(row) for row in result.rows if row.get("fits_memory") is False)
+    fits = told_apart([(setting, row["fits_memory"]) for setting, row in result.settings()])
+    if notes := [*_layout_notes(result), *unfit_notes(map(name_setting, fits.get(False, ())))]:
+        yield notes
+
+
+def _layout_notes(result: SweepResult) -> list[str]:
+    """Say which layouts the steps of runs have, unless the sweep says so itself."""
+    if any(axis.partition(".")[0] == "job" for axis in result.axes):
+        return []
+    told = layout_notes([(setting, row["layout"]) for setting, row in result.settings()], name_setting)
+    more = len(told) - MOST_SETTINGS
+    return told[:MOST_SETTINGS] + [f"{counted(more, 'more layout')} in table.csv"] * (more > 0)
 
 
 def sweep_files(result: SweepResult) -> dict[str, bytes]:
@@ -60,7 +81,7 @@ def sweep_report(result: SweepResult, name: str, sha256: str) -> Report:
 
     def words(one: Ranked[Contender]) -> str:
         run, setting = one.name
-        values = (f"{axis} {_value(value)}" for axis, value in zip(result.setting_keys, setting, strict=True))
+        values = (f"{axis} {value_text(value)}" for axis, value in zip(result.setting_keys, setting, strict=True))
         return " with ".join(filter(None, (run, ", ".join(values))))
 
     answer = "No run trained." if result.rows else "No run ended well."
@@ -94,7 +115,7 @@ def sweep_points(result: SweepResult) -> dict[str, Any]:
         found = _interval(row, "samples")
         low, high = (found.value, found.value) if math.isnan(found.low) else found[1:]
         told = "too few seeds" if math.isnan(found.low) else f"{low:,.0f} to {high:,.0f}"
-        setting = [row[axis] if isinstance(row[axis], int | float) else _value(row[axis]) for axis in axes]
+        setting = [row[axis] if isinstance(row[axis], int | float) else value_text(row[axis]) for axis in axes]
         rows.append(
             {"run": row["run"], "setting": setting, "mean": found.value, "low": low, "high": high, "interval": told}
         )
@@ -120,7 +141,7 @@ def _along_axes(
     settings: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in rows:
         settings.setdefault(tuple(row[axis] for axis in axes), {})[row["run"]] = _cell(row, what, form)
-    columns = [key(axis, _value) for axis in axes]
+    columns = [key(axis, value_text) for axis in axes]
     columns += [Column(run, has_name=True) for run in runs]
     shown = list(settings.items())[:MOST_SETTINGS]
     more = len(settings) - len(shown)
@@ -156,7 +177,7 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
     def name(one: Ranked[Contender], contest: Contest) -> str:
         run, setting = one.name
         words = {"run": run} if num_runs > 1 or not axes else {}
-        words |= {axis: _word(axis, value, len(axes)) for axis, value in zip(axes, setting, strict=True)}
+        words |= {axis: _word(axis, value, axes) for axis, value in zip(axes, setting, strict=True)}
         return ", ".join(word for where, word in words.items() if where not in contest.among)
 
     rows = []
@@ -166,7 +187,7 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
         ties[MOST_TIES:] = [f"{len(ties) - MOST_TIES} more"] if len(ties) > MOST_TIES else []
         if any(one.is_tie is None for one in others):
             ties += [f"too few seeds to tell; ahead at {others[0].num_ahead} of {others[0].num_common}"]
-        among = ", ".join(_word(what, value, len(axes)) for what, value in contest.among.items()) or "all"
+        among = ", ".join(_word(what, value, axes) for what, value in contest.among.items()) or "all"
         behind = with_interval(others[0].behind, ".3f") if others else None
         told = with_interval(best.mean, ",.0f"), contest.held_out, behind, "; ".join(ties) or None
         rows.append((among, name(best, contest), *told))
@@ -180,14 +201,10 @@ def _contest_table(result: SweepResult, contests: Sequence[Contest], num_runs: i
     return Table(columns, rows, "most samples, compared at the same seeds", [note])
 
 
-def _word(axis: str, value: Any, num_axes: int) -> str:
+def _word(axis: str, value: Any, axes: Sequence[str]) -> str:
     """Write the value of an axis, with the name of the field where the value does not tell."""
-    is_clear = num_axes == 1 or (isinstance(value, str) and "." not in axis)
-    return _value(value) if is_clear else f"{axis.rpartition('.')[2]} {_value(value)}"
-
-
-def _value(value: Any) -> str:
-    return "default" if value is None else str(value)
+    is_clear = axis not in axes or len(axes) == 1 or (isinstance(value, str) and "." not in axis)
+    return value_text(value) if is_clear else f"{axis_names(axes)[axis]} {value_text(value)}"
 
 
 def _cell(row: Mapping[str, Any], what: str, form: str) -> str:

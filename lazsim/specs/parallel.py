@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lazsim.specs.model import OPTIMIZER_STATE_BYTES_PER_PARAM, ModelSpec
-from lazsim.specs.record import Amount, Count, NumLayers, Spec
+from lazsim.specs.record import Amount, Count, NumLayers, Spec, given_fields
 
 Precision = Literal["bf16", "fp8", "fp8_block", "mxfp8", "nvfp4"]
 """Type of matmul operands: half precision; 8 bits with one scale a tensor, one per 128 or 32 numbers; 4 bits."""
@@ -122,6 +122,26 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"eight_bit_parts need precision = 'mxfp8', not {self.precision!r}")
         if self.pad_to_capacity and not self.capacity_factor:
             raise ValueError("pad_to_capacity needs a capacity_factor, such as 1.0")
+
+    @property
+    def description(self) -> str:
+        """The precision, and every field that has not its default.
+
+        Examples
+        --------
+        >>> ParallelSpec(global_batch=64, expert=8, overlap_expert=True, overlap_gradients=False).description
+        'expert 8, global batch 64, precision bf16, overlap expert, no overlap gradients'
+        """
+        given = given_fields(self)
+        told = []
+        for field in self.__struct_fields__:
+            name, value = field.replace("_", " "), getattr(self, field)
+            if isinstance(value, bool):
+                words = name if value else f"no {name}"
+            else:
+                words = f"{name} {' + '.join(value) if isinstance(value, tuple) else value}"
+            told += [words] if field in given or field == "precision" else []
+        return ", ".join(told)
 
     @property
     def optimizer_bytes(self) -> int:

@@ -131,12 +131,12 @@ def _waiting_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> 
 
 
 def _changed_layout(scenario: Scenario) -> str:
-    """Return the fields of the layout that a system sets otherwise than the job, but for the batch of one replica."""
-    costs, given = scenario.costs(), scenario.job.parallel
-    if given is None or not isinstance(costs, LayoutCosts):
+    """Return the fields of the layout that a system sets otherwise than the job."""
+    costs = scenario.costs()
+    if not isinstance(costs, LayoutCosts):
         return ""
-    used = msgspec.structs.asdict(msgspec.structs.replace(costs.inputs.parallel, global_batch=given.global_batch))
-    return ", ".join(f"{name} {value}" for name, value in used.items() if value != getattr(given, name))
+    used = msgspec.structs.asdict(costs.layout)
+    return ", ".join(f"{name} {value}" for name, value in used.items() if value != getattr(scenario.job.parallel, name))
 
 
 def _run_notes(scenario: Scenario, run: SystemRun) -> list[str]:
@@ -443,11 +443,8 @@ def _chosen_layouts(scenarios: Sequence[Scenario]) -> str:
     """Name the layouts that were chosen, and their systems where these have several."""
     systems: dict[str, list[str]] = {}
     for scenario in scenarios:
-        parallel = scenario.job.parallel
-        if parallel is not None:
-            text = f"tensor {parallel.tensor}, pipeline {parallel.pipeline} x {parallel.virtual_stages}, expert "
-            text += f"{parallel.expert}, micro-batch {parallel.micro_batch}, recompute {parallel.recompute}"
-            systems.setdefault(text, []).append(scenario.system)
+        if scenario.job.parallel is not None:
+            systems.setdefault(scenario.job.parallel.description, []).append(scenario.system)
     told = [f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in systems.items()]
     return "; ".join(told) if len(told) > 1 else next(iter(systems))
 

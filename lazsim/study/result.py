@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.ledger import RECOVERY_BUCKETS
 from lazsim.engine.log import FailureRecord
 from lazsim.engine.simulate import SystemRun
@@ -148,6 +149,8 @@ def run_row(scenario: Scenario, run: SystemRun) -> dict[str, Any]:
     value |= {"wall_s": run.wall_s, "ledger_s": dict(run.ledger_s)}
     value |= fields("planning", "samples_error", "samples_error_beyond") | _hours(run)
     value |= fields("price_usd_per_node_hour", "cost_usd", "usd_per_million_samples", "usd_per_billion_tokens")
+    costs = scenario.costs()
+    value["layout"] = costs.layout.description if isinstance(costs, LayoutCosts) else None
     value["memory_bytes"] = run.memory and {**run.memory.parts, "total": run.memory.total}
     value["fits_memory"] = fits_memory(scenario, run)
     value |= {"extrapolated_s": run.extrapolated_s, "host_memory_bytes": run.host_bytes or None}

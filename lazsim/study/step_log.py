@@ -17,7 +17,7 @@ from lazsim.files.tables import read_table
 from lazsim.grouping import grouped
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
-from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, read_date, split_unit, to_seconds
+from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, is_read_by, read_date, split_unit, stamp_unit, to_seconds
 from lazsim.units import UNIT_OF_WORD, counted, read_number
 
 FEWEST_LINES = 3
@@ -34,16 +34,25 @@ WRITER = re.compile(r"rank\W{0,2}\d+|^\s*\[?[\w.-]+(?:\[\d+\])?\]?(?=:\s)", re.I
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
-TIMES = ("timestamp", "walltime", "wall_time", "time", "elapsed", "runtime", "seconds")
+METRIC = re.compile(r"1\d{12} \S+ \d+\s*\n")
+METRIC_COLUMNS = ("timestamp_ms", "value", "step")
+"""First line and columns of a file in which MLflow keeps a metric, which have no header."""
+
+TIMES = ("timestamp", "walltime", "wall_time", "datetime", "time", "elapsed", "runtime", "seconds")
 """Names of columns with a time, in small letters and without a unit: of several, the first of these counts, since the
 `_runtime` of W&B stands still between runs of a job, and the `elapsed` of others is that of a step."""
 COUNTS = {
-    **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step"), "steps"),
-    **dict.fromkeys(("samples", "consumed_samples"), "samples"),
+    **dict.fromkeys(("trainer_global_step", "train_global_step", "global_step", "iteration", "steps", "step"), "steps"),
+    **dict.fromkeys(("consumed_samples", "samples"), "samples"),
 }
-WRITERS = ("rank", "global_rank", "process", "process_index", "worker", "host", "hostname", "node")
-"""Columns of a table with a count of steps or samples, also as TensorBoard and W&B export them, and with who wrote the
-row."""
+"""Names of columns with a count, and what it counts: of several, the first of these counts, since the `_step` of W&B is
+one for each call, which may be one in many steps of Lightning or Transformers."""
+NO_COUNT = ("", "nan", "none", "null")
+WRITERS = (
+    *("rank", "global_rank", "process", "process_index", "worker", "host", "hostname", "node"),
+    *("run_id", "key", "metric", "metricname", "metric_name"),
+)
+"""Columns with who wrote the row: a rank, or a run or a metric of those that MLflow and Comet export together."""
 
 BACK_SHARE, TURNS_SHARE = 0.25, 0.25
 """Share of lines that step back from which on they are of several ranks that nothing tells apart; and turns between a
@@ -58,6 +67,10 @@ class Mark(NamedTuple):
     done: float
     writer: str = ""
     """Who wrote it, such as ``rank0``; empty where nothing says so."""
+
+
+Reading = tuple[str, list[Mark], tuple[str, ...]]
+"""Whether a log counts steps or samples, its lines, and what is taken for granted."""
 
 
 class StepLog(NamedTuple):
@@ -85,17 +98,19 @@ def read_log(path: Path | str) -> StepLog:
     except UnicodeDecodeError:
         raise LazsimError(f"{path}: not a text; give a log of steps") from None
     for reader in (_mlperf, *map(_dated, (MEGATRON, TORCHTITAN, DEEPSPEED, NEMO)), _table):
-        unit, marks = reader(str(path), text)
+        unit, marks, told = reader(str(path), text)
         if marks:
             break
     with_count = [one for one in marks if not math.isnan(one.done)]
     num_without = len(marks) - len(with_count)
     marks, notes = _of_one_writer(with_count)
+    notes = (*told, *notes)
     notes += (f"rows without a count of {unit}, which do not count: {num_without}",) * (num_without > 0)
     if len(marks) < FEWEST_LINES:
         raise LazsimError(
-            f"{path}: no log of steps; give a table with columns time and step or samples, or the log of MLPerf, or of "
-            f"torchtitan, Megatron, NeMo or DeepSpeed with a date in each line, with {FEWEST_LINES} steps or more"
+            f"{path}: no log of steps; give a table with columns time and step or samples, such as a tracker's history "
+            "of one metric with its times, or the log of MLPerf, or of torchtitan, Megatron, NeMo or DeepSpeed with a "
+            f"date in each line, with {FEWEST_LINES} steps or more"
         )
     if marks[-1].done < marks[-2].done and not text.endswith("\n"):
         raise LazsimError(f"{path}, line {marks[-1].line}: the last line has no end, and steps back; leave it out")
@@ -120,7 +135,8 @@ def read_log(path: Path | str) -> StepLog:
     if marks[-1].time_s - marks[0].time_s > LONGEST_S:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     if marks[-1].time_s > EPOCHS_S[1]:
-        raise LazsimError(f"{path}: its times are no seconds since 1970, but perhaps ms; give seconds, or dates")
+        told = "their column names no other unit, such as timestamp_ms"
+        raise LazsimError(f"{path}: its times are no seconds since 1970, and {told}; name theirs, or give dates")
     return StepLog(unit, marks, sha256(content), notes)
 
 
@@ -137,7 +153,7 @@ def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
             kept += lines
     kept.sort(key=lambda one: one.line)
     writers = sorted({one.writer for one in kept})
-    told = f"the log has lines of {counted(len(by_writer), 'rank')}: those of {shorten(', '.join(writers))} count"
+    told = f"the log has lines of {len(by_writer)} ranks, runs or metrics: those of {shorten(', '.join(writers))} count"
     return kept, (told,) * (len(by_writer) > len(writers))
 
 
@@ -145,19 +161,20 @@ def _writer(text: str) -> str:
     return "".join(re.findall(r"\w", found[0])).lower() if (found := WRITER.search(text)) else ""
 
 
-def _dated(pattern: re.Pattern[str]) -> Callable[[str, str], tuple[str, list[Mark]]]:
-    def read(name: str, text: str) -> tuple[str, list[Mark]]:
+def _dated(pattern: re.Pattern[str]) -> Callable[[str, str], Reading]:
+    def read(name: str, text: str) -> Reading:
         found = ((line, pattern.search(content)) for line, content in numbered_lines(text))
-        return "steps", [
+        marks = [
             _mark(name, line, match[1], match[2], _writer(match.string[: match.end()]))
             for line, match in found
             if match
         ]
+        return "steps", marks, ()
 
     return read
 
 
-def _mlperf(name: str, log: str) -> tuple[str, list[Mark]]:
+def _mlperf(name: str, log: str) -> Reading:
     """Read the lines of MLPerf that tell of samples, else those that tell of steps."""
     marks: dict[str, list[Mark]] = {"samples": [], "steps": []}
     for line, text in numbered_lines(log):
@@ -174,34 +191,47 @@ def _mlperf(name: str, log: str) -> tuple[str, list[Mark]]:
             if done is not None and not is_evaluation:
                 marks[unit].append(_mark(name, line, repr(time_s), str(done), _writer(text.partition(MLPERF)[0])))
     unit = max(marks, key=lambda unit: len(marks[unit]))
-    return unit, marks[unit]
+    return unit, marks[unit], ()
 
 
-def _table(name: str, text: str) -> tuple[str, list[Mark]]:
-    """Read the columns of a time and of steps or samples; no marks where they are missing."""
+def _table(name: str, text: str) -> Reading:
+    """Read the columns of a time and of steps or samples; no marks where they are missing.
+
+    The size of stamps since 1970 tells their unit where their column does not.
+    """
     if LOG_PREFIX.match(text):
-        return "steps", []
+        return "steps", [], ()
     header, rows, _ = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
+    notes: tuple[str, ...] = ()
+    if METRIC.match(text):
+        header, notes = METRIC_COLUMNS, ("taken for a metric of MLflow: ms since 1970, value and step",)
     found = _columns(header)
     if found is None:
-        return "steps", []
+        return "steps", [], ()
     time_column, count_column, writer_columns, unit = found
-    time_unit = split_unit(header[time_column])[1] or "s"
+    time_unit = split_unit(header[time_column])[1]
+    if time_unit is None:
+        times = [fields[time_column] for _, fields in rows if len(fields) > time_column]
+        time_unit = stamp_unit([float(time) for time in times if is_read_by(float, time)]) or "s"
+        notes = (f"times are in {time_unit} since 1970, which their size tells",) * (time_unit != "s")
     marks = []
     for line, fields in rows:
         if len(fields) <= max(time_column, count_column, *writer_columns) or any(fields[len(header) :]):
             raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
         writer = " ".join(fields[column] for column in writer_columns)
         marks.append(_mark(name, line, fields[time_column], fields[count_column], writer, time_unit))
-    return unit, marks
+    num_runs = len({fields[column] for _, fields in rows for column in writer_columns if header[column] == "run_id"})
+    notes += (f"the log has {num_runs} runs, which are taken for parts of one job",) * (num_runs > 1)
+    return unit, marks, notes
 
 
 def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
-    """Return the columns of a time, of the first count, and of who writes, and what is counted; None without these."""
+    """Return the columns of a time, of a count, and of who writes, and what is counted; None without these."""
     names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
     plain = [re.sub(rf"_+({'|'.join(UNIT_OF_WORD)})$", "", name) for name in names]
     times = [plain.index(name) for name in TIMES if name in plain]
-    counts, writers = ([place for place, name in enumerate(names) if name in known] for known in (COUNTS, WRITERS))
+    counts = [names.index(name) for name in COUNTS if name in names]
+    writers = [place for place, name in enumerate(names) if name in WRITERS]
     return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
 
 
@@ -218,10 +248,11 @@ def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "
             raise ValueError(f"{shorten(time)!r} is no number")
     except (ValueError, OverflowError) as error:
         raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
+    has_count = done.strip().lower() not in NO_COUNT
     try:
-        number = read_number(done) if done.strip() else math.nan
+        number = read_number(done) if has_count else math.nan
     except ValueError as error:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
-    if done.strip() and not 0 <= number <= MAX_WHOLE:
+    if has_count and not 0 <= number <= MAX_WHOLE:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {shorten(done)!r}")
     return Mark(line, time_s, number, writer)

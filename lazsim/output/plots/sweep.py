@@ -73,7 +73,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
 
 
 def _draw(frame: pd.DataFrame, x: str, panels: Sequence[str], y_label: str = "samples trained") -> dict[str, bytes]:
-    titles = {panel: [f"{panel.rpartition('.')[2]} {value}" for value in frame[panel]] for panel in panels}
+    titles = {panel: [name_setting({panel: value}) for value in frame[panel]] for panel in panels}
     most, least = frame["samples_mean"].max(), frame["samples_mean"].min()
     return lines_figure(
         frame.assign(**titles), x=x, y="samples_mean", series="run",

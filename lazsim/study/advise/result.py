@@ -93,6 +93,11 @@ class Advice:
             return "loses updates"
         return "late" if self.goal.is_late(self.rows[one]) else ""
 
+    def layout(self, one: Alternative) -> str | None:
+        """Return the layout with which the steps of an alternative of the ranking are computed, if any."""
+        layout: str | None = self.rows[one][0]["layout"]
+        return layout
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim advise --json`` prints."""
 
@@ -107,7 +112,8 @@ class Advice:
                 measured["misses_deadline"] = self.goal.is_late(self.rows[one.name])
             if loses_too_much(self.rows[one.name]):
                 measured["loses_too_many_updates"] = True
-            return {**describe(one.name), "num_seeds": one.num_seeds, **measured, "is_tie": one.is_tie}
+            told = {"layout": self.layout(one.name), "num_seeds": one.num_seeds}
+            return {**describe(one.name), **told, **measured, "is_tie": one.is_tie}
 
         of_best = {name: self.mean(name).value for name in ("goodput_samples_per_s", "ettr")}
         formulas = {**vars(self.formulas), "found_s": self.formulas.found_s.value, "reasons": self.formulas.reasons}

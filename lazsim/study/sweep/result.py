@@ -63,16 +63,34 @@ class SpareCost:
         return name_setting(self.among)
 
 
-def name_setting(setting: Mapping[Any, Any]) -> str:
-    """Name a run and the values of some axes, in a line.
+def name_setting(setting: Mapping[str, Any]) -> str:
+    """Name a run, if any, and the values of some axes, in a line.
 
     Examples
     --------
-    >>> name_setting({"job.fault_threshold": 2, "run": "lazarus"})
-    'lazarus, fault_threshold 2'
+    >>> name_setting({"job.fault_threshold": 2, "run": "lazarus"}), name_setting({"model": "gpt-s", "max_nodes": None})
+    ('lazarus, fault_threshold 2', 'model gpt-s, max_nodes default')
     """
-    axes = (f"{str(axis).rpartition('.')[2]} {value}" for axis, value in setting.items() if axis != "run")
-    return ", ".join([str(setting["run"]), *axes])
+    names = axis_names([axis for axis in setting if axis != "run"])
+    run = [str(setting["run"])] if "run" in setting else []
+    return ", ".join([*run, *(f"{name} {value_text(setting[axis])}" for axis, name in names.items())])
+
+
+def axis_names(axes: Sequence[str]) -> dict[str, str]:
+    """Return axes by their dotted names, with the name of the field alone where that tells them apart.
+
+    Examples
+    --------
+    >>> axis_names(["job.fault_threshold", "trace.num_nodes", "cluster.num_nodes"]).values()
+    dict_values(['fault_threshold', 'trace.num_nodes', 'cluster.num_nodes'])
+    """
+    fields = [axis.rpartition(".")[2] for axis in axes]
+    return {axis: axis if fields.count(field) > 1 else field for axis, field in zip(axes, fields, strict=True)}
+
+
+def value_text(value: Any) -> str:
+    """Return the value of an axis as text; None is that of runs that do not set it."""
+    return "default" if value is None else str(value)
 
 
 def paying_spares(costs: Sequence[SpareCost]) -> SpareCost:
@@ -211,8 +229,7 @@ class SweepResult:
         if "spares" not in self.setting_keys:
             return []
         found: dict[tuple[Any, ...], dict[int, dict[Hashable, Mapping[str, Any]]]] = {}
-        for row in self.rows:
-            among = self._describe(run_name(row), tuple(row[key] for key in self.setting_keys))
+        for among, row in self.settings():
             num_spares = among.pop("spares")
             found.setdefault(tuple(among.items()), {}).setdefault(num_spares, {})[_seeds_of(row)] = row
         return [
@@ -276,6 +293,11 @@ class SweepResult:
             for costs in self.spares()
             for one in costs
         ]
+
+    def settings(self) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
+        """Return each row behind its run and the values of its setting."""
+        keys = self.setting_keys
+        return [(self._describe(run_name(row), tuple(row[key] for key in keys)), row) for row in self.rows]
 
     def _by_seed(self, column: str) -> dict[Contender, dict[Hashable, Any]]:
         """Return a column of each run in each setting by seeds; the runs of a setting follow each other."""

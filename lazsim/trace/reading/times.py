@@ -202,7 +202,7 @@ class TimeParser:
             self._origin = first
             self._refuse_silence(known, source)
             return
-        epoch = next((unit for unit in STAMP_UNITS if _is_epoch(first, unit) and _is_epoch(last, unit)), None)
+        epoch = stamp_unit([first, last])
         if epoch and self._is_unit_of_lengths:
             self._asked_unit = None
         unit = self._asked_unit or epoch or self._named_unit or self._usual_unit
@@ -304,8 +304,19 @@ def is_date(text: str) -> bool:
 def is_when(text: str) -> bool:
     """Return whether a text is a date of ISO 8601, or a number that can be a stamp since 1970; see `EPOCHS_S`."""
     with suppress(ValueError):
-        return any(_is_epoch(read_number(text), unit) for unit in STAMP_UNITS)
+        return stamp_unit([read_number(text)]) is not None
     return is_date(text)
+
+
+def stamp_unit(times: Sequence[float]) -> str | None:
+    """Return the unit in which all of some numbers are stamps since 1970, as their size tells; None if they are none.
+
+    Examples
+    --------
+    >>> stamp_unit([1.7e9, 1.8e9]), stamp_unit([1.7e12]), stamp_unit([1.7e9, 1.7e12]), stamp_unit([1.7e10])
+    ('s', 'ms', None, None)
+    """
+    return next((unit for unit in STAMP_UNITS if times and all(_is_epoch(time, unit) for time in times)), None)
 
 
 def _is_epoch(time: float, unit: str) -> bool:
