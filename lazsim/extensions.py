@@ -4,13 +4,14 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from lazsim.errors import LazsimError, SpecError, unknown_name
+from lazsim.errors import LazsimError, SpecError, did_you_mean, prefix_errors, unknown_name
 from lazsim.files.reading import read_bytes
 from lazsim.specs import sha256
 
@@ -91,11 +92,8 @@ class Registry:
 
 def _load_installed(kind: str, entry: "EntryPoint") -> Any:
     """Import the object of an entry point, or raise SpecError when that fails."""
-    try:
-        with printing_to_stderr():
-            return entry.load()
-    except (Exception, SystemExit) as error:
-        raise SpecError(f"{kind} {entry.name!r} ({origin(entry)}) cannot be imported: {error_text(error)}") from error
+    with prefix_errors(f"{kind} {entry.name!r} ({origin(entry)}) cannot be imported"), own_code():
+        return entry.load()
 
 
 def _load_from_file(kind: str, what: str, name: str) -> Any:
@@ -117,29 +115,42 @@ def _load_from_file(kind: str, what: str, name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        with printing_to_stderr():
+        with prefix_errors(f"{kind} {name!r}: {path} cannot be run"), own_code(module.__file__):
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except LazsimError:
         del sys.modules[module_name]
-        raise SpecError(f"{kind} {name!r}: {path} cannot be run: {error_text(error, module.__file__)}") from error
+        raise
     if not hasattr(module, attribute):
-        offered = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
-        raise SpecError(f"{kind} {name!r}: no {what} {attribute!r} in {path}, which has: {', '.join(offered) or '-'}")
+        # What is imported is not the file's own: a module, or a function or class of another.
+        offered = [
+            key
+            for key, value in vars(module).items()
+            if not (key.startswith("_") or isinstance(value, ModuleType))
+            and (not hasattr(value, "__qualname__") or value.__module__ == module_name)
+        ]
+        near = f"; {did_you_mean(attribute, offered)}".rstrip("; ")
+        has = f"which has: {', '.join(offered) or '-'}{near}"
+        raise SpecError(f"{kind} {name!r}: no {what} {attribute!r} in {path}, {has}")
     return getattr(module, attribute)
 
 
-def printing_to_stderr() -> redirect_stdout[TextIO]:
-    """Send prints to stderr: stdout carries lazsim's own output."""
-    return redirect_stdout(sys.stderr)
+@contextmanager
+def own_code(path: str | None = None, what: str = "") -> Iterator[None]:
+    """Run code of a user or a package: it prints to stderr, and what it raises is a `SpecError` of one line.
 
-
-def error_text(error: BaseException, path: str | None = None) -> str:
-    """Describe an error in one line, with its line number where the file is given."""
-    if isinstance(error, LazsimError):
-        return str(error)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    where = f" (line {lines[-1]})" if lines else ""
-    return " ".join(f"{type(error).__name__}{where}: {error}".split())
+    That names what fails, if given, the type, and the line in the file of a path. Errors of lazsim stay as they are.
+    """
+    try:
+        # stdout carries lazsim's own output.
+        with redirect_stdout(sys.stderr):
+            yield
+    except LazsimError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f" (line {lines[-1]})" if lines else ""
+        begin = f"{what}: " if what else ""
+        raise SpecError(" ".join(f"{begin}{type(error).__name__}{where}: {error}".split())) from error
 
 
 def module_names(folder: str) -> tuple[str, ...]:

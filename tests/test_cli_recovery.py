@@ -36,6 +36,17 @@ def test_the_smartmoe_run_survives_four_failures_as_published_only_when_layers_a
     assert len(found["per_layer"]) == 12
 
 
+def test_a_model_has_the_experts_and_layers(answered):
+    # gpt-s has 8 experts in each of 12 MoE layers.
+    sizes = ("--nodes", 8, "--slots", 4, "--policy", "mro", "--failures", "4")
+    by_model, by_hand = (
+        answered("recovery", *sizes, *options)["policies"]
+        for options in (("--model", "gpt-s"), ("--experts", 8, "--layers", 12))
+    )
+    assert by_model == by_hand
+    assert len(by_model["mro"]["per_layer"]) == 12
+
+
 def test_by_default_failures_end_where_no_plan_survives(answered):
     found = answered(
         "recovery", "--nodes", 6, "--slots", 1, "--replicas", "3,3", "--policy", "mro", "--policy", "random"

@@ -22,7 +22,7 @@ CATALOG_JOBS = ROOT / "lazsim" / "catalog" / "jobs"
     [
         (("run", "--nodes", 4), "unknown option '--nodes': did you mean '--max-nodes'? see lazsim run --help"),
         (("recovery", "--fault-threshold", 2), "did you mean '--min-replicas'? see lazsim recovery --help"),
-        (("recovery", "--model", "gpt-s"), "lazsim list models NAME tells num_experts, for --experts; see lazsim rec"),
+        (("routing", "generate", "smartmoe-fit", "--model", "gpt-s"), "lazsim list models NAME tells num_experts, "),
         (("run", "--node-mtbf", "5d"), "lazsim trace generate makes a file of it, for --trace; see lazsim run --help"),
         (("step", "--node-mtbf", "5d"), "unknown option '--node-mtbf': see lazsim step --help"),
         (("compare", "--trace", "-", "--observed", "-"), "--trace and --observed are both stdin: give one of them as"),

@@ -198,6 +198,15 @@ def test_a_class_in_place_of_a_system_is_refused_with_what_to_give(tmp_path):
         find_system(f"{tmp_path}/own.py:Own")
 
 
+def test_a_slip_in_the_name_of_a_system_is_told_with_those_that_the_file_has(tmp_path):
+    # The system itself is of a class of lazsim, which is imported and no system of the file's own.
+    (tmp_path / "own.py").write_text(
+        "import math\nfrom lazsim.engine.systems import System\nMINE = System('mine', 'my own')\n"
+    )
+    with pytest.raises(SpecError, match=r"no object 'Mine' in .*own.py, which has: MINE; did you mean 'MINE'\?$"):
+        find_system(f"{tmp_path}/own.py:Mine")
+
+
 def test_sweeps_and_advice_call_a_system_and_a_policy_of_a_file_as_runs_do(tmp_path):
     system = "from lazsim.engine.systems import SYSTEMS\nOWN = SYSTEMS['lazarus']\n"
     (tmp_path / "mine.py").write_text(

@@ -31,6 +31,11 @@ planning_options = options(
     ),
     click.option("--experts", type=kinds.EXPERTS, help="Experts of a layer, in place of --replicas."),
     click.option(
+        "--model", metavar="NAME|TOML|JSON",
+        help="Model that has the experts and layers, unless other options do. lazsim place also shows its memory on "
+        "each GPU, and what of it moves; default there: gpt-s.",
+    ),
+    click.option(
         "--loads", type=Parsed(parse_loads), metavar="uniform|zipf:S|T,T,...|FILE|SPEC",
         help="Loads of the experts: even, proportional to 1 over the rank to the power of S, tokens of each, a "
         "recording, or a generator (see lazsim list routing). Default: uniform.",
@@ -74,12 +79,6 @@ planning_options = options(
     help="Gain that the policy steady asks for moving all replicas: load of the busiest GPU, as a share of the mean; "
     "default 0.1.",
 )  # fmt: skip
-@click.option(
-    "--model",
-    metavar="NAME|TOML|JSON",
-    help="Model whose experts move (default: gpt-s), and whose memory on each GPU is shown. Has the experts and layers "
-    "unless other options do.",
-)
 @click.option("--gpu", metavar="NAME|TOML", help="GPU whose memory must hold the states of --model.")
 @click.option("--layer", type=kinds.LAYER, help="The layer to show; default: each plan's most endangered.")
 @out_option("Write the plans and a picture to this folder.", "place.json", "placement.png", "placement.pdf")

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import options_of, progress_bar, show
+from lazsim.cli.base.common import options_of, progress_bar, show, working
 from lazsim.cli.base.messages import Checked
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
@@ -34,5 +34,6 @@ def command(systems: tuple[str, ...], **settings: Any) -> None:
     from lazsim.output.sensitivity import sensitivity_parts
 
     asked = {name: settings.pop(name) for name in ("placements", "constants", "factors")}
-    result = sensitivity(settings, systems=systems or DEFAULT_SYSTEMS, progress=progress_bar, **asked)
+    with working("reading inputs, choosing layouts and simulating without a change"):
+        result = sensitivity(settings, systems=systems or DEFAULT_SYSTEMS, progress=progress_bar, **asked)
     show(result, sensitivity_parts)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, out_option, progress, show
+from lazsim.cli.base.common import json_option, out_option, progress, show, working
 from lazsim.cli.base.messages import Checked
 
 
@@ -69,10 +69,11 @@ def command(
     from lazsim.output.verify import refit_parts, verify_files, verify_parts
     from lazsim.study.verify.verification import Verification, verify
 
-    if kernels is not None:
-        result = Verification(kernels=compare_kernels(kernels, gpus, only))
-    else:
-        result = verify(paths, only, lambda rows: progress(rows, "predicting"))
+    with working("reading rows and choosing what they leave open"):
+        if kernels is not None:
+            result = Verification(kernels=compare_kernels(kernels, gpus, only))
+        else:
+            result = verify(paths, only, lambda rows: progress(rows, "predicting"))
     parts = refit_parts if refit else verify_parts
     show(result, parts, kept_as="verify.json", files=verify_files)
     return int(tolerance is not None and result.exceeds(tolerance))

@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.extensions import Registry, error_text, printing_to_stderr
+from lazsim.errors import SpecError, prefix_errors
+from lazsim.extensions import Registry, own_code
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.domains import place_over_domains
@@ -227,13 +227,9 @@ def call_policy(name: str, function: Callable[..., Any], request: PlacementReque
 
     Its own `InfeasiblePlanError` says that it does not apply. Any other error, and a bad plan, is a `SpecError`.
     """
-    try:
-        with printing_to_stderr():
-            result = function(request)
-    except (Exception, SystemExit) as error:
-        kind = InfeasiblePlanError if isinstance(error, InfeasiblePlanError) else SpecError
-        path = getattr(getattr(function, "__code__", None), "co_filename", None)
-        raise kind(f"policy {name!r}: {error_text(error, path)}") from error
+    path = getattr(getattr(function, "__code__", None), "co_filename", None)
+    with prefix_errors(f"policy {name!r}"), own_code(path):
+        result = function(request)
     num_layers, num_experts = request.replicas_LE.shape
     return checked_plan(name, result, (num_layers, request.num_nodes, request.num_slots), num_experts)
 
@@ -254,10 +250,9 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     def refuse(offence: str) -> NoReturn:
         raise SpecError(f"policy {name!r} returned an invalid plan: {offence}")
 
-    try:
+    told = f"policy {name!r} returned an invalid plan: expected an array of (layers, nodes, slots), which numpy cannot "
+    with own_code(what=f"{told}make of it"):
         slots = np.asarray(result.slots_LNS if isinstance(result, PlacementPlan) else result)
-    except (TypeError, ValueError) as error:
-        refuse(f"expected an array of (layers, nodes, slots), which numpy cannot make of it: {error_text(error)}")
     if slots.ndim != 3 or slots.shape[:2] != shape[:2] or slots.shape[2] > shape[2]:
         found = f"an array of {slots.shape}" if slots.ndim else type(result).__name__
         refuse(f"expected (layers, nodes, slots) of {shape}, or fewer slots, not {found}")

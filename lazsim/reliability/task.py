@@ -19,7 +19,7 @@ from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.placement.steady import check_move_cost
 from lazsim.reliability.failure_sets import number_domains
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
-from lazsim.routing.loading import UNIFORM, is_generator
+from lazsim.routing.loading import UNIFORM, is_generator, unknown_loads
 from lazsim.specs import ClusterSpec, ModelSpec, load_spec, sha256
 from lazsim.units import counted
 
@@ -230,8 +230,11 @@ def get_loads(
         raise SpecError(f"`loads` {source!r}: names no loads; give uniform, zipf:1.2, tokens by expert, or a file")
     if not _is_made(source):
         return _recorded(source, num_experts, num_layers, step, lenient)
+    if not (source == UNIFORM or source.startswith(ZIPF) or is_generator(source)):
+        with prefix_errors("`loads`"):
+            raise unknown_loads(source, f"{ZIPF}:S")
     if num_experts is None:
-        needed = "give `replicas` 2,2,3,... or `experts` E (num_experts of lazsim list models NAME)"
+        needed = "give `replicas` 2,2,3,..., `experts` E, or the `model` that has them"
         raise SpecError(f"`loads` {source} are for any number of experts: {needed}, or a file of loads")
     if source.startswith(ZIPF) or source == UNIFORM:
         _refuse_step(source, step)

@@ -48,8 +48,7 @@ def load_recording(source: str, lenient: bool = False, layers_from: int = 0) -> 
     """Load recorded loads, or draw `DRAWN` ones where the source is a generator; for both see `load_routing`."""
     if source != UNIFORM and not is_generator(source):
         if source != STDIN and not os.path.exists(source):
-            names = [UNIFORM, *catalog_names("routing")]
-            raise SpecError(unknown_name("routing", source, names, "a file of recorded loads"))
+            raise unknown_loads(source)
         return read_routing(source, lenient, layers_from)
     check_lenient(lenient)
     if layers_from:
@@ -58,6 +57,12 @@ def load_recording(source: str, lenient: bool = False, layers_from: int = 0) -> 
         return _uniform(*DRAWN[:2])
     note = "drawn with seed 0: {} layers of {} experts over {:,} steps".format(*DRAWN)
     return replace(record(source, *DRAWN, seed=0), notes=(note,))
+
+
+def unknown_loads(source: str, *others: str) -> SpecError:
+    """Return the error that loads are neither a file nor one of the names, `others` among them."""
+    names = [UNIFORM, *others, *catalog_names("routing")]
+    return SpecError(unknown_name("routing", source, names, "a file of recorded loads"))
 
 
 def _uniform(num_layers: int, num_experts: int) -> RecordedRouting:

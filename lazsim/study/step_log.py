@@ -135,8 +135,10 @@ def read_log(path: Path | str) -> StepLog:
     if marks[-1].time_s - marks[0].time_s > LONGEST_S:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     if marks[-1].time_s > EPOCHS_S[1]:
-        told = "their column names no other unit, such as timestamp_ms"
-        raise LazsimError(f"{path}: its times are no seconds since 1970, and {told}; name theirs, or give dates")
+        raise LazsimError(
+            f"{path}: its times are no seconds since 1970, and their column names no other unit, such as timestamp_ms; "
+            "name theirs, or give dates"
+        )
     return StepLog(unit, marks, sha256(content), notes)
 
 

@@ -10,8 +10,8 @@ from typing import Any, get_origin, get_type_hints
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.system import Pace, Save, System
-from lazsim.errors import LazsimError, SpecError
-from lazsim.extensions import error_text, printing_to_stderr
+from lazsim.errors import SpecError
+from lazsim.extensions import own_code
 
 MOST_LETTERS = 60
 """Letters of a value that a method returns in an error."""
@@ -34,14 +34,9 @@ def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[.
 
     @functools.wraps(function)
     def call(system: System, *arguments: Any, **named: Any) -> Any:
-        try:
-            with printing_to_stderr():
-                value = function(system, *arguments, **named)
+        with own_code(function.__code__.co_filename, f"system {name!r}: {method}"):
+            value = function(system, *arguments, **named)
             expected = check(value, system, *arguments, **named)
-        except LazsimError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise SpecError(f"system {name!r}: {method}: {error_text(error, function.__code__.co_filename)}") from error
         if expected:
             raise SpecError(f"system {name!r}: {method} returned {str(value)[:MOST_LETTERS]}; {expected}")
         return value

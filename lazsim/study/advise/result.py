@@ -95,7 +95,7 @@ class Advice:
 
     def layout(self, one: Alternative) -> str | None:
         """Return the layout with which the steps of an alternative of the ranking are computed, if any."""
-        layout: str | None = self.rows[one][0]["layout"]
+        layout: str | None = self.rows[one][0].get("layout")
         return layout
 
     def to_json(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class SpareCost:
         return name_setting(self.among)
 
 
-def name_setting(setting: Mapping[str, Any]) -> str:
+def name_setting(setting: Mapping[Any, Any]) -> str:
     """Name a run, if any, and the values of some axes, in a line.
 
     Examples
