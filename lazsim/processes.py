@@ -1,6 +1,7 @@
 """Processes of this machine: room for more, starting and ending them, and the signals that reach them."""
 
 import errno
+import math
 import os
 import signal
 import sys
@@ -122,14 +123,16 @@ SHORTAGE_S = 5.0
 
 
 def when_possible(call: Callable[[], ResultT]) -> ResultT:
-    """Call a function again for up to `SHORTAGE_S` while the system has no descriptor or process left for it."""
-    end_s = time.monotonic() + SHORTAGE_S
+    """Call a function again while the system has no descriptor or process left for it, until `SHORTAGE_S` are over."""
+    end_s = math.inf
     while True:
         try:
             return call()
         except OSError as error:
             if error.errno not in SHORTAGES or time.monotonic() > end_s:
                 raise
+            # From the first shortage on: a call may have taken long before it found one.
+            end_s = min(end_s, time.monotonic() + SHORTAGE_S)
         time.sleep(0.1)
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver
@@ -275,6 +275,37 @@ def test_survivors_are_taken_in_the_order_of_the_last_plan():
     a.alive = False
     workers.remove(a)
     assert coordinator._decide_now().nodes == (c, b)
+
+
+@pytest.mark.parametrize(("num_more", "said"), [(2, ""), (1, "2 of 3 workers came, and no other for 0.3 s")])
+def test_the_first_workers_are_waited_for_as_long_as_another_one_comes_in_time(num_more, said):
+    coordinator, workers = decide_among(["a", "b", "c"], {})
+    coordinator._start_timeout_s = 0.3
+    others = [workers.pop() for _ in range(2)]
+
+    async def come() -> None:
+        # All together take longer than the longest wait.
+        for worker in others[:num_more]:
+            await asyncio.sleep(0.2)
+            workers.append(worker)
+            coordinator.server.notify()
+        if num_more == len(others):
+            coordinator.stop()
+
+    async def lead() -> None:
+        await asyncio.gather(coordinator.run(), come())
+
+    with pytest.raises(LiveError, match=f"^{said}$") if said else nullcontext():
+        asyncio.run(lead())
+
+
+def test_a_job_of_more_nodes_than_descriptors_allow_is_refused_before_one_starts(pool, monkeypatch):
+    # Not enough for strangers.
+    monkeypatch.setattr("lazsim.live.worker_server.free_descriptors", lambda: MAX_STRANGERS - 1)
+    script = Script(2)
+    with pytest.raises(LazsimError, match=r"^`nodes` 2: descriptors suffice for 0 workers; raise `ulimit -n`$"):
+        run_live(tiny_spec(), script, pool)
+    assert script.nodes is None
 
 
 def test_a_job_that_has_lost_states_does_not_wait_for_workers_that_only_start(monkeypatch):
@@ -825,17 +856,17 @@ def test_a_job_goes_on_where_the_process_that_starts_workers_is_killed(pool, und
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
-def test_a_job_ends_in_a_line_where_the_process_that_starts_workers_hangs(pool, monkeypatch):
-    # Another one, which is started then, has no time to import torch.
-    monkeypatch.setattr("lazsim.live.worker_pool.START_TIMEOUT_S", 0.3)
+def test_a_job_goes_on_where_the_process_that_starts_workers_hangs(pool, undisturbed, monkeypatch):
+    # Another one takes longer than that to import torch, and is not taken for one that hangs.
+    monkeypatch.setattr("lazsim.live.worker_pool.STUCK_S", 1.0)
 
     def stop_server(_nodes):
         os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)
 
-    script = Script(2, {("stepped", 2): [("call", stop_server), ("start", "m0")]})
-    with pytest.raises(LiveError, match=r"^m0: cannot be started \(Resource temporarily unavailable\)"):
-        run_live(tiny_spec(num_steps=1000), script, pool)
-    assert pool.num_workers == 0
+    acts = {("stepped", 2): [("call", stop_server)], ("stepped", 4): [("kill", "n0"), ("start", "m0")]}
+    run, blocks = run_live(tiny_spec(), Script(3, acts), pool)
+    assert (run.run.steps, run.run.counts["failures"]) == (NUM_STEPS, 1)
+    assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
 HANGS = """
@@ -902,6 +933,31 @@ def test_a_worker_that_is_told_to_end_says_so_in_one_line(moment, number, code, 
             controller.accept()[0].close()
         worker.send_signal(number)
         assert (worker.communicate(timeout=600)[1], worker.returncode) == (said, code)
+
+
+STUCK = """
+from lazsim.live import generation, worker
+class Stuck:
+    def __init__(self, *_): pass
+    def run(self): return "over"
+    def __del__(self): print("waits for a call that is stuck", flush=True)
+generation.Worker = Stuck
+worker.run_worker(("127.0.0.1", 1), "a", b"", "", 0)
+"""
+
+
+def test_a_worker_that_ends_does_not_wait_for_groups_that_are_stuck(run_process):
+    ended = run_process(sys.executable, "-c", STUCK, check=False)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("", "lazsim: over\n", 1)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-host.invalid"], ids=["an address for documentation", "no name"])
+def test_a_worker_at_an_address_of_another_machine_is_refused(host, run_process):
+    environment = {**os.environ, "LAZSIM_LIVE_SECRET": "ab" * 32}
+    ended = run_process(*worker_command("127.0.0.1:1", "a"), "--host", host, env=environment, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"lazsim: --host {host}: is not of this machine (")
+    assert ended.stderr.count("\n") == 1
 
 
 RANKS = """

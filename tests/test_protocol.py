@@ -210,7 +210,7 @@ def decide_live(kind, cost_model, num_used, survivors, others):
 
     in_place = {place: worker(held) for place, held in survivors.items()}
     spec = tiny_spec(kind.name, checkpoint_folder="no such folder")
-    server = SimpleNamespace(spec=spec, workers=[*in_place.values(), *map(worker, others)])
+    server = SimpleNamespace(spec=spec, max_workers=1, workers=[*in_place.values(), *map(worker, others)])
     coordinator = Coordinator(server, cost_model, min_workers=1, start_timeout_s=1.0)
     members = [in_place.get(place) or worker(HeldState(), alive=False) for place in range(num_used)]
     coordinator._members = members

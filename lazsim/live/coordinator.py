@@ -60,12 +60,16 @@ Events are ``started``, ``entered``, ``rebuilt``, ``ready``, ``stepped``, ``paus
 
 
 class Coordinator:
-    """Leads one job: waits for `min_workers`, at most `start_timeout_s`, and trains with all that come.
+    """Leads one job: waits for `min_workers`, at most `start_timeout_s` for each, and trains with all that come.
 
-    `costs` gives sizes and shapes of the job in the simulation's terms; `record` is the run so far.
+    `costs` gives sizes and shapes of the job in the simulation's terms; `record` is the run so far. Raises a
+    LazsimError where the server cannot take that many workers.
     """
 
     def __init__(self, server: WorkerServer, costs: CostModel, min_workers: int, start_timeout_s: float) -> None:
+        if min_workers > server.max_workers:
+            most = counted(server.max_workers, "worker")
+            raise LazsimError(f"`nodes` {min_workers}: descriptors suffice for {most}; raise `ulimit -n`")
         self.server, self.spec, self.costs = server, server.spec, costs
         self.system = LIVE_SYSTEMS[self.spec.system].for_job(costs.job)
         self._planner = GenerationPlanner(self.system, costs, self.spec.global_batch)
@@ -111,12 +115,12 @@ class Coordinator:
 
     async def run(self) -> None:
         """Lead the job until it is over; raise a LiveError where it cannot go on."""
-        server, minimum = self.server, self._min_workers
-        if minimum > server.max_workers:
-            raise LazsimError(f"`nodes` {minimum}: descriptors suffice for {server.max_workers}; raise `ulimit -n`")
-        await server.wait_until(lambda: len(server.workers) + self.num_ended() >= minimum, self._start_timeout_s)
-        if len(server.workers) + self.num_ended() < minimum:
-            self.stop(f"{len(server.workers)} of {counted(minimum, 'worker')} came within {self._start_timeout_s:g} s")
+        server, minimum, timeout_s = self.server, self._min_workers, self._start_timeout_s
+        while (num_come := self._num_come()) < minimum and server.stopped is None:
+            await server.wait_until(lambda before=num_come: self._num_come() > before, timeout_s)  # type: ignore[misc]
+            if self._num_come() <= num_come:
+                came = f"{len(server.workers)} of {counted(minimum, 'worker')} came"
+                self.stop(f"{came}, and no other for {timeout_s:g} s")
         while server.stopped is None:
             decision = await self._decide()
             if decision.action is Action.WAIT:
@@ -131,6 +135,10 @@ class Coordinator:
             raise server.bug
         if server.stopped:
             raise LiveError(server.stopped)
+
+    def _num_come(self) -> int:
+        """Count the first workers that have come, or never will."""
+        return len(self.server.workers) + self.num_ended()
 
     def _reset_clock(self) -> None:
         self._began_s = time.monotonic()

@@ -37,7 +37,7 @@ from lazsim.units import counted
 
 LOCAL_START_TIMEOUT_S = 60.0
 CLUSTER_START_TIMEOUT_S = 3600.0
-"""Longest waits for the first workers; a cluster starts workers when it has room for them."""
+"""Longest waits for the next of the first workers; a cluster starts workers when it has room for them."""
 
 INTERVAL_STEPS = 50
 """Steps between checkpoints of a system that the job does not name: as of `ds` in Lazarus's evaluation."""

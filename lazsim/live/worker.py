@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 from lazsim.errors import LazsimError, printable
 from lazsim.processes import ORDERS
@@ -32,20 +33,34 @@ def end_on_signals() -> None:
             signal.signal(number, end)
 
 
-def run_worker(address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> int:
-    """Run a worker in this process and return its exit code."""
+def run_worker(address: tuple[str, int], name: str, secret: bytes, host: str, local_rank: int) -> NoReturn:
+    """Be a worker, and end this process."""
     import torch
 
     from lazsim.live.generation import Worker
 
     torch.set_num_threads(1)
+    worker = Worker(address, name, secret, host, local_rank)
     try:
-        reason = Worker(address, name, secret, host, local_rank).run()
+        reason = worker.run()
     except LazsimError as error:
         reason = str(error)
     if reason:
         print(printable(f"lazsim: {reason}"), file=sys.stderr, flush=True)
-    return 1 if reason else 0
+    # At once, while it is still held: its groups that are stuck wait for up to a minute when they are dropped.
+    os._exit(1 if reason else 0)
+
+
+def check_own_address(host: str) -> None:
+    """Raise a LazsimError where a host is not of this machine: others would fail with this worker at every attempt."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, 0)[0]
+        with socket.socket(family) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise LazsimError(
+            f"--host {host}: is no address of this machine ({error.strerror}); give one of its own"
+        ) from None
 
 
 def main() -> None:
@@ -73,12 +88,12 @@ def main() -> None:
         if not 0 < len(arguments.name) <= MAX_TEXT_LENGTH:
             raise LazsimError(f"--name has {len(arguments.name)} characters; give 1 to {MAX_TEXT_LENGTH}")
         secret = secret_from_environment()
+        if arguments.host:
+            check_own_address(arguments.host)
     except LazsimError as error:
         print(printable(f"lazsim: {error}"), file=sys.stderr)
         sys.exit(2)
-    code = run_worker((host, int(port)), arguments.name, secret, arguments.host, arguments.local_rank)
-    # Not sys.exit, which waits for groups that are stuck.
-    os._exit(code)
+    run_worker((host, int(port)), arguments.name, secret, arguments.host, arguments.local_rank)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing import current_process, forkserver, get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from lazsim.errors import LazsimError
 from lazsim.files.writing import scratch_folder
@@ -22,8 +22,9 @@ from lazsim.processes import end_with_parent, starting_processes, when_possible
 END_TIMEOUT_S = 5.0
 """Longest wait for the end of a worker that was killed: the kernel first frees its memory."""
 
-START_TIMEOUT_S = 60.0
-"""Longest wait for the start of a worker, for which the fork server may have to import torch first."""
+STUCK_S = 30.0
+"""A fork server that starts nothing and gets no processor for that long hangs: one that imports torch on a machine with
+much else to do gets some."""
 
 UNKNOWN_EXIT_CODE = 255
 """What Python takes for the exit code of a worker whose fork server was killed, whether it has ended or not."""
@@ -113,32 +114,48 @@ def _choose_folder() -> None:
 
 def _start(worker: ForkServerProcess) -> None:
     """Start a worker; where the fork server has ended, as for want of processes, the next call starts another."""
-    watch = threading.Timer(START_TIMEOUT_S, _kill_server)
+    has_started = threading.Event()
     try:
-        watch.start()
+        threading.Thread(target=_kill_stuck_server, args=(has_started,), daemon=True).start()
         worker.start()
     # The last where no thread can start.
     except (EOFError, ConnectionError, RuntimeError):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
     finally:
-        watch.cancel()
+        has_started.set()
+
+
+def _kill_stuck_server(has_started: threading.Event) -> None:
+    """Kill the fork server once it has done nothing for `STUCK_S`, unless the worker has started."""
+    before = b""
+    while not has_started.wait(STUCK_S):
+        # Its processor time and page faults are among what the system tells of it.
+        with contextlib.suppress(OSError):
+            now = Path(f"/proc/{_server_pid()}/stat").read_bytes()
+            if now == before:
+                _kill_server()
+            before = now
 
 
 def _kill_server() -> None:
     """Kill a fork server that hangs, as after SIGSTOP: Python waits without end for what it tells of workers."""
-    server: Any = forkserver._forkserver
     with contextlib.suppress(ProcessLookupError):
-        os.kill(server._forkserver_pid, signal.SIGKILL)
+        os.kill(_server_pid(), signal.SIGKILL)
 
 
-def _work(log: str, address: tuple[str, int], name: str, secret: bytes, local_rank: int) -> None:
+def _server_pid() -> Any:
+    """Return the number of the fork server; none before it starts."""
+    server: Any = forkserver._forkserver
+    return server._forkserver_pid
+
+
+def _work(log: str, address: tuple[str, int], name: str, secret: bytes, local_rank: int) -> NoReturn:
     """Be a worker, as long as the process that has started it is there."""
     end_with_parent()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    # Not a return, which waits for groups that are stuck.
-    os._exit(run_worker(address, name, secret, "127.0.0.1", local_rank))
+    run_worker(address, name, secret, "127.0.0.1", local_rank)
 
 
 def last_error(log: Path, told: str) -> str:

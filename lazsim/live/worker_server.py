@@ -103,6 +103,7 @@ class WorkerServer:
         self.spec, self.secret = spec, secret
         self.host, self.port = host, port
         self._job = job_hash(spec)
+        self.max_workers = max(0, free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER
         self.workers: list[WorkerConnection] = []
         self.stopped: str | None = None
         self.bug: BaseException | None = None
@@ -123,7 +124,6 @@ class WorkerServer:
             raise LazsimError(f"cannot listen on {self.host}:{port} ({why}); choose another") from None
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
-        self.max_workers = (free_descriptors() - MAX_STRANGERS) // DESCRIPTORS_PER_WORKER
         self._listen(0.0)
         self.start(self._disconnect_silent_workers())
 
