@@ -745,6 +745,39 @@ def test_a_worker_joins_by_its_command_line(pool, undisturbed, start_process):
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 
+CUT_OFF = """
+from lazsim.live import worker
+from lazsim.pytorch import group
+def meet(*_):
+    raise RuntimeError("no way to the others")
+group.Gloo.meet = meet
+worker.main()
+"""
+
+
+@pytest.mark.parametrize("system", ["lazarus", "ds"])
+def test_a_worker_that_cannot_join_is_sent_away_and_the_others_train_on(system, pool, start_process):
+    started = []
+
+    class CutOff(Script):
+        async def on_event(self, nodes, event, generation, step):
+            await super().on_event(nodes, event, generation, step)
+            server = nodes.coordinator.server
+            if event == "stepped" and not started:
+                command = [sys.executable, "-c", CUT_OFF, "--controller", f"127.0.0.1:{server.port}", "--name", "c"]
+                environment = {**os.environ, "LAZSIM_LIVE_SECRET": server.secret.hex()}
+                started.append(start_process(*command, env=environment, stderr=subprocess.PIPE))
+            elif event == "stepped" and started[0].poll() is not None:
+                server.stop()
+
+    spec = tiny_spec(system, slots_per_node=4, num_steps=10**6)
+    run = asyncio.run(run_locally(spec, CutOff(2), pool, max_nodes=2))
+    said = "lazsim: c: 5 attempts to join failed; the last: no way to the others\n"
+    assert (started[0].wait(timeout=600), started[0].stderr.read()) == (1, said)
+    assert run.run.counts["lost_steps"] == 0
+    assert run.steps[-1].num_nodes == 2
+
+
 def test_nothing_is_left_behind(pool, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     workers = workers_of(os.getpid())

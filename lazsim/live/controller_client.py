@@ -28,7 +28,8 @@ WELCOME_TIMEOUT_S = 60.0
 """Time that a worker that has reached it waits for a proof, and again for a welcome: a controller may be planning."""
 
 UNHEARD_MS = 30_000
-"""Time after which a heartbeat that the controller's machine does not take ends the connection."""
+"""Time after which a heartbeat that the controller's machine does not take ends the connection: the controller has
+counted this worker as dead well before, after `LiveSpec.silence_s`, and this one may come back with its states."""
 
 
 class DisconnectedError(Exception):

@@ -35,7 +35,8 @@ FAILURE_WINDOW_S = 0.02
 """Failures that the coordinator learns of within this time count as one."""
 
 MAX_FAILED_ATTEMPTS = 5
-"""Generations in a row that end without a dead worker and without a step, before the job ends with an error."""
+"""Generations in a row that end without a dead worker and without a step, before the job ends with an error; and those
+that a worker cannot join, before it is sent away."""
 
 PREPARE_TIMEOUT_S = 600.0
 LEAVE_TIMEOUT_S = 60.0
@@ -376,6 +377,8 @@ class Coordinator:
         record = self.record
         self._command("train")
         self._members = self._members[: plan.num_ranks]
+        for member in self._members:
+            member.has_trained = True
         record.num_used, record.num_sequences = plan.num_ranks, sum(map(len, plan.sequences))
         if plan.source != "peers":
             record.log.count("restarts", int(self.has_trained))
@@ -505,9 +508,26 @@ class Coordinator:
         recovery.age_s = record.youngest_s(lost)
         record.event("failure", self.step, num_lost=len(lost))
         recovery.rebuild_s += self.now_s() - known_s
-        self._failed_attempts = 0 if lost else self._failed_attempts + 1
+        if not lost:
+            self._count_failed_attempt()
+        else:
+            self._failed_attempts = 0
+
+    def _count_failed_attempt(self) -> None:
+        """Give up after too many: on workers that have never trained, among others that have, else on the job."""
+        error = next((member.error for member in self._members if member.error), "no error given")
+        self._failed_attempts += 1
+        newcomers = [member for member in self._members if not member.has_trained]
+        if len(newcomers) == len(self._members):
+            newcomers = []
+        for member in newcomers:
+            member.failed_attempts += 1
+            if member.failed_attempts == MAX_FAILED_ATTEMPTS:
+                # Steps between its attempts would keep the job, which pauses for each, from giving up.
+                told = f"{MAX_FAILED_ATTEMPTS} attempts to join failed; the last: {member.error or error}"
+                member.dismiss(f"{member.name}: {told}")
+                self._failed_attempts = 0
         if self._failed_attempts == MAX_FAILED_ATTEMPTS:
-            error = next((member.error for member in self._members if member.error), "no error given")
             self.stop(f"{MAX_FAILED_ATTEMPTS} attempts to go on failed in a row with no dead worker; the last: {error}")
 
     def _is_finished(self) -> bool:

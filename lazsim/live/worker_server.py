@@ -52,6 +52,7 @@ class WorkerConnection:
 
     The last generation that it was told to start is `generation`. There it has ``entered``, is ``connected`` to the
     other ranks, ``ready`` with every state that it needs, or ``idle`` again; `error` tells why it left by itself.
+    Until it `has_trained`, its `failed_attempts` to do so count, in which no worker was lost.
     """
 
     name: str
@@ -64,6 +65,8 @@ class WorkerConnection:
     generation: int = 0
     stage: str = "idle"
     error: str = ""
+    has_trained: bool = False
+    failed_attempts: int = 0
 
     def send(self, message: Message) -> None:
         """Send a message; the end of the connection tells when the worker is gone."""
@@ -71,6 +74,12 @@ class WorkerConnection:
             self.disconnect()
         elif self.alive:
             self.writer.write(self.auth.sign(message))
+
+    def dismiss(self, reason: str) -> None:
+        """Tell the worker that the job is over for it, and end its connection."""
+        self.send(Stop(reason))
+        self.writer.close()
+        self.alive = False
 
     def disconnect(self) -> None:
         """Count the worker as dead, and cut its connection."""
@@ -151,8 +160,7 @@ class WorkerServer:
         await asyncio.sleep(0)
         writers = [worker.writer for worker in self.workers]
         for worker in self.workers:
-            worker.send(Stop(self.stopped or ""))
-            worker.writer.close()
+            worker.dismiss(self.stopped or "")
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
@@ -267,6 +275,7 @@ class WorkerServer:
             return None
         messages.check_report(self.spec, hello)
         worker = WorkerConnection(hello.name, hello.instance, writer, auth, hello.held, time.monotonic())
+        worker.has_trained = bool(hello.held.blocks)
         self.workers.append(worker)
         worker.send(messages.Welcome(self.spec))
         self._handler.on_join(worker)
