@@ -989,7 +989,7 @@ def test_a_worker_at_an_address_of_another_machine_is_refused(host, run_process)
     environment = {**os.environ, "LAZSIM_LIVE_SECRET": "ab" * 32}
     ended = run_process(*worker_command("127.0.0.1:1", "a"), "--host", host, env=environment, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"lazsim: --host {host}: is not of this machine (")
+    assert ended.stderr.startswith(f"lazsim: --host {host}: is no address of this machine (")
     assert ended.stderr.count("\n") == 1
 
 

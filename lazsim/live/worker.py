@@ -58,9 +58,7 @@ def check_own_address(host: str) -> None:
         with socket.socket(family) as probe:
             probe.bind(address)
     except OSError as error:
-        raise LazsimError(
-            f"--host {host}: is no address of this machine ({error.strerror}); give one of its own"
-        ) from None
+        raise LazsimError(f"--host {host}: is no address of this machine ({error.strerror}); give one") from None
 
 
 def main() -> None:
