@@ -26,7 +26,7 @@ def sweep(axes, cells, failures=9):
     """Make the result of a sweep from samples by seed: a list for each (system, *values of the axes)."""
     rows = [
         {"system": system, "placement": None, **dict(zip(axes, values, strict=True))}
-        | {"seed": seed, "samples": count, "num_failures": failures}
+        | {"seed": seed, "samples": count, "num_failures": failures, "layout": None, "fits_memory": True}
         for (system, *values), samples in cells.items()
         for seed, count in enumerate(samples)
     ]

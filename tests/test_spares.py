@@ -20,12 +20,17 @@ from tests.jobs import EvenLoads, costs, staged_costs, trace
 
 LOST_S = 600.0
 
+ROW = {
+    "system": "ds", "placement": None, "num_failures": 9, "cost_usd": None, "layout": None, "fits_memory": True,
+    "id": "x",
+}  # fmt: skip
+"""What rows of a sweep have beside their samples and node-hours."""
+
 
 def result_of(found):
     """Return a sweep over numbers of spares; `found` has the samples and the node-hours of each seed by number."""
-    row = {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": None, "id": "x"}
     rows = tuple(
-        row | {"spares": number, "seed": seed, "samples": samples, "node_hours_held": hours}
+        ROW | {"spares": number, "seed": seed, "samples": samples, "node_hours_held": hours}
         for number, by_seed in found.items()
         for seed, (samples, hours) in enumerate(by_seed)
     )
@@ -235,11 +240,7 @@ def test_the_number_of_spares_that_pays_is_that_of_the_cheapest_samples():
 def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
     found = ((2, 1, 122.0, 112.0), (0, 0, 100.0, 100.0), (1, 0, 118.0, 105.0), (1, 1, 122.0, 107.0))
     keys = ("spares", "seed", "samples", "node_hours_held")
-    rows = tuple(
-        {"system": "ds", "placement": None, "num_failures": 9, "cost_usd": 2 * one[3], "id": "x"}
-        | dict(zip(keys, one, strict=True))
-        for one in found
-    )
+    rows = tuple(ROW | {"cost_usd": 2 * one[3]} | dict(zip(keys, one, strict=True)) for one in found)
     result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
     (costs,) = result.spares()
     # Means over seeds: 120 samples for 106 node-hours with one spare.
