@@ -182,7 +182,7 @@ def test_of_ranks_that_write_into_one_log_one_counts(tmp_path, kind):
     found = observed_phases(log.marks)
     assert (found.num_stops, found.lost_s, found.wall_s, found.done) == (0, 0, 57, 57)
     assert len(log.notes) == 1
-    assert log.notes[0].startswith("the log has lines of 2 ranks, runs or metrics: those of ")
+    assert log.notes[0].startswith("the log has lines of 2 ranks or metrics: those of ")
 
 
 def test_steps_that_begin_anew_with_each_epoch_are_told(tmp_path):
@@ -236,7 +236,35 @@ def test_of_metrics_that_a_tracker_exports_together_one_counts(tmp_path, order):
     (tmp_path / "log.csv").write_text(f"run_id,key,value,timestamp,step\n{text}")
     log = read_log(tmp_path / "log.csv")
     assert [(one.time_s, one.done) for one in log.marks] == [(1.7e9 + 10 * at, at) for at in range(9)]
-    assert log.notes[1] == "the log has lines of 2 ranks, runs or metrics: those of ab12 loss count"
+    assert log.notes[1] == "the log has lines of 2 ranks or metrics: those of loss count"
+
+
+@pytest.mark.parametrize("column", ["run_id", "metric"])
+def test_runs_of_one_job_and_values_of_a_metric_are_no_writers(tmp_path, column):
+    # Three lines of each run, or of each value.
+    rows = "".join(f"{at // 3},{10 * at},{at}\n" for at in range(12))
+    (tmp_path / "log.csv").write_text(f"{column},time,step\n{rows}")
+    log = read_log(tmp_path / "log.csv")
+    assert [(one.time_s, one.done) for one in log.marks] == [(10 * at, at) for at in range(12)]
+    assert log.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "unit", "done"),
+    [
+        ("step,iteration", "steps", 1),
+        ("iteration,step", "steps", 1),
+        ("samples,_step", "samples", 1),
+        ("_step,train/global_step", "steps", 2),
+        ("_step,samples,global_step", "steps", 3),
+    ],
+)
+def test_of_several_counts_the_first_counts_unless_another_is_of_the_whole_job(tmp_path, columns, unit, done):
+    rows = "".join(f"{10 * at},{at},{2 * at},{3 * at}\n" for at in range(4))
+    header = ",".join(["time", *columns.split(","), "loss"][:4])
+    (tmp_path / "log.csv").write_text(f"{header}\n{rows}")
+    log = read_log(tmp_path / "log.csv")
+    assert (log.unit, log.marks[-1].done) == (unit, 3 * done)
 
 
 def test_another_rank_that_writes_while_the_first_does_not_counts(tmp_path):

@@ -38,21 +38,21 @@ METRIC = re.compile(r"1\d{12} \S+ \d+\s*\n")
 METRIC_COLUMNS = ("timestamp_ms", "value", "step")
 """First line and columns of a file in which MLflow keeps a metric, which have no header."""
 
-TIMES = ("timestamp", "walltime", "wall_time", "datetime", "time", "elapsed", "runtime", "seconds")
+TIMES = ("timestamp", "walltime", "wall_time", "time", "datetime", "elapsed", "runtime", "seconds")
 """Names of columns with a time, in small letters and without a unit: of several, the first of these counts, since the
 `_runtime` of W&B stands still between runs of a job, and the `elapsed` of others is that of a step."""
 COUNTS = {
-    **dict.fromkeys(("trainer_global_step", "train_global_step", "global_step", "iteration", "steps", "step"), "steps"),
-    **dict.fromkeys(("consumed_samples", "samples"), "samples"),
+    **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step", "train_global_step"), "steps"),
+    **dict.fromkeys(("samples", "consumed_samples"), "samples"),
 }
-"""Names of columns with a count, and what it counts: of several, the first of these counts, since the `_step` of W&B is
-one for each call, which may be one in many steps of Lightning or Transformers."""
+"""Names of columns with a count, and what it counts."""
 NO_COUNT = ("", "nan", "none", "null")
 WRITERS = (
     *("rank", "global_rank", "process", "process_index", "worker", "host", "hostname", "node"),
-    *("run_id", "key", "metric", "metricname", "metric_name"),
+    *("key", "metricname", "metric_name", "tag", "attribute_path"),
 )
-"""Columns with who wrote the row: a rank, or a run or a metric of those that MLflow and Comet export together."""
+"""Columns with who wrote the row: a rank, or a metric of those that MLflow, Comet, TensorBoard and Neptune export
+together."""
 
 BACK_SHARE, TURNS_SHARE = 0.25, 0.25
 """Share of lines that step back from which on they are of several ranks that nothing tells apart; and turns between a
@@ -119,8 +119,8 @@ def read_log(path: Path | str) -> StepLog:
     for before, after in pairwise(marks):
         if before.time_s > after.time_s:
             raise LazsimError(
-                f"{path}, line {after.line}: its time is before that of the line above; sort the log, or write "
-                "its times in UTC if the clock was set back"
+                f"{path}, line {after.line}: its time is before that of the line above; sort the log, keep one "
+                "run of several, or write its times in UTC if the clock was set back"
             )
     back_s = [after.time_s - before.time_s for before, after in pairwise(marks) if after.done < before.done]
     if len(back_s) >= FEWEST_LINES and len(back_s) > BACK_SHARE * len(marks):
@@ -137,7 +137,7 @@ def read_log(path: Path | str) -> StepLog:
     if marks[-1].time_s > EPOCHS_S[1]:
         raise LazsimError(
             f"{path}: its times are no seconds since 1970, and their column names no other unit, such as timestamp_ms; "
-            "name theirs, or give dates"
+            "name it, or give dates"
         )
     return StepLog(unit, marks, sha256(content), notes)
 
@@ -155,7 +155,7 @@ def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
             kept += lines
     kept.sort(key=lambda one: one.line)
     writers = sorted({one.writer for one in kept})
-    told = f"the log has lines of {len(by_writer)} ranks, runs or metrics: those of {shorten(', '.join(writers))} count"
+    told = f"the log has lines of {len(by_writer)} ranks or metrics: those of {shorten(', '.join(writers))} count"
     return kept, (told,) * (len(by_writer) > len(writers))
 
 
@@ -222,8 +222,6 @@ def _table(name: str, text: str) -> Reading:
             raise LazsimError(f"{name}, line {line}: expected {len(header)} columns; mend it, or leave it out")
         writer = " ".join(fields[column] for column in writer_columns)
         marks.append(_mark(name, line, fields[time_column], fields[count_column], writer, time_unit))
-    num_runs = len({fields[column] for _, fields in rows for column in writer_columns if header[column] == "run_id"})
-    notes += (f"the log has {num_runs} runs, which are taken for parts of one job",) * (num_runs > 1)
     return unit, marks, notes
 
 
@@ -232,7 +230,9 @@ def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
     names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
     plain = [re.sub(rf"_+({'|'.join(UNIT_OF_WORD)})$", "", name) for name in names]
     times = [plain.index(name) for name in TIMES if name in plain]
-    counts = [names.index(name) for name in COUNTS if name in names]
+    counts = [place for place, name in enumerate(names) if name in COUNTS]
+    # The step of W&B is one for each call, which may be one in many steps of Lightning or Transformers.
+    counts.sort(key=lambda place: "global_step" not in names[place])
     writers = [place for place, name in enumerate(names) if name in WRITERS]
     return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
 
