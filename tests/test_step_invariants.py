@@ -289,13 +289,16 @@ def test_a_stage_of_dualpipe_keeps_as_many_of_each_part_as_one_of_1f1b(pipeline)
 
 
 def test_memory_of_dualpipe_counts_parts_by_their_distance_from_both_ends():
-    # Four stages hold 1 and 45, or 1 and 1 layers. The second keeps 4 - 1 micro-batches of its part and 2 of the other.
-    layout = {"pipeline": 4, "expert": 8, "global_batch": 64, "schedule": "dualpipe"}
-    first, second = (
-        memory_bytes(load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout | {"stages": stages}, 32))["activations"]
-        for stages in ("Et|t*45|t|tL", "Et|t|t*45|tL")
-    )
-    assert first == pytest.approx((3 * 45 + 2) / (2 * 45 + 3) * second)
+    # The second of four stages keeps 4 - 1 micro-batches of its part and 2 of the other: 45 and 1 layers, or 1 and 1.
+    # Of eight stages, the second to the fourth have 5 and 9 layers: the fourth keeps most, 8 - 3 of its part and 4.
+    layout = {"expert": 8, "global_batch": 128, "schedule": "dualpipe"}
+    stages = {"Et|t*45|t|tL": 3 * 45 + 2, "Et|t|t*45|tL": 3 + 2 * 45, "Et*2|(t*5|)*3(t*9|)*3t*4L": 5 * 5 + 4 * 9}
+    kept = []
+    for text, num_layers in stages.items():
+        pipeline = 8 if "9" in text else 4
+        inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout | {"pipeline": pipeline, "stages": text}, 64)
+        kept.append(memory_bytes(inputs)["activations"] / num_layers)
+    assert kept == pytest.approx([kept[0]] * 3)
 
 
 def test_passes_come_after_those_that_they_wait_for():

@@ -126,12 +126,14 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
     names = {name for part in set(parts) for name, _ in part}
     layers = _layer_bytes(inputs, names)
     gathered = _gathered_bytes(inputs, parts[0]) if parallel.gathers_each_time else (0.0, 0.0)
-    needs: dict[tuple[StagePart, ...], dict[str, float]] = {}
+    needs: dict[object, dict[str, float]] = {}
     for stage, held in enumerate(stage_parameters(part_parameters(inputs.model, parallel, parts), parallel)):
         of_stage = tuple(parts[part] for part in parts_of_stage(parallel, stage))
-        # Of stages alike, the first needs most: it keeps as many activations as any after it, or more.
-        if of_stage not in needs:
-            needs[of_stage] = _stage_bytes(inputs, stage, of_stage, layers, gathered, rerouted, *held)
+        # Of stages alike, the first needs most: it keeps as many of each part as any after it, or more. With DualPipe,
+        # the nearer it is to one end, the farther it is from the other.
+        alike = of_stage if parallel.schedule == "1f1b" else stage
+        if alike not in needs:
+            needs[alike] = _stage_bytes(inputs, stage, of_stage, layers, gathered, rerouted, *held)
     return max(needs.values(), key=lambda need: math.fsum(need.values()))
 
 
