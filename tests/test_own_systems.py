@@ -116,7 +116,7 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
     ),
     (
         "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'checkpoint', stopped.alive[:8])",
-        "a restart takes nodes, and their number",
+        "after a restart all: give their number",
     ),
     (
         "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'checkpoint', ('a', 'b', 'c', 'd'), 4)",
@@ -128,9 +128,19 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
         "its seats 1 are not free",
     ),
     (
+        "decide(self, costs, stopped):\n  nodes = stopped.held.nodes\n  if not nodes:\n"
+        "    return super().decide(costs, stopped)\n  return Decision(Action.RECONFIGURE, 'peers', nodes[::-1], 8)",
+        "a new plan starts from all nodes that hold a state, in their order",
+    ),
+    (
+        "decide(self, costs, stopped):\n  nodes = stopped.held.nodes\n  if not nodes:\n"
+        "    return super().decide(costs, stopped)\n  return Decision(Action.CONTINUE, 'peers', seats=(0,))",
+        "those of its nodes that hold no state come last, each with a free seat",
+    ),
+    (
         "decide(self, costs, stopped):\n  nodes = stopped.alive\n"
         "  return Decision(Action.RESTART, 'checkpoint', nodes, len(nodes))",
-        "a restart takes 4 nodes for each model replica, not 11",
+        "a new plan takes 4 nodes for each model replica, not 11",
     ),
 ])  # fmt: skip
 def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, told):
@@ -141,6 +151,19 @@ def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, to
     assert str(error.value).startswith(f"system '{tmp_path}/mine.py:OWN': ")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_new_plan_of_nodes_that_lack_a_state_is_told_in_a_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"{HEAD}    def decide(self, costs, stopped):\n        nodes = stopped.held.nodes\n        if not nodes:\n"
+        "            return super().decide(costs, stopped)\n"
+        "        return Decision(Action.RECONFIGURE, 'peers', nodes, 4)\n\n\nOWN = Own('own', 'mine')\n"
+    )
+    # Of each stage, three nodes hold the same half.
+    assert run(f"{path}:OWN", (95, "remove", "a b c")).counts["reconfigurations"] == 1
+    with pytest.raises(SpecError, match="a new plan starts from all nodes that hold a state"):
+        run(f"{path}:OWN", (95, "remove", "a c e"))
 
 
 def test_a_system_or_a_policy_of_a_user_that_may_change_is_told_in_a_line(tmp_path):

@@ -51,25 +51,27 @@ def _is_amount(*values: Any) -> bool:
 def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJob) -> str:
     if not isinstance(decision, Decision):
         return "return a Decision"
-    nodes, free = decision.nodes, set(range(stopped.held.num_seats)) - set(stopped.held.seats)
+    action, nodes, number, seats = decision.action, decision.nodes, decision.num_nodes, decision.seats
+    held, fewest, num_kept = stopped.held, system.fewest_nodes(costs), len(nodes) - len(seats)
     if gone := set(nodes).difference(stopped.alive):
         return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
-    if decision.action is Action.RESTART and not 0 < len(nodes) == decision.num_nodes:
-        return "a restart takes nodes, and their number"
-    if (
-        decision.action is Action.RESTART
-        and not system.is_elastic
-        and system.num_seats(costs, len(nodes)) % system.fewest_nodes(costs)
-    ):
-        return f"a restart takes {system.fewest_nodes(costs)} nodes for each model replica, not {len(nodes)}"
-    if taken := set(decision.seats) - free:
+    if taken := set(seats).difference(set(range(held.num_seats)).difference(held.seats)):
         return f"its seats {', '.join(map(str, sorted(taken)))} are not free"
     for bucket, seconds in decision.phases:
         if bucket not in BUCKETS or not _is_amount(seconds):
             return f"its phase {bucket!r} of {seconds} s: give seconds of {', '.join(BUCKETS)}"
-    if decision.action in (Action.RECONFIGURE, Action.CONTINUE) and not stopped.held.nodes:
+    if action in (Action.RECONFIGURE, Action.CONTINUE) and not held.nodes:
         return "no node holds a state from which to go on: restart or wait"
-    if decision.action is Action.RESUME and not stopped.paused:
+    if action is Action.CONTINUE and (num_kept < 1 or not set(nodes[:num_kept]) <= set(held.nodes)):
+        return "those of its nodes that hold no state come last, each with a free seat (`seats`)"
+    if action is Action.RECONFIGURE and (nodes[: len(held.nodes)] != held.nodes or not stopped.hold_everything(nodes)):
+        return "a new plan starts from all nodes that hold a state, in their order (`held.nodes`), which hold every one"
+    if action in (Action.RECONFIGURE, Action.RESTART):
+        if not 0 < number <= len(nodes) or (action is Action.RESTART and number < len(nodes)):
+            return "a new plan takes some of its nodes, after a restart all: give their number (`num_nodes`)"
+        if not system.is_elastic and system.num_seats(costs, number) % fewest:
+            return f"a new plan takes {fewest} nodes for each model replica, not {number}"
+    if action is Action.RESUME and not stopped.paused:
         return "a job resumes after a pause only (`paused`)"
     return ""
 
