@@ -230,7 +230,9 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
     plan, is_uneven = None, (gpus_N != most_gpus).any()
     if num_groups > 1:
         try:
-            plan = place_groups(load_LE, num_groups, slots_N, gpus_N, apart=True)
+            plan = own = place_groups(load_LE, num_groups, slots_N, gpus_N)
+            if (own.replicas_LEN > gpus_N).any():
+                plan = place_groups(load_LE, num_groups, slots_N, gpus_N, apart=True)
         except InfeasiblePlanError as error:
             _warn_of_split_groups(str(error))
             num_groups = 1
@@ -240,14 +242,13 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
             raise InfeasiblePlanError(f"policy {policy!r} plans for nodes of equal size, but they have {counts} GPUs")
         plan = place_on_uneven(replicas_LE, load_LE, slots_N, fault_threshold)
     elif plan is None:
-        plan = place(policy, PlacementRequest(replicas_LE, len(gpus_N), int(slots_N[0]), most_gpus, load_LE))
+        plan = own = place(policy, PlacementRequest(replicas_LE, len(gpus_N), int(slots_N[0]), most_gpus, load_LE))
     plan = plan.with_slots(int(slots_N.max()))
     is_used = np.arange(most_gpus) < gpus_N[:, None]
     slots_LGK = pack_gpus(plan, load_LE, most_gpus, gpus_N)[:, is_used]
     if num_groups > 1 or policy == "eplb":
         # It costs balance to keep replicas of an expert apart. EPLB's own GPUs stay where they have one slot each and,
         # of groups, where their busiest has less load.
-        own = place_groups(load_LE, num_groups, slots_N, gpus_N) if num_groups > 1 else plan
         filled = [(own.slots_LNS[:, node, :num], gpus_N[node]) for node, num in enumerate(slots_N)]
         own_LGK = np.concatenate([one.reshape(len(one), -1, num).swapaxes(1, 2) for one, num in filled], axis=1)
         own_L = _busiest(load_LE / own.replicas_LE, own_LGK)
