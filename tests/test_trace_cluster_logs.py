@@ -646,6 +646,11 @@ REFUSED = {
     "azure": ('{"DocumentIncarnation": 2, "Events": [{"EventType": "Preempt", "Resources": ["a"]}]}', "Azure", "row"),
     "azure, an event in each line": ('{"EventType": "Preempt", "NotBefore": "x"}\n' * 2, "Azure", "row"),
     "scontrol as JSON": ('{"nodes": [{"name": "a", "slurmd_start_time": {"number": 1}}]}', "sinfo", "sacctmgr"),
+    "aws, states of instances": (
+        '{"InstanceStatuses": [{"Events": [{"Code": "instance-stop", "NotBefore": "x"}], "InstanceId": "i-1"}]}',
+        "a list of nodes at one instant (aws ec2 describe-instances or -instance-status)",
+        "describe-scaling-activities",
+    ),
     "sinfo as JSON": ('{"sinfo": [{"nodes": {"total": 3}}]}', "a list of nodes at one instant", "sacctmgr"),
     "sacct as JSON": ('{"meta": {}, "jobs": [{"account": "a", "job_id": 5}]}', "a job log", "sacctmgr"),
     "operations in a table": ("NAME   TYPE                         TARGET      STATUS\n"

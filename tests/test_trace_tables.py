@@ -971,12 +971,14 @@ def test_samples_of_other_conditions_are_refused(write):
 
 
 def test_samples_of_two_ports_of_a_node_that_differ_are_refused(write):
-    says = "another sample of 'a' at the time {}; choose with `where`"
-    assert says.format(120) in refusal(lambda: read_trace(write(wide(["a:9100", "a:9400", "b:9100"], DIGITS))))
+    says = "another sample of 'a' at the time {}; choose with `{}"
+    path = write(wide(["a:9100", "a:9400", "b:9100"], DIGITS))
+    assert says.format(120, "columns`, such as time=1,nodes=*:9100;") in refusal(lambda: read_trace(path))
+    assert read_trace(path, mapping=make_mapping(columns="time=1,nodes=*:9100")).names == ("a", "b")
     rows = "".join(f"{stamp},a:{port},{job},{int(job != 'dcgm' or stamp != STAMPS[1])}\n"
                    for stamp in STAMPS for port, job in ((9100, "node"), (9400, "dcgm")))  # fmt: skip
     path = write("Time,instance,job,Value\n" + rows + f"{STAMPS[-1]},b:9100,node,1\n")
-    assert says.format(60) in refusal(lambda: read_trace(path))
+    assert says.format(60, "where`;") in refusal(lambda: read_trace(path))
     assert losses(read_trace(path, mapping=make_mapping(where="job=node"))) == []
 
 

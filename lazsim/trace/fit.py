@@ -217,6 +217,11 @@ def fit_notes(trace: Trace, recipe: SpotSpec | MtbfSpec, frame: "pd.DataFrame") 
     if trace.prices is not None:
         paid = f"the {trace_stats(trace).usd_per_node_hour:.4g} $ that a node-hour of the trace costs in the mean"
         yield f"a recipe has no prices: give its runs one, such as {paid}"
+    if isinstance(recipe, MtbfSpec) and recipe.shape != 1:
+        yield (
+            "nodes that are there at the start are taken to have run for long; had they been new, `mtbf_s` would be "
+            f"too {'low' if recipe.shape < 1 else 'high'} and `shape` off, more so in a short trace"
+        )
     tick_s = _tick(trace)
     by_chance = trace.nodes_lost() * tick_s / trace.duration_s
     if getattr(recipe, "batch_nodes", 0) and by_chance > MOST_BY_CHANCE:

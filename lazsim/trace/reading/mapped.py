@@ -455,7 +455,7 @@ class _MappedTable:
         wanted = itertools.chain(*filter(self._is_of_labels, self._conditions))
         chosen = choose_series([(read_labels(name), samples) for name, samples in series.items()], wanted, self._source)
         log = StateLog(self._source)
-        log.say_series(chosen)
+        log.say_series(chosen, "`columns`, such as time=1,nodes=*:9100" if self._nodes else "`where`")
         notes = [IS_THERE, *self._times.notes()]
         if self._nodes:
             nodes = dict.fromkeys(literal(find_node(labels)) for labels, _ in chosen)

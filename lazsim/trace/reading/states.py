@@ -81,8 +81,12 @@ class StateLog:
         """Say that a node exists: it is there from the start, or away, unless a row says what happened to it."""
         self._nodes[node] = kind
 
-    def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]]) -> None:
+    def say_series(
+        self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]], choice: str = "`where`"
+    ) -> None:
         """Say what series of samples at common times, each with labels, tell of nodes.
+
+        `choice` is what chooses one of several series of a node.
 
         A node is there while all its series are 1. It is gone where one has no sample, though another node has.
 
@@ -99,7 +103,7 @@ class StateLog:
             found: dict[float, bool] = {}
             for where, time, value in samples:
                 if found.setdefault(time, value == there) != (value == there):
-                    what = f"another sample of {shorten(node)!r} at the time {time:.15g}; choose with `where`"
+                    what = f"another sample of {shorten(node)!r} at the time {time:.15g}; choose with {choice}"
                     self.source.fault(where, what, "take the first sample of a time")
             states.setdefault(node, []).append(found)
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
