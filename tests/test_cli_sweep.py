@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from lazsim.output.run import unfit_notes
+
 SPEC = """
 [base]
 trace = "fail-every-5min"
@@ -81,8 +83,37 @@ def test_runs_whose_layouts_differ_say_which_they_have(lazsim, tmp_path):
     with (tmp_path / "out/table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {(f"num_nodes {row['trace.num_nodes']}", row["layout"]) for row in rows} == set(told)
-    (tmp_path / "grid.toml").write_text((tmp_path / "grid.toml").read_text().replace("[4, 8]", "4"))
+    # A field of the job that is not of its layout says nothing of it.
+    spec = (tmp_path / "grid.toml").read_text()
+    (tmp_path / "grid.toml").write_text(
+        spec.replace("grid = {", 'grid = {"job.checkpoint_interval_steps" = [50, 90], ')
+    )
+    out = lazsim("sweep", tmp_path / "grid.toml", "--out", tmp_path / "other", "--jobs", 1)[1]
+    assert re.findall(r"layout of ([^:]*): (.*)", re.sub(r"\n  +", " ", out)) == told
+    (tmp_path / "grid.toml").write_text(spec.replace("[4, 8]", "4"))
     assert "layout of" not in lazsim("sweep", tmp_path / "grid.toml", "--out", tmp_path / "out", "--jobs", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("models", "unfit"),
+    # 46.7 G parameters take 493 GiB of each GPU of 24 GiB without a layout.
+    [('["mixtral-8x7b"]', "all runs"), ('["gpt-s", "mixtral-8x7b"]', "model mixtral-8x7b")],
+)
+def test_runs_that_do_not_fit_are_named_by_what_tells_them_apart(lazsim, tmp_path, models, unfit):
+    (tmp_path / "grid.toml").write_text(
+        'base = {trace = "mtbf.toml", duration = "1h", system = "checkpoint"}\n'
+        f'grid = {{model = {models}, "trace.num_nodes" = [4, 5]}}\n'
+    )
+    (tmp_path / "mtbf.toml").write_text(
+        'kind = "mtbf"\nnum_nodes = 4\nmtbf_s = 1e6\nrepair_s = 1e3\nduration_s = 3600.0\n'
+    )
+    out = lazsim("sweep", tmp_path / "grid.toml", "--out", tmp_path / "out", "--jobs", 1)[1]
+    assert f"only: {unfit}\n" in re.sub(r"\n  +", " ", out)
+
+
+def test_of_many_runs_that_do_not_fit_some_are_named():
+    [note] = unfit_notes(f"nodes {count}" for count in range(1, 31))
+    assert note.endswith("nodes 19; nodes 20 and 10 more")
 
 
 def test_json_has_every_row_and_the_means(answered, spec, tmp_path):

@@ -26,6 +26,9 @@ MOST_WITH_DURATIONS = 3
 MOST_COMPARED = 3
 """Systems up to which a sentence holds the best against each of the others."""
 
+MOST_NAMED = 20
+"""Rows that a note names."""
+
 MAP_CAPTION = "The plans are those on all nodes at the first rebalance; each next change of nodes brings another."
 
 SHORT_BUCKETS = {"checkpoint": "ckpt", "lost_work": "lost", "reconfigure": "reconf", "rebalance": "rebal"}
@@ -137,7 +140,7 @@ def layout_notes(
     """Say below a table which layout the steps of its rows have, where these differ; None stands for no layout."""
     found = told_apart(layouts)
     return [
-        f"layout of {'; '.join(map(name, settings))}: {layout or 'none, steps as without measured kernels'}"
+        f"layout of {_listed(map(name, settings))}: {layout or 'none, steps as without measured kernels'}"
         for layout, settings in found.items()
         if len(found) > 1
     ]
@@ -145,8 +148,13 @@ def layout_notes(
 
 def unfit_notes(names: Iterable[str]) -> list[str]:
     """Say below a table which of its runs do not fit into memory, if any."""
-    told = "; ".join(dict.fromkeys(names))
+    told = _listed(dict.fromkeys(names))
     return [f"do not fit into memory, and hold for larger GPUs or nodes only: {told}"] if told else []
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = list(names)
+    return "; ".join(known[:MOST_NAMED]) + f" and {len(known) - MOST_NAMED} more" * (len(known) > MOST_NAMED)
 
 
 def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) -> Table:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lazsim.grouping import told_apart
+from lazsim.grouping import grouped, told_apart
 from lazsim.output.plots.style import looks_of, name_pictures
 from lazsim.output.report import Report, drawn
 from lazsim.output.run import layout_notes, unfit_notes
@@ -52,14 +52,15 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
     contests = result.contests()[:MOST_SETTINGS]
     if len(rows) > 1 and contests:
         yield _contest_table(result, contests, len(runs))
-    fits = told_apart([(setting, row["fits_memory"]) for setting, row in result.settings()])
+    fits_by_setting = grouped((tuple(setting.items()), row["fits_memory"]) for setting, row in result.settings())
+    fits = told_apart([(dict(setting), all(fits)) for setting, fits in fits_by_setting.items()])
     if notes := [*_layout_notes(result), *unfit_notes(map(name_setting, fits.get(False, ())))]:
         yield notes
 
 
 def _layout_notes(result: SweepResult) -> list[str]:
     """Say which layouts the steps of runs have, unless the sweep says so itself."""
-    if any(axis.partition(".")[0] == "job" for axis in result.axes):
+    if any(axis == "job" or axis.startswith("job.parallel.") for axis in result.axes):
         return []
     told = layout_notes([(setting, row["layout"]) for setting, row in result.settings()], name_setting)
     more = len(told) - MOST_SETTINGS

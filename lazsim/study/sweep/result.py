@@ -64,7 +64,7 @@ class SpareCost:
 
 
 def name_setting(setting: Mapping[Any, Any]) -> str:
-    """Name a run, if any, and the values of some axes, in a line.
+    """Name a run, if any, and the values of some axes, in a line; an empty setting is that of all runs.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def name_setting(setting: Mapping[Any, Any]) -> str:
     """
     names = axis_names([axis for axis in setting if axis != "run"])
     run = [str(setting["run"])] if "run" in setting else []
-    return ", ".join([*run, *(f"{name} {value_text(setting[axis])}" for axis, name in names.items())])
+    return ", ".join([*run, *(f"{name} {value_text(setting[axis])}" for axis, name in names.items())]) or "all runs"
 
 
 def axis_names(axes: Sequence[str]) -> dict[str, str]:
