@@ -1,5 +1,7 @@
 """Attention and state-space blocks, with the exchange of keys and values between context-parallel ranks."""
 
+import math
+
 from lazsim.costmodel.scan import SCANS, scan_work
 from lazsim.specs import AttentionSpec, StateSpaceSpec
 from lazsim.stepmodel.indexer import indexer_items
@@ -187,8 +189,8 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
     if ranks == 1:
         return []
     if parallel.context_exchange == "all_to_all":
-        width = attention.query_dim + attention.key_value_dim + attention.output_dim
-        seconds = [_exchanged_heads_s(inputs, width)] * 2
+        each = attention.key_value_dim / 2
+        seconds = [_exchanged_heads_s(inputs, attention.query_dim, each, each, attention.output_dim)] * 2
     else:
         gathered_bytes = 2 * inputs.tokens / parallel.tensor * attention.key_value_dim * ranks
         gathered_s = inputs.collective_s("all_gather", gathered_bytes, ranks, parallel.tensor)
@@ -202,13 +204,14 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
     return [Item((forward,), (backward,))]
 
 
-def _exchanged_heads_s(inputs: StepInputs, width: int) -> float:
-    """Return the time in which ranks of a sequence exchange positions for heads, of `width` numbers of each token.
+def _exchanged_heads_s(inputs: StepInputs, *widths: float) -> float:
+    """Return the time in which ranks of a sequence exchange positions for heads, of one tensor after the other.
 
-    Each rank sends what a gather of a share of the heads would bring.
+    Each has one of the `widths` in numbers of a token, and each rank sends what a gather of a share of it would bring.
     """
-    tensor = inputs.parallel.tensor
-    return inputs.collective_s("all_gather", 2 * inputs.tokens / tensor * width, inputs.parallel.context, tensor)
+    tensor, context = inputs.parallel.tensor, inputs.parallel.context
+    tensors_bytes = [2 * inputs.tokens / tensor * width for width in widths]
+    return math.fsum(inputs.collective_s("all_gather", num_bytes, context, tensor) for num_bytes in tensors_bytes)
 
 
 def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
@@ -229,9 +232,10 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     if inputs.parallel.context > 1:
         # Positions go for heads before a scan, as five tensors, and back after it; ranks that share a group have copies
         # (``MambaContextParallel`` of NVIDIA/Megatron-LM). *Assumed* is that a delta rule does alike.
-        copies = max(0, tensor * inputs.parallel.context - space.num_groups)
-        width = space.projected_dim + 2 * copies * space.state_dim + space.inner_dim
-        exchange = (kernels.exchange("context_exchange", _exchanged_heads_s(inputs, width), 0.0, 6),)
+        keys = max(space.num_groups, tensor * inputs.parallel.context) * space.state_dim
+        times = space.projected_dim - 2 * space.inner_dim - 2 * space.num_groups * space.state_dim
+        widths = space.inner_dim, space.inner_dim, keys, keys, times, space.inner_dim
+        exchange = (kernels.exchange("context_exchange", _exchanged_heads_s(inputs, *widths), 0.0, len(widths)),)
     before = after = []
     if inputs.parallel.micro_batch > 1:
         # Megatron-LM puts sequences first for the scan and back (``mamba_mixer``); of one sequence both are the same.
