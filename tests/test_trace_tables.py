@@ -971,15 +971,25 @@ def test_samples_of_other_conditions_are_refused(write):
 
 
 def test_samples_of_two_ports_of_a_node_that_differ_are_refused(write):
-    says = "another sample of 'a' at the time {}; choose with `{}"
+    says = "another sample of 'a' at the time {}; choose with `where`, such as 'node=*:9400'"
     path = write(wide(["a:9100", "a:9400", "b:9100"], DIGITS))
-    assert says.format(120, "columns`, such as time=1,nodes=*:9100;") in refusal(lambda: read_trace(path))
-    assert read_trace(path, mapping=make_mapping(columns="time=1,nodes=*:9100")).names == ("a", "b")
+    assert says.format(120) in refusal(lambda: read_trace(path))
+    assert read_trace(path, mapping=make_mapping(where="node=*:9100")).names == ("a", "b")
+    labelled = [f'"{{instance=""{name}""}}"' for name in ("a:9100", "a:9400", "b:9100")]
+    assert says.format(120).replace("node=", "instance=") in refusal(lambda: read_trace(write(wide(labelled, DIGITS))))
     rows = "".join(f"{stamp},a:{port},{job},{int(job != 'dcgm' or stamp != STAMPS[1])}\n"
                    for stamp in STAMPS for port, job in ((9100, "node"), (9400, "dcgm")))  # fmt: skip
     path = write("Time,instance,job,Value\n" + rows + f"{STAMPS[-1]},b:9100,node,1\n")
-    assert says.format(60, "where`;") in refusal(lambda: read_trace(path))
+    assert says.format(60) in refusal(lambda: read_trace(path))
     assert losses(read_trace(path, mapping=make_mapping(where="job=node"))) == []
+
+
+def test_ports_that_are_sampled_in_turns_do_not_make_other_nodes_seem_gone(write):
+    # Each port has two of three times, of a and, at other times than those of b, of a.
+    rows = "".join(f"{stamp},{name},1\n{stamp[:-2]}30,a:9400,1\n" for stamp in STAMPS for name in ("a:9100", "b:9100"))
+    assert "take samples of all nodes at the same times" in refusal(
+        lambda: read_trace(write("Time,instance,Value\n" + rows))
+    )
 
 
 def test_one_of_the_conditions_in_a_list_must_hold(write):
@@ -1263,10 +1273,13 @@ def test_states_that_may_mean_either_are_refused(write, state):
         ("time,node,what,state\n{0}1,a,Pod,failed\n{0}5,a,Pod,running\n", "(column 'what') or of what runs on it"),
         # Power supplies and disks of one node, and two monitors of it.
         ("time,node,unit,state\n{0}1,a,psu,down\n{0}2,a,disk,down\n{0}3,a,psu,up\n{0}5,a,disk,up\n", "(column 'unit')"),
+        ("time,node,unit,state\n{0}5,a,psu,up\n{0}3,a,disk,up\n{0}2,a,disk,down\n{0}1,a,psu,down\n", "(column 'unit')"),
         ("time,node,by,state\n{0}1,a,ping,down\n{0}2,a,slurm,down\n{0}3,a,ping,up\n{0}5,a,slurm,up\n", "(column 'by')"),
         # Nodes of two clusters, and days without their hours.
-        ("time,cluster,node,event\n{0}1,A,a,down\n{0}2,A,a,up\n{0}5,B,a,down\n", "same name in several of 'cluster'"),
-        ("rack,node,down_at,up_at\nr1,a,{0}1,{0}5\nr2,a,{0}2,{0}3\n", "choose one with `where`, and give `columns`"),
+        ("time,cluster,node,event\n{0}1,A,a,down\n{0}2,A,a,up\n{0}5,B,a,down\n", "cluster is 'A' before and 'B' here"),
+        ("time,region_id,node,event\n{0}1,A,a,down\n{0}2,A,a,up\n{0}5,B,a,down\n", "with `where` 'region_id=A'"),
+        ("rack,node,down_at,up_at\nr1,a,{0}1,{0}5\nr2,a,{0}2,{0}3\n", "a name is of one node in both, give `columns`"),
+        ("time,host,nodes\n{0}1,a,8\n{0}2,b,7\n", "choose one with `where` 'host=a'"),
         ("day,clock,node,state\n2025-03-01,08:00,a,down\n2025-03-01,9:30 PM,a,up\n", "'clock' has times without a day"),
         ("node,down_at,local,up_at\na,2025-03-01,08:00,2025-03-02\n", "if another column has the day, join both"),
         # Active nodes do work, and idle ones are there.
@@ -1284,6 +1297,7 @@ def test_rows_that_may_tell_of_something_else_are_refused_in_one_line(write, row
         # A partition and a kind of node, and causes, which a row of the return may repeat.
         ("partition", "gpu", "gpu", "gpu"), ("node_type", "gpu", "gpu", "gpu"), ("reason", "gpu", "nic", "nic"),
         ("reason", "ping", "ssh", ""), ("kind", "gpu", "nic", ""), ("user", "root", "slurm", "ann"),
+        ("message", "gpu", "gpu", "gpu"), ("sku", "gpu", "gpu", "gpu"), ("fix", "gpu", "nic", "service"),
         # A node may be in two partitions, but not in two racks.
         ("queue", "long", "debug", "long"), ("rack", "r1", "r1", ""), ("lasted", "00:30", "00:30", ""),
     ],
@@ -1294,6 +1308,30 @@ def test_a_column_beside_events_of_whole_nodes_does_not_count(write, column):
     trace = read_trace(write(f"{rows}{back},a,2025-03-01 01:00,up\n{first},b,2025-03-01 02:00,down\n"))
     # a is gone for the first of two hours.
     assert outcome(trace) == (7200.0, 2, 3 * 3600.0)
+
+
+def test_a_node_in_two_partitions_that_both_have_its_state_is_read(write):
+    states = [("00", "idle"), ("01", "down"), ("02", "idle")]
+    rows = "".join(f"2025-03-01 {hour}:00,a,{part},{state}\n" for hour, state in states for part in ("gpu", "debug"))
+    assert outcome(read_trace(write("time,node,partition,state\n" + rows))) == (7200.0, 1, 3600.0)
+
+
+def test_one_of_the_clusters_that_have_nodes_of_one_name_is_chosen_by_where_alone(write):
+    rows = ("A,a,{0}1:00,{0}2:00", "B,a,{0}1:30,{0}4:00", "A,b,{0}5:00,{0}5:30")
+    path = write("cluster,node,down_at,up_at\n" + "\n".join(rows).format("2025-03-01T0"))
+    # a is gone for the first of 4.5 hours, and b for half an hour at the end.
+    assert outcome(read_trace(path, mapping=make_mapping(where="cluster=A"))) == (4.5 * 3600, 2, 7.5 * 3600)
+
+
+def test_a_count_of_nodes_beside_the_host_that_counts_is_read(write):
+    assert outcome(read_trace(write("time,host,nodes\n2025-03-01 00:00,head,8\n2025-03-01 01:00,head,7\n"))) == (
+        3600.0, 1, 8 * 3600.0,
+    )  # fmt: skip
+
+
+def test_a_length_beside_days_is_no_time_of_day(write):
+    rows = "node,down_at,up_at,duration\na,2025-03-01,2025-03-02,24:00\nb,2025-03-03,2025-03-04,24:00\n"
+    assert trace_stats(read_trace(write(rows))).num_removals == 2
 
 
 def test_rows_behind_the_first_ones_may_say_that_a_table_is_no_list_of_losses(write):

@@ -5,8 +5,10 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from lazsim.errors import SpecError, TraceFormatError, literal, shorten
 from lazsim.files.faults import Faults
@@ -115,6 +117,9 @@ LIVES = re.compile("launch|creat|provision|acquired|granted|inserted|registered|
 LAST = re.compile("since|last|updated|changed|modified|transition")
 """Words of the name of a time at which a node came into the state that it has."""
 
+SUBJECTS = {"kind", "type", "what", "object", "resource", "component", "entity", "target", "unit", "level", "scope"}
+"""Words of the names of columns that tell what rows are of: a node, or a part of one."""
+
 PARTS = {"gpu", "gpus", "device", "card", "nic"}
 RUNNING = {"job", "task", "pod", "container", "process", "actor", "rank", "run", "service", "check", "sensor"}
 """Words of the names of columns that tell parts of a node, or what is on it: when one is mended, another may still be
@@ -124,6 +129,7 @@ _is_sample = functools.partial(is_read_by, sampled_value)
 _is_event = functools.partial(is_read_by, event_kind)
 _is_length = functools.partial(is_read_by, functools.partial(read_length, unit=None))
 _ROLES = {name: role for role, names in NAMES.items() for name in names.split()}
+_ROLES |= {f"{name}{end}": "cluster" for name in NAMES["cluster"].split() for end in ("id", "name")}
 
 OTHER_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}\b")
 """Begin of a date, of ISO 8601 or not."""
@@ -276,6 +282,7 @@ def guess_columns(table: FileTable) -> Guess:
     reason, names = "", ", ".join(map(literal, table.header[:MOST_TOLD])) or "without names"
     names += f" and {len(table.header) - MOST_TOLD} more" * (len(table.header) > MOST_TOLD)
     if guess := next(guesses, None):
+        guess = guess._replace(roles=_with_cluster(guess))
         doubts = ((doubt(guess), told) for doubt, told in DOUBTS.items())
         reason = next((told.format(found=found, give=f"give `columns` {guess}") for found, told in doubts if found), "")
     if guess and not reason:
@@ -333,10 +340,14 @@ def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
     is_any = fitting == [("time", "node", "value")] and split_unit(places["value"][0].name)[0] == "value"
     if len(fitting) != 1 or (is_any and any(not GONE_WORDS.isdisjoint(column.words) for column in columns)):
         return None
-    if fitting == [("time", "count")] and (places["event"] or any(one.words - ANY_WORDS for one in places["node"])):
-        return None  # Words beside a count may say that it is of nodes that are gone, or which node it is of.
+    are_counts = fitting == [("time", "count")]
+    if are_counts:
+        counters = [one for one in places["node"] if one.role == "node" and one.words - ANY_WORDS]
+        if places["event"] or (counters and "nodes" not in places["count"][0].words):
+            return None  # Words beside a count may say that it is of nodes that are gone, or which node it is of.
+        places["cluster"] = places["cluster"] or counters
     # Nodes tell by their names which is which, and counts do not.
-    roles = (*fitting[0], *["cluster"] * (fitting == [("time", "count")] and len(places["cluster"]) == 1))
+    roles = (*fitting[0], *["cluster"] * (are_counts and len(places["cluster"]) == 1))
     return Columns(**{role: places[role][0].place for role in roles})
 
 
@@ -390,6 +401,16 @@ def _by_loss(columns: Sequence[TableColumn]) -> Columns | None:
     return Columns(node=nodes[0].place, start=dates[0].place) if _role_of_dates(dates[0].words) == "start" else None
 
 
+def _with_cluster(guess: Guess) -> Columns:
+    """Add a column of places, in two of which a node has the same name, as that of clusters."""
+    if (node := guess.of("node")) is None:
+        return guess.roles
+    for other in (one for one in guess.others if one.role == "cluster" and one.words & PLACES):
+        if _are_several({pair for pair in zip(node.texts, other.texts, strict=True) if pair[1]}):
+            return msgspec.structs.replace(guess.roles, cluster=other.place)
+    return guess.roles
+
+
 WAYS = {_by_name: GUESSED, _by_node: UNNAMED, _by_content: UNNAMED, _by_loss: UNNAMED}
 """Ways to tell columns, of which the first that does counts, and how well the table fits then."""
 
@@ -408,23 +429,34 @@ def _column_of_parts(guess: Guess) -> str:
         return ""
     # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
     event, start = guess.of("event"), guess.of("start")
-    are_gone = [event is not None and _is_gone(text) for text in (event or node).texts]
+    gone = {*filter(_is_gone, {*event.texts})} if event else set()
+    are_gone = [text in gone for text in (event or node).texts]
     for other in guess.others:
-        rows = [row for row in zip(node.texts, other.texts, are_gone, strict=True) if row[1]]
-        back = {(name, text) for name, text, is_gone in rows if not is_gone}
+        rows = [*zip(node.texts, other.texts, are_gone, strict=True)]
+        told = {row for row in {*rows} if row[1]}
+        back = {(name, text) for name, text, is_gone in told if not is_gone}
         is_running = bool((event or start) and other.words & RUNNING)
-        pairs = {row[:2] for row in rows} if back and other.words & PARTS else back if is_running else set()
-        if len(pairs) > len({name for name, _ in pairs}) or (pairs and start and is_running):
+        pairs = {row[:2] for row in told} if back and other.words & PARTS else back if is_running else set()
+        if _are_several(pairs) or (pairs and start and is_running):
             return other.name
-        if event and (_tells_parts(other, {text for _, text in back}) or _returns_twice(rows)):
+        if event is None or other.role == "cluster":
+            continue
+        # The newest rows may come first.
+        are_twice = _are_several(back) and any(map(_returns_twice, (rows, rows[::-1])))
+        if are_twice or _tells_parts(other, {text for _, text in back}):
             return other.name
     return ""
 
 
+def _are_several(pairs: Collection[tuple[str, str]]) -> bool:
+    """Return whether a node is in several of pairs, each of a node and a text."""
+    return len(pairs) > len({name for name, _ in pairs})
+
+
 def _tells_parts(column: TableColumn, texts: set[str]) -> bool:
-    """Return whether texts beside nodes that are back name parts, and not why or what kind of nodes these are."""
-    is_of_nodes = column.role == "cluster" or "node" in map(_ROLES.get, column.words)
-    if is_of_nodes or OUTAGES.search(column.name.lower()):
+    """Return whether a column tells what rows are of, and texts in it beside nodes that are back name parts."""
+    is_of_nodes = "node" in map(_ROLES.get, column.words) or OUTAGES.search(column.name.lower())
+    if is_of_nodes or not column.words & SUBJECTS:
         return False
     return any(words and words <= PARTS | RUNNING for words in map(_words, texts))
 
@@ -434,7 +466,7 @@ def _returns_twice(rows: Iterable[tuple[str, str, bool]]) -> bool:
     went: set[tuple[str, str]] = set()
     back: dict[str, str] = {}
     for name, text, is_gone in rows:
-        if is_gone:
+        if is_gone and text:
             went.add((name, text))
             back.pop(name, None)
         elif (name, text) in went:
@@ -444,26 +476,13 @@ def _returns_twice(rows: Iterable[tuple[str, str, bool]]) -> bool:
     return False
 
 
-def _places_of_a_name(guess: Guess) -> str:
-    """Find a column of places in two of which a node has the same name."""
-    if (node := guess.of("node")) is None:
-        return ""
-    for other in guess.others:
-        pairs = {pair for pair in zip(node.texts, other.texts, strict=True) if pair[1]}
-        if other.role == "cluster" and other.words & PLACES and len(pairs) > len({name for name, _ in pairs}):
-            return other.name
-    return ""
-
-
 def _clock_of_a_day(guess: Guess) -> str:
     """Find times of day beside times that are days alone."""
     when = guess.of("time") or guess.of("start")
-    if when is None or when.kind != "date" or any(re.search("[T:]", text) for text in when.texts):
+    if when is None or when.kind != "date" or any(re.search(r":|T\d", text) for text in when.texts):
         return ""
-    clocks = (
-        one for one in guess.others if any(one.texts) and _most(one.texts, lambda text: bool(CLOCK.fullmatch(text)))
-    )
-    return next((one.name for one in clocks), "")
+    others = (one for one in guess.others if any(one.texts) and one.role != "duration")
+    return next((one.name for one in others if _most(one.texts, lambda text: bool(CLOCK.fullmatch(text)))), "")
 
 
 def _time_of_list(guess: Guess) -> str:
@@ -508,10 +527,6 @@ def _count_of_others(guess: Guess) -> str:
 DOUBTS = {
     _column_of_parts: (
         "its rows are of parts of a node (column {found!r}) or of what runs on it, " + OF_PARTS + " {give}"
-    ),
-    _places_of_a_name: (
-        "nodes have the same name in several of {found!r}, which may be different ones; choose one with `where`, and "
-        "{give}"
     ),
     _clock_of_a_day: f"column {{found!r}} has times without a day; {JOIN_DAY}, or if they do not count, {{give}}",
     _time_of_list: "rows have a time in {found!r}, as a list of nodes has; if something happened then, {give}",
@@ -607,9 +622,8 @@ def _most(texts: Sequence[str], fits: Callable[[str], bool]) -> bool:
 
 def _are_gone(texts: Sequence[str]) -> bool:
     """Return whether all texts of a column, but for empty ones, say that a node goes."""
-    return all(map(_is_gone, filter(None, texts)))
+    return all(map(_is_gone, {*texts} - {""}))
 
 
-@functools.lru_cache(1 << 12)
 def _is_gone(text: str) -> bool:
     return _is_event(text) and event_kind(text) == "remove"

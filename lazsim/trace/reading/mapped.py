@@ -279,9 +279,10 @@ class _MappedTable:
                 place, header = self._places["cluster"][0], self._table.header
                 column = header[place] if place < len(header) else str(place + 1)
                 what = f"{column} is {first!r} before and {second!r} here, and each has nodes of its own; "
-                what += f"choose one with `where` '{column}={first}'"
-                every = ", or if each row counts all nodes, give `columns`, such as time=1,count=2"
-                raise self._source.refuse(line, what + every * ("count" in texts))
+                otherwise = "a name is of one node in both, give `columns` without it"
+                if "count" in texts:
+                    otherwise = "each row counts all nodes, give `columns`, such as time=1,count=2"
+                raise self._source.refuse(line, f"{what}choose one with `where` '{column}={first}', or if {otherwise}")
             if "node" not in texts:
                 yield line, texts | cells
                 continue
@@ -450,12 +451,11 @@ class _MappedTable:
         series: dict[str, list[SeriesSample]] = {}
         for line, time, values in rows:
             for name, value in values:
-                # Several ports are of one node, and what listens there may fail without it.
-                series.setdefault(re.sub(r":\d+$", "", name), []).append((line, self._times.seconds(time), value))
+                series.setdefault(name, []).append((line, self._times.seconds(time), value))
         wanted = itertools.chain(*filter(self._is_of_labels, self._conditions))
         chosen = choose_series([(read_labels(name), samples) for name, samples in series.items()], wanted, self._source)
         log = StateLog(self._source)
-        log.say_series(chosen, "`columns`, such as time=1,nodes=*:9100" if self._nodes else "`where`")
+        log.say_series(chosen)
         notes = [IS_THERE, *self._times.notes()]
         if self._nodes:
             nodes = dict.fromkeys(literal(find_node(labels)) for labels, _ in chosen)

@@ -38,6 +38,9 @@ QUERIES = 'up{job="..."} or kube_node_status_condition{condition="Ready",status=
 METRICS = ("", "up", "probe_success", "kube_node_status_condition")
 NODE_LABELS = ("node", "nodename", "hostname", "host", "kubernetes_node", "instance")
 
+PORT = re.compile(r":\d+$")
+"""Port behind the name of a node, at which what is sampled listens."""
+
 SamplesT = TypeVar("SamplesT")
 SeriesSample = tuple[int | str, float, float | None]
 """Its place in the file, for faults, its time in seconds, and its value."""
@@ -81,12 +84,8 @@ class StateLog:
         """Say that a node exists: it is there from the start, or away, unless a row says what happened to it."""
         self._nodes[node] = kind
 
-    def say_series(
-        self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]], choice: str = "`where`"
-    ) -> None:
+    def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]]) -> None:
         """Say what series of samples at common times, each with labels, tell of nodes.
-
-        `choice` is what chooses one of several series of a node.
 
         A node is there while all its series are 1. It is gone where one has no sample, though another node has.
 
@@ -96,15 +95,21 @@ class StateLog:
             When a series names no node, or nodes have samples at different times, so that one without may be there.
         """
         states: dict[str, list[dict[float, bool]]] = {}
+        of_ports: dict[frozenset[tuple[str, str]], dict[float, bool]] = {}
         for labels, samples in series:
             there = 0.0 if labels.get("status") in NOT_READY else 1.0
             if not (node := find_node(labels)):
                 raise refusal(self.source, f"a series that names no node ({shorten(dict(labels))})")
             found: dict[float, bool] = {}
+            # What listens at several ports of a node may fail without it.
+            same = of_ports.setdefault(frozenset((name, PORT.sub("", str(text))) for name, text in labels.items()), {})
             for where, time, value in samples:
-                if found.setdefault(time, value == there) != (value == there):
-                    what = f"another sample of {shorten(node)!r} at the time {time:.15g}; choose with {choice}"
-                    self.source.fault(where, what, "take the first sample of a time")
+                found[time] = same.setdefault(time, value == there)
+                if found[time] != (value == there):
+                    what = f"another sample of {shorten(node)!r} at the time {time:.15g}; choose with `where`"
+                    ports = [(label, PORT.search(str(labels.get(label)))) for label in NODE_LABELS]
+                    hint = next((f", such as '{label}=*{port[0]}'" for label, port in ports if port), "")
+                    self.source.fault(where, what + hint, "take the first sample of a time")
             states.setdefault(node, []).append(found)
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source)
@@ -167,7 +172,7 @@ def read_labels(name: str) -> dict[str, str]:
 def find_node(labels: Mapping[str, Any]) -> str:
     """Return the node that labels name, without a port or a part of it, or an empty text."""
     name = next((str(labels[label]) for label in NODE_LABELS if labels.get(label)), "")
-    return whole_node(re.sub(r":\d+$", "", name))
+    return whole_node(PORT.sub("", name))
 
 
 def refusal(source: Faults, what: str) -> LazsimError:
