@@ -355,6 +355,30 @@ def test_parts_of_a_long_range_of_prometheus_are_of_the_same_series(read):
     assert read(lines(map(matrix, counted))).nodes_lost() == 1
 
 
+def test_series_goes_on_with_another_when_its_exporter_is_replaced(read):
+    ready = {"__name__": "kube_node_status_condition", "condition": "Ready"}
+    values = {"true": "110101", "false": "001010", "unknown": "000000"}
+    pods = (("10.0.0.1:8080", slice(0, 3)), ("10.0.0.2:8080", slice(3, 6)))
+    parts = [
+        series([value if place in range(6)[part] else None for place, value in enumerate(text)],
+               **ready, status=status, node="a", instance=pod)
+        for pod, part in pods for status, text in values.items()
+    ]  # fmt: skip
+    # a is not ready at the third and the fifth minute, and with one pod or two the same trace comes out.
+    trace = read(matrix(*parts))
+    assert [batch.time_s for batch in trace.batches() if batch.removed] == [120.0, 240.0]
+    whole = [series(list(text), **ready, status=status, node="a", instance="x:1") for status, text in values.items()]
+    assert list(trace.batches()) == list(read(matrix(*whole)).batches())
+
+
+def test_two_ports_of_a_node_that_differ_are_refused_in_an_answer_of_prometheus(read):
+    of_ports = [series(values, __name__="up", job="node", instance=name)
+                for name, values in (("a:9100", "1111"), ("a:9400", "1011"), ("b:9100", "1111"))]  # fmt: skip
+    with pytest.raises(TraceFormatError, match=r"sample of 'a' .* choose with `where`, such as 'instance=..9400'"):
+        read(matrix(*of_ports))
+    assert read(matrix(*of_ports), where=("instance=*:9100",)).nodes_lost() == 0
+
+
 def test_export_of_victoriametrics_has_milliseconds_apart_from_the_values(read):
     stamps = [1000 * (1740787200 + 60 * minute) for minute in range(4)]
     series = [

@@ -1297,7 +1297,8 @@ def test_rows_that_may_tell_of_something_else_are_refused_in_one_line(write, row
         # A partition and a kind of node, and causes, which a row of the return may repeat.
         ("partition", "gpu", "gpu", "gpu"), ("node_type", "gpu", "gpu", "gpu"), ("reason", "gpu", "nic", "nic"),
         ("reason", "ping", "ssh", ""), ("kind", "gpu", "nic", ""), ("user", "root", "slurm", "ann"),
-        ("message", "gpu", "gpu", "gpu"), ("sku", "gpu", "gpu", "gpu"), ("fix", "gpu", "nic", "service"),
+        ("message", "gpu", "gpu", "gpu"), ("sku", "gpu", "gpu", "gpu"), ("component", "psu", "nic", "nic"),
+        ("fix", "gpu", "nic", "service"),
         # A node may be in two partitions, but not in two racks.
         ("queue", "long", "debug", "long"), ("rack", "r1", "r1", ""), ("lasted", "00:30", "00:30", ""),
     ],

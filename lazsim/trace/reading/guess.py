@@ -117,7 +117,7 @@ LIVES = re.compile("launch|creat|provision|acquired|granted|inserted|registered|
 LAST = re.compile("since|last|updated|changed|modified|transition")
 """Words of the name of a time at which a node came into the state that it has."""
 
-SUBJECTS = {"kind", "type", "what", "object", "resource", "component", "entity", "target", "unit", "level", "scope"}
+SUBJECTS = {"kind", "type", "what", "object", "resource", "entity", "target", "unit", "level", "scope"}
 """Words of the names of columns that tell what rows are of: a node, or a part of one."""
 
 PARTS = {"gpu", "gpus", "device", "card", "nic"}

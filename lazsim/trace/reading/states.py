@@ -87,7 +87,8 @@ class StateLog:
     def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]]) -> None:
         """Say what series of samples at common times, each with labels, tell of nodes.
 
-        A node is there while all its series are 1. It is gone where one has no sample, though another node has.
+        A node is there while all its series are 1. It is gone where one has no sample, though another node has. Series
+        of a node of which one ends before the other begins are one.
 
         Raises
         ------
@@ -110,7 +111,13 @@ class StateLog:
                     ports = [(label, PORT.search(str(labels.get(label)))) for label in NODE_LABELS]
                     hint = next((f", such as '{label}=*{port[0]}'" for label, port in ports if port), "")
                     self.source.fault(where, what + hint, "take the first sample of a time")
-            states.setdefault(node, []).append(found)
+            of_node = states.setdefault(node, [])
+            # Where an exporter of states of nodes is replaced, a new series goes on where another one ends.
+            apart = (one for one in of_node if one and found and (max(one) < min(found) or max(found) < min(one)))
+            if (before := next(apart, None)) is None:
+                of_node.append(found)
+            else:
+                before.update(found)
         grid = sorted({self.observe(time) for of_node in states.values() for samples in of_node for time in samples})
         _refuse_uncommon(grid, states, self.source)
         if grid and not any(any(samples.values()) for of_node in states.values() for samples in of_node):
