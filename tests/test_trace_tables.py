@@ -1280,6 +1280,7 @@ def test_states_that_may_mean_either_are_refused(write, state):
         ("time,region_id,node,event\n{0}1,A,a,down\n{0}2,A,a,up\n{0}5,B,a,down\n", "with `where` 'region_id=A'"),
         ("rack,node,down_at,up_at\nr1,a,{0}1,{0}5\nr2,a,{0}2,{0}3\n", "a name is of one node in both, give `columns`"),
         ("time,host,nodes\n{0}1,a,8\n{0}2,b,7\n", "choose one with `where` 'host=a'"),
+        ("time,cluster_id,nodes\n{0}1,1,8\n{0}2,2,7\n", "choose one with `where` 'cluster_id=1'"),
         ("day,clock,node,state\n2025-03-01,08:00,a,down\n2025-03-01,9:30 PM,a,up\n", "'clock' has times without a day"),
         ("node,down_at,local,up_at\na,2025-03-01,08:00,2025-03-02\n", "if another column has the day, join both"),
         # Active nodes do work, and idle ones are there.
@@ -1322,6 +1323,19 @@ def test_one_of_the_clusters_that_have_nodes_of_one_name_is_chosen_by_where_alon
     path = write("cluster,node,down_at,up_at\n" + "\n".join(rows).format("2025-03-01T0"))
     # a is gone for the first of 4.5 hours, and b for half an hour at the end.
     assert outcome(read_trace(path, mapping=make_mapping(where="cluster=A"))) == (4.5 * 3600, 2, 7.5 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"), [("by", "slurm", "ping"), ("gpu", "0", "1"), ("kind", "node", "gpu"), ("job", "7", "8")]
+)
+def test_only_rows_that_are_chosen_may_tell_of_parts_of_a_node(write, column, one, other):
+    rows = [(1, one, "down"), (2, other, "down"), (3, other, "up"), (5, one, "up")]
+    text = "".join(f"2025-03-01T0{hour}:00,a,{what},{state}\n" for hour, what, state in rows)
+    path = write(f"time,node,{column},state\n{text}2025-03-01T06:00,b,{one},down\n")
+    assert f"column {column!r}" in refusal(lambda: read_trace(path))
+    # a is gone from 1 to 5, and b from 6 on.
+    assert outcome(read_trace(path, mapping=make_mapping(where=f"{column}={one}"))) == (5 * 3600.0, 2, 6 * 3600.0)
+    assert "column" in refusal(lambda: read_trace(path, mapping=make_mapping(where="node=a")))
 
 
 def test_a_count_of_nodes_beside_the_host_that_counts_is_read(write):

@@ -3,8 +3,8 @@
 import itertools
 
 from lazsim.errors import TraceFormatError, literal, prefix_errors
-from lazsim.trace.reading.guess import guess_columns, open_head
-from lazsim.trace.reading.mapped import open_table, read_mapped
+from lazsim.trace.reading.guess import UNNAMED, guess_columns, open_head
+from lazsim.trace.reading.mapped import choose_rows, open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import GUESSED, TraceReader, TraceReading, TraceSource
 
@@ -17,7 +17,8 @@ LOOKS = (
 def recognise(text: str) -> float:
     """Return how surely the first rows tell which column is which."""
     try:
-        return guess_columns(open_head(text)).fit
+        guess = guess_columns(open_head(text))
+        return UNNAMED if guess.doubt else guess.fit
     except TraceFormatError:
         return 0.0
 
@@ -28,7 +29,10 @@ def read(source: TraceSource) -> TraceReading:
     if source.asked.columns is not None:
         return read_mapped(source, table, NO_MAPPING)
     with prefix_errors(source.name):
-        guess = guess_columns(table)
+        # What is in doubt about all rows may not be about those that the user chooses.
+        guess = guess_columns(choose_rows(table, source.asked.conditions()))
+        if guess.doubt:
+            raise TraceFormatError(guess.doubt)
     reading = read_mapped(source, table, TraceMapping(columns=guess.roles))
     others = [column.name for column in guess.others]
     if guess.lacks_outages and not others:

@@ -259,6 +259,12 @@ class Guess(NamedTuple):
         names = [one for one in self.columns if not one.words & FINAL_WORDS]
         return len(self.span) > 1 and not OUTAGES.search(_header([*self.span, *names]))
 
+    @property
+    def doubt(self) -> str:
+        """What may be wrong about it, and how to say that it is right; empty where nothing is."""
+        doubts = ((find(self), told) for find, told in DOUBTS.items())
+        return next((told.format(found=found, give=f"give `columns` {self}") for found, told in doubts if found), "")
+
     def __str__(self) -> str:
         """Return the columns as the field `columns` has them."""
         taken = ((role, self.of(role), parts[0]) for role, parts in self.roles.given().items())
@@ -266,7 +272,7 @@ class Guess(NamedTuple):
 
 
 def guess_columns(table: FileTable) -> Guess:
-    """Return which column of a table is which; an error says what leaves it in doubt.
+    """Return which column of a table is which; an error says why nothing tells.
 
     Rows that most others are not like do not count: reading them tells what is wrong with them.
 
@@ -279,18 +285,14 @@ def guess_columns(table: FileTable) -> Guess:
     """
     columns = _columns(table)
     guesses = (Guess(roles, columns, fit) for way, fit in WAYS.items() if (roles := way(columns)))
-    reason, names = "", ", ".join(map(literal, table.header[:MOST_TOLD])) or "without names"
-    names += f" and {len(table.header) - MOST_TOLD} more" * (len(table.header) > MOST_TOLD)
     if guess := next(guesses, None):
-        guess = guess._replace(roles=_with_cluster(guess))
-        doubts = ((doubt(guess), told) for doubt, told in DOUBTS.items())
-        reason = next((told.format(found=found, give=f"give `columns` {guess}") for found, told in doubts if found), "")
-    if guess and not reason:
-        return guess
+        return guess._replace(roles=_with_cluster(guess))
+    names = ", ".join(map(literal, table.header[:MOST_TOLD])) or "without names"
+    names += f" and {len(table.header) - MOST_TOLD} more" * (len(table.header) > MOST_TOLD)
     if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
         cells = counted(len(short.fields), "cell")
-        reason = f"line {short.line} has {cells}, and the header {len(table.header)} ({names}); mend it"
-    raise TraceFormatError(reason or _explain(columns, names))
+        raise TraceFormatError(f"line {short.line} has {cells}, and the header {len(table.header)} ({names}); mend it")
+    raise TraceFormatError(_explain(columns, names))
 
 
 def _columns(table: FileTable) -> list[TableColumn]:
@@ -328,7 +330,8 @@ def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
             role = "node"
         elif column.has_dates:
             role = {"duration": "start", "value": "end"}.get(role, role)
-        if role and (kind in KINDS.get(role, (kind,)) or (role == "value" and column.is_sampled)):
+        is_place = role == "cluster" and not PLACES.isdisjoint(column.words)
+        if role and (is_place or kind in KINDS.get(role, (kind,)) or (role == "value" and column.is_sampled)):
             places[role].append(column)
     if len(places["count"]) > 1:
         places["count"] = [column for column in places["count"] if "total" not in column.words]

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -131,6 +131,11 @@ def find_column(name: str, header: tuple[str, ...]) -> int | None:
     return plain.index(plain_name(name)) if plain_name(name) in plain else None
 
 
+def find_place(part: str | int, header: tuple[str, ...]) -> int | None:
+    """Return the index of a column by its number from 1 or its name; see `find_column`."""
+    return part - 1 if isinstance(part, int) else find_column(part, header)
+
+
 def plain_name(name: str) -> str:
     """Return a name of a column without case, signs and what is in brackets."""
     return re.sub(r"\(.*\)|[\W_]", "", name.lower())
@@ -150,6 +155,23 @@ def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> EventKind | Non
     if known is None:
         raise ValueError(f"{shorten(text)!r} is no {EVENT_NEEDED}")
     return "remove" if GONE_SIGN.search(plain) else known
+
+
+def choose_rows(table: FileTable, conditions: Iterable[Sequence[Condition]]) -> FileTable:
+    """Return a table of the rows that are as conditions ask, of those of its columns; of all rows where none is."""
+    places = {one.column: find_place(one.column, table.header) for one in itertools.chain(*conditions)}
+    known = [one for one in conditions if any(places[each.column] is not None for each in one)]
+    width = max((place + 1 for place in places.values() if place is not None), default=0)
+    rows = [row for row in table.rows if len(row.fields) >= width and are_met(known, row.fields, places)]
+    return table._replace(rows=rows or table.rows)
+
+
+def are_met(
+    conditions: Iterable[Sequence[Condition]], fields: Sequence[str], places: Mapping[str | int, int | None]
+) -> bool:
+    """Return whether a row is as conditions ask, of each of which one must hold; `places` are those of columns."""
+    texts = {column: None if place is None else fields[place] for column, place in places.items()}
+    return all(any(condition.holds(texts[condition.column]) for condition in one) for one in conditions)
 
 
 def read_mapped(source: TraceSource, table: FileTable, mapping: TraceMapping) -> TraceReading:
@@ -264,8 +286,7 @@ class _MappedTable:
                 for cut in (fields[place] for place in needed if fields[place].endswith("+")):
                     what = f"{shorten(cut)!r} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
-                tested = {column: None if place is None else fields[place] for column, place in places.items()}
-                if not all(any(condition.holds(tested[condition.column]) for condition in one) for one in wanted):
+                if not are_met(wanted, fields, places):
                     self._num_left_out += 1
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
@@ -339,7 +360,7 @@ class _MappedTable:
         return tuple(places)
 
     def _index(self, part: str | int) -> int | None:
-        return part - 1 if isinstance(part, int) else find_column(part, self._table.header)
+        return find_place(part, self._table.header)
 
     def _read_counts(self) -> TraceReading:
         samples = list(self._read(lambda line, texts: Sample(self._time(texts["time"]), count(texts["count"]), line)))
