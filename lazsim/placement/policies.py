@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -225,7 +225,8 @@ def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan
 def call_policy(name: str, function: Callable[..., Any], request: PlacementRequest) -> PlacementPlan:
     """Call a custom policy, which returns a plan or an array of its slots, and check its plan.
 
-    Its own `InfeasiblePlanError` says that it does not apply. Any other error, and a bad plan, is a `SpecError`.
+    Its own `InfeasiblePlanError` says that it does not apply. Errors of lazsim keep their kind; any other error, and a
+    bad plan, is a `SpecError`.
     """
     path = getattr(getattr(function, "__code__", None), "co_filename", None)
     with prefix_errors(f"policy {name!r}"), own_code(path):
@@ -246,20 +247,16 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     ...
     lazsim.errors.SpecError: policy 'mine' returned an invalid plan: expert 2 of layer 0 is on no node
     """
-
-    def refuse(offence: str) -> NoReturn:
-        raise SpecError(f"policy {name!r} returned an invalid plan: {offence}")
-
-    told = f"policy {name!r} returned an invalid plan: expected an array of (layers, nodes, slots), which numpy cannot "
-    with own_code(what=f"{told}make of it"):
-        slots = np.asarray(result.slots_LNS if isinstance(result, PlacementPlan) else result)
-    if slots.ndim != 3 or slots.shape[:2] != shape[:2] or slots.shape[2] > shape[2]:
-        found = f"an array of {slots.shape}" if slots.ndim else type(result).__name__
-        refuse(f"expected (layers, nodes, slots) of {shape}, or fewer slots, not {found}")
-    try:
-        plan = PlacementPlan(slots, num_experts)
-    except SpecError as error:
-        refuse(str(error).removeprefix("`slots_LNS`: "))
-    for layer, expert in np.argwhere(plan.replicas_LE == 0)[:1]:
-        refuse(f"expert {expert} of layer {layer} is on no node")
+    with prefix_errors(f"policy {name!r} returned an invalid plan"):
+        with own_code(what="expected an array of (layers, nodes, slots), which numpy cannot make of it"):
+            slots = np.asarray(result.slots_LNS if isinstance(result, PlacementPlan) else result)
+        if slots.ndim != 3 or slots.shape[:2] != shape[:2] or slots.shape[2] > shape[2]:
+            found = f"an array of {slots.shape}" if slots.ndim else type(result).__name__
+            raise SpecError(f"expected (layers, nodes, slots) of {shape}, or fewer slots, not {found}")
+        try:
+            plan = PlacementPlan(slots, num_experts)
+        except SpecError as error:
+            raise SpecError(str(error).removeprefix("`slots_LNS`: ")) from None
+        for layer, expert in np.argwhere(plan.replicas_LE == 0)[:1]:
+            raise SpecError(f"expert {expert} of layer {layer} is on no node")
     return plan
