@@ -266,16 +266,11 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
         # Older releases have no root, and name no reduction where there is none: columns count from the end.
         if len(cells) < NCCL_TESTS_COLUMNS:
             raise SpecError(f"{where}: is cut short; remove the line, or give the whole output")
-        time_us, *rates, wrong = cells[-8:-4]
+        time_us, algbw, busbw, wrong = cells[-8:-4]
         if not re.fullmatch(NCCL_TESTS_RIGHT, wrong):
             notes.append(f"{where}: left out, since {wrong} results are wrong")
         else:
-            rows.append(
-                {
-                    "gpu": "", "num_gpus": str(num_gpus), "nbytes": cells[0], "time_us": time_us, "line": where,
-                    "algbw": rates[0], "busbw": rates[1],
-                }
-            )  # fmt: skip
+            rows.append({"nbytes": cells[0], "time_us": time_us, "algbw": algbw, "busbw": busbw, "line": where})
     if not rows and any(note.endswith(" results are wrong") for note in notes):
         raise SpecError(f"{path}: all of its results are wrong, as nccl-tests says; measure again")
     if not rows:
@@ -295,15 +290,14 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
         # Rates have two digits, too few below 1 GB/s.
         if re.fullmatch(r"[1-9]\d*\.\d+", row["algbw"]):
             with prefix_errors(row["line"]):
-                algbw, busbw = map(positive_number, (row["algbw"], row["busbw"]))
-            if abs(busbw - factor * algbw) > NCCL_TESTS_ROUNDING:
-                expected = f"not {factor:.3g} times as over the {num_gpus} GPUs of the '# Rank' lines"
-                raise SpecError(
-                    f"{row['line']}: busbw is {busbw / algbw:.3g} times algbw, {expected}; give the whole output"
-                )
+                alg, bus = map(positive_number, (row["algbw"], row["busbw"]))
+                if abs(bus - factor * alg) > NCCL_TESTS_ROUNDING:
+                    expected = f"not {factor:.3g} times as over the {num_gpus} GPUs of the '# Rank' lines"
+                    raise SpecError(f"busbw is {bus / alg:.3g} times algbw, {expected}; give the whole output")
     if (nodes := len({place for _, _, place, _ in ranks})) > 1:
         notes.append(f"{path}: {nodes} nodes take part; they must be in one domain of NVLink, as tables are for")
-    return [{**row, "op": min(told), "nodes": str(nodes), "device": ranks[0][3] or ""} for row in rows]
+    common = {"gpu": "", "num_gpus": str(num_gpus), "op": min(told), "nodes": str(nodes), "device": ranks[0][3] or ""}
+    return [{**row, **common} for row in rows]
 
 
 def _kernels(source: TableSource, rows: Iterable[Cells], gpu: str, notes: list[str]) -> dict[str, tuple[Points, int]]:
