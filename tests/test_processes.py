@@ -1,5 +1,8 @@
 """Nothing starts more processes than the machine holds."""
 
+import errno
+from types import SimpleNamespace
+
 import pytest
 
 from lazsim import processes
@@ -84,3 +87,27 @@ def test_commands_that_train_refuse_more_processes_than_the_machine_holds(
 def test_a_sweep_refuses_more_workers_than_the_machine_holds(machine):
     with pytest.raises(LazsimError, match="`num_workers` 100000: this machine holds at most"):
         collect(len, [[], [1], [2, 3]], num_workers=100_000)
+
+
+@pytest.mark.parametrize("end_s", [64.0, 66.0])
+def test_a_call_is_made_again_for_five_seconds_from_its_first_shortage_on(monkeypatch, end_s):
+    now_s = [0.0]
+
+    def wait(seconds):
+        now_s[0] += seconds
+
+    def call():
+        if not now_s[0]:
+            # The first one takes a minute until it finds that there is none.
+            wait(60.0)
+        if now_s[0] < end_s:
+            raise BlockingIOError(errno.EAGAIN, "no process is left")
+        return "made"
+
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: now_s[0], sleep=wait))
+    if end_s < 65.0:
+        assert processes.when_possible(call) == "made"
+    else:
+        with pytest.raises(BlockingIOError, match="no process is left"):
+            processes.when_possible(call)
+        assert 65.0 < now_s[0] < 65.2
