@@ -424,6 +424,12 @@ def test_a_worker_says_why_it_gives_up(monkeypatch, talk, said):
         Worker(address, "mine", SECRET, "", 0).run()
 
 
+def test_a_worker_says_so_where_the_name_of_its_controller_is_none(monkeypatch):
+    monkeypatch.setattr(generation, "RECONNECT_TIMEOUT_S", 0.0)
+    with pytest.raises(LiveError, match=r"^mine: no controller at no\.\.host:1 \(.*; is it running\?$"):
+        Worker(("no..host", 1), "mine", SECRET, "", 0).run()
+
+
 def test_a_worker_reads_no_line_without_end(monkeypatch):
     monkeypatch.setattr(controller_client, "MAX_PLAN_BYTES", 2**16)
 

@@ -344,12 +344,13 @@ def test_workers_that_end_early_hang_no_sweep_where_warnings_are_errors(run_proc
     assert (ended.stdout, ended.stderr) == (f"{list(range(1, 201))}\n", "")
 
 
-def test_a_ray_cluster_that_is_not_there_is_one_line():
+@pytest.mark.parametrize("host", ["127.0.0.1", "no..host"])
+def test_a_ray_cluster_that_is_not_there_is_one_line(host):
     pytest.importorskip("ray", reason="Ray is optional")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(LazsimError, match=f"no Ray cluster at '127.0.0.1:{port}' .*; start one, or give another"):
-        collect(square, [1], backend="ray", address=f"127.0.0.1:{port}")
+    with pytest.raises(LazsimError, match=f"no Ray cluster at '{host}:{port}' .*; start one, or give another"):
+        collect(square, [1], backend="ray", address=f"{host}:{port}")
 
 
 def test_an_unknown_backend_is_refused():

@@ -56,7 +56,7 @@ class ControllerClient:
         self._lock = threading.Lock()
         try:
             self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise DisconnectedError(f"no controller at {address[0]}:{address[1]} ({error}); is it running?") from None
         self.own_address = str(self._socket.getsockname()[0])
         # Messages go out at once.

@@ -116,12 +116,9 @@ class Coordinator:
 
     async def run(self) -> None:
         """Lead the job until it is over; raise a LiveError where it cannot go on."""
-        server, minimum, timeout_s = self.server, self._min_workers, self._start_timeout_s
-        while (num_come := self._num_come()) < minimum and server.stopped is None:
-            await server.wait_until(lambda before=num_come: self._num_come() > before, timeout_s)  # type: ignore[misc]
-            if self._num_come() <= num_come:
-                came = f"{len(server.workers)} of {counted(minimum, 'worker')} came"
-                self.stop(f"{came}, and no other for {timeout_s:g} s")
+        server = self.server
+        while self._num_come() < self._min_workers and server.stopped is None:
+            await self._wait_for_another()
         while server.stopped is None:
             decision = await self._decide()
             if decision.action is Action.WAIT:
@@ -140,6 +137,14 @@ class Coordinator:
     def _num_come(self) -> int:
         """Count the first workers that have come, or never will."""
         return len(self.server.workers) + self.num_ended()
+
+    async def _wait_for_another(self) -> None:
+        """Wait for one more of the first workers; stop the job where none comes in time."""
+        before, timeout_s = self._num_come(), self._start_timeout_s
+        await self.server.wait_until(lambda: self._num_come() > before, timeout_s)
+        if self._num_come() <= before:
+            came = f"{len(self.server.workers)} of {counted(self._min_workers, 'worker')} came"
+            self.stop(f"{came}, none in the last {timeout_s:g} s")
 
     def _reset_clock(self) -> None:
         self._began_s = time.monotonic()

@@ -54,11 +54,15 @@ def run_worker(address: tuple[str, int], name: str, secret: bytes, host: str, lo
 def check_own_address(host: str) -> None:
     """Raise a LazsimError where a host is not of this machine: others would fail with this worker at every attempt."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, 0)[0]
-        with socket.socket(family) as probe:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        found = []
+    # Of several addresses, gloo takes the first to which it can bind.
+    for family, _, _, _, address in found:
+        with suppress(OSError), socket.socket(family) as probe:
             probe.bind(address)
-    except OSError as error:
-        raise LazsimError(f"--host {host}: is no address of this machine ({error.strerror}); give one") from None
+            return
+    raise LazsimError(f"--host {host}: is no address or name of this machine; give one")
 
 
 def main() -> None:

@@ -137,7 +137,7 @@ def _reach(address: str) -> None:
         return
     try:
         socket.create_connection((host, int(port[:9])), timeout=REACH_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise LazsimError(NO_CLUSTER.format(address, error)) from None
 
 
