@@ -173,7 +173,7 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         (("--nodes", 3, "--slots", 2, "--replicas", "2,x"), "--replicas 2,x: 'x' is no whole number"),
         (("--nodes", 3, "--slots", 2, "--replicas", "1,1,1,1,1,1,1"), "--replicas: 7 in layer 0 for 6 slots; give 6"),
         (("--nodes", 3, "--slots", 2, "--experts", 7), "--experts: 7 experts need as many slots"),
-        (("--nodes", 3, "--slots", 2), "give --replicas 2,2,3,..., --experts E, or the --model that has them"),
+        (("--nodes", 3, "--slots", 2), "give --replicas 2,2,3,..., --experts E, the --model that has them, or"),
         (
             ("--nodes", 3, "--slots", 2, "--loads", "uniform"),
             "--loads uniform are for any number of experts: give --replicas 2,2,3",
@@ -201,6 +201,8 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*UNIFORM, "--loads", " "), "--loads ' ': names no loads; give uniform"),
         ((*UNIFORM, "--loads", "unifrom"), "did you mean 'uniform'?"),
         (("--nodes", 3, "--slots", 2, "--loads", "zpf"), "--loads: unknown routing 'zpf': did you mean 'zipf:S'?"),
+        ((*UNIFORM, "--loads", "zipff:1.2"), "--loads: unknown routing 'zipff:1.2': did you mean 'zipf:S'?"),
+        (("--nodes", 3, "--slots", 2, "--model", "gpt-s"), "--model: 8 experts need as many slots, but the nodes have"),
         ((*UNIFORM, "--step", 3), "--step 3: loads uniform are the same at every step"),
         (("--nodes", 0, "--slots", 2, "--experts", 1), "--nodes: expected a whole number from 1 to 16,384, found '0'"),
         (

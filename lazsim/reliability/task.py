@@ -137,9 +137,10 @@ def build_task(
             np.array([replicas]), **shape, min_replicas=min(replicas), inputs={"replicas": list(replicas)} | inputs,
             notes=("loads are taken to be in proportion to the replicas given",),
         )  # fmt: skip
+    origin = "loads" if experts is None else "experts"
     if model is not None and experts is None and (loads is None or _is_made(loads)):
         of_model = load_spec(ModelSpec, model, "model")
-        experts, layers = of_model.num_experts, layers or of_model.num_moe_layers
+        origin, experts, layers = "model", of_model.num_experts, layers or of_model.num_moe_layers
     found = get_loads(UNIFORM if loads is None else loads, experts, layers, step, seed, lenient)
     num_layers, num_experts = found.load_LE.shape
     _require_divisor(groups, num_experts)
@@ -156,10 +157,10 @@ def build_task(
         "step": step,
         "min_replicas": least,
     } | inputs
-    with prefix_errors("`loads`" if experts is None else "`experts`"):
+    with prefix_errors(f"`{origin}`"):
         replicas_LE = allocate(found.load_LE, room, least)
     # The order of experts is drawn from the second layer on.
-    is_drawn = isinstance(loads, str) and (is_generator(loads) or (loads.startswith(ZIPF) and num_layers > 1))
+    is_drawn = isinstance(loads, str) and (is_generator(loads) or (_is_zipf(loads) and num_layers > 1))
     return PlanningTask(
         replicas_LE, **shape, load_LE=found.load_LE, min_replicas=least,
         has_layers=found.has_layers, is_drawn=is_drawn, inputs=inputs, notes=notes,
@@ -230,15 +231,16 @@ def get_loads(
         raise SpecError(f"`loads` {source!r}: names no loads; give uniform, zipf:1.2, tokens by expert, or a file")
     if not _is_made(source):
         return _recorded(source, num_experts, num_layers, step, lenient)
-    if not (source == UNIFORM or source.startswith(ZIPF) or is_generator(source)):
+    is_zipf = _is_zipf(source)
+    if not (source == UNIFORM or is_zipf or is_generator(source)):
         with prefix_errors("`loads`"):
             raise unknown_loads(source, f"{ZIPF}:S")
     if num_experts is None:
-        needed = "give `replicas` 2,2,3,..., `experts` E, or the `model` that has them"
-        raise SpecError(f"`loads` {source} are for any number of experts: {needed}, or a file of loads")
-    if source.startswith(ZIPF) or source == UNIFORM:
+        needed = "give `replicas` 2,2,3,..., `experts` E, the `model` that has them, or a file of loads"
+        raise SpecError(f"`loads` {source} are for any number of experts: {needed}")
+    if is_zipf or source == UNIFORM:
         _refuse_step(source, step)
-    if source.startswith(ZIPF):
+    if is_zipf:
         load_LE = _zipf(source, num_experts, num_layers or 1, seed)
         return Loads(load_LE, source, sha256(source.encode()), num_layers is not None)
     with prefix_errors("`loads`"):
@@ -251,6 +253,10 @@ def get_loads(
 def _is_made(source: str | Sequence[float]) -> bool:
     """Return whether loads are made for a number of experts, and not those of a list or a recording."""
     return isinstance(source, str) and (source.endswith(".toml") or source == UNIFORM or not os.path.exists(source))
+
+
+def _is_zipf(source: str) -> bool:
+    return source.partition(":")[0] == ZIPF
 
 
 def _refuse_step(source: str, step: int | None) -> None:
