@@ -119,6 +119,10 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
         "after a restart all: give their number",
     ),
     (
+        "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'peers', stopped.alive[:8], 8)",
+        "a restart is from a `source`: 'checkpoint', 'memory' or 'initial'",
+    ),
+    (
         "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'checkpoint', ('a', 'b', 'c', 'd'), 4)",
         "its nodes a are not alive",
     ),

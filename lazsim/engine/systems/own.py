@@ -71,6 +71,8 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
             return "a new plan takes some of its nodes, after a restart all: give their number (`num_nodes`)"
         if not system.is_elastic and system.num_seats(costs, number) % fewest:
             return f"a new plan takes {fewest} nodes for each model replica, not {number}"
+    if action is Action.RESTART and decision.source not in ("checkpoint", "memory", "initial"):
+        return "a restart is from a `source`: 'checkpoint', 'memory' or 'initial'"
     if action is Action.RESUME and not stopped.paused:
         return "a job resumes after a pause only (`paused`)"
     return ""
