@@ -115,6 +115,9 @@ def said(result):
     """All that a run says but for its inputs, and that some have no effect."""
     found = result.to_json()
     del found["inputs"], found["id"]
+    for run in found["runs"]:
+        # The same inputs in words.
+        del run["layout"]
     found["notes"] = [note for note in found["notes"] if not note.startswith("of no effect")]
     return msgspec.json.encode(found, order="deterministic")
 
