@@ -1345,8 +1345,13 @@ def test_a_count_of_nodes_beside_the_host_that_counts_is_read(write):
 
 
 def test_a_length_beside_days_is_no_time_of_day(write):
-    rows = "node,down_at,up_at,duration\na,2025-03-01,2025-03-02,24:00\nb,2025-03-03,2025-03-04,24:00\n"
-    assert trace_stats(read_trace(write(rows))).num_removals == 2
+    rows = "time,node,event,duration\n2025-03-01,a,down,\n2025-03-02,a,up,24:00\n2025-03-03,b,down,\n"
+    assert outcome(read_trace(write(rows))) == (2 * 86400.0, 2, 3 * 86400.0)
+
+
+def test_a_row_that_is_too_short_for_where_is_told_by_its_line(write):
+    path = write("time,node,event,by\n2025-03-01 00:00,a,down,x\n2025-03-01 01:00,a\n")
+    assert "line 3: 2 columns, too few" in refusal(lambda: read_trace(path, mapping=make_mapping(where="by=x")))
 
 
 def test_rows_behind_the_first_ones_may_say_that_a_table_is_no_list_of_losses(write):
