@@ -349,6 +349,8 @@ def test_an_expert_of_a_group_is_once_on_a_gpu_where_other_experts_can_fill_the_
     physical, _, count = rebalance_experts([[100, 1, 1, 1, 1, 1]], 12, 2, 2, 4)
     assert count[0, :3].tolist() == [2, 2, 2]
     assert all(len({*gpu}) == 3 for gpu in physical.reshape(4, 3).tolist()[:2])
+    # One too many: three of four slots, with 30 + 30 on one GPU. With two it is 45 + 5.
+    assert rebalance_experts([[90, 10, 1, 1]], 8, 2, 2, 4)[2].tolist() == [[2, 2, 2, 2]]
 
 
 def capped_replicas(load, num_slots, most):
