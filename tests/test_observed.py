@@ -56,6 +56,13 @@ LOGS = {
     ),
     "csv of TensorBoard": ("steps", "Wall time,Step,Value\n" + log_of("{},{},2.5", (10, 20, 40))),
     "csv of W&B": ("steps", '"_timestamp","_step","loss"\n' + log_of('"{}","{}","2.5"', (10, 20, 40))),
+    "json lines, not csv, of W&B, with NaN": (
+        "steps",
+        "".join(
+            json.dumps({"loss": float("nan"), "_step": n, "_timestamp": t, "lr": -float("inf")}) + "\n"
+            for t, n in STEPS
+        ),
+    ),
     "csv of W&B from Lightning": (
         "steps",
         "_step,_timestamp,trainer/global_step\n" + "".join(f"{at},{t},{n}\n" for at, (t, n) in enumerate(STEPS)),

@@ -47,6 +47,8 @@ COUNTS = {
 }
 """Names of columns with a count, and what it counts."""
 NO_COUNT = ("", "nan", "none", "null")
+NO_JSON = re.compile(r"(?<=[:\s])(NaN|-?Infinity)(?=\s*[,}])")
+"""Values that Python writes into JSON, which has none of them."""
 WRITERS = (
     *("rank", "global_rank", "process", "process_index", "worker", "host", "hostname", "node"),
     *("key", "metricname", "metric_name", "tag", "attribute_path"),
@@ -203,6 +205,7 @@ def _table(name: str, text: str) -> Reading:
     """
     if LOG_PREFIX.match(text):
         return "steps", [], ()
+    text = NO_JSON.sub("null", text)
     header, rows, _ = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
     notes: tuple[str, ...] = ()
     if METRIC.match(text):
