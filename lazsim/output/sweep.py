@@ -1,7 +1,8 @@
 """A sweep as tables and pictures: means over seeds, and the best setting."""
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lazsim.grouping import grouped, told_apart
@@ -54,15 +55,16 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
         yield _contest_table(result, contests, len(runs))
     fits_by_setting = grouped((tuple(setting.items()), row["fits_memory"]) for setting, row in result.settings())
     fits = told_apart([(dict(setting), all(fits)) for setting, fits in fits_by_setting.items()])
-    if notes := [*_layout_notes(result), *unfit_notes(map(name_setting, fits.get(False, ())))]:
+    name = functools.partial(name_setting, among=result.setting_keys)
+    if notes := [*_layout_notes(result, name), *unfit_notes(map(name, fits.get(False, ())))]:
         yield notes
 
 
-def _layout_notes(result: SweepResult) -> list[str]:
+def _layout_notes(result: SweepResult, name: Callable[[Mapping[str, Any]], str]) -> list[str]:
     """Say which layouts the steps of runs have, unless the sweep says so itself."""
     if any(axis == "job" or axis.startswith("job.parallel.") for axis in result.axes):
         return []
-    told = layout_notes([(setting, row["layout"]) for setting, row in result.settings()], name_setting)
+    told = layout_notes([(setting, row["layout"]) for setting, row in result.settings()], name)
     more = len(told) - MOST_SETTINGS
     return told[:MOST_SETTINGS] + [f"{counted(more, 'more layout')} in table.csv"] * (more > 0)
 

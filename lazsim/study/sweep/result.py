@@ -63,17 +63,20 @@ class SpareCost:
         return name_setting(self.among)
 
 
-def name_setting(setting: Mapping[Any, Any]) -> str:
-    """Name a run, if any, and the values of some axes, in a line; an empty setting is that of all runs.
+def name_setting(setting: Mapping[Any, Any], among: Iterable[str] = ()) -> str:
+    """Name a run, if any, and the values of some axes, `among` others, in a line; an empty setting is of all runs.
 
     Examples
     --------
     >>> name_setting({"job.fault_threshold": 2, "run": "lazarus"}), name_setting({"model": "gpt-s", "max_nodes": None})
     ('lazarus, fault_threshold 2', 'model gpt-s, max_nodes default')
+    >>> name_setting({"trace.num_nodes": 4}, among=["trace.num_nodes", "cluster.num_nodes"])
+    'trace.num_nodes 4'
     """
-    names = axis_names([axis for axis in setting if axis != "run"])
+    names = axis_names(list(dict.fromkeys([*among, *setting])))
     run = [str(setting["run"])] if "run" in setting else []
-    return ", ".join([*run, *(f"{name} {value_text(setting[axis])}" for axis, name in names.items())]) or "all runs"
+    values = (f"{names[axis]} {value_text(value)}" for axis, value in setting.items() if axis != "run")
+    return ", ".join([*run, *values]) or "all runs"
 
 
 def axis_names(axes: Sequence[str]) -> dict[str, str]:
