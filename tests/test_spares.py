@@ -16,7 +16,7 @@ from lazsim.study.sweep.result import SpareCost, SweepResult, paying_spares
 from lazsim.study.sweep.run import resolve_points
 from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace.table import Batch, Event, build_trace
-from tests.jobs import EvenLoads, costs, staged_costs, trace
+from tests.jobs import EvenLoads, RandomLoads, costs, staged_costs, trace
 
 LOST_S = 600.0
 
@@ -168,6 +168,15 @@ def test_a_warm_spare_that_is_called_as_a_save_is_due_joins_before_it():
     result = simulate_system(events, SYSTEMS["ds-ft"], costs(), EvenLoads(2, 4), interval_steps=10, spares=Spares(4))
     assert [event.time_s for event in result.events if event.event == "joined"] == [37.0]
     assert (result.counts["checkpoints"], result.samples) == (1, 10 * 2 * 4 + 4 * 4)
+
+
+def test_a_warm_spare_that_is_called_as_a_rebalance_is_due_joins_before_it():
+    # Of four nodes in service, three train, and d is collected. At 20 s, after ten steps, d goes and e is called. It
+    # joins with a plan of the loads of this step, after which there is none to place anew.
+    events = trace((0, "add", "a b c"), (5, "add", "d"), (6, "add", "e"), (20, "remove", "d"), duration_s=39.0)
+    inputs = SYSTEMS["lazarus"], costs(rebalance_interval_steps=10), RandomLoads(2, 4)
+    result = simulate_system(events, *inputs, interval_steps=0, spares=Spares(4))
+    assert (result.counts["rebalances"], result.counts["reconfigurations"], result.states[-1].num_used) == (0, 1, 4)
 
 
 def test_the_loss_of_a_spare_is_no_failure_of_the_job():
