@@ -26,7 +26,7 @@ from lazsim.costmodel.measured import (
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, own_profile, read_profile
 from lazsim.costmodel.step import CostModel, KernelCosts
-from lazsim.engine.default_job import DEFAULT_JOB, own_job, with_layout
+from lazsim.engine.default_job import DEFAULT_JOB, NUM_PARTS, default_job
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
@@ -139,13 +139,13 @@ class Scenario(Inputs):
 
     @property
     def has_chosen_layout(self) -> bool:
-        """Whether the layout is the fastest that fits, since no job was given."""
+        """Whether the layout was chosen, since no job was given."""
         return self.settings["job"] is None and self.job.parallel is not None and self.job.name == DEFAULT_JOB
 
     def replace(self, path: str, value: Any) -> "Scenario":
         """Return the scenario with another value of one setting, or of one field by its dotted name.
 
-        For a field, text such as ``x0.5`` multiplies the present value. A layout that was chosen as the fastest stays.
+        For a field, text such as ``x0.5`` multiplies the present value. A layout that was chosen stays.
 
         Raises
         ------
@@ -368,17 +368,18 @@ class _Resolution:
         with prefix_errors("" if asked["gpu"] else f"`cluster` {asked['cluster']}"):
             gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
         step = spec(StepConstants, asked["step"])
-        sized = msgspec.structs.replace(cluster, num_nodes=self._most_in_service(trace) or cluster.num_nodes)
-        has_profile = asked["profile"] is not None
-        job = spec(JobSpec, asked["job"] or (DEFAULT_JOB if has_profile else own_job(model, gpu, sized, step)))
-        is_plain, why_no_layout = job.parallel is None and job.times is None, ""
-        if is_plain and gpu.kernels and asked["job"] is None and not has_profile:
-            found = with_layout(model, gpu, sized, job, step, system)
-            if isinstance(found, SpecError):
-                why_no_layout = str(found)
-            else:
-                intervals = {path: value for path, value in changes["job"].items() if path.startswith(_INTERVALS)}
-                job = override(found, intervals, "job", system.name, SYSTEMS)
+        has_profile, chosen = asked["profile"] is not None, None
+        if asked["job"] is None and gpu.kernels and not has_profile:
+            most_nodes, nodes = self._nodes_in_service(trace) or (cluster.num_nodes, (cluster.num_nodes,))
+            sized = msgspec.structs.replace(cluster, num_nodes=most_nodes)
+            chosen = default_job(model, gpu, sized, nodes, msgspec.json.encode(step, order="sorted"), system)
+        why_no_layout = str(chosen) if isinstance(chosen, SpecError) else ""
+        job = spec(JobSpec, asked["job"] or (chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB))
+        if isinstance(chosen, JobSpec) and job.parallel is None:
+            # Steps between checkpoints were chosen for steps of the job as it was, and a layout's take another time.
+            job = msgspec.structs.replace(job, parallel=chosen.parallel, checkpoint_interval_steps={})
+            intervals = {path: value for path, value in changes["job"].items() if path.startswith(_INTERVALS)}
+            job = override(job, intervals, "job", system.name, SYSTEMS)
         job = _own_interval(job, system.name)
         changed = [f"{part}.{path}" for part, fields in changes.items() for path in fields]
         refuse_without_effect(changed, without_effect(job, model) | replaced_fields(asked), self._where)
@@ -515,19 +516,22 @@ class _Resolution:
         with self._naming("trace"):
             return self._reads.check(shared_trace, source, path)
 
-    def _most_in_service(self, source: TraceInput | None) -> int:
-        """Return the most nodes of the trace that train at once; 0 where none is known.
+    def _nodes_in_service(self, source: TraceInput | None) -> tuple[int, tuple[int, ...]] | None:
+        """Return the most nodes of the trace that train at once, and how many do, each number for as long as any other.
 
-        All seeds of a recipe have the nodes of seed 0, so that a run has the same layout alone and in a study.
+        None where none are known. All seeds of a recipe have the nodes of seed 0, so that a run has the same layout
+        alone and in a study.
         """
         if source is None:
-            return 0
+            return None
         made, path = self._asked["trace"], self._paths.get("trace")
         if not isinstance(made, Trace):
             one = self._reads.first(shared_trace, source, path) if path else msgspec.structs.replace(source, seed=0)
             made = self._once(shared_trace, one, path)
-        most_nodes = made.most_nodes(math.inf if source.duration_s is None else source.duration_s)
-        return int(max(0, most_nodes - self._asked["spares"]))
+        wall_s = source.duration_s or made.duration_s
+        most_nodes = made.most_nodes(wall_s or math.inf) - self._asked["spares"]
+        parts = made.typical_nodes(wall_s, NUM_PARTS).tolist() if wall_s else [most_nodes]
+        return (most_nodes, tuple(min(number, most_nodes) for number in parts)) if most_nodes > 0 else None
 
     def _routing(self, name: str, model: ModelSpec) -> RoutingInput:
         reading = {key: self._asked[key] for key in ("lenient", "layers_from")}

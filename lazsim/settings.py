@@ -40,8 +40,8 @@ class Defaults(Spec, frozen=True, kw_only=True):
     gpu: str | None = None
     """The cluster's when None."""
     job: str | None = None
-    """When None, the model's own where the catalogue has one and measured kernels of the GPU, else testbed-a, with
-    the layout of `lazsim.engine.default_job.default_layout` where there are such kernels."""
+    """When None, testbed-a; where the catalogue has measured kernels of the GPU, what
+    `lazsim.engine.default_job.default_job` chooses for the nodes of the trace."""
     step: str = CONSTANTS
     """Costs of a step beside kernels and links, the same for all models, GPUs and clusters; a name or a path, too."""
     routing: str | None = None

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazsim.engine.default_job import default_layout
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, load_spec
 from lazsim.specs.overrides import override
@@ -35,7 +34,7 @@ from lazsim.stepmodel.memory import StageParameters, memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
-from lazsim.stepmodel.search import USABLE_SHARE, layouts_tried, require_layout, search_layouts
+from lazsim.stepmodel.search import USABLE_SHARE, fastest, layouts_tried, search_layouts
 from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
 
 
@@ -1295,63 +1294,15 @@ def test_a_search_keeps_tensor_parallelism_inside_a_node():
     assert {one.tensor for one in layouts_tried(inputs.parallel, inputs.cluster)} == {1, 2, 4, 8}
 
 
-def test_a_search_counts_the_bytes_and_seconds_that_a_system_adds():
+def test_a_search_counts_what_is_done_beside_a_step_and_leaves_out_what_is_not_valid():
     inputs = inputs_of("olmoe-1b-7b", gpus=2, expert=1, global_batch=16)
-    limit = 0.92 * inputs.gpu.memory_bytes
+    models = [StepModel(replace(inputs, parallel=one.parallel)) for one in search_layouts(inputs, 10_000).candidates]
+    tensor = [one.inputs.parallel.tensor for one in models]
     # No step of this model takes a minute.
-    found = search_layouts(inputs, 3, needs=lambda one: (limit, 60.0 * (one.parallel.tensor == 1)))
-    assert [one.parallel.tensor for one in found.candidates] == [2, 2, 2]
-    assert found.num_fitting == found.num_valid
-    slower = search_layouts(inputs, 10_000, needs=lambda one: (limit, 60.0 * (one.parallel.tensor == 1)))
-    assert [one.parallel.tensor for one in slower.candidates] == sorted(
-        (one.parallel.tensor for one in slower.candidates), reverse=True
-    )
-    require_layout(inputs, lambda _: (limit, 0.0))
-    # The least that any takes is told: 3 times 73.6 GiB where tensor parallelism takes 2 + 1 and 2 + 2 times that.
-    for search in (search_layouts, require_layout):
-        with pytest.raises(SpecError, match=r"the least of \d+ takes 221 GiB"):
-            search(inputs, needs=lambda one: ((2 + one.parallel.tensor) * limit, 0.0))
-
-
-def test_a_layout_by_default_holds_experts_twice_and_whole_states_where_they_fit():
-    inputs = inputs_of("olmoe-1b-7b", gpus=4, expert=1, global_batch=32)
-    given, fits, too_much = inputs.parallel.sharding, (0.0, 0.0), (1e30, 0.0)
-    assert given != "none"
-
-    def copies(*needs, keeps_whole_states: bool = False) -> int:
-        chosen = default_layout([inputs], keeps_whole_states=keeps_whole_states, needs=needs)
-        assert chosen.sharding == given
-        return replace(inputs, parallel=chosen).expert_copies
-
-    # Though a step with one copy is faster by a minute.
-    assert copies(lambda one: (0.0, 60.0 * (one.expert_copies > 1))) >= 2
-    assert copies(lambda one: fits if one.expert_copies == 1 else too_much) == 1
-    assert copies(lambda one: fits if one.expert_copies == 2 else too_much) == 2
-
-    # States are whole where nothing is sharded: such layouts come first, and are not asked for elsewhere.
-    def whole(one: StepInputs) -> tuple[float, float]:
-        return fits if one.parallel.sharding == "none" and one.expert_copies == 2 else too_much
-
-    assert copies(whole, keeps_whole_states=True) == 2
-    with pytest.raises(SpecError, match="no layout of"):
-        copies(whole)
-    # The first of several needs that some layout meets.
-    assert copies(lambda _: too_much, lambda one: fits if one.expert_copies == 4 else too_much) == 4
-
-    # Whole states that fit with one copy come before two copies that need them divided.
-    def divided(one: StepInputs) -> tuple[float, float]:
-        return fits if (one.expert_copies == 1) == (one.parallel.sharding == "none") else too_much
-
-    assert copies(divided, keeps_whole_states=True) == 1
-    assert copies(divided) >= 2
-
-
-def test_of_several_numbers_of_nodes_the_one_counts_that_trains_most_with_all_that_a_system_adds():
-    starts = [inputs_of("olmoe-1b-7b", gpus=gpus, expert=1, global_batch=16 * gpus) for gpus in (16, 8)]
-    # Twice the GPUs train more, unless a step of theirs takes longer by a minute: 256 sequences, then, in over 60 s.
-    needs = [lambda one: (0.0, 60.0 * (one.num_gpus == 16))]
-    assert default_layout(starts, keeps_whole_states=False).global_batch == 256
-    assert default_layout(starts, keeps_whole_states=False, needs=needs).global_batch == 128
+    found = fastest([(model, 60.0 * (model.inputs.parallel.tensor == 1)) for model in models], 10_000)
+    assert [one.parallel.tensor for one in found] == sorted(tensor, reverse=True)
+    valid = [index for index, each in enumerate(tensor) if each == 2]
+    assert [one.index for one in fastest([(model, 0.0) for model in models], 3, valid.__contains__)] == valid[:3]
 
 
 def test_a_model_that_no_layout_holds_is_refused():

@@ -42,19 +42,12 @@ TRIED = (
 )
 """What a search tries, as people are told."""
 
-Needs = Callable[[StepInputs], tuple[float, float]]
-"""From a layout to the bytes that a GPU needs, and to the seconds of a step beyond those predicted."""
-
-
-def plain_needs(inputs: StepInputs) -> tuple[float, float]:
-    """Return what training needs where a system adds nothing."""
-    return math.fsum(memory_bytes(inputs).values()), 0.0
-
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout, its predicted step, and the seconds of this with what `needs` adds."""
+    """A layout, its predicted step, and the seconds of this with what is done beside."""
 
+    index: int
     parallel: ParallelSpec
     time: StepTime
     step_s: float
@@ -71,57 +64,55 @@ class LayoutSearch:
     """Layouts that divide model, batch and GPUs, and those of them that fit into memory."""
 
 
-def search_layouts(
-    inputs: StepInputs,
-    most: int = 10,
-    least_copies: int = 1,
-    layers: Layers | None = None,
-    needs: Needs = plain_needs,
-) -> LayoutSearch:
+def search_layouts(inputs: StepInputs, most: int = 10) -> LayoutSearch:
     """Predict the layouts of the usual sizes that may be the fastest, and keep those of them that fit.
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
     that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
-    are as given. Layouts that hold experts in fewer than `least_copies` places are left out, those that
-    NVIDIA/Megatron-LM refuses, and those that `needs` refuses by a `SpecError`; `layers` may be shared by searches.
-    Where no layout fits, a `SpecError` names what the one that needs least would take.
+    are as given. Layouts that NVIDIA/Megatron-LM refuses are left out. Where no layout fits, a `SpecError` names what
+    the one that needs least would take.
+    """
+    fitting: list[tuple[StepModel, float]] = []
+    all_bytes: list[float] = []
+    layers = Layers()
+    for parallel in layouts_tried(inputs.parallel, inputs.cluster):
+        if refused_settings(parallel, inputs.model, are_avoidable=True):
+            continue
+        try:
+            changed = replace(inputs, parallel=parallel)
+        except SpecError:
+            continue
+        all_bytes.append(math.fsum(memory_bytes(changed).values()))
+        if all_bytes[-1] <= usable_bytes(inputs):
+            fitting.append((StepModel(changed, layers), 0.0))
+    if not fitting:
+        raise none_fits(inputs, all_bytes)
+    return LayoutSearch(fastest(fitting, most), len(all_bytes), len(fitting))
+
+
+def fastest(
+    models: Sequence[tuple[StepModel, float]], most: int, is_valid: Callable[[int], bool] = lambda _: True
+) -> list[Candidate]:
+    """Return the fastest layouts that are valid, each given with the seconds of what is done beside its step.
 
     Notes
     -----
     Layouts are predicted in the order of a bound that their step cannot go below (`StepModel.least_s`), until the bound
     exceeds the steps of the `most` best: branch and bound, which finds what predicting all of them would.
     """
-    fitting: list[tuple[StepModel, float]] = []
-    all_bytes: list[float] = []
-    layers = layers or Layers()
-    for changed, needed, further_s in _valid_layouts(inputs, least_copies, needs):
-        all_bytes.append(needed)
-        if needed <= usable_bytes(inputs):
-            fitting.append((StepModel(changed, layers), further_s))
-    if not fitting:
-        raise _none_fits(inputs, all_bytes)
     # Of equal steps, the first stands first, in whatever order they were predicted.
     best: list[tuple[float, int, Candidate]] = []
-    bounds = ((model.least_s() + further_s, order) for order, (model, further_s) in enumerate(fitting))
+    bounds = ((model.least_s() + beside_s, order) for order, (model, beside_s) in enumerate(models))
     for least_s, order in sorted(bounds):
         if len(best) == most and (1 - ROUNDING) * least_s > best[-1][0]:
             break
-        model, further_s = fitting[order]
-        time = model.predict()
-        found = Candidate(model.inputs.parallel, time, time.step_s + further_s)
-        bisect.insort(best, (found.step_s, order, found), key=lambda one: one[:2])
-        del best[most:]
-    return LayoutSearch([found for _, _, found in best], len(all_bytes), len(fitting))
-
-
-def require_layout(inputs: StepInputs, needs: Needs) -> None:
-    """Raise the `SpecError` of `search_layouts` unless some layout fits; the first that does ends the search."""
-    all_bytes: list[float] = []
-    for _, needed, _ in _valid_layouts(inputs, 1, needs):
-        if needed <= usable_bytes(inputs):
-            return
-        all_bytes.append(needed)
-    raise _none_fits(inputs, all_bytes)
+        if is_valid(order):
+            model, beside_s = models[order]
+            time = model.predict()
+            found = Candidate(order, model.inputs.parallel, time, time.step_s + beside_s)
+            bisect.insort(best, (found.step_s, order, found), key=lambda one: one[:2])
+            del best[most:]
+    return [found for _, _, found in best]
 
 
 def usable_bytes(inputs: StepInputs) -> float:
@@ -131,10 +122,11 @@ def usable_bytes(inputs: StepInputs) -> float:
 
 def fits(inputs: StepInputs) -> bool:
     """Tell whether a layout fits into what it may take of the memory."""
-    return plain_needs(inputs)[0] <= usable_bytes(inputs)
+    return math.fsum(memory_bytes(inputs).values()) <= usable_bytes(inputs)
 
 
-def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
+def none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
+    """Return the error that says what the layout that needs least would take."""
     reason = f"none divides model, batch and GPUs ({TRIED})"
     if all_bytes:
         reason = f"the least of {len(all_bytes)} takes {min(all_bytes) / 2**30:.0f} GiB"
@@ -143,21 +135,6 @@ def _none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
         f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs, or a "
         "number that larger powers of two divide"
     )
-
-
-def _valid_layouts(inputs: StepInputs, least_copies: int, needs: Needs) -> Iterator[tuple[StepInputs, float, float]]:
-    """Yield layouts that neither a trainer nor `needs` refuses, with what that says of them."""
-    for parallel in layouts_tried(inputs.parallel, inputs.cluster):
-        if refused_settings(parallel, inputs.model, are_avoidable=True):
-            continue
-        try:
-            changed = replace(inputs, parallel=parallel)
-            if changed.expert_copies < least_copies:
-                continue
-            needed, further_s = needs(changed)
-        except SpecError:
-            continue
-        yield changed, needed, further_s
 
 
 def layouts_tried(given: ParallelSpec, cluster: ClusterSpec) -> Iterator[ParallelSpec]:

@@ -153,6 +153,14 @@ class Trace(EqualByValue):
         times_s, num_nodes = self.num_alive()
         return int(num_nodes[times_s < end_s].max())
 
+    def typical_nodes(self, end_s: float, num_parts: int) -> Ints:
+        """Return the nodes alive before a time, ascending, each number of `num_parts` for as long as any other."""
+        times_s, num_nodes = self.num_alive()
+        times_s, num_nodes = times_s[times_s < end_s], num_nodes[: (times_s < end_s).sum()]
+        order = np.argsort(num_nodes, kind="stable")
+        until_s = np.diff(times_s, append=end_s)[order].cumsum()
+        return num_nodes[order][np.searchsorted(until_s, end_s * (np.arange(num_parts) + 0.5) / num_parts)]
+
     def nodes_lost(self, end_s: float = np.inf) -> int:
         """Count the removals of nodes before a time."""
         return int(((self.change < 0) & (self.time_s < end_s)).sum())
