@@ -370,7 +370,7 @@ def test_the_layout_of_a_trace_is_one_that_fits_where_most_of_its_time_is():
     # A replica of 16 nodes does not fit whole optimizer states twice, nor on fewer nodes than 32: see its memory.
     names = " ".join(f"n{index}" for index in range(32))
     half = " ".join(f"n{index}" for index in range(16))
-    brief = trace((0, "add", names), (60, "remove", half), (6000, "add", "x"))
+    brief = trace((0, "add", names), (10, "remove", half), (900, "add", "x"))
     settings = {"model": "qwen3-235b-a22b", "cluster": "h100x16", "system": "oobleck"}
     chosen = resolve(settings | {"trace": brief})
     # Most of the time 16 nodes are there: two replicas of eight, where 32 nodes alone would have two of 16.
