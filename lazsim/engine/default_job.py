@@ -81,7 +81,7 @@ def default_job(
     -----
     On each number of nodes, a layout trains the samples of a step of all that the system uses of them, by the time of
     the step, or none where it does not fit. What failures cost is left out, but that a system which recovers from other
-    nodes, other than by stages, takes two model replicas: layouts of which the most nodes hold two come first.
+    nodes, other than by stages, takes two model replicas: layouts of which the median of `nodes` holds two come first.
 
     Tried are the fastest layouts on the most nodes, one for each number of nodes of a model replica and each fewest on
     which it fits, with 16 sequences for each GPU of whole replicas; and the job that is named as the model.
@@ -121,7 +121,7 @@ def default_job(
             for num_nodes, number in sorted(Counter(nodes).items())
             if (used := system.usable_nodes(costs, num_nodes)) >= fewest
         )
-        is_redundant = not needs_two or 2 * costs.grid.replica_nodes <= cluster.num_nodes
+        is_redundant = not needs_two or 2 * costs.grid.replica_nodes <= sorted(nodes)[len(nodes) // 2]
         return samples_per_s > 0 and is_redundant, samples_per_s
 
     try:
