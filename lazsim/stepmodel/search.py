@@ -47,7 +47,6 @@ TRIED = (
 class Candidate:
     """A layout, its predicted step, and the seconds of this with what is done beside."""
 
-    index: int
     parallel: ParallelSpec
     time: StepTime
     step_s: float
@@ -72,7 +71,7 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> LayoutSearch:
     are as given. Layouts that NVIDIA/Megatron-LM refuses are left out. Where no layout fits, a `SpecError` names what
     the one that needs least would take.
     """
-    fitting: list[tuple[StepModel, float]] = []
+    fitting: list[StepModel] = []
     all_bytes: list[float] = []
     layers = Layers()
     for parallel in layouts_tried(inputs.parallel, inputs.cluster):
@@ -82,18 +81,21 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> LayoutSearch:
             changed = replace(inputs, parallel=parallel)
         except SpecError:
             continue
-        all_bytes.append(math.fsum(memory_bytes(changed).values()))
+        all_bytes.append(needed_bytes(changed))
         if all_bytes[-1] <= usable_bytes(inputs):
-            fitting.append((StepModel(changed, layers), 0.0))
+            fitting.append(StepModel(changed, layers))
     if not fitting:
         raise none_fits(inputs, all_bytes)
     return LayoutSearch(fastest(fitting, most), len(all_bytes), len(fitting))
 
 
 def fastest(
-    models: Sequence[tuple[StepModel, float]], most: int, is_valid: Callable[[int], bool] = lambda _: True
+    models: Sequence[StepModel],
+    most: int,
+    is_valid: Callable[[StepModel], bool] = lambda _: True,
+    beside_s: Callable[[StepModel], float] = lambda _: 0.0,
 ) -> list[Candidate]:
-    """Return the fastest layouts that are valid, each given with the seconds of what is done beside its step.
+    """Return the fastest layouts that are valid, with the seconds of what is done beside a step.
 
     Notes
     -----
@@ -102,17 +104,22 @@ def fastest(
     """
     # Of equal steps, the first stands first, in whatever order they were predicted.
     best: list[tuple[float, int, Candidate]] = []
-    bounds = ((model.least_s() + beside_s, order) for order, (model, beside_s) in enumerate(models))
+    bounds = ((model.least_s() + beside_s(model), order) for order, model in enumerate(models))
     for least_s, order in sorted(bounds):
         if len(best) == most and (1 - ROUNDING) * least_s > best[-1][0]:
             break
-        if is_valid(order):
-            model, beside_s = models[order]
+        model = models[order]
+        if is_valid(model):
             time = model.predict()
-            found = Candidate(order, model.inputs.parallel, time, time.step_s + beside_s)
+            found = Candidate(model.inputs.parallel, time, time.step_s + beside_s(model))
             bisect.insort(best, (found.step_s, order, found), key=lambda one: one[:2])
             del best[most:]
     return [found for _, _, found in best]
+
+
+def needed_bytes(inputs: StepInputs) -> float:
+    """Return the bytes of a GPU that a layout takes."""
+    return math.fsum(memory_bytes(inputs).values())
 
 
 def usable_bytes(inputs: StepInputs) -> float:
@@ -122,7 +129,7 @@ def usable_bytes(inputs: StepInputs) -> float:
 
 def fits(inputs: StepInputs) -> bool:
     """Tell whether a layout fits into what it may take of the memory."""
-    return math.fsum(memory_bytes(inputs).values()) <= usable_bytes(inputs)
+    return needed_bytes(inputs) <= usable_bytes(inputs)
 
 
 def none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
