@@ -456,6 +456,59 @@ def test_a_layout_that_was_chosen_has_every_expert_twice_where_that_fits():
         assert 2 * parallel.pipeline * parallel.expert <= 16
 
 
+def test_activations_that_recycle_reroutes_fit_into_its_layout():
+    run, other = (resolve({"model": "deepseek-v3", "cluster": "h100x64", "system": name}) for name in RECOVERING[:2])
+
+    def needed(scenario):
+        costs = replace(scenario, system="recycle").costs()
+        return even_memory(replace(scenario, system="recycle"), 64).total + costs.rerouted_bytes(64, 1.0)
+
+    # Of two replicas, the other takes all micro-batches of a node.
+    assert run.costs().grid.replica_nodes == 32
+    assert needed(run) < 0.93 * run.gpu.memory_bytes < needed(replace(run, job=other.job))
+
+
+RECOVERING = ("recycle", "lazarus", "oobleck")
+
+
+@pytest.mark.parametrize("system", RECOVERING)
+@pytest.mark.parametrize(("model", "cluster"), [("qwen3-235b-a22b", "h100x16"), ("olmoe-1b-7b", "h100x2")])
+def test_a_system_that_recovers_from_other_nodes_has_two_replicas_where_these_fit(model, cluster, system):
+    scenario = resolve({"model": model, "cluster": cluster, "system": system})
+    assert 2 * scenario.costs().grid.replica_nodes <= scenario.cluster.num_nodes
+
+
+def test_a_system_whose_needs_no_layout_meets_has_one_that_fits_without_them():
+    # 12 of the 18 bytes of each of 6.9 B parameters are states: of four GPUs with two of 8, 77 GiB whole, 25 divided.
+    settings = {"model": "olmoe-1b-7b", "cluster": "h100x1", "gpu.memory_bytes": 24 * 2**30}
+    plain = resolve(settings | {"system": "checkpoint"})
+    assert plain.has_chosen_layout
+    for system in ("ds", "ds-ft", "bamboo", "spare"):
+        assert resolve(settings | {"system": system}).has_chosen_layout
+
+
+def test_a_trace_that_falls_to_few_nodes_trains_on_these():
+    names, gone = (" ".join(f"n{index}" for index in range(number)) for number in (32, 18))
+    # With replicas of 16 nodes, which are fastest on 32, nothing would train for nine of ten hours.
+    fallen = trace((0, "add", names), (3600, "remove", gone), duration_s=36_000.0)
+    settings = {"model": "qwen3-235b-a22b", "cluster": "h100x16", "trace": fallen}
+    for system in ("lazarus", "oobleck"):
+        (run,) = lazsim.simulate(**settings, systems=[system]).runs
+        costs = resolve(settings | {"system": system}).costs()
+        # Eight of the 14 nodes train at least; restarts and lost steps take a tenth of the time, at most.
+        assert run.samples > 0.9 * 32_400 * costs.samples_per_step(8) / costs.even_step_s(8)
+
+
+def test_all_systems_have_the_job_that_is_named_as_the_model_or_none_has():
+    for num_nodes, names in ((127, {"testbed-a"}), (128, {"deepseek-v3"})):
+        settings = {"model": "deepseek-v3", "cluster": f"h100x{num_nodes}"}
+        assert {resolve(settings | {"system": system}).job.name for system in ("checkpoint", "recycle")} == names
+    # A median of 127 nodes holds one replica of its 64.
+    names = " ".join(f"n{index}" for index in range(128))
+    brief = trace((0, "add", names), (400, "remove", "n0"))
+    assert resolve({"model": "deepseek-v3", "cluster": "h100x128", "trace": brief}).job.name == "testbed-a"
+
+
 def test_inputs_of_a_run_have_the_hash_of_its_kernels(tmp_path):
     tables = tmp_path / "mine.csv"
     tables.write_bytes(read_tables("h100"))

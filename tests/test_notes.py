@@ -73,6 +73,13 @@ def test_a_model_whose_own_job_is_not_taken_on_too_few_nodes_is_told_of_it(model
     assert note.partition(" has a `job` ")[2].partition(")")[0] == job
 
 
+def test_a_job_that_a_gpu_cannot_run_is_not_told_of():
+    # An A100 has no matmuls of 8 bits.
+    notes = notes_of(nodes_at(0.0, 128), ["checkpoint"], "deepseek-v3", cluster="dgx-a100-80g")
+    (note,) = (note for note in notes if note.startswith("steps are those of a layout (what trains most on the nodes"))
+    assert "has a `job`" not in note
+
+
 @pytest.mark.parametrize(("lost_s", "is_told"), [(590.0, True), (550.0, False)])
 def test_a_run_that_ends_before_a_failure_is_noticed_says_so(lost_s, is_told):
     # A failure takes 15 s to notice, and the run ends at 600 s.
@@ -147,7 +154,7 @@ def test_costs_without_a_layout_on_a_gpu_with_measured_kernels_say_why_and_which
 
 
 def test_a_layout_that_comes_with_the_name_of_the_model_is_told_apart_from_one_that_was_asked_for():
-    told = "job deepseek-v3, named as the model)"
+    told = "(job deepseek-v3, named as the model)"
     for job, is_told in ((None, True), ("deepseek-v3", False)):
         notes = notes_of(nodes_at(0.0, 128), ("checkpoint",), "deepseek-v3", cluster="h100x128", job=job)
         assert any(told in note for note in notes) == is_told

@@ -1296,13 +1296,14 @@ def test_a_search_keeps_tensor_parallelism_inside_a_node():
 
 def test_a_search_counts_what_is_done_beside_a_step_and_leaves_out_what_is_not_valid():
     inputs = inputs_of("olmoe-1b-7b", gpus=2, expert=1, global_batch=16)
-    models = [StepModel(replace(inputs, parallel=one.parallel)) for one in search_layouts(inputs, 10_000).candidates]
-    tensor = [one.inputs.parallel.tensor for one in models]
+    found = search_layouts(inputs, 10_000).candidates
+    models = [StepModel(replace(inputs, parallel=one.parallel)) for one in found]
     # No step of this model takes a minute.
-    found = fastest([(model, 60.0 * (model.inputs.parallel.tensor == 1)) for model in models], 10_000)
-    assert [one.parallel.tensor for one in found] == sorted(tensor, reverse=True)
-    valid = [index for index, each in enumerate(tensor) if each == 2]
-    assert [one.index for one in fastest([(model, 0.0) for model in models], 3, valid.__contains__)] == valid[:3]
+    later = fastest(models, 10_000, beside_s=lambda model: 60.0 * (model.inputs.parallel.tensor == 1))
+    assert [one.parallel.tensor for one in later] == sorted((one.parallel.tensor for one in found), reverse=True)
+    valid = [one.parallel for one in found if one.parallel.tensor == 2]
+    taken = fastest(models, 3, lambda model: model.inputs.parallel.tensor == 2)
+    assert [one.parallel for one in taken] == valid[:3]
 
 
 def test_a_model_that_no_layout_holds_is_refused():

@@ -118,3 +118,20 @@ def test_reference_traces_lie_in_the_ranges_known_of_them(shared):
     assert 0.12 <= sixteen.take_all_share <= 0.46
     cluster = trace_stats(read_trace(shared / "traces/infinitehbd/fault_trace.json"))
     assert 2.3 <= cluster.removals_per_node_hour * 24e3 <= 6.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_typical_nodes_are_those_of_the_middles_of_equal_parts_of_the_time_sorted_by_nodes(seed):
+    rng, num_parts = np.random.default_rng(seed), 8
+    # An odd number of seconds for each part: its middle is the middle of a second, in which no node comes or goes.
+    duration_s = num_parts * 13
+    alive, events = set(), []
+    alive_at = []
+    for second in range(duration_s):
+        for node in rng.choice(9, size=rng.integers(0, 3), replace=False).tolist():
+            events.append(Event(float(second), "remove" if node in alive else "add", f"n{node}"))
+            alive ^= {node}
+        alive_at.append(len(alive))
+    trace = build_trace(events, duration_s=2.0 * duration_s)
+    expected = [sorted(alive_at)[int(13 * (part + 0.5))] for part in range(num_parts)]
+    assert trace.typical_nodes(float(duration_s), num_parts).tolist() == expected

@@ -269,4 +269,6 @@ def _start(setting: Setting) -> StepInputs:
 
 
 def _no_layout(setting: Setting) -> SpecError:
-    return none_fits(_start(setting), [needed_bytes(inputs) for _, inputs in _tried(setting)])
+    needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(setting)]
+    least = min(needs, key=lambda one: one[0])[1] if needs else _start(setting)
+    return none_fits(least, [num_bytes for num_bytes, _ in needs])
