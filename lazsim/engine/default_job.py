@@ -99,7 +99,8 @@ def default_job(setting: Setting, system: System) -> JobSpec | SpecError:
     Notes
     -----
     On each number of nodes, a job trains the samples of a step of all that the system uses of them, by the time of the
-    step, or none where it does not fit. What failures cost is left out, but that a system which recovers from other
+    step, or none where it does not fit. These nodes are taken to share a step evenly: what pipelines of unequal stages
+    lose is left out, as finding it takes long. So is what failures cost, but that a system which recovers from other
     nodes, other than by stages, takes two model replicas: layouts of which the median of nodes holds two come first.
 
     Tried are the fastest layouts on the most nodes, one for each number of nodes of a model replica and each fewest on
@@ -115,27 +116,19 @@ def default_job(setting: Setting, system: System) -> JobSpec | SpecError:
 @functools.lru_cache(maxsize=64)
 def _own_job(setting: Setting) -> JobSpec | None:
     job = named_job(setting.model.name, setting)
-    if job is None:
+    if job is None or not setting.holds_two(costs := setting.costs(job, PLAIN)):
         return None
-    costs = setting.costs(job, PLAIN)
     fewest_nodes = _fewest_nodes(costs, PLAIN, setting.filled(costs.grid.replica_nodes))
-    if not setting.holds_two(costs):
-        return None
-    own = _samples_per_s(setting, PLAIN, Candidate(job, fewest_nodes))
-    return (
-        job
-        if all(
-            own >= _samples_per_s(setting, PLAIN, one) for one in _candidates(setting, PLAIN, keeps_whole_states=False)
-        )
-        else None
-    )
+    others = _candidates(setting, PLAIN, keeps_whole_states=False)
+    most = max((_samples_per_s(setting, PLAIN, one) for one in others), default=0.0)
+    return job if _samples_per_s(setting, PLAIN, Candidate(job, fewest_nodes)) >= most else None
 
 
 def _searched_job(setting: Setting, system: System) -> JobSpec:
     # Systems that need nothing of a layout but whole states, or not even these, share a search.
     adds = system.padded or system.stage_use or type(system).extra_gpu_bytes is not System.extra_gpu_bytes
     # Where no layout fits with what a system needs, the run says so of the one that it has.
-    found = _candidates(setting, system if adds else PLAIN, system.keeps_whole_states)
+    found = _candidates(setting, system if adds else PLAIN, keeps_whole_states=system.keeps_whole_states)
     found = found or _candidates(setting, PLAIN, keeps_whole_states=False)
     if not found:
         raise _no_layout(setting)
@@ -153,16 +146,10 @@ def _samples_per_s(setting: Setting, system: System, one: Candidate) -> float:
     """Return what a system trains by a job on the nodes of a trace, summed over equal parts of time."""
     costs = setting.costs(one.job, system)
     return math.fsum(
-        number * costs.samples_per_step(used) / even_step_s(costs, system, used)
+        number * costs.samples_per_step(used) / (costs.even_step_s(used) + _masked_s(costs, system, used))
         for num_nodes, number in Counter(setting.nodes).items()
         if (used := system.usable_nodes(costs, num_nodes)) >= one.fewest_nodes
     )
-
-
-def even_step_s(costs: LayoutCosts, system: System, num_nodes: int) -> float:
-    """Return the seconds of a step of a system on `num_nodes` nodes that it uses, under even loads."""
-    seats, factor, _ = system.timed(costs, num_nodes, system.num_seats(costs, num_nodes))
-    return factor * (costs.even_step_s(seats) + _masked_s(costs, system, seats))
 
 
 def _masked_s(costs: LayoutCosts, system: System, num_nodes: int) -> float:
