@@ -26,7 +26,7 @@ from lazsim.costmodel.measured import (
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, own_profile, read_profile
 from lazsim.costmodel.step import CostModel, KernelCosts
-from lazsim.engine.default_job import DEFAULT_JOB, NUM_PARTS, Setting, default_job
+from lazsim.engine.default_job import DEFAULT_JOB, NUM_PARTS, JobChoice, default_job
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
@@ -372,7 +372,7 @@ class _Resolution:
         if asked["job"] is None and gpu.kernels and not has_profile:
             most_nodes, nodes = self._nodes_in_service(trace) or (cluster.num_nodes, (cluster.num_nodes,))
             sized = msgspec.structs.replace(cluster, num_nodes=most_nodes)
-            chosen = default_job(Setting(model, gpu, sized, nodes, msgspec.json.encode(step, order="sorted")), system)
+            chosen = default_job(JobChoice(model, gpu, sized, nodes, msgspec.json.encode(step, order="sorted")), system)
         why_no_layout = str(chosen) if isinstance(chosen, SpecError) else ""
         job = spec(JobSpec, asked["job"] or (chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB))
         if isinstance(chosen, JobSpec) and job.parallel is None:

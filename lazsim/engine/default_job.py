@@ -42,7 +42,7 @@ NUM_PARTS = 32
 PLAIN = System("plain", "training alone: whole model replicas, and nothing beside them")
 
 
-class Setting(NamedTuple):
+class JobChoice(NamedTuple):
     """What the choice of a job depends on beside the system."""
 
     model: ModelSpec
@@ -70,30 +70,30 @@ class Setting(NamedTuple):
         return 2 * costs.grid.replica_nodes <= self.nodes[len(self.nodes) // 2]
 
 
-class Candidate(NamedTuple):
+class FittingJob(NamedTuple):
     """A job, and the fewest nodes of whole model replicas from which on it fits."""
 
     job: JobSpec
     fewest_nodes: int
 
 
-def named_job(name: str, setting: Setting) -> JobSpec | None:
+def named_job(name: str, choice: JobChoice) -> JobSpec | None:
     """Return the job of the catalogue with which a name begins, if it has a layout that the GPU and the nodes run."""
     named = [job for job in catalog_names("jobs") if f"{name}-".startswith(f"{job}-")]
-    job = load_spec(JobSpec, max(named, key=len)) if named and setting.gpu.kernels else None
+    job = load_spec(JobSpec, max(named, key=len)) if named and choice.gpu.kernels else None
     if job is None or job.parallel is None:
         return None
     try:
-        costs = setting.costs(job, PLAIN)
+        costs = choice.costs(job, PLAIN)
         costs.step_s(costs.grid.replica_nodes, np.ones(1))
     except SpecError:
         # The tables lack a kernel of the model or of the layout.
         return None
-    return job if _fewest_nodes(costs, PLAIN, setting.filled(costs.grid.replica_nodes)) else None
+    return job if _fewest_nodes(costs, PLAIN, choice.filled(costs.grid.replica_nodes)) else None
 
 
 @functools.lru_cache(maxsize=256)
-def default_job(setting: Setting, system: System) -> JobSpec | SpecError:
+def default_job(choice: JobChoice, system: System) -> JobSpec | SpecError:
     """Return the job with which a system trains most on the nodes of a trace; an error says why there is none.
 
     Notes
@@ -108,46 +108,46 @@ def default_job(setting: Setting, system: System) -> JobSpec | SpecError:
     if one without states to keep trains more by it, on a median of nodes that holds two replicas.
     """
     try:
-        return _own_job(setting) or _searched_job(setting, system)
+        return _own_job(choice) or _searched_job(choice, system)
     except SpecError as error:
         return error
 
 
 @functools.lru_cache(maxsize=64)
-def _own_job(setting: Setting) -> JobSpec | None:
-    job = named_job(setting.model.name, setting)
-    if job is None or not setting.holds_two(costs := setting.costs(job, PLAIN)):
+def _own_job(choice: JobChoice) -> JobSpec | None:
+    job = named_job(choice.model.name, choice)
+    if job is None or not choice.holds_two(costs := choice.costs(job, PLAIN)):
         return None
-    fewest_nodes = _fewest_nodes(costs, PLAIN, setting.filled(costs.grid.replica_nodes))
-    others = _candidates(setting, PLAIN, keeps_whole_states=False)
-    most = max((_samples_per_s(setting, PLAIN, one) for one in others), default=0.0)
-    return job if _samples_per_s(setting, PLAIN, Candidate(job, fewest_nodes)) >= most else None
+    fewest_nodes = _fewest_nodes(costs, PLAIN, choice.filled(costs.grid.replica_nodes))
+    others = _candidates(choice, PLAIN, keeps_whole_states=False)
+    most = max((_samples_per_s(choice, PLAIN, one) for one in others), default=0.0)
+    return job if _samples_per_s(choice, PLAIN, FittingJob(job, fewest_nodes)) >= most else None
 
 
-def _searched_job(setting: Setting, system: System) -> JobSpec:
+def _searched_job(choice: JobChoice, system: System) -> JobSpec:
     # Systems that need nothing of a layout but whole states, or not even these, share a search.
     adds = system.padded or system.stage_use or type(system).extra_gpu_bytes is not System.extra_gpu_bytes
     # Where no layout fits with what a system needs, the run says so of the one that it has.
-    found = _candidates(setting, system if adds else PLAIN, keeps_whole_states=system.keeps_whole_states)
-    found = found or _candidates(setting, PLAIN, keeps_whole_states=False)
+    found = _candidates(choice, system if adds else PLAIN, keeps_whole_states=system.keeps_whole_states)
+    found = found or _candidates(choice, PLAIN, keeps_whole_states=False)
     if not found:
-        raise _no_layout(setting)
+        raise _no_layout(choice)
     needs_two = system.keeps_whole_states and not system.doubles_stages
 
-    def worth(one: Candidate) -> tuple[bool, bool, float]:
-        costs, samples_per_s = setting.costs(one.job, system), _samples_per_s(setting, system, one)
-        is_safe = not needs_two or setting.holds_two(costs)
-        return samples_per_s > 0 and is_safe, _runs(costs, system, setting.cluster.num_nodes), samples_per_s
+    def worth(one: FittingJob) -> tuple[bool, bool, float]:
+        costs, samples_per_s = choice.costs(one.job, system), _samples_per_s(choice, system, one)
+        is_safe = not needs_two or choice.holds_two(costs)
+        return samples_per_s > 0 and is_safe, _runs(costs, system, choice.cluster.num_nodes), samples_per_s
 
     return max(found, key=worth).job
 
 
-def _samples_per_s(setting: Setting, system: System, one: Candidate) -> float:
+def _samples_per_s(choice: JobChoice, system: System, one: FittingJob) -> float:
     """Return what a system trains by a job on the nodes of a trace, summed over equal parts of time."""
-    costs = setting.costs(one.job, system)
+    costs = choice.costs(one.job, system)
     return math.fsum(
         number * costs.samples_per_step(used) / (costs.even_step_s(used) + _masked_s(costs, system, used))
-        for num_nodes, number in Counter(setting.nodes).items()
+        for num_nodes, number in Counter(choice.nodes).items()
         if (used := system.usable_nodes(costs, num_nodes)) >= one.fewest_nodes
     )
 
@@ -187,14 +187,14 @@ def _fewest_nodes(costs: LayoutCosts, system: System, filled: Sequence[int]) -> 
 
 
 @functools.lru_cache(maxsize=64)
-def _candidates(setting: Setting, system: System, keeps_whole_states: bool) -> list[Candidate]:
+def _candidates(choice: JobChoice, system: System, keeps_whole_states: bool) -> list[FittingJob]:
     """Return the fastest layout for each number of nodes of a model replica, and each fewest on which it fits."""
     usual = msgspec.structs.replace(load_spec(JobSpec, DEFAULT_JOB), checkpoint_interval_steps={})
-    most_nodes, found = setting.cluster.num_nodes, list[Candidate]()
+    most_nodes, found = choice.cluster.num_nodes, list[FittingJob]()
 
     @functools.cache
     def costs_of(parallel: ParallelSpec) -> LayoutCosts:
-        return setting.costs(msgspec.structs.replace(usual, parallel=parallel), system)
+        return choice.costs(msgspec.structs.replace(usual, parallel=parallel), system)
 
     def fits(model: StepModel, num_nodes: int) -> bool:
         costs = costs_of(model.inputs.parallel)
@@ -204,22 +204,22 @@ def _candidates(setting: Setting, system: System, keeps_whole_states: bool) -> l
         masks = system.masked_reorder
         return _masked_s(costs_of(model.inputs.parallel), system, model.inputs.cluster.num_nodes) if masks else 0.0
 
-    for replica_nodes, models in _models(setting, keeps_whole_states).items():
-        filled = setting.filled(replica_nodes)
+    for replica_nodes, models in _models(choice, keeps_whole_states).items():
+        filled = choice.filled(replica_nodes)
         # The fastest of those that fit on the most nodes; of those that fit on fewer than that one; and so on.
         while filled and (best := fastest(models, 1, functools.partial(fits, num_nodes=filled[-1]), beside_s)):
             fewest_nodes = _fewest_nodes(costs_of(best[0].parallel), system, filled)
-            parallel = msgspec.structs.replace(best[0].parallel, sharding=first_layout(setting.cluster).sharding)
-            found.append(Candidate(msgspec.structs.replace(usual, parallel=parallel), fewest_nodes))
+            parallel = msgspec.structs.replace(best[0].parallel, sharding=first_layout(choice.cluster).sharding)
+            found.append(FittingJob(msgspec.structs.replace(usual, parallel=parallel), fewest_nodes))
             filled = filled[: filled.index(fewest_nodes)]
     return found
 
 
 @functools.lru_cache(maxsize=64)
-def _models(setting: Setting, keeps_whole_states: bool) -> dict[int, list[StepModel]]:
+def _models(choice: JobChoice, keeps_whole_states: bool) -> dict[int, list[StepModel]]:
     """Return the layouts that fit where a system adds nothing, by the nodes of a model replica."""
-    layers, found = _layers(setting), defaultdict[int, list[StepModel]](list)
-    for replica_nodes, inputs in _tried(setting):
+    layers, found = _layers(choice), defaultdict[int, list[StepModel]](list)
+    for replica_nodes, inputs in _tried(choice):
         if keeps_whole_states:
             inputs = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, sharding="none"))
         if needed_bytes(inputs) <= usable_bytes(inputs):
@@ -228,19 +228,19 @@ def _models(setting: Setting, keeps_whole_states: bool) -> dict[int, list[StepMo
 
 
 @functools.lru_cache(maxsize=64)
-def _layers(setting: Setting) -> Layers:  # noqa: ARG001 (the key)
+def _layers(choice: JobChoice) -> Layers:  # noqa: ARG001 (the key)
     return Layers()
 
 
 @functools.lru_cache(maxsize=64)
-def _tried(setting: Setting) -> list[tuple[int, StepInputs]]:
+def _tried(choice: JobChoice) -> list[tuple[int, StepInputs]]:
     """Return the nodes of a model replica of each layout that divides a job, on the most nodes that replicas fill."""
-    start, found = _start(setting), list[tuple[int, StepInputs]]()
+    start, found = _start(choice), list[tuple[int, StepInputs]]()
     for parallel in layouts_tried(start.parallel, start.cluster):
-        if refused_settings(parallel, setting.model, are_avoidable=True):
+        if refused_settings(parallel, choice.model, are_avoidable=True):
             continue
         with contextlib.suppress(SpecError):
-            replica_nodes = grid_of(setting.model, parallel, start.cluster.gpus_per_node).replica_nodes
+            replica_nodes = grid_of(choice.model, parallel, start.cluster.gpus_per_node).replica_nodes
             if used := start.cluster.num_nodes // replica_nodes * replica_nodes:
                 cluster = msgspec.structs.replace(start.cluster, num_nodes=used)
                 batch = first_layout(cluster).global_batch
@@ -249,13 +249,13 @@ def _tried(setting: Setting) -> list[tuple[int, StepInputs]]:
     return found
 
 
-def _start(setting: Setting) -> StepInputs:
-    model, gpu, cluster, _, step = setting
+def _start(choice: JobChoice) -> StepInputs:
+    model, gpu, cluster, _, step = choice
     constants = msgspec.json.decode(step, type=StepConstants)
     return StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
 
 
-def _no_layout(setting: Setting) -> SpecError:
-    needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(setting)]
-    least = min(needs, key=lambda one: one[0])[1] if needs else _start(setting)
+def _no_layout(choice: JobChoice) -> SpecError:
+    needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(choice)]
+    least = min(needs, key=lambda one: one[0])[1] if needs else _start(choice)
     return none_fits(least, [num_bytes for num_bytes, _ in needs])

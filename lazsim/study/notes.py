@@ -14,7 +14,7 @@ from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, mi
 from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import KernelCosts, slots_by_gpu
-from lazsim.engine.default_job import Setting, named_job
+from lazsim.engine.default_job import JobChoice, named_job
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun, simulate_system
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS
@@ -396,7 +396,7 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
             name, num_nodes = scenario.model.name.replace("_", "-"), scenario.most_in_service()
             cluster = msgspec.structs.replace(scenario.cluster, num_nodes=num_nodes)
             step = msgspec.json.encode(scenario.step, order="sorted")
-            if named := named_job(name, Setting(scenario.model, scenario.gpu, cluster, (num_nodes,), step)):
+            if named := named_job(name, JobChoice(scenario.model, scenario.gpu, cluster, (num_nodes,), step)):
                 whose += f"; the catalogue has a `job` {named.name}"
         elif scenario.settings["job"] is None:
             whose += ", named as the model"
