@@ -39,6 +39,9 @@ DEFAULT_JOB = "testbed-a"
 NUM_PARTS = 32
 """Parts of a run, each with its number of nodes: what lasts less than about a thirtieth of it may count nothing."""
 
+NUM_KEPT = 8
+"""Choices whose layouts are kept, a few MiB each: those of the systems of a run follow each other."""
+
 PLAIN = System("plain", "training alone: whole model replicas, and nothing beside them")
 
 
@@ -215,11 +218,12 @@ def _candidates(choice: JobChoice, system: System, keeps_whole_states: bool) -> 
     return found
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(NUM_KEPT)
 def _models(choice: JobChoice, keeps_whole_states: bool) -> dict[int, list[StepModel]]:
     """Return the layouts that fit where a system adds nothing, by the nodes of a model replica."""
-    layers, found = _layers(choice), defaultdict[int, list[StepModel]](list)
-    for replica_nodes, inputs in _tried(choice):
+    found = defaultdict[int, list[StepModel]](list)
+    tried, layers = _tried(choice)
+    for replica_nodes, inputs in tried:
         if keeps_whole_states:
             inputs = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, sharding="none"))
         if needed_bytes(inputs) <= usable_bytes(inputs):
@@ -227,14 +231,12 @@ def _models(choice: JobChoice, keeps_whole_states: bool) -> dict[int, list[StepM
     return dict(sorted(found.items()))
 
 
-@functools.lru_cache(maxsize=64)
-def _layers(choice: JobChoice) -> Layers:  # noqa: ARG001 (the key)
-    return Layers()
+@functools.lru_cache(NUM_KEPT)
+def _tried(choice: JobChoice) -> tuple[list[tuple[int, StepInputs]], Layers]:
+    """Return each layout that divides a job, on the most nodes that replicas fill, and what their steps share.
 
-
-@functools.lru_cache(maxsize=64)
-def _tried(choice: JobChoice) -> list[tuple[int, StepInputs]]:
-    """Return the nodes of a model replica of each layout that divides a job, on the most nodes that replicas fill."""
+    Each comes with the nodes of a model replica.
+    """
     start, found = _start(choice), list[tuple[int, StepInputs]]()
     for parallel in layouts_tried(start.parallel, start.cluster):
         if refused_settings(parallel, choice.model, are_avoidable=True):
@@ -246,7 +248,7 @@ def _tried(choice: JobChoice) -> list[tuple[int, StepInputs]]:
                 batch = first_layout(cluster).global_batch
                 parallel = msgspec.structs.replace(parallel, global_batch=batch)
                 found.append((replica_nodes, replace(start, cluster=cluster, parallel=parallel)))
-    return found
+    return found, Layers()
 
 
 def _start(choice: JobChoice) -> StepInputs:
@@ -256,6 +258,6 @@ def _start(choice: JobChoice) -> StepInputs:
 
 
 def _no_layout(choice: JobChoice) -> SpecError:
-    needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(choice)]
+    needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(choice)[0]]
     least = min(needs, key=lambda one: one[0])[1] if needs else _start(choice)
     return none_fits(least, [num_bytes for num_bytes, _ in needs])
