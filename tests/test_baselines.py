@@ -114,8 +114,6 @@ def test_random_draws_every_arrangement_equally_often():
 
 def naive_further(load: list[int], num_slots: int) -> list[int]:
     """One layer of greedy replication, replica by replica; the expert of each beyond the first of all."""
-    if not any(load):
-        load = [1] * len(load)
     added: list[int] = []
     for _ in range(num_slots - len(load)):
         added.append(max(range(len(load)), key=lambda one: (load[one] / (1 + added.count(one)), -one)))
@@ -155,7 +153,9 @@ def test_eplb_replicates_and_packs_as_the_naive_greedy_does(problem):
     load_LE, num_nodes, num_slots, gpus_per_node = problem
     plan = place_eplb(load_LE, num_nodes, num_slots, gpus_per_node).check()
     room = [len(range(gpu, num_slots, gpus_per_node)) for gpu in range(gpus_per_node)] * num_nodes
-    for layer, load in enumerate(load_LE.tolist()):
+    for layer, given_load in enumerate(load_LE.tolist()):
+        # A layer without load is placed as an even one.
+        load = given_load if any(given_load) else [1] * len(given_load)
         replicas = naive_replicas(load, num_nodes * num_slots)
         assert plan.replicas_LE[layer].tolist() == replicas
         expected = naive_packing(load, replicas, num_nodes * gpus_per_node, room)
