@@ -107,17 +107,13 @@ class Reads:
         """Calls a function once with the same arguments."""
         self._checked: dict[Any, Any] = {}
 
-    def first(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
-        """Make what an input names, at the first seed that a scenario asks for; return that input with its hash."""
+    def check(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
+        """Make what an input names, and return it with its hash; the first seed asked for is checked for all."""
         key = msgspec.structs.replace(source, seed=0, sha256=""), path
         if key not in self._checked:
             self._checked[key] = shared.check(source, path)
         checked: InputT = self._checked[key]
-        return checked
-
-    def check(self, shared: Shared[InputT, Any], source: InputT, path: str | None) -> InputT:
-        """Make what an input names, and return it with its hash; one seed is checked for all."""
-        return msgspec.structs.replace(self.first(shared, source, path), seed=source.seed)
+        return msgspec.structs.replace(checked, seed=source.seed)
 
 
 def require_unchanged(path: str, before: str, now: str) -> None:

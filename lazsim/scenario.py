@@ -519,19 +519,20 @@ class _Resolution:
     def _nodes_in_service(self, source: TraceInput | None) -> tuple[int, tuple[int, ...]] | None:
         """Return the most nodes of the trace that train at once, and how many do, each number for as long as any other.
 
-        None where none are known. All seeds of a recipe have the nodes of seed 0, so that a run has the same layout
+        None where none are known. All seeds of a trace have the nodes of seed 0, so that a run has the same layout
         alone and in a study.
         """
         if source is None:
             return None
         made, path = self._asked["trace"], self._paths.get("trace")
         if not isinstance(made, Trace):
-            one = self._reads.first(shared_trace, source, path) if path else msgspec.structs.replace(source, seed=0)
-            made = self._once(shared_trace, one, path)
+            made = self._once(shared_trace, msgspec.structs.replace(source, seed=0), path)
         wall_s = source.duration_s or made.duration_s
         most_nodes = made.most_nodes(wall_s or math.inf) - self._asked["spares"]
-        parts = made.typical_nodes(wall_s, NUM_PARTS).tolist() if wall_s else [most_nodes]
-        return (most_nodes, tuple(min(number, most_nodes) for number in parts)) if most_nodes > 0 else None
+        parts = made.typical_nodes(wall_s, NUM_PARTS).tolist() if wall_s else []
+        # All layouts train nothing without a node, so that such times do not tell them apart.
+        nodes = [min(number, most_nodes) for number in parts if number > 0] or [most_nodes]
+        return (most_nodes, tuple(nodes)) if most_nodes > 0 else None
 
     def _routing(self, name: str, model: ModelSpec) -> RoutingInput:
         reading = {key: self._asked[key] for key in ("lenient", "layers_from")}

@@ -378,6 +378,23 @@ def test_the_layout_of_a_trace_is_one_that_fits_where_most_of_its_time_is():
     assert even_memory(chosen, 16).total < chosen.gpu.memory_bytes
 
 
+def test_a_trace_that_has_no_node_at_first_has_the_layout_of_the_nodes_that_come():
+    late = trace((600, "add", "a b c d"))
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x4", "system": "lazarus"}
+    assert resolve(settings | {"trace": late}).job == resolve(settings).job
+
+
+def test_all_seeds_of_a_file_of_which_nodes_are_drawn_have_one_layout(tmp_path):
+    path, names = tmp_path / "mine.csv", [f"n{index}" for index in range(32)]
+    rows = [f"0,add,{name}" for name in names] + [f"100,remove,{name}" for name in names[:16]] + ["10000,add,x"]
+    path.write_text("\n".join(["time_s,event,node", *rows]))
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x8", "trace": str(path), "max_nodes": 12}
+    seeds = [resolve(settings | {"seed": seed}) for seed in (0, 2)]
+    # They draw other numbers of the nodes that stay, whose layouts would have replicas of two and of four nodes.
+    assert [one.load_trace().num_alive()[1][1] for one in seeds] == [4, 9]
+    assert seeds[0].job == seeds[1].job
+
+
 def test_a_number_of_nodes_that_few_layouts_divide_trains_no_less_than_any_smaller_one():
     def rate(cluster):
         scenario = resolve({"model": "mixtral-8x7b", "cluster": cluster, "system": "checkpoint"})

@@ -53,7 +53,7 @@ class JobChoice(NamedTuple):
     cluster: ClusterSpec
     """With the most nodes that the trace has at once."""
     nodes: tuple[int, ...]
-    """Numbers of nodes that it has, ascending, each for as long as any other; see `Trace.typical_nodes`."""
+    """Numbers of nodes that it has, from 1 on, ascending, each for as long as any other; see `Trace.typical_nodes`."""
     step: bytes
     """The `StepConstants` as JSON, which can be hashed."""
 
