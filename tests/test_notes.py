@@ -59,7 +59,7 @@ def test_a_run_that_long_has_too_few_nodes_says_for_how_long():
 def test_a_model_named_almost_as_a_job_of_the_catalogue_is_told_of_it(tmp_path, name, is_told):
     (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK | {"_name_or_path": name}))
     notes = notes_of(nodes_at(0.0, 64), ["checkpoint"], str(tmp_path / "config.json"), cluster="h200x16")
-    (note,) = (note for note in notes if note.startswith("steps are those of a layout (what trains most on the nodes"))
+    (note,) = (note for note in notes if note.startswith("steps are those of a layout (chosen for the nodes of"))
     assert ("; the catalogue has a `job` deepseek-v3)" in note) == is_told
 
 
@@ -69,14 +69,14 @@ def test_a_model_named_almost_as_a_job_of_the_catalogue_is_told_of_it(tmp_path, 
 def test_a_model_whose_own_job_is_not_taken_on_too_few_nodes_is_told_of_it(model, num_nodes, job):
     # One node more would hold two replicas of 512 and 256 GPUs, and another layout with other steps would count.
     notes = notes_of(nodes_at(0.0, num_nodes), ["checkpoint"], model, cluster="h200x16")
-    (note,) = (note for note in notes if note.startswith("steps are those of a layout (what trains most on the nodes"))
+    (note,) = (note for note in notes if note.startswith("steps are those of a layout (chosen for the nodes of"))
     assert note.partition(" has a `job` ")[2].partition(")")[0] == job
 
 
 def test_a_job_that_a_gpu_cannot_run_is_not_told_of():
     # An A100 has no matmuls of 8 bits.
     notes = notes_of(nodes_at(0.0, 128), ["checkpoint"], "deepseek-v3", cluster="dgx-a100-80g")
-    (note,) = (note for note in notes if note.startswith("steps are those of a layout (what trains most on the nodes"))
+    (note,) = (note for note in notes if note.startswith("steps are those of a layout (chosen for the nodes of"))
     assert "has a `job`" not in note
 
 
@@ -369,7 +369,7 @@ def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_
     late = 1 - share_of_steps(result.runs[0], until_s=3.95e5)
     told = f"does not fit on 2 nodes ({late:.1%} of the time of steps): deepseek-v2-lite takes"
     (note,) = [note for note in result.notes if told in note]
-    assert "the layout trains most over the whole trace: `lazsim step --search --out` finds others for `job`" in note
+    assert "the layout was chosen for the whole trace: `lazsim step --search --out` finds others for `job`" in note
     assert "does not fit" not in " ".join(simulate(nodes_at(0.0, 12), **settings).notes)
 
 

@@ -185,7 +185,7 @@ def _shortage(scenario: Scenario, system: System, memory: MemoryUse, num_nodes: 
     need = _need(system.run_name, scenario.model.name, memory, scenario.gpu)
     if scenario.job.parallel is not None:
         if scenario.has_chosen_layout:
-            need += "; the layout trains most over the whole trace: `lazsim step --search --out` finds others for `job`"
+            need += "; the layout was chosen for the whole trace: `lazsim step --search --out` finds others for `job`"
         return f"{need}; a layout with more stages, sharding or recomputation takes less"
     for path in REDUCIBLE:
         smaller = range(1, scenario.field(path))

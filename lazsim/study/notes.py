@@ -391,7 +391,8 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     if isinstance(costs, LayoutCosts):
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
-            whose = f"what trains most on the nodes of the trace, as `job` gives none: {_chosen_layouts(scenarios)}"
+            whose = "chosen for the nodes of the trace, failures left out, as `job` gives none: "
+            whose += _chosen_layouts(scenarios)
             # A config of Hugging Face has the name of a family with `_`, whose other models have other sizes.
             name, num_nodes = scenario.model.name.replace("_", "-"), scenario.most_in_service()
             cluster = msgspec.structs.replace(scenario.cluster, num_nodes=num_nodes)
