@@ -42,7 +42,8 @@ NUM_PARTS = 32
 NUM_KEPT = 8
 """Choices whose layouts are kept, a few MiB each: those of the systems of a run follow each other."""
 
-PLAIN = System("plain", "training alone: whole model replicas, and nothing beside them")
+PLAIN = System("plain", "trains, and keeps nothing for failures")
+"""Stands for all systems that add nothing to what training needs."""
 
 
 class JobChoice(NamedTuple):
