@@ -2,6 +2,7 @@
 
 import math
 import operator
+import sys
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,18 @@ FINEST = 1 << 24
 """Tokens of a layer of loads that are shares: smaller ones than a sixteen-millionth round to none."""
 
 
-def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return a value as an array; a `SpecError` names rows that are not equally long."""
+def is_tensor(value: object) -> bool:
+    """Return whether a value is a tensor, without importing torch."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
+
+
+def as_array(name: str, value: Any) -> npt.NDArray[Any]:
+    """Return rows, or a tensor on any device, as an array; a `SpecError` names rows that are not equally long."""
+    if is_tensor(value):
+        value = value.detach().cpu()
+        # numpy has no bfloat16.
+        value = (value.double() if value.is_floating_point() else value).numpy()
     try:
         return np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -33,21 +44,29 @@ def as_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         raise SpecError(f"`{name}`: expected rows of equal length, of which numpy makes an array: {told}") from None
 
 
-def check_whole(name: str, value: Any) -> int:
-    """Return a whole number from 1 up; a `SpecError` says that it is none."""
+def as_floats(name: str, values: Any) -> npt.NDArray[np.float64]:
+    """Return one number or several as an array of float64; a `SpecError` says that they are none."""
+    numbers = np.atleast_1d(as_array(name, values))
+    if numbers.dtype.kind not in "biuf":
+        raise SpecError(f"`{name}`: expected numbers, found {numbers.dtype} of shape {numbers.shape}")
+    return numbers.astype(np.float64)
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number as an int, whose products cannot overflow; a `SpecError` says that it is none, or less."""
     try:
-        number = operator.index(value)
+        number = int(operator.index(value))
     except TypeError:
-        number = 0
-    if number < 1:
-        raise SpecError(f"`{name}`: expected a whole number from 1 up, found {' '.join(repr(value).split())}")
+        number = least - 1
+    if number < least:
+        raise SpecError(f"`{name}`: expected a whole number from {least} up, found {' '.join(repr(value).split())}")
     return number
 
 
 def check_replicas(
     replicas_LE: npt.ArrayLike, num_nodes: int, num_slots: int, *, fills: bool = False
-) -> npt.NDArray[np.int64]:
-    """Return the replicas of each expert, which nodes of `num_slots` slots have room for, as int64.
+) -> tuple[npt.NDArray[np.int64], int, int]:
+    """Return the replicas of each expert, which nodes of `num_slots` slots have room for, as int64, and both numbers.
 
     A `SpecError` says that an expert has none, or that those of a layer do not fit; where they are to fill all slots,
     `fills`, also that there are too few.
@@ -59,7 +78,8 @@ def check_replicas(
     ...
     lazsim.errors.SpecError: `replicas`: 5 in layer 1 for 4 slots; give at most 4
     """
-    room = check_whole("num_nodes", num_nodes) * check_whole("num_slots", num_slots)
+    num_nodes, num_slots = check_whole("num_nodes", num_nodes), check_whole("num_slots", num_slots)
+    room = num_nodes * num_slots
     replicas = check_counts("replicas", replicas_LE, least=1)
     # As floats, which cannot overflow and hold all sums that fit.
     placed_L = replicas.sum(axis=1, dtype=np.float64)
@@ -68,7 +88,7 @@ def check_replicas(
         layer = int(is_wrong_L.argmax())
         most = "" if fills else "at most "
         raise SpecError(f"`replicas`: {placed_L[layer]:.17g} in layer {layer} for {room} slots; give {most}{room}")
-    return replicas.astype(np.int64, copy=False)
+    return replicas.astype(np.int64, copy=False), num_nodes, num_slots
 
 
 def check_counts(what: str, counts: npt.ArrayLike, least: int) -> npt.NDArray[np.int64]:

@@ -39,7 +39,16 @@ from lazsim.limits import LONGEST_S
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing, RoutingSpec
 from lazsim.routing.loading import UNIFORM, is_generator
-from lazsim.settings import ANALYTIC, DEFAULTS, SKEWED_LOADS, Settings, changed_fields, check_settings, replaced_fields
+from lazsim.settings import (
+    ANALYTIC,
+    DEFAULTS,
+    SKEWED_LOADS,
+    Settings,
+    changed_fields,
+    check_settings,
+    plain,
+    replaced_fields,
+)
 from lazsim.specs import (
     CATALOG_KINDS,
     ClusterSpec,
@@ -161,6 +170,7 @@ class Scenario(Inputs):
         16
         """
         part, dot, field_path = path.partition(".")
+        value = plain(value)
         factor = FACTOR.fullmatch(value) if dot and isinstance(value, str) else None
         if factor and isinstance(present := self.field(path), int | float):
             value = scale(present, float(factor[1]))

@@ -10,10 +10,11 @@ import numpy as np
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.decoding import convert
 from lazsim.specs import Spec
-from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed
+from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed, with_units
 from lazsim.stepmodel.loading import CONSTANTS
 from lazsim.trace import Trace
 from lazsim.trace.reading.mapping import OPTIONS
+from lazsim.trace.recipes import Recipe
 
 Settings = Mapping[str, Any]
 """Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
@@ -143,19 +144,22 @@ _TYPES = get_type_hints(Defaults, include_extras=True)
 
 
 def check_settings(settings: Settings, where: str) -> dict[str, Any]:
-    """Return the settings that are given, once their types and needs are checked; errors begin with `where`.
+    """Return the settings that are given as plain data, once their types and needs are checked.
 
     Raises
     ------
     SpecError
         When one has another type or no effect; the message begins with `where`.
     """
-    plain = {name: _plain(value) for name, value in settings.items()}
-    given = {name: value for name, value in plain.items() if value is not None or name not in DEFAULTS}
+    given = {name: plain(value) for name, value in settings.items() if value is not None or name not in DEFAULTS}
     for name in filter(_TYPES.__contains__, given):
         with prefix_errors(f"{where}`{name}`"):
             convert(given[name], _TYPES[name])
-    if not isinstance(trace := given.get("trace", ""), Trace | Spec | str):
+    if isinstance(trace := given.get("trace", ""), Recipe):
+        # Fields of one that was made in Python have not been checked.
+        fields = with_units(msgspec.to_builtins(trace, enc_hook=plain))
+        given["trace"] = convert(fields, type(trace), f"{where}trace")
+    elif not isinstance(trace, Trace | str):
         raise SpecError(f"{where}`trace`: expected a `Trace`, a file or a recipe, got {type(trace).__name__}")
     for name, needed in NEEDS.items():
         if given.get(name, DEFAULTS[name]) == DEFAULTS[name]:
@@ -167,7 +171,8 @@ def check_settings(settings: Settings, where: str) -> dict[str, Any]:
     return given
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, and a path as text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if isinstance(value, np.generic) else value

@@ -257,3 +257,34 @@ def test_sweeps_and_advice_call_a_system_and_a_policy_of_a_file_as_runs_do(tmp_p
     ):
         with pytest.raises(SpecError, match=r"`system`: .*mine.py:OWN and .*other.py:OWN are both named 'OWN'"):
             study()
+
+
+NUMBERS = """
+    def usable_nodes(self, costs, num_nodes):
+        return {whole}(num_nodes // 4 * 4)
+    def save(self, costs, num_nodes, step_s):
+        return Save({real}(1.5), {whole}(3))
+    def pace(self, costs, held, step_s):
+        return Pace({real}(1.25), {real}(0.5))
+    def decide(self, costs, stopped):
+        held = stopped.held
+        if stopped.paused or not held.nodes:
+            return super().decide(costs, stopped)
+        phases = {many}([("reconfigure", {real}(5))])
+        return Decision(Action.CONTINUE, "peers", {many}(held.nodes), {whole}(len(held.nodes)), phases)
+
+
+MINE = Own("mine", "mine")
+"""
+
+
+def test_a_system_may_return_numbers_of_numpy_and_lists_as_those_of_python(tmp_path):
+    def of(whole, real, many):
+        (tmp_path / "mine.py").write_text(
+            "import numpy as np" + HEAD + NUMBERS.format(whole=whole, real=real, many=many)
+        )
+        return run(f"{tmp_path}/mine.py:MINE", (100, "remove", "a"))
+
+    expected = of("int", "float", "tuple")
+    assert [failure.decision for failure in expected.failures] == ["continue"]
+    assert of("np.int8", "np.float32", "list") == expected

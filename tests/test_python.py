@@ -10,6 +10,7 @@ import pytest
 import lazsim
 from lazsim.errors import SpecError, TraceFormatError
 from lazsim.placement.baselines import place_compact, place_spread
+from lazsim.placement.policies import POLICIES, call_policy, place
 from lazsim.specs.catalog import read_spec_bytes
 from lazsim.study.collect import collect
 from tests.conftest import refusal
@@ -175,3 +176,173 @@ def test_a_path_works_wherever_the_name_of_a_file_does(tmp_path):
     by_path = lazsim.simulate("fail-every-5min", model=path, systems=["ds"], duration="1min")
     by_name = lazsim.simulate("fail-every-5min", model="gpt-m", systems=["ds"], duration="1min")
     assert by_path.runs[0].samples == by_name.runs[0].samples
+
+
+NARROW = [np.int8, np.uint8, np.int16, np.uint16, np.int64]
+
+
+@pytest.mark.parametrize("kind", NARROW)
+@pytest.mark.parametrize("name", POLICIES)
+def test_numbers_of_narrow_types_are_placed_as_those_of_python(name, kind):
+    # 12 slots times 100 experts and 40 nodes times 12 slots do not fit into a byte.
+    num_nodes, num_slots, num_experts = 40, 12, 100
+    replicas = np.full((2, num_experts), 4)
+    replicas[:, :80] += 1
+    loads = np.arange(1, num_experts + 1)[None].repeat(2, axis=0)
+    racks = np.arange(num_nodes) // 4
+
+    def slots(number, array):
+        request = lazsim.PlacementRequest(
+            array(replicas), number(num_nodes), number(num_slots), number(4), array(loads), number(3), domain_N=racks
+        )
+        return place(name, request).slots_LNS
+
+    assert np.array_equal(slots(kind, lambda array: array.astype(kind)), slots(int, np.asarray))
+
+
+@pytest.mark.parametrize("kind", NARROW)
+def test_allocations_and_plain_expert_parallelism_take_narrow_types(kind):
+    assert lazsim.allocate(np.array([[10, 30, 60]], dtype=kind), kind(100), kind(2)).tolist() == [[10, 30, 60]]
+    # Groups of 60 GPUs, two experts on each, over 120 nodes of 8 GPUs.
+    plan = lazsim.place_ep(kind(1), kind(120), kind(120), kind(8), kind(2))
+    assert plan.slots_LNS.shape == (1, 120, 16)
+    assert (plan.replicas_LE == 16).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"gpus_per_node": 0}, "`gpus_per_node`: expected a whole number from 1 up, found 0"),
+        ({"num_groups": 2.0}, "`num_groups`: expected a whole number from 1 up, found 2.0"),
+        ({"seed": None}, "`seed`: expected a whole number from 0 up, found None"),
+        ({"move_cost": math.nan}, "move_cost: expected a finite number from 0 up, found nan"),
+        ({"domain_N": "abcd"}, "`domains`: 1 named for 4 nodes; name one for each"),
+        ({"domain_N": [[0, 1]] * 4}, "`domains`: 8 named for 4 nodes; name one for each"),
+        ({"old": [[[0]]]}, "old: expected a plan, found list"),
+    ],
+)
+def test_a_request_that_no_policy_could_plan_for_is_refused(fields, expected):
+    assert refusal(lambda: lazsim.PlacementRequest([[2, 2]], 4, 1, **fields), SpecError) == expected
+
+
+def test_what_is_frozen_has_arrays_that_nobody_can_write_to():
+    request = lazsim.PlacementRequest([[2, 2]], 4, 1, domain_N=["a", "a", "b", "b"], old=place_spread([[2, 2]], 4, 1))
+    arrays = [request.replicas_LE, request.load_LE, request.domain_N, request.old.slots_LNS]
+    trace = lazsim.build_trace(FOUR, prices=lazsim.Prices([0, 60], [1, 2]))
+    arrays += [trace.time_s, trace.change, trace.node, trace.prices.time_s, trace.prices.usd_per_hour]
+    for array in arrays:
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
+
+
+def test_a_policy_may_write_each_plan_into_the_same_array():
+    slots = np.zeros((1, 2, 2), dtype=np.int64)
+
+    def mine(request):
+        slots[0] = [[0, 1], [request.seed, request.seed]]
+        return slots
+
+    plans = [call_policy("mine", mine, lazsim.PlacementRequest([[2, 2]], 2, 2, seed=seed)) for seed in (0, 1)]
+    assert [plan.slots_LNS.tolist() for plan in plans] == [[[[0, 1], [0, 0]]], [[[0, 1], [1, 1]]]]
+
+
+def test_prices_take_lists_and_refuse_what_no_node_costs():
+    assert lazsim.Prices([0, 60], [1, 2]) == lazsim.Prices(
+        np.array([0.0, 60.0]), np.array([1.0, 2.0], dtype=np.float32)
+    )
+    for arguments, told in (
+        (([0, 60], [1]), "`usd_per_hour`: expected one price for each of `time_s`, found shape (1,) for times of (2,)"),
+        (([60, 0], [1, 2]), "`time_s`: expected ascending times of prices; sort them"),
+        (([0, 60], [1, -2]), "`usd_per_hour`: expected finite numbers from 0 up, found -2"),
+        (([0, 60], [1, math.inf]), "`usd_per_hour`: expected finite numbers from 0 up, found inf"),
+        (([0], ["24.48"]), "`usd_per_hour`: expected numbers, found <U5 of shape (1,)"),
+    ):
+        assert refusal(lambda given=arguments: lazsim.Prices(*given), SpecError) == told
+    assert refusal(lambda: lazsim.build_trace(FOUR, prices=24.48)).startswith(
+        "`prices`: expected Prices, as Prices.con"
+    )
+
+
+DAY = {"num_nodes": 10, "mtbf_s": 86400.0, "repair_s": 3600.0, "duration_s": 86400.0}
+
+
+def test_a_recipe_made_in_python_has_numbers_of_numpy_and_times_with_units():
+    def samples(recipe):
+        return lazsim.simulate(recipe, systems=["ds"], seed=1).runs[0].samples
+
+    expected = samples(lazsim.MtbfSpec(**DAY))
+    assert samples(lazsim.MtbfSpec(**DAY | {"num_nodes": np.int64(10), "mtbf_s": np.float32(86400)})) == expected
+    assert samples(lazsim.MtbfSpec(**DAY | {"mtbf_s": "1d", "repair_s": "60min"})) == expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (lazsim.MtbfSpec(**DAY | {"repair_s": -5.0}), "`trace.repair_s`: expected a number >= 1e-09"),
+        (lazsim.MarketSpec(num_nodes=9, loss_prob=7, duration_s=60), "`trace.loss_prob`: expected a number <= 1.0"),
+        (
+            lazsim.MarketSpec(num_nodes=9.5, loss_prob=0, duration_s=60),
+            "`trace.num_nodes`: expected a whole number, got",
+        ),
+        (lazsim.JobSpec(), "`trace`: expected a `Trace`, a file or a recipe, got JobSpec"),
+    ],
+)
+def test_a_recipe_made_in_python_is_checked_where_it_is_used(recipe, expected):
+    assert refusal(lambda: lazsim.simulate(recipe), SpecError).startswith(expected)
+
+
+def test_systems_and_placements_are_names_in_any_collection_and_no_functions():
+    def runs(systems, placements=()):
+        return [run.name for run in lazsim.simulate(lazsim.build_trace(FOUR, duration_s=60), systems=systems,
+                                                    placements=placements).runs]  # fmt: skip
+
+    assert runs(iter(["lazarus"]), np.array(["mro", "spread"])) == ["lazarus:mro", "lazarus:spread"]
+    for systems, placements, told in (
+        ([len], (), "`systems`: expected a list of names, or of path.py:object, found [<built-in function len>]"),
+        (None, (), "`systems`: expected a list of names, or of path.py:object, found None"),
+        (["ds"], [lazsim.place_mro], "`placements`: expected a list of names, or of path.py:object, found [<function"),
+    ):
+        assert refusal(lambda given=systems, two=placements: runs(given, two), SpecError).startswith(told)
+
+
+def test_a_scenario_changes_a_field_to_a_number_of_numpy_as_it_is_resolved_with_one():
+    scenario = lazsim.resolve({"job.fault_threshold": np.int64(3)})
+    assert lazsim.resolve({}).replace("job.fault_threshold", np.int64(3)).id == scenario.id
+
+
+def test_chances_are_drawn_from_a_seed_or_a_generator():
+    # Each of 32 of 64 nodes holds one expert, the others none: 2 failures spare all in 32 * 31 of 64 * 63 cases.
+    holds = np.eye(32, 64, dtype=bool)[None, :, np.random.default_rng(0).permutation(64)]
+    by_seed, again, other = (
+        lazsim.recovery_curve(holds, 2, "montecarlo", rng) for rng in (7, np.random.default_rng(7), 8)
+    )
+    assert by_seed.recovery_prob == again.recovery_prob != other.recovery_prob
+    assert by_seed.ci_low < 32 * 31 / (64 * 63) < by_seed.ci_high
+    assert refusal(lambda: lazsim.recovery_curve(np.zeros((1, 3, 0), bool), 0), SpecError).startswith("`holds_LEN`")
+
+
+def test_specifications_and_loads_are_read_by_path_and_others_refused(tmp_path):
+    (tmp_path / "m.toml").write_bytes(read_spec_bytes("models", "gpt-m"))
+    (tmp_path / "r.toml").write_bytes(read_spec_bytes("routing", "smartmoe-fit"))
+    assert lazsim.load_spec(lazsim.ModelSpec, tmp_path / "m.toml") == lazsim.load_spec(lazsim.ModelSpec, "gpt-m")
+    # 110 layers of 120 experts do not fit into two bytes of loads.
+    by_path = lazsim.load_routing(tmp_path / "r.toml", np.int8(110), np.int8(120), np.int8(1)).loads([5])
+    assert (by_path == lazsim.load_routing("smartmoe-fit", 110, 120, 1).loads([5])).all()
+    assert (
+        refusal(lambda: lazsim.load_routing("smartmoe-fit", 4, 8, None), SpecError)
+        == "`seed`: expected a whole number from 0 up, found None"
+    )
+    assert refusal(lambda: lazsim.load_routing("uniform", 4, 8.0, 0)).startswith(
+        "`num_experts`: expected a whole number"
+    )
+    assert refusal(lambda: lazsim.load_spec(lazsim.MtbfSpec, "meta-rsc-1")) == (
+        "`spec_type`: expected one of ModelSpec, GpuSpec, ClusterSpec, JobSpec, StepConstants, found MtbfSpec"
+    )
+
+
+def test_recorded_loads_made_in_python_are_checked():
+    recorded = lazsim.RecordedRouting([1, 11], np.array([[[3, 1]], [[0, 4]]], dtype=np.int8))
+    assert recorded.loads([0, 10, 11]).tolist() == [[[3, 1]], [[3, 1]], [[0, 4]]]
+    for steps, tokens in (([11, 1], [[[3]], [[4]]]), ([1], [[[3]], [[4]]]), ([1], [[3]]), ([1.0], [[[3]]])):
+        told = refusal(lambda given=(steps, tokens): lazsim.RecordedRouting(*given), SpecError)
+        assert told.startswith("`steps`: expected ascending whole numbers, one for each record of `tokens_SLE`")

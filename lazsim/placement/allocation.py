@@ -42,6 +42,7 @@ def allocate(load_LE: Ints, num_slots: int, fault_threshold: int) -> Ints:
     >>> allocate(np.array([[10, 30, 60]]), num_slots=10, fault_threshold=1).tolist()
     [[1, 3, 6]]
     """
+    num_slots = check_whole("num_slots", num_slots)
     load_LE = prepare_loads(load_LE, num_slots)
     num_layers, num_experts = load_LE.shape
     threshold = max(1, min(check_whole("fault_threshold", fault_threshold), num_slots // num_experts))
@@ -65,7 +66,7 @@ def prepare_loads(load_LE: Ints, num_slots: int) -> Ints:
     An `InfeasiblePlanError` says that a layer has more experts than slots, and errors of `lazsim.loads.check_loads`
     what is wrong with loads.
     """
-    load_LE = check_loads(load_LE, check_whole("num_slots", num_slots))
+    load_LE = check_loads(load_LE, num_slots)
     num_experts = load_LE.shape[1]
     if num_experts > num_slots:
         raise InfeasiblePlanError(f"{num_experts} experts need as many slots, but the nodes have {num_slots}")

@@ -22,7 +22,7 @@ def place_spread(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
     >>> place_spread(np.array([[1, 1, 4]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[0, 2], [1, 2], [2, 2]]]
     """
-    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
+    replicas_LE, num_nodes, num_slots = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
     dealt_LP = _in_a_row(replicas_LE, num_nodes * num_slots)
     return PlacementPlan(dealt_LP.reshape(num_layers, num_slots, num_nodes).transpose(0, 2, 1), num_experts)
@@ -37,7 +37,7 @@ def place_random(replicas_LE: Ints, num_nodes: int, num_slots: int, rng: np.rand
     >>> plan.replicas_LE.tolist()
     [[1, 1, 4]]
     """
-    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
+    replicas_LE, num_nodes, num_slots = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
     drawn_LP = rng.permuted(_in_a_row(replicas_LE, num_nodes * num_slots), axis=1)
     return PlacementPlan(drawn_LP.reshape(num_layers, num_nodes, num_slots), num_experts)
@@ -59,7 +59,7 @@ def place_compact(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placemen
     >>> place_compact(np.array([[1, 1, 4]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[2, 2], [2, 2], [0, 1]]]
     """
-    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
+    replicas_LE, num_nodes, num_slots = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
     whole_LE, rest_LE = np.divmod(replicas_LE, num_slots)
     whole_LN = _in_a_row(whole_LE, num_nodes)

@@ -31,7 +31,7 @@ def place_euclid(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
     >>> place_euclid(np.array([[2, 2, 2]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[1, 2], [0, 2], [0, 1]]]
     """
-    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
+    replicas_LE, num_nodes, num_slots = check_replicas(replicas_LE, num_nodes, num_slots)
     order = np.argsort(replicas_LE, axis=1, kind="stable")
     ascending = np.take_along_axis(replicas_LE, order, axis=1)
     fewest = np.minimum(ascending.min(axis=0), num_nodes)

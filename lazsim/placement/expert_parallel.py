@@ -17,8 +17,7 @@ def ep_size(num_experts: int, slots_per_gpu: int) -> int:
     >>> [ep_size(num_experts, 6) for num_experts in (8, 12, 16)]
     [2, 2, 4]
     """
-    check_whole("num_experts", num_experts)
-    check_whole("slots_per_gpu", slots_per_gpu)
+    num_experts, slots_per_gpu = check_whole("num_experts", num_experts), check_whole("slots_per_gpu", slots_per_gpu)
     return next(ep for ep in range(1, num_experts + 1) if num_experts % ep == 0 and num_experts // ep <= slots_per_gpu)
 
 
@@ -46,8 +45,8 @@ def place_ep(
     """
     ep = ep_size(num_experts, slots_per_gpu)
     chunk = num_experts // ep
-    for name, number in (("num_layers", num_layers), ("num_nodes", num_nodes), ("gpus_per_node", gpus_per_node)):
-        check_whole(name, number)
+    num_layers, num_nodes = check_whole("num_layers", num_layers), check_whole("num_nodes", num_nodes)
+    gpus_per_node = check_whole("gpus_per_node", gpus_per_node)
     if num_nodes * gpus_per_node % ep:
         unit = ep_unit_nodes(num_experts, gpus_per_node, slots_per_gpu)
         raise SpecError(f"`num_nodes` {num_nodes}: groups of {ep} GPUs hold every expert; give a multiple of {unit}")

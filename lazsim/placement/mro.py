@@ -38,7 +38,7 @@ def place_mro(replicas_LE: Ints, num_nodes: int, num_slots: int) -> PlacementPla
     >>> place_mro(np.array([[1, 1, 2, 2]]), num_nodes=3, num_slots=2).slots_LNS.tolist()
     [[[0, 1], [2, 3], [2, 3]]]
     """
-    replicas_LE = check_replicas(replicas_LE, num_nodes, num_slots)
+    replicas_LE, num_nodes, num_slots = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
     order = np.argsort(replicas_LE, axis=1, kind="stable")
     ascending = replicas_LE[np.arange(num_layers)[:, None], order]

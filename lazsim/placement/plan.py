@@ -20,6 +20,13 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a view of an array that nobody can write to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 @dataclass(frozen=True, eq=False)
 class PlacementPlan:
     """The replicas that every node holds.
@@ -37,13 +44,13 @@ class PlacementPlan:
     """
 
     slots_LNS: Ints
-    """Expert in each slot, -1 where it is empty."""
+    """Expert in each slot, -1 where it is empty; read-only. An array of int64 is not copied."""
     num_experts: int
     """Experts of a layer."""
 
     def __post_init__(self) -> None:
         """Check the slots, since an expert beyond the last would count as one of the next layer."""
-        check_whole("num_experts", self.num_experts)
+        object.__setattr__(self, "num_experts", check_whole("num_experts", self.num_experts))
         slots = as_array("slots_LNS", self.slots_LNS)
         if slots.ndim != 3:
             raise SpecError(f"`slots_LNS`: expected shape (layers, nodes, slots), found {slots.shape}")
@@ -54,7 +61,7 @@ class PlacementPlan:
             held, known = slots[layer, node, slot], f"experts are 0 to {self.num_experts - 1}"
             where = f"slot {slot} of node {node} in layer {layer}"
             raise SpecError(f"`slots_LNS`: {where} holds {held}; {known}, -1 stands for an empty slot")
-        object.__setattr__(self, "slots_LNS", slots.astype(np.int64, copy=False))
+        object.__setattr__(self, "slots_LNS", read_only(slots.astype(np.int64, copy=False)))
 
     @property
     def num_layers(self) -> int:

@@ -249,7 +249,8 @@ def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_expert
     """
     with prefix_errors(f"policy {name!r} returned an invalid plan"):
         with own_code(what="expected an array of (layers, nodes, slots), which numpy cannot make of it"):
-            slots = np.asarray(result.slots_LNS if isinstance(result, PlacementPlan) else result)
+            # A copy, since a policy may write the next plan into the same array.
+            slots = np.asarray(result.slots_LNS if isinstance(result, PlacementPlan) else result).copy()
         if slots.ndim != 3 or slots.shape[:2] != shape[:2] or slots.shape[2] > shape[2]:
             found = f"an array of {slots.shape}" if slots.ndim else type(result).__name__
             raise SpecError(f"expected (layers, nodes, slots) of {shape}, or fewer slots, not {found}")

@@ -1,14 +1,15 @@
 """The input of placement policies. Axes: L layers, E experts, N nodes."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
-from lazsim.loads import check_loads, check_replicas
-from lazsim.placement.plan import Ints, PlacementPlan
-from lazsim.placement.steady import MOVE_COST
+from lazsim.loads import as_array, check_loads, check_replicas, check_whole
+from lazsim.placement.plan import Ints, PlacementPlan, read_only
+from lazsim.placement.steady import MOVE_COST, check_move_cost
 from lazsim.units import counted
 
 
@@ -57,24 +58,29 @@ class PlacementRequest:
     from 0 without gaps."""
 
     def __post_init__(self) -> None:
-        """Check replicas and loads, make both read-only, and take the replicas for loads that are not given."""
-        load_LE = replicas_LE = check_replicas(self.replicas_LE, self.num_nodes, self.num_slots, fills=True)
-        if np.size(self.load_LE):
-            load_LE = check_loads(self.load_LE, self.num_nodes * self.num_slots)
-            if load_LE.shape != replicas_LE.shape:
-                raise SpecError(f"`loads`: expected integers of shape {replicas_LE.shape}, found shape {load_LE.shape}")
-        for name, array in (("replicas_LE", replicas_LE), ("load_LE", load_LE)):
-            view = array.view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
+        """Check the fields, make arrays read-only, and take the replicas for loads that are not given."""
+        replicas, num_nodes, num_slots = check_replicas(self.replicas_LE, self.num_nodes, self.num_slots, fills=True)
+        checked: dict[str, Any] = {"num_nodes": num_nodes, "num_slots": num_slots}
+        checked |= {name: check_whole(name, getattr(self, name)) for name in ("gpus_per_node", "num_groups")}
+        checked["seed"] = check_whole("seed", self.seed, least=0)
+        checked["move_cost"] = check_move_cost("move_cost", self.move_cost)
+        loads = check_loads(self.load_LE, num_nodes * num_slots) if np.size(self.load_LE) else replicas
+        if loads.shape != replicas.shape:
+            raise SpecError(f"`loads`: expected integers of shape {replicas.shape}, found shape {loads.shape}")
+        checked |= {"replicas_LE": read_only(replicas), "load_LE": read_only(loads)}
+        if self.domain_N is not None:
+            domains = as_array("domains", self.domain_N)
+            if domains.shape != (num_nodes,):
+                raise SpecError(f"`domains`: {domains.size} named for {num_nodes} nodes; name one for each")
+            checked["domain_N"] = read_only(np.unique(domains, return_inverse=True)[1])
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.old is not None:
             object.__setattr__(self, "old", self._checked_old(self.old))
-        if self.domain_N is not None:
-            if len(self.domain_N) != self.num_nodes:
-                raise SpecError(f"`domains`: {len(self.domain_N)} named for {self.num_nodes} nodes; name one for each")
-            object.__setattr__(self, "domain_N", np.unique(self.domain_N, return_inverse=True)[1].reshape(-1))
 
     def _checked_old(self, old: PlacementPlan) -> PlacementPlan:
+        if not isinstance(old, PlacementPlan):
+            raise SpecError(f"old: expected a plan, found {type(old).__name__}")
         num_layers, num_experts = self.replicas_LE.shape
         shape = old.slots_LNS.shape
         if shape[:2] != (num_layers, self.num_nodes) or shape[2] > self.num_slots or old.num_experts != num_experts:

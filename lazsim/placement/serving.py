@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.loads import MAX_TOKENS, as_array, check_whole
+from lazsim.loads import MAX_TOKENS, as_array, check_whole, is_tensor
 from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
@@ -320,32 +319,17 @@ def _invert(slots_LP: Ints, num_experts: int) -> tuple[Ints, Ints]:
     return found.reshape(num_layers, num_experts, -1), count.astype(np.int64).reshape(num_layers, num_experts)
 
 
-def _as_array(name: str, value: Any) -> npt.NDArray[Any]:
-    """Convert rows or a tensor on any device to an array."""
-    if _is_tensor(value):
-        value = value.detach().cpu()
-        # numpy has no bfloat16.
-        value = (value.double() if value.is_floating_point() else value).numpy()
-    return as_array(name, value)
-
-
 def _like(value: Any, *arrays: Ints) -> tuple[Any, ...]:
     """Return the arrays, as tensors on the device of `value` if that is a tensor."""
-    if not _is_tensor(value):
+    if not is_tensor(value):
         return arrays
     torch = sys.modules["torch"]
     return tuple(torch.from_numpy(array).to(value.device) for array in arrays)
 
 
-def _is_tensor(value: object) -> bool:
-    """Return whether a value is a tensor, without importing torch."""
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    return tensor is not None and isinstance(value, tensor)
-
-
 def _integer_loads(value: Any) -> Ints:
     """Turn weights into integers, shape (L, E); see the notes of `rebalance_experts`."""
-    weight = _as_array("weight", value)
+    weight = as_array("weight", value)
     if weight.ndim != 2 or not weight.size or weight.dtype.kind not in "biuf":
         found = f"{weight.dtype} of shape {weight.shape}"
         raise SpecError(f"weight: expected numbers of shape (layers, experts), found {found}")
@@ -365,7 +349,7 @@ def _integer_loads(value: Any) -> Ints:
 
 def _placement(name: str, value: Any, shape: tuple[int, ...]) -> Ints:
     """Check a placement of the layers and experts of a shape (L, E), and return it."""
-    placement_LP = _as_array(name, value)
+    placement_LP = as_array(name, value)
     expected = f"integers from -1 to {shape[1] - 1} of shape ({shape[0]}, slots)"
     if placement_LP.ndim != 2 or len(placement_LP) != shape[0] or placement_LP.dtype.kind not in "iu":
         raise SpecError(f"{name}: expected {expected}, found {placement_LP.dtype} of shape {placement_LP.shape}")
@@ -398,13 +382,13 @@ def _live(gpus_N: Ints, live_nodes: Any, active_ranks: Any) -> Bools:
     """Return which GPUs are used, shape (all GPUs,)."""
     live = np.ones(int(gpus_N.sum()), dtype=np.bool_)
     if live_nodes is not None:
-        mask = _as_array("live_nodes", live_nodes)
+        mask = as_array("live_nodes", live_nodes)
         if mask.shape != gpus_N.shape or mask.dtype != np.bool_:
             found = f"{mask.dtype} of shape {mask.shape}"
             raise SpecError(f"live_nodes: expected a mask of {len(gpus_N)} booleans, one for each node, found {found}")
         live &= mask.repeat(gpus_N)
     if active_ranks is not None:
-        mask = _as_array("active_ranks", active_ranks)
+        mask = as_array("active_ranks", active_ranks)
         if mask.shape != live.shape or mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
             found = f"{mask.dtype} of shape {mask.shape}"
             raise SpecError(f"active_ranks: expected 0 or 1 for each of {len(live)} GPUs, found {found}")

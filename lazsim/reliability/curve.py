@@ -68,7 +68,7 @@ def recovery_curve(
     holds_LEN: Bools | PlacementPlan,
     failures: int | Sequence[int] | Ints,
     method: Method = "auto",
-    rng: np.random.Generator | None = None,
+    rng: np.random.Generator | int | None = None,
     half_width: float = HALF_WIDTH,
     domain_N: NodeDomains | None = None,
 ) -> SurvivalCurve:
@@ -84,7 +84,7 @@ def recovery_curve(
     method
         ``exact``, ``montecarlo``, or ``auto``: exact if that takes little time, else by sampling.
     rng
-        Source of samples; by default one with seed 0.
+        Source of samples, or its seed; by default 0.
     half_width
         Half the width that an interval may have.
     domain_N
@@ -112,7 +112,7 @@ def recovery_curve(
     sets, unit = _failure_sets(holds_LEN, domain_N)
     _check(method, half_width)
     asked = checked_failures(failures, sets.shape[1], unit)
-    curve, found_by = _curve(sets, asked, method, rng or np.random.default_rng(0), half_width)
+    curve, found_by = _curve(sets, asked, method, np.random.default_rng(0 if rng is None else rng), half_width)
     return SurvivalCurve(asked, *curve, found_by, guaranteed_failures(sets))
 
 
@@ -120,7 +120,7 @@ def recovery_prob(
     holds_LEN: Bools | PlacementPlan,
     model: FailureModel,
     method: Method = "auto",
-    rng: np.random.Generator | None = None,
+    rng: np.random.Generator | int | None = None,
     half_width: float = HALF_WIDTH,
     domain_N: NodeDomains | None = None,
 ) -> SurvivalEstimate:
@@ -154,7 +154,7 @@ def recovery_prob(
     """
     sets, unit = _failure_sets(holds_LEN, domain_N)
     _check(method, half_width)
-    rng = rng or np.random.default_rng(0)
+    rng = np.random.default_rng(0 if rng is None else rng)
     if isinstance(model, IndependentFailures):
         probs = checked_probs(model, sets.shape[1], unit)
         if (probs != probs[:1]).any():
@@ -184,7 +184,7 @@ def recovery_prob(
 def _failure_sets(holds: Bools | PlacementPlan, domain_N: NodeDomains | None) -> tuple[Bools, str]:
     """Return the minimal failure sets, and the unit of failure: nodes or domains."""
     holds_LEN = as_array("holds_LEN", holds.holds_LEN if isinstance(holds, PlacementPlan) else holds)
-    if holds_LEN.ndim != 3 or holds_LEN.dtype.kind not in "biu":
+    if holds_LEN.ndim != 3 or not holds_LEN.size or holds_LEN.dtype.kind not in "biu":
         found = f"{holds_LEN.dtype} of shape {holds_LEN.shape}"
         raise SpecError(f"`holds_LEN`: expected a plan, or booleans of shape (layers, experts, nodes), found {found}")
     if holds_LEN.min(initial=0) < 0:

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lazsim.errors import SpecError
-from lazsim.loads import as_array
+from lazsim.loads import as_floats
 from lazsim.placement.plan import Floats, Ints
 
 
@@ -43,7 +42,7 @@ FailureModel = IndependentFailures | BatchFailures
 def count_distribution(model: BatchFailures, num_nodes: int, unit: str = "nodes") -> tuple[Ints, Floats]:
     """Return the numbers of nodes that may fail together, and the probability of each; refuse a model that has none."""
     sizes = checked_failures(model.sizes, num_nodes, unit)
-    weights = np.ones(len(sizes)) if model.weights is None else _floats("weights", model.weights)
+    weights = np.ones(len(sizes)) if model.weights is None else as_floats("weights", model.weights)
     if len(sizes) == 0:
         raise SpecError("no batch of failures is given: expected at least one")
     if weights.shape != sizes.shape:
@@ -89,18 +88,10 @@ def checked_failures(failures: int | Sequence[int] | Ints, num_nodes: int, unit:
 
 def checked_probs(model: IndependentFailures, num_nodes: int, unit: str = "nodes") -> Floats:
     """Return the probabilities as an array; refuse others than one for each node within 0..1."""
-    probs = _floats("fail_prob_N", model.fail_prob_N)
+    probs = as_floats("fail_prob_N", model.fail_prob_N)
     if probs.shape != (num_nodes,):
         raise SpecError(f"{probs.size} failure probabilities for {num_nodes} {unit}: expected one for each")
     wrong = probs[~((probs >= 0) & (probs <= 1))]
     if len(wrong):
         raise SpecError(f"{wrong[0]:g} is not a failure probability: expected a number from 0 to 1")
     return probs
-
-
-def _floats(name: str, values: npt.ArrayLike) -> Floats:
-    """Return one number or several as an array."""
-    numbers = np.atleast_1d(as_array(name, values))
-    if numbers.dtype.kind not in "biuf":
-        raise SpecError(f"`{name}`: expected numbers, found {numbers.dtype} of shape {numbers.shape}")
-    return numbers.astype(np.float64)

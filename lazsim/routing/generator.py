@@ -16,7 +16,7 @@ from msgspec import Meta
 from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
-from lazsim.loads import FINEST
+from lazsim.loads import FINEST, check_whole
 from lazsim.placement.plan import Floats, Ints
 from lazsim.routing.table import RecordedRouting
 from lazsim.specs import Spec
@@ -105,9 +105,10 @@ class GeneratedRouting:
         self.name = spec.name
         self.sha256 = sha256
         self._spec = spec
-        self.num_layers, self.num_experts = num_layers, num_experts
+        self.num_layers = num_layers = check_whole("num_layers", num_layers)
+        self.num_experts = num_experts = check_whole("num_experts", num_experts)
         self.interval_steps = spec.interval_steps
-        self._seed = seed
+        self._seed = check_whole("seed", seed, least=0)
         self._shape_at = _quantiles(spec, num_experts)
         rng = self._stream(0)
         # Log-normal over layers, with the mean and the standard deviation of the specification.

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from lazsim.errors import SpecError, unknown_name
 from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN
 from lazsim.limits import MAX_LOADS
+from lazsim.loads import check_whole
 from lazsim.routing.generator import GeneratedRouting, Routing, RoutingSpec
 from lazsim.routing.readers import read_routing
 from lazsim.routing.table import RecordedRouting, top_experts
@@ -21,7 +23,7 @@ DRAWN = 12, 16, 5000
 
 
 def load_routing(
-    source: str, num_layers: int, num_experts: int, seed: int, lenient: bool = False, layers_from: int = 0
+    source: Path | str, num_layers: int, num_experts: int, seed: int, lenient: bool = False, layers_from: int = 0
 ) -> Routing:
     """Load the routing of a model; a `LazsimError` says that no file or name is such, or a recording is too small.
 
@@ -36,6 +38,8 @@ def load_routing(
     lenient, layers_from
         How a recording is read; see `read_routing`.
     """
+    source = str(source)
+    num_layers, num_experts = check_whole("num_layers", num_layers), check_whole("num_experts", num_experts)
     if source == UNIFORM:
         return _uniform(num_layers, num_experts)
     if is_generator(source):

@@ -13,7 +13,7 @@ import numpy as np
 from lazsim.errors import SpecError, prefix_errors
 from lazsim.files.faults import Faults
 from lazsim.limits import MAX_WHOLE
-from lazsim.loads import whole_loads
+from lazsim.loads import as_array, whole_loads
 from lazsim.placement.plan import Floats, Ints
 
 
@@ -37,6 +37,18 @@ class RecordedRouting:
     notes: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
     """Number of each layer in its model, where dense layers count, too; empty where layers are numbered from 0."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a step for each record; loads of a file have been checked."""
+        steps, tokens = as_array("steps", self.steps), as_array("tokens_SLE", self.tokens_SLE)
+        is_whole = steps.dtype.kind in "iu" and tokens.dtype.kind in "iu" and tokens.ndim == 3
+        if not is_whole or steps.shape != (len(tokens),) or (np.diff(steps.astype(np.int64)) <= 0).any():
+            raise SpecError(
+                "`steps`: expected ascending whole numbers, one for each record of `tokens_SLE`, whole numbers "
+                f"of shape (steps, layers, experts), found shapes {steps.shape} and {tokens.shape}"
+            )
+        object.__setattr__(self, "steps", steps.astype(np.int64, copy=False))
+        object.__setattr__(self, "tokens_SLE", tokens.astype(np.int64, copy=False))
 
     @property
     def layer_numbers(self) -> tuple[int, ...]:

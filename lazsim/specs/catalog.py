@@ -103,8 +103,8 @@ def sized_cluster(name: str) -> bytes | None:
     return text.encode()
 
 
-def load_spec(spec_type: type[SpecT], name: str, field: str = "") -> SpecT:
-    """Read a specification from the catalogue, or from a path that ends in ``.toml``.
+def load_spec(spec_type: type[SpecT], name: Path | str, field: str = "") -> SpecT:
+    """Read a specification of a type in `CATALOG_KINDS` by name, or from a path that ends in ``.toml``.
 
     Errors are those of `read_spec_bytes` and `read_toml`, behind the field of the call that has the name, if any.
 
@@ -113,8 +113,11 @@ def load_spec(spec_type: type[SpecT], name: str, field: str = "") -> SpecT:
     >>> load_spec(ModelSpec, "gpt-s").num_experts
     8
     """
+    if spec_type not in CATALOG_KINDS:
+        known = ", ".join(one.__name__ for one in CATALOG_KINDS)
+        raise SpecError(f"`spec_type`: expected one of {known}, found {getattr(spec_type, '__name__', spec_type)}")
     with prefix_errors(f"`{field}`" if field else ""):
-        return cast(SpecT, _spec_of(name, read_spec_bytes(CATALOG_KINDS[spec_type], name), spec_type))
+        return cast(SpecT, _spec_of(str(name), read_spec_bytes(CATALOG_KINDS[spec_type], str(name)), spec_type))
 
 
 @functools.lru_cache(1 << 8)

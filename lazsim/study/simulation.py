@@ -1,5 +1,6 @@
 """Replay a trace under one or more systems."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, replace
@@ -93,9 +94,7 @@ def resolve_runs(
     for name in ("system", "placement"):
         if settings.get(name) is not None:
             raise SpecError(f"`{name}` has no effect here: give it among `{name}s`")
-    for name, given in (("systems", systems), ("placements", placements)):
-        if isinstance(given, str):
-            raise SpecError(f"`{name}` {given!r}: give a list of names")
+    systems, placements = _names("systems", systems), _names("placements", placements)
     if not systems:
         raise SpecError("`systems` is empty: name one or more")
     if ALL in systems:
@@ -112,6 +111,17 @@ def resolve_runs(
             scenarios.append(resolve(asked, reads=reads))
     refuse_idle_placements(placements, scenarios)
     return named_apart(scenarios), left_out
+
+
+def _names(what: str, given: Iterable[str]) -> list[str]:
+    """Return names or paths as a list of texts; refuse what is none, such as a function of a notebook."""
+    if isinstance(given, str):
+        raise SpecError(f"`{what}` {given!r}: give a list of names")
+    try:
+        return [os.fspath(name) for name in given]
+    except TypeError:
+        found = " ".join(repr(given).split())[:200]
+        raise SpecError(f"`{what}`: expected a list of names, or of path.py:object, found {found}") from None
 
 
 def refuse_idle_placements(placements: Collection[str], scenarios: Sequence[Scenario]) -> None:

@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.placement.plan import Floats
+from lazsim.errors import SpecError
+from lazsim.loads import as_floats
+from lazsim.placement.plan import Floats, read_only
 from lazsim.units import HOUR_S
 
 
 class EqualByValue:
-    """A dataclass of arrays whose instances are equal when all their values are, as after pickling."""
+    """A dataclass of arrays, which are read-only; instances are equal when all their values are, as after pickling."""
+
+    def __post_init__(self) -> None:
+        """Make arrays read-only."""
+        for one in fields(self):  # type: ignore[arg-type]
+            if isinstance(array := getattr(self, one.name), np.ndarray):
+                object.__setattr__(self, one.name, read_only(array))
 
     def _values(self) -> list[Any]:
         return [getattr(self, one.name) for one in fields(self)]  # type: ignore[arg-type]
@@ -31,12 +39,32 @@ class EqualByValue:
 
 @dataclass(frozen=True, eq=False)
 class Prices(EqualByValue):
-    """The price of a node over time; the first one also holds before its time."""
+    """The price of a node over time; the first one also holds before its time.
+
+    Raises
+    ------
+    SpecError
+        When these are no numbers from 0 up, of equal length, or times do not ascend.
+    """
 
     time_s: Floats
     """Ascending times, the first at the begin of the trace; shape (K,)."""
     usd_per_hour: Floats
     """US dollars for an hour of one node, from each time on; shape (K,)."""
+
+    def __post_init__(self) -> None:
+        """Check both."""
+        time_s, usd_per_hour = as_floats("time_s", self.time_s), as_floats("usd_per_hour", self.usd_per_hour)
+        if time_s.ndim > 1 or not time_s.size or time_s.shape != usd_per_hour.shape:
+            shapes = f"{usd_per_hour.shape} for times of {time_s.shape}"
+            raise SpecError(f"`usd_per_hour`: expected one price for each of `time_s`, found shape {shapes}")
+        for name, values in (("time_s", time_s), ("usd_per_hour", usd_per_hour)):
+            for wrong in values[~((values >= 0) & (values < np.inf))][:1]:
+                raise SpecError(f"`{name}`: expected finite numbers from 0 up, found {wrong:g}")
+            object.__setattr__(self, name, values)
+        super().__post_init__()
+        if (np.diff(time_s) < 0).any():
+            raise SpecError("`time_s`: expected ascending times of prices; sort them")
 
     @classmethod
     def constant(cls, usd_per_hour: float) -> "Prices":

@@ -288,6 +288,8 @@ def build_trace(
             "instant: taken to go and come back",
         )
     last_s = kept[-1].time_s if kept else 0.0
+    if not isinstance(prices, Prices | None):
+        raise TraceFormatError(f"`prices`: expected Prices, as Prices.constant(24.5), found {prices!r:.200}")
     if duration_s is not None and not (isinstance(duration_s, NUMBERS) and not math.isnan(duration_s)):
         raise TraceFormatError(f"`duration_s`: expected a number of seconds, found {duration_s!r:.200}")
     if duration_s is not None and duration_s > LONGEST_S:

@@ -4,8 +4,10 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_origin, get_type_hints
+
+import numpy as np
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision, StoppedJob
@@ -35,13 +37,22 @@ def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[.
     @functools.wraps(function)
     def call(system: System, *arguments: Any, **named: Any) -> Any:
         with own_code(function.__code__.co_filename, f"system {name!r}: {method}"):
-            value = function(system, *arguments, **named)
+            value = _plain(function(system, *arguments, **named))
             expected = check(value, system, *arguments, **named)
         if expected:
             raise SpecError(f"system {name!r}: {method} returned {str(value)[:MOST_LETTERS]}; {expected}")
         return value
 
     return call
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with numbers of Python where it has those of numpy, and tuples where it has lists."""
+    if isinstance(value, Decision):
+        return replace(value, **{field.name: _plain(getattr(value, field.name)) for field in fields(value)})
+    if isinstance(value, tuple | list):
+        return getattr(type(value), "_make", tuple)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_amount(*values: Any) -> bool:
