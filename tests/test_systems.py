@@ -1098,6 +1098,13 @@ def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
     # Beside an eighth of the experts, the nodes of a stage have its dense part each.
     # Of the 14 bytes, those of the half-precision weight follow from the others.
     assert node == pytest.approx(2 * (3 * 12 * (dense + experts / 8) + logs))
+    # Of a stage of two nodes, each keeps what both snap, though two peers are published; two nodes keep two copies.
+    small = resolve(scenario.settings | {"job": "deepseek-v3", "job.parallel.expert": 16, "cluster.num_nodes": 16})
+    node = SYSTEMS["moevement"].host_bytes(small.costs(), 16, 20.0)
+    assert node == pytest.approx(2 * (2 * 12 * (dense + experts / 2) + 8 * logs))
+    one = costs()
+    states, four = one.dense_state_bytes + one.expert_states_bytes, replace(SYSTEMS["gemini"], num_copies=4)
+    assert four.host_bytes(one, 2, 1.0) == pytest.approx(2 * 2 * states / 2)
     # A node saves its weights, 2 bytes, and a sixteenth of the 12 bytes of optimizer states that 16 divide, or half of
     # those of experts, which two have.
     saved_bytes = dense * (2 + 12 / 16) + experts / 8 * (2 + 12 / 2)

@@ -29,7 +29,7 @@ class Gemini(System):
 
     def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int:
         """Return the steps that a copy takes to get through the idle network."""
-        exchange_s = fetch_s(costs, (self.num_copies - 1) * share_bytes(costs, num_nodes))
+        exchange_s = fetch_s(costs, (min(self.num_copies, num_nodes) - 1) * share_bytes(costs, num_nodes))
         return max(1, math.ceil(exchange_s / (self.idle_share * step_s)))
 
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
@@ -65,7 +65,7 @@ class Gemini(System):
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two versions of each copy: the last, and the one under way."""
-        return 2 * self.num_copies * share_bytes(costs, num_nodes)
+        return 2 * min(self.num_copies, num_nodes) * share_bytes(costs, num_nodes)
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""

@@ -89,8 +89,6 @@ class MoEvement(System):
         num_steps = stopped.step - held.made.step if held.made is not None else 0
         is_whole = num_steps >= window and not stopped.in_recovery
         survive = is_whole and self.snapshots_survive(costs, held)
-        if survive and num_lost > len(stopped.newcomers) and not stopped.num_usable:
-            return Decision(Action.WAIT, "peers", why="snapshots are left, but too few nodes")
         if survive and num_lost <= len(stopped.newcomers):
             seats = tuple(np.flatnonzero(~held.alive_N).tolist())
             nodes = held.nodes + stopped.newcomers[:num_lost]
@@ -103,6 +101,8 @@ class MoEvement(System):
             return Decision(
                 Action.CONTINUE, "peers", nodes, len(nodes), phases, seats, "spares take the places of the failed nodes"
             )
+        if survive and not stopped.num_usable:
+            return Decision(Action.WAIT, "peers", why="snapshots are left, but too few nodes")
         # Without a spare, all go back to the checkpoint, on fewer nodes.
         why = "spares are too few" if survive else "a snapshot is lost"
         if not is_whole:
@@ -111,9 +111,9 @@ class MoEvement(System):
 
     def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
         """Return the bytes of two windows of its own snapshots and its peers', and of what it sent in their steps."""
-        window = self.window_steps(costs, step_s)
+        window, num_peers = self.window_steps(costs, step_s), len(self._peers_NR(costs, num_nodes)[0])
         logs = window * costs.stage_bytes_per_node(num_nodes)
-        return 2 * ((1 + self.num_peers) * float(self.window_bytes_S(costs, window).max()) + logs)
+        return 2 * ((1 + num_peers) * float(self.window_bytes_S(costs, window).max()) + logs)
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """See `System.choices`."""
