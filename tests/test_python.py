@@ -346,3 +346,27 @@ def test_recorded_loads_made_in_python_are_checked():
     for steps, tokens in (([11, 1], [[[3]], [[4]]]), ([1], [[[3]], [[4]]]), ([1], [[3]]), ([1.0], [[[3]]])):
         told = refusal(lambda given=(steps, tokens): lazsim.RecordedRouting(*given), SpecError)
         assert told.startswith("`steps`: expected ascending whole numbers, one for each record of `tokens_SLE`")
+
+
+def test_columns_of_tables_keep_their_types_where_nothing_failed_and_nothing_applies():
+    failing = [*FOUR, lazsim.Event(60, "remove", "node1"), lazsim.Event(90, "add", "node1")]
+    some, none = (
+        lazsim.simulate(lazsim.build_trace(events, duration_s=300), systems=["ds", "lazarus"], placements=placements)
+        for events, placements in ((failing, ["mro"]), (FOUR, []))
+    )
+    assert len(some.recoveries()) > 0 == len(none.recoveries())
+    for table in (lazsim.RunResult.recoveries, lazsim.RunResult.events, lazsim.RunResult.timeline):
+        if len(table(none)):
+            assert (table(some).dtypes == table(none).dtypes).all()
+    numbers = some.recoveries().select_dtypes("number")
+    assert list(none.recoveries().select_dtypes("number")) == list(numbers)
+    assert (none.recoveries()[list(numbers)].dtypes == numbers.dtypes).all()
+    assert set(some.summary().select_dtypes("number")) >= {"plan_recovery_prob", "lost_token_share", "cost_usd"}
+    assert list(some.summary().select_dtypes("number")) == list(none.summary().select_dtypes("number"))
+
+
+def test_a_function_without_a_file_is_refused_as_its_results_could_not_be_told_apart():
+    made = {}
+    exec(compile("def mine(number):\n    return number", "<cell>", "exec"), made)
+    told = refusal(lambda: collect(made["mine"], [1], num_workers=1))
+    assert told == "`function` mine: define it in a file, by which its results are known"

@@ -175,7 +175,9 @@ def _code_sha256(function: Function) -> str:
     """
     root = Path(lazsim.__file__).parent
     files = {path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in NOT_SIMULATED}
-    if inspect.isfunction(function) and (own := inspect.getsourcefile(function)):
+    if inspect.isfunction(function):
+        if not os.path.exists(own := inspect.getsourcefile(function) or ""):
+            raise LazsimError(f"`function` {function.__name__}: define it in a file, by which its results are known")
         files |= set(Path(own).parent.glob("*.py")) if root in Path(own).parents else {Path(own)}
     digest = hashlib.sha256()
     for path in sorted(files):

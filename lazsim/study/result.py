@@ -1,7 +1,7 @@
 """The result of a run: plain data, and tables of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,9 +96,7 @@ class RunResult:
 
     def summary(self) -> "pd.DataFrame":
         """Return one row for each run: counts, rates, and seconds by bucket."""
-        import pandas as pd
-
-        return pd.DataFrame([flat_row(*each) for each in zip(self.scenarios, self.runs, strict=True)])
+        return frame_of_rows([flat_row(*each) for each in zip(self.scenarios, self.runs, strict=True)])
 
     def timeline(self) -> "pd.DataFrame":
         """Return changes of state, each of which holds until the next of its system.
@@ -118,8 +116,9 @@ class RunResult:
         import pandas as pd
 
         rows = [{"system": run.name, **flat_failure_row(failure)} for run in self.runs for failure in run.failures]
-        columns = ["system", *flat_failure_row(FailureRecord(0.0, ()))]
-        return pd.DataFrame(rows, columns=columns).astype({"experts_moved": "Int64"})
+        # Columns keep their types where there is no failure.
+        like = {"system": "", **flat_failure_row(FailureRecord(0.0, (), detected_s=0.0, trains_at_s=0.0))}
+        return pd.DataFrame([like, *rows])[1:].astype({"experts_moved": "Int64"}).reset_index(drop=True)
 
     def _history(self, what: str) -> "pd.DataFrame":
         import pandas as pd
@@ -127,6 +126,18 @@ class RunResult:
         time, *others = HISTORIES[what]
         rows = [(entry[0], run.name, *entry[1:]) for run in self.runs for entry in getattr(run, what)]
         return pd.DataFrame(rows, columns=[time, "system", *others])
+
+
+TEXTS = ("placement", "layout", "plan_recovery_method")
+"""Columns of runs that have texts where they apply; others that need not apply have numbers."""
+
+
+def frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
+    """Return rows of runs as a table; numbers that apply to no run are NaN, as those that apply to some."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    return frame.astype({name: float for name in frame if name not in TEXTS and frame[name].isna().all()})
 
 
 def named_counts(run: SystemRun) -> dict[str, int]:

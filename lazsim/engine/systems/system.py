@@ -214,15 +214,8 @@ class System:
         cluster, num_nodes = costs.cluster, len(nodes_N)
         assert self.policy is not None, "plain expert parallelism has no policy"
         replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, self.min_replicas or costs.job.fault_threshold)
-        request = PlacementRequest(
-            replicas,
-            num_nodes,
-            cluster.slots_per_node,
-            cluster.gpus_per_node,
-            load_LE,
-            self.seed,
-            domain_N=None if domain_N is None else np.unique(domain_N, return_inverse=True)[1],
-        )
+        slots = cluster.slots_per_node, cluster.gpus_per_node
+        request = PlacementRequest(replicas, num_nodes, *slots, load_LE, self.seed, domain_N=domain_N)
         if not self.policy.is_custom:
             plan: PlacementPlan = self.policy.function(request)
             return plan
@@ -243,9 +236,7 @@ class System:
 
     def layout(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> NodeLayout:
         """Return how nodes on these servers are joined."""
-        group_N = None
-        if not self.is_elastic:
-            group_N = costs.grid.replica_N(len(server_N))
+        group_N = None if self.is_elastic else costs.grid.replica_N(len(server_N))
         return NodeLayout(server_N, group_N, self.padded, self.masked_reorder, self.most_chunks)
 
     def require(self, costs: CostModel, num_nodes: int) -> None:

@@ -11,7 +11,7 @@ from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
 from lazsim.study.notes import count_notes
-from lazsim.study.result import HISTORIES
+from lazsim.study.result import HISTORIES, frame_of_rows
 from lazsim.study.sweep.spec import SEEDS, Point
 from lazsim.units import divide
 
@@ -168,9 +168,7 @@ class SweepResult:
 
     def to_frame(self) -> "pd.DataFrame":
         """Return the rows as a frame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows)
+        return frame_of_rows(self.rows)
 
     def table(self) -> bytes:
         """Return the rows as CSV, with exact numbers and empty cells for missing values."""
