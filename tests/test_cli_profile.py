@@ -96,6 +96,15 @@ def test_a_profile_is_measured_shown_and_checked(lazsim, measured, tmp_path):
     assert lazsim("profile", "check", path)[0] == 0
 
 
+def test_an_interval_far_below_a_percent_is_not_shown_as_none(lazsim):
+    # Of the H200 and gpt-s, the 95 % interval of the first point of `schedule` is 1.251854 % of its median.
+    profile = ROOT / "lazsim/catalog/profiles/h200/gpt-s.csv"
+    line = next(line for line in lazsim("profile", "show", profile)[1].splitlines() if line.startswith("schedule "))
+    assert line.split()[5] == "0.6%"
+    halves = [line.split()[-1] for line in lazsim("profile", "check", profile)[1].splitlines()[1:10]]
+    assert all(half.endswith("%") and float(half[:-1]) > 0 for half in halves)
+
+
 def test_measuring_again_adds_nothing_that_is_there(lazsim, measured):
     path, model = measured
     before = path.read_text().splitlines()

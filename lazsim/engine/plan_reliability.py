@@ -133,6 +133,8 @@ class PlanReliability:
 
 def _mean(found: Sequence[SurvivalEstimate], weights: npt.NDArray[Any]) -> SurvivalEstimate:
     values = np.array([(one.recovery_prob, one.ci_low, one.ci_high) for one in found])
-    prob, ci_low, ci_high = np.minimum(weights @ values / weights.sum(), 1.0).tolist()
+    # Differences from one of them, so that a mean of what is certain is so, too, and never 1 less its rounding.
+    mean = values[0] + weights @ (values - values[0]) / weights.sum()
+    prob, ci_low, ci_high = np.minimum(mean, 1.0).tolist()
     is_exact = all(one.method == "exact" for one in found)
     return SurvivalEstimate(prob, ci_low, ci_high, "exact" if is_exact else "montecarlo")

@@ -167,7 +167,7 @@ def _errors() -> list[Column]:
 
 
 def _half(share: float) -> str:
-    return f"{share / 2:.0%}"
+    return f"{share / 2:.1%}"
 
 
 def _ms(seconds: float) -> str:

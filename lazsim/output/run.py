@@ -13,6 +13,7 @@ from lazsim.grouping import told_apart
 from lazsim.output.maps import plan_maps
 from lazsim.output.model import size_text
 from lazsim.output.plots.style import name_pictures
+from lazsim.output.recovery import format_prob
 from lazsim.output.report import Report, timeline_of
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.memory import fits_memory
@@ -122,7 +123,7 @@ def _outcome_table(result: RunResult) -> Table:
     system, rate = key("system", of="system"), Column("samples/s", ".2f", of="goodput_samples_per_s")
     columns = [system, Column("samples", ",", of="samples"), rate, Column("ETTR", ".1%", of="ettr")]
     if result.compares_placements:
-        survival = Column("survival probability", ".3f", of="plan_recovery_prob")
+        survival = Column("survival probability", of=_survival_text)
         columns = [system, key("placement", of="placement"), rate, survival]
     columns += [Column("failures", ",", of="num_failures"), Column("reconf.", ",", of="num_reconfigurations")]
     columns += [Column("restarts", ",", of="num_restarts"), Column("lost steps", ",", of="lost_steps")]
@@ -132,6 +133,11 @@ def _outcome_table(result: RunResult) -> Table:
     runs = zip(result.scenarios, result.runs, strict=True)
     unfit = unfit_notes(run.name for one, run in runs if not fits_memory(one, run))
     return Table.of(result.rows, columns, notes=unfit)
+
+
+def _survival_text(row: Mapping[str, Any]) -> str | None:
+    prob, low, high = (row[f"plan_recovery_{name}"] for name in ("prob", "ci_low", "ci_high"))
+    return None if prob is None else format_prob(prob, certain=low == high)
 
 
 def layout_notes(
