@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import SpecError
-from lazsim.loads import MAX_SENT_TOKENS, as_array
+from lazsim.loads import MAX_SENT_TOKENS, MAX_SLOTS, as_array
 from lazsim.placement.plan import Floats, Ints
 
 
@@ -34,8 +34,8 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
     Raises
     ------
     SpecError
-        When these are no whole numbers from 0 up of one shape, an expert has no replica, or more tokens than
-        `lazsim.loads.MAX_SENT_TOKENS`.
+        When these are no whole numbers from 0 up of one shape, an expert has no replica, more tokens than
+        `lazsim.loads.MAX_SENT_TOKENS`, or more replicas than `lazsim.loads.MAX_SLOTS`.
 
     Notes
     -----
@@ -54,8 +54,9 @@ def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:
         raise SpecError(f"`replicas_LEJ`: expected the experts and ranks of the tokens, found shape {found}")
     for *_, expert in np.argwhere(replicas_LEJ.sum(axis=-1) == 0)[:1]:
         raise SpecError(f"`replicas_LEJ`: expert {expert} has no replica; give each at least 1")
-    if tokens_LEI.sum(axis=-1, dtype=np.float64).max() > MAX_SENT_TOKENS:
-        raise SpecError(f"tokens: an expert has more than {MAX_SENT_TOKENS:,}; give the tokens of one dispatch")
+    for what, counts, most in (("tokens", tokens_LEI, MAX_SENT_TOKENS), ("replicas", replicas_LEJ, MAX_SLOTS)):
+        if counts.sum(axis=-1, dtype=np.float64).max() > most:
+            raise SpecError(f"{what}: an expert has more than {most:,}; give the {what} of one dispatch")
     tokens_LEI, replicas_LEJ = tokens_LEI.astype(np.int64), replicas_LEJ.astype(np.int64)
     total = tokens_LEI.sum(axis=-1, keepdims=True)
     num_replicas = replicas_LEJ.sum(axis=-1, keepdims=True)

@@ -11,8 +11,11 @@ import lazsim
 from lazsim.errors import SpecError, TraceFormatError
 from lazsim.placement.baselines import place_compact, place_spread
 from lazsim.placement.policies import POLICIES, call_policy, place
+from lazsim.placement.serving import placement_change
 from lazsim.specs.catalog import read_spec_bytes
 from lazsim.study.collect import collect
+from lazsim.study.sweep.run import run_sweep
+from lazsim.study.sweep.spec import parse_sweep
 from tests.conftest import refusal
 
 FOUR = [lazsim.Event(0, "add", f"node{number}") for number in range(4)]
@@ -108,6 +111,11 @@ def test_replicas_that_cannot_be_placed_are_refused(place, arguments, expected):
         (lambda: lazsim.dispatch_tokens([[4, 1]], [[2, -1]]), "`replicas_LEJ`: expected whole numbers from 0 up"),
         (lambda: lazsim.dispatch_tokens([4, 1], [1, 1]), "`tokens_LEI`: expected whole numbers from 0 up"),
         (lambda: lazsim.dispatch_tokens([[4, 1]], [[1, 1, 1]]), "`replicas_LEJ`: expected the experts and ranks of"),
+        (lambda: lazsim.dispatch_tokens([[4, 0]], [[2**40, 1]]), "replicas: an expert has more than 524,288; give the"),
+        (
+            lambda: placement_change([[0]], [[0]], [[1]], 1, -1.0),
+            "expert_bytes: expected a finite number from 0 up",
+        ),
         (lambda: lazsim.PlacementPlan([[[0, 2]], [[0, 1]]], 2), "`slots_LNS`: slot 1 of node 0 in layer 0 holds 2; ex"),
         (lambda: lazsim.PlacementPlan([[[0, -2]]], 2), "`slots_LNS`: slot 1 of node 0 in layer 0 holds -2; experts ar"),
         (lambda: lazsim.PlacementPlan([[0, 1]], 2), "`slots_LNS`: expected shape (layers, nodes, slots), found (1, 2)"),
@@ -370,3 +378,14 @@ def test_a_function_without_a_file_is_refused_as_its_results_could_not_be_told_a
     exec(compile("def mine(number):\n    return number", "<cell>", "exec"), made)
     told = refusal(lambda: collect(made["mine"], [1], num_workers=1))
     assert told == "`function` mine: define it in a file, by which its results are known"
+
+
+def test_a_sweep_takes_numbers_of_numpy_ranges_and_paths(tmp_path):
+    def samples(**grid):
+        base = {"trace": "fail-every-5min", "duration": "5min", "system": "ds"}
+        return run_sweep(parse_sweep({"base": base, "grid": grid}), str(tmp_path), num_workers=1).to_frame()["samples"]
+
+    expected = samples(seed=[0, 1], model="gpt-m").tolist()
+    (tmp_path / "gpt-m.toml").write_bytes(read_spec_bytes("models", "gpt-m"))
+    for seeds in (np.arange(2), range(2), [np.int8(0), np.int64(1)]):
+        assert samples(seed=seeds, model=tmp_path / "gpt-m.toml").tolist() == expected

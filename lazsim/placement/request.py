@@ -9,7 +9,7 @@ from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
 from lazsim.loads import as_array, check_loads, check_replicas, check_whole
 from lazsim.placement.plan import Ints, PlacementPlan, read_only
-from lazsim.placement.steady import MOVE_COST, check_move_cost
+from lazsim.placement.steady import MOVE_COST, check_amount
 from lazsim.units import counted
 
 
@@ -63,7 +63,7 @@ class PlacementRequest:
         checked: dict[str, Any] = {"num_nodes": num_nodes, "num_slots": num_slots}
         checked |= {name: check_whole(name, getattr(self, name)) for name in ("gpus_per_node", "num_groups")}
         checked["seed"] = check_whole("seed", self.seed, least=0)
-        checked["move_cost"] = check_move_cost("move_cost", self.move_cost)
+        checked["move_cost"] = check_amount("move_cost", self.move_cost)
         loads = check_loads(self.load_LE, num_nodes * num_slots) if np.size(self.load_LE) else replicas
         if loads.shape != replicas.shape:
             raise SpecError(f"`loads`: expected integers of shape {replicas.shape}, found shape {loads.shape}")

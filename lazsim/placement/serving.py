@@ -24,7 +24,7 @@ from lazsim.placement.local_search import Rules
 from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
-from lazsim.placement.steady import MOVE_COST, PlanChange, check_move_cost, even_out, keep_steady, tell_change
+from lazsim.placement.steady import MOVE_COST, PlanChange, check_amount, even_out, keep_steady, tell_change
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def rebalance_experts(
     gpus_N = _gpus_of_nodes(num_replicas, num_nodes, num_gpus, num_ranks)
     gpus = _Gpus(gpus_N, num_replicas // int(gpus_N.sum()), _live(gpus_N, live_nodes, active_ranks))
     fault_threshold = check_whole("fault_threshold", fault_threshold)
-    move_cost = check_move_cost("move_cost", move_cost)
+    move_cost = check_amount("move_cost", move_cost)
     num_experts = load_LE.shape[1]
     old = old_global_expert_indices
     held_LGK = None if old is None else gpus.slots(_placement("old_global_expert_indices", old, load_LE.shape))
@@ -184,7 +184,7 @@ def placement_change(
     )
     gpus_N = _gpus_of_nodes(new.shape[1], 1, num_gpus, None)
     gpus = _Gpus(gpus_N, new.shape[1] // int(gpus_N[0]), np.ones(int(gpus_N[0]), dtype=np.bool_))
-    return tell_change(gpus.slots(old), gpus.slots(new), load_LE, expert_bytes)
+    return tell_change(gpus.slots(old), gpus.slots(new), load_LE, check_amount("expert_bytes", expert_bytes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,8 +129,8 @@ def even_out(slots_LGK: Ints, load_LE: Ints, rules: Rules) -> Ints:
     return np.array(evened)
 
 
-def check_move_cost(name: str, value: Any) -> float:
-    """Return a cost of moves, or raise SpecError that names the argument when it is no finite number from 0 up."""
+def check_amount(name: str, value: Any) -> float:
+    """Return a number, or raise SpecError that names the argument when it is no finite number from 0 up."""
     try:
         fits = math.isfinite(value) and value >= 0
     except (TypeError, OverflowError):

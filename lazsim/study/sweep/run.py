@@ -24,7 +24,7 @@ TABLE = "table.csv"
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path | None = None, tell: Callable[[str], None] = lambda _: None, **options: Any
+    sweep: Sweep, folder: Path | str | None = None, tell: Callable[[str], None] = lambda _: None, **options: Any
 ) -> SweepResult:
     """Simulate every point of a sweep once all inputs are valid; the result is the same on every backend, and resumed.
 
@@ -42,6 +42,7 @@ def run_sweep(
     LazsimError
         When an input is not valid, before anything runs, or the folder or the backend cannot be used.
     """
+    folder = None if folder is None else Path(folder)
     if folder is not None and not (folder / ROWS).exists():
         refuse_foreign(folder, [TABLE])
     points, scenarios = resolve_points(sweep)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import msgspec
+import numpy as np
 
 from lazsim.engine.systems import DEFAULT_SYSTEMS, find_system
 from lazsim.errors import SpecError, prefix_errors, shorten, unknown_name
 from lazsim.files.decoding import convert
 from lazsim.files.reading import read_bytes
 from lazsim.limits import MAX_SPEC_BYTES, MAX_SWEEP_POINTS
-from lazsim.settings import DEFAULTS, PARTS_WITH_FIELDS, Defaults
+from lazsim.settings import DEFAULTS, PARTS_WITH_FIELDS, Defaults, plain
 from lazsim.specs import Spec, read_toml, sha256
 from lazsim.specs.record import AnyNumber
 
@@ -177,10 +178,10 @@ def _flatten(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _values(key: str, value: Any) -> Sequence[Any]:
-    if isinstance(value, list | tuple):
-        return value
+    if isinstance(value, list | tuple | range | np.ndarray):
+        return list(map(plain, value))
     span = SPAN.fullmatch(value) if key in SEEDS and isinstance(value, str) else None
-    return range(int(span[1]), int(span[2]) + 1) if span else [value]
+    return range(int(span[1]), int(span[2]) + 1) if span else [plain(value)]
 
 
 def _check_value(key: str, value: Any) -> Any:
