@@ -3,13 +3,15 @@ import json
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
-from lazsim.output.advise import advice_parts, seems_better
+from lazsim.output.advise import _in_time, advice_parts, seems_better
 from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
@@ -777,6 +779,18 @@ def test_advice_without_a_setting_in_time_says_so_and_names_the_nearest(lazsim, 
     assert "\n-: it misses the goal, as the best setting does\n" in out
     assert "node-hours" in out
     assert lazsim("advise", *asked, "--goal", "deadline=4h")[2].startswith("lazsim: --goal: the trace lasts 3 h, and")
+
+
+def test_a_chance_short_of_all_is_not_told_as_all(lazsim, spot):
+    one, rows = Alternative((), 1), [{"done": 1.0}] * 299 + [{"done": 0.5}]
+    goal = Goal("deadline", "$", ".0f", lambda row: 1.0, done=lambda row: row["done"])
+    # Clopper and Pearson as scipy has it. Rounded to whole per cent, 299 of 300 would be all.
+    low, high = binomtest(299, 300).proportion_ci()
+    assert (round(100 * low, 1), round(100 * high, 1)) == (98.2, 100.0)
+    assert _in_time(SimpleNamespace(goal=goal, rows={one: rows}), one) == "299 of 300 runs (95 %: 98.2 to 100 %)"
+    asked = ("--trace", spot, "--system", "checkpoint", "--interval", 20, "--routing", "uniform", "--work", "28min")
+    asked = (*asked, "--goal", "deadline=30min", "--runs", 6, "--jobs", 1, "--in-time-prob", 0.999)
+    assert lazsim("advise", *asked)[1].startswith("no setting is done in time with a probability of 99.9%\n")
 
 
 def test_racks_of_the_cluster_fail_in_the_traces_of_advice_and_assumptions_stay_in_their_range():

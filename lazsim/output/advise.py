@@ -72,7 +72,7 @@ def _answer(advice: Advice) -> list[str]:
         no_setting = "no setting loses as few updates of tokens as its system may"
         return [no_setting, f"nearest: {name}; it loses {lost:.1f} %"]
     if fault:
-        no_setting = f"no setting is done in time with a probability of {goal.least_prob:.0%}"
+        no_setting = f"no setting is done in time with a probability of {100 * goal.least_prob:.10g}%"
         return [no_setting, f"nearest: {name}; in time in {_in_time(advice, best)}"]
     value = with_interval(advice.ranking[0].mean, goal.format)
     ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
@@ -98,8 +98,9 @@ def seems_better(one: Ranked[Alternative]) -> bool:
 
 
 def _in_time(advice: Advice, one: Alternative) -> str:
-    share = advice.goal.in_time(advice.rows[one])
-    return f"{share.value:.0%} of the runs (95 %: {100 * share.low:.0f} to {100 * share.high:.0f} %)"
+    rows = advice.rows[one]
+    share, low, high = advice.goal.in_time(rows)
+    return f"{round(share * len(rows)):,} of {counted(len(rows), 'run')} (95 %: {100 * low:.3g} to {100 * high:.3g} %)"
 
 
 def _name(advice: Advice, one: Alternative) -> str:
@@ -120,7 +121,7 @@ def _ranking_table(advice: Advice) -> Table:
         behind = (advice.fault(one.name) or f"{percent_above(one.behind)}{tie}") if place else None
         row = [chosen, one.name.interval_steps, with_interval(one.mean, goal.format), behind, one.num_seeds]
         if goal.done is not None:
-            row += [f"{goal.in_time(advice.rows[one.name]).value:.0%}"]
+            row += [round(goal.in_time(advice.rows[one.name]).value * one.num_seeds)]
         rows.append(row)
     left = len(advice.ranking) - len(rows)
     notes = [f"in all rows: {common}"] if common else []
