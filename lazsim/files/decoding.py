@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -73,38 +73,47 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
         structs = [kind for kind in kinds if isinstance(kind, msgspec.inspect.StructType) and kind.tag_field]
         tagged = [kind for kind in structs if value.get(str(kind.tag_field)) == kind.tag]
         kinds = [*tagged] or kinds
-    outer = kinds
+    inner = kinds
     for part in _PART.findall(path):
-        kinds = list(_alternatives(inner for kind in kinds for inner in _parts(kind, part)))
+        inner = list(_alternatives(found for kind in inner for found in _parts(kind, part)))
     field = path.replace("[...]", "").lstrip(".")
-    if named := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text):
-        tags = [str(getattr(kind, "tag", "")) for kind in kinds if getattr(kind, "tag_field", None) == named[2]]
-        missing = list(_missing(outer, value)) or [f"{field}.{named[2]}".lstrip(".")]
-        field = f"{field}.{named[2]}".lstrip(".")
+    if named := re.fullmatch(r"Object missing required field `(.*)`", text):
+        missing = list(_missing(kinds, value))
+        tags = [str(getattr(kind, "tag", "")) for kind in inner if getattr(kind, "tag_field", None) == named[1]]
+        field = f"{field}.{named[1]}".lstrip(".")
         text = f"is missing; give one of {', '.join(tags)}" if tags else "is missing"
-        if len(missing) > 1 and named[1].startswith("missing"):
+        if len(missing) > 1:
             field, text = f"{', '.join(missing[:-1])} and {missing[-1]}", "are missing"
-        if named[1].startswith("contains"):
-            fields = [field for kind in kinds for field in getattr(kind, "fields", ())]
-            known = dict.fromkeys(one.encode_name for one in fields)
-            text = f"unknown field: {did_you_mean(named[2], list(known))}{known_names(list(known))}"
-            tags = [str(getattr(kind, "tag_field", "")) for kind in kinds]
-            unknown = [name for name in _table_at(value, path) if name not in known and name not in tags]
-            if len(unknown) > 1:
-                field = path.lstrip(".")
-                near = [(name, nearest_name(name, list(known))) for name in unknown[:MOST_NAMED]]
-                told_names = ", ".join(f"{name} ({one}?)" if one else name for name, one in near)
-                text = f"unknown fields {told_names}; {known_names(list(known))}"
-    elif told := re.fullmatch(r"Invalid (?:enum )?value (.*)", text):
-        words = sorted(words_of(kinds))
-        text = f"expected one of {', '.join(words)}, found {told[1]}" if words else text
-    elif text.startswith("Expected ") and (words := sorted(words_of(kinds))):
-        text = f"expected one of {', '.join(words)}"
-    elif text.startswith("Expected "):
-        plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
-        text = f"e{plain[1:]}".replace("whole number, got a number", "whole number, got a decimal number")
+    elif named := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        field, text = _tell_unknown(field, named[1], _table_at(value, path), inner)
+    else:
+        text = _tell_value(text, sorted(words_of(inner)))
     field = ".".join(part for part in (inside, field) if part).replace(".[", "[")
     return f"`{field}`: {text}" if field else text
+
+
+def _tell_unknown(table: str, name: str, given: Iterable[str], kinds: Sequence[Any]) -> tuple[str, str]:
+    """Return the field of a table that is unknown, or the table where several `given` ones are, and what is known."""
+    known = list(dict.fromkeys(field.encode_name for kind in kinds for field in getattr(kind, "fields", ())))
+    tags = [str(getattr(kind, "tag_field", "")) for kind in kinds]
+    unknown = [one for one in given if one not in known and one not in tags]
+    if len(unknown) <= 1:
+        return f"{table}.{name}".lstrip("."), f"unknown field: {did_you_mean(name, known)}{known_names(known)}"
+    near = [(one, nearest_name(one, known)) for one in unknown[:MOST_NAMED]]
+    told = ", ".join(f"{one} ({alike}?)" if alike else one for one, alike in near)
+    return table, f"unknown fields {told}; {known_names(known)}"
+
+
+def _tell_value(text: str, words: Sequence[str]) -> str:
+    """Say what a value is expected to be, such as one of some words."""
+    if told := re.fullmatch(r"Invalid (?:enum )?value (.*)", text):
+        return f"expected one of {', '.join(words)}, found {told[1]}" if words else text
+    if not text.startswith("Expected "):
+        return text
+    if words:
+        return f"expected one of {', '.join(words)}"
+    plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
+    return f"e{plain[1:]}".replace("whole number, got a number", "whole number, got a decimal number")
 
 
 def _table_at(value: Any, path: str) -> dict[str, Any]:

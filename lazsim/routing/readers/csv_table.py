@@ -94,27 +94,25 @@ def _are_loads(columns: Mapping[str, list[int]]) -> bool:
 def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> None:
     lines = ((number, line) for number, line in numbered_lines(text) if not line.startswith("#"))
     number, header = next(lines, (2, ""))
-    is_ours, columns = text.startswith(CSV_HEADER), _columns(header)
+    is_ours, columns, names = text.startswith(CSV_HEADER), _columns(header), _cells(header)
     if (is_ours and header != CSV_COLUMNS) or not _are_loads(columns):
         raise source.refuse(number, f"expected {CSV_COLUMNS if is_ours else 'columns such as layer,expert,tokens'}")
-    table.are_named = "matrix" not in columns
-    table.numbers |= {0} if is_ours else set()
-    rows = itertools.chain([(number, header)] if "matrix" in columns else [], lines)
-    values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
-    names = _cells(header)
-    in_parts = [at for at, name in enumerate(names) if role_of(name) == "part"]
-    num_named = len(names)
     try:
         refuse_gaps([names[at] for at in columns.get("loads", ())])
     except ValueError as error:
         raise source.refuse(number, str(error)) from None
+    table.are_named = "matrix" not in columns
+    table.numbers |= {0} if is_ours else set()
+    values = next(columns[role] for role in ("matrix", "loads", "routes", "expert") if role in columns)
+    in_parts = [at for at, name in enumerate(names) if role_of(name) == "part"]
     seen: set[tuple[object, ...]] = set()
-    latest, first_row, firsts = 0, list[float](), list[float]()
+    latest, matrix = 0, list[list[float]]()
+    rows = lines if table.are_named else itertools.chain([(number, header)], lines)
     for row, (number, line) in enumerate(rows):
         try:
             cells = _cells(line)
-            if any(map(str.strip, cells[num_named:])):
-                raise ValueError(f"{len(cells)} columns, not {num_named}; quote lists with commas")
+            if any(map(str.strip, cells[len(names) :])):
+                raise ValueError(f"{len(cells)} columns, not {len(names)}; quote lists with commas")
             step, layer, expert = (
                 whole(cells[columns[role][0]], MAX_WHOLE) if role in columns else default
                 for role, default in (("step", dump), ("layer", row), ("expert", 0))
@@ -142,14 +140,18 @@ def _read_file(source: LoadSource, text: str, table: LoadTable, dump: int) -> No
             source.fault(number, what, "keep the first of several")
             continue
         seen.add(key)
-        if "matrix" in columns:
-            first_row = first_row or loads
-            firsts.append(loads[0])
         latest = max(latest, step)
         table.add(number, step, layer, loads, expert)
+        if not table.are_named:
+            matrix.append(loads)
+    _refuse_numbered(source, matrix)
+
+
+def _refuse_numbered(source: LoadSource, matrix: list[list[float]]) -> None:
+    """Refuse a bare matrix whose first row or column only numbers the others."""
     # Of one row, none numbers others; and experts count from 0 or 1.
-    are_columns = len(firsts) > 1 and first_row[0] <= 1
-    for line, numbers in (("row", first_row * are_columns), ("column", firsts)):
+    first_row = matrix[0] if len(matrix) > 1 and matrix[0][0] <= 1 else []
+    for line, numbers in (("row", first_row), ("column", [row[0] for row in matrix])):
         if len(numbers) >= FEWEST_NUMBERED and all(after == before + 1 for before, after in pairwise(numbers)):
             what = f"its first {line} counts up from {numbers[0]:g}; leave it out, or name columns if it has loads"
             raise source.refuse("", what)
