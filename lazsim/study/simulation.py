@@ -133,10 +133,10 @@ def refuse_idle_placements(placements: Collection[str], scenarios: Sequence[Scen
 
 
 def named_apart(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    """Return scenarios whose systems and policies have distinct names; see `refuse_same_names` and `policy_names`."""
+    """Return scenarios whose systems and policies have distinct names; see `refuse_same_names` and `distinct_names`."""
     refuse_same_names((one.settings["system"], one.system) for one in scenarios)
     given = {one.settings["placement"]: one.placement["name"] for one in scenarios if one.placement}
-    names = policy_names(given)
+    names = distinct_names(given)
     return [
         replace(one, placement={**one.placement, "name": names[one.settings["placement"]]}) if one.placement else one
         for one in scenarios
@@ -151,7 +151,7 @@ def refuse_same_names(systems: Iterable[tuple[str, str]]) -> None:
             raise SpecError(f"`system`: {other} and {given} are both named {name!r}; name one otherwise in its file")
 
 
-def policy_names(names: Mapping[str, str]) -> Mapping[str, str]:
+def distinct_names(names: Mapping[str, str]) -> Mapping[str, str]:
     """Name policies by what was given, as by their whole paths, where short names are the same."""
     return names if len(set(names.values())) == len(names) else {given: given for given in names}
 

@@ -34,7 +34,7 @@ from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note
 from lazsim.study.notes import count_notes, draw_notes
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
-from lazsim.study.simulation import ALL, policy_names, refuse_same_names
+from lazsim.study.simulation import ALL, distinct_names, refuse_same_names
 
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
@@ -144,7 +144,7 @@ def advise(
         systems = {one: find_system(one).name for one in chosen["system"]}
     refuse_same_names(systems.items())
     with prefix_errors("`placement`"):
-        policies = policy_names({one: policy_input(one)["name"] for one in chosen.get("placement", ())})
+        policies = distinct_names({one: policy_input(one)["name"] for one in chosen.get("placement", ())})
     if 0 in chosen.get("fault_threshold", ()):
         raise SpecError("`fault_threshold` 0: give 1 or more")
     if staying_usd is not None:

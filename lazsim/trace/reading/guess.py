@@ -319,6 +319,29 @@ def _header(columns: Iterable[TableColumn]) -> str:
 
 def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
     """Tell them by their names."""
+    places = _by_role(columns)
+    fitting = [shape for shape in SHAPES if shape != LOSSES and all(len(places[role]) == 1 for role in shape)]
+    fitting = [shape for shape in fitting if not any({*shape} < {*other} for other in fitting)]
+    if len(fitting) != 1:
+        return None
+    shape = fitting[0]
+    if shape == ("time", "node", "value") and split_unit(places["value"][0].name)[0] == "value":
+        # A column such as ``up`` says what 1 is, and others why it is 0.
+        if any(not GONE_WORDS.isdisjoint(column.words) for column in columns):
+            return None
+    elif shape == ("time", "count"):
+        counters = [one for one in places["node"] if one.role == "node" and one.words - ANY_WORDS]
+        if places["event"] or (counters and "nodes" not in places["count"][0].words):
+            return None  # Words beside a count may say that it is of nodes that are gone, or which node it is of.
+        # Nodes tell by their names which is which, and counts do not.
+        clusters = places["cluster"] or counters
+        shape = (*shape, *["cluster"] * (len(clusters) == 1))
+        places["cluster"] = clusters
+    return Columns(**{role: places[role][0].place for role in shape})
+
+
+def _by_role(columns: Sequence[TableColumn]) -> dict[str, list[TableColumn]]:
+    """Return the columns of each role by their names, of which they have the content."""
     places: dict[str, list[TableColumn]] = {role: [] for role in (*NAMES, "nodes")}
     names_nodes = any(column.role == "node" for column in columns)
     for column in filter(lambda column: column.texts, columns):
@@ -337,21 +360,7 @@ def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
         places["count"] = [column for column in places["count"] if "total" not in column.words]
     if places["end"]:
         places["duration"] = [column for column in places["duration"] if column.kind in ("number", "length")]
-    fitting = [shape for shape in SHAPES if shape != LOSSES and all(len(places[role]) == 1 for role in shape)]
-    fitting = [shape for shape in fitting if not any({*shape} < {*other} for other in fitting)]
-    # A column such as ``up`` says what 1 is, and others why it is 0.
-    is_any = fitting == [("time", "node", "value")] and split_unit(places["value"][0].name)[0] == "value"
-    if len(fitting) != 1 or (is_any and any(not GONE_WORDS.isdisjoint(column.words) for column in columns)):
-        return None
-    are_counts = fitting == [("time", "count")]
-    if are_counts:
-        counters = [one for one in places["node"] if one.role == "node" and one.words - ANY_WORDS]
-        if places["event"] or (counters and "nodes" not in places["count"][0].words):
-            return None  # Words beside a count may say that it is of nodes that are gone, or which node it is of.
-        places["cluster"] = places["cluster"] or counters
-    # Nodes tell by their names which is which, and counts do not.
-    roles = (*fitting[0], *["cluster"] * (are_counts and len(places["cluster"]) == 1))
-    return Columns(**{role: places[role][0].place for role in roles})
+    return places
 
 
 def _by_node(columns: Sequence[TableColumn]) -> Columns | None:
@@ -359,7 +368,7 @@ def _by_node(columns: Sequence[TableColumn]) -> Columns | None:
     times = [column for column in columns if column.role == "time"]
     others = [column for column in columns if column.role != "time"]
     is_labelled = all("{" in column.name for column in others)
-    if len(times) != 1 or not others or len(others) < 2 - is_labelled:
+    if len(times) != 1 or len(others) < 2 - is_labelled:
         return None
     for column in others:
         name = column.name.partition("=")[0] if is_labelled else column.name
@@ -430,23 +439,19 @@ def _column_of_parts(guess: Guess) -> str:
         return node.name
     if guess.roles.end is not None or guess.roles.duration is not None:
         return ""
-    # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
     event, start = guess.of("event"), guess.of("start")
     gone = {*filter(_is_gone, {*event.texts})} if event else set()
     are_gone = [text in gone for text in (event or node).texts]
     for other in guess.others:
         rows = [*zip(node.texts, other.texts, are_gone, strict=True)]
-        told = {row for row in {*rows} if row[1]}
+        told = {row for row in rows if row[1]}
         back = {(name, text) for name, text, is_gone in told if not is_gone}
-        is_running = bool((event or start) and other.words & RUNNING)
-        pairs = {row[:2] for row in told} if back and other.words & PARTS else back if is_running else set()
-        if _are_several(pairs) or (pairs and start and is_running):
+        # Several samples at a time are refused, whatever tells them apart. What fails with a node ran on it.
+        are_parts = back and other.words & PARTS and _are_several({row[:2] for row in told})
+        are_running = back and other.words & RUNNING and (start or (event and _are_several(back)))
+        if are_parts or are_running:
             return other.name
-        if event is None or other.role == "cluster":
-            continue
-        # The newest rows may come first.
-        are_twice = _are_several(back) and any(map(_returns_twice, (rows, rows[::-1])))
-        if are_twice or _tells_parts(other, {text for _, text in back}):
+        if event and other.role != "cluster" and (_returns_twice(rows) or _tells_parts(other, back)):
             return other.name
     return ""
 
@@ -456,26 +461,28 @@ def _are_several(pairs: Collection[tuple[str, str]]) -> bool:
     return len(pairs) > len({name for name, _ in pairs})
 
 
-def _tells_parts(column: TableColumn, texts: set[str]) -> bool:
+def _tells_parts(column: TableColumn, back: Iterable[tuple[str, str]]) -> bool:
     """Return whether a column tells what rows are of, and texts in it beside nodes that are back name parts."""
     is_of_nodes = "node" in map(_ROLES.get, column.words) or OUTAGES.search(column.name.lower())
     if is_of_nodes or not column.words & SUBJECTS:
         return False
-    return any(words and words <= PARTS | RUNNING for words in map(_words, texts))
+    return any(words and words <= PARTS | RUNNING for words in (_words(text) for _, text in back))
 
 
-def _returns_twice(rows: Iterable[tuple[str, str, bool]]) -> bool:
+def _returns_twice(rows: Sequence[tuple[str, str, bool]]) -> bool:
     """Return whether a node is back, and once more, by rows of two other texts, with each of which it had gone."""
-    went: set[tuple[str, str]] = set()
-    back: dict[str, str] = {}
-    for name, text, is_gone in rows:
-        if is_gone and text:
-            went.add((name, text))
-            back.pop(name, None)
-        elif (name, text) in went:
-            went.remove((name, text))
-            if back.setdefault(name, text) != text:
-                return True
+    # The newest rows may come first.
+    for ordered in (rows, rows[::-1]):
+        went: set[tuple[str, str]] = set()
+        back: dict[str, str] = {}
+        for name, text, is_gone in ordered:
+            if is_gone and text:
+                went.add((name, text))
+                back.pop(name, None)
+            elif (name, text) in went:
+                went.remove((name, text))
+                if back.setdefault(name, text) != text:
+                    return True
     return False
 
 
