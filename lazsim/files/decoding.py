@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -76,7 +76,7 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
     inner = kinds
     for part in _PART.findall(path):
         inner = list(_alternatives(found for kind in inner for found in _parts(kind, part)))
-    field = path.replace("[...]", "").lstrip(".")
+    field, words = path.replace("[...]", "").lstrip("."), sorted(words_of(inner))
     if named := re.fullmatch(r"Object missing required field `(.*)`", text):
         missing = list(_missing(kinds, value))
         tags = [str(getattr(kind, "tag", "")) for kind in inner if getattr(kind, "tag_field", None) == named[1]]
@@ -86,13 +86,18 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
             field, text = f"{', '.join(missing[:-1])} and {missing[-1]}", "are missing"
     elif named := re.fullmatch(r"Object contains unknown field `(.*)`", text):
         field, text = _tell_unknown(field, named[1], _table_at(value, path), inner)
-    else:
-        text = _tell_value(text, sorted(words_of(inner)))
+    elif told := re.fullmatch(r"Invalid (?:enum )?value (.*)", text):
+        text = f"expected one of {', '.join(words)}, found {told[1]}" if words else text
+    elif text.startswith("Expected ") and words:
+        text = f"expected one of {', '.join(words)}"
+    elif text.startswith("Expected "):
+        plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
+        text = f"e{plain[1:]}".replace("whole number, got a number", "whole number, got a decimal number")
     field = ".".join(part for part in (inside, field) if part).replace(".[", "[")
     return f"`{field}`: {text}" if field else text
 
 
-def _tell_unknown(table: str, name: str, given: Iterable[str], kinds: Sequence[Any]) -> tuple[str, str]:
+def _tell_unknown(table: str, name: str, given: Iterable[str], kinds: list[msgspec.inspect.Type]) -> tuple[str, str]:
     """Return the field of a table that is unknown, or the table where several `given` ones are, and what is known."""
     known = list(dict.fromkeys(field.encode_name for kind in kinds for field in getattr(kind, "fields", ())))
     tags = [str(getattr(kind, "tag_field", "")) for kind in kinds]
@@ -102,18 +107,6 @@ def _tell_unknown(table: str, name: str, given: Iterable[str], kinds: Sequence[A
     near = [(one, nearest_name(one, known)) for one in unknown[:MOST_NAMED]]
     told = ", ".join(f"{one} ({alike}?)" if alike else one for one, alike in near)
     return table, f"unknown fields {told}; {known_names(known)}"
-
-
-def _tell_value(text: str, words: Sequence[str]) -> str:
-    """Say what a value is expected to be, such as one of some words."""
-    if told := re.fullmatch(r"Invalid (?:enum )?value (.*)", text):
-        return f"expected one of {', '.join(words)}, found {told[1]}" if words else text
-    if not text.startswith("Expected "):
-        return text
-    if words:
-        return f"expected one of {', '.join(words)}"
-    plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
-    return f"e{plain[1:]}".replace("whole number, got a number", "whole number, got a decimal number")
 
 
 def _table_at(value: Any, path: str) -> dict[str, Any]:

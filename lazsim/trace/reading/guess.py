@@ -324,7 +324,7 @@ def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
     fitting = [shape for shape in fitting if not any({*shape} < {*other} for other in fitting)]
     if len(fitting) != 1:
         return None
-    shape = fitting[0]
+    [shape] = fitting
     if shape == ("time", "node", "value") and split_unit(places["value"][0].name)[0] == "value":
         # A column such as ``up`` says what 1 is, and others why it is 0.
         if any(not GONE_WORDS.isdisjoint(column.words) for column in columns):
@@ -334,9 +334,8 @@ def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
         if places["event"] or (counters and "nodes" not in places["count"][0].words):
             return None  # Words beside a count may say that it is of nodes that are gone, or which node it is of.
         # Nodes tell by their names which is which, and counts do not.
-        clusters = places["cluster"] or counters
-        shape = (*shape, *["cluster"] * (len(clusters) == 1))
-        places["cluster"] = clusters
+        places["cluster"] = places["cluster"] or counters
+        shape = (*shape, *["cluster"] * (len(places["cluster"]) == 1))
     return Columns(**{role: places[role][0].place for role in shape})
 
 

@@ -23,7 +23,7 @@ ColumnRef = str | Count | tuple[str | Count, ...]
 """A column by its name, or by its number from 1; the texts of several are joined by a space."""
 
 LOSSES = ("node", "start")
-SHAPES = (
+SHAPES: tuple[tuple[str, ...], ...] = (
     ("time", "count"), ("time", "event", "node"), ("node", "start", "end"), ("node", "start", "duration"),
     ("node", "start", "end", "duration"), LOSSES, ("time", "node", "value"), ("time", "nodes"),
 )  # fmt: skip
