@@ -1080,6 +1080,15 @@ def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given
     assert 0 < rows["moc"]["lost_token_share"] < 1
 
 
+def test_copies_count_as_on_the_nodes_where_they_take_most(monkeypatch):
+    taken = {2: 5.0, 4: 9.0, 6: 7.0}
+    monkeypatch.setattr(
+        type(SYSTEMS["gemini"]), "host_bytes", lambda _self, _costs, num_nodes, _step_s: taken[num_nodes]
+    )
+    changes = (100, "remove", "f"), (200, "remove", "c d")
+    assert run("gemini", *changes, cost_model=costs(), nodes="a b c d e f").host_bytes == 9
+
+
 def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():
     # DeepSeek-V3 on 128 nodes of eight GPUs, 16 for each of eight stages. Four parts of most stages have eight layers.
     # Gemini keeps two versions of two copies: 4 / 16 of it. MoEvement's window is a step here: twice the states of

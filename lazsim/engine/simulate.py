@@ -203,10 +203,10 @@ def simulate_system(
     env.run()
     on_time(wall_s)
     # With fewer nodes, each has a larger share of what all of them hold together.
-    sizes = set[int]()
-    if job.steps_s:
-        used, seats = zip(*job.steps_s, strict=True)
-        sizes = {max(seats), planner.usable_nodes(min(used))} - {0}
+    plans, sizes = {num_seats for _, num_seats in job.steps_s}, set[int]()
+    if plans:
+        sizes = {max(plans), planner.usable_nodes(min(job.steps_s)[0])} - {0}
+    host_bytes = (system.host_bytes(costs, size, job.step_s) for size in sizes | plans if job.step_s)
     ledger_s = job.ledger.seconds()
     # Checkpoints and rebalances also come with steps that are lost later.
     made_s, stops_s = ledger_s["compute"] + ledger_s["lost_work"], ledger_s["checkpoint"] + ledger_s["rebalance"]
@@ -231,7 +231,7 @@ def simulate_system(
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=job.lost_token_share,
         interval_steps=job.interval_steps,
-        host_bytes=max((system.host_bytes(costs, size, job.step_s) for size in sizes if job.step_s), default=0.0),
+        host_bytes=max(host_bytes, default=0.0),
         setting={name: getattr(system, name) for name in system.choices()},
         memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
         planning="sampled" if job.plans.sampler.is_on else "exact",
