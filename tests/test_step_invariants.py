@@ -425,6 +425,66 @@ def test_gpus_that_share_experts_leave_fewer_of_them_in_a_domain(dispatcher):
     assert shared > exchange_s(experts_of(1, cluster, dispatcher))
 
 
+@pytest.mark.parametrize(("expert", "expert_tensor"), [(8, 1), (4, 2), (16, 1), (8, 2), (4, 8), (2, 16), (1, 8)])
+@pytest.mark.parametrize("dispatcher", ["all_gather", "all_to_all", "deepep"])
+def test_a_gpu_sends_as_many_copies_as_drawn_tokens_have(expert, expert_tensor, dispatcher, monkeypatch):
+    layout = {"global_batch": 64, "expert": expert, "expert_tensor": expert_tensor, "dispatcher": dispatcher}
+    inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout, 64)
+    gpus, token = np.arange(expert * expert_tensor), 2 * 2048
+    # Experts of 3,000 tokens of each GPU by chance; GPUs of a node are neighbours, as are those that share matrices.
+    shape = len(gpus), 3000, 128
+    ranks = np.argsort(np.random.default_rng(3).random(shape), axis=-1)[..., :8] // (128 // expert)
+    wanted = (ranks[..., None] == np.arange(expert)).sum(axis=2)
+    copies = np.repeat(wanted if dispatcher == "all_to_all" else wanted > 0, expert_tensor, axis=-1)
+    if dispatcher == "all_gather":
+        copies = np.ones_like(copies)
+    if dispatcher == "all_to_all":
+        # It sends to the GPU with the same part of a matrix, which shares with its neighbours.
+        copies = copies * (gpus % expert_tensor == (gpus % expert_tensor)[:, None])[:, None]
+    here = gpus // 8 == (gpus // 8)[:, None]
+    if dispatcher == "all_to_all":
+        inside = (copies * (here & (gpus != gpus[:, None]))[:, None]).sum(axis=-1).mean()
+        across = (copies * ~here[:, None]).sum(axis=-1).mean()
+    else:
+        # One copy crosses to each node, to the GPU of the same place in it, which sends it on.
+        nodes = copies.reshape(*copies.shape[:2], -1, min(8, len(gpus))).any(axis=-1)
+        across = (nodes.sum(axis=-1) - nodes[gpus, :, gpus // 8]).mean()
+        inside = (copies * (gpus % 8 != (gpus % 8)[:, None])[:, None]).sum(axis=-1).mean()
+
+    sent = {"inside": 0.0, "across": 0.0}
+
+    def within_s(_self: object, _kernel: str, num_bytes: float, num_ranks: int) -> float:
+        sent["inside"] += num_bytes * (1 - 1 / num_ranks)
+        return 0.0
+
+    def sent_s(_self: object, tokens: float, token_bytes: float, _multiprocessors: float) -> float:
+        sent["inside"] += tokens * token_bytes
+        return 0.0
+
+    def across_s(_self: object, _curve: object, num_bytes: float, _share: float) -> float:
+        sent["across"] += num_bytes
+        return 0.0
+
+    monkeypatch.setattr(KernelTables, "collective_s", within_s)
+    monkeypatch.setattr(KernelTables, "sent_s", sent_s)
+    monkeypatch.setattr(StepInputs, "across_s", across_s)
+    monkeypatch.setattr(StepInputs, "link_stretch", 1.0)
+    exchange_s(inputs)
+    per_token = np.divide(list(sent.values()), token * inputs.own_tokens)
+    assert per_token == pytest.approx([inside, across], rel=0.01, abs=1e-9)
+
+
+def test_an_all_gather_brings_choices_and_probabilities_and_sums_in_fp32(monkeypatch):
+    layout = {"global_batch": 64, "expert": 4, "expert_tensor": 2, "dispatcher": "all_gather"}
+    inputs, sizes = load_inputs("mixtral-8x7b", "dgx-h100", None, layout, 64), []
+    monkeypatch.setattr(StepInputs, "collective_s", lambda *some: sizes.append(some[2:4]) or 0.0)
+    blocks_of(inputs)
+    # Each of 8 GPUs has all tokens of all: 2 bytes of 4,096 numbers, and 1 and 4 bytes of 8 experts; backward gradients
+    # in 16 bits and those of the probabilities; sums of 4 bytes, and their gradients.
+    bytes_of_token = [2 * 4096 + 5 * 8, 2 * 4096 + 4 * 8, 4 * 4096, 4 * 4096]
+    assert sizes == [(pytest.approx(8 * inputs.own_tokens * each), 8) for each in bytes_of_token]
+
+
 def test_expert_parallel_ranks_are_neighbours_whatever_the_tensor_parallelism():
     # tp-cp-ep-dp-pp of NVIDIA/Megatron-LM, where experts have a tensor parallelism of their own: 8 ranks in a node.
     def choices_s(tensor: int) -> float:

@@ -50,7 +50,7 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
         "no GPUs share experts, or dualpipe overlaps their exchanges by itself",
     ),
     "overlap_parameters": (lambda one: one.sharding == "none", "sharding is none"),
-    "dispatch_precision": (lambda one: one.expert == 1, "expert is 1"),
+    "dispatch_precision": (lambda one: one.expert * one.expert_tensor == 1, "no GPUs share experts"),
     "exchange_multiprocessors": (
         lambda one: (
             one.expert * one.expert_tensor == 1

@@ -83,7 +83,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """Multiprocessors that ``deepep`` or ``hybridep`` takes from kernels beside it, and with which ``deepep`` sends;
     0: 20 or 16, their defaults."""
     dispatch_precision: Literal["bf16", "fp8"] = "bf16"
-    """Type of tokens on their way to experts, ``bf16`` or ``fp8``; back from them they have 16 bits."""
+    """Type of tokens on their way to experts, and of gradients of what these made: ``bf16`` or ``fp8``; back, all have
+    16 bits."""
     overlap_expert: bool = False
     """Whether exchanges of tokens run behind compute."""
     overlap_gradients: bool = True

@@ -43,12 +43,18 @@ CLAMP_BYTES = (8, 10)
 Both halves are bounded and concatenated again before the fused activation of NVIDIA/Megatron-LM 0.16
 (``weighted_bias_quick_geglu_impl``); backward, gradients are masked by the inputs and concatenated."""
 
-CHOICE_BYTES = 1
-"""Bytes of a token and an expert in the map of choices, which all ranks of HybridEP gather before they dispatch
-(``metadata_preprocessing`` of deepseek-ai/DeepEP, branch hybrid-ep); backward, it is there already."""
+CHOICE_BYTES, PROBABILITY_BYTES = 1, 4
+"""Bytes of a token and an expert in the map of choices, and in that of probabilities. All ranks of HybridEP gather the
+first before they dispatch (``metadata_preprocessing`` of deepseek-ai/DeepEP, branch hybrid-ep), an all-gather both;
+backward, choices are there already."""
 
 FP8_TOKEN_BYTES = 1.03
 """A number in 8 bits, with a scale of 4 bytes for each 128."""
+
+SUMMED_BYTES = 4.0
+"""A number that NCCL sums over the ranks of an all-gather, or over those that share the matrices of an expert: it has
+the type of the probabilities (``MoEAllGatherTokenDispatcher``, ``MoEAlltoAllTokenDispatcher`` of NVIDIA/Megatron-LM
+0.16.1), as its gradients have."""
 
 
 EPILOGUE_PRECISIONS = ("mxfp8", "nvfp4")
@@ -248,14 +254,18 @@ def _experts(kernels: Kernels) -> list[Item]:
 def _permutations(kernels: Kernels) -> list[Item]:
     """Build the reordering of tokens before and after a dispatch, and back before and after a combine."""
     inputs, parallel = kernels.inputs, kernels.inputs.parallel
-    top_k, width = inputs.model.top_k, inputs.model.expert_dim
-    # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks.
-    passes = {
-        "all_gather": (0, 6 * top_k + 2), "all_to_all": (2 * top_k + 2, 4 * top_k),
-    }.get(parallel.dispatcher, (0, 2 * top_k + 2 * ranks_of_token(inputs, parallel.expert)))  # fmt: skip
+    top_k, own, rows = inputs.model.top_k, inputs.own_tokens, routed_tokens(inputs)
+    gathered = own * parallel.expert * parallel.expert_tensor
+    arrived = 2 * rows + 2 * rows * ranks_of_token(inputs, parallel.expert) / top_k
+    # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks. After an
+    # all-gather, a rank makes a sum for each token of all ranks, and casts it.
+    moved = {
+        "all_gather": (0, 4 * rows, 2 * rows + 8 * gathered, 6 * own),
+        "all_to_all": ((2 * top_k + 2) * own, 4 * rows, 4 * rows, (2 * top_k + 2) * own),
+    }.get(parallel.dispatcher, (0, arrived, arrived, 0))
     return [
-        kernels.copy(each * width, each * width, *numbers, inputs.own_tokens)
-        for each, numbers in zip((*passes, *reversed(passes)), PERMUTE_KERNELS[parallel.dispatcher], strict=True)
+        kernels.copy(each, each, *numbers, tokens=inputs.model.expert_dim)
+        for each, numbers in zip(moved, PERMUTE_KERNELS[parallel.dispatcher], strict=True)
     ]
 
 
@@ -274,31 +284,40 @@ def _alignment(kernels: Kernels) -> list[Item]:
 
 
 def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
-    """Build the dispatch and the combine; the gradient of each is the other one, in 16 bits.
+    """Build the dispatch and the combine; the gradient of each is the other one.
 
-    GPUs that share the matrices of an expert gather its tokens, and scatter the sums of what they made of them.
+    In 8 bits go tokens to experts, and gradients of what experts made of them (arXiv 2412.19437, section 3.3.3). After
+    a plain exchange, GPUs that share the matrices of an expert gather its tokens, and scatter the sums of what they
+    made of them; the other dispatchers send each of these GPUs a copy.
     """
-    inputs = kernels.inputs
-    latency_s = inputs.constants.exchange_latency_s if inputs.parallel.expert > inputs.expert_domain else 0.0
-    parallel, choices_s = inputs.parallel, 0.0
-    shared_bytes = 2 * inputs.model.expert_dim * routed_tokens(inputs)
-    gathered_s = inputs.collective_s("all_gather", shared_bytes, parallel.expert_tensor, 1)
+    inputs, parallel, model = kernels.inputs, kernels.inputs.parallel, kernels.inputs.model
+    latency_s = inputs.constants.exchange_latency_s if inputs.num_domains > 1 else 0.0
+    shared_by, ranks = parallel.expert_tensor, parallel.expert * parallel.expert_tensor
+    is_gather = parallel.dispatcher == "all_gather"
 
-    def operation(token_bytes: float, before_s: float = 0.0, waits: bool = False) -> tuple[Operation, ...]:
-        seconds = exchange_s(inputs, token_bytes) * (1.0 if parallel.dispatcher == "all_gather" else imbalance(inputs))
-        seconds += before_s + latency_s if seconds else 0.0
-        return (kernels.launch("expert_exchange", seconds + gathered_s, 1)._replace(waits=waits),)
+    def operation(number_bytes: float, *, is_sum: bool = False, scores: int = 0) -> Operation:
+        summed_bytes = SUMMED_BYTES if is_sum else number_bytes
+        sent_bytes = summed_bytes + scores * model.num_experts / model.expert_dim if is_gather else number_bytes
+        seconds = exchange_s(inputs, sent_bytes) * (1.0 if is_gather else imbalance(inputs))
+        seconds += latency_s if seconds else 0.0
+        if parallel.dispatcher == "all_to_all":
+            arrived = summed_bytes * model.expert_dim * routed_tokens(inputs)
+            seconds += inputs.collective_s("all_gather", arrived, shared_by, 1)
+        return kernels.launch("expert_exchange", seconds, 1)
 
+    is_short = parallel.dispatch_precision == "fp8"
+    token_bytes = FP8_TOKEN_BYTES if is_short else 2.0
+    dispatch = operation(token_bytes, scores=CHOICE_BYTES + PROBABILITY_BYTES)
     if parallel.dispatcher == "hybridep":
-        choices = CHOICE_BYTES * inputs.model.num_experts * inputs.own_tokens * parallel.expert
-        choices_s = inputs.collective_s("all_gather", choices, parallel.expert, parallel.expert_tensor)
-    wide = operation(2.0)
-    token_bytes = FP8_TOKEN_BYTES if parallel.dispatch_precision == "fp8" else 2.0
-    dispatch = operation(token_bytes, choices_s, _needs_counts(kernels))
-    return Item(dispatch, wide), Item(wide, wide)
+        choices = CHOICE_BYTES * model.num_experts * shared_by * inputs.own_tokens * ranks
+        dispatch = dispatch._replace(gpu_s=dispatch.gpu_s + inputs.collective_s("all_gather", choices, ranks, 1))
+    return (
+        Item((dispatch._replace(waits=_needs_counts(kernels)),), (operation(2.0, scores=PROBABILITY_BYTES),)),
+        Item((operation(2.0, is_sum=True),), (operation(token_bytes, is_sum=not is_short),)),
+    )
 
 
-def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
+def exchange_s(inputs: StepInputs, number_bytes: float = 2.0) -> float:
     """Return the time to send the tokens of a micro-batch to their experts, without fixed times.
 
     Notes
@@ -306,35 +325,37 @@ def exchange_s(inputs: StepInputs, token_bytes: float = 2.0) -> float:
     A plain all-to-all sends a copy for each expert of a token, the others one for each rank; copies that stay on the
     rank are not sent. Across domains one copy goes to each domain of a token.
     An all-gather sends every token to every rank. Links inside a domain, NICs and the links between pods work at the
-    same time. Beyond the ranks of its table, a deduplicating exchange grows with all copies of a token, that on its own
-    rank among them: from 8 to 16 ranks of a GB200 it takes 1.07 times as long (copies 1.23, remote ones 1.32), from 4
-    to 8 Blackwell GPUs under DeepEP 1.21 times (1.46, 1.70; ai-dynamo/aiconfigurator).
+    same time. Ranks are all GPUs of a group of experts, but for a plain exchange, which sends tokens to one of those
+    that share the matrices of an expert (``MoEFlexTokenDispatcher``, ``MoEAllGatherTokenDispatcher`` of
+    NVIDIA/Megatron-LM 0.16.1). Beyond the ranks of its table, a deduplicating exchange grows with all copies of a
+    token, that on its own rank among them: from 8 to 16 ranks of a GB200 it takes 1.07 times as long (copies 1.23,
+    remote ones 1.32), from 4 to 8 Blackwell GPUs under DeepEP 1.21 times (1.46, 1.70; ai-dynamo/aiconfigurator).
     """
     model, parallel, constants = inputs.model, inputs.parallel, inputs.constants
-    ranks = parallel.expert
+    experts, tokens, domains = parallel.expert, inputs.own_tokens, inputs.num_domains
+    sharing = 1 if parallel.dispatcher == "all_to_all" else parallel.expert_tensor
+    ranks = experts * sharing
     if ranks == 1:
         return 0.0
-    sent = token_bytes * model.expert_dim * inputs.own_tokens
-    domains = max(1.0, ranks / inputs.expert_domain)
+    sent = number_bytes * model.expert_dim * tokens
     if parallel.dispatcher == "all_gather":
-        return inputs.collective_s("all_gather", sent * ranks, ranks, parallel.expert_tensor)
+        return inputs.collective_s("all_gather", sent * ranks, ranks, 1)
     if parallel.dispatcher == "all_to_all":
         sent *= model.top_k
-        inside = min(ranks, inputs.expert_domain)
+        inside = max(1.0, ranks / domains)
         within_s = inputs.tables.collective_s("all_to_all", inputs.link_stretch * sent * inside / ranks, inside)
         curve_us, share = constants.gather_curve_us, constants.all_to_all_nic_share
-        across, between = sent * (1 - 1 / domains), sent * (1 - 1 / inputs.num_pods)
+        across, between = sent * (1 - inside / ranks), sent * (1 - 1 / inputs.num_pods)
     else:
         kernel = inputs.exchange_kernel
-        measured = inputs.tables.ranks_of(kernel)
-        sent_share = 1 - 1 / min(ranks, measured)
-        tokens = inputs.own_tokens
-        each = inputs.link_stretch * ranks_of_token(inputs, ranks) * sent_share * sent / tokens
+        sent_share = 1 - 1 / min(ranks, inputs.tables.ranks_of(kernel), inputs.domain)
+        each = inputs.link_stretch * sharing * ranks_of_token(inputs, experts) * sent_share * sent / tokens
         if kernel == "exchange_deepep":
             within_s = inputs.tables.sent_s(tokens, each, inputs.multiprocessors)
         else:
             within_s = inputs.tables.time_s(kernel, tokens * each)
-        copies = ranks_of_token(inputs, domains)
+        # The GPUs that share the matrices of an expert may fill domains.
+        copies = ranks_of_token(inputs, min(domains, experts)) * max(1.0, domains / experts)
         curve_us, share = constants.exchange_curve_us, constants.deduplicated_nic_share
         across, between = copies * (1 - 1 / domains) * sent, copies * (1 - 1 / inputs.num_pods) * sent
     return max(within_s, inputs.across_s(curve_us, max(across, between / inputs.cluster.network.spine_share), share))

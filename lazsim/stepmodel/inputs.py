@@ -102,9 +102,9 @@ class StepInputs:
         return self.cluster.gpus_per_domain or self.cluster.gpus_per_node * self.cluster.nodes_per_server
 
     @cached_property
-    def expert_domain(self) -> int:
-        """Expert-parallel ranks that fast links join; GPUs that share the matrices of an expert are neighbours."""
-        return max(1, self.domain // self.parallel.expert_tensor)
+    def num_domains(self) -> float:
+        """Domains over which the GPUs of a group of experts spread, 1 or more; neighbours share matrices."""
+        return max(1.0, self.parallel.expert * self.parallel.expert_tensor / self.domain)
 
     @cached_property
     def num_pods(self) -> float:

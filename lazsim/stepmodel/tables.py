@@ -135,7 +135,7 @@ class KernelTables:
         parts = [most, *(1 << halvings for halvings in range(int(math.log2(most)) + 1))]
         return longer * min(part * self.time_s(kernel, part * heads, sequence / part) for part in parts)
 
-    def collective_s(self, kernel: str, num_bytes: float, num_ranks: int) -> float:
+    def collective_s(self, kernel: str, num_bytes: float, num_ranks: float) -> float:
         """Return the time of a collective; beyond the ranks that it was measured over, at its bus bandwidth."""
         ranks = self._grid(kernel).axes[1]
         nearest = min(max(num_ranks, ranks[0]), ranks[-1])
