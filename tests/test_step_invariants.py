@@ -257,6 +257,22 @@ def test_ranks_of_a_sequence_exchange_positions_for_heads_around_a_scan(model, t
         assert sent == pytest.approx(6e6 + 2 * numbers / tensor * 4096 / context * (1 - 1 / context))
 
 
+def test_positions_that_go_for_heads_around_a_scan_are_copied():
+    layout = {"global_batch": 64, "context": 4, "graphs": "full"}
+    inputs = load_inputs("nemotron-3-nano", "dgx-h100", None, layout, 64)
+    parts = 2 * 64 * 64 + 2 * 8 * 128 + 64
+    with_copies = [
+        sum(one.gpu_s for one in some if one.part == "memory") for some in blocks_of(inputs)["state_space"][:2]
+    ]
+    alone = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, context=1, tensor=4, expert=1))
+    without = [sum(one.gpu_s for one in some if one.part == "memory") for some in blocks_of(alone)["state_space"][:2]]
+    # Forward, gate and inputs, groups and time steps are cut by heads, joined and put in order, each read and written;
+    # backward they are put back in order, cut, made contiguous and joined. The output is put in order and joined.
+    moved = [12 * parts + 8 * 64 * 64, 16 * parts + 8 * 64 * 64]
+    expected = [inputs.copy_s(each * 4096 / 4) for each in moved]
+    assert np.subtract(with_copies, without) == pytest.approx(expected)
+
+
 def test_ranks_of_a_sequence_have_whole_heads_of_a_scan():
     with pytest.raises(SpecError, match=r"tensor x context \(64\) must divide 32 state-space heads"):
         load_inputs("qwen3-next-80b-a3b", "dgx-h100", None, {"global_batch": 64, "tensor": 2, "context": 32}, 64)

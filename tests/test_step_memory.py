@@ -152,7 +152,26 @@ def test_four_bits_and_a_scale_for_sixteen_numbers_keep_fewer_bytes_than_eight()
     )
     # Of 48 layers: what two norms give, the output of 32 heads of 128, and of 8 experts inputs and products.
     operands = 48 * (2 * 2048 + 4096 + 8 * (2048 + 768)) * 4096
-    assert eight - four == pytest.approx((1 - 4.5 / 8) * operands)
+    # A scale of 8 bits comes with 32 numbers of eight, and with 16 of four.
+    assert eight - four == pytest.approx(((8 + 8 / 32) - (4 + 8 / 16)) / 8 * operands)
+
+
+@pytest.mark.parametrize(
+    ("precision", "of_weight"),
+    [
+        # One copy along each axis in place of 16 bits, or beside them.
+        ("fp8", 1 + 1),
+        ("mxfp8", 2 * (1 + 1 / 32)),
+        ("fp8_block", 2 + 2 * (1 + 4 / 128)),
+        ("nvfp4", 2 + 2 * (0.5 + 1 / 16)),
+    ],
+)
+def test_weights_have_copies_of_fewer_bits_along_both_axes_and_words_have_none(precision, of_weight):
+    cluster = "gb200-nvl72" if precision in ("mxfp8", "nvfp4") else "dgx-h100"
+    inputs = load_inputs("qwen3-30b-a3b", cluster, None, QWEN | {"precision": precision}, 8)
+    words, weights = 2 * 151936 * 2048, inputs.model.total_params - 2 * 151936 * 2048
+    weights -= 48 * (128 - 128 // inputs.parallel.expert) * 3 * 2048 * 768
+    assert memory_bytes(inputs)["parameters"] == pytest.approx(2 * words + of_weight * weights)
 
 
 def test_parts_of_a_stage_divided_sequences_and_divided_experts_keep_what_published_formulas_say():

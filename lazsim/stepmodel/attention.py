@@ -32,6 +32,11 @@ MERGE_BYTES, MERGE_HALF_BYTES = (4, 6), (4, 3)
 The last rank adds all of its output, and of its gradients those of all queries and of the first half of keys and values
 (``AttnFuncWithCPAndKVP2P`` of NVIDIA/TransformerEngine 2.9)."""
 
+SCAN_COPY_BYTES = ((12, 16), (8, 8))
+"""Bytes for each number that ranks of a sequence exchange before and after a scan, forward and backward: parts of a
+projection are cut by heads, joined and put in order, and gradients cut and joined; the output is put in order and
+joined (``MambaContextParallel`` of NVIDIA/Megatron-LM 0.16.1)."""
+
 
 def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> list[Item]:
     """List the items of an attention block; all tokens are seen where `window` is 0."""
@@ -197,9 +202,12 @@ def _context_exchange(kernels: Kernels, attention: AttentionSpec, core_s: float,
         seconds = [gathered_s, 2 * gathered_s]
     behind = [(1 - 1 / ranks) * core_s, (1 - 1 / ranks) * ratio * core_s]
     hidden = [min(*pair) if parallel.context_exchange == "ring" else 0.0 for pair in zip(seconds, behind, strict=True)]
+    # A ring sends and receives for each further rank, gradients with what they are of. Keys and values are gathered,
+    # and again backward, where their gradients are summed; for heads, queries and output go, too.
+    numbers = {"all_gather": (2, 4), "all_to_all": (4, 4)}.get(parallel.context_exchange, [2 * (ranks - 1)] * 2)
     forward, backward = (
-        kernels.exchange("context_exchange", total_s - hidden_s, hidden_s, 2 * (ranks - 1))
-        for total_s, hidden_s in zip(seconds, hidden, strict=True)
+        kernels.exchange("context_exchange", total_s - hidden_s, hidden_s, number)
+        for total_s, hidden_s, number in zip(seconds, hidden, numbers, strict=True)
     )
     return [Item((forward,), (backward,))]
 
@@ -229,6 +237,7 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
     up = kernels.linear(space.projected_dim / tensor, d_model, tokens)
     down = kernels.linear(d_model, space.inner_dim / tensor, tokens)
     exchange: tuple[Operation, ...] = ()
+    before, after = list[Item](), list[Item]()
     if inputs.parallel.context > 1:
         # Positions go for heads before a scan, as five tensors, and back after it; ranks that share a group have copies
         # (``MambaContextParallel`` of NVIDIA/Megatron-LM). *Assumed* is that a delta rule does alike.
@@ -236,13 +245,15 @@ def state_space_items(kernels: Kernels, space: StateSpaceSpec) -> list[Item]:
         times = space.projected_dim - 2 * space.inner_dim - 2 * space.num_groups * space.state_dim
         widths = space.inner_dim, space.inner_dim, keys, keys, times, space.inner_dim
         exchange = (kernels.exchange("context_exchange", _exchanged_heads_s(inputs, *widths), 0.0, len(widths)),)
-    before = after = []
+        ends = zip(*SCAN_COPY_BYTES, strict=True)
+        copied, copied_back = ((each * sum(widths[:-1]) + last * widths[-1]) / tensor for each, last in ends)
+        before = [kernels.copy(copied, copied_back, 9, 14, tokens)]
     if inputs.parallel.micro_batch > 1:
         # Megatron-LM puts sequences first for the scan and back (``mamba_mixer``); of one sequence both are the same.
         # The copies of a delta rule's inputs are counted with its scan.
         each = 4 * inputs.constants.strided_copy_slowdown / tensor
         projected = each * space.projected_dim
-        before = [kernels.copy(projected, projected, 1, 1, tokens)] if space.kind == "mamba" else []
+        before += [kernels.copy(projected, projected, 1, 1, tokens)] if space.kind == "mamba" else []
         after = [kernels.copy(each * space.inner_dim, 0, 1, 0, tokens)]
     return [
         kernels.norm(), up, *before,

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.memory import PARAM_BYTES, StageParameters
-from lazsim.stepmodel.pipeline import PartTime, Schedule, parts_of_stage
+from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
+from lazsim.stepmodel.memory import PARAM_BYTES, StageParameters, vocabulary_parameters
+from lazsim.stepmodel.pipeline import PartTime, Schedule, StagePart, parts_of_stage
 
 BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK = 40_000_000, 1_000_000
 """Parameters that are exchanged at once: at least, and for each data-parallel rank (NVIDIA/Megatron-LM, DDP)."""
@@ -149,27 +149,60 @@ def slowed_by(inputs: StepInputs, hidden_s: float) -> float:
     return hidden_s * slowdown / (1 - slowdown)
 
 
-def optimizer_s(inputs: StepInputs, params: StageParameters) -> tuple[float, float]:
+def optimizer_s(inputs: StepInputs, params: StageParameters, parts: Sequence[StagePart]) -> tuple[float, float]:
     """Return the time to update the parameters whose states a GPU holds, and that to move these from the host and back.
 
-    Without sharding, it holds those of all its parameters.
+    Without sharding, it holds those of all its parameters. A gradient of 16 bits is copied to fp32 before
+    (``_copy_model_grads_to_main_grads`` of NVIDIA/Megatron-LM 0.16.1). Of all its parameters, buffers of gradients are
+    zeroed, and copies in fewer bits are made.
     """
-    parallel, model, owned = inputs.parallel, inputs.model, params
-    if parallel.sharding != "none":
-        owned = StageParameters(params.dense / inputs.dense_copies, params.expert / inputs.expert_copies)
-    rate = inputs.gpu.moved_bytes_per_s
+    parallel, rate = inputs.parallel, inputs.gpu.moved_bytes_per_s
+    owners = (1, 1) if parallel.sharding == "none" else (inputs.dense_copies, inputs.expert_copies)
+    owned = StageParameters(params.dense / owners[0], params.expert / owners[1])
     moved_bytes = inputs.constants.optimizer_bytes_per_param
     if parallel.state_bytes == PARAM_BYTES:
         # Half of each number, and there are no weights beside the parameters to write.
         moved_bytes = (moved_bytes - PARAM_BYTES) / 2
-    seconds = moved_bytes * math.fsum(owned) / rate
+    elif parallel.gradient_bytes == PARAM_BYTES:
+        moved_bytes += PARAM_BYTES + 4
+    words = vocabulary_parameters(inputs.model, parallel, parts)
+    zeroed = parallel.gradient_bytes * math.fsum(params) if parallel.sharding != "full" else 0.0
+    copied = (PARAM_BYTES + 2 * OPERAND_BYTES[parallel.precision]) * (math.fsum(params) - words) * inputs.quantised
+    seconds = (moved_bytes * math.fsum(owned) + zeroed + copied) / rate
     if parallel.optimizer == "muon":
-        expert = sorted((model.expert_dim, model.d_ff_expert))
-        for number, (narrow, wide) in zip(owned, ((model.d_model, model.d_model), expert), strict=True):
-            # An update is made orthogonal by its square, the square of that and a product.
-            twice, once = (inputs.tables.time_s("matmul_bf16", narrow, narrow, inner) for inner in (wide, narrow))
-            seconds += number / (narrow * wide) * (NEWTON_SCHULZ_ITERATIONS * (2 * twice + once))
+        dense_s, expert_s = orthogonal_s(inputs)
+        seconds += (params.dense - words) / owners[0] * dense_s + owned.expert * expert_s
     moved = 0.0
     if "optimizer" in parallel.offloaded:
         moved = 2 * parallel.optimizer_bytes * math.fsum(owned)
     return seconds, moved / inputs.cluster.host.link_bytes_per_s
+
+
+def orthogonal_s(inputs: StepInputs) -> list[float]:
+    """Return the time in which Muon makes updates orthogonal, for each dense parameter but words, and of an expert.
+
+    Matrices that one matmul joins, gate and up, are one (``TensorParallelMuon`` of NVIDIA/Megatron-LM 0.16.1); ranks
+    that divide a matrix share the work.
+    """
+    model, times_s = inputs.model, []
+
+    def feed_forward(number: int, width: int, inner: int) -> list[tuple[int, int, int]]:
+        return [(number, (model.matrices_per_expert - 1) * inner, width), (number, inner, width)]
+
+    dense = feed_forward(model.num_moe_layers, model.d_model, model.shared_dim)
+    dense += feed_forward(model.num_dense_layers, model.d_model, model.d_ff_dense)
+    if (heads := model.attention) is not None:
+        sizes = [(outputs, read) for outputs, read, _ in heads.projections(model.d_model)]
+        dense += [(model.attention_layers, *size) for size in (*sizes, (heads.output_dim, model.d_model))]
+    if (space := model.state_space) is not None:
+        dense += [(space.num_layers, each, model.d_model) for each in (space.projected_dim, space.inner_dim)]
+    for matrices in (dense, feed_forward(1, model.expert_dim, model.d_ff_expert)):
+        seconds = params = 0.0
+        for number, rows, columns in matrices:
+            # An update is made orthogonal by its square, the square of that and a product.
+            narrow, wide = sorted((rows, columns))
+            twice, once = (inputs.tables.time_s("matmul_bf16", narrow, narrow, inner) for inner in (wide, narrow))
+            seconds += number * NEWTON_SCHULZ_ITERATIONS * (2 * twice + once)
+            params += number * narrow * wide
+        times_s.append(seconds / params)
+    return times_s

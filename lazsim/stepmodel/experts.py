@@ -368,7 +368,7 @@ def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
     inner = model.d_ff_expert / parallel.expert_tensor
     widths = {"expert_input": model.expert_dim, "expert_activation": (model.matrices_per_expert - 1) * inner}
     moved = math.fsum(
-        (OPERAND_BYTES.get(parallel.precision, 1.0) if name == "expert_input" else 2) * width
+        (OPERAND_BYTES[parallel.precision] if name == "expert_input" else 2) * width
         for name, width in widths.items()
         if name in parallel.offloaded
     )

@@ -27,9 +27,9 @@ UNMEASURED = (
 MULTIPROCESSORS = {"deepep": 20, "hybridep": 16}
 """Those of a GPU that a dispatcher takes by default (``TransformerConfig`` of NVIDIA/Megatron-LM 0.16)."""
 
-OPERAND_BYTES = {"bf16": 2.0, "nvfp4": 0.5625}
-"""Bytes of a number of the operand that a matmul keeps for its gradient, where it is not 1: four bits have a scale of 8
-for each 16 numbers (arXiv 2509.25149)."""
+OPERAND_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp8_block": 1 + 4 / 128, "mxfp8": 1 + 1 / 32, "nvfp4": 0.5 + 1 / 16}
+"""Bytes of a number of the operand that a matmul keeps for its gradient, with its scale: of 4 bytes for 128 numbers, or
+1 for 32 (OCP MX specification) or, in four bits, for 16 (arXiv 2509.25149)."""
 
 LONG_BYTES, FASTER_LINKS = 2**29, 1.25
 """A message at the rate of links; and the ratio of their measured rate to a cluster's from which bytes take longer in

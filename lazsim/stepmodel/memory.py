@@ -16,6 +16,10 @@ from lazsim.stepmodel.pipeline import StagePart, parts_of, parts_of_stage
 
 PARAM_BYTES = 2
 
+SHORT_PARAMETERS = ("fp8", "mxfp8")
+"""Precisions whose parameters have 8 bits themselves; others have copies beside those of 16 (``fp8_param_gather`` of
+the precisions of NVIDIA-NeMo/Megatron-Bridge 0.6.2). Matmuls read a copy along each axis."""
+
 LOGIT_BYTES, SOFTMAX_BYTES = 2, 4
 """Logits in 16 bits, which go with the loss, and their softmax in fp32, which stays and becomes their gradient."""
 
@@ -95,6 +99,12 @@ def stage_parameters(params: Sequence[StageParameters], parallel: ParallelSpec) 
         StageParameters(math.fsum(params[part].dense for part in some), math.fsum(params[part].expert for part in some))
         for some in (parts_of_stage(parallel, stage) for stage in range(parallel.pipeline))
     ]
+
+
+def vocabulary_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[StagePart]) -> float:
+    """Count the parameters on a GPU of parts that are embeddings and heads."""
+    words = [tuple(item for item in part if item[0] in ("embedding", "head")) for part in parts]
+    return math.fsum(held.dense for held in part_parameters(model, parallel, words))
 
 
 def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, float]:
@@ -189,6 +199,9 @@ def _stage_bytes(
         parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * divided
         # Weights in fp32 are among the states of the optimizer.
         parameters += PARAM_BYTES * divided if parallel.state_bytes == PARAM_BYTES else 0.0
+    elif inputs.quantised and parallel.sharding != "full":
+        copies = 2 * OPERAND_BYTES[parallel.precision] - PARAM_BYTES * (parallel.precision in SHORT_PARAMETERS)
+        parameters += copies * (held - vocabulary_parameters(inputs.model, parallel, parts))
     return {
         "parameters": parameters,
         "gradients": gradients,
@@ -255,7 +268,7 @@ def _kept_bytes(inputs: StepInputs) -> Mapping[str, Sequence[tuple[float, str]]]
     """Return the bytes that a block keeps for its backward pass, for each token of a GPU, by module if one has them."""
     model, parallel = inputs.model, inputs.parallel
     # A norm keeps its input; a matmul its operand, in the precision of the matmul.
-    operand = OPERAND_BYTES.get(parallel.precision, 1.0)
+    operand = OPERAND_BYTES[parallel.precision]
     width = float(model.d_model)
     normed: list[tuple[float, str]] = [(ACTIVATION_BYTES * width, ""), (operand * width, "norm")]
     heads: list[tuple[float, str]] = normed

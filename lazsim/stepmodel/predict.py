@@ -160,8 +160,10 @@ class StepModel:
         return StepTime(step_s, tokens, tokens * flop_per_token(inputs) / peak, *by_part, schedule)
 
     def _once_s(self) -> tuple[float, float]:
-        """Return the time of the optimizer, and that to move its states, on the stage with most parameters."""
-        return optimizer_s(self.inputs, max(stage_parameters(self.params, self.inputs.parallel), key=math.fsum))
+        """Return the time of the optimizer, and that to move its states, on the stage where it takes longest."""
+        held = stage_parameters(self.params, self.inputs.parallel)
+        stages = [tuple(self.parts[part] for part in parts_of_stage(self.inputs.parallel, n)) for n in range(len(held))]
+        return max(optimizer_s(self.inputs, *stage) for stage in set(zip(held, stages, strict=True)))
 
     def _sum(self, part: StagePart, name: str) -> float:
         return math.fsum(count * getattr(self.layers[layer], name) for layer, count in part)
