@@ -188,7 +188,7 @@ UNIFORM = ("--nodes", 3, "--slots", 2, "--experts", 3)
         ((*REPLICAS, "--lose", "a"), "--lose a: 'a' is no whole number"),
         ((*REPLICAS, "--lose", ""), "--lose '': give a value, or leave it out"),
         ((*REPLICAS, "--lose", "1", "--model", "gtp-s"), "did you mean 'gpt-s'?"),
-        ((*REPLICAS, "--layer", 1), "--layer 1: layers are 0 to 0"),
+        ((*REPLICAS, "--layer", 1), "--layer 1: there is one layer, 0; --layers or a --model makes more"),
         ((*UNIFORM, "--loads", "1,-2,3"), "'-2' is no number of tokens"),
         ((*UNIFORM, "--loads", "1,nan,3"), "'nan' is no number of tokens"),
         ((*UNIFORM, "--loads", "0,0,0"), "no expert has any tokens"),

@@ -47,6 +47,12 @@ def test_a_model_has_the_experts_and_layers(answered):
     assert len(by_model["mro"]["per_layer"]) == 12
 
 
+@pytest.mark.parametrize("given", [("--experts", 16), ("--replicas", "2,2,2"), ("--loads", "60,30,10")])
+def test_a_model_beside_what_says_how_many_experts_there_are_is_refused(refused, given):
+    said = f"--model has no effect: {given[0]} says how many experts there are; leave one of them out"
+    assert said in refused("recovery", "--model", "gpt-s", "--nodes", 3, "--slots", 2, *given)
+
+
 def test_by_default_failures_end_where_no_plan_survives(answered):
     found = answered(
         "recovery", "--nodes", 6, "--slots", 1, "--replicas", "3,3", "--policy", "mro", "--policy", "random"

@@ -53,13 +53,17 @@ def command(
     where --domains or the cluster has them. --out writes
     recovery.json, report.html, and recovery, failure-sets and placement-map as .png and .pdf.
     """
+    from lazsim.errors import LazsimError
     from lazsim.files.faults import check_lenient
     from lazsim.output.recovery import reliability_files, reliability_parts, reliability_report
     from lazsim.reliability.failure_scenarios import build_scenarios
     from lazsim.reliability.survival import assess_plans
-    from lazsim.reliability.task import build_task
+    from lazsim.reliability.task import build_task, expert_source
 
     check_lenient(planning["lenient"], planning["loads"], failures_from)
+    source = expert_source(*(planning[name] for name in ("replicas", "experts", "loads", "model")))
+    if planning["model"] is not None and source != "model":
+        raise LazsimError(f"`model` has no effect: `{source}` says how many experts there are; leave one of them out")
     task = build_task(**planning)
     scenarios = build_scenarios(
         task.num_nodes,

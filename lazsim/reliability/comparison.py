@@ -160,7 +160,9 @@ def compare_plans(
     {'spread': [[0, 2], [1, 2], [2, 2]]}
     """
     if layer is not None and layer >= len(task.load_LE):
-        raise SpecError(f"`layer` {layer}: layers are 0 to {len(task.load_LE) - 1}")
+        most = len(task.load_LE) - 1
+        known = f"layers are 0 to {most}" if most else "there is one layer, 0; `layers` or a `model` makes more"
+        raise SpecError(f"`layer` {layer}: {known}")
     lost = _checked_nodes(lose, task.num_nodes)
     is_moving = bool(lost) or task.old is not None
     state_bytes = load_spec(ModelSpec, model, "model").expert_state_bytes if is_moving else 0

@@ -137,10 +137,10 @@ def build_task(
             np.array([replicas]), **shape, min_replicas=min(replicas), inputs={"replicas": list(replicas)} | inputs,
             notes=("loads are taken to be in proportion to the replicas given",),
         )  # fmt: skip
-    origin = "loads" if experts is None else "experts"
-    if model is not None and experts is None and (loads is None or _is_made(loads)):
-        of_model = load_spec(ModelSpec, model, "model")
-        origin, experts, layers = "model", of_model.num_experts, layers or of_model.num_moe_layers
+    origin = expert_source(replicas, experts, loads, model)
+    if origin == "model":
+        of_model = load_spec(ModelSpec, str(model), "model")
+        experts, layers = of_model.num_experts, layers or of_model.num_moe_layers
     found = get_loads(UNIFORM if loads is None else loads, experts, layers, step, seed, lenient)
     num_layers, num_experts = found.load_LE.shape
     _require_divisor(groups, num_experts)
@@ -165,6 +165,17 @@ def build_task(
         replicas_LE, **shape, load_LE=found.load_LE, min_replicas=least,
         has_layers=found.has_layers, is_drawn=is_drawn, inputs=inputs, notes=notes,
     )  # fmt: skip
+
+
+def expert_source(
+    replicas: Sequence[int] | None, experts: int | None, loads: str | Sequence[float] | None, model: str | None
+) -> str:
+    """Return the parameter of `build_task` that says how many experts there are."""
+    if replicas is not None:
+        return "replicas"
+    if experts is not None:
+        return "experts"
+    return "model" if model is not None and (loads is None or _is_made(loads)) else "loads"
 
 
 def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:

@@ -220,12 +220,13 @@ def _advise(
     if best in untested:
         remarks = [*remarks, UNTESTED_NOTE]
     # Tables show what is paid also where that is too late.
-    rows = {one: tuple(search.rows[one, None].values()) for one in finalists if (one, None) in search.rows}
     ranking = [
         replace(one, mean=mean_over_seeds(goal.values(search.rows[one.name, None])))
         for one in search.rank(finalists, best)
     ]
     off = list(_look_around(question, search, best, num_seeds))
+    shown = dict.fromkeys([*finalists, *(one.alternative for one in off)])
+    rows = {one: tuple(search.rows[one, None].values()) for one in shown if (one, None) in search.rows}
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]
     rivals += [
         one.alternative for one in off if search.is_better(best, one.alternative) and one.alternative not in rivals

@@ -66,7 +66,7 @@ class Advice:
     starts: Mapping[Choice, Start]
     """Seconds of a step, of a save and between failures, by choice."""
     rows: Mapping[Alternative, Sequence[RunRow]]
-    """The runs of each alternative of the ranking, as those of a sweep."""
+    """The runs of each alternative of the ranking, and of those beside the best, as those of a sweep."""
     rounds: tuple[Round, ...]
     """Rounds of the race."""
     num_runs: int
@@ -94,7 +94,7 @@ class Advice:
         return "late" if self.goal.is_late(self.rows[one]) else ""
 
     def layout(self, one: Alternative) -> str | None:
-        """Return the layout with which the steps of an alternative of the ranking are computed, if any."""
+        """Return the layout with which the steps of an alternative that has runs are computed, if any."""
         layout: str | None = self.rows[one][0].get("layout")
         return layout
 
@@ -103,7 +103,7 @@ class Advice:
 
         def describe(one: Alternative) -> dict[str, Any]:
             steps = {"interval_steps": one.interval_steps, "interval_s": self.seconds(one)}
-            return {**dict(one.choice), **steps}
+            return {**dict(one.choice), **steps, "layout": self.layout(one)}
 
         def ranked(one: Ranked[Alternative]) -> dict[str, Any]:
             measured = {**one.mean.named("value"), **one.behind.named("behind")}
@@ -112,8 +112,7 @@ class Advice:
                 measured["misses_deadline"] = self.goal.is_late(self.rows[one.name])
             if loses_too_much(self.rows[one.name]):
                 measured["loses_too_many_updates"] = True
-            told = {"layout": self.layout(one.name), "num_seeds": one.num_seeds}
-            return {**describe(one.name), **told, **measured, "is_tie": one.is_tie}
+            return {**describe(one.name), "num_seeds": one.num_seeds, **measured, "is_tie": one.is_tie}
 
         of_best = {name: self.mean(name).value for name in ("goodput_samples_per_s", "ettr")}
         formulas = {**vars(self.formulas), "found_s": self.formulas.found_s.value, "reasons": self.formulas.reasons}
