@@ -53,7 +53,7 @@ def simulate(
         What happens to the nodes: a trace, a file of node events, or a recipe, also by name or as a ``.toml`` file;
         see `lazsim.trace.recipes.change_recipe`.
     systems
-        Names of systems.
+        Names of systems, ``path.py:object`` for your own, or ``all``.
     placements
         Placement policies: names, or ``path.py:function``. Systems with flexible dispatch run once with each, and
         the plans of all runs are scored by the probability that every expert survives the next failure; see
