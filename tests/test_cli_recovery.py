@@ -149,6 +149,16 @@ def test_batches_of_a_trace_weigh_numbers_of_failures(answered, trace):
     assert found["policies"]["mro"]["trace_recovery_prob"] == pytest.approx((1 + 4 / 6) / 2)
 
 
+def test_a_page_calls_nothing_exact_where_only_failures_of_each_node_are_sampled(lazsim, tmp_path):
+    # Every expert is on two nodes, so that one failure is survived for sure; nodes that fail by themselves are drawn.
+    plan = ("--nodes", 4, "--slots", 2, "--replicas", "2,2,2,2", "--policy", "mro", "--failures", 1)
+    for options, said in (((), "Sampled; half"), (("--method", "exact"), "Exact for plans as placed")):
+        drawn = options or ("--method", "montecarlo")
+        code, _, err = lazsim("recovery", *plan, *drawn, "--node-fail-prob", "0.1,0.2,0.3,0.4", "--out", tmp_path)
+        assert code == 0, err
+        assert said in (tmp_path / "report.html").read_text()
+
+
 def test_batches_that_are_too_large_are_capped_and_noted(lazsim, trace):
     _, out, err = lazsim("recovery", "--nodes", 1, "--slots", 2, "--experts", 2, "--failures-from", trace, "--json")
     assert json.loads(out)["trace"] == {

@@ -133,8 +133,8 @@ class PlanReliability:
 
 def _mean(found: Sequence[SurvivalEstimate], weights: npt.NDArray[Any]) -> SurvivalEstimate:
     values = np.array([(one.recovery_prob, one.ci_low, one.ci_high) for one in found])
-    # Differences from one of them, so that a mean of what is certain is so, too, and never 1 less its rounding.
-    mean = values[0] + weights @ (values - values[0]) / weights.sum()
-    prob, ci_low, ci_high = np.minimum(mean, 1.0).tolist()
+    mean = weights @ values / weights.sum()
+    # Rounding would make what is certain 1e-16 less than that.
+    prob, ci_low, ci_high = mean.clip(values.min(axis=0), values.max(axis=0)).tolist()
     is_exact = all(one.method == "exact" for one in found)
     return SurvivalEstimate(prob, ci_low, ci_high, "exact" if is_exact else "montecarlo")

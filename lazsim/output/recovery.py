@@ -66,15 +66,14 @@ def reliability_files(report: ReliabilityReport) -> dict[str, bytes]:
 
 def reliability_report(report: ReliabilityReport) -> Report:
     """Return what the page says: the policies that differ most at some number of failures."""
-    curves = {name: found.curve for name, found in report.policies.items()}
     probs = [_as_placed(found) for found in report.policies.values()]
     probs_PF = np.array([prob_F for prob_F, _ in probs])
     spread_F = np.ptp(probs_PF, axis=0)
     # Where all agree, the first number of failures that may lose an expert says most.
     column = int(np.argmax(spread_F if spread_F.any() else probs_PF[0] < 1))
-    names, prob_P = list(curves), probs_PF[:, column]
+    names, prob_P = list(report.policies), probs_PF[:, column]
     told = [format_prob(prob_F[column], certain=certain_F[column]) for prob_F, certain_F in probs]
-    failed, unit = next(iter(curves.values())).failures[column], report.scenarios.unit
+    failed, unit = report.scenarios.failures[column], report.scenarios.unit
     best, worst = int(prob_P.argmax()), int(prob_P.argmin())
     failing = f"{failed} {unit} fail together" if failed > 1 else f"1 {unit.removesuffix('s')} fails"
     answer = f"When {failing}, every expert survives with probability {told[best]} under "
@@ -82,12 +81,11 @@ def reliability_report(report: ReliabilityReport) -> Report:
         answer += f"{names[best]}, and {told[worst]} under {names[worst]}"
     else:
         answer += names[best] if len(names) == 1 else "each policy"
-    widest = max(float((curve.ci_high - curve.ci_low).max()) for curve in curves.values()) / 2
-    sure = (
-        f"Sampled; half of the widest 95 % interval is {widest:.2g}."
-        if widest
-        else "Exact: no set of failures is sampled."
-    )
+    found = (one for each in report.policies.values() for one in (each.curve, each.trace, each.nodes) if one)
+    widest = max(float(np.max(one.ci_high - one.ci_low)) for one in found) / 2
+    sure = f"Sampled; half of the widest 95 % interval is {widest:.2g}."
+    if not widest:
+        sure = "Exact for plans as placed: no set of failures is sampled."
     return Report(
         f"Do the experts survive on {counted(report.task.num_nodes, 'node')}?",
         f"{answer}.",

@@ -83,7 +83,7 @@ def run_report(result: RunResult) -> Report:
     trains = f"{best.name} keeps {best.goodput_samples_per_s:.2f} samples/s"
     trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in rivals)
     if best.samples_error:
-        trains += f" (95 % interval +- {best.samples_error:.1%} for plans that were sampled)"
+        trains += f" (95 % interval +- {best.samples_error:.2%} for plans that were sampled)"
     if best.lost_token_share:
         trains += f", of which {best.lost_token_share:.2%} lost their updates of experts"
     trains += f"; {best.ettr:.1%} of its time is productive (ETTR)"

@@ -177,7 +177,8 @@ def recovery_prob(
             f"BatchFailures([...]), with numbers of {unit} that fail together, found {type(model).__name__}"
         )
     found, found_by = _curve(sets, counts, method, rng, half_width)
-    prob, ci_low, ci_high = (min(float((values * weights).sum()), 1.0) for values in found)
+    # Rounding would make what is certain 1e-16 less than that.
+    prob, ci_low, ci_high = (float((each * weights).sum().clip(each.min(), each.max())) for each in found)
     return SurvivalEstimate(prob, ci_low, ci_high, found_by)
 
 
