@@ -26,7 +26,7 @@ from lazsim.costmodel.measured import (
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, own_profile, read_profile
 from lazsim.costmodel.step import CostModel, KernelCosts
-from lazsim.engine.default_job import DEFAULT_JOB, NUM_PARTS, JobChoice, default_job
+from lazsim.engine.default_job import DEFAULT_JOB, JobChoice, default_job
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.sampling import PLANNINGS
@@ -367,6 +367,8 @@ class _Resolution:
             duration_s = _seconds(asked["duration"])
             if duration_s is not None and not 0 < duration_s <= LONGEST_S:
                 raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
+        with self._naming("spare_start"):
+            spare_start_s = _seconds(asked["spare_start"]) or 0.0
         # A file that is missing is told before seconds go into the search for a layout.
         trace = self._trace(duration_s)
 
@@ -380,9 +382,8 @@ class _Resolution:
         step = spec(StepConstants, asked["step"])
         has_profile, chosen = asked["profile"] is not None, None
         if asked["job"] is None and gpu.kernels and not has_profile:
-            most_nodes, nodes = self._nodes_in_service(trace) or (cluster.num_nodes, (cluster.num_nodes,))
-            sized = msgspec.structs.replace(cluster, num_nodes=most_nodes)
-            chosen = default_job(JobChoice(model, gpu, sized, nodes, msgspec.json.encode(step, order="sorted")), system)
+            choice = JobChoice(model, gpu, cluster, msgspec.json.encode(step, order="sorted"))
+            chosen = default_job(self._on_trace(choice, trace, spare_start_s), system)
         why_no_layout = str(chosen) if isinstance(chosen, SpecError) else ""
         job = spec(JobSpec, asked["job"] or (chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB))
         if isinstance(chosen, JobSpec) and job.parallel is None:
@@ -398,8 +399,6 @@ class _Resolution:
         profile = asked["profile"]
         if profile is None and job.parallel is None and job.times is None and not changes["model"]:
             profile = self._once(own_profile, asked["gpu"] or cluster.gpu, asked["model"])
-        with self._naming("spare_start"):
-            spare_start_s = _seconds(asked["spare_start"]) or 0.0
         with self._naming("price"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
         is_even = job.parallel is not None and not changes["routing"]
@@ -526,23 +525,22 @@ class _Resolution:
         with self._naming("trace"):
             return self._reads.check(shared_trace, source, path)
 
-    def _nodes_in_service(self, source: TraceInput | None) -> tuple[int, tuple[int, ...]] | None:
-        """Return the most nodes of the trace that train at once, and how many do, each number for as long as any other.
+    def _on_trace(self, choice: JobChoice, source: TraceInput | None, spare_start_s: float) -> JobChoice:
+        """Return a choice for the nodes of a trace, where some are known.
 
-        None where none are known. All seeds of a trace have the nodes of seed 0, so that a run has the same layout
-        alone and in a study.
+        All seeds of a trace have the nodes of seed 0, so that a run has the same layout alone and in a study.
         """
         if source is None:
-            return None
+            return choice
         made, path = self._asked["trace"], self._paths.get("trace")
         if not isinstance(made, Trace):
             made = self._once(shared_trace, msgspec.structs.replace(source, seed=0), path)
-        wall_s = source.duration_s or made.duration_s
-        most_nodes = made.most_nodes(wall_s or math.inf) - self._asked["spares"]
-        parts = made.typical_nodes(wall_s, NUM_PARTS).tolist() if wall_s else []
-        # All layouts train nothing without a node, so that such times do not tell them apart.
-        nodes = [min(number, most_nodes) for number in parts if number > 0] or [most_nodes]
-        return (most_nodes, tuple(nodes)) if most_nodes > 0 else None
+        num_spares, wall_s = self._asked["spares"], source.duration_s or made.duration_s
+        if (most_nodes := made.most_nodes(wall_s or math.inf) - num_spares) <= 0:
+            return choice
+        sized = msgspec.structs.replace(choice.cluster, num_nodes=most_nodes)
+        spares = Spares(most_nodes, spare_start_s) if num_spares else NO_SPARES
+        return choice._replace(cluster=sized, trace=made, wall_s=wall_s, spares=spares)
 
     def _routing(self, name: str, model: ModelSpec) -> RoutingInput:
         reading = {key: self._asked[key] for key in ("lenient", "layers_from")}

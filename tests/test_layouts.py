@@ -366,18 +366,6 @@ def test_a_layout_is_chosen_for_the_nodes_of_the_trace_and_not_for_those_of_the_
     assert spared == resolve(settings | {"cluster": "h100x2"}).job.parallel
 
 
-def test_the_layout_of_a_trace_is_one_that_fits_where_most_of_its_time_is():
-    # A replica of 16 nodes does not fit whole optimizer states twice, nor on fewer nodes than 32: see its memory.
-    names = " ".join(f"n{index}" for index in range(32))
-    half = " ".join(f"n{index}" for index in range(16))
-    brief = trace((0, "add", names), (10, "remove", half), (900, "add", "x"))
-    settings = {"model": "qwen3-235b-a22b", "cluster": "h100x16", "system": "oobleck"}
-    chosen = resolve(settings | {"trace": brief})
-    # Most of the time 16 nodes are there: two replicas of eight, where 32 nodes alone would have two of 16.
-    assert chosen.costs().grid.replica_nodes == 8
-    assert even_memory(chosen, 16).total < chosen.gpu.memory_bytes
-
-
 def test_a_trace_that_has_no_node_at_first_has_the_layout_of_the_nodes_that_come():
     late = trace((600, "add", "a b c d"))
     settings = {"model": "qwen3-30b-a3b", "cluster": "h100x4", "system": "lazarus"}

@@ -15,10 +15,11 @@ from lazsim.reliability.comparison import compare_plans
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
+from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, load_spec
 from lazsim.study.notes import count_notes, profile_notes
 from lazsim.study.sensitivity import sensitivity
-from lazsim.study.simulation import simulate
+from lazsim.study.simulation import simulate, simulate_scenarios
 from lazsim.study.sweep.run import run_sweep
 from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace import read_trace
@@ -362,15 +363,16 @@ def share_of_steps(run, until_s):
 
 def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_and_their_share():
     # Replicas of two nodes keep a state once on 12 nodes, and again on 2, where each GPU has six times the share of it.
-    # So short a time on two nodes does not decide the layout.
+    # The layout of other nodes stays, which all are there all the time.
     lost = [Event(395_000.0, "remove", f"n{index}") for index in range(10)]
-    settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "systems": ["checkpoint"], "interval": 100}
-    result = simulate(nodes_at(0.0, 12, 400_000.0, *lost), **settings)
+    settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "interval": 100}
+    chosen = resolve(settings | {"system": "checkpoint", "trace": nodes_at(0.0, 12)})
+    result = simulate_scenarios([chosen.under(nodes_at(0.0, 12, 400_000.0, *lost))])
     late = 1 - share_of_steps(result.runs[0], until_s=3.95e5)
     told = f"does not fit on 2 nodes ({late:.1%} of the time of steps): deepseek-v2-lite takes"
     (note,) = [note for note in result.notes if told in note]
     assert "the layout was chosen for the whole trace: `lazsim step --search --out` finds others for `job`" in note
-    assert "does not fit" not in " ".join(simulate(nodes_at(0.0, 12), **settings).notes)
+    assert "does not fit" not in " ".join(simulate_scenarios([chosen]).notes)
 
 
 def test_notes_that_differ_in_numbers_only_are_told_once():

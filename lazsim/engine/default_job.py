@@ -1,4 +1,4 @@
-"""The job of a run that gives none: the model's own or a usual one, by what trains most on the nodes of the trace."""
+"""The job of a run that gives none: the model's own or a usual one, by what trains most on the trace."""
 
 import contextlib
 import functools
@@ -13,10 +13,15 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.step import NodeLayout
+from lazsim.engine.interval import interval_steps
 from lazsim.engine.layout import LayoutCosts, grid_of, layout_costs, padding
+from lazsim.engine.nodes import NO_SPARES, Spares
+from lazsim.engine.plan_reliability import count_losses
+from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems.system import System
 from lazsim.errors import LazsimError, SpecError
 from lazsim.placement.plan import Ints
+from lazsim.routing.loading import UNIFORM, load_routing
 from lazsim.specs import (
     ClusterSpec,
     GpuSpec,
@@ -32,18 +37,22 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
 from lazsim.stepmodel.predict import Layers, StepModel
 from lazsim.stepmodel.search import fastest, layouts_tried, needed_bytes, none_fits, usable_bytes
+from lazsim.trace.table import Trace
 
 DEFAULT_JOB = "testbed-a"
 """The job of a model without one of its own."""
 
 NUM_PARTS = 32
-"""Parts of a run, each with its number of nodes: what lasts less than about a thirtieth of it may count nothing."""
+"""Equal parts of the time, each with its number of nodes, by which candidates are ordered."""
+
+MOST_CHANGES = 256
+"""Instants at which nodes change up to which candidates are simulated: about a tenth of a second each."""
 
 NUM_KEPT = 8
-"""Choices whose layouts are kept, a few MiB each: those of the systems of a run follow each other."""
+"""Searches kept, a few MiB each: the systems of a run follow each other."""
 
-PLAIN = System("plain", "trains, and keeps nothing for failures")
-"""Stands for all systems that add nothing to what training needs."""
+PLAIN, WHOLE = (System("plain", "adds nothing", recovers_from_peers=is_whole) for is_whole in (False, True))
+"""Stand for all systems that add nothing to what training needs, and for those that add whole optimizer states."""
 
 
 class JobChoice(NamedTuple):
@@ -52,11 +61,13 @@ class JobChoice(NamedTuple):
     model: ModelSpec
     gpu: GpuSpec
     cluster: ClusterSpec
-    """With the most nodes that the trace has at once."""
-    nodes: tuple[int, ...]
-    """Numbers of nodes that it has, from 1 on, ascending, each for as long as any other; see `Trace.typical_nodes`."""
+    """With the most nodes that train at once."""
     step: bytes
     """The `StepConstants` as JSON, which can be hashed."""
+    trace: Trace | None = None
+    wall_s: float = 0.0
+    """What happens to the nodes, and for how long; without any, all are there all the time."""
+    spares: Spares = NO_SPARES
 
     def costs(self, job: JobSpec, system: System) -> LayoutCosts:
         """Return the costs of a job with a layout under a system."""
@@ -64,21 +75,45 @@ class JobChoice(NamedTuple):
         constants = msgspec.json.decode(self.step, type=StepConstants)
         return layout_costs(job.parallel.trained(self.model), self.gpu, self.cluster, job, constants, system)
 
-    def filled(self, replica_nodes: int) -> list[int]:
-        """Return the numbers of nodes that whole model replicas fill, ascending."""
-        sizes = {*self.nodes, self.cluster.num_nodes}
-        return sorted({size - size % replica_nodes for size in sizes} - {0})
+    def nodes(self, end_s: float) -> list[int]:
+        """Return numbers of nodes that train until a time, ascending, each for as long as any other."""
+        most_nodes = self.cluster.num_nodes
+        parts = self.trace.typical_nodes(end_s, NUM_PARTS).tolist() if self.trace is not None and end_s else []
+        # All layouts train nothing without a node, so that such times do not tell them apart.
+        return [min(number, most_nodes) for number in parts if number > 0] or [most_nodes]
 
-    def holds_two(self, costs: LayoutCosts) -> bool:
-        """Tell whether the median number of nodes holds two model replicas."""
-        return 2 * costs.grid.replica_nodes <= self.nodes[len(self.nodes) // 2]
+    def simulated_s(self) -> float:
+        """Return how much of the time is simulated; nothing where no node is lost."""
+        if self.trace is None or not self.trace.nodes_lost(self.wall_s):
+            return 0.0
+        later_s: list[float] = np.unique(self.trace.time_s)[MOST_CHANGES:].tolist()
+        return min(self.wall_s, *later_s[:1], math.inf)
 
 
-class FittingJob(NamedTuple):
-    """A job, and the fewest nodes of whole model replicas from which on it fits."""
+@functools.lru_cache(maxsize=256)
+def default_job(choice: JobChoice, system: System) -> JobSpec | SpecError:
+    """Return the job with which a system trains most on the nodes of a trace; an error says why there is none.
 
-    job: JobSpec
-    fewest_nodes: int
+    Notes
+    -----
+    Candidates are the fastest layouts on the most nodes, one for each number of nodes of a model replica and each
+    fewest on which it fits, with 16 sequences for each GPU of whole replicas. The system is simulated on the trace with
+    them: under even loads, with the interval between checkpoints that is published for it, or Young's. Those that fit
+    into memory wherever they train come first, and of these the one that trains most. After `MOST_CHANGES`, times count
+    by their nodes, and failures as much as until then.
+
+    What candidates train without failures orders them, and ends the search when no other can be better: systems that go
+    on with nodes of no whole replica may pass it. Where no node is lost, that decides, but that systems which recover
+    from other nodes, other than by stages, take a layout of which the median of nodes holds two replicas, if any.
+
+    All systems have the job that is named as the model if one that keeps no states trains most by it, on a median of
+    nodes that holds two replicas.
+    """
+    try:
+        search = _search_of(choice)
+        return search.own_job or search.best(system.quickly(), search.candidates(system))
+    except SpecError as error:
+        return error
 
 
 def named_job(name: str, choice: JobChoice) -> JobSpec | None:
@@ -93,67 +128,162 @@ def named_job(name: str, choice: JobChoice) -> JobSpec | None:
     except SpecError:
         # The tables lack a kernel of the model or of the layout.
         return None
-    return job if _fewest_nodes(costs, PLAIN, choice.filled(costs.grid.replica_nodes)) else None
+    used = PLAIN.usable_nodes(costs, choice.cluster.num_nodes)
+    return job if used and _needed_bytes(costs, PLAIN, used) <= usable_bytes(costs.inputs) else None
 
 
-@functools.lru_cache(maxsize=256)
-def default_job(choice: JobChoice, system: System) -> JobSpec | SpecError:
-    """Return the job with which a system trains most on the nodes of a trace; an error says why there is none.
+class Worth(NamedTuple):
+    """What a job is worth to a system: whether it can run it, whether that fits into memory, and what it trains."""
 
-    Notes
-    -----
-    On each number of nodes, a job trains the samples of a step of all that the system uses of them, by the time of the
-    step, or none where it does not fit. These nodes are taken to share a step evenly: what pipelines of unequal stages
-    lose is left out, as finding it takes long. So is what failures cost, but that a system which recovers from other
-    nodes, other than by stages, takes two model replicas: layouts of which the median of nodes holds two come first.
-
-    Tried are the fastest layouts on the most nodes, one for each number of nodes of a model replica and each fewest on
-    which it fits, with 16 sequences for each GPU of whole replicas. All systems have the job that is named as the model
-    if one without states to keep trains more by it, on a median of nodes that holds two replicas.
-    """
-    try:
-        return _own_job(choice) or _searched_job(choice, system)
-    except SpecError as error:
-        return error
+    runs: bool
+    fits: bool
+    samples_per_s: float
 
 
-@functools.lru_cache(maxsize=64)
-def _own_job(choice: JobChoice) -> JobSpec | None:
-    job = named_job(choice.model.name, choice)
-    if job is None or not choice.holds_two(costs := choice.costs(job, PLAIN)):
-        return None
-    fewest_nodes = _fewest_nodes(costs, PLAIN, choice.filled(costs.grid.replica_nodes))
-    others = _candidates(choice, PLAIN, keeps_whole_states=False)
-    most = max((_samples_per_s(choice, PLAIN, one) for one in others), default=0.0)
-    return job if _samples_per_s(choice, PLAIN, FittingJob(job, fewest_nodes)) >= most else None
+class JobSearch:
+    """Chooses the jobs of the systems of a run, and finds once what they share."""
+
+    def __init__(self, choice: JobChoice) -> None:
+        self._choice = choice
+        self._simulated_s = choice.simulated_s()
+        self._layers = Layers()
+        self._found = functools.cache(self._find)
+        self._fitting = functools.cache(self._find_fitting)
+
+    @functools.cached_property
+    def own_job(self) -> JobSpec | None:
+        """The job that is named as the model, if all systems have it."""
+        job = named_job(self._choice.model.name, self._choice)
+        if job is None or not self._holds_two(self._choice.costs(job, PLAIN)):
+            return None
+        return job if self.best(PLAIN, [job, *self._found(PLAIN)]) is job else None
+
+    def candidates(self, system: System) -> list[JobSpec]:
+        """Return jobs of which a system has one; a `SpecError` says that no layout fits.
+
+        Where none fits with what a system needs, the run says so of the one that it has.
+        """
+        adds = system.padded or system.stage_use or type(system).extra_gpu_bytes is not System.extra_gpu_bytes
+        found = self._found(system if adds else WHOLE if system.keeps_whole_states else PLAIN) or self._found(PLAIN)
+        if not found:
+            needs = [(needed_bytes(inputs), inputs) for _, inputs in self._tried]
+            least = min(needs, key=lambda one: one[0])[1] if needs else self._start
+            raise none_fits(least, [num_bytes for num_bytes, _ in needs])
+        return found
+
+    def best(self, system: System, jobs: Sequence[JobSpec]) -> JobSpec:
+        """Return the job of some that is worth most: branch and bound by what each would train without failures."""
+        bounds = [(self._without_failures(system, job, self._choice.wall_s), job) for job in jobs]
+        bounds.sort(key=lambda one: one[0], reverse=True)
+        if not self._simulated_s or len(jobs) == 1:
+            needs_two = system.keeps_whole_states and not system.doubles_stages
+            safe = [job for worth, job in bounds if worth.fits and self._holds_two(self._choice.costs(job, system))]
+            return safe[0] if needs_two and safe else bounds[0][1]
+        best = Worth(runs=False, fits=False, samples_per_s=-1.0), jobs[0]
+        for bound, job in bounds:
+            if bound <= best[0]:
+                break
+            best = max(best, (self._with_failures(system, job, bound), job), key=lambda one: one[0])
+        return best[1]
+
+    def _without_failures(self, system: System, job: JobSpec, end_s: float) -> Worth:
+        """Return what a job is worth by the nodes until a time, which share each step evenly."""
+        costs, nodes = self._choice.costs(job, system), self._choice.nodes(end_s)
+        used = Counter(system.usable_nodes(costs, num_nodes) for num_nodes in nodes)
+        del used[0]
+        trained = math.fsum(
+            number * costs.samples_per_step(size) / (costs.even_step_s(size) + _masked_s(costs, system, size))
+            for size, number in used.items()
+        )
+        fits = bool(used) and all(_fits(costs, system, size) for size in {min(used), max(used)})
+        return Worth(_runs(costs, system, self._choice.cluster.num_nodes), fits, trained / len(nodes))
+
+    def _with_failures(self, system: System, job: JobSpec, bound: Worth) -> Worth:
+        """Return what a job is worth on the trace: the share of its bound that it reaches where that is simulated."""
+        choice, costs, end_s = self._choice, self._choice.costs(job, system), self._simulated_s
+        assert choice.trace is not None, "it loses nodes"
+        loads = load_routing(UNIFORM, costs.model.num_moe_layers, costs.model.num_experts, seed=0)
+        between_s = choice.wall_s / max(1, sum(count_losses(choice.trace, choice.wall_s).values()))
+        try:
+            steps = interval_steps(system, costs, loads, choice.cluster.num_nodes, between_s)
+            run = simulate_system(choice.trace, system, costs, loads, end_s, interval_steps=steps, spares=choice.spares)
+        except LazsimError:
+            return Worth(runs=False, fits=False, samples_per_s=0.0)
+        fits = run.memory is None or run.memory.total <= choice.gpu.memory_bytes
+        fits &= run.host_bytes <= choice.cluster.host_memory_bytes
+        samples_per_s = run.goodput_samples_per_s
+        if end_s < choice.wall_s and samples_per_s:
+            samples_per_s *= bound.samples_per_s / self._without_failures(system, job, end_s).samples_per_s
+        return Worth(bound.runs, bound.fits and fits, samples_per_s)
+
+    def _holds_two(self, costs: LayoutCosts) -> bool:
+        """Tell whether the median number of nodes holds two model replicas."""
+        nodes = self._choice.nodes(self._choice.wall_s)
+        return 2 * costs.grid.replica_nodes <= nodes[len(nodes) // 2]
+
+    def _find(self, system: System) -> list[JobSpec]:
+        """Find the fastest layout for each number of nodes of a model replica, and each fewest on which it fits."""
+        choice, found = self._choice, list[JobSpec]()
+        usual = msgspec.structs.replace(load_spec(JobSpec, DEFAULT_JOB), checkpoint_interval_steps={})
+        sizes = {*choice.nodes(choice.wall_s), choice.cluster.num_nodes}
+
+        @functools.cache
+        def costs_of(parallel: ParallelSpec) -> LayoutCosts:
+            return choice.costs(msgspec.structs.replace(usual, parallel=parallel), system)
+
+        def fits(model: StepModel, num_nodes: int) -> bool:
+            costs = costs_of(model.inputs.parallel)
+            return _runs(costs, system, choice.cluster.num_nodes) and _is_usable(costs, system, num_nodes)
+
+        def beside_s(model: StepModel) -> float:
+            masks = system.masked_reorder
+            return _masked_s(costs_of(model.inputs.parallel), system, model.inputs.cluster.num_nodes) if masks else 0.0
+
+        for replica_nodes, models in self._fitting(system.keeps_whole_states).items():
+            filled = sorted({size - size % replica_nodes for size in sizes} - {0}, reverse=True)
+            # The fastest of those that fit on the most nodes; of those that fit on fewer than that one; and so on.
+            while filled and (best := fastest(models, 1, functools.partial(fits, num_nodes=filled[0]), beside_s)):
+                parallel = best[0].parallel
+                is_usable = functools.partial(_is_usable, costs_of(parallel), system)
+                filled = list(itertools.dropwhile(is_usable, filled))
+                parallel = msgspec.structs.replace(parallel, sharding=first_layout(choice.cluster).sharding)
+                found.append(msgspec.structs.replace(usual, parallel=parallel))
+        return found
+
+    def _find_fitting(self, keeps_whole_states: bool) -> dict[int, list[StepModel]]:
+        """Find the layouts that fit where a system adds nothing, by the nodes of a model replica."""
+        found = defaultdict[int, list[StepModel]](list)
+        for replica_nodes, inputs in self._tried:
+            if keeps_whole_states:
+                inputs = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, sharding="none"))
+            if needed_bytes(inputs) <= usable_bytes(inputs):
+                found[replica_nodes].append(StepModel(inputs, self._layers))
+        return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def _tried(self) -> list[tuple[int, StepInputs]]:
+        """Each layout that divides a job, on the most nodes that replicas fill, with the nodes of a replica."""
+        start, found = self._start, list[tuple[int, StepInputs]]()
+        for parallel in layouts_tried(start.parallel, start.cluster):
+            if refused_settings(parallel, start.model, are_avoidable=True):
+                continue
+            with contextlib.suppress(SpecError):
+                replica_nodes = grid_of(start.model, parallel, start.cluster.gpus_per_node).replica_nodes
+                if used := start.cluster.num_nodes // replica_nodes * replica_nodes:
+                    cluster = msgspec.structs.replace(start.cluster, num_nodes=used)
+                    batch = first_layout(cluster).global_batch
+                    parallel = msgspec.structs.replace(parallel, global_batch=batch)
+                    found.append((replica_nodes, replace(start, cluster=cluster, parallel=parallel)))
+        return found
+
+    @property
+    def _start(self) -> StepInputs:
+        model, gpu, cluster, step, *_ = self._choice
+        constants = msgspec.json.decode(step, type=StepConstants)
+        return StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
 
 
-def _searched_job(choice: JobChoice, system: System) -> JobSpec:
-    # Systems that need nothing of a layout but whole states, or not even these, share a search.
-    adds = system.padded or system.stage_use or type(system).extra_gpu_bytes is not System.extra_gpu_bytes
-    # Where no layout fits with what a system needs, the run says so of the one that it has.
-    found = _candidates(choice, system if adds else PLAIN, keeps_whole_states=system.keeps_whole_states)
-    found = found or _candidates(choice, PLAIN, keeps_whole_states=False)
-    if not found:
-        raise _no_layout(choice)
-    needs_two = system.keeps_whole_states and not system.doubles_stages
-
-    def worth(one: FittingJob) -> tuple[bool, bool, float]:
-        costs, samples_per_s = choice.costs(one.job, system), _samples_per_s(choice, system, one)
-        is_safe = not needs_two or choice.holds_two(costs)
-        return samples_per_s > 0 and is_safe, _runs(costs, system, choice.cluster.num_nodes), samples_per_s
-
-    return max(found, key=worth).job
-
-
-def _samples_per_s(choice: JobChoice, system: System, one: FittingJob) -> float:
-    """Return what a system trains by a job on the nodes of a trace, summed over equal parts of time."""
-    costs = choice.costs(one.job, system)
-    return math.fsum(
-        number * costs.samples_per_step(used) / (costs.even_step_s(used) + _masked_s(costs, system, used))
-        for num_nodes, number in Counter(choice.nodes).items()
-        if (used := system.usable_nodes(costs, num_nodes)) >= one.fewest_nodes
-    )
+_search_of = functools.lru_cache(NUM_KEPT)(JobSearch)
 
 
 def _masked_s(costs: LayoutCosts, system: System, num_nodes: int) -> float:
@@ -170,8 +300,16 @@ def _needed_bytes(costs: LayoutCosts, system: System, num_nodes: int) -> float:
     return costs.memory(num_nodes, layout, _even_LE(costs)).total + system.extra_gpu_bytes(costs, num_nodes)
 
 
-def _fits(costs: LayoutCosts, system: System, num_nodes: int) -> bool:
+def _is_usable(costs: LayoutCosts, system: System, num_nodes: int) -> bool:
+    """Tell whether a layout fits into the share of the memory that a search may fill."""
     return _needed_bytes(costs, system, num_nodes) <= usable_bytes(costs.inputs)
+
+
+def _fits(costs: LayoutCosts, system: System, num_nodes: int) -> bool:
+    """Tell whether a layout fits into all the memory of the GPUs and of the nodes, as runs tell it."""
+    host_bytes = system.host_bytes(costs, num_nodes, costs.even_step_s(num_nodes))
+    is_held = host_bytes <= costs.cluster.host_memory_bytes
+    return is_held and _needed_bytes(costs, system, num_nodes) <= costs.inputs.gpu.memory_bytes
 
 
 def _runs(costs: LayoutCosts, system: System, num_nodes: int) -> bool:
@@ -180,85 +318,3 @@ def _runs(costs: LayoutCosts, system: System, num_nodes: int) -> bool:
     except LazsimError:
         return False
     return True
-
-
-def _fewest_nodes(costs: LayoutCosts, system: System, filled: Sequence[int]) -> int:
-    """Return the fewest nodes of some, in ascending order, from which on a layout fits on all; 0 where it fits on none.
-
-    The more nodes, the less of the states and the fewer micro-batches each has: what fits on some mostly fits on more.
-    """
-    return min(itertools.takewhile(lambda size: _fits(costs, system, size), reversed(filled)), default=0)
-
-
-@functools.lru_cache(maxsize=64)
-def _candidates(choice: JobChoice, system: System, keeps_whole_states: bool) -> list[FittingJob]:
-    """Return the fastest layout for each number of nodes of a model replica, and each fewest on which it fits."""
-    usual = msgspec.structs.replace(load_spec(JobSpec, DEFAULT_JOB), checkpoint_interval_steps={})
-    most_nodes, found = choice.cluster.num_nodes, list[FittingJob]()
-
-    @functools.cache
-    def costs_of(parallel: ParallelSpec) -> LayoutCosts:
-        return choice.costs(msgspec.structs.replace(usual, parallel=parallel), system)
-
-    def fits(model: StepModel, num_nodes: int) -> bool:
-        costs = costs_of(model.inputs.parallel)
-        return _runs(costs, system, most_nodes) and _fits(costs, system, num_nodes)
-
-    def beside_s(model: StepModel) -> float:
-        masks = system.masked_reorder
-        return _masked_s(costs_of(model.inputs.parallel), system, model.inputs.cluster.num_nodes) if masks else 0.0
-
-    for replica_nodes, models in _models(choice, keeps_whole_states).items():
-        filled = choice.filled(replica_nodes)
-        # The fastest of those that fit on the most nodes; of those that fit on fewer than that one; and so on.
-        while filled and (best := fastest(models, 1, functools.partial(fits, num_nodes=filled[-1]), beside_s)):
-            fewest_nodes = _fewest_nodes(costs_of(best[0].parallel), system, filled)
-            parallel = msgspec.structs.replace(best[0].parallel, sharding=first_layout(choice.cluster).sharding)
-            found.append(FittingJob(msgspec.structs.replace(usual, parallel=parallel), fewest_nodes))
-            filled = filled[: filled.index(fewest_nodes)]
-    return found
-
-
-@functools.lru_cache(NUM_KEPT)
-def _models(choice: JobChoice, keeps_whole_states: bool) -> dict[int, list[StepModel]]:
-    """Return the layouts that fit where a system adds nothing, by the nodes of a model replica."""
-    found = defaultdict[int, list[StepModel]](list)
-    tried, layers = _tried(choice)
-    for replica_nodes, inputs in tried:
-        if keeps_whole_states:
-            inputs = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, sharding="none"))
-        if needed_bytes(inputs) <= usable_bytes(inputs):
-            found[replica_nodes].append(StepModel(inputs, layers))
-    return dict(sorted(found.items()))
-
-
-@functools.lru_cache(NUM_KEPT)
-def _tried(choice: JobChoice) -> tuple[list[tuple[int, StepInputs]], Layers]:
-    """Return each layout that divides a job, on the most nodes that replicas fill, and what their steps share.
-
-    Each comes with the nodes of a model replica.
-    """
-    start, found = _start(choice), list[tuple[int, StepInputs]]()
-    for parallel in layouts_tried(start.parallel, start.cluster):
-        if refused_settings(parallel, choice.model, are_avoidable=True):
-            continue
-        with contextlib.suppress(SpecError):
-            replica_nodes = grid_of(choice.model, parallel, start.cluster.gpus_per_node).replica_nodes
-            if used := start.cluster.num_nodes // replica_nodes * replica_nodes:
-                cluster = msgspec.structs.replace(start.cluster, num_nodes=used)
-                batch = first_layout(cluster).global_batch
-                parallel = msgspec.structs.replace(parallel, global_batch=batch)
-                found.append((replica_nodes, replace(start, cluster=cluster, parallel=parallel)))
-    return found, Layers()
-
-
-def _start(choice: JobChoice) -> StepInputs:
-    model, gpu, cluster, _, step = choice
-    constants = msgspec.json.decode(step, type=StepConstants)
-    return StepInputs(model, gpu, cluster, first_layout(cluster), tables_of(gpu), constants)
-
-
-def _no_layout(choice: JobChoice) -> SpecError:
-    needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(choice)[0]]
-    least = min(needs, key=lambda one: one[0])[1] if needs else _start(choice)
-    return none_fits(least, [num_bytes for num_bytes, _ in needs])

@@ -62,7 +62,7 @@ class LayoutCosts(CostModel):
         one, parallel = self.inputs, self.job.parallel
         # The tables are those of the GPU, and the inputs of a step on any nodes follow from these.
         return _known_steps(
-            msgspec.json.encode([one.model, one.gpu, self.cluster, one.parallel, parallel, one.constants])
+            msgspec.json.encode([one.model, one.gpu, one.cluster, one.parallel, parallel, one.constants])
         )
 
     def num_micro_batches(self, num_nodes: int) -> int:

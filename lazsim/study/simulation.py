@@ -266,9 +266,12 @@ def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
         usable = system.usable_nodes(scenario.costs(), scenario.most_in_service())
         if usable and (obstacle := find_obstacle(scenario, system, usable, helps=True)):
             raise InfeasiblePlanError(obstacle)
-    # Products of several threads are summed in another order: the same inputs would give other last digits.
-    with threadpool_limits(1, user_api="blas"):
-        [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
+    try:
+        # Products of several threads are summed in another order: the same inputs would give other last digits.
+        with threadpool_limits(1, user_api="blas"):
+            [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
+    except InfeasiblePlanError as error:
+        raise InfeasiblePlanError(scenario.why_no_layout or str(error)) from error
     if scenario.strict and (shortages := memory_notes([scenario], [run])):
         raise InfeasiblePlanError(shortages[0])
     return run

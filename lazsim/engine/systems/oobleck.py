@@ -35,6 +35,12 @@ class Oobleck(SeatSystem):
     """
 
     takes_two_replicas: bool = True
+    shares_evenly: bool = False
+    """Whether nodes between whole model replicas share a step evenly, without templates: these take seconds to find."""
+
+    def quickly(self) -> "Oobleck":
+        """See `System.quickly`."""
+        return replace(self, shares_evenly=True)
 
     def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
         """See `System.usable_nodes`: all from those on that hold the model once."""
@@ -46,6 +52,9 @@ class Oobleck(SeatSystem):
 
     def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> TimedPlan:
         """See `System.timed`: of the fastest pipelines."""
+        if self.shares_evenly:
+            whole = num_nodes // costs.grid.replica_nodes * costs.grid.replica_nodes
+            return TimedPlan(whole, costs.even_step_s(num_nodes) / costs.even_step_s(whole), 0.0)
         found = fastest_pipelines(costs, num_nodes)
         return found if found.factor < 1 else super().timed(costs, num_nodes, found.num_seats)
 

@@ -139,6 +139,10 @@ class System:
         """Return the system as the live mode carries it out, where that differs."""
         return self
 
+    def quickly(self) -> "System":
+        """Return the system as it is simulated where layouts are compared: without what takes seconds to find."""
+        return self
+
     @property
     def keeps_whole_states(self) -> bool:
         """Whether every replica of a parameter has its own optimizer state."""
@@ -247,7 +251,10 @@ class System:
             has = "the job has one"
             if parallel is not None and parallel.stages_of_part > 1:
                 fewest, has = 2 * parallel.stages_of_part, "each node of the job has all, as two of dualpipe share one"
-            raise InfeasiblePlanError(f"{self.name} {self.stage_use}, and {has}: set its `{field}` to {fewest} or more")
+            give = f"set its `{field}` to {fewest} or more"
+            if parallel is not None and num_nodes < 2:
+                has, give = "each takes a node", "give two nodes or more"
+            raise InfeasiblePlanError(f"{self.name} {self.stage_use}, and {has}: {give}")
         needed = 2 * costs.grid.replica_nodes
         if self.takes_two_replicas and num_nodes < needed:
             give = "more nodes" if parallel is None else "fewer GPUs for each (`parallel`), or more nodes"

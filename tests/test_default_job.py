@@ -1,0 +1,126 @@
+"""The layout of a run that gives no job: held to simulations of all that it is chosen from."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+import lazsim
+from lazsim.engine import default_job
+from lazsim.engine.default_job import MOST_CHANGES, JobChoice, JobSearch
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS
+from lazsim.errors import InfeasiblePlanError
+from lazsim.scenario import resolve
+from lazsim.study.memory import fits_memory
+from lazsim.study.simulation import run_scenario
+from lazsim.trace.table import Event, build_trace
+from tests.test_layouts import even_memory
+
+
+def nodes(number):
+    return [Event(0.0, "add", f"n{index}") for index in range(number)]
+
+
+def failing(number, every_s, away_s, duration_s):
+    """Let nodes fail in turn, each for as long."""
+    events = nodes(number)
+    for index in range(1, int(duration_s / every_s)):
+        at_s, name = index * every_s, f"n{index % number}"
+        events += [Event(at_s, "remove", name)] + [Event(at_s + away_s, "add", name)] * (at_s + away_s < duration_s)
+    return build_trace(sorted(events, key=lambda one: one.time_s), duration_s=duration_s)
+
+
+def search_of(scenario, trace):
+    most_nodes = trace.most_nodes()
+    cluster = msgspec.structs.replace(scenario.cluster, num_nodes=most_nodes)
+    step = msgspec.json.encode(scenario.step, order="sorted")
+    return JobSearch(JobChoice(scenario.model, scenario.gpu, cluster, step, trace, trace.duration_s))
+
+
+def simulated(scenario, job):
+    """Simulate a scenario with a layout in place of its own."""
+    return run_scenario(replace(scenario, job=msgspec.structs.replace(scenario.job, parallel=job.parallel)))
+
+
+MANY = failing(8, 3600.0, 5000.0, 200_000.0)
+FEW = failing(8, 60_000.0, 90_000.0, 400_000.0)
+
+
+@pytest.mark.parametrize("trace", [MANY, FEW])
+@pytest.mark.parametrize("system", ["checkpoint", "gemini", "lazarus", "ds-ft", "replica-drop", "bamboo", "spare"])
+def test_no_other_layout_that_fits_trains_more_on_the_trace(system, trace):
+    scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "h100x8", "system": system, "trace": trace})
+    candidates = search_of(scenario, trace).candidates(SYSTEMS[system])
+    samples = {}
+    for job in candidates:
+        if 2 * replace(scenario, job=job).costs().grid.replica_nodes > 8 and SYSTEMS[system].takes_two_replicas:
+            continue
+        run = simulated(scenario, job)
+        samples[job.parallel] = fits_memory(scenario, run), run.samples
+    assert len(samples) > 1
+    assert scenario.has_chosen_layout
+    # Samples are those of whole steps.
+    assert samples[scenario.job.parallel] == max(samples.values())
+
+
+def test_a_layout_that_fits_on_the_few_nodes_of_a_trace_comes_before_one_that_trains_more():
+    # Of 12 nodes, ten are away for the last hour and a half of four days; on two, each GPU has six times the share of
+    # the states.
+    gone = [Event(395_000.0, "remove", f"n{index}") for index in range(10)]
+    settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "checkpoint"}
+    all_day, fallen = (
+        resolve(settings | {"trace": build_trace([*nodes(12), *lost], duration_s=400_000.0)}) for lost in ([], gone)
+    )
+    assert even_memory(all_day, 2).total > all_day.gpu.memory_bytes > even_memory(fallen, 2).total
+    assert simulated(fallen, all_day.job).samples > simulated(fallen, fallen.job).samples
+
+
+def test_of_a_long_trace_the_first_changes_are_simulated(monkeypatch):
+    # Each node that fails comes back: two changes each.
+    trace, ends_s = failing(4, 1000.0, 400.0, 1000.0 * MOST_CHANGES), set()
+
+    def noted(trace, system, costs, loads, end_s, **others):
+        ends_s.add(end_s)
+        return simulate_system(trace, system, costs, loads, end_s, **others)
+
+    monkeypatch.setattr(default_job, "simulate_system", noted)
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x4", "system": "checkpoint"}
+    chosen = resolve(settings | {"trace": trace})
+    # The first is at 0 s, at which nodes come; failure k is at 1000 k s. After 127 of them and the start there have
+    # been 255 changes, so that the 257th is the return after failure 128.
+    assert ends_s == {128_400.0}
+    # Failures are as frequent later on.
+    runs = {
+        job.parallel: simulated(chosen, job).samples
+        for job in search_of(chosen, trace).candidates(SYSTEMS["checkpoint"])
+    }
+    assert runs[chosen.job.parallel] > 0.99 * max(runs.values())
+
+
+def test_nothing_is_simulated_where_no_node_is_lost(monkeypatch):
+    monkeypatch.setattr(default_job, "simulate_system", None)
+    late = build_trace([*nodes(4), Event(600.0, "add", "late")], duration_s=86_400.0)
+    scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "h100x5", "system": "lazarus", "trace": late})
+    # Lazarus recovers from other nodes: two replicas of the median of five.
+    assert 2 * scenario.costs().grid.replica_nodes <= 5
+
+
+def test_all_seeds_of_a_recipe_have_the_layout_of_the_failures_of_seed_0():
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x8", "trace": "spot-p3-like", "max_nodes": 8}
+    first, other = (resolve(settings | {"system": "lazarus", "seed": seed}) for seed in (0, 7))
+    assert first.load_trace().events_sha256 != other.load_trace().events_sha256
+    assert first.job == other.job
+
+
+@pytest.mark.parametrize(("model", "num_nodes", "system", "told"), [
+    # 671 B parameters with 18 bytes each are 11 TiB, and two nodes have 1.25.
+    ("deepseek-v3", 2, "checkpoint", "no layout of deepseek-v3 fits on 16 GPUs of 80 GiB"),
+    ("deepseek-v3", 1, "bamboo", "no layout of deepseek-v3 fits on 8 GPUs of 80 GiB"),
+    ("olmoe-1b-7b", 1, "bamboo", "each takes a node: give two nodes or more"),
+    ("olmoe-1b-7b", 1, "replica-drop", "takes two model replicas, 2 nodes, and there are 1"),
+])  # fmt: skip
+def test_a_model_that_no_layout_holds_is_refused_for_that_reason(model, num_nodes, system, told):
+    trace = build_trace(nodes(num_nodes), duration_s=3600.0)
+    with pytest.raises(InfeasiblePlanError, match=told):
+        lazsim.simulate(trace, model=model, cluster=f"h100x{num_nodes}", systems=[system])
