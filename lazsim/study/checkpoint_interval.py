@@ -23,6 +23,9 @@ from lazsim.units import format_duration, parse_duration
 AUTO = "auto"
 """Interval that stands for the best one."""
 
+UNTESTED = "no failure went back to a checkpoint; the interval is chosen as if one had, at a random instant"
+"""Why runs cannot tell what a long interval loses."""
+
 NUM_DRAWS = 2
 """Draws of the failures on which a setting is chosen."""
 
@@ -156,8 +159,7 @@ def search_notes(scenarios: Sequence[Scenario], best: Sequence[SystemRun]) -> li
 def _untested_note(best: Iterable[SystemRun]) -> list[str]:
     """Say for which systems no failure tells what a long interval loses."""
     names = [run.name for run in best if run.counts["checkpoints"] and not went_back(run)]
-    why = "no failure went back to a checkpoint; the interval is chosen as if one had, at a random instant"
-    return [f"{', '.join(names)}: {why}"] if names else []
+    return [f"{', '.join(names)}: {UNTESTED}"] if names else []
 
 
 def _waiting_note(scenarios: Iterable[Scenario], best: Iterable[SystemRun]) -> list[str]:

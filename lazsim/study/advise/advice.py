@@ -22,12 +22,13 @@ from lazsim.study.advise.question import (
     MOST_STEPS,
     Question,
     distinct,
+    name_choice,
     name_value,
     without_choices,
 )
 from lazsim.study.advise.result import Advice, Off, Turn, Turns
 from lazsim.study.advise.search import Alternative, Choice, Search
-from lazsim.study.checkpoint_interval import AUTO, mean_between_s
+from lazsim.study.checkpoint_interval import AUTO, UNTESTED, mean_between_s
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.comparison import mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd
@@ -44,15 +45,6 @@ KEPT_SHARE = 0.3
 
 RACED = (0.5, 1.0, 2.0)
 """Intervals between checkpoints that race, as multiples of Young's."""
-
-UNTESTED_RATIO = round(max(RACED))
-"""Most of the interval that a search begins with, where no failure tells what a long one loses: the longest that raced.
-"""
-
-UNTESTED_NOTE = (
-    "no run that chose the interval lost steps, so that never to save would look best: none of more than "
-    f"{UNTESTED_RATIO} times the first was tried; more runs or longer ones may tell"
-)
 
 MOST_TUNED = 3
 """Choices whose interval is tuned, the best first."""
@@ -214,11 +206,11 @@ def _advise(
         for one in tuned
     }
     search.num_kept = kept
-    untested = [one for one in tuned if interval == AUTO and not search.has_lost_steps(one.choice)]
+    untested = [one for one in tuned if interval == AUTO and not search.has_gone_back(one.choice)]
     num_seeds, remarks = _judge(search, list(tuned), others, num_seeds)
     best = search.make_sure(search.better_first(ordered))
     if best in untested:
-        remarks = [*remarks, UNTESTED_NOTE]
+        remarks = [*remarks, f"{name_choice(best.choice)}: {UNTESTED}"]
     # Tables show what is paid also where that is too late.
     ranking = [
         replace(one, mean=mean_over_seeds(goal.values(search.rows[one.name, None])))
@@ -263,9 +255,7 @@ def _advise(
 
 def _tune(question: Question, search: Search, one: Alternative, num_seeds: int) -> tuple[Alternative, Interval | None]:
     """Find the best interval of a choice, from that of an alternative on; see `Search.tune`."""
-    start = question.starts[one.choice]
-    most_steps = start.most_steps if search.has_lost_steps(one.choice) else UNTESTED_RATIO * start.steps
-    return search.tune(one.choice, one.interval_steps, most_steps, num_seeds)
+    return search.tune(one.choice, one.interval_steps, question.starts[one.choice].most_steps, num_seeds)
 
 
 def _judge(

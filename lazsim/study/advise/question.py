@@ -233,7 +233,8 @@ class Question:
                 continue
             if change is None:
                 self.notes.setdefault(one, []).append(result["notes"])
-            rows.append({**result["row"], "most_lost_tokens": scenario.find_system().most_lost_tokens})
+            told = {"went_back": result["went_back"], "most_lost_tokens": scenario.find_system().most_lost_tokens}
+            rows.append({**result["row"], **told})
         return rows
 
     def _buyer(self, choice: Choice, scenario: Scenario) -> Buyer:
