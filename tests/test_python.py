@@ -389,3 +389,16 @@ def test_a_sweep_takes_numbers_of_numpy_ranges_and_paths(tmp_path):
     (tmp_path / "gpt-m.toml").write_bytes(read_spec_bytes("models", "gpt-m"))
     for seeds in (np.arange(2), range(2), [np.int8(0), np.int64(1)]):
         assert samples(seed=seeds, model=tmp_path / "gpt-m.toml").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        ({"start_s": -1.0}, "`start` -1 s: give 0 or more"),
+        ({"start_s": "1h"}, "`start`: expected a number of seconds, found '1h'"),
+        ({"duration_s": math.nan}, "`duration`: expected a number of seconds, found nan"),
+        ({"seed": None}, "`seed`: expected a whole number from 0 up, found None"),
+    ],
+)
+def test_a_stretch_that_is_none_and_a_seed_that_would_draw_anew_each_time_are_refused(cut, expected):
+    assert refusal(lambda: lazsim.load_trace("spot-p3-like", **cut)) == expected

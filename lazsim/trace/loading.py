@@ -1,6 +1,7 @@
 """Load the trace of a run: read a file, cut a stretch out of it, cap its nodes."""
 
 import dataclasses
+import math
 import os
 import re
 from pathlib import Path
@@ -9,13 +10,14 @@ import numpy as np
 
 from lazsim.errors import LazsimError, SpecError, unknown_name
 from lazsim.files.reading import STDIN
+from lazsim.loads import check_whole
 from lazsim.specs import catalog_names
 from lazsim.trace.cap import DEFAULT_CAP, cap_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.readers import read_trace
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping, refuse_mapping
 from lazsim.trace.recipes import load_recipe
-from lazsim.trace.table import Trace
+from lazsim.trace.table import NUMBERS, Trace
 from lazsim.units import format_duration
 
 
@@ -47,6 +49,11 @@ def cut_trace(
         When the stretch starts at or after the end of the trace or has no length, or the cap is not valid or has no
         maximum.
     """
+    for name, seconds in (("start", start_s), ("duration", duration_s)):
+        if seconds is not None and (not isinstance(seconds, NUMBERS) or math.isnan(seconds)):
+            raise LazsimError(f"`{name}`: expected a number of seconds, found {seconds!r:.200}")
+    if start_s < 0:
+        raise LazsimError(f"`start` {start_s:.12g} s: give 0 or more")
     if duration_s is not None and duration_s <= 0:
         raise LazsimError(f"`duration` {duration_s:.12g} s: give more than 0")
     if start_s > 0 and start_s >= trace.duration_s:
@@ -95,7 +102,7 @@ def load_trace(
     LazsimError
         When the file, the stretch or the cap is not valid.
     """
-    name = str(path)
+    name, seed = str(path), check_whole("seed", seed, least=0)
     if name.endswith(".toml") or name in catalog_names("traces"):
         refuse_mapping(name, mapping, format)
         trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).name.removesuffix(".toml"))
