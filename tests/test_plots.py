@@ -138,6 +138,23 @@ def test_panels_share_an_axis_that_begins_at_0_and_holds_the_points_of_all(monke
         assert panel.lines[0].get_xdata().tolist() == [1, 2]
 
 
+def test_long_titles_of_panels_leave_room_for_what_is_drawn(monkeypatch):
+    figures = []
+    monkeypatch.setattr(charts, "to_files", lambda figure: figures.append(figure) or {})
+    titles = [f"trace a_rather_long_name_of_a_trace_of_cluster_{name}.csv" for name in ("alpha", "beta", "gamma")]
+    frame = pd.DataFrame([{"x": x, "y": 1, "run": "ds", "panel": title} for title in titles for x in (6, 8)])
+    charts.lines_figure(frame, x="x", y="y", series="run", x_label="", y_label="", panels=["panel"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures[0].draw_without_rendering()
+    shown = [axes.get_title(loc="left") for axes in figures[0].axes]
+    assert len(set(shown)) == 3
+    # Three share 54 letters.
+    assert max(map(len, shown)) <= 18
+    # A title may end beyond its panel, which is a quarter of the figure wide or more.
+    assert all(axes.get_position().width > 0.25 for axes in figures[0].axes)
+
+
 def test_a_sweep_without_axes_draws_each_system_in_its_look_above_its_name(monkeypatch):
     drawn = []
     monkeypatch.setattr(charts, "to_files", lambda figure: drawn.append(figure) or {})

@@ -41,6 +41,9 @@ MARKER_GAP = 0.06
 LINE_LETTERS = 60
 """Letters of a line across a figure, beside a mark."""
 
+TITLE_LETTERS = 54
+"""Letters of the titles of a row of panels, which are larger and have gaps between them."""
+
 TICK_LETTERS = 36
 """Letters of the names below panels up to which they stand upright."""
 
@@ -76,6 +79,9 @@ def lines_figure(
     shown_as = shown_names(list(looks), LINE_LETTERS)
     frame, names = _with_places(frame, x)
     figure, axes = panel_grid(len(places), columns)
+    whole = {place: ", ".join(map(_panel_title, panels, place)) for place in places}
+    cut = shown_names(whole.values(), TITLE_LETTERS // columns)
+    titles = {place: cut[title] for place, title in whole.items()}
     for panel, place in zip(axes.flat, places, strict=False):
         chosen = dict(zip(panels, place, strict=True))
         shown = frame
@@ -91,8 +97,7 @@ def lines_figure(
                 linestyle="" if names else look.line, markeredgewidth=0, clip_on=False, zorder=3,
             )  # fmt: skip
             draw_intervals(panel, moved, line, y, interval, look.color)
-        titles = (str(value) if isinstance(value, str) else f"{name} {value:g}" for name, value in chosen.items())
-        panel.set_title(", ".join(titles))
+        panel.set_title(titles[place])
         if is_log:
             panel.set_yscale("log")
             number_log_axis(panel.yaxis)
@@ -113,6 +118,10 @@ def lines_figure(
     if len(looks) > 1 and x != series:
         add_legend(figure, axes[0, 0])
     return to_files(figure)
+
+
+def _panel_title(name: str, value: Any) -> str:
+    return value if isinstance(value, str) else f"{name} {value:g}"
 
 
 def stack_shares(axes: Axes, places: Any, shares: Any) -> None:
