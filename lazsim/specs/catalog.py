@@ -144,7 +144,9 @@ def read_spec_bytes(kind: str, name: str) -> bytes:
     if name not in known:
         sized = sized_cluster(name) if kind == "clusters" else None
         if sized is None:
-            raise SpecError(unknown_name(kind.removesuffix("s"), name, known, OTHER_NAMES.get(kind, OWN_FILE)))
+            others = (one.removesuffix("s") for one in CATALOG_KINDS.values() if name in catalog_names(one))
+            told = "".join(f"{name} is the name of a {other}; " for other in others)
+            raise SpecError(told + unknown_name(kind.removesuffix("s"), name, known, OTHER_NAMES.get(kind, OWN_FILE)))
         return sized
     return (CATALOG / kind / f"{name}.toml").read_bytes()
 

@@ -239,10 +239,12 @@ class TimeParser:
         begin_s, end_s = (None if time is None else self.seconds(time) for time in self._span)
         if begin_s and not self.is_absolute:
             raise source.refuse("", "its times count from 0; begin `span` with 0, or with nothing")
-        is_before = begin_s is not None and begin_s > min(times_s, default=begin_s)
-        if is_before or (end_s is not None and end_s < max(times_s, default=end_s)):
-            what = f"has rows {'before' if is_before else 'after'} what `span` says; give a longer span, and cut the "
-            raise source.refuse("", f"{what}trace with `start` and `duration`")
+        before_s = 0.0 if begin_s is None else begin_s - min(times_s, default=begin_s)
+        after_s = 0.0 if end_s is None else max(times_s, default=end_s) - end_s
+        if before_s > 0 or after_s > 0:
+            off = f"{format_duration(before_s)} before" if before_s > 0 else f"{format_duration(after_s)} after"
+            what = f"has rows up to {off} what `span` says; give a longer span, and cut the trace with `start` and "
+            raise source.refuse("", f"{what}`duration`")
         return max(last_s, *times_s, 0.0) if end_s is None else end_s
 
     def seconds(self, time: float) -> float:
