@@ -245,8 +245,8 @@ def test_a_recorded_trace_has_a_stretch_for_each_deadline_that_fits_and_six_in_a
 class Made:
     """A question whose runs are numbers."""
 
-    def __init__(self, number, went_back=True, num_steps=10**9):
-        self._number, self._went_back, self._num_steps = number, went_back, num_steps
+    def __init__(self, number, num_rollbacks=1, num_steps=10**9):
+        self._number, self._num_rollbacks, self._num_steps = number, num_rollbacks, num_steps
         self._asked = question(poisson(5), *of("ds"))
         self.starts, self.notes, self.remarks = {}, {}, {}
 
@@ -268,7 +268,7 @@ class Made:
         assumed = {} if change is None else {change.constant: change.factor}
         return [
             {"goodput_samples_per_s": self._number(one, seed, assumed), "num_failures": 0, "ettr": 1.0}
-            | {"went_back": self._went_back, "steps": self._num_steps}
+            | {"num_rollbacks": self._num_rollbacks, "steps": self._num_steps}
             for one, seed in wanted
         ]
 
@@ -330,17 +330,19 @@ def test_an_interval_that_no_failure_has_tested_is_youngs_for_one_failure_in_all
         return (100 + 0.01 * seed) * (1 - 1 / one.interval_steps)
 
     (choice,) = of("ds")
-    best, fitted = Made(value, num_steps=30_000).search(1000).tune(choice, 100, 10**6, MIN_SAMPLES)
+    best, fitted = Made(value, num_rollbacks=0, num_steps=30_000).search(1000).tune(choice, 100, 10**6, MIN_SAMPLES)
     # sqrt(2 x 1 x 6 x 30,000) steps.
     assert best.interval_steps == pytest.approx(600, rel=0.02)
     assert fitted.value == pytest.approx(600, rel=0.02)
+    # Seeds without a failure agree. The rate has an exponential distribution, whose quantiles of p are -log(1 - p).
+    assert fitted[1:] == pytest.approx([600 / math.sqrt(-math.log(p)) for p in (0.025, 0.975)], rel=0.02)
 
 
 def test_a_remark_says_that_no_failure_has_tested_the_best_interval():
-    for went_back in (True, False):
-        found = Made(noisy, went_back).advise(of("ds", "lazarus"), 300)
+    for num_rollbacks in (1, 0):
+        found = Made(noisy, num_rollbacks).advise(of("ds", "lazarus"), 300)
         told = f"lazarus: {UNTESTED}"
-        assert (told in found.notes) is not went_back
+        assert (told in found.notes) is (num_rollbacks == 0)
 
 
 def test_an_assumption_that_makes_a_rival_better_is_named_and_no_other():

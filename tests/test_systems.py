@@ -33,7 +33,7 @@ from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import choose_setting, climb, parse_interval, went_back
+from lazsim.study.checkpoint_interval import choose_setting, climb, num_rollbacks, parse_interval
 from lazsim.study.memory import find_obstacle
 from lazsim.study.runs import ScenarioRuns
 from lazsim.study.simulation import resolve_runs
@@ -1323,9 +1323,9 @@ def test_a_failure_that_goes_back_to_the_step_saved_last_lets_the_search_go_on()
     # Steps of 2 s and saves of 10 s take turns: at 97 s the ninth step is under way, and eight are saved.
     result = run("checkpoint", (97, "remove", "a"), interval_steps=1)
     assert result.counts["lost_steps"] == 0
-    assert went_back(result)
-    assert not went_back(run("checkpoint", interval_steps=1))
-    assert not went_back(run("gemini", (97, "remove", "a")))
+    assert num_rollbacks(result)
+    assert not num_rollbacks(run("checkpoint", interval_steps=1))
+    assert not num_rollbacks(run("gemini", (97, "remove", "a")))
 
 
 def test_no_interval_is_much_better_than_the_one_that_the_search_finds():

@@ -834,8 +834,8 @@ def test_events_of_states_are_observed_for_as_long_as_is_said(write):
 @pytest.mark.parametrize(
     ("rows", "observed", "says"),
     [
-        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01..2025-02-01", "has rows up to 28 d after what `span` says"),
-        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-02..", "has rows up to 24 h before what `span` says"),
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01..2025-02-01", "has rows up to 28 d after"),
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-02..", "has rows up to 24 h before"),
         ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01", "write FROM..TO"),
         ("node,start,end\na,2025-03-01,2025-03-02\n", "5..9", "`span`: '5' is not a date"),
         ("node,start_h,end_h\na,5,6\n", "3..9", "its times count from 0"),

@@ -159,7 +159,9 @@ def _interval_table(advice: Advice) -> Table:
     best = (chosen, best_s or "none", None if math.isnan(low) else between)
     rows = [best, ("Young", found.young_s, None), ("Daly", found.daly_s, None)]
     stops = f"stops training for {format_duration(found.stall_s)}" if found.stall_s else "stops nothing"
-    title = f"interval between checkpoints; a save {stops}, nodes go every {format_duration(found.between_s)}"
+    between_s = format_duration(found.between_s)
+    often = f"once at most in {between_s}" if advice.starts[advice.best.choice].is_rare else f"every {between_s}"
+    title = f"interval between checkpoints; a save {stops}, nodes go {often}"
     return Table([key(""), Column("interval", format_duration), Column("95 %")], rows, title, found.reasons)
 
 

@@ -113,7 +113,7 @@ def _search(start: Setting, runs: ScenarioRuns, num_nodes: int) -> Setting:
         lost = math.fsum(run.lost_token_share or 0.0 for run in made) / len(made)
         if lost > setting.system.most_lost_tokens:
             return -lost
-        return math.fsum(run.samples for run in made) - math.fsum(map(rollback_samples, made)) / len(made)
+        return math.fsum(run.samples * (1 - rollback_share(run.interval_steps, run.steps) / len(made)) for run in made)
 
     def fewest(system: System) -> int:
         return fewest_steps(system, scenario.costs(), scenario.load_routing(), num_nodes)
@@ -125,7 +125,7 @@ def _search(start: Setting, runs: ScenarioRuns, num_nodes: int) -> Setting:
         settings = [Setting(one, max(best.interval_steps, fewest(one))) for one in fitting]
         best = max((best, *settings), key=score)
     least = fewest(best.system)
-    if not any(map(went_back, runs.runs(best))):
+    if not any(map(num_rollbacks, runs.runs(best))):
         least = max(least, best.interval_steps)
     fixed = best
 
@@ -137,18 +137,24 @@ def _search(start: Setting, runs: ScenarioRuns, num_nodes: int) -> Setting:
     return found if any(run.samples for run in runs.runs(found)) else start
 
 
-def went_back(run: SystemRun) -> bool:
-    """Tell whether a failure of a run went back to a checkpoint on storage."""
+def num_rollbacks(run: SystemRun) -> int:
+    """Count the failures of a run that went back to a checkpoint on storage."""
     # With a save after each step, nothing may be lost.
-    return any(
-        failure.source == "checkpoint" or (failure.lost_steps and failure.source != "memory")
+    return sum(
+        failure.source == "checkpoint" or (failure.lost_steps > 0 and failure.source != "memory")
         for failure in run.failures
     )
 
 
-def rollback_samples(run: SystemRun) -> float:
-    """Return the samples that a rollback at a random instant loses in the mean, those of half an interval."""
-    return run.interval_steps / 2 * run.samples / run.steps if run.steps else 0.0
+def rollback_share(interval_steps: int, num_steps: int) -> float:
+    """Return the share of its steps that a run loses in the mean to a rollback at a random instant: half an interval.
+
+    Examples
+    --------
+    >>> rollback_share(2, 50), rollback_share(500, 50)
+    (0.02, 1.0)
+    """
+    return min(1.0, interval_steps / 2 / num_steps) if num_steps else 0.0
 
 
 def search_notes(scenarios: Sequence[Scenario], best: Sequence[SystemRun]) -> list[str]:
@@ -158,7 +164,7 @@ def search_notes(scenarios: Sequence[Scenario], best: Sequence[SystemRun]) -> li
 
 def _untested_note(best: Iterable[SystemRun]) -> list[str]:
     """Say for which systems no failure tells what a long interval loses."""
-    names = [run.name for run in best if run.counts["checkpoints"] and not went_back(run)]
+    names = [run.name for run in best if run.counts["checkpoints"] and not num_rollbacks(run)]
     return [f"{', '.join(names)}: {UNTESTED}"] if names else []
 
 

@@ -10,7 +10,7 @@ from lazsim.errors import LazsimError, prefix_errors
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Scenario
 from lazsim.specs import ClusterSpec
-from lazsim.study.checkpoint_interval import went_back
+from lazsim.study.checkpoint_interval import num_rollbacks
 from lazsim.study.notes import describe_runs
 from lazsim.study.result import flat_row
 from lazsim.study.simulation import run_scenario
@@ -201,7 +201,7 @@ def simulate_due(buyer: Buyer) -> Mapping[str, Any]:
     hours = bought.spot_node_hours + bought.on_demand_node_hours
     costs = {"node_hours_held": hours, "cost_usd": bought.cost_usd}
     ends = {"finish_s": bought.finish_s, "done_share": bought.done_share, "switch_s": bought.switch_s}
-    told = {"notes": describe_runs([scenario], [run]), "went_back": went_back(run)}
+    told = {"notes": describe_runs([scenario], [run]), "num_rollbacks": num_rollbacks(run)}
     return {"row": flat_row(scenario, run) | costs | ends, **told}
 
 

@@ -21,7 +21,7 @@ from lazsim.placement.policies import find_policy, policy_input
 from lazsim.scenario import Inputs, Scenario, resolve
 from lazsim.settings import DEFAULTS
 from lazsim.specs import hash_id
-from lazsim.study.checkpoint_interval import AUTO, choose_setting, interval_of, other_draws, search_notes, went_back
+from lazsim.study.checkpoint_interval import AUTO, choose_setting, interval_of, num_rollbacks, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
 from lazsim.study.notes import describe_runs, draw_notes
@@ -250,12 +250,12 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     Returns
     -------
     mapping
-        ``row``, the columns of a table; ``notes``; ``went_back``, whether to a checkpoint on storage; ``states`` and
+        ``row``, the columns of a table; ``notes``; ``num_rollbacks``, to checkpoints on storage; ``states`` and
         ``events`` where the scenario keeps histories.
     """
     trace, run = scenario.load_trace(), run_scenario(scenario)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
-    told = {"notes": describe_runs([scenario], [run]), "went_back": went_back(run)}
+    told = {"notes": describe_runs([scenario], [run]), "num_rollbacks": num_rollbacks(run)}
     value: dict[str, Any] = {"row": flat_row(scenario, run) | nodes, **told}
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})
 

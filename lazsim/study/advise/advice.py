@@ -193,7 +193,10 @@ def _advise(
         best_of_race.setdefault(one.name.choice, one.name)
     tuned: dict[Alternative, Interval | None] = dict.fromkeys(list(best_of_race.values())[:MOST_TUNED])
     if interval == AUTO:
-        tuned = dict(_tune(question, search, one, num_seeds) for one in tuned)
+        tuned = dict(
+            search.tune(one.choice, one.interval_steps, question.starts[one.choice].most_steps, num_seeds)
+            for one in tuned
+        )
     of_choice = {choice: search.rank(search.tried(choice))[0].name for choice in choices if search.tried(choice)}
     finalists = list((of_choice | {one.choice: one for one in tuned}).values())
     others = [one for one in finalists if one not in tuned]
@@ -251,11 +254,6 @@ def _advise(
         ),
         is_interval_given=interval != AUTO,
     )  # fmt: skip
-
-
-def _tune(question: Question, search: Search, one: Alternative, num_seeds: int) -> tuple[Alternative, Interval | None]:
-    """Find the best interval of a choice, from that of an alternative on; see `Search.tune`."""
-    return search.tune(one.choice, one.interval_steps, question.starts[one.choice].most_steps, num_seeds)
 
 
 def _judge(

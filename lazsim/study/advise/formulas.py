@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.scenario import Scenario
 from lazsim.study.checkpoint_interval import choose_setting, interval_of, mean_between_s
-from lazsim.study.intervals import Interval
+from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.runs import ScenarioRuns
 from lazsim.trace import trace_stats
 from lazsim.units import format_duration
@@ -41,6 +41,11 @@ class Start(NamedTuple):
     def most_steps(self) -> int:
         """An interval in which a run never saves."""
         return math.ceil(self.wall_s / self.step_s)
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether nodes go once at most in the runs from which `between_s` is, which takes none for one."""
+        return round(MIN_SAMPLES * self.wall_s / self.between_s) <= 1
 
 
 def find_start(scenarios: Sequence[Scenario], num_nodes: int) -> Start:

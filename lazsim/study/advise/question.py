@@ -233,8 +233,8 @@ class Question:
                 continue
             if change is None:
                 self.notes.setdefault(one, []).append(result["notes"])
-            told = {"went_back": result["went_back"], "most_lost_tokens": scenario.find_system().most_lost_tokens}
-            rows.append({**result["row"], **told})
+            most_lost, num_rollbacks = scenario.find_system().most_lost_tokens, result["num_rollbacks"]
+            rows.append({**result["row"], "num_rollbacks": num_rollbacks, "most_lost_tokens": most_lost})
         return rows
 
     def _buyer(self, choice: Choice, scenario: Scenario) -> Buyer:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.study.advise.goal import Goal, RunRow
-from lazsim.study.checkpoint_interval import climb
+from lazsim.study.checkpoint_interval import climb, rollback_share
 from lazsim.study.comparison import (
     BySeed,
     Ranked,
@@ -253,8 +253,9 @@ class Search:
         less = self.goal.less_is_better
         best_tried = rank(fine, less_is_better=less)[0].name
         # The curve knows more than the best of a few runs, unless the runs say otherwise beyond chance.
-        is_worse = steps not in fine or is_better(fine[best_tried], fine[steps], less_is_better=less)
-        return (Alternative(choice, best_tried), None) if is_worse else (tuned, found)
+        if steps not in fine or is_better(fine[best_tried], fine[steps], less_is_better=less):
+            return Alternative(choice, best_tried), None
+        return tuned, no_surer(found, self._num_rollbacks(tuned)) if found else None
 
     def tried(self, choice: Choice, num_seeds: int = 1) -> list[Alternative]:
         """Return the alternatives of a choice with runs at `num_seeds` seeds or more, by interval."""
@@ -263,7 +264,10 @@ class Search:
 
     def has_gone_back(self, choice: Choice) -> bool:
         """Tell whether a failure of some run of a choice went back to a checkpoint on storage."""
-        return any(row["went_back"] for one in self.tried(choice) for row in self.rows[one, None].values())
+        return any(self._num_rollbacks(one) for one in self.tried(choice))
+
+    def _num_rollbacks(self, one: Alternative) -> int:
+        return sum(row["num_rollbacks"] for row in self.rows[one, None].values())
 
     def _is_missed(self, one: Alternative) -> bool:
         rows = self.rows.get((one, None), {}).values()
@@ -344,9 +348,8 @@ class Search:
 def one_rollback_more(interval_steps: int, rows: Mapping[int, RunRow]) -> dict[int, RunRow]:
     """Return runs as if one more failure, at a random instant of one of them, had gone back to a checkpoint.
 
-    It loses half of an interval in the mean. Of intervals that few such failures have tested, some lose little by luck;
-    where none has, to save never would be best, and lose all at other seeds. `lazsim.study.checkpoint_interval` does
-    the same.
+    Of intervals that few such failures have tested, some lose little by luck; where none has, to save never would be
+    best, and lose all at other seeds. `lazsim.study.checkpoint_interval` does the same.
 
     Examples
     --------
@@ -355,11 +358,35 @@ def one_rollback_more(interval_steps: int, rows: Mapping[int, RunRow]) -> dict[i
     >>> one_rollback_more(2, {0: {"steps": 50, "samples": 500}, 1: {"steps": 50, "samples": 500}})[0]["samples"]
     495.0
     """
-    lost = {seed: interval_steps / 2 / row["steps"] / len(rows) if row["steps"] else 0.0 for seed, row in rows.items()}
+    kept = {seed: 1 - rollback_share(interval_steps, row["steps"]) / len(rows) for seed, row in rows.items()}
     return {
-        seed: {**row, **{name: row[name] * (1 - lost[seed]) for name in OF_SAMPLES if name in row}}
+        seed: {**row, **{name: row[name] * kept[seed] for name in OF_SAMPLES if name in row}}
         for seed, row in rows.items()
     }
+
+
+def no_surer(interval: Interval, num_rollbacks: int) -> Interval:
+    """Return the interval of the best steps, no narrower than that of the rate of the rollbacks in the runs allows.
+
+    Notes
+    -----
+    The best steps go with the root of the time between rollbacks (Young). With `num_rollbacks` of them in a time, their
+    rate follows a gamma distribution if all rates were as likely before (Gelman et al., Bayesian Data Analysis, 3rd
+    ed., section 2.6), with the mean of one rollback more; see `one_rollback_more`. Seeds that have none are all alike.
+
+    Examples
+    --------
+    >>> [round(bound, 2) for bound in no_surer(Interval(1.0, 1.0, 1.0), 0)]
+    [1.0, 0.52, 6.28]
+    >>> [round(bound, 2) for bound in no_surer(Interval(1.0, 0.8, 1.1), 250)]
+    [1.0, 0.8, 1.1]
+    """
+    from scipy.special import gammaincinv
+
+    num = num_rollbacks + 1
+    low, high = interval.value * np.sqrt(num / gammaincinv(num, [0.975, 0.025]))
+    # Fewer seeds than have an interval bear out none.
+    return Interval(interval.value, *map(float, (np.minimum(interval.low, low), np.maximum(interval.high, high))))
 
 
 def fit_interval(values: Mapping[int, BySeed], sign: int = 1) -> Interval | None:
