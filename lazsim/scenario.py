@@ -173,7 +173,7 @@ class Scenario(Inputs):
         value = plain(value)
         factor = FACTOR.fullmatch(value) if dot and isinstance(value, str) else None
         if factor and isinstance(present := self.field(path), int | float):
-            value = scale(present, float(factor[1]))
+            value = scale(present, float(factor[1]), field_path.rpartition(".")[2])
         settings = {**self.settings, path: value}
         if dot and part in ("gpu", "cluster", "job", "step") and path not in OF_OTHERS:
             # Nothing else depends on these, so that nothing needs to be read again.

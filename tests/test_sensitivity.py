@@ -124,8 +124,39 @@ def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(system):
         if why_without_effect(path, scenario.without_effect):
             continue
         before, after = scenario.field(path), scenario.replace(path, "x1.5").field(path)
-        # A whole number is rounded and stays at least 1; of several, each is multiplied.
-        assert after == pytest.approx(1.5 * np.asarray(before), abs=0.5 if isinstance(before, int) else 0), name
+        # A whole number is rounded and stays at least 1; of several, each is multiplied; a share is no more than 1.
+        expected = 1.5 * np.asarray(before)
+        if name.endswith(("_efficiency", "_share")):
+            expected = min(expected, 1)
+        assert after == pytest.approx(expected, abs=0.5 if isinstance(before, int) else 0), name
+
+
+def test_a_share_is_raised_to_1_at_most_and_the_study_says_so():
+    """Matmuls of the RTX 3090 reach 0.836 of its peak: 1.1 times that is 0.92, and 1.5 times 1.25."""
+    settings = {"trace": make_trace(), "routing": "uniform"}
+    result = sensitivity(settings, systems=["ds"], constants=["matmul_efficiency"], factors=[1.1, 1.5])
+    within, beyond = result.changes
+    assert (within.value, beyond.value) == (pytest.approx(1.1 * 0.836), 1)
+    told = "taken as 1, as no factor takes a share beyond that"
+    assert (within.notes, beyond.notes) == ((), (told,))
+    assert f"matmul_efficiency x1.5: {told}" in result.notes
+    [cut] = simulate(systems=["ds"], **settings, **{"gpu.matmul_efficiency": "x1.5"}).runs
+    [full] = simulate(systems=["ds"], **settings, **{"gpu.matmul_efficiency": 1.0}).runs
+    assert beyond.samples == {"ds": cut.samples} == {"ds": full.samples}
+
+
+@pytest.mark.parametrize(("value", "is_told"), [("x1.1", False), ("x0.5", False), ("x1.5", True), (1.0, False)])
+def test_a_run_says_that_a_factor_takes_no_share_beyond_1(value, is_told):
+    result = simulate(make_trace(), systems=["ds"], routing="uniform", **{"gpu.matmul_efficiency": value})
+    told = "`gpu.matmul_efficiency` x1.5: taken as 1, as no factor takes a share beyond that"
+    assert (told in result.notes) == is_told
+
+
+def test_a_share_that_is_above_1_stays_what_it_is():
+    """A network that adds up itself may exceed its line rate in an all-reduce."""
+    scenario = resolve({"cluster.network.all_reduce_efficiency": 1.2})
+    raised = scenario.replace("cluster.network.all_reduce_efficiency", "x1.5")
+    assert raised.cluster.network.all_reduce_efficiency == 1.2
 
 
 def test_constants_of_a_layout_are_varied_only_where_there_is_one():

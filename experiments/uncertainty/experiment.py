@@ -126,6 +126,11 @@ SMALL = {
 INSTEAD = "instead"
 """Not a factor, but another source or another reading."""
 
+NOTES = (
+    "loads are generated, so that their skew and drift can be varied, too",
+    "a share is doubled up to 1",
+)
+
 LINE_INCHES = 0.16
 SEEDS = "95 % over seeds"
 AT_WORDS = {"x0.5": "halved", "x2": "doubled", INSTEAD: "another input"}
@@ -155,7 +160,7 @@ def run(context, settings):
         "largest": side_by_side(assumptions, settings["rival"], settings["most_listed"]),
         "assumptions": assumptions,
     }
-    return Outcome(tables, figures, ("loads are generated, so that their skew and drift can be varied, too",))
+    return Outcome(tables, figures, NOTES)
 
 
 def vary(headline, assumptions, values, context):

@@ -15,6 +15,9 @@ from lazsim.specs.record import with_units
 FACTOR = re.compile(r"x(\d+(?:\.\d*)?(?:e[+-]?\d+)?)", re.ASCII)
 """Text that multiplies a number, such as ``x0.5``."""
 
+SHARES = "_efficiency", "_share", "_prob", "slowest_gpu_rate"
+"""Ends of the names of shares of a whole, which no factor takes beyond it."""
+
 
 def override(
     spec: SpecT, changes: Mapping[str, Any], name: str = "", system: str = "", systems: Collection[str] = ()
@@ -56,18 +59,37 @@ def override(
         raise SpecError(f"{', '.join(told)}: {str(error).removeprefix(only)}") from None
 
 
-def scale(value: Any, factor: float) -> Any:
+def scale(value: Any, factor: float, name: str = "") -> Any:
     """Multiply a constant, each of several; a whole number, such as of steps, is rounded and stays 1 or more, or 0.
+
+    A share, by its name, becomes 1 at most, or stays what it is above that.
 
     Examples
     --------
     >>> scale(7, 1.5), scale(5.0, 0.5), scale(0, 2.0), scale((1.0, 3.0), 2.0)
     (10, 2.5, 0, [2.0, 6.0])
+    >>> scale(0.78, 1.5, "matmul_efficiency")
+    1.0
     """
     if isinstance(value, list | tuple):
-        return [scale(one, factor) for one in value]
+        return [scale(one, factor, name) for one in value]
+    if name.endswith(SHARES):
+        return min(value * factor, max(value, 1.0))
     # An endless product becomes a number that is too large for any field.
     return max(min(value, 1), round(min(MAX_WHOLE, value * factor))) if isinstance(value, int) else value * factor
+
+
+def share_note(path: str, factor: float, value: Any) -> str:
+    """Say that a factor left a share at its most, by its path and what it became; else return an empty text.
+
+    Examples
+    --------
+    >>> share_note("gpu.matmul_efficiency", 1.5, 1.0), share_note("gpu.matmul_efficiency", 1.5, 0.9)
+    ('taken as 1, as no factor takes a share beyond that', '')
+    """
+    if factor <= 1 or not path.endswith(SHARES) or value < 1:
+        return ""
+    return f"taken as {value:g}, as no factor takes a share beyond that"
 
 
 def field_at(value: Any, path: str) -> Any:
@@ -98,4 +120,4 @@ def _set(plain: dict[str, Any], path: list[str], value: Any, system: str, system
         raise SpecError("there is no number to multiply; give one")
     numbers = old if isinstance(old, list | tuple) else [old]
     is_scaled = factor is not None and all(isinstance(one, int | float) for one in numbers)
-    table[last] = scale(old, float(factor[1])) if factor and is_scaled else value
+    table[last] = scale(old, float(factor[1]), last) if factor and is_scaled else value

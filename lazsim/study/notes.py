@@ -28,6 +28,7 @@ from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
+from lazsim.specs.overrides import FACTOR, share_note
 from lazsim.study.checkpoint_interval import AUTO, search_notes
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -310,6 +311,9 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
         )
     elif scenario.spare_start_s:
         notes.append("`spare_start` has no effect without `spares`")
+    scaled = ((path, FACTOR.fullmatch(value)) for path, value in scenario.settings.items() if isinstance(value, str))
+    told = ((path, by, share_note(path, float(by[1]), scenario.field(path))) for path, by in scaled if by)
+    notes += [f"`{path}` {by[0]}: {text}" for path, by, text in told if text]
     return [*notes, *nodes_note(scenario)]
 
 

@@ -11,6 +11,7 @@ from lazsim.grouping import grouped
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, StepConstants
 from lazsim.specs.effects import refuse_without_effect, why_without_effect
+from lazsim.specs.overrides import share_note
 from lazsim.study.collect import collect
 from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
@@ -118,7 +119,7 @@ def sensitivity(
         Names of constants, as `constant_paths` gives them, or their dotted paths; all with an effect on the job when
         empty.
     factors
-        Factors above 0. One near 1 tells how large an effect chance alone has; see Notes.
+        Factors above 0; none takes a share beyond 1. One near 1 tells how large an effect chance alone has; see Notes.
     **options
         Workers and progress; see `lazsim.study.collect.collect`. All runs are made in this process unless it says
         otherwise.
@@ -191,7 +192,7 @@ def _change(
     value = next(one.field(changed.path) for one in scenarios if one.field(changed.path) is not None)
     before = {run.name: run.samples for run in base.runs}
     after: dict[str, int | None] = {}
-    notes: dict[str, None] = {}
+    notes = dict.fromkeys(filter(None, [share_note(changed.path, changed.factor, value)]))
     for run, found in zip(before, results, strict=True):
         # A text says why there is no run.
         after[run], remarks = (None, [found]) if isinstance(found, str) else (found["row"]["samples"], found["notes"])

@@ -14,6 +14,7 @@ from lazsim.placement.policies import policy_input
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import Settings
 from lazsim.specs.effects import why_without_effect
+from lazsim.specs.overrides import SHARES
 from lazsim.study.advise.formulas import hold_against_formulas
 from lazsim.study.advise.goal import find_goal, parse_goal
 from lazsim.study.advise.question import (
@@ -328,8 +329,12 @@ def assumptions(scenario: Scenario) -> list[Assumption]:
     paths = {name: path for name, path in constant_paths([]).items() if name not in NOT_ASSUMED} | TRACE_PATHS
     found = []
     for name, path in paths.items():
-        for factor in FACTORS if scenario.field(path) and not why_without_effect(path, scenario.without_effect) else ():
-            # More than all of something is not in its range.
+        present = scenario.field(path)
+        if not present or why_without_effect(path, scenario.without_effect):
+            continue
+        most = max(1.0, 1 / present) if path.endswith(SHARES) else math.inf
+        for factor in (min(one, most) for one in FACTORS if most > 1 or one < 1):
+            # What is beyond the range of a field is no assumption.
             with suppress(SpecError):
                 assumption = Assumption(name, factor, path)
                 assumption.apply(scenario)
@@ -363,7 +368,7 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
             excess = search.better_by(rival, best).value * changed - at_first
             if excess > 0:
                 suspects.append((excess, change, rival))
-    num_assumptions = len(changes) // len(FACTORS)
+    num_assumptions = len({one.constant for one in changes})
     found: list[Turn] = []
     # The most likely first, for when runs do not suffice.
     for _, change, rival in sorted(suspects, key=lambda one: -one[0]):
