@@ -63,6 +63,17 @@ def check_whole(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def check_amount(name: str, value: Any) -> float:
+    """Return a finite number from 0 up as a float; a `SpecError` says that it is none."""
+    try:
+        fits = math.isfinite(value) and value >= 0
+    except (TypeError, OverflowError):
+        fits = False
+    if not fits:
+        raise SpecError(f"`{name}`: expected a finite number from 0 up, found {value!r}")
+    return float(value)
+
+
 def check_replicas(
     replicas_LE: npt.ArrayLike, num_nodes: int, num_slots: int, *, fills: bool = False
 ) -> tuple[npt.NDArray[np.int64], int, int]:

@@ -114,7 +114,7 @@ def test_replicas_that_cannot_be_placed_are_refused(place, arguments, expected):
         (lambda: lazsim.dispatch_tokens([[4, 0]], [[2**40, 1]]), "replicas: an expert has more than 524,288; give the"),
         (
             lambda: placement_change([[0]], [[0]], [[1]], 1, -1.0),
-            "expert_bytes: expected a finite number from 0 up",
+            "`expert_bytes`: expected a finite number from 0 up",
         ),
         (lambda: lazsim.PlacementPlan([[[0, 2]], [[0, 1]]], 2), "`slots_LNS`: slot 1 of node 0 in layer 0 holds 2; ex"),
         (lambda: lazsim.PlacementPlan([[[0, -2]]], 2), "`slots_LNS`: slot 1 of node 0 in layer 0 holds -2; experts ar"),
@@ -223,10 +223,10 @@ def test_allocations_and_plain_expert_parallelism_take_narrow_types(kind):
         ({"gpus_per_node": 0}, "`gpus_per_node`: expected a whole number from 1 up, found 0"),
         ({"num_groups": 2.0}, "`num_groups`: expected a whole number from 1 up, found 2.0"),
         ({"seed": None}, "`seed`: expected a whole number from 0 up, found None"),
-        ({"move_cost": math.nan}, "move_cost: expected a finite number from 0 up, found nan"),
+        ({"move_cost": math.nan}, "`move_cost`: expected a finite number from 0 up, found nan"),
         ({"domain_N": "abcd"}, "`domains`: 1 named for 4 nodes; name one for each"),
         ({"domain_N": [[0, 1]] * 4}, "`domains`: 8 named for 4 nodes; name one for each"),
-        ({"old": [[[0]]]}, "old: expected a plan, found list"),
+        ({"old": [[[0]]]}, "`old`: expected a plan, found list"),
     ],
 )
 def test_a_request_that_no_policy_could_plan_for_is_refused(fields, expected):
@@ -398,6 +398,8 @@ def test_a_sweep_takes_numbers_of_numpy_ranges_and_paths(tmp_path):
         ({"start_s": "1h"}, "`start`: expected a number of seconds, found '1h'"),
         ({"duration_s": math.nan}, "`duration`: expected a number of seconds, found nan"),
         ({"seed": None}, "`seed`: expected a whole number from 0 up, found None"),
+        ({"max_nodes": 8.0}, "`max_nodes`: expected a whole number from 1 up, found 8.0"),
+        ({"mapping": {"time_unit": "s"}}, "`mapping`: expected a TraceMapping, found dict"),
     ],
 )
 def test_a_stretch_that_is_none_and_a_seed_that_would_draw_anew_each_time_are_refused(cut, expected):

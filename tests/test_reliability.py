@@ -172,8 +172,15 @@ def test_an_expert_that_no_node_holds_is_lost_from_the_start(method):
         (lambda h: recovery_curve(h, [3], domain_N=[0, 0, 1, 1, 1]), "as there are 2 failure domains"),
         (lambda h: recovery_curve(h, [1], domain_N=[0, 1]), "2 failure domains named for 5 nodes"),
         (lambda h: recovery_curve(h, [1], "guess"), "unknown method 'guess': expected auto, exact or montecarlo"),
-        (lambda h: recovery_curve(h, [1], half_width=0), "an interval cannot be 0 wide"),
-        (lambda h: recovery_curve(h, [1], half_width=float("nan")), "an interval cannot be nan wide"),
+        (lambda h: recovery_curve(h, [1], half_width=0), "`half_width` 0: an interval needs more"),
+        (
+            lambda h: recovery_curve(h, [1], half_width="0.01"),
+            "`half_width`: expected a finite number from 0 up, found '0.01'",
+        ),
+        (
+            lambda h: recovery_curve(h, [1], half_width=float("nan")),
+            "`half_width`: expected a finite number from 0 up, found nan",
+        ),
         (lambda h: recovery_prob(h, BatchFailures([9])), "9 failures are impossible"),
         (lambda h: recovery_prob(h, IndependentFailures([0.1] * 4)), "4 failure probabilities for 5 nodes"),
         (lambda h: recovery_prob(h, IndependentFailures([0.1] * 4 + [1.1])), "1.1 is not a failure probability"),

@@ -189,7 +189,7 @@ def test_a_layer_without_load_counts_as_evenly_loaded():
 def test_a_weight_that_is_no_load_is_named(bad):
     weight = np.ones((2, 4))
     weight[1, 2] = bad
-    with pytest.raises(SpecError, match=r"^weight of expert 2 in layer 1 is (-1\.0|nan|inf); expected .*$"):
+    with pytest.raises(SpecError, match=r"^`weight` of expert 2 in layer 1 is (-1\.0|nan|inf); expected .*$"):
         rebalance_experts(weight, 8, 1, 2, 4)
 
 
@@ -199,8 +199,8 @@ def test_a_weight_that_is_no_load_is_named(bad):
         ({"weight": [1, 2]}, SpecError, "shape"),
         ({"weight": [[1], [1, 2]]}, SpecError, "rows of equal length"),
         ({"weight": [["a", "b"]]}, SpecError, "numbers"),
-        ({"num_replicas": 9}, SpecError, "num_replicas: expected a multiple of num_gpus, which is 4, found 9"),
-        ({"num_gpus": 3}, SpecError, "num_gpus: expected a multiple of num_nodes"),
+        ({"num_replicas": 9}, SpecError, "`num_replicas`: expected a multiple of `num_gpus`, which is 4, found 9"),
+        ({"num_gpus": 3}, SpecError, "`num_gpus`: expected a multiple of `num_nodes`"),
         ({"num_nodes": 0}, SpecError, "num_nodes"),
         ({"fault_threshold": 0}, SpecError, "fault_threshold"),
         ({"fault_threshold": None}, SpecError, "fault_threshold`: expected a whole number from 1 up, found None"),
@@ -209,37 +209,37 @@ def test_a_weight_that_is_no_load_is_named(bad):
         ({"num_replicas": "8"}, SpecError, "num_replicas`: expected a whole number from 1 up, found '8'"),
         ({"num_nodes": 2.0}, SpecError, "num_nodes`: expected a whole number from 1 up, found 2.0"),
         ({"num_gpus": None}, SpecError, "num_gpus`: expected a whole number from 1 up, found None"),
-        ({"num_ranks": 4}, SpecError, "num_ranks: expected this or num_gpus, which is the same, found 4 and 4"),
-        ({"num_gpus": None, "num_ranks": 3}, SpecError, "num_ranks: expected a multiple of num_nodes"),
-        ({"num_gpus": [2, 2, 2]}, SpecError, "num_gpus: expected a number from 1 up for each of 2 nodes"),
+        ({"num_ranks": 4}, SpecError, "`num_ranks`: expected this or `num_gpus`, which is the same, found 4 and 4"),
+        ({"num_gpus": None, "num_ranks": 3}, SpecError, "`num_ranks`: expected a multiple of `num_nodes`"),
+        ({"num_gpus": [2, 2, 2]}, SpecError, "`num_gpus`: expected a number from 1 up for each of 2 nodes"),
         ({"num_gpus": [4, 0]}, SpecError, "num_gpus`: expected a whole number from 1 up, found 0"),
-        ({"num_gpus": [3, 2]}, SpecError, "num_replicas: expected a multiple of num_gpus, which is 5, found 8"),
+        ({"num_gpus": [3, 2]}, SpecError, "`num_replicas`: expected a multiple of `num_gpus`, which is 5, found 8"),
         ({"num_groups": 0}, SpecError, "num_groups`: expected a whole number from 1 up, found 0"),
         ({"num_groups": -2}, SpecError, "num_groups`: expected a whole number from 1 up, found -2"),
-        ({"num_groups": 6}, SpecError, "num_groups: expected a number that divides the 4 experts, found 6"),
+        ({"num_groups": 6}, SpecError, "`num_groups`: expected a number that divides the 4 experts, found 6"),
         ({"num_groups": "x"}, SpecError, "num_groups`: expected a whole number from 1 up, found 'x'"),
         ({"num_groups": 2.0}, SpecError, "num_groups`: expected a whole number from 1 up, found 2.0"),
-        ({"num_groups": None, "enable_hierarchical": True}, SpecError, "num_groups: expected a number of groups"),
+        ({"num_groups": None, "enable_hierarchical": True}, SpecError, "`num_groups`: expected a number of groups"),
         (
             {"num_groups": 3, "enable_hierarchical": True},
             SpecError,
-            "^enable_hierarchical: 3 groups are no mult",
+            "^`enable_hierarchical`: 3 groups are no mult",
         ),
         (
             {"num_groups": 2, "enable_hierarchical": True, "policy": "mro"},
             SpecError,
-            "^enable_hierarchical: policy 'mro'",
+            "^`enable_hierarchical`: policy 'mro'",
         ),
         (
             {"num_groups": 2, "enable_hierarchical": True, "fault_threshold": 2},
             SpecError,
-            "enable_hierarchical: fault_th",
+            "`enable_hierarchical`: `fault_th",
         ),
-        ({"enable_hierarchical": "yes"}, SpecError, "enable_hierarchical: expected True, False or None, found 'yes'"),
-        ({"active_ranks": [True] * 3}, SpecError, "active_ranks: expected 0 or 1 for each of 4 GPUs"),
-        ({"active_ranks": [0, 1, 2, 1]}, SpecError, "active_ranks: expected 0 or 1 for each of 4 GPUs"),
-        ({"active_ranks": [0.0] * 4}, SpecError, "active_ranks: expected 0 or 1 for each of 4 GPUs, found float64"),
-        ({"active_ranks": [0] * 4}, InfeasiblePlanError, "active_ranks: no GPU is alive"),
+        ({"enable_hierarchical": "yes"}, SpecError, "`enable_hierarchical`: expected True, False or None, found 'yes'"),
+        ({"active_ranks": [True] * 3}, SpecError, "`active_ranks`: expected 0 or 1 for each of 4 GPUs"),
+        ({"active_ranks": [0, 1, 2, 1]}, SpecError, "`active_ranks`: expected 0 or 1 for each of 4 GPUs"),
+        ({"active_ranks": [0.0] * 4}, SpecError, "`active_ranks`: expected 0 or 1 for each of 4 GPUs, found float64"),
+        ({"active_ranks": [0] * 4}, InfeasiblePlanError, "`active_ranks`: no GPU is alive"),
         ({"active_ranks": [0, 0, 1, 1], "live_nodes": [True, False]}, InfeasiblePlanError, "no GPU is alive"),
         ({"active_ranks": [0, 1, 1, 1], "policy": "mro"}, InfeasiblePlanError, "'mro' plans for nodes of equal size"),
         ({"old_global_expert_indices": [[0, 1, 2]]}, SpecError, "expected a multiple of slots of a GPU, which is 2"),
@@ -387,7 +387,7 @@ def test_the_example_of_the_original_keeps_each_of_four_groups_on_one_of_two_nod
     [
         ({"num_groups": 3}, "3 groups are no multiple of 2 nodes"),
         ({"policy": "spread"}, "policy 'spread' does not keep them together"),
-        ({"fault_threshold": 2}, "fault_threshold 2 puts an expert on several nodes"),
+        ({"fault_threshold": 2}, "`fault_threshold` 2 puts an expert on several nodes"),
         # The second node has 2 slots and the first 4, where groups have 3 experts.
         ({"active_ranks": [1, 1, 0, 1], "num_replicas": 8}, "2 groups of 3 experts do not fit whole on these nodes"),
     ],

@@ -13,6 +13,7 @@ from lazsim.specs import (
     ClusterSpec,
     FusedExpertsSpec,
     GpuSpec,
+    JobSpec,
     ModelSpec,
     Spec,
     StepConstants,
@@ -32,6 +33,17 @@ def test_every_catalogue_entry_can_be_read_and_is_named_as_its_file(spec_type):
     names = catalog_names(CATALOG_KINDS[spec_type])
     assert names
     assert tuple(load_spec(spec_type, name).name for name in names) == names
+
+
+@pytest.mark.parametrize(
+    ("spec_type", "name", "field"),
+    [(JobSpec, "testbed-a", "checkpoint_interval_steps"), (StepConstants, "training", "measured_over_predicted")],
+)
+def test_a_specification_that_a_program_changes_is_read_anew_as_it_was(spec_type, name, field):
+    before = dict(getattr(load_spec(spec_type, name), field))
+    assert before
+    getattr(load_spec(spec_type, name), field).clear()
+    assert getattr(load_spec(spec_type, name), field) == before
 
 
 def test_every_gpu_that_a_user_may_ask_for_is_there():

@@ -279,5 +279,5 @@ def test_on_uneven_nodes_every_threshold_that_exhaustive_search_finds_is_kept(nu
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), "much", None])
 def test_a_cost_of_moves_that_is_none_is_refused(bad):
-    with pytest.raises(SpecError, match=r"^move_cost: expected a finite number from 0 up, found "):
+    with pytest.raises(SpecError, match=r"^`move_cost`: expected a finite number from 0 up, found "):
         rebalance_experts([[1, 1]], 2, 1, 1, 1, [[0, 1]], move_cost=bad)

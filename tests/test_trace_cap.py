@@ -140,7 +140,9 @@ def test_same_seed_gives_the_same_cap():
     assert one == two
 
 
-@pytest.mark.parametrize(("most", "rule", "says"), [(2, "offest", "did you mean 'offset'"), (0, "clip", "at least 1")])
+@pytest.mark.parametrize(
+    ("most", "rule", "says"), [(2, "offest", "did you mean 'offset'"), (0, "clip", "from 1 up, found 0")]
+)
 def test_bad_cap_is_refused_in_one_line(most, rule, says):
     with pytest.raises(LazsimError, match=says):
         cap_trace(make_trace([{0}]), most, rule, np.random.default_rng(0))

@@ -79,15 +79,15 @@ def sglang_rebalance_experts(
     """
     if getattr(tokens_per_expert, "ndim", 0) != 3:
         shape = tuple(getattr(tokens_per_expert, "shape", ()))
-        raise SpecError(f"tokens_per_expert: expected shape (steps, layers, experts), found {shape}")
+        raise SpecError(f"`tokens_per_expert`: expected shape (steps, layers, experts), found {shape}")
     if num_local_physical_experts < 1 or num_physical_experts % num_local_physical_experts:
         text = f"a divisor of num_physical_experts, which is {num_physical_experts}"
-        raise SpecError(f"num_local_physical_experts: expected {text}, found {num_local_physical_experts}")
+        raise SpecError(f"`num_local_physical_experts`: expected {text}, found {num_local_physical_experts}")
     if algorithm is not None:
         name = getattr(algorithm, "name", str(algorithm))
         enable_hierarchical = name.endswith("_hierarchical")
         if name.startswith("elasticity_aware") and active_ranks is None:
-            raise SpecError(f"active_ranks: expected the mask of ranks that {name} needs, found None")
+            raise SpecError(f"`active_ranks`: expected the mask of ranks that {name} needs, found None")
     physical, slots, count = rebalance_experts(
         tokens_per_expert.sum(0),
         num_physical_experts,

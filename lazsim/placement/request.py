@@ -7,9 +7,9 @@ import numpy as np
 
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_SLOTS
-from lazsim.loads import as_array, check_loads, check_replicas, check_whole
+from lazsim.loads import as_array, check_amount, check_loads, check_replicas, check_whole
 from lazsim.placement.plan import Ints, PlacementPlan, read_only
-from lazsim.placement.steady import MOVE_COST, check_amount
+from lazsim.placement.steady import MOVE_COST
 from lazsim.units import counted
 
 
@@ -80,12 +80,12 @@ class PlacementRequest:
 
     def _checked_old(self, old: PlacementPlan) -> PlacementPlan:
         if not isinstance(old, PlacementPlan):
-            raise SpecError(f"old: expected a plan, found {type(old).__name__}")
+            raise SpecError(f"`old`: expected a plan, found {type(old).__name__}")
         num_layers, num_experts = self.replicas_LE.shape
         shape = old.slots_LNS.shape
         if shape[:2] != (num_layers, self.num_nodes) or shape[2] > self.num_slots or old.num_experts != num_experts:
             expected = f"{num_experts} experts and slots of shape {(num_layers, self.num_nodes, self.num_slots)}"
-            raise SpecError(f"old: expected a plan of {expected}, found {old.num_experts} and {shape}")
+            raise SpecError(f"`old`: expected a plan of {expected}, found {old.num_experts} and {shape}")
         if self.num_slots % self.gpus_per_node:
-            raise SpecError(f"old: {self.gpus_per_node} GPUs do not share {self.num_slots} slots evenly")
+            raise SpecError(f"`old`: {self.gpus_per_node} GPUs do not share {self.num_slots} slots evenly")
         return old.with_slots(self.num_slots)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.loads import MAX_TOKENS, as_array, check_whole, is_tensor
+from lazsim.loads import MAX_TOKENS, as_array, check_amount, check_whole, is_tensor
 from lazsim.placement.allocation import prepare_loads
 from lazsim.placement.balanced import most_distinct, place_on_uneven
 from lazsim.placement.eplb import place_groups, replicate_greedily
@@ -24,7 +24,7 @@ from lazsim.placement.local_search import Rules
 from lazsim.placement.plan import Bools, Floats, Ints
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
-from lazsim.placement.steady import MOVE_COST, PlanChange, check_amount, even_out, keep_steady, tell_change
+from lazsim.placement.steady import MOVE_COST, PlanChange, even_out, keep_steady, tell_change
 
 log = logging.getLogger(__name__)
 
@@ -277,10 +277,10 @@ def _kept_groups(
 ) -> int:
     """Return the number of groups of which each is to be kept on one node; 1 for none."""
     if enable_hierarchical not in (None, True, False):
-        raise SpecError(f"enable_hierarchical: expected True, False or None, found {enable_hierarchical!r}")
+        raise SpecError(f"`enable_hierarchical`: expected True, False or None, found {enable_hierarchical!r}")
     if num_groups is None:
         if enable_hierarchical:
-            raise SpecError("num_groups: expected a number of groups with enable_hierarchical, found None")
+            raise SpecError("`num_groups`: expected a number of groups with `enable_hierarchical`, found None")
         return 1
     num_groups = check_whole("num_groups", num_groups)
     if enable_hierarchical is not None and not enable_hierarchical:
@@ -289,22 +289,22 @@ def _kept_groups(
     if num_groups % num_nodes:
         obstacle = f"{num_groups} groups are no multiple of {num_nodes} nodes"
     elif num_experts % num_groups:
-        raise SpecError(f"num_groups: expected a number that divides the {num_experts} experts, found {num_groups}")
+        raise SpecError(f"`num_groups`: expected a number that divides the {num_experts} experts, found {num_groups}")
     elif policy not in (None, "eplb"):
         obstacle = f"policy {policy!r} does not keep them together"
     elif fault_threshold > 1:
-        obstacle = f"fault_threshold {fault_threshold} puts an expert on several nodes"
+        obstacle = f"`fault_threshold` {fault_threshold} puts an expert on several nodes"
     if num_nodes == 1 or not obstacle:
         return num_groups if num_nodes > 1 else 1
     if enable_hierarchical:
-        raise SpecError(f"enable_hierarchical: {obstacle}")
+        raise SpecError(f"`enable_hierarchical`: {obstacle}")
     if num_groups > 1:
         _warn_of_split_groups(obstacle)
     return 1
 
 
 def _warn_of_split_groups(why: str) -> None:
-    warnings.warn(f"num_groups: experts of a group may be on several nodes: {why}", stacklevel=4)
+    warnings.warn(f"`num_groups`: experts of a group may be on several nodes: {why}", stacklevel=4)
 
 
 def _invert(slots_LP: Ints, num_experts: int) -> tuple[Ints, Ints]:
@@ -332,11 +332,11 @@ def _integer_loads(value: Any) -> Ints:
     weight = as_array("weight", value)
     if weight.ndim != 2 or not weight.size or weight.dtype.kind not in "biuf":
         found = f"{weight.dtype} of shape {weight.shape}"
-        raise SpecError(f"weight: expected numbers of shape (layers, experts), found {found}")
+        raise SpecError(f"`weight`: expected numbers of shape (layers, experts), found {found}")
     weight_LE = weight.astype(np.float64)
     for layer, expert in np.argwhere(~(np.isfinite(weight_LE) & (weight_LE >= 0)))[:1]:
         raise SpecError(
-            f"weight of expert {expert} in layer {layer} is {weight[layer, expert]}; expected a finite number from 0 up"
+            f"`weight` of expert {expert} in layer {layer} is {weight[layer, expert]}; expected a number from 0 up"
         )
     if (weight_LE / MAX_TOKENS).sum(axis=1).max() <= 1 and (weight_LE == np.rint(weight_LE)).all():
         return weight_LE.astype(np.int64)
@@ -352,10 +352,10 @@ def _placement(name: str, value: Any, shape: tuple[int, ...]) -> Ints:
     placement_LP = as_array(name, value)
     expected = f"integers from -1 to {shape[1] - 1} of shape ({shape[0]}, slots)"
     if placement_LP.ndim != 2 or len(placement_LP) != shape[0] or placement_LP.dtype.kind not in "iu":
-        raise SpecError(f"{name}: expected {expected}, found {placement_LP.dtype} of shape {placement_LP.shape}")
+        raise SpecError(f"`{name}`: expected {expected}, found {placement_LP.dtype} of shape {placement_LP.shape}")
     outside = placement_LP[(placement_LP < -1) | (placement_LP >= shape[1])]
     if len(outside):
-        raise SpecError(f"{name}: expected {expected}, found {outside[0]}")
+        raise SpecError(f"`{name}`: expected {expected}, found {outside[0]}")
     return placement_LP.astype(np.int64)
 
 
@@ -364,17 +364,19 @@ def _gpus_of_nodes(
 ) -> Ints:
     """Return the GPUs of each node, shape (N,), which share the replicas evenly."""
     if num_gpus is not None and num_ranks is not None:
-        raise SpecError(f"num_ranks: expected this or num_gpus, which is the same, found {num_ranks} and {num_gpus}")
+        raise SpecError(
+            f"`num_ranks`: expected this or `num_gpus`, which is the same, found {num_ranks} and {num_gpus}"
+        )
     if isinstance(num_gpus, list | tuple | np.ndarray):
         gpus_N = np.array([check_whole("num_gpus", count) for count in num_gpus], dtype=np.int64)
         if len(gpus_N) != num_nodes:
-            raise SpecError(f"num_gpus: expected a number from 1 up for each of {num_nodes} nodes, found {num_gpus}")
-        _require_multiple("num_replicas", num_replicas, "num_gpus", int(gpus_N.sum()))
+            raise SpecError(f"`num_gpus`: expected a number from 1 up for each of {num_nodes} nodes, found {num_gpus}")
+        _require_multiple("`num_replicas`", num_replicas, "`num_gpus`", int(gpus_N.sum()))
         return gpus_N
     name, number = ("num_gpus", num_gpus) if num_ranks is None else ("num_ranks", num_ranks)
     number = check_whole(name, number)
-    _require_multiple(name, number, "num_nodes", num_nodes)
-    _require_multiple("num_replicas", num_replicas, name, number)
+    _require_multiple(f"`{name}`", number, "`num_nodes`", num_nodes)
+    _require_multiple("`num_replicas`", num_replicas, f"`{name}`", number)
     return np.full(num_nodes, number // num_nodes)
 
 
@@ -385,19 +387,20 @@ def _live(gpus_N: Ints, live_nodes: Any, active_ranks: Any) -> Bools:
         mask = as_array("live_nodes", live_nodes)
         if mask.shape != gpus_N.shape or mask.dtype != np.bool_:
             found = f"{mask.dtype} of shape {mask.shape}"
-            raise SpecError(f"live_nodes: expected a mask of {len(gpus_N)} booleans, one for each node, found {found}")
+            raise SpecError(
+                f"`live_nodes`: expected a mask of {len(gpus_N)} booleans, one for each node, found {found}"
+            )
         live &= mask.repeat(gpus_N)
     if active_ranks is not None:
         mask = as_array("active_ranks", active_ranks)
         if mask.shape != live.shape or mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
             found = f"{mask.dtype} of shape {mask.shape}"
-            raise SpecError(f"active_ranks: expected 0 or 1 for each of {len(live)} GPUs, found {found}")
+            raise SpecError(f"`active_ranks`: expected 0 or 1 for each of {len(live)} GPUs, found {found}")
         live &= mask.astype(np.bool_)
     if not live.any():
-        names = [
-            name for name, mask in (("live_nodes", live_nodes), ("active_ranks", active_ranks)) if mask is not None
-        ]
-        raise InfeasiblePlanError(f"{' and '.join(names)}: no {'node' if names == ['live_nodes'] else 'GPU'} is alive")
+        masks = {"`live_nodes`": live_nodes, "`active_ranks`": active_ranks}
+        names = " and ".join(name for name, mask in masks.items() if mask is not None)
+        raise InfeasiblePlanError(f"{names}: no {'node' if active_ranks is None else 'GPU'} is alive")
     return live
 
 

@@ -1,12 +1,9 @@
 """Change a plan only as far as the gain is worth the moves. Axes: L layers, E experts, G GPUs, K slots of a GPU."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from lazsim.errors import SpecError
 from lazsim.placement.gpus import swap_apart
 from lazsim.placement.local_search import Layer, Rules, improve, repair
 from lazsim.placement.mapping import keep_slots, lay_on
@@ -127,14 +124,3 @@ def even_out(slots_LGK: Ints, load_LE: Ints, rules: Rules) -> Ints:
         layer, is_whole = repair(Layer(slots_GK, load_E, rules))
         evened.append((improve(layer, layer.on_EG, 0.0) if is_whole else layer).slots_GK)
     return np.array(evened)
-
-
-def check_amount(name: str, value: Any) -> float:
-    """Return a number, or raise SpecError that names the argument when it is no finite number from 0 up."""
-    try:
-        fits = math.isfinite(value) and value >= 0
-    except (TypeError, OverflowError):
-        fits = False
-    if not fits:
-        raise SpecError(f"{name}: expected a finite number from 0 up, found {value!r}")
-    return float(value)

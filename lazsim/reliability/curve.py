@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.errors import SpecError
-from lazsim.loads import as_array
+from lazsim.loads import as_array, check_amount
 from lazsim.placement.plan import Bools, Floats, Ints, PlacementPlan
 from lazsim.reliability import exact
 from lazsim.reliability.failure_models import (
@@ -201,10 +201,8 @@ def _failure_sets(holds: Bools | PlacementPlan, domain_N: NodeDomains | None) ->
 def _check(method: str, half_width: float) -> None:
     if method not in ("auto", "exact", "montecarlo"):
         raise SpecError(f"unknown method {method!r}: expected auto, exact or montecarlo")
-    if not 0 < half_width < 0.5:
-        raise SpecError(
-            f"an interval cannot be {half_width:g} wide to either side: expected more than 0, less than 0.5"
-        )
+    if not 0 < check_amount("half_width", half_width) < 0.5:
+        raise SpecError(f"`half_width` {half_width:g}: an interval needs more than 0, and less than 0.5")
 
 
 def _curve(

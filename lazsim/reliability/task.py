@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.loads import FINEST, whole_loads
+from lazsim.loads import FINEST, check_amount, whole_loads
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
 from lazsim.placement.policies import seed_notes
 from lazsim.placement.request import PlacementRequest, require_plan_size
-from lazsim.placement.steady import check_amount
 from lazsim.reliability.failure_sets import number_domains
 from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
 from lazsim.routing.loading import UNIFORM, is_generator, unknown_loads
@@ -123,7 +122,7 @@ def build_task(
     require_plan_size(layers or 1, experts or 1, nodes, slots)
     shape: dict[str, Any] = {"num_nodes": nodes, "num_slots": slots, "gpus_per_node": gpus_per_node, "seed": seed}
     shape |= {"num_groups": groups} if groups > 1 else {}
-    shape |= {} if move_cost is None else {"move_cost": check_amount("`move_cost`", move_cost)}
+    shape |= {} if move_cost is None else {"move_cost": check_amount("move_cost", move_cost)}
     inputs = shape | ({} if domains is None else {"domains": list(domains)})
     if domains is not None:
         shape |= {"domains": tuple(domains), "domain_N": number_domains(domains)}

@@ -1,5 +1,6 @@
 """Specifications by name, from ``lazsim/catalog/<kind>/``, or by the path of a TOML file of the same shape."""
 
+import copy
 import functools
 import hashlib
 import re
@@ -117,12 +118,14 @@ def load_spec(spec_type: type[SpecT], name: Path | str, field: str = "") -> Spec
         known = ", ".join(one.__name__ for one in CATALOG_KINDS)
         raise SpecError(f"`spec_type`: expected one of {known}, found {getattr(spec_type, '__name__', spec_type)}")
     with prefix_errors(f"`{field}`" if field else ""):
-        return cast(SpecT, _spec_of(str(name), read_spec_bytes(CATALOG_KINDS[spec_type], str(name)), spec_type))
+        shared = _spec_of(str(name), read_spec_bytes(CATALOG_KINDS[spec_type], str(name)), spec_type)
+    # A frozen record may have a dictionary, which is not.
+    return cast(SpecT, copy.deepcopy(shared))
 
 
 @functools.lru_cache(1 << 8)
 def _spec_of(name: str, text: bytes, spec_type: type[Spec]) -> Spec:
-    """Decode a specification once: all who read the same bytes share the record, which nobody changes."""
+    """Decode a specification once, for all who read the same bytes."""
     return read_toml(name, text, spec_type)
 
 

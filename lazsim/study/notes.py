@@ -312,8 +312,8 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
     elif scenario.spare_start_s:
         notes.append("`spare_start` has no effect without `spares`")
     scaled = ((path, FACTOR.fullmatch(value)) for path, value in scenario.settings.items() if isinstance(value, str))
-    told = ((path, by, share_note(path, float(by[1]), scenario.field(path))) for path, by in scaled if by)
-    notes += [f"`{path}` {by[0]}: {text}" for path, by, text in told if text]
+    cut = ((f"`{path}` {by[0]}", share_note(path, float(by[1]), scenario.field(path))) for path, by in scaled if by)
+    notes += [f"{change}: {why}" for change, why in cut if why]
     return [*notes, *nodes_note(scenario)]
 
 

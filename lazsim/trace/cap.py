@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from lazsim.errors import LazsimError, unknown_name
+from lazsim.loads import check_whole
 from lazsim.trace.table import Event, Trace
 from lazsim.units import counted
 
@@ -139,8 +140,7 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
     """
     if rule not in CAP_RULES:
         raise LazsimError(unknown_name("cap rule", rule, list(CAP_RULES)))
-    if max_nodes < 1:
-        raise LazsimError(f"`max_nodes` {max_nodes}: give at least 1")
+    max_nodes = check_whole("max_nodes", max_nodes)
     before = rng.bit_generator.state
     events, what = CAP_RULES[rule](trace, max_nodes, rng)
     is_drawn = rng.bit_generator.state != before

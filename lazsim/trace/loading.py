@@ -103,6 +103,8 @@ def load_trace(
         When the file, the stretch or the cap is not valid.
     """
     name, seed = str(path), check_whole("seed", seed, least=0)
+    if not isinstance(mapping, TraceMapping):
+        raise SpecError(f"`mapping`: expected a TraceMapping, found {type(mapping).__name__}")
     if name.endswith(".toml") or name in catalog_names("traces"):
         refuse_mapping(name, mapping, format)
         trace = generate_trace(load_recipe(name), np.random.default_rng(seed), Path(name).name.removesuffix(".toml"))
