@@ -490,14 +490,14 @@ def test_a_gpu_sends_as_many_copies_as_drawn_tokens_have(expert, expert_tensor, 
     assert per_token == pytest.approx([inside, across], rel=0.01, abs=1e-9)
 
 
-def test_an_all_gather_brings_choices_and_probabilities_and_sums_in_fp32(monkeypatch):
+def test_an_all_gather_brings_choices_and_probabilities(monkeypatch):
     layout = {"global_batch": 64, "expert": 4, "expert_tensor": 2, "dispatcher": "all_gather"}
     inputs, sizes = load_inputs("mixtral-8x7b", "dgx-h100", None, layout, 64), []
     monkeypatch.setattr(StepInputs, "collective_s", lambda *some: sizes.append(some[2:4]) or 0.0)
     blocks_of(inputs)
-    # Each of 8 GPUs has all tokens of all: 2 bytes of 4,096 numbers, and 1 and 4 bytes of 8 experts; backward gradients
-    # in 16 bits and those of the probabilities; sums of 4 bytes, and their gradients.
-    bytes_of_token = [2 * 4096 + 5 * 8, 2 * 4096 + 4 * 8, 4 * 4096, 4 * 4096]
+    # Each of 8 GPUs has all tokens of all: 2 bytes of 4,096 numbers, and 1 and 2 bytes of 8 experts; backward gradients
+    # and those of the probabilities; sums, and their gradients.
+    bytes_of_token = [2 * 4096 + 3 * 8, 2 * 4096 + 2 * 8, 2 * 4096, 2 * 4096]
     assert sizes == [(pytest.approx(8 * inputs.own_tokens * each), 8) for each in bytes_of_token]
 
 

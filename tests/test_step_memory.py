@@ -9,7 +9,8 @@ import pytest
 from lazsim.stepmodel.experts import imbalance
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_inputs
-from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.memory import memory_bytes, vocabulary_parameters
+from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.predict import predict_step
 
 MAVERICK = {"tensor": 4, "expert": 32, "global_batch": 512}
@@ -172,6 +173,15 @@ def test_weights_have_copies_of_fewer_bits_along_both_axes_and_words_have_none(p
     words, weights = 2 * 151936 * 2048, inputs.model.total_params - 2 * 151936 * 2048
     weights -= 48 * (128 - 128 // inputs.parallel.expert) * 3 * 2048 * 768
     assert memory_bytes(inputs)["parameters"] == pytest.approx(2 * words + of_weight * weights)
+
+
+@pytest.mark.parametrize(("pipeline", "copies"), [(1, 0), (8, 1)])
+def test_a_copy_of_the_embedding_for_a_further_token_is_of_words(pipeline, copies):
+    # The last of eight stages looks up the words of a further token in a copy of the embedding.
+    layout = {"global_batch": 512, "expert": 32, "pipeline": pipeline}
+    inputs = inputs_of("deepseek-v3", 512, layout, num_mtp_layers=1)
+    words = vocabulary_parameters(inputs.model, inputs.parallel, parts_of(inputs.model, inputs.parallel))
+    assert words == (2 + copies) * 129280 * 7168
 
 
 def test_parts_of_a_stage_divided_sequences_and_divided_experts_keep_what_published_formulas_say():

@@ -17,7 +17,7 @@ from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, lo
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
-from lazsim.stepmodel.exchange import exchange_of, exchanges_of_step, gradients_of
+from lazsim.stepmodel.exchange import exchange_of, exchanges_of_step, gradients_of, orthogonal_s
 from lazsim.stepmodel.experts import (
     chance_imbalance,
     consecutive_ranks,
@@ -35,7 +35,7 @@ from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
 from lazsim.stepmodel.search import USABLE_SHARE, fastest, layouts_tried, search_layouts
-from lazsim.stepmodel.tables import KernelGrid, load_tables, parse_tables
+from lazsim.stepmodel.tables import KernelGrid, KernelTables, load_tables, parse_tables
 
 
 def inputs_of(model: str = "qwen3-30b-a3b", cluster: str = "dgx-h100", gpus: int = 16, **layout) -> StepInputs:
@@ -973,13 +973,13 @@ def test_gpus_that_share_an_experts_matrices_have_the_work_of_those_that_do_not(
         block = blocks_of(inputs_of("mixtral-8x7b", expert=4, expert_tensor=expert_tensor))["moe"]
         return sum(one.gpu_s for one in block.forward if one.part == part)
 
-    # Twice the tokens for each of two GPUs, half the columns; they gather the tokens and scatter the sums, in fp32.
+    # Twice the tokens for each of two GPUs, half the columns; they gather the tokens and scatter the sums.
     assert forward_s("expert_matmul", 2) == pytest.approx(forward_s("expert_matmul", 1), rel=0.05)
     inputs = inputs_of("mixtral-8x7b", expert=4, expert_tensor=2)
-    shared_s = [inputs.collective_s("all_gather", each * 4096 * routed_tokens(inputs), 2, 1) for each in (2, 4)]
+    shared_s = inputs.collective_s("all_gather", 2 * 4096 * routed_tokens(inputs), 2, 1)
     # Chance is a little more even over the tokens of both.
     exchanges_s = forward_s("expert_exchange", 2) - forward_s("expert_exchange", 1)
-    assert exchanges_s == pytest.approx(sum(shared_s), rel=0.01)
+    assert exchanges_s == pytest.approx(2 * shared_s, rel=0.01)
 
 
 @pytest.mark.parametrize(("window", "measured"), [(128, (0.200, 0.274)), (512, (0.352, 0.411)), (1024, (0.539, 0.579))])
@@ -1000,13 +1000,24 @@ def test_muon_holds_one_moment_and_multiplies_matrices():
     adam, muon = (inputs_of(optimizer=name, sharding="none") for name in ("adam", "muon"))
     assert memory_bytes(muon)["optimizer"] == pytest.approx(8 / 12 * memory_bytes(adam)["optimizer"])
     parts = [predict_step(inputs).exposed_s["optimizer"] for inputs in (adam, muon)]
-    # Matrices n x m of a layer: 16 experts of a GPU, gate and up joined, and down; queries, keys and values joined, and
-    # output. Five times 2 (2 n^2 m) + 2 n^3 operations each, at less than the peak and more than a third of it. Words
-    # are Adam's.
-    matrices = [(16, 2 * 768, 2048), (16, 768, 2048), (1, 2048, (32 + 2 * 4) * 128), (1, 2048, 32 * 128)]
+    # Matrices n x m of a layer: 16 experts of a GPU, gate and up joined, and down; queries, keys, values and output.
+    # Five times 2 (2 n^2 m) + 2 n^3 operations each, at less than the peak and more than a third of it. Words are
+    # Adam's.
+    matrices = [(16, 2 * 768, 2048), (16, 768, 2048), (2, 2048, 32 * 128), (2, 4 * 128, 2048)]
     flop = 48 * sum(number * 5 * (4 * n**2 * m + 2 * n**3) for number, n, m in matrices)
     peak_s = flop / adam.gpu.peak_flop_per_s
     assert peak_s < parts[1] - parts[0] < 3 * peak_s
+
+
+def test_muon_makes_queries_keys_and_values_orthogonal_apart(monkeypatch):
+    # Mixtral 8x7B: 32 and twice 8 heads of 128 over 4,096 numbers, and an output (``split_qkv`` of Megatron-LM 0.16.1).
+    sizes = []
+    monkeypatch.setattr(KernelTables, "time_s", lambda _self, _kernel, *some: sizes.append(some) or 1e-6)
+    inputs = inputs_of("mixtral-8x7b", optimizer="muon")
+    sizes.clear()
+    orthogonal_s(inputs)
+    squares = {some for some in sizes if 0 < some[0] < some[2]}
+    assert squares == {(1024, 1024, 4096), (4096, 4096, 28672), (4096, 4096, 14336)}
 
 
 def test_the_optimizer_takes_as_long_as_on_the_stage_with_most_to_update():

@@ -181,8 +181,8 @@ def optimizer_s(inputs: StepInputs, params: StageParameters, parts: Sequence[Sta
 def orthogonal_s(inputs: StepInputs) -> list[float]:
     """Return the time in which Muon makes updates orthogonal, for each dense parameter but words, and of an expert.
 
-    Matrices that one matmul joins, gate and up, are one (``TensorParallelMuon`` of NVIDIA/Megatron-LM 0.16.1); ranks
-    that divide a matrix share the work.
+    Gate and up, which one matmul joins, are one matrix, and queries, keys and values are not (``TensorParallelMuon`` of
+    NVIDIA/Megatron-LM 0.16.1). *Assumed* is that ranks that divide a matrix share the work.
     """
     model, times_s = inputs.model, []
 
@@ -193,6 +193,9 @@ def orthogonal_s(inputs: StepInputs) -> list[float]:
     dense += feed_forward(model.num_dense_layers, model.d_model, model.d_ff_dense)
     if (heads := model.attention) is not None:
         sizes = [(outputs, read) for outputs, read, _ in heads.projections(model.d_model)]
+        if heads.kind == "grouped":
+            keys = heads.num_kv_heads * heads.head_dim
+            sizes = [(each, model.d_model) for each in (heads.projected_dim - 2 * keys, keys, keys)]
         dense += [(model.attention_layers, *size) for size in (*sizes, (heads.output_dim, model.d_model))]
     if (space := model.state_space) is not None:
         dense += [(space.num_layers, each, model.d_model) for each in (space.projected_dim, space.inner_dim)]

@@ -43,19 +43,11 @@ CLAMP_BYTES = (8, 10)
 Both halves are bounded and concatenated again before the fused activation of NVIDIA/Megatron-LM 0.16
 (``weighted_bias_quick_geglu_impl``); backward, gradients are masked by the inputs and concatenated."""
 
-CHOICE_BYTES, PROBABILITY_BYTES = 1, 4
+CHOICE_BYTES, PROBABILITY_BYTES = 1, 2
 """Bytes of a token and an expert in the map of choices, and in that of probabilities. All ranks of HybridEP gather the
 first before they dispatch (``metadata_preprocessing`` of deepseek-ai/DeepEP, branch hybrid-ep), an all-gather both;
-backward, choices are there already."""
-
-FP8_TOKEN_BYTES = 1.03
-"""A number in 8 bits, with a scale of 4 bytes for each 128."""
-
-SUMMED_BYTES = 4.0
-"""A number that NCCL sums over the ranks of an all-gather, or over those that share the matrices of an expert: it has
-the type of the probabilities (``MoEAllGatherTokenDispatcher``, ``MoEAlltoAllTokenDispatcher`` of NVIDIA/Megatron-LM
-0.16.1), as its gradients have."""
-
+backward, choices are there already. *Assumption*: probabilities have 16 bits, and with them the numbers that NCCL sums
+over ranks, the default of NVIDIA/Megatron-LM 0.12 and later; with ``moe_router_dtype`` "fp32" both have 32."""
 
 EPILOGUE_PRECISIONS = ("mxfp8", "nvfp4")
 """Types whose grouped matmuls apply activations as they write, where counts of tokens stay on the GPU: graphs of
@@ -258,9 +250,9 @@ def _permutations(kernels: Kernels) -> list[Item]:
     gathered = own * parallel.expert * parallel.expert_tensor
     arrived = 2 * rows + 2 * rows * ranks_of_token(inputs, parallel.expert) / top_k
     # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks. After an
-    # all-gather, a rank makes a sum for each token of all ranks, and casts it.
+    # all-gather, a rank makes a sum for each token of all ranks.
     moved = {
-        "all_gather": (0, 4 * rows, 2 * rows + 8 * gathered, 6 * own),
+        "all_gather": (0, 4 * rows, 2 * rows + 2 * gathered, 0),
         "all_to_all": ((2 * top_k + 2) * own, 4 * rows, 4 * rows, (2 * top_k + 2) * own),
     }.get(parallel.dispatcher, (0, arrived, arrived, 0))
     return [
@@ -295,25 +287,24 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     shared_by, ranks = parallel.expert_tensor, parallel.expert * parallel.expert_tensor
     is_gather = parallel.dispatcher == "all_gather"
 
-    def operation(number_bytes: float, *, is_sum: bool = False, scores: int = 0) -> Operation:
-        summed_bytes = SUMMED_BYTES if is_sum else number_bytes
-        sent_bytes = summed_bytes + scores * model.num_experts / model.expert_dim if is_gather else number_bytes
+    def operation(number_bytes: float, scores: int = 0) -> Operation:
+        sent_bytes = number_bytes + (scores * model.num_experts / model.expert_dim if is_gather else 0)
         seconds = exchange_s(inputs, sent_bytes) * (1.0 if is_gather else imbalance(inputs))
         seconds += latency_s if seconds else 0.0
         if parallel.dispatcher == "all_to_all":
-            arrived = summed_bytes * model.expert_dim * routed_tokens(inputs)
+            arrived = number_bytes * model.expert_dim * routed_tokens(inputs)
             seconds += inputs.collective_s("all_gather", arrived, shared_by, 1)
         return kernels.launch("expert_exchange", seconds, 1)
 
-    is_short = parallel.dispatch_precision == "fp8"
-    token_bytes = FP8_TOKEN_BYTES if is_short else 2.0
-    dispatch = operation(token_bytes, scores=CHOICE_BYTES + PROBABILITY_BYTES)
+    # Tokens in 8 bits have scales of blocks.
+    token_bytes = OPERAND_BYTES["fp8_block" if parallel.dispatch_precision == "fp8" else "bf16"]
+    dispatch = operation(token_bytes, CHOICE_BYTES + PROBABILITY_BYTES)
     if parallel.dispatcher == "hybridep":
         choices = CHOICE_BYTES * model.num_experts * shared_by * inputs.own_tokens * ranks
         dispatch = dispatch._replace(gpu_s=dispatch.gpu_s + inputs.collective_s("all_gather", choices, ranks, 1))
     return (
-        Item((dispatch._replace(waits=_needs_counts(kernels)),), (operation(2.0, scores=PROBABILITY_BYTES),)),
-        Item((operation(2.0, is_sum=True),), (operation(token_bytes, is_sum=not is_short),)),
+        Item((dispatch._replace(waits=_needs_counts(kernels)),), (operation(2.0, PROBABILITY_BYTES),)),
+        Item((operation(2.0),), (operation(token_bytes),)),
     )
 
 

@@ -102,8 +102,8 @@ def stage_parameters(params: Sequence[StageParameters], parallel: ParallelSpec) 
 
 
 def vocabulary_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[StagePart]) -> float:
-    """Count the parameters on a GPU of parts that are embeddings and heads."""
-    words = [tuple(item for item in part if item[0] in ("embedding", "head")) for part in parts]
+    """Count the parameters on a GPU of parts that are embeddings, their copies and heads."""
+    words = [tuple((name, number * (name in ("embedding", "head"))) for name, number in part) for part in parts]
     return math.fsum(held.dense for held in part_parameters(model, parallel, words))
 
 
