@@ -1328,6 +1328,14 @@ def test_a_failure_that_goes_back_to_the_step_saved_last_lets_the_search_go_on()
     assert not num_rollbacks(run("gemini", (97, "remove", "a")))
 
 
+def test_a_failure_before_the_first_copy_after_a_save_does_not_test_the_interval():
+    just_after, later = (run("gemini", (time_s, "remove", "a"), interval_steps=5) for time_s in (60, 63))
+    assert [one.failures[0].source for one in (just_after, later)] == ["checkpoint", "checkpoint"]
+    # A step of 2 s, more at times for the copies, has ended by 63 s.
+    assert [one.counts["lost_steps"] for one in (just_after, later)] == [0, 1]
+    assert [num_rollbacks(one) for one in (just_after, later)] == [0, 1]
+
+
 def test_no_interval_is_much_better_than_the_one_that_the_search_finds():
     # Twelve failures, so that no interval is lucky: a step takes 2 s, a save 10 s.
     changes = [(100.0 + 157 * index + 31 * (index % 3), "remove", NODES[index]) for index in range(0, 12)]

@@ -138,10 +138,14 @@ def _search(start: Setting, runs: ScenarioRuns, num_nodes: int) -> Setting:
 
 
 def num_rollbacks(run: SystemRun) -> int:
-    """Count the failures of a run that went back to a checkpoint on storage."""
-    # With a save after each step, nothing may be lost.
+    """Count the failures of a run that went back to a checkpoint on storage, and tell what a longer interval loses.
+
+    One just after a save does not: `gemini` has no newer copy then, and would else have gone back to it.
+    """
+    # With a save after each step, nothing is lost at all.
+    saves_all = run.interval_steps == 1
     return sum(
-        failure.source == "checkpoint" or (failure.lost_steps > 0 and failure.source != "memory")
+        failure.source != "memory" and (failure.lost_steps > 0 or (saves_all and failure.source == "checkpoint"))
         for failure in run.failures
     )
 
