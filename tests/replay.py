@@ -68,7 +68,7 @@ class Replay:
         self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
         self.forming = []  # Replicas that get ready to join beside training; those that are ready are called no more.
         self.collected = None, set()  # When the nodes that are being collected may join, and these nodes.
-        self.asked = None  # When others asked to join, at the next boundary.
+        self.asked, self.asking = None, set()  # When others asked to join, at the next boundary, and who are left.
         self.seats, self.num_seats, self.planned_step = {}, 0, 0  # Who holds the states, by seat.
         self.steps, self.copied = [], 0  # Samples and seconds of each step kept; the step of the copy gone back to.
         self.last_step_s, self.pipelines = 0.0, {}
@@ -138,6 +138,8 @@ class Replay:
         self.collected[1].difference_update(removed)
         if not self.collected[1]:
             self.collected = None, set()
+        self.asking.difference_update(removed)
+        self.asked = self.asked if self.asking else None
         called, self.standby = self.standby[: self.room()], self.standby[self.room() :]
         starts_at = self.now + self.job.spare_start_s
         self.called |= dict.fromkeys(called, starts_at)
@@ -154,12 +156,16 @@ class Replay:
         for node in [*started, *called]:
             if self.called.get(node) == self.now:
                 del self.called[node]
-                self.asked = self.now
+                self.ask([node])
         # Who gets ready with a node that fails forms another replica.
         for replica in [one for one in self.forming if not set(one).isdisjoint(removed)]:
             self.forming.remove(replica)
-            if [node for node in replica if self.called.pop(node, None)]:
-                self.asked = self.now
+            self.ask([node for node in replica if self.called.pop(node, None)])
+
+    def ask(self, nodes):
+        """Let nodes join at the next boundary; where all of them go before, the others wait as they would."""
+        self.asking.update(nodes)
+        self.asked = self.now if self.asking else None
 
     def room(self):
         most = self.job.most_in_service
@@ -177,7 +183,7 @@ class Replay:
         return nodes[:most] if most >= self.job.fewest else []
 
     def close(self):
-        self.asked, self.collected = None, (None, set())
+        self.asked, self.asking, self.collected = None, set(), (None, set())
 
     @property
     def due(self):
@@ -497,8 +503,8 @@ class Replay:
         self.begun = set(self.seats)
         self.dropped -= set(fill.values())
         self.counts["reconfigurations"] += 1
-        if self.due is None and self.newcomers(self.alive()):
-            self.asked = self.now  # Spares take free places at the next boundary.
+        if self.due is None:
+            self.ask(self.newcomers(self.alive()))  # Spares take free places at the next boundary.
         return self.train
 
     def keep_pipelines(self):
@@ -625,7 +631,7 @@ class Replay:
         try:
             return self.rules.join(self)
         except FailedError:
-            self.asked = self.now
+            self.ask(set(self.alive()) - set(self.seats.values()))
             raise
 
     def join_by_restart(self):

@@ -160,9 +160,19 @@ def test_a_spare_that_starts_as_a_collection_ends_joins_though_all_that_were_col
     newcomers = protocol.Newcomers(120.0, lambda: now_s)
     newcomers.add("a")
     now_s = 120.0
-    newcomers.at_next_boundary()
+    newcomers.at_next_boundary("s")
     newcomers.remove("a")
     assert newcomers.is_due
+
+
+def test_nodes_that_come_wait_for_others_where_all_that_were_to_join_are_gone():
+    newcomers = protocol.Newcomers(120.0, lambda: 7.0)
+    newcomers.at_next_boundary("st")
+    newcomers.remove("s")
+    assert newcomers.is_due
+    newcomers.remove("t")
+    newcomers.add("a")
+    assert newcomers.due_s == 127.0
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

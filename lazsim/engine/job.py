@@ -180,7 +180,7 @@ class Job:
             return
         if self.state.is_joining:
             # Those that are left join at the next step boundary.
-            self.joining.at_next_boundary()
+            self.joining.at_next_boundary(set(self.nodes.in_order()).difference(self.state.held.nodes))
         before, removed = self.state, set(failure.removed)
         involved = set(before.involved)
         failed = tuple(node for node in failure.removed if node in involved)
@@ -250,7 +250,7 @@ class Job:
             others = self.system.newcomers(self.costs, held, self.nodes.in_order(), self.plans.usable_nodes)
             if others and not state.is_joining and self.joining.due_s is None:
                 # Nodes that stood by take free places.
-                self.joining.at_next_boundary()
+                self.joining.at_next_boundary(others)
             self._note_moved(None if dict(decision.phases).get("transfer") else NO_MOVE)
         else:
             held, moved = self.plans.bind(state.held, decision.nodes, decision.num_nodes, self.progress.step)

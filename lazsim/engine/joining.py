@@ -37,7 +37,7 @@ class Joining(Newcomers):
         self.dropped.difference_update(batch.removed)
         self.remove(batch.removed)
         if came := [node for node in batch.added if self._nodes.serves(node)]:
-            if self._until_s is None:
+            if not self._collected:
                 self._env.process(self._hear_in(self._wait_s))
             self.add(came)
         if called and self._spare_start_s:
@@ -80,8 +80,8 @@ class Joining(Newcomers):
 
     def _start(self, called: tuple[str, ...]) -> None:
         """Put nodes into service, which wait for no others to join."""
-        if self._nodes.start(called):
-            self.at_next_boundary()
+        if started := self._nodes.start(called):
+            self.at_next_boundary(started)
             self._env.process(self._hear_in(0.0))
 
     def _hear_in(self, seconds: float) -> Activity:

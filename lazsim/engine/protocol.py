@@ -221,14 +221,15 @@ class Newcomers:
 
     def __init__(self, wait_s: float, now_s: Callable[[], float]) -> None:
         self._wait_s, self._now_s = wait_s, now_s
-        self._collected: set[Any] = set()
-        self._until_s: float | None = None
-        self._called_s: float | None = None
+        self._collected, self._called = set[Any](), set[Any]()
+        self._until_s = self._called_s = 0.0
 
     @property
     def due_s(self) -> float | None:
-        """Time at which the nodes that are being collected may join; None where there are none."""
-        return self._until_s if self._called_s is None else self._called_s
+        """Time at which the nodes that are called, or else collected, may join; None where there are none."""
+        if self._called:
+            return self._called_s
+        return self._until_s if self._collected else None
 
     @property
     def is_due(self) -> bool:
@@ -242,18 +243,18 @@ class Newcomers:
 
     def add(self, nodes: Iterable[Any]) -> None:
         """Collect nodes that come now; they join with those, if any, that may at a time already."""
-        if self._until_s is None:
+        if not self._collected:
             self._until_s = self._now_s() + self._wait_s
         self._collected.update(nodes)
 
     def remove(self, nodes: Iterable[Any]) -> None:
-        """Let nodes go, and none join where all that were collected are gone."""
+        """Let nodes go; where all that were to join are gone, the next to come wait for others again."""
         self._collected.difference_update(nodes)
-        if not self._collected:
-            self._until_s = None
+        self._called.difference_update(nodes)
 
-    def at_next_boundary(self) -> None:
-        """Let nodes join at the next step boundary, also where all that were collected go."""
+    def at_next_boundary(self, nodes: Iterable[Any]) -> None:
+        """Let nodes join at the next step boundary, with those that are being collected."""
+        self._called.update(nodes)
         self._called_s = self._now_s()
 
     def close(self, *, are_enough: bool = True) -> None:
@@ -261,9 +262,8 @@ class Newcomers:
 
         Where they are not enough for a job that waits, those that are still being collected go on waiting for others.
         """
-        self._called_s = None
-        if are_enough or self._until_s is None or self._now_s() >= self._until_s:
-            self._until_s = None
+        self._called.clear()
+        if are_enough or self._now_s() >= self._until_s:
             self._collected.clear()
 
 

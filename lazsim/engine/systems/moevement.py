@@ -25,7 +25,7 @@ class MoEvement(System):
     In each step ``a`` of a GPU's ``P`` parameters are saved whole and the others' weights as long as
     ``12 a + 2 (P - a)`` bytes fit behind the step; a window takes ``P / a`` steps. After a failure, a spare fetches the
     last whole window, replays its steps and those after it; the other nodes wait. Replayed steps take their stage no
-    fill and drain of the pipeline, which is left out here: a replayed step counts as a step.
+    fill and drain of the pipeline, which is left out here: each counts as the last step before the failure.
 
     All go back to the checkpoint where no window is whole since the start or the last restart, where a pipeline has
     lost every stage, so that no neighbour has logs for it, and where nodes fail while others recover (its documentation
