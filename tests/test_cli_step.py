@@ -117,7 +117,9 @@ def test_a_search_says_that_its_layout_takes_more_memory_than_published_runs(laz
         place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", str(gpus), "--json", "--search")
         step = json.loads(lazsim(*place, "--layout", f"global_batch={batch}")[1])
         share = sum(step["memory_bytes"].values()) / step["memory_of_gpu_bytes"]
-        told = f"the layout takes {share:.0%} of the memory, without fragments" in " ".join(step["notes"])
+        # As many as the next test counts.
+        warning = f"the layout takes {share:.0%} of the memory, without fragments; 7 of 108 published runs take more"
+        told = warning in " ".join(step["notes"])
         assert told == (share > 0.88)
 
 
