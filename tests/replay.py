@@ -253,6 +253,14 @@ class Replay:
 
     # Training.
 
+    def step_of(self, count):
+        """Return the seconds of a step on seats: on the servers of their nodes, or in a row while some are missing."""
+        if count != len(self.seats):
+            return self.job.costs.step_s(count)
+        servers = [self.place[self.seats[seat]] // self.job.costs.nodes_per_server for seat in sorted(self.seats)]
+        number = {server: index for index, server in enumerate(dict.fromkeys(servers))}
+        return self.job.costs.step_s(count, tuple(number[server] for server in servers))
+
     def train(self, *, after_join=False):
         """Do what is due at a step boundary, and make a step."""
         step, interval, every = len(self.steps), self.job.interval_steps, self.job.rebalance_steps
@@ -274,7 +282,7 @@ class Replay:
         if self.join_is_due():
             return self.train
         slower, share = self.rules.pace(self) if self.missing() else (1.0, 1.0)
-        batch, seconds = self.job.costs.batch(self.num_seats), self.job.costs.step_s(self.num_seats)
+        batch, seconds = self.job.costs.batch(self.num_seats), self.step_of(self.num_seats)
         if self.system == "oobleck":
             batch, seconds = self.divided()
         seconds, begun = seconds * slower, self.now
@@ -299,7 +307,7 @@ class Replay:
         experts = 1.0 if waits else self.saved_experts
         stall, write = costs.save_s(num_seats, experts), 0.0
         if self.rules.saves_behind:
-            copy, behind = costs.copy_s(num_seats, experts), costs.step_s(num_seats)
+            copy, behind = costs.copy_s(num_seats, experts), self.step_of(num_seats)
             stall, write = max(0.0, copy - behind), stall + min(copy, behind)
         before = max(0.0, self.saves[-1][1] - self.now)
         self.spend("checkpoint", before + stall + (write if waits else 0.0), self.seats.values())
@@ -552,7 +560,7 @@ class Replay:
             left = [seat for seat in by_replica if chosen[seat] not in held]
             new = {chosen[seat] for seat in left}
             chosen |= dict(zip(left, (node for node in nodes if node in new), strict=True))
-        return [chosen[seat] for seat in seats], nodes, self.job.costs.move_s(moves)
+        return [chosen[seat] for seat in seats], nodes, self.job.costs.move_s(moves, self.place)
 
     def form(self, joining):
         """Make a plan for survivors and newcomers."""
@@ -696,10 +704,10 @@ class Replay:
                 whole, batch = [self.job.stages] * pipelines, costs.batch(pipelines * size)
                 needed = costs.even_micro_batches(pipelines * size) * pipelines
                 slower = end_of(templates, stages, needed) / end_of(templates, whole, needed)
-                found.append((costs.step_s(pipelines * size) * slower / batch, batch))
-            sample_s, batch = min(found, key=lambda one: one[0])
-            self.pipelines[count] = batch, sample_s * batch
-        return self.pipelines[count]
+                found.append((costs.step_s(pipelines * size) * slower / batch, batch, slower, pipelines * size))
+            self.pipelines[count] = min(found, key=lambda one: one[0])[1:]
+        batch, slower, seats = self.pipelines[count]
+        return batch, self.step_of(seats) * slower
 
     def stacked(self):
         """SPARe: groups compute as many shards as cover the batch; none where a shard is lost."""

@@ -29,6 +29,7 @@ class Constant(NamedTuple):
     placement: object = None
     optimizer_bytes: int = 12
     gpus: int = 1
+    nodes_per_server: int = 1
 
     def holds(self, count, step):
         if self.placement is not None:
@@ -37,7 +38,7 @@ class Constant(NamedTuple):
         seats = [(stage, place % self.shares) for stage in range(self.stages) for place in range(count // self.stages)]
         return [{(stage, *one): (1, True) for one in ((), (share, 0), (share, 1))} for stage, share in seats]
 
-    def step_s(self, count):
+    def step_s(self, count, servers=None):
         return self.seconds
 
     def micro_batches(self, count):
@@ -78,7 +79,7 @@ class Constant(NamedTuple):
     def fetch_s(self, count, seats, left):
         return TRANSFER_S if seats else 0.0
 
-    def move_s(self, moves):
+    def move_s(self, moves, places):
         return TRANSFER_S if moves else 0.0
 
 
@@ -105,6 +106,7 @@ class Layout:
             for stage in range(self.stages)
         ]
         self.layer_stages = [stage for stage, part in zip(stages, parts, strict=True) for one in part if one == "t"]
+        self.nodes_per_server = costs.cluster.nodes_per_server
         self.gpus, self.tensor, self.expert = costs.cluster.gpus_per_node, parallel.tensor, parallel.expert
         keeps_whole = system not in ("ds", "tutel", "dropless", "checkpoint", "async-checkpoint", "moc", "gemini")
         self.parallel, self.sharding = parallel, "none" if keeps_whole else parallel.sharding
@@ -209,11 +211,10 @@ class Layout:
 
     # What everything takes.
 
-    def step_s(self, count):
+    def step_s(self, count, servers=None):
+        servers = np.arange(count) // self.nodes_per_server if servers is None else np.array(servers)
         system, shape = SYSTEMS[self.system], (1, self.costs.model.num_moe_layers, self.costs.model.num_experts)
-        times = self.costs.step_times(
-            system.plan_evenly(self.costs, count), system.layout(self.costs, np.arange(count))
-        )
+        times = self.costs.step_times(system.plan_evenly(self.costs, count), system.layout(self.costs, servers))
         return float(times.step_s(np.ones(shape, dtype=np.int64))[0])
 
     def micro_batches(self, count):
@@ -238,8 +239,8 @@ class Layout:
     def batch(self, count):
         return self.parallel.global_batch
 
-    def network_s(self, num_bytes):
-        return float(self.costs.communication.transfer_s(num_bytes, 0.0))
+    def network_s(self, num_bytes, local_bytes=0.0):
+        return float(self.costs.communication.transfer_s(num_bytes, local_bytes))
 
     def of_rank(self, count, experts):
         return max(map(max, self.kept(count, 1, saves=True, experts=experts)))
@@ -309,16 +310,30 @@ class Layout:
             for part, num_bytes in states(receiver).items()
         ])  # fmt: skip
 
-    def flow_s(self, moves):
-        """Return the time of moves: owners, receiver and bytes. Owners share the sending; nodes do all at once."""
-        sent, received = defaultdict(float), defaultdict(float)
-        for owners, receiver, num_bytes in moves:
-            received[receiver] += num_bytes
-            for owner in owners:
-                sent[owner] += num_bytes / len(owners)
-        return self.network_s(max([*sent.values(), *received.values()])) if moves else 0.0
+    def flow_s(self, moves, places=None):
+        """Return the time of moves: owners, receiver and bytes. Owners share the sending; nodes do all at once.
 
-    def move_s(self, moves):
+        Nodes share the NICs of their server. Without places, owners are seats, and so is the second of a receiver.
+        """
+
+        def server(node):
+            place = places[node] if places else node[1] if isinstance(node, tuple) else node
+            return place // self.nodes_per_server
+
+        sent, received, local = defaultdict(float), defaultdict(float), defaultdict(float)
+        for owners, receiver, num_bytes in moves:
+            for owner in owners:
+                part = num_bytes / len(owners)
+                if server(owner) == server(receiver):
+                    local["from", owner] += part
+                    local["to", receiver] += part
+                else:
+                    sent[server(owner)] += part
+                    received[server(receiver)] += part
+        busiest = max([0.0, *sent.values(), *received.values()])
+        return self.network_s(busiest, max(local.values(), default=0.0) / self.gpus) if moves else 0.0
+
+    def move_s(self, moves, places):
         """Return the time of moves between nodes that connect to one peer after the other."""
         peers = defaultdict(set)
         for owners, receiver, _ in moves:
@@ -326,4 +341,4 @@ class Layout:
                 peers[owner].add(receiver)
                 peers[receiver].add(owner)
         connect_s = self.costs.cluster.recovery.connect_s * max(map(len, peers.values()), default=0)
-        return connect_s + self.flow_s(moves)
+        return connect_s + self.flow_s(moves, places)

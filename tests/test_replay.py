@@ -100,7 +100,7 @@ LAYOUTS = [
 
 
 @cache
-def layout_costs(system, layout, network):
+def layout_costs(system, layout, network, nodes_per_server):
     """Return the costs of DeepSeek-V2-Lite with fewer layers and experts."""
     gpus, tensor, context, expert, experts, blocks, virtual, sharding, optimizer = layout
     layers = [blocks.count(one) for one in "dtm"]
@@ -111,7 +111,8 @@ def layout_costs(system, layout, network):
         "model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "system": system,
         "model.num_layers": layers[0] + layers[1], "model.num_moe_layers": layers[1], "model.num_mtp_layers": layers[2],
         "model.num_experts": experts, "model.top_k": 2, "cluster.gpus_per_node": gpus,
-        "cluster.num_nodes": 2 * pipeline * unit, "cluster.network.nic_bytes_per_s": network,
+        "cluster.num_nodes": 2 * pipeline * unit, "cluster.nodes_per_server": nodes_per_server,
+        "cluster.network.nic_bytes_per_s": network,
         "cluster.network.storage_bytes_per_s": 3e9, "cluster.host.link_bytes_per_s": 1e9,
         "cluster.recovery.restart_base_s": RESTART_S - SAVE_S, "cluster.recovery.connect_s": 0.3,
         "job.parallel.stages": re.sub("[dt]", "t", blocks), "job.parallel.virtual_stages": virtual,
@@ -129,7 +130,7 @@ def layout_costs(system, layout, network):
 def random_layout(rng, system):
     """Return the costs of a job with a layout, by the engine and by the second account, and its grid."""
     layout, network = rng.choice(LAYOUTS), rng.choice([2e9, 2e8])
-    found = layout_costs(system, layout, network)
+    found = layout_costs(system, layout, network, rng.choice([1, 2, 3]))
     needs_stages = system in ("bamboo", "moevement")
     return random_layout(rng, system) if needs_stages and found[1].stages == 1 else found
 
