@@ -45,10 +45,11 @@ def simulated(scenario, job):
 
 MANY = failing(8, 3600.0, 5000.0, 200_000.0)
 FEW = failing(8, 60_000.0, 90_000.0, 400_000.0)
+SYSTEMS_TRIED = ["checkpoint", "gemini", "lazarus", "ds-ft", "replica-drop", "bamboo", "recycle", "spare"]
 
 
 @pytest.mark.parametrize("trace", [MANY, FEW])
-@pytest.mark.parametrize("system", ["checkpoint", "gemini", "lazarus", "ds-ft", "replica-drop", "bamboo", "spare"])
+@pytest.mark.parametrize("system", SYSTEMS_TRIED)
 def test_no_other_layout_that_fits_trains_more_on_the_trace(system, trace):
     scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "h100x8", "system": system, "trace": trace})
     candidates = search_of(scenario, trace).candidates(SYSTEMS[system])
@@ -64,16 +65,18 @@ def test_no_other_layout_that_fits_trains_more_on_the_trace(system, trace):
     assert samples[scenario.job.parallel] == max(samples.values())
 
 
-def test_a_layout_that_fits_on_the_few_nodes_of_a_trace_comes_before_one_that_trains_more():
-    # Of 12 nodes, ten are away for the last hour and a half of four days; on two, each GPU has six times the share of
-    # the states.
-    gone = [Event(395_000.0, "remove", f"n{index}") for index in range(10)]
+@pytest.mark.parametrize(("until_s", "is_safe"), [(395_000.0, False), (200_000.0, True)])
+def test_time_on_nodes_on_which_a_layout_does_not_fit_counts_as_not_trained(until_s, is_safe):
+    # Of 12 nodes, ten are away at the end of 400,000 s; on two, each GPU has six times the share of the states. What
+    # trains 3.5 % more on all is worth 1 % of the time, not half of it.
+    gone = [Event(until_s, "remove", f"n{index}") for index in range(10)]
     settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "checkpoint"}
-    all_day, fallen = (
+    stayed, fallen = (
         resolve(settings | {"trace": build_trace([*nodes(12), *lost], duration_s=400_000.0)}) for lost in ([], gone)
     )
-    assert even_memory(all_day, 2).total > all_day.gpu.memory_bytes > even_memory(fallen, 2).total
-    assert simulated(fallen, all_day.job).samples > simulated(fallen, fallen.job).samples
+    assert even_memory(stayed, 2).total > stayed.gpu.memory_bytes
+    assert (even_memory(fallen, 2).total <= fallen.gpu.memory_bytes) == is_safe
+    assert is_safe or fallen.job == stayed.job
 
 
 def test_of_a_long_trace_the_first_changes_are_simulated(monkeypatch):

@@ -48,6 +48,9 @@ NUM_PARTS = 32
 MOST_CHANGES = 256
 """Instants at which nodes change up to which candidates are simulated: about a tenth of a second each."""
 
+MOST_SIMULATED = 4
+"""Candidates simulated of those that train most without failures; most choices have no more than six."""
+
 NUM_KEPT = 8
 """Searches kept, a few MiB each: the systems of a run follow each other."""
 
@@ -87,7 +90,7 @@ class JobChoice(NamedTuple):
         if self.trace is None or not self.trace.nodes_lost(self.wall_s):
             return 0.0
         later_s: list[float] = np.unique(self.trace.time_s)[MOST_CHANGES:].tolist()
-        return min(self.wall_s, *later_s[:1], math.inf)
+        return min([self.wall_s, *later_s[:1]])
 
 
 @functools.lru_cache(maxsize=256)
@@ -97,14 +100,13 @@ def default_job(choice: JobChoice, system: System) -> JobSpec | SpecError:
     Notes
     -----
     Candidates are the fastest layouts on the most nodes, one for each number of nodes of a model replica and each
-    fewest on which it fits, with 16 sequences for each GPU of whole replicas. The system is simulated on the trace with
-    them: under even loads, with the interval between checkpoints that is published for it, or Young's. Those that fit
-    into memory wherever they train come first, and of these the one that trains most. After `MOST_CHANGES`, times count
-    by their nodes, and failures as much as until then.
+    fewest on which it fits, with 16 sequences for each GPU of whole replicas. They are ordered by what they train on
+    the nodes of the trace without failures; nodes on which one does not fit into memory train nothing.
 
-    What candidates train without failures orders them, and ends the search when no other can be better: systems that go
-    on with nodes of no whole replica may pass it. Where no node is lost, that decides, but that systems which recover
-    from other nodes, other than by stages, take a layout of which the median of nodes holds two replicas, if any.
+    The system is simulated on the trace with the first `MOST_SIMULATED` of them: under even loads, with the interval
+    between checkpoints that is published for it, or Young's. The share that failures leave, up to `MOST_CHANGES`,
+    counts for the whole trace. Where no node is lost, the order decides, but that systems which recover from other
+    nodes, other than by stages, take a layout of which the median of nodes holds two replicas, if any.
 
     All systems have the job that is named as the model if one that keeps no states trains most by it, on a median of
     nodes that holds two replicas.
@@ -130,14 +132,6 @@ def named_job(name: str, choice: JobChoice) -> JobSpec | None:
         return None
     used = PLAIN.usable_nodes(costs, choice.cluster.num_nodes)
     return job if used and _needed_bytes(costs, PLAIN, used) <= usable_bytes(costs.inputs) else None
-
-
-class Worth(NamedTuple):
-    """What a job is worth to a system: whether it can run it, whether that fits into memory, and what it trains."""
-
-    runs: bool
-    fits: bool
-    samples_per_s: float
 
 
 class JobSearch:
@@ -172,34 +166,29 @@ class JobSearch:
         return found
 
     def best(self, system: System, jobs: Sequence[JobSpec]) -> JobSpec:
-        """Return the job of some that is worth most: branch and bound by what each would train without failures."""
-        bounds = [(self._without_failures(system, job, self._choice.wall_s), job) for job in jobs]
-        bounds.sort(key=lambda one: one[0], reverse=True)
-        if not self._simulated_s or len(jobs) == 1:
-            needs_two = system.keeps_whole_states and not system.doubles_stages
-            safe = [job for worth, job in bounds if worth.fits and self._holds_two(self._choice.costs(job, system))]
-            return safe[0] if needs_two and safe else bounds[0][1]
-        best = Worth(runs=False, fits=False, samples_per_s=-1.0), jobs[0]
-        for bound, job in bounds:
-            if bound <= best[0]:
-                break
-            best = max(best, (self._with_failures(system, job, bound), job), key=lambda one: one[0])
-        return best[1]
+        """Return the job of some by which a system trains most."""
+        trained = [(self._by_nodes(system, job, self._choice.wall_s), job) for job in jobs]
+        trained.sort(key=lambda one: one[0], reverse=True)
+        if self._simulated_s and len(jobs) > 1:
+            return max(trained[:MOST_SIMULATED], key=lambda one: one[0] * self._share_kept(system, one[1]))[1]
+        needs_two = system.keeps_whole_states and not system.doubles_stages
+        safe = [job for most, job in trained if most and self._holds_two(self._choice.costs(job, system))]
+        return safe[0] if needs_two and safe else trained[0][1]
 
-    def _without_failures(self, system: System, job: JobSpec, end_s: float) -> Worth:
-        """Return what a job is worth by the nodes until a time, which share each step evenly."""
+    def _by_nodes(self, system: System, job: JobSpec, end_s: float, *, fitting: bool = True) -> float:
+        """Return the samples a second of the nodes until a time, or of those on which a job fits, without failures."""
         costs, nodes = self._choice.costs(job, system), self._choice.nodes(end_s)
+        if not _runs(costs, system, self._choice.cluster.num_nodes):
+            return 0.0
         used = Counter(system.usable_nodes(costs, num_nodes) for num_nodes in nodes)
-        del used[0]
-        trained = math.fsum(
+        return math.fsum(
             number * costs.samples_per_step(size) / (costs.even_step_s(size) + _masked_s(costs, system, size))
             for size, number in used.items()
-        )
-        fits = bool(used) and all(_fits(costs, system, size) for size in {min(used), max(used)})
-        return Worth(_runs(costs, system, self._choice.cluster.num_nodes), fits, trained / len(nodes))
+            if size and (not fitting or _fits(costs, system, size))
+        ) / len(nodes)
 
-    def _with_failures(self, system: System, job: JobSpec, bound: Worth) -> Worth:
-        """Return what a job is worth on the trace: the share of its bound that it reaches where that is simulated."""
+    def _share_kept(self, system: System, job: JobSpec) -> float:
+        """Return the share that failures leave of what nodes train, where that is simulated."""
         choice, costs, end_s = self._choice, self._choice.costs(job, system), self._simulated_s
         assert choice.trace is not None, "it loses nodes"
         loads = load_routing(UNIFORM, costs.model.num_moe_layers, costs.model.num_experts, seed=0)
@@ -208,13 +197,9 @@ class JobSearch:
             steps = interval_steps(system, costs, loads, choice.cluster.num_nodes, between_s)
             run = simulate_system(choice.trace, system, costs, loads, end_s, interval_steps=steps, spares=choice.spares)
         except LazsimError:
-            return Worth(runs=False, fits=False, samples_per_s=0.0)
-        fits = run.memory is None or run.memory.total <= choice.gpu.memory_bytes
-        fits &= run.host_bytes <= choice.cluster.host_memory_bytes
-        samples_per_s = run.goodput_samples_per_s
-        if end_s < choice.wall_s and samples_per_s:
-            samples_per_s *= bound.samples_per_s / self._without_failures(system, job, end_s).samples_per_s
-        return Worth(bound.runs, bound.fits and fits, samples_per_s)
+            return 0.0
+        trained = self._by_nodes(system, job, end_s, fitting=False)
+        return run.goodput_samples_per_s / trained if trained else 0.0
 
     def _holds_two(self, costs: LayoutCosts) -> bool:
         """Tell whether the median number of nodes holds two model replicas."""
