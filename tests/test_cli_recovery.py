@@ -156,7 +156,9 @@ def test_a_page_calls_nothing_exact_where_only_failures_of_each_node_are_sampled
         drawn = options or ("--method", "montecarlo")
         code, _, err = lazsim("recovery", *plan, *drawn, "--node-fail-prob", "0.1,0.2,0.3,0.4", "--out", tmp_path)
         assert code == 0, err
-        assert said in (tmp_path / "report.html").read_text()
+        page = (tmp_path / "report.html").read_text()
+        assert said in page
+        assert "all nodes are equally likely to fail; by itself, each fails with the probability given" in page
 
 
 def test_batches_that_are_too_large_are_capped_and_noted(lazsim, trace):

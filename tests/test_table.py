@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from lazsim.output.names import shown_names
-from lazsim.output.table import INDENT, MIN_WIDTH, Column, Table, key, render, wrap
+from lazsim.output.table import INDENT, MIN_WIDTH, Column, Table, key, number_text, render, share_text, wrap
 
 WORDS = st.text("abcdefghij", min_size=1, max_size=10)
 NAMES = st.text("abcdef-_+", min_size=1, max_size=40)
@@ -157,3 +157,26 @@ def test_wrapping_keeps_the_words(words: list[str], width: int) -> None:
     lines = wrap(" ".join(words), width, "  ")
     assert " ".join(lines).split() == words
     assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("share", "form", "text"),
+    [
+        (0.0004, ".1%", "<0.1%"),
+        (0.0006, ".1%", "0.1%"),
+        (0.9996, ".1%", ">99.9%"),
+        (0.9994, ".1%", "99.9%"),
+        (1.0004, ".1%", ">100.0%"),
+        (0.004, ".0%", "<1%"),
+        (0.996, ".0%", ">99%"),
+        (1.0, ".0%", "100%"),
+        (0.0, ".2%", "0.00%"),
+        (0.99996, ".2%", ">99.99%"),
+        (0.99951, ".3f", ">0.999"),
+    ],
+)
+def test_a_share_near_none_or_all_never_looks_as_if_it_were(share, form, text):
+    """Halves of the last digit decide: 99.95 % is the least that one digit would write as 100.0 %."""
+    assert share_text(share, form) == text
+    if form.endswith("%"):
+        assert number_text(share, form) == text

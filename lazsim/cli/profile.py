@@ -269,6 +269,6 @@ def ranks(tolerance: float | None, **settings: Any) -> int:
     show(result, rank_parts, kept_as="ranks.json")
     worst = max(abs(row.error) for row in result.rows)
     if tolerance is not None and worst > tolerance:
-        note(f"the worst relative error of a layer is {worst:.1%}, more than {tolerance:.1%}")
+        note(f"the worst relative error of a layer is {worst:.1%}, more than {100 * tolerance:.10g}%")
         return 1
     return 0

@@ -56,5 +56,5 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
         return 0
     worst = found.worst()
     both = f"measured {worst.measured:.4g}, predicted {worst.predicted:.4g}"
-    note(f"the forecast is off by more than {tolerance:.0%}: {worst.name}: {both}")
+    note(f"the forecast is off by more than {100 * tolerance:.10g}%: {worst.name}: {both}")
     return 1

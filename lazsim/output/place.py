@@ -57,7 +57,7 @@ def _score_table(comparison: PlanComparison) -> Table:
 
     columns = [
         key("policy"),
-        Column("slots used", _per_cent, of=lambda score: score.num_slots_used / score.num_slots),
+        Column("slots used", ".1%", of=lambda score: score.num_slots_used / score.num_slots),
         Column("fewest nodes of an expert", of="guaranteed"),
         Column("fatal sets of that size", of=fatal_sets),
         Column("most endangered layer/expert" if has_layers else "most endangered expert", of=endangered),
@@ -72,17 +72,13 @@ def _change_table(comparison: PlanComparison) -> Table:
     columns = [
         key("policy"),
         Column("replicas moved", ",d", of="num_moved"),
-        Column("of all", _per_cent, of=lambda one: one.num_moved / one.num_slots),
+        Column("of all", ".1%", of=lambda one: one.num_moved / one.num_slots),
         Column("MiB moved", ",.1f", of=lambda one: one.moved_bytes / MIB),
         Column("GPU max/mean before", ".3f", of="busiest_before"),
         Column("after", ".3f", of="busiest_after"),
     ]
     state = f"{comparison.state_bytes / MIB:.4g} MiB for each expert of {comparison.model}"
     return Table.of(comparison.changes, columns, f"from the old plan ({state})")
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.3g} %"
 
 
 def _memory_line(memory: Mapping[str, Any]) -> str:

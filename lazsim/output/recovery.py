@@ -7,7 +7,7 @@ import numpy as np
 from lazsim.output.maps import layer_maps, plan_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
-from lazsim.output.table import Column, Part, Table, key
+from lazsim.output.table import Column, Part, Table, key, share_text
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.comparison import all_inputs
 from lazsim.reliability.failure_scenarios import FailureScenarios
@@ -27,9 +27,7 @@ def format_prob(prob: float, *, certain: bool = True) -> str:
     """
     if prob in (0.0, 1.0):
         return f"{'' if certain else '~'}{prob:.0f}"
-    if prob >= 0.9995:
-        return ">.999"
-    return "<.001" if prob < 0.0005 else f"{prob:.3f}"
+    return share_text(prob, ".3f").replace("<0", "<").replace(">0", ">")
 
 
 def reliability_parts(report: ReliabilityReport) -> Iterator[Part]:
@@ -86,10 +84,13 @@ def reliability_report(report: ReliabilityReport) -> Report:
     sure = f"Sampled; half of the widest 95 % interval is {widest:.2g}."
     if not widest:
         sure = "Exact for plans as placed: no set of failures is sampled."
+    likely = f"all {unit} are equally likely to fail"
+    if report.scenarios.nodes is not None:
+        likely = f"of a number that fail together, {likely}; by itself, each fails with the probability given"
     return Report(
         f"Do the experts survive on {counted(report.task.num_nodes, 'node')}?",
         f"{answer}.",
-        f"{sure} Plans are those of the loads given, and all {unit} are equally likely to fail.",
+        f"{sure} Plans are those of the loads given; {likely}.",
         all_inputs(report.task, names, report.scenarios.inputs),
         maps=plan_maps(report.plans, "It begins with the layer that is least safe."),
         pictures={

@@ -15,7 +15,7 @@ from lazsim.output.model import size_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.recovery import format_prob
 from lazsim.output.report import Report, timeline_of
-from lazsim.output.table import Column, Part, Table, key
+from lazsim.output.table import Column, Part, Table, key, share_text
 from lazsim.study.memory import fits_memory
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import plan_of
@@ -86,7 +86,7 @@ def run_report(result: RunResult) -> Report:
         trains += f" (95 % interval +- {best.samples_error:.2%} for plans that were sampled)"
     if best.lost_token_share:
         trains += f", of which {best.lost_token_share:.2%} lost their updates of experts"
-    trains += f"; {best.ettr:.1%} of its time is productive (ETTR)"
+    trains += f"; {share_text(best.ettr, '.1%')} of its time is productive (ETTR)"
     found = {run.name: plan_of(one) for run, one in zip(result.runs, result.scenarios, strict=True)}
     plans = {name: plan for name, plan in found.items() if plan is not None}
     return Report(

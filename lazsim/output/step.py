@@ -8,7 +8,7 @@ import msgspec
 from lazsim.files.decoding import words_of
 from lazsim.files.writing import toml_text
 from lazsim.output.plots.style import name_pictures
-from lazsim.output.table import Column, Part, Table, key
+from lazsim.output.table import Column, Part, Table, key, share_text
 from lazsim.specs import ParallelSpec
 from lazsim.stepmodel.search import TRIED
 from lazsim.study.step import StepResult
@@ -20,7 +20,11 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     inputs, time = result.inputs, result.time
     parallel = inputs.parallel
     low, high = result.range_tokens_per_s
-    fits = "" if result.fits else f"does not fit, as it takes {result.memory_share:.1%} of the memory; else "
+    fits = (
+        ""
+        if result.fits
+        else f"does not fit, as it takes {share_text(result.memory_share, '.1%')} of the memory; else "
+    )
     yield (
         f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}: {fits}"
         f"{time.tokens_per_s_per_gpu:,.0f} tokens/s a GPU ({low:,.0f} to {high:,.0f}), step {time.step_s:.2f} s, "

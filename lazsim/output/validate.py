@@ -22,7 +22,7 @@ def validation_parts(validation: Validation) -> Iterator[Part]:
     columns += [Column("error", _error, of="error"), Column("judged", of=lambda one: _judge(one, validation.tolerance))]
     yield Table.of(validation.components, columns)
     yield [
-        f"judged: at least {NEGLIGIBLE_SHARE:.0%} of the run's time; within {validation.tolerance:.0%}: "
+        f"judged: at least {NEGLIGIBLE_SHARE:.0%} of the run's time; within {100 * validation.tolerance:.10g}%: "
         f"{'yes' if validation.has_passed else 'no'}",
         f"steps of the calibration after the run took {_drift(validation.drift)} than those before it",
     ]
@@ -53,8 +53,8 @@ def validation_report(validation: Validation) -> Report:
     verdict = "within" if validation.has_passed else "not within"
     return Report(
         f"Forecast and measurement of {run.system}, {validation.inputs['spec']['model']['name']}",
-        f"The forecast is {verdict} {validation.tolerance:.0%}: the worst of the judged rows, {worst.name}, is off by "
-        f"{_error(worst.error)} (measured {number_text(worst.measured, '.4g')}, "
+        f"The forecast is {verdict} {100 * validation.tolerance:.10g}%: the worst of the judged rows, {worst.name}, is "
+        f"off by {_error(worst.error)} (measured {number_text(worst.measured, '.4g')}, "
         f"predicted {number_text(worst.predicted, '.4g')}).",
         "One run on one machine. Steps of a second calibration, after the run, took "
         f"{_drift(validation.drift)} than those before it; the luck of where failures fall within a step is not told.",
