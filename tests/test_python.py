@@ -395,6 +395,7 @@ def test_a_sweep_takes_numbers_of_numpy_ranges_and_paths(tmp_path):
     ("cut", "expected"),
     [
         ({"start_s": -1.0}, "`start` -1 s: give 0 or more"),
+        ({"start_s": None}, "`start`: expected a number of seconds, found None"),
         ({"start_s": "1h"}, "`start`: expected a number of seconds, found '1h'"),
         ({"duration_s": math.nan}, "`duration`: expected a number of seconds, found nan"),
         ({"seed": None}, "`seed`: expected a whole number from 0 up, found None"),

@@ -49,8 +49,8 @@ def cut_trace(
         When the stretch starts at or after the end of the trace or has no length, or the cap is not valid or has no
         maximum.
     """
-    for name, seconds in (("start", start_s), ("duration", duration_s)):
-        if seconds is not None and (not isinstance(seconds, NUMBERS) or math.isnan(seconds)):
+    for name, seconds in (("start", start_s), ("duration", 0.0 if duration_s is None else duration_s)):
+        if not isinstance(seconds, NUMBERS) or math.isnan(seconds):
             raise LazsimError(f"`{name}`: expected a number of seconds, found {seconds!r:.200}")
     if start_s < 0:
         raise LazsimError(f"`start` {start_s:.12g} s: give 0 or more")
