@@ -73,7 +73,7 @@ def test_runs_whose_layouts_differ_say_which_they_have(lazsim, tmp_path):
         'grid = {"trace.num_nodes" = [4, 8], cluster = "h100x8", seed = [0, 1]}\n'
     )
     (tmp_path / "mtbf.toml").write_text(
-        'kind = "mtbf"\nnum_nodes = 4\nmtbf_s = 1e10\nrepair_s = 1e3\nduration_s = 3600.0\n'
+        'kind = "mtbf"\nnum_nodes = 4\nmtbf_s = 3e9\nrepair_s = 1e3\nduration_s = 3600.0\n'
     )
     code, out, err = lazsim("sweep", tmp_path / "grid.toml", "--out", tmp_path / "out", "--jobs", 1)
     assert code == 0, err
