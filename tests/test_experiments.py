@@ -99,7 +99,6 @@ def test_workers_run_functions_of_a_script_that_they_cannot_import(tmp_path):
     source = (ROOT / "experiments" / "node-failures" / "experiment.py").read_text()
     script.write_text(f"{source}\n\nSMALL = {settings!r}\n")
     experiment = load_experiment(str(script))
-    script.unlink()
     alone, together = (
         experiment.run(Context(small=True, num_workers=number, recorded=False, store=tmp_path / str(number)))
         for number in (1, 2)

@@ -25,11 +25,10 @@ def command(systems: tuple[str, ...], **settings: Any) -> None:
     """Show what changes when a constant is off by half.
 
     Each constant of the cluster, its GPU's efficiencies and the job is halved, then multiplied by 1.5, all else equal.
-    Whole numbers are rounded, and shares are
-    cut at 1. Tables show by how much the samples that a system trains change, and the ratio of the
-    first system's to the others'; "none" says that a system cannot run. A small effect may have either sign: a change
-    also moves the step at which a failure hits, and so the work lost since the last checkpoint. A factor near 1 shows
-    by how much.
+    Whole numbers are rounded, and shares are cut at 1. Tables show by how much the samples that a system trains
+    change, and the ratio of the first system's to the others'; "none" says that a system cannot run. A small effect
+    may have either sign: a change also moves the step at which a failure hits, and so the work lost since the last
+    checkpoint. A factor near 1 shows by how much.
     """
     from lazsim.engine.systems import DEFAULT_SYSTEMS
     from lazsim.output.sensitivity import sensitivity_parts
