@@ -158,18 +158,20 @@ def test_four_bits_and_a_scale_for_sixteen_numbers_keep_fewer_bytes_than_eight()
 
 
 @pytest.mark.parametrize(
-    ("precision", "of_weight"),
+    ("precision", "in_eight_bits", "of_weight"),
     [
         # One copy along each axis in place of 16 bits, or beside them.
-        ("fp8", 1 + 1),
-        ("mxfp8", 2 * (1 + 1 / 32)),
-        ("fp8_block", 2 + 2 * (1 + 4 / 128)),
-        ("nvfp4", 2 + 2 * (0.5 + 1 / 16)),
+        ("fp8", True, 1 + 1),
+        ("mxfp8", True, 2 * (1 + 1 / 32)),
+        ("fp8_block", True, 2 * (1 + 4 / 128)),
+        ("fp8_block", False, 2 + 2 * (1 + 4 / 128)),
+        ("nvfp4", True, 2 + 2 * (0.5 + 1 / 16)),
     ],
 )
-def test_weights_have_copies_of_fewer_bits_along_both_axes_and_words_have_none(precision, of_weight):
+def test_weights_have_copies_of_fewer_bits_along_both_axes_and_words_have_none(precision, in_eight_bits, of_weight):
     cluster = "gb200-nvl72" if precision in ("mxfp8", "nvfp4") else "dgx-h100"
-    inputs = load_inputs("qwen3-30b-a3b", cluster, None, QWEN | {"precision": precision}, 8)
+    layout = QWEN | {"precision": precision, "eight_bit_parameters": in_eight_bits}
+    inputs = load_inputs("qwen3-30b-a3b", cluster, None, layout, 8)
     words, weights = 2 * 151936 * 2048, inputs.model.total_params - 2 * 151936 * 2048
     weights -= 48 * (128 - 128 // inputs.parallel.expert) * 3 * 2048 * 768
     assert memory_bytes(inputs)["parameters"] == pytest.approx(2 * words + of_weight * weights)

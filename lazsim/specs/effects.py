@@ -58,6 +58,10 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
         ),
         "it takes GPUs that share experts, and deepep, or hybridep with overlap_expert",
     ),
+    "eight_bit_parameters": (
+        lambda one: one.precision in ("bf16", "nvfp4") or one.sharding == "full",
+        "it takes matmuls of 8 bits, and sharding other than full",
+    ),
     "graph_attention": (lambda one: one.graphs != "partial", "graphs are not partial"),
 }
 """When a field of a layout has no effect beside the others, and how people are told."""

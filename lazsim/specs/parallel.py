@@ -64,6 +64,9 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """Operands of the matmuls of layers; the head, attention scores and gradients have 16 bits or more."""
     eight_bit_parts: tuple[Literal["attention", "head"], ...] = ()
     """``attention`` and ``head``, where these have 8 bits, too (mxfp8)."""
+    eight_bit_parameters: bool = True
+    """Whether parameters have the 8 bits of their matmuls, or 16 beside copies in 8 (Megatron's ``fp8_param_gather``);
+    beside four bits, they have 16."""
     recompute: Recompute = "none"
     """``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again."""
     recomputed: tuple[Recomputed, ...] = ()

@@ -16,10 +16,6 @@ from lazsim.stepmodel.pipeline import StagePart, parts_of, parts_of_stage
 
 PARAM_BYTES = 2
 
-SHORT_PARAMETERS = ("fp8", "mxfp8")
-"""Precisions whose parameters have 8 bits themselves; others have copies beside those of 16 (``fp8_param_gather`` of
-the precisions of NVIDIA-NeMo/Megatron-Bridge 0.6.2). Matmuls read a copy along each axis."""
-
 LOGIT_BYTES, SOFTMAX_BYTES = 2, 4
 """Logits in 16 bits, which go with the loss, and their softmax in fp32, which stays and becomes their gradient."""
 
@@ -200,7 +196,9 @@ def _stage_bytes(
         # Weights in fp32 are among the states of the optimizer.
         parameters += PARAM_BYTES * divided if parallel.state_bytes == PARAM_BYTES else 0.0
     elif inputs.quantised and parallel.sharding != "full":
-        copies = 2 * OPERAND_BYTES[parallel.precision] - PARAM_BYTES * (parallel.precision in SHORT_PARAMETERS)
+        # Matmuls read a copy along each axis.
+        is_beside = not parallel.eight_bit_parameters or parallel.precision == "nvfp4"
+        copies = 2 * OPERAND_BYTES[parallel.precision] - PARAM_BYTES * (not is_beside)
         parameters += copies * (held - vocabulary_parameters(inputs.model, parallel, parts))
     return {
         "parameters": parameters,

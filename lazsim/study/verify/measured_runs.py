@@ -456,7 +456,9 @@ def _layout(row: Cells) -> ParallelSpec:
         "optimizer": _choice(row, "optimizer", "adam"),
         "state_bytes": recipes.state_bytes,
         "gradient_bytes": recipes.gradient_bytes,
-        "precision": _choice(row, "precision", "bf16"),
+        "precision": (precision := _choice(row, "precision", "bf16")),
+        # So the recipes of Megatron-Bridge 0.6.2 have it.
+        "eight_bit_parameters": precision != "fp8_block",
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
         # A framework that shards with PyTorch recomputes with it, too.
