@@ -79,6 +79,22 @@ def test_time_on_nodes_on_which_a_layout_does_not_fit_counts_as_not_trained(unti
     assert is_safe or fallen.job == stayed.job
 
 
+def test_nodes_on_which_a_layout_fits_do_not_count_for_it_where_failures_leave_no_time_to_train_on_them():
+    # One of 12 nodes fails each 1,100 s, less than the 20 minutes of a restart. After 130 failures, for the last 6 % of
+    # the time, two nodes are left, on which some of what is fast on 12 does not fit.
+    events = failing(12, 1100.0, 400.0, 131 * 1100.0).events()
+    gone = [Event(131 * 1100.0, "remove", f"n{index}") for index in range(10)]
+    trace = build_trace([*events, *gone], duration_s=131 * 1100.0 + 10_000.0)
+    scenario = resolve({"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "checkpoint", "trace": trace})
+    samples = {}
+    for job in search_of(scenario, trace).candidates(SYSTEMS["checkpoint"]):
+        run, memory_bytes = simulated(scenario, job), scenario.gpu.memory_bytes
+        tried = replace(scenario, job=job)
+        fitting_s = sum(s for (_, size), s in run.steps_s.items() if even_memory(tried, size).total <= memory_bytes)
+        samples[job.parallel] = run.samples * fitting_s / sum(run.steps_s.values())
+    assert samples[scenario.job.parallel] == max(samples.values())
+
+
 def test_of_a_long_trace_the_first_changes_are_simulated(monkeypatch):
     # Each node that fails comes back: two changes each.
     trace, ends_s = failing(4, 1000.0, 400.0, 1000.0 * MOST_CHANGES), set()

@@ -48,8 +48,9 @@ NUM_PARTS = 32
 MOST_CHANGES = 256
 """Instants at which nodes change up to which candidates are simulated: about a tenth of a second each."""
 
-MOST_SIMULATED = 4
-"""Candidates simulated of those that train most without failures; most choices have no more than six."""
+LEAST_SIMULATED = 4
+"""Candidates simulated at least, though they train less without failures than others with them: systems that use nodes
+of no whole replica may pass that."""
 
 NUM_KEPT = 8
 """Searches kept, a few MiB each: the systems of a run follow each other."""
@@ -103,10 +104,11 @@ def default_job(choice: JobChoice, system: System) -> JobSpec | SpecError:
     fewest on which it fits, with 16 sequences for each GPU of whole replicas. They are ordered by what they train on
     the nodes of the trace without failures; nodes on which one does not fit into memory train nothing.
 
-    The system is simulated on the trace with the first `MOST_SIMULATED` of them: under even loads, with the interval
-    between checkpoints that is published for it, or Young's. The share that failures leave, up to `MOST_CHANGES`,
-    counts for the whole trace. Where no node is lost, the order decides, but that systems which recover from other
-    nodes, other than by stages, take a layout of which the median of nodes holds two replicas, if any.
+    The system is simulated on the trace with the first `LEAST_SIMULATED` of them, and with others that may be better:
+    under even loads, with the interval between checkpoints that is published for it, or Young's. The share that
+    failures leave, up to `MOST_CHANGES`, of steps that fit counts for the whole trace. Where no node is lost, the
+    order decides, but that systems which recover from other nodes, other than by stages, take a layout of which the
+    median of nodes holds two replicas, if any.
 
     All systems have the job that is named as the model if one that keeps no states trains most by it, on a median of
     nodes that holds two replicas.
@@ -170,13 +172,22 @@ class JobSearch:
         trained = [(self._by_nodes(system, job, self._choice.wall_s), job) for job in jobs]
         trained.sort(key=lambda one: one[0], reverse=True)
         if self._simulated_s and len(jobs) > 1:
-            return max(trained[:MOST_SIMULATED], key=lambda one: one[0] * self._share_kept(system, one[1]))[1]
+            return self._best_with_failures(system, trained)
         needs_two = system.keeps_whole_states and not system.doubles_stages
         safe = [job for most, job in trained if most and self._holds_two(self._choice.costs(job, system))]
         return safe[0] if needs_two and safe else trained[0][1]
 
-    def _by_nodes(self, system: System, job: JobSpec, end_s: float, *, fitting: bool = True) -> float:
-        """Return the samples a second of the nodes until a time, or of those on which a job fits, without failures."""
+    def _best_with_failures(self, system: System, trained: Sequence[tuple[float, JobSpec]]) -> JobSpec:
+        """Return the job that trains most on the trace, of some in the order of what they train without failures."""
+        best = -1.0, trained[0][1]
+        for number, (by_nodes, job) in enumerate(trained):
+            if number >= LEAST_SIMULATED and by_nodes <= best[0]:
+                break
+            best = max(best, (by_nodes * self._share_kept(system, job), job), key=lambda one: one[0])
+        return best[1]
+
+    def _by_nodes(self, system: System, job: JobSpec, end_s: float) -> float:
+        """Return the samples a second of the nodes until a time on which a job fits, without failures."""
         costs, nodes = self._choice.costs(job, system), self._choice.nodes(end_s)
         if not _runs(costs, system, self._choice.cluster.num_nodes):
             return 0.0
@@ -184,11 +195,11 @@ class JobSearch:
         return math.fsum(
             number * costs.samples_per_step(size) / (costs.even_step_s(size) + _masked_s(costs, system, size))
             for size, number in used.items()
-            if size and (not fitting or _fits(costs, system, size))
+            if size and _fits(costs, system, size)
         ) / len(nodes)
 
     def _share_kept(self, system: System, job: JobSpec) -> float:
-        """Return the share that failures leave of what nodes train, where that is simulated."""
+        """Return the share that failures leave of what nodes train on which a job fits, where that is simulated."""
         choice, costs, end_s = self._choice, self._choice.costs(job, system), self._simulated_s
         assert choice.trace is not None, "it loses nodes"
         loads = load_routing(UNIFORM, costs.model.num_moe_layers, costs.model.num_experts, seed=0)
@@ -198,8 +209,9 @@ class JobSearch:
             run = simulate_system(choice.trace, system, costs, loads, end_s, interval_steps=steps, spares=choice.spares)
         except LazsimError:
             return 0.0
-        trained = self._by_nodes(system, job, end_s, fitting=False)
-        return run.goodput_samples_per_s / trained if trained else 0.0
+        trained, steps_s = self._by_nodes(system, job, end_s), math.fsum(run.steps_s.values())
+        fitting_s = math.fsum(spent_s for (_, size), spent_s in run.steps_s.items() if _fits(costs, system, size))
+        return run.goodput_samples_per_s * fitting_s / steps_s / trained if steps_s and trained else 0.0
 
     def _holds_two(self, costs: LayoutCosts) -> bool:
         """Tell whether the median number of nodes holds two model replicas."""
