@@ -288,6 +288,14 @@ def test_a_live_job_goes_on_as_a_simulated_one_that_loses_nodes_while_it_takes_o
     compare(system, trace((0.0, "add", "a b"), joining, (86.5, "remove", gone), (240.3, "add", "f g")))
 
 
+@pytest.mark.parametrize("system", LIVE_SYSTEMS)
+def test_nodes_that_come_to_a_live_job_wait_for_others_where_those_that_were_to_join_are_gone(system):
+    # a fails while c and d join, who go while the others recover: g, too, joins 30 s after it came, with h.
+    joins, losses = [(51.0, "add", "c d"), (90.3, "add", "g"), (115.3, "add", "h")], [(86.5, "remove", "a")]
+    losses.append((88.3, "remove", "c d"))
+    compare(system, trace((0.0, "add", "a b e f"), *sorted([*joins, *losses]), duration_s=400.0))
+
+
 @pytest.mark.parametrize("error", [LiveError("no process is left"), OSError("no descriptor is left")])
 def test_a_job_ends_with_the_error_of_a_node_that_cannot_be_started_later(error, monkeypatch):
     start = CountingPool.start

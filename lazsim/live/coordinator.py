@@ -327,7 +327,9 @@ class Coordinator:
             await self._start_clock()
         if decision.action is Action.CONTINUE and cause == "failure" and self._newcomers.due_s is None:
             # Workers that stood by take free places at the next step boundary.
-            self._newcomers.at_next_boundary(self._alive())
+            alive: list[Any] = self._alive()
+            others = self.system.newcomers(self.costs, following.held, alive, self._usable_nodes)
+            self._newcomers.at_next_boundary(others)
         if decision.action is Action.RECONFIGURE:
             self._dropped |= set(self._held.nodes) - set(following.held.nodes)
         self._held, self._trained_generation, self._is_joining = following.held, self._generation, False
@@ -491,7 +493,7 @@ class Coordinator:
         self._pause_cause = ""
         if self._is_joining:
             # Those that are left join at the next step boundary.
-            self._newcomers.at_next_boundary(self._alive())
+            self._newcomers.at_next_boundary(set(self._alive()).difference(self._held.nodes))
             self._is_joining = False
         known_s = self._known_s = self.now_s()
         # A rank may report a lost peer before the peer's own connection ends here, on a GPU by more than the window.
