@@ -42,8 +42,8 @@ RUN_FILES = (
     "--job",
     metavar="NAME|TOML",
     help="How the model is trained; lazsim list jobs deepseek-v3 prints one. Default: testbed-a; on a GPU with "
-    "measured kernels, testbed-a with the layout that trains most on the nodes of the trace, or the job named as the "
-    "model if that trains more.",
+    "measured kernels, testbed-a with the layout that trains most on the trace, or the job named as the model if that "
+    "trains more.",
 )
 @click.option(
     "--system",

@@ -395,7 +395,7 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     if isinstance(costs, LayoutCosts):
         whose = f"job {scenario.job.name}"
         if scenario.has_chosen_layout:
-            whose = "chosen for the nodes of the trace and their failures, in hindsight (seed 0, even loads), "
+            whose = "chosen for the nodes of the trace and any failures, in hindsight (seed 0, even loads), "
             whose += f"as `job` gives none: {_chosen_layouts(scenarios)}"
             # A config of Hugging Face has the name of a family with `_`, whose other models have other sizes.
             name, num_nodes = scenario.model.name.replace("_", "-"), scenario.most_in_service()
