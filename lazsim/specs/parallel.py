@@ -66,7 +66,7 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """``attention`` and ``head``, where these have 8 bits, too (mxfp8)."""
     eight_bit_parameters: bool = True
     """Whether parameters have the 8 bits of their matmuls, or 16 beside copies in 8 (Megatron's ``fp8_param_gather``);
-    beside four bits, they have 16."""
+    beside four bits, they have 16. Memory alone changes by it: exchanges of parameters count 16 bits."""
     recompute: Recompute = "none"
     """``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again."""
     recomputed: tuple[Recomputed, ...] = ()
