@@ -46,7 +46,7 @@ NUM_PARTS = 32
 """Equal parts of the time, each with its number of nodes, by which candidates are ordered."""
 
 MOST_CHANGES = 256
-"""Instants at which nodes change up to which candidates are simulated: about a tenth of a second each."""
+"""Changes of nodes up to which candidates are simulated, which takes about a tenth of a second for each candidate."""
 
 LEAST_SIMULATED = 4
 """Candidates simulated at least, though they train less without failures than others with them: systems that use nodes
