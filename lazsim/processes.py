@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -149,6 +150,27 @@ def is_second_order(number: int, first_s: float) -> bool:
     SIGHUP never is: a shell passes it on before the system sends it, and a session that ends sends it after SIGTERM.
     """
     return number in (signal.SIGTERM, signal.SIGINT) and time.monotonic() > first_s + SAME_S
+
+
+TEMPORARY_PATHS: dict[str, int] = {}
+"""Files and folders that are to go with the process that made them, whose number each has."""
+
+
+def clear_away(path: str) -> None:
+    """Remove a file, or a folder and all in it; nothing where it is gone."""
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def end_at_once(status: int) -> None:
+    """End this process with its temporary files and folders, and clear away nothing else."""
+    for path, process in list(TEMPORARY_PATHS.items()):
+        with suppress(OSError):
+            if process == os.getpid():
+                clear_away(path)
+    os._exit(status)
 
 
 @contextmanager

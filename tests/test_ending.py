@@ -127,6 +127,29 @@ def test_two_signals_at_once_are_one_order_and_a_later_one_ends_the_process(paus
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
 
 
+def test_a_second_order_takes_temporary_files_and_folders_along(run_process, tmp_path):
+    # The first one comes during a write, and the second one before what the first has begun to clear away is gone.
+    script = (
+        "from pathlib import Path\nfrom lazsim.files.writing import scratch_folder, write_whole\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"{BEGUN}        with scratch_folder(folder) as scratch:\n"
+        "            write_whole(scratch / 'state', b'1')\n"
+        "            def chmod(*_):\n"
+        "                assert len(list(folder.glob('.lazsim-*'))) == 2\n"
+        "                try:\n"
+        "                    os.kill(os.getpid(), signal.SIGINT)\n"
+        "                    time.sleep(60)\n"
+        "                finally:\n"
+        "                    time.sleep(0.5)\n"
+        "                    os.kill(os.getpid(), signal.SIGINT)\n"
+        "            os.chmod = chmod\n"
+        "            write_whole(folder / 'out', b'2')\n"
+    ) + HEARD
+    ended = run_process(sys.executable, "-c", script, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_second_of_two_signals_at_once_does_not_disturb_what_is_written_after_an_order(run_process):
     script = (
         # Also where this machine has no time for the process between the two.

@@ -5,16 +5,16 @@ import fcntl
 import io
 import json
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lazsim.errors import LazsimError, printable
-from lazsim.processes import signals_held, when_possible
+from lazsim.processes import TEMPORARY_PATHS, clear_away, signals_held, when_possible
 
 TEMPORARY = ".lazsim-"
 """Beginning of the names of temporary files and folders, which their process locks for as long as it runs."""
@@ -40,36 +40,28 @@ def write_all(contents: Mapping[Path, bytes], replaced: Iterable[Path] = ()) -> 
         When one cannot be written, or is a device or anything else but a regular file; then no new file appears.
     """
     staged: list[tuple[str, Path]] = []
-    locks: list[int] = []
     path = Path()
     try:
-        for path, content in contents.items():
-            target = _regular_target(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(target.parent)
-            with signals_held():
-                lock, temporary = _claim(lambda: tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY))  # noqa: B023
+        with ExitStack() as stack:
+            for path, content in contents.items():
+                target = _regular_target(path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                lock, temporary = stack.enter_context(_temporary(tempfile.mkstemp, target.parent))
                 staged.append((temporary, target))
-                locks.append(lock)
-            with os.fdopen(os.dup(lock), "wb") as stream:
-                stream.write(content)
-            # The permissions of any new file; there is no way to read the mask without setting it.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-        with signals_held():
-            _take_names(staged)
-            for path in replaced:
-                if path not in contents and path.is_file():
-                    path.unlink()
+                with os.fdopen(os.dup(lock), "wb") as stream:
+                    stream.write(content)
+                # The permissions of any new file; there is no way to read the mask without setting it.
+                mask = os.umask(0)
+                os.umask(mask)
+                os.chmod(temporary, 0o666 & ~mask)
+            with signals_held():
+                _take_names(staged)
+                for path in replaced:
+                    if path not in contents and path.is_file():
+                        path.unlink()
     except OSError as error:
         refused = error.filename2 or path
         raise LazsimError(f"{refused}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        for temporary, _ in staged:
-            Path(temporary).unlink(missing_ok=True)
-        for lock in locks:
-            os.close(lock)
 
 
 def check_file(path: Path) -> None:
@@ -92,15 +84,24 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     """
     place = Path(tempfile.gettempdir()) if parent is None else parent
     place.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(place)
-    made, lock = "", -1
+    with _temporary(_make_folder, place) as (_, made):
+        yield Path(made)
+
+
+@contextmanager
+def _temporary(make: Callable[..., tuple[int, str]], parent: Path) -> Iterator[tuple[int, str]]:
+    """Make a temporary file or folder, and lock it until it goes with the block, or when this process ends at once."""
+    _remove_leftovers(parent)
+    lock, path = -1, ""
     try:
         with signals_held():
-            lock, made = _claim(lambda: _open_folder(tempfile.mkdtemp(dir=place, prefix=TEMPORARY)))
-        yield Path(made)
+            lock, path = _claim(partial(make, dir=parent, prefix=TEMPORARY))
+            TEMPORARY_PATHS[path] = os.getpid()
+        yield lock, path
     finally:
-        if made:
-            shutil.rmtree(made, ignore_errors=True)
+        if path:
+            clear_away(path)
+            del TEMPORARY_PATHS[path]
             os.close(lock)
 
 
@@ -113,7 +114,8 @@ def _regular_target(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _open_folder(path: str) -> tuple[int, str]:
+def _make_folder(**names: Any) -> tuple[int, str]:
+    path = tempfile.mkdtemp(**names)
     return os.open(path, os.O_RDONLY), path
 
 
@@ -138,7 +140,7 @@ def _remove_leftovers(folder: Path) -> None:
             descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                clear_away(str(path))
             finally:
                 os.close(descriptor)
 

@@ -1,7 +1,6 @@
 """Orders to end a process whose event loop runs."""
 
 import asyncio
-import os
 import signal
 import threading
 import time
@@ -9,7 +8,7 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import TypeVar
 
-from lazsim.processes import ORDERS, is_second_order
+from lazsim.processes import ORDERS, end_at_once, is_second_order
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ def run_until_ordered(main: Coroutine[object, object, T]) -> T:
 
         def on_order(number: int, _frame: FrameType | None) -> None:
             if orders and is_second_order(number, orders[0][1]):
-                os._exit(128 + number)
+                end_at_once(128 + number)
             orders.append((number, time.monotonic()))
             if len(orders) == 1 and not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from lazsim.processes import ORDERS, is_second_order
+from lazsim.processes import ORDERS, end_at_once, is_second_order
 
 AGAIN_S = 0.1
 """Time after which an interrupt is raised again that could not be, or was lost: the way out is not disturbed sooner."""
@@ -70,7 +70,7 @@ class Ending:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGALRM:
             if is_second_order(number, self._ordered_s):
-                os._exit(128 + self.number)
+                end_at_once(128 + self.number)
             if self.number:
                 return
             self.number, self._ordered_s = number, time.monotonic()
@@ -111,7 +111,7 @@ def await_end(status: int, *, is_ordered: bool) -> None:
         nonlocal ends_at_s
         now_s = time.monotonic()
         if now_s >= ends_at_s or is_second_order(number, ends_at_s - CLEAR_S):
-            os._exit(status)
+            end_at_once(status)
         if number != signal.SIGALRM:
             ends_at_s = min(ends_at_s, now_s + CLEAR_S)
 
