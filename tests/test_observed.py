@@ -63,6 +63,14 @@ LOGS = {
             for t, n in STEPS
         ),
     ),
+    "csv of W&B, with a column that only an evaluation filled": (
+        "steps",
+        "_step,_timestamp,train/global_step\n" + "".join(f"{n},{t},{'' if n < 4 else 900}\n" for t, n in STEPS),
+    ),
+    "csv-like JSON of TensorBoard": (
+        "steps",
+        json.dumps([[1_700_000_000.25 + t, n, 2.5 / n] for t, n in STEPS]),
+    ),
     "csv of W&B from Lightning": (
         "steps",
         "_step,_timestamp,trainer/global_step\n" + "".join(f"{at},{t},{n}\n" for at, (t, n) in enumerate(STEPS)),
@@ -190,6 +198,43 @@ def test_of_ranks_that_write_into_one_log_one_counts(tmp_path, kind):
     assert (found.num_stops, found.lost_s, found.wall_s, found.done) == (0, 0, 57, 57)
     assert len(log.notes) == 1
     assert log.notes[0].startswith("the log has lines of 2 ranks or metrics: those of ")
+
+
+@pytest.mark.parametrize("late_s", [0.1, 19.0, 20.0])
+@pytest.mark.parametrize("lines_each", [1, 15])
+def test_ranks_that_nothing_tells_apart_show_the_stop_of_one_of_them(tmp_path, late_s, lines_each):
+    # Ten steps of 2 s a line, a save of 30 s after each 100 steps. At step 455 the job stands for 300 s, and goes back
+    # to step 400. The second of two ranks tells of each step later, by up to a line. Where buffers are written when
+    # they are full, many lines of a rank come together.
+    lines, now_s = [], 0.0
+    for first, last in ((0, 455), (400, 1000)):
+        for step in range(first + 1, last + 1):
+            now_s += 2
+            lines += [(now_s + late_s * rank, rank, step) for rank in (0, 1) if step % 10 == 0]
+            now_s += 30 * (step % 100 == 0)
+        now_s += 300
+    lines.sort()
+    ranks = [[line for line in lines if line[1] == rank] for rank in (0, 1)]
+    if lines_each > 1:
+        starts = range(0, len(ranks[0]), lines_each)
+        lines = [line for at in starts for rank in ranks for line in rank[at : at + lines_each]]
+    text = "".join(f"{1_700_000_000 + time_s},{step}\n" for time_s, _, step in lines)
+    (tmp_path / "log.csv").write_text(f"time,step\n{text}")
+    log = read_log(tmp_path / "log.csv")
+    found = observed_phases(log.marks)
+    # A log cannot tell the five steps after the line of step 450 from the stop.
+    assert (found.num_stops, found.done) == (1, 990)
+    assert (found.stop_s, found.lost_s, found.step_s) == (pytest.approx(310, abs=late_s), 100, pytest.approx(2))
+    told = (["lines are not in"] if lines_each > 1 else []) + (["lines of ranks behind"] if late_s == 20 else [])
+    assert [re.match("|".join(told), note)[0] for note in log.notes] == told
+
+
+def test_lines_with_the_newest_first_are_read_from_the_oldest(tmp_path):
+    (tmp_path / "log.csv").write_text(
+        "time,step\n" + "".join(f"2025-03-01 00:00:{59 - t},{59 - t}\n" for t in range(40))
+    )
+    log = read_log(tmp_path / "log.csv")
+    assert ([one.done for one in log.marks], len(log.notes)) == (list(range(20, 60)), 1)
 
 
 def test_steps_that_begin_anew_with_each_epoch_are_told(tmp_path):
@@ -332,7 +377,7 @@ BAD = {
     "no counts": ("time,step\n1,nan\n2,NaN\n3,\n", "with 3 steps or more"),
     "cut": ("time,step\n1,18\n2,19\n3,2", "line 4: the last line has no end, and steps back; leave it out"),
     "ranks without a name": (
-        "time,step\n" + "".join(f"{t},{t}\n{t},{t - 2}\n" for t in range(2, 20)),
+        "time,step\n" + "".join(f"{t},{t}\n{t},{t - 3}\n" for t in range(3, 21)),
         "18 of 36 lines step back, as where several ranks write into one log; keep the lines of one rank",
     ),
     "NaN": ("time,step\n1,1\nnan,2\n3,3\n4,4\n", "line 3: expected a time in seconds or a date: 'nan' is no number"),
@@ -431,7 +476,7 @@ def test_a_simulated_job_also_stops_to_let_nodes_join_and_no_constant_of_some_st
 
 @pytest.mark.parametrize(("seconds", "written"), [(2051.6, "2050"), (52.43, "52.4"), (0.0312, "0.0312")])
 def test_a_constant_on_offer_is_written_as_people_write_it_into_the_file_of_a_cluster(seconds, written):
-    phases = Phases(900.0, 800.0, 0.0, 100.0, 1, 100.0, 800.0)
+    phases = Phases(900.0, 800.0, 0.0, 100.0, 1, 100.0, 800.0, 1.0)
     offers = {"ds": (Offer("detect_s", seconds, 1200.0),)}
     *_, (_, line) = observed_parts(ObservedComparison("steps", phases, offers, {}, {"ds": phases}, ()))
     assert line == f"ds: `cluster.recovery.detect_s` = {written} instead of 1200 s"

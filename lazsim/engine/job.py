@@ -6,6 +6,7 @@ simulation interrupt it.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
@@ -73,6 +74,7 @@ class Job:
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         self.steps_s: dict[tuple[int, int], float] = {}
+        self.steps_made = Counter[tuple[float, int]]()
         self._has_started = False
         self._all_saved_step = 0
         self.step_s = 0.0
@@ -447,6 +449,7 @@ class Job:
             self.below_threshold_s += spent_s
         samples = state.samples_per_step
         if num_steps:
+            self.steps_made[stretch.step_s, samples] += num_steps
             end_s = min(stretch.start_s + num_steps * stretch.step_s, self.env.now)
             self.log.trained(stretch.start_s, end_s, samples / stretch.step_s)
         made = Made(stretch.start_s, num_steps, stretch.step_s, samples)

@@ -61,6 +61,8 @@ class SystemRun:
     steps_s: Mapping[tuple[int, int], float] = field(default_factory=dict, repr=False)
     """Seconds of steps, later lost ones included, by the nodes that make them and those of their plan as it was made:
     more where these go on in their places."""
+    steps_made: Mapping[tuple[float, int], int] = field(default_factory=dict, repr=False)
+    """Number of steps, later lost ones included, by the seconds and the samples of each."""
     extrapolated_s: float | None = None
     """Seconds of steps, later lost ones included, from beyond the sizes of a profile, where that is allowed."""
     memory: MemoryUse | None = None
@@ -228,6 +230,7 @@ def simulate_system(
         plan_recovery=reliability.average(wall_s) if reliability else None,
         below_threshold_s=job.below_threshold_s,
         steps_s=job.steps_s,
+        steps_made=job.steps_made,
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=job.lost_token_share,
         interval_steps=job.interval_steps,

@@ -7,6 +7,7 @@ from lazsim.study.observed import ObservedComparison
 from lazsim.units import format_duration
 
 ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("median {one}", "step_s", format_duration),
     ("{unit} kept", "done", "{:,.0f}".format),
     ("steps kept, with checkpoints", "training_s", format_duration),
     ("steps done again", "lost_s", format_duration),
@@ -35,8 +36,9 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
 def _rows(found: ObservedComparison) -> Iterator[list[str | float | None]]:
     for label, field, write in ROWS:
         true = getattr(found.observed, field)
-        cells: list[str | float | None] = [label.format(unit=found.unit), write(true)]
+        cells: list[str | float | None] = [label.format(unit=found.unit, one=found.unit.removesuffix("s")), write(true)]
         for phases in found.simulated.values():
             value = getattr(phases, field)
-            cells += [write(value), (value - true) / true if true else None]
+            has_error = true and value is not None
+            cells += ["none" if value is None else write(value), (value - true) / true if has_error else None]
         yield cells

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lazsim.engine.interval import steady_step_s
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
@@ -57,6 +59,8 @@ class Phases:
     """Median of these; 0 without any."""
     done: float
     """Steps, or samples, kept."""
+    step_s: float | None
+    """Median of the seconds of one, between lines of a log or of those that a simulation made; None without any."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def observed_phases(marks: list[Mark]) -> Phases:
 
     >>> marks = [Mark(0, float(t), t) for t in range(6)] + [Mark(0, 25.0 + i, 4.0 + i) for i in range(4)]
     >>> observed_phases(marks)
-    Phases(wall_s=28.0, training_s=7.0, lost_s=2.0, stopped_s=19.0, num_stops=1, stop_s=19.0, done=7.0)
+    Phases(wall_s=28.0, training_s=7.0, lost_s=2.0, stopped_s=19.0, num_stops=1, stop_s=19.0, done=7.0, step_s=1.0)
     """
     last = marks[-1]
     # A count that is written again says nothing, but that the job still stands where the log ends.
@@ -121,7 +125,8 @@ def observed_phases(marks: list[Mark]) -> Phases:
     wall_s, lost_s, stopped_s = marks[-1].time_s - marks[0].time_s, lost * pace_s, math.fsum(stops_s)
     training_s = max(0.0, wall_s - lost_s - stopped_s)
     middle_s = median(stops_s) if stops_s else 0.0
-    return Phases(wall_s, training_s, lost_s, stopped_s, len(stops_s), middle_s, marks[-1].done - marks[0].done)
+    done = marks[-1].done - marks[0].done
+    return Phases(wall_s, training_s, lost_s, stopped_s, len(stops_s), middle_s, done, pace_s)
 
 
 def saves_in(pauses: Sequence[Pause], marks: Sequence[Mark]) -> set[Pause]:
@@ -175,7 +180,19 @@ def simulated_phases(run: SystemRun, unit: str) -> Phases:
         len(stops_s),
         median(stops_s) if stops_s else 0.0,
         float(run.steps if unit == "steps" else run.samples),
+        _median_step_s(run, unit),
     )
+
+
+def _median_step_s(run: SystemRun, unit: str) -> float | None:
+    """Return the median of the seconds of each step, or of each sample, that a simulated run made; None without any."""
+    if not run.steps_made:
+        return None
+    step_s, samples, num_steps = np.array([(*one, num) for one, num in run.steps_made.items()]).T
+    each_s, numbers = (step_s, num_steps) if unit == "steps" else (step_s / samples, samples * num_steps)
+    order = np.argsort(each_s)
+    through = np.cumsum(numbers[order])
+    return float(each_s[order][np.searchsorted(through, through[-1] / 2)])
 
 
 def _stops(run: SystemRun) -> Iterator[tuple[float, set[str]]]:
@@ -263,7 +280,7 @@ def _doubtful_units(unit: str, observed: Phases, scenario: Scenario) -> list[str
         return []
     samples = costs.samples_per_step(num_nodes) if unit == "samples" else 1
     simulated_s = steady_step_s(system, costs, scenario.load_routing(), num_nodes) / samples
-    observed_s = observed.training_s / max(observed.done, 1.0)
+    observed_s = observed.step_s or 0.0
     if 1 / MOST_TIMES < observed_s / simulated_s < MOST_TIMES:
         return []
     takes = f"takes {format_duration(observed_s)}, and of a simulation {format_duration(simulated_s)}"

@@ -13,7 +13,7 @@ from lazsim.errors import LazsimError, shorten
 from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.reading import decode_text, numbered_lines, read_bytes, unpack
-from lazsim.files.tables import read_table
+from lazsim.files.tables import Row, read_table
 from lazsim.grouping import grouped
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
@@ -34,9 +34,15 @@ WRITER = re.compile(r"rank\W{0,2}\d+|^\s*\[?[\w.-]+(?:\[\d+\])?\]?(?=:\s)", re.I
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
-METRIC = re.compile(r"1\d{12} \S+ \d+\s*\n")
-METRIC_COLUMNS = ("timestamp_ms", "value", "step")
-"""First line and columns of a file in which MLflow keeps a metric, which have no header."""
+HEADLESS = (
+    (re.compile(r"1\d{12} \S+ \d+\s*\n"), ("timestamp_ms", "value", "step"), "MLflow: ms since 1970, value and step"),
+    (
+        re.compile(r"\s*\[\s*\[\s*1\d{9}(?:\.\d*)?\s*,\s*\d+\s*,[^,]*\]"),
+        ("wall_time_s", "step", "value"),
+        "TensorBoard: seconds since 1970, step and value",
+    ),
+)
+"""First row and columns of tables of one metric that have no header: a file of ``mlruns``, and TensorBoard's JSON."""
 
 TIMES = ("timestamp", "walltime", "wall_time", "time", "datetime", "elapsed", "runtime", "seconds")
 """Names of columns with a time, in small letters and without a unit: of several, the first of these counts, since the
@@ -46,7 +52,7 @@ COUNTS = {
     **dict.fromkeys(("samples", "consumed_samples"), "samples"),
 }
 """Names of columns with a count, and what it counts."""
-NO_COUNT = ("", "nan", "none", "null")
+NO_VALUE = ("", "nan", "none", "null")
 NO_JSON = re.compile(r"(?<=[:\s])(NaN|-?Infinity)(?=\s*[,}])")
 """Values that Python writes into JSON, which has none of them."""
 WRITERS = (
@@ -59,6 +65,10 @@ together."""
 BACK_SHARE, TURNS_SHARE = 0.25, 0.25
 """Share of lines that step back from which on they are of several ranks that nothing tells apart; and turns between a
 rank and others, as a share of its lines, up to which it writes while they do not. *Assumption*."""
+
+LATE_LINES, LATE_SHARE = 2, 0.5
+"""Most lines by which a rank is behind another one, and the share of the time of these steps that the job may lose
+meanwhile: doing them again takes more, as it stops before. *Assumption*."""
 
 
 class Mark(NamedTuple):
@@ -108,6 +118,11 @@ def read_log(path: Path | str) -> StepLog:
     marks, notes = _of_one_writer(with_count)
     notes = (*told, *notes)
     notes += (f"rows without a count of {unit}, which do not count: {num_without}",) * (num_without > 0)
+    if len(marks) >= FEWEST_LINES:
+        ordered = _in_order(marks)
+        notes += ("lines are not in the order of their times, and count by these",) * (ordered != marks)
+        marks, late = _without_late(ordered)
+        notes += late
     if len(marks) < FEWEST_LINES:
         raise LazsimError(
             f"{path}: no log of steps; give a table with columns time and step or samples, such as a tracker's history "
@@ -161,6 +176,47 @@ def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
     return kept, (told,) * (len(by_writer) > len(writers))
 
 
+def _in_order(marks: list[Mark]) -> list[Mark]:
+    """Return lines with dates by time, where those that come too late have no more steps than the line above.
+
+    Such are the lines of ranks that write into one file, of logs that were put together, and of newest lines first.
+    More steps at a sooner time are those of a clock that was set back.
+    """
+    turns = [(before, after) for before, after in pairwise(marks) if after.time_s < before.time_s]
+    if min(one.time_s for one in marks) < EPOCHS_S[0] or any(after.done > before.done for before, after in turns):
+        return marks
+    return sorted(marks, key=lambda one: one.time_s)
+
+
+def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
+    """Return the lines without those of ranks that tell of a step when another one has told of a later; and a note.
+
+    Ranks that write into one log step back by a line or two, and mostly the count then goes on as if it had not: no
+    step is done again. Without that, steps back are of a job that restarts.
+    """
+    records = [marks[0]]
+    for one in marks:
+        records += [one] * (one.done > records[-1].done)
+    rises = [(after.time_s - before.time_s, after.done - before.done) for before, after in pairwise(records)]
+    if not rises:
+        return marks, ()
+    step_s = median(seconds / steps for seconds, steps in rises)
+    most = LATE_LINES * median(steps for _, steps in rises)
+    kept, back, goes_on = marks[:1], 0.0, list[bool]()
+    for one in marks[1:]:
+        last = kept[-1]
+        if 0 < last.done - one.done <= most:
+            back = max(back, last.done - one.done)
+            continue
+        if back and one.done >= last.done:
+            goes_on.append(one.time_s - last.time_s <= (one.done - last.done + LATE_SHARE * back) * step_s)
+        kept.append(one)
+        back = 0.0
+    if len(goes_on) < FEWEST_LINES or 2 * sum(goes_on) <= len(goes_on):
+        return marks, ()
+    return kept, (f"lines of ranks behind another one, which do not count: {len(marks) - len(kept)}",)
+
+
 def _writer(text: str) -> str:
     return "".join(re.findall(r"\w", found[0])).lower() if (found := WRITER.search(text)) else ""
 
@@ -208,9 +264,10 @@ def _table(name: str, text: str) -> Reading:
     text = NO_JSON.sub("null", text)
     header, rows, _ = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
     notes: tuple[str, ...] = ()
-    if METRIC.match(text):
-        header, notes = METRIC_COLUMNS, ("taken for a metric of MLflow: ms since 1970, value and step",)
-    found = _columns(header)
+    for first_row, columns, told in HEADLESS:
+        if first_row.match(text):
+            header, notes = columns, (f"taken for a metric of {told}",)
+    found = _columns(header, rows)
     if found is None:
         return "steps", [], ()
     time_column, count_column, writer_columns, unit = found
@@ -228,7 +285,7 @@ def _table(name: str, text: str) -> Reading:
     return unit, marks, notes
 
 
-def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
+def _columns(header: Sequence[str], rows: Sequence[Row] = ()) -> tuple[int, int, list[int], str] | None:
     """Return the columns of a time, of a count, and of who writes, and what is counted; None without these."""
     names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
     plain = [re.sub(rf"_+({'|'.join(UNIT_OF_WORD)})$", "", name) for name in names]
@@ -236,8 +293,15 @@ def _columns(header: Sequence[str]) -> tuple[int, int, list[int], str] | None:
     counts = [place for place, name in enumerate(names) if name in COUNTS]
     # The step of W&B is one for each call, which may be one in many steps of Lightning or Transformers.
     counts.sort(key=lambda place: "global_step" not in names[place])
+    # Trackers keep a column for each name that was ever logged, such as those of an evaluation.
+    for places in (times, counts):
+        places.sort(key=lambda place: _num_values(rows, place) < FEWEST_LINES)
     writers = [place for place, name in enumerate(names) if name in WRITERS]
     return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
+
+
+def _num_values(rows: Sequence[Row], place: int) -> int:
+    return sum(place < len(row.fields) and row.fields[place].strip().lower() not in NO_VALUE for row in rows)
 
 
 def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "s") -> Mark:
@@ -253,7 +317,7 @@ def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "
             raise ValueError(f"{shorten(time)!r} is no number")
     except (ValueError, OverflowError) as error:
         raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
-    has_count = done.strip().lower() not in NO_COUNT
+    has_count = done.strip().lower() not in NO_VALUE
     try:
         number = read_number(done) if has_count else math.nan
     except ValueError as error:
