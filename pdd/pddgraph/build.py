@@ -4,7 +4,7 @@ import json
 import tempfile
 import tomllib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -38,7 +38,8 @@ PLAIN = {
 def write_sources(graph: Graph, folder: Path) -> str:
     """Write the source and the licence of each graph; return that of the tables, nothing if it is not known."""
     heads = [path.read_bytes()[:2000].decode("utf-8", "replace").upper() for path in sorted(folder.glob("LICENSE*"))]
-    licence = next((address for head in heads for words, address in LICENCES.items() if words in head), "")
+    found = {next((address for words, address in LICENCES.items() if words in head), "") for head in heads}
+    licence = found.pop() if len(found) == 1 else ""  # One of DrugBank beside the tables must not open them.
     for name, (source, terms, title) in SOURCES.items():
         known = ("dcterms:license", f"<{terms or licence}>")
         rights = known if terms or licence else ("dcterms:rights", literal("Ask the owner of the tables"))
@@ -49,13 +50,10 @@ def write_sources(graph: Graph, folder: Path) -> str:
 def write_codes(graph: Graph) -> None:
     """Write ICD-9-CM."""
     for concept in (*icd.diagnoses().values(), *icd.procedures().values()):
-        graph.add(
-            iri(f"icd9:{concept.notation}"),
-            ("rdf:type", iri("skos:Concept")),
-            ("skos:notation", literal(concept.notation)),
-            ("skos:prefLabel", literal(concept.title)),
-            ("skos:broader", concept.broader and iri(f"icd9:{concept.broader}")),
-        )
+        about = [("rdf:type", iri("skos:Concept")), ("skos:notation", literal(concept.notation))]
+        about.append(("skos:prefLabel", literal(concept.title)))
+        about.append(("skos:broader", concept.broader and iri(f"icd9:{concept.broader}")))
+        graph.add(iri(f"icd9:{concept.notation}"), *about)
 
 
 class Builder:
@@ -149,6 +147,8 @@ class Builder:
 
 def build(folder: Path, vocabulary: Path, out: Path) -> dict:
     """Build a file of N-Quads for each graph, ``store/`` and ``pdd.json`` in `out`; return the content of the last."""
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise PddError(f"{out}: the folder you are in cannot be replaced; give another folder")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise PddError(f"{out}: is there and no graph of pdd; give another folder")
     database = Database(folder)
@@ -156,21 +156,23 @@ def build(folder: Path, vocabulary: Path, out: Path) -> dict:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent, ignore_cleanup_errors=True) as name:
         staging = Path(name) / "new"  # It takes its name at the end: a build that fails leaves nothing.
         staging.mkdir()
-        store = pyoxigraph.Store(str(staging / "store"))
+        store, loader, loads = pyoxigraph.Store(str(staging / "store")), ThreadPoolExecutor(2), []
         graphs = {name: Graph(staging, name) for name in ("about", *SOURCES)}
-        with ThreadPoolExecutor(2) as loader:
+        try:
             write_codes(graphs["icd9cm"])
-            loads = [loader.submit(graphs["icd9cm"].load, store)]  # It takes as long as the rest of a small database.
+            loads.append(loader.submit(graphs["icd9cm"].load, store))  # As long as the rest of a small database.
             builder = Builder(graphs, read_vocabulary(vocabulary), database)
             licence = write_sources(graphs["about"], folder)
             builder.run()
             counts = {name: graph.count for name, graph in graphs.items()}
             LOG.info("quads, now loaded into the store: %s", f"{sum(counts.values()):,}")
             loads += [loader.submit(graphs[name].load, store) for name in ("mimic", "links", "drugbank", "about")]
-        for one in loads:
-            one.result()
-        store.flush()
-        del store
+            for one in loads:
+                one.result()
+            store.flush()
+        finally:  # After a signal, too: what is still being written cannot be cleared away.
+            wait(loads)
+            del store
         manifest = {"licence": licence, "quads": counts, "rows": builder.rows, "linked": builder.linked}
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
         if out.exists():

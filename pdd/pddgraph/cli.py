@@ -143,7 +143,8 @@ def recommend_drugs(graph: Path, diseases: str, top: int) -> None:
     """Show what similar patients got, what all patients get, and how much the first adds. No medical advice."""
     build.open_graph(graph)
     codes = {code: icd.link(code, "diagnosis") for code in diseases.split(",")}
-    if unknown := ", ".join(code for code, notation in codes.items() if not notation):
+    if None in codes.values():
+        unknown = ", ".join(code for code, notation in codes.items() if not notation)
         raise PddError(f"--diseases {tables.shorten(unknown)}: no code of ICD-9-CM; give codes such as 4280,42731")
     recommender, name_of = recommend.read(graph)
     result, popular = recommend.evaluate(recommender), recommender.popular()

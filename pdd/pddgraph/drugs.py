@@ -131,7 +131,7 @@ class Linker:
     def _link(self, name: str) -> Link:
         """Link a name as an order has it: to one drug, to the drugs of a combination, or to none.
 
-        The stages, in order: common names, aliases, synonyms; the same without form, strength, route and salt; the
+        The stages, in order: aliases, common names, synonyms; the same without form, strength, route and salt; the
         parts of a combination; what stands in brackets; a name that is cut off within a word.
         """
         text = re.sub(r"\*[a-z]{1,4}\*", " ", name.casefold())
@@ -151,10 +151,10 @@ class Linker:
 
     def _lookup(self, key: str) -> Link | None:
         """Look a plain name up as it is."""
+        if key in self.aliases:  # Before names: DrugBank's TMP is a nucleotide, that of orders trimethoprim.
+            return self.aliases[key]
         if key in self.common:
             return Link((self.common[key],), "exact")
-        if key in self.aliases:
-            return self.aliases[key]
         return Link((self.synonyms[key],), "synonym") if key in self.synonyms else None
 
     def _one(self, text: str) -> Link | None:

@@ -71,7 +71,7 @@ def ask(folder: Path, query: str) -> Iterator[tuple[str, ...]]:
     """Return the rows of a SELECT on the graph of a folder, as text."""
     try:
         store = ox.Store.read_only(str(folder / "store"))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise PddError(f"{folder}: the store cannot be opened: {error}") from None
     results = store.query(query, prefixes=PREFIXES, use_default_graph_as_union=True)
     return (tuple(term.value for term in row) for row in results)

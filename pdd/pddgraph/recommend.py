@@ -43,7 +43,8 @@ class Recommender:
         scores: Counter[str] = Counter()
         for patient in nearest:
             scores.update(dict.fromkeys(self.drugs[patient], near[patient] / whole))
-        return dict(sorted(scores.items(), key=lambda one: (-round(one[1], 9), -self.popularity[one[0]], one[0])))
+        order = {drug: place for place, drug in enumerate(self.popular(without))}
+        return dict(sorted(scores.items(), key=lambda one: (-round(one[1], 9), order[one[0]])))
 
     def popular(self, without: str = "") -> list[str]:
         """Return drugs by the number of patients that got them."""

@@ -73,9 +73,9 @@ async def asked(request: Request) -> dict | None:
         raise QueryError(400, f"malformed parameters: {error}") from None
     if "update" in parameters:
         raise QueryError(403, "this endpoint is read-only")
-    queries = parameters.get("query", [])
-    if not queries and request.method != "POST":
+    if request.method != "POST" and not request.scope["query_string"]:
         return None
+    queries = parameters.get("query", [])
     if len(queries) != 1:
         raise QueryError(400, "give one query")
     default, named = parameters.get("default-graph-uri", []), parameters.get("named-graph-uri", [])

@@ -90,8 +90,9 @@ def records(path: Path, wanted: Set[str]) -> Iterator[tuple[int, list[str]]]:
                 if not width:
                     found, width = record, len(record)
                     record = [name.strip().upper() for name in record]
-                    if missing := ", ".join(sorted(wanted - set(record))):
-                        raise PddError(f"{path}:{number}: no column {missing}; found {shorten(', '.join(found), 200)}")
+                    if odd := wanted - set(record) or {name for name in wanted if record.count(name) > 1}:
+                        fault = f"{'no' if odd.isdisjoint(record) else 'more than one'} column {', '.join(sorted(odd))}"
+                        raise PddError(f"{path}:{number}: {fault}; found {shorten(', '.join(found), 200)}")
                 elif len(record) != width:
                     raise PddError(f"{path}:{number}: {len(record)} fields; the header has {width}")
                 yield number, record

@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pyoxigraph as ox
@@ -9,9 +10,9 @@ import rdflib
 
 from pddgraph import build, recommend
 from pddgraph.cli import main
-from pddgraph.rdf import PREFIXES, ask, literal
+from pddgraph.rdf import PREFIXES, Graph, ask, literal
 from pddgraph.tables import PddError
-from tests.conftest import make
+from tests.conftest import PDD, make
 
 SHAPES = str(Path(build.__file__).parent / "data" / "shapes.ttl")
 
@@ -51,11 +52,32 @@ def test_the_same_tables_give_the_same_bytes_and_replace_the_graph(graph, tables
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 
-def test_a_folder_that_is_no_graph_is_not_replaced(tables, tmp_path):
+def test_one_licence_beside_the_tables_counts_and_none_of_several(tables, tmp_path):
+    folder, about = shutil.copytree(tables, tmp_path / "tables"), Graph(tmp_path, "about")
+    (folder / "LICENSE.txt").write_text("PhysioNet Credentialed Health Data License")
+    assert "view-license" in build.write_sources(about, folder)
+    (folder / "LICENSE-drugbank.txt").write_text("CC0 1.0 Universal")
+    assert build.write_sources(about, folder) == ""
+
+
+def test_a_build_that_is_stopped_leaves_nothing(tables, tmp_path):
+    vocabulary = tables / "drugbank_vocabulary.csv"
+    command = [*PDD, "build", "--mimic", tables, "--drugbank", vocabulary, "--out", tmp_path / "graph"]
+    for line in ("PATIENTS", "quads"):  # While the tables are read, and while the store is loaded.
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            next(said for said in process.stderr if said.startswith(line))
+            process.terminate()
+        assert (process.returncode, list(tmp_path.iterdir())) == (143, [])
+
+
+def test_a_folder_that_is_no_graph_is_not_replaced(tables, tmp_path, monkeypatch):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(PddError, match="no graph of pdd"):
         make(tables, tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PddError, match="the folder you are in"):
+        make(tables, Path())
 
 
 def test_the_graph_holds_to_its_shapes_and_the_shapes_find_faults(graph):
@@ -102,6 +124,9 @@ def test_recommendations_rank_what_neighbours_got_and_leave_the_patient_out():
     assert recommender.popular()[0] == "z"
     # Two drugs each. Neighbours find both; popularity finds z and, without the patient, the other group's drug: 1 of 3.
     assert recommend.evaluate(recommender) == (6, 2, 1.0, pytest.approx(1 / 3), 6, 0)
+    # Of the two neighbours of patient 1, one got x and one y: that 1 got y, too, must not put y first.
+    recommender = recommend.Recommender({one: {"a"} for one in "123"}, {"1": {"y"}, "2": {"x"}, "3": {"y"}})
+    assert list(recommender.rank({"a"}, "1")) == ["x", "y"]
 
 
 def test_the_demo_gives_the_golden_counts_and_linked_shares(demo, tmp_path, capsys):

@@ -4,12 +4,7 @@ from pddgraph import evaluate, icd, text
 from pddgraph.drugs import MAX_NAME, NAMED, Drug, Linker, names, read_vocabulary
 from tests.conftest import CASES
 
-NAMES = (
-    "Sodium chloride;Dextrose, unspecified form;Potassium chloride;Furosemide;Hydrocortisone;Hydrocortisone succinate;"
-    "Oxycodone;Acetaminophen;Water;Sodium bicarbonate;Ferrous sulfate anhydrous;Sulfate ion;Donepezil;Insulin human;"
-    "Metoprolol;Lidocaine;Epinephrine;Albumin human;NS-8593;Dexamethasone;Dexamethasone acetate;Potassium"
-)
-DRUGS = [Drug(f"DB{place:05}", name, (), ()) for place, name in enumerate(NAMES.split(";"))]
+DRUGS = [Drug(f"DB{place:05}", name, (), ()) for place, name in enumerate(CASES["drugs"])]
 DRUGS.append(Drug("DB90000", "Acetylsalicylic acid", ("Aspirin", "ASA"), ()))
 DRUGS += [Drug("DB90001", "One", ("Twofold",), ()), Drug("DB90002", "Two", ("Twofold",), ())]
 NAME_OF = {drug.drug_id: drug.name for drug in DRUGS}

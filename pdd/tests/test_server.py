@@ -46,16 +46,7 @@ def test_a_client_of_the_protocol_gets_every_kind_of_result(server):
     assert len(rdflib.Graph().parse(data=turtle, format="turtle")) == 12
 
 
-@pytest.mark.parametrize(
-    ("accept", "answer"),
-    [
-        ("text/tab-separated-values", "text/tab-separated-values; charset=utf-8"),
-        ("text/html, */*;q=0.1", "application/sparql-results+json"),
-        ("text/csv;q=0.5, application/xml", "application/sparql-results+xml"),
-        ("image/png", 406),
-        ("text/csv;q=much", 400),
-    ],
-)
+@pytest.mark.parametrize(("accept", "answer"), CASES["media"])
 def test_media_types_are_negotiated(server, accept, answer):
     status, headers, _ = send(server, COUNT, accept)
     assert answer in (status, headers.get("Content-Type"))
@@ -135,16 +126,7 @@ def test_500_idle_clients_do_not_stop_others(server):
         one.close()
 
 
-@pytest.mark.parametrize(
-    ("options", "query", "fault"),
-    [
-        ("serve --port {port}", "", "cannot listen on 127.0.0.1:"),
-        ("query - --timeout 1", ENDLESS, "more than 1 s"),
-        ("query -", "SELEC", "malformed query"),
-        ("query - --format png", "", "Invalid value for '--format'"),
-        ("query nowhere.rq", "", "nowhere.rq"),
-    ],
-)
+@pytest.mark.parametrize(("options", "query", "fault"), CASES["commands"])
 def test_a_command_that_cannot_go_on_ends_with_one_line(server, graph, options, query, fault):
     command = [*PDD, *options.format(port=urllib.parse.urlsplit(server).port).split(), "--graph", graph]
     got = subprocess.run(command, input=query, capture_output=True, text=True, timeout=30)
