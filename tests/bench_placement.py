@@ -113,14 +113,14 @@ def plot_growth(
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
-    from lazsim.output.plots.style import COLORS, STYLE
+    from lazsim.output.plots.style import LOOKS, STYLE
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(sizes_of), figsize=(7.2, 2.4), sharey=True, layout="constrained")
         for panel, (axis, sizes) in zip(axes, sizes_of.items(), strict=True):
-            for color, part in zip(COLORS, dict.fromkeys(row[0] for row in rows), strict=False):
+            for look, part in zip(LOOKS, dict.fromkeys(row[0] for row in rows), strict=False):
                 points = [(size, seconds) for name, along, size, seconds in rows if (name, along) == (part, axis)]
-                panel.loglog(*zip(*points, strict=True), marker="o", markersize=3, color=color, label=part)
+                panel.loglog(*zip(*points, strict=True), marker="o", markersize=3, color=look.color, label=part)
             panel.set_xlabel(axis)
             panel.set_xticks(sizes, [f"{size:g}" for size in sizes])
             panel.minorticks_off()

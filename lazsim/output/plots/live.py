@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.charts import plain_number
 from lazsim.output.plots.run import RATE_LABEL, plot_rates, time_unit, windows
-from lazsim.output.plots.style import COLORS, LOOKS, STYLE, begin_at_0, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, STYLE, begin_at_0, new_figure, to_files
 
 if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun
@@ -30,7 +30,7 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
     figure = new_figure(6.5, 4.4 if predicted is None else 3.4)
     rate, *others, nodes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for loss in others:
-        loss.plot(step_times, [step.loss for step in measured.steps], color=COLORS[0])
+        loss.plot(step_times, [step.loss for step in measured.steps], color=LOOKS[0].color)
         loss.set_ylabel("loss (nats)")
 
     shortest_s = measured.run.wall_s / max(1, min(MAX_WINDOWS, len(step_times) // STEPS_PER_WINDOW))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.output.plots.charts import number_log_axis
-from lazsim.output.plots.style import COLORS, LOOKS, MARKERS, STYLE, Look, begin_at_0, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, STYLE, Look, begin_at_0, new_figure, to_files
 from lazsim.profiling.results import SkewResult
 
 PANELS = (
@@ -86,11 +86,10 @@ def skew_figure(result: SkewResult) -> dict[str, bytes]:
         "even replicas": [(row.even_measured_s, row.even_predicted_s) for row in result.rows],
         "allocated": [(row.allocated_measured_s, row.allocated_predicted_s) for row in result.rows],
     }
-    for index, (label, pairs) in enumerate(series.items()):
+    for (label, pairs), look in zip(series.items(), LOOKS, strict=False):
         measured, predicted = ([1e3 * seconds for seconds in one] for one in zip(*pairs, strict=True))
-        color, marker = COLORS[index], MARKERS[index]
-        axes.plot(skews, measured, color=color, marker=marker, markersize=4, label=f"{label}, measured")
-        axes.plot(skews, predicted, color=color, linestyle="--", label=f"{label}, predicted")
+        axes.plot(skews, measured, color=look.color, marker=look.marker, markersize=4, label=f"{label}, measured")
+        axes.plot(skews, predicted, color=look.color, linestyle="--", label=f"{label}, predicted")
     axes.set_xscale("log", base=2)
     axes.set_xticks(skews, [f"{skew:g}x" for skew in skews])
     axes.set(xlabel="what one expert draws of its even share", ylabel="layer, forward and backward (ms)")

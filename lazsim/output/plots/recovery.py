@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.names import shown_names
-from lazsim.output.plots.style import COLORS, RED, STYLE, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, RED, STYLE, add_legend, looks_of, new_figure, to_files
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
@@ -106,7 +106,7 @@ def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
     order = sorted(range(num_sets), key=lambda row: (sets_MN[row].sum(), (~sets_MN[row]).tolist()))
     shown = sets_MN[order[:num_rows]]
     edges = np.arange(num_nodes + 1) - 0.5, np.arange(len(shown) + 1) - 0.5
-    colors, edge = ListedColormap(["0.94", COLORS[0]]), "white" if num_nodes <= 40 else "none"
+    colors, edge = ListedColormap(["0.94", LOOKS[0].color]), "white" if num_nodes <= 40 else "none"
     axes.pcolormesh(*edges, shown, cmap=colors, vmin=0, vmax=1, edgecolor=edge, linewidth=0.4)
     sizes = shown.sum(axis=1)
     for row in np.flatnonzero(np.diff(sizes)):

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from lazsim.grouping import grouped
-from lazsim.output.plots.style import HATCHES, STYLE, ink, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, STYLE, ink, new_figure, to_files
 from lazsim.study.step import StepResult
 from lazsim.units import GIB
 
@@ -49,7 +49,7 @@ UNIVERSAL_COLORS = (
 
 FILLS = tuple(Fill(color, hatch) for hatch, color in itertools.product(("", "////", "...."), UNIVERSAL_COLORS))
 
-MEMORY_FILLS = tuple(Fill("#e4e4e4", hatch, "#606060") for hatch in HATCHES)
+MEMORY_FILLS = tuple(Fill("#e4e4e4", look.hatch, "#606060") for look in LOOKS)
 """Kinds of memory are no parts of a step: no colour is left that means nothing else here."""
 
 PASS_COLORS = {"forward": "#a9cbe6", "backward": "#f2c594", "both at once": "#8f8f8f"}

@@ -16,26 +16,38 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = (
-    "#1b6ca8", "#d1761a", "#555555", "#2f8f5b", "#a23b72", "#7a5c2e", "#5b4fa3", "#c2a300", "#9a9a9a", "#0c8f8f",
-    "#8c1c13", "#6e9a1f", "#d67fb0", "#1f3d7a", "#e0a273", "#00b3e6", "#3b2a1a", "#ff5a36",
-)  # fmt: skip
-"""In the order in which series are drawn; the first five are distinct also in grey."""
 
-MARKERS: Any = (
-    "o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", (4, 1, 0), "H", (3, 1, 0), "8", (6, 1, 0),
-)  # fmt: skip
-"""All are filled, and seen without an edge."""
+class Look(NamedTuple):
+    """How a series is told from others: by colour, and without it by marker, line style and hatch."""
 
-HATCHES = (
-    "", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "||||", "oo", "//", "..", "\\\\", "xx", "--", "++",
-    "**", "OO", "||",
-)  # fmt: skip
-LINES: Any = (
-    "-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)), (0, (1, 1)), (0, (4, 2, 1, 2)), (0, (7, 2)),
-    (0, (2, 1)), (0, (6, 1, 1, 1)), (0, (1, 3)), (0, (8, 1)), (0, (3, 3)), (0, (5, 2, 2, 2)),
-    (0, (9, 3, 1, 3)), (0, (2, 2, 4, 2)), (0, (1, 5)),
-)  # fmt: skip
+    color: str
+    marker: Any
+    line: Any
+    hatch: str
+
+
+LOOKS = (
+    Look("#1b6ca8", "o", "-", ""),
+    Look("#d1761a", "s", "--", "////"),
+    Look("#555555", "^", ":", "...."),
+    Look("#2f8f5b", "D", "-.", "\\\\\\\\"),
+    Look("#a23b72", "v", (0, (3, 1, 1, 1, 1, 1)), "xxxx"),
+    Look("#7a5c2e", "P", (0, (5, 1)), "----"),
+    Look("#5b4fa3", "X", (0, (1, 1)), "++++"),
+    Look("#c2a300", "*", (0, (4, 2, 1, 2)), "||||"),
+    Look("#9a9a9a", "<", (0, (7, 2)), "oo"),
+    Look("#0c8f8f", ">", (0, (2, 1)), "//"),
+    Look("#8c1c13", "p", (0, (6, 1, 1, 1)), ".."),
+    Look("#6e9a1f", "h", (0, (1, 3)), "\\\\"),
+    Look("#d67fb0", "d", (0, (8, 1)), "xx"),
+    Look("#1f3d7a", (4, 1, 0), (0, (3, 3)), "--"),
+    Look("#e0a273", "H", (0, (5, 2, 2, 2)), "++"),
+    Look("#00b3e6", (3, 1, 0), (0, (9, 3, 1, 3)), "**"),
+    Look("#3b2a1a", "8", (0, (2, 2, 4, 2)), "OO"),
+    Look("#ff5a36", (6, 1, 0), (0, (1, 5)), "||"),
+)
+"""In the order in which series are drawn: the first five colours are distinct also in grey, and every marker is filled,
+and seen without an edge."""
 
 STYLE: Any = {
     # A name such as a$b$ is no formula.
@@ -87,18 +99,6 @@ DOTS_PER_INCH = 200
 NO_STAMPS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 """Metadata to leave out: the time of drawing and the version of matplotlib."""
 
-
-class Look(NamedTuple):
-    """How a series is told from others: by colour, and without it by marker, line style and hatch."""
-
-    color: str
-    marker: Any
-    line: Any
-    hatch: str
-
-
-LOOKS = tuple(map(Look, COLORS, MARKERS, LINES, HATCHES))
-"""In the order in which series are drawn."""
 
 FIRST = ("lazarus", "ds-ft", "ds", "tutel-ft", "tutel", "dropless-ft", "dropless")
 FIRST_POLICIES = ("mro", "spread", "compact", "euclid", "ep", "eplb")
