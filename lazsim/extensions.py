@@ -35,6 +35,8 @@ class Registry:
     """Group of entry points under which packages offer such things."""
     own: Mapping[str, Any]
     """Those of lazsim, which no other replaces."""
+    describe_own: Callable[[Any], str]
+    """Describes one of these in a line."""
 
     def installed(self) -> Mapping[str, "EntryPoint"]:
         """Return what installed packages offer, by name, without importing it.
@@ -55,11 +57,10 @@ class Registry:
         """List the names of lazsim, then those of installed packages, sorted."""
         return list(dict.fromkeys([*self.own, *self.installed()]))
 
-    def describe(self, describe_own: Callable[[Any], str]) -> dict[str, str]:
+    def describe(self) -> dict[str, str]:
         """Describe all by name; for those of installed packages, name the origin without importing them."""
-        offered = self.installed()
-        return {name: describe_own(self.own[name]) if name in self.own else origin(offered[name])
-                for name in self.names()}  # fmt: skip
+        own = {name: self.describe_own(one) for name, one in self.own.items()}
+        return own | {name: origin(entry) for name, entry in self.installed().items() if name not in own}
 
     def source(self, name: str) -> dict[str, str]:
         """Identify a thing as an input of a run: one in a file by the file's hash, one of a package by its origin."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.placement.policies import checked_plan, describe_policies, find_policy, place, policy_names
+from lazsim.placement.policies import REGISTRY, checked_plan, find_policy, place, policy_names
 from lazsim.placement.request import PlacementRequest
 from tests.conftest import ROOT
 
@@ -195,7 +195,7 @@ def test_a_policy_of_an_installed_package_is_found_listed_and_called(installed):
     installed("one-by-one = own_placement:one_by_one\nmro = own_placement:one_by_one")
     assert policy_names().count("mro") == 1
     assert policy_names()[-1] == "one-by-one"
-    assert describe_policies()["one-by-one"] == "own_placement:one_by_one of own-placement 1.5"
+    assert REGISTRY.describe()["one-by-one"] == "own_placement:one_by_one of own-placement 1.5"
     assert "own_placement" not in sys.modules
     assert place("one-by-one", REQUEST).slots_LNS[1].tolist() == [[0, 0], [1, 1], [2, 2]]
     assert not find_policy("mro").is_custom
@@ -213,7 +213,7 @@ def test_a_policy_of_an_installed_package_is_found_listed_and_called(installed):
 def test_a_package_without_a_usable_function_is_refused_by_name(installed, entry, expected):
     installed(f"x = {entry}")
     assert expected in refused("x")
-    assert describe_policies()["x"].startswith(entry)
+    assert REGISTRY.describe()["x"].startswith(entry)
 
 
 def test_a_name_offered_by_two_packages_is_refused(lazsim, installed):

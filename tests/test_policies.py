@@ -13,8 +13,8 @@ from lazsim.placement.mro import place_mro
 from lazsim.placement.plan import is_recoverable
 from lazsim.placement.policies import (
     POLICIES,
+    REGISTRY,
     NamedPolicy,
-    describe_policies,
     find_policy,
     place,
     policy_names,
@@ -199,8 +199,8 @@ def test_a_broken_policy_of_our_own_is_a_bug_and_not_bad_input(monkeypatch):
 def test_every_policy_is_described_in_a_line():
     assert policy_names()[: len(POLICIES)] == list(POLICIES)
     for name in policy_names():
-        assert describe_policies()[name].strip()
-        assert "\n" not in describe_policies()[name]
+        assert REGISTRY.describe()[name].strip()
+        assert "\n" not in REGISTRY.describe()[name]
 
 
 def test_an_unknown_policy_is_refused_with_the_nearest():

@@ -54,13 +54,13 @@ def _entries(kind: str) -> tuple[dict[str, str], str]:
     from lazsim.specs import catalog_names, describe_spec
 
     if kind == "systems":
-        from lazsim.engine.systems import OWN_SYSTEMS, describe_systems
+        from lazsim.engine import systems
 
-        return describe_systems(), OWN_SYSTEMS
+        return systems.REGISTRY.describe(), systems.OWN_SYSTEMS
     if kind == "policies":
-        from lazsim.placement.policies import OWN_POLICIES, describe_policies
+        from lazsim.placement import policies
 
-        return describe_policies(), OWN_POLICIES
+        return policies.REGISTRY.describe(), policies.OWN_POLICIES
     if kind == "experiments":
         from lazsim.study.experiment import experiment_titles
 

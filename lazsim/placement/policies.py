@@ -154,7 +154,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
 }
 """Policies of lazsim by name. To add one, add an entry here."""
 
-REGISTRY = Registry("policy", "function", "lazsim.policies", POLICIES)
+REGISTRY = Registry("policy", "function", "lazsim.policies", POLICIES, attrgetter("description"))
 
 OWN_POLICIES = (
     "An entry point of group lazsim.policies in an installed package, or path.py:function, works wherever a name does; "
@@ -169,17 +169,6 @@ def seed_notes(seed: int, policies: Iterable[str], *, is_drawn: bool) -> tuple[s
     """Say that a seed changes nothing, where one is given and neither policies draw, as others' may, nor all else."""
     may_draw = is_drawn or any(name == RANDOM or name not in POLICIES for name in policies)
     return () if may_draw or not seed else (f"`seed` {seed} has no effect: nothing is drawn with it",)
-
-
-def describe_policies() -> dict[str, str]:
-    """Describe every policy by name in one line.
-
-    Examples
-    --------
-    >>> describe_policies()["mro"]
-    'Maximum Rank Overlap, as published.'
-    """
-    return REGISTRY.describe(lambda policy: policy.description)
 
 
 def find_policy(name: str) -> NamedPolicy:

@@ -51,7 +51,10 @@ DEFAULT_SYSTEMS = ("lazarus", "ds-ft", "ds")
 LIVE_SYSTEMS: Mapping[str, System] = {name: system.as_live() for name, system in SYSTEMS.items() if system.is_live}
 """The systems that the live mode carries out, as it does."""
 
-REGISTRY = Registry("system", "object", "lazsim.systems", SYSTEMS)
+REGISTRY = Registry(
+    "system", "object", "lazsim.systems", SYSTEMS,
+    lambda one: f"{one.description}. Survives {one.survives}. Needs {one.needs}.",
+)  # fmt: skip
 
 OWN_SYSTEMS = (
     "The path of a Python file and a System in it, as in mine.py:SYSTEM, works wherever a name does; "
@@ -59,17 +62,6 @@ OWN_SYSTEMS = (
 )
 
 system_names = REGISTRY.names
-
-
-def describe_systems() -> dict[str, str]:
-    """Describe every system by name in a few lines.
-
-    Examples
-    --------
-    >>> describe_systems()["checkpoint"].split(". ")[1]
-    'Survives nothing: every failure is a restart from the checkpoint'
-    """
-    return REGISTRY.describe(lambda one: f"{one.description}. Survives {one.survives}. Needs {one.needs}.")
 
 
 def find_system(name: str) -> System:
