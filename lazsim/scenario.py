@@ -68,7 +68,7 @@ from lazsim.specs.effects import refuse_without_effect, without_effect
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import given_fields
 from lazsim.stepmodel.tables import read_tables
-from lazsim.trace import Trace, load_recipe, make_mapping
+from lazsim.trace import Trace, TraceMapping, load_recipe, make_mapping
 from lazsim.trace.cap import DEFAULT_CAP
 from lazsim.trace.loading import refuse_unknown
 from lazsim.trace.prices import Prices
@@ -341,9 +341,6 @@ def resolve(settings: Settings, name: str = "", folder: Path = Path(), reads: Re
     return _Resolution(name, folder, reads or Reads(), settings).scenario()
 
 
-_INTERVALS = "checkpoint_interval_steps"
-
-
 class _Resolution:
     """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
 
@@ -354,51 +351,35 @@ class _Resolution:
         self._changes = changed_fields(self._asked)
         self._paths = dict[str, str]()
         self._hashes = dict[str, str]()
+        self._system: System = self._extension(find_system, "system")
 
     def scenario(self) -> Scenario:
         """Resolve all settings."""
-        asked, changes = self._asked, self._changes
-        system: System = self._extension(find_system, "system")
+        asked, changes, system = self._asked, self._changes, self._system
         with self._naming("system"):
             system_origin = system_source(self._paths.get("system", asked["system"]))
         if asked["planning"] not in PLANNINGS:
             raise SpecError(self._where + unknown_name("planning", asked["planning"], list(PLANNINGS)))
-        with self._naming("duration"):
-            duration_s = _seconds(asked["duration"])
-            if duration_s is not None and not 0 < duration_s <= LONGEST_S:
-                raise SpecError(f"{asked['duration']}: choose more than 0 and up to 100 years")
-        with self._naming("spare_start"):
-            spare_start_s = _seconds(asked["spare_start"]) or 0.0
+        duration_s, spare_start_s = self._seconds("duration"), self._seconds("spare_start") or 0.0
+        if duration_s == 0:
+            raise SpecError(f"{self._where}`duration`: {asked['duration']}: choose more than 0 and up to 100 years")
         # A file that is missing is told before seconds go into the search for a layout.
         trace = self._trace(duration_s)
-
-        def spec(spec_type: type[SpecT], name: str) -> SpecT:
-            return self._spec(spec_type, CATALOG_KINDS[spec_type].removesuffix("s"), name, system.name)
-
-        model = spec(ModelSpec, asked["model"])
-        cluster = spec(ClusterSpec, asked["cluster"])
+        model = self._spec(ModelSpec, "model", asked["model"])
+        cluster = self._spec(ClusterSpec, "cluster", asked["cluster"])
+        gpu_name = asked["gpu"] or cluster.gpu
         with prefix_errors("" if asked["gpu"] else f"`cluster` {asked['cluster']}"):
-            gpu = spec(GpuSpec, asked["gpu"] or cluster.gpu)
-        step = spec(StepConstants, asked["step"])
-        has_profile, chosen = asked["profile"] is not None, None
-        if asked["job"] is None and gpu.kernels and not has_profile:
-            choice = JobChoice(model, gpu, cluster, msgspec.json.encode(step, order="sorted"))
-            chosen = default_job(self._on_trace(choice, trace, spare_start_s), system)
-        why_no_layout = str(chosen) if isinstance(chosen, SpecError) else ""
-        job = spec(JobSpec, asked["job"] or (chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB))
-        if isinstance(chosen, JobSpec) and job.parallel is None:
-            # Steps between checkpoints were chosen for steps of the job as it was, and a layout's take another time.
-            job = msgspec.structs.replace(job, parallel=chosen.parallel, checkpoint_interval_steps={})
-            intervals = {path: value for path, value in changes["job"].items() if path.startswith(_INTERVALS)}
-            job = override(job, intervals, "job", system.name, SYSTEMS)
-        job = _own_interval(job, system.name)
+            gpu = self._spec(GpuSpec, "gpu", gpu_name)
+        step = self._spec(StepConstants, "step", asked["step"])
+        choice = JobChoice(model, gpu, cluster, msgspec.json.encode(step, order="sorted"))
+        job, why_no_layout = self._job(choice, trace, spare_start_s)
         changed = [f"{part}.{path}" for part, fields in changes.items() for path in fields]
         refuse_without_effect(changed, without_effect(job, model) | replaced_fields(asked), self._where)
         if job.parallel is not None:
             model = job.parallel.trained(model)
         profile = asked["profile"]
         if profile is None and job.parallel is None and job.times is None and not changes["model"]:
-            profile = self._once(own_profile, asked["gpu"] or cluster.gpu, asked["model"])
+            profile = self._once(own_profile, gpu_name, asked["model"])
         with self._naming("price"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
         is_even = job.parallel is not None and not changes["routing"]
@@ -432,11 +413,35 @@ class _Resolution:
             why_no_layout=why_no_layout,
         )
 
+    def _job(self, choice: JobChoice, trace: TraceInput | None, spare_start_s: float) -> tuple[JobSpec, str]:
+        """Return the job, with a layout that is chosen where none is asked for, or why there is none to choose."""
+        asked, system, chosen = self._asked, self._system, None
+        if asked["job"] is None and choice.gpu.kernels and asked["profile"] is None:
+            chosen = default_job(self._on_trace(choice, trace, spare_start_s), system)
+        why = str(chosen) if isinstance(chosen, SpecError) else ""
+        job = self._spec(JobSpec, "job", asked["job"] or (chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB))
+        if isinstance(chosen, JobSpec) and job.parallel is None:
+            # Steps between checkpoints were chosen for steps of the job as it was, and a layout's take another time.
+            job = msgspec.structs.replace(job, parallel=chosen.parallel, checkpoint_interval_steps={})
+            changes = self._changes["job"].items()
+            intervals = {path: value for path, value in changes if path.startswith("checkpoint_interval_steps")}
+            job = override(job, intervals, "job", system.name, SYSTEMS)
+        return _own_interval(job, system.name), why
+
     def _naming(self, setting: str) -> AbstractContextManager[None]:
         """Begin errors with the name of a setting."""
         return prefix_errors(f"{self._where}`{setting}`")
 
-    def _spec(self, spec_type: type[SpecT], part: str, name: str, system: str = "") -> SpecT:
+    def _seconds(self, setting: str) -> float | None:
+        """Read a time, which is text with a unit, or seconds."""
+        value = self._asked[setting]
+        with self._naming(setting):
+            seconds = parse_duration(value) if isinstance(value, str) else value
+            if seconds is not None and not 0 <= seconds <= LONGEST_S:
+                raise SpecError(f"{value}: choose 0 or more, and up to 100 years")
+        return seconds
+
+    def _spec(self, spec_type: type[SpecT], part: str, name: str) -> SpecT:
         """Read a specification, and change what is asked for."""
         with self._naming(part):
             path = self._toml_path(name)
@@ -444,7 +449,7 @@ class _Resolution:
             spec: SpecT = self._once(read_toml, path, text, spec_type)
         self._hashes[part] = sha256(text)
         with prefix_errors(self._name):
-            return override(spec, self._changes[part], part, system, SYSTEMS) if self._changes[part] else spec
+            return override(spec, self._changes[part], part, self._system.name, SYSTEMS)
 
     def _toml_path(self, name: str) -> str:
         return str(self._folder / name) if name.endswith((".toml", ".json")) else name
@@ -482,48 +487,50 @@ class _Resolution:
 
     def _trace(self, duration_s: float | None) -> TraceInput | None:
         asked, changes = self._asked, self._changes["trace"]
-        name = asked["trace"]
-        seed = asked["seed"] if asked["trace_seed"] is None else asked["trace_seed"]
-        with self._naming("start"):
-            start_s = _seconds(asked["start"]) or 0.0
-        max_nodes, num_spares = asked["max_nodes"], asked["spares"]
-        held = max_nodes and max_nodes + num_spares
-        cut: dict[str, Any] = {"start_s": start_s, "duration_s": duration_s, "max_nodes": held}
-        cut |= {"cap": asked["cap"] or DEFAULT_CAP, "format": asked["trace_format"]}
-        cut |= {"lenient": asked["lenient"], "seed": seed}
+        name, max_nodes, num_spares = asked["trace"], asked["max_nodes"], asked["spares"]
+        start_s = self._seconds("start") or 0.0
         if name is None:
             self._refuse_changes("trace", "there is no trace, which")
             return None
-        with self._naming("trace"):
-            cut["mapping"] = make_mapping(**{field: asked[field] for field in OPTIONS})
-            if cut["format"].endswith(".toml"):
-                # The inputs have what the file says, not its name.
-                cut["mapping"] = cut["mapping"].under(load_mapping(self._toml_path(cut["format"])))
-                cut["format"] = "table"
+        mapping, format_name = self._trace_format()
+        reading: dict[str, Any] = {
+            "format": format_name, "mapping": mapping, "lenient": asked["lenient"],
+            "seed": asked["seed"] if asked["trace_seed"] is None else asked["trace_seed"],
+            "start_s": start_s, "duration_s": duration_s,
+            "max_nodes": max_nodes and max_nodes + num_spares, "cap": asked["cap"] or DEFAULT_CAP,
+        }  # fmt: skip
         if isinstance(name, Trace):
             self._refuse_changes("trace", "a Trace")
-            prices = [] if name.prices is None else [name.prices.time_s.tobytes(), name.prices.usd_per_hour.tobytes()]
-            digest = sha256(b"".join([name.events_sha256.encode(), *prices])) if prices else name.events_sha256
-            return TraceInput(name=Path(name.name).name, sha256=digest, **cut)
+            return TraceInput(name=Path(name.name).name, sha256=_trace_sha256(name), **reading)
         is_recipe = isinstance(name, Spec)
         if is_recipe or name.endswith(".toml") or name in catalog_names("traces"):
             with self._naming("trace"):
                 recipe = name if is_recipe else self._once(load_recipe, self._toml_path(name))
                 name = recipe.__struct_config__.tag if is_recipe else name
-                refuse_mapping(name, cut["mapping"], asked["trace_format"])
+                refuse_mapping(name, mapping, asked["trace_format"])
             with prefix_errors(self._name):
-                recipe = override(recipe, changes, "trace") if changes else recipe
+                recipe = override(recipe, changes, "trace")
                 if isinstance(recipe, MtbfSpec) and max_nodes is None:
                     recipe = override(recipe, {"num_nodes": recipe.num_nodes + num_spares}, "trace")
-            source, path = TraceInput(name=Path(name).name.removesuffix(".toml"), recipe=recipe, **cut), None
+            source, path = TraceInput(name=Path(name).name.removesuffix(".toml"), recipe=recipe, **reading), None
         else:
             self._refuse_changes("trace", f"{name} is a file, which")
             path = self._paths["trace"] = self._file("trace", name)
             with self._naming("trace"):
                 refuse_unknown(name, path)
-            source = TraceInput(name=Path(name).name, **cut)
+            source = TraceInput(name=Path(name).name, **reading)
         with self._naming("trace"):
             return self._reads.check(shared_trace, source, path)
+
+    def _trace_format(self) -> tuple[TraceMapping, str]:
+        """Return how a file of a trace is read: what it does not say, and the name of its format."""
+        name = self._asked["trace_format"]
+        with self._naming("trace"):
+            mapping = make_mapping(**{option: self._asked[option] for option in OPTIONS})
+            if not name.endswith(".toml"):
+                return mapping, name
+            # The inputs have what the file says, not its name.
+            return mapping.under(load_mapping(self._toml_path(name))), "table"
 
     def _on_trace(self, choice: JobChoice, source: TraceInput | None, spare_start_s: float) -> JobChoice:
         """Return a choice for the nodes of a trace, where some are known.
@@ -576,8 +583,9 @@ def _file_sha256(source: Mapping[str, str] | None) -> str:
     return (source or {}).get("sha256", "")
 
 
-def _seconds(value: str | float | None) -> float | None:
-    seconds = parse_duration(value) if isinstance(value, str) else value
-    if seconds is not None and not 0 <= seconds <= LONGEST_S:
-        raise SpecError(f"{value}: choose 0 or more, and up to 100 years")
-    return seconds
+def _trace_sha256(trace: Trace) -> str:
+    """Return the hash of the events of a trace, and of its prices where it has some."""
+    if trace.prices is None:
+        return trace.events_sha256
+    prices = trace.prices.time_s.tobytes(), trace.prices.usd_per_hour.tobytes()
+    return sha256(b"".join([trace.events_sha256.encode(), *prices]))

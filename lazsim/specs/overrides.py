@@ -45,6 +45,8 @@ def override(
     >>> job.join_wait_s, job.fault_threshold
     (60.0, 4)
     """
+    if not changes:
+        return spec
     # Also fields that are left out where they have their defaults.
     plain = msgspec.structs.asdict(spec) | msgspec.to_builtins(spec)
     told = [f"{name}.{field} = {value!r}".lstrip(".") for field, value in changes.items()]
