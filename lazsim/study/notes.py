@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.measured import MeasuredCommunication, MeasuredCompute, missing_kernels
-from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS
+from lazsim.costmodel.profile import BARE_KERNELS, SIZE_UNITS, Profile
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import KernelCosts, slots_by_gpu
 from lazsim.engine.default_job import JobChoice, named_job
@@ -83,7 +83,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
         for scenario, run in zip(scenarios, runs, strict=True)
         if run.steps and run.interval_steps != scenario.job.checkpoint_interval_steps.get(run.system)
     ]
-    notes = [f"steps between checkpoints, not given by the job: {', '.join(chosen)}"] if chosen else []
+    notes = _listed("steps between checkpoints, not given by the job", chosen)
     known = {*SYSTEMS, *(one.system for one in scenarios)}
     unknown = dict.fromkeys(
         name for one in scenarios for name in one.job.checkpoint_interval_steps if name not in known
@@ -95,8 +95,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     if told:
         notes.append(f"recovery from nodes, or padding, takes another layout than the job's, with other steps: {told}")
     unsaved = [run.name for run in runs if not run.interval_steps]
-    if unsaved:
-        notes.append(f"makes no checkpoints, so that a restart goes back to step 0: {', '.join(unsaved)}")
+    notes += _listed("makes no checkpoints, so that a restart goes back to step 0", unsaved)
     shares = {run.name: run.ledger_s["restart"] / run.wall_s for run in runs}
     restarting = [f"{name} {share:.0%}" for name, share in shares.items() if share >= DECISIVE_SHARE]
     if restarting:
@@ -107,14 +106,15 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
             f"the time of a restart decides much: {format_duration(each_s)} on {counted(num_nodes, 'node')} "
             f"before it reads a checkpoint (`cluster.recovery`). Share of the time in restarts: {', '.join(restarting)}"
         )
-    copies = [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes]
-    if copies:
-        has = scenarios[0].cluster.host_memory_bytes / GIB
-        notes.append(f"GiB of each node's own memory for copies and logs, of {has:,.0f}: {', '.join(copies)}")
+    has = f"GiB of each node's own memory for copies and logs, of {scenarios[0].cluster.host_memory_bytes / GIB:,.0f}"
+    notes += _listed(has, [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes])
     lost = [f"{run.name} {run.lost_token_share:.2%}" for run in runs if run.lost_token_share]
-    if lost:
-        notes.append(f"tokens whose updates of experts rollbacks lost, which no sample counts: {', '.join(lost)}")
-    return notes
+    return notes + _listed("tokens whose updates of experts rollbacks lost, which no sample counts", lost)
+
+
+def _listed(what: str, items: Sequence[str]) -> list[str]:
+    """Return a note that lists items, or none where there are none."""
+    return [f"{what}: {', '.join(items)}"] if items else []
 
 
 def _waiting_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
@@ -390,45 +390,54 @@ def _model_notes(model: ModelSpec) -> list[str]:
 
 def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     """Say which times are measured and which are analytic."""
-    scenario = scenarios[0]
-    costs = scenario.costs()
+    scenario, costs = scenarios[0], scenarios[0].costs()
     if isinstance(costs, LayoutCosts):
-        whose = f"job {scenario.job.name}"
-        if scenario.has_chosen_layout:
-            whose = "chosen for the nodes of the trace and any failures, in hindsight (seed 0, even loads), "
-            whose += f"as `job` gives none: {_chosen_layouts(scenarios)}"
-            # A config of Hugging Face has the name of a family with `_`, whose other models have other sizes.
-            name, num_nodes = scenario.model.name.replace("_", "-"), scenario.most_in_service()
-            cluster = msgspec.structs.replace(scenario.cluster, num_nodes=num_nodes)
-            step = msgspec.json.encode(scenario.step, order="sorted")
-            if named := named_job(name, JobChoice(scenario.model, scenario.gpu, cluster, step)):
-                whose += f"; the catalogue has a `job` {named.name}"
-        elif scenario.settings["job"] is None:
-            whose += ", named as the model"
-        notes = [f"steps are those of a layout ({whose}) from measured kernels of {scenario.gpu.kernels}"]
-        notes += costs.inputs.kernel_remarks
-        if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
-            notes.append(f"loads of experts are even, as in `lazsim step`; `routing` {SKEWED_LOADS} has skewed ones")
-        elif scenario.routing.name == SKEWED_LOADS:
-            notes.append(
-                f"loads are as skewed as those of a small model ({SKEWED_LOADS}); a model trained to balance, "
-                f"such as DeepSeek-V3, has even ones: `routing` {UNIFORM}"
-            )
-        return notes
-    why = scenario.why_no_layout
-    notes = [f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}"] if why else []
+        return _layout_notes(scenarios, costs)
     if not isinstance(costs, KernelCosts):
         return ["steps, transfers and saves take the `times` of the job"]
-    profile = scenario.load_profile()
+    profile, why = scenario.load_profile(), scenario.why_no_layout
+    notes = [f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}"] if why else []
     if profile is None:
         return ["costs are analytic: no profile was given", *notes]
+    return notes + _profile_notes(scenarios, costs, profile)
+
+
+def _layout_notes(scenarios: Sequence[Scenario], costs: LayoutCosts) -> list[str]:
+    """Say which layout the steps are of, by which kernels, and how even its loads are."""
+    scenario = scenarios[0]
+    whose = f"job {scenario.job.name}"
+    if scenario.has_chosen_layout:
+        whose = "chosen for the nodes of the trace and any failures, in hindsight (seed 0, even loads), "
+        whose += f"as `job` gives none: {_chosen_layouts(scenarios)}"
+        # A config of Hugging Face has the name of a family with `_`, whose other models have other sizes.
+        name, num_nodes = scenario.model.name.replace("_", "-"), scenario.most_in_service()
+        cluster = msgspec.structs.replace(scenario.cluster, num_nodes=num_nodes)
+        step = msgspec.json.encode(scenario.step, order="sorted")
+        if named := named_job(name, JobChoice(scenario.model, scenario.gpu, cluster, step)):
+            whose += f"; the catalogue has a `job` {named.name}"
+    elif scenario.settings["job"] is None:
+        whose += ", named as the model"
+    notes = [f"steps are those of a layout ({whose}) from measured kernels of {scenario.gpu.kernels}"]
+    notes += costs.inputs.kernel_remarks
+    if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
+        notes.append(f"loads of experts are even, as in `lazsim step`; `routing` {SKEWED_LOADS} has skewed ones")
+    elif scenario.routing.name == SKEWED_LOADS:
+        notes.append(
+            f"loads are as skewed as those of a small model ({SKEWED_LOADS}); a model trained to balance, "
+            f"such as DeepSeek-V3, has even ones: `routing` {UNIFORM}"
+        )
+    return notes
+
+
+def _profile_notes(scenarios: Sequence[Scenario], costs: KernelCosts, profile: Profile) -> list[str]:
+    """Say which times a profile has, which are analytic beside it, and what it cannot follow."""
+    scenario, header, notes = scenarios[0], profile.header, list[str]()
     if scenario.settings["profile"] is None:
         notes.append(
             f"the catalogue has a profile of this GPU and model, which is used; `profile` {ANALYTIC} leaves it out"
         )
     times, links = costs.compute, costs.communication
     assert isinstance(times, MeasuredCompute)
-    header = profile.header
     where = f" on {header.device}, {header.dtype}" if header is not None else ""
     exchanges = links.tables if isinstance(links, MeasuredCommunication) else ()
     measured = [*times.tables, *(f"{name} inside a server" for name in exchanges)]
