@@ -310,13 +310,7 @@ class Job:
         state.is_joining = True
         decision = self._decide(state.held, ready, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESTART:
-            all_step = self._all_saved_step if self._stale_steps() else self.progress.saved_step
-            if self.progress.step > all_step:
-                yield from self._checkpoint(state, waits=True)
-            elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
-                yield from self._spend("checkpoint", left_s)
-                # Rounding may end the wait just before the write does.
-                self.progress.save(self.env.now)
+            yield from self._save_all(state)
             decision = self._decide(state.held, joins_due=True, paused=True)
         if decision.action is protocol.Action.RESUME:
             state.is_joining = False
@@ -325,6 +319,16 @@ class Job:
         if isinstance(self.state, Reconfiguring):
             # The rest of the work at this boundary follows.
             yield from self._reconfigure(self.state)
+
+    def _save_all(self, state: Training) -> Activity:
+        """Make a checkpoint of everything before a restart, or wait until the one of this step is written."""
+        all_step = self._all_saved_step if self._stale_steps() else self.progress.saved_step
+        if self.progress.step > all_step:
+            yield from self._checkpoint(state, waits=True)
+        elif (left_s := self.progress.written_at_s() - self.env.now) > 0:
+            yield from self._spend("checkpoint", left_s)
+            # Rounding may end the wait just before the write does.
+            self.progress.save(self.env.now)
 
     def _prepare_replicas(self, held: Held) -> None:
         """Let nodes that make whole replicas get ready to join beside training, each replica by itself."""
