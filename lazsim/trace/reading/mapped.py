@@ -267,48 +267,51 @@ class _MappedTable:
     def _chosen(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield the line and the texts by role of the rows that count."""
         wanted = [one for one in self._conditions if not self._is_of_labels(one)]
-        alone = [one[0].column for one in wanted if len(one) == 1 and one[0].is_wanted]
-        self._find(tuple(alone))
+        self._find(tuple(one[0].column for one in wanted if len(one) == 1 and one[0].is_wanted))
         places = {one.column: self._index(one.column) for one in itertools.chain(*wanted)}
-        clusters: dict[str, int] = {}
-        num_named = len(self._table.header)
+        named = range(len(self._table.header))
         used = {*itertools.chain(*self._places.values()), *self._nodes}
         decide = {place for place in places.values() if place is not None}
-        needed = sorted((used | decide) & {*range(num_named)}) if self._table.may_be_cut else ()
+        may_be_cut = sorted((used | decide).intersection(named)) if self._table.may_be_cut else ()
         # A text with separators that is not quoted moves the cells behind it, of which none may count.
-        spills = num_named > max(used) >= min({*range(num_named)} - used, default=0)
+        spills = len(named) > max(used) >= min({*named} - used, default=0)
+        first_cluster = None
         for line, fields in self._table.rows:
+            if spills and any(fields[len(named) :]):
+                cells = f"{len(fields)} cells, and the header has {len(named)}"
+                self._source.fault(line, f"{cells}; quote texts with separators in them")
+                continue
             try:
-                if spills and any(fields[num_named:]):
-                    what = f"{len(fields)} cells, and the header has {num_named}; quote texts with separators in them"
-                    self._source.fault(line, what)
-                    continue
-                for cut in (fields[place] for place in needed if fields[place].endswith("+")):
+                for cut in (fields[place] for place in may_be_cut if fields[place].endswith("+")):
                     what = f"{shorten(cut)!r} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
                 if not are_met(wanted, fields, places):
                     self._num_left_out += 1
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
-                cells = {str(index): fields[index] for index in self._nodes}
+                texts |= {str(index): fields[index] for index in self._nodes}
             except IndexError:
                 self._source.fault(line, f"{counted(len(fields), 'column')}, too few: {shorten(' '.join(fields))!r}")
                 continue
-            clusters.setdefault(texts.get("cluster", ""), line)
-            if len(clusters) > 1:
-                first, second = list(clusters)[:2]
-                place, header = self._places["cluster"][0], self._table.header
-                column = header[place] if place < len(header) else str(place + 1)
-                what = f"{column} is {first!r} before and {second!r} here, and each has nodes of its own; "
-                otherwise = "a name is of one node in both, give `columns` without it"
-                if "count" in texts:
-                    otherwise = "each row counts all nodes, give `columns`, such as time=1,count=2"
-                raise self._source.refuse(line, f"{what}choose one with `where` '{column}={first}', or if {otherwise}")
+            cluster = texts.get("cluster", "")
+            first_cluster = cluster if first_cluster is None else first_cluster
+            if cluster != first_cluster:
+                raise self._several_clusters(line, first_cluster, cluster)
             if "node" not in texts:
-                yield line, texts | cells
+                yield line, texts
                 continue
             for node in self._hosts(line, texts["node"]):
                 yield line, texts | {"node": node}
+
+    def _several_clusters(self, line: int, first: str, second: str) -> LazsimError:
+        """Return the error that rows are of two clusters, whose nodes may have the same names."""
+        place = self._places["cluster"][0]
+        column = self._header([place]) or str(place + 1)
+        otherwise = "a name is of one node in both, give `columns` without it"
+        if "count" in self._places:
+            otherwise = "each row counts all nodes, give `columns`, such as time=1,count=2"
+        what = f"{column} is {first!r} before and {second!r} here, and each has nodes of its own; "
+        return self._source.refuse(line, f"{what}choose one with `where` '{column}={first}', or if {otherwise}")
 
     def _asked(self) -> str:
         return ", ".join(" or ".join(map(str, one)) for one in self._conditions)
