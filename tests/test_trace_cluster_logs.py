@@ -324,6 +324,26 @@ def test_kubernetes_nodes_tell_when_they_were_made_and_last_changed(read):
     assert trace.duration_s == 2 * 86400.0
 
 
+def test_a_watch_of_kubernetes_nodes_tells_of_each_change_and_of_nodes_that_are_deleted(read):
+    def line(kind, name, status, changed, seen):
+        ready = {"type": "Ready", "status": status, "lastTransitionTime": changed, "lastHeartbeatTime": seen}
+        meta = {"name": name, "creationTimestamp": "2025-03-01T00:00:00Z"}
+        return {"type": kind, "object": {"kind": "Node", "metadata": meta, "status": {"conditions": [ready]}}}
+
+    # As `kubectl get nodes -o json -w --output-watch-events` prints them: a is away for an hour, and b is deleted after.
+    first, away, back = (f"2025-03-02T0{hour}:00:00Z" for hour in range(3))
+    rows = [
+        *(line("ADDED", name, "True", "2025-03-01T00:00:00Z", first) for name in "ab"),
+        line("MODIFIED", "a", "Unknown", away, away),
+        line("MODIFIED", "a", "True", back, back),
+        line("DELETED", "b", "True", "2025-03-01T00:00:00Z", first),
+    ]
+    trace = read(lines(rows))
+    assert history(trace) == [(0.0, [], ["a", "b"]), (90000.0, ["a"], []), (93600.0, ["b"], ["a"])]
+    told = "2 nodes tell only of the first and the last change before the watch: losses before it are missing, and "
+    assert told + "`start` leaves that time out" in trace.notes
+
+
 def series(values, start_s=1740787200, step_s=60, **labels):
     pairs = [[start_s + index * step_s, value] for index, value in enumerate(values) if value is not None]
     return {"metric": labels, "values": pairs}

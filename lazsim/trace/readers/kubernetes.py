@@ -1,5 +1,6 @@
 """Kubernetes: ``kubectl get events -A -o json``, also as a log or a watch, and ``kubectl get nodes -o json``."""
 
+import math
 from typing import Any
 
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
@@ -25,19 +26,26 @@ def read(source: TraceSource) -> TraceReading:
     """Read the events on nodes, and what the conditions of nodes say; all others only say that events were kept."""
     log = StateLog(source)
     found: list[tuple[float, str, str]] = []
-    num_seen = num_hidden = num_nodes = 0
-    for place, record in json_records(source, "items"):
-        record = record["object"] if isinstance(record.get("object"), dict) else record
+    num_seen = num_hidden = num_again = 0
+    nodes: set[str] = set()
+    last_s = -math.inf
+    for place, entry in json_records(source, "items"):
+        record = entry["object"] if isinstance(entry.get("object"), dict) else entry
         try:
             if "involvedObject" in record or "regarding" in record:
                 num_seen += 1
                 num_hidden += _read_event(log, record, found)
             elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
-                num_nodes += 1
-                _read_node(log, record)
+                name = named(text_at(record, "metadata", "name"))
+                num_again += name in nodes
+                nodes.add(name)
+                last_s = max(last_s, _read_node(log, record, name))
+                if text_at(entry, "type") == "DELETED":
+                    # A watch does not say when: some time after all that came before.
+                    log.say(last_s, "remove", name)
         except (ValueError, TypeError, AttributeError) as error:
             source.fault(place, str(error))
-    if not num_seen + num_nodes:
+    if not (num_seen or nodes):
         raise source.refuse("", f"no event or node of Kubernetes in it; expected {LOOKS}")
     last: dict[str, str] = {}
     for time_s, reason, node in sorted(found, key=lambda event: event[0]):
@@ -49,11 +57,10 @@ def read(source: TraceSource) -> TraceReading:
     notes = [f"{counted(num_hidden, 'event')} without a time, between the first and the last of a kind: left out"] * (
         num_hidden > 0
     )
-    if num_nodes:
-        notes.append(
-            f"{counted(num_nodes, 'node tells', 'nodes tell')} only of the first and the last change: losses "
-            "between are missing"
-        )
+    if nodes:
+        told = f"{counted(len(nodes), 'node tells', 'nodes tell')} only of the first and the last change"
+        before = " before the watch: losses before it are missing, and `start` leaves that time out"
+        notes.append(told + (before if num_again else ": losses between are missing"))
     return log.reading(*notes)
 
 
@@ -77,17 +84,20 @@ def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, s
     return max(0, count - 2) if isinstance(count, int) and reason in REASONS else 0
 
 
-def _read_node(log: StateLog, node: dict[str, Any]) -> None:
-    """Read when a node was made, and when it was last found ready or not."""
-    name = named(text_at(node, "metadata", "name"))
+def _read_node(log: StateLog, node: dict[str, Any], name: str) -> float:
+    """Read when a node was made, and when it was last found ready or not; return the last of its dates."""
+    last_s = -math.inf
     if created := text_at(node, "metadata", "creationTimestamp"):
-        log.say(log.at(created), "add", name)
+        last_s = log.at(created)
+        log.say(last_s, "add", name)
     for condition in (node.get("status") or {}).get("conditions") or []:
         if text_at(condition, "type") == "Ready":
             if seen := text_at(condition, "lastHeartbeatTime"):
-                log.at(seen)
-            is_ready = text_at(condition, "status") == "True"
-            log.say(log.at(text_at(condition, "lastTransitionTime")), "add" if is_ready else "remove", name)
+                last_s = max(last_s, log.at(seen))
+            changed_s = log.at(text_at(condition, "lastTransitionTime"))
+            last_s = max(last_s, changed_s)
+            log.say(changed_s, "add" if text_at(condition, "status") == "True" else "remove", name)
+    return last_s
 
 
 TYPICAL = r'"apiVersion"\s*:|"(?:involvedObject|regarding)"|"kind"\s*:\s*"Node"|"reason"\s*:\s*"Node(?:Not)?Ready"'
