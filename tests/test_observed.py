@@ -229,6 +229,19 @@ def test_ranks_that_nothing_tells_apart_show_the_stop_of_one_of_them(tmp_path, l
     assert [re.match("|".join(told), note)[0] for note in log.notes] == told
 
 
+def test_lines_of_json_that_a_kill_tore_and_those_of_others_do_not_count(tmp_path):
+    rows = [json.dumps({"time": 10 * at, "step": at}) for at in range(1, 20)]
+    rows[10] = rows[10][:-5] + rows[11]
+    others = [json.dumps({"config": {"lr": 1e-4}}), *rows, json.dumps({"time": 999, "eval/loss": 2.5}), "done"]
+    (tmp_path / "log.jsonl").write_text("\n".join(others) + "\n")
+    log = read_log(tmp_path / "log.jsonl")
+    assert [one.done for one in log.marks] == [*range(1, 11), *range(12, 20)]
+    assert log.notes == (
+        "lines that cannot be read, which do not count: 2",
+        "rows without a count of steps, which do not count: 2",
+    )
+
+
 def test_lines_with_the_newest_first_are_read_from_the_oldest(tmp_path):
     (tmp_path / "log.csv").write_text(
         "time,step\n" + "".join(f"2025-03-01 00:00:{59 - t},{59 - t}\n" for t in range(40))
@@ -368,6 +381,11 @@ BAD = {
         "run_id,status,start_time,metrics.loss\n" + 3 * "ab,FINISHED,2025-03-01 00:00:00,2.5\n",
         "give a table with columns time and step or samples, such as a tracker's history of one metric with its times",
     ),
+    "DeepSpeed's pipelines, without a date": (
+        "".join(f"steps: {at} loss: 9.1234 iter time (s): 2.000 samples/sec: 128.000\n" for at in range(1, 20)),
+        "log of MLPerf, or of torchtitan, Megatron, NeMo or DeepSpeed with a date in each line",
+    ),
+    "a dict of Python a line": ("{'loss': 2.5, 'epoch': 0.1}\n" * 9, "no log of steps; give a table"),
     "brackets": ("[rank0] hello\n[rank1] world\n", "no log of steps; give a table"),
     "rounded": ("time,step\n1.740787e+09,1\n1.740787e+09,2\n1.740788e+09,3\n", "line 2: expected a time in seconds"),
     "thousands": (log_of(TORCHTITAN.replace("{:2d}", "1,00{}"), STAMPS), "'1,001' has a separator of thousands"),

@@ -330,7 +330,7 @@ def test_a_watch_of_kubernetes_nodes_tells_of_each_change_and_of_nodes_that_are_
         meta = {"name": name, "creationTimestamp": "2025-03-01T00:00:00Z"}
         return {"type": kind, "object": {"kind": "Node", "metadata": meta, "status": {"conditions": [ready]}}}
 
-    # As `kubectl get nodes -o json -w --output-watch-events` prints them: a is away for an hour, and b is deleted after.
+    # As `kubectl get nodes -o json -w --output-watch-events` has it: a is away for an hour, and then b is deleted.
     first, away, back = (f"2025-03-02T0{hour}:00:00Z" for hour in range(3))
     rows = [
         *(line("ADDED", name, "True", "2025-03-01T00:00:00Z", first) for name in "ab"),

@@ -262,11 +262,16 @@ def _table(name: str, text: str) -> Reading:
     if LOG_PREFIX.match(text):
         return "steps", [], ()
     text = NO_JSON.sub("null", text)
-    header, rows, _ = read_table(text, Faults(name, LazsimError), lambda fields: _columns(fields) is not None)
+    # A job that is killed leaves a part of a line, and others write between.
+    faults = Faults(name, LazsimError, lenient=True)
+    header, rows, _ = read_table(text, faults, lambda fields: _columns(fields) is not None)
     notes: tuple[str, ...] = ()
+    if num_faults := faults.repairs.total():
+        notes = (f"lines that cannot be read, which do not count: {num_faults}",)
     for first_row, columns, told in HEADLESS:
         if first_row.match(text):
-            header, notes = columns, (f"taken for a metric of {told}",)
+            header = columns
+            notes += (f"taken for a metric of {told}",)
     found = _columns(header, rows)
     if found is None:
         return "steps", [], ()
@@ -275,7 +280,7 @@ def _table(name: str, text: str) -> Reading:
     if time_unit is None:
         times = [fields[time_column] for _, fields in rows if len(fields) > time_column]
         time_unit = stamp_unit([float(time) for time in times if is_read_by(float, time)]) or "s"
-        notes = (f"times are in {time_unit} since 1970, which their size tells",) * (time_unit != "s")
+        notes += (f"times are in {time_unit} since 1970, which their size tells",) * (time_unit != "s")
     marks = []
     for line, fields in rows:
         if len(fields) <= max(time_column, count_column, *writer_columns) or any(fields[len(header) :]):
@@ -286,26 +291,37 @@ def _table(name: str, text: str) -> Reading:
 
 
 def _columns(header: Sequence[str], rows: Sequence[Row] = ()) -> tuple[int, int, list[int], str] | None:
-    """Return the columns of a time, of a count, and of who writes, and what is counted; None without these."""
+    """Return the columns of a time, of a count, and of who writes, and what is counted; None without these.
+
+    What has a number with decimals is no header, but a line such as ``steps: 10 iter time (s): 2.500``.
+    """
+    if any(re.fullmatch(r"-?\d+\.\d+", field) for field in header):
+        return None
     names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
     plain = [re.sub(rf"_+({'|'.join(UNIT_OF_WORD)})$", "", name) for name in names]
     times = [plain.index(name) for name in TIMES if name in plain]
     counts = [place for place, name in enumerate(names) if name in COUNTS]
     # The step of W&B is one for each call, which may be one in many steps of Lightning or Transformers.
     counts.sort(key=lambda place: "global_step" not in names[place])
+
+    def is_sparse(place: int) -> bool:
+        return sum(_has_value(row.fields[place]) for row in rows if place < len(row.fields)) < FEWEST_LINES
+
     # Trackers keep a column for each name that was ever logged, such as those of an evaluation.
-    for places in (times, counts):
-        places.sort(key=lambda place: _num_values(rows, place) < FEWEST_LINES)
+    times.sort(key=is_sparse)
+    counts.sort(key=is_sparse)
     writers = [place for place, name in enumerate(names) if name in WRITERS]
     return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
 
 
-def _num_values(rows: Sequence[Row], place: int) -> int:
-    return sum(place < len(row.fields) and row.fields[place].strip().lower() not in NO_VALUE for row in rows)
+def _has_value(field: str) -> bool:
+    return field.strip().lower() not in NO_VALUE
 
 
 def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "s") -> Mark:
-    """Read a time, in a unit or as a date, and a count of steps or samples, which is NaN where there is none."""
+    """Read a time, in a unit or as a date, and a count of steps or samples; both are NaN where there is no count."""
+    if not _has_value(done):
+        return Mark(line, math.nan, math.nan)
     try:
         if ":" in time and "-" in time[1:]:
             date = read_date(time.replace(",", "."))
@@ -317,11 +333,10 @@ def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "
             raise ValueError(f"{shorten(time)!r} is no number")
     except (ValueError, OverflowError) as error:
         raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
-    has_count = done.strip().lower() not in NO_VALUE
     try:
-        number = read_number(done) if has_count else math.nan
+        number = read_number(done)
     except ValueError as error:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples: {error}") from None
-    if has_count and not 0 <= number <= MAX_WHOLE:
+    if not 0 <= number <= MAX_WHOLE:
         raise LazsimError(f"{name}, line {line}: expected a count of steps or samples, found {shorten(done)!r}")
     return Mark(line, time_s, number, writer)
