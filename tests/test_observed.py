@@ -250,8 +250,11 @@ def test_lines_with_the_newest_first_are_read_from_the_oldest(tmp_path):
     assert ([one.done for one in log.marks], len(log.notes)) == (list(range(20, 60)), 1)
 
 
-def test_steps_that_begin_anew_with_each_epoch_are_told(tmp_path):
-    (tmp_path / "log.csv").write_text("time,step\n" + "".join(f"{time},{time % 20}\n" for time in range(60)))
+@pytest.mark.parametrize("stop_s", [0, 300])
+def test_steps_that_begin_anew_with_each_epoch_are_told(tmp_path, stop_s):
+    # A real stop beside them, at step 30, changes nothing.
+    times = [at + stop_s * (at > 30) for at in range(60)]
+    (tmp_path / "log.csv").write_text("time,step\n" + "".join(f"{t},{at % 20}\n" for at, t in enumerate(times)))
     (note,) = read_log(tmp_path / "log.csv").notes
     assert note == "steps step back 2 times without a stop: they are no lost work if each epoch counts anew"
 
@@ -401,7 +404,12 @@ BAD = {
     "NaN": ("time,step\n1,1\nnan,2\n3,3\n4,4\n", "line 3: expected a time in seconds or a date: 'nan' is no number"),
     "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),
     "short row": ("time,step\n1,1\n2\n3,3\n", "line 3: expected 2 columns"),
-    "no progress": ("time,step\n1,1\n2,1\n3,1\n", "--observed: its steps never rise"),
+    "no progress": ("time,step\n1,1\n2,1\n3,1\n", "--observed: its steps or their times never rise"),
+    "times of each step": ("time,step\n2.0,1\n2.0,2\n2.0,3\n", "--observed: its steps or their times never rise"),
+    "epochs": (
+        "time,step\n" + "".join(f"{at},{(at - 1) % 9}\n" for at in range(1, 20)),
+        "--observed: it ends at 0 and begins at 0, so that no step is kept; give counts that do not begin anew",
+    ),
     "endless mlperf": (
         ':::MLLOG {"time_ms": 1' + "0" * 400 + ', "metadata": {}}\n',
         "line 1: not a line of MLPerf's log",
@@ -461,7 +469,8 @@ def test_a_duration_takes_the_beginning_of_the_log_too_and_is_none_beyond_its_en
     assert found["observed"]["wall_s"] == found["simulated"]["ds"]["wall_s"] == 300
     told = "--duration 11 min: the log spans 600 s; give no more, or leave it out"
     assert refused(*asked, "--duration", "11min") == told
-    assert refused(*asked, "--duration", "1s").startswith("--duration 1 s: --observed: its steps never rise")
+    told = "--duration 1 s: --observed: its steps or their times never rise"
+    assert refused(*asked, "--duration", "1s").startswith(told)
 
 
 def test_a_constant_that_a_system_does_not_wait_for_is_not_offered(answered, tmp_path):

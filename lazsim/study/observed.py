@@ -111,7 +111,10 @@ def observed_phases(marks: list[Mark]) -> Phases:
     rising = [(after.time_s - before.time_s, after.done - before.done) for before, after in pairwise(marks)]
     paces = [seconds / done for seconds, done in rising if done > 0 and seconds > 0]
     if not paces:
-        raise LazsimError("`observed`: its steps never rise; give a log of a run that trains")
+        raise LazsimError("`observed`: its steps or their times never rise; give a log of a run that trains")
+    if last.done <= marks[0].done:
+        told = f"it ends at {last.done:,.10g} and begins at {marks[0].done:,.10g}"
+        raise LazsimError(f"`observed`: {told}, so that no step is kept; give counts that do not begin anew")
     pace_s, apart = median(paces), median([done for _, done in rising if done > 0])
     pauses, lost = [], 0.0
     for (seconds, done), (before, after) in zip(rising, pairwise(marks), strict=True):

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -109,7 +110,9 @@ def read_log(path: Path | str) -> StepLog:
         text = ESCAPES.sub("", decode_text(unpack(str(path), content)))
     except UnicodeDecodeError:
         raise LazsimError(f"{path}: not a text; give a log of steps") from None
-    for reader in (_mlperf, *map(_dated, (MEGATRON, TORCHTITAN, DEEPSPEED, NEMO)), _table):
+    dated = (partial(_dated, pattern) for pattern in (MEGATRON, TORCHTITAN, DEEPSPEED, NEMO))
+    readers: list[Callable[[str, str], Reading]] = [_mlperf, *dated, _table]
+    for reader in readers:
         unit, marks, told = reader(str(path), text)
         if marks:
             break
@@ -146,9 +149,9 @@ def read_log(path: Path | str) -> StepLog:
             "the lines of one rank"
         )
     usual_s = median(after.time_s - before.time_s for before, after in pairwise(marks))
-    if back_s and max(back_s) <= usual_s:
-        num_times = counted(len(back_s), "time")
-        notes += (f"steps step back {num_times} without a stop: they are no lost work if each epoch counts anew",)
+    if at_once := sum(seconds <= usual_s for seconds in back_s):
+        times = counted(at_once, "time")
+        notes += (f"steps step back {times} without a stop: they are no lost work if each epoch counts anew",)
     if marks[-1].time_s - marks[0].time_s > LONGEST_S:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     if marks[-1].time_s > EPOCHS_S[1]:
@@ -221,17 +224,12 @@ def _writer(text: str) -> str:
     return "".join(re.findall(r"\w", found[0])).lower() if (found := WRITER.search(text)) else ""
 
 
-def _dated(pattern: re.Pattern[str]) -> Callable[[str, str], Reading]:
-    def read(name: str, text: str) -> Reading:
-        found = ((line, pattern.search(content)) for line, content in numbered_lines(text))
-        marks = [
-            _mark(name, line, match[1], match[2], _writer(match.string[: match.end()]))
-            for line, match in found
-            if match
-        ]
-        return "steps", marks, ()
-
-    return read
+def _dated(pattern: re.Pattern[str], name: str, text: str) -> Reading:
+    found = ((line, pattern.search(content)) for line, content in numbered_lines(text))
+    marks = [
+        _mark(name, line, match[1], match[2], _writer(match.string[: match.end()])) for line, match in found if match
+    ]
+    return "steps", marks, ()
 
 
 def _mlperf(name: str, log: str) -> Reading:
