@@ -63,7 +63,7 @@ def test_bfloat16_experts_go_by_grouped_matmuls():
     assert use_grouped_mm(load_spec(ModelSpec, "gpt-l"), "cuda", torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", ["gate", "schedule", "permute", "reorder", "expert"])
+@pytest.mark.parametrize("name", ["gate", "schedule", "permute", "reorder", "expert", "grouped"])
 def test_the_host_never_waits_for_the_device(name):
     kernel = next(kernel for kernel in kernels_of(TINY, use_grouped_mm=False)[0] if kernel.name == name)
     tensors = kernel.inputs(64, gpu().random(0))

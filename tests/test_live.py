@@ -858,6 +858,22 @@ def test_an_interrupt_leaves_nothing_behind(number, code, tmp_path, start_proces
         assert os.listdir(folder) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_order_leaves_nothing_behind_but_the_last_checkpoint(number, tmp_path, start_process):
+    with tempfile.TemporaryDirectory() as folder:
+        running, out, checkpoints = start_and_save(tmp_path, start_process, env={**os.environ, "TMPDIR": folder})
+        members = members_of(running)
+        running.send_signal(number)
+        # It draws a picture for longer.
+        time.sleep(0.4)
+        running.send_signal(number)
+        assert running.wait(timeout=600) == 128 + number
+        wait_until(lambda: not any(b"lazsim.live" in command_of(pid) for pid in members))
+        assert os.listdir(folder) == []
+        assert len(os.listdir(checkpoints)) == 1
+        assert not out.exists() or (out / "live.json").exists()
+
+
 UNGUARDED = """
 import asyncio, msgspec
 from lazsim.live.run import run_locally
@@ -1030,12 +1046,12 @@ def test_an_interrupt_of_a_terminal_ends_processes_that_exchange_without_a_word(
     wait_until(lambda: not any(command_of(pid) for pid in members))
 
 
-def start_and_save(tmp_path, start_process):
+def start_and_save(tmp_path, start_process, **how):
     """Start a run, and return it with its folders of results and checkpoints once it has saved a step."""
     out, checkpoints = tmp_path / "out", tmp_path / "checkpoints"
     command = live_command(tmp_path, "--steps", 100000, "--job", job_that_saves_each_step(tmp_path))
     command += ["--out", out, "--checkpoints", checkpoints, "--json"]
-    running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    running = start_process(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
     wait_until(lambda: list(checkpoints.glob("step-*/complete.json")))
     return running, out, checkpoints
 

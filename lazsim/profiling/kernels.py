@@ -166,7 +166,8 @@ def grouped_kernel(model: ModelSpec, counts_of: Callable[[int], Sequence[int]], 
         shape = (model.expert_dim, model.d_ff_expert)
         weights = [weight for _ in range(num_draws) for weight in _weights(model, *shape, random, *stacked)]
         tokens = random.normal(sum(counts), model.expert_dim)
-        return tokens, torch.tensor(counts, device=random.device), *weights
+        # A loop takes counts that the host knows, as in training: it would wait for those on a GPU.
+        return tokens, torch.tensor(counts, device=random.device if use_grouped_mm else "cpu"), *weights
 
     def moved_elements(counts: Sequence[int]) -> float:
         # Weights of experts with tokens are read twice; gradients of all are written. Five passes over the tokens.
