@@ -3,7 +3,6 @@
 import errno
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -11,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from lazsim.errors import LazsimError
 
@@ -152,24 +152,36 @@ def is_second_order(number: int, first_s: float) -> bool:
     return number in (signal.SIGTERM, signal.SIGINT) and time.monotonic() > first_s + SAME_S
 
 
-TEMPORARY_PATHS: dict[str, int] = {}
-"""Files and folders that are to go with the process that made them, whose number each has."""
+_clearing: list[tuple[int, Callable[[], object]]] = []
+"""What clears away, with the number of the process for which it does."""
 
 
-def clear_away(path: str) -> None:
-    """Remove a file, or a folder and all in it; nothing where it is gone."""
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        Path(path).unlink(missing_ok=True)
+@contextmanager
+def clearing(clear: Callable[[], object]) -> Iterator[None]:
+    """Clear away when the block is done, also where `end_at_once` ends the process: then perhaps for a second time."""
+    own = os.getpid(), clear
+    _clearing.append(own)
+    try:
+        yield
+    finally:
+        clear()
+        _clearing.remove(own)
 
 
-def end_at_once(status: int) -> None:
-    """End this process with its temporary files and folders, and clear away nothing else."""
-    for path, process in list(TEMPORARY_PATHS.items()):
-        with suppress(OSError):
+def end_at_once(status: int) -> NoReturn:
+    """End this process after a second order, once what `clearing` knows is cleared away; a third does not wait."""
+    begun_s = time.monotonic()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if is_second_order(number, begun_s):
+            os._exit(status)
+
+    for number in (*ORDERS, signal.SIGALRM):
+        signal.signal(number, on_signal)
+    for process, clear in reversed(_clearing):
+        with suppress(Exception):
             if process == os.getpid():
-                clear_away(path)
+                clear()
     os._exit(status)
 
 

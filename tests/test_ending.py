@@ -127,6 +127,26 @@ def test_two_signals_at_once_are_one_order_and_a_later_one_ends_the_process(paus
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_second_order_frees_folders_and_a_third_ends_what_hangs(hangs, run_process, tmp_path):
+    order = f"os.kill(os.getpid(), {int(signal.SIGTERM)})"
+    script = (
+        "from pathlib import Path\nfrom lazsim.files.folders import hold_folder\n"
+        "from lazsim.processes import clearing\n"
+        f"hang = lambda: {hangs} and (time.sleep(0.5), {order}, time.sleep(60))\n"
+        f"{BEGUN}        with hold_folder(Path({str(tmp_path / 'out')!r})), clearing(hang):\n"
+        "            try:\n"
+        f"                {order}\n"
+        "                time.sleep(60)\n"
+        "            finally:\n"
+        "                time.sleep(0.5)\n"
+        f"                {order}\n"
+    ) + HEARD
+    ended = run_process(sys.executable, "-c", script, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "", "")
+    assert bool(os.listdir(tmp_path)) is hangs
+
+
 def test_a_second_order_takes_temporary_files_and_folders_along(run_process, tmp_path):
     # The first one comes during a write, and the second one before what the first has begun to clear away is gone.
     script = (

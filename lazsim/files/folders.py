@@ -11,7 +11,7 @@ import msgspec
 from lazsim.errors import LazsimError
 from lazsim.files.reading import read_bytes
 from lazsim.files.writing import check_folder, json_bytes, write_all
-from lazsim.processes import signals_held
+from lazsim.processes import clearing, signals_held
 
 RECORD = ".lazsim.json"
 """File that names the files of each result in its folder."""
@@ -30,7 +30,20 @@ def hold_folder(folder: Path, lock_name: str = LOCK) -> Iterator[None]:
     check_folder(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock: int | None = None
-    try:
+
+    def clear() -> None:
+        nonlocal lock
+        if lock is not None:
+            # Others may have taken the folder away.
+            with suppress(OSError):
+                (folder / lock_name).unlink()
+            os.close(lock)
+            lock = None
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+    with clearing(clear):
         try:
             with signals_held():
                 folder.mkdir(parents=True, exist_ok=True)
@@ -38,15 +51,6 @@ def hold_folder(folder: Path, lock_name: str = LOCK) -> Iterator[None]:
         except OSError as error:
             raise LazsimError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
         yield
-    finally:
-        if lock is not None:
-            # Others may have taken the folder away.
-            with suppress(OSError):
-                (folder / lock_name).unlink()
-            os.close(lock)
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
 
 
 def _lock(path: Path) -> int:

@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lazsim.errors import LazsimError, printable
-from lazsim.processes import TEMPORARY_PATHS, clear_away, signals_held, when_possible
+from lazsim.processes import clearing, signals_held, when_possible
 
 TEMPORARY = ".lazsim-"
 """Beginning of the names of temporary files and folders, which their process locks for as long as it runs."""
@@ -93,16 +94,16 @@ def _temporary(make: Callable[..., tuple[int, str]], parent: Path) -> Iterator[t
     """Make a temporary file or folder, and lock it until it goes with the block, or when this process ends at once."""
     _remove_leftovers(parent)
     lock, path = -1, ""
-    try:
+
+    def clear() -> None:
+        if path:
+            _remove(path)
+            os.close(lock)
+
+    with clearing(clear):
         with signals_held():
             lock, path = _claim(partial(make, dir=parent, prefix=TEMPORARY))
-            TEMPORARY_PATHS[path] = os.getpid()
         yield lock, path
-    finally:
-        if path:
-            clear_away(path)
-            del TEMPORARY_PATHS[path]
-            os.close(lock)
 
 
 def _regular_target(path: Path) -> Path:
@@ -140,9 +141,17 @@ def _remove_leftovers(folder: Path) -> None:
             descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                clear_away(str(path))
+                _remove(str(path))
             finally:
                 os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    """Remove a file, or a folder and all in it; nothing where it is gone."""
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        Path(path).unlink(missing_ok=True)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from lazsim.live.state import DENSE, block_size
 from lazsim.live.text import load_text
 from lazsim.live.worker_pool import WorkerPool, last_error
 from lazsim.live.worker_server import DESCRIPTORS_PER_WORKER, WorkerServer
-from lazsim.processes import check_processes
+from lazsim.processes import check_processes, clearing
 from lazsim.profiling.machine import machine
 from lazsim.pytorch.device import check_memory, choose_device
 from lazsim.scenario import Scenario, resolve
@@ -137,7 +138,12 @@ async def run_locally(
     where the job cannot go on, or there is no GPU where it asks for one.
     """
     costs = check_job(spec, max_nodes)
-    with scratch_folder() as scratch, _made_ready(spec, scratch) as spec:
+    with (
+        scratch_folder() as scratch,
+        _made_ready(spec, scratch) as spec,
+        clearing(partial(drop_unfinished, Path(spec.checkpoint_folder))),
+        clearing(pool.kill_all),
+    ):
         server = WorkerServer(spec, secrets.token_bytes(32))
         coordinator = Coordinator(server, costs, len(injector.initial), LOCAL_START_TIMEOUT_S)
         nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
@@ -155,9 +161,6 @@ async def run_locally(
         except LiveError as error:
             last = last_error(nodes.log, str(error))
             raise LiveError(f"{error}; a worker's last words: {last}" if last else str(error)) from None
-        finally:
-            pool.kill_all()
-            drop_unfinished(Path(spec.checkpoint_folder))
 
 
 async def run_on_cluster(
