@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 import lazsim as package
+from lazsim.engine.simulate import simulate_system
+from lazsim.engine.systems import SYSTEMS
 from lazsim.output.compare import observed_parts
 from lazsim.scenario import resolve
 from lazsim.study.observed import ObservedComparison, Offer, Phases, observed_phases, offer, simulated_phases
 from lazsim.study.step_log import Mark, read_log
 from lazsim.trace import build_trace, write_trace
 from lazsim.trace.table import Event
+from tests.jobs import EvenLoads, costs, trace
 
 STAMPS = ("2025-03-01 00:00:10", "2025-03-01 00:00:20", "2025-03-01 00:00:40")
 COUNTS = (1, 2, 4)
@@ -499,6 +502,16 @@ def test_a_simulated_job_also_stops_to_let_nodes_join_and_no_constant_of_some_st
     observed = replace(phases, stop_s=phases.stop_s + 30)
     offered = [one.field for one in offer(observed, phases, run, resolve({}).cluster.recovery)]
     assert offered == ["restart_base_s" if system == "checkpoint" else "rebuild_s"]
+
+
+def test_a_simulated_job_stops_as_often_where_short_spans_of_a_long_run_are_not_kept(monkeypatch):
+    monkeypatch.setattr("lazsim.engine.log.MOST_SPANS", 20)
+    changes = [(500.3 * index, kind, "d") for index in range(1, 6) for kind in ("remove", "add")]
+    events = trace((0, "add", "a b c d"), *changes, duration_s=3000)
+    run = simulate_system(events, SYSTEMS["ds"], costs(), EvenLoads(2, 4), interval_steps=5)
+    # Of 250 spans of 10 s or less, few are left; each of 5 stops is 15 s of detection and 40 s of a restart.
+    phases = simulated_phases(run, "steps")
+    assert (len(run.phases), phases.num_stops, phases.stop_s) == (20, 5, pytest.approx(55.0))
 
 
 @pytest.mark.parametrize(("seconds", "written"), [(2051.6, "2050"), (52.43, "52.4"), (0.0312, "0.0312")])

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazsim.engine.interval import steady_step_s
+from lazsim.engine.log import TimeSpan
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.scenario import Scenario
@@ -200,9 +201,15 @@ def _median_step_s(run: SystemRun, unit: str) -> float | None:
 
 def _stops(run: SystemRun) -> Iterator[tuple[float, set[str]]]:
     """Yield the seconds of each time that a run stands still, and what it does; none before it trains, and after."""
-    for is_training, group in groupby(run.phases, key=lambda span: span.what in TRAINING):
-        spans = list(group)
-        if not is_training and spans[0].start_s > 0 and spans[-1].end_s < run.wall_s:
+    # Long runs keep no short spans: training between two stops may be missing.
+    stops = list[list[TimeSpan]]()
+    for span in run.phases:
+        if span.what not in TRAINING:
+            if not stops or stops[-1][-1].end_s < span.start_s:
+                stops.append([])
+            stops[-1].append(span)
+    for spans in stops:
+        if spans[0].start_s > 0 and spans[-1].end_s < run.wall_s:
             yield spans[-1].end_s - spans[0].start_s, {span.what for span in spans}
 
 

@@ -64,7 +64,10 @@ class MoEvement(System):
         return bytes_S
 
     def fetch_s(self, costs: CostModel, held: Held, window: int) -> float:
-        """Return the seconds in which spares get the windows of missing nodes; the peers left share the sending."""
+        """Return the seconds in which spares get the windows of missing nodes; the peers left share the sending.
+
+        Each place counts as on its server of the plan, also where a spare from another server takes it.
+        """
         missing_R, server_N = np.flatnonzero(~held.alive_N), np.arange(held.num_seats) // costs.cluster.nodes_per_server
         peers_KR = self._peers_NR(costs, held.num_seats)[missing_R].T
         keeps_NR = np.zeros((held.num_seats, len(missing_R)))
