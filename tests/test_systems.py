@@ -25,11 +25,14 @@ from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.memory import peak_memory
 from lazsim.engine.nodes import Spares
+from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import simulate_system
+from lazsim.engine.step_timer import TimedSteps
 from lazsim.engine.systems import LIVE_SYSTEMS, SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import Save, held_state_bytes, saved_behind
 from lazsim.errors import InfeasiblePlanError, SpecError
+from lazsim.limits import MAX_WHOLE
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
@@ -1087,6 +1090,36 @@ def test_copies_count_as_on_the_nodes_where_they_take_most(monkeypatch):
     )
     changes = (100, "remove", "f"), (200, "remove", "c d")
     assert run("gemini", *changes, cost_model=costs(), nodes="a b c d e f").host_bytes == 9
+
+
+def test_windows_count_as_of_the_shortest_steps_on_the_nodes_of_each_plan():
+    # Steps of 2 s on eight nodes, of 4 s on the four that are left. Behind 2 s fit 4 bytes a parameter, so that 0.2 of
+    # 12 bytes each go in a step, and the others' 2 bytes: five steps. A window takes 12 bytes, and half of 2 in four
+    # steps. Three nodes keep one of a node, twice. On four nodes two keep 13 bytes each: a window is of two steps.
+    cost_model = staged_costs()
+    params = cost_model.model.dense_params / 2 + 2 * cost_model.model.expert_params
+    host = msgspec.structs.replace(cost_model.cluster.host, link_bytes_per_s=2 * params)
+    cost_model = replace(cost_model, cluster=msgspec.structs.replace(cost_model.cluster, host=host))
+
+    def make_timer(plan, _servers):
+        return lambda _step: TimedSteps(16.0 / plan.num_nodes, MAX_WHOLE)
+
+    loads = EvenLoads(2, 4)
+    planner = Planner(SYSTEMS["moevement"], cost_model, loads, make_timer)
+    events = trace((0, "add", "a b c d e f g h"), (100, "remove", "a c e g"))
+    result = simulate_system(events, SYSTEMS["moevement"], cost_model, loads, planner=planner, interval_steps=0)
+    assert set(result.steps_s) == {(8, 8), (4, 4)}
+    assert result.host_bytes == pytest.approx(2 * 3 * params * (12 + 4))
+
+
+def test_moc_that_saves_more_experts_after_failures_takes_the_buffers_of_these():
+    moc = replace(SYSTEMS["moc"], raises_share=True, most_lost_tokens=0.0)
+    cost_model = staged_costs()
+    before, after = (run(moc, *changes, interval_steps=5) for changes in ((), ((95, "remove", "a"),)))
+    # A node of each stage writes its dense part, and a sixteenth of its two experts, or all of them; three times.
+    dense, experts = 14 * cost_model.model.dense_params / 2, 14 * 2 * cost_model.model.expert_params
+    assert before.host_bytes == pytest.approx(3 * (dense + experts / 16))
+    assert after.host_bytes == pytest.approx(3 * (dense + experts))
 
 
 def test_copies_and_logs_take_what_their_papers_say_of_a_nodes_own_memory():

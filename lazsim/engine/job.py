@@ -75,6 +75,7 @@ class Job:
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         self.steps_s: dict[tuple[int, int], float] = {}
         self.steps_made = Counter[tuple[float, int]]()
+        self.shortest_step_s: dict[int, float] = {}
         self._has_started = False
         self._all_saved_step = 0
         self.step_s = 0.0
@@ -395,7 +396,8 @@ class Job:
                 num_steps = self.progress.steps_to_save
             else:
                 persist_s = save.persist_s
-        self.step_s = step_s
+        self.step_s, num_seats = step_s, state.held.num_seats
+        self.shortest_step_s[num_seats] = min(step_s, self.shortest_step_s.get(num_seats, step_s))
         self._note_state()
         self._enter("compute")
         state.stretch = stretch = Stretch(self.env.now, step_s, num_steps, extrapolated_share, persist_s)

@@ -208,7 +208,8 @@ def simulate_system(
     plans, sizes = {num_seats for _, num_seats in job.steps_s}, set[int]()
     if plans:
         sizes = {max(plans), planner.usable_nodes(min(job.steps_s)[0])} - {0}
-    host_bytes = (system.host_bytes(costs, size, job.step_s) for size in sizes | plans if job.step_s)
+    # Copies of shorter steps may take more windows, and the system of the end saves most at a time.
+    host_bytes = (job.system.host_bytes(costs, *plan_and_step_s) for plan_and_step_s in job.shortest_step_s.items())
     ledger_s = job.ledger.seconds()
     # Checkpoints and rebalances also come with steps that are lost later.
     made_s, stops_s = ledger_s["compute"] + ledger_s["lost_work"], ledger_s["checkpoint"] + ledger_s["rebalance"]
