@@ -299,13 +299,13 @@ class Scenario(Inputs):
         if profile is None:
             return self.analytic_costs()
         kernels, exchanges = compute_tables(profile, model, cluster.gpus_per_node), communication_tables(profile)
-        analytic_links = AnalyticCommunication(cluster.network, cluster.host)
+        plain = self.analytic_costs()
 
         def with_measured(beyond: Beyond, measured_part: KernelCosts | None = None) -> KernelCosts:
             by_table = MeasuredCommunication(cluster.network, cluster.host, exchanges, beyond)
             compute = MeasuredCompute(model, self.gpu, cluster, job, self.step, kernels, beyond)
-            links = by_table if exchanges else analytic_links
-            return KernelCosts(model, cluster, job, self.step, links, compute, measured_part)
+            links = by_table if exchanges else plain.communication
+            return replace(plain, communication=links, compute=compute, measured_part=measured_part)
 
         return with_measured("analytic", with_measured("nothing")) if self.extrapolate else with_measured("raise")
 

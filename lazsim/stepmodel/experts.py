@@ -2,6 +2,7 @@
 
 import math
 
+from lazsim.stepmodel.dispatchers import DISPATCHERS
 from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.operations import Item, Operation, in_graph
@@ -14,22 +15,6 @@ SCORE_BYTES, GATE_INPUT_BYTES = (48, 24), (0, 18)
 
 The gate reads 16 bits and writes 32. Its gradients are matmuls of 32: inputs are cast before, their gradient after, to
 which that of the exchange is added (``RouterGatingLinearFunction`` of NVIDIA/Megatron-LM 0.16)."""
-
-PERMUTE_KERNELS = {
-    "all_gather": ((0, 0), (12, 7), (3, 3), (0, 0)),
-    "all_to_all": ((11, 1), (3, 2), (3, 1), (1, 1)),
-    "deepep": ((0, 0), (9, 5), (2, 2), (0, 0)),
-    "hybridep": ((0, 0), (5, 1), (1, 1), (0, 0)),
-}
-"""Kernels before and after a dispatch and before and after a combine, each forward and backward.
-
-Counted in the dispatchers of NVIDIA/Megatron-LM 0.16 with fused permutation (NVIDIA/TransformerEngine 2.9): sums and
-exchange of counts, maps, permutation and sort by expert, exchange of probabilities; backward, maps are there already.
-"""
-
-COUNT_COPIES = {"all_gather": 1, "all_to_all": 4, "deepep": 0, "hybridep": 0}
-"""Copies of these counts to the host. A plain exchange has four tensors of them (``_maybe_dtoh_and_synchronize``), and
-the host reads those of DeepEP and HybridEP where their kernels write them (``HybridEPDispatch``: "pinned memory")."""
 
 BIAS_BYTES = (28, 40)
 """Bytes for each number, forward and backward, of the second bias of experts; the first matmul adds the first itself.
@@ -189,7 +174,7 @@ def _needs_counts(kernels: Kernels) -> bool:
 
 def _counts(kernels: Kernels) -> list[Item]:
     """Send the tokens of each expert to the host, which waits for them before it launches the exchange."""
-    copies = COUNT_COPIES[kernels.inputs.parallel.dispatcher]
+    copies = DISPATCHERS[kernels.inputs.parallel.dispatcher].count_copies
     counts = Operation("router", 0.0, copies, copies * kernels.launch_s, counts=True)
     return [Item((counts,), ())] * _needs_counts(kernels)
 
@@ -257,7 +242,7 @@ def _permutations(kernels: Kernels) -> list[Item]:
     }.get(parallel.dispatcher, (0, arrived, arrived, 0))
     return [
         kernels.copy(each, each, *numbers, tokens=inputs.model.expert_dim)
-        for each, numbers in zip(moved, PERMUTE_KERNELS[parallel.dispatcher], strict=True)
+        for each, numbers in zip(moved, DISPATCHERS[parallel.dispatcher].permute_kernels, strict=True)
     ]
 
 
@@ -269,7 +254,8 @@ def _alignment(kernels: Kernels) -> list[Item]:
     """
     inputs = kernels.inputs
     parallel, model = inputs.parallel, inputs.model
-    if not inputs.quantised or parallel.dispatcher == "hybridep" or kernels.graphed or parallel.pad_to_capacity:
+    is_aligned = DISPATCHERS[parallel.dispatcher].aligns or kernels.graphed or parallel.pad_to_capacity
+    if not inputs.quantised or is_aligned:
         return []
     each = 4 * model.expert_dim
     return [kernels.copy(each, each, 2, 2, routed_tokens(inputs))]
@@ -299,7 +285,7 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
     # Tokens in 8 bits have scales of blocks.
     token_bytes = OPERAND_BYTES["fp8_block" if parallel.dispatch_precision == "fp8" else "bf16"]
     dispatch = operation(token_bytes, CHOICE_BYTES + PROBABILITY_BYTES)
-    if parallel.dispatcher == "hybridep":
+    if DISPATCHERS[parallel.dispatcher].gathers_choices:
         choices = CHOICE_BYTES * model.num_experts * shared_by * inputs.own_tokens * ranks
         dispatch = dispatch._replace(gpu_s=dispatch.gpu_s + inputs.collective_s("all_gather", choices, ranks, 1))
     return (

@@ -9,6 +9,7 @@ import numpy as np
 from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepConstants
 from lazsim.specs.step import Curve
+from lazsim.stepmodel.dispatchers import DISPATCHERS
 from lazsim.stepmodel.pipeline import parts_of
 from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, KernelGrid, KernelTables
 from lazsim.units import counted
@@ -23,9 +24,6 @@ UNMEASURED = (
     "no kernel of sparse attention was measured: scores of the indexer and of chosen keys are taken to run at the rate "
     "of dense attention, where trainers without fused kernels take far longer"
 )
-
-MULTIPROCESSORS = {"deepep": 20, "hybridep": 16}
-"""Those of a GPU that a dispatcher takes by default (``TransformerConfig`` of NVIDIA/Megatron-LM 0.16)."""
 
 OPERAND_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp8_block": 1 + 4 / 128, "mxfp8": 1 + 1 / 32, "nvfp4": 0.5 + 1 / 16}
 """Bytes of a number of the operand that a matmul keeps for its gradient, with its scale: of 4 bytes for 128 numbers, or
@@ -168,7 +166,7 @@ class StepInputs:
         """
         if self.parallel.dispatcher == "hybridep":
             return math.inf
-        return self.parallel.exchange_multiprocessors or MULTIPROCESSORS["deepep"]
+        return self.parallel.exchange_multiprocessors or DISPATCHERS["deepep"].multiprocessors
 
     @property
     def kernel_remarks(self) -> list[str]:

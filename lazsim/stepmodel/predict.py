@@ -10,8 +10,9 @@ from functools import cached_property
 
 from lazsim.specs import ParallelSpec, StepConstants
 from lazsim.stepmodel.blocks import blocks_of
+from lazsim.stepmodel.dispatchers import DISPATCHERS
 from lazsim.stepmodel.exchange import ShardedExchange, exchanges_of_step, optimizer_s, sharded_exchange, slowed_by
-from lazsim.stepmodel.inputs import MULTIPROCESSORS, StepInputs
+from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.layers import EXCHANGE, OFFLOAD, LayerTime, layer_spans, layer_time
 from lazsim.stepmodel.memory import StageParameters, memory_bytes, part_parameters, stage_parameters
@@ -234,11 +235,10 @@ def _settings(inputs: StepInputs) -> tuple[StepConstants, float | None, float]:
     # (NVIDIA/Megatron-LM, combined 1F1B).
     piece_s = kernels.launch_s + 2 * kernels.native_launch_s
     # Multiprocessors by default, beside the share by which kernels are slower next to an exchange of tokens.
-    own = {"deepep": constants.deepep_slowdown, "hybridep": constants.hybridep_slowdown}
-    slowdown = own.get(parallel.dispatcher, constants.nccl_slowdown)
-    multiprocessors = MULTIPROCESSORS.get(parallel.dispatcher, 0)
-    if multiprocessors and parallel.exchange_multiprocessors:
-        slowdown *= parallel.exchange_multiprocessors / multiprocessors
+    dispatcher = DISPATCHERS[parallel.dispatcher]
+    slowdown: float = getattr(constants, dispatcher.slowdown)
+    if dispatcher.multiprocessors and parallel.exchange_multiprocessors:
+        slowdown *= parallel.exchange_multiprocessors / dispatcher.multiprocessors
     return constants, min(slowdown, SLOWEST) if parallel.overlaps_exchanges else None, piece_s
 
 
