@@ -79,7 +79,9 @@ class Registry:
         if ":" in name or name.endswith(".py"):
             found = _load_from_file(self.kind, self.what, name)
         elif name in (offered := self.installed()):
-            found = _load_installed(self.kind, offered[name])
+            entry = offered[name]
+            with prefix_errors(f"{self.kind} {name!r} ({origin(entry)}) cannot be imported"), own_code():
+                found = entry.load()
         else:
             raise SpecError(unknown_name(self.kind, name, self.names(), f"path.py:{self.what}"))
         try:
@@ -89,12 +91,6 @@ class Registry:
                 f"{self.kind} {name!r}: {error}; give a frozen dataclass, with tuples in place of lists and dicts"
             ) from error
         return found
-
-
-def _load_installed(kind: str, entry: "EntryPoint") -> Any:
-    """Import the object of an entry point, or raise SpecError when that fails."""
-    with prefix_errors(f"{kind} {entry.name!r} ({origin(entry)}) cannot be imported"), own_code():
-        return entry.load()
 
 
 def _load_from_file(kind: str, what: str, name: str) -> Any:

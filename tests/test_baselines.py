@@ -96,7 +96,7 @@ def test_compact_splits_nothing_where_slots_and_replicas_are_powers_of_two(log_s
 
 def test_random_repeats_with_its_seed_and_differs_between_seeds_and_layers():
     replicas = np.full((2, 8), 4)
-    draw = [place_random(replicas, 8, 4, np.random.default_rng(seed)).slots_LNS for seed in (0, 0, 1)]
+    draw = [place_random(replicas, 8, 4, seed).slots_LNS for seed in (0, 0, 1)]
     assert np.array_equal(draw[0], draw[1])
     assert not np.array_equal(draw[0], draw[2])
     assert not np.array_equal(draw[0][0], draw[0][1])
@@ -106,7 +106,7 @@ def test_random_draws_every_arrangement_equally_often():
     # 4! / (2! 1! 1!) = 12 arrangements of replicas 2, 1, 1 in 4 slots, each drawn 1000 times of 12000 on average with a
     # standard deviation of sqrt(12000 / 12 * 11 / 12) = 30: five of them are 150.
     replicas = np.tile([2, 1, 1], (12_000, 1))
-    plan = place_random(replicas, 2, 2, np.random.default_rng(7)).check(replicas)
+    plan = place_random(replicas, 2, 2, 7).check(replicas)
     drawn, times = np.unique(plan.slots_LNS.reshape(-1, 4), axis=0, return_counts=True)
     assert len(drawn) == 12
     assert (abs(times - 1000) < 150).all()

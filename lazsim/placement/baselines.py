@@ -28,18 +28,18 @@ def place_spread(replicas_LE: Ints, num_nodes: int, num_slots: int) -> Placement
     return PlacementPlan(dealt_LP.reshape(num_layers, num_slots, num_nodes).transpose(0, 2, 1), num_experts)
 
 
-def place_random(replicas_LE: Ints, num_nodes: int, num_slots: int, rng: np.random.Generator) -> PlacementPlan:
+def place_random(replicas_LE: Ints, num_nodes: int, num_slots: int, seed: int) -> PlacementPlan:
     """Put replicas, given as for `place_spread`, into random slots; all arrangements of a layer are equally likely.
 
     Examples
     --------
-    >>> plan = place_random(np.array([[1, 1, 4]]), num_nodes=3, num_slots=2, rng=np.random.default_rng(0))
+    >>> plan = place_random(np.array([[1, 1, 4]]), num_nodes=3, num_slots=2, seed=0)
     >>> plan.replicas_LE.tolist()
     [[1, 1, 4]]
     """
     replicas_LE, num_nodes, num_slots = check_replicas(replicas_LE, num_nodes, num_slots)
     num_layers, num_experts = replicas_LE.shape
-    drawn_LP = rng.permuted(_in_a_row(replicas_LE, num_nodes * num_slots), axis=1)
+    drawn_LP = np.random.default_rng(seed).permuted(_in_a_row(replicas_LE, num_nodes * num_slots), axis=1)
     return PlacementPlan(drawn_LP.reshape(num_layers, num_nodes, num_slots), num_experts)
 
 

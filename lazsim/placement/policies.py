@@ -18,7 +18,7 @@ from lazsim.placement.expert_parallel import place_ep_on_most
 from lazsim.placement.gpus import spread_over_gpus
 from lazsim.placement.local_search import Rules
 from lazsim.placement.mro import place_mro
-from lazsim.placement.plan import Ints, PlacementPlan, gpu_slots, node_slots
+from lazsim.placement.plan import PlacementPlan, gpu_slots, node_slots
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.steady import keep_steady
 
@@ -57,10 +57,6 @@ def _on_nodes(place_nodes: Callable[..., PlacementPlan], *names: str) -> Callabl
     """Return a policy that plans with these fields of a request, and gives the replicas of a node to different GPUs."""
     fields = attrgetter(*names)
     return lambda request: spread_over_gpus(place_nodes(*fields(request)), request.gpus_per_node)
-
-
-def _random(replicas_LE: Ints, num_nodes: int, num_slots: int, seed: int) -> PlacementPlan:
-    return place_random(replicas_LE, num_nodes, num_slots, np.random.default_rng(seed))
 
 
 def _ep(request: PlacementRequest) -> PlacementPlan:
@@ -121,7 +117,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
         ),
         NamedPolicy(
             RANDOM,
-            _on_nodes(_random, *SIZES, "seed"),
+            _on_nodes(place_random, *SIZES, "seed"),
             "Put replicas into slots drawn at random.",
         ),
         NamedPolicy(
