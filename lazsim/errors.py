@@ -17,7 +17,8 @@ WORD_ENDS = re.compile(r"[\W_]+")
 ABBREVIATIONS = {
     "tp": "tensor", "pp": "pipeline", "cp": "context", "ep": "expert", "etp": "expert_tensor", "vp": "virtual_stages",
     "vpp": "virtual_stages", "gbs": "global_batch", "mbs": "micro_batch", "seq": "sequence_length", "zero": "sharding",
-    "zero_stage": "sharding", "fsdp": "sharding", "dtype": "precision",
+    "zero_stage": "sharding", "fsdp": "sharding", "dtype": "precision", "dp_replicate": "data_replicate",
+    "hsdp": "data_replicate", "num_distributed_optimizer_instances": "data_replicate", "exp_avg_dtype": "moment_bytes",
 }  # fmt: skip
 """Names in Megatron, DeepSpeed and torchtitan that are not like those here."""
 

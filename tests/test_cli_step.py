@@ -805,6 +805,19 @@ def test_what_is_not_modelled_is_predicted_as_the_nearest_and_told(tmp_path, col
     assert any(f"{column} {cell.lower()!r} as" in note for note in result.notes)
 
 
+def test_a_row_tells_of_replicas_and_of_parameters_that_stay_gathered(tmp_path):
+    table = told(tmp_path, "sharding,dp_replicate", "HSDP (no reshard after fwd),2")
+    table.write_text(table.read_text().replace(",2,1,8,9000", ",1,1,8,9000"))
+    (run,) = read_runs(str(table))
+    parallel = run.inputs.parallel
+    assert (parallel.sharding, parallel.data_replicate, parallel.reshard_after_forward) == ("full", 2, False)
+    assert run.settings["inputs"] != "counted apart"
+    assert not any(kind in ("not read", "not told") for kind, _ in run.remarks)
+    rows = {run.id: run.inputs.parallel for run in read_runs() if run.inputs is not None}
+    # The published run names it; the others have the default of their framework, and torchtitan's frees parameters.
+    assert [rows[name].reshard_after_forward for name in ("r300", "r302", "r417")] == [False, False, True]
+
+
 def test_heads_of_ulysses_are_a_context_whose_ranks_exchange_heads(tmp_path):
     # 16 GPUs in stages of 8 that share sequences leave one data-parallel rank of two stages.
     table = told(tmp_path, "sequence_parallel,dp", "Ulysses SP8 attention,1")

@@ -762,6 +762,18 @@ def test_sharded_parameters_are_whole_two_layers_at_a_time():
     assert memory["optimizer"] == pytest.approx(12 * share)
 
 
+def test_parameters_that_are_not_freed_are_whole_when_the_backward_pass_begins():
+    # The last of 56 layers but one goes backward with all before it whole, and the embedding, beside gradients of the last.
+    layout = {"global_batch": 256, "sharding": "full", "reshard_after_forward": False}
+    memory = memory_bytes(load_inputs("mixtral-8x22b", "dgx-h100", None, layout, 128))
+    layer = 8 * 3 * 6144 * 16384 + 8 * 6144 + (48 + 2 * 8) * 128 * 6144 + 48 * 128 * 6144
+    words = 32000 * 6144
+    assert memory["parameters"] == pytest.approx(2 * (55 * layer + words))
+    assert memory["gradients"] == pytest.approx(4 * (56 * layer + 2 * words) / 128 + (2 + 4) * layer)
+    with_replicas = load_inputs("mixtral-8x22b", "dgx-h100", None, {**layout, "data_replicate": 16}, 128)
+    assert memory_bytes(with_replicas)["optimizer"] == pytest.approx(12 * (56 * layer + 2 * words) / 8)
+
+
 def test_states_of_two_bytes_are_parameters_gradients_and_moments_in_16_bits():
     layout = {"global_batch": 256, "sharding": "full", "expert": 8, "state_bytes": 2}
     inputs = load_inputs("qwen3-30b-a3b", "dgx-h100", None, layout, 8)

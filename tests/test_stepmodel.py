@@ -17,7 +17,7 @@ from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, catalog_names, lo
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.attention import attention_items, state_space_items
 from lazsim.stepmodel.blocks import blocks_of
-from lazsim.stepmodel.exchange import exchange_of, exchanges_of_step, gradients_of, orthogonal_s
+from lazsim.stepmodel.exchange import exchange_of, exchanges_of_step, orthogonal_s, updated_bytes
 from lazsim.stepmodel.experts import (
     chance_imbalance,
     consecutive_ranks,
@@ -1119,21 +1119,113 @@ def test_sharded_parameters_are_gathered_in_every_micro_batch():
     assert totals[0] == pytest.approx(totals[1])
 
 
-def test_sharded_parameters_go_layer_by_layer_and_those_of_the_head_are_gathered_once():
-    layout = {"overlap_gradients": False, "overlap_parameters": False, "sharding": "full", "global_batch": 16}
-    inputs = inputs_of(gpus=16, expert=16, **layout)
+OWN_EXCHANGES = {"overlap_gradients": False, "overlap_parameters": False}
+
+
+@pytest.mark.parametrize(
+    ("layout", "times", "width", "cast"),
+    [
+        ({}, 2, 2, 0),
+        # What stays gathered for the backward pass comes once.
+        ({"reshard_after_forward": False}, 1, 2, 0),
+        # Parameters of 8 bits are gathered in 8; others are cast in each pass, from 2 bytes to 1.
+        ({"precision": "fp8"}, 2, 1, 0),
+        ({"precision": "fp8", "eight_bit_parameters": False}, 2, 2, 2 * (2 + 1)),
+        ({"precision": "fp8", "eight_bit_parameters": False, "reshard_after_forward": False}, 1, 2, 2 * (2 + 1)),
+    ],
+)
+def test_sharded_parameters_go_layer_by_layer_and_those_of_the_head_are_gathered_once(layout, times, width, cast):
+    inputs = inputs_of(gpus=16, expert=16, sharding="full", global_batch=16, **OWN_EXCHANGES, **layout)
     # 48 layers of 32 heads of 128 and 4 of keys and values, and a gate of 128 experts, which one GPU has alone.
     layer, ends = (2 * 32 + 2 * 4) * 128 * 2048 + 128 * 2048, 151936 * 2048
+    experts = 128 // 16 * 3 * 2048 * 768
 
     def seconds(kernel: str, width: int, params: int) -> float:
         return inputs.collective_s(kernel, width * params, 16, 1)
 
-    gathers = 2 * 48 * seconds("all_gather", 2, layer) + (2 + 1) * seconds("all_gather", 2, ends)
+    gathers = times * 48 * seconds("all_gather", width, layer) + (times + 1) * seconds("all_gather", 2, ends)
     scatters = 48 * seconds("reduce_scatter", 4, layer) + 2 * seconds("reduce_scatter", 4, ends)
-    # Copies out of gathered buffers read and write 2 bytes; those into a scattered one read 2 and write 4.
-    copied = 48 * layer * (2 * 4 + 6) + ends * (2 * 4 + 6) + ends * (4 + 6)
+    # Copies out of gathered buffers read and write what was gathered; those into a scattered one read 2 and write 4.
+    copied = 48 * layer * (times * 2 * width + 6) + ends * (times * 4 + 6) + ends * (4 + 6)
+    copied += 48 * cast * (layer + experts)
     expected = gathers + scatters + copied / inputs.gpu.moved_bytes_per_s
     assert predict_step(inputs).exposed_s["gradient_exchange"] == pytest.approx(expected)
+
+
+def test_replicas_sum_the_gradients_that_their_ranks_own():
+    # Two nodes of eight divide 4e7 parameters each, and both have 1e7 of experts, whole on each of their GPUs. The
+    # eighth of a gradient of 4 bytes goes to the other node and its sum comes back, as those of experts do.
+    inputs = inputs_of(gpus=16, expert=8, data_replicate=2)
+    held = StageParameters(4e7, 1e7)
+    half_s = [inputs.collective_s("reduce_scatter", 4 * params, 2, 8) for params in (4e7 / 8, 1e7)]
+    across = inputs.across_s(inputs.constants.gather_curve_us, 4 * 1e7 / 2, inputs.constants.gather_nic_share)
+    assert half_s[1] == pytest.approx(across + inputs.cluster.network.nic_latency_s)
+    scattered_s = inputs.tables.collective_s("reduce_scatter", 4 * 4e7, 8)
+    assert exchange_of(inputs, held, "reduce_scatter").seconds == pytest.approx(scattered_s + 2 * sum(half_s))
+    # Parameters come from the ranks of a node, and no GPU lacks experts.
+    gathered_s = inputs.tables.collective_s("all_gather", 2 * 4e7, 8)
+    assert exchange_of(inputs, held, "all_gather").seconds == pytest.approx(gathered_s)
+
+
+@pytest.mark.parametrize("sharding", ["optimizer", "full"])
+def test_as_many_replicas_as_ranks_divide_nothing(sharding):
+    layout = {"gpus": 16, "expert": 1, "global_batch": 16, **OWN_EXCHANGES}
+    replicas, whole = (
+        predict_step(inputs_of(**layout, **fields))
+        for fields in ({"sharding": sharding, "data_replicate": 16}, {"sharding": "none"})
+    )
+    assert replicas.memory_bytes["optimizer"] == whole.memory_bytes["optimizer"]
+    if sharding == "optimizer":
+        assert replicas.step_s == pytest.approx(whole.step_s)
+
+
+def test_replicas_divide_ranks_and_copies_of_experts():
+    for replicas, told in ((3, "16 data-parallel ranks"), (4, "2 copies of an expert")):
+        with pytest.raises(SpecError, match=rf"data_replicate \({replicas}\) must divide {told}"):
+            inputs_of(gpus=16, expert=8, data_replicate=replicas)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "layout", "width"),
+    [
+        ("dgx-h100", {"precision": "fp8"}, 1),
+        ("dgx-h100", {"precision": "fp8_block"}, 1),
+        ("dgx-h100", {"precision": "fp8_block", "eight_bit_parameters": False}, 2),
+        # Those of MXFP8 go through a buffer of 16 bits, but for Megatron-FSDP.
+        ("dgx-b200", {"precision": "mxfp8"}, 2),
+        ("dgx-b200", {"precision": "mxfp8", "sharding": "full", "pipeline": 2}, 1),
+        ("dgx-b200", {"precision": "nvfp4"}, 2),
+    ],
+)
+def test_parameters_are_gathered_in_the_bits_that_they_have_and_words_in_16(cluster, layout, width):
+    inputs = inputs_of(cluster=cluster, gpus=8, expert=1, **layout)
+    ranks = 8 // inputs.parallel.pipeline
+    seconds = inputs.collective_s("all_gather", width * 3e7 + 2 * 1e7, ranks, 1)
+    assert exchange_of(inputs, StageParameters(4e7, 0.0), "all_gather", 1e7).seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("layout", "state", "moved"),
+    [
+        # Adam reads gradients twice, weights and two moments, writes these and the parameter, all but this in fp32.
+        ({}, 12, 4 + 4 + 2 * (4 + 4 + 4) + 2),
+        ({"gradient_bytes": 2}, 12, 2 + 4 + 4 + 4 + 2 * (4 + 4 + 4) + 2),
+        # Moments in 16 bits; of weights, the half that parameters lack. Gradients are read as they are.
+        ({"moment_bytes": 2}, 6, 4 + 4 + 2 * (2 + 2 + 2) + 2 + 2),
+        ({"moment_bytes": 2, "gradient_bytes": 2}, 6, 2 + 2 + 2 * (2 + 2 + 2) + 2 + 2),
+        # Parameters in 8 bits have no half of a weight.
+        ({"moment_bytes": 2, "gradient_bytes": 2, "precision": "fp8"}, 8, 2 + 4 + 4 + 4 + 2 * (4 + 2 + 2) + 2),
+    ],
+)
+def test_moments_of_16_bits_take_less_memory_and_move_fewer_bytes(layout, state, moved):
+    inputs = inputs_of(gpus=16, expert=1, **layout)
+    assert memory_bytes(inputs)["optimizer"] == pytest.approx(state * inputs.model.total_params / 16)
+    assert updated_bytes(inputs) == moved
+
+
+def test_moments_of_16_bits_are_those_of_adam():
+    with pytest.raises(SpecError, match="moment_bytes 2 need optimizer = 'adam', not 'muon'"):
+        inputs_of(moment_bytes=2, optimizer="muon")
 
 
 @pytest.mark.parametrize("layout", [{}, {"overlap_expert": True}, {"graphs": "full", "overlap_expert": True}])
@@ -1182,7 +1274,7 @@ def two_parts_a_stage():
 
 def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_the_passes_before():
     inputs, held, schedule = two_parts_a_stage()
-    whole_s, bucket_s = exchange_of(inputs, held, "all_gather", 2)
+    whole_s, bucket_s = exchange_of(inputs, held, "all_gather")
     assert bucket_s == pytest.approx(whole_s / 4)
 
     def exposed(forward: tuple[float, float], second_at: float) -> float:
@@ -1204,7 +1296,7 @@ def test_parameters_of_a_stages_parts_come_one_after_the_other_and_hide_behind_t
 
 def test_gradients_of_a_stages_parts_leave_in_the_order_in_which_they_are_made():
     inputs, held, schedule = two_parts_a_stage()
-    whole_s, bucket_s = gradients_of(inputs, held)
+    whole_s, bucket_s = exchange_of(inputs, held, "reduce_scatter")
     assert bucket_s == pytest.approx(whole_s / 4)
 
     def exposed(made_before_end: tuple[float, float], makes: float) -> float:

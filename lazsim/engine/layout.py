@@ -370,6 +370,8 @@ def layout_costs(
         raise SpecError("a run takes experts that are whole on a GPU: set expert_tensor to 1")
     if system is not None and system.keeps_whole_states:
         parallel = msgspec.structs.replace(parallel, sharding="none")
+    if parallel.data_replicate > 1 and parallel.sharding != "none":
+        raise SpecError("a run divides states over all data-parallel ranks: set data_replicate to 1")
     if system is not None and system.masked_reorder:
         plain: dict[str, Any] = {"dispatcher": "all_to_all", "dispatch_precision": "bf16", "overlap_expert": False}
         parallel = msgspec.structs.replace(parallel, **plain)

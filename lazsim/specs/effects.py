@@ -49,7 +49,9 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
         lambda one: one.expert * one.expert_tensor == 1 or one.schedule == "dualpipe",
         "no GPUs share experts, or dualpipe overlaps their exchanges by itself",
     ),
-    "overlap_parameters": (lambda one: one.sharding == "none", "sharding is none"),
+    **dict.fromkeys(("overlap_parameters", "data_replicate"), (lambda one: one.sharding == "none", "sharding is none")),
+    "reshard_after_forward": (lambda one: not one.gathers_each_time, "it takes sharding full, and no stages"),
+    "moment_bytes": (lambda one: one.state_bytes == 2, "state_bytes is 2"),
     "dispatch_precision": (lambda one: one.expert * one.expert_tensor == 1, "no GPUs share experts"),
     "exchange_multiprocessors": (
         lambda one: (
@@ -58,10 +60,7 @@ BESIDE: Mapping[str, tuple[Callable[[ParallelSpec], bool], str]] = {
         ),
         "it takes GPUs that share experts, and deepep, or hybridep with overlap_expert",
     ),
-    "eight_bit_parameters": (
-        lambda one: one.precision in ("bf16", "nvfp4") or one.sharding == "full",
-        "it takes matmuls of 8 bits, and sharding other than full",
-    ),
+    "eight_bit_parameters": (lambda one: one.precision in ("bf16", "nvfp4"), "it takes matmuls of 8 bits"),
     "graph_attention": (lambda one: one.graphs != "partial", "graphs are not partial"),
 }
 """When a field of a layout has no effect beside the others, and how people are told."""

@@ -53,6 +53,12 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """Parts that data-parallel ranks divide: ``none``, ``optimizer`` states (ZeRO-1), or ``full``, parameters too
     (FSDP). If a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to
     the last, as in ``torch.distributed.pipelining``."""
+    data_replicate: Count = 1
+    """Groups of data-parallel ranks that each divide these parts, and sum gradients with the others (HSDP): torchtitan's
+    ``data_parallel_replicate_degree``, Megatron's ``num_distributed_optimizer_instances``."""
+    reshard_after_forward: bool = True
+    """Whether `full` parameters are freed after each forward pass and gathered again before the backward pass, which
+    frees them in any case (``fully_shard`` of PyTorch). Stages keep them."""
     optimizer: Literal["adam", "muon"] = "adam"
     """``adam``, or ``muon``, which makes each update orthogonal by five Newton-Schulz iterations (arXiv 2502.16982)."""
     gradient_bytes: Literal[2, 4] = 4
@@ -60,13 +66,18 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     state_bytes: Literal[2, 4] = 4
     """Bytes of a number that the optimizer keeps: 4, with weights in fp32 beside those of 16 bits, or 2, with no
     others, as ``torch.optim`` has with parameters in 16 bits."""
+    moment_bytes: Literal[2, 4] = 4
+    """Bytes of a moment where states have 4: 2 is Megatron's precision-aware optimizer with ``exp_avg_dtype`` and
+    ``exp_avg_sq_dtype`` in bf16. Of weights in fp32 it keeps 2 bytes beside parameters of 16 bits, which have the
+    others (``store_param_remainders``), unless matmuls have fewer bits."""
     precision: Precision = "bf16"
     """Operands of the matmuls of layers; the head, attention scores and gradients have 16 bits or more."""
     eight_bit_parts: tuple[Literal["attention", "head"], ...] = ()
     """``attention`` and ``head``, where these have 8 bits, too (mxfp8)."""
     eight_bit_parameters: bool = True
-    """Whether parameters have the 8 bits of their matmuls, or 16 beside copies in 8 (Megatron's ``fp8_param_gather``);
-    beside four bits, they have 16. Memory alone changes by it: exchanges of parameters count 16 bits."""
+    """Whether parameters have the 8 bits of their matmuls, in which they are gathered, or 16 beside copies in 8
+    (Megatron's ``fp8_param_gather``, torchao's ``enable_fsdp_float8_all_gather``); beside four bits, they have 16. Those
+    of ``mxfp8`` are gathered in 16 unless `sharding` is full, as Megatron does."""
     recompute: Recompute = "none"
     """``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again."""
     recomputed: tuple[Recomputed, ...] = ()
@@ -124,6 +135,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
             raise ValueError(f"recompute_stops_early needs recompute = 'full', not {self.recompute!r}")
         if self.eight_bit_parts and self.precision != "mxfp8":
             raise ValueError(f"eight_bit_parts need precision = 'mxfp8', not {self.precision!r}")
+        if self.moment_bytes == 2 and self.optimizer != "adam":
+            raise ValueError(f"moment_bytes 2 need optimizer = 'adam', not {self.optimizer!r}")
         if self.pad_to_capacity and not self.capacity_factor:
             raise ValueError("pad_to_capacity needs a capacity_factor, such as 1.0")
 
@@ -150,8 +163,15 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     @property
     def optimizer_bytes(self) -> int:
         """Bytes that the optimizer keeps of a parameter beside its 16 bits."""
-        states = OPTIMIZER_STATE_BYTES_PER_PARAM[self.optimizer]
-        return states if self.state_bytes == 4 else (states - 4) // 2
+        weight, moments = (4, OPTIMIZER_STATE_BYTES_PER_PARAM[self.optimizer] - 4)
+        if self.state_bytes == 2:
+            return moments // 2
+        return weight - 2 * self.keeps_remainders + moments * self.moment_bytes // 4
+
+    @property
+    def keeps_remainders(self) -> bool:
+        """Whether weights in fp32 are the parameters of 16 bits and what these lack (``OptimizerConfig`` of Megatron)."""
+        return self.state_bytes == 4 and self.moment_bytes == 2 and self.precision == "bf16"
 
     def trained(self, model: ModelSpec) -> ModelSpec:
         """Return a model with the `sequence_length` of this layout, if it has one."""

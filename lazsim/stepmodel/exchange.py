@@ -1,12 +1,13 @@
 """Gradients and parameters between data-parallel ranks, and the optimizer."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
-from lazsim.stepmodel.memory import PARAM_BYTES, StageParameters, vocabulary_parameters
-from lazsim.stepmodel.pipeline import PartTime, Schedule, StagePart, parts_of_stage
+from lazsim.stepmodel.inputs import OPERAND_BYTES, PARAM_BYTES, StepInputs
+from lazsim.stepmodel.memory import StageParameters, vocabulary_parameters
+from lazsim.stepmodel.pipeline import PartTime, Schedule, StagePart, parts_of, parts_of_stage
 
 BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK = 40_000_000, 1_000_000
 """Parameters that are exchanged at once: at least, and for each data-parallel rank (NVIDIA/Megatron-LM, DDP)."""
@@ -24,28 +25,32 @@ class ExchangeTime(NamedTuple):
 
 
 def exchange_of(
-    inputs: StepInputs, params: StageParameters, kernel: str, param_bytes: float, num_layers: int = 0
+    inputs: StepInputs, params: StageParameters, kernel: str, words: float = 0.0, num_layers: int = 0
 ) -> ExchangeTime:
-    """Price an exchange of parameters over all ranks that hold them, bucket by bucket, or layer by layer."""
+    """Price a gather of parameters or a scatter of their gradients, bucket by bucket, or layer by layer.
+
+    It goes over the ranks that divide them, which are neighbours. Then those that own the same gradients sum them, by a
+    scatter and a gather that takes as long (``foreach_reduce`` of PyTorch 2.13). `words` of the dense parameters have
+    16 bits, whatever those of matmuls have.
+    """
     parallel = inputs.parallel
     groups = [
-        (params.dense, inputs.dense_copies, parallel.tensor),
-        (params.expert, inputs.expert_copies, parallel.expert * parallel.expert_tensor),
+        (params.dense, words, inputs.dense_copies, parallel.tensor),
+        (params.expert, 0.0, inputs.expert_copies, parallel.expert * parallel.expert_tensor),
     ]
     seconds = bucket_s = 0.0
-    for held, ranks, stride in groups:
-        if held and ranks > 1:
-            number = num_layers or math.ceil(held / max(BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK * ranks))
-            each_s = inputs.collective_s(kernel, param_bytes * held / number, ranks, stride)
+    for held, wide, copies, stride in groups:
+        owners = inputs.num_owners(copies)
+        if held and copies > 1:
+            number = num_layers or math.ceil(held / max(BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK * copies))
+            gathered = inputs.gathered_bytes * (held - wide) + PARAM_BYTES * wide
+            each_bytes = (gathered if kernel == "all_gather" else parallel.gradient_bytes * held) / number
+            each_s = inputs.collective_s(kernel, each_bytes, owners, stride)
+            if kernel == "reduce_scatter":
+                each_s += 2 * inputs.collective_s(kernel, each_bytes / owners, copies // owners, owners * stride)
             seconds += number * each_s
             bucket_s = max(bucket_s, each_s)
     return ExchangeTime(seconds, bucket_s)
-
-
-def gradients_of(inputs: StepInputs, params: StageParameters) -> ExchangeTime:
-    """Price the sum of the gradients of a part: scattered, and gathered again where nothing is sharded."""
-    once = exchange_of(inputs, params, "reduce_scatter", inputs.parallel.gradient_bytes)
-    return ExchangeTime(2 * once.seconds, 2 * once.bucket_s) if inputs.parallel.sharding == "none" else once
 
 
 def exchanges_of_step(
@@ -59,18 +64,16 @@ def exchanges_of_step(
     parallel = inputs.parallel
     if parallel.gathers_each_time:
         return 0.0, 0.0
-    nothing, is_divided = ExchangeTime(0.0, 0.0), parallel.sharding != "none"
+    whole = list(zip(params, parts_of(inputs.model, parallel), strict=True))
     prices = {
-        held: (
-            gradients_of(inputs, held),
-            exchange_of(inputs, held, "all_gather", PARAM_BYTES) if is_divided else nothing,
-        )
-        for held in set(params)
+        (held, part): [exchange_of(inputs, held, kernel, words) for kernel in ("reduce_scatter", "all_gather")]
+        for held, part in set(whole)
+        for words in [vocabulary_parameters(inputs.model, parallel, [part])]
     }
     exposed_s = all_s = 0.0
     for stage in range(parallel.pipeline):
         parts = parts_of_stage(parallel, stage)
-        gradients, gathers = ({part: prices[params[part]][which] for part in parts} for which in (0, 1))
+        gradients, gathers = ({part: prices[whole[part]][which] for part in parts} for which in (0, 1))
         gradient_s, gather_s = (math.fsum(one.seconds for one in some.values()) for some in (gradients, gathers))
         late_s, early_s = gradient_s, gather_s
         if parallel.overlap_gradients:
@@ -109,21 +112,20 @@ def sharded_exchange(
 
     The `units` are the embedding, the layers and the head, with the number of layers in each. The parameters of one
     are gathered before its forward pass and again before its backward pass, which scatters gradients, beside the pass
-    of another (``fully_shard`` of PyTorch 2.13); not the head's, which goes back at once (torchtitan 0.3). The first
-    gather and the last scatter, of the embedding, have nothing to hide behind, nor have copies from the buffer of a
-    gather and to that of a scatter. Where both passes run at once, which saves `saved_s`, so do their exchanges, and
-    share the time.
+    of another (``fully_shard`` of PyTorch 2.13); not the head's, which goes back at once (torchtitan 0.3), and none
+    that stay gathered. The first gather and the last scatter, of the embedding, have nothing to hide behind, nor have
+    copies from the buffer of a gather and to that of a scatter, nor casts of what is gathered in 16 bits to fewer,
+    which each pass makes anew (``Float8Linear`` of torchao 0.18). Where both passes run at once, which saves
+    `saved_s`, so do their exchanges, and share the time.
     """
     parallel = inputs.parallel
     prices = [
-        (
-            exchange_of(inputs, params, "all_gather", PARAM_BYTES, number).seconds,
-            exchange_of(inputs, params, "reduce_scatter", parallel.gradient_bytes, number).seconds,
-        )
-        for params, number in units
+        [exchange_of(inputs, params, kernel, words, number).seconds for kernel in ("all_gather", "reduce_scatter")]
+        for (params, number), words in zip(units, (units[0][0].dense, 0.0, units[-1][0].dense), strict=True)
     ]
     gathers_s, scatters_s = zip(*prices, strict=True)
-    times_s = math.fsum(gathers_s), math.fsum((*gathers_s[:-1], *scatters_s))
+    again = len(units) - 1 if parallel.reshard_after_forward else 0
+    times_s = math.fsum(gathers_s), math.fsum((*gathers_s[:again], *scatters_s))
     ends_s, overlaps = prices[0], (parallel.overlap_parameters, parallel.overlap_gradients)
     behind_s = [forward_s, backward_s]
     if saved_s:
@@ -133,12 +135,16 @@ def sharded_exchange(
         for each_s, beside_s, end_s, overlap in zip(times_s, behind_s, ends_s, overlaps, strict=True)
     )
     hidden_s = math.fsum(times_s) - exposed_s
+    gathers = [2] * again + [1] * (len(units) - again)
+    widths = (PARAM_BYTES, inputs.gathered_bytes, PARAM_BYTES)
     copied = [
-        held * (gathers * 2 * PARAM_BYTES + PARAM_BYTES + parallel.gradient_bytes)
-        for (params, _), gathers in zip(units, [2] * (len(units) - 1) + [1], strict=True)
+        held * (number * 2 * width + PARAM_BYTES + parallel.gradient_bytes)
+        for (params, _), number, width in zip(units, gathers, widths, strict=True)
         for held, copies in zip(params, (inputs.dense_copies, inputs.expert_copies), strict=True)
-        if copies > 1
+        if inputs.num_owners(copies) > 1
     ]
+    if inputs.quantised and inputs.gathered_bytes == PARAM_BYTES:
+        copied += [2 * (PARAM_BYTES + OPERAND_BYTES[parallel.precision]) * math.fsum(units[1][0])]
     copies_s = math.fsum(copied) / inputs.gpu.moved_bytes_per_s
     return ShardedExchange(exposed_s + copies_s, hidden_s, slowed_by(inputs, hidden_s))
 
@@ -152,30 +158,43 @@ def slowed_by(inputs: StepInputs, hidden_s: float) -> float:
 def optimizer_s(inputs: StepInputs, params: StageParameters, parts: Sequence[StagePart]) -> tuple[float, float]:
     """Return the time to update the parameters whose states a GPU holds, and that to move these from the host and back.
 
-    Without sharding, it holds those of all its parameters. A gradient of 16 bits is copied to fp32 before
-    (``_copy_model_grads_to_main_grads`` of NVIDIA/Megatron-LM 0.16.1). Of all its parameters, buffers of gradients are
-    zeroed, and copies in fewer bits are made.
+    Without sharding, it holds those of all its parameters. Of all its parameters, buffers of gradients are zeroed, and
+    copies in fewer bits are made, unless each pass makes them.
     """
     parallel, rate = inputs.parallel, inputs.gpu.moved_bytes_per_s
-    owners = (1, 1) if parallel.sharding == "none" else (inputs.dense_copies, inputs.expert_copies)
-    owned = StageParameters(params.dense / owners[0], params.expert / owners[1])
-    moved_bytes = inputs.constants.optimizer_bytes_per_param
-    if parallel.state_bytes == PARAM_BYTES:
-        # Half of each number, and there are no weights beside the parameters to write.
-        moved_bytes = (moved_bytes - PARAM_BYTES) / 2
-    elif parallel.gradient_bytes == PARAM_BYTES:
-        moved_bytes += PARAM_BYTES + 4
+    owned = math.fsum(inputs.owned(*params))
     words = vocabulary_parameters(inputs.model, parallel, parts)
     zeroed = parallel.gradient_bytes * math.fsum(params) if parallel.sharding != "full" else 0.0
-    copied = (PARAM_BYTES + 2 * OPERAND_BYTES[parallel.precision]) * (math.fsum(params) - words) * inputs.quantised
-    seconds = (moved_bytes * math.fsum(owned) + zeroed + copied) / rate
+    copied = 0.0
+    if inputs.quantised and not parallel.gathers_each_time:
+        copied = (PARAM_BYTES + 2 * OPERAND_BYTES[parallel.precision]) * (math.fsum(params) - words)
+    seconds = (updated_bytes(inputs) * owned + zeroed + copied) / rate
     if parallel.optimizer == "muon":
-        dense_s, expert_s = orthogonal_s(inputs)
-        seconds += (params.dense - words) / owners[0] * dense_s + owned.expert * expert_s
+        matrices = inputs.owned(params.dense - words, params.expert)
+        seconds += math.fsum(map(operator.mul, matrices, orthogonal_s(inputs)))
     moved = 0.0
     if "optimizer" in parallel.offloaded:
-        moved = 2 * parallel.optimizer_bytes * math.fsum(owned)
+        moved = 2 * parallel.optimizer_bytes * owned
     return seconds, moved / inputs.cluster.host.link_bytes_per_s
+
+
+def updated_bytes(inputs: StepInputs) -> float:
+    """Return the bytes that an update reads and writes for each parameter.
+
+    A gradient of 16 bits is copied to fp32 before (``_copy_model_grads_to_main_grads`` of NVIDIA/Megatron-LM 0.16.1),
+    unless the optimizer and its norm read it as it is, as where weights are parameters and remainders.
+    """
+    parallel, moved = inputs.parallel, inputs.constants.optimizer_bytes_per_param
+    if parallel.state_bytes == 2:
+        # Half of each number, and there are no weights beside the parameters to write.
+        return (moved - PARAM_BYTES) / 2
+    if parallel.moment_bytes == 2:
+        # Two moments are read and written.
+        moved -= 4 * (4 - 2)
+    if parallel.keeps_remainders:
+        # Parameters are read for half of a weight, of which the other is read and written.
+        return moved - 2 - 2 * (4 - parallel.gradient_bytes)
+    return moved + (PARAM_BYTES + 4 if parallel.gradient_bytes == 2 else 0)
 
 
 def orthogonal_s(inputs: StepInputs) -> list[float]:

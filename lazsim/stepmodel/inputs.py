@@ -17,6 +17,8 @@ from lazsim.units import counted
 SCALED_BY_TENSOR_CORES = ("mxfp8", "nvfp4")
 """Precisions of GPUs that have matmuls with four bits, too: those before Blackwell scale no blocks of numbers."""
 
+PARAM_BYTES = 2
+
 LATENT_WIDTH = 192 + 128
 """Queries and values of the measured heads of latent attention, those of DeepSeek-V3."""
 
@@ -78,6 +80,25 @@ class StepInputs:
         """GPUs that hold the same parameters of experts."""
         experts = self.parallel.pipeline * self.parallel.expert * self.parallel.expert_tensor
         return self.num_gpus // experts * self.parallel.stages_of_part
+
+    def num_owners(self, copies: int) -> int:
+        """Return the GPUs that divide what `sharding` divides of parameters of which there are as many copies."""
+        return 1 if self.parallel.sharding == "none" else copies // self.parallel.data_replicate
+
+    def owned(self, dense: float, expert: float) -> tuple[float, float]:
+        """Return the dense parameters, and those of experts, whose states a GPU has, of those that it computes with."""
+        return dense / self.num_owners(self.dense_copies), expert / self.num_owners(self.expert_copies)
+
+    @property
+    def gathered_bytes(self) -> float:
+        """Bytes of a matmul's parameter that is gathered.
+
+        NVIDIA/Megatron-LM 0.16.1 gathers 8 bits with scales of tensors or of 128 numbers, and those of MXFP8 by way of
+        16 (``_ParamAndGradBuffer.shared_buffer``); Megatron-FSDP 0.6.1 gathers all that have 8.
+        """
+        parallel = self.parallel
+        in_eight = ("fp8", "fp8_block", *["mxfp8"] * (parallel.sharding == "full"))
+        return 1.0 if parallel.eight_bit_parameters and parallel.precision in in_eight else PARAM_BYTES
 
     @property
     def num_micro_batches(self) -> int:
@@ -275,10 +296,15 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         )
     tensor, pipeline, context = parallel.tensor, parallel.pipeline, parallel.context
     gpus, cut = f"the {counted(num_gpus, 'GPU')}", tensor * context
+    data = num_gpus // parallel.gpus_per_replica
+    groups = 1 if parallel.sharding == "none" else parallel.data_replicate
+    expert_copies = num_gpus // (pipeline * parallel.expert * parallel.expert_tensor)
     heads, scanned = attention.num_heads if attention else cut, space.num_heads if space else cut
     divisions = [
         ("tensor x pipeline x context", parallel.gpus_per_replica, num_gpus, gpus),
         ("pipeline x expert x expert_tensor", pipeline * parallel.expert * parallel.expert_tensor, num_gpus, gpus),
+        ("data_replicate", groups, data, counted(data, "data-parallel rank")),
+        ("data_replicate", groups, expert_copies, counted(expert_copies, "copy", "copies") + " of an expert"),
         ("expert", parallel.expert, model.num_experts, f"{model.num_experts} experts"),
         ("expert_tensor", parallel.expert_tensor, model.d_ff_expert, f"the {model.d_ff_expert} columns of an expert"),
         ("tensor", tensor, heads, f"{heads} attention heads"),
@@ -301,7 +327,6 @@ def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> Non
         raise SpecError(f"tensor ({tensor}) must divide {keys} key-value heads, or be a multiple of them")
     if context > 1 and attention and attention.index_heads:
         raise SpecError(f"context ({context}) must be 1: NVIDIA/Megatron-LM divides no sequences of sparse attention")
-    data = num_gpus // parallel.gpus_per_replica
     micro_batches, rest = divmod(parallel.global_batch, data * parallel.micro_batch)
     if rest or not micro_batches:
         raise SpecError(

@@ -10,11 +10,9 @@ from typing import NamedTuple
 from lazsim.specs import ModelSpec, ParallelSpec
 from lazsim.stepmodel.experts import lasting_imbalance
 from lazsim.stepmodel.indexer import indexer_bytes
-from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
+from lazsim.stepmodel.inputs import OPERAND_BYTES, PARAM_BYTES, StepInputs
 from lazsim.stepmodel.passes import kept_passes, warm_up_parts
 from lazsim.stepmodel.pipeline import StagePart, parts_of, parts_of_stage
-
-PARAM_BYTES = 2
 
 LOGIT_BYTES, SOFTMAX_BYTES = 2, 4
 """Logits in 16 bits, which go with the loss, and their softmax in fp32, which stays and becomes their gradient."""
@@ -125,7 +123,7 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
     what chance does differs from layer to layer, evens out, and counts nothing. Beside its own micro-batches, a GPU
     keeps those of others that wait for later stages, as many as of its own; the one that it computes is one of either.
     Where parameters are gathered layer by layer, what is divided are the master weights, and two layers are whole, one
-    ahead, with the gradients of one (``fully_shard`` of PyTorch). Fragmentation is left out.
+    ahead, with the gradients of one (``fully_shard`` of PyTorch); or all, where they stay. Fragmentation is left out.
     """
     parallel = inputs.parallel
     parts = parts_of(inputs.model, parallel)
@@ -145,16 +143,20 @@ def memory_bytes(inputs: StepInputs, rerouted: float = 0.0) -> Mapping[str, floa
 
 def _gathered_bytes(inputs: StepInputs, part: StagePart) -> tuple[float, float]:
     """Return the bytes of parameters and gradients that are whole while a layer with most goes backward."""
-    parallel, nothing = inputs.parallel, StageParameters(0.0, 0.0)
+    parallel, needs = inputs.parallel, list[tuple[float, float]]()
+    stay = not parallel.reshard_after_forward
     # Of equal layers the first, the last and one between have other neighbours.
-    names = [name for name, number in part for _ in range(min(number, 3))]
+    names = [name for name, number in part for _ in range(number if stay else min(number, 3))]
     layers = part_parameters(inputs.model, parallel, [((name, 1),) for name in names])
-    needs = []
-    for before, layer, after in zip([nothing, *layers[:-1]], layers, [*layers[1:], nothing], strict=True):
-        copies = inputs.dense_copies, inputs.expert_copies
-        ahead = math.fsum(number for number, ranks in zip(before, copies, strict=True) if ranks > 1)
-        gradients = PARAM_BYTES * math.fsum(layer) + parallel.gradient_bytes * math.fsum(after)
-        needs.append((PARAM_BYTES * (math.fsum(layer) + ahead), gradients))
+    owners = [inputs.num_owners(copies) for copies in (inputs.dense_copies, inputs.expert_copies)]
+    number_bytes = [PARAM_BYTES if name in ("embedding", "head") else inputs.gathered_bytes for name in names]
+    whole = [each * math.fsum(layer) for each, layer in zip(number_bytes, layers, strict=True)]
+    for index, layer in enumerate(layers):
+        ahead = [number for number, ranks in zip(layers[index - 1], owners, strict=True) if ranks > 1 and index]
+        others = whole[:index] if stay else [number_bytes[index - 1] * number for number in ahead]
+        after = math.fsum(itertools.chain(*layers[index + 1 : index + 2]))
+        gradients = PARAM_BYTES * math.fsum(layer) + parallel.gradient_bytes * after
+        needs.append((math.fsum([whole[index], *others]), gradients))
     return max(needs, key=math.fsum)
 
 
@@ -164,7 +166,7 @@ def _stage_bytes(
 ) -> dict[str, float]:  # fmt: skip
     parallel = inputs.parallel
     held = dense + expert
-    divided = dense / inputs.dense_copies + expert / inputs.expert_copies
+    owned = math.fsum(inputs.owned(dense, expert))
     pipeline, most = parallel.pipeline, len(parts) * inputs.num_micro_batches
     kept: list[tuple[int, ...]]
     if parallel.schedule == "dualpipe":
@@ -178,9 +180,7 @@ def _stage_bytes(
     part_bytes = [math.fsum(number * layers[name].kept for name, number in part) for part in parts]
     kept_bytes = max(math.fsum(map(operator.mul, numbers, part_bytes)) for numbers in kept)
     kept_bytes *= 1 + math.ceil(rerouted * min(in_flight - 1, most)) / min(in_flight, most)
-    optimizer_bytes = parallel.optimizer_bytes * (held if parallel.sharding == "none" else divided)
-    if "optimizer" in parallel.offloaded:
-        optimizer_bytes = 0.0
+    optimizer_bytes = 0.0 if "optimizer" in parallel.offloaded else parallel.optimizer_bytes * owned
     # Each layer for further tokens has a pass of the head and a loss of its own.
     num_losses = sum(number for name, number in itertools.chain(*parts) if name in ("head", "mtp"))
     word_bytes = LOGIT_BYTES * (num_losses > 0) + SOFTMAX_BYTES * num_losses
@@ -192,9 +192,9 @@ def _stage_bytes(
     in_buffers = ranks if parallel.dispatcher == "hybridep" and ranks > 1 else 0
     parameters, gradients = PARAM_BYTES * held, parallel.gradient_bytes * held
     if parallel.gathers_each_time:
-        parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * divided
+        parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * owned
         # Weights in fp32 are among the states of the optimizer.
-        parameters += PARAM_BYTES * divided if parallel.state_bytes == PARAM_BYTES else 0.0
+        parameters += PARAM_BYTES * owned if parallel.state_bytes == PARAM_BYTES else 0.0
     elif inputs.quantised and parallel.sharding != "full":
         # Matmuls read a copy along each axis.
         is_beside = not parallel.eight_bit_parameters or parallel.precision == "nvfp4"

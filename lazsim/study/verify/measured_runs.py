@@ -38,6 +38,8 @@ from lazsim.study.verify.measured_models import Lookup, catalogued_name
 
 RUNS, SOURCES = "measured/training.csv", "measured/sources.toml"
 
+HYBRIDS = ("hsdp", "hybrid_shard")
+
 CHOICES = {
     "precision": {
         "fp8_cs": "fp8", "fp8_ds": "fp8", "fp8_sc": "fp8_block", "bf16": "bf16", "mxfp8": "mxfp8", "nvfp4": "nvfp4",
@@ -47,7 +49,7 @@ CHOICES = {
     "cuda_graph": {"full_iteration": "full", "full": "full", "transformer_engine": "partial", "partial": "partial"},
     "sharding": {
         "zero1_dist_optimizer": "optimizer", "zero1": "optimizer", "optimizer": "optimizer",
-        **dict.fromkeys(("fsdp", "fsdp2", "megatron_fsdp", "zero3", "full"), "full"), "none": "none",
+        **dict.fromkeys(("fsdp", "fsdp2", "megatron_fsdp", "zero3", "full", *HYBRIDS), "full"), "none": "none",
     },
     "optimizer": {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"},
 }  # fmt: skip
@@ -86,7 +88,7 @@ LEARNED = ("real", "aux", "learned")
 ROUTINGS = ("balance", "drop", *LEARNED, "fake")
 """Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
 
-XLA = "(xla)"
+XLA, KEPT = "(xla)", r"no.reshard"
 
 OWN, NEAREST, UNKNOWN_INPUTS, APART = "all known", "of the nearest recipe", "some unknown", "counted apart"
 """How well the inputs of a row are known, its setting `inputs`."""
@@ -110,6 +112,7 @@ DEFAULTS = {
 
 SIZES = {
     "tensor": "tp", "pipeline": "pp", "context": "cp", "expert": "ep", "expert_tensor": "etp", "micro_batch": "mbs",
+    "data_replicate": "dp_replicate",
 }  # fmt: skip
 OVERLAPS = {
     "overlap_expert": "a2a_overlap", "overlap_gradients": "grad_reduce_overlap",
@@ -139,6 +142,7 @@ class Recipes(Spec, frozen=True, kw_only=True):
     gradient_bytes: Literal[2, 4] = 4
     """Bytes in which a gradient is reduced."""
     state_bytes: Literal[2, 4] = 4
+    reshard_after_forward: bool = True
     """See `lazsim.specs.ParallelSpec`."""
     is_tuned: bool = False
     """Whether they are the ``perf_recipes`` of NVIDIA-NeMo/Megatron-Bridge."""
@@ -214,6 +218,8 @@ def _plain(row: Cells) -> tuple[Cells, list[str]]:
         elif word:
             instead.append(f"{column} {cell!r} as {word}")
             cells[column] = word
+    if (sharding := cells.get("sharding", "")).startswith(HYBRIDS) and cells.get("dp_replicate", "") in UNKNOWN:
+        instead.append(f"sharding {sharding!r} as fsdp")
     return cells, instead
 
 
@@ -416,7 +422,7 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     elif cells.get("capacity_factor", "")[:1].isdigit() and not drops:
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
     for column in CHOICES:
-        if " (" in cells.get(column, "") and XLA not in cells[column]:
+        if " (" in cells.get(column, "") and not (XLA in cells[column] or re.search(KEPT, cells[column])):
             yield f"words in brackets of {shown[column]}"
     ranks, micro_batches = cell_number(row, "dp"), cell_number(row, "microbatches_per_step")
     if ranks > 0 and ranks not in (inputs.data, inputs.data * parallel.context):
@@ -440,7 +446,7 @@ def _layout(row: Cells) -> ParallelSpec:
     recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
     capacity = row.get("capacity_factor", "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
     capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
-    recipes = _recipes(row.get("source_family", ""))
+    recipes, in_pytorch = _recipes(row.get("source_family", "")), row.get("sharding", "").startswith(("fsdp", *HYBRIDS))
     sizes: dict[str, Any] = {ours: cell_whole(row, theirs) or 1 for ours, theirs in SIZES.items()}
     ulysses = re.search(r"ulysses\D*(\d+)", row.get("sequence_parallel", "").lower())
     if ulysses and sizes["context"] in (1, int(ulysses[1])):
@@ -455,14 +461,15 @@ def _layout(row: Cells) -> ParallelSpec:
         "sharding": _choice(row, "sharding", "none" if row.get("distributed_optimizer") == "0" else "optimizer"),
         "optimizer": _choice(row, "optimizer", "adam"),
         "state_bytes": recipes.state_bytes,
+        "reshard_after_forward": recipes.reshard_after_forward and not re.search(KEPT, row.get("sharding", "")),
         "gradient_bytes": recipes.gradient_bytes,
         "precision": (precision := _choice(row, "precision", "bf16")),
-        # So the recipes of Megatron-Bridge 0.6.2 have it.
-        "eight_bit_parameters": precision != "fp8_block",
+        # So the recipes of Megatron-Bridge 0.6.2 have it; torchao gathers 16 bits by default.
+        "eight_bit_parameters": precision != "fp8_block" and not in_pytorch,
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
         # A framework that shards with PyTorch recomputes with it, too.
-        "recompute_stops_early": recompute == "full" and "fsdp" in row.get("sharding", "").partition(" (")[0],
+        "recompute_stops_early": recompute == "full" and in_pytorch,
         "offloaded": cell_words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
         "dispatcher": _choice(row, "dispatcher", "all_to_all") if sizes["expert"] > 1 else "all_to_all",
@@ -487,14 +494,16 @@ def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
 
     Mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but for DeepSeek-V3 on
     GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``). The dispatcher has those of
-    ``moe_hybridep_num_sms``, but for Nemotron 3 Nano.
+    ``moe_hybridep_num_sms``, but for Nemotron 3 Nano. DeepSeek-V3 has the precision-aware optimizer (``deepseek_v3.py``
+    of 0.3.1).
     """
     model, system = catalogued_name(row["model_key"]), catalogued_name(row["system"])
     is_wide = row.get("dispatcher") == "hybridep" and not model.startswith("nemotron-3-nano")
     parts = ["attention"] * ((model, system) != ("deepseek-v3", "gb200-nvl72"))
     parts += ["head"] * model.startswith(("deepseek-v3", "gpt-oss"))
     has_parts = (fields["precision"], fields["graphs"]) == ("mxfp8", "full")
-    return {"eight_bit_parts": parts * has_parts, "exchange_multiprocessors": 32 * is_wide}
+    moments = 2 if model.startswith("deepseek-v3") else 4
+    return {"eight_bit_parts": parts * has_parts, "exchange_multiprocessors": 32 * is_wide, "moment_bytes": moments}
 
 
 @functools.cache
