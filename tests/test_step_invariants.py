@@ -763,7 +763,7 @@ def test_sharded_parameters_are_whole_two_layers_at_a_time():
 
 
 def test_parameters_that_are_not_freed_are_whole_when_the_backward_pass_begins():
-    # The last of 56 layers but one goes backward with all before it whole, and the embedding, beside gradients of the last.
+    # The last layer but one goes backward with all before it whole, and the embedding, beside gradients of the last.
     layout = {"global_batch": 256, "sharding": "full", "reshard_after_forward": False}
     memory = memory_bytes(load_inputs("mixtral-8x22b", "dgx-h100", None, layout, 128))
     layer = 8 * 3 * 6144 * 16384 + 8 * 6144 + (48 + 2 * 8) * 128 * 6144 + 48 * 128 * 6144

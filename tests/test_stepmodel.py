@@ -1179,6 +1179,21 @@ def test_as_many_replicas_as_ranks_divide_nothing(sharding):
         assert replicas.step_s == pytest.approx(whole.step_s)
 
 
+def test_ranks_of_more_than_a_rack_spread_over_whole_racks():
+    # 128 ranks fill two racks of 72 to 64. Half of what a rank sends leaves the rack, and a NIC carries a 64th of half
+    # of a gather.
+    inputs = inputs_of("deepseek-v3", "gb200-nvl72", gpus=128, expert=128)
+    inputs = replace(inputs, cluster=override(inputs.cluster, {"network.nic_bytes_per_s": "x0.1"}, "cluster"))
+
+    def across_s(num_bytes: float, share: float) -> float:
+        return inputs.across_s(inputs.constants.gather_curve_us, num_bytes, share)
+
+    sent = 2 * 7168 * 8 * inputs.own_tokens
+    assert exchange_s(inputs) == pytest.approx(across_s(sent / 2, inputs.constants.all_to_all_nic_share))
+    gathered_s = across_s(2**34 / 2 / 64, inputs.constants.gather_nic_share) + inputs.cluster.network.nic_latency_s
+    assert inputs.collective_s("all_gather", 2**34, 128, 1) == pytest.approx(gathered_s)
+
+
 def test_replicas_divide_ranks_and_copies_of_experts():
     for replicas, told in ((3, "16 data-parallel ranks"), (4, "2 copies of an expert")):
         with pytest.raises(SpecError, match=rf"data_replicate \({replicas}\) must divide {told}"):

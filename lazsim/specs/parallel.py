@@ -54,8 +54,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     (FSDP). If a pipeline has stages, these stay gathered, and gradients whole, from the first micro-batch of a step to
     the last, as in ``torch.distributed.pipelining``."""
     data_replicate: Count = 1
-    """Groups of data-parallel ranks that each divide these parts, and sum gradients with the others (HSDP): torchtitan's
-    ``data_parallel_replicate_degree``, Megatron's ``num_distributed_optimizer_instances``."""
+    """Groups of data-parallel ranks that each divide these parts, and sum gradients with the others (HSDP):
+    ``data_parallel_replicate_degree`` of torchtitan, ``num_distributed_optimizer_instances`` of Megatron."""
     reshard_after_forward: bool = True
     """Whether `full` parameters are freed after each forward pass and gathered again before the backward pass, which
     frees them in any case (``fully_shard`` of PyTorch). Stages keep them."""
@@ -76,8 +76,8 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     """``attention`` and ``head``, where these have 8 bits, too (mxfp8)."""
     eight_bit_parameters: bool = True
     """Whether parameters have the 8 bits of their matmuls, in which they are gathered, or 16 beside copies in 8
-    (Megatron's ``fp8_param_gather``, torchao's ``enable_fsdp_float8_all_gather``); beside four bits, they have 16. Those
-    of ``mxfp8`` are gathered in 16 unless `sharding` is full, as Megatron does."""
+    (Megatron's ``fp8_param_gather``, torchao's ``enable_fsdp_float8_all_gather``); beside four bits, they have 16.
+    Those of ``mxfp8`` are gathered in 16 unless `sharding` is full, as Megatron does."""
     recompute: Recompute = "none"
     """``none``, ``selective`` (the `recomputed` modules), or ``full``: every layer's forward pass again."""
     recomputed: tuple[Recomputed, ...] = ()
@@ -163,14 +163,14 @@ class ParallelSpec(Spec, frozen=True, kw_only=True):
     @property
     def optimizer_bytes(self) -> int:
         """Bytes that the optimizer keeps of a parameter beside its 16 bits."""
-        weight, moments = (4, OPTIMIZER_STATE_BYTES_PER_PARAM[self.optimizer] - 4)
+        moments = OPTIMIZER_STATE_BYTES_PER_PARAM[self.optimizer] - 4
         if self.state_bytes == 2:
             return moments // 2
-        return weight - 2 * self.keeps_remainders + moments * self.moment_bytes // 4
+        return (2 if self.keeps_remainders else 4) + moments * self.moment_bytes // 4
 
     @property
     def keeps_remainders(self) -> bool:
-        """Whether weights in fp32 are the parameters of 16 bits and what these lack (``OptimizerConfig`` of Megatron)."""
+        """Whether weights in fp32 are parameters of 16 bits and what these lack (``OptimizerConfig`` of Megatron)."""
         return self.state_bytes == 4 and self.moment_bytes == 2 and self.precision == "bf16"
 
     def trained(self, model: ModelSpec) -> ModelSpec:

@@ -39,8 +39,7 @@ def exchange_of(
         (params.expert, 0.0, inputs.expert_copies, parallel.expert * parallel.expert_tensor),
     ]
     seconds = bucket_s = 0.0
-    for held, wide, copies, stride in groups:
-        owners = inputs.num_owners(copies)
+    for (held, wide, copies, stride), owners in zip(groups, inputs.owners, strict=True):
         if held and copies > 1:
             number = num_layers or math.ceil(held / max(BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK * copies))
             gathered = inputs.gathered_bytes * (held - wide) + PARAM_BYTES * wide
@@ -140,8 +139,8 @@ def sharded_exchange(
     copied = [
         held * (number * 2 * width + PARAM_BYTES + parallel.gradient_bytes)
         for (params, _), number, width in zip(units, gathers, widths, strict=True)
-        for held, copies in zip(params, (inputs.dense_copies, inputs.expert_copies), strict=True)
-        if inputs.num_owners(copies) > 1
+        for held, owners in zip(params, inputs.owners, strict=True)
+        if owners > 1
     ]
     if inputs.quantised and inputs.gathered_bytes == PARAM_BYTES:
         copied += [2 * (PARAM_BYTES + OPERAND_BYTES[parallel.precision]) * math.fsum(units[1][0])]
@@ -162,7 +161,7 @@ def optimizer_s(inputs: StepInputs, params: StageParameters, parts: Sequence[Sta
     copies in fewer bits are made, unless each pass makes them.
     """
     parallel, rate = inputs.parallel, inputs.gpu.moved_bytes_per_s
-    owned = math.fsum(inputs.owned(*params))
+    owned = math.fsum(map(operator.truediv, params, inputs.owners))
     words = vocabulary_parameters(inputs.model, parallel, parts)
     zeroed = parallel.gradient_bytes * math.fsum(params) if parallel.sharding != "full" else 0.0
     copied = 0.0
@@ -170,7 +169,7 @@ def optimizer_s(inputs: StepInputs, params: StageParameters, parts: Sequence[Sta
         copied = (PARAM_BYTES + 2 * OPERAND_BYTES[parallel.precision]) * (math.fsum(params) - words)
     seconds = (updated_bytes(inputs) * owned + zeroed + copied) / rate
     if parallel.optimizer == "muon":
-        matrices = inputs.owned(params.dense - words, params.expert)
+        matrices = map(operator.truediv, (params.dense - words, params.expert), inputs.owners)
         seconds += math.fsum(map(operator.mul, matrices, orthogonal_s(inputs)))
     moved = 0.0
     if "optimizer" in parallel.offloaded:

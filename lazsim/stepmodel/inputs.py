@@ -81,13 +81,12 @@ class StepInputs:
         experts = self.parallel.pipeline * self.parallel.expert * self.parallel.expert_tensor
         return self.num_gpus // experts * self.parallel.stages_of_part
 
-    def num_owners(self, copies: int) -> int:
-        """Return the GPUs that divide what `sharding` divides of parameters of which there are as many copies."""
-        return 1 if self.parallel.sharding == "none" else copies // self.parallel.data_replicate
-
-    def owned(self, dense: float, expert: float) -> tuple[float, float]:
-        """Return the dense parameters, and those of experts, whose states a GPU has, of those that it computes with."""
-        return dense / self.num_owners(self.dense_copies), expert / self.num_owners(self.expert_copies)
+    @property
+    def owners(self) -> tuple[int, int]:
+        """GPUs that divide what `sharding` divides of dense parameters, and of those of experts."""
+        if self.parallel.sharding == "none":
+            return 1, 1
+        return self.dense_copies // self.parallel.data_replicate, self.expert_copies // self.parallel.data_replicate
 
     @property
     def gathered_bytes(self) -> float:
@@ -121,15 +120,15 @@ class StepInputs:
         return self.cluster.gpus_per_domain or self.cluster.gpus_per_node * self.cluster.nodes_per_server
 
     @cached_property
-    def num_domains(self) -> float:
-        """Domains over which the GPUs of a group of experts spread, 1 or more; neighbours share matrices."""
-        return max(1.0, self.parallel.expert * self.parallel.expert_tensor / self.domain)
+    def num_domains(self) -> int:
+        """Domains over which the GPUs of a group of experts spread evenly; neighbours share matrices."""
+        return math.ceil(self.parallel.expert * self.parallel.expert_tensor / self.domain)
 
     @cached_property
-    def num_pods(self) -> float:
-        """Pods over which the expert-parallel ranks spread, 1 or more; leaf switches join a pod at the rate of NICs."""
+    def num_pods(self) -> int:
+        """Pods over which the expert-parallel ranks spread evenly; leaf switches join a pod at the rate of NICs."""
         pod = (self.cluster.network.nodes_per_pod or self.cluster.num_nodes) * self.cluster.gpus_per_node
-        return max(1.0, self.parallel.expert * self.parallel.expert_tensor / pod)
+        return math.ceil(self.parallel.expert * self.parallel.expert_tensor / pod)
 
     @cached_property
     def nic_bytes_per_s(self) -> float:
@@ -262,13 +261,13 @@ class StepInputs:
     def collective_s(self, kernel: str, num_bytes: float, num_ranks: int, stride: int) -> float:
         """Return the time of an all-gather or reduce-scatter over ranks `stride` GPUs apart.
 
-        Ranks of one fast domain share the traffic that crosses domains; both levels work at the same time. A ring
-        crosses each link between pods once, so these carry no more than a NIC's rate.
+        Ranks spread evenly over fast domains, and those of one share the traffic that crosses domains; both levels work
+        at the same time. A ring crosses each link between pods once, so these carry no more than a NIC's rate.
         """
         if num_ranks <= 1:
             return 0.0
-        inside = max(1, min(num_ranks, self.domain // max(1, min(stride, self.domain))))
-        domains = math.ceil(num_ranks / inside)
+        domains = math.ceil(num_ranks / max(1, self.domain // stride))
+        inside = math.ceil(num_ranks / domains)
         within_s = self.tables.collective_s(kernel, self.link_stretch * num_bytes, inside) if inside > 1 else 0.0
         shared = num_bytes * (domains - 1) / domains / inside
         across_s = self.across_s(self.constants.gather_curve_us, shared, self.constants.gather_nic_share)

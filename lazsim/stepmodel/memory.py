@@ -148,12 +148,13 @@ def _gathered_bytes(inputs: StepInputs, part: StagePart) -> tuple[float, float]:
     # Of equal layers the first, the last and one between have other neighbours.
     names = [name for name, number in part for _ in range(number if stay else min(number, 3))]
     layers = part_parameters(inputs.model, parallel, [((name, 1),) for name in names])
-    owners = [inputs.num_owners(copies) for copies in (inputs.dense_copies, inputs.expert_copies)]
     number_bytes = [PARAM_BYTES if name in ("embedding", "head") else inputs.gathered_bytes for name in names]
     whole = [each * math.fsum(layer) for each, layer in zip(number_bytes, layers, strict=True)]
     for index, layer in enumerate(layers):
-        ahead = [number for number, ranks in zip(layers[index - 1], owners, strict=True) if ranks > 1 and index]
-        others = whole[:index] if stay else [number_bytes[index - 1] * number for number in ahead]
+        others = whole[:index]
+        if index and not stay:
+            ahead = zip(layers[index - 1], inputs.owners, strict=True)
+            others = [number_bytes[index - 1] * number for number, owners in ahead if owners > 1]
         after = math.fsum(itertools.chain(*layers[index + 1 : index + 2]))
         gradients = PARAM_BYTES * math.fsum(layer) + parallel.gradient_bytes * after
         needs.append((math.fsum([whole[index], *others]), gradients))
@@ -166,7 +167,7 @@ def _stage_bytes(
 ) -> dict[str, float]:  # fmt: skip
     parallel = inputs.parallel
     held = dense + expert
-    owned = math.fsum(inputs.owned(dense, expert))
+    owned = math.fsum(map(operator.truediv, (dense, expert), inputs.owners))
     pipeline, most = parallel.pipeline, len(parts) * inputs.num_micro_batches
     kept: list[tuple[int, ...]]
     if parallel.schedule == "dualpipe":
