@@ -98,7 +98,7 @@ class StepResult:
             )
             if self.memory_share > CROWDED_SHARE:
                 notes.append(
-                    f"the layout takes {self.memory_share:.0%} of the memory, without fragments; 7 of 108 published "
+                    f"the layout takes {self.memory_share:.0%} of the memory, without fragments; 6 of 108 published "
                     f"runs take more than {CROWDED_SHARE:.0%}: if it runs out, take another of these layouts"
                 )
             if parallel.graphs == "none":
