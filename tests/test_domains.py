@@ -73,6 +73,7 @@ def test_unequal_domains_keep_every_number_of_failed_domains_that_all_experts_ca
         for expert in range(plan.num_experts):
             on_domains = sum(expert in held for held in domains)
             assert on_domains >= min(int(request.replicas_LE.min()), possible)
+    assert plan.fewest_nodes >= min(int(request.replicas_LE.min()), request.num_nodes)
 
 
 @given(data=st.data(), sizes=st.lists(st.integers(1, 3), min_size=2, max_size=4))

@@ -272,7 +272,7 @@ def test_on_uneven_nodes_every_threshold_that_exhaustive_search_finds_is_kept(nu
     assert most_distinct(num_experts, slots_N) == threshold
     load = np.array([data.draw(st.lists(st.integers(1, 50), min_size=num_experts, max_size=num_experts))])
     replicas = replicate_greedily(load, int(slots_N.sum()), threshold)
-    plan = place_on_uneven(replicas, load, slots_N, threshold).check(replicas)
+    plan = place_on_uneven(replicas, load, slots_N, [threshold]).check(replicas)
     assert plan.fewest_nodes >= threshold
     assert (plan.slots_LNS[0] >= 0).sum(axis=1).tolist() == slots
 

@@ -3,6 +3,8 @@
 Axes: L layers, E experts, N nodes, S slots of a node.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lazsim.placement.plan import Ints, PlacementPlan
@@ -47,7 +49,9 @@ def place_balanced(replicas_LE: Ints, load_LE: Ints, num_nodes: int, num_slots: 
     return PlacementPlan(slots_LNS, num_experts)
 
 
-def place_on_uneven(replicas_LE: Ints, load_LE: Ints, slots_N: Ints, fault_threshold: int) -> PlacementPlan:
+def place_on_uneven(
+    replicas_LE: Ints, load_LE: Ints, slots_N: Ints, thresholds: Sequence[int], parts_N: Ints | int = 1
+) -> PlacementPlan:
     """Deal replicas over nodes of different sizes, an expert to different nodes.
 
     Parameters
@@ -56,36 +60,39 @@ def place_on_uneven(replicas_LE: Ints, load_LE: Ints, slots_N: Ints, fault_thres
         As for `place_balanced`.
     slots_N
         Slots of each node; replicas fill all of them. The plan has empty slots at the end of smaller nodes.
-    fault_threshold
-        Distinct nodes of each expert, at most its replicas and `most_distinct`.
+    thresholds
+        Replicas of every expert that are dealt before all others, in ascending steps. The first step is the number of
+        distinct nodes of each expert, at most its replicas and `most_distinct`.
+    parts_N
+        Parts of each node that can hold an expert: the nodes of a domain.
 
     Notes
     -----
-    The first replicas of every expert, as many as the threshold, are dealt before all others, heaviest first. A replica
-    goes to the node with most free slots that lacks the expert, the least loaded one of several. Filling the columns
-    with most room reaches every threshold that can be reached (Gale, Pacific J. Math. 7, 1957).
+    In each step the heaviest experts come first. A replica goes to the node of which most lacks the expert; of several
+    to that with most free slots, then to the least loaded one. Filling the columns with most room reaches every
+    threshold of nodes that can be reached (Gale, Pacific J. Math. 7, 1957).
 
     Examples
     --------
     >>> load_LE, slots_N = np.array([[40, 30, 20, 10, 5]]), np.array([2, 2, 1])
-    >>> place_on_uneven(np.ones_like(load_LE), load_LE, slots_N, fault_threshold=1).slots_LNS.tolist()
+    >>> place_on_uneven(np.ones_like(load_LE), load_LE, slots_N, thresholds=[1]).slots_LNS.tolist()
     [[[0, 4], [1, 3], [2, -1]]]
     """
     num_layers, num_experts = replicas_LE.shape
     slots_LNS = np.full((num_layers, len(slots_N), int(slots_N.max())), -1)
-    holds_LEN = np.zeros((num_layers, num_experts, len(slots_N)), dtype=bool)
+    held_LEN = np.zeros((num_layers, num_experts, len(slots_N)), dtype=np.int64)
     free_LN, load_LN = np.tile(slots_N, (num_layers, 1)), np.zeros((num_layers, len(slots_N)))
     layer, share_LE = np.arange(num_layers), load_LE / replicas_LE
     order_LE = np.argsort(-share_LE, axis=1, kind="stable")
     sorted_LE = np.take_along_axis(replicas_LE, order_LE, axis=1)
-    first_LE = np.minimum(sorted_LE, fault_threshold)
-    times = np.concatenate([first_LE, sorted_LE - first_LE], axis=1)
-    dealt = np.concatenate([order_LE, order_LE], axis=1).ravel().repeat(times.ravel()).reshape(num_layers, -1)
+    steps = [*(np.minimum(sorted_LE, threshold) for threshold in (0, *thresholds)), sorted_LE]
+    times = np.concatenate(np.diff(steps, axis=0), axis=1)
+    dealt = np.tile(order_LE, len(steps) - 1).ravel().repeat(times.ravel()).reshape(num_layers, -1)
     for expert_L in dealt.T:
-        held_LN = holds_LEN[layer, expert_L]
+        held_LN = np.minimum(held_LEN[layer, expert_L] / parts_N, 1)
         node_L = np.lexsort((load_LN / slots_N, -free_LN, held_LN, free_LN == 0))[:, 0]
         slots_LNS[layer, node_L, slots_N[node_L] - free_LN[layer, node_L]] = expert_L
-        holds_LEN[layer, expert_L, node_L] = True
+        held_LEN[layer, expert_L, node_L] += 1
         free_LN[layer, node_L] -= 1
         load_LN[layer, node_L] += share_LE[layer, expert_L]
     return PlacementPlan(slots_LNS, num_experts)

@@ -25,7 +25,8 @@ def place_over_domains(
     -----
     Domains of equal size are placed on by `place_euclid`: every expert is on at least ``min(min(r), D)`` domains and
     ``min(min(r), N)`` nodes. On others every expert is on ``min(min(r), D)`` domains where there is room for that, else
-    on as many as all experts can be at once; see `most_distinct`.
+    on as many as all experts can be at once; see `most_distinct`. That these plans, too, are on ``min(min(r), N)``
+    nodes is checked and not proved.
 
     In a domain, the replicas of an expert go to its nodes in turn: ``k`` of them are on ``min(k, n)`` of ``n`` nodes.
     `lazsim.placement.gpus.spread_over_gpus` keeps these nodes, but may pass one of the ``k`` to another domain.
@@ -45,8 +46,9 @@ def place_over_domains(
     if (sizes_D == sizes_D[0]).all():
         on_domains = place_euclid(replicas_LE, len(sizes_D), int(slots_D[0]))
     else:
-        fewest = min(int(replicas_LE.min()), most_distinct(num_experts, slots_D))
-        on_domains = place_on_uneven(replicas_LE, load_LE, slots_D, fewest)
+        fewest = int(replicas_LE.min())
+        on_distinct = min(fewest, most_distinct(num_experts, slots_D))
+        on_domains = place_on_uneven(replicas_LE, load_LE, slots_D, (on_distinct, fewest), sizes_D)
     slots_LNS = np.empty((num_layers, num_nodes, num_slots), dtype=np.int64)
     for domain, size in enumerate(sizes_D.tolist()):
         held_LP = in_runs(on_domains.slots_LNS[:, domain, : slots_D[domain]], num_experts)

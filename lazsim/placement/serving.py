@@ -239,7 +239,7 @@ def _fill(load_LE: Ints, gpus: _Gpus, policy: str, fault_threshold: int, num_gro
         if policy != "balanced":
             counts = ", ".join(map(str, gpus_N))
             raise InfeasiblePlanError(f"policy {policy!r} plans for nodes of equal size, but they have {counts} GPUs")
-        plan = place_on_uneven(replicas_LE, load_LE, slots_N, fault_threshold)
+        plan = place_on_uneven(replicas_LE, load_LE, slots_N, [fault_threshold])
     elif plan is None:
         plan = own = place(policy, PlacementRequest(replicas_LE, len(gpus_N), int(slots_N[0]), most_gpus, load_LE))
     plan = plan.with_slots(int(slots_N.max()))
