@@ -388,7 +388,8 @@ class Replay:
     def from_memory(self):
         """Gemini: all go back to the last copy but one, if a node is left that keeps the share of each."""
         # A copy goes through a network that is idle for half a step.
-        exchange_s = self.job.costs.exchange_s(self.num_seats, self.setting["num_copies"] - 1)
+        others = min(self.setting["num_copies"], self.num_seats) - 1
+        exchange_s = self.job.costs.exchange_s(self.num_seats, others)
         lag = math.ceil(exchange_s / (0.5 * self.last_step_s)) if self.last_step_s else 1
         copy = max(self.copied, (len(self.steps) // lag - 1) * lag)
         if copy <= self.saves[-1][0] or not all(map(self.keepers, range(self.num_seats))):
