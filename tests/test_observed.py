@@ -45,6 +45,13 @@ LOGS = {
         "".join(f'{{"time": {t}, "step": {n}}}\n' for t, n in ((10, 1), (20, 2), (40, 4))),
     ),
     "megatron": ("steps", log_of(MEGATRON, STAMPS)),
+    "megatron without dates, as kubectl logs --timestamps dates it": (
+        "steps",
+        log_of(
+            "{}.123456789Z  iteration {:8d}/  500000 | consumed samples: 25600 |",
+            [one.replace(" ", "T") for one in STAMPS],
+        ),
+    ),
     "torchtitan": ("steps", log_of(TORCHTITAN, STAMPS)),
     "deepspeed": (
         "steps",

@@ -665,6 +665,10 @@ REFUSED = {
     "sacct in columns": ("JobID           State   NNodes    Elapsed \n------------ ---------- -------- ---------- \n"
                          "101           COMPLETED       64   01:00:00 \n102           NODE_FAIL       64   02:00:00 \n",
                          "1 of its 2 jobs", "in 192 node-hours"),
+    "sacct as it prints by itself": ("JobID           JobName  Partition    Account  AllocCPUS      State ExitCode \n"
+                                     "------------ ---------- ---------- ---------- ---------- ---------- -------- \n"
+                                     "101               train        gpu        acc       3072  NODE_FAIL      0:1 \n",
+                                     "job log", "--node-mtbf D"),
     # Only the second tells how long it ran: 40 nodes for a day.
     "sacct with gaps": ("JobID|AllocNodes|State|Start|End|Elapsed\n1|40|NODE_FAIL||2025-03-02T12:00:00|\n"
                         "2|40|NODE_FAIL|2025-03-03T00:00:00Z|2025-03-04T00:00:00|\n", "job log", "in 960 node-hours"),

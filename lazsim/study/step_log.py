@@ -23,7 +23,7 @@ from lazsim.units import UNIT_OF_WORD, counted, read_number
 
 FEWEST_LINES = 3
 
-DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?)"
+DATE = r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)"
 MEGATRON = re.compile(rf"{DATE}\]?\s+iteration\s+(\d+)/")
 TORCHTITAN = re.compile(rf"{DATE}.*?(?<!validate )\bstep:\s*(\d+(?:,\d{{3}})*)\b")
 NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")

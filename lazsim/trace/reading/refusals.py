@@ -94,7 +94,7 @@ NO_JOB = re.compile(r"\d+\S*\.\w+|-+", re.ASCII)
 """How sacct numbers the steps of a job, and its line under the header: ``7.batch`` and ``7.0`` ran on nodes
 that job ``7`` has counted already."""
 LENGTH_COLUMNS = ("elapsedraw", "duration", "elapsed")
-SPAN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "attempts", *LENGTH_COLUMNS}
+RUN_COLUMNS = {"submittime", "submittedtime", "submit", "starttime", "start", "attempts", "exitcode", *LENGTH_COLUMNS}
 NODE_COLUMNS = ("nodenum", "numnodes", "nnodes", "allocnodes", "nodes")
 """Names of columns of job logs, without case and signs: AcmeTrace, Helios, Philly and Slurm's sacct."""
 NODE_FAILURE = "NODE_FAIL"
@@ -116,7 +116,7 @@ def explain_text(text: str, *, is_whole: bool = True) -> str | None:
     'a pointer of Git LFS; fetch the file itself with git lfs pull'
     """
     columns = {plain_name(name) for name in open_head(text).header}
-    if columns & JOB_COLUMNS and columns & SPAN_COLUMNS:
+    if columns & JOB_COLUMNS and columns & RUN_COLUMNS:
         return _explain_jobs(text) if is_whole else JOBS_ALONE
     for begin, what in TEXTS.items():
         if re.match(begin, text, re.IGNORECASE):
