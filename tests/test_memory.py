@@ -269,3 +269,18 @@ def test_place_shows_the_memory_of_a_model_and_says_when_a_gpu_has_less(lazsim, 
 )
 def test_place_refuses_memory_of_an_unknown_model_or_gpu_in_one_line(refused, options, message):
     assert refused("place", "--nodes", 10, "--slots", 6, "--experts", 8, *options).startswith(message)
+
+
+def test_a_plan_that_begins_no_step_takes_no_memory_and_no_step_time():
+    # Of twelve nodes four are lost at 1,000 s, and four more at the very end of the restart of the other eight.
+    def run_of(*losses):
+        nodes = [Event(0.0, "add", f"n{index}") for index in range(12)]
+        gone = [Event(time_s, "remove", f"n{index}") for time_s, first in losses for index in range(first, first + 4)]
+        trace = build_trace([*nodes, *gone], duration_s=36_000.0)
+        settings = {"systems": ["checkpoint"], "model": "gpt-l", "routing": "uniform", "cluster": "rtx3090x10"}
+        return simulation.simulate(trace, **settings).runs[0]
+
+    [begins_s] = (event.time_s for event in run_of((1000.0, 0)).events if event.event == "restarted")
+    run = run_of((1000.0, 0), (begins_s, 4))
+    assert [event.event for event in run.events].count("restarted") == 2
+    assert [size for size, _ in run.steps_s] == [12, 4]

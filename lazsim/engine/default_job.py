@@ -12,9 +12,9 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.step import NodeLayout
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.layout import LayoutCosts, grid_of, layout_costs, padding
+from lazsim.engine.memory import layout_memory
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import count_losses
 from lazsim.engine.simulate import simulate_system
@@ -133,7 +133,7 @@ def named_job(name: str, choice: JobChoice) -> JobSpec | None:
         # The tables lack a kernel of the model or of the layout.
         return None
     used = PLAIN.usable_nodes(costs, choice.cluster.num_nodes)
-    return job if used and _needed_bytes(costs, PLAIN, used) <= usable_bytes(costs.inputs) else None
+    return job if used and _is_usable(costs, PLAIN, used) else None
 
 
 class JobSearch:
@@ -291,22 +291,16 @@ def _even_LE(costs: LayoutCosts) -> Ints:
     return np.ones((costs.model.num_moe_layers, costs.model.num_experts), dtype=np.int64)
 
 
-def _needed_bytes(costs: LayoutCosts, system: System, num_nodes: int) -> float:
-    """Return the bytes of each GPU that a layout takes on whole model replicas, with what a system adds."""
-    layout = NodeLayout(np.arange(num_nodes), None, system.padded, system.masked_reorder)
-    return costs.memory(num_nodes, layout, _even_LE(costs)).total + system.extra_gpu_bytes(costs, num_nodes)
-
-
 def _is_usable(costs: LayoutCosts, system: System, num_nodes: int) -> bool:
     """Tell whether a layout fits into the share of the memory that a search may fill."""
-    return _needed_bytes(costs, system, num_nodes) <= usable_bytes(costs.inputs)
+    return layout_memory(system, costs, num_nodes, _even_LE(costs)).total <= usable_bytes(costs.inputs)
 
 
 def _fits(costs: LayoutCosts, system: System, num_nodes: int) -> bool:
     """Tell whether a layout fits into all the memory of the GPUs and of the nodes, as runs tell it."""
     host_bytes = system.host_bytes(costs, num_nodes, costs.even_step_s(num_nodes))
     is_held = host_bytes <= costs.cluster.host_memory_bytes
-    return is_held and _needed_bytes(costs, system, num_nodes) <= costs.inputs.gpu.memory_bytes
+    return is_held and layout_memory(system, costs, num_nodes, _even_LE(costs)).total <= costs.inputs.gpu.memory_bytes
 
 
 def _runs(costs: LayoutCosts, system: System, num_nodes: int) -> bool:

@@ -449,7 +449,9 @@ class Job:
         state.stretch = None
         self.ledger.enter("compute", self.env.now)
         spent_s = self.env.now - stretch.start_s
-        self.steps_s[state.held.size] += spent_s
+        if spent_s:
+            # A plan under which no step begins needs no memory.
+            self.steps_s[state.held.size] = self.steps_s.get(state.held.size, 0.0) + spent_s
         self.extrapolated_s += spent_s * stretch.extrapolated_share
         if state.is_below_threshold:
             self.below_threshold_s += spent_s
@@ -535,8 +537,6 @@ class Job:
         self.log.end_failure(self.ledger.seconds(), self.env.now)
         if not isinstance(self.state, Training):
             self._assign(held.nodes)
-        # Also where nodes go as it begins.
-        self.steps_s.setdefault(held.size, 0.0)
         step, timer = self.progress.step, self.plans.timer(held)
         num_steps = step + (self._end_s - self.env.now) / timer(step).step_s
         self.plans.sampler.consider(num_steps, window_s(self.system, self.costs, held.num_seats))

@@ -10,6 +10,7 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.planner import plan_each
 from lazsim.engine.systems import System
+from lazsim.placement.plan import Ints
 from lazsim.routing import Routing
 
 NUM_SAMPLES = 5
@@ -37,18 +38,23 @@ def memory_uses(
         Whether activations are computed again in the backward pass and optimizer states are sharded over all GPUs that
         hold the same parameters (ZeRO). No system does so.
     """
-    num_nodes = system.num_seats(costs, num_nodes)
-    extra = system.extra_gpu_bytes(costs, num_nodes)
-    layout = system.layout(costs, np.arange(num_nodes))
     # np.unique would load numpy.ma, which takes as long as many a run.
     load_BLE = routing.loads(sorted(set(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64).tolist())))
     if isinstance(costs, LayoutCosts):
-        for load_LE in load_BLE:
-            yield _with_extra(system, costs.memory(num_nodes, layout, load_LE), extra)
+        yield from (layout_memory(system, costs, num_nodes, load_LE) for load_LE in load_BLE)
         return
+    num_nodes = system.num_seats(costs, num_nodes)
+    extra, layout = system.extra_gpu_bytes(costs, num_nodes), system.layout(costs, np.arange(num_nodes))
     for load_LE, plan in zip(load_BLE, plan_each(system, costs, num_nodes, load_BLE), strict=True):
         share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
         yield _with_extra(system, gpu_memory(costs.model, share, saving=saving), extra)
+
+
+def layout_memory(system: System, costs: LayoutCosts, num_nodes: int, load_LE: Ints) -> MemoryUse:
+    """Return what the fullest GPU needs of a job with a layout under some loads, with what a system adds."""
+    num_seats = system.num_seats(costs, num_nodes)
+    memory = costs.memory(num_seats, system.layout(costs, np.arange(num_seats)), load_LE)
+    return _with_extra(system, memory, system.extra_gpu_bytes(costs, num_seats))
 
 
 def _with_extra(system: System, memory: MemoryUse, num_bytes: float) -> MemoryUse:
