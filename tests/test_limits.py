@@ -182,9 +182,9 @@ def test_a_number_of_thousands_of_digits_is_told_in_the_same_words_everywhere(
     ("old", "new", "said"),
     [
         ("target_nodes = ", "target_nodes = 999999999 #", "<= 16384"),
-        ("tick_s = ", "tick_s = 1e-12 #", ">= 1e-09"),
+        ("tick_s = ", "tick_s = 1e-12 #", "a duration of 1 ns to 100 years"),
         ("scale = ", "scale = 1e-9 #", "more than 65,536 events"),
-        ("duration_s = ", "duration_s = 1e300 #", "<= 3155760000"),
+        ("duration_s = ", "duration_s = 1e300 #", "a duration of 1 ns to 100 years"),
     ],
 )
 def test_a_recipe_makes_no_more_events_than_a_trace_may_have(lazsim, tmp_path, monkeypatch, old, new, said):
@@ -294,7 +294,7 @@ def test_a_factor_without_end_is_refused_as_the_number_that_it_makes():
 
     scenario = resolve({})
     for path in ("job.fault_threshold", "cluster.recovery.detect_s", "model.num_layers"):
-        with pytest.raises(LazsimError, match=r"expected a (whole )?number <= "):
+        with pytest.raises(LazsimError, match=r"expected a ((whole )?number <= |duration of 0 s to )"):
             scenario.replace(path, "x" + "9" * 400)
 
 

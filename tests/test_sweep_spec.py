@@ -77,6 +77,12 @@ def test_changed_values_stand_in_for_those_of_base_and_grids():
         ("[base]\nseed = 3", "trace is missing"),
         ("[base]\nseed = ", "Invalid value"),
         ("[base]\njob = 'testbed-a'\njob.fault_threshold = 2", "write dotted names in quotes"),
+        (
+            "[base]\ntrace.interval_s = 2",
+            "or a file; trace.interval_s changes one of these, and a whole recipe takes a",
+        ),
+        ("[[grid]]\nseed = 1\n[grid]\nseed = 2", "a field is given twice (at line 3, column 6); mend it there"),
+        ("[grid]\njob = ['a']\njob.x = 1", "a field is given twice"),
         ("[base]\njob.join_wait_s = 2\n'job.join_wait_s' = 3", "job.join_wait_s is given twice"),
     ],
 )

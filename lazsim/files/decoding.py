@@ -12,6 +12,7 @@ import msgspec.inspect
 
 from lazsim.errors import SpecError, did_you_mean, known_names, nearest_name
 from lazsim.files.reading import in_utf8
+from lazsim.limits import LONGEST_S
 
 RecordT = TypeVar("RecordT")
 
@@ -90,6 +91,10 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
         text = f"expected one of {', '.join(words)}, found {told[1]}" if words else text
     elif text.startswith("Expected ") and words:
         text = f"expected one of {', '.join(words)}"
+    elif "= " in text and (durations := [kind for kind in inner if getattr(kind, "le", None) == LONGEST_S]):
+        # A number out of the range of durations.
+        least = "1 ns" if getattr(durations[0], "ge", 0) else "0 s"
+        text = f"expected a duration of {least} to 100 years"
     elif text.startswith("Expected "):
         plain = _KIND.sub(lambda kind: " or ".join(WORDS.get(one, one) for one in kind[1].split(" | ")), text)
         text = f"e{plain[1:]}".replace("whole number, got a number", "whole number, got a decimal number")

@@ -59,6 +59,10 @@ def catalog_names(kind: str, suffix: str = ".toml") -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (CATALOG / kind).glob(f"*{suffix}")))
 
 
+GIVEN_TWICE = re.compile(r"Cannot (overwrite a value|(mutate immutable namespace|declare) \(.*?\)( twice)?)")
+"""How the reader of TOML says so."""
+
+
 def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> DecodedT:
     """Decode a specification; a `SpecError` names a key that is missing, unknown or of a wrong type or value."""
     try:
@@ -79,7 +83,7 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
     except UnicodeDecodeError:
         raise SpecError(f"{path}: no text in UTF-8; give a TOML file") from None
     except msgspec.DecodeError as error:
-        told = str(error).replace("Cannot overwrite a value", "a field is given twice")
+        told = GIVEN_TWICE.sub("a field is given twice", str(error))
         raise SpecError(f"{path}: not TOML: {told}; mend it there") from None
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.

@@ -115,7 +115,7 @@ def load_sweep(path: Path | str) -> Sweep:
     try:
         document = read_toml(path, content, dict[str, Any])
     except SpecError as error:
-        hint = "; write dotted names in quotes" if "given twice" in str(error) else ""
+        hint = "; write dotted names in quotes, and several grids as [[grid]]" if "given twice" in str(error) else ""
         raise SpecError(f"{error}{hint}") from None
     return replace(parse_sweep(document, name=str(path), folder=path.parent), sha256=sha256(content))
 
@@ -143,8 +143,10 @@ def parse_sweep(document: Mapping[str, Any], *, name: str = "sweep", folder: Pat
         num_points = sum(math.prod(map(len, (base | grid).values())) for grid in grids)
         if num_points > MAX_SWEEP_POINTS:
             raise SpecError(f"the grids have {num_points:,} points; give at most {MAX_SWEEP_POINTS:,}")
-        if any("trace" not in base | grid for grid in grids):
-            raise SpecError("trace is missing; name a recipe of lazsim list traces, or a file")
+        if nameless := [base | grid for grid in grids if "trace" not in base | grid]:
+            fields = [key for key in nameless[0] if key.startswith("trace.")]
+            hint = f"; {fields[0]} changes one of these, and a whole recipe takes a TOML file" if fields else ""
+            raise SpecError(f"trace is missing; name a recipe of lazsim list traces, or a file{hint}")
         return Sweep(name, folder, base, grids)
 
 

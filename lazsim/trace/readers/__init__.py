@@ -165,7 +165,8 @@ def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event]
     events, nodes = reading.events, reading.cluster_nodes if (asked := source.asked.cluster_nodes) is None else asked
     named = {event.node for event in events}
     if nodes is None:
-        note = f"the file names {counted(len(named), 'node')}, and no others count; `cluster_nodes` says how many are"
+        note = f"the file names {counted(len(named), 'node')}, and no others count; if others stayed throughout, "
+        note += "`cluster_nodes` says how many nodes there are in all"
         return events, (note,) * (reading.names == "some" and bool(named))
     if not named and not reading.duration_s:
         return [], ()
