@@ -206,6 +206,22 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def share_text(share: float, form: str) -> str:
+    """Write a share by a format such as ``.1%`` or ``.3f``; one that is not exactly none or all never looks so.
+
+    Examples
+    --------
+    >>> [share_text(share, ".1%") for share in (0.0, 0.0001, 0.614, 0.9996, 1.0, 1.0004)]
+    ['0.0%', '<0.1%', '61.4%', '>99.9%', '100.0%', '>100.0%']
+    """
+    text, last = format(share, form), 10.0 ** -(int(form[1:-1]) + 2 * form.endswith("%"))
+    if share > 0 and text == format(0.0, form):
+        return f"<{format(last, form)}"
+    if share != 1 and text == format(1.0, form):
+        return f">{format(1 - last if share < 1 else 1.0, form)}"
+    return text
+
+
 def format_duration(seconds: float, smallest: str = "ms") -> str:
     """Write seconds in the largest unit that keeps the number readable, with three digits and no exponent.
 

@@ -202,8 +202,10 @@ def test_ties_are_told_beside_what_too_few_seeds_leave_open():
     found = Made(noisy).advise(of("ds", "lazarus", "checkpoint"), 300)
     best, second, third = found.ranking
     ranking = (best, replace(second, is_tie=True), replace(third, is_tie=None, num_seeds=2))
-    shown = " ".join(render(advice_parts(replace(found, ranking=ranking)), 200).split())
-    assert "; 1 other may be as good; 1 choice has fewer than 6 seeds, too few to tell whether it is as good" in shown
+    answer, *lines = render(advice_parts(replace(found, ranking=ranking)), 300).splitlines()
+    shown = " ".join([answer, *lines])
+    assert answer.startswith("advice for goodput: ")
+    assert "; 1 other may be as good; 1 choice has fewer than 6 seeds, too few to tell whether it is as good" in answer
     assert "without an interval there are fewer than 6 seeds: chance may do as much" in shown
 
 

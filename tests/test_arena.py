@@ -126,7 +126,7 @@ def test_an_interval_that_no_failure_has_tested_is_named_in_a_note():
     settings = {"routing": "uniform", "interval": "auto", "max_nodes": 10, "cap": "members"}
     result = simulate("fail-every-5min", systems=["lazarus", "checkpoint"], **settings)
     assert result.runs[0].counts["restarts"] == 0
-    untested = [note for note in result.notes if "no failure went back to a checkpoint" in note]
+    untested = [note for note in result.notes if "no failure lost steps since a checkpoint" in note]
     assert [note.split(":")[0] for note in untested] == ["lazarus"]
 
 

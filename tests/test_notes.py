@@ -227,14 +227,30 @@ def test_a_run_shorter_than_a_step_says_so_and_has_no_productive_time():
     assert [(run.samples, run.ettr, run.ledger_s["compute"]) for run in found.runs] == [(0, 0.0, 0.01)] * 2
 
 
+def test_nodes_that_make_no_group_are_told_once_for_all_systems_that_leave_them_idle():
+    # A GPU holds 6 slots, and equal chunks of 16 experts that fit are of 4: groups have 4 nodes, so that 5 to 7 nodes
+    # have one group, and 8 nodes two. `lazarus` uses any number.
+    told = "ds, tutel: 4 of 7 nodes train, the most that make equal groups that hold every expert; the others stay idle"
+    systems = ("lazarus", "ds", "tutel")
+    idle = [note for note in notes_of(nodes_at(0.0, 7), systems) if "nodes train" in note]
+    assert idle == [f"{told}, and more train from 8 on"]
+    assert not [note for note in notes_of(nodes_at(0.0, 8), systems) if "nodes train" in note]
+    # In 5 of 10 min, one of 5 nodes is idle: (5 min x 1) / (5 min x 5 + 5 min x 4) is 11 % of the node-hours.
+    half = nodes_at(0.0, 4, 600.0, Event(300.0, "add", "n9"))
+    assert [note for note in notes_of(half, ("ds",)) if "of 5 nodes train" in note]
+    # In 4 of 10 min it is 4 / (6 x 4 + 4 x 5), 9 %, which decides little.
+    late = nodes_at(0.0, 4, 600.0, Event(360.0, "add", "n9"))
+    assert not [note for note in notes_of(late, ("ds",)) if "of 5 nodes train" in note]
+
+
 def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fits_at_all():
     # Two replicas of 16 experts take 32 slots: 6 nodes have 36, and 5 nodes 30.
     note = (
         "lazarus: in 100.0% of the time of steps, some expert is on fewer than 2 nodes (`fault_threshold`); "
         "f 2 does not fit: on 5 nodes, some expert is on 1 only"
     )
-    assert notes_of(nodes_at(0.0, 5)) == [note, ANALYTIC]
-    assert notes_of(nodes_at(0.0, 6)) == [ANALYTIC]
+    assert notes_of(nodes_at(0.0, 5), ("lazarus",)) == [note, ANALYTIC]
+    assert notes_of(nodes_at(0.0, 6), ("lazarus",)) == [ANALYTIC]
     lost = nodes_at(0.0, 6, 600.0, Event(300.0, "remove", "n0"))
     never = {"job.checkpoint_interval_steps.lazarus": 10**6, "job.rebalance_interval_steps": 10**6}
     run = simulate(lost, systems=["lazarus"], model="gpt-l", routing="uniform", **never).runs[0]

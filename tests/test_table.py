@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from lazsim.output.names import shown_names
-from lazsim.output.table import INDENT, MIN_WIDTH, Column, Table, key, number_text, render, share_text, wrap
+from lazsim.output.table import INDENT, MIN_WIDTH, Column, Table, key, number_text, render, wrap
+from lazsim.units import share_text
 
 WORDS = st.text("abcdefghij", min_size=1, max_size=10)
 NAMES = st.text("abcdef-_+", min_size=1, max_size=40)

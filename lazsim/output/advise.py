@@ -85,8 +85,8 @@ def _answer(advice: Advice) -> list[str]:
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
-    worth = f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}{told}"
-    return [f"advice for {goal.name}: {name}", worth]
+    worth = f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}"
+    return [f"advice for {goal.name}: {name}{told}", worth]
 
 
 def seems_better(one: Ranked[Alternative]) -> bool:

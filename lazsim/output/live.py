@@ -9,7 +9,7 @@ from lazsim.files.writing import csv_bytes
 from lazsim.live.record import LiveReport, LiveRun, StepRecord
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.units import counted
+from lazsim.units import counted, share_text
 
 NUM_STEPS_SHOWN = 6
 COUNTS = ("failures", "reconfigurations", "rebalances", "restarts", "lost_steps")
@@ -21,9 +21,10 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
     total = run.run
     backends = f", exchanged by {' and '.join(run.exchanged_by)}" if run.exchanged_by else ""
     counts = ", ".join(counted(total.counts[name], name.replace("_", " ").removesuffix("s")) for name in COUNTS)
+    ettr = f"ETTR {share_text(total.ettr, '.1%')}" if run.steps else "no step done"
     yield [
         f"{total.system}: {counted(total.steps, 'step')}, {counted(total.samples, 'sample')} in {total.wall_s:.1f} s, "
-        f"{f'ETTR {total.ettr:.1%}' if run.steps else 'no step done'}{backends}",
+        f"{ettr}{backends}",
         counts,
     ]
     if run.steps:

@@ -14,7 +14,7 @@ from lazsim.placement.plan import Floats
 from lazsim.profiling.check import HeldOut, Modelled, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
 from lazsim.stepmodel.check_tables import TablesCheck
-from lazsim.units import format_duration
+from lazsim.units import format_duration, share_text
 
 SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")
 
@@ -78,7 +78,8 @@ def check_parts(
     table = Table.of(errors, columns, notes=["+-CI: half the measured 95 % interval of the median"])
     total = ["all", len(together), np.median(together), np.quantile(together, 0.9), together.max(), None, None]
     lines = [
-        f"{one.kernel}: {one.share:.0%} of the rate of {one.of}, at {one.size:,.0f} {SIZE_UNITS[one.kernel]}"
+        f"{one.kernel}: {share_text(one.share, '.0%')} of the rate of {one.of}, at {one.size:,.0f} "
+        f"{SIZE_UNITS[one.kernel]}"
         for one in reached
     ]
     parts: list[Part] = [replace(table, rows=[*table.rows, total]), lines]
@@ -175,7 +176,7 @@ def _ms(seconds: float) -> str:
 
 
 def _share(value: float) -> str:
-    return f"{value:.0%}" if value else "-"
+    return share_text(value, ".0%") if value else "-"
 
 
 def _short(seconds: float) -> str:

@@ -7,12 +7,12 @@ import numpy as np
 from lazsim.output.maps import layer_maps, plan_maps
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.report import Report
-from lazsim.output.table import Column, Part, Table, key, share_text
+from lazsim.output.table import Column, Part, Table, key
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.comparison import all_inputs
 from lazsim.reliability.failure_scenarios import FailureScenarios
 from lazsim.reliability.survival import PROBS, PolicyReliability, ReliabilityReport
-from lazsim.units import counted
+from lazsim.units import counted, share_text
 
 
 def format_prob(prob: float, *, certain: bool = True) -> str:

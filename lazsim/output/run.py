@@ -15,11 +15,11 @@ from lazsim.output.model import size_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.recovery import format_prob
 from lazsim.output.report import Report, timeline_of
-from lazsim.output.table import Column, Part, Table, key, share_text
+from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.memory import fits_memory
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import plan_of
-from lazsim.units import GIB, counted, format_duration
+from lazsim.units import GIB, counted, format_duration, share_text
 
 MOST_WITH_DURATIONS = 3
 """Systems up to which durations stand beside shares."""
@@ -83,9 +83,9 @@ def run_report(result: RunResult) -> Report:
     trains = f"{best.name} keeps {best.goodput_samples_per_s:.2f} samples/s"
     trains += "".join(f", {best.samples / run.samples:.2f} times {run.name}'s" for run in rivals)
     if best.samples_error:
-        trains += f" (95 % interval +- {best.samples_error:.2%} for plans that were sampled)"
+        trains += f" (95 % interval +- {share_text(best.samples_error, '.2%')} for plans that were sampled)"
     if best.lost_token_share:
-        trains += f", of which {best.lost_token_share:.2%} lost their updates of experts"
+        trains += f", of which {share_text(best.lost_token_share, '.2%')} lost their updates of experts"
     trains += f"; {share_text(best.ettr, '.1%')} of its time is productive (ETTR)"
     found = {run.name: plan_of(one) for run, one in zip(result.runs, result.scenarios, strict=True)}
     plans = {name: plan for name, plan in found.items() if plan is not None}
@@ -186,7 +186,7 @@ def _setting_text(run: SystemRun) -> str:
     """Return the interval between checkpoints, what else the system leaves to choose, and what updates that loses."""
     others = [_say(name.replace("_", " "), value) for name, value in run.setting.items()]
     if run.lost_token_share is not None:
-        others.append(f"loses {run.lost_token_share:.2%} of tokens")
+        others.append(f"loses {share_text(run.lost_token_share, '.2%')} of tokens")
     saves = counted(run.interval_steps, "step") if run.interval_steps else "no checkpoints"
     return ", ".join([saves, *others])
 
@@ -233,14 +233,14 @@ def _gib(num_bytes: float) -> str:
 
 
 def _share(share: float) -> str:
-    return f"{100 * share:.1f}" if share else "-"
+    return share_text(share, ".1%").replace("%", "") if share else "-"
 
 
 def _ledger_table(result: RunResult) -> Table:
     has_durations = len(result.runs) <= MOST_WITH_DURATIONS
 
     def amount(seconds: float, wall_s: float) -> str:
-        share = f"{seconds / wall_s:.1%}"
+        share = share_text(seconds / wall_s, ".1%")
         return "-" if not seconds else f"{format_duration(seconds)} {share:>6}" if has_durations else share
 
     columns = [key("bucket"), *(Column(run.system, has_name=True) for run in result.runs)]

@@ -8,11 +8,11 @@ import msgspec
 from lazsim.files.decoding import words_of
 from lazsim.files.writing import toml_text
 from lazsim.output.plots.style import name_pictures
-from lazsim.output.table import Column, Part, Table, key, share_text
+from lazsim.output.table import Column, Part, Table, key
 from lazsim.specs import ParallelSpec
 from lazsim.stepmodel.search import TRIED
 from lazsim.study.step import StepResult
-from lazsim.units import GIB, counted
+from lazsim.units import GIB, counted, share_text
 
 
 def step_parts(result: StepResult) -> Iterator[Part]:
@@ -28,7 +28,7 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     yield (
         f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}: {fits}"
         f"{time.tokens_per_s_per_gpu:,.0f} tokens/s a GPU ({low:,.0f} to {high:,.0f}), step {time.step_s:.2f} s, "
-        f"MFU {time.mfu:.1%}"
+        f"MFU {share_text(time.mfu, '.1%')}"
     )
     yield (
         f"tensor {parallel.tensor}, pipeline {parallel.pipeline} x {parallel.virtual_stages}, context "

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.cells import cell_len, chop_cells
 
 from lazsim.errors import printable
+from lazsim.units import share_text
 
 if TYPE_CHECKING:
     from lazsim.study.intervals import Interval
@@ -230,22 +231,6 @@ def number_text(value: Any, form: str) -> str:
     kept = re.fullmatch(r",?\.(\d+)g", form)
     is_longer = kept and 10 ** int(kept[1]) - 0.5 <= abs(value) < math.inf
     return format(value, ",.0f" if is_longer else form)
-
-
-def share_text(share: float, form: str) -> str:
-    """Write a share by a format such as ``.1%`` or ``.3f``; one that is not exactly none or all never looks so.
-
-    Examples
-    --------
-    >>> [share_text(share, ".1%") for share in (0.0, 0.0001, 0.614, 0.9996, 1.0, 1.0004)]
-    ['0.0%', '<0.1%', '61.4%', '>99.9%', '100.0%', '>100.0%']
-    """
-    text, last = format(share, form), 10.0 ** -(int(form[1:-1]) + 2 * form.endswith("%"))
-    if share > 0 and text == format(0.0, form):
-        return f"<{format(last, form)}"
-    if share != 1 and text == format(1.0, form):
-        return f">{format(1 - last if share < 1 else 1.0, form)}"
-    return text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
 from lazsim.study.verify.outcomes import Prediction
 from lazsim.study.verify.verification import GROUPS, NOISE, Verification, VerifiedRow, error_summary
-from lazsim.units import counted
+from lazsim.units import counted, share_text
 
 NUM_WORST = 10
 
@@ -90,19 +90,24 @@ def _skipped_parts(heading: str, rows: Sequence[Prediction]) -> Iterator[Part]:
         yield [heading, *(f"{', '.join(ids)}: {reason}" for reason, ids in by_reason.items())]
 
 
+def _near(summary: Mapping[str, Any]) -> str:
+    return ", ".join(f"{share_text(summary[f'within_{most}'], '.0%')} within {most} %" for most in (10, 20))
+
+
 def _run_parts(result: Verification) -> Iterator[Part]:
     rows = result.predicted_rows
     summary = result.summary()
     yield (
         f"{counted(len(rows), 'measured run')}: error {summary['median_abs_error']:.1%} at the median, "
-        f"{summary['within_10']:.0%} of them within 10 %, {summary['within_20']:.0%} within 20 %; predictions are "
-        f"{summary['median_error']:+.1%} off at the median. Noise: {NOISE}."
+        f"{_near(summary)}; predictions are {summary['median_error']:+.1%} off at the median. Noise: {NOISE}."
     )
     if (complete := summary["complete"])["num_rows"]:
-        holds = [f"{share:.0%} when made from other {name}s" for name, share in summary["range_holds"].items()]
+        holds = [
+            f"{share_text(share, '.0%')} when made from other {name}s" for name, share in summary["range_holds"].items()
+        ]
         yield (
             f"{complete['num_rows']} of them with all inputs known: error {complete['median_abs_error']:.1%} at the "
-            f"median, {complete['within_10']:.0%} within 10 %, {complete['within_20']:.0%} within 20 %."
+            f"median, {_near(complete)}."
             + (f" The ranges of predictions hold for {', '.join(holds)}." if holds else "")
         )
     yield _group_table(rows)

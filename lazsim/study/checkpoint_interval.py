@@ -23,7 +23,7 @@ from lazsim.units import format_duration, parse_duration
 AUTO = "auto"
 """Interval that stands for the best one."""
 
-UNTESTED = "no failure went back to a checkpoint; the interval is chosen as if one had, at a random instant"
+UNTESTED = "no failure lost steps since a checkpoint; the interval is chosen as if one had, at a random instant"
 """Why runs cannot tell what a long interval loses."""
 
 NUM_DRAWS = 2

@@ -18,7 +18,7 @@ from lazsim.grouping import grouped
 from lazsim.reliability.comparison import PlanComparison
 from lazsim.scenario import Scenario
 from lazsim.specs import GpuSpec, ModelSpec, load_spec
-from lazsim.units import GIB, counted
+from lazsim.units import GIB, counted, share_text
 
 REDUCIBLE = ("job.sequences_per_gpu", "cluster.slots_per_gpu")
 """Fields of which a smaller value takes less memory."""
@@ -126,7 +126,7 @@ def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
     share = math.fsum(run.steps_s[size] for size in short) / math.fsum(run.steps_s.values())
     *others, most = dict.fromkeys(size[0] for size in short)
     where = ", ".join([*map(str, others), counted(most, "node")])
-    return f" on {where} ({share:.1%} of the time of steps)"
+    return f" on {where} ({share_text(share, '.1%')} of the time of steps)"
 
 
 def with_memory(comparison: PlanComparison, model: str, gpu: str | None) -> PlanComparison:

@@ -1,6 +1,7 @@
 """Remarks on runs that their reader needs: repairs, doubtful inputs, and all that makes a number not hold."""
 
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -33,7 +34,7 @@ from lazsim.study.checkpoint_interval import AUTO, search_notes
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import GIB, counted, format_duration
+from lazsim.units import GIB, HOUR_S, counted, format_duration, share_text
 
 DECISIVE_SHARE = 0.1
 """Least share of the time that a note tells: of waiting, of restarts, or of training on some number of nodes."""
@@ -97,7 +98,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     unsaved = [run.name for run in runs if not run.interval_steps]
     notes += _listed("makes no checkpoints, so that a restart goes back to step 0", unsaved)
     shares = {run.name: run.ledger_s["restart"] / run.wall_s for run in runs}
-    restarting = [f"{name} {share:.0%}" for name, share in shares.items() if share >= DECISIVE_SHARE]
+    restarting = [f"{name} {share_text(share, '.0%')}" for name, share in shares.items() if share >= DECISIVE_SHARE]
     if restarting:
         # The trace says how many nodes there are, whatever the size of the cluster.
         num_nodes = scenarios[0].most_in_service()
@@ -108,7 +109,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
         )
     has = f"GiB of each node's own memory for copies and logs, of {scenarios[0].cluster.host_memory_bytes / GIB:,.0f}"
     notes += _listed(has, [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes])
-    lost = [f"{run.name} {run.lost_token_share:.2%}" for run in runs if run.lost_token_share]
+    lost = [f"{run.name} {share_text(run.lost_token_share, '.2%')}" for run in runs if run.lost_token_share]
     return notes + _listed("tokens whose updates of experts rollbacks lost, which no sample counts", lost)
 
 
@@ -125,7 +126,9 @@ def _waiting_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> 
             needed = _needed_nodes(scenario)
             share = 1.0 - float(_spans_s(scenario, needed).sum()) / run.wall_s
             if share >= DECISIVE_SHARE:
-                waiting.setdefault(f"fewer than {needed} for {share:.0%} of the time", []).append(run.name)
+                waiting.setdefault(f"fewer than {needed} for {share_text(share, '.0%')} of the time", []).append(
+                    run.name
+                )
     told = "; ".join(f"{text}: {', '.join(names)}" for text, names in waiting.items())
     says = "training stands still while there are fewer nodes than a system takes"
     return [f"{says}: {told}; more nodes help, or a `job` that takes fewer"] if told else []
@@ -149,27 +152,48 @@ def _run_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     steps_s = max(run.ledger_s["compute"] + run.ledger_s["lost_work"], 1e-9)
     if run.below_threshold_s:
         threshold, share = scenario.job.fault_threshold, run.below_threshold_s / steps_s
-        told = f"in {share:.1%} of the time of steps, some expert is on fewer than {threshold} nodes"
+        told = f"in {share_text(share, '.1%')} of the time of steps, some expert is on fewer than {threshold} nodes"
         why = threshold_note(scenario, scenario.most_in_service())
         notes.append(f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}")
-    notes += _unevenness_notes(scenario, run)
+    notes += [*_unused_notes(scenario, run), *_unevenness_notes(scenario, run)]
     if run.samples_error_beyond:
         are_far = run.samples_error_beyond > FAR_FACTOR * run.samples_error
-        others = f"; the other 5 % are off by {run.samples_error_beyond:.1%} on average" if are_far else ""
+        within, beyond = share_text(run.samples_error, ".2%"), share_text(run.samples_error_beyond, ".1%")
+        others = f"; the other 5 % are off by {beyond} on average" if are_far else ""
         notes.append(
-            f"plans are sampled; samples are within {run.samples_error:.2%} (95 % interval) of those of a run that "
-            f"makes every plan, as `planning` exact does{others}"
+            f"plans are sampled; samples are within {within} (95 % interval) of those of a run that makes every plan, "
+            f"as `planning` exact does{others}"
         )
     if scenario.planning == "sampled" and run.planning == "exact" and run.steps:
         why = "loads are even or recorded, nodes that change share servers, or windows are too few for blocks"
         notes.append(f"every plan is made, though `planning` is sampled: {why}")
     if run.extrapolated_s is not None:
         share = run.extrapolated_s / steps_s
-        notes.append(f"{share:.1%} of the time of steps is extrapolated beyond measured sizes")
+        notes.append(f"{share_text(share, '.1%')} of the time of steps is extrapolated beyond measured sizes")
     if run.failures and run.failures[-1].detected_s is None:
         since = format_duration(run.wall_s - run.failures[-1].time_s)
         notes.append(f"the run ends {since} after a failure that is not noticed yet: what it loses is not counted")
     return notes
+
+
+def _unused_notes(scenario: Scenario, run: SystemRun) -> list[str]:
+    """Say how many nodes a system uses where it leaves others of the trace idle that make no group it could use."""
+    system, costs = scenario.find_system(**run.setting), scenario.costs()
+    usable = functools.cache(functools.partial(system.usable_nodes, costs))
+    idle_s: dict[int, float] = {}
+    for state, end_s in zip(run.states, [*(state.time_s for state in run.states[1:]), run.wall_s], strict=True):
+        there = min(state.num_alive, scenario.most_in_service())
+        if state.num_used and usable(there) < there:
+            idle_s[there] = idle_s.get(there, 0.0) + (there - usable(there)) * (end_s - state.time_s)
+    if math.fsum(idle_s.values()) < DECISIVE_SHARE * run.node_hours_held * HOUR_S or not idle_s:
+        return []
+    there = max(idle_s, key=lambda number: idle_s[number])
+    groups = "whole model replicas or share the stages evenly"
+    if not isinstance(costs, LayoutCosts):
+        groups = "equal groups that hold every expert"
+    more = next((number for number in range(there, 2 * there + 1) if usable(number) > usable(there)), None)
+    told = f"{usable(there)} of {counted(there, 'node')} train, the most that make {groups}; the others stay idle"
+    return [f"{told}, and more train from {more} on" if more else told]
 
 
 def _unevenness_notes(scenario: Scenario, run: SystemRun) -> list[str]:
@@ -195,7 +219,7 @@ def _unevenness_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     gain, own, num_nodes, share = max(found)
     if gain < TOLD_GAIN:
         return []
-    where = f"on {counted(num_nodes, 'node')}, {share:.0%} of the time"
+    where = f"on {counted(num_nodes, 'node')}, {share_text(share, '.0%')} of the time"
     return [
         f"{where}, the busiest GPU has {own:.2f} times the mean tokens, and the others wait for it; "
         f"{own - gain:.2f} times with `placement` {BALANCED}; `lazsim recovery` tells what each survives"
@@ -213,7 +237,7 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
         empty[run.name] = empty_s / math.fsum(run.steps_s.values())
     if max(empty.values(), default=0.0) < TOLD_EMPTY:
         return []
-    told = ", ".join(f"{name} {share:.1%}" for name, share in empty.items())
+    told = ", ".join(f"{name} {share_text(share, '.1%')}" for name, share in empty.items())
     return [
         "data-parallel ranks take whole micro-batches, interleaved stages whole rounds of them, which "
         f"`job.parallel.global_batch` does not fill on these nodes; share that stays empty: {told}"

@@ -13,7 +13,7 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepModel, StepTime, predict_step
 from lazsim.stepmodel.search import Candidate, search_layouts
-from lazsim.units import GIB
+from lazsim.units import GIB, share_text
 
 RAISED = 1.1
 """Factor by which each assumed constant is raised."""
@@ -98,8 +98,9 @@ class StepResult:
             )
             if self.memory_share > CROWDED_SHARE:
                 notes.append(
-                    f"the layout takes {self.memory_share:.0%} of the memory, without fragments; 6 of 108 published "
-                    f"runs take more than {CROWDED_SHARE:.0%}: if it runs out, take another of these layouts"
+                    f"the layout takes {share_text(self.memory_share, '.0%')} of the memory, without fragments; "
+                    f"6 of 108 published runs take more than {CROWDED_SHARE:.0%}: if it runs out, take another of "
+                    "these layouts"
                 )
             if parallel.graphs == "none":
                 notes.append(
