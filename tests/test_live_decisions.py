@@ -261,8 +261,9 @@ def changes(draw):
     return trace(*found, duration_s=time_s + 200)
 
 
-def compare(system, events):
+def compare(system, events, **job):
     cost_model = costs(
+        **job,
         join_wait_s=JOIN_WAIT_S,
         checkpoint_interval_steps=dict.fromkeys(LIVE_SYSTEMS, NEVER),
         rebalance_interval_steps=NEVER,
@@ -294,6 +295,15 @@ def test_nodes_that_come_to_a_live_job_wait_for_others_where_those_that_were_to_
     joins, losses = [(51.0, "add", "c d"), (90.3, "add", "g"), (115.3, "add", "h")], [(86.5, "remove", "a")]
     losses.append((88.3, "remove", "c d"))
     compare(system, trace((0.0, "add", "a b e f"), *sorted([*joins, *losses]), duration_s=400.0))
+
+
+@pytest.mark.parametrize("system", LIVE_SYSTEMS)
+def test_nodes_that_no_step_boundary_takes_in_wait_for_others_that_come_in_the_next_step(system):
+    # Of those that join, j alone is left at 85.1 s. It is of no use at the end of the recovery, a boundary too; k and l
+    # come in the step after that, and wait for others.
+    joins = [(43.22, "add", "h i"), (48.93, "add", "j"), (96.27, "add", "k l"), (110.44, "add", "m n o p")]
+    events = trace((0.0, "add", "a b c d e f"), *joins[:2], (85.1, "remove", "e f h i"), *joins[2:], duration_s=400.0)
+    compare(system, events, regrouped_joins="restart")
 
 
 @pytest.mark.parametrize("error", [LiveError("no process is left"), OSError("no descriptor is left")])

@@ -424,6 +424,7 @@ class Coordinator:
 
     async def _train(self) -> None:
         """Wait until the generation ends, by a failure or a pause."""
+        self._begin_step()
         while self.server.stopped is None and not self._is_broken():
             self._request_join()
             num_alive = len(self.server.workers)
@@ -440,11 +441,14 @@ class Coordinator:
         """Report the steps done since the last report."""
         while self._reported_step < self.step:
             self._reported_step += 1
-            if not self._request_join():
-                # Nobody is to join at this step boundary.
-                self._newcomers.close()
+            self._begin_step()
             self._request_rebalance(self._reported_step)
             await self._emit("stepped", self._reported_step)
+
+    def _begin_step(self) -> None:
+        """Let nodes join that are due at this step boundary; where none would come into use, others are to come."""
+        if not self._request_join():
+            self._newcomers.close()
 
     def _request_join(self) -> bool:
         """Ask all ranks to pause where nodes are due that would come into use; return False where none would."""
