@@ -7,7 +7,7 @@ import pytest
 
 import lazsim
 from lazsim.engine import default_job
-from lazsim.engine.default_job import MOST_CHANGES, JobChoice, JobSearch
+from lazsim.engine.default_job import MOST_CHANGES, NUM_PARTS, JobChoice, candidates
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
 from lazsim.errors import InfeasiblePlanError
@@ -31,11 +31,12 @@ def failing(number, every_s, away_s, duration_s):
     return build_trace(sorted(events, key=lambda one: one.time_s), duration_s=duration_s)
 
 
-def search_of(scenario, trace):
+def candidates_of(scenario, trace):
     most_nodes = trace.most_nodes()
     cluster = msgspec.structs.replace(scenario.cluster, num_nodes=most_nodes)
     step = msgspec.json.encode(scenario.step, order="sorted")
-    return JobSearch(JobChoice(scenario.model, scenario.gpu, cluster, step, trace, trace.duration_s))
+    choice = JobChoice(scenario.model, scenario.gpu, cluster, step, trace, trace.duration_s)
+    return candidates(choice, SYSTEMS[scenario.system])
 
 
 def simulated(scenario, job):
@@ -52,9 +53,8 @@ SYSTEMS_TRIED = ["checkpoint", "gemini", "lazarus", "ds-ft", "replica-drop", "ba
 @pytest.mark.parametrize("system", SYSTEMS_TRIED)
 def test_no_other_layout_that_fits_trains_more_on_the_trace(system, trace):
     scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "h100x8", "system": system, "trace": trace})
-    candidates = search_of(scenario, trace).candidates(SYSTEMS[system])
     samples = {}
-    for job in candidates:
+    for job in candidates_of(scenario, trace):
         if 2 * replace(scenario, job=job).costs().grid.replica_nodes > 8 and SYSTEMS[system].takes_two_replicas:
             continue
         run = simulated(scenario, job)
@@ -87,7 +87,7 @@ def test_nodes_on_which_a_layout_fits_do_not_count_for_it_where_failures_leave_n
     trace = build_trace([*events, *gone], duration_s=131 * 1100.0 + 10_000.0)
     scenario = resolve({"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "checkpoint", "trace": trace})
     samples = {}
-    for job in search_of(scenario, trace).candidates(SYSTEMS["checkpoint"]):
+    for job in candidates_of(scenario, trace):
         run, memory_bytes = simulated(scenario, job), scenario.gpu.memory_bytes
         tried = replace(scenario, job=job)
         fitting_s = sum(s for (_, size), s in run.steps_s.items() if even_memory(tried, size).total <= memory_bytes)
@@ -95,33 +95,52 @@ def test_nodes_on_which_a_layout_fits_do_not_count_for_it_where_failures_leave_n
     assert samples[scenario.job.parallel] == max(samples.values())
 
 
-def test_of_a_long_trace_the_first_changes_are_simulated(monkeypatch):
-    # Each node that fails comes back: two changes each.
-    trace, ends_s = failing(4, 1000.0, 400.0, 1000.0 * MOST_CHANGES), set()
+def test_of_a_long_trace_the_first_changes_of_equal_parts_of_its_time_are_simulated(monkeypatch):
+    # Each node that fails comes back: two changes each. Failure k is at 1000 k s, its return 400 s later, and no node
+    # fails in the last part of the time.
+    busy_s = 1000.0 * MOST_CHANGES
+    trace, seconds = failing(4, 1000.0, 400.0, busy_s), []
+    trace = build_trace(trace.events(), duration_s=busy_s * NUM_PARTS / (NUM_PARTS - 1))
 
-    def noted(trace, system, costs, loads, end_s, **others):
-        ends_s.add(end_s)
-        return simulate_system(trace, system, costs, loads, end_s, **others)
+    def noted(trace, system, costs, loads, duration_s, **others):
+        seconds.append((trace.nodes_lost(duration_s), duration_s))
+        return simulate_system(trace, system, costs, loads, duration_s, **others)
 
     monkeypatch.setattr(default_job, "simulate_system", noted)
     settings = {"model": "qwen3-30b-a3b", "cluster": "h100x4", "system": "checkpoint"}
     chosen = resolve(settings | {"trace": trace})
-    # The first is at 0 s, at which nodes come; failure k is at 1000 k s. After 127 of them and the start there have
-    # been 255 changes, so that the 257th is the return after failure 128.
-    assert ends_s == {128_400.0}
-    # Failures are as frequent later on.
-    runs = {
-        job.parallel: simulated(chosen, job).samples
-        for job in search_of(chosen, trace).candidates(SYSTEMS["checkpoint"])
-    }
+    # 256 changes are 32 for each of 8 parts: each ends at the 33rd change after its begin.
+    assert (MOST_CHANGES, NUM_PARTS) == (256, 8)
+    begin_s = [part * busy_s / 7 for part in range(7)]
+    changes_s = sorted(1000.0 * number + after_s for number in range(1, 256) for after_s in (0.0, 400.0))
+    ends_s = [[at_s for at_s in changes_s if at_s > first_s][32] for first_s in begin_s]
+    lasting_s = [end_s - first_s for first_s, end_s in zip(begin_s, ends_s, strict=True)]
+    tried = [seconds[first : first + 8] for first in range(0, len(seconds), 8)]
+    assert len(tried) > 1
+    for parts in tried:
+        assert [lasts_s for _, lasts_s in parts] == pytest.approx([*lasting_s, busy_s / 7])
+        assert [num_lost for num_lost, _ in parts] == [16] * 7 + [0]
+    runs = {job.parallel: simulated(chosen, job).samples for job in candidates_of(chosen, trace)}
     assert runs[chosen.job.parallel] > 0.99 * max(runs.values())
 
 
-def test_nothing_is_simulated_where_no_node_is_lost(monkeypatch):
-    monkeypatch.setattr(default_job, "simulate_system", None)
+def test_a_layout_that_fits_in_none_of_the_first_changes_may_be_chosen():
+    # Two of twelve nodes are there while they fail, 300 times. Then all come, for 98 % of the time.
+    small = failing(2, 1000.0, 400.0, 300_000.0)
+    events = [*small.events(), *(Event(300_000.0, "add", f"late{number}") for number in range(10))]
+    trace = build_trace(events, duration_s=15_000_000.0)
+    scenario = resolve({"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "checkpoint", "trace": trace})
+    samples = {}
+    for job in candidates_of(scenario, trace):
+        run, tried = simulated(scenario, job), replace(scenario, job=job)
+        fitting_s = sum(s for (_, n), s in run.steps_s.items() if even_memory(tried, n).total <= tried.gpu.memory_bytes)
+        samples[job.parallel] = run.samples * fitting_s / sum(run.steps_s.values())
+    assert samples[scenario.job.parallel] == max(samples.values())
+
+
+def test_systems_that_recover_from_others_have_two_replicas_where_no_node_is_lost():
     late = build_trace([*nodes(4), Event(600.0, "add", "late")], duration_s=86_400.0)
     scenario = resolve({"model": "qwen3-30b-a3b", "cluster": "h100x5", "system": "lazarus", "trace": late})
-    # Lazarus recovers from other nodes: two replicas of the median of five.
     assert 2 * scenario.costs().grid.replica_nodes <= 5
 
 

@@ -111,8 +111,9 @@ class StepModel:
             return 0.0
         return 2 * inputs.model.d_model * inputs.own_tokens / inputs.nic_bytes_per_s
 
+    @cached_property
     def least_s(self) -> float:
-        """Return a time that the step takes at least: that of the busiest stage, with the way there and back.
+        """A time that the step takes at least: that of the busiest stage, with the way there and back.
 
         A stage waits until the first micro-batch went forward through those before it, and these wait for its last one
         on the way back. Passes at the same time save what either could, at most, or nothing. All exchanges hide.

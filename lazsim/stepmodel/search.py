@@ -104,7 +104,7 @@ def fastest(
     """
     # Of equal steps, the first stands first, in whatever order they were predicted.
     best: list[tuple[float, int, Candidate]] = []
-    bounds = ((model.least_s() + beside_s(model), order) for order, model in enumerate(models))
+    bounds = ((model.least_s + beside_s(model), order) for order, model in enumerate(models))
     for least_s, order in sorted(bounds):
         if len(best) == most and (1 - ROUNDING) * least_s > best[-1][0]:
             break
