@@ -5,7 +5,6 @@ overrides, and a sensitivity study replaces one field at a time.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
@@ -543,7 +542,7 @@ class _Resolution:
         if not isinstance(made, Trace):
             made = self._once(shared_trace, msgspec.structs.replace(source, seed=0), path)
         num_spares, wall_s = self._asked["spares"], source.duration_s or made.duration_s
-        if (most_nodes := made.most_nodes(wall_s or math.inf) - num_spares) <= 0:
+        if not wall_s or (most_nodes := made.most_nodes(wall_s) - num_spares) <= 0:
             return choice
         sized = msgspec.structs.replace(choice.cluster, num_nodes=most_nodes)
         spares = Spares(most_nodes, spare_start_s) if num_spares else NO_SPARES

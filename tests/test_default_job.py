@@ -10,7 +10,7 @@ from lazsim.engine import default_job
 from lazsim.engine.default_job import MOST_CHANGES, NUM_PARTS, JobChoice, candidates
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
-from lazsim.errors import InfeasiblePlanError
+from lazsim.errors import InfeasiblePlanError, LazsimError
 from lazsim.scenario import resolve
 from lazsim.study.memory import fits_memory
 from lazsim.study.simulation import run_scenario
@@ -162,3 +162,8 @@ def test_a_model_that_no_layout_holds_is_refused_for_that_reason(model, num_node
     trace = build_trace(nodes(num_nodes), duration_s=3600.0)
     with pytest.raises(InfeasiblePlanError, match=told):
         lazsim.simulate(trace, model=model, cluster=f"h100x{num_nodes}", systems=[system])
+
+
+def test_a_trace_that_lasts_no_time_is_refused_for_that_reason():
+    with pytest.raises(LazsimError, match="it lasts 0 s; give a duration"):
+        lazsim.simulate(build_trace(nodes(4)), model="olmoe-1b-7b", cluster="h100x4", systems=["checkpoint"])

@@ -284,3 +284,18 @@ def test_a_plan_that_begins_no_step_takes_no_memory_and_no_step_time():
     run = run_of((1000.0, 0), (begins_s, 4))
     assert [event.event for event in run.events].count("restarted") == 2
     assert [size for size, _ in run.steps_s] == [12, 4]
+
+
+def test_copies_of_a_plan_that_begins_no_step_take_no_host_memory():
+    # Of twelve nodes four are left, which hold three times as much each, and go at the very end of their restart.
+    def run_of(*changes):
+        events = [*(Event(0.0, "add", f"n{index}") for index in range(12)), *changes]
+        trace = build_trace(events, duration_s=36_000.0)
+        settings = {"systems": ["gemini"], "model": "gpt-l", "routing": "uniform", "cluster": "rtx3090x10"}
+        return simulation.simulate(trace, **settings).runs[0]
+
+    lost = [Event(1000.0, "remove", f"n{index}") for index in range(8)]
+    [begins_s] = (event.time_s for event in run_of(*lost).events if event.event == "restarted")
+    rest = [Event(begins_s, "remove", f"n{index}") for index in range(8, 12)]
+    assert run_of(*lost, *rest).host_bytes == run_of().host_bytes
+    assert run_of(*lost).host_bytes == pytest.approx(3 * run_of().host_bytes)

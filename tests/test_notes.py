@@ -243,6 +243,18 @@ def test_nodes_that_make_no_group_are_told_once_for_all_systems_that_leave_them_
     assert not [note for note in notes_of(late, ("ds",)) if "of 5 nodes train" in note]
 
 
+@pytest.mark.parametrize(("system", "num_nodes"), [("bamboo", 4), ("recycle", 8)])
+def test_nodes_that_go_on_in_their_places_are_not_told_as_idle(system, num_nodes, tmp_path):
+    # Pipelines of four nodes. Without one, the others go on: on 3 nodes no pipeline could begin, and on 7 only one.
+    lost = nodes_at(0.0, num_nodes, 86_400.0, Event(3600.0, "remove", "n1"))
+    job = tmp_path / "stages.toml"
+    layout = "[parallel]\ntensor = 1\npipeline = 4\nexpert = 8\nglobal_batch = 512\n"
+    job.write_text(f"fault_threshold = 1\nrebalance_interval_steps = 200\njoin_wait_s = 120\n{layout}")
+    found = simulate(lost, systems=[system], model="qwen3-30b-a3b", cluster="h100x8", job=str(job))
+    assert found.runs[0].states[-1].num_used == num_nodes - 1
+    assert not [note for note in found.notes if "nodes train" in note]
+
+
 def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fits_at_all():
     # Two replicas of 16 experts take 32 slots: 6 nodes have 36, and 5 nodes 30.
     note = (

@@ -396,8 +396,7 @@ class Job:
                 num_steps = self.progress.steps_to_save
             else:
                 persist_s = save.persist_s
-        self.step_s, num_seats = step_s, state.held.num_seats
-        self.shortest_step_s[num_seats] = min(step_s, self.shortest_step_s.get(num_seats, step_s))
+        self.step_s = step_s
         self._note_state()
         self._enter("compute")
         state.stretch = stretch = Stretch(self.env.now, step_s, num_steps, extrapolated_share, persist_s)
@@ -452,6 +451,8 @@ class Job:
         if spent_s:
             # A plan under which no step begins needs no memory.
             self.steps_s[state.held.size] = self.steps_s.get(state.held.size, 0.0) + spent_s
+            shortest_s = self.shortest_step_s.get(state.held.num_seats, stretch.step_s)
+            self.shortest_step_s[state.held.num_seats] = min(stretch.step_s, shortest_s)
         self.extrapolated_s += spent_s * stretch.extrapolated_share
         if state.is_below_threshold:
             self.below_threshold_s += spent_s

@@ -183,7 +183,7 @@ def _unused_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     idle_s: dict[int, float] = {}
     for state, end_s in zip(run.states, [*(state.time_s for state in run.states[1:]), run.wall_s], strict=True):
         there = min(state.num_alive, scenario.most_in_service())
-        if state.num_used and usable(there) < there:
+        if 0 < state.num_used <= usable(there) < there:
             idle_s[there] = idle_s.get(there, 0.0) + (there - usable(there)) * (end_s - state.time_s)
     if math.fsum(idle_s.values()) < DECISIVE_SHARE * run.node_hours_held * HOUR_S or not idle_s:
         return []

@@ -32,7 +32,10 @@ class PartialExperts(System):
         return saved_behind(copy_s, checkpoint_save_s(costs, num_nodes, 1 / self.num_turns), step_s)
 
     def save_all(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
-        """See `System.save_all`: no expert loses updates where no node fails."""
+        """See `System.save_all`: no expert loses updates where no node fails.
+
+        It passes through the buffers of `host_bytes` part by part. *Assumption*.
+        """
         return replace(self, num_turns=1).save(costs, num_nodes, step_s)
 
     def stale_steps(self, interval_steps: int, since_steps: float = math.inf) -> float:
