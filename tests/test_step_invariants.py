@@ -760,6 +760,10 @@ def test_sharded_parameters_are_whole_two_layers_at_a_time():
     assert memory["parameters"] == pytest.approx(2 * 2 * layer)
     assert memory["gradients"] == pytest.approx(4 * share + (2 + 4) * layer)
     assert memory["optimizer"] == pytest.approx(12 * share)
+    # With moments in 16 bits, a weight is a parameter of 16 bits and as many others, which each GPU has of its share.
+    halved = memory_bytes(load_inputs("mixtral-8x22b", "dgx-h100", None, {**layout, "moment_bytes": 2}, 128))
+    assert halved["parameters"] == pytest.approx(2 * 2 * layer + 2 * share)
+    assert halved["optimizer"] == pytest.approx((2 + 2 + 2) * share)
 
 
 def test_parameters_that_are_not_freed_are_whole_when_the_backward_pass_begins():

@@ -194,8 +194,8 @@ def _stage_bytes(
     parameters, gradients = PARAM_BYTES * held, parallel.gradient_bytes * held
     if parallel.gathers_each_time:
         parameters, gradients = gathered[0], gathered[1] + parallel.state_bytes * owned
-        # Weights in fp32 are among the states of the optimizer.
-        parameters += PARAM_BYTES * owned if parallel.state_bytes == PARAM_BYTES else 0.0
+        # Weights in fp32 are among the states of the optimizer, and remainders complete parameters of 16 bits.
+        parameters += PARAM_BYTES * owned * (parallel.state_bytes == 2 or parallel.keeps_remainders)
     elif inputs.quantised and parallel.sharding != "full":
         # Matmuls read a copy along each axis.
         is_beside = not parallel.eight_bit_parameters or parallel.precision == "nvfp4"
