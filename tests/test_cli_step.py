@@ -564,6 +564,7 @@ def test_a_row_says_which_cell_cannot_be_read(tmp_path, column, value, message):
         (lambda head, line: [head.replace(",mbs,", ",gbs,"), line], "has two columns gbs"),
         (lambda head, line: [head.replace("precision", "precission"), line], "column precission, which is not read"),
         (lambda head, line: [head.replace(",vp,", ",VP,"), line], "column VP, which is not read; name it vp"),
+        (lambda head, line: [head + ",dp_replicates", line + ",2"], "which is not read; name it dp_replicate"),
         (
             lambda head, line: [head.replace(",tok_s_gpu,", ",tok_s_gpu (1/s),"), line],
             "column tok_s_gpu (1/s), which is not read; name it tok_s_gpu",
@@ -647,6 +648,15 @@ def test_the_recipes_of_a_source_are_known_in_any_spelling(tmp_path, name):
     # The recipes of Megatron-Bridge reduce gradients in 16 bits.
     (run,) = read_runs(str(told(tmp_path, "source_family", name)))
     assert run.inputs.parallel.gradient_bytes == 2
+
+
+@pytest.mark.parametrize(("optimizer", "width"), [("adam", 2), ("muon", 4)])
+def test_the_recipe_of_deepseek_v3_has_16_bits_for_the_moments_of_adam_alone(tmp_path, optimizer, width):
+    # ``deepseek_v3.py`` of Megatron-Bridge 0.3.1; Megatron has no such moments of other optimizers.
+    table = told(tmp_path, "source_family,optimizer", f"Megatron-Bridge,{optimizer}")
+    table.write_text(table.read_text().replace("qwen3_30b_a3b", "deepseek_v3"))
+    (run,) = read_runs(str(table))
+    assert run.inputs.parallel.moment_bytes == width
 
 
 def test_settings_that_a_row_leaves_out_are_told_with_what_stands_for_them(tmp_path):
@@ -915,6 +925,7 @@ def test_a_row_that_contradicts_itself_is_not_predicted_and_says_why(lazsim, tmp
         ("token_routing", "capacity_padded_drop", "not read: token_routing capacity_padded_drop without capacity_f"),
         ("cuda_graph", "n/a (XLA)", None),
         ("dispatcher", "alltoall (dedup)", "not read: words in brackets of dispatcher alltoall (dedup) (mine)"),
+        ("sharding", "fsdp (no reshard; cpu offload)", "not read: words in brackets of sharding fsdp (no reshard; cpu"),
         ("optimizer", "adam (bf16 states)", "not read: words in brackets of optimizer adam (bf16 states) (mine)"),
     ],
 )  # fmt: skip

@@ -88,7 +88,7 @@ LEARNED = ("real", "aux", "learned")
 ROUTINGS = ("balance", "drop", *LEARNED, "fake")
 """Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
 
-XLA, KEPT = "(xla)", r"no.reshard"
+XLA, KEPT = "(xla)", r".* \((no.reshard\w*( after (fwd|forward))?|reshard_after_forward ?= ?false)\)"
 
 OWN, NEAREST, UNKNOWN_INPUTS, APART = "all known", "of the nearest recipe", "some unknown", "counted apart"
 """How well the inputs of a row are known, its setting `inputs`."""
@@ -190,7 +190,7 @@ def read_runs(path: str | None = None) -> list[MeasuredRun]:
     columns, known = (next(iter(table.values())).keys() for table in (rows, catalogued))
     # In another case, or with a unit behind the name.
     unread = {re.split(r"\W", one.lower())[0]: one for one in sorted(columns - known)}
-    for column in sorted(known - columns):
+    for column in sorted({*known, *SIZES.values()} - columns):
         if alike := difflib.get_close_matches(column, unread, 1, ALIKE):
             raise SpecError(f"{path}: has a column {unread[alike[0]]}, which is not read; name it {column}")
     return [_run(row, lookup) for row in rows.values()]
@@ -422,7 +422,7 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     elif cells.get("capacity_factor", "")[:1].isdigit() and not drops:
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
     for column in CHOICES:
-        if " (" in cells.get(column, "") and not (XLA in cells[column] or re.search(KEPT, cells[column])):
+        if " (" in cells.get(column, "") and not (XLA in cells[column] or re.fullmatch(KEPT, cells[column])):
             yield f"words in brackets of {shown[column]}"
     ranks, micro_batches = cell_number(row, "dp"), cell_number(row, "microbatches_per_step")
     if ranks > 0 and ranks not in (inputs.data, inputs.data * parallel.context):
@@ -461,10 +461,10 @@ def _layout(row: Cells) -> ParallelSpec:
         "sharding": _choice(row, "sharding", "none" if row.get("distributed_optimizer") == "0" else "optimizer"),
         "optimizer": _choice(row, "optimizer", "adam"),
         "state_bytes": recipes.state_bytes,
-        "reshard_after_forward": recipes.reshard_after_forward and not re.search(KEPT, row.get("sharding", "")),
+        "reshard_after_forward": recipes.reshard_after_forward and not re.fullmatch(KEPT, row.get("sharding", "")),
         "gradient_bytes": recipes.gradient_bytes,
         "precision": (precision := _choice(row, "precision", "bf16")),
-        # So the recipes of Megatron-Bridge 0.6.2 have it; torchao gathers 16 bits by default.
+        # So the recipes of Megatron-Bridge 0.6.2 and NeMo 2.1.0 have it; torchao gathers 16 bits by default.
         "eight_bit_parameters": precision != "fp8_block" and not in_pytorch,
         "recompute": recompute if recomputed or recompute == "full" else "none",
         "recomputed": recomputed,
@@ -502,7 +502,7 @@ def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
     parts = ["attention"] * ((model, system) != ("deepseek-v3", "gb200-nvl72"))
     parts += ["head"] * model.startswith(("deepseek-v3", "gpt-oss"))
     has_parts = (fields["precision"], fields["graphs"]) == ("mxfp8", "full")
-    moments = 2 if model.startswith("deepseek-v3") else 4
+    moments = 2 if model.startswith("deepseek-v3") and fields["optimizer"] == "adam" else 4
     return {"eight_bit_parts": parts * has_parts, "exchange_multiprocessors": 32 * is_wide, "moment_bytes": moments}
 
 
