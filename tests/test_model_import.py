@@ -276,6 +276,13 @@ def test_counts_of_other_families_are_the_published_ones(tmp_path, name):
         assert -unit / 2 < (model.active_params - left_out) / 1e9 - active < unit
 
 
+def test_a_part_of_a_config_whose_type_is_empty_names_no_model(tmp_path):
+    # As in the files of databricks/dbrx-base.
+    config = FURTHER["dbrx"][0]
+    empty = {part: {"model_type": "", **config[part]} for part in ("attn_config", "ffn_config")}
+    assert load(tmp_path, config | empty).name == load(tmp_path, config).name == "dbrx"
+
+
 TRANSFORMERS = json.loads((ROOT / "tests" / "golden" / "transformers.json").read_text())
 """By family, a config of six layers as Transformers 5.24 has it by default, less fields of training, and the parameters
 of the model that it builds of it (with two axes or more, less convolutions and biases): all, and those of experts."""

@@ -108,8 +108,8 @@ class _Config:
         is_wrapper = any(isinstance(fields.get(name), dict) for name in TEXT)
         self.of_text = ChainMap(*nested) if is_wrapper else self.fields
         self.asked = set(NESTED)
-        name = next((str(one["model_type"]) for one in (*nested, fields) if one.get("model_type")), "")
-        known = max((one for one in families() if name.startswith(one)), key=len, default="")
+        self.model_type = next((str(one["model_type"]) for one in (*nested, fields) if one.get("model_type")), "")
+        known = max((one for one in families() if self.model_type.startswith(one)), key=len, default="")
         family = families().get(known, {})
         self.traits: Sequence[str] = family.get("traits", ())
         self.defaults = {key: value for key, value in family.items() if key != "traits"}
@@ -119,7 +119,7 @@ class _Config:
         self.taken: dict[str, Any] = {}
         """Of these, those that were taken."""
         is_odd = not known or "not_compared" in self.traits
-        self.odd = [f"model_type {name or '(none)'}"] if is_odd else []
+        self.odd = [f"model_type {self.model_type or '(none)'}"] if is_odd else []
         """What a model has that lazsim does not know, beside fields."""
         tied = [one.get("tie_word_embeddings") for one in (fields, *nested)]
         if "tied_by_either" in self.traits:
@@ -294,7 +294,7 @@ def _model(config: _Config) -> dict[str, Any]:
 
 
 def _name(config: _Config) -> str:
-    name = str(config.fields.get("_name_or_path") or config.fields.get("model_type") or "model")
+    name = str(config.fields.get("_name_or_path") or config.model_type or "model")
     return re.sub(r"[^A-Za-z0-9._-]", "-", name.rstrip("/").rpartition("/")[2])[:60].lower() or "model"
 
 
