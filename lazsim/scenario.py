@@ -361,7 +361,7 @@ class _Resolution:
             raise SpecError(self._where + unknown_name("planning", asked["planning"], list(PLANNINGS)))
         duration_s, spare_start_s = self._seconds("duration"), self._seconds("spare_start") or 0.0
         if duration_s == 0:
-            raise SpecError(f"{self._where}`duration`: {asked['duration']}: choose more than 0 and up to 100 years")
+            raise SpecError(f"{self._where}`duration`: 0 s: choose more than 0 and up to 100 years")
         # A file that is missing is told before seconds go into the search for a layout.
         trace = self._trace(duration_s)
         model = self._spec(ModelSpec, "model", asked["model"])
@@ -437,7 +437,7 @@ class _Resolution:
         with self._naming(setting):
             seconds = parse_duration(value) if isinstance(value, str) else value
             if seconds is not None and not 0 <= seconds <= LONGEST_S:
-                raise SpecError(f"{value}: choose 0 or more, and up to 100 years")
+                raise SpecError(f"{seconds:.12g} s: choose 0 or more, and up to 100 years")
         return seconds
 
     def _spec(self, spec_type: type[SpecT], part: str, name: str) -> SpecT:

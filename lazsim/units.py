@@ -211,13 +211,14 @@ def share_text(share: float, form: str) -> str:
 
     Examples
     --------
-    >>> [share_text(share, ".1%") for share in (0.0, 0.0001, 0.614, 0.9996, 1.0, 1.0004)]
+    >>> [share_text(share, ".1%") for share in (0.0, 0.0001, 0.614, 0.9996, 1.0000000000000002, 1.0004)]
     ['0.0%', '<0.1%', '61.4%', '>99.9%', '100.0%', '>100.0%']
     """
     text, last = format(share, form), 10.0 ** -(int(form[1:-1]) + 2 * form.endswith("%"))
     if share > 0 and text == format(0.0, form):
         return f"<{format(last, form)}"
-    if share != 1 and text == format(1.0, form):
+    # Parts that were summed in another order than the whole differ by a rounding.
+    if abs(share - 1) > 1e-12 and text == format(1.0, form):
         return f">{format(1 - last if share < 1 else 1.0, form)}"
     return text
 

@@ -230,17 +230,18 @@ def test_a_run_shorter_than_a_step_says_so_and_has_no_productive_time():
 def test_nodes_that_make_no_group_are_told_once_for_all_systems_that_leave_them_idle():
     # A GPU holds 6 slots, and equal chunks of 16 experts that fit are of 4: groups have 4 nodes, so that 5 to 7 nodes
     # have one group, and 8 nodes two. `lazarus` uses any number.
-    told = "ds, tutel: 4 of 7 nodes train, the most that make equal groups that hold every expert; the others stay idle"
+    most = "4 train, the most that make equal groups that hold every expert"
+    told = f"ds, tutel: with 7 nodes, {most}; the others stay idle"
     systems = ("lazarus", "ds", "tutel")
-    idle = [note for note in notes_of(nodes_at(0.0, 7), systems) if "nodes train" in note]
+    idle = [note for note in notes_of(nodes_at(0.0, 7), systems) if most in note]
     assert idle == [f"{told}, and more train from 8 on"]
-    assert not [note for note in notes_of(nodes_at(0.0, 8), systems) if "nodes train" in note]
+    assert not [note for note in notes_of(nodes_at(0.0, 8), systems) if most in note]
     # In 5 of 10 min, one of 5 nodes is idle: (5 min x 1) / (5 min x 5 + 5 min x 4) is 11 % of the node-hours.
     half = nodes_at(0.0, 4, 600.0, Event(300.0, "add", "n9"))
-    assert [note for note in notes_of(half, ("ds",)) if "of 5 nodes train" in note]
+    assert [note for note in notes_of(half, ("ds",)) if most in note]
     # In 4 of 10 min it is 4 / (6 x 4 + 4 x 5), 9 %, which decides little.
     late = nodes_at(0.0, 4, 600.0, Event(360.0, "add", "n9"))
-    assert not [note for note in notes_of(late, ("ds",)) if "of 5 nodes train" in note]
+    assert not [note for note in notes_of(late, ("ds",)) if most in note]
 
 
 @pytest.mark.parametrize(("system", "num_nodes"), [("bamboo", 4), ("recycle", 8)])
@@ -252,7 +253,7 @@ def test_nodes_that_go_on_in_their_places_are_not_told_as_idle(system, num_nodes
     job.write_text(f"fault_threshold = 1\nrebalance_interval_steps = 200\njoin_wait_s = 120\n{layout}")
     found = simulate(lost, systems=[system], model="qwen3-30b-a3b", cluster="h100x8", job=str(job))
     assert found.runs[0].states[-1].num_used == num_nodes - 1
-    assert not [note for note in found.notes if "nodes train" in note]
+    assert not [note for note in found.notes if "stay idle" in note]
 
 
 def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fits_at_all():

@@ -108,7 +108,7 @@ def test_what_a_spec_cannot_say_is_one_line_with_its_file_and_key(tmp_path, text
         ({"routing": "even"}, "my.toml: `routing`: unknown routing 'even'"),
         ({"placement": "mor"}, "my.toml: `placement`: unknown policy 'mor': did you mean 'mro'?"),
         ({"duration": "80"}, "my.toml: `duration`: '80' is not a duration"),
-        ({"duration": "0s"}, "my.toml: `duration`: 0s: choose more than 0"),
+        ({"duration": "0s"}, "my.toml: `duration`: 0 s: choose more than 0"),
         ({"start": "2h"}, "my.toml: `trace`: `start` 120 min"),
         ({"cap": "of", "max_nodes": 8}, "my.toml: `trace`: unknown cap rule 'of'"),
         ({"profile": "mine.csv"}, "my.toml: `profile`: mine.csv: cannot be read"),

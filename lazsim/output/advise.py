@@ -13,7 +13,7 @@ from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Alternative
 from lazsim.study.comparison import Ranked
-from lazsim.study.intervals import MIN_SAMPLES, Interval
+from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import gather_obstacles
 from lazsim.study.simulation import plan_of
 from lazsim.units import counted, format_duration
@@ -75,7 +75,7 @@ def _answer(advice: Advice) -> list[str]:
         no_setting = f"no setting is done in time with a probability of {100 * goal.least_prob:.10g}%"
         return [no_setting, f"nearest: {name}; in time in {_in_time(advice, best)}"]
     value = with_interval(advice.ranking[0].mean, goal.format)
-    ettr = with_interval(Interval(*(100 * bound for bound in advice.mean("ettr", most=1.0))), ".1f")
+    ettr = with_interval(advice.mean("ettr", most=1.0), ".1%")
     num_ties = len(advice.ties)
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
     if untold := sum(one.is_tie is None for one in advice.ranking[1:]):
@@ -85,7 +85,7 @@ def _answer(advice: Advice) -> list[str]:
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
-    worth = f"{value} {goal.heading}, {in_time}ETTR {ettr} %, over {seeds}"
+    worth = f"{value} {goal.heading}, {in_time}ETTR {ettr}, over {seeds}"
     return [f"advice for {goal.name}: {name}{told}", worth]
 
 

@@ -192,7 +192,7 @@ def _unused_notes(scenario: Scenario, run: SystemRun) -> list[str]:
     if not isinstance(costs, LayoutCosts):
         groups = "equal groups that hold every expert"
     more = next((number for number in range(there, 2 * there + 1) if usable(number) > usable(there)), None)
-    told = f"{usable(there)} of {counted(there, 'node')} train, the most that make {groups}; the others stay idle"
+    told = f"with {counted(there, 'node')}, {usable(there)} train, the most that make {groups}; the others stay idle"
     return [f"{told}, and more train from {more} on" if more else told]
 
 
