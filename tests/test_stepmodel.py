@@ -1132,6 +1132,7 @@ OWN_EXCHANGES = {"overlap_gradients": False, "overlap_parameters": False}
         ({"precision": "fp8"}, 2, 1, 0),
         ({"precision": "fp8", "eight_bit_parameters": False}, 2, 2, 2 * (2 + 1)),
         ({"precision": "fp8", "eight_bit_parameters": False, "reshard_after_forward": False}, 1, 2, 2 * (2 + 1)),
+        ({"precision": "fp8", "eight_bit_parameters": False, "recompute": "full"}, 2, 2, 3 * (2 + 1)),
     ],
 )
 def test_sharded_parameters_go_layer_by_layer_and_those_of_the_head_are_gathered_once(layout, times, width, cast):

@@ -12,7 +12,6 @@ from lazsim.stepmodel.pipeline import PartTime, Schedule, StagePart, parts_of, p
 BUCKET_PARAMS, BUCKET_PARAMS_PER_RANK = 40_000_000, 1_000_000
 """Parameters that are exchanged at once: at least, and for each data-parallel rank (NVIDIA/Megatron-LM, DDP)."""
 
-
 NEWTON_SCHULZ_ITERATIONS = 5
 """Of Muon (arXiv 2502.16982)."""
 
@@ -143,7 +142,8 @@ def sharded_exchange(
         if owners > 1
     ]
     if inputs.quantised and inputs.gathered_bytes == PARAM_BYTES:
-        copied += [2 * (PARAM_BYTES + OPERAND_BYTES[parallel.precision]) * math.fsum(units[1][0])]
+        passes = 3 if parallel.recompute == "full" else 2
+        copied += [passes * (PARAM_BYTES + OPERAND_BYTES[parallel.precision]) * math.fsum(units[1][0])]
     copies_s = math.fsum(copied) / inputs.gpu.moved_bytes_per_s
     return ShardedExchange(exposed_s + copies_s, hidden_s, slowed_by(inputs, hidden_s))
 
