@@ -9,6 +9,7 @@ import pytest
 import lazsim as package
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
+from lazsim.errors import LazsimError
 from lazsim.output.compare import observed_parts
 from lazsim.scenario import resolve
 from lazsim.study.observed import ObservedComparison, Offer, Phases, observed_phases, offer, simulated_phases
@@ -84,6 +85,22 @@ LOGS = {
     "csv of W&B from Lightning": (
         "steps",
         "_step,_timestamp,trainer/global_step\n" + "".join(f"{at},{t},{n}\n" for at, (t, n) in enumerate(STEPS)),
+    ),
+    "csv of a chart of W&B": (
+        "steps",
+        '"Relative Time (Process)","run-7 - _step","run-7 - _step__MIN","run-7 - _step__MAX"\n'
+        + "".join(f'"{t}","{n}","0","99"\n' for t, n in STEPS),
+    ),
+    "csv of a chart of W&B over the steps": (
+        "steps",
+        '"train/global_step","run-7 - _timestamp","run-7 - _timestamp__MIN"\n'
+        + "".join(f'"{n}","{1_700_000_000.5 + t}","0"\n' for t, n in STEPS),
+    ),
+    "csv with lengths of time": ("steps", "elapsed,step\n" + "".join(f"23:59:{t},{n}\n" for t, n in STEPS)),
+    "csv with slashes in dates": ("steps", "time,step\n" + log_of("{},{}", [one.replace("-", "/") for one in STAMPS])),
+    "csv of Neptune without a header": (
+        "steps",
+        "".join(f"{n}.0,{1_700_000_000_000 + 1000 * t}.0,2.5\n" for t, n in STEPS),
     ),
     "csv of a metric of MLflow": (
         "steps",
@@ -235,8 +252,16 @@ def test_ranks_that_nothing_tells_apart_show_the_stop_of_one_of_them(tmp_path, l
     # A log cannot tell the five steps after the line of step 450 from the stop.
     assert (found.num_stops, found.done) == (1, 990)
     assert (found.stop_s, found.lost_s, found.step_s) == (pytest.approx(310, abs=late_s), 100, pytest.approx(2))
-    told = (["lines are not in"] if lines_each > 1 else []) + (["lines of ranks behind"] if late_s == 20 else [])
+    # Lines of one time are put in the order of their counts.
+    told = ["lines are not in"] if lines_each > 1 else ["lines of ranks behind"] if late_s == 20 else []
     assert [re.match("|".join(told), note)[0] for note in log.notes] == told
+
+
+def test_of_several_columns_with_a_count_the_one_that_counts_is_told(tmp_path):
+    (tmp_path / "log.csv").write_text("time,a - _step,b - _step\n1,1,\n2,2,1\n3,3,2\n4,,3\n")
+    log = read_log(tmp_path / "log.csv")
+    assert [one.done for one in log.marks] == [1, 2, 3]
+    assert log.notes[0] == "of the columns a - _step, b - _step, a - _step counts"
 
 
 def test_lines_of_json_that_a_kill_tore_and_those_of_others_do_not_count(tmp_path):
@@ -252,12 +277,33 @@ def test_lines_of_json_that_a_kill_tore_and_those_of_others_do_not_count(tmp_pat
     )
 
 
-def test_lines_with_the_newest_first_are_read_from_the_oldest(tmp_path):
-    (tmp_path / "log.csv").write_text(
-        "time,step\n" + "".join(f"2025-03-01 00:00:{59 - t},{59 - t}\n" for t in range(40))
-    )
-    log = read_log(tmp_path / "log.csv")
-    assert ([one.done for one in log.marks], len(log.notes)) == (list(range(20, 60)), 1)
+# A line in 10 s; the job stops at step 100 for 300 s, and begins again at step 81.
+RUNS = ([(10 * at, at) for at in range(101)], [(1300 + 10 * at, 81 + at) for at in range(101)])
+
+
+def dated(tmp_path, lines):
+    lines = [f"2025-03-01 {10 + at // 3600}:{at // 60 % 60:02}:{at % 60:02},{done}\n" for at, done in lines]
+    (tmp_path / "log.csv").write_text("time,step\n" + "".join(lines))
+    return tmp_path / "log.csv"
+
+
+@pytest.mark.parametrize("lines", [(RUNS[0] + RUNS[1])[::-1], RUNS[1] + RUNS[0]], ids=["newest first", "runs"])
+def test_lines_with_the_newest_first_are_read_from_the_oldest(tmp_path, lines):
+    log = read_log(dated(tmp_path, lines))
+    assert log.marks == sorted(log.marks, key=lambda one: one.time_s)
+    assert log.notes == ("lines are not in the order of their times, and count by these",)
+    found = observed_phases(log.marks)
+    # 20 steps are done again, of 10 s each.
+    assert (found.num_stops, found.stop_s, found.lost_s, found.done) == (1, 290, 200, 181)
+
+
+@pytest.mark.parametrize("back_s", [330, 600, 1300])
+@pytest.mark.parametrize("again", [0, 1])
+def test_a_clock_that_was_set_back_while_a_job_stood_is_refused(tmp_path, back_s, again):
+    # A restart whose lines are mixed, by time, with those before it; also where the count does not step back.
+    later = [(1300 + at - back_s, done) for at, done in ((10 * at, (81 if again else 101) + at) for at in range(101))]
+    with pytest.raises(LazsimError, match="line 103: its time is before that of the line above; sort the log"):
+        read_log(dated(tmp_path, RUNS[0] + later))
 
 
 @pytest.mark.parametrize("stop_s", [0, 300])
@@ -411,8 +457,15 @@ BAD = {
         "time,step\n" + "".join(f"{t},{t}\n{t},{t - 3}\n" for t in range(3, 21)),
         "18 of 36 lines step back, as where several ranks write into one log; keep the lines of one rank",
     ),
-    "NaN": ("time,step\n1,1\nnan,2\n3,3\n4,4\n", "line 3: expected a time in seconds or a date: 'nan' is no number"),
+    "NaN": (
+        "time,step\n1,1\nnan,2\n3,3\n4,4\n",
+        "line 3: expected a time in seconds or a date of ISO 8601: 'nan' is no number",
+    ),
     "no time": ("time,step\n1,1\nsoon,2\n3,3\n", "line 3: expected a time"),
+    "day or month first": (
+        "time,step\n03/01/2025 00:00:10,1\n03/01/2025 00:00:20,2\n03/01/2025 00:00:40,4\n",
+        "line 2: expected a time in seconds or a date of ISO 8601: '03/01/2025 00:00:10' is no number",
+    ),
     "short row": ("time,step\n1,1\n2\n3,3\n", "line 3: expected 2 columns"),
     "no progress": ("time,step\n1,1\n2,1\n3,1\n", "--observed: its steps or their times never rise"),
     "times of each step": ("time,step\n2.0,1\n2.0,2\n2.0,3\n", "--observed: its steps or their times never rise"),

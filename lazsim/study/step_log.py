@@ -18,7 +18,17 @@ from lazsim.files.tables import Row, read_table
 from lazsim.grouping import grouped
 from lazsim.limits import LONGEST_S, MAX_ROWS, MAX_WHOLE
 from lazsim.specs import sha256
-from lazsim.trace.reading.times import EPOCHS_S, ROUNDED, is_read_by, read_date, split_unit, stamp_unit, to_seconds
+from lazsim.trace.reading.times import (
+    EPOCHS_S,
+    HOURS,
+    ROUNDED,
+    is_read_by,
+    read_date,
+    read_length,
+    split_unit,
+    stamp_unit,
+    to_seconds,
+)
 from lazsim.units import UNIT_OF_WORD, counted, read_number
 
 FEWEST_LINES = 3
@@ -42,12 +52,21 @@ HEADLESS = (
         ("wall_time_s", "step", "value"),
         "TensorBoard: seconds since 1970, step and value",
     ),
+    (
+        re.compile(r"\d+(?:\.0)?,1\d{12}(?:\.\d*)?,[^,\n]*\n"),
+        ("step", "timestamp_ms", "value"),
+        "Neptune: step, ms since 1970 and value",
+    ),
 )
-"""First row and columns of tables of one metric that have no header: a file of ``mlruns``, and TensorBoard's JSON."""
+"""First row and columns of tables of one metric without a header: of ``mlruns``, TensorBoard's JSON, Neptune's CSV."""
 
-TIMES = ("timestamp", "walltime", "wall_time", "time", "datetime", "elapsed", "runtime", "seconds")
+TIMES = (
+    *("timestamp", "walltime", "wall_time", "time", "datetime", "elapsed", "runtime", "seconds"),
+    *("relative_time__wall", "relative_time__process"),
+)
 """Names of columns with a time, in small letters and without a unit: of several, the first of these counts, since the
-`_runtime` of W&B stands still between runs of a job, and the `elapsed` of others is that of a step."""
+`_runtime` of W&B, its time of a process, stands still between runs of a job, and the `elapsed` of others is that of a
+step."""
 COUNTS = {
     **dict.fromkeys(("step", "steps", "iteration", "global_step", "trainer_global_step", "train_global_step"), "steps"),
     **dict.fromkeys(("samples", "consumed_samples"), "samples"),
@@ -180,15 +199,22 @@ def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
 
 
 def _in_order(marks: list[Mark]) -> list[Mark]:
-    """Return lines with dates by time, where those that come too late have no more steps than the line above.
+    """Return lines with dates by time, unless the count then steps back more often than in the file.
 
-    Such are the lines of ranks that write into one file, of logs that were put together, and of newest lines first.
-    More steps at a sooner time are those of a clock that was set back.
+    Such are the lines of ranks that write into one file, of logs that were put together, and of newest lines first. A
+    clock that was set back mixes lines of which each steps back, or puts more steps at a sooner time.
     """
-    turns = [(before, after) for before, after in pairwise(marks) if after.time_s < before.time_s]
-    if min(one.time_s for one in marks) < EPOCHS_S[0] or any(after.done > before.done for before, after in turns):
+    is_sorted = all(before.time_s <= after.time_s for before, after in pairwise(marks))
+    if is_sorted or min(one.time_s for one in marks) < EPOCHS_S[0]:
         return marks
-    return sorted(marks, key=lambda one: one.time_s)
+
+    def num_back(lines: list[Mark]) -> int:
+        # What steps back in both may be two: the end of a log, and the beginning of another one that was before it.
+        steps = [(before, after) for before, after in pairwise(lines) if after.done < before.done]
+        return sum(1 + (after.time_s < before.time_s) for before, after in steps)
+
+    ordered = sorted(marks, key=lambda one: (one.time_s, one.done))
+    return ordered if num_back(_without_late(ordered)[0]) <= num_back(marks) else marks
 
 
 def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
@@ -274,6 +300,8 @@ def _table(name: str, text: str) -> Reading:
     if found is None:
         return "steps", [], ()
     time_column, count_column, writer_columns, unit = found
+    if len(several := [field for field in header if (one := _columns(("time", field))) and one[3] == unit]) > 1:
+        notes += (f"of the columns {shorten(', '.join(several))}, {header[count_column]} counts",)
     time_unit = split_unit(header[time_column])[1]
     if time_unit is None:
         times = [fields[time_column] for _, fields in rows if len(fields) > time_column]
@@ -295,7 +323,8 @@ def _columns(header: Sequence[str], rows: Sequence[Row] = ()) -> tuple[int, int,
     """
     if any(re.fullmatch(r"-?\d+\.\d+", field) for field in header):
         return None
-    names = [re.sub(r"\W", "_", field.lower()).strip("_") for field in header]
+    # Charts of W&B have the name of a run before that of a column: ``run-7 - train/global_step``.
+    names = [re.sub(r"\W", "_", field.lower().rpartition(" - ")[2]).strip("_") for field in header]
     plain = [re.sub(rf"_+({'|'.join(UNIT_OF_WORD)})$", "", name) for name in names]
     times = [plain.index(name) for name in TIMES if name in plain]
     counts = [place for place, name in enumerate(names) if name in COUNTS]
@@ -321,7 +350,9 @@ def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "
     if not _has_value(done):
         return Mark(line, math.nan, math.nan)
     try:
-        if ":" in time and "-" in time[1:]:
+        if HOURS.fullmatch(time.strip()):
+            time_s = read_length(time, None)
+        elif re.match(r"\s*\d{4}[-/].*:", time):
             date = read_date(time.replace(",", "."))
             # A date without a zone is in none that changes with summer time.
             time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
@@ -330,7 +361,7 @@ def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "
         elif not math.isfinite(time_s := to_seconds(read_number(time), unit)):
             raise ValueError(f"{shorten(time)!r} is no number")
     except (ValueError, OverflowError) as error:
-        raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date: {error}") from None
+        raise LazsimError(f"{name}, line {line}: expected a time in seconds or a date of ISO 8601: {error}") from None
     try:
         number = read_number(done)
     except ValueError as error:
