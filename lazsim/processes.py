@@ -158,14 +158,22 @@ _clearing: list[tuple[int, Callable[[], object]]] = []
 
 @contextmanager
 def clearing(clear: Callable[[], object]) -> Iterator[None]:
-    """Clear away when the block is done, also where `end_at_once` ends the process: then perhaps for a second time."""
+    """Clear away when the block is done, also where `end_at_once` ends the process; again where an order breaks it off.
+
+    `clear` is safe to call again.
+    """
     own = os.getpid(), clear
     _clearing.append(own)
     try:
         yield
     finally:
-        clear()
-        _clearing.remove(own)
+        try:
+            clear()
+        except KeyboardInterrupt:
+            clear()
+            raise
+        finally:
+            _clearing.remove(own)
 
 
 def end_at_once(status: int) -> NoReturn:

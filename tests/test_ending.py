@@ -147,6 +147,32 @@ def test_a_second_order_frees_folders_and_a_third_ends_what_hangs(hangs, run_pro
     assert bool(os.listdir(tmp_path)) is hangs
 
 
+@pytest.mark.parametrize(("num_orders", "code", "out"), [(1, 0, "heard\n"), (2, 130, "")])
+def test_an_order_while_a_command_clears_away_leaves_nothing(num_orders, code, out, run_process, tmp_path):
+    # The first one comes when one of two new folders is gone.
+    script = (
+        "from pathlib import Path\nfrom lazsim.files.folders import hold_folder\n"
+        "rmdir = Path.rmdir\n"
+        "def rmdir_and_order(path):\n"
+        "    rmdir(path)\n"
+        "    Path.rmdir = rmdir\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        f"        if {num_orders} == 2:\n"
+        "            time.sleep(0.5)\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "Path.rmdir = rmdir_and_order\n"
+        f"{BEGUN}        with hold_folder(Path({str(tmp_path)!r}) / 'a' / 'b'):\n"
+        "            pass\n"
+        "        time.sleep(60)\n"
+    ) + HEARD
+    ended = run_process(sys.executable, "-c", script, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_order_takes_temporary_files_and_folders_along(run_process, tmp_path):
     # The first one comes during a write, and the second one before what the first has begun to clear away is gone.
     script = (

@@ -37,10 +37,10 @@ def hold_folder(folder: Path, lock_name: str = LOCK) -> Iterator[None]:
             # Others may have taken the folder away.
             with suppress(OSError):
                 (folder / lock_name).unlink()
-            os.close(lock)
-            lock = None
-        with suppress(OSError):
-            for path in made:
+            own, lock = lock, None
+            os.close(own)
+        for path in made:
+            with suppress(OSError):
                 path.rmdir()
 
     with clearing(clear):

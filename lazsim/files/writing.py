@@ -96,8 +96,10 @@ def _temporary(make: Callable[..., tuple[int, str]], parent: Path) -> Iterator[t
     lock, path = -1, ""
 
     def clear() -> None:
+        nonlocal path
         if path:
             _remove(path)
+            path = ""
             os.close(lock)
 
     with clearing(clear):
