@@ -20,7 +20,7 @@ ONLY_OF_RUN = ("placements", "price", "spares", "spare_start", "strict", "out", 
     type=click.Path(path_type=Path),
     required=True,
     metavar="LOG",
-    help="CSV with columns time and step or samples, or a log of torchtitan, Megatron, NeMo, DeepSpeed or MLPerf.",
+    help="Table of times and steps or samples, or a log of torchtitan, Megatron, NeMo, DeepSpeed or MLPerf.",
 )
 @json_option
 def command(observed: Path, systems: tuple[str, ...], **settings: Any) -> None:

@@ -53,7 +53,7 @@ def info(**reading: Any) -> None:
 @command.command()
 @reading_options
 @click.option("--to", type=OneOf(("lazsim",)), default="lazsim", expose_value=False, help="Format to write.")
-@click.option("--out", required=True, type=kinds.OUT_FILE_OR_STDOUT, help="File to write.")
+@click.option("--out", required=True, type=kinds.OUT_FILE_OR_STDOUT, help="File to write; - is stdout.")
 def convert(out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
     trace = read_stretch(**reading)
@@ -142,7 +142,7 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, help="File to write; default: its name, in the current folder.")
+@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, help="File to write, - is stdout; default: its name, here.")
 @click.option(
     "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_envvar=True,
     help="Where to fetch from: a mirror of GitHub's raw files.",
