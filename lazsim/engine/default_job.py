@@ -4,12 +4,12 @@
    fewest on which it fits with what the system adds, with 16 sequences for each GPU of whole replicas.
 2. The system is simulated on the trace with each of them: under even loads, with the interval between checkpoints that
    is published for it, or Young's. Steps that do not fit into memory count as not trained.
-3. Of a trace with more than `MOST_CHANGES`, the first changes of each of `NUM_PARTS` equal parts of its time are
-   simulated, and count for the part.
+3. Of a trace with more than `MOST_CHANGES`, a stretch of each of `NUM_PARTS` equal parts of its time is simulated, at a
+   random time, and counts for the part. The stretches are as long as each other, and have about `MOST_CHANGES` in all.
 4. The candidate that trains most is taken. Where no node is lost, systems that recover from other nodes, other than by
-   stages, take it of those of which the median of nodes holds two replicas, if any.
-5. All systems have the job that is named as the model if one that keeps no states trains most by it, on a median of
-   nodes that holds two replicas.
+   stages, have one of which the median number of nodes holds two replicas, if there is any.
+5. All systems have the job that is named as the model if a system that only makes checkpoints trains no more by another
+   layout, and the median number of nodes holds two replicas of it.
 """
 
 import contextlib
@@ -57,10 +57,11 @@ DEFAULT_JOB = "testbed-a"
 """The job of a model without one of its own."""
 
 NUM_PARTS = 8
-"""Equal parts of the time of a long trace of which the first changes are simulated."""
+"""Equal parts of the time of a long trace of each of which a stretch is simulated."""
 
 MOST_CHANGES = 256
-"""Changes of nodes that are simulated in all, which takes about a tenth of a second for each candidate."""
+"""Changes of nodes that are simulated in all, or about as many, which takes about a tenth of a second for each
+candidate; and at most in a stretch."""
 
 NUM_SIZES = 32
 """Equal parts of the time, each with its number of nodes, on one of which a candidate is to fit."""
@@ -185,10 +186,12 @@ def _stretches(choice: JobChoice) -> tuple[list[tuple[Trace, float]], float]:
     changes_s = np.unique(trace.time_s[trace.time_s < wall_s])
     if len(changes_s) <= MOST_CHANGES:
         return [(trace, wall_s)], between_s
-    part_s, stretches = wall_s / NUM_PARTS, list[tuple[Trace, float]]()
-    for start_s in (part * part_s for part in range(NUM_PARTS)):
-        later_s = changes_s[changes_s > start_s][MOST_CHANGES // NUM_PARTS :]
-        last_s = min([part_s, *(later_s[:1] - start_s).tolist()])
+    part_s, share, stretches = wall_s / NUM_PARTS, MOST_CHANGES / len(changes_s), list[tuple[Trace, float]]()
+    # Random times coincide with no period of the trace, such as a day.
+    begins = np.arange(NUM_PARTS) + (1 - share) * np.random.default_rng(0).random(NUM_PARTS)
+    for start_s in (part_s * begins).tolist():
+        later_s = changes_s[changes_s > start_s][MOST_CHANGES:]
+        last_s = min([share * part_s, *(later_s[:1] - start_s).tolist()])
         stretches.append((trace.window(start_s, last_s), last_s))
     return stretches, between_s
 
