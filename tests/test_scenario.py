@@ -203,7 +203,7 @@ def test_the_seed_of_a_trace_is_among_the_inputs_of_a_run_where_it_is_given():
             "network.nic_latency_s: only model, gpu, cluster",
         ),
         ({"cluster.nic": 1}, "cluster.nic = 1: unknown field 'nic'"),
-        ({"cluster.network.nic_latency_s": "x-1"}, "'x-1' is not a duration"),
+        ({"cluster.network.nic_latency_s": "x-1"}, "cluster.network.nic_latency_s: 'x-1' is not a duration"),
         ({"cluster": "rtx"}, "`cluster`: unknown cluster 'rtx': did you mean"),
         ({"duration": "0s"}, "`duration`: 0 s: choose more than 0"),
         ({"extrapolate": True}, "`extrapolate` has no effect without `profile`: add that, or leave `extrapolate` out"),

@@ -134,7 +134,7 @@ def test_constants_take_units(tmp_path):
 def test_a_wrong_unit_names_the_key_and_the_units(tmp_path):
     text = (ROOT / "lazsim/catalog/clusters/h100x16.toml").read_text()
     (tmp_path / "mine.toml").write_text(text.replace("nic_bytes_per_s = 4e11", 'nic_bytes_per_s = "400GB"'))
-    with pytest.raises(LazsimError, match=r"mine.toml: nic_bytes_per_s: '400GB' is not a data rate: .*Gbps"):
+    with pytest.raises(LazsimError, match=r"mine.toml: network.nic_bytes_per_s: '400GB' is not a data rate: .*Gbps"):
         load_spec(ClusterSpec, str(tmp_path / "mine.toml"))
 
 

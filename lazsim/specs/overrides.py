@@ -54,7 +54,7 @@ def override(
         with prefix_errors(change):
             _set(plain, field.split("."), value, system, systems)
     try:
-        return convert(with_units(plain), type(spec), name)
+        return convert(with_units(plain, name), type(spec), name)
     except SpecError as error:
         # A change that is alone is named already.
         only = f"`{told[0].partition(' ')[0]}`: " if len(told) == 1 else ""

@@ -18,13 +18,15 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 def with_units(value: Any, field: str = "") -> Any:
     """Turn text such as "400Gbps" into the number of a field whose name ends in a quantity; see `parse_quantity`.
 
+    Errors name the field with the tables that it is in, of which `field` is the outermost.
+
     Examples
     --------
     >>> with_units({"name": "mine", "network": {"nic_bytes_per_s": "400Gbps"}})
     {'name': 'mine', 'network': {'nic_bytes_per_s': 50000000000.0}}
     """
     if isinstance(value, dict):
-        return {name: with_units(one, name) for name, one in value.items()}
+        return {name: with_units(one, f"{field}.{name}".lstrip(".")) for name, one in value.items()}
     if isinstance(value, str) and field.endswith(tuple(QUANTITIES)):
         with prefix_errors(field):
             return parse_quantity(field, value)
