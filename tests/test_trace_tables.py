@@ -649,14 +649,6 @@ def test_outages_of_a_node_that_overlap_or_touch_are_one_and_those_of_no_length_
     assert trace.num_alive()[1].max() == 4
 
 
-@pytest.mark.parametrize("text", [OUTAGES, "time,node,state\n2025-03-01,a,down\n2025-03-02,b,down\n"])
-@pytest.mark.parametrize("nodes", [5, ("c", "a", "d", "b", "e")])
-def test_nodes_that_a_file_names_come_before_those_that_it_does_not(write, text, nodes):
-    trace = read_trace(write(text), mapping=TraceMapping(cluster_nodes=nodes))
-    # The first two names are those of nodes that fail.
-    assert (trace.names[:2], len(trace.names)) == (("a", "b"), 5)
-
-
 def test_file_that_names_more_nodes_than_the_cluster_has_is_refused(write):
     with pytest.raises(TraceFormatError, match="names 2 nodes; give `cluster_nodes` of at least that"):
         read_trace(write(OUTAGES), mapping=TraceMapping(cluster_nodes=1))

@@ -94,8 +94,7 @@ def load_trace(
     start_s, duration_s, max_nodes, cap
         See `cut_trace`; a note says so if the trace ends before the stretch.
     seed
-        Seed of two random streams: one is for a recipe, or names the nodes of a trace that only counts them; one is
-        for the cap.
+        Seed of two random streams: one is for a recipe, or what a file leaves open; one is for the cap.
 
     Raises
     ------

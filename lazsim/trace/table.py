@@ -82,7 +82,7 @@ class Trace(EqualByValue):
     prices: Prices | None = None
     """Prices of a node, where the file has them."""
     is_drawn: bool = False
-    """Whether a seed decides which nodes of a file come or go: it does not name them, or was capped."""
+    """Whether a seed decides which nodes of a file come or go: it does not name all, or was capped."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -166,9 +166,12 @@ class Trace(EqualByValue):
         return int(((self.change < 0) & (self.time_s < end_s)).sum())
 
     def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
-        """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0."""
+        """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0.
+
+        They come in the order of `names`, also those that were lost before and came back.
+        """
         stop_s = self.duration_s if duration_s is None else min(self.duration_s, start_s + duration_s)
-        first: dict[str, EventKind] = {}
+        first: dict[str, EventKind | None] = dict.fromkeys(self.names)
         later = []
         for event in self.events():
             if event.time_s > stop_s:
@@ -176,10 +179,10 @@ class Trace(EqualByValue):
             if event.time_s > start_s:
                 later.append(event._replace(time_s=event.time_s - start_s))
             elif event.kind == "remove":
-                del first[event.node]
+                first[event.node] = None
             elif event.kind == "add" or not start_s:
                 first[event.node] = event.kind
-        events = [Event(0.0, kind, node) for node, kind in first.items()] + later
+        events = [Event(0.0, kind, node) for node, kind in first.items() if kind] + later
         prices = self.prices and self.prices.after(start_s)
         return replace(self.with_events(events, max(0.0, stop_s - start_s)), prices=prices)
 

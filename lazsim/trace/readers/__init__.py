@@ -4,6 +4,7 @@ import itertools
 import re
 from dataclasses import replace
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lazsim.files.reading import decode_text, read_bytes, unpack
 from lazsim.files.tables import PARQUET, find_separator
 from lazsim.specs import catalog_names, sha256
 from lazsim.trace.reading.guess import guess_columns, mapping_reader, open_head
+from lazsim.trace.reading.hosts import natural_order
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.reading.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text
 from lazsim.trace.source import GUESSED, TraceReader, TraceReading, TraceSource
@@ -91,7 +93,8 @@ def read_trace(
     format
         A name of `READERS`, a path of a ``.toml`` file with a `TraceMapping`, or ``auto`` to choose by the content.
     seed
-        Seed for naming the nodes of a trace that only counts them.
+        Seed of what a file leaves open: which nodes go, if it only counts them, and where those stand that it does not
+        name.
     lenient
         Repair faults where possible, and count the repairs in the notes.
     mapping
@@ -128,10 +131,9 @@ def read_trace(
     for field in mapping.given():
         if field not in reader.options:
             raise TraceFormatError(f"{name}: read as {format}, which has no use for `{field}`; leave it out")
-    source = TraceSource(
-        name, TraceFormatError, lenient, text=text, content=content, rng=np.random.default_rng(seed).spawn(1)[0],
-        asked=mapping,
-    )  # fmt: skip
+    rng = np.random.default_rng(seed).spawn(1)[0]
+    undrawn = rng.bit_generator.state
+    source = TraceSource(name, TraceFormatError, lenient, text=text, content=content, rng=rng, asked=mapping)
     reading = reader.read(source)
     events, notes = _of_cluster(reading, source)
     # Hosts have names without case, and with a domain or not, and spreadsheets cut zeros off, but other things have
@@ -154,47 +156,56 @@ def read_trace(
         _check_unit(trace, unit)
         assumed = f"times are read in {unit}, as {format} has them: nothing in the file says so; else give their unit"
         trace = replace(trace, notes=(*trace.notes, assumed))
-    return replace(trace, is_drawn=reading.names == "none")
+    return replace(trace, is_drawn=rng.bit_generator.state != undrawn)
 
 
 def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event], tuple[str, ...]]:
-    """Add the nodes of a cluster that a file does not name, since nothing happened to them, and leave out all others.
+    """Put the nodes of a cluster in order, with those that a file does not name, and leave out all others.
 
-    Nodes that are added come at time 0, after those that the file has then.
+    At each instant, nodes come in the order of `cluster_nodes`, or else of their names: in the order of failures, those
+    that fail together would be neighbours. Nodes without a name are at places among them that are drawn: at the end or
+    evenly spread, they would make too many or too few neighbours of those that fail.
     """
     events, nodes = reading.events, reading.cluster_nodes if (asked := source.asked.cluster_nodes) is None else asked
     named = {event.node for event in events}
-    if nodes is None:
-        note = f"the file names {counted(len(named), 'node')}, and no others count; if others stayed throughout, "
-        note += "`cluster_nodes` says how many nodes there are in all"
-        return events, (note,) * (reading.names == "some" and bool(named))
+    if nodes is None and (reading.names != "some" or not named):
+        return events, ()
     if not named and not reading.duration_s:
         return [], ()
     if reading.names == "none":
         raise source.refuse("", "counts all nodes that are alive; leave `cluster_nodes` out")
     notes = []
+    order = list(nodes) if isinstance(nodes, tuple) else sorted(named, key=natural_order)
+    if nodes is None:
+        notes.append(
+            f"the file names {counted(len(named), 'node')}, and no others count; if others stayed throughout, "
+            "`cluster_nodes` says how many nodes there are in all"
+        )
     if isinstance(nodes, int):
         if nodes < len(named):
             raise source.refuse("", f"names {len(named)} nodes; give `cluster_nodes` of at least that")
         check_size(source.name, 0, nodes, nodes)
         fresh = (name for number in itertools.count(1) if (name := f"healthy-{number:03d}") not in named)
-        others = list(itertools.islice(fresh, nodes - len(named)))
+        for place in sorted(source.rng.choice(nodes, nodes - len(named), replace=False).tolist()):
+            order.insert(place, next(fresh))
+    others, strangers = [node for node in order if node not in named], named.difference(order)
+    if strangers and strangers == named:
+        shown = ", ".join(sorted(strangers)[:3])
+        raise source.refuse("", f"none of the nodes of `cluster_nodes` is in it, but {shown}; give its names")
+    if strangers:
+        notes.append(f"{counted(len(strangers), 'node')} of the file not among `cluster_nodes`: left out")
+    if others:
+        is_drawn = isinstance(nodes, int)
+        drawn = "; at which places is drawn, unless `cluster_nodes` has all names in their order" if is_drawn else ""
         notes.append(
-            f"{counted(len(named), 'node appears', 'nodes appear')}; {counted(len(others), 'more is', 'more are')} "
-            f"taken to be healthy throughout ({nodes} in all)"
+            f"{counted(len(named - strangers), 'node appears', 'nodes appear')}; "
+            f"{counted(len(others), 'more is', 'more are')} taken to be healthy throughout ({len(order)} in all){drawn}"
         )
-    else:
-        others, strangers = [node for node in nodes if node not in named], named.difference(nodes)
-        if strangers and strangers == named:
-            shown = ", ".join(sorted(strangers)[:3])
-            raise source.refuse("", f"none of the nodes of `cluster_nodes` is in it, but {shown}; give its names")
-        events = [event for event in events if event.node not in strangers]
-        if others:
-            notes.append(f"{len(others)} of `cluster_nodes` do not appear: taken to be healthy throughout")
-        if strangers:
-            notes.append(f"{counted(len(strangers), 'node')} of the file not among `cluster_nodes`: left out")
-    first = next((place for place, event in enumerate(events) if event.time_s > 0), len(events))
-    return [*events[:first], *(Event(0.0, "add", node) for node in others), *events[first:]], tuple(notes)
+    places = {node: place for place, node in enumerate(order)}
+    events = [*(Event(0.0, "add", node) for node in others), *(event for event in events if event.node in places)]
+    instants = itertools.groupby(events, key=attrgetter("time_s"))
+    in_order = [event for _, instant in instants for event in sorted(instant, key=lambda event: places[event.node])]
+    return in_order, tuple(notes)
 
 
 def _check_unit(trace: Trace, unit: str) -> None:

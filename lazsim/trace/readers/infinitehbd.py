@@ -44,7 +44,7 @@ def read(source: TraceSource) -> TraceReading:
         bounds.append(event)
     published = load_recipe(PUBLISHED)
     assert isinstance(published, PublicSpec), "the catalogue has its address"
-    events, notes = events_from_bounds(bounds, num_open)
+    events, notes = events_from_bounds(bounds)
     known = {*ordered}
     levels = [level for event, level in faults if event.kind == "remove" and event in known]
     num_other = sum("other" in level.lower() for level in levels)

@@ -134,15 +134,15 @@ def events_from_outages(outages: Iterable[Outage]) -> tuple[list[Event], tuple[s
     begins = [Event(max(one.start_s, 0.0), "remove", one.node, one.line) for one in given]
     ends = [Event(max(one.start_s, one.end_s, 0.0), "add", one.node, one.line) for one in given]
     # All that begins at an instant comes before all that ends then.
-    return events_from_bounds(sorted([*begins, *ends], key=lambda event: event.time_s), [one.node for one in given])
+    return events_from_bounds(sorted([*begins, *ends], key=attrgetter("time_s")))
 
 
-def events_from_bounds(bounds: Iterable[Event], nodes: Iterable[str]) -> tuple[list[Event], tuple[str, ...]]:
+def events_from_bounds(bounds: Sequence[Event]) -> tuple[list[Event], tuple[str, ...]]:
     """Make node events, and notes, of the begins of outages (``remove``) and their ends (``add``) in time order.
 
     A node is there at time 0, and gone while any outage of it lasts.
     """
-    num_open = dict.fromkeys(nodes, 0)
+    num_open = {event.node: 0 for event in bounds}
     events = [Event(0.0, "add", node) for node in num_open]
     gone_s: dict[str, float] = {}
     num_merged = num_short = 0

@@ -10,6 +10,7 @@ PART = re.compile(r"(.*\d\w*)([-_./: ]+)(gpu|device|card|nic)[\W_]*(\d|1[0-5])",
 may be nodes of their own."""
 _RANGES = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
+_MOST_DIGITS = 20
 _NAMES = re.compile(r"[^\s!&^@%()]+")
 
 
@@ -38,6 +39,18 @@ def whole_node(name: str) -> str:
     """Return the node of a part of one, such as ``n1:gpu0``, or else the name itself."""
     found = PART.fullmatch(name)
     return found[1] if found and found[2] == ":" else name
+
+
+def natural_order(name: str) -> tuple[str, str]:
+    """Return the key that sorts names as people do, by the numbers in them.
+
+    Examples
+    --------
+    >>> sorted(["gpu-10", "gpu-9", "10.0.0.10", "10.0.0.9"], key=natural_order)
+    ['10.0.0.9', '10.0.0.10', 'gpu-9', 'gpu-10']
+    """
+    # Names that differ by leading zeros alone need an order, too.
+    return re.sub(r"\d+", lambda number: number[0].zfill(_MOST_DIGITS), name), name
 
 
 def _size(name: str) -> int:

@@ -113,8 +113,8 @@ class TraceMapping(Spec, frozen=True, kw_only=True):
     time_zone: str | None = None
     """Zone of times that name none, such as ``America/New_York``."""
     cluster_nodes: NumNodes | tuple[str, ...] | None = None
-    """Number of nodes of the cluster, or names, if the file names only those to which something happened. Names may
-    be lists of hosts, such as ``gpu-[01-16]``; nodes that are not among them are left out."""
+    """Number of nodes of the cluster, or names in their order, if the file names only those to which something
+    happened. Names may be lists of hosts, such as ``gpu-[01-16]``; nodes that are not among them are left out."""
 
     span: tuple[str, str] | None = None
     """From when to when nodes were observed, as the file writes times, where it has only what happened to them; an

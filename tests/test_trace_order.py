@@ -1,0 +1,190 @@
+"""Which nodes of a trace are neighbours: what their names or a list of nodes say, whatever fails first."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from lazsim.engine.nodes import Nodes
+from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, write_trace
+
+FAILING = ("gpu-10", "gpu-2", "gpu-1")
+"""In the order of their first failures, at 1, 2 and 3 o'clock."""
+
+HOURS = list(enumerate(FAILING, start=1))
+STARTS = [(f"2025-03-01T0{hour}:00:00", node) for hour, node in HOURS]
+KUBERNETES = [
+    {"involvedObject": {"kind": "Node", "name": node}, "reason": "NodeNotReady", "lastTimestamp": f"{start}Z"}
+    for start, node in STARTS
+]
+CALLS = [
+    {
+        "eventSource": "ec2.amazonaws.com", "eventName": "BidEvictedEvent", "eventTime": f"{start}Z",
+        "serviceEventDetails": {"instanceIdSet": [f"i-{node[4:]}"]},
+    }
+    for start, node in STARTS
+]  # fmt: skip
+SOURCES = {
+    "outages": "node,start,end\n" + "".join(f"{node},{start},\n" for start, node in STARTS),
+    "losses": "instance,preempted_at\n" + "".join(f"{node},{start}\n" for start, node in STARTS),
+    "states": "time,node,state\n"
+    + "".join(f"{start},{node},down\n{start[:-1]}5,{node},up\n" for start, node in STARTS),
+    "slurm": "".join(f"[{start}.000] error: Nodes {node} not responding, setting DOWN\n" for start, node in STARTS),
+    "kubernetes": json.dumps({"items": KUBERNETES}),
+    "infinitehbd": json.dumps(
+        [{"node_id": node, "event_time": hour / 24, "event_type": "fault_start"} for hour, node in HOURS]
+    ),
+    "samples": "Time,gpu-10,gpu-2,gpu-1\n2025-03-01T00:00:00,1,1,1\n2025-03-01T01:00:00,0,1,1\n"
+    "2025-03-01T02:00:00,0,0,1\n2025-03-01T03:00:00,0,0,1\n",
+    "cloudtrail": json.dumps({"Records": CALLS}),
+}
+
+
+def places(trace):
+    """Return the nodes that are there at the start, or away, in their order: the trace begins with its first event."""
+    return tuple(dict.fromkeys(event.node for event in trace.events() if not event.time_s))
+
+
+def outages(*rows, end="2025-03-02"):
+    return "node,start,end\n" + "".join(f"{node},{start},{end}\n" for node, start in rows)
+
+
+def neighbours_lost(trace):
+    """Return the instants that lose two nodes, and those of which the two stand side by side, by the engine's seats."""
+    nodes, num_pairs, num_neighbours = Nodes(nodes_per_server=1), 0, 0
+    for batch in trace.batches():
+        seats = {node: seat for seat, node in enumerate(nodes.in_order())}
+        if len(batch.removed) == 2:
+            num_pairs += 1
+            num_neighbours += abs(seats[batch.removed[0]] - seats[batch.removed[1]]) == 1
+        nodes.apply(batch)
+    return num_pairs, num_neighbours
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_nodes_stand_in_the_order_of_their_names_whatever_fails_first(write, source):
+    trace = read_trace(write(SOURCES[source]))
+    assert [name.rpartition("-")[2] for name in places(trace)] == ["1", "2", "10"]
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "cloudtrail"])
+def test_a_list_of_nodes_tells_the_order_of_all(write, source):
+    names = ("gpu-2", "spare", "gpu-10", "gpu-3", "gpu-1")
+    trace = read_trace(write(SOURCES[source]), mapping=TraceMapping(cluster_nodes=names))
+    assert (places(trace), trace.is_drawn) == (names, False)
+
+
+def test_a_file_of_names_tells_the_order_of_all_by_its_lines(write):
+    names = write("gpu-10  # rack 1\ngpu-7\ngpu-2\n\ngpu-1\n", "names.txt")
+    trace = read_trace(write(SOURCES["slurm"]), mapping=make_mapping(cluster_nodes=str(names)))
+    assert places(trace) == ("gpu-10", "gpu-7", "gpu-2", "gpu-1")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("10.0.0.9", "10.0.0.10", "10.0.1.1"),
+        ("rack2-node1", "rack2-node10", "rack10-node2"),
+        # Cases and zeros make other names, and each pair has an order.
+        ("A1", "a01", "a1", "a1b"),
+        ("i-0a", "i-0b", "i-1a"),
+        ("n1", "n" + "9" * 19, "n1" + "0" * 19),
+        ("-", "1", "x"),
+    ],
+)
+def test_names_are_in_the_order_of_their_numbers_and_only_in_that(write, names):
+    found = set()
+    for order in itertools.permutations(names):
+        starts = enumerate(order, start=1)
+        faults = [{"node_id": node, "event_time": day, "event_type": "fault_start"} for day, node in starts]
+        found.add(places(read_trace(write(json.dumps(faults)))))
+    assert len(found) == 1
+    assert found == {names}
+
+
+@pytest.mark.parametrize("num_nodes", [10, 40])
+def test_two_nodes_that_fail_together_are_neighbours_as_often_as_any_two(write, num_nodes):
+    path = write(outages(("a", "2025-03-01"), ("b", "2025-03-01"), ("c", "2025-03-01T06:00")))
+    mapping, num_seeds = TraceMapping(cluster_nodes=num_nodes, span=("2025-02-28", "2025-03-03")), 300
+    found = [neighbours_lost(read_trace(path, seed=seed, mapping=mapping)) for seed in range(num_seeds)]
+    assert {pairs for pairs, _ in found} == {1}
+    # Two of n nodes are neighbours in n - 1 of n (n - 1) / 2 cases. Of three pairs in the order of names, those of the
+    # first and the last never are; so the others have 3 x 2 / n between them.
+    chance = 3 * 2 / num_nodes / 2
+    spread = (num_seeds * chance * (1 - chance)) ** 0.5
+    assert abs(sum(neighbours for _, neighbours in found) - num_seeds * chance) < 4 * spread
+
+
+def test_nodes_that_fail_share_a_rack_with_each_other_as_often_as_any_two(write):
+    # Of 24 nodes in racks of 4, a node shares its rack with 3 of 23 others. Healthy nodes at the end would make that 1,
+    # and two nodes that are spread evenly 0.
+    path, num_seeds = write(outages(("a", "2025-03-01"), ("b", "2025-03-01"))), 300
+    num_shared = 0
+    for seed in range(num_seeds):
+        names = places(read_trace(path, seed=seed, mapping=TraceMapping(cluster_nodes=24)))
+        num_shared += names.index("a") // 4 == names.index("b") // 4
+    assert abs(num_shared - num_seeds * 3 / 23) < 4 * (num_seeds * 3 / 23 * 20 / 23) ** 0.5
+
+
+def test_each_place_is_that_of_a_healthy_node_equally_often(write):
+    path, num_seeds = write(outages(("a", "2025-03-01"), ("b", "2025-03-01"))), 300
+    traces = (read_trace(path, seed=seed, mapping=TraceMapping(cluster_nodes=8)) for seed in range(num_seeds))
+    healthy = sum(np.array([name.startswith("healthy") for name in places(trace)], int) for trace in traces)
+    # 6 of 8 places; the standard deviation is 7.5.
+    assert np.abs(healthy - num_seeds * 6 / 8).max() < 4 * 7.5
+
+
+def test_places_are_drawn_by_the_seed_where_only_the_number_of_nodes_is_known(write):
+    path = write(SOURCES["slurm"])
+    drawn = [read_trace(path, seed=seed, mapping=TraceMapping(cluster_nodes=40)) for seed in (0, 0, 1)]
+    assert drawn[0].events_sha256 == drawn[1].events_sha256
+    assert places(drawn[0]) != places(drawn[2])
+    assert [name for name in places(drawn[2]) if name in FAILING] == ["gpu-1", "gpu-2", "gpu-10"]
+    assert all(trace.is_drawn and any("at which places is drawn" in note for note in trace.notes) for trace in drawn)
+    for mapping in (TraceMapping(), TraceMapping(cluster_nodes=3), TraceMapping(cluster_nodes=("gpu-[1-40]",))):
+        settled = [read_trace(path, seed=seed, mapping=mapping) for seed in (0, 1)]
+        assert settled[0].events_sha256 == settled[1].events_sha256
+        assert not any(trace.is_drawn or any("drawn" in note for note in trace.notes) for trace in settled)
+
+
+def test_rows_of_one_instant_may_come_in_any_order(write):
+    rows = [(node, "2025-03-01") for node in ("n3", "n20", "n1", "n11")] + [("n7", "2025-03-01T12:00")]
+    found = set()
+    for order in itertools.permutations(rows):
+        trace = read_trace(write(outages(*order)), mapping=TraceMapping(span=("2025-02-28", "2025-03-03")))
+        found.add((trace.events_sha256, trace.names))
+    assert len(found) == 1
+    # All are back at the same time, and take places in the order of their names again.
+    assert list(trace.batches())[-1].added == ("n1", "n3", "n7", "n11", "n20")
+
+
+def test_a_file_that_says_when_each_node_came_keeps_its_order(write):
+    rows = "time_s,event,node\n0,add,n10\n0,add,n2\n0,add,n1\n60,remove,n10\n90,add,n10\n"
+    assert places(read_trace(write(rows))) == ("n10", "n2", "n1")
+
+
+def test_converting_a_trace_keeps_its_places(write, tmp_path):
+    for number, nodes in enumerate((None, 9, ("gpu-[1-12]",))):
+        trace = read_trace(write(SOURCES["outages"]), seed=3, mapping=TraceMapping(cluster_nodes=nodes))
+        write_trace(trace, tmp_path / f"{number}.csv")
+        again = read_trace(tmp_path / f"{number}.csv", seed=8)
+        assert list(again.batches()) == list(trace.batches())
+        assert (again.names, again.is_drawn) == (trace.names, False)
+
+
+def test_a_stretch_keeps_the_order_of_nodes_that_were_lost_before_it_and_came_back():
+    adds = [Event(0.0, "add", f"n{number}") for number in range(5)]
+    both = [Event(60.0, "remove", "n0"), Event(60.0, "remove", "n3"), Event(70.0, "remove", "n2")]
+    back = [Event(90.0, "add", "n3"), Event(90.0, "add", "n0"), Event(95.0, "add", "new")]
+    trace = build_trace([*adds, *both, *back], duration_s=600.0)
+    assert places(trace.window(100.0)) == ("n0", "n1", "n3", "n4", "new")
+
+
+def test_servers_of_the_published_fault_list_are_neighbours_by_chance(shared):
+    trace = read_trace(shared / "traces" / "infinitehbd" / "fault_trace.json")
+    num_pairs, num_neighbours = neighbours_lost(trace)
+    # 2 of 400 pairs of any two nodes, and 2 of 231 of those in the order of names without a healthy one between them:
+    # of 19 pairs, three would be neighbours with a probability below 0.001. In the order of failures, 9 were.
+    assert (num_pairs, len(trace.names)) == (19, 400)
+    assert num_neighbours < 3
