@@ -41,6 +41,7 @@ from lazsim.routing.loading import UNIFORM, is_generator
 from lazsim.settings import (
     ANALYTIC,
     DEFAULTS,
+    OF_TRACES,
     SKEWED_LOADS,
     Settings,
     changed_fields,
@@ -181,7 +182,9 @@ class Scenario(Inputs):
             with prefix_errors(self.name):
                 refuse_without_effect([path], changed.without_effect)
             return changed
-        return resolve(settings, self.name, self.folder)
+        changed = resolve(settings, self.name, self.folder)
+        is_kept = dot and part in ("trace", "routing")
+        return replace(changed, model=self.model, job=self.job) if is_kept else changed
 
     def field(self, path: str) -> Any:
         """Return the value at a dotted path such as ``job.fault_threshold``; None where there is none."""
@@ -209,6 +212,18 @@ class Scenario(Inputs):
             # Step times that a run has found serve the next.
             vars(changed)["_costs"] = self._costs
         return changed
+
+    def on(self, trace: Trace, duration_s: float) -> "Scenario":
+        """Return the scenario on another trace, which becomes its input, for a time; a layout that was chosen stays."""
+        assert self.trace is not None, "another trace takes the place of one"
+        settings = {name: value for name, value in self.settings.items() if not name.startswith("trace.")}
+        lenient = settings["lenient"] and "routing" in self.paths
+        settings |= {name: DEFAULTS[name] for name in OF_TRACES}
+        settings |= {"trace": trace, "duration": duration_s, "lenient": lenient}
+        made = {"name": Path(trace.name).name, "sha256": _trace_sha256(trace), "recipe": None}
+        whole = {"start_s": 0.0, "duration_s": duration_s, "max_nodes": None}
+        source = msgspec.structs.replace(self.trace, **made, **whole)
+        return replace(self, settings=settings, trace=source, duration_s=duration_s)
 
     def load_trace(self) -> Trace:
         """Generate or read the trace and cut it; see `lazsim.inputs.make_trace`."""

@@ -16,7 +16,7 @@ from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import gather_obstacles
 from lazsim.study.simulation import plan_of
-from lazsim.units import counted, format_duration
+from lazsim.units import counted, format_duration, share_text
 
 MOST_RANKED = 12
 """Choices that are shown; ``--json`` has all of them."""
@@ -68,9 +68,9 @@ def _answer(advice: Advice) -> list[str]:
     best, goal = advice.best, advice.goal
     fault, name = advice.fault(best), _name(advice, best)
     if fault == "loses updates":
-        lost = 100 * advice.mean("lost_token_share").value
+        lost = share_text(advice.mean("lost_token_share").value, ".1%")
         no_setting = "no setting loses as few updates of tokens as its system may"
-        return [no_setting, f"nearest: {name}; it loses {lost:.1f} %"]
+        return [no_setting, f"nearest: {name}; it loses {lost}"]
     if fault:
         no_setting = f"no setting is done in time with a probability of {100 * goal.least_prob:.10g}%"
         return [no_setting, f"nearest: {name}; in time in {_in_time(advice, best)}"]
@@ -100,7 +100,8 @@ def seems_better(one: Ranked[Alternative]) -> bool:
 def _in_time(advice: Advice, one: Alternative) -> str:
     rows = advice.rows[one]
     share, low, high = advice.goal.in_time(rows)
-    return f"{round(share * len(rows)):,} of {counted(len(rows), 'run')} (95 %: {100 * low:.3g} to {100 * high:.3g} %)"
+    between = f"{share_text(low, '.1%')} to {share_text(high, '.1%')}".replace("%", "")
+    return f"{round(share * len(rows)):,} of {counted(len(rows), 'run')} (95 %: {between} %)"
 
 
 def _name(advice: Advice, one: Alternative) -> str:

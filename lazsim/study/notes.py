@@ -292,9 +292,15 @@ def draw_notes(scenarios: Sequence[Scenario]) -> tuple[str, ...]:
     """Say that the seed of scenarios, which share all but system and placement, changes nothing."""
     first = scenarios[0]
     is_drawn = first.routing.generator is not None or any(one.system_origin for one in scenarios)
-    if first.trace and first.settings["trace_seed"] is None and not isinstance(first.settings["trace"], Trace):
-        is_drawn |= first.trace.recipe is not None or first.load_trace().is_drawn
+    is_drawn |= first.settings["trace_seed"] is None and _is_trace_drawn(first)
     return seed_notes(first.seed, (one.placement["name"] for one in scenarios if one.placement), is_drawn=is_drawn)
+
+
+def _is_trace_drawn(scenario: Scenario) -> bool:
+    """Tell whether the trace of a scenario is another at each seed."""
+    if scenario.trace is None or isinstance(scenario.settings["trace"], Trace):
+        return False
+    return scenario.trace.recipe is not None or scenario.load_trace().is_drawn
 
 
 def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
@@ -431,7 +437,8 @@ def _layout_notes(scenarios: Sequence[Scenario], costs: LayoutCosts) -> list[str
     scenario = scenarios[0]
     whose = f"job {scenario.job.name}"
     if scenario.has_chosen_layout:
-        whose = "chosen for the nodes of the trace and any failures, in hindsight (seed 0, even loads), "
+        seen = "the trace of seed 0" if _is_trace_drawn(scenario) else "the trace"
+        whose = f"chosen for the nodes of {seen} and its failures, which it knows ahead, under even loads, "
         whose += f"as `job` gives none: {_chosen_layouts(scenarios)}"
         # A config of Hugging Face has the name of a family with `_`, whose other models have other sizes.
         name, num_nodes = scenario.model.name.replace("_", "-"), scenario.most_in_service()

@@ -12,7 +12,7 @@ from lazsim.errors import SpecError
 from lazsim.inputs import Reads
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Scenario, resolve
-from lazsim.settings import OF_TRACES, Settings
+from lazsim.settings import Settings
 from lazsim.study.advise.formulas import Start, find_start
 from lazsim.study.advise.goal import RunRow
 from lazsim.study.advise.search import Alternative, Choice
@@ -26,6 +26,7 @@ from lazsim.study.sensitivity import Assumption
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep.spec import SEEDS
 from lazsim.trace.recipes import MtbfSpec
+from lazsim.trace.table import Trace
 from lazsim.units import counted, format_duration
 
 CHOICES = ("system", "fault_threshold", "num_nodes", "spares", "placement", "purchase")
@@ -167,10 +168,7 @@ class Question:
             trace = trace.window(start_s, wall_s)
         if stays:
             trace = switch_to_on_demand(trace, 0.0, whole.most_in_service(), wall_s)
-        own = {name: value for name, value in asked.settings.items() if not name.startswith("trace.")}
-        cut = dict.fromkeys(OF_TRACES)
-        lenient = own["lenient"] and "routing" in asked.paths
-        return self._resolve({**own, **cut, "lenient": lenient, "trace": trace, "duration": wall_s})
+        return asked.on(trace, wall_s)
 
     def _stretch(self, seed: int, whole_s: float, num_stretches: int) -> tuple[float, float]:
         """Return where the stretch of a seed begins, and how long it is: up to a deadline, or as long as can be."""
@@ -196,6 +194,9 @@ class Question:
         first = self.scenario(choice, 0, None if interval == AUTO else interval)
         scenarios = [first, *(self.scenario(choice, seed) for seed in range(1, MIN_SAMPLES))]
         num_nodes = max(one.most_in_service() for one in scenarios) or first.cluster.num_nodes
+        if first.has_chosen_layout and isinstance(first.settings["trace"], Trace):
+            whole = "the trace of seed 0" if self.most_seeds is None else "the whole trace, of which all is known"
+            self.remarks[f"a choice has one layout in all runs, also on nodes that stay: that of {whole}"] = None
         if obstacle := find_obstacle(first, first.find_system(), num_nodes, first.wall_s(), helps=True):
             return obstacle
         # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
