@@ -31,6 +31,9 @@ MOST_LINES = 6
 CLOSE_PROB = 0.5
 """Probability of survival above which plans are drawn on an axis that does not begin at 0."""
 
+DIGIT_SHARE = 0.045
+"""Width of a digit beside a bar, as a part of the longest bar."""
+
 LABEL_GAP = 0.055
 """Least distance of two names beside a picture, as a part of its height."""
 
@@ -217,4 +220,6 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
     axes.set_xlabel("samples kept")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     axes.xaxis.set_major_formatter(plain_number)
-    axes.set_xlim(0, 1.35 * (max(run.samples for run in result.runs) or 1))
+    # The number beside the longest bar stays within the axes.
+    most = max(run.samples for run in result.runs)
+    axes.set_xlim(0, (1 + DIGIT_SHARE * len(f"{most:,}")) * (most or 1))
