@@ -23,7 +23,7 @@ from lazsim.study.advise.result import Off
 from lazsim.study.advise.search import Alternative, Search, fit_interval
 from lazsim.study.checkpoint_interval import UNTESTED, mean_between_s
 from lazsim.study.comparison import rank
-from lazsim.study.deadline import ON_DEMAND, Due, compare_purchases, due_samples
+from lazsim.study.deadline import BOTH, ON_DEMAND, Due, compare_purchases, due_samples
 from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.simulation import run_scenario
 from lazsim.trace import write_trace
@@ -235,18 +235,37 @@ def test_all_runs_of_a_choice_have_the_layout_of_the_whole_trace(tmp_path):
     events += [Event(1800, "remove", f"node{index}") for index in range(4)]
     write_trace(build_trace(events, duration_s=3600), path)
     settings = {"model": "mixtral-8x7b", "cluster": "h100x8", "trace": str(path)}
-    (spot,), staying = of("checkpoint"), (("system", "checkpoint"), ("purchase", ON_DEMAND))
-    made = Question(settings, 3.0, None, [spot, staying], {})
+    (spot,) = of("checkpoint")
+    made = Question(settings, None, None, [spot], {})
     alone = resolve({**settings, "system": "checkpoint"}).job.parallel
-    runs = [made.scenario(one, seed) for one in (spot, staying) for seed in range(NUM_STRETCHES)]
+    runs = [made.scenario(spot, seed) for seed in range(NUM_STRETCHES)]
     # 16 sequences for each of the 64 GPUs that whole replicas fill; the last stretches have 32 GPUs.
     assert alone.global_batch == 1024
     assert [one.job.parallel for one in runs] == [alone] * len(runs)
     assert runs[NUM_STRETCHES - 1].most_in_service() == 4
     (told,) = (note for note in made.remarks if "layout" in note) if not made.start(spot, 20) else ()
     assert told == (
-        "a choice has one layout in all runs, also on nodes that stay: that of the whole trace, of which all is known"
+        "a choice of nodes that go has one layout in all runs: that of the whole trace, of which all is known"
     )
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_nodes_that_stay_have_the_layout_that_trains_most_on_them(tmp_path, is_recorded):
+    settings = {"model": "mixtral-8x7b", "cluster": "h100x8", "trace": "spot-p3-like", "max_nodes": 24}
+    if is_recorded:
+        write_trace(resolve(settings).load_trace(), tmp_path / "spot.csv")
+        settings["trace"] = str(tmp_path / "spot.csv")
+    staying, both = [(("system", "checkpoint"), ("purchase", one)) for one in (ON_DEMAND, BOTH)]
+    made = Question(settings, 3.0, None, [staying, both], {})
+    runs = [made.scenario(staying, seed) for seed in range(2)]
+    nodes = build_trace([Event(0, "add", f"node{index}") for index in range(24)], duration_s=runs[0].wall_s())
+    alone = resolve({"model": "mixtral-8x7b", "cluster": "h100x8", "trace": nodes, "system": "checkpoint"})
+    assert [one.job.parallel for one in runs] == [alone.job.parallel] * 2
+    # The job that goes on after spot nodes has the layout of these, which trains a third less on nodes that stay.
+    kept = replace(alone, model=(spot := made.scenario(both, 0)).model, job=spot.job)
+    assert run_scenario(runs[0]).samples == run_scenario(alone).samples > 1.5 * run_scenario(kept).samples
+    assert not made.start(staying, 20)
+    assert "nodes that stay have a layout of their own, by which they train most" in made.remarks
 
 
 def test_a_recorded_trace_has_a_stretch_for_each_deadline_that_fits_and_six_in_a_row_are_from_all_over_it(tmp_path):
@@ -493,6 +512,16 @@ def test_a_search_that_was_stopped_goes_on_and_the_same_question_has_the_same_an
     assert sorted((tmp_path / "out" / "rows.jsonl").read_bytes().splitlines(keepends=True)) == sorted(rows)
     assert (tmp_path / "out" / "advice.png").stat().st_size
     assert json.loads((tmp_path / "out" / "advice.json").read_text()) | {"notes": found["notes"]} == found
+
+
+def test_nodes_that_stay_need_no_checkpoint(answered, spot):
+    asked = ("--trace", spot, *SMALL[:4], "--goal", "cost", "--price", 2, "--on-demand-price", 2, "--jobs", 1)
+    found = answered("advise", *asked, "--runs", 120)
+    assert found["best"]["purchase"] == "on-demand"
+    # The best saves nothing in a run: one that saves in the middle takes longer, and one that saves later does not.
+    behind = {one["what"]: one["behind"] for one in found["evidence"]["off"]}
+    assert behind["interval halved"] > 1 == behind["interval doubled"]
+    assert not any("as if one had" in note for note in found["notes"])
 
 
 def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim, answered, tmp_path, monkeypatch):

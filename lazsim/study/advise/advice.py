@@ -25,6 +25,7 @@ from lazsim.study.advise.question import (
     distinct,
     name_choice,
     name_value,
+    stays,
     without_choices,
 )
 from lazsim.study.advise.result import Advice, Off, Turn, Turns
@@ -195,8 +196,8 @@ def _advise(
     tuned: dict[Alternative, Interval | None] = dict.fromkeys(list(best_of_race.values())[:MOST_TUNED])
     if interval == AUTO:
         tuned = dict(
-            search.tune(one.choice, one.interval_steps, question.starts[one.choice].most_steps, num_seeds)
-            for one in tuned
+            search.tune(choice, steps, question.starts[choice].most_steps, num_seeds, stays=stays(choice))
+            for choice, steps in tuned
         )
     of_choice = {choice: search.rank(search.tried(choice))[0].name for choice in choices if search.tried(choice)}
     finalists = list((of_choice | {one.choice: one for one in tuned}).values())
@@ -210,7 +211,9 @@ def _advise(
         for one in tuned
     }
     search.num_kept = kept
-    untested = [one for one in tuned if interval == AUTO and not search.has_gone_back(one.choice)]
+    untested = [
+        one for one in tuned if interval == AUTO and not stays(one.choice) and not search.has_gone_back(one.choice)
+    ]
     num_seeds, remarks = _judge(search, list(tuned), others, num_seeds)
     best = search.make_sure(search.better_first(ordered))
     if best in untested:
@@ -228,9 +231,7 @@ def _advise(
         one.alternative for one in off if search.is_better(best, one.alternative) and one.alternative not in rivals
     ]
     turns = _turns(question, search, best, rivals)
-    failures = (
-        {} if ("purchase", ON_DEMAND) in best.choice else {"the best": [row["num_failures"] for row in rows[best]]}
-    )
+    failures = {} if stays(best.choice) else {"the best": [row["num_failures"] for row in rows[best]]}
     few = few_failures_note(failures)
     scenarios = [question.scenario(best.choice, seed) for seed in search.rows[best, None]]
     gone_s = mean_between_s(scenarios)
@@ -300,7 +301,7 @@ def _look_around(question: Question, search: Search, best: Alternative, num_seed
     steppable = {"fault_threshold": (present.job.fault_threshold, 1), "spares": (present.num_spares, 0)}
     if not present.find_system().is_elastic:
         del steppable["fault_threshold"]
-    if chosen.get("purchase") == ON_DEMAND or search.goal.done is not None:
+    if stays(best.choice) or search.goal.done is not None:
         del steppable["spares"]
     for name, (value, least) in steppable.items():
         for near in (value - 1, value + 1):

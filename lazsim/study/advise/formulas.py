@@ -114,12 +114,12 @@ def _reasons(
     if found_s.low <= daly_s <= found_s.high:
         yield "Daly's is within the interval of the one found: they do not differ beyond chance"
         return
-    if steps >= start.most_steps:
-        yield f"the best never saves in the {format_duration(start.wall_s)} of a run: longer runs may tell more"
     failures = sum(row["num_failures"] for row in rows)
     if not failures:
         yield "no failure hit training, so that any save is one too many"
         return
+    if steps >= start.most_steps:
+        yield f"the best never saves in the {format_duration(start.wall_s)} of a run: longer runs may tell more"
     lost_s, half_s = math.fsum(row["lost_work_s"] for row in rows) / failures, steps * start.step_s / 2
     if half_s and abs(lost_s / half_s - 1) > NEGLIGIBLE:
         yield (

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lazsim.engine.interval import steady_step_s
@@ -26,7 +27,6 @@ from lazsim.study.sensitivity import Assumption
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep.spec import SEEDS
 from lazsim.trace.recipes import MtbfSpec
-from lazsim.trace.table import Trace
 from lazsim.units import counted, format_duration
 
 CHOICES = ("system", "fault_threshold", "num_nodes", "spares", "placement", "purchase")
@@ -48,14 +48,18 @@ FOR_ELASTIC = ("fault_threshold", "placement")
 """Choices without effect on systems of plain expert parallelism."""
 
 
+def stays(choice: Choice) -> bool:
+    """Tell whether no node of a choice ever goes."""
+    return ("purchase", ON_DEMAND) in choice
+
+
 def distinct(choices: Iterable[Choice]) -> list[Choice]:
     """Return choices once each where some of what is chosen has no effect."""
     found: dict[Choice, None] = {}
     for choice in choices:
         system = dict(choice).get("system")
         is_plain = system is not None and not find_system(system).is_elastic
-        stays = dict(choice).get("purchase") == ON_DEMAND
-        without = (*(FOR_ELASTIC if is_plain else ()), *(("spares",) if stays else ()))
+        without = (*(FOR_ELASTIC if is_plain else ()), *(("spares",) if stays(choice) else ()))
         found[tuple((name, value) for name, value in choice if name not in without)] = None
     return list(found)
 
@@ -158,17 +162,19 @@ class Question:
     def scenario(self, choice: Choice, seed: int, interval: Any = None) -> Scenario:
         """Return the scenario of a choice at a seed; a recorded trace has one stretch for each."""
         asked = self._asked(choice, seed, interval)
-        stays = dict(choice).get("purchase") == ON_DEMAND
-        if self.most_seeds is None and not stays:
+        if self.most_seeds is None and not stays(choice):
             return asked
         whole = self.whole(choice, seed)
         trace, wall_s = whole.load_trace(), whole.wall_s()
         if self.most_seeds is not None:
             start_s, wall_s = self._stretch(seed, wall_s, self.most_seeds)
             trace = trace.window(start_s, wall_s)
-        if stays:
-            trace = switch_to_on_demand(trace, 0.0, whole.most_in_service(), wall_s)
-        return asked.on(trace, wall_s)
+        if not stays(choice):
+            return asked.on(trace, wall_s)
+        made = asked.on(switch_to_on_demand(trace, 0.0, whole.most_in_service(), wall_s), wall_s)
+        # A layout for nodes that go would make those that stay look worse than they are.
+        chosen = self.scenario(choice, 0, interval) if seed else self._resolve(made.settings)
+        return replace(made, model=chosen.model, job=chosen.job)
 
     def _stretch(self, seed: int, whole_s: float, num_stretches: int) -> tuple[float, float]:
         """Return where the stretch of a seed begins, and how long it is: up to a deadline, or as long as can be."""
@@ -194,9 +200,11 @@ class Question:
         first = self.scenario(choice, 0, None if interval == AUTO else interval)
         scenarios = [first, *(self.scenario(choice, seed) for seed in range(1, MIN_SAMPLES))]
         num_nodes = max(one.most_in_service() for one in scenarios) or first.cluster.num_nodes
-        if first.has_chosen_layout and isinstance(first.settings["trace"], Trace):
-            whole = "the trace of seed 0" if self.most_seeds is None else "the whole trace, of which all is known"
-            self.remarks[f"a choice has one layout in all runs, also on nodes that stay: that of {whole}"] = None
+        if first.has_chosen_layout and stays(choice):
+            self.remarks["nodes that stay have a layout of their own, by which they train most"] = None
+        elif first.has_chosen_layout and self.most_seeds is not None:
+            of = "that of the whole trace, of which all is known"
+            self.remarks[f"a choice of nodes that go has one layout in all runs: {of}"] = None
         if obstacle := find_obstacle(first, first.find_system(), num_nodes, first.wall_s(), helps=True):
             return obstacle
         # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
@@ -209,7 +217,8 @@ class Question:
         """Find the samples of the work that is due: what a choice trains on nodes that stay."""
         if self._due is None:
             return
-        scenario = self.scenario(choice, 0, self.starts[choice].steps)
+        staying = tuple({**dict(choice), "purchase": ON_DEMAND}.items())
+        scenario = self.scenario(staying, 0, self.starts[choice].steps)
         num_staying = self.whole(choice).most_in_service()
         self._samples_due = due_samples(self._due, scenario, num_staying)
         made = f"in {format_duration(self._due.work_s)} on {counted(num_staying, 'node')}"
