@@ -35,13 +35,18 @@ def test_an_order_leads_over_its_mention_and_link_to_its_drugs(graph):
     assert (status["Vial"], status["Multivitamins"], status["71970"]) == ("supply", "abstained", "abstained")
 
 
-def test_graphs_name_source_and_licence(graph):
+def test_graphs_name_source_and_licence(graph, tables, tmp_path):
     query = "SELECT ?graph ?licence { GRAPH graph:about { ?graph dcterms:license ?licence } }"
     licences = {name.rsplit("/", 1)[1]: licence for name, licence in ask(graph, query)}
     assert licences["mimic"] == licences["links"] == licences["drugbank"] == build.CC0
     assert "publicdomain" in licences["icd9cm"]
     names = {name.rsplit("/", 1)[1] for (name,) in ask(graph, "SELECT DISTINCT ?g { GRAPH ?g { ?s ?p ?o } }")}
     assert names == {"about", *licences} == {path.stem for path in graph.glob("*.nq")}
+    folder, about = shutil.copytree(tables, tmp_path / "tables"), Graph(tmp_path, "about")
+    (folder / "LICENSE.txt").write_text("PhysioNet Credentialed Health Data License")
+    assert "view-license" in build.write_sources(about, folder)
+    (folder / "LICENSE-drugbank.txt").write_text("CC0 1.0 Universal")  # Of several, none counts.
+    assert build.write_sources(about, folder) == ""
 
 
 def test_the_same_tables_give_the_same_bytes_and_replace_the_graph(graph, tables, tmp_path):
@@ -50,14 +55,6 @@ def test_the_same_tables_give_the_same_bytes_and_replace_the_graph(graph, tables
     for path in graph.glob("*.nq"):
         assert (tmp_path / "graph" / path.name).read_bytes() == path.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
-
-
-def test_one_licence_beside_the_tables_counts_and_none_of_several(tables, tmp_path):
-    folder, about = shutil.copytree(tables, tmp_path / "tables"), Graph(tmp_path, "about")
-    (folder / "LICENSE.txt").write_text("PhysioNet Credentialed Health Data License")
-    assert "view-license" in build.write_sources(about, folder)
-    (folder / "LICENSE-drugbank.txt").write_text("CC0 1.0 Universal")
-    assert build.write_sources(about, folder) == ""
 
 
 def test_a_build_that_is_stopped_leaves_nothing(tables, tmp_path):

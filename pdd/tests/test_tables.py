@@ -39,14 +39,10 @@ def test_a_fault_is_one_line_with_file_and_line_and_leaves_nothing(fault, copy, 
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_missing_tables_and_columns_are_refused(copy):
-    for name, content, fault in (
-        ("NOTEEVENTS", "ROW_ID,SUBJECT_ID,HADM_ID\n", r"NOTEEVENTS\.csv:1: no column TEXT"),
-        ("PATIENTS", "", r"PATIENTS\.csv: empty"),
-    ):
-        (copy / f"{name}.csv").write_text(content)
-        with pytest.raises(PddError, match=fault):
-            verify(copy)
+def test_missing_and_empty_tables_are_refused(copy):
+    (copy / "PATIENTS.csv").write_text("")
+    with pytest.raises(PddError, match=r"PATIENTS\.csv: empty"):
+        verify(copy)
     (copy / "PRESCRIPTIONS.csv").unlink()
     with pytest.raises(PddError, match=r"PRESCRIPTIONS\.csv missing"):  # Before PATIENTS, which is empty, is read.
         verify(copy)
