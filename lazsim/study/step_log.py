@@ -218,10 +218,11 @@ def _in_order(marks: list[Mark]) -> list[Mark]:
 
 
 def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
-    """Return the lines without those of ranks that tell of a step when another one has told of a later; and a note.
+    """Leave out the lines of ranks that are behind another one; return the other lines, and a note if any went.
 
-    Ranks that write into one log step back by a line or two, and mostly the count then goes on as if it had not: no
-    step is done again. Without that, steps back are of a job that restarts.
+    Such a rank writes step 10 after another rank has written step 11. The log then steps back by a line or two, and
+    goes on at the pace from before: no step is done again. If most steps back cost more time than that, the job
+    restarts there, and all lines stay.
     """
     records = [marks[0]]
     for one in marks:
