@@ -203,6 +203,9 @@ def test_a_rate_that_never_changes_is_not_on_the_edge_of_the_picture(monkeypatch
     # The curve of each system ends in the mean over a window without changes: the whole run.
     most = max(run.samples for run in result.runs) / 60
     assert rates.get_ylim() == (0, pytest.approx(1.05 * most))
+    # Each system has a row of its own, and rows have one scale.
+    rows = [axes for axes in drawn[0].axes if axes.get_shared_y_axes().joined(axes, rates)]
+    assert len(rows) == 2
 
 
 def test_a_pdf_has_the_places_of_the_png():
@@ -287,6 +290,21 @@ def test_long_names_leave_room_for_what_is_drawn(monkeypatch):
     rates, samples = figure.axes[:2]
     assert rates.get_position().width > 0.5
     assert [label.get_text() for label in samples.get_yticklabels()] == ["place_0", "place_1"]
+
+
+@pytest.mark.parametrize("num_nodes", [4, 48])
+def test_points_of_plans_that_are_equal_stand_side_by_side(monkeypatch, num_nodes):
+    drawn = []
+    monkeypatch.setattr("lazsim.output.plots.recovery.to_files", lambda figure: drawn.append(figure) or {})
+    # Two replicas of each expert survive any failure of one node, whatever the policy.
+    task = build_task(num_nodes, 2, experts=num_nodes)
+    recovery_figure(assess_plans(task, build_scenarios(num_nodes), ["mro", "spread", "balanced"]))
+    firsts = [(line.get_xdata()[0], line.get_ydata()[0]) for line in drawn[0].axes[0].lines]
+    places = sorted({place for place, _ in firsts})
+    assert {prob for _, prob in firsts} == {1}
+    assert len(places) == 3
+    assert 0.5 < places[0] < 1 < places[2] < 1.5
+    assert places[1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("num_nodes", "num_failures", "is_whole"), [(64, 2, False), (4, 3, True)])

@@ -24,6 +24,9 @@ TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.jin
 MOST_MARKS = 20_000
 """Failures and phases of all systems that a timeline shows, each the longest: 1 MB of text."""
 
+MOST_LINES = 6
+"""Systems whose lines a timeline shows at first: more can hardly be told apart."""
+
 MOST_NAMES = 8
 """Names that stand side by side as headings; with more, a table has a row for each."""
 
@@ -160,7 +163,7 @@ def drawn(name: str, look: Look) -> dict[str, Any]:
 
 def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     """Return runs of one trace by name as the data of a timeline, in the unit of its axis."""
-    from lazsim.output.plots.run import MOST_LINES, time_unit, windows
+    from lazsim.output.plots.run import time_unit, windows
 
     first = next(iter(runs.values()))
     unit, unit_s = time_unit(first.wall_s)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.charts import plain_number
-from lazsim.output.plots.run import RATE_LABEL, plot_rates, time_unit, windows
+from lazsim.output.plots.run import plot_rates, time_unit, windows
 from lazsim.output.plots.style import LOOKS, STYLE, begin_at_0, new_figure, to_files
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
             made = np.cumsum([0.0, *(np.diff(times) * unit_s * [state.samples_per_s for state in run.states])])
             rate.plot(times, made, label=label, color=look.color, linestyle=look.line)
         used = [state.num_used for state in run.states]
-        nodes.step(times, [*used, used[-1]], where="post", color=look.color, linestyle=look.line)
+        nodes.step(times, [*used, used[-1]], where="post", color=look.color, linestyle=look.line, clip_on=False)
     begin_at_0(rate)
     rate.yaxis.set_major_formatter(plain_number)
-    rate.set_ylabel(RATE_LABEL if predicted is None else "samples kept so far")
+    rate.set_ylabel("samples/s kept\n(shaded: lost again)" if predicted is None else "samples kept so far")
     if predicted is not None:
         rate.legend(loc="upper left")
     begin_at_0(nodes)

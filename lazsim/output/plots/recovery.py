@@ -17,8 +17,11 @@ from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
 
 NAME_WIDTH = 20
-LARGEST, SMALLEST = 8.0, 4.0
+LARGEST, SMALLEST = 6.0, 3.5
 """Sizes of the markers of the first and the last policy, in points."""
+
+BESIDE_SHARE = 0.5
+"""Part of the distance of two numbers of failures over which the policies stand side by side."""
 
 MAX_LINEAR = 32
 """Failures up to which the axis is linear."""
@@ -167,20 +170,25 @@ def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: F
     # Behind the first 0 nothing is left to see.
     is_seen_PF = np.cumsum(prob_PF == 0, axis=1) <= (prob_PF == 0)
     looks, shown = looks_of(names), shown_names(names, NAME_WIDTH)
+    places = np.log2(failures) if is_sparse else failures
+    gap = BESIDE_SHARE * min(np.diff(places), default=1) / len(names)
     for index, name in enumerate(names):
         prob, stop = prob_PF[index], int(is_seen_PF[index].sum())
+        # Equal points stand side by side.
+        moved = places + (index - (len(names) - 1) / 2) * gap
+        moved = (2**moved if is_sparse else moved)[:stop]
         look = looks[name]
         width = np.stack([prob - low_PF[index], high_PF[index] - prob]).clip(0)
-        axes.plot(failures[:stop], prob[:stop], color=look.color, linewidth=0.7, alpha=0.6)
-        # Where points are equal, one sees the later markers inside the earlier ones.
+        axes.plot(moved, prob[:stop], color=look.color, linewidth=0.7, alpha=0.6)
+        # Where points lie close, one sees the later markers inside the earlier ones.
         size = LARGEST - (LARGEST - SMALLEST) * index / max(1, len(names) - 1)
         axes.plot(
-            failures[:stop], prob[:stop], label=shown[name], color=look.color, linestyle="none", marker=look.marker,
+            moved, prob[:stop], label=shown[name], color=look.color, linestyle="none", marker=look.marker,
             markersize=size, markerfacecolor="none", clip_on=False, zorder=3 + index / 100,
         )  # fmt: skip
         if width.any():
             axes.errorbar(
-                failures[:stop], prob[:stop], width[:, :stop], fmt="none", ecolor=look.color, elinewidth=0.8,
+                moved, prob[:stop], width[:, :stop], fmt="none", ecolor=look.color, elinewidth=0.8,
                 capsize=1.2, clip_on=False, zorder=3 + index / 100,
             )  # fmt: skip
     axes.set_ylim(1 - _reach(float(1 - low_PF.min())), 1)

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lazsim.engine.log import State
 from lazsim.output.names import shown_names
-from lazsim.output.plots.charts import amounts_map, plain_number
-from lazsim.output.plots.style import STYLE, Look, add_legend, begin_at_0, looks_of, new_figure, to_files
+from lazsim.output.plots.charts import plain_number
+from lazsim.output.plots.style import STYLE, Look, begin_at_0, looks_of, new_figure, to_files
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
@@ -23,10 +23,8 @@ from lazsim.units import DAY_S, HOUR_S, MINUTE_S
 SHORTEST_SHARE = 1 / 300
 """Part of the time under which spans between changes are joined: lines would lie on each other."""
 
-RATE_LABEL = "samples/s kept\n(shaded: lost again)"
-
-MOST_LINES = 6
-"""Systems up to which lines can be told apart; more have a row each."""
+ROWS_INCHES, LEAST_ROW_INCHES = 2.6, 0.35
+"""Height of the rows of all systems together, and the least height of one."""
 
 CLOSE_PROB = 0.5
 """Probability of survival above which plans are drawn on an axis that does not begin at 0."""
@@ -40,21 +38,21 @@ LABEL_GAP = 0.055
 
 @matplotlib.rc_context(STYLE)
 def throughput_figure(result: RunResult) -> dict[str, bytes]:
-    """Draw a run, with the samples trained beside it; by file type, the same bytes for the same result."""
-    has_rows = len(result.runs) > MOST_LINES
-    figure = new_figure(8, 3.4 + 0.15 * max(0, len(result.runs) - MOST_LINES))
-    mosaic: Any = [["rate", "samples"], ["nodes", "." if has_rows else "samples"]]
-    axes = figure.subplot_mosaic(mosaic, height_ratios=[3, 1], width_ratios=[2.4, 1])
-    axes["rate"].sharex(axes["nodes"])
+    """Draw a run, a row for each system with its samples beside it; the same bytes by file type for the same result."""
+    rows_inches = max(ROWS_INCHES, LEAST_ROW_INCHES * len(result.runs))
+    figure = new_figure(8, rows_inches + 1.3)
+    names = [f"rate {row}" for row in range(len(result.runs))]
+    mosaic: Any = [*([name, "samples"] for name in names), ["nodes", "."]]
+    heights = [*(rows_inches / len(names) for _ in names), 0.8]
+    axes = figure.subplot_mosaic(mosaic, height_ratios=heights, width_ratios=[2.4, 1])
+    rows = [axes[name] for name in names]
+    for row in rows:
+        row.sharex(axes["nodes"])
+    for row in rows[1:]:
+        row.sharey(rows[0])
     plot_samples(result, axes["samples"])
     plot_nodes(result.runs[0].states, result.runs[0].wall_s, axes["nodes"])
-    if has_rows:
-        _plot_rows(result, axes["rate"])
-        # A row and its bar are at the same height, with the name between them.
-        axes["rate"].set_ylim(axes["samples"].get_ylim())
-    else:
-        plot_throughput(result, axes["rate"])
-        add_legend(figure, axes["rate"])
+    plot_throughput(result, rows)
     return to_files(figure)
 
 
@@ -164,29 +162,20 @@ def plot_rates(axes: Axes, rates: tuple[Floats, Floats, Floats], label: str, loo
     axes.stairs(kept, bounds_s / unit_s, baseline=None, label=label, color=look.color, linestyle=look.line)
 
 
-def plot_throughput(result: RunResult, axes: Axes) -> None:
-    """Draw samples per second over time for each system."""
-    names = [run.name for run in result.runs]
-    looks, shown = looks_of(names), shown_names(names)
-    for run in result.runs:
-        plot_rates(axes, windows(run.states, run.wall_s), shown[run.name], looks[run.name], time_unit(run.wall_s)[1])
-    axes.set_ylabel(RATE_LABEL)
-    begin_at_0(axes)
-    if not any(run.samples for run in result.runs):
-        axes.text(0.5, 0.5, "no samples kept", transform=axes.transAxes, ha="center", color="0.3")
-    axes.tick_params(labelbottom=False)
-
-
-def _plot_rows(result: RunResult, axes: Axes) -> None:
-    """Draw samples per second over time in colours, a row for each system."""
-    curves = [windows(run.states, run.wall_s) for run in result.runs]
-    most = max(float(kept.max()) for _, kept, _ in curves) or 1.0
-    for row, (bounds_s, kept, _) in enumerate(curves):
-        x, y = bounds_s / time_unit(result.runs[0].wall_s)[1], (row - 0.4, row + 0.4)
-        drawn = axes.pcolormesh(x, y, kept[None, :], vmin=0, vmax=most, cmap=amounts_map())
-    axes.figure.colorbar(drawn, ax=axes, location="top", aspect=60, pad=0.02, label="samples/s kept")
-    axes.tick_params(labelbottom=False, left=False, labelleft=False)
-    axes.grid(visible=False)
+def plot_throughput(result: RunResult, rows: Sequence[Axes]) -> None:
+    """Draw samples per second over time, a row for each system."""
+    looks = looks_of([run.name for run in result.runs])
+    for run, axes in zip(result.runs, rows, strict=True):
+        bounds_s, kept, lost = windows(run.states, run.wall_s)
+        color, bounds = looks[run.name].color, bounds_s / time_unit(run.wall_s)[1]
+        axes.stairs(kept, bounds, fill=True, color=color)
+        axes.stairs(kept + lost, bounds, baseline=kept, fill=True, color=color, alpha=0.35, linewidth=0)
+        if not run.samples:
+            axes.text(0.5, 0.5, "no samples kept", transform=axes.transAxes, ha="center", va="center", color="0.3")
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+        axes.tick_params(bottom=False, labelbottom=False)
+    rows[0].set_title("samples/s kept (lighter: lost again)", loc="left", fontsize=8)
+    begin_at_0(*rows)
 
 
 def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> None:
@@ -213,8 +202,7 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
             textcoords="offset points",
         )  # fmt: skip
     axes.set_yticks(range(len(names)), shown_names(names).values())
-    # Bars of one or two systems are no higher than those of three.
-    axes.set_ylim(max(len(names), 3) - 0.5, -0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("samples kept")

@@ -107,7 +107,7 @@ def _draw_passes(axes: Axes, result: StepResult) -> None:
         axes.barh(0, 0, color=PASS_COLORS[kind], label=kind)
     forward = sum(slot.kind != "backward" for slot in schedule.slots if slot.stage == 0)
     chunks = result.inputs.parallel.virtual_stages
-    each = f", each in {chunks} chunks of a stage" if chunks > 1 else ""
+    each = f", each in {chunks} parts of a stage" if chunks > 1 else ""
     axes.set(
         xlabel=f"seconds: {forward // chunks} of {result.inputs.num_micro_batches} micro-batches{each}", ylabel="stage",
         ylim=(pipeline - 0.4, -0.6),
