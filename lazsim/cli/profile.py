@@ -80,7 +80,7 @@ def command(out: Path | None, **settings: Any) -> None:
     """Measure the times of a model's kernels, of exchanges and of checkpoints on this machine.
 
     Writes FILE.csv and FILE.json, for lazsim run --profile FILE.csv. Called again, it goes on where it was.
-    Do not use the machine meanwhile. docs/guides/profiles.md explains columns and method.
+    Do not use the machine meanwhile. docs/measured/method.md explains columns and method.
     """
     if click.get_current_context().invoked_subcommand is not None:
         return

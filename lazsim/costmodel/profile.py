@@ -53,7 +53,7 @@ BARE_COLUMNS = ("kernel", "size", "time_s")
 
 
 class ProfilePoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One kernel at one size: a row of the CSV, whose columns docs/guides/profiles.md explains."""
+    """One kernel at one size: a row of the CSV, whose columns docs/measured/method.md explains."""
 
     kernel: str
     size: Annotated[float, Meta(ge=1e-6, le=1e24)]
