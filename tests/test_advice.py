@@ -218,6 +218,21 @@ def test_what_it_costs_to_be_off_is_a_tie_where_its_interval_holds_nothing():
     assert [line.endswith("(tie)") for line in lines if line.startswith("case")] == [True, False, False]
 
 
+def test_the_answer_names_what_was_not_searched_and_is_better_beyond_chance():
+    found = Made(noisy).advise(of("ds"), 100)
+    other, longer = Alternative((*found.best.choice, ("spares", 1)), 9), found.best._replace(interval_steps=9)
+    sure, chance, few = Interval(0.9, 0.85, 0.95), Interval(0.9, 0.8, 1.01), Interval(0.9, math.nan, math.nan)
+    found = replace(found, off=(Off("spares 1", other, sure), Off("interval doubled", longer, sure)))
+    found = replace(found, off=(*found.off, Off("f 2", other, chance), Off("f 3", other, few)))
+    told = {
+        is_given: render(advice_parts(replace(found, is_interval_given=is_given)), 300).splitlines()[0]
+        for is_given in (False, True)
+    }
+    # An interval that was looked for allows for a failure more than there was, so that a longer one looks better.
+    assert told[False].endswith("); spares 1 would be better")
+    assert told[True].endswith("); spares 1 or interval doubled would be better")
+
+
 def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):
     path = tmp_path / "nodes.csv"
     write_trace(one_failure(), path)
@@ -359,7 +374,7 @@ def test_tuning_walks_to_an_interval_far_from_youngs():
         return 100 - 64_000 / one.interval_steps - one.interval_steps / 100 + 0.01 * seed
 
     (choice,) = of("ds")
-    best, fitted = Made(value).search(1000).tune(choice, 100, 10**6, MIN_SAMPLES)
+    best, fitted = Made(value).search(1000).tune(Alternative(choice, 100), 10**6, MIN_SAMPLES)
     # sqrt(64,000 x 100) steps.
     assert best.interval_steps == pytest.approx(2530, rel=0.02)
     assert fitted.value == pytest.approx(2529.8, rel=0.02)
@@ -371,7 +386,8 @@ def test_an_interval_that_no_failure_has_tested_is_youngs_for_one_failure_in_all
         return (100 + 0.01 * seed) * (1 - 1 / one.interval_steps)
 
     (choice,) = of("ds")
-    best, fitted = Made(value, num_rollbacks=0, num_steps=30_000).search(1000).tune(choice, 100, 10**6, MIN_SAMPLES)
+    search = Made(value, num_rollbacks=0, num_steps=30_000).search(1000)
+    best, fitted = search.tune(Alternative(choice, 100), 10**6, MIN_SAMPLES)
     # sqrt(2 x 1 x 6 x 30,000) steps.
     assert best.interval_steps == pytest.approx(600, rel=0.02)
     assert fitted.value == pytest.approx(600, rel=0.02)
@@ -514,14 +530,22 @@ def test_a_search_that_was_stopped_goes_on_and_the_same_question_has_the_same_an
     assert json.loads((tmp_path / "out" / "advice.json").read_text()) | {"notes": found["notes"]} == found
 
 
-def test_nodes_that_stay_need_no_checkpoint(answered, spot):
+def test_nodes_that_stay_need_no_checkpoint(lazsim, answered, spot):
     asked = ("--trace", spot, *SMALL[:4], "--goal", "cost", "--price", 2, "--on-demand-price", 2, "--jobs", 1)
     found = answered("advise", *asked, "--runs", 120)
-    assert found["best"]["purchase"] == "on-demand"
-    # The best saves nothing in a run: one that saves in the middle takes longer, and one that saves later does not.
-    behind = {one["what"]: one["behind"] for one in found["evidence"]["off"]}
-    assert behind["interval halved"] > 1 == behind["interval doubled"]
+    assert (found["best"]["purchase"], found["best"]["interval_steps"]) == ("on-demand", 0)
+    # All of the time is steps that count, and the nodes are no others where they are to save all the same.
+    assert found["best"]["ettr"] == pytest.approx(1.0, abs=1e-3)
+    saving = answered("advise", *asked, "--runs", 120, "--interval", 100)["evidence"]["ranking"]
+    assert all(one["value"] > found["best"]["value"] for one in saving)
     assert not any("as if one had" in note for note in found["notes"])
+    # Young's and Daly's grow with the time between failures beyond all bounds.
+    shown = lazsim("advise", *asked, "--runs", 120)[1]
+    assert "on-demand, no checkpoints\n" in shown
+    assert "nodes never go\n" in shown
+    assert re.findall(r"^(best|Young|Daly) +(\S.*?)  ", shown, re.MULTILINE) == [
+        ("best", "none"), ("Young", "none"), ("Daly", "none")
+    ]  # fmt: skip
 
 
 def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim, answered, tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def advice_report(advice: Advice) -> Report:
     }
     seeds = counted(advice.ranking[0].num_seeds, "seed")
     drawn = "how far other choices are behind"
-    if not advice.is_interval_given:
+    if advice.curves:
         drawn = f"what each interval between checkpoints gives at the seeds that choose it, and {drawn}"
     return Report(
         f"Which setting is best for {advice.goal.name}?",
@@ -83,6 +83,8 @@ def _answer(advice: Advice) -> list[str]:
         others, are = counted(untold, "choice has", "choices have"), "it is" if untold == 1 else "they are"
         told += f"; {others} fewer than {MIN_SAMPLES} seeds, too few to tell whether {are} as good"
         told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
+    if beside := [one.what for one in advice.better_beside]:
+        told += f"; {' or '.join(beside)} would be better"
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
     worth = f"{value} {goal.heading}, {in_time}ETTR {ettr}, over {seeds}"
@@ -158,11 +160,12 @@ def _interval_table(advice: Advice) -> Table:
         between = f"{format_duration(low)} or more" if low > 0 else "any"
     best_s = advice.seconds(advice.best)
     best = (chosen, best_s or "none", None if math.isnan(low) else between)
-    rows = [best, ("Young", found.young_s, None), ("Daly", found.daly_s, None)]
+    formulas = {"Young": found.young_s, "Daly": found.daly_s}
+    rows = [best, *((name, "none" if math.isinf(at_s) else at_s, None) for name, at_s in formulas.items())]
     stops = f"stops training for {format_duration(found.stall_s)}" if found.stall_s else "stops nothing"
-    between_s = format_duration(found.between_s)
-    often = f"once at most in {between_s}" if advice.starts[advice.best.choice].is_rare else f"every {between_s}"
-    title = f"interval between checkpoints; a save {stops}, nodes go {often}"
+    often = "once at most in" if advice.starts[advice.best.choice].is_rare else "every"
+    go = "never go" if math.isinf(found.between_s) else f"go {often} {format_duration(found.between_s)}"
+    title = f"interval between checkpoints; a save {stops}, nodes {go}"
     return Table([key(""), Column("interval", format_duration), Column("95 %")], rows, title, found.reasons)
 
 

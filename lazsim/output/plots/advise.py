@@ -34,7 +34,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     shown = shown_names(apart, CHOICE_LETTERS)
     names = {choice: shown[name] for choice, name in zip(choices, apart, strict=True)}
     labels = [names[one.name.choice] + (f" ({fault})" if (fault := advice.fault(one.name)) else "") for one in ranking]
-    panels = 1 if advice.is_interval_given else 2
+    panels = 2 if advice.curves else 1
     figure = new_figure(0.5 + 3.0 * panels + LETTER_INCHES * max(map(len, labels)), max(2.6, 1.4 + 0.2 * len(ranking)))
     *curves, bars = figure.subplots(1, panels, squeeze=False)[0]
     looks = dict(zip(choices, looks_of(list(map(name_choice, choices))).values(), strict=True))
@@ -71,11 +71,11 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
             [at_s / unit_s for at_s in times_s[choice]], means, reach_of([*curve.values()]), color=look.color,
             marker=look.marker, linestyle=look.line, markersize=3, capsize=1.5, elinewidth=0.7, label=names[choice],
         )  # fmt: skip
-    marks = {"best": (advice.seconds(advice.best), "-")}
-    if advice.formulas.stall_s:
-        marks |= {"Young": (advice.formulas.young_s, "--"), "Daly": (advice.formulas.daly_s, ":")}
-    for name, (at_s, line) in marks.items():
-        curves.axvline(at_s / unit_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
+    found_s, formulas = advice.seconds(advice.best), advice.formulas
+    # No line where nothing is to be saved, or a formula does not apply.
+    for name, at_s, line in (("best", found_s, "-"), ("Young", formulas.young_s, "--"), ("Daly", formulas.daly_s, ":")):
+        if 0 < at_s < math.inf:
+            curves.axvline(at_s / unit_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
     curves.set_xscale("log")
     number_log_axis(curves.xaxis)
     curves.set_xlabel(f"time between checkpoints, {unit}")

@@ -196,8 +196,8 @@ def _advise(
     tuned: dict[Alternative, Interval | None] = dict.fromkeys(list(best_of_race.values())[:MOST_TUNED])
     if interval == AUTO:
         tuned = dict(
-            search.tune(choice, steps, question.starts[choice].most_steps, num_seeds, stays=stays(choice))
-            for choice, steps in tuned
+            search.tune(one, question.starts[one.choice].most_steps, num_seeds) if one.interval_steps else (one, None)
+            for one in tuned
         )
     of_choice = {choice: search.rank(search.tried(choice))[0].name for choice in choices if search.tried(choice)}
     finalists = list((of_choice | {one.choice: one for one in tuned}).values())
@@ -209,11 +209,10 @@ def _advise(
             for tried in search.tried(one.choice, num_seeds)
         }
         for one in tuned
+        if interval == AUTO and one.interval_steps
     }
     search.num_kept = kept
-    untested = [
-        one for one in tuned if interval == AUTO and not stays(one.choice) and not search.has_gone_back(one.choice)
-    ]
+    untested = [one for one in tuned if one.choice in curves and not search.has_gone_back(one.choice)]
     num_seeds, remarks = _judge(search, list(tuned), others, num_seeds)
     best = search.make_sure(search.better_first(ordered))
     if best in untested:
@@ -285,8 +284,8 @@ def _contenders(question: Question, search: Search, choices: Sequence[Choice], i
         if len(question.starts) == 1:
             question.size_work(choice)
         steps = question.starts[choice].steps
-        for ratio in RACED if interval == AUTO else (1.0,):
-            yield Alternative(choice, max(min(1, steps), round(steps * ratio)))
+        ratios = RACED if interval == AUTO else (1.0,)
+        yield from dict.fromkeys(Alternative(choice, max(min(1, steps), round(steps * ratio))) for ratio in ratios)
 
 
 def _look_around(question: Question, search: Search, best: Alternative, num_seeds: int) -> Iterator[Off]:
@@ -353,7 +352,7 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
     behind = {one: search.better_by(best, one).value for one in rivals}
     rivals = sorted(rivals, key=behind.__getitem__)[:MOST_RIVALS]
     if not rivals:
-        return Turns((), 0, "no alternative is told from the best, so that no assumption was changed")
+        return Turns((), 0, "no alternative is worse than the best beyond chance, so that no assumption was changed")
     changes = assumptions(question.scenario(best.choice, 0))
     search.num_kept = 0
     while rivals and _num_screened(len(changes), len(rivals)) > search.num_left:

@@ -197,7 +197,8 @@ class Question:
 
     def start(self, choice: Choice, interval: Any) -> str:
         """Find what a choice begins with; return why it cannot run, if so."""
-        first = self.scenario(choice, 0, None if interval == AUTO else interval)
+        asked = interval if interval != AUTO else 0 if stays(choice) else None
+        first = self.scenario(choice, 0, asked)
         scenarios = [first, *(self.scenario(choice, seed) for seed in range(1, MIN_SAMPLES))]
         num_nodes = max(one.most_in_service() for one in scenarios) or first.cluster.num_nodes
         if first.has_chosen_layout and stays(choice):
@@ -210,7 +211,8 @@ class Question:
         # Runs go on with the most replicas that fit: a greater number would be the same alternative again.
         if "fault_threshold" in dict(choice) and (told := threshold_note(first, num_nodes)):
             return told
-        self.starts[choice] = find_start(scenarios, num_nodes)
+        found = find_start(scenarios, num_nodes)
+        self.starts[choice] = found._replace(between_s=math.inf) if stays(choice) else found
         return ""
 
     def size_work(self, choice: Choice) -> None:

@@ -83,6 +83,12 @@ class Advice:
         """The choices that cannot be told from the best."""
         return tuple(one for one in self.ranking[1:] if one.is_tie)
 
+    @property
+    def better_beside(self) -> tuple[Off, ...]:
+        """What is better than the best beyond chance and was not searched; an interval that was allows for bad luck."""
+        searched = () if self.is_interval_given else (self.best.choice,)
+        return tuple(one for one in self.off if one.behind.high < 1 and one.alternative.choice not in searched)
+
     def mean(self, column: str, most: float = math.inf) -> Interval:
         """Return the mean of a column, which is `most` at most, over the runs of the best setting."""
         return mean_interval((float(row[column]) for row in self.rows[self.best]), most)

@@ -217,20 +217,18 @@ class Search:
         ours, theirs = ([mean_over_seeds({0: self.goal.value(row)}).value for row in some] for some in (rows, of_best))
         return min(ours) <= max(theirs) if self.goal.less_is_better else max(ours) >= min(theirs)
 
-    def tune(
-        self, choice: Choice, steps: int, most_steps: int, num_seeds: int, *, stays: bool = False
-    ) -> tuple[Alternative, Interval | None]:
+    def tune(self, start: Alternative, most_steps: int, num_seeds: int) -> tuple[Alternative, Interval | None]:
         """Climb to the best steps of a choice; return it, and the maximum of the curve through those near it.
 
-        Unless its nodes stay, one more failure goes back to a checkpoint than did; see `one_rollback_more`.
+        One more failure goes back to a checkpoint than did; see `one_rollback_more`.
         """
-        sign = -1 if self.goal.less_is_better else 1
+        choice, sign = start.choice, -1 if self.goal.less_is_better else 1
 
         def values() -> dict[int, BySeed]:
-            rows = {one: self.rows[one, None] for one in self.tried(choice, num_seeds)}
+            tried = self.tried(choice, num_seeds)
             return {
-                one.interval_steps: self.goal.values(found if stays else one_rollback_more(one.interval_steps, found))
-                for one, found in rows.items()
+                one.interval_steps: self.goal.values(one_rollback_more(one.interval_steps, self.rows[one, None]))
+                for one in tried
             }
 
         def scores(some: Iterable[int]) -> dict[int, float]:
@@ -238,7 +236,7 @@ class Search:
             self.run([Alternative(choice, each) for each in wanted], num_seeds)
             return {each: sign * mean_over_seeds(of).value for each, of in values().items() if each in wanted}
 
-        steps = climb(min(steps, most_steps), scores, most=most_steps, most_rounds=MOST_ROUNDS)
+        steps = climb(min(start.interval_steps, most_steps), scores, most=most_steps, most_rounds=MOST_ROUNDS)
         near = {each: of for each, of in values().items() if steps / NEAR <= each <= steps * NEAR}
         found = fit_interval(near, sign)
         if found is not None:
@@ -257,7 +255,7 @@ class Search:
         # The curve knows more than the best of a few runs, unless the runs say otherwise beyond chance.
         if steps not in fine or is_better(fine[best_tried], fine[steps], less_is_better=less):
             return Alternative(choice, best_tried), None
-        return tuned, no_surer(found, self._num_rollbacks(tuned)) if found and not stays else found
+        return tuned, found and no_surer(found, self._num_rollbacks(tuned))
 
     def tried(self, choice: Choice, num_seeds: int = 1) -> list[Alternative]:
         """Return the alternatives of a choice with runs at `num_seeds` seeds or more, by interval."""
