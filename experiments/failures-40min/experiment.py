@@ -1,4 +1,4 @@
-"""(b) A failure every 40 minutes: throughput and samples trained.
+"""A failure every 40 minutes: throughput and samples trained.
 
 How much does each system train on ten GPUs while a random one fails every 40 minutes, until half are left? All but the
 trace and the job's checkpoints is as with a failure every 5 minutes.

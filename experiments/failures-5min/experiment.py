@@ -1,4 +1,4 @@
-"""(a) A failure every 5 minutes: throughput and samples trained.
+"""A failure every 5 minutes: throughput and samples trained.
 
 How much does each system train on ten GPUs while a random one fails every 5 minutes, until half are left?
 """

@@ -1,4 +1,4 @@
-"""(h) Time to train 5 M samples on 32 to 128 nodes, by failure probability, cluster size and loads.
+"""Time to train 5 M samples on 32 to 128 nodes, by failure probability, cluster size and loads.
 
 On a large cluster that loses nodes every hour, how much longer do other systems take than Lazarus?
 """

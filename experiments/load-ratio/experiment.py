@@ -1,4 +1,4 @@
-"""(e) One layer under ever more skewed loads.
+"""One layer under ever more skewed loads.
 
 When one expert draws several times its even share, how fast is the layer, and do its experts survive failures?
 

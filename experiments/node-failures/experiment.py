@@ -1,4 +1,4 @@
-"""(c) Several nodes fail at once: recovery time and recovery probability.
+"""Several nodes fail at once: recovery time and recovery probability.
 
 When nodes fail together, how long until training goes on, and which placement keeps every expert?
 

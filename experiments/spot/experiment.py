@@ -1,4 +1,4 @@
-"""(d) Spot instances: the first 80 minutes of the EC2 P3 trace.
+"""Spot instances: the first 80 minutes of the EC2 P3 trace.
 
 How much does each system train on spot nodes that come and go, ten at most?
 """

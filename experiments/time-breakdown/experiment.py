@@ -1,4 +1,4 @@
-"""(f) Where the time goes: computing, checkpoints, lost work, recovery.
+"""Where the time goes: computing, checkpoints, lost work, recovery.
 
 What do systems spend their time on under failures?
 """

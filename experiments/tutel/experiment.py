@@ -1,4 +1,4 @@
-"""(g) Against Tutel on testbed B: random failures, and failures of nodes that it leaves unused.
+"""Against Tutel on testbed B: random failures, and failures of nodes that it leaves unused.
 
 How do systems compare with Tutel and with dropless training, also when only nodes fail that these do not use?
 """
