@@ -35,7 +35,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 device_option = click.option("--device", type=OneOf(DEVICES), default="auto", help="auto: a GPU where there is one.")
 dtype_option = click.option("--dtype", type=OneOf(DTYPES), default="auto", help="auto: float32 on a CPU.")
-catalog_model_option = click.option("--model", default="gpt-s", help="Model, for a device of the catalogue.")
+catalog_model_option = click.option("--model", default="gpt-s", metavar="NAME", help="Its model, if NAME is a device.")
 virtual_rank_options = options(
     device_option,
     dtype_option,
@@ -49,7 +49,7 @@ virtual_rank_options = options(
 @click.group(cls=CommandGroup, invoke_without_command=True)
 @device_option
 @dtype_option
-@click.option("--model", default="gpt-s", metavar="NAME|TOML", help="Model whose shapes are measured.")
+@click.option("--model", default="gpt-s", metavar="NAME|TOML|JSON", help="Model whose shapes are measured.")
 @click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Measure only this one; repeats.")
 @click.option(
     "--budget",
@@ -151,7 +151,7 @@ def show_command(file: str, model: str) -> None:
 @command.command()
 @click.argument("file", metavar="FILE|NAME")
 @catalog_model_option
-@click.option("--gpu", metavar="NAME", help="Compare the analytic times of this GPU of the catalogue, or TOML file.")
+@click.option("--gpu", metavar="NAME|TOML", help="Compare the analytic times of this GPU.")
 @json_option
 def check(file: str, model: str, gpu: str | None) -> None:
     """Hold out every second point of each kernel, and print the error of interpolating it from the others.
@@ -244,7 +244,7 @@ def skew(**settings: Any) -> None:
 
 @command.command()
 @virtual_rank_options
-@click.option("--model", default="gpt-l", metavar="NAME|TOML", help="Model whose experts are measured.")
+@click.option("--model", default="gpt-l", metavar="NAME|TOML|JSON", help="Model whose experts are measured.")
 @click.option("--cluster", default="rtx3090x10", metavar="NAME|TOML", help="Its nodes and slots.")
 @click.option("--job", default="testbed-a", metavar="NAME|TOML", help="Job that gives tokens and replicas.")
 @click.option("--system", default="lazarus", metavar="NAME", help="System that places and dispatches.")

@@ -34,7 +34,7 @@ csv_option = click.option(
 
 @click.group(cls=CommandGroup)
 def command() -> None:
-    """Inspect, fit, generate, convert and plot expert loads. SPEC is a generator, as of lazsim list routing."""
+    """Inspect, fit, generate, convert and plot expert loads. SPEC is a generator of lazsim list routing."""
 
 
 @command.command()

@@ -33,7 +33,7 @@ from lazsim.cli.base.messages import Checked
     "nccl_single_node.csv.",
 )
 @click.option(
-    "--gpu", "gpus", multiple=True, help="GPU of the kernels, or TOML file; repeats. Default: all in the catalogue."
+    "--gpu", "gpus", multiple=True, metavar="NAME|TOML", help="GPU of the kernels; repeats. Default: every known one."
 )
 @click.option("--refit", is_flag=True, help="Print constants fitted to the kernels, as the catalogue has them.")
 @click.option(

@@ -83,7 +83,7 @@ backend_option = click.option(
 worker_options = options(
     backend_option,
     jobs_option,
-    click.option("--address", help="An existing Ray cluster; default: that of RAY_ADDRESS, else one is started here."),
+    click.option("--address", metavar="ADDRESS", help="An existing Ray cluster; default: RAY_ADDRESS, else a new one."),
 )
 WORKER_OPTIONS = ("--backend", "--jobs", "--address")
 """These say who makes the runs, on which no result depends."""
