@@ -28,10 +28,11 @@ from lazsim.stepmodel.experts import (
 )
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.kernels import Kernels
-from lazsim.stepmodel.layers import MOST_REPEATS, layer_time, run_streams
+from lazsim.stepmodel.layers import MOST_REPEATS, PairTime, layer_time
 from lazsim.stepmodel.loading import load_constants, load_inputs
 from lazsim.stepmodel.memory import StageParameters, memory_bytes
 from lazsim.stepmodel.operations import Item, Operation, Queues, play
+from lazsim.stepmodel.passes import dual_pipe_passes
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
 from lazsim.stepmodel.search import USABLE_SHARE, fastest, layouts_tried, search_layouts
@@ -372,22 +373,78 @@ def test_every_layer_is_in_one_part(name, pipeline, virtual):
     assert len(parts) == parallel.pipeline * parallel.virtual_stages
 
 
-def test_streams_hide_the_smaller_of_what_could_be_hidden_and_what_there_is():
+def pair_of(kernels_s: list[float], exchanges_s: list[float], slowdown: float, host_s: float = 0.0) -> PairTime:
+    """Play the four pieces of two passes at once, whose first and third the host takes `host_s` to launch."""
+    constants = msgspec.structs.replace(load_constants(), kernel_gap_s=0.0)
+
+    def one_pass(first: float, second: float, dispatch: float, combine: float, launch_s: float) -> Item:
+        exchanges = (Operation("expert_exchange", each, 1, 0.0) for each in (dispatch, combine))
+        kernels = (Operation("memory", first, 1, launch_s), Operation("memory", second, 1, launch_s))
+        none = Operation("memory", 0.0, 0, 0.0)
+        return Item((kernels[0], next(exchanges), kernels[1], next(exchanges), none), ())
+
+    combine_b, dispatch, dispatch_b, combine = exchanges_s
+    forward = one_pass(kernels_s[0], kernels_s[2], dispatch, combine, host_s)
+    backward = one_pass(0.0, kernels_s[1], combine_b, dispatch_b, 0.0)
+    last = Operation("memory", kernels_s[3], 1, 0.0)
+    pair = layer_time([Item(forward.forward, (*backward.forward[:-1], last))], constants, slowdown, 0.0).pair
+    assert pair is not None
+    return pair
+
+
+def test_two_passes_hide_the_smaller_of_what_could_be_hidden_and_what_there_is():
+    def times(kernels_s: list[float], exchanges_s: list[float], slowdown: float = 0.0) -> tuple[float, float, float]:
+        pair = pair_of(kernels_s, exchanges_s, slowdown)
+        return pair.total_s, pair.hidden_s, pair.slowed_s
+
     # Each 3 s of kernels hide an exchange of 2 s, and of one of 5 s as many as they take.
-    assert run_streams([3.0, 3.0], [2.0], 0.0)[:2] == (6.0, 0.0)
-    assert run_streams([3.0, 3.0], [5.0], 0.0)[:2] == (8.0, 2.0)
+    assert times([3.0] * 4, [2.0] * 4) == (12.0, 8.0, 0.0)
+    assert times([3.0] * 4, [5.0] * 4) == (20.0, 12.0, 0.0)
     # A quarter slower beside the exchange: 1.5 s of work in its 2 s, 1.5 s after it.
-    assert run_streams([3.0], [2.0], 0.25)[:2] == (3.5, 0.0)
+    assert times([3.0] * 4, [2.0] * 4, 0.25) == (14.0, 8.0, 2.0)
+    # All within an exchange of 5 s, where 3 s of work take 4 s.
+    assert times([3.0] * 4, [5.0] * 4, 0.25) == (20.0, 16.0, 4.0)
     # The second exchange waits for the first kernels, which make what it sends, and goes from 3 s to 5 s.
-    assert run_streams([3.0, 1.0, 1.0], [1.0, 2.0], 0.0)[:2] == (6.0, 1.0)
+    assert times([3.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 1.0])[0] == 3.0 + 2.0 + 1.0 + 1.0
 
 
-@given(st.lists(st.floats(0.1, 3), min_size=4, max_size=4), st.lists(st.floats(0.1, 3), min_size=4, max_size=4))
-def test_streams_take_no_longer_than_one_after_the_other_and_no_less_than_each(kernels, exchanges):
-    run = run_streams(kernels, exchanges, 0.0)
-    both = max(sum(kernels), sum(exchanges))
-    assert both * (1 - 1e-9) <= run.total_s <= (sum(kernels) + sum(exchanges)) * (1 + 1e-9)
-    assert run.total_s == pytest.approx(max(run.kernels[-1][1], run.exchanges[-1][1]))
+def test_the_host_runs_ahead_while_kernels_wait_for_an_exchange_which_does_not_slow_it_down():
+    # A layer takes its launches, 10 s. Kernels of 1 s take 2 s beside an exchange of 2 s. The first are launched 2 s
+    # after the fourth end, when their exchange is over; the second take 2 s, and so on: 4 s of idle, 2 s of slowdown.
+    pair = pair_of([1.0] * 4, [2.0] * 4, 0.5, host_s=5.0)
+    assert (pair.total_s, pair.idle_s, pair.slowed_s) == (10.0, 4.0, 2.0)
+    # Where it launches as fast as exchanges go, nothing waits for it.
+    pair = pair_of([1.0] * 4, [2.0] * 4, 0.5, host_s=4.0)
+    assert (pair.total_s, pair.idle_s) == (pytest.approx(8.0), pytest.approx(0.0, abs=1e-9))
+
+
+@given(
+    st.lists(st.floats(0.1, 3), min_size=4, max_size=4), st.lists(st.floats(0.1, 3), min_size=4, max_size=4),
+    st.floats(0, 0.9), st.floats(0, 9),
+)  # fmt: skip
+def test_two_passes_take_no_longer_than_one_after_the_other_and_no_less_than_each(kernels, exchanges, slowdown, host_s):
+    pair = pair_of(kernels, exchanges, slowdown, host_s)
+    alone = sum(kernels) + sum(exchanges)
+    least = max(sum(kernels), sum(exchanges), 2 * host_s)
+    assert least * (1 - 1e-9) <= pair.total_s <= (alone + 2 * host_s) * (1 + 1e-9)
+    # What is not hidden, kernels, what they lose and the wait for the host are all of it.
+    assert pair.total_s == pytest.approx(alone - pair.hidden_s + pair.slowed_s + pair.idle_s)
+
+
+def test_the_stages_in_the_middle_of_dualpipe_begin_with_two_passes_apart():
+    # Two stages that never wait: four micro-batches of 3 s each, of which 4 - 2 go backward beside another, and the
+    # first of these not (``is_middle_rank`` of deepseek-ai/DualPipe).
+    found = run_dual_pipe([PartTime(1.0, 2.0, 0.5)] * 2, 1.0, 4)
+    assert (found.total_s, found.saved_s) == (4 * 3.0 - 0.5, 0.5)
+
+
+def test_a_stage_of_dualpipe_ends_with_as_many_gradients_of_weights_as_it_is_from_the_end():
+    # Step 8 of deepseek-ai/DualPipe: the first stage has one left, the second two, the third three.
+    passes = dual_pipe_passes(6, 12)
+    for stage in range(6):
+        kinds = [passes.kinds[kind][0][0] for of_stage, kind, *_ in passes.order if of_stage == stage]
+        last = itertools.takewhile("W".__eq__, reversed(kinds))
+        assert len(list(last)) == min(stage, 5 - stage) + 1
 
 
 @given(st.integers(1, 40), st.floats(0, 1))

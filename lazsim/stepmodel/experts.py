@@ -141,11 +141,10 @@ def moe_items(kernels: Kernels) -> list[Item]:
     # Graphs of the gate hold the permutation of a plain exchange as well; counts then leave after it.
     counted = [permute, *_counts(kernels)] if kernels.graphed_gate else [*_counts(kernels), permute]
     pad = _alignment(kernels)
-    items = [
-        norm, *shared, *gate, *narrow, *counted, dispatch, sort,
-        *pad, *_experts(kernels), *pad, unsort, combine, restore, *widen, kernels.residual(),
+    return [
+        norm, *shared, *gate, *narrow, *counted, dispatch, sort, *pad, *_experts(kernels), *pad, unsort, combine,
+        restore, *widen, kernels.residual(), *_offload(kernels),
     ]  # fmt: skip
-    return items + _offload(kernels, items)
 
 
 def _gate(kernels: Kernels) -> list[Item]:
@@ -338,8 +337,8 @@ def exchange_s(inputs: StepInputs, number_bytes: float = 2.0) -> float:
     return max(within_s, inputs.across_s(curve_us, max(across, between / inputs.cluster.network.spine_share), share))
 
 
-def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
-    """Move inputs or activations of experts to the host and back, behind the block that keeps them."""
+def _offload(kernels: Kernels) -> list[Item]:
+    """Move inputs or activations of experts to the host and back, behind the pass of the layer that keeps them."""
     inputs = kernels.inputs
     model, parallel = inputs.model, inputs.parallel
     inner = model.d_ff_expert / parallel.expert_tensor
@@ -352,14 +351,5 @@ def _offload(kernels: Kernels, items: list[Item]) -> list[Item]:
     if not moved:
         return []
     seconds = moved * routed_tokens(inputs) / inputs.cluster.host.link_bytes_per_s
-
-    def operation(beside: list[Operation]) -> tuple[Operation, ...]:
-        hidden_s = min(seconds, math.fsum(other.gpu_s for other in beside))
-        return (kernels.exchange("offload", seconds - hidden_s, hidden_s, 1),)
-
-    return [
-        Item(
-            operation([operation for item in items for operation in item.forward]),
-            operation([operation for item in items for operation in item.backward]),
-        )
-    ]
+    operation = Operation("offload", 0.0, 0, kernels.launch_s, hidden_s=seconds)
+    return [Item((operation,), (operation,))]

@@ -1,21 +1,20 @@
 """How long one layer takes on the two queues, alone and while another micro-batch hides its exchanges."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from lazsim.specs import StepConstants
 from lazsim.stepmodel.operations import Item, Operation, Queues, Span, block_of, play
-
-REPEATS = 3
-"""Equal layers whose streams run one after the other: the last is in the steady state."""
 
 MOST_REPEATS = 100
 """Layers after which the lead of the host is taken to last: no model of the catalogue has more."""
 
 SAME_S = 1e-12
+
+Operations = tuple[Operation, ...]
 
 EXCHANGE, OFFLOAD = "expert_exchange", "offload"
 
@@ -53,7 +52,7 @@ class PairTime:
 
 KERNEL_PIECES = ("attention forward", "experts backward", "experts forward", "attention backward")
 EXCHANGE_PIECES = ("combine backward", "dispatch forward", "dispatch backward", "combine forward")
-"""PairPieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
+"""Pieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
 
 
 def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float | None, piece_s: float) -> LayerTime:
@@ -67,47 +66,50 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
     queues = Queues()
     seconds = []
     for operations in (forward, backward):
-        queues, (pass_s,), parts = _play_steadily([operations], queues, constants)
-        seconds.append(pass_s)
+        queues, (pass_s,), parts = _play_steadily([operations], [0.0], queues, constants)
         for name, value in parts.items():
             exposed[name] += value
-    for operation in (*forward, *backward):
-        if operation.hidden_s:
-            hidden[operation.part] += operation.hidden_s
+        for operation in operations:
+            if operation.hidden_s:
+                hidden[operation.part] += operation.hidden_s
+        late_s = max(0.0, _offloaded_s(operations) - pass_s)
+        if late_s:
+            exposed[OFFLOAD] += late_s
+            hidden[OFFLOAD] -= late_s
+        seconds.append(pass_s + late_s)
     # The gradient of a weight has as many operations as the forward pass, and only the optimizer waits for it.
     weight_s = math.fsum(operation.gpu_s for operation in forward if operation.part.endswith("matmul"))
     pair = None
     if slowdown is not None and _exchanges_tokens(forward):
         pieces = _pieces(forward, backward, constants, piece_s)
-        one, run = (
-            run_streams(pieces.kernels_s * repeats, pieces.exchanges_s * repeats, slowdown)
-            for repeats in (REPEATS - 1, REPEATS)
-        )
-        total_s, waiting_s = run.total_s - one.total_s, run.waiting_s - one.waiting_s
-        hidden_s = math.fsum(pieces.exchanges_s) - waiting_s
-        slowed_s = total_s - waiting_s - math.fsum(pieces.kernels_s)
-        moved_s = math.fsum(one.gpu_s + one.hidden_s for one in (*forward, *backward) if one.part == OFFLOAD)
-        late_s = max(0.0, moved_s - total_s)
-        pair = PairTime(total_s + late_s, pieces.idle_s, hidden_s, slowed_s, late_s)
+        _, kernels_s, parts = _play_steadily(*pieces, Queues(), constants, slowdown)
+        ends = list(zip(kernels_s, pieces[1], strict=True))
+        total_s, hidden_s = (math.fsum(map(which, ends)) for which in (max, min))
+        late_s = max(0.0, _offloaded_s(forward + backward) - total_s)
+        idle_s, slowed_s = (parts.get(name, 0.0) for name in ("idle", "overlap_slowdown"))
+        pair = PairTime(total_s + late_s, idle_s, hidden_s, slowed_s, late_s)
     return LayerTime(seconds[0], seconds[1], exposed, hidden, weight_s, pair)
 
 
 def _play_steadily(
-    pieces: Sequence[Sequence[Operation]], queues: Queues, constants: StepConstants
-) -> tuple[Queues, list[float], dict[str, float]]:
+    pieces: Sequence[Operations], exchanges_s: Sequence[float], queues: Queues, constants: StepConstants,
+    slowdown: float = 0.0,
+) -> tuple[Queues, list[float], dict[str, float]]:  # fmt: skip
     """Play pieces of equal layers until a layer takes as long as all that follow it.
 
     That is where host and GPU end as far apart as before, or where the GPU never waits and falls further behind the
-    host. Return the queues, the time of each piece of the last layer, and that of its parts.
+    host. An exchange runs beside each piece and slows its kernels down; the next piece and its exchange wait for both.
+    Return the queues, the time of each piece of the last layer, and that of its parts.
     """
     lead_s = math.inf
     pieces_s, parts = list[float](), dict[str, float]()
     for _ in range(MOST_REPEATS):
         pieces_s, parts = [], {}
-        for operations in pieces:
-            before_s = queues.gpu_s
-            queues = play(operations, queues, constants, parts)
-            pieces_s.append(queues.gpu_s - before_s)
+        for operations, exchange_s in zip(pieces, exchanges_s, strict=True):
+            begun_s = queues.gpu_s
+            queues = play(operations, queues, constants, parts, beside=(begun_s + exchange_s, slowdown))
+            pieces_s.append(queues.gpu_s - begun_s)
+            queues = queues._replace(gpu_s=max(queues.gpu_s, begun_s + exchange_s))
         before_s, lead_s = lead_s, queues.gpu_s - queues.host_s
         if abs(lead_s - before_s) <= SAME_S or (lead_s > before_s and not parts.get("idle")):
             break
@@ -122,15 +124,15 @@ def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: floa
     forward, backward, _ = block_of(blocks)
     if slowdown is not None and _exchanges_tokens(forward):
         pieces = _pieces(forward, backward, constants, piece_s)
-        run = run_streams(pieces.kernels_s * REPEATS, pieces.exchanges_s * REPEATS, slowdown)
-        names = (KERNEL_PIECES, EXCHANGE_PIECES)
+        streams = {"kernels": _play_steadily(*pieces, Queues(), constants, slowdown)[1], "exchanges": pieces[1]}
+        begun_s = list(itertools.accumulate(map(max, *streams.values()), initial=0.0))[:-1]
         spans = [
-            Span(stream, name, *time)
-            for stream, times, some in zip(("kernels", "exchanges"), (run.kernels, run.exchanges), names, strict=True)
-            for name, time in zip(some, times[-4:], strict=True)
+            Span(stream, name, start_s, start_s + takes_s)
+            for (stream, times_s), names in zip(streams.items(), (KERNEL_PIECES, EXCHANGE_PIECES), strict=True)
+            for name, start_s, takes_s in zip(names, begun_s, times_s, strict=True)
         ]
     else:
-        queues, spans = _play_steadily([forward], Queues(), constants)[0], []
+        queues, spans = _play_steadily([forward], [0.0], Queues(), constants)[0], []
         for operations in (forward, backward):
             queues = play(operations, queues, constants, {}, spans)
         spans = [span._replace(stream="exchanges") if span.part == EXCHANGE else span for span in spans]
@@ -138,22 +140,18 @@ def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: floa
     return [span._replace(start_s=span.start_s - start_s, end_s=span.end_s - start_s) for span in spans]
 
 
-def _exchanges_tokens(forward: Sequence[Operation]) -> bool:
+def _offloaded_s(operations: Operations) -> float:
+    return math.fsum(operation.hidden_s for operation in operations if operation.part == OFFLOAD)
+
+
+def _exchanges_tokens(forward: Operations) -> bool:
     return any(operation.part == EXCHANGE and operation.gpu_s for operation in forward)
 
 
-class PairPieces(NamedTuple):
-    """Times of the pieces of a pair of passes in the steady state, and that in which the GPU waits for the host."""
-
-    kernels_s: list[float]
-    exchanges_s: list[float]
-    idle_s: float
-
-
 def _pieces(
-    forward: Sequence[Operation], backward: Sequence[Operation], constants: StepConstants, piece_s: float
-) -> PairPieces:
-    """Cut both passes in the order of Megatron-LM (combined 1F1B), and play the kernels.
+    forward: Operations, backward: Operations, constants: StepConstants, piece_s: float
+) -> tuple[list[Operations], list[float]]:
+    """Cut both passes in the order of Megatron-LM (combined 1F1B): pieces of kernels, and times of exchanges.
 
     ::
 
@@ -165,69 +163,22 @@ def _pieces(
     """
     before, dispatch, experts, combine, after = _cut(forward)
     after_b, combine_b, experts_b, dispatch_b, before_b = _cut(backward)
-    waiting = [Operation("idle", 0.0, 0, 0.0, waits=True)] * dispatch[0].waits
+    waiting = (Operation("idle", 0.0, 0, 0.0, waits=True),) * dispatch[0].waits
     kernels = [before, after_b + experts_b + waiting, experts, after + before_b]
+    exchanges = combine_b + dispatch + dispatch_b + combine
     if not all(operation.graphed for operation in forward):
-        kernels = [[Operation("idle", 0.0, 0, 2 * piece_s), *operations] for operations in kernels]
-    exchanges_s = [
-        one.gpu_s + one.kernels * constants.kernel_gap_s for (one,) in (combine_b, dispatch, dispatch_b, combine)
-    ]
-    _, kernels_s, parts = _play_steadily(kernels, Queues(), constants)
-    return PairPieces(kernels_s, exchanges_s, parts.get("idle", 0.0))
+        launches = [Operation("idle", 0.0, 0, 2 * piece_s + exchange.host_s) for exchange in exchanges]
+        kernels = [(launch, *operations) for launch, operations in zip(launches, kernels, strict=True)]
+    return kernels, [exchange.gpu_s + exchange.kernels * constants.kernel_gap_s for exchange in exchanges]
 
 
-def _cut(operations: Sequence[Operation]) -> list[list[Operation]]:
-    """Cut the operations of a pass at its last two exchanges; none waits for what goes to the host.
+def _cut(operations: Operations) -> list[Operations]:
+    """Cut the operations of a pass at its last two exchanges.
 
     Recomputation repeats those of the forward pass before them; they stay with the kernels.
     """
-    operations = [one._replace(gpu_s=0.0, kernels=0) if one.part == OFFLOAD else one for one in operations]
     at = [index for index, operation in enumerate(operations) if operation.part == EXCHANGE][-2:]
     return [
         operations[slice(*ends)]
         for ends in ((0, at[0]), (at[0], at[0] + 1), (at[0] + 1, at[1]), (at[1], at[1] + 1), (at[1] + 1, None))
     ]
-
-
-class StreamsRun(NamedTuple):
-    """Two streams: the time of all, that in which kernels wait for an exchange, and start and end of each piece."""
-
-    total_s: float
-    waiting_s: float
-    kernels: list[tuple[float, float]]
-    exchanges: list[tuple[float, float]]
-
-
-def run_streams(kernels_s: Sequence[float], exchanges_s: Sequence[float], slowdown: float) -> StreamsRun:
-    """Run pieces of kernels and exchanges, each stream in order; kernels slow down while an exchange runs.
-
-    Each piece waits for the one before it in its stream and in the other.
-
-    Examples
-    --------
-    An exchange of 2 s beside kernels of 4 s that take twice as long meanwhile: 1 s of them is done after 2 s.
-
-    >>> run_streams([4.0], [2.0], 0.5)[:2]
-    (5.0, 0.0)
-    """
-    now_s = waiting_s = 0.0
-    pieces_s = (kernels_s, exchanges_s)
-    times: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
-    left, begun_s = [kernels_s[0], exchanges_s[0]], [-1.0, -1.0]
-    while any(len(times[one]) < len(pieces_s[one]) for one in (0, 1)):
-        runs = [len(times[one]) < len(pieces_s[one]) and len(times[one]) <= len(times[1 - one]) for one in (0, 1)]
-        rates = (1 - slowdown if all(runs) else 1.0, 1.0)
-        step_s = min(left[one] / rates[one] for one in (0, 1) if runs[one])
-        waiting_s += 0.0 if runs[0] else step_s
-        for one in (0, 1):
-            if not runs[one]:
-                continue
-            if begun_s[one] < 0:
-                begun_s[one] = now_s
-            left[one] -= step_s * rates[one]
-            if left[one] <= 1e-12:
-                times[one].append((begun_s[one], now_s + step_s))
-                left[one] = pieces_s[one][len(times[one])] if len(times[one]) < len(pieces_s[one]) else 0.0
-                begun_s[one] = -1.0
-        now_s += step_s
-    return StreamsRun(now_s, waiting_s, *times)

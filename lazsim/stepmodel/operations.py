@@ -90,13 +90,17 @@ def play(
     constants: StepConstants,
     parts: dict[str, float],
     spans: list[Span] | None = None,
+    beside: tuple[float, float] = (0.0, 0.0),
 ) -> Queues:
     """Launch operations in order and let the GPU run them in order; add the time of each part to `parts`.
 
     The host runs ahead of the GPU until an operation waits. A graph is launched once for all operations in a row that
-    it holds. ``idle`` is the time in which the GPU has nothing to do. `spans` gets what host and GPU do when.
+    it holds. ``idle`` is the time in which the GPU has nothing to do. `spans` gets what host and GPU do when. An
+    exchange runs `beside` them until a moment, and kernels, but not the host, are slower by a share meanwhile, which
+    ``overlap_slowdown`` tells.
     """
     host_s, gpu_s, counted_s = start
+    until_s, slowdown = beside
     in_graph = False
     for part, work_s, kernels, launch_s, graphed, counts, waits, _ in operations:
         if waits:
@@ -115,6 +119,11 @@ def play(
             gpu_s = host_s
         busy_s = work_s + kernels * constants.kernel_gap_s
         parts[part] = parts.get(part, 0.0) + busy_s
+        if gpu_s < until_s:
+            # The exchange is over before the kernels, or they are before it.
+            slowed_s = min(slowdown * (until_s - gpu_s), busy_s * slowdown / (1 - slowdown))
+            parts["overlap_slowdown"] = parts.get("overlap_slowdown", 0.0) + slowed_s
+            busy_s += slowed_s
         if spans is not None:
             spans += [Span("host", "launch", before_s, host_s), Span("kernels", part, gpu_s, gpu_s + busy_s)]
         gpu_s += busy_s

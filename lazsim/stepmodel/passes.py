@@ -167,14 +167,14 @@ def _dual_pipe_order(places: Places, stage: int, near: int, each_way: int) -> li
         order += [alone("F", 0), alone("F", 1)]
     for _ in range(far):
         order += [alone("b", 1), left.pop(0), alone("F", 1)]
-    for _ in range(each_way - pipeline + near + 1):
-        order += [at_once(0), at_once(1)]
+    for turn in range(each_way - pipeline + near + 1):
+        # The stages in the middle begin with two passes apart, so that neither neighbour waits for both.
+        order += [alone("F", 0), alone("B", 1)] if far == turn == 0 else [at_once(0)]
+        order.append(at_once(1))
     for _ in range(far):
         order += [alone("B", 1), at_once(1)]
-    for number in range(near + 1):
-        # The second half of this phase leaves the gradients of weights for the next.
-        later = 2 * number >= near + 1
-        order += [alone("b" if later else "B", way) for way in (1, 0)]
+    # The second half of this phase leaves the gradients of weights for the next.
+    order += [alone("b" if number > near else "B", 1 - number % 2) for number in range(2 * (near + 1))]
     for _ in range(far):
-        order += [*([left.pop(0)] if left else []), alone("b", 0)]
+        order += [left.pop(0), alone("b", 0)]
     return order + left
