@@ -147,19 +147,24 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"did you mean {near!r}? " if near else ""
 
 
-def known_names(names: Sequence[str]) -> str:
-    """Return names for the end of a message, the first of them where there are many.
+def first_names(names: Sequence[str], longest: int = LONGEST_LIST) -> str:
+    """Return names for a message, the first of them where there are many.
 
     Examples
     --------
-    >>> known_names(["gpt-s", "gpt-l"]), known_names([f"model-{number}" for number in range(100, 130)])[-21:]
-    ('known: gpt-s, gpt-l', 'model-113 and 16 more')
+    >>> first_names(["gpt-s", "gpt-l"]), first_names([f"model-{number}" for number in range(100, 130)])[-21:]
+    ('gpt-s, gpt-l', 'model-113 and 16 more')
     """
     text = ", ".join(names)
-    if len(text) > LONGEST_LIST:
-        shown = text[:LONGEST_LIST].rpartition(", ")[0]
-        text = f"{shown} and {len(names) - shown.count(', ') - 1} more"
-    return f"known: {text}"
+    if len(text) <= longest:
+        return text
+    shown = text[:longest].rpartition(", ")[0]
+    return f"{shown} and {len(names) - shown.count(', ') - 1} more"
+
+
+def known_names(names: Sequence[str]) -> str:
+    """Return known names for the end of a message."""
+    return f"known: {first_names(names)}"
 
 
 def unknown_name(what: str, name: str, known: Sequence[str], or_else: str = "") -> str:

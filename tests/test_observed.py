@@ -206,6 +206,10 @@ RANKS = {
     "torchrun": "[rank{rank}]:[titan] 2025-03-01 {time} - root - INFO - step: {step:2d}  loss: 12.2\n",
     "srun --label": "{rank}: [2025-03-01 {time}] iteration {step:8d}/ 500 | consumed samples: 1 |\n",
     "pdsh": "gpu-0{rank}: [2025-03-01 {time}] iteration {step:8d}/ 500 | consumed samples: 1 |\n",
+    "torchrun --role": "[default{rank}]:[titan] 2025-03-01 {time} - root - INFO - step: {step:2d}  loss: 12.2\n",
+    "mpirun --tag-output": "[1,{rank}]<stdout>: [2025-03-01 {time}] iteration {step:8d}/ 500 | consumed samples: 1 |\n",
+    "kubectl logs --prefix": "[pod/job-{rank}/torch] [2025-03-01 {time}] iteration {step:8d}/ 500 | lm loss: 2 |\n",
+    "pdsh, with ranks": "gpu-01: [2025-03-01 {time},012] [INFO] [Rank {rank}] step={step}, skipped=0\n",
     "DeepSpeed": "[2025-03-01 {time},012] [INFO] [logging.py:96:log_dist] [Rank {rank}] step={step}, skipped=0\n",
     "a column": "2025-03-01 {time},{step},{rank}\n",
 }
@@ -282,7 +286,7 @@ RUNS = ([(10 * at, at) for at in range(101)], [(1300 + 10 * at, 81 + at) for at 
 
 
 def dated(tmp_path, lines):
-    lines = [f"2025-03-01 {10 + at // 3600}:{at // 60 % 60:02}:{at % 60:02},{done}\n" for at, done in lines]
+    lines = [f"2025-03-01 {10 + at // 3600:02}:{at // 60 % 60:02}:{at % 60:02},{done}\n" for at, done in lines]
     (tmp_path / "log.csv").write_text("time,step\n" + "".join(lines))
     return tmp_path / "log.csv"
 
@@ -297,13 +301,26 @@ def test_lines_with_the_newest_first_are_read_from_the_oldest(tmp_path, lines):
     assert (found.num_stops, found.stop_s, found.lost_s, found.done) == (1, 290, 200, 181)
 
 
-@pytest.mark.parametrize("back_s", [330, 600, 1300])
+@pytest.mark.parametrize("back_s", [330, 600, 1300, 2400])
 @pytest.mark.parametrize("again", [0, 1])
 def test_a_clock_that_was_set_back_while_a_job_stood_is_refused(tmp_path, back_s, again):
     # A restart whose lines are mixed, by time, with those before it; also where the count does not step back.
     later = [(1300 + at - back_s, done) for at, done in ((10 * at, (81 if again else 101) + at) for at in range(101))]
     with pytest.raises(LazsimError, match="line 103: its time is before that of the line above; sort the log"):
         read_log(dated(tmp_path, RUNS[0] + later))
+
+
+def test_a_count_in_more_rows_counts_where_it_is_the_same_as_one_in_few(tmp_path):
+    # A step each 10 s; every fourth row has the step of an evaluation, as pandas writes numbers beside gaps.
+    rows = [(at, 1.7e9 + 10 * at, f"{at}.0" if at % 4 == 0 else "") for at in range(20)]
+    (tmp_path / "log.csv").write_text("_step,_timestamp,global_step\n" + "".join(f"{s},{t},{g}\n" for s, t, g in rows))
+    assert [one.done for one in read_log(tmp_path / "log.csv").marks] == [*range(20)]
+
+
+def test_bytes_that_are_no_text_leave_the_lines_of_a_log_as_they_are(tmp_path):
+    lines = [f"[2025-03-01 00:00:{at:02d}] iteration {at:8d}/ 500 |\n".encode() for at in range(9)]
+    (tmp_path / "log").write_bytes(b"".join([*lines[:5], b"\0" * 4096, b"Pr\xfcfung\n", *lines[5:]]))
+    assert [one.done for one in read_log(tmp_path / "log").marks] == [*range(9)]
 
 
 @pytest.mark.parametrize("stop_s", [0, 300])

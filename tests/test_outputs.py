@@ -295,6 +295,14 @@ def test_the_next_run_removes_what_killed_ones_left_and_nothing_else(tmp_path, r
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+@pytest.mark.parametrize("others", [(), ("mine",)])
+def test_the_folder_of_a_temporary_one_goes_with_it_if_it_was_made_for_it(tmp_path, others):
+    with scratch_folder(tmp_path / "a" / "b"):
+        for name in others:
+            (tmp_path / "a" / name).write_text("")
+    assert [path.name for path in tmp_path.rglob("*")] == (["a", *others] if others else [])
+
+
 def test_a_pipe_is_read_once(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

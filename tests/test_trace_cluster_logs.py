@@ -40,6 +40,7 @@ def slurm(*rows):
         ("gpu-[01-03,07]", ["gpu-01", "gpu-02", "gpu-03", "gpu-07"]),
         ("gpu-1", ["gpu-1"]),
         ("a1,b[9-10]", ["a1", "b9", "b10"]),
+        ("b2,a[3-4],b2,a1", ["b2", "a3", "a4", "a1"]),
         ("rack[1-2]n[08-09]", ["rack1n08", "rack1n09", "rack2n08", "rack2n09"]),
     ],
 )
@@ -48,7 +49,7 @@ def test_list_of_hosts_is_expanded_as_slurm_means_it(text, hosts):
 
 
 @pytest.mark.parametrize(
-    "text", ["gpu-[01-", "gpu-[3-1]", "a b", "@all", "a!b", "n[1-999999999]", "n[1-200]m[1-200]", ""]
+    "text", ["gpu-[01-", "gpu-[3-1]", "a b", "@all", "a!b", "n[1-999999999]", "n[1-200]m[1-200]", "", "a,,b"]
 )
 def test_text_that_is_no_list_of_hosts_or_a_huge_one_is_refused(text):
     with pytest.raises(ValueError, match="hosts"):
@@ -275,6 +276,19 @@ def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_t
     ]})  # fmt: skip
     assert [one[0] for one in history(trace) if one[1]] == [0.0, 3600.0]
     assert any(note.startswith("2 events without a time, between") for note in trace.notes)
+
+
+def test_warnings_on_nodes_of_kubernetes_tell_no_loss_and_are_not_silent(read):
+    warnings = [event(reason, "b", "00:10:00", type="Warning") for reason in ("KernelOops", "GPUXid", "GPUXid")]
+    for asked in ({}, {"cluster_nodes": ("a", "b")}):
+        with pytest.raises(
+            TraceFormatError, match=r"3 warnings on nodes \(KernelOops, GPUXid\) and no event that says"
+        ):
+            read({"items": warnings}, **asked)
+    trace = read({"items": [event("NodeReady", "a", "00:00:00"), event("NodeNotReady", "a", "00:20:00"), *warnings]})
+    assert history(trace) == [(0.0, [], ["a"]), (1200.0, ["a"], [])]
+    told = "3 warnings on nodes (KernelOops, GPUXid) do not say that a node is lost: they count for nothing"
+    assert told in trace.notes
 
 
 KUBERNETES = {
@@ -696,7 +710,12 @@ REFUSED = {
     "scontrol as JSON": ('{"nodes": [{"name": "a", "slurmd_start_time": {"number": 1}}]}', "sinfo", "sacctmgr"),
     "aws, states of instances": (
         '{"InstanceStatuses": [{"Events": [{"Code": "instance-stop", "NotBefore": "x"}], "InstanceId": "i-1"}]}',
-        "a list of nodes at one instant (aws ec2 describe-instances or -instance-status)",
+        "a list of nodes at one instant (aws ec2 describe-instances, -instance-status or -spot-instance-requests)",
+        "describe-scaling-activities",
+    ),
+    "aws, requests of spot instances": (
+        '{"SpotInstanceRequests": [{"InstanceId": "i-1", "State": "closed", "Status": {"UpdateTime": "x"}}]}',
+        "a list of nodes at one instant (aws ec2 describe-instances, -instance-status or -spot-instance-requests)",
         "describe-scaling-activities",
     ),
     "sinfo as JSON": ('{"sinfo": [{"nodes": {"total": 3}}]}', "a list of nodes at one instant", "sacctmgr"),

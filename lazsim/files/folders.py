@@ -10,7 +10,7 @@ import msgspec
 
 from lazsim.errors import LazsimError
 from lazsim.files.reading import read_bytes
-from lazsim.files.writing import check_folder, json_bytes, write_all
+from lazsim.files.writing import check_folder, json_bytes, remove_empty, write_all
 from lazsim.processes import clearing, signals_held
 
 RECORD = ".lazsim.json"
@@ -39,9 +39,7 @@ def hold_folder(folder: Path, lock_name: str = LOCK) -> Iterator[None]:
                 (folder / lock_name).unlink()
             own, lock = lock, None
             os.close(own)
-        for path in made:
-            with suppress(OSError):
-                path.rmdir()
+        remove_empty(made)
 
     with clearing(clear):
         try:

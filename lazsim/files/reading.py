@@ -91,9 +91,9 @@ def in_utf8(content: bytes) -> bytes:
     return content
 
 
-def decode_text(content: bytes) -> str:
-    """Decode a text in UTF-8 or marked UTF-16, with any ends of lines; a UnicodeDecodeError if it is none."""
-    return in_utf8(content).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+def decode_text(content: bytes, errors: str = "strict") -> str:
+    """Decode a text in UTF-8 or marked UTF-16, with any ends of lines; a UnicodeDecodeError if a strict one is none."""
+    return in_utf8(content).decode("utf-8-sig", errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(field: str, path: str, need: str) -> list[str]:

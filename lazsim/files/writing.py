@@ -81,12 +81,24 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     Parameters
     ----------
     parent
-        Its folder, made where it is missing; by default the system's folder of temporary files.
+        Its folder, which is made for the time of the block where it is missing; by default the system's folder of
+        temporary files.
     """
     place = Path(tempfile.gettempdir()) if parent is None else parent
+    missing = [path for path in (place, *place.parents) if not path.exists()]
     place.mkdir(parents=True, exist_ok=True)
-    with _temporary(_make_folder, place) as (_, made):
-        yield Path(made)
+    try:
+        with _temporary(_make_folder, place) as (_, made):
+            yield Path(made)
+    finally:
+        remove_empty(missing)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of some folders, the innermost first, that are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager

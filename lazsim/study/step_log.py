@@ -22,6 +22,7 @@ from lazsim.trace.reading.times import (
     EPOCHS_S,
     HOURS,
     ROUNDED,
+    is_date,
     is_read_by,
     read_date,
     read_length,
@@ -40,8 +41,11 @@ NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")
 DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 MLPERF = ":::MLLOG"
-WRITER = re.compile(r"rank\W{0,2}\d+|^\s*\[?[\w.-]+(?:\[\d+\])?\]?(?=:\s)", re.IGNORECASE)
-"""Who wrote a line: a rank wherever it is named, or what `srun`, `torchrun` and `pdsh` put before each line."""
+WRITER = re.compile(
+    r"rank\W{0,2}\d+|^\s*(?:\[\d+,\d+\]<\w+>|\[pod/[\w./-]+\]|\[?[\w.-]+(?:\[\d+\])?\]?(?=:[\s\[]))", re.IGNORECASE
+)
+"""Who wrote a line: a rank wherever it is named, and what `srun`, `torchrun`, `pdsh`, `mpirun` and `kubectl` put before
+each line."""
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
@@ -125,10 +129,8 @@ def read_log(path: Path | str) -> StepLog:
         When it is none of these, too short, or cut short, its times step back, or its steps do at every few lines.
     """
     content = read_bytes(path)
-    try:
-        text = ESCAPES.sub("", decode_text(unpack(str(path), content)))
-    except UnicodeDecodeError:
-        raise LazsimError(f"{path}: not a text; give a log of steps") from None
+    # Crashes, file systems and names in other encodings leave bytes in logs that are no text.
+    text = ESCAPES.sub("", decode_text(unpack(str(path), content), errors="replace"))
     dated = (partial(_dated, pattern) for pattern in (MEGATRON, TORCHTITAN, DEEPSPEED, NEMO))
     readers: list[Callable[[str, str], Reading]] = [_mlperf, *dated, _table]
     for reader in readers:
@@ -199,7 +201,7 @@ def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
 
 
 def _in_order(marks: list[Mark]) -> list[Mark]:
-    """Return lines with dates by time, unless the count then steps back more often than in the file.
+    """Return lines with dates by time, unless the count then steps back by more than in the file.
 
     Such are the lines of ranks that write into one file, of logs that were put together, and of newest lines first. A
     clock that was set back mixes lines of which each steps back, or puts more steps at a sooner time.
@@ -208,13 +210,11 @@ def _in_order(marks: list[Mark]) -> list[Mark]:
     if is_sorted or min(one.time_s for one in marks) < EPOCHS_S[0]:
         return marks
 
-    def num_back(lines: list[Mark]) -> int:
-        # What steps back in both may be two: the end of a log, and the beginning of another one that was before it.
-        steps = [(before, after) for before, after in pairwise(lines) if after.done < before.done]
-        return sum(1 + (after.time_s < before.time_s) for before, after in steps)
+    def lost(lines: list[Mark]) -> float:
+        return math.fsum(max(0.0, before.done - after.done) for before, after in pairwise(lines))
 
     ordered = sorted(marks, key=lambda one: (one.time_s, one.done))
-    return ordered if num_back(_without_late(ordered)[0]) <= num_back(marks) else marks
+    return ordered if lost(_without_late(ordered)[0]) <= lost(marks) else marks
 
 
 def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
@@ -248,7 +248,7 @@ def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
 
 
 def _writer(text: str) -> str:
-    return "".join(re.findall(r"\w", found[0])).lower() if (found := WRITER.search(text)) else ""
+    return " ".join("".join(re.findall(r"\w", found)).lower() for found in WRITER.findall(text))
 
 
 def _dated(pattern: re.Pattern[str], name: str, text: str) -> Reading:
@@ -332,14 +332,23 @@ def _columns(header: Sequence[str], rows: Sequence[Row] = ()) -> tuple[int, int,
     # The step of W&B is one for each call, which may be one in many steps of Lightning or Transformers.
     counts.sort(key=lambda place: "global_step" not in names[place])
 
-    def is_sparse(place: int) -> bool:
-        return sum(_has_value(row.fields[place]) for row in rows if place < len(row.fields)) < FEWEST_LINES
-
+    texts = {at: [row.fields[at] if at < len(row.fields) else "" for row in rows] for at in (*times, *counts)}
+    num_values = {place: sum(map(_has_value, found)) for place, found in texts.items()}
     # Trackers keep a column for each name that was ever logged, such as those of an evaluation.
-    times.sort(key=is_sparse)
-    counts.sort(key=is_sparse)
+    times.sort(key=lambda place: num_values[place] < FEWEST_LINES)
+    counts.sort(key=lambda place: num_values[place] < FEWEST_LINES)
+    if not (times and counts):
+        return None
+
+    def agrees(place: int) -> bool:
+        pairs = zip(texts[place], texts[counts[0]], strict=True)
+        both = [[text.removesuffix(".0") for text in pair] for pair in pairs if all(map(_has_value, pair))]
+        return len(both) >= FEWEST_LINES and all(one == other for one, other in both)
+
+    # A column with the same numbers in more rows says the same of these.
+    count = max([counts[0], *filter(agrees, counts)], key=lambda place: num_values[place])
     writers = [place for place, name in enumerate(names) if name in WRITERS]
-    return (times[0], counts[0], writers, COUNTS[names[counts[0]]]) if times and counts else None
+    return times[0], count, writers, COUNTS[names[count]]
 
 
 def _has_value(field: str) -> bool:
@@ -353,7 +362,7 @@ def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "
     try:
         if HOURS.fullmatch(time.strip()):
             time_s = read_length(time, None)
-        elif re.match(r"\s*\d{4}[-/].*:", time):
+        elif re.match(r"\s*\d{4}[-/].*:", time) and is_date(time.replace(",", ".")):
             date = read_date(time.replace(",", "."))
             # A date without a zone is in none that changes with summer time.
             time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from lazsim.errors import LONGEST_CAUSE, first_names
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, named
 from lazsim.trace.table import EventKind
@@ -28,13 +29,14 @@ def read(source: TraceSource) -> TraceReading:
     found: list[tuple[float, str, str]] = []
     num_seen = num_hidden = num_again = 0
     nodes: set[str] = set()
+    warnings: list[str] = []
     last_s = -math.inf
     for place, entry in json_records(source, "items"):
         record = entry["object"] if isinstance(entry.get("object"), dict) else entry
         try:
             if "involvedObject" in record or "regarding" in record:
                 num_seen += 1
-                num_hidden += _read_event(log, record, found)
+                num_hidden += _read_event(log, record, found, warnings)
             elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
                 name = named(text_at(record, "metadata", "name"))
                 num_again += name in nodes
@@ -47,6 +49,10 @@ def read(source: TraceSource) -> TraceReading:
             source.fault(place, str(error))
     if not (num_seen or nodes):
         raise source.refuse("", f"no event or node of Kubernetes in it; expected {LOOKS}")
+    warned = f"{counted(len(warnings), 'warning')} on nodes ({first_names([*dict.fromkeys(warnings)], LONGEST_CAUSE)})"
+    if warnings and not nodes and not any(reason in REASONS for _, reason, _ in found):
+        needed = "give NodeNotReady and NodeReady, too, or rows such as 2025-03-01 00:05,down,node7, or leave them out"
+        raise source.refuse("", f"{warned} and no event that says when a node goes or comes back; {needed}")
     last: dict[str, str] = {}
     for time_s, reason, node in sorted(found, key=lambda event: event[0]):
         log.know(node)
@@ -57,6 +63,7 @@ def read(source: TraceSource) -> TraceReading:
     notes = [f"{counted(num_hidden, 'event')} without a time, between the first and the last of a kind: left out"] * (
         num_hidden > 0
     )
+    notes += [f"{warned} do not say that a node is lost: they count for nothing"] * bool(warnings)
     if nodes:
         told = f"{counted(len(nodes), 'node tells', 'nodes tell')} only of the first and the last change"
         before = " before the watch: losses before it are missing, and `start` leaves that time out"
@@ -64,8 +71,8 @@ def read(source: TraceSource) -> TraceReading:
     return log.reading(*notes)
 
 
-def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, str, str]]) -> int:
-    """Find an event at its first and its last time; return how often it happened in between."""
+def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, str, str]], warnings: list[str]) -> int:
+    """Find an event at its first and its last time, or another warning; return how often it happened in between."""
     series = event.get("series") or {}
     stamps = [text_at(event, *path) for path in (
         ("firstTimestamp",), ("deprecatedFirstTimestamp",), ("eventTime",), ("lastTimestamp",),
@@ -76,7 +83,10 @@ def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, s
     ]
     thing = event.get("involvedObject") or event.get("regarding") or {}
     reason = text_at(event, "reason")
-    if text_at(thing, "kind") != "Node" or reason not in (*REASONS, REGISTERED):
+    if text_at(thing, "kind") != "Node":
+        return 0
+    if reason not in (*REASONS, REGISTERED):
+        warnings += [reason] * (text_at(event, "type") == "Warning")
         return 0
     node = named(text_at(thing, "name"))
     found += [(time_s, reason, node) for time_s in dict.fromkeys((times_s[0], times_s[-1]))]

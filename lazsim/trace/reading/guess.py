@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from lazsim.errors import SpecError, TraceFormatError, literal, shorten
+from lazsim.errors import SpecError, TraceFormatError, first_names, literal, shorten
 from lazsim.files.faults import Faults
 from lazsim.files.tables import HEAD_LINES, FileTable, read_table
 from lazsim.specs import describe_spec
@@ -137,7 +137,7 @@ OTHER_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}\b")
 NEEDED = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}
 """What some roles need in their columns."""
 
-MOST_TOLD = 8
+LONGEST_NAMES = 100
 """Names of columns that a message has, which is not read if it is long."""
 
 UNNAMED = 0.5
@@ -287,8 +287,7 @@ def guess_columns(table: FileTable) -> Guess:
     guesses = (Guess(roles, columns, fit) for way, fit in WAYS.items() if (roles := way(columns)))
     if guess := next(guesses, None):
         return guess._replace(roles=_with_cluster(guess))
-    names = ", ".join(map(literal, table.header[:MOST_TOLD])) or "without names"
-    names += f" and {len(table.header) - MOST_TOLD} more" * (len(table.header) > MOST_TOLD)
+    names = first_names([literal(shorten(name)) for name in table.header], LONGEST_NAMES) or "without names"
     if short := next((row for row in table.rows if len(row.fields) < len(table.header)), None):
         cells = counted(len(short.fields), "cell")
         raise TraceFormatError(f"line {short.line} has {cells}, and the header {len(table.header)} ({names}); mend it")

@@ -15,22 +15,24 @@ _NAMES = re.compile(r"[^\s!&^@%()]+")
 
 
 def expand_hosts(text: str) -> list[str]:
-    """Return the names in a list of hosts; a ValueError says that it is none, or too long.
+    """Return the names in a list of hosts, in its order; a ValueError says that it is none, or too long.
 
     Examples
     --------
-    >>> expand_hosts("gpu-[01-03,07],login")
-    ['gpu-01', 'gpu-02', 'gpu-03', 'gpu-07', 'login']
+    >>> expand_hosts("login,gpu-[01-03,07]")
+    ['login', 'gpu-01', 'gpu-02', 'gpu-03', 'gpu-07']
     """
-    if not _NAMES.fullmatch(text):
+    parts = re.split(r",(?![^\[]*\])", text)
+    if not all(map(_NAMES.fullmatch, parts)):
         raise ValueError(f"{shorten(text)!r} is no list of hosts, such as gpu-[01-03,07]")
     # The library makes every number of a range, whatever its size.
-    if sum(map(_size, re.split(r",(?![^\[]*\])", text))) > MAX_NODES:
+    if sum(map(_size, parts)) > MAX_NODES:
         raise ValueError(f"{shorten(text)!r} has more than {MAX_NODES:,} hosts")
     from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
     try:
-        return [str(host) for host in NodeSet(text, resolver=RESOLVER_NOGROUP)]
+        # It sorts what it is given at once.
+        return list(dict.fromkeys(str(host) for part in parts for host in NodeSet(part, resolver=RESOLVER_NOGROUP)))
     except NodeSetException as error:
         raise ValueError(f"{shorten(text)!r} is no list of hosts ({shorten(error, LONGEST_CAUSE)})") from None
 

@@ -48,7 +48,9 @@ TEXTS = {
     r"(?-i:\s*PARTITION +AVAIL|[^\n]*\b(NODELIST|HOSTNAMES)\b|REASON +USER)": SNAPSHOT.format("sinfo") + NODE_LOG,
     r"\s*NodeName=": SNAPSHOT.format("scontrol show node or slurm.conf") + NODE_LOG,
     r"\s*NAME +STATUS +ROLES": SNAPSHOT.format("kubectl get nodes") + NODE_LOG,
-    r'\s*\{\s*"(Reservations|InstanceStatuses)"': SNAPSHOT.format("aws ec2 describe-instances or -instance-status")
+    r'\s*\{\s*"(Reservations|InstanceStatuses|SpotInstanceRequests)"': SNAPSHOT.format(
+        "aws ec2 describe-instances, -instance-status or -spot-instance-requests"
+    )
     + "aws autoscaling describe-scaling-activities",
     r'[\s\S]{0,2000}"kind":\s*"compute#instance"': SNAPSHOT.format("gcloud compute instances list")
     + "gcloud compute operations list --format=json",
