@@ -19,7 +19,8 @@ from lazsim.specs import ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.stepmodel.experts import exchange_s
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.predict import predict_step
-from lazsim.study.verify.measured_runs import LEFT_OUT, MeasuredRun, read_runs
+from lazsim.study.verify.measured_remarks import LEFT_OUT
+from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 from lazsim.study.verify.orders import NOISE, find_pairs, rank_runs
 from lazsim.study.verify.verification import held_out_share, range_of, verify
 from tests.conftest import ROOT

@@ -1,0 +1,99 @@
+"""Words of measured runs, whoever wrote them: a row in the words that are read, and what stands for unknown ones."""
+
+import re
+
+from lazsim.files.tables import Cells
+from lazsim.study.verify.cells import UNKNOWN
+
+HYBRIDS = ("hsdp", "hybrid_shard")
+
+CHOICES = {
+    "precision": {
+        "fp8_cs": "fp8", "fp8_ds": "fp8", "fp8_sc": "fp8_block", "bf16": "bf16", "mxfp8": "mxfp8", "nvfp4": "nvfp4",
+    },
+    "recompute": {"selective": "selective", "full": "full"},
+    "dispatcher": {"alltoall": "all_to_all", "allgather": "all_gather", "deepep": "deepep", "hybridep": "hybridep"},
+    "cuda_graph": {"full_iteration": "full", "full": "full", "transformer_engine": "partial", "partial": "partial"},
+    "sharding": {
+        "zero1_dist_optimizer": "optimizer", "zero1": "optimizer", "optimizer": "optimizer",
+        **dict.fromkeys(("fsdp", "fsdp2", "megatron_fsdp", "zero3", "full", *HYBRIDS), "full"), "none": "none",
+    },
+    "optimizer": {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"},
+}  # fmt: skip
+"""Columns of one word, in any spelling such as all-to-all, behind which brackets may tell more."""
+
+FORMATS = {
+    "mxfp8": r"mx.?fp8|fp8.?mx|1x32|e8m0", "nvfp4": "nvfp4", "fp8_sc": r"block|128x128|sub.?channel|fp8.?sc",
+    "fp8_cs": r"current|delayed|tensor.?wise|per.?tensor|fp8.?[cd]s", "bf16": "b(float|f)16",
+}  # fmt: skip
+"""Words of a recipe that tell its precision; of MXFP8 and NVFP4, whose scales are of blocks too, the first."""
+
+NEAREST_WORDS = {
+    "precision": {r"(fp|float)8([\W_].*)?": "fp8_cs", r"mxfp8.grouped.only": "mxfp8"},
+    "sharding": {r"hsdp.*|hybrid.?shard.*|fsdp2? in.rack.*": "fsdp"},
+    "vp": {r"dualpipe.?v": "dualpipe"},
+    "dispatcher": {r"fused.*": "alltoall"},
+}
+"""What is predicted in place of words that tell too little or of what is not modelled: bare 8 bits have scales of
+tensors, hybrids are sharded over all ranks, stages of DualPipeV are held twice, and exchanges stay apart from matmuls.
+"""
+
+DEFAULTS = {
+    "precision": "bf16", "recompute": "none", "dispatcher": "alltoall", "cuda_graph": "none",
+    "cuda_graph_scope": "attn+moe_router+moe_preprocess", "vp": "1", "cp": "1",
+    "etp": "1", "sharding": "zero1", "optimizer": "adam", "activation_offload": "none", "token_routing": "balanced",
+    "a2a_overlap": "0", "grad_reduce_overlap": "1", "param_gather_overlap": "1", "tp_comm_overlap": "0",
+}  # fmt: skip
+"""What stands for an unknown setting; where nothing recomputed does not fit into memory, more of it is."""
+
+SIZES = {
+    "tensor": "tp", "pipeline": "pp", "context": "cp", "expert": "ep", "expert_tensor": "etp", "micro_batch": "mbs",
+    "data_replicate": "dp_replicate",
+}  # fmt: skip
+OVERLAPS = {
+    "overlap_expert": "a2a_overlap", "overlap_gradients": "grad_reduce_overlap",
+    "overlap_parameters": "param_gather_overlap", "overlap_tensor": "tp_comm_overlap",
+}  # fmt: skip
+"""Fields of a layout, and the columns that have them."""
+
+FLAGS = (*OVERLAPS.values(), "sequence_parallel", "distributed_optimizer", "delay_wgrad")
+FLAG_WORDS = {"false": "0", "no": "0", "off": "0", "none": "0", "true": "1", "yes": "1", "on": "1"}
+WORDS = {*DEFAULTS, *FLAGS, "recompute_modules", "cuda_graph_scope", "completeness", "config_match", "status"}
+"""Columns whose words mean the same in any case."""
+
+
+def plain_words(row: Cells) -> tuple[Cells, list[str]]:
+    """Return a row with its words in small letters, flags as 0 and 1, and nearest words, of which it tells."""
+    small = {column: cell.lower() for column, cell in row.items()}
+    cells = {name: word if name in WORDS or word in UNKNOWN else row[name] for name, word in small.items()}
+    for column in CHOICES.keys() & cells.keys():
+        known = {letters_of(name): name for name in CHOICES[column]}
+        word, bracket, more = cells[column].partition(" (")
+        cells[column] = known.get(letters_of(word), word) + bracket + more
+    cells |= {column: FLAG_WORDS.get(cells[column], cells[column]) for column in FLAGS if column in cells}
+    instead = []
+    for column, words in NEAREST_WORDS.items():
+        cell = cells.get(column, "")
+        if cell.partition(" (")[0] in CHOICES.get(column, ()):
+            continue
+        word = next((word for pattern, word in words.items() if re.fullmatch(pattern, cell)), "")
+        told = formats_told(f"{cell} {cells.get('precision_recipe', '')}") if column == "precision" else []
+        # Scales of tensors, the last in the list, leave it open which the others are of.
+        if word == "fp8_cs" and (told := [one for one in told if one != "bf16"]) and word not in told[1:]:
+            cells[column] = told[0]
+        elif word:
+            instead.append(f"{column} {cell!r} as {word}")
+            cells[column] = word
+    if (sharding := cells.get("sharding", "")).startswith(HYBRIDS) and cells.get("dp_replicate", "") in UNKNOWN:
+        instead.append(f"sharding {sharding!r} as fsdp")
+    return cells, instead
+
+
+def formats_told(text: str) -> list[str]:
+    """Return the formats of numbers that a text tells, by their names among precisions."""
+    return [name for name, words in FORMATS.items() if re.search(words, text.lower())]
+
+
+def letters_of(text: str) -> str:
+    """Return the letters and digits of a text, in small letters."""
+    return re.sub(r"[\W_]", "", text).lower()
