@@ -24,9 +24,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.layout import LayoutCosts, grid_of, layout_costs, padding
-from lazsim.engine.memory import layout_memory
+from lazsim.engine.memory import lacks_memory, peak_memory, sizes_held
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import count_losses
 from lazsim.engine.planner import Planner
@@ -139,7 +140,7 @@ def named_job(name: str, choice: JobChoice) -> JobSpec | None:
         # The tables lack a kernel of the model or of the layout.
         return None
     used = PLAIN.usable_nodes(costs, choice.cluster.num_nodes)
-    return job if used and _gpu_bytes(costs, PLAIN, used) <= usable_bytes(costs.inputs) else None
+    return job if used and _peak_memory(costs, PLAIN, used).total <= usable_bytes(costs.inputs) else None
 
 
 @functools.lru_cache(NUM_KEPT)
@@ -221,7 +222,7 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
 
     def fits(parallel: ParallelSpec, num_nodes: int) -> bool:
         costs = costs_of(parallel)
-        return _gpu_bytes(costs, system, num_nodes) <= usable_bytes(costs.inputs)
+        return _peak_memory(costs, system, num_nodes).total <= usable_bytes(costs.inputs)
 
     def runs(model: StepModel, num_nodes: int) -> bool:
         parallel = model.inputs.parallel
@@ -283,20 +284,19 @@ def _masked_s(costs: LayoutCosts, num_nodes: int) -> float:
     return float(costs.masked_s(num_nodes, padding(_even_loads(costs).loads([0])))[0])
 
 
-def _gpu_bytes(costs: LayoutCosts, system: System, *sizes: int) -> float:
-    """Return the bytes of each GPU that a layout takes on any of some numbers of nodes, with what a system adds."""
-    load_LE = _even_loads(costs).loads([0])[0]
-    return max(layout_memory(system, costs, size, load_LE).total for size in sizes)
+def _peak_memory(costs: LayoutCosts, system: System, *sizes: int) -> MemoryUse:
+    """Return what each GPU takes at most on any of some numbers of nodes, with what a system adds."""
+    return peak_memory(system, costs, _even_loads(costs), sizes, 0)
 
 
 def _fitting_share(run: SystemRun, costs: LayoutCosts, system: System) -> float:
     """Return the share of what a run trains that fits into the memory of the GPUs and of the nodes, as runs tell it."""
     all_node_s, fitting_node_s = [0.0], [0.0]
-    for (num_nodes, num_seats), spent_s in run.steps_s.items():
-        sizes = {system.usable_nodes(costs, num_nodes), num_seats} - {0}
-        host_bytes = max(system.host_bytes(costs, size, costs.even_step_s(size)) for size in sizes)
+    for size, spent_s in run.steps_s.items():
+        sizes = sizes_held(system, costs, *size)
+        host_bytes = max(system.host_bytes(costs, held, costs.even_step_s(held)) for held in sizes)
         is_held = host_bytes <= costs.cluster.host_memory_bytes
-        all_node_s.append(num_nodes * spent_s)
-        if is_held and _gpu_bytes(costs, system, *sizes) <= costs.inputs.gpu.memory_bytes:
-            fitting_node_s.append(num_nodes * spent_s)
+        all_node_s.append(size[0] * spent_s)
+        if is_held and not lacks_memory(costs.inputs.gpu, _peak_memory(costs, system, *sizes)):
+            fitting_node_s.append(size[0] * spent_s)
     return divide(math.fsum(fitting_node_s), math.fsum(all_node_s), 0.0)

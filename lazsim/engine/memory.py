@@ -10,11 +10,21 @@ from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.planner import plan_each
 from lazsim.engine.systems import System
-from lazsim.placement.plan import Ints
 from lazsim.routing import Routing
+from lazsim.specs import GpuSpec
 
 NUM_SAMPLES = 5
 """Steps at which memory is looked at: loads drift, and padded buffers and plans follow them."""
+
+
+def lacks_memory(gpu: GpuSpec, memory: MemoryUse | None) -> bool:
+    """Tell whether a job needs more than its GPUs have; one that never trains needs nothing."""
+    return memory is not None and memory.total > gpu.memory_bytes
+
+
+def sizes_held(system: System, costs: CostModel, num_nodes: int, num_seats: int) -> set[int]:
+    """Return the numbers of nodes whose memory counts: of those that train, and of their plan as it was made."""
+    return {system.usable_nodes(costs, num_nodes), num_seats} - {0}
 
 
 def peak_memory(
@@ -40,23 +50,15 @@ def memory_uses(
     """
     # np.unique would load numpy.ma, which takes as long as many a run.
     load_BLE = routing.loads(sorted(set(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64).tolist())))
-    if isinstance(costs, LayoutCosts):
-        yield from (layout_memory(system, costs, num_nodes, load_LE) for load_LE in load_BLE)
-        return
-    num_nodes = system.num_seats(costs, num_nodes)
-    extra, layout = system.extra_gpu_bytes(costs, num_nodes), system.layout(costs, np.arange(num_nodes))
-    for load_LE, plan in zip(load_BLE, plan_each(system, costs, num_nodes, load_BLE), strict=True):
-        share = fullest_share(costs.model, costs.job, costs.cluster.gpus_per_node, plan, layout, load_LE)
-        yield _with_extra(system, gpu_memory(costs.model, share, saving=saving), extra)
-
-
-def layout_memory(system: System, costs: LayoutCosts, num_nodes: int, load_LE: Ints) -> MemoryUse:
-    """Return what the fullest GPU needs of a job with a layout under some loads, with what a system adds."""
     num_seats = system.num_seats(costs, num_nodes)
-    memory = costs.memory(num_seats, system.layout(costs, np.arange(num_seats)), load_LE)
-    return _with_extra(system, memory, system.extra_gpu_bytes(costs, num_seats))
-
-
-def _with_extra(system: System, memory: MemoryUse, num_bytes: float) -> MemoryUse:
-    part = system.extra_gpu_part
-    return replace(memory, **{part: memory.parts[part] + num_bytes})
+    layout = system.layout(costs, np.arange(num_seats))
+    part, extra_bytes = system.extra_gpu_part, system.extra_gpu_bytes(costs, num_seats)
+    if isinstance(costs, LayoutCosts):
+        uses = (costs.memory(num_seats, layout, load_LE) for load_LE in load_BLE)
+    else:
+        plans = zip(load_BLE, plan_each(system, costs, num_seats, load_BLE), strict=True)
+        job, gpus_per_node = costs.job, costs.cluster.gpus_per_node
+        shares = (fullest_share(costs.model, job, gpus_per_node, plan, layout, load_LE) for load_LE, plan in plans)
+        uses = (gpu_memory(costs.model, share, saving=saving) for share in shares)
+    for memory in uses:
+        yield replace(memory, **{part: memory.parts[part] + extra_bytes})

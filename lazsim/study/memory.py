@@ -10,7 +10,7 @@ import numpy as np
 
 from lazsim.costmodel.memory import GpuShare, MemoryUse, gpu_memory
 from lazsim.engine.interval import steady_step_s
-from lazsim.engine.memory import memory_uses, peak_memory
+from lazsim.engine.memory import lacks_memory, memory_uses, peak_memory, sizes_held
 from lazsim.engine.simulate import SystemRun, require_fit
 from lazsim.engine.systems import System
 from lazsim.errors import InfeasiblePlanError
@@ -27,11 +27,6 @@ HOST_HELP = (
     "a layout with more stages takes less of each, and mostly more nodes do; each has `cluster.host.memory_bytes`"
 )
 """What helps where copies and logs do not fit."""
-
-
-def lacks_memory(gpu: GpuSpec, memory: MemoryUse | None) -> bool:
-    """Tell whether a job needs more than its GPUs have; one that never trains needs nothing."""
-    return memory is not None and memory.total > gpu.memory_bytes
 
 
 def fits_memory(scenario: Scenario, run: SystemRun) -> bool:
@@ -117,10 +112,8 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> li
 def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
     """Say on how many nodes a run does not fit into its GPUs where it does on others, and for how much of its steps."""
     costs, loads, sizes = scenario.costs(), scenario.load_routing(), sorted(run.steps_s)
-    used = {size: {system.usable_nodes(costs, size[0]), size[1]} - {0} for size in sizes}
-    short = [
-        size for size in sizes if lacks_memory(scenario.gpu, peak_memory(system, costs, loads, used[size], run.steps))
-    ]
+    peaks = {size: peak_memory(system, costs, loads, sizes_held(system, costs, *size), run.steps) for size in sizes}
+    short = [size for size, memory in peaks.items() if lacks_memory(scenario.gpu, memory)]
     if len(short) in (0, len(sizes)):
         return ""
     share = math.fsum(run.steps_s[size] for size in short) / math.fsum(run.steps_s.values())
