@@ -14,7 +14,8 @@ from lazsim.extensions import module_names
 from lazsim.files.reading import decode_text, read_bytes, unpack
 from lazsim.files.tables import PARQUET, find_separator
 from lazsim.specs import catalog_names, sha256
-from lazsim.trace.reading.guess import guess_columns, mapping_reader, open_head
+from lazsim.trace.reading.catalogued import mapping_reader, open_head
+from lazsim.trace.reading.guess import guess_columns
 from lazsim.trace.reading.hosts import natural_order
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.reading.refusals import BINARY_BYTES, GIVE, explain_binary, explain_text

@@ -3,7 +3,9 @@
 import itertools
 
 from lazsim.errors import TraceFormatError, literal, prefix_errors
-from lazsim.trace.reading.guess import UNNAMED, guess_columns, open_head
+from lazsim.trace.reading.catalogued import open_head
+from lazsim.trace.reading.doubts import doubt_about
+from lazsim.trace.reading.guess import UNNAMED, guess_columns
 from lazsim.trace.reading.mapped import choose_rows, open_table, read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
 from lazsim.trace.source import GUESSED, TraceReader, TraceReading, TraceSource
@@ -18,7 +20,7 @@ def recognise(text: str) -> float:
     """Return how surely the first rows tell which column is which."""
     try:
         guess = guess_columns(open_head(text))
-        return UNNAMED if guess.doubt else guess.fit
+        return UNNAMED if doubt_about(guess) else guess.fit
     except TraceFormatError:
         return 0.0
 
@@ -31,8 +33,8 @@ def read(source: TraceSource) -> TraceReading:
     with prefix_errors(source.name):
         # What is in doubt about all rows may not be about those that the user chooses.
         guess = guess_columns(choose_rows(table, source.asked.conditions()))
-        if guess.doubt:
-            raise TraceFormatError(guess.doubt)
+        if doubt := doubt_about(guess):
+            raise TraceFormatError(doubt)
     reading = read_mapped(source, table, TraceMapping(columns=guess.roles))
     others = [column.name for column in guess.others]
     if guess.lacks_outages and not others:
