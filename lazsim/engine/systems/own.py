@@ -62,15 +62,26 @@ def _is_amount(*values: Any) -> bool:
 def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJob) -> str:
     if not isinstance(decision, Decision):
         return "return a Decision"
-    action, nodes, number, seats = decision.action, decision.nodes, decision.num_nodes, decision.seats
-    held, fewest, num_kept = stopped.held, system.fewest_nodes(costs), len(nodes) - len(seats)
-    if gone := set(nodes).difference(stopped.alive):
+    return _check_parts(decision, stopped) or _check_action(decision, system, costs, stopped)
+
+
+def _check_parts(decision: Decision[Any], stopped: StoppedJob) -> str:
+    """Say which nodes, seats or phases of a decision there cannot be, whatever it does with them."""
+    if gone := set(decision.nodes).difference(stopped.alive):
         return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
-    if taken := set(seats).difference(set(range(held.num_seats)).difference(held.seats)):
+    held = stopped.held
+    if taken := set(decision.seats).difference(set(range(held.num_seats)).difference(held.seats)):
         return f"its seats {', '.join(map(str, sorted(taken)))} are not free"
     for bucket, seconds in decision.phases:
         if bucket not in BUCKETS or not _is_amount(seconds):
             return f"its phase {bucket!r} of {seconds} s: give seconds of {', '.join(BUCKETS)}"
+    return ""
+
+
+def _check_action(decision: Decision[Any], system: System, costs: Any, stopped: StoppedJob) -> str:
+    """Say what the action of a decision needs and its parts, or the job that stopped, do not have."""
+    action, nodes, number, held = decision.action, decision.nodes, decision.num_nodes, stopped.held
+    num_kept = len(nodes) - len(decision.seats)
     if action in (Action.RECONFIGURE, Action.CONTINUE) and not held.nodes:
         return "no node holds a state from which to go on: restart or wait"
     if action is Action.CONTINUE and (num_kept < 1 or not set(nodes[:num_kept]) <= set(held.nodes)):
@@ -80,8 +91,8 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
     if action in (Action.RECONFIGURE, Action.RESTART):
         if not 0 < number <= len(nodes) or (action is Action.RESTART and number < len(nodes)):
             return "a new plan takes some of its nodes, after a restart all: give their number (`num_nodes`)"
-        if not system.is_elastic and system.num_seats(costs, number) % fewest:
-            return f"a new plan takes {fewest} nodes for each model replica, not {number}"
+        if not _fills_replicas(system, costs, number):
+            return f"a new plan takes {system.fewest_nodes(costs)} nodes for each model replica, not {number}"
     if action is Action.RESTART and decision.source not in ("checkpoint", "memory", "initial"):
         return "a restart is from a `source`: 'checkpoint', 'memory' or 'initial'"
     if action is Action.RESUME and not stopped.paused:
@@ -92,9 +103,14 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
 def _check_usable(count: Any, system: System, costs: Any, num_nodes: int) -> str:
     if not isinstance(count, int) or not 0 <= count <= num_nodes:
         return f"return 0 to {num_nodes}"
-    fewest = 1 if system.is_elastic else system.fewest_nodes(costs)
-    is_whole = system.num_seats(costs, count) % fewest == 0
-    return "" if is_whole else f"return a multiple of {fewest}, the nodes of a model replica"
+    if not _fills_replicas(system, costs, count):
+        return f"return a multiple of {system.fewest_nodes(costs)}, the nodes of a model replica"
+    return ""
+
+
+def _fills_replicas(system: System, costs: Any, num_nodes: int) -> bool:
+    """Tell whether nodes have seats in whole model replicas, of which each has nodes of its own; all do if elastic."""
+    return system.is_elastic or system.num_seats(costs, num_nodes) % system.fewest_nodes(costs) == 0
 
 
 CHECKS: Mapping[str, Callable[..., str]] = {"decide": _check_decision, "usable_nodes": _check_usable}

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 from lazsim.trace.order import LEAST_BACK_S
@@ -68,11 +69,41 @@ def recognise(text: str) -> float:
 def read(source: TraceSource) -> TraceReading:
     """Read the messages on nodes; all other lines only say that the controller was running."""
     log = StateLog(source)
-    last_s = -math.inf
     reasons: dict[str, str] = {}
     # A node that is drained gets no jobs until its state is set, though it responds.
     states: dict[str, Said] = {}
     num_drains, num_failed = 0, 0
+    for line, time_s, said, node, reason in _said(source, log):
+        if reason:
+            reasons[node] = reason
+        is_drained = states.get(node) == "drained"
+        if said == "drain":
+            num_drains += node not in states
+            states.setdefault(node, said)
+        elif said in ("remove", "drained"):
+            log.say(time_s, "remove", node, line)
+            states[node] = "drained" if is_drained else said
+        elif said == "add" or (said == "responds" and not is_drained):
+            log.say(time_s, "add", node, line)
+            states.pop(node, None)
+            reasons.pop(node, None)
+        if states.get(node) == "drain" and any(one.holds(reasons.get(node, "")) for one in HARDWARE):
+            states[node] = "drained"
+            num_failed += 1
+            log.say(time_s, "remove", node, line)
+    notes = []
+    if num_failed:
+        failed = counted(num_failed, "node drains", "nodes drain")
+        notes.append(f"{failed} since a GPU failed, as the reason says, which is a loss")
+    if num_drains > num_failed:
+        others = counted(num_drains - num_failed, "node begins", "nodes begin")
+        notes.append(f"{others} to drain, which is no loss: jobs there go on")
+    return log.reading(*notes)
+
+
+def _said(source: TraceSource, log: StateLog) -> Iterator[tuple[int, float, Said, str, str]]:
+    """Yield the line, the time, what is said, the node and the reason of each message, node by node."""
+    last_s = -math.inf
     for line, text in source.lines():
         found = LINE.match(text)
         if not found:
@@ -88,31 +119,7 @@ def read(source: TraceSource) -> TraceReading:
             source.fault(line, f"steps back by {back}; give `time_zone` if the clock was set back", "sort the lines")
         last_s = max(last_s, time_s)
         for node in nodes:
-            if reason:
-                reasons[node] = reason
-            is_drained = states.get(node) == "drained"
-            if said == "drain":
-                num_drains += node not in states
-                states.setdefault(node, said)
-            elif said in ("remove", "drained"):
-                log.say(time_s, "remove", node, line)
-                states[node] = "drained" if is_drained else said
-            elif said == "add" or (said == "responds" and not is_drained):
-                log.say(time_s, "add", node, line)
-                states.pop(node, None)
-                reasons.pop(node, None)
-            if states.get(node) == "drain" and any(one.holds(reasons.get(node, "")) for one in HARDWARE):
-                states[node] = "drained"
-                num_failed += 1
-                log.say(time_s, "remove", node, line)
-    notes = []
-    if num_failed:
-        failed = counted(num_failed, "node drains", "nodes drain")
-        notes.append(f"{failed} since a GPU failed, as the reason says, which is a loss")
-    if num_drains > num_failed:
-        others = counted(num_drains - num_failed, "node begins", "nodes begin")
-        notes.append(f"{others} to drain, which is no loss: jobs there go on")
-    return log.reading(*notes)
+            yield line, time_s, said, node, reason
 
 
 def _message(text: str) -> tuple[Said, list[str], str]:
