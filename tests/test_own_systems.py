@@ -15,7 +15,7 @@ from lazsim.study.sweep.run import run_sweep
 from lazsim.study.sweep.spec import parse_sweep
 from tests.jobs import EvenLoads, staged_costs, trace
 
-GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "systems.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "own-systems.md"
 
 HEAD = """
 from dataclasses import dataclass

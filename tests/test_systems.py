@@ -959,7 +959,7 @@ def test_dalys_interval_is_where_his_wall_time_is_least(share):
 
 @pytest.mark.parametrize("way", ["file", "package"])
 def test_the_example_of_the_guide_is_a_system(lazsim, install, tmp_path, way):
-    guide = (Path(__file__).parents[1] / "docs" / "guides" / "systems.md").read_text()
+    guide = (Path(__file__).parents[1] / "docs" / "guides" / "own-systems.md").read_text()
     example = next(block for block in guide.split("```python\n")[1:] if "class InPlace" in block).split("```")[0]
     (tmp_path / "own_system.py").write_text(example)
     if way == "file":

@@ -199,7 +199,7 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
 
     PATH is a folder of CSV files (gemm.csv, attention_prefill.csv, nccl_single_node.csv, ...), one such file, or the
     text that a program of nccl-tests prints. lazsim step uses the tables where a GPU's TOML file has kernels =
-    "FILE.csv". Notes say what was left out, filled in or repaired. docs/guides/steps.md lists the files.
+    "FILE.csv". Notes say what was left out, filled in or repaired. docs/guides/measurements.md lists the files.
     """
     from lazsim.output.profile import tables_check_parts
     from lazsim.stepmodel.import_tables import import_tables, parse_stand_ins

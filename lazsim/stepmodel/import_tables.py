@@ -1,7 +1,7 @@
 """Kernel tables from what others measured: CSV files in the columns of aiconfigurator's extracts, or nccl-tests output.
 
 A file has points at sizes of its own choice and bad ones among them. Here they become full grids, and everything that
-was left out, filled in or changed on the way is told. docs/guides/steps.md lists the files.
+was left out, filled in or changed on the way is told. docs/guides/measurements.md lists the files.
 """
 
 import itertools

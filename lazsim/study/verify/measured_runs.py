@@ -1,6 +1,6 @@
 """Training runs that others measured: rows of CSV to inputs of a step.
 
-A row has the columns of ``lazsim/catalog/measured/training.csv``: docs/guides/steps.md explains them. Models and
+A row has the columns of ``lazsim/catalog/measured/training.csv``: docs/guides/measurements.md explains them. Models and
 systems are names of the catalogue, or rows of ``models.csv`` and ``systems.csv`` beside the file.
 """
 
