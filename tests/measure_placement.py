@@ -1,6 +1,6 @@
 """Measure what `euclid` wins over published MRO under skewed loads: ``python -m tests.measure_placement``.
 
-Prints the tables of ``docs/guides/placement.md``: whole-model recovery probability by the number of nodes that fail
+Prints the tables of ``docs/guides/euclid.md``: whole-model recovery probability by the number of nodes that fail
 together.
 First the mean over all iterations of the SmartMoE run at the published cluster sizes, then over some steps of generated
 loads of ``deepseek-v3``, since no recording has 256 experts.

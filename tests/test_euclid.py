@@ -1,4 +1,4 @@
-"""The claims of docs/guides/placement.md about `euclid`."""
+"""The claims of docs/guides/euclid.md about `euclid`."""
 
 import csv
 import math

@@ -2,7 +2,7 @@
 
 Sets of nodes are the bits of an integer. The score of a plan is the number of sets of live nodes, of any size, that
 hold every expert: `Cover.num_surviving`. `hold` chooses the nodes that have each expert, `lack` those that lack it;
-each passes its remainder on to the other, as Euclid's algorithm does with lengths. ``docs/guides/placement.md`` has the
+each passes its remainder on to the other, as Euclid's algorithm does with lengths. ``docs/guides/euclid.md`` has the
 argument.
 """
 

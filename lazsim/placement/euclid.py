@@ -1,6 +1,6 @@
 """A placement that survives what Maximum Rank Overlap does, and more where that cuts its last group short.
 
-``docs/guides/placement.md`` has the argument.
+``docs/guides/euclid.md`` has the argument.
 
 Axes: L layers, E experts, N nodes, S slots of a node, G groups of experts.
 """
