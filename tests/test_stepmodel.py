@@ -431,6 +431,13 @@ def test_two_passes_take_no_longer_than_one_after_the_other_and_no_less_than_eac
     assert pair.total_s == pytest.approx(alone - pair.hidden_s + pair.slowed_s + pair.idle_s)
 
 
+@pytest.mark.parametrize(("gpus", "rate"), [(8, 290e9), (16, 50e9)])
+def test_stages_send_over_fast_links_where_these_join_all_gpus(gpus, rate):
+    # 2,048 numbers of 2 bytes for each of 4,096 tokens: inside a node of eight H100, or by a NIC of 400 Gb/s.
+    model = StepModel(inputs_of(gpus=gpus, pipeline=4, expert=2, global_batch=64))
+    assert model.transfer_s == pytest.approx(2 * 2048 * 4096 / rate)
+
+
 def test_the_stages_in_the_middle_of_dualpipe_begin_with_two_passes_apart():
     # Two stages that never wait: four micro-batches of 3 s each, of which 4 - 2 go backward beside another, and the
     # first of these not (``is_middle_rank`` of deepseek-ai/DualPipe).

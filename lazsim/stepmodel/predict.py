@@ -105,11 +105,13 @@ class StepModel:
 
     @cached_property
     def transfer_s(self) -> float:
-        """Time to send what a micro-batch makes to the next stage."""
+        """Time to send what a micro-batch makes to the next stage, over fast links where these join all GPUs."""
         inputs = self.inputs
         if inputs.parallel.pipeline == 1:
             return 0.0
-        return 2 * inputs.model.d_model * inputs.own_tokens / inputs.nic_bytes_per_s
+        is_near = inputs.num_gpus <= inputs.domain
+        rate = inputs.cluster.network.local_bytes_per_s if is_near else inputs.nic_bytes_per_s
+        return 2 * inputs.model.d_model * inputs.own_tokens / rate
 
     @cached_property
     def least_s(self) -> float:
