@@ -55,6 +55,15 @@ def test_offset_feels_every_loss(instants, most, seed):
         before += len(batch.added) - len(batch.removed)
 
 
+@pytest.mark.parametrize("trace_s", [60.0, 120.0])
+def test_nodes_that_come_as_the_stretch_ends_leave_offset_as_it_is(trace_s):
+    # Of three nodes, two are shown until 60 s, when a fourth comes.
+    events = [*(Event(0.0, "add", name) for name in "abc"), Event(60.0, "add", "d")]
+    trace = build_trace(events, duration_s=trace_s)
+    capped = cut_trace(trace, duration_s=60.0, max_nodes=2, cap="offset")
+    assert [count_at(capped, time_s) for time_s in (0.0, 59.0, 60.0)] == [2, 2, 2]
+
+
 @given(instants=toggles, most=st.integers(1, 9))
 def test_clip_shows_the_lesser_of_count_and_maximum(instants, most):
     trace = make_trace(instants)

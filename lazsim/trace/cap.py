@@ -57,9 +57,10 @@ CappedEvents = tuple[list[Event], str]
 
 
 def _offset(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:
-    constant = max(0, trace.most_nodes() - max_nodes)
+    constant = max(0, trace.most_nodes(trace.duration_s) - max_nodes)
     what = f"{constant} subtracted from the count of nodes, so that its peak is at most {max_nodes}"
-    return _follow_count(trace, lambda num_alive: max(0, num_alive - constant), rng), what
+    # Nodes that come as the trace ends are more than its peak.
+    return _follow_count(trace, lambda num_alive: min(max_nodes, max(0, num_alive - constant)), rng), what
 
 
 def _clip(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEvents:

@@ -149,9 +149,9 @@ class Trace(EqualByValue):
         return times, counts[first]
 
     def most_nodes(self, end_s: float = np.inf) -> int:
-        """Return the largest number of nodes alive at once before a time."""
+        """Return the largest number of nodes alive at once before a time, or at the start."""
         times_s, num_nodes = self.num_alive()
-        return int(num_nodes[times_s < end_s].max())
+        return int(num_nodes[: max(1, times_s.searchsorted(end_s))].max())
 
     def typical_nodes(self, end_s: float, num_parts: int) -> Ints:
         """Return the nodes alive before a time, ascending, each number of `num_parts` for as long as any other."""

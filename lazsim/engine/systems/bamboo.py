@@ -90,6 +90,6 @@ class Bamboo(SeatSystem):
 BAMBOO = Bamboo(
     "bamboo",
     "Bamboo: each node holds the next stage, too, and takes over when that fails",
-    survives="failures that take no two neighbouring stages of a pipeline",
+    survives="failures that leave each stage, or the one before it, in some pipeline",
     needs="pipeline stages, memory for the states of two stages, whole optimizer states",
 )
