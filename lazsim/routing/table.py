@@ -118,7 +118,8 @@ def check_tokens(faults: Faults, steps: Floats, tokens_SLE: Floats, layers: tupl
     steps, tokens_SLE, layers, notes = _without_empty(steps, tokens_SLE, layers)
     if is_numbered:
         notes.append(
-            "records are of steps 0, 1, 2 and so on: if they are further apart, give their steps, as iteration"
+            "records are of steps 0, 1, 2 and so on, of which a run takes 25, 75, 125 and so on: if they are further "
+            "apart, give their steps, as iteration"
         )
     empty = tokens_SLE.sum(axis=2) == 0
     if empty.any():
