@@ -489,7 +489,7 @@ def test_records_without_a_step_are_said_to_be_of_one_step_each(tmp_path):
     np.savez(tmp_path / "bare.npz", tokens=loads)
     assert not read_routing(str(tmp_path / "told.npz")).notes
     (note,) = read_routing(str(tmp_path / "bare.npz")).notes
-    assert note.startswith("records are of steps 0, 1, 2 and so on, of which a run takes 25, 75, 125 and so on: if they")
+    assert note.startswith("records are of steps 0, 1, 2 and so on, of which a run takes 25, 75, 125 and so on: if")
 
 
 # PyTorch's files.
