@@ -121,6 +121,14 @@ FORMS = {
         ),
         AWAY,
     ),
+    "outages as a terminal of MySQL draws them": lambda: (
+        "+---+---+---+\n"
+        + "".join(f"| {' | '.join(line.split(','))} |\n" for line in OUTAGES.splitlines()).replace(
+            " |\n", " |\n+---+---+---+\n", 1
+        )
+        + "+---+---+---+\n",
+        AWAY,
+    ),
     "dates from the first of 1970 on, newest first": lambda: (
         "\n".join(EVENTS.replace("2025-03", "1970-01").splitlines()[::-1]),
         HAPPENED,
@@ -982,6 +990,11 @@ def test_ports_that_are_sampled_in_turns_do_not_make_other_nodes_seem_gone(write
     assert "take samples of all nodes at the same times" in refusal(
         lambda: read_trace(write("Time,instance,Value\n" + rows))
     )
+
+
+def test_an_object_nested_too_deeply_in_the_first_of_many_lines_is_one_line(write):
+    with pytest.raises(TraceFormatError):
+        read_trace(write('{"a":' * 100_000 + "}" * 100_000 + "\n1,2\n" * 2))
 
 
 def test_one_of_the_conditions_in_a_list_must_hold(write):

@@ -159,7 +159,7 @@ def find_separator(text: str) -> str | None:
     >>> find_separator("2025-03-01 00:00:00;8\n2025-03-01 00:05:00;7,5")
     ';'
     """
-    head = [line for _, line in itertools.islice(_data_lines(text), HEAD_LINES)]
+    head = list(itertools.islice((line for _, line in _data_lines(text) if line.strip(RULES)), HEAD_LINES))
     for separator in SEPARATORS:
         if 2 * sum(separator in line for line in head) > len(head):
             return separator

@@ -1,9 +1,9 @@
 """Recognise tables by the mappings of the catalogue."""
 
 import functools
-import json
 
 from lazsim.errors import SpecError, TraceFormatError
+from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.tables import HEAD_LINES, FileTable, read_table
 from lazsim.specs import describe_spec
@@ -31,7 +31,7 @@ def open_head(text: str) -> FileTable:
     """Read the first rows of a text, without those that are broken."""
     first, _, rest = text.strip().partition("\n")
     # One JSON value has no head that is valid.
-    is_json = first[:1] in ("{", "[") and not (rest and is_read_by(json.loads, first))
+    is_json = first[:1] in ("{", "[") and not (rest and is_read_by(decode_json, first))
     head = text if is_json or len(text) <= HEAD_CHARS else text[: text.rfind("\n", 0, HEAD_CHARS)]
     table = read_leniently(head, HEAD_LINES)
     return table._replace(rows=table.rows[:HEAD_LINES])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import suppress
 from typing import TypeVar
 
-from lazsim.errors import LazsimError, literal, shorten
+from lazsim.errors import LONGEST_LIST, LazsimError, literal, shorten
 from lazsim.files.tables import HEAD_LINES, PARQUET, FileTable, read_parquet, read_table
 from lazsim.trace.order import LEAST_BACK_S, in_time_order, refuse_set_back
 from lazsim.trace.reading.events import (
@@ -205,7 +205,10 @@ class _MappedTable:
         self._num_left_out = 0
         self._rows = list(self._chosen())
         if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
-            raise source.refuse("", f"none of its {self._num_left_out} rows has {self._asked()}; change `where`")
+            raise source.refuse(
+                "",
+                f"none of its {self._num_left_out} rows has {self._asked()}; change `where`, or give `cluster_nodes`",
+            )
         times = self._places.get("time") or self._places["start"]
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
         self._times = TimeParser(mapping, source.asked, self._header(times), lengths)
@@ -314,7 +317,9 @@ class _MappedTable:
         return self._source.refuse(line, f"{what}choose one with `where` '{column}={first}', or if {otherwise}")
 
     def _asked(self) -> str:
-        return ", ".join(" or ".join(map(str, one)) for one in self._conditions)
+        told = ", ".join(" or ".join(map(str, one)) for one in self._conditions)
+        columns = dict.fromkeys(str(condition.column) for one in self._conditions for condition in one)
+        return told if len(told) <= LONGEST_LIST else f"{', '.join(columns)} as the mapping says"
 
     def _hosts(self, line: int, text: str) -> list[str]:
         """Return the nodes that a text names, which may be a list such as ``gpu-[01-03]`` or ``gpu-01,gpu-02``."""
