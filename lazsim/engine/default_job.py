@@ -50,7 +50,7 @@ from lazsim.specs.effects import refused_settings
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
 from lazsim.stepmodel.predict import Layers, StepModel
-from lazsim.stepmodel.search import fastest, layouts_tried, needed_bytes, none_fits, usable_bytes
+from lazsim.stepmodel.search import fastest, fits, layouts_tried, needed_bytes, none_fits, usable_bytes
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import divide
 
@@ -220,7 +220,7 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
     def costs_of(parallel: ParallelSpec) -> LayoutCosts:
         return choice.costs(msgspec.structs.replace(usual, parallel=parallel), system)
 
-    def fits(parallel: ParallelSpec, num_nodes: int) -> bool:
+    def fits_on(parallel: ParallelSpec, num_nodes: int) -> bool:
         costs = costs_of(parallel)
         return _peak_memory(costs, system, num_nodes).total <= usable_bytes(costs.inputs)
 
@@ -230,7 +230,7 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
             require_fit(system, costs_of(parallel), choice.cluster.num_nodes)
         except LazsimError:
             return False
-        return fits(parallel, num_nodes)
+        return fits_on(parallel, num_nodes)
 
     def beside_s(model: StepModel) -> float:
         masks = system.masked_reorder
@@ -241,7 +241,7 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
         # The fastest of those that fit on the most nodes; of those that fit on fewer than that one; and so on.
         while filled and (best := fastest(models, 1, functools.partial(runs, num_nodes=filled[0]), beside_s)):
             parallel, samples_per_s = best[0].parallel, best[0].parallel.global_batch / best[0].step_s
-            filled = list(itertools.dropwhile(functools.partial(fits, parallel), filled))
+            filled = list(itertools.dropwhile(functools.partial(fits_on, parallel), filled))
             parallel = msgspec.structs.replace(parallel, sharding=first_layout(choice.cluster).sharding)
             found.append((samples_per_s, msgspec.structs.replace(usual, parallel=parallel)))
     return [job for _, job in sorted(found, key=lambda one: one[0], reverse=True)]
@@ -254,7 +254,7 @@ def _fitting(choice: JobChoice, keeps_whole_states: bool) -> dict[int, list[Step
     for replica_nodes, inputs in tried:
         if keeps_whole_states:
             inputs = replace(inputs, parallel=msgspec.structs.replace(inputs.parallel, sharding="none"))
-        if needed_bytes(inputs) <= usable_bytes(inputs):
+        if fits(inputs):
             found[replica_nodes].append(StepModel(inputs, layers))
     return dict(sorted(found.items()))
 

@@ -12,7 +12,7 @@ import msgspec
 from lazsim.errors import SpecError
 from lazsim.files.decoding import convert
 from lazsim.files.tables import Cells
-from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
+from lazsim.specs import AttentionSpec, ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
 from lazsim.specs.catalog import sized_cluster
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.loading import with_gpus
@@ -138,21 +138,9 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
         )
     if cell_whole(row, "sliding_window") and math.isnan(cell_number(row, "sliding_layers")):
         raise SpecError(f"sliding_window of {name} without sliding_layers, the number of layers that have it")
+    alike = known.attention if known is not None else None
+    attention = _latent_attention(row) if latent else _attention(row, windows, alike)
     shared = "shared_expert_ff_total"
-    attention: dict[str, Any] = {"num_heads": cell_whole(row, "heads")}
-    if latent:
-        ranks = {"query_rank": "q_lora_rank", "kv_rank": "kv_lora_rank", "nope_dim": "qk_nope_dim"}
-        ranks |= {"rope_dim": "qk_rope_dim", "value_dim": "v_head_dim"}
-        attention |= {"kind": "latent"} | {ours: cell_whole(row, theirs) for ours, theirs in ranks.items()}
-    else:
-        attention |= {"num_kv_heads": cell_whole(row, "kv_heads"), "head_dim": cell_whole(row, "head_dim")}
-        alike = known.attention if known is not None else None
-        attention["normed"] = cell_flag(row, "qk_norm", alike is not None and alike.normed)
-        attention |= {
-            name: alike is not None and getattr(alike, name)
-            for name in ("scaled_positions", "sinks", "gated", "chunked")
-        }
-        attention |= {"window": cell_whole(row, "sliding_window") if windows else 0, "num_window_layers": windows}
     fields: dict[str, Any] = {
         "name": name,
         "num_layers": cell_whole(row, "layers_total"),
@@ -178,19 +166,45 @@ def _model_of(name: str, row: Cells, known: ModelSpec | None) -> ModelSpec:
     }
     if mixers := cell_whole(row, "mamba_or_linear_layers"):
         fields["num_attention_layers"] = cell_whole(row, "attn_layers")
-        names = {"num_heads": "mamba_heads", "head_dim": "mamba_head_dim", "state_dim": "mamba_state"}
-        names |= {"num_groups": "mamba_groups"}
-        heads = {ours: cell_whole(row, theirs) for ours, theirs in names.items()}
-        if not any(heads.values()):
-            if known is None or known.state_space is None:
-                raise SpecError(
-                    f"the linear attention of {name} is not modelled: no mamba_heads, and no model of this name in the "
-                    "catalogue; Mamba-2 and the gated delta rule are"
-                )
-            heads = msgspec.structs.asdict(known.state_space)
-        fields["state_space"] = {**heads, "num_layers": mixers}
+        fields["state_space"] = {**_state_space_of(name, row, known), "num_layers": mixers}
         # Layers with a mixer and experts count as one in such tables, and as two here.
         if mixers + fields["num_attention_layers"] == fields["num_layers"] == fields["num_moe_layers"]:
             fields["num_layers"] *= 2
     nothing = dict.fromkeys(("attention_params", "attention_score_dim", "num_learned_positions"), 0)
     return convert(msgspec.to_builtins(load_spec(ModelSpec, "gpt-s")) | fields | nothing, ModelSpec, name)
+
+
+def _latent_attention(row: Cells) -> dict[str, Any]:
+    columns = {"num_heads": "heads", "query_rank": "q_lora_rank", "kv_rank": "kv_lora_rank", "nope_dim": "qk_nope_dim"}
+    columns |= {"rope_dim": "qk_rope_dim", "value_dim": "v_head_dim"}
+    return {"kind": "latent"} | {ours: cell_whole(row, theirs) for ours, theirs in columns.items()}
+
+
+def _attention(row: Cells, num_windows: int, alike: AttentionSpec | None) -> dict[str, Any]:
+    """Return the fields of the attention of a row; what it has no column for is as in one that is alike."""
+    columns = {"num_heads": "heads", "num_kv_heads": "kv_heads", "head_dim": "head_dim"}
+    return {
+        **{ours: cell_whole(row, theirs) for ours, theirs in columns.items()},
+        "normed": cell_flag(row, "qk_norm", alike is not None and alike.normed),
+        **{
+            name: alike is not None and getattr(alike, name)
+            for name in ("scaled_positions", "sinks", "gated", "chunked")
+        },
+        "window": cell_whole(row, "sliding_window") if num_windows else 0,
+        "num_window_layers": num_windows,
+    }
+
+
+def _state_space_of(name: str, row: Cells, known: ModelSpec | None) -> dict[str, Any]:
+    """Return the fields of the mixers of a row, or those of a model of the catalogue where it tells none."""
+    names = {"num_heads": "mamba_heads", "head_dim": "mamba_head_dim", "state_dim": "mamba_state"}
+    names |= {"num_groups": "mamba_groups"}
+    heads = {ours: cell_whole(row, theirs) for ours, theirs in names.items()}
+    if any(heads.values()):
+        return heads
+    if known is None or known.state_space is None:
+        raise SpecError(
+            f"the linear attention of {name} is not modelled: no mamba_heads, and no model of this name in the "
+            "catalogue; Mamba-2 and the gated delta rule are"
+        )
+    return msgspec.structs.asdict(known.state_space)

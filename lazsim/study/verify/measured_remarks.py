@@ -1,13 +1,12 @@
 """What a row of a measured run leaves open or contradicts, and what a prediction of it takes for granted."""
 
-import math
 import re
 from collections.abc import Iterator
 
 from lazsim.errors import SpecError
 from lazsim.files.tables import Cells
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.memory import memory_bytes
+from lazsim.stepmodel.search import needed_bytes
 from lazsim.study.verify.cells import UNKNOWN, cell_number, cell_words
 from lazsim.study.verify.measured_layouts import KEPT, MODULES, NO_MODULES, XLA, recomputation
 from lazsim.study.verify.measured_models import Lookup
@@ -68,7 +67,7 @@ def remarks_on(
     yield from ((UNREAD, text) for text in _unread(row, inputs))
     yield from ((UNREAD, text) for text in _other_numbers(row, inputs, told_tokens_per_s_per_gpu))
     yield from ((STANDS_IN, text) for text in inputs.kernel_remarks)
-    share = math.fsum(memory_bytes(inputs).values()) / inputs.gpu.memory_bytes
+    share = needed_bytes(inputs) / inputs.gpu.memory_bytes
     if share > 1:
         yield TOO_LARGE, f"{share:.3g} times"
 

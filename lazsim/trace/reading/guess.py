@@ -11,7 +11,6 @@ from lazsim.files.tables import FileTable
 from lazsim.trace.reading.columns import (
     COUNTED,
     FINAL_WORDS,
-    GONE_WORDS,
     LIVES,
     NAMES,
     OUTAGES,
@@ -130,7 +129,7 @@ def _by_name(columns: Sequence[TableColumn]) -> Columns | None:
     [shape] = fitting
     if shape == ("time", "node", "value") and split_unit(places["value"][0].name)[0] == "value":
         # A column such as ``up`` says what 1 is, and others why it is 0.
-        if any(not GONE_WORDS.isdisjoint(column.words) for column in columns):
+        if any(is_of_losses(column.name) for column in columns):
             return None
     elif shape == ("time", "count"):
         counters = [one for one in places["node"] if one.role == "node" and one.words - ANY_WORDS]
