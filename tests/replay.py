@@ -65,7 +65,7 @@ class Replay:
         self.saved_experts = 1 / self.setting["num_turns"] if self.rules.saves_in_turn else 1.0
         self.events = [(time_s, removed, added, ()) for time_s, removed, added in events]
         self.now = self.step_end = 0.0
-        self.place, self.standby, self.called, self.dropped = {}, [], {}, set()
+        self.homes, self.place, self.standby, self.called, self.dropped = {}, {}, [], {}, set()
         self.forming = []  # Replicas that get ready to join beside training; those that are ready are called no more.
         self.collected = None, set()  # When the nodes that are being collected may join, and these nodes.
         self.asked, self.asking = None, set()  # When others asked to join, at the next boundary, and who are left.
@@ -152,7 +152,7 @@ class Replay:
                 if not self.collected[1]:
                     self.collected = self.now + JOIN_WAIT_S, set()
                 self.collected[1].add(node)
-            self.place[node] = next(place for place in itertools.count() if place not in self.place.values())
+            self.place[node] = self.home(node, added)
         for node in [*started, *called]:
             if self.called.get(node) == self.now:
                 del self.called[node]
@@ -161,6 +161,14 @@ class Replay:
         for replica in [one for one in self.forming if not set(one).isdisjoint(removed)]:
             self.forming.remove(replica)
             self.ask([node for node in replica if self.called.pop(node, None)])
+
+    def home(self, node, added):
+        """Return the place of a node, its own again or the lowest of none that is there or comes back."""
+        if node not in self.homes:
+            there = set(self.place).union(added, *(event[2] for event in self.events))
+            taken = {place for other, place in self.homes.items() if other in there}
+            self.homes[node] = next(place for place in itertools.count() if place not in taken)
+        return self.homes[node]
 
     def ask(self, nodes):
         """Let nodes join at the next boundary; where all of them go before, the others wait as they would."""

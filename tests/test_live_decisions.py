@@ -212,7 +212,7 @@ def lead(system, cost_model, events):
             injector = TraceInjector(events)
             coordinator = Coordinator(server, cost_model, len(injector.initial), 60.0)
             pool = CountingPool(server, coordinator, saved)
-            nodes = LocalNodes(coordinator, pool, Path("none"))
+            nodes = LocalNodes(coordinator, pool, Path("none"), injector.places)
             coordinator.place_of = nodes.places.__getitem__
             coordinator.may_return, coordinator.num_ended = pool.is_running, nodes.num_ended
             coordinator.on_event = lambda *event: injector.on_event(nodes, *event)

@@ -20,6 +20,8 @@ from tests.jobs import EvenLoads, RandomLoads, costs, staged_costs, trace
 
 LOST_S = 600.0
 
+PLACES = {node: place for place, node in enumerate("abcde")}
+
 ROW = {
     "system": "ds", "placement": None, "num_failures": 9, "cost_usd": None, "layout": None, "fits_memory": True,
     "id": "x",
@@ -52,7 +54,7 @@ def used_after(one, time_s):
 
 
 def test_nodes_beyond_those_in_service_stand_by_and_the_oldest_is_called():
-    nodes = Nodes(1, most_in_service=2)
+    nodes = Nodes(PLACES, most_in_service=2)
     assert nodes.apply(Batch(0.0, (), ("a", "b", "c", "d"))) == ()
     assert (nodes.in_order(), len(nodes)) == (("a", "b"), 4)
     called = nodes.apply(Batch(1.0, ("a", "d"), ("e",)))
@@ -65,7 +67,7 @@ def test_nodes_beyond_those_in_service_stand_by_and_the_oldest_is_called():
 
 
 def test_a_spare_that_goes_while_it_starts_is_not_started():
-    nodes = Nodes(1, most_in_service=1)
+    nodes = Nodes(PLACES, most_in_service=1)
     nodes.apply(Batch(0.0, (), ("a", "b")))
     called = nodes.apply(Batch(1.0, ("a",), ()))
     nodes.apply(Batch(2.0, ("b",), ()))
@@ -73,7 +75,7 @@ def test_a_spare_that_goes_while_it_starts_is_not_started():
 
 
 def test_a_spare_that_goes_and_is_called_again_starts_by_its_second_call():
-    nodes = Nodes(1, most_in_service=1)
+    nodes = Nodes(PLACES, most_in_service=1)
     nodes.apply(Batch(0.0, (), ("a", "b")))
     first = nodes.apply(Batch(1.0, ("a",), ()))
     nodes.apply(Batch(2.0, ("b",), ("c", "b")))

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from lazsim.engine.nodes import Nodes
+from lazsim.engine.plan_reliability import count_losses
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, write_trace
+from lazsim.trace.generate import generate_trace
+from lazsim.trace.recipes import MtbfSpec
+from lazsim.units import DAY_S, HOUR_S
 
 FAILING = ("gpu-10", "gpu-2", "gpu-1")
 """In the order of their first failures, at 1, 2 and 3 o'clock."""
@@ -52,7 +56,7 @@ def outages(*rows, end="2025-03-02"):
 
 def neighbours_lost(trace):
     """Return the instants that lose two nodes, and those of which the two stand side by side, by the engine's seats."""
-    nodes, num_pairs, num_neighbours = Nodes(nodes_per_server=1), 0, 0
+    nodes, num_pairs, num_neighbours = Nodes(trace.places()), 0, 0
     for batch in trace.batches():
         seats = {node: seat for seat, node in enumerate(nodes.in_order())}
         if len(batch.removed) == 2:
@@ -179,6 +183,40 @@ def test_a_stretch_keeps_the_order_of_nodes_that_were_lost_before_it_and_came_ba
     back = [Event(90.0, "add", "n3"), Event(90.0, "add", "n0"), Event(95.0, "add", "new")]
     trace = build_trace([*adds, *both, *back], duration_s=600.0)
     assert places(trace.window(100.0)) == ("n0", "n1", "n3", "n4", "new")
+
+
+def rack_losses(trace):
+    """Return the failures that take whole racks of four nodes, by the engine's places, and all of several nodes."""
+    losses = count_losses(trace, trace.duration_s, nodes_per_domain=4)
+    whole = sum(times for (_, is_whole), times in losses.items() if is_whole)
+    return whole, sum(times for (number, is_whole), times in losses.items() if is_whole or number > 1)
+
+
+@pytest.mark.parametrize("start_s", [0.0, 5 * DAY_S])
+def test_racks_that_fail_as_one_stay_racks_though_nodes_come_back_in_another_order(start_s):
+    spec = MtbfSpec(
+        num_nodes=24, mtbf_s=30 * HOUR_S, repair_s=4 * HOUR_S, batch_share=0.4, nodes_per_domain=4,
+        duration_s=20 * DAY_S,
+    )  # fmt: skip
+    for seed in range(3):
+        # Names are node1, node2 and so on, and racks are those of successive names.
+        trace = generate_trace(spec, np.random.default_rng(seed)).window(start_s)
+        whole, several = rack_losses(trace)
+        # Single nodes fail at no time of another one, so that all losses of several nodes are those of a rack.
+        assert whole == several > 10
+        assert all(node == f"node{place + 1}" for node, place in trace.places().items())
+
+
+def test_a_new_node_takes_the_lowest_place_to_which_no_other_comes_back():
+    adds = [Event(0.0, "add", node) for node in "abcd"]
+    lost = [Event(10.0, "remove", node) for node in "bcd"]
+    # "c" comes back, so that "x" and "y" take the places of "b" and "d", and "z" the next one; "x" goes for good.
+    later = [*(Event(20.0, "add", node) for node in "xyz"), Event(30.0, "remove", "x"), Event(40.0, "add", "w")]
+    trace = build_trace([*adds, *lost, *later, Event(50.0, "add", "c")])
+    assert trace.places() == {"a": 0, "b": 1, "c": 2, "d": 3, "x": 1, "y": 3, "z": 4, "w": 1}
+    # At 45 s, "b", "d" and "x" are gone for good, and "c" is yet to come back.
+    assert trace.window(45.0).places() == {"a": 0, "c": 1, "y": 2, "z": 3, "w": 4}
+    assert trace.window(45.0).away == ("c",)
 
 
 def test_servers_of_the_published_fault_list_are_neighbours_by_chance(shared):

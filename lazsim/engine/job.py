@@ -7,7 +7,7 @@ simulation interrupt it.
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum, auto
 from functools import lru_cache
@@ -48,7 +48,7 @@ class Job:
     It saves a checkpoint every `interval_steps`, those of the job when None; 0 is never. The simulation ends at
     `end_s`. `on_plan` is called whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`.
     `planning` is one of `lazsim.engine.sampling.PLANNINGS`, and nodes change `num_changes` times. `spares` says which
-    of them stand by.
+    of them stand by, and `places` where each stands.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Job:
         planning: str,
         num_changes: int,
         spares: Spares,
+        places: Mapping[str, int],
     ) -> None:
         self.env, self.on_plan = env, on_plan
         costs = self.costs = planner.costs
@@ -69,7 +70,7 @@ class Job:
         self.log = Log()
         self.ledger = Ledger()
         self.spares = spares
-        self.nodes = Nodes(costs.cluster.nodes_per_server, spares.most_in_service)
+        self.nodes = Nodes(places, costs.cluster.nodes_per_server, spares.most_in_service)
         self.plans = RunPlans(self.system, planner, self.nodes, planning, num_changes)
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0

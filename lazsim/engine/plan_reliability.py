@@ -29,7 +29,7 @@ def count_losses(trace: Trace, wall_s: float, nodes_per_domain: int = 0) -> Mapp
     """Count the failures in a trace before a time, by the number of nodes or domains that go at once.
 
     A batch counts domains where it takes all that is alive of some, several nodes of one of them at least, and no other
-    node. Nodes take places as in `lazsim.engine.nodes`.
+    node. Nodes have the places of the trace.
 
     Examples
     --------
@@ -41,7 +41,7 @@ def count_losses(trace: Trace, wall_s: float, nodes_per_domain: int = 0) -> Mapp
     ({(2, False): 1, (1, False): 1}, {(1, True): 1, (1, False): 1})
     """
     found: Counter[Loss] = Counter()
-    nodes = Nodes(nodes_per_server=1)
+    nodes = Nodes(trace.places())
     for batch in trace.batches():
         if batch.time_s >= wall_s:
             break

@@ -1,7 +1,7 @@
 """Faults of a live run on this machine: start and kill its workers, as a trace says or in another way."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,14 +18,15 @@ WATCH_INTERVAL_S = 0.2
 
 @dataclass
 class LocalNodes:
-    """The nodes of one run on this machine, one worker process each; `places` are the local ranks of all workers.
+    """The nodes of one run on this machine, one worker process each.
 
-    A node takes the lowest place that is free, as in `lazsim.engine.nodes`.
+    A worker has the place of its node, which `node_places` says, or else its local rank; `places` are those of all.
     """
 
     coordinator: Coordinator
     pool: WorkerPool
     log: Path
+    node_places: Mapping[str, int] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
     _starts: dict[str, int] = field(default_factory=dict)
     _local_ranks: dict[str, int] = field(default_factory=dict)
@@ -37,7 +38,7 @@ class LocalNodes:
         rank = self._local_ranks[node] = next(number for number in count() if number not in taken)
         server, record = self.coordinator.server, self.coordinator.record
         name = self._worker(node)
-        self.places[name], record.started_s[name] = rank, self.coordinator.now_s()
+        self.places[name], record.started_s[name] = self.node_places.get(node, rank), self.coordinator.now_s()
         self.pool.start(name, (server.host, server.port), server.secret, rank, self.log)
 
     def kill(self, node: str) -> None:
@@ -87,6 +88,8 @@ class FaultInjector(Protocol):
 
     initial: Sequence[str]
     """The first nodes."""
+    places: Mapping[str, int] = {}
+    """The place of each node, where it is known."""
     is_awaited: bool = False
     """Whether the run goes on to its end when it has lost too many nodes."""
 
@@ -114,6 +117,7 @@ class TraceInjector(FaultInjector):
         self.is_awaited = is_awaited
         self._end_s = trace.duration_s
         self.initial = first.added
+        self.places = trace.places()
 
     @property
     def brings_nodes(self) -> bool:

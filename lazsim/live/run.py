@@ -146,7 +146,7 @@ async def run_locally(
     ):
         server = WorkerServer(spec, secrets.token_bytes(32))
         coordinator = Coordinator(server, costs, len(injector.initial), LOCAL_START_TIMEOUT_S)
-        nodes = LocalNodes(coordinator, pool, scratch / "workers.log")
+        nodes = LocalNodes(coordinator, pool, scratch / "workers.log", injector.places)
         coordinator.place_of = lambda name: nodes.places.get(name, max_nodes)
         coordinator.may_return, coordinator.num_ended = pool.is_running, nodes.num_ended
         coordinator.on_event = lambda event, generation, step: injector.on_event(nodes, event, generation, step)

@@ -1,6 +1,7 @@
 """The table of node events, the common form of all traces."""
 
 import bisect
+import heapq
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -134,6 +135,30 @@ class Trace(EqualByValue):
             if removed or added or not times[start]:
                 yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
 
+    def places(self) -> dict[str, int]:
+        """Return the place of each node, from 0: nodes of successive places share servers and failure domains.
+
+        Nodes that are there at the start, or away, stand in the order of `names`. A node keeps its place while it is
+        away. One that comes for the first time takes the lowest place to which no other comes back.
+
+        Examples
+        --------
+        >>> first = [Event(0, "add", "a"), Event(0, "add", "b"), Event(60, "remove", "a"), Event(60, "remove", "b")]
+        >>> build_trace([*first, Event(90, "add", "c"), Event(95, "add", "b"), Event(99, "add", "d")]).places()
+        {'a': 0, 'b': 1, 'c': 0, 'd': 2}
+        """
+        last_s = {node: batch.time_s for batch in self.batches() for node in (*batch.removed, *batch.added)}
+        place = {node: number for number, node in enumerate(self.names[: np.count_nonzero(self.time_s == 0.0)])}
+        free, further = list[int](), itertools.count(len(place))
+        for batch in self.batches():
+            for node in set(batch.removed).difference(batch.added):
+                if last_s[node] == batch.time_s:
+                    heapq.heappush(free, place[node])
+            for node in batch.added:
+                if node not in place:
+                    place[node] = heapq.heappop(free) if free else next(further)
+        return place
+
     def num_alive(self) -> tuple[Floats, Ints]:
         """Count the nodes alive over time.
 
@@ -168,20 +193,22 @@ class Trace(EqualByValue):
     def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
         """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0.
 
-        They come in the order of `names`, also those that were lost before and came back.
+        They come in the order of `names`, also those that were lost before and came back. Those that are yet to come
+        back are away from its start, so that nodes have the same neighbours in it.
         """
         stop_s = self.duration_s if duration_s is None else min(self.duration_s, start_s + duration_s)
         first: dict[str, EventKind | None] = dict.fromkeys(self.names)
+        back = {self.names[node] for node in np.unique(self.node[self.time_s > start_s]).tolist()}
         later = []
         for event in self.events():
             if event.time_s > stop_s:
                 break
             if event.time_s > start_s:
                 later.append(event._replace(time_s=event.time_s - start_s))
-            elif event.kind == "remove":
-                first[event.node] = None
-            elif event.kind == "add" or not start_s:
-                first[event.node] = event.kind
+            elif event.kind == "add":
+                first[event.node] = "add"
+            else:
+                first[event.node] = "away" if event.node in back or not start_s else None
         events = [Event(0.0, kind, node) for node, kind in first.items() if kind] + later
         prices = self.prices and self.prices.after(start_s)
         return replace(self.with_events(events, max(0.0, stop_s - start_s)), prices=prices)
