@@ -20,7 +20,9 @@ def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:
     Notes
     -----
     Every plan has new communicators, and NCCL connects two peers when the first message between them is sent
-    (pytorch/pytorch#135267); a process connects to one peer after the other.
+    (pytorch/pytorch#135267); a process connects to one peer after the other. All holders of a state send, as in Lazarus
+    (arXiv 2407.04656), and each is a peer. A node that takes a free place could fetch as fast from one holder, as a
+    spare of MoEvement does: `lazsim.engine.systems.seats` leaves that connection out.
     """
     if not bytes_NN.any():
         return 0.0

@@ -75,7 +75,7 @@ class SeatSystem(System):
         """Return the seconds in which the states of places are fetched from the nodes left.
 
         All that have a state send equal shares of it. Each place counts as on its server of the plan, also where a node
-        from another server takes it. Connections are left out: one sender of a state would be as fast for one node.
+        from another server takes it. For connections, see `lazsim.costmodel.recovery_times.transfer_s`.
         """
         assert held.made is not None, "some nodes hold states"
         places, server_N = list(seats), np.arange(held.num_seats) // costs.cluster.nodes_per_server
