@@ -136,7 +136,7 @@ def _ranking_table(advice: Advice) -> Table:
     notes += [f"{left} more are in --json"] if left else []
     refused = {(str(dict(choice).get("system", "")), reason): None for choice, reason in advice.refused.items()}
     notes += [f"cannot run: {why}" for why in gather_obstacles(refused)]
-    at = "at the interval given" if advice.is_interval_given else "each at its best interval"
+    at = "at the interval given" if advice.is_interval_given else "each at the best interval tried"
     return Table(columns, rows, f"alternatives, {at}", notes)
 
 

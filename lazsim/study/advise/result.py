@@ -56,7 +56,7 @@ class Advice:
     goal: Goal
     best: Alternative
     ranking: tuple[Ranked[Alternative], ...]
-    """Every choice at its best interval or that given, the best first."""
+    """Every choice at its best interval of those tried, or that given, the best first."""
     formulas: Formulas
     """The interval beside those of Young and Daly."""
     off: tuple[Off, ...]
@@ -85,9 +85,8 @@ class Advice:
 
     @property
     def better_beside(self) -> tuple[Off, ...]:
-        """What is better than the best beyond chance and was not searched; an interval that was allows for bad luck."""
-        searched = () if self.is_interval_given else (self.best.choice,)
-        return tuple(one for one in self.off if one.behind.high < 1 and one.alternative.choice not in searched)
+        """Other choices beside the best that are better beyond chance; that a longer interval is may be luck."""
+        return tuple(one for one in self.off if one.behind.high < 1 and one.alternative.choice != self.best.choice)
 
     def mean(self, column: str, most: float = math.inf) -> Interval:
         """Return the mean of a column, which is `most` at most, over the runs of the best setting."""
