@@ -640,6 +640,27 @@ def test_of_alternatives_that_all_miss_the_one_that_does_most_of_the_work_comes_
     assert made.make_sure([raced[0].name]) == raced[0].name
 
 
+def test_rivals_are_held_against_the_best_at_all_of_its_seeds_where_runs_suffice():
+    def cost(choice, seed):
+        """One run in ten on spot nodes ends dearly; nodes that stay have one price."""
+        return 10.0 if choice == of("lazarus")[0] else 12.0 if seed % 10 == 9 else 5.0
+
+    def measure(wanted, change):
+        rows = Made.measure(made, wanted, change)
+        return [
+            row | {"cost": cost(one.choice, seed), "done": 1.0} for row, (one, seed) in zip(rows, wanted, strict=True)
+        ]
+
+    made = Made(noisy)
+    found = advice._advise(made, Search(measure, TEN_MINUTES, 200, 1000), of("ds", "lazarus"), 100, print)
+    best, rival = found.ranking
+    # Seeds 6 to 34: those that end in 9 are three.
+    assert (best.num_seeds, rival.num_seeds) == (29, 29)
+    assert rival.behind.value == pytest.approx(29 * 10 / (26 * 5 + 3 * 12))
+    few = advice._advise(made, Search(measure, TEN_MINUTES, 60, 1000), of("ds", "lazarus"), 100, print)
+    assert [one.num_seeds for one in few.ranking] == [29, MIN_SAMPLES]
+
+
 def test_of_alternatives_that_all_miss_the_one_in_time_most_often_at_the_same_seeds_is_the_nearest():
     # The late runs of "a" do nearly all of the work, those of "bb" half of it.
     late = {"a": (0, 1, 2, 3, 4), "bb": (2, 3, 4, 5)}

@@ -247,7 +247,7 @@ class Search:
         tuned = Alternative(choice, steps)
         self.run([tuned], num_seeds)
         tried = self.tried(choice, num_seeds)
-        fine = {steps: of for steps, of in values().items() if not self._is_missed(Alternative(choice, steps))}
+        fine = {steps: of for steps, of in values().items() if not self.is_missed(Alternative(choice, steps))}
         if not fine:
             return self.rank(tried)[0].name if tried else tuned, None
         less = self.goal.less_is_better
@@ -269,13 +269,14 @@ class Search:
     def _num_rollbacks(self, one: Alternative) -> int:
         return sum(row["num_rollbacks"] for row in self.rows[one, None].values())
 
-    def _is_missed(self, one: Alternative) -> bool:
+    def is_missed(self, one: Alternative) -> bool:
+        """Tell whether an alternative has no runs, or they miss what must be done."""
         rows = self.rows.get((one, None), {}).values()
         return not rows or self.goal.is_missed(rows)
 
     def better_first(self, ordered: Sequence[Alternative]) -> list[Alternative]:
         """Return some with the best of those in front that are better than the first beyond chance, if any is."""
-        fine = [one for one in ordered if not self._is_missed(one)]
+        fine = [one for one in ordered if not self.is_missed(one)]
         better = [one for one in fine if ordered[0] in fine and self.is_better(one, ordered[0])]
         first = self.rank(better)[0].name if better else ordered[0]
         return [first, *(one for one in ordered if one != first)]
@@ -308,7 +309,7 @@ class Search:
                 num_late = sum(self.goal.is_late([row]) for row in rows.values())
                 if (most - num_late) / most < self.goal.least_prob or not self.run([one], min(2 * len(rows), most)):
                     break
-        return not self._is_missed(one)
+        return not self.is_missed(one)
 
     def _nearest(self, ordered: Sequence[Alternative]) -> Alternative:
         """Return what is in time most often at the seeds of all that have run, where all are late; then does most."""
