@@ -116,6 +116,8 @@ def test_what_a_spec_cannot_say_is_one_line_with_its_file_and_key(tmp_path, text
         ({"job.fault_threshold": "two"}, "my.toml: job.fault_threshold = 'two': expected a whole number, got text"),
         ({"job.fault_threshold": 0}, "my.toml: job.fault_threshold = 0: expected a whole number >= 1"),
         ({"job.name.first": "a"}, "my.toml: job.name.first = 'a': name has no fields"),
+        # The job of the catalogue that stands in for one that is not given has no layout.
+        ({"job.parallel.pipeline": 2}, "job.parallel.pipeline = 2: there is no table parallel to change"),
         ({"trace.num_nodes": 0}, "my.toml: trace.num_nodes = 0: expected a whole number >= 1"),
         ({"routing": "uniform", "routing.skew": 2.0}, "my.toml: routing.skew: uniform"),
         ({"cluster.num_nodes": 1, "model": "gpt-l", "trace.num_nodes": 1, "trace.num_left": 0},

@@ -233,8 +233,10 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
         return fits_on(parallel, num_nodes)
 
     def beside_s(model: StepModel) -> float:
-        masks = system.masked_reorder
-        return _masked_s(costs_of(model.inputs.parallel), model.inputs.cluster.num_nodes) if masks else 0.0
+        if not system.masked_reorder:
+            return 0.0
+        costs, num_nodes = costs_of(model.inputs.parallel), model.inputs.cluster.num_nodes
+        return float(costs.masked_s(num_nodes, padding(_even_loads(costs).loads([0])))[0])
 
     for replica_nodes, models in _fitting(choice, system.keeps_whole_states).items():
         filled = sorted({size - size % replica_nodes for size in sizes} - {0}, reverse=True)
@@ -278,10 +280,6 @@ def _tried(choice: JobChoice) -> tuple[Layers, list[tuple[int, StepInputs]]]:
 
 def _even_loads(costs: LayoutCosts) -> Routing:
     return load_routing(UNIFORM, costs.model.num_moe_layers, costs.model.num_experts, seed=0)
-
-
-def _masked_s(costs: LayoutCosts, num_nodes: int) -> float:
-    return float(costs.masked_s(num_nodes, padding(_even_loads(costs).loads([0])))[0])
 
 
 def _peak_memory(costs: LayoutCosts, system: System, *sizes: int) -> MemoryUse:

@@ -112,6 +112,8 @@ def _set(plain: dict[str, Any], path: list[str], value: Any, system: str, system
     if isinstance(field_at(plain, ".".join(path)), dict):
         parents, last = path, system
     table = field_at(plain, ".".join(parents)) if parents else plain
+    if table is None:
+        raise SpecError(f"there is no table {'.'.join(parents)} to change: give a file that has one")
     if not isinstance(table, dict):
         raise SpecError(f"{'.'.join(parents)} has no fields")
     if not (last in table or (parents and last in systems)):
