@@ -54,7 +54,7 @@ def advice_report(advice: Advice) -> Report:
     if advice.curves:
         drawn = f"what each interval between checkpoints gives at the seeds that choose it, and {drawn}"
     return Report(
-        f"Which setting is best for {advice.goal.name}?",
+        f"Which setting is best? Goal: {advice.goal.name}",
         "\n".join(_answer(advice)),
         f"Means over {seeds}, at which every choice meets the same failures; {advice.num_runs:,} runs in all. "
         f"+- is half of a 95 % interval, which takes {MIN_SAMPLES} seeds.",

@@ -46,29 +46,27 @@ def sweep_figure(result: SweepResult) -> dict[str, bytes]:
 
 @matplotlib.rc_context(PAPER)
 def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
-    """Draw samples and their cost against the number of spares, with intervals; a ring marks the cheapest samples."""
-    figure = new_figure(COLUMN_INCHES, 3.0)
-    samples, cost = figure.subplots(2, 1, sharex=True)
+    """Draw what samples cost against the number of spares, with intervals; a ring marks the cheapest samples."""
+    figure = new_figure(COLUMN_INCHES, 2.2)
+    axes = figure.subplots()
     names = [costs[0].name for costs in by_run]
     apart = APART * max(one.num_spares for costs in by_run for one in costs)
     for place, ((name, look), costs) in enumerate(zip(looks_of(names).items(), by_run, strict=True)):
         aside = apart * (place - (len(by_run) - 1) / 2)
         numbers = [one.num_spares + aside for one in costs]
         style = {"color": look.color, "marker": look.marker, "linestyle": look.line, "label": name}
-        of_cost = [one.per_million_samples for one in costs]
-        for axes, found in ((samples, [one.samples for one in costs]), (cost, of_cost)):
-            axes.errorbar(numbers, [one.value for one in found], reach_of(found), capsize=2, elinewidth=0.7, **style)
+        found = [one.per_million_samples for one in costs]
+        axes.errorbar(numbers, [one.value for one in found], reach_of(found), capsize=2, elinewidth=0.7, **style)
         best = paying_spares(costs)
-        ring = {"markersize": 9, "markerfacecolor": "none", "color": look.color, "clip_on": False}
-        cost.plot(best.num_spares + aside, best.per_million_samples.value, "o", **ring)
-    unit = "node-hours" if by_run[0][0].cost_usd is None else "$"
-    samples.set_ylabel("samples trained")
-    cost.set_ylabel(f"{unit}/M samples\n(ring: the least)")
-    cost.set_xlabel("spares held beside the nodes that train")
-    cost.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    samples.yaxis.set_major_formatter(plain_number)
-    figure.align_ylabels()
-    add_legend(figure, samples)
+        axes.plot(
+            best.num_spares + aside, best.per_million_samples.value, "o", color=look.color, markersize=9,
+            markerfacecolor="none", clip_on=False,
+        )  # fmt: skip
+    axes.set_ylabel(f"{'node-hours' if by_run[0][0].cost_usd is None else '$'}/M samples\n(ring: the least)")
+    axes.set_xlabel("spares held beside the nodes that train")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(plain_number)
+    add_legend(figure, axes)
     return to_files(figure)
 
 
