@@ -7,6 +7,7 @@ A broken invariant inside lazsim is never one of these: it is an ``AssertionErro
 """
 
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -156,10 +157,10 @@ def first_names(names: Sequence[str], longest: int = LONGEST_LIST) -> str:
     ('gpt-s, gpt-l', 'model-113 and 16 more')
     """
     text = ", ".join(names)
-    if len(text) <= longest:
+    if len(text) <= longest or len(names) == 1:
         return text
-    shown = text[:longest].rpartition(", ")[0]
-    return f"{shown} and {len(names) - shown.count(', ') - 1} more"
+    num_shown = max(1, sum(end <= longest for end in itertools.accumulate(len(f"{name}, ") for name in names)))
+    return f"{', '.join(names[:num_shown])} and {len(names) - num_shown} more"
 
 
 def known_names(names: Sequence[str]) -> str:

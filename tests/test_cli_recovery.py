@@ -224,9 +224,8 @@ def test_bad_input_is_one_line_that_names_the_option(refused, arguments, said):
 
 
 def test_domains_beside_their_nodes_are_refused(refused, write):
-    path = write("node rack\nn1,a\nn2,a\nn3,b\n", "racks.csv")
-    said = "several names a line; give the domain of each node alone, a line each"
-    assert said in refused("recovery", *PUBLISHED, "--domains", path)
+    path = write("n1,a\nn2,a\nn3,b\n", "racks.csv")
+    assert "6 named for" in refused("recovery", *PUBLISHED, "--domains", path)
 
 
 def test_a_trace_without_failures_is_refused(refused, write):

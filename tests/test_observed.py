@@ -231,6 +231,17 @@ def test_of_ranks_that_write_into_one_log_one_counts(tmp_path, kind):
     assert log.notes[0].startswith("the log has lines of 2 ranks or metrics: those of ")
 
 
+@pytest.mark.parametrize("line", [
+    "{line}:[2025-03-01 00:00:{step:02d}] iteration {step:8d}/ 500 | lm loss: 2 |\n",
+    "train.log:{line}:[2025-03-01 00:00:{step:02d}] iteration {step:8d}/ 500 | lm loss: 2 |\n",
+    "[rank0]:[titan] 2025-03-01 00:00:{step:02d} - root - INFO - slowest rank {line} step: {step:2d}  loss: 12.2\n",
+], ids=["grep -n", "grep -Hn", "another rank"])  # fmt: skip
+def test_what_changes_from_line_to_line_is_not_taken_for_who_wrote_it(tmp_path, line):
+    (tmp_path / "log").write_text("".join(line.format(line=7 + 5 * step, step=step) for step in range(1, 60)))
+    log = read_log(tmp_path / "log")
+    assert ([one.done for one in log.marks], log.notes) == ([*range(1, 60)], ())
+
+
 @pytest.mark.parametrize("late_s", [0.1, 19.0, 20.0])
 @pytest.mark.parametrize("lines_each", [1, 15])
 def test_ranks_that_nothing_tells_apart_show_the_stop_of_one_of_them(tmp_path, late_s, lines_each):

@@ -123,6 +123,9 @@ def test_failures_asked_for_by_default_are_all_of_few_nodes_and_some_of_many():
 def test_domains_are_read_from_a_file_as_from_the_option(write):
     path = write("# racks\nr0 r0\nr1, r1  # the far one\n", "domains.txt")
     assert parse_domains("--domains", str(path)) == parse_domains("--domains", "r0,r0,r1,r1")
+    # Nodes that take turns among racks, some on each line.
+    path = write("a b c\na b c\n", "turns.txt")
+    assert parse_domains("--domains", str(path)) == ["a", "b", "c", "a", "b", "c"]
 
 
 def test_numbers_of_failures_are_in_order():

@@ -256,8 +256,11 @@ def event(reason, node, first, last=None, **fields):
     return {"kind": "Event", "reason": reason, "involvedObject": {"kind": "Node", "name": node}, **stamps, **fields}
 
 
+POD = {"involvedObject": {"kind": "Pod", "name": "trainer"}}
+
+
 def test_kubernetes_events_in_any_order_tell_when_nodes_are_not_ready(read):
-    pod = event("Killing", "trainer", "02:00:00") | {"involvedObject": {"kind": "Pod", "name": "trainer"}}
+    pod = event("Killing", "trainer", "02:00:00") | POD
     trace = read({"kind": "List", "items": [
         event("NodeReady", "b", "00:30:00"), event("NodeNotReady", "b", "00:20:00"), pod,
         event("RegisteredNode", "c", "00:00:00"), event("RegisteredNode", "b", "00:25:00"),
@@ -280,14 +283,18 @@ def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_t
 
 def test_warnings_on_nodes_of_kubernetes_tell_no_loss_and_are_not_silent(read):
     warnings = [event(reason, "b", "00:10:00", type="Warning") for reason in ("KernelOops", "GPUXid", "GPUXid")]
+    # Kubernetes says of type Normal that a node is ready or is not: a list of all warnings leaves that out.
     for asked in ({}, {"cluster_nodes": ("a", "b")}):
-        with pytest.raises(
-            TraceFormatError, match=r"3 warnings on nodes \(KernelOops, GPUXid\) and no event that says"
-        ):
-            read({"items": warnings}, **asked)
+        for found in (warnings, [*warnings, event("BackOff", "", "00:20:00", type="Warning") | POD]):
+            with pytest.raises(TraceFormatError, match="all warnings, and none says when a node goes or comes back"):
+                read({"items": found}, **asked)
+    # A kubelet that starts warns of its disk; other events show that all were listed.
+    found = [*warnings, event("Scheduled", "", "02:10:00", type="Normal") | POD]
+    trace = read({"items": found}, cluster_nodes=("a", "b"))
+    assert (history(trace), trace.duration_s) == ([(0.0, [], ["a", "b"])], 7200.0)
     trace = read({"items": [event("NodeReady", "a", "00:00:00"), event("NodeNotReady", "a", "00:20:00"), *warnings]})
     assert history(trace) == [(0.0, [], ["a"]), (1200.0, ["a"], [])]
-    told = "3 warnings on nodes (KernelOops, GPUXid) do not say that a node is lost: they count for nothing"
+    told = "warnings on nodes, which tell of no loss and do not count: 3 (KernelOops, GPUXid)"
     assert told in trace.notes
 
 

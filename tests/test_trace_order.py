@@ -8,6 +8,7 @@ import pytest
 
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import count_losses
+from lazsim.errors import SpecError
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, write_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.recipes import MtbfSpec
@@ -83,6 +84,28 @@ def test_a_file_of_names_tells_the_order_of_all_by_its_lines(write):
     names = write("gpu-10  # rack 1\ngpu-7\ngpu-2\n\ngpu-1\n", "names.txt")
     trace = read_trace(write(SOURCES["slurm"]), mapping=make_mapping(cluster_nodes=str(names)))
     assert places(trace) == ("gpu-10", "gpu-7", "gpu-2", "gpu-1")
+
+
+@pytest.mark.parametrize("text", [
+    "gpu-1,rack1\ngpu-2,rack1\n", "gpu-[1,2],rack1\ngpu-10,rack2\n", "NODELIST\ngpu-1\n",
+    "NAME    STATUS   ROLES\ngpu-1   Ready    <none>\n",
+])  # fmt: skip
+def test_a_table_of_nodes_does_not_make_nodes_of_its_racks_or_header(write, text):
+    with pytest.raises(SpecError, match="seems a table; give names of nodes alone"):
+        make_mapping(cluster_nodes=str(write(text, "names.txt")))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("gpu-2,gpu-1", ("gpu-2", "gpu-1")),
+        ("a[1,3]\na[5,7]\n", ("a1", "a3", "a5", "a7")),
+        ("a[1-2],b\na3,a4,c\n", ("a1", "a2", "b", "a3", "a4", "c")),
+        ("a1 slots=8\nb1 slots=8\n", ("a1", "b1")),
+    ],
+)
+def test_a_file_of_lists_has_their_names(write, text, names):
+    assert make_mapping(cluster_nodes=str(write(text, "names.txt"))).cluster_nodes == names
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,11 @@ NEMO = re.compile(rf"{DATE}.*?\bglobal_step[:=]\s*(\d+)\b")
 DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 MLPERF = ":::MLLOG"
-WRITER = re.compile(
-    r"rank\W{0,2}\d+|^\s*(?:\[\d+,\d+\]<\w+>|\[pod/[\w./-]+\]|\[?[\w.-]+(?:\[\d+\])?\]?(?=:[\s\[]))", re.IGNORECASE
+WRITERS_OF_LINES = (
+    re.compile(r"\s*(\[\d+,\d+\]<\w+>|\[pod/[\w./-]+\]|\[[\w.-]+\](?=:)|[\w.-]+(\[\d+\])?(?=:\s))"),
+    re.compile(r".*?(rank\W{0,2}\d+)", re.IGNORECASE),
 )
-"""Who wrote a line: a rank wherever it is named, and what `srun`, `torchrun`, `pdsh`, `mpirun` and `kubectl` put before
-each line."""
+"""Who wrote a line: what `mpirun`, `kubectl`, `torchrun`, `srun` and `pdsh` put before it, and the first rank in it."""
 LOG_PREFIX = re.compile(r"\s*\[(?!\s*[\[{])")
 """A line of a log that begins as an array of JSON would, such as ``[rank0]``."""
 
@@ -248,7 +248,8 @@ def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
 
 
 def _writer(text: str) -> str:
-    return " ".join("".join(re.findall(r"\w", found)).lower() for found in WRITER.findall(text))
+    found = (match[1] for pattern in WRITERS_OF_LINES if (match := pattern.match(text)))
+    return " ".join(dict.fromkeys(re.sub(r"\W", "", one).lower() for one in found))
 
 
 def _dated(pattern: re.Pattern[str], name: str, text: str) -> Reading:
@@ -362,8 +363,8 @@ def _mark(name: str, line: int, time: str, done: str, writer: str, unit: str = "
     try:
         if HOURS.fullmatch(time.strip()):
             time_s = read_length(time, None)
-        elif re.match(r"\s*\d{4}[-/].*:", time) and is_date(time.replace(",", ".")):
-            date = read_date(time.replace(",", "."))
+        elif is_date(plain := time.replace(",", ".")):
+            date = read_date(plain)
             # A date without a zone is in none that changes with summer time.
             time_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         elif ROUNDED.fullmatch(time.strip()):

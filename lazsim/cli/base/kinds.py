@@ -1,6 +1,5 @@
 """Kinds of values that options take: times with units, numbers in a range, lists, places to write to."""
 
-import itertools
 import math
 import os
 import re
@@ -186,8 +185,7 @@ def parse_probs(field: str, text: str) -> list[float]:
 def parse_domains(field: str, text: str) -> list[str]:
     """Read the name of each node's failure domain, from the text itself or the file that it names.
 
-    In a file names are separated by commas, blanks or line ends; a ``#`` starts a comment. A file with several names on
-    each line, none twice, may have the nodes beside their domains, and is refused.
+    In a file names are separated by commas, blanks or line ends; a ``#`` starts a comment.
 
     Examples
     --------
@@ -198,10 +196,7 @@ def parse_domains(field: str, text: str) -> list[str]:
         from lazsim.files.reading import read_lines
 
         lines = read_lines(field, text, "one name per node")
-        rows = [names for line in lines if (names := line.split("#")[0].replace(",", " ").split())]
-        if len(rows) > 1 and all(len(row) > 1 and len({*row}) == len(row) for row in rows):
-            raise SpecError(f"{field} {text}: several names a line; give the domain of each node alone, a line each")
-        return list(itertools.chain(*rows))
+        return [name for line in lines for name in line.split("#")[0].replace(",", " ").split()]
     names = _parts(text)
     if "" in names:
         raise SpecError(f"{field} {text}: a name is empty; give one name per node, as 0,0,1,1")

@@ -27,15 +27,16 @@ def read(source: TraceSource) -> TraceReading:
     """Read the events on nodes, and what the conditions of nodes say; all others only say that events were kept."""
     log = StateLog(source)
     found: list[tuple[float, str, str]] = []
-    num_seen = num_hidden = num_again = 0
+    num_hidden = num_again = 0
     nodes: set[str] = set()
+    types: set[str] = set()
     warnings: list[str] = []
     last_s = -math.inf
     for place, entry in json_records(source, "items"):
         record = entry["object"] if isinstance(entry.get("object"), dict) else entry
         try:
             if "involvedObject" in record or "regarding" in record:
-                num_seen += 1
+                types.add(text_at(record, "type"))
                 num_hidden += _read_event(log, record, found, warnings)
             elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
                 name = named(text_at(record, "metadata", "name"))
@@ -47,12 +48,11 @@ def read(source: TraceSource) -> TraceReading:
                     log.say(last_s, "remove", name)
         except (ValueError, TypeError, AttributeError) as error:
             source.fault(place, str(error))
-    if not (num_seen or nodes):
+    if not (types or nodes):
         raise source.refuse("", f"no event or node of Kubernetes in it; expected {LOOKS}")
-    warned = f"{counted(len(warnings), 'warning')} on nodes ({first_names([*dict.fromkeys(warnings)], LONGEST_CAUSE)})"
-    if warnings and not nodes and not any(reason in REASONS for _, reason, _ in found):
-        needed = "give NodeNotReady and NodeReady, too, or rows such as 2025-03-01 00:05,down,node7, or leave them out"
-        raise source.refuse("", f"{warned} and no event that says when a node goes or comes back; {needed}")
+    if types == {"Warning"} and not nodes and not any(reason in REASONS for _, reason, _ in found):
+        needed = "give those of type Normal, such as NodeNotReady and NodeReady, too"
+        raise source.refuse("", f"its events are all warnings, and none says when a node goes or comes back; {needed}")
     last: dict[str, str] = {}
     for time_s, reason, node in sorted(found, key=lambda event: event[0]):
         log.know(node)
@@ -63,7 +63,9 @@ def read(source: TraceSource) -> TraceReading:
     notes = [f"{counted(num_hidden, 'event')} without a time, between the first and the last of a kind: left out"] * (
         num_hidden > 0
     )
-    notes += [f"{warned} do not say that a node is lost: they count for nothing"] * bool(warnings)
+    if warnings:
+        reasons = first_names([*dict.fromkeys(warnings)], LONGEST_CAUSE)
+        notes.append(f"warnings on nodes, which tell of no loss and do not count: {len(warnings)} ({reasons})")
     if nodes:
         told = f"{counted(len(nodes), 'node tells', 'nodes tell')} only of the first and the last change"
         before = " before the watch: losses before it are missing, and `start` leaves that time out"

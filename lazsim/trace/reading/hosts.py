@@ -15,7 +15,7 @@ _NAMES = re.compile(r"[^\s!&^@%()]+")
 
 
 def expand_hosts(text: str) -> list[str]:
-    """Return the names in a list of hosts, in its order; a ValueError says that it is none, or too long.
+    """Return the names in a list of hosts, in its order, but by number in brackets; a ValueError says that it is none.
 
     Examples
     --------

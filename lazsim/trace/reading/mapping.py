@@ -32,6 +32,9 @@ SHAPES: tuple[tuple[str, ...], ...] = (
 JOIN_DAY = "if another column has the day, join both in `columns`, as time=day+clock"
 """The way to dates from a column without days."""
 
+HEADS = ("name", "node", "nodename", "nodelist", "host", "hostname", "hostnames")
+"""First words of lists of nodes that are no node, as `kubectl get nodes` and `sinfo -N` have them; small letters."""
+
 OPTIONAL = ("cluster", "cluster_nodes")
 """Roles of columns that count only where the table has them."""
 
@@ -238,7 +241,11 @@ def parse_nodes(text: str) -> int | tuple[str, ...]:
     if not os.path.exists(text):
         return (text,)
     lines = read_lines("`cluster_nodes`", text, "names of hosts, a line each")
-    return tuple(words[0] for line in lines if (words := line.partition("#")[0].split()))
+    hosts = tuple(words[0] for line in lines if (words := line.partition("#")[0].split()))
+    num_commas = {re.sub(r"\[.*?\]", "", host).count(",") for host in hosts}
+    if len(hosts) > 1 and (hosts[0].lower() in HEADS or (len(num_commas) == 1 and num_commas != {0})):
+        raise SpecError(f"`cluster_nodes` {text}: seems a table; give names of nodes alone, without a header")
+    return hosts
 
 
 def parse_span(text: str) -> tuple[str, str]:
