@@ -100,6 +100,7 @@ FORMS = {
         + "\n".join(";".join(line.split(",")[column] for column in (2, 1, 0)) for line in EVENTS.splitlines()),
         HAPPENED,
     ),
+    "events without the last cells, which are empty": lambda: ("when,state,host,zone,notes\n" + EVENTS, HAPPENED),
     "outages": lambda: (OUTAGES, AWAY),
     "outages of lists of hosts": lambda: (
         'host,down since,up at\n"n-[1,3-4]",2025-03-01 00:00,2025-03-01 01:00\nb,2025-03-01 03:00,\n',
@@ -228,6 +229,8 @@ def test_table_of_any_form_is_read_alike(write, form):
         (EVENTS + "2025-03-01 02:00:00,up,\n", "line 5: no node is named"),
         ("Node,Down,Up\na,3/1/2025 8:00,3/1/2025 9:30\n", "column 'Down' has '3/1/2025 8:00', which is no date of ISO"),
         ("node,start,end\na,2025-03-01 00:00\n", "line 2 has 2 cells, and the header 3 (node, start, end); mend it"),
+        ("at,was,of\n2025-03-01 00:00,down\n", "line 2 has 2 cells, and the header 3 (at, was, of); mend it"),
+        ("failed at,note,host\n2025-03-01 00:00,a\n", "line 2 has 2 cells, and the header 3 (failed at, note, host)"),
         (
             "node,start,end\na,2025-03-01 00:00\nb,2025-03-01 01:00,2025-03-01 02:00\n",
             "line 2: 2 columns, too few: 'a 2025-03-01 00:00'",

@@ -52,7 +52,7 @@ def _column_of_parts(guess: Guess) -> str:
     event, start = guess.of("event"), guess.of("start")
     gone = {*filter(is_gone, {*event.texts})} if event else set()
     goes = [text in gone for text in (event or node).texts]
-    for other in guess.others:
+    for other in (one for one in guess.others if one.texts):
         rows = [*zip(node.texts, other.texts, goes, strict=True)]
         told = {row for row in rows if row[1]}
         back = {(name, text) for name, text, went in told if not went}

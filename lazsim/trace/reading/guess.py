@@ -41,7 +41,7 @@ NEEDED = {"count": "number of nodes; give whole ones", "event": EVENT_NEEDED}
 """What some roles need in their columns."""
 
 LONGEST_NAMES = 100
-"""Names of columns that a message has, which is not read if it is long."""
+"""Characters of the names of columns in a message, which is not read if it is long."""
 
 UNNAMED = 0.5
 """How well a table fits whose content alone tells its columns; more is known of other formats."""
@@ -183,6 +183,8 @@ def _by_content(columns: Sequence[TableColumn]) -> Columns | None:
 
     Under a header, a number may count anything, and two dates may be the life of an instance: the names must tell.
     """
+    if not all(column.texts for column in columns):
+        return None
     kinds = [column.kind for column in columns]
     are_named = [bool(column.name) for column in columns]
     if any(are_named) and not all(are_named):
@@ -206,7 +208,7 @@ def _by_content(columns: Sequence[TableColumn]) -> Columns | None:
 
 def _by_loss(columns: Sequence[TableColumn]) -> Columns | None:
     """Tell a node and when it went, where nothing says when it came."""
-    nodes = [column for column in columns if column.role == "node"]
+    nodes = [column for column in columns if column.role == "node" and column.texts]
     dates = [column for column in columns if column.has_dates]
     came = any(column.kind == "word" and not are_gone(column.texts) for column in columns)
     if len(nodes) != 1 or len(dates) != 1 or came or LIVES.search(header_of(columns)) or nodes[0].words <= ANY_WORDS:
@@ -218,7 +220,7 @@ def _with_cluster(guess: Guess) -> Columns:
     """Add a column of places, in two of which a node has the same name, as that of clusters."""
     if (node := guess.of("node")) is None:
         return guess.roles
-    for other in (one for one in guess.others if one.role == "cluster" and one.words & PLACES):
+    for other in (one for one in guess.others if one.role == "cluster" and one.words & PLACES and one.texts):
         if are_several({pair for pair in zip(node.texts, other.texts, strict=True) if pair[1]}):
             return msgspec.structs.replace(guess.roles, cluster=other.place)
     return guess.roles
