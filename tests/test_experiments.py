@@ -38,8 +38,11 @@ def test_a_small_experiment_comes_to_the_tables_kept_of_it(name):
 
 
 def test_every_published_scenario_has_an_experiment():
-    letters = [title.split()[0] for title in experiment_titles().values() if title.startswith("(")]
-    assert sorted(letters) == [f"({letter})" for letter in "abcdefgh"]
+    published = {
+        "failures-5min", "failures-40min", "node-failures", "spot", "load-ratio", "time-breakdown", "tutel",
+        "large-scale",
+    }  # fmt: skip
+    assert published <= set(experiment_titles())
 
 
 @pytest.mark.parametrize("name", NAMES)
