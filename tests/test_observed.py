@@ -231,13 +231,26 @@ def test_of_ranks_that_write_into_one_log_one_counts(tmp_path, kind):
     assert log.notes[0].startswith("the log has lines of 2 ranks or metrics: those of ")
 
 
+def test_hosts_whose_names_differ_in_signs_alone_are_two(tmp_path):
+    # The second host tells of each step two lines later.
+    lines = [(host, s, s - 2 * late) for s in range(3, 60) for late, host in enumerate(("r1-11", "r11-1"))]
+    text = "".join(f"{host}: [2025-03-01 00:00:{s:02d}] iteration {step:8d}/ 500 |\n" for host, s, step in lines)
+    (tmp_path / "log").write_text(text)
+    log = read_log(tmp_path / "log")
+    assert [one.done for one in log.marks] == [*range(3, 60)]
+    assert log.notes == ("the log has lines of 2 ranks or metrics: those of r1-11 count",)
+
+
 @pytest.mark.parametrize("line", [
     "{line}:[2025-03-01 00:00:{step:02d}] iteration {step:8d}/ 500 | lm loss: 2 |\n",
     "train.log:{line}:[2025-03-01 00:00:{step:02d}] iteration {step:8d}/ 500 | lm loss: 2 |\n",
+    "{line}: [2025-03-01 00:00:{step:02d}] iteration {step:8d}/ 500 | lm loss: 2 |\n",
+    "[1,0]<std{stream}>:[2025-03-01 00:00:{step:02d}] iteration {step:8d}/ 500 | lm loss: 2 |\n",
     "[rank0]:[titan] 2025-03-01 00:00:{step:02d} - root - INFO - slowest rank {line} step: {step:2d}  loss: 12.2\n",
-], ids=["grep -n", "grep -Hn", "another rank"])  # fmt: skip
+], ids=["grep -n", "grep -Hn", "nl", "both streams", "another rank"])  # fmt: skip
 def test_what_changes_from_line_to_line_is_not_taken_for_who_wrote_it(tmp_path, line):
-    (tmp_path / "log").write_text("".join(line.format(line=7 + 5 * step, step=step) for step in range(1, 60)))
+    lines = [line.format(line=7 + 5 * step, step=step, stream="err" if step % 2 else "out") for step in range(1, 60)]
+    (tmp_path / "log").write_text("".join(lines))
     log = read_log(tmp_path / "log")
     assert ([one.done for one in log.marks], log.notes) == ([*range(1, 60)], ())
 

@@ -42,7 +42,7 @@ DEEPSPEED = re.compile(rf"{DATE}.*?\bstep=(\d+), skipped=")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 MLPERF = ":::MLLOG"
 WRITERS_OF_LINES = (
-    re.compile(r"\s*(\[\d+,\d+\]<\w+>|\[pod/[\w./-]+\]|\[[\w.-]+\](?=:)|[\w.-]+(\[\d+\])?(?=:\s))"),
+    re.compile(r"\s*(\[\d+,\d+\](?=<\w+>)|\[pod/[\w./-]+\]|\[[\w.-]+\](?=:)|[\w.-]+(\[\d+\])?(?=:\s))"),
     re.compile(r".*?(rank\W{0,2}\d+)", re.IGNORECASE),
 )
 """Who wrote a line: what `mpirun`, `kubectl`, `torchrun`, `srun` and `pdsh` put before it, and the first rank in it."""
@@ -186,6 +186,8 @@ def read_log(path: Path | str) -> StepLog:
 def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
     """Return the lines of the writer with the most, and of those that write while it does not; and a note on others."""
     by_writer = grouped((one.writer, one) for one in marks)
+    if len(by_writer) == len(marks):
+        return list(marks), ()  # Such as numbers of lines.
     kept: list[Mark] = []
     for lines in sorted(by_writer.values(), key=len, reverse=True):
         both = sorted([*kept, *lines], key=lambda one: one.time_s)
@@ -249,7 +251,7 @@ def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
 
 def _writer(text: str) -> str:
     found = (match[1] for pattern in WRITERS_OF_LINES if (match := pattern.match(text)))
-    return " ".join(dict.fromkeys(re.sub(r"\W", "", one).lower() for one in found))
+    return " ".join(dict.fromkeys(re.sub(r"[^\w.,/-]", "", one).lower() for one in found))
 
 
 def _dated(pattern: re.Pattern[str], name: str, text: str) -> Reading:
