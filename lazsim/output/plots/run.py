@@ -172,7 +172,7 @@ def plot_throughput(result: RunResult, rows: Sequence[Axes]) -> None:
         axes.stairs(kept + lost, bounds, baseline=kept, fill=True, color=color, alpha=0.35, linewidth=0)
         if not run.samples:
             axes.text(0.5, 0.5, "no samples kept", transform=axes.transAxes, ha="center", va="center", color="0.3")
-        axes.yaxis.set_major_locator(MaxNLocator(2))
+        axes.yaxis.set_major_locator(MaxNLocator(max(2, 5 // len(rows))))
         axes.tick_params(bottom=False, labelbottom=False)
     rows[0].set_title("samples/s kept (lighter: lost again)", loc="left", fontsize=8)
     begin_at_0(*rows)
