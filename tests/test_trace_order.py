@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import count_losses
 from lazsim.errors import SpecError
+from lazsim.study.deadline import switch_to_on_demand
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, write_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.recipes import MtbfSpec
@@ -57,7 +59,7 @@ def outages(*rows, end="2025-03-02"):
 
 def neighbours_lost(trace):
     """Return the instants that lose two nodes, and those of which the two stand side by side, by the engine's seats."""
-    nodes, num_pairs, num_neighbours = Nodes(trace.places()), 0, 0
+    nodes, num_pairs, num_neighbours = Nodes(trace.places), 0, 0
     for batch in trace.batches():
         seats = {node: seat for seat, node in enumerate(nodes.in_order())}
         if len(batch.removed) == 2:
@@ -227,7 +229,7 @@ def test_racks_that_fail_as_one_stay_racks_though_nodes_come_back_in_another_ord
         whole, several = rack_losses(trace)
         # Single nodes fail at no time of another one, so that all losses of several nodes are those of a rack.
         assert whole == several > 10
-        assert all(node == f"node{place + 1}" for node, place in trace.places().items())
+        assert all(node == f"node{place + 1}" for node, place in trace.places.items())
 
 
 def test_a_new_node_takes_the_lowest_place_to_which_no_other_comes_back():
@@ -236,10 +238,34 @@ def test_a_new_node_takes_the_lowest_place_to_which_no_other_comes_back():
     # "c" comes back, so that "x" and "y" take the places of "b" and "d", and "z" the next one; "x" goes for good.
     later = [*(Event(20.0, "add", node) for node in "xyz"), Event(30.0, "remove", "x"), Event(40.0, "add", "w")]
     trace = build_trace([*adds, *lost, *later, Event(50.0, "add", "c")])
-    assert trace.places() == {"a": 0, "b": 1, "c": 2, "d": 3, "x": 1, "y": 3, "z": 4, "w": 1}
+    assert trace.places == {"a": 0, "b": 1, "c": 2, "d": 3, "x": 1, "y": 3, "z": 4, "w": 1}
     # At 45 s, "b", "d" and "x" are gone for good, and "c" is yet to come back.
-    assert trace.window(45.0).places() == {"a": 0, "c": 1, "y": 2, "z": 3, "w": 4}
+    assert trace.window(45.0).places == {"a": 0, "c": 2, "y": 3, "z": 4, "w": 1}
     assert trace.window(45.0).away == ("c",)
+    assert build_trace([Event(0.0, "away", "a"), *adds[1:], Event(9.0, "add", "x")]).places["x"] == 0
+    # "x" comes and goes at one instant, and leaves its place to "y".
+    instant = [Event(10.0, "add", "x"), Event(10.0, "remove", "x"), Event(10.0, "add", "y")]
+    trace = build_trace([*adds, *instant])
+    assert trace.window(5.0).places == trace.places == dict(zip("abcdxy", [0, 1, 2, 3, 4, 4], strict=True))
+
+
+@pytest.mark.parametrize("duration_s", [200.0, 100.0])
+def test_racks_stay_racks_in_a_stretch_though_a_node_was_lost_for_good_before_it(duration_s):
+    adds = [Event(0.0, "add", f"n{number}") for number in range(8)]
+    rack = [f"n{number}" for number in range(4, 8)]
+    both = [*(Event(100.0, "remove", node) for node in rack), *(Event(130.0, "add", node) for node in rack)]
+    trace = build_trace([*adds, Event(10.0, "remove", "n1"), *both], duration_s=300.0)
+    # A note on a stretch, and a stretch of it, leave it what it is.
+    stretch = replace(trace.window(50.0, duration_s), notes=("cut",)).window(5.0)
+    assert count_losses(stretch, 200.0, nodes_per_domain=4) == {(1, True): 1}
+
+
+def test_nodes_stand_as_in_the_whole_trace_until_others_that_stay_take_their_places():
+    adds = [Event(0.0, "add", node) for node in "abc"]
+    # "a" comes back after the switch, so that "x" has a place of its own before it.
+    trace = build_trace([*adds, Event(10.0, "remove", "a"), Event(20.0, "add", "x"), Event(90.0, "add", "a")])
+    switched = switch_to_on_demand(trace, 50.0, 2, 100.0)
+    assert switched.places == {"a": 0, "b": 1, "c": 2, "x": 3, "on-demand-0": 0, "on-demand-1": 1}
 
 
 def test_servers_of_the_published_fault_list_are_neighbours_by_chance(shared):

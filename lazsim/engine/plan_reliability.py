@@ -41,7 +41,7 @@ def count_losses(trace: Trace, wall_s: float, nodes_per_domain: int = 0) -> Mapp
     ({(2, False): 1, (1, False): 1}, {(1, True): 1, (1, False): 1})
     """
     found: Counter[Loss] = Counter()
-    nodes = Nodes(trace.places())
+    nodes = Nodes(trace.places)
     for batch in trace.batches():
         if batch.time_s >= wall_s:
             break

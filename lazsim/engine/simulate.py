@@ -200,7 +200,7 @@ def simulate_system(
     on_plan = reliability.record if reliability else None
     planner = planner or Planner(system, costs, routing)
     num_changes = int((trace.num_alive()[0] < wall_s).sum())
-    job = Job(env, system, planner, wall_s, on_plan, interval_steps, planning, num_changes, spares, trace.places())
+    job = Job(env, system, planner, wall_s, on_plan, interval_steps, planning, num_changes, spares, trace.places)
     env.process(_play(env, job, trace, wall_s))
     env.run()
     on_time(wall_s)

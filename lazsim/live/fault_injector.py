@@ -117,7 +117,7 @@ class TraceInjector(FaultInjector):
         self.is_awaited = is_awaited
         self._end_s = trace.duration_s
         self.initial = first.added
-        self.places = trace.places()
+        self.places = trace.places
 
     @property
     def brings_nodes(self) -> bool:

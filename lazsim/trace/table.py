@@ -1,10 +1,11 @@
 """The table of node events, the common form of all traces."""
 
 import bisect
+import functools
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -84,6 +85,8 @@ class Trace(EqualByValue):
     """Prices of a node, where the file has them."""
     is_drawn: bool = False
     """Whether a seed decides which nodes of a file come or go: it does not name all, or was capped."""
+    whole_places: Mapping[str, int] | None = None
+    """The places of its nodes in the trace of which this is a stretch; None if it is none."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -135,29 +138,34 @@ class Trace(EqualByValue):
             if removed or added or not times[start]:
                 yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
 
-    def places(self) -> dict[str, int]:
-        """Return the place of each node, from 0: nodes of successive places share servers and failure domains.
+    @functools.cached_property
+    def places(self) -> Mapping[str, int]:
+        """The place of each node, from 0: nodes of successive places share servers and failure domains.
 
         Nodes that are there at the start, or away, stand in the order of `names`. A node keeps its place while it is
-        away. One that comes for the first time takes the lowest place to which no other comes back.
+        away. One that comes for the first time takes the lowest place to which no other comes back. A stretch has the
+        places of the whole trace.
 
         Examples
         --------
         >>> first = [Event(0, "add", "a"), Event(0, "add", "b"), Event(60, "remove", "a"), Event(60, "remove", "b")]
-        >>> build_trace([*first, Event(90, "add", "c"), Event(95, "add", "b"), Event(99, "add", "d")]).places()
+        >>> build_trace([*first, Event(90, "add", "c"), Event(95, "add", "b"), Event(99, "add", "d")]).places
         {'a': 0, 'b': 1, 'c': 0, 'd': 2}
         """
-        last_s = {node: batch.time_s for batch in self.batches() for node in (*batch.removed, *batch.added)}
-        place = {node: number for number, node in enumerate(self.names[: np.count_nonzero(self.time_s == 0.0)])}
-        free, further = list[int](), itertools.count(len(place))
-        for batch in self.batches():
-            for node in set(batch.removed).difference(batch.added):
-                if last_s[node] == batch.time_s:
-                    heapq.heappush(free, place[node])
-            for node in batch.added:
-                if node not in place:
-                    place[node] = heapq.heappop(free) if free else next(further)
-        return place
+        if self.whole_places is not None:
+            return self.whole_places
+        first_N, last_N = (np.unique(nodes, return_index=True)[1] for nodes in (self.node, self.node[::-1]))
+        last_N = len(self) - 1 - last_N
+        gone_N = np.flatnonzero(self.change[last_N] <= 0)
+        gone = sorted(zip(self.time_s[last_N[gone_N]].tolist(), gone_N.tolist(), strict=True), reverse=True)
+        places, free = list(range(np.count_nonzero(self.time_s == 0.0))), list[int]()
+        further = itertools.count(len(places))
+        for node, time_s in enumerate(self.time_s[first_N].tolist()[len(places) :], len(places)):
+            # Nodes are numbered by first appearance: at the same time, those before it have a place to leave.
+            while gone and gone[-1] < (time_s, node):
+                heapq.heappush(free, places[gone.pop()[1]])
+            places.append(heapq.heappop(free) if free else next(further))
+        return dict(zip(self.names, places, strict=True))
 
     def num_alive(self) -> tuple[Floats, Ints]:
         """Count the nodes alive over time.
@@ -194,7 +202,7 @@ class Trace(EqualByValue):
         """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0.
 
         They come in the order of `names`, also those that were lost before and came back. Those that are yet to come
-        back are away from its start, so that nodes have the same neighbours in it.
+        back are away from its start. Nodes keep their places.
         """
         stop_s = self.duration_s if duration_s is None else min(self.duration_s, start_s + duration_s)
         first: dict[str, EventKind | None] = dict.fromkeys(self.names)
@@ -211,7 +219,8 @@ class Trace(EqualByValue):
                 first[event.node] = "away" if event.node in back or not start_s else None
         events = [Event(0.0, kind, node) for node, kind in first.items() if kind] + later
         prices = self.prices and self.prices.after(start_s)
-        return replace(self.with_events(events, max(0.0, stop_s - start_s)), prices=prices)
+        cut = self.with_events(events, max(0.0, stop_s - start_s))
+        return replace(cut, prices=prices, whole_places={name: self.places[name] for name in cut.names})
 
     def with_events(self, events: Iterable[Event], duration_s: float, *notes: str) -> "Trace":
         """Return other events, and more notes, under the name, format, hash and prices of this trace."""
