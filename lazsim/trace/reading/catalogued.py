@@ -1,4 +1,4 @@
-"""Recognise tables by the mappings of the catalogue."""
+"""Read the first rows of a table, and tell by them which mapping of the catalogue it fits."""
 
 import functools
 
