@@ -373,19 +373,24 @@ def test_every_layer_is_in_one_part(name, pipeline, virtual):
     assert len(parts) == parallel.pipeline * parallel.virtual_stages
 
 
-def pair_of(kernels_s: list[float], exchanges_s: list[float], slowdown: float, host_s: float = 0.0) -> PairTime:
-    """Play the four pieces of two passes at once, whose first and third the host takes `host_s` to launch."""
+def pair_of(
+    kernels_s: list[float], exchanges_s: list[float], slowdown: float, host_s: float = 0.0, sum_s: float = 0.0
+) -> PairTime:
+    """Play two passes at once. The host takes `host_s` to launch the first and third of four pieces.
+
+    After a combine, and before that of the backward pass, kernels take `sum_s`.
+    """
     constants = msgspec.structs.replace(load_constants(), kernel_gap_s=0.0)
 
     def one_pass(first: float, second: float, dispatch: float, combine: float, launch_s: float) -> Item:
         exchanges = (Operation("expert_exchange", each, 1, 0.0) for each in (dispatch, combine))
         kernels = (Operation("memory", first, 1, launch_s), Operation("memory", second, 1, launch_s))
-        none = Operation("memory", 0.0, 0, 0.0)
-        return Item((kernels[0], next(exchanges), kernels[1], next(exchanges), none), ())
+        sums = Operation("memory", sum_s, 1, 0.0)
+        return Item((kernels[0], next(exchanges), kernels[1], next(exchanges), sums), ())
 
     combine_b, dispatch, dispatch_b, combine = exchanges_s
     forward = one_pass(kernels_s[0], kernels_s[2], dispatch, combine, host_s)
-    backward = one_pass(0.0, kernels_s[1], combine_b, dispatch_b, 0.0)
+    backward = one_pass(sum_s, kernels_s[1], combine_b, dispatch_b, 0.0)
     last = Operation("memory", kernels_s[3], 1, 0.0)
     pair = layer_time([Item(forward.forward, (*backward.forward[:-1], last))], constants, slowdown, 0.0).pair
     assert pair is not None
@@ -406,6 +411,13 @@ def test_two_passes_hide_the_smaller_of_what_could_be_hidden_and_what_there_is()
     assert times([3.0] * 4, [5.0] * 4, 0.25) == (20.0, 16.0, 4.0)
     # The second exchange waits for the first kernels, which make what it sends, and goes from 3 s to 5 s.
     assert times([3.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 1.0])[0] == 3.0 + 2.0 + 1.0 + 1.0
+
+
+def test_nothing_runs_behind_a_combine_that_waits_for_it():
+    # Exchanges of 2 s hide kernels of 1 s. Residuals of 0.25 s wait for one combine, and the other waits for those of
+    # the backward pass: 0.5 s more. So it is where kernels of 3 s hide exchanges, whose 2 s slow only these down.
+    assert pair_of([1.0] * 4, [2.0] * 4, 0.0, sum_s=0.25).total_s == 4 * 2.0 + 0.5
+    assert pair_of([3.0] * 4, [2.0] * 4, 0.25, sum_s=0.25).total_s == 4 * 3.5 + 0.5
 
 
 def test_the_host_runs_ahead_while_kernels_wait_for_an_exchange_which_does_not_slow_it_down():

@@ -50,8 +50,8 @@ class PairTime:
     """Time to and from the host beyond all of that, beside which it runs."""
 
 
-KERNEL_PIECES = ("attention forward", "experts backward", "experts forward", "attention backward")
-EXCHANGE_PIECES = ("combine backward", "dispatch forward", "dispatch backward", "combine forward")
+KERNEL_PIECES = ("sums of both", "attention forward", "experts backward", "experts forward", "attention backward")
+EXCHANGE_PIECES = ("none", "combine backward", "dispatch forward", "dispatch backward", "combine forward")
 """Pieces of a pair of passes, forward of one micro-batch and backward of another, in the order of each stream."""
 
 
@@ -83,8 +83,7 @@ def layer_time(blocks: Sequence[Item], constants: StepConstants, slowdown: float
     if slowdown is not None and _exchanges_tokens(forward):
         pieces = _pieces(forward, backward, constants, piece_s)
         _, kernels_s, parts = _play_steadily(*pieces, Queues(), constants, slowdown)
-        ends = list(zip(kernels_s, pieces[1], strict=True))
-        total_s, hidden_s = (math.fsum(map(which, ends)) for which in (max, min))
+        total_s, hidden_s = (math.fsum(map(which, kernels_s, pieces[1])) for which in (max, min))
         late_s = max(0.0, _offloaded_s(forward + backward) - total_s)
         idle_s, slowed_s = (parts.get(name, 0.0) for name in ("idle", "overlap_slowdown"))
         pair = PairTime(total_s + late_s, idle_s, hidden_s, slowed_s, late_s)
@@ -130,6 +129,7 @@ def layer_spans(blocks: Sequence[Item], constants: StepConstants, slowdown: floa
             Span(stream, name, start_s, start_s + takes_s)
             for (stream, times_s), names in zip(streams.items(), (KERNEL_PIECES, EXCHANGE_PIECES), strict=True)
             for name, start_s, takes_s in zip(names, begun_s, times_s, strict=True)
+            if takes_s
         ]
     else:
         queues, spans = _play_steadily([forward], [0.0], Queues(), constants)[0], []
@@ -155,21 +155,22 @@ def _pieces(
 
     ::
 
-        kernels    attention f            | experts b, experts f       | attention b
-        exchanges              combine b  | dispatch f     dispatch b  | combine f
+        kernels    sums of both | attention f | experts b   experts f  | attention b
+        exchanges               | combine b   | dispatch f  dispatch b | combine f
 
-    where f is forward and b backward. The host waits for the counts of dispatch f after it launched experts b
+    where f is forward and b backward. Sums follow a combine f or go before a combine b: copies back, residuals and what
+    is recomputed. The host waits for the counts of dispatch f after it launched experts b
     (``TransformerLayerSchedulePlan.run`` of NVIDIA/Megatron-LM 0.16).
     """
     before, dispatch, experts, combine, after = _cut(forward)
     after_b, combine_b, experts_b, dispatch_b, before_b = _cut(backward)
     waiting = (Operation("idle", 0.0, 0, 0.0, waits=True),) * dispatch[0].waits
-    kernels = [before, after_b + experts_b + waiting, experts, after + before_b]
+    kernels = [before, experts_b + waiting, experts, before_b]
     exchanges = combine_b + dispatch + dispatch_b + combine
     if not all(operation.graphed for operation in forward):
         launches = [Operation("idle", 0.0, 0, 2 * piece_s + exchange.host_s) for exchange in exchanges]
         kernels = [(launch, *operations) for launch, operations in zip(launches, kernels, strict=True)]
-    return kernels, [exchange.gpu_s + exchange.kernels * constants.kernel_gap_s for exchange in exchanges]
+    return [after + after_b, *kernels], [0.0, *(one.gpu_s + one.kernels * constants.kernel_gap_s for one in exchanges)]
 
 
 def _cut(operations: Operations) -> list[Operations]:

@@ -104,10 +104,10 @@ def play(
     in_graph = False
     for part, work_s, kernels, launch_s, graphed, counts, waits, _ in operations:
         if waits:
-            until_s = max(host_s, counted_s) + constants.host_wait_s
+            known_s = max(host_s, counted_s) + constants.host_wait_s
             if spans is not None:
-                spans.append(Span("host", "wait", host_s, until_s))
-            host_s = until_s
+                spans.append(Span("host", "wait", host_s, known_s))
+            host_s = known_s
         before_s = host_s
         if not graphed:
             host_s += launch_s
