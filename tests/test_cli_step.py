@@ -144,6 +144,31 @@ def test_the_page_of_steps_has_the_groups_whose_layouts_a_search_is_held_against
         assert found.found_memory <= 0.92
 
 
+def test_the_page_of_steps_has_its_figures_that_are_no_rows(answered):
+    def step_of(model, gpus, *layout):
+        options = [word for field in layout for word in ("--layout", field)]
+        job = ["--job", model] * (model == "deepseek-v3")
+        step = answered("step", "--model", model, "--cluster", "dgx-h100", "--gpus", gpus, *job, *options)
+        return step["step_s"], step["exposed_s"]
+
+    text = (ROOT / "docs/measured/steps.md").read_text().partition("## Figures that are no rows")[2]
+    for told, overlap in (("exchange alone, share of a step", "false"), ("the same behind another pass", "true")):
+        step_s, parts = step_of("deepseek-v3", "1024", f"overlap_expert={overlap}")
+        assert f"{told} | {100 * parts['expert_exchange'] / step_s:.0f} % |" in text
+    layout = ("expert=16", "global_batch=1024")
+    alone_s, beside_s = (
+        step_of("qwen3-30b-a3b", "16", *layout, f"overlap_expert={one}")[0] for one in ("false", "true")
+    )
+    assert f"gain of overlap | {alone_s / beside_s:.2f} times |" in text
+    assert f"takes {alone_s:.1f} s without overlap" in text
+    _, parts = step_of("qwen3.5-35b-a3b", "16", *layout, "dispatcher=hybridep")
+    shown = parts["expert_exchange"], parts["dense_matmul"] + parts["expert_matmul"], parts["idle"]
+    assert "exchanges / matmuls / idle | {:.1f} / {:.1f} / {:.1f} s |".format(*shown) in text
+    others = sum(parts[name] for name in ("state_space", "memory", "attention", "router"))
+    assert f"take {others:.1f} s in the model" in text
+    assert f"{parts['state_space']:.1f} of the {others:.1f} s" in text
+
+
 def test_a_search_says_where_the_host_decides_what_it_finds(lazsim):
     place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "16", "--json", "--search")
     eager, graphed = (json.loads(lazsim(*place, "--layout", f"graphs={one}")[1])["notes"] for one in ("none", "full"))
