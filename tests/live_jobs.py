@@ -83,6 +83,7 @@ class Script:
     nodes: LocalNodes | None = None
     brings_nodes: bool = False
     is_awaited: bool = False
+    places: dict[str, int] = field(default_factory=dict)
 
     @property
     def initial(self):
