@@ -65,6 +65,11 @@ def test_a_trace_with_prices_costs_what_its_nodes_cost_at_each_time(priced_trace
     assert run.usd_per_billion_tokens == pytest.approx(19.5e9 / tokens)
 
 
+@pytest.mark.parametrize("price", [0.1, 0.9, 3.06])
+def test_the_mean_of_a_price_that_never_changes_is_that_price(price):
+    assert simulate_row("spot-p3-like", price=price, duration="6min")["price_usd_per_node_hour"] == price
+
+
 def test_the_mean_price_of_a_trace_is_told_with_its_statistics_and_where_a_recipe_loses_it(lazsim, priced_trace):
     assert trace_stats(load_trace(priced_trace)).usd_per_node_hour == pytest.approx(19.5 / 18.0)
     assert "price                   1.083 $ for a node-hour in the mean\n" in lazsim("trace", "info", priced_trace)[1]

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
@@ -110,7 +110,12 @@ class SystemRun:
     @property
     def price_usd_per_node_hour(self) -> float | None:
         """Mean price paid for an hour of a node; None without prices or nodes."""
-        return self.cost_usd / self.node_hours_held if self.cost_usd is not None and self.node_hours_held else None
+        if self.prices is None or not self.node_hours_held:
+            return None
+        # What is above the least price is nothing where it never changes, so that the mean is exact.
+        least_usd = float(self.prices.usd_per_hour.min())
+        above = replace(self.prices, usd_per_hour=self.prices.usd_per_hour - least_usd)
+        return least_usd + self._node_hours("num_alive", above) / self.node_hours_held
 
     @property
     def usd_per_million_samples(self) -> float | None:
