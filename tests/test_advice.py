@@ -658,7 +658,8 @@ def test_rivals_are_held_against_the_best_at_all_of_its_seeds_where_runs_suffice
     assert (best.num_seeds, rival.num_seeds) == (29, 29)
     assert rival.behind.value == pytest.approx(29 * 10 / (26 * 5 + 3 * 12))
     few = advice._advise(made, Search(measure, TEN_MINUTES, 60, 1000), of("ds", "lazarus"), 100, print)
-    assert [one.num_seeds for one in few.ranking] == [29, MIN_SAMPLES]
+    # Two race and are judged at six seeds, the best at 23 more, and half and twice its interval at six: 59 of 60.
+    assert [one.num_seeds for one in few.ranking] == [29, MIN_SAMPLES + 1]
 
 
 def test_of_alternatives_that_all_miss_the_one_in_time_most_often_at_the_same_seeds_is_the_nearest():

@@ -219,7 +219,7 @@ def _advise(
     # At a few seeds the best may look better than it is, as those that cost most are rare.
     for rival in ordered:
         if not search.is_missed(rival):
-            search.run([rival], len(search.rows[best, None]))
+            search.catch_up(rival, best)
     surer = search.better_first([best, *(one for one in ordered if one != best)])[0]
     if surer != best:
         best, off = surer, list(_look_around(question, search, surer, num_seeds))

@@ -127,6 +127,11 @@ class Search:
                 self.refused[one.choice] = row
         return True
 
+    def catch_up(self, one: Alternative, other: Alternative) -> None:
+        """Run an alternative at the seeds of another, as far as runs suffice."""
+        num_run = len(self.rows.get((one, None), {}))
+        self.run([one], min(len(self.rows[other, None]), num_run + self.num_left))
+
     def values(self, one: Alternative, change: Any = None) -> BySeed:
         """Return the value of an alternative at each seed that it has; the worst where it misses what must be done."""
         rows = self.rows.get((one, change), {})
@@ -321,9 +326,8 @@ class Search:
         """Return what ties with the best, has its value where both do what must be done, and does it more often."""
         surest = best
         for one in ordered if self._share_in_time(best) < 1 else ():
-            rows = self.rows.get((one, None), {})
             if self._is_same(one, best, 1):
-                self.run([one], min(len(self.rows[best, None]), len(rows) + self.num_left))
+                self.catch_up(one, best)
                 is_same = self._is_same(one, best, MIN_SAMPLES) and not self.is_better(best, one)
                 if is_same and self._share_in_time(one) > self._share_in_time(surest):
                     surest = one
