@@ -241,7 +241,6 @@ def test_a_new_node_takes_the_lowest_place_to_which_no_other_comes_back():
     assert trace.places == {"a": 0, "b": 1, "c": 2, "d": 3, "x": 1, "y": 3, "z": 4, "w": 1}
     # At 45 s, "b", "d" and "x" are gone for good, and "c" is yet to come back.
     assert trace.window(45.0).places == {"a": 0, "c": 2, "y": 3, "z": 4, "w": 1}
-    assert trace.window(45.0).away == ("c",)
     assert build_trace([Event(0.0, "away", "a"), *adds[1:], Event(9.0, "add", "x")]).places["x"] == 0
     # "x" comes and goes at one instant, and leaves its place to "y".
     instant = [Event(10.0, "add", "x"), Event(10.0, "remove", "x"), Event(10.0, "add", "y")]

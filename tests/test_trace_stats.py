@@ -103,6 +103,13 @@ def test_node_that_is_away_from_the_start_is_no_loss_of_the_rate():
     assert (stats.node_hours, stats.removals_per_node_hour, stats.lifetime_mean_s) == (3.0, 1 / 3, 7200.0)
 
 
+def test_stretch_counts_no_loss_from_before_it():
+    # a is lost before the stretch and comes back in it, in which b is lost once.
+    trace = build_trace(add(0.0, "a", "b") + remove(60.0, "a") + add(3600.0, "a") + remove(7200.0, "b"))
+    stats = trace_stats(trace.window(1800.0))
+    assert (stats.num_losses, stats.num_removals, stats.num_start_removals) == (1, 1, 0)
+
+
 def test_bins_average_over_time():
     trace = build_trace(add(0.0, "a", "b") + remove(90.0, "a"), duration_s=120.0)
     assert mean_alive(trace, 2).tolist() == [2.0, 1.5]

@@ -201,22 +201,20 @@ class Trace(EqualByValue):
     def window(self, start_s: float, duration_s: float | None = None) -> "Trace":
         """Cut out a stretch, at most to the end of the trace; nodes alive at its start are added at its time 0.
 
-        They come in the order of `names`, also those that were lost before and came back. Those that are yet to come
-        back are away from its start. Nodes keep their places.
+        They come in the order of `names`, also those that were lost before and came back. Nodes keep their places.
         """
         stop_s = self.duration_s if duration_s is None else min(self.duration_s, start_s + duration_s)
         first: dict[str, EventKind | None] = dict.fromkeys(self.names)
-        back = {self.names[node] for node in np.unique(self.node[self.time_s > start_s]).tolist()}
         later = []
         for event in self.events():
             if event.time_s > stop_s:
                 break
             if event.time_s > start_s:
                 later.append(event._replace(time_s=event.time_s - start_s))
-            elif event.kind == "add":
-                first[event.node] = "add"
-            else:
-                first[event.node] = "away" if event.node in back or not start_s else None
+            elif event.kind == "remove":
+                first[event.node] = None
+            elif event.kind == "add" or not start_s:
+                first[event.node] = event.kind
         events = [Event(0.0, kind, node) for node, kind in first.items() if kind] + later
         prices = self.prices and self.prices.after(start_s)
         cut = self.with_events(events, max(0.0, stop_s - start_s))
