@@ -142,6 +142,25 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
         "those of its nodes that hold no state come last, each with a free seat",
     ),
     (
+        "decide(self, costs, stopped):\n  nodes = stopped.held.nodes\n  if not nodes:\n"
+        "    return super().decide(costs, stopped)\n  return Decision(Action.CONTINUE, 'peers', nodes, len(nodes))",
+        "1 seat stays free: override `pace` to say how fast the other nodes train",
+    ),
+    (
+        "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'memory', stopped.alive[:8], 8)",
+        "no copy in memory is newer than the last checkpoint (`has_newer_copy`): restart from 'checkpoint'",
+    ),
+    (
+        "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'initial', stopped.alive[:8], 8)",
+        "there is a checkpoint: restart from 'checkpoint'",
+    ),
+    ("load_bytes(self, costs, plan):\n  return 5.0", "load_bytes returned 5.0; return an array of 8 numbers"),
+    ("fewest_nodes(self, costs):\n  return 0", "fewest_nodes returned 0; return a whole number of 1 or more"),
+    ("plan(self, costs, *rest, **named):\n  pass", "return a value of type PlacementPlan"),
+    ("uses_domains(self, costs):\n  return 'yes'", "return a value of type bool"),
+    ("detect_s(self, costs, rest_s):\n  self.num = 1", "detect_s: FrozenInstanceError (line 12): cannot assign to "),
+    ("decided(self, costs, stopped):\n  pass", "lazsim calls no method 'decided': did you mean 'decide'? Begin the "),
+    (
         "decide(self, costs, stopped):\n  nodes = stopped.alive\n"
         "  return Decision(Action.RESTART, 'checkpoint', nodes, len(nodes))",
         "a new plan takes 4 nodes for each model replica, not 11",
@@ -155,6 +174,17 @@ def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, to
     assert str(error.value).startswith(f"system '{tmp_path}/mine.py:OWN': ")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_restart_before_the_first_checkpoint_reads_none(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"{HEAD}    def decide(self, costs, stopped):\n        nodes = stopped.alive[:8]\n"
+        "        return Decision(Action.RESTART, 'checkpoint', nodes, 8)\n\n\nOWN = Own('own', 'mine')\n"
+    )
+    own, as_lazsim = (run(name, (95, "remove", "a"), interval_steps=0) for name in (f"{path}:OWN", "checkpoint"))
+    assert own.failures[0].source == as_lazsim.failures[0].source == "initial"
+    assert own.ledger_s == as_lazsim.ledger_s
 
 
 def test_a_new_plan_of_nodes_that_lack_a_state_is_told_in_a_line(tmp_path):

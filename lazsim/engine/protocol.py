@@ -95,6 +95,11 @@ class StoppedJob:
         return self.usable_nodes(len(self.alive))
 
     @property
+    def has_newer_copy(self) -> bool:
+        """Whether a copy in the memory of nodes is newer than the last checkpoint."""
+        return self.copied_step > self.checkpoint_step
+
+    @property
     def newcomers(self) -> tuple[Any, ...]:
         """Nodes alive that are not in use: spares, and those waiting to join."""
         in_use = set(self.held.nodes)
@@ -107,8 +112,8 @@ class Decision(Generic[Node]):
 
     action: Action = Action.WAIT
     source: str = ""
-    """Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``. Nodes that wait keep the states that
-    they hold, unless it is empty."""
+    """Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; the initial state stands for a
+    checkpoint before there is one. Nodes that wait keep the states that they hold, unless it is empty."""
     nodes: tuple[Node, ...] = ()
     num_nodes: int = 0
     """Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold."""

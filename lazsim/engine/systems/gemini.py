@@ -36,7 +36,7 @@ class Gemini(System):
         """See `System.decide`."""
         held = stopped.held
         num_nodes = stopped.num_usable
-        is_newest = stopped.copied_step > stopped.checkpoint_step
+        is_newest = stopped.has_newer_copy
         if not stopped.paused and is_newest and self.copies_survive(held):
             if not num_nodes:
                 return Decision(Action.WAIT, "memory", why="copies are left in memory, but too few nodes")

@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_origin, get_type_hints
 
 import numpy as np
@@ -12,23 +12,45 @@ import numpy as np
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.system import Pace, Save, System
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, did_you_mean, shorten
 from lazsim.extensions import own_code
+from lazsim.placement.plan import PlacementPlan
+from lazsim.units import counted
 
 MOST_LETTERS = 60
 """Letters of a value that a method returns in an error."""
 
 
 def guarded(system: System, name: str) -> System:
-    """Return a user's system whose methods raise a `SpecError`, with the name given, where they fail."""
+    """Return a user's system whose methods raise a `SpecError`, with the name given, where they fail.
+
+    Raises
+    ------
+    SpecError
+        When it has a public method that no system of lazsim has: a slip in a name would leave the system as it was.
+    """
     methods = {
         method: _guarded(function, method, name)
         for method, function in inspect.getmembers(type(system), inspect.isfunction)
-        # Modules of files have names of their own; see `lazsim.extensions`.
-        if not method.startswith("_") and (":" in function.__module__ or not function.__module__.startswith("lazsim."))
+        if not method.startswith("_") and not _is_of_lazsim(function)
     }
-    kind: type[System] = type(type(system).__name__, (type(system),), methods)
-    return kind(**{field.name: getattr(system, field.name) for field in fields(system)})
+    known = {method for base in type(system).__mro__ if _is_of_lazsim(base) for method in vars(base)}
+    if unknown := min(methods.keys() - known, default=""):
+        near = did_you_mean(unknown, sorted(known))
+        raise SpecError(
+            f"system {name!r}: lazsim calls no method {unknown!r}: {near}Begin the name of one of your own with _"
+        )
+    # Frozen, too: a system that counts, say, would tell runs apart that have the same inputs.
+    kind = dataclass(frozen=True, init=False, repr=False, eq=False)(
+        type(type(system).__name__, (type(system),), methods)
+    )
+    guarded_system: System = kind(**{field.name: getattr(system, field.name) for field in fields(system)})
+    return guarded_system
+
+
+def _is_of_lazsim(thing: Any) -> bool:
+    """Tell whether a class or function is of lazsim; modules of users' files have names of their own."""
+    return thing.__module__.startswith("lazsim.") and ":" not in thing.__module__
 
 
 def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[..., Any]:
@@ -40,7 +62,7 @@ def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[.
             value = _plain(function(system, *arguments, **named))
             expected = check(value, system, *arguments, **named)
         if expected:
-            raise SpecError(f"system {name!r}: {method} returned {str(value)[:MOST_LETTERS]}; {expected}")
+            raise SpecError(f"system {name!r}: {method} returned {shorten(value, MOST_LETTERS)}; {expected}")
         return value
 
     return call
@@ -86,6 +108,9 @@ def _check_action(decision: Decision[Any], system: System, costs: Any, stopped: 
         return "no node holds a state from which to go on: restart or wait"
     if action is Action.CONTINUE and (num_kept < 1 or not set(nodes[:num_kept]) <= set(held.nodes)):
         return "those of its nodes that hold no state come last, each with a free seat (`seats`)"
+    if action is Action.CONTINUE and len(nodes) < held.num_seats and type(system).pace is System.pace:
+        left = counted(held.num_seats - len(nodes), "seat stays", "seats stay")
+        return f"{left} free: override `pace` to say how fast the other nodes train"
     if action is Action.RECONFIGURE and (nodes[: len(held.nodes)] != held.nodes or not stopped.hold_everything(nodes)):
         return "a new plan starts from all nodes that hold a state, in their order (`held.nodes`), which hold every one"
     if action in (Action.RECONFIGURE, Action.RESTART):
@@ -95,6 +120,10 @@ def _check_action(decision: Decision[Any], system: System, costs: Any, stopped: 
             return f"a new plan takes {system.fewest_nodes(costs)} nodes for each model replica, not {number}"
     if action is Action.RESTART and decision.source not in ("checkpoint", "memory", "initial"):
         return "a restart is from a `source`: 'checkpoint', 'memory' or 'initial'"
+    if action is Action.RESTART and decision.source == "memory" and not stopped.has_newer_copy:
+        return "no copy in memory is newer than the last checkpoint (`has_newer_copy`): restart from 'checkpoint'"
+    if action is Action.RESTART and decision.source == "initial" and stopped.checkpoint_step:
+        return "there is a checkpoint: restart from 'checkpoint'"
     if action is Action.RESUME and not stopped.paused:
         return "a job resumes after a pause only (`paused`)"
     return ""
@@ -113,7 +142,21 @@ def _fills_replicas(system: System, costs: Any, num_nodes: int) -> bool:
     return system.is_elastic or system.num_seats(costs, num_nodes) % system.fewest_nodes(costs) == 0
 
 
-CHECKS: Mapping[str, Callable[..., str]] = {"decide": _check_decision, "usable_nodes": _check_usable}
+def _check_load(num_bytes: Any, system: System, costs: Any, plan: PlacementPlan) -> str:
+    is_array = isinstance(num_bytes, np.ndarray) and num_bytes.shape == (plan.num_nodes,)
+    return "" if is_array and _is_amount(*num_bytes.tolist()) else f"return an array of {plan.num_nodes} numbers"
+
+
+def _check_fewest(count: Any, system: System, costs: Any) -> str:
+    return "" if isinstance(count, int) and count >= 1 else "return a whole number of 1 or more"
+
+
+CHECKS: Mapping[str, Callable[..., str]] = {
+    "decide": _check_decision,
+    "usable_nodes": _check_usable,
+    "load_bytes": _check_load,
+    "fewest_nodes": _check_fewest,
+}
 """By method, says what is wrong with what it returns, which is followed by its arguments."""
 
 EXPECTED: Mapping[Any, tuple[Callable[[Any, System], bool], str]] = {
@@ -142,5 +185,8 @@ def _check_of(method: str) -> Callable[..., str]:
         return CHECKS[method]
     declared = getattr(System, method, None)
     kind = get_type_hints(declared).get("return") if inspect.isfunction(declared) else None
-    is_fine, expected = EXPECTED.get(kind, EXPECTED.get(get_origin(kind), (lambda *_: True, "")))
+    plain_kind = get_origin(kind) or kind
+    if kind not in EXPECTED and plain_kind not in EXPECTED and isinstance(plain_kind, type):
+        return lambda value, *_, **__: "" if isinstance(value, plain_kind) else f"return a value of type {plain_kind.__name__}"
+    is_fine, expected = EXPECTED.get(kind, EXPECTED.get(plain_kind, (lambda *_: True, "")))
     return lambda value, system, *_, **__: "" if is_fine(value, system) else f"return {expected}"

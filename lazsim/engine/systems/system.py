@@ -368,6 +368,9 @@ def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decisi
     decision = system.decide(costs, stopped)
     if is_joining and decision.action is Action.RESTART and not system.restarts_for_joins:
         return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="new nodes wait for a restart")
+    if decision.source == "checkpoint" and not stopped.checkpoint_step:
+        # Without one, a restart reads nothing.
+        return replace(decision, source="initial")
     return decision
 
 
