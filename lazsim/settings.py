@@ -9,6 +9,7 @@ import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.decoding import convert
+from lazsim.routing import RecordedRouting
 from lazsim.specs import Spec
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed, with_units
 from lazsim.stepmodel.loading import CONSTANTS
@@ -154,7 +155,11 @@ def check_settings(settings: Settings, where: str) -> dict[str, Any]:
     given = {name: plain(value) for name, value in settings.items() if value is not None or name not in DEFAULTS}
     for name in filter(_TYPES.__contains__, given):
         with prefix_errors(f"{where}`{name}`"):
-            convert(given[name], _TYPES[name])
+            if isinstance(given[name], Spec | RecordedRouting) and name != "trace":
+                kind = type(given[name]).__name__
+                raise SpecError(f"expected a name or the path of a file, found a {kind}; write it to a file")
+            # Equal values make equal inputs: 600 s are those of 600.0 s, and of 10min.
+            given[name] = given[name] if name == "trace" else convert(given[name], _TYPES[name])
     if isinstance(trace := given.get("trace", ""), Recipe):
         # Fields of one that was made in Python have not been checked.
         fields = with_units(msgspec.to_builtins(trace, enc_hook=plain))

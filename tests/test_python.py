@@ -1,5 +1,6 @@
 """The functions and results of ``import lazsim``, as a script uses them."""
 
+import json
 import math
 import pickle
 import re
@@ -354,6 +355,22 @@ def test_recorded_loads_made_in_python_are_checked():
     for steps, tokens in (([11, 1], [[[3]], [[4]]]), ([1], [[[3]], [[4]]]), ([1], [[3]]), ([1.0], [[[3]]])):
         told = refusal(lambda given=(steps, tokens): lazsim.RecordedRouting(*given), SpecError)
         assert told.startswith("`steps`: expected ascending whole numbers, one for each record of `tokens_SLE`")
+    told = refusal(lambda: lazsim.RecordedRouting([1], [[[3, -1]]]), SpecError)
+    assert told == "`tokens_SLE`: expected whole numbers from 0 up, found one below 0"
+
+
+def test_a_specification_or_loads_in_place_of_a_name_are_refused_with_what_to_give():
+    model, loads = lazsim.load_spec(lazsim.ModelSpec, "gpt-s"), lazsim.RecordedRouting([0], [[[1, 2]]])
+    for setting, given, kind in (("model", model, "ModelSpec"), ("routing", loads, "RecordedRouting")):
+        told = refusal(lambda one={setting: given}: lazsim.resolve(one), SpecError)
+        assert told == f"`{setting}`: expected a name or the path of a file, found a {kind}; write it to a file"
+
+
+def test_equal_times_make_equal_ids_and_results_whatever_their_type():
+    trace = lazsim.build_trace(FOUR, duration_s=900)
+    by_type = [lazsim.simulate(trace, systems=["ds"], duration=given) for given in ("10min", 600, 600.0, np.int64(600))]
+    assert len({result.id for result in by_type}) == 1
+    assert len({json.dumps(result.to_json()) for result in by_type}) == 1
 
 
 def test_columns_of_tables_keep_their_types_where_nothing_failed_and_nothing_applies():

@@ -273,6 +273,12 @@ def test_a_list_of_vectors_in_pytorch_is_one_of_layers_as_in_json(tmp_path):
     assert loads_of(str(tmp_path / "layers.pt")) == ([0], [0, 1], SAME)
     torch.save([torch.tensor(SAME[0])] * 2, tmp_path / "steps.pt")
     assert loads_of(str(tmp_path / "steps.pt")) == ([0, 1], [0, 1], SAME * 2)
+    both = {"iteration": torch.tensor([100, 300]), "tokens_per_expert": torch.tensor(SAME * 2)}
+    torch.save(both, tmp_path / "both.pt")
+    assert loads_of(str(tmp_path / "both.pt")) == ([100, 300], [0, 1], SAME * 2)
+    torch.save(both | {"iteration": torch.tensor([100])}, tmp_path / "both.pt")
+    with pytest.raises(SpecError, match=r"\(steps of shape \(1,\), and loads of shape \(2, 2, .\)\)"):
+        read_routing(str(tmp_path / "both.pt"))
 
 
 def test_loads_of_the_own_experts_of_ranks_stand_beside_each_other(tmp_path):

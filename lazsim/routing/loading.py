@@ -23,7 +23,7 @@ DRAWN = 12, 16, 5000
 
 
 def load_routing(
-    source: Path | str, num_layers: int, num_experts: int, seed: int, lenient: bool = False, layers_from: int = 0
+    source: Path | str, num_layers: int, num_experts: int, seed: int = 0, lenient: bool = False, layers_from: int = 0
 ) -> Routing:
     """Load the routing of a model; a `LazsimError` says that no file or name is such, or a recording is too small.
 

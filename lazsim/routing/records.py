@@ -91,6 +91,11 @@ class RecordReader(LoadTable):
             self._add_named(where, parts, loads)
         elif loads is not None and layer is not None:
             self._add_row(where, step, layer, loads, parts.get("expert", 0))
+        elif loads is not None and np.ndim(step) == 1:
+            if np.ndim(loads) != 3 or len(step) != len(loads):
+                raise ValueError(f"steps of shape {np.shape(step)}, and loads of shape {np.shape(loads)}")
+            for one, layers in zip(step, loads, strict=True):
+                self.add_layers(where, one, layers)
         elif loads is not None:
             self._steps[own_part] = self.add_layers(where, step, loads)
         elif routes is not None and layer is not None:

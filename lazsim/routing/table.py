@@ -21,6 +21,11 @@ from lazsim.placement.plan import Floats, Ints
 class RecordedRouting:
     """Loads recorded at some steps; each record applies until the next.
 
+    Raises
+    ------
+    SpecError
+        When steps do not ascend, or loads are no whole numbers from 0 up of shape (S, L, E).
+
     Examples
     --------
     >>> recorded = RecordedRouting(np.array([1, 11]), np.array([[[3, 1]], [[0, 4]]]))
@@ -31,7 +36,7 @@ class RecordedRouting:
     steps: Ints
     """Recorded steps, ascending; the first record applies to all steps before it, too. Shape (S,)."""
     tokens_SLE: Ints
-    """Tokens routed to each expert."""
+    """Tokens routed to each expert, whole numbers from 0 up, shape (S, L, E)."""
     name: str = ""
     sha256: str = ""
     notes: tuple[str, ...] = ()
@@ -47,6 +52,8 @@ class RecordedRouting:
                 "`steps`: expected ascending whole numbers, one for each record of `tokens_SLE`, whole numbers "
                 f"of shape (steps, layers, experts), found shapes {steps.shape} and {tokens.shape}"
             )
+        if tokens.min(initial=0) < 0:
+            raise SpecError("`tokens_SLE`: expected whole numbers from 0 up, found one below 0")
         object.__setattr__(self, "steps", steps.astype(np.int64, copy=False))
         object.__setattr__(self, "tokens_SLE", tokens.astype(np.int64, copy=False))
 

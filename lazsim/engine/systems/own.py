@@ -14,7 +14,6 @@ from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.system import Pace, Save, System
 from lazsim.errors import SpecError, did_you_mean, shorten
 from lazsim.extensions import own_code
-from lazsim.placement.plan import PlacementPlan
 from lazsim.units import counted
 
 MOST_LETTERS = 60
@@ -40,10 +39,9 @@ def guarded(system: System, name: str) -> System:
         raise SpecError(
             f"system {name!r}: lazsim calls no method {unknown!r}: {near}Begin the name of one of your own with _"
         )
-    # Frozen, too: a system that counts, say, would tell runs apart that have the same inputs.
-    kind = dataclass(frozen=True, init=False, repr=False, eq=False)(
-        type(type(system).__name__, (type(system),), methods)
-    )
+    kind: Any = type(type(system).__name__, (type(system),), methods)
+    # Frozen, too: a system that counts, say, would make of the same inputs another run each time.
+    dataclass(frozen=True, init=False, repr=False, eq=False)(kind)
     guarded_system: System = kind(**{field.name: getattr(system, field.name) for field in fields(system)})
     return guarded_system
 
@@ -142,12 +140,13 @@ def _fills_replicas(system: System, costs: Any, num_nodes: int) -> bool:
     return system.is_elastic or system.num_seats(costs, num_nodes) % system.fewest_nodes(costs) == 0
 
 
-def _check_load(num_bytes: Any, system: System, costs: Any, plan: PlacementPlan) -> str:
+def _check_load(num_bytes: Any, *arguments: Any) -> str:
+    plan = arguments[-1]
     is_array = isinstance(num_bytes, np.ndarray) and num_bytes.shape == (plan.num_nodes,)
     return "" if is_array and _is_amount(*num_bytes.tolist()) else f"return an array of {plan.num_nodes} numbers"
 
 
-def _check_fewest(count: Any, system: System, costs: Any) -> str:
+def _check_fewest(count: Any, *_: Any) -> str:
     return "" if isinstance(count, int) and count >= 1 else "return a whole number of 1 or more"
 
 
@@ -186,7 +185,9 @@ def _check_of(method: str) -> Callable[..., str]:
     declared = getattr(System, method, None)
     kind = get_type_hints(declared).get("return") if inspect.isfunction(declared) else None
     plain_kind = get_origin(kind) or kind
-    if kind not in EXPECTED and plain_kind not in EXPECTED and isinstance(plain_kind, type):
-        return lambda value, *_, **__: "" if isinstance(value, plain_kind) else f"return a value of type {plain_kind.__name__}"
-    is_fine, expected = EXPECTED.get(kind, EXPECTED.get(plain_kind, (lambda *_: True, "")))
+    if kind in EXPECTED or not isinstance(plain_kind, type):
+        is_fine, expected = EXPECTED.get(kind, (lambda *_: True, ""))
+    else:
+        of_kind = (lambda value, _: isinstance(value, plain_kind), f"a value of type {plain_kind.__name__}")
+        is_fine, expected = EXPECTED.get(plain_kind, of_kind)
     return lambda value, system, *_, **__: "" if is_fine(value, system) else f"return {expected}"
