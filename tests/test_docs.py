@@ -1,5 +1,6 @@
 """The documentation: links that resolve, commands that exist, examples that run."""
 
+import doctest
 import importlib.util
 import json
 import pkgutil
@@ -118,13 +119,20 @@ def keys(value):
         yield from keys(one)
 
 
-def unnamed_keys(found):
-    """Return the keys of JSON that the guide does not name; numbers of nodes are none."""
-    said = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "guides" / "json.md").read_text()))
+def unnamed_keys(found, command):
+    """Return the keys of the JSON of a command that its part of the guide does not name; numbers of nodes are none.
+
+    Runs are described once, under ``run``, for all commands that have some.
+    """
+    begin, *parts = re.split(r"^## ", (ROOT / "docs" / "guides" / "json.md").read_text(), flags=re.MULTILINE)
+    told = {part.partition("\n")[0]: part for part in parts}
+    own = next(part for names, part in told.items() if command in names.split(", "))
+    said = set(re.findall(r"`(\w+)`", begin + own + told["run"] * (command in OF_RUNS)))
     statistics = re.compile(r".*_(step|top|layers)_\w+|\w+_steps|\d+")
     return {key for key in keys(found) if not statistics.fullmatch(key)} - said
 
 
+OF_RUNS = ("sweep", "advise", "live", "validate")
 SPECIFICATIONS = ("inputs", "spec", "layout", "recipe")
 # What these hold has names that systems, policies and parts have.
 NAMED = ("exposed_s", "hidden_s", "plans", "scores", "policies", "samples")
@@ -146,6 +154,7 @@ PLACED = ("--nodes", 4, "--slots", 4, "--experts", 8, "--loads", "zipf:1.2")
     "command",
     [
         ("run", "--trace", "fail-every-5min", "--duration", "7min", "--system", "lazarus", "--placement", "mro"),
+        ("run", "--trace", "fail-every-5min", "--duration", "2min", "--system", "gemini", "--interval", "auto"),
         ("sensitivity", "--trace", "fail-every-5min", "--duration", "2min", "--system", "ds", "--constant", "detect_s"),
         ("place", *PLACED, "--lose", 0, "--model", "gpt-s", "--gpu", "a100"),
         ("place", *PLACED, "--old", "{place}"),
@@ -165,7 +174,13 @@ def test_the_guide_names_every_key_of_json(lazsim, tmp_path, command):
     command = [str(one).replace("{place}", f"{tmp_path}/place.json") for one in command]
     code, out, err = lazsim(*command, "--json")
     assert code == 0, err
-    assert unnamed_keys(json.loads(out)) - {*POLICIES} == set()
+    assert unnamed_keys(json.loads(out), command[0]) - {*POLICIES} == set()
+
+
+def test_the_examples_of_the_guide_to_notebooks_print_what_it_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "guides" / "notebook.md"
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
 def example(name):

@@ -59,7 +59,7 @@ class RunResult:
 
     def __repr__(self) -> str:
         samples = ", ".join(f"{run.name} {run.samples:,}" for run in self.runs)
-        return f"<RunResult {self.id} on {self.trace['name']}: samples of {samples}>"
+        return f"<RunResult {self.id} on {self.trace['name'] or 'a trace'}: samples of {samples}>"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""

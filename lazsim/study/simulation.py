@@ -68,7 +68,8 @@ def simulate(
     Raises
     ------
     LazsimError
-        When a name is unknown, a file cannot be read, a policy fails, or the experts do not fit on the nodes.
+        When a name is unknown, a file cannot be read, a policy fails, or the experts do not fit on the cluster. If a
+        trace has too few nodes, nothing is trained, and a note says so.
 
     Examples
     --------
