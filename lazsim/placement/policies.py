@@ -210,9 +210,26 @@ def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan
 def call_policy(name: str, function: Callable[..., Any], request: PlacementRequest) -> PlacementPlan:
     """Call a custom policy, which returns a plan or an array of its slots, and check its plan.
 
-    Its own `InfeasiblePlanError` says that it does not apply. Errors of lazsim keep their kind; any other error, and a
-    bad plan, is a `SpecError`.
+    Its own `InfeasiblePlanError` says that it does not apply. Errors of lazsim keep their kind; any other error, a bad
+    plan, and another plan for the same request is a `SpecError`.
     """
+    plan = _call(name, function, request)
+    if function not in _REPEATED:
+        if not np.array_equal(_call(name, function, request).slots_LNS, plan.slots_LNS):
+            raise SpecError(
+                f"policy {name!r} returned two plans for the same request, so that no run would repeat: draw with "
+                "numpy.random.default_rng(request.seed), and keep nothing from call to call"
+            )
+        _REPEATED.add(function)
+    return plan
+
+
+_REPEATED = set[Callable[..., Any]]()
+"""Custom policies that gave the same plan twice: a second call of each is enough to find one that draws without a
+seed."""
+
+
+def _call(name: str, function: Callable[..., Any], request: PlacementRequest) -> PlacementPlan:
     path = getattr(getattr(function, "__code__", None), "co_filename", None)
     with prefix_errors(f"policy {name!r}"), own_code(path):
         result = function(request)
