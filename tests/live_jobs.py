@@ -26,7 +26,7 @@ from lazsim.live.trainer import Trainer
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.pytorch.device import CPU
 from lazsim.pytorch.group import ProcessGroup
-from lazsim.pytorch.transformer import Layout
+from lazsim.pytorch.transformer import RankDispatch
 from lazsim.specs import JobSpec, load_spec
 
 TINY = msgspec.structs.replace(
@@ -222,9 +222,9 @@ def train_alone(spec: LiveSpec, sequences: dict[int, list[int]]) -> dict:
     state.replace({key: Block(spec, key, initial_values(spec, key)) for key in all_keys(spec)}, 0)
     group = ProcessGroup(torch.distributed.HashStore(), "alone", 0, 1, "127.0.0.1", CPU)
     group.connect()
-    layout = Layout(np.ones((spec.model.num_moe_layers, spec.model.num_experts, 1), dtype=np.int64))
+    dispatch = RankDispatch(np.ones((spec.model.num_moe_layers, spec.model.num_experts, 1), dtype=np.int64))
     for step in range(1, NUM_STEPS + 1):
-        Trainer(state, group, layout, [sequences[step]]).prepare()
+        Trainer(state, group, dispatch, [sequences[step]]).prepare()
         state.commit()
     group.close()
     return {key: block.values.detach().numpy() for key, block in state.blocks.items()}

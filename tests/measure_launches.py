@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.pytorch.operators import expert
-from lazsim.pytorch.transformer import Layout, Transformer, dense_shapes, expert_shapes
+from lazsim.pytorch.transformer import RankDispatch, Transformer, dense_shapes, expert_shapes
 from lazsim.specs import ModelSpec, load_spec
 
 NO_KERNEL = {
@@ -83,8 +83,8 @@ def count_step(num_layers: int, *, padded: bool) -> tuple[int, int, int]:
     experts = {(layer, one): draw(expert_shapes(model)) for layer in range(num_layers) for one in range(4)}
     plan = place_ep(num_layers, 4, 1, 1, 4)
     group = np.zeros(1, dtype=np.int64) if padded else None
-    layout = Layout(plan.replicas_LEN, group, padded)
-    transformer = Transformer(model, 4, dense, experts, Alone(), layout)  # type: ignore[arg-type]
+    dispatch = RankDispatch(plan.replicas_LEN, group, padded)
+    transformer = Transformer(model, 4, dense, experts, Alone(), dispatch)  # type: ignore[arg-type]
     sequences = torch.randint(model.vocab_size, (8, model.sequence_length + 1))
     passes = count_passes(lambda: transformer.loss(sequences, 8, 0.01))
     return *passes, sum(load > 0 for loads in transformer.loads for load in loads) if not padded else 4 * num_layers

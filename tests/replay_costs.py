@@ -214,7 +214,7 @@ class Layout:
     def step_s(self, count, servers=None):
         servers = np.arange(count) // self.nodes_per_server if servers is None else np.array(servers)
         system, shape = SYSTEMS[self.system], (1, self.costs.model.num_moe_layers, self.costs.model.num_experts)
-        times = self.costs.step_times(system.plan_evenly(self.costs, count), system.layout(self.costs, servers))
+        times = self.costs.step_times(system.plan_evenly(self.costs, count), system.dispatch(self.costs, servers))
         return float(times.step_s(np.ones(shape, dtype=np.int64))[0])
 
     def micro_batches(self, count):

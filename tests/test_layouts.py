@@ -10,7 +10,7 @@ import pytest
 
 import lazsim
 from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_save_s
-from lazsim.costmodel.step import NodeLayout
+from lazsim.costmodel.step import NodeDispatch
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
@@ -74,7 +74,7 @@ def test_the_step_under_even_loads_is_that_of_the_step_model():
     scenario = resolve({**DEEPSEEK, "cluster.num_nodes": 64})
     found = replace(scenario, system="checkpoint").costs()
     plan = SYSTEMS["checkpoint"].plan_evenly(found, 64)
-    times = LayoutStepTimes(found, plan, SYSTEMS["checkpoint"].layout(found, np.arange(64)))
+    times = LayoutStepTimes(found, plan, SYSTEMS["checkpoint"].dispatch(found, np.arange(64)))
     even = np.ones((1, 58, 256), dtype=np.int64)
     inputs = replace(found.inputs, cluster=scenario.cluster, parallel=scenario.job.parallel)
     assert times.step_s(even)[0] == pytest.approx(predict_step(inputs).step_s)
@@ -84,7 +84,7 @@ def test_the_step_under_even_loads_is_that_of_the_step_model():
 def test_uneven_loads_stretch_the_step_by_the_busiest_gpu():
     small = costs()
     plan = SYSTEMS["checkpoint"].plan_evenly(small, 8)
-    times = LayoutStepTimes(small, plan, SYSTEMS["checkpoint"].layout(small, np.arange(8)))
+    times = LayoutStepTimes(small, plan, SYSTEMS["checkpoint"].dispatch(small, np.arange(8)))
     load = np.ones((1, 58, 256), dtype=np.int64)
     # The first of 8 GPUs has 32 of 256 experts; one of them gets as much as all others together, in every layer.
     load[:, :, 0] = 255
@@ -272,14 +272,14 @@ def test_replicas_that_divide_optimizer_states_read_each_once_after_a_failure():
 def even_memory(scenario, num_nodes):
     """Memory under even loads without padding."""
     even = np.ones((scenario.model.num_moe_layers, scenario.model.num_experts), dtype=np.int64)
-    return scenario.costs().memory(num_nodes, NodeLayout(np.arange(num_nodes)), even)
+    return scenario.costs().memory(num_nodes, NodeDispatch(np.arange(num_nodes)), even)
 
 
 def memory_under(system, num_nodes, load_LE=None):
     cost_model = costs(DEEPSEEK, system)
-    model, layout = cost_model.model, SYSTEMS[system].layout(cost_model, np.arange(num_nodes))
+    model, dispatch = cost_model.model, SYSTEMS[system].dispatch(cost_model, np.arange(num_nodes))
     even = np.ones((model.num_moe_layers, model.num_experts), dtype=np.int64)
-    return cost_model.memory(num_nodes, layout, even if load_LE is None else load_LE)
+    return cost_model.memory(num_nodes, dispatch, even if load_LE is None else load_LE)
 
 
 def test_masks_and_padding_of_deepspeed_take_memory_and_time():
@@ -297,7 +297,7 @@ def test_masks_and_padding_of_deepspeed_take_memory_and_time():
     ds, plain = costs(DEEPSEEK, "ds"), costs(DEEPSEEK, "checkpoint")
     plan = SYSTEMS["ds"].plan_evenly(ds, 128)
     masked_s, step_s = (
-        one.step_times(plan, SYSTEMS[name].layout(one, np.arange(128))).step_s(even)[0]
+        one.step_times(plan, SYSTEMS[name].dispatch(one, np.arange(128))).step_s(even)[0]
         for name, one in (("ds", ds), ("checkpoint", plain))
     )
     assert masked_s > step_s + ds.masked_s(128, np.ones((1, 58)))[0] > step_s
@@ -444,9 +444,9 @@ def test_a_layout_that_was_chosen_fits_with_what_its_system_adds(model, cluster,
 
     def needed(scenario):
         chosen = replace(scenario, system=system).costs()
-        layout = SYSTEMS[system].layout(chosen, np.arange(num_nodes))
+        dispatch = SYSTEMS[system].dispatch(chosen, np.arange(num_nodes))
         added = SYSTEMS[system].extra_gpu_bytes(chosen, num_nodes)
-        return chosen.memory(num_nodes, layout, even).total + added
+        return chosen.memory(num_nodes, dispatch, even).total + added
 
     assert SYSTEMS[system].usable_nodes(cost_model, num_nodes) == num_nodes
     assert needed(run) < 0.93 * run.gpu.memory_bytes

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lazsim.costmodel.memory import GpuShare, fullest_share, gpu_memory
-from lazsim.costmodel.step import NodeLayout
+from lazsim.costmodel.step import NodeDispatch
 from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
 from lazsim.errors import InfeasiblePlanError
 from lazsim.output.run import run_parts
@@ -121,10 +121,10 @@ def test_layers_of_a_hybrid_keep_one_block_each():
 def test_padded_buffers_and_masks_have_the_size_of_the_fullest_expert():
     # 8 experts on 2 nodes of 4; the fullest draws half of 2 x 4096 tokens, so that every buffer has 4096 rows, of which
     # each node fills a half for all 8 experts: 16384 rows go out, and its 4 experts compute 4096 each.
-    layout = NodeLayout(np.arange(2), np.zeros(2, dtype=np.int64), padded=True, masked_reorder=True)
+    dispatch = NodeDispatch(np.arange(2), np.zeros(2, dtype=np.int64), padded=True, masked_reorder=True)
     load = np.tile([1, 1, 1, 1, 1, 1, 1, 7], (12, 1))
     plan = place_ep(12, 8, 2, 1, 6)
-    share = fullest_share(GPT_S, load_spec(JobSpec, "testbed-a"), 1, plan, layout, load)
+    share = fullest_share(GPT_S, load_spec(JobSpec, "testbed-a"), 1, plan, dispatch, load)
     assert share.rows_L.tolist() == [16384] * 12
     assert share.sent_L.tolist() == [16384] * 12
     assert share.expert_params == 12 * 4 * GPT_S.expert_params
@@ -142,7 +142,7 @@ def test_the_fullest_gpu_is_the_one_that_a_count_slot_by_slot_finds(seed):
     slots[:, 0, :4] = np.arange(4)
     load = rng.integers(1, 100, (3, 4))
     share = fullest_share(
-        model, load_spec(JobSpec, "testbed-a"), 2, PlacementPlan(slots, 4), NodeLayout(np.arange(5)), load
+        model, load_spec(JobSpec, "testbed-a"), 2, PlacementPlan(slots, 4), NodeDispatch(np.arange(5)), load
     )
     found = []
     for node in range(5):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
-from lazsim.costmodel.step import KernelCosts, NodeLayout, StepCost
+from lazsim.costmodel.step import KernelCosts, NodeDispatch, StepCost
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
@@ -72,13 +72,13 @@ def costs(model="gpt-s", cluster="rtx3090x10", compute=None, communication=None,
     )
 
 
-def parts(cost_model, plan, layout, load):
-    found = StepCost(cost_model, plan, layout).parts_s(np.asarray(load)[None])
+def parts(cost_model, plan, dispatch, load):
+    found = StepCost(cost_model, plan, dispatch).parts_s(np.asarray(load)[None])
     return {name: float(seconds[0]) for name, seconds in found.items()}
 
 
 def apart(num_nodes):
-    return NodeLayout(np.arange(num_nodes))
+    return NodeDispatch(np.arange(num_nodes))
 
 
 def test_model_sizes_are_the_published_ones():
@@ -123,11 +123,11 @@ def test_padding_makes_every_expert_as_large_as_the_fullest():
     # 8 experts in groups of 2 nodes with 4 each; the fullest draws half of the 16384 tokens of 4 nodes, that is 8192,
     # shared by 2 groups: each node computes 4 buffers of 4096. Each GPU's buffer for an expert has 8192 / 4 rows.
     plan, load = place_ep(12, 8, 4, 1, 6), np.tile([1, 1, 1, 1, 1, 1, 1, 7], (12, 1))
-    layout = NodeLayout(np.arange(4), np.arange(4) // 2, padded=True, masked_reorder=True)
-    found = parts(costs(compute=CountTokens(2.0)), plan, layout, load)
+    dispatch = NodeDispatch(np.arange(4), np.arange(4) // 2, padded=True, masked_reorder=True)
+    found = parts(costs(compute=CountTokens(2.0)), plan, dispatch, load)
     assert found["expert"] == pytest.approx(12 * 4 * 4096)
     assert found["reorder"] == pytest.approx(12 * 2048)
-    unpadded = parts(costs(compute=CountTokens(2.0)), plan, replace(layout, padded=False), load)
+    unpadded = parts(costs(compute=CountTokens(2.0)), plan, replace(dispatch, padded=False), load)
     # Experts 4 to 7 draw 1 + 1 + 1 + 7 of 14 parts of 16384 tokens, in each group half of that.
     assert unpadded["expert"] == pytest.approx(12 * 16384 * 10 / 14 / 2)
 
@@ -136,7 +136,9 @@ def test_sparse_kernels_move_routed_tokens_and_buffers_are_regrouped_whole():
     # As above, 2048 rows of each of 8 experts: 16384 rows in the buffers of a GPU, 4096 of which are tokens. Tokens are
     # copied 4 times, buffers 4 times and zeroed twice, half a copy each; a reorder of 8 copies of a row takes a second.
     plan, load = place_ep(12, 8, 4, 1, 6), np.tile([1, 1, 1, 1, 1, 1, 1, 7], (12, 1))
-    found = parts(costs(compute=CountTokens(2.0)), plan, NodeLayout(np.arange(4), np.arange(4) // 2, padded=True), load)
+    found = parts(
+        costs(compute=CountTokens(2.0)), plan, NodeDispatch(np.arange(4), np.arange(4) // 2, padded=True), load
+    )
     assert found["reorder"] == pytest.approx(12 * (4 * 4096 + 5 * 16384) / 8)
     # Exchanges and experts are those of buffers with masks.
     assert found["expert"] == pytest.approx(12 * 4 * 4096)
@@ -172,8 +174,8 @@ def test_exchanges_go_behind_experts_in_the_fastest_number_of_chunks(rates, fixe
     # Two nodes are a group of 8 experts, 4 each. The fullest has h / (h + 7) of 8192 tokens, and so has every buffer;
     # of 8 buffers a node sends the half of its own rows that are for the 4 experts of the other.
     plan, load = place_ep(12, 8, 2, 1, 6), np.tile([1] * 7 + [heaviest], (12, 1))
-    layout = NodeLayout(np.arange(2), np.zeros(2, dtype=np.int64), padded=True, most_chunks=8)
-    found = parts(costs(compute=Experts(0.0), communication=Exchanges()), plan, layout, load)
+    dispatch = NodeDispatch(np.arange(2), np.zeros(2, dtype=np.int64), padded=True, most_chunks=8)
+    found = parts(costs(compute=Experts(0.0), communication=Exchanges()), plan, dispatch, load)
     rows = 8192 * heaviest / (heaviest + 7)
 
     def layer_s(chunks):
@@ -190,7 +192,9 @@ def test_all_to_all_carries_the_tokens_that_leave_a_server_four_times():
     # dispatch and combine, forward and backward, in 12 layers.
     plan = place_ep(12, 8, 2, 1, 6)
     load = np.ones((12, 8), dtype=np.int64)
-    found = parts(costs(communication=CountBytes()), plan, NodeLayout(np.arange(2), np.zeros(2, dtype=np.int64)), load)
+    found = parts(
+        costs(communication=CountBytes()), plan, NodeDispatch(np.arange(2), np.zeros(2, dtype=np.int64)), load
+    )
     assert found["all_to_all"] == pytest.approx(12 * 4 * 2048 * 768 * 2)
     flexible = parts(costs(communication=CountBytes()), plan, apart(2), load)
     assert flexible["all_to_all"] == found["all_to_all"]
@@ -200,11 +204,11 @@ def test_nodes_of_one_server_share_its_nic_and_exchange_inside_it():
     # 4 nodes in 2 servers, one group of 4 for 16 experts: a node sends 1/4 of its tokens to each. To the other go
     # 2 nodes * 4096 * 2/4; inside a server each node sends 4096/4.
     plan, load = place_ep(12, 16, 4, 1, 6), np.ones((12, 16), dtype=np.int64)
-    layout = NodeLayout(np.array([0, 0, 1, 1]), np.zeros(4, dtype=np.int64))
+    dispatch = NodeDispatch(np.array([0, 0, 1, 1]), np.zeros(4, dtype=np.int64))
     width = 12 * 4 * 1024 * 2
-    across = parts(costs("gpt-l", communication=CountBytes()), plan, layout, load)["all_to_all"]
+    across = parts(costs("gpt-l", communication=CountBytes()), plan, dispatch, load)["all_to_all"]
     assert across == pytest.approx(width * 2 * TOKENS / 2)
-    inside = parts(costs("gpt-l", communication=CountBytes(local=True)), plan, layout, load)["all_to_all"]
+    inside = parts(costs("gpt-l", communication=CountBytes(local=True)), plan, dispatch, load)["all_to_all"]
     assert inside == pytest.approx(width * TOKENS / 4)
 
 
@@ -213,15 +217,15 @@ def test_gradients_are_reduced_over_all_nodes_and_experts_over_their_replicas():
     # dense 2 * 3/4, and of each of the 12 * 4 experts of a node 2 * 1/2.
     model = load_spec(ModelSpec, "gpt-s")
     plan = place_ep(12, 8, 4, 1, 6)
-    layout = NodeLayout(np.arange(4), np.arange(4) // 2)
-    found = parts(costs(communication=CountBytes()), plan, layout, np.ones((12, 8), dtype=np.int64))
+    dispatch = NodeDispatch(np.arange(4), np.arange(4) // 2)
+    found = parts(costs(communication=CountBytes()), plan, dispatch, np.ones((12, 8), dtype=np.int64))
     expert_bytes, dense_bytes = 2 * 8 * 768**2, 2 * model.dense_params
     assert found["gradients"] == pytest.approx(dense_bytes * 1.5 + 12 * 4 * expert_bytes)
     # With both replicas in one server nothing of the experts crosses a NIC.
     together = parts(
         costs(communication=CountBytes()),
         plan,
-        NodeLayout(np.array([0, 1, 0, 1]), np.arange(4) // 2),
+        NodeDispatch(np.array([0, 1, 0, 1]), np.arange(4) // 2),
         np.ones((12, 8), dtype=np.int64),
     )
     assert together["gradients"] == pytest.approx(dense_bytes * 1.5)
@@ -240,7 +244,7 @@ def hops(slots, servers, **cluster):
     cost_model = costs(communication=CountHops())
     cost_model = replace(cost_model, cluster=msgspec.structs.replace(cost_model.cluster, **cluster))
     plan = PlacementPlan(np.broadcast_to(np.array(slots), (12, *np.shape(slots))), 3)
-    return parts(cost_model, plan, NodeLayout(np.array(servers)), np.ones((12, 3), dtype=np.int64))["gradients"]
+    return parts(cost_model, plan, NodeDispatch(np.array(servers)), np.ones((12, 3), dtype=np.int64))["gradients"]
 
 
 def test_a_gpu_takes_part_in_every_hop_of_the_rings_of_its_experts():
@@ -265,9 +269,9 @@ def test_gpus_of_a_node_reduce_their_experts_at_the_same_time():
 def test_nodes_of_one_server_each_send_a_ring_over_their_own_link():
     # Both replicas of each of the 12 * 4 experts of a node in one server: each of the two GPUs sends half of the
     # gradient twice. The dense part goes over all four: three quarters of it twice.
-    plan, layout = place_ep(12, 8, 4, 1, 6), NodeLayout(np.array([0, 1, 0, 1]), np.arange(4) // 2)
+    plan, dispatch = place_ep(12, 8, 4, 1, 6), NodeDispatch(np.array([0, 1, 0, 1]), np.arange(4) // 2)
     cost_model = costs(communication=CountBytes(local=True))
-    found = parts(cost_model, plan, layout, np.ones((12, 8), dtype=np.int64))
+    found = parts(cost_model, plan, dispatch, np.ones((12, 8), dtype=np.int64))
     assert found["gradients"] == 12 * 4 * 2 * 8 * 768**2 + 2 * 3 / 4 * 2 * cost_model.model.dense_params
 
 

@@ -1393,8 +1393,8 @@ def rerouting(num_nodes, **layout):
     settings |= {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "job": "deepseek-v3", "system": "recycle"}
     settings |= {"model.num_layers": 28, "model.num_moe_layers": 28}
     costs = resolve(settings | {"cluster.gpus_per_node": 1, "cluster.num_nodes": num_nodes}).costs()
-    layout = SYSTEMS["recycle"].layout(costs, np.arange(num_nodes))
-    kept = costs.memory(num_nodes, layout, np.ones((1, 1))).activations
+    dispatch = SYSTEMS["recycle"].dispatch(costs, np.arange(num_nodes))
+    kept = costs.memory(num_nodes, dispatch, np.ones((1, 1))).activations
     need = peak_memory(SYSTEMS["recycle"], costs, EvenLoads(28, 64), {num_nodes}, 0)
     return kept, need.activations - kept
 

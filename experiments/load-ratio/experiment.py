@@ -100,7 +100,7 @@ def layer_speed(system, costs, load_LE):
     used = system.usable_nodes(costs, cluster.num_nodes)
     plan = system.plan(costs, used, load_LE)
     servers = np.arange(used) // cluster.nodes_per_server
-    parts = StepCost(costs, plan, system.layout(costs, servers)).parts_s(load_LE[None])
+    parts = StepCost(costs, plan, system.dispatch(costs, servers)).parts_s(load_LE[None])
     seconds = {f"{name}_s": float(parts[name][0]) for name in LAYER_PARTS}
     tokens = used * cluster.gpus_per_node * costs.tokens_per_gpu * costs.job.num_micro_batches
     return {"tokens_per_s": tokens / math.fsum(seconds.values()), "num_nodes": used} | seconds

@@ -204,7 +204,7 @@ def recovery_times(system, costs, loads, step, sets):
     used = planner.usable_nodes(num_nodes)
     plan = planner.plan(used, step)
     servers_H = np.arange(num_nodes) // costs.cluster.nodes_per_server
-    step_s = float(StepCost(costs, plan, system.layout(costs, servers_H[:used])).step_s(loads.loads([step]))[0])
+    step_s = float(StepCost(costs, plan, system.dispatch(costs, servers_H[:used])).step_s(loads.loads([step]))[0])
     interval_steps = costs.job.checkpoint_interval_steps[system.name]
     lost_work_s = (interval_steps / 2 if interval_steps else step) * step_s
 

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from lazsim.costmodel.network import FixedTransfers
-from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
+from lazsim.costmodel.step import CostModel, NodeDispatch, StepTimes
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
@@ -46,7 +46,7 @@ class FixedCosts(CostModel):
         """Return the known samples of a step, if any, and else as many for each node."""
         return self.times.samples_per_step or super().samples_per_step(num_nodes)
 
-    def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
+    def step_times(self, plan: PlacementPlan, dispatch: NodeDispatch) -> StepTimes:
         """Return the time of a step on the model replicas of a plan, without counting its traffic."""
         known = self.times.step_s
         if isinstance(known, tuple):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lazsim.costmodel.step import NodeLayout, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.step import NodeDispatch, assigned_tokens, slots_by_gpu
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, JobSpec, ModelSpec
 
@@ -70,7 +70,7 @@ class GpuShare:
     expert_replicas: float = 1.0
     """GPUs that hold the same parameters, all experts averaged."""
     masked_reorder: bool = False
-    """See `lazsim.costmodel.step.NodeLayout`."""
+    """See `lazsim.costmodel.step.NodeDispatch`."""
 
 
 def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[list[tuple[int, float]], Floats]:
@@ -149,7 +149,7 @@ def gpu_memory(model: ModelSpec, share: GpuShare, *, saving: bool = False) -> Me
 
 
 def fullest_share(
-    model: ModelSpec, job: JobSpec, gpus_per_node: int, plan: PlacementPlan, layout: NodeLayout, load_LE: Ints
+    model: ModelSpec, job: JobSpec, gpus_per_node: int, plan: PlacementPlan, dispatch: NodeDispatch, load_LE: Ints
 ) -> GpuShare:
     """Return what the GPU holds and computes that needs most memory under a plan.
 
@@ -157,14 +157,14 @@ def fullest_share(
     ----------
     model, job, gpus_per_node
         The job; the dense part is tensor-parallel over the GPUs of a node, and each node holds all of it.
-    plan, layout
+    plan, dispatch
         The experts in each slot, each with its whole state, and whether buffers are padded.
     load_LE
         Tokens routed to each expert; only ratios within a layer count.
     """
     num_tokens = job.sequences_per_gpu * model.sequence_length
     num_gpus = plan.num_nodes * gpus_per_node
-    tokens_LE = assigned_tokens(load_LE[None], num_tokens * num_gpus * model.top_k, padded=layout.padded)[0]
+    tokens_LE = assigned_tokens(load_LE[None], num_tokens * num_gpus * model.top_k, padded=dispatch.padded)[0]
     by_expert = np.zeros((2, plan.num_layers, plan.num_experts + 1))
     by_expert[0, :, :-1], by_expert[1, :, :-1] = tokens_LE / plan.replicas_LE, 1.0
     slots = slots_by_gpu(plan, gpus_per_node)
@@ -180,5 +180,5 @@ def fullest_share(
         sent_L=tokens_LE.sum(axis=1) / num_gpus,
         dense_replicas=plan.num_nodes,
         expert_replicas=float(plan.replicas_LE.mean()),
-        masked_reorder=layout.masked_reorder,
+        masked_reorder=dispatch.masked_reorder,
     )

@@ -186,7 +186,7 @@ class CostModel:
         """Return how many times as long a step is in which only some nodes of a plan do their part: no nodes share."""
         return 1.0
 
-    def step_times(self, plan: PlacementPlan, layout: "NodeLayout") -> StepTimes:
+    def step_times(self, plan: PlacementPlan, dispatch: "NodeDispatch") -> StepTimes:
         """Return the step times of a plan."""
         raise NotImplementedError
 
@@ -211,14 +211,14 @@ class KernelCosts(CostModel):
         launch_s = slower * self.constants.host_launch_s
         return launch_s, slower * self.constants.host_wait_s + launch_s
 
-    def step_times(self, plan: PlacementPlan, layout: "NodeLayout") -> "StepCost":
+    def step_times(self, plan: PlacementPlan, dispatch: "NodeDispatch") -> "StepCost":
         """Return the step times of a plan."""
-        return StepCost(self, plan, layout)
+        return StepCost(self, plan, dispatch)
 
 
 @dataclass(frozen=True, eq=False)
-class NodeLayout:
-    """Grouping of the nodes of a plan, and properties of its expert buffers."""
+class NodeDispatch:
+    """How the nodes of a plan dispatch tokens: their servers and groups, and the buffers of their experts."""
 
     server_N: Ints
     """Server of each node, 0 .. V - 1."""
@@ -240,28 +240,28 @@ class NodeLayout:
 class StepCost(StepTimes):
     """Step times of one plan under any loads; parts that depend on the plan alone are computed once."""
 
-    def __init__(self, costs: KernelCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
+    def __init__(self, costs: KernelCosts, plan: PlacementPlan, dispatch: NodeDispatch) -> None:
         self.costs = costs
-        self.layout = layout
+        self.dispatch = dispatch
         gpus = costs.cluster.gpus_per_node
         # What nodes with the same slots have in common is computed once for a run of them.
         unlike, like_LN = plan.unlike_nodes
         # So it is for servers of one node each, but for their groups.
-        if layout.servers.is_trivial and layout.group_N is None:
+        if dispatch.servers.is_trivial and dispatch.group_N is None:
             on_servers, servers, like_LV = unlike, Partition(np.arange(unlike.num_nodes)), like_LN
         else:
-            on_servers, servers = plan, layout.servers
+            on_servers, servers = plan, dispatch.servers
             like_LV = np.arange(plan.num_layers * len(servers.sizes_V)).reshape(plan.num_layers, -1)
         self._gpus_V = servers.sizes_V * gpus
         self._layers = row_blocks(plan.num_layers, plan.num_experts * on_servers.num_nodes)
         self._traffic_of: Callable[[slice], Traffic]
-        if layout.group_N is None:
+        if dispatch.group_N is None:
             # A plan for flexible dispatch is soon replaced, so its traffic is computed on demand.
             self._traffic_of = lambda some: flexible_traffic(
                 on_servers.layers(some).replicas_LEN, plan.replicas_LE[some], servers, gpus, plan.num_nodes
             )
         else:
-            groups = Partition(layout.group_N)
+            groups = Partition(dispatch.group_N)
             traffic = {
                 some.start: grouped_traffic(plan.layers(some).replicas_LEN, groups, servers, gpus)
                 for some in self._layers
@@ -331,7 +331,7 @@ class StepCost(StepTimes):
         costs = self.costs
         gpus = self._num_nodes * costs.cluster.gpus_per_node
         assignments = float(costs.tokens_per_gpu * gpus * costs.model.top_k)
-        tokens = assigned_tokens(load_BLE, assignments, padded=self.layout.padded)
+        tokens = assigned_tokens(load_BLE, assignments, padded=self.dispatch.padded)
         return tokens, self._busiest_bytes(tokens)
 
     def _varying_s(self, costs: KernelCosts, tokens_BLE: Floats, busiest: Floats) -> dict[str, Floats]:
@@ -374,7 +374,7 @@ class StepCost(StepTimes):
         across, inside = num_servers > 1, num_nodes > num_servers
         dense = 2 * (num_nodes - 1) / num_nodes * costs.model.dense_params * WEIGHT_BYTES_PER_PARAM
         hops = 2 * (num_servers - 1), 2 * (num_nodes - num_servers)
-        experts_s = float(reduce_s(nic_V[self.layout.servers.part_N].repeat(gpus), *by_gpu).max())
+        experts_s = float(reduce_s(nic_V[self.dispatch.servers.part_N].repeat(gpus), *by_gpu).max())
         local_LE, *hops_LE, nic_LE = rings_XLE
         ring_s = reduce_s(nic_LE, local_LE, *(hop_LE / gpus for hop_LE in hops_LE))
         experts_s = max(experts_s, _in_turn_s(holds_LEC, ring_s))
@@ -382,10 +382,10 @@ class StepCost(StepTimes):
 
     def _reorder_s(self, costs: KernelCosts, tokens_BLE: Floats) -> Floats:
         gpus = self._num_nodes * costs.cluster.gpus_per_node
-        if self.layout.masked_reorder:
+        if self.dispatch.masked_reorder:
             return costs.compute.masked_reorder_s(costs.tokens_per_gpu, tokens_BLE.max(axis=2) / gpus)
         rows = tokens_BLE.sum(axis=2) / gpus
-        if self.layout.padded:
+        if self.dispatch.padded:
             routed = costs.tokens_per_gpu * costs.model.top_k
             rows = (SPARSE_COPIES * routed + BUFFER_COPIES * rows) / REORDER_COPIES
         return costs.compute.reorder_s(rows)
@@ -403,7 +403,7 @@ class StepCost(StepTimes):
         of_tokens_s, of_counts_s = costs.communication.all_to_all_s(both[:, 0], both[:, 1])
         # In one chunk there are two exchanges in each pass, and nothing to hide them.
         exchange_s = np.ascontiguousarray(4 * of_tokens_s.T)
-        for num_chunks in range(2, self.layout.most_chunks + 1):
+        for num_chunks in range(2, self.dispatch.most_chunks + 1):
             more = self._in_chunks_s(costs, tokens_BLE, busiest, num_chunks)
             is_faster = sum(more) < expert_s + exchange_s
             pairs = zip(more, (expert_s, exchange_s), strict=True)

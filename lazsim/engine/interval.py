@@ -89,5 +89,5 @@ def _steady(system: System, costs: CostModel, routing: Routing, num_nodes: int) 
     num_timed, factor, _ = system.timed(costs, used, plan.num_nodes)
     timed = plan if num_timed == plan.num_nodes else system.plan(costs, num_timed, load_LE)
     servers = np.arange(num_timed) // costs.cluster.nodes_per_server
-    times = costs.step_times(timed, system.layout(costs, servers))
+    times = costs.step_times(timed, system.dispatch(costs, servers))
     return plan, factor * float(times.step_s(load_LE[None])[0])

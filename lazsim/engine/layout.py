@@ -15,7 +15,7 @@ import numpy as np
 from lazsim.costmodel.compute import AnalyticCompute
 from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes, Template, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.step import CostModel, NodeDispatch, StepTimes, Template, assigned_tokens, slots_by_gpu
 from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
@@ -174,9 +174,9 @@ class LayoutCosts(CostModel):
         sent = 2 * ACTIVATION_BYTES * parallel.virtual_stages * tokens * self.model.d_model
         return sent * parallel.pipeline / num_nodes
 
-    def step_times(self, plan: PlacementPlan, layout: NodeLayout) -> StepTimes:
+    def step_times(self, plan: PlacementPlan, dispatch: NodeDispatch) -> StepTimes:
         """Return the step times of a plan."""
-        return LayoutStepTimes(self, plan, layout)
+        return LayoutStepTimes(self, plan, dispatch)
 
     def inputs_for(self, num_nodes: int) -> StepInputs:
         """Return the inputs of a step on `num_nodes` nodes, whose GPUs do as much each as on whole model replicas.
@@ -235,7 +235,7 @@ class LayoutCosts(CostModel):
         seconds: Floats = inputs.num_micro_batches / inputs.parallel.pipeline * seconds_BL.sum(axis=1)
         return seconds
 
-    def memory(self, num_nodes: int, layout: NodeLayout, load_LE: Ints) -> MemoryUse:
+    def memory(self, num_nodes: int, dispatch: NodeDispatch, load_LE: Ints) -> MemoryUse:
         """Return what the fullest GPU needs: under even loads, but for padding and masks.
 
         Notes
@@ -245,11 +245,11 @@ class LayoutCosts(CostModel):
         """
         inputs, model = self._even_inputs(num_nodes), self.model
         parts = memory_bytes(inputs)
-        if layout.padded:
+        if dispatch.padded:
             routed = inputs.own_tokens * model.top_k
             rows_L = routed * padding(load_LE[None])[0]
             row_bytes = WEIGHT_BYTES_PER_PARAM * (2 * model.expert_dim + model.matrices_per_expert * model.d_ff_expert)
-            mask_L = inputs.own_tokens * rows_L * layout.masked_reorder
+            mask_L = inputs.own_tokens * rows_L * dispatch.masked_reorder
             kept = ((rows_L - routed) * row_bytes + MASK_BYTES * mask_L).sum()
             parts = {
                 **parts, "activations": parts["activations"] + float(kept),
@@ -302,8 +302,8 @@ def padding(load_BLE: Ints) -> Floats:
 class LayoutStepTimes(StepTimes):
     """Step times of one plan of a job with a layout under any loads."""
 
-    def __init__(self, costs: LayoutCosts, plan: PlacementPlan, layout: NodeLayout) -> None:
-        self._costs, self._num_nodes, self._layout = costs, plan.num_nodes, layout
+    def __init__(self, costs: LayoutCosts, plan: PlacementPlan, dispatch: NodeDispatch) -> None:
+        self._costs, self._num_nodes, self._dispatch = costs, plan.num_nodes, dispatch
         self._replicas_LE = plan.replicas_LE
         grid = costs.grid
         self._slots = _slots_of_stages(plan, costs.cluster.gpus_per_node, tuple(grid.stage_L.tolist()), grid.num_stages)
@@ -311,7 +311,7 @@ class LayoutStepTimes(StepTimes):
     def step_s(self, load_BLE: Ints) -> Floats:
         """Return the seconds of a step for each sample of the loads, shape (B,)."""
         seconds = self._costs.step_s(self._num_nodes, self.imbalance(load_BLE))
-        if self._layout.masked_reorder:
+        if self._dispatch.masked_reorder:
             seconds = seconds + self._costs.masked_s(self._num_nodes, padding(load_BLE))
         return seconds
 
@@ -319,7 +319,7 @@ class LayoutStepTimes(StepTimes):
         """Return the tokens of the busiest GPU over their mean, averaged over layers, shape (B,)."""
         num_samples, num_layers, num_experts = load_BLE.shape
         share_BLE = np.zeros((num_samples, num_layers, num_experts + 1))
-        share_BLE[:, :, :-1] = assigned_tokens(load_BLE, 1.0, padded=self._layout.padded) / self._replicas_LE
+        share_BLE[:, :, :-1] = assigned_tokens(load_BLE, 1.0, padded=self._dispatch.padded) / self._replicas_LE
         flat = share_BLE.reshape(num_samples, -1)
         total = sum(
             num_gpus * flat.take(slots, axis=1).sum(axis=1).max(axis=2).sum(axis=1) for num_gpus, slots in self._slots

@@ -51,14 +51,14 @@ def memory_uses(
     # np.unique would load numpy.ma, which takes as long as many a run.
     load_BLE = routing.loads(sorted(set(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64).tolist())))
     num_seats = system.num_seats(costs, num_nodes)
-    layout = system.layout(costs, np.arange(num_seats))
+    dispatch = system.dispatch(costs, np.arange(num_seats))
     part, extra_bytes = system.extra_gpu_part, system.extra_gpu_bytes(costs, num_seats)
     if isinstance(costs, LayoutCosts):
-        uses = (costs.memory(num_seats, layout, load_LE) for load_LE in load_BLE)
+        uses = (costs.memory(num_seats, dispatch, load_LE) for load_LE in load_BLE)
     else:
         plans = zip(load_BLE, plan_each(system, costs, num_seats, load_BLE), strict=True)
         job, gpus_per_node = costs.job, costs.cluster.gpus_per_node
-        shares = (fullest_share(costs.model, job, gpus_per_node, plan, layout, load_LE) for load_LE, plan in plans)
+        shares = (fullest_share(costs.model, job, gpus_per_node, plan, dispatch, load_LE) for load_LE, plan in plans)
         uses = (gpu_memory(costs.model, share, saving=saving) for share in shares)
     for memory in uses:
         yield replace(memory, **{part: memory.parts[part] + extra_bytes})

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.costmodel.step import CostModel, NodeLayout, StepTimes
+from lazsim.costmodel.step import CostModel, NodeDispatch, StepTimes
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES, MAX_WHOLE
@@ -52,15 +52,15 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
     """Return a maker of timers that follow the cost model and the loads."""
 
     @functools.lru_cache(NUM_KEPT)
-    def layout(servers: bytes) -> NodeLayout:
-        return system.layout(costs, np.frombuffer(servers, dtype=np.int64))
+    def dispatch(servers: bytes) -> NodeDispatch:
+        return system.dispatch(costs, np.frombuffer(servers, dtype=np.int64))
 
     kept: dict[tuple[PlacementPlan, bytes], StepTimer] = {}
 
     def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
         key = plan, server_N.astype(np.int64).tobytes()
         if key not in kept:
-            steps = costs.step_times(plan, layout(key[1]))
+            steps = costs.step_times(plan, dispatch(key[1]))
             kept[key] = ModelledStepTimer(routing, costs.job.rebalance_interval_steps, steps)
             num_cells = plan.num_layers * plan.num_experts * plan.num_nodes
             while len(kept) > max(2, min(NUM_KEPT, CELLS_KEPT // num_cells)):

@@ -26,7 +26,7 @@ from lazsim.live.trainer import Trainer
 from lazsim.placement.plan import PlacementPlan
 from lazsim.pytorch.device import is_out_of_memory, take_device
 from lazsim.pytorch.group import TIMEOUT, ProcessGroup, dist
-from lazsim.pytorch.transformer import Layout
+from lazsim.pytorch.transformer import RankDispatch
 from lazsim.specs import sha256
 
 RETRY_S = 0.1
@@ -219,7 +219,9 @@ class Generation:
             self._join_group("ranks", plan.num_ranks)
         groups_J = None if plan.groups is None else np.array(plan.groups, dtype=np.int64)
         try:
-            self._train(Trainer(state, self._group, Layout(self._replicas_LEJ, groups_J, plan.padded), plan.sequences))
+            self._train(
+                Trainer(state, self._group, RankDispatch(self._replicas_LEJ, groups_J, plan.padded), plan.sequences)
+            )
         finally:
             # The next generation changes the state.
             self._writer.wait_for_copy()

@@ -111,7 +111,7 @@ class GenerationPlanner:
     ) -> GenerationPlan:
         """Put a plan together; nobody trains the sequences of places in `held` that no rank has."""
         system, costs, num_sequences = self._system, self._costs, self._global_batch
-        seats, group_N = list(held.seats), system.layout(costs, np.arange(held.num_seats)).group_N
+        seats, group_N = list(held.seats), system.dispatch(costs, np.arange(held.num_seats)).group_N
         return GenerationPlan(
             source=source,
             step=step,

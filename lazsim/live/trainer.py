@@ -13,25 +13,25 @@ from lazsim.live.state import DENSE, TrainingState, block_size
 from lazsim.live.text import load_text, sequences
 from lazsim.pytorch.group import ProcessGroup
 from lazsim.pytorch.reduce import ExpertReduction
-from lazsim.pytorch.transformer import Layout, Transformer
+from lazsim.pytorch.transformer import RankDispatch, Transformer
 
 
 class Trainer:
-    """Trains a state that has the experts of the layout with the ranks of a group.
+    """Trains a state, which has the experts that `dispatch` gives this rank, with the ranks of a group.
 
     Each rank trains some `sequences` of the global batch. The loss is the mean over those of all ranks.
     """
 
     def __init__(
-        self, state: TrainingState, group: ProcessGroup, layout: Layout, sequences: Sequence[Sequence[int]]
+        self, state: TrainingState, group: ProcessGroup, dispatch: RankDispatch, sequences: Sequence[Sequence[int]]
     ) -> None:
         self._own, self._num_sequences = list(sequences[group.rank]), sum(map(len, sequences))
         self._state, self._group, self._text = state, group, load_text(state.spec.text)
         experts = {key: block.parameters for key, block in state.blocks.items() if key != DENSE}
         dense = state.blocks[DENSE].parameters
-        self._model = Transformer(state.spec.model, state.spec.num_heads, dense, experts, group, layout)
+        self._model = Transformer(state.spec.model, state.spec.num_heads, dense, experts, group, dispatch)
         holders = {
-            (layer, expert): torch.from_numpy(layout.replicas_LEJ[layer, expert]).nonzero().reshape(-1).tolist()
+            (layer, expert): torch.from_numpy(dispatch.replicas_LEJ[layer, expert]).nonzero().reshape(-1).tolist()
             for layer, expert in experts
         }
         self._reduce = ExpertReduction(group, holders, block_size(state.spec, (0, 0)))

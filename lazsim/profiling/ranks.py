@@ -104,7 +104,7 @@ def measure_ranks(options: RankOptions, progress: ProgressBar = iter) -> RankRes
 
 def _exchange_s(costs: KernelCosts, system: System, plan: PlacementPlan, load_LE: Ints) -> float:
     servers = np.arange(plan.num_nodes) // costs.cluster.nodes_per_server
-    parts = StepCost(costs, plan, system.layout(costs, servers)).parts_s(load_LE[None])
+    parts = StepCost(costs, plan, system.dispatch(costs, servers)).parts_s(load_LE[None])
     return float(parts["all_to_all"][0]) / costs.job.num_micro_batches
 
 

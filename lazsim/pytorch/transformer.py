@@ -30,8 +30,8 @@ from lazsim.specs import AttentionSpec, ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """Replicas of the experts on ranks, groups of expert parallelism if any, and whether buffers are padded."""
+class RankDispatch:
+    """How ranks dispatch tokens: to which replicas, inside which groups if any, and whether buffers are padded."""
 
     replicas_LEJ: Ints
     group_J: Ints | None = None
@@ -70,11 +70,11 @@ class Transformer:
         dense: Mapping[str, Tensor],
         experts: Mapping[ExpertKey, Mapping[str, Tensor]],
         group: ProcessGroup,
-        layout: Layout,
+        dispatch: RankDispatch,
     ) -> None:
         self.model = model
         self.heads = AttentionSpec(num_heads=num_heads, num_kv_heads=num_heads, head_dim=model.d_model // num_heads)
-        self.group, self.layout = group, layout
+        self.group, self.dispatch = group, dispatch
         self._dense, self._experts = dense, experts
         self.loads: list[list[int]] = []
 
@@ -112,7 +112,7 @@ class Transformer:
 
     def _moe(self, layer: int, x: Tensor, gate_weight: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Return the output of the experts, and how unevenly they are loaded: 1 over all ranks if evenly."""
-        num_experts, top_k, layout = self.model.num_experts, self.model.top_k, self.layout
+        num_experts, top_k, dispatch = self.model.num_experts, self.model.top_k, self.dispatch
         weights, chosen, probs = gate(x, gate_weight, top_k)
         if top_k > 1:
             weights = weights / weights.sum(dim=1, keepdim=True)
@@ -123,7 +123,7 @@ class Transformer:
         load_E = tokens_EI.sum(axis=1)
         self.loads.append(load_E.tolist())
         plan = plan_exchange(
-            tokens_EI, layout.replicas_LEJ[layer], layout.group_J, self.group.rank, padded=layout.padded
+            tokens_EI, dispatch.replicas_LEJ[layer], dispatch.group_J, self.group.rank, padded=dispatch.padded
         )
         # The host has the numbers to send for the exchange, so that the device need not compute them again.
         rows = assign_rows(experts_A, torch.from_numpy(plan.sent_EJ).to(x.device))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_save_s, read_s, restart_s
-from lazsim.costmodel.step import CostModel, NodeLayout
+from lazsim.costmodel.step import CostModel, NodeDispatch
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob, UsableNodes
@@ -74,7 +74,7 @@ class System:
     padded: bool = False
     masked_reorder: bool = False
     most_chunks: int = 1
-    """See `lazsim.costmodel.step.NodeLayout`."""
+    """See `lazsim.costmodel.step.NodeDispatch`."""
     recovers_from_peers: bool = False
     """Whether survivors that hold every expert go on from the step that failed; else every failure is a restart."""
     regroups_joins: bool = False
@@ -238,10 +238,10 @@ class System:
             return False
         return True
 
-    def layout(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> NodeLayout:
-        """Return how nodes on these servers are joined."""
+    def dispatch(self, costs: CostModel, server_N: npt.NDArray[np.int64]) -> NodeDispatch:
+        """Return how nodes on these servers dispatch tokens."""
         group_N = None if self.is_elastic else costs.grid.replica_N(len(server_N))
-        return NodeLayout(server_N, group_N, self.padded, self.masked_reorder, self.most_chunks)
+        return NodeDispatch(server_N, group_N, self.padded, self.masked_reorder, self.most_chunks)
 
     def require(self, costs: CostModel, num_nodes: int) -> None:
         """Raise InfeasiblePlanError when the system cannot run a job with this layout on up to `num_nodes` nodes."""
