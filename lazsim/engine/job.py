@@ -5,9 +5,10 @@ the next. `lazsim.engine.protocol` decides which that is. Failures, ends of wait
 simulation interrupt it.
 """
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
 from functools import lru_cache
@@ -17,7 +18,7 @@ import simpy
 
 from lazsim.costmodel.recovery_times import restart_s
 from lazsim.engine import protocol
-from lazsim.engine.clock import JOIN, Activity, Clock, Moment
+from lazsim.engine.clock import CHANGE, JOIN, Activity, Clock, Moment
 from lazsim.engine.held import NOTHING, Held
 from lazsim.engine.joining import Joining
 from lazsim.engine.ledger import Ledger
@@ -32,7 +33,7 @@ from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Rest
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, require_end, scaled
 from lazsim.engine.systems.system import System, decide_next
 from lazsim.limits import MAX_WHOLE
-from lazsim.trace.table import Batch
+from lazsim.trace.table import Batch, Trace
 
 
 class Signal(Enum):
@@ -43,26 +44,25 @@ class Signal(Enum):
 
 
 class Job:
-    """A job under one system; see `lazsim.engine.simulate.simulate_system`.
+    """A job under one system, on the nodes of a trace up to `end_s`; see `lazsim.engine.simulate.simulate_system`.
 
-    It saves a checkpoint every `interval_steps`, those of the job when None; 0 is never. The simulation ends at
-    `end_s`. `on_plan` is called whenever the plan in force may have changed; see `lazsim.engine.plan_reliability`.
-    `planning` is one of `lazsim.engine.sampling.PLANNINGS`, and nodes change `num_changes` times. `spares` says which
-    of them stand by, and `places` where each stands.
+    It saves a checkpoint every `interval_steps`, those of the job when None; 0 is never. `on_plan` is called whenever
+    the plan in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
+    `lazsim.engine.sampling.PLANNINGS`, and `spares` says which nodes stand by.
     """
 
     def __init__(
         self,
         env: Clock,
+        trace: Trace,
         system: System,
         planner: Planner,
         end_s: float,
+        *,
         on_plan: OnPlan | None,
         interval_steps: int | None,
         planning: str,
-        num_changes: int,
         spares: Spares,
-        places: Mapping[str, int],
     ) -> None:
         self.env, self.on_plan = env, on_plan
         costs = self.costs = planner.costs
@@ -70,13 +70,14 @@ class Job:
         self.log = Log()
         self.ledger = Ledger()
         self.spares = spares
-        self.nodes = Nodes(places, costs.cluster.nodes_per_server, spares.most_in_service)
+        self.nodes = Nodes(trace.places, costs.cluster.nodes_per_server, spares.most_in_service)
+        num_changes = int((trace.num_alive()[0] < end_s).sum())
         self.plans = RunPlans(self.system, planner, self.nodes, planning, num_changes)
         self.state: JobState = Waiting()
         self.extrapolated_s = self.below_threshold_s = self.stale_steps = 0.0
         self.steps_s: dict[tuple[int, int], float] = {}
         self.steps_made = Counter[tuple[float, int]]()
-        self.shortest_step_s: dict[int, float] = {}
+        self._shortest_step_s: dict[int, float] = {}
         self._has_started = False
         self._all_saved_step = 0
         self.step_s = 0.0
@@ -89,7 +90,7 @@ class Job:
         # Mostly, a checkpoint takes what the last one took.
         self._save = lru_cache(1)(lambda system, *size: system.save(costs, *size))
         self.joining = Joining(env, self.nodes, costs.job.join_wait_s, spares.start_s, self._hear_join)
-        self._end_s = end_s
+        self._trace, self._end_s = trace, end_s
         self._process: simpy.Process | None = None
 
     @property
@@ -97,9 +98,27 @@ class Job:
         """Share of the tokens trained whose updates of experts rollbacks lost; None where none can be."""
         return self.stale_steps / max(1, self.progress.step) if self._stale_steps() is not None else None
 
+    @property
+    def host_bytes(self) -> float:
+        """Bytes of a node's own memory that copies and logs take at the peak; 0 before the first step."""
+        # Copies of shorter steps may take more windows, and the system of the end saves most at a time.
+        sizes = self._shortest_step_s.items()
+        return max((self.system.host_bytes(self.costs, *plan_and_step_s) for plan_and_step_s in sizes), default=0.0)
+
     # What happens to the job.
 
-    def begin(self, batch: Batch) -> None:
+    def play(self) -> Activity:
+        """Begin with the first nodes of the trace, let nodes go and come up to the end, and end."""
+        batches = self._trace.batches()
+        self._begin(next(batches))
+        for batch in itertools.takewhile(lambda batch: batch.time_s < self._end_s, batches):
+            yield Moment(self.env, batch.time_s - self.env.now, CHANGE)
+            self._change(batch)
+        yield Moment(self.env, self._end_s - self.env.now, CHANGE)
+        # A step under way stays unfinished.
+        self._interrupt(Signal.END)
+
+    def _begin(self, batch: Batch) -> None:
         """Start with the nodes of the trace's first instant, at no cost where they suffice."""
         self._apply(batch)
         self._enter("waiting")
@@ -110,7 +129,7 @@ class Job:
         self._log("start")
         self._process = self.env.process(self._run())
 
-    def change(self, batch: Batch) -> None:
+    def _change(self, batch: Batch) -> None:
         """Let nodes go and come; all that go at one instant are one failure."""
         failed = not set(self.state.involved).isdisjoint(batch.removed)
         waited = self.joining.due_s is not None
@@ -124,10 +143,6 @@ class Job:
         if waited and self.joining.due_s is None and isinstance(self.state, Waiting):
             # No node is left to wait for.
             self._interrupt(Signal.JOIN)
-
-    def end(self) -> None:
-        """Stop here; a step under way stays unfinished."""
-        self._interrupt(Signal.END)
 
     def _apply(self, batch: Batch) -> tuple[str, ...]:
         """Let nodes go and come, and note it; return the spares that are called."""
@@ -452,8 +467,8 @@ class Job:
         if spent_s:
             # A plan under which no step begins needs no memory.
             self.steps_s[state.held.size] = self.steps_s.get(state.held.size, 0.0) + spent_s
-            shortest_s = self.shortest_step_s.get(state.held.num_seats, stretch.step_s)
-            self.shortest_step_s[state.held.num_seats] = min(stretch.step_s, shortest_s)
+            shortest_s = self._shortest_step_s.get(state.held.num_seats, stretch.step_s)
+            self._shortest_step_s[state.held.num_seats] = min(stretch.step_s, shortest_s)
         self.extrapolated_s += spent_s * stretch.extrapolated_share
         if state.is_below_threshold:
             self.below_threshold_s += spent_s

@@ -1,15 +1,14 @@
 """Run a job through a trace."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lazsim.costmodel.memory import MemoryUse
 from lazsim.costmodel.step import CostModel
-from lazsim.engine.clock import CHANGE, Activity, Clock, Moment
+from lazsim.engine.clock import Clock
 from lazsim.engine.job import Job
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan
-from lazsim.engine.memory import peak_memory
+from lazsim.engine.memory import peak_memory, sizes_held
 from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.plan_reliability import PlanReliability, count_losses
 from lazsim.engine.planner import Planner
@@ -204,17 +203,13 @@ def simulate_system(
     reliability = PlanReliability(count_losses(trace, wall_s, costs.cluster.nodes_per_domain)) if score_plans else None
     on_plan = reliability.record if reliability else None
     planner = planner or Planner(system, costs, routing)
-    num_changes = int((trace.num_alive()[0] < wall_s).sum())
-    job = Job(env, system, planner, wall_s, on_plan, interval_steps, planning, num_changes, spares, trace.places)
-    env.process(_play(env, job, trace, wall_s))
+    job = Job(
+        env, trace, system, planner, wall_s, on_plan=on_plan, interval_steps=interval_steps, planning=planning,
+        spares=spares,
+    )  # fmt: skip
+    env.process(job.play())
     env.run()
     on_time(wall_s)
-    # With fewer nodes, each has a larger share of what all of them hold together.
-    plans, sizes = {num_seats for _, num_seats in job.steps_s}, set[int]()
-    if plans:
-        sizes = {max(plans), planner.usable_nodes(min(job.steps_s)[0])} - {0}
-    # Copies of shorter steps may take more windows, and the system of the end saves most at a time.
-    host_bytes = (job.system.host_bytes(costs, *plan_and_step_s) for plan_and_step_s in job.shortest_step_s.items())
     ledger_s = job.ledger.seconds()
     # Checkpoints and rebalances also come with steps that are lost later.
     made_s, stops_s = ledger_s["compute"] + ledger_s["lost_work"], ledger_s["checkpoint"] + ledger_s["rebalance"]
@@ -240,9 +235,9 @@ def simulate_system(
         extrapolated_s=job.extrapolated_s if costs.measured_part is not None else None,
         lost_token_share=job.lost_token_share,
         interval_steps=job.interval_steps,
-        host_bytes=max(host_bytes, default=0.0),
+        host_bytes=job.host_bytes,
         setting={name: getattr(system, name) for name in system.choices()},
-        memory=peak_memory(system, costs, routing, sizes, job.progress.step) if sizes else None,
+        memory=_peak_memory(system, costs, routing, job),
         planning="sampled" if job.plans.sampler.is_on else "exact",
         samples_error=error,
         samples_error_beyond=error_beyond,
@@ -277,12 +272,10 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     raise InfeasiblePlanError(f"{who}: {takes} {counted(fewest, 'node')}, and there are {most_nodes}; {helps}")
 
 
-def _play(env: Clock, job: Job, trace: Trace, wall_s: float) -> Activity:
-    """Begin the job with the first nodes, tell it of all changes up to the end, and end it."""
-    batches = trace.batches()
-    job.begin(next(batches))
-    for batch in itertools.takewhile(lambda batch: batch.time_s < wall_s, batches):
-        yield Moment(env, batch.time_s - env.now, CHANGE)
-        job.change(batch)
-    yield Moment(env, wall_s - env.now, CHANGE)
-    job.end()
+def _peak_memory(system: System, costs: CostModel, routing: Routing, job: Job) -> MemoryUse | None:
+    """Return what the fullest GPU needed at the peak of a job that has run; None where it never trained."""
+    if not job.steps_s:
+        return None
+    # With fewer nodes, each has a larger share of what all of them hold together.
+    sizes = sizes_held(system, costs, min(job.steps_s)[0], max(num_seats for _, num_seats in job.steps_s))
+    return peak_memory(system, costs, routing, sizes, job.progress.step)
