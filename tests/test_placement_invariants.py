@@ -15,7 +15,8 @@ from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
 from lazsim.placement.serving import rebalance_experts
 from lazsim.reliability import IndependentFailures, recovery_curve, recovery_prob
-from lazsim.reliability.task import build_task, get_loads
+from lazsim.reliability.task import build_task
+from lazsim.routing.one_step import get_loads
 
 
 @given(st.lists(st.integers(0, 9999), min_size=1, max_size=6).filter(any), st.integers(-6, 4))

@@ -1,7 +1,5 @@
 """A placement task: loads, replicas and nodes. Axes: L layers, E experts, N nodes."""
 
-import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,22 +8,20 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.loads import FINEST, check_amount, whole_loads
+from lazsim.loads import check_amount
 from lazsim.placement.allocation import allocate
 from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.placement.plan_files import read_plan
 from lazsim.placement.policies import seed_notes
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.reliability.failure_sets import number_domains
-from lazsim.routing import RecordedRouting, load_routing, read_routing, top_experts
-from lazsim.routing.loading import UNIFORM, is_generator, unknown_loads
+from lazsim.routing.loading import UNIFORM
+from lazsim.routing.one_step import get_loads, is_made
 from lazsim.specs import ClusterSpec, ModelSpec, load_spec, sha256
 from lazsim.units import counted
 
 DEFAULT_MIN_REPLICAS = 2
 """The published default of the fault threshold (Lazarus, arXiv 2407.04656)."""
-
-ZIPF = "zipf"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +86,7 @@ def build_task(
     replicas
         Replicas of each expert, which fill all slots; in place of `experts` and `loads`.
     experts, loads, layers, step, lenient
-        See `get_loads`; loads are even by default.
+        See `lazsim.routing.one_step.get_loads`; loads are even by default.
     min_replicas
         Fewest replicas of an expert; `DEFAULT_MIN_REPLICAS` by default.
     seed
@@ -128,14 +124,7 @@ def build_task(
         shape |= {"domains": tuple(domains), "domain_N": number_domains(domains)}
     if replicas is not None:
         others = {"experts": experts, "loads": loads, "min_replicas": min_replicas, "layers": layers, "step": step}
-        for name, value in others.items():
-            if value is not None:
-                raise SpecError(f"`replicas` and `{name}` exclude each other: replicas are given, or follow from loads")
-        _require_divisor(groups, len(replicas))
-        return PlanningTask(
-            np.array([replicas]), **shape, min_replicas=min(replicas), inputs={"replicas": list(replicas)} | inputs,
-            notes=("loads are taken to be in proportion to the replicas given",),
-        )  # fmt: skip
+        return _task_of_replicas(replicas, others, shape, inputs, groups)
     origin = expert_source(replicas, experts, loads, model)
     if origin == "model":
         of_model = load_spec(ModelSpec, str(model), "model")
@@ -158,11 +147,23 @@ def build_task(
     } | inputs
     with prefix_errors(f"`{origin}`"):
         replicas_LE = allocate(found.load_LE, room, least)
-    # The order of experts is drawn from the second layer on.
-    is_drawn = isinstance(loads, str) and (is_generator(loads) or (_is_zipf(loads) and num_layers > 1))
     return PlanningTask(
         replicas_LE, **shape, load_LE=found.load_LE, min_replicas=least,
-        has_layers=found.has_layers, is_drawn=is_drawn, inputs=inputs, notes=notes,
+        has_layers=found.has_layers, is_drawn=found.is_drawn, inputs=inputs, notes=notes,
+    )  # fmt: skip
+
+
+def _task_of_replicas(
+    replicas: Sequence[int], others: Mapping[str, Any], shape: dict[str, Any], inputs: dict[str, Any], groups: int
+) -> PlanningTask:
+    """Return the task of replicas that are given; `others` are what they would follow from, and are refused."""
+    for name, value in others.items():
+        if value is not None:
+            raise SpecError(f"`replicas` and `{name}` exclude each other: replicas are given, or follow from loads")
+    _require_divisor(groups, len(replicas))
+    return PlanningTask(
+        np.array([replicas]), **shape, min_replicas=min(replicas), inputs={"replicas": list(replicas)} | inputs,
+        notes=("loads are taken to be in proportion to the replicas given",),
     )  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def expert_source(
         return "replicas"
     if experts is not None:
         return "experts"
-    return "model" if model is not None and (loads is None or _is_made(loads)) else "loads"
+    return "model" if model is not None and (loads is None or is_made(loads)) else "loads"
 
 
 def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:
@@ -188,141 +189,3 @@ def with_old_plan(task: PlanningTask, name: str) -> PlanningTask:
 def _require_divisor(groups: int, num_experts: int) -> None:
     if num_experts % groups:
         raise SpecError(f"`groups` {groups}: groups are equally large; give a divisor of {num_experts} experts")
-
-
-@dataclass(frozen=True, eq=False)
-class Loads:
-    """Tokens routed to each expert."""
-
-    load_LE: Ints
-    """Only ratios within a layer count."""
-    name: str
-    sha256: str
-    """Where they come from, and its hash."""
-    has_layers: bool = False
-    """Whether the layers are real ones; otherwise one stands for any."""
-    notes: tuple[str, ...] = ()
-
-
-def get_loads(
-    source: str | Sequence[float],
-    num_experts: int | None,
-    num_layers: int | None,
-    step: int | None,
-    seed: int,
-    lenient: bool = False,
-) -> Loads:
-    """Get loads by name or path, or from a list.
-
-    Parameters
-    ----------
-    source
-        ``uniform``; ``zipf:S``; the tokens or shares of each expert; a recording; or a generator of loads, by name or
-        as a ``.toml`` file.
-    num_experts
-        Experts of a layer; of a larger recording the fullest are taken. By default all of a recording or list.
-    num_layers
-        Layers, the first ones of a recording; by default all of it, and 1 of anything else.
-    step
-        Training step of a recording or generator; by default the first.
-    seed
-        Seed of every draw.
-    lenient
-        Repair defects of a recording where possible.
-
-    Raises
-    ------
-    LazsimError
-        When there are no such loads, or they do not fit the number of experts.
-    """
-    if not isinstance(source, str):
-        return _listed(source, num_experts, num_layers, step)
-    if not source.strip():
-        raise SpecError(f"`loads` {source!r}: names no loads; give uniform, zipf:1.2, tokens by expert, or a file")
-    if not _is_made(source):
-        return _recorded(source, num_experts, num_layers, step, lenient)
-    is_zipf = _is_zipf(source)
-    if not (source == UNIFORM or is_zipf or is_generator(source)):
-        with prefix_errors("`loads`"):
-            raise unknown_loads(source, f"{ZIPF}:S")
-    if num_experts is None:
-        needed = "give `replicas` 2,2,3,..., `experts` E, the `model` that has them, or a file of loads"
-        raise SpecError(f"`loads` {source} are for any number of experts: {needed}")
-    if is_zipf or source == UNIFORM:
-        _refuse_step(source, step)
-    if is_zipf:
-        load_LE = _zipf(source, num_experts, num_layers or 1, seed)
-        return Loads(load_LE, source, sha256(source.encode()), num_layers is not None)
-    with prefix_errors("`loads`"):
-        routing = load_routing(source, num_layers or 1, num_experts, seed, lenient)
-    return Loads(
-        routing.loads([step or 0])[0], Path(routing.name).name, routing.sha256, num_layers is not None, routing.notes
-    )
-
-
-def _is_made(source: str | Sequence[float]) -> bool:
-    """Return whether loads are made for a number of experts, and not those of a list or a recording."""
-    return isinstance(source, str) and (source.endswith(".toml") or source == UNIFORM or not os.path.exists(source))
-
-
-def _is_zipf(source: str) -> bool:
-    return source.partition(":")[0] == ZIPF
-
-
-def _refuse_step(source: str, step: int | None) -> None:
-    if step is not None:
-        raise SpecError(f"`step` {step}: loads {source} are the same at every step; leave it out, or give a recording")
-
-
-def _recorded(source: str, num_experts: int | None, num_layers: int | None, step: int | None, lenient: bool) -> Loads:
-    with prefix_errors("`loads`"):
-        recorded = read_routing(source, lenient)
-    for option, asked, has in (
-        ("`experts`", num_experts, recorded.num_experts),
-        ("`layers`", num_layers, recorded.num_layers),
-    ):
-        if asked is not None and asked > has:
-            raise SpecError(f"{option} {asked}: {source} has {has}; give at most {has}")
-    with prefix_errors("`loads`"):
-        taken = top_experts(recorded, num_layers or recorded.num_layers, num_experts or recorded.num_experts)
-    asked_step = int(taken.steps[0]) if step is None else step
-    notes = (*taken.notes, *_step_notes(taken, step))
-    return Loads(taken.loads([asked_step])[0], Path(source).name, taken.sha256, True, notes)
-
-
-def _step_notes(recorded: RecordedRouting, step: int | None) -> tuple[str, ...]:
-    """Say which of several recorded steps was taken, unless it is the one asked for."""
-    if len(recorded.steps) == 1 or step in recorded.steps:
-        return ()
-    if step is None:
-        return (f"loads of step {recorded.steps[0]}, the first of {len(recorded.steps)}; `step` chooses another",)
-    row = max(0, int(np.searchsorted(recorded.steps, step, side="right")) - 1)
-    return (f"nothing is recorded at step {step}; its loads are those of step {recorded.steps[row]}",)
-
-
-def _listed(source: Sequence[float], num_experts: int | None, num_layers: int | None, step: int | None) -> Loads:
-    text = ",".join(f"{load:.15g}" for load in source)
-    _refuse_step(text, step)
-    if min(source) < 0:
-        raise SpecError(f"`loads` {text}: give tokens from 0 up")
-    if not any(source):
-        raise SpecError(f"`loads` {text}: no expert has any tokens; give at least one a load, or uniform")
-    if num_experts not in (None, len(source)):
-        raise SpecError(f"`loads` {text}: {len(source)} loads for `experts` {num_experts}; give one for each")
-    with prefix_errors("`loads`"):
-        load_LE, _ = whole_loads(np.tile(np.array(source, dtype=np.float64), (num_layers or 1, 1)))
-    return Loads(load_LE, "list", sha256(text.encode()), num_layers is not None)
-
-
-def _zipf(source: str, num_experts: int, num_layers: int, seed: int) -> Ints:
-    """Give the expert of rank ``i`` a load of ``i**-S``; layers after the first rank their experts at random."""
-    try:
-        exponent = float(source.removeprefix(f"{ZIPF}:"))
-    except ValueError:
-        exponent = math.nan
-    if not 0 <= exponent <= 100:
-        raise SpecError(f"`loads` {source}: expected zipf:S with an exponent S from 0 to 100, as zipf:1.2")
-    share = np.arange(1, num_experts + 1, dtype=np.float64) ** -exponent
-    load_LE = np.tile(np.rint(share / share.sum() * FINEST).astype(np.int64), (num_layers, 1))
-    load_LE[1:] = np.random.default_rng(seed).permuted(load_LE[1:], axis=1)
-    return load_LE

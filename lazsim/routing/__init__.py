@@ -1,7 +1,8 @@
 """Expert loads by step and layer: tokens that the gate routes to each expert.
 
 `loading` finds them by name or path: recorded ones, a `table`, or those of a `generator`, which `fit` makes of a
-recording. The interface of a reader is `source`, and `records` has what readers of JSON and PyTorch files share.
+recording. `one_step` has those of one step, for a placement. The interface of a reader is `source`, and `records` has
+what readers of JSON and PyTorch files share.
 """
 
 from lazsim.routing.fit import fit_routing
