@@ -35,6 +35,7 @@ from lazsim.stepmodel.operations import Item, Operation, Queues, play
 from lazsim.stepmodel.passes import dual_pipe_passes
 from lazsim.stepmodel.pipeline import PartTime, layers_of, parts_of, run_dual_pipe, run_pipeline, stage_of
 from lazsim.stepmodel.predict import StepModel, flop_per_token, predict_step
+from lazsim.stepmodel.remarks import kernel_remarks
 from lazsim.stepmodel.search import USABLE_SHARE, fastest, layouts_tried, search_layouts
 from lazsim.stepmodel.tables import KernelGrid, KernelTables, load_tables, parse_tables
 
@@ -643,7 +644,7 @@ def test_attention_of_heads_of_another_width_is_scaled_and_told(model, cluster, 
     attention = msgspec.structs.replace(inputs.model.attention, **heads)
     inputs = replace(inputs, model=msgspec.structs.replace(inputs.model, attention=attention))
     assert inputs.attention_kernel[1] == ratio
-    remarks = [remark for remark in inputs.kernel_remarks if "another width" in remark]
+    remarks = [remark for remark in kernel_remarks(inputs) if "another width" in remark]
     assert remarks == [f"attention takes {ratio:.3g} times the time of measured heads, of another width"] * (ratio != 1)
 
 
@@ -738,13 +739,13 @@ def test_the_kernels_of_a_ring_take_as_long_as_over_sequences_of_a_rank_and_are_
 def test_exchanges_of_keys_that_transformer_engine_refuses_are_told(model, exchange, told):
     # Its assertions: no windows in a ring, and latent attention in nothing else.
     inputs = inputs_of(model, context=2, context_exchange=exchange)
-    assert any("TransformerEngine" in remark for remark in inputs.kernel_remarks) == told
+    assert any("TransformerEngine" in remark for remark in kernel_remarks(inputs)) == told
 
 
 @pytest.mark.parametrize(("cluster", "told"), [("hgx-h800", True), ("hgx-a800", True), ("dgx-h100", False)])
 def test_exchanges_measured_over_faster_links_are_told(cluster, told):
     # The NVLink of an H800 has 200 of the 450 GB/s of an H100 in each direction, that of an A800 200 of 300.
-    assert any("links" in remark for remark in inputs_of(cluster=cluster).kernel_remarks) == told
+    assert any("links" in remark for remark in kernel_remarks(inputs_of(cluster=cluster))) == told
 
 
 def test_bytes_over_slower_links_take_longer():
@@ -863,7 +864,7 @@ def test_deepep_sends_with_its_20_multiprocessors_and_where_it_stands_in_for_ano
 def test_what_was_not_measured_of_an_exchange_is_told(dispatcher, multiprocessors, told):
     inputs = inputs_of(cluster="h200x8", gpus=8, dispatcher=dispatcher, exchange_multiprocessors=multiprocessors)
     # The tables of H200 have the DeepEP of H100, whose links are the same.
-    assert inputs.kernel_remarks == ["exchange_deepep: times of h100 stand in for those of h200", *told]
+    assert kernel_remarks(inputs) == ["exchange_deepep: times of h100 stand in for those of h200", *told]
 
 
 def test_biases_of_experts_move_the_bytes_of_their_sums():

@@ -21,7 +21,7 @@ def indexer_items(kernels: Kernels, attention: AttentionSpec, dense_s: float) ->
     inputs that are gathered. No gradient goes to them, so the projections have those of weights only. The indexer
     learns from the attention to chosen keys, summed over heads and ranks, for which their scores are made once more;
     backward, it makes its scores for them again, and the gradients of queries and keys (as FlashAttention does).
-    *Assumed* is what `inputs.UNMEASURED` says, and that scores are written and read once to choose the best.
+    *Assumed* is what `remarks.UNMEASURED` says, and that scores are written and read once to choose the best.
     """
     inputs, d_model = kernels.inputs, kernels.inputs.model.d_model
     sequence, ranks, tokens = inputs.model.sequence_length, inputs.parallel.tensor, inputs.tokens

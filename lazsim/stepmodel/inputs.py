@@ -10,9 +10,8 @@ from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, ModelSpec, ParallelSpec, StepConstants
 from lazsim.specs.step import Curve
 from lazsim.stepmodel.dispatchers import DISPATCHERS
-from lazsim.stepmodel.pipeline import parts_of
-from lazsim.stepmodel.tables import KERNEL_AXES, MICROSECOND, KernelGrid, KernelTables
-from lazsim.units import counted
+from lazsim.stepmodel.layout_rules import check_layout
+from lazsim.stepmodel.tables import MICROSECOND, KernelGrid, KernelTables
 
 SCALED_BY_TENSOR_CORES = ("mxfp8", "nvfp4")
 """Precisions of GPUs that have matmuls with four bits, too: those before Blackwell scale no blocks of numbers."""
@@ -21,11 +20,6 @@ PARAM_BYTES = 2
 
 LATENT_WIDTH = 192 + 128
 """Queries and values of the measured heads of latent attention, those of DeepSeek-V3."""
-
-UNMEASURED = (
-    "no kernel of sparse attention was measured: scores of the indexer and of chosen keys are taken to run at the rate "
-    "of dense attention, where trainers without fused kernels take far longer"
-)
 
 OPERAND_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp8_block": 1 + 4 / 128, "mxfp8": 1 + 1 / 32, "nvfp4": 0.5 + 1 / 16}
 """Bytes of a number of the operand that a matmul keeps for its gradient, with its scale: of 4 bytes for 128 numbers, or
@@ -188,56 +182,6 @@ class StepInputs:
             return math.inf
         return self.parallel.exchange_multiprocessors or DISPATCHERS["deepep"].multiprocessors
 
-    @property
-    def kernel_remarks(self) -> list[str]:
-        """Remarks on kernels that the step may take and that were not measured as it has them."""
-        attention, gpu, precision, remarks = self.model.attention, self.gpu, self.parallel.precision, list[str]()
-        if gpu.kernels.endswith(".csv"):
-            remarks.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
-        elif gpu.kernels != gpu.name:
-            faster = f", {gpu.kernels_speedup - 1:.0%} faster," if gpu.kernels_speedup != 1 else ""
-            remarks.append(f"kernels of {gpu.kernels}{faster} stand in for those of {gpu.name}")
-        if precision in SCALED_BY_TENSOR_CORES:
-            remarks.append(f"matmuls in {precision} take the table of 8 bits with a scale for each 128 numbers")
-        is_latent = attention is not None and attention.kind == "latent"
-        unused = {"attention_64", "attention_128"} if is_latent else {"attention_latent"}
-        unused |= {"exchange_deepep", "exchange_hybridep"} - {self.exchange_kernel}
-        told = KERNEL_AXES.keys() - unused
-        remarks += [remark for remark in self.tables.remarks if remark.partition(":")[0] in told]
-        if attention is not None:
-            kernel, ratio = self.attention_kernel
-            if ratio != 1:
-                remarks.append(f"attention takes {ratio:.3g} times the time of measured heads, of another width")
-            longest = self.tables.grids[kernel].axes[1][-1] if kernel in self.tables.grids else math.inf
-            if longest < self.model.sequence_length:
-                remarks.append(
-                    f"attention was measured up to {longest:,.0f} tokens; longer sequences go with their length squared"
-                )
-        if self.model.state_space is not None:
-            remarks.append("scans of state-space layers were not measured: they take an assumed share of the peak")
-        if self.parallel.dispatcher == "hybridep" and self.exchange_kernel == "exchange_deepep":
-            remarks.append(f"exchanges by HybridEP were not measured on {self.gpu.name}: those of DeepEP stand in")
-        elif self.exchange_kernel == "exchange_deepep" and "exchange_deepep" in self.tables.grids:
-            numbers = self.tables.grids["exchange_deepep"].axes[2]
-            if not numbers[0] <= self.multiprocessors <= numbers[-1]:
-                remarks.append(
-                    f"DeepEP was measured with {numbers[0]:g} to {numbers[-1]:g} multiprocessors, and sends with no "
-                    "fewer and no more"
-                )
-        remarks += [UNMEASURED] if attention is not None and attention.index_heads else []
-        if self.link_stretch > 1:
-            remarks.append(
-                "exchanges inside a domain were measured over faster links than this cluster's (`local_bytes_per_s`): "
-                f"bytes take {self.link_stretch:.3g} times as long here"
-            )
-        # ``attn_forward_func_with_cp`` of NVIDIA/TransformerEngine 2.9.
-        is_ring = self.parallel.context_exchange == "ring"
-        if self.parallel.context > 1 and is_ring and attention is not None and attention.num_window_layers:
-            remarks.append("TransformerEngine has no ring for windows: take another `context_exchange`")
-        elif self.parallel.context > 1 and is_latent and not is_ring:
-            remarks.append("TransformerEngine divides sequences of latent attention in a ring alone")
-        return remarks
-
     def copy_s(self, num_bytes: float) -> float:
         """Return the time to move bytes through the memory.
 
@@ -278,67 +222,3 @@ class StepInputs:
 def _grid_of(curve_us: Curve) -> KernelGrid:
     sizes, times_us = zip(*curve_us, strict=True)
     return KernelGrid((sizes,), np.multiply(MICROSECOND, times_us))
-
-
-def check_layout(model: ModelSpec, parallel: ParallelSpec, num_gpus: int) -> None:
-    """Raise SpecError when a layout does not divide the model, the batch or the GPUs, or its stages are others."""
-    attention, space, length = model.attention, model.state_space, model.sequence_length
-    if attention is None and model.attention_layers:
-        raise SpecError(f"{model.name}: its TOML file has no heads of attention; add a table [attention]")
-    windows = attention.num_window_layers if attention else 0
-    if windows > model.num_layers:
-        raise SpecError(f"num_window_layers ({windows}) exceeds num_layers ({model.num_layers})")
-    kinds = space.num_layers + model.attention_layers + model.num_moe_layers if space else model.num_layers
-    if kinds != model.num_layers:
-        raise SpecError(
-            f"layers of state space, attention and experts are {kinds} together, and num_layers {model.num_layers}"
-        )
-    tensor, pipeline, context = parallel.tensor, parallel.pipeline, parallel.context
-    gpus, cut = f"the {counted(num_gpus, 'GPU')}", tensor * context
-    data = num_gpus // parallel.gpus_per_replica
-    groups = 1 if parallel.sharding == "none" else parallel.data_replicate
-    expert_copies = num_gpus // (pipeline * parallel.expert * parallel.expert_tensor)
-    heads, scanned = attention.num_heads if attention else cut, space.num_heads if space else cut
-    divisions = [
-        ("tensor x pipeline x context", parallel.gpus_per_replica, num_gpus, gpus),
-        ("pipeline x expert x expert_tensor", pipeline * parallel.expert * parallel.expert_tensor, num_gpus, gpus),
-        ("data_replicate", groups, data, counted(data, "data-parallel rank")),
-        ("data_replicate", groups, expert_copies, counted(expert_copies, "copy", "copies") + " of an expert"),
-        ("expert", parallel.expert, model.num_experts, f"{model.num_experts} experts"),
-        ("expert_tensor", parallel.expert_tensor, model.d_ff_expert, f"the {model.d_ff_expert} columns of an expert"),
-        ("tensor", tensor, heads, f"{heads} attention heads"),
-        # Ranks take all positions of some heads each (``MambaContextParallel`` of NVIDIA/Megatron-LM).
-        ("tensor x context", cut, scanned, f"{scanned} state-space heads"),
-        ("tensor x context", cut, length, f"the sequence of {length} tokens"),
-        # A rank has a piece of the first half and one of the second (``get_batch_on_this_cp_rank`` of Megatron-LM).
-        ("2 x context", 2 * context if context > 1 else 1, length, f"the sequence of {length} tokens"),
-    ]
-    if parallel.context_exchange == "all_to_all":
-        # As with state-space heads (DeepSpeed-Ulysses, arXiv 2309.14509).
-        ulysses = f"{heads} attention heads where context_exchange is 'all_to_all'"
-        divisions.append(("tensor x context", cut, heads, ulysses))
-    for name, number, whole, described in divisions:
-        if whole % number:
-            raise SpecError(f"{name} ({number}) must divide {described}")
-    # As NVIDIA/Megatron-LM 0.16 has it: ranks that share such a head gather the projection, and hold copies.
-    keys = attention.num_kv_heads if attention and attention.kind == "grouped" else tensor
-    if keys % tensor and tensor % keys:
-        raise SpecError(f"tensor ({tensor}) must divide {keys} key-value heads, or be a multiple of them")
-    if context > 1 and attention and attention.index_heads:
-        raise SpecError(f"context ({context}) must be 1: NVIDIA/Megatron-LM divides no sequences of sparse attention")
-    micro_batches, rest = divmod(parallel.global_batch, data * parallel.micro_batch)
-    if rest or not micro_batches:
-        raise SpecError(
-            f"global_batch ({parallel.global_batch}) must be a multiple of {counted(data, 'data-parallel rank')} x "
-            f"micro_batch ({parallel.micro_batch})"
-        )
-    if micro_batches != parallel.whole_rounds(micro_batches):
-        needed = f"interleaved stages need micro-batches ({micro_batches}) in multiples of pipeline ({pipeline})"
-        if parallel.schedule == "dualpipe":
-            needed = f"dualpipe needs an even number of micro-batches, {2 * pipeline} or more, and not {micro_batches}"
-        raise SpecError(needed)
-    if pipeline * parallel.virtual_stages > model.num_whole_layers:
-        layers = counted(model.num_whole_layers, "layer")
-        raise SpecError(f"pipeline x virtual_stages must not exceed the {layers}")
-    if parallel.stages:
-        parts_of(model, parallel)

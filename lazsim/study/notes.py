@@ -30,6 +30,7 @@ from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.specs.overrides import FACTOR, share_note
+from lazsim.stepmodel.remarks import kernel_remarks
 from lazsim.study.checkpoint_interval import AUTO, search_notes
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
@@ -449,7 +450,7 @@ def _layout_notes(scenarios: Sequence[Scenario], costs: LayoutCosts) -> list[str
     elif scenario.settings["job"] is None:
         whose += ", named as the model"
     notes = [f"steps are those of a layout ({whose}) from measured kernels of {scenario.gpu.kernels}"]
-    notes += costs.inputs.kernel_remarks
+    notes += kernel_remarks(costs.inputs)
     if scenario.settings["routing"] is None and scenario.routing.name == UNIFORM:
         notes.append(f"loads of experts are even, as in `lazsim step`; `routing` {SKEWED_LOADS} has skewed ones")
     elif scenario.routing.name == SKEWED_LOADS:

@@ -12,6 +12,7 @@ from lazsim.specs.effects import layout_remarks, model_remarks
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepModel, StepTime, predict_step
+from lazsim.stepmodel.remarks import kernel_remarks
 from lazsim.stepmodel.search import Candidate, search_layouts
 from lazsim.units import GIB, share_text
 
@@ -107,7 +108,7 @@ class StepResult:
                     "the host launches every kernel in this layout, and what that takes is the least certain part of a "
                     "step: large micro-batches and recomputation may look better than they are; try graphs"
                 )
-        notes += self.inputs.kernel_remarks + model_remarks(model) + layout_remarks(parallel, model)
+        notes += kernel_remarks(self.inputs) + model_remarks(model) + layout_remarks(parallel, model)
         ranks, domain = parallel.expert * parallel.expert_tensor, self.inputs.domain
         if ranks < domain < self.inputs.num_gpus and domain % ranks:
             notes.append(

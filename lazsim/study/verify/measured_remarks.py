@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from lazsim.errors import SpecError
 from lazsim.files.tables import Cells
 from lazsim.stepmodel.inputs import StepInputs
+from lazsim.stepmodel.remarks import kernel_remarks
 from lazsim.stepmodel.search import needed_bytes
 from lazsim.study.verify.cells import UNKNOWN, cell_number, cell_words
 from lazsim.study.verify.measured_layouts import KEPT, MODULES, NO_MODULES, XLA, recomputation
@@ -66,7 +67,7 @@ def remarks_on(
         yield LEFT_OUT, ", ".join(left_out)
     yield from ((UNREAD, text) for text in _unread(row, inputs))
     yield from ((UNREAD, text) for text in _other_numbers(row, inputs, told_tokens_per_s_per_gpu))
-    yield from ((STANDS_IN, text) for text in inputs.kernel_remarks)
+    yield from ((STANDS_IN, text) for text in kernel_remarks(inputs))
     share = needed_bytes(inputs) / inputs.gpu.memory_bytes
     if share > 1:
         yield TOO_LARGE, f"{share:.3g} times"
