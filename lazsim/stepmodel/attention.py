@@ -59,13 +59,7 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     items += _shared_heads(kernels, attention)
     attention = attention.across(tensor)
     items += _split(kernels, attention)
-    # Queries and keys turn by their positions.
-    turned = (attention.query_dim + attention.num_kv_heads * attention.head_dim) / tensor
-    passes = 2 if latent else 1
-    moved, launched = SCALED_ROTATION if attention.scaled_positions else ROTATION
-    forward, backward = (passes * each * turned for each in moved)
-    number, backward_number = (passes * each for each in launched)
-    items.append(kernels.copy(forward, backward, number, backward_number, tokens, calls=passes))
+    items.append(_rotation(kernels, attention))
     core_s, ratio = _scores_s(kernels, attention, window)
     if attention.index_heads:
         indexer, core_s = indexer_items(kernels, attention, core_s)
@@ -102,6 +96,16 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
         *kernels.tensor_exchange(gathered, d_model, (linears[-1], down)),
     ]
     return items
+
+
+def _rotation(kernels: Kernels, attention: AttentionSpec) -> Item:
+    """Turn queries and keys by their positions, in two calls where attention is latent."""
+    inputs, passes = kernels.inputs, 2 if attention.kind == "latent" else 1
+    turned = (attention.query_dim + attention.num_kv_heads * attention.head_dim) / inputs.parallel.tensor
+    moved, launched = SCALED_ROTATION if attention.scaled_positions else ROTATION
+    forward, backward = (passes * each * turned for each in moved)
+    number, backward_number = (passes * each for each in launched)
+    return kernels.copy(forward, backward, number, backward_number, inputs.tokens, calls=passes)
 
 
 def _shared_heads(kernels: Kernels, attention: AttentionSpec) -> list[Item]:
