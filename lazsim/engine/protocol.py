@@ -169,7 +169,7 @@ def decide(system: Traits, stopped: StoppedJob) -> Decision[Any]:
     return decide_start(stopped, why)
 
 
-def decide_start(stopped: StoppedJob, why: str = "") -> Decision[Any]:
+def decide_start(stopped: StoppedJob, why: str) -> Decision[Any]:
     """Decide how a job starts where what nodes hold does not count, for the reason given."""
     num_nodes = stopped.num_usable
     if not num_nodes:

@@ -181,7 +181,7 @@ class Recorder:
         ages_s = [self.killed_s[name] - self.started_s.get(name, 0.0) for name in workers if name in self.killed_s]
         return min(ages_s, default=0.0)
 
-    def stand_still(self, bucket: str, at_s: float | None = None) -> None:
+    def stand_still(self, bucket: str, at_s: float | None) -> None:
         """Record that no node trains, and book the time from now on, or from a recent instant, in a bucket."""
         self.num_used = 0
         self.enter(bucket, at_s)

@@ -62,7 +62,7 @@ def tell_change(held_LGK: Ints, slots_LGK: Ints, load_LE: Ints, expert_bytes: fl
     return PlanChange(num_moved, slots_LGK.size, moved_bytes, float(np.mean(before)), float(np.mean(after)))
 
 
-def keep_steady(held_LGK: Ints, fresh_LGK: Ints, load_LE: Ints, rules: Rules, move_cost: float = MOVE_COST) -> Ints:
+def keep_steady(held_LGK: Ints, fresh_LGK: Ints, load_LE: Ints, rules: Rules, move_cost: float) -> Ints:
     """Change the plan that the GPUs hold, only as far as the gain is worth the moves.
 
     Parameters

@@ -84,7 +84,7 @@ def measure_ranks_on_device(
     loads: Sequence[Sequence[int]],
     num_tokens: int,
     profile: Profile | None,
-    progress: ProgressBar = iter,
+    progress: ProgressBar,
 ) -> tuple[RankTimes, dict[str, Any]]:
     """Measure virtual ranks of `num_tokens` assignments each; return their times, and the conditions of these.
 

@@ -68,7 +68,7 @@ def plan_loads(plan: PlacementPlan, load_LE: Ints, tokens_of_rank: int, gpus_per
     return loads
 
 
-def measure_ranks(options: RankOptions, progress: ProgressBar = iter) -> RankResult:
+def measure_ranks(options: RankOptions, progress: ProgressBar) -> RankResult:
     """Measure the work of every rank of a plan in turn, and compare the slowest with the prediction."""
     settings = {name: getattr(options, name) for name in ("model", "cluster", "job", "system", "routing", "seed")}
     # The profile replaces measurements here, not the modelled times of a step.
@@ -163,7 +163,7 @@ def loads_under_skew(load_E: Ints, num_nodes: int, num_slots: int) -> list[list[
     return [plan_loads(plan, total_LE, int(load_E.sum()), 1, padded=False)[0].tolist() for plan in plans]
 
 
-def measure_skew(options: SkewOptions, progress: ProgressBar = iter) -> SkewResult:
+def measure_skew(options: SkewOptions, progress: ProgressBar) -> SkewResult:
     """Measure and predict a layer under growing skew."""
     skews = options.skews or tuple(2.0**power for power in range(int(math.log2(options.experts)) + 1))
     for skew in skews:

@@ -184,7 +184,7 @@ def difference(header: Header, same: Mapping[str, Any], conditions: Mapping[str,
     return None
 
 
-def measure_profile(path: Path, options: Options, progress: ProgressBar = iter) -> tuple[Header, list[ProfilePoint]]:
+def measure_profile(path: Path, options: Options, progress: ProgressBar) -> tuple[Header, list[ProfilePoint]]:
     """Measure a profile of this machine's device; points are kept as it grows, also if a kernel or a process fails."""
     for name in options.kernels:
         if name not in MEASURED:

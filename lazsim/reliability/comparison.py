@@ -178,7 +178,7 @@ def compare_plans(
     return PlanComparison(task, plans, scores, notes, lost, losses, shown, state_bytes, layer, changes=changes)
 
 
-def make_plans(task: PlanningTask, policies: Sequence[str] = ()) -> tuple[dict[str, PlacementPlan], tuple[str, ...]]:
+def make_plans(task: PlanningTask, policies: Sequence[str]) -> tuple[dict[str, PlacementPlan], tuple[str, ...]]:
     """Ask policies for plans; return these by policy, and notes on the policies that were skipped.
 
     Without names, or ``path.py:function``, all that apply are asked, and of those of packages all that work. One that

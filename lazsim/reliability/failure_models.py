@@ -72,7 +72,7 @@ def independent_counts(fail_prob_N: Floats) -> Iterator[Floats]:
         yield counts
 
 
-def checked_failures(failures: int | Sequence[int] | Ints, num_nodes: int, unit: str = "nodes") -> Ints:
+def checked_failures(failures: int | Sequence[int] | Ints, num_nodes: int, unit: str) -> Ints:
     """Return one number of failures or several as an array; refuse what is not a whole number within 0..N."""
     try:
         numbers = [operator.index(number) for number in np.atleast_1d(np.asarray(failures))]
@@ -86,7 +86,7 @@ def checked_failures(failures: int | Sequence[int] | Ints, num_nodes: int, unit:
     return np.array(numbers, dtype=np.int64)
 
 
-def checked_probs(model: IndependentFailures, num_nodes: int, unit: str = "nodes") -> Floats:
+def checked_probs(model: IndependentFailures, num_nodes: int, unit: str) -> Floats:
     """Return the probabilities as an array; refuse others than one for each node within 0..1."""
     probs = as_floats("fail_prob_N", model.fail_prob_N)
     if probs.shape != (num_nodes,):

@@ -143,7 +143,7 @@ class RecordReader(LoadTable):
             raise ValueError(f"rank {part} of {num_local} experts each, {self._told_experts} in all")
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(before, num_others - before)])
 
-    def _add_row(self, where: int | str, step: object, layer: object, loads: Any, expert: object = 0) -> None:
+    def _add_row(self, where: int | str, step: object, layer: object, loads: Any, expert: object) -> None:
         """Add the loads of a layer, which have to be of as many experts as in other layers, or that of one expert."""
         if isinstance(loads, SEVERAL) and (length := (shape := (0, *np.asarray(loads).shape))[-1]):
             if length != (self._row_length or length):

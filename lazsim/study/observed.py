@@ -20,7 +20,7 @@ from lazsim.engine.log import TimeSpan
 from lazsim.engine.simulate import SystemRun
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.scenario import Scenario
-from lazsim.study.collect import ShowRuns, show_nothing
+from lazsim.study.collect import ShowRuns
 from lazsim.study.simulation import resolve_runs, simulate_scenarios
 from lazsim.study.step_log import Mark, read_log
 from lazsim.units import counted, format_duration
@@ -234,8 +234,8 @@ def compare_observed(
     path: Path | str,
     settings: Mapping[str, Any],
     systems: Sequence[str],
-    progress: ShowRuns = show_nothing,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: ShowRuns,
+    tell: Callable[[str], None],
 ) -> ObservedComparison:
     """Simulate what a log tells of under some systems: all of it, or as many seconds as `duration` has.
 

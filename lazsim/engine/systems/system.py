@@ -212,9 +212,7 @@ class System:
         """Whether plans depend on the failure domains of nodes."""
         return self.policy is not None and self.policy.name == DOMAINS and costs.cluster.nodes_per_domain > 0
 
-    def _plan_layers(
-        self, costs: CostModel, load_LE: Ints, nodes_N: Ints, domain_N: Ints | None = None
-    ) -> PlacementPlan:
+    def _plan_layers(self, costs: CostModel, load_LE: Ints, nodes_N: Ints, domain_N: Ints | None) -> PlacementPlan:
         cluster, num_nodes = costs.cluster, len(nodes_N)
         assert self.policy is not None, "plain expert parallelism has no policy"
         replicas = allocate(load_LE, num_nodes * cluster.slots_per_node, self.min_replicas or costs.job.fault_threshold)

@@ -155,7 +155,7 @@ def windows(
     return bounds_s, kept, lost
 
 
-def plot_rates(axes: Axes, rates: tuple[Floats, Floats, Floats], label: str, look: Look, unit_s: float = 1.0) -> None:
+def plot_rates(axes: Axes, rates: tuple[Floats, Floats, Floats], label: str, look: Look, unit_s: float) -> None:
     """Draw the rates of `windows` in steps, with those of lost samples shaded on top."""
     bounds_s, kept, lost = rates
     axes.stairs(kept + lost, bounds_s / unit_s, baseline=kept, fill=True, color=look.color, alpha=0.25, linewidth=0)
