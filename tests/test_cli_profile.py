@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lazsim.cli.base.common import COMPILED_VARIABLE, require_torch
+from lazsim.cli.base.torch_needed import COMPILED_VARIABLE, require_torch
 from lazsim.costmodel.profile import ProfilePoint, profile_names, save_profile
 from lazsim.specs import ModelSpec, load_spec
 from tests.conftest import ROOT

@@ -11,9 +11,9 @@ import sys
 import click
 import pytest
 
-from lazsim.cli.base.common import print_json
 from lazsim.cli.base.group import COMMANDS, cli
 from lazsim.cli.base.kinds import OutFolder, OutPath
+from lazsim.cli.base.results import print_json
 from lazsim.errors import LazsimError
 from lazsim.files.folders import LOCK, RECORD, hold_folder, write_folder
 from lazsim.files.reading import read_bytes

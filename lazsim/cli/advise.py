@@ -6,20 +6,13 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import (
-    REPORT,
-    json_option,
-    note,
-    options_of,
-    out_option,
-    progress_bar,
-    show,
-    worker_options,
-    working,
-)
 from lazsim.cli.base.kinds import Parsed, parse_spans
 from lazsim.cli.base.messages import Checked
+from lazsim.cli.base.notes import note
+from lazsim.cli.base.options import json_option, options_of, out_option, worker_options
+from lazsim.cli.base.progress import progress_bar, working
 from lazsim.cli.base.replay import rate_options
+from lazsim.cli.base.results import REPORT, show
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = ("trace", "max_nodes", "systems", "interval", "placements", "spares", "out", "as_json")

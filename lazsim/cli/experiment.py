@@ -7,17 +7,11 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import (
-    backend_option,
-    jobs_option,
-    json_option,
-    kept,
-    note,
-    print_json,
-    progress_bar,
-    write_results,
-)
 from lazsim.cli.base.messages import CommandGroup
+from lazsim.cli.base.notes import note
+from lazsim.cli.base.options import backend_option, jobs_option, json_option, kept
+from lazsim.cli.base.progress import progress_bar
+from lazsim.cli.base.results import print_json, write_results
 from lazsim.cli.list import command as list_names
 from lazsim.errors import LazsimError
 

@@ -2,8 +2,9 @@
 
 import click
 
-from lazsim.cli.base.common import json_option, kept, print_json, show
 from lazsim.cli.base.messages import Checked, OneOf
+from lazsim.cli.base.options import json_option, kept
+from lazsim.cli.base.results import print_json, show
 
 KINDS = (
     "models", "clusters", "gpus", "jobs", "systems", "policies", "formats", "load-formats", "routing", "traces",

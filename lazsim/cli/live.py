@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazsim.cli.base import common, kinds
-from lazsim.cli.base.common import json_option, note, options, out_option, require_torch, seed_option, show
+from lazsim.cli.base import kinds
 from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.ending import acknowledge
 from lazsim.cli.base.messages import Checked, OneOf
+from lazsim.cli.base.notes import note
+from lazsim.cli.base.options import json_option, options, out_option, seed_option
+from lazsim.cli.base.progress import progress_bar
 from lazsim.cli.base.replay import CAPS, read_stretch, replay_options
+from lazsim.cli.base.results import show, write_out
+from lazsim.cli.base.torch_needed import require_torch
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.units import counted
 
@@ -125,14 +129,14 @@ def write_routing(path: Path | None, routing: Any) -> None:
         return
     from lazsim.routing.table import write_csv
 
-    common.write_out(path, write_csv(routing))
+    write_out(path, write_csv(routing))
     note(f"{path} has the loads of {counted(len(routing.steps), 'step')}")
 
 
 async def show_run(coordinator: "Coordinator", purpose: str, wall_s: float | None) -> None:
     """Show steps, nodes and loss until the run is over, whose seconds are given if they are known."""
     last, shown = coordinator.spec.num_steps, 0.0
-    with common.progress_bar(0, 100 if wall_s or last else None, f"{purpose}:") as advance:
+    with progress_bar(0, 100 if wall_s or last else None, f"{purpose}:") as advance:
         while coordinator.server.stopped is None:
             await asyncio.sleep(REFRESH_S)
             record = coordinator.record

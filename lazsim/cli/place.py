@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, options, out_option, seed_option, show
 from lazsim.cli.base.kinds import Parsed, parse_counts, parse_domains, parse_loads, parse_spans
 from lazsim.cli.base.messages import Checked
+from lazsim.cli.base.options import json_option, options, out_option, seed_option
+from lazsim.cli.base.results import show
 
 planning_options = options(
     click.option("--nodes", type=kinds.NODES, help="Nodes; a node fails as a whole."),

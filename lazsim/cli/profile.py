@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import (
-    json_option,
-    kept,
-    note,
-    options,
-    out_option,
-    print_parts,
-    progress,
-    require_torch,
-    seed_option,
-    show,
-    write_out,
-)
 from lazsim.cli.base.effects import is_given
 from lazsim.cli.base.messages import CommandGroup, OneOf
+from lazsim.cli.base.notes import note
+from lazsim.cli.base.options import json_option, kept, options, out_option, seed_option
+from lazsim.cli.base.progress import progress
+from lazsim.cli.base.results import print_parts, show, write_out
+from lazsim.cli.base.torch_needed import require_torch
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
 from lazsim.units import counted

@@ -4,9 +4,10 @@ from typing import Any
 
 import click
 
-from lazsim.cli.base.common import REPORT, json_option, out_option, show
 from lazsim.cli.base.kinds import Parsed, parse_probs, parse_spans
 from lazsim.cli.base.messages import Checked, OneOf
+from lazsim.cli.base.options import json_option, out_option
+from lazsim.cli.base.results import REPORT, show
 from lazsim.cli.place import planning_options
 
 PICTURES = tuple(f"{name}.{kind}" for name in ("recovery", "failure-sets", "placement-map") for kind in ("png", "pdf"))

@@ -7,18 +7,10 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import (
-    json_option,
-    kept,
-    layers_from_option,
-    note,
-    options,
-    print_json,
-    seed_option,
-    show,
-    write_out,
-)
 from lazsim.cli.base.messages import CommandGroup
+from lazsim.cli.base.notes import note
+from lazsim.cli.base.options import json_option, kept, layers_from_option, options, seed_option
+from lazsim.cli.base.results import print_json, show, write_out
 from lazsim.routing.loading import DRAWN, load_recording
 from lazsim.units import counted
 

@@ -6,9 +6,11 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, layers_from_option, out_option, progress_bar, seed_option, show, working
 from lazsim.cli.base.messages import Checked, OneOf
+from lazsim.cli.base.options import json_option, layers_from_option, out_option, seed_option
+from lazsim.cli.base.progress import progress_bar, working
 from lazsim.cli.base.replay import max_nodes_option, replay_options
+from lazsim.cli.base.results import show
 from lazsim.limits import MAX_NODES
 
 PLANNINGS = ("auto", "exact", "sampled")

@@ -5,8 +5,10 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import options_of, progress_bar, show, working
 from lazsim.cli.base.messages import Checked
+from lazsim.cli.base.options import options_of
+from lazsim.cli.base.progress import progress_bar, working
+from lazsim.cli.base.results import show
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 

@@ -3,8 +3,10 @@
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, out_option, show, working
 from lazsim.cli.base.messages import Checked
+from lazsim.cli.base.options import json_option, out_option
+from lazsim.cli.base.progress import working
+from lazsim.cli.base.results import show
 
 STEP_FILES = ("step.json", "job.toml", "step.png", "step.pdf")
 

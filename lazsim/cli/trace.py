@@ -7,20 +7,11 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import (
-    json_option,
-    kept,
-    note,
-    options,
-    print_json,
-    print_parts,
-    seed_option,
-    show,
-    told,
-    write_out,
-)
 from lazsim.cli.base.messages import CommandGroup, OneOf
+from lazsim.cli.base.notes import note, told
+from lazsim.cli.base.options import json_option, kept, options, seed_option
 from lazsim.cli.base.replay import max_nodes_option, rate_options, read_stretch, replay_options
+from lazsim.cli.base.results import print_json, print_parts, show, write_out
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import rate_note

@@ -5,8 +5,10 @@ from pathlib import Path
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import json_option, out_option, progress, show, working
 from lazsim.cli.base.messages import Checked
+from lazsim.cli.base.options import json_option, out_option
+from lazsim.cli.base.progress import progress, working
+from lazsim.cli.base.results import show
 
 
 @click.command(cls=Checked)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.common import options
 from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.messages import OneOf
+from lazsim.cli.base.options import options
 from lazsim.units import UNITS_S
 
 if TYPE_CHECKING:
