@@ -1,5 +1,7 @@
 """Systems of users: those of the guide work, and what is wrong with others is told in a line."""
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 import lazsim
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.simulate import simulate_system
-from lazsim.engine.systems import find_system
+from lazsim.engine.systems import System, find_system
 from lazsim.errors import SpecError
 from lazsim.placement.policies import find_policy
 from lazsim.study.advise.advice import advise
@@ -42,6 +44,13 @@ def of_guide(tmp_path, name):
     blocks = [block.split("```")[0] for block in GUIDE.read_text().split("```python\n")[1:]]
     (tmp_path / "mine.py").write_text(next(block for block in blocks if f"\n{name} = " in block))
     return f"{tmp_path}/mine.py:{name}"
+
+
+def test_the_guide_shows_methods_with_the_arguments_that_they_have():
+    shown = re.findall(r"`(\w+)\((self, [^)]*)\)`", GUIDE.read_text())
+    assert len(shown) == 9
+    for method, arguments in shown:
+        assert ", ".join(inspect.signature(getattr(System, method)).parameters) == arguments
 
 
 def test_a_hot_spare_of_the_guide_takes_the_place_of_a_failed_node(tmp_path):
