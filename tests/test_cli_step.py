@@ -380,12 +380,13 @@ def test_what_assumptions_weigh_is_told_by_the_step_with_each_of_them_raised(ans
 
 def test_pairs_differ_in_one_setting_and_by_more_than_noise():
     def run(name: str, tokens_per_s: float, inputs: str = "all known", **columns: str) -> MeasuredRun:
-        row = {"model_key": "m", "system": "s", "precision": "bf16", "cuda_graph": "none", "ep": "8"} | columns
+        row = {"model_key": "m", "system": "s", "precision": "bf16", "cuda_graph": "none", "ep": "8"}
+        row |= {"recompute_modules": "mlp+moe_act"} | columns
         return MeasuredRun(name, "", {"inputs": inputs, "source_family": "one"}, row, tokens_per_s, None)
 
     runs = [
         run("plain", 100.0),
-        run("graphs", 120.0, cuda_graph="full_iteration"),
+        run("graphs", 120.0, cuda_graph="full_iteration", recompute_modules="moe_act+mlp"),
         run("eight bits", 130.0, precision="mxfp8"),
         run("both", 150.0, precision="mxfp8", cuda_graph="full_iteration"),
         run("noise", 101.0, ep="16"),
@@ -651,14 +652,24 @@ def told(tmp_path, columns, cells):
 def test_words_of_a_row_are_read_in_any_case_and_flags_in_any_word(tmp_path):
     columns = "precision,dispatcher,recompute,recompute_modules,cuda_graph,a2a_overlap,grad_reduce_overlap,pp_layout"
     cells = [
-        "fp8_sc,deepep,selective,mlp,full_iteration,1,0,",
-        " FP8_SC ,DeepEP,Selective,MLP,Full_Iteration,Yes,no,NaN",
-        "fp8-sc,Deep-EP,selective,mlp,full iteration,on,off,unknown",
+        "fp8_sc,deepep,selective,mlp+moe_act,full_iteration,1,0,",
+        " FP8_SC ,DeepEP,Selective,MOE_ACT+MLP,Full_Iteration,Yes,no,NaN",
+        "fp8-sc,Deep-EP,selective,moe_act+mlp,full iteration,on,off,unknown",
     ]
     plain, *others = (read_runs(str(told(tmp_path, columns, one)))[0] for one in cells)
     assert plain.inputs is not None
     for other in others:
         assert (other.inputs.parallel, other.settings) == (plain.inputs.parallel, plain.settings)
+
+
+def test_whole_numbers_may_have_the_fraction_that_tables_with_empty_cells_give_them(tmp_path):
+    table = told(tmp_path, "vp,a2a_overlap", "1,1")
+    (plain,) = read_runs(str(table))
+    table.write_text(
+        f"{PLAIN},vp,a2a_overlap\nmine,qwen3_30b_a3b,dgx-h100,16.0,64.0,1.0,8192.0,2.0,1.0,8.0,9000,1.0,1.0\n"
+    )
+    (run,) = read_runs(str(table))
+    assert (run.inputs.parallel, run.settings) == (plain.inputs.parallel, plain.settings)
 
 
 def test_a_row_names_the_schedule_of_deepseek_v3(tmp_path):
@@ -809,6 +820,9 @@ def test_a_micro_batch_that_does_not_fit_into_memory_is_not_taken(tmp_path):
         ("fp8", "MXFP8 of 1x32 blocks", "mxfp8", False),
         ("mxfp8_grouped_only", "mxfp8 on grouped GEMM only", "mxfp8", True),
         ("MXFP8 (1x32)", "", "mxfp8", False),
+        ("unknown", "mxfp8 (1x32 E8M0)", "mxfp8", False),
+        ("", "mxfp8; attention in bf16", "bf16", False),
+        ("bfloat16", "", "bf16", False),
     ],
 )
 def test_eight_bits_have_the_scales_that_a_row_tells_or_those_of_tensors_and_are_counted_apart(
@@ -938,7 +952,12 @@ def test_a_row_that_contradicts_itself_is_not_predicted_and_says_why(lazsim, tmp
         ("a2a_overlap,delay_wgrad", "1,1", "not read: delay_wgrad 1 (mine)"),
         ("token_routing,capacity_factor", "balanced_dropless,1.25", "not read: capacity_factor 1.25 with a"),
         ("status", "instrumented", "not read: status instrumented, which counts as any other row (mine)"),
+        ("token_routing,capacity_factor", "balanced_dropless,inf", "not read: capacity_factor inf with a"),
+        ("token_routing,capacity_factor", "balanced_dropless,rank buffer 1.5 (dropless)", None),
         ("recompute", "unknown", "unknown, and taken to be: recompute none (mine)"),
+        ("dispatcher", "none", "unknown, and taken to be: dispatcher alltoall (mine)"),
+        ("optimizer", "n/a", "unknown, and taken to be: optimizer adam (mine)"),
+        ("cuda_graph,a2a_overlap,sharding,recompute", "n/a,n/a,none,none", None),
         ("cuda_graph_scope", "attn", "not read: cuda_graph_scope attn without cuda_graph (mine)"),
         ("cuda_graph,cuda_graph_scope", "transformer_engine,attn+mamba+moe_router+moe_preprocess", None),
         (

@@ -30,7 +30,7 @@ def cell_choice(row: Cells, column: str, names: Mapping[str, str], default: str)
     # Words in brackets tell more of a setting.
     word = value.partition(" (")[0]
     if word not in (*UNKNOWN, *names):
-        raise SpecError(f"{column} {value!r} is none of {', '.join(names)}")
+        raise SpecError(f"{column} {value!r} is none of {', '.join({**names, 'none': '', 'unknown': ''})}")
     return names.get(word, default)
 
 

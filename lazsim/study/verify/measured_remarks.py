@@ -54,7 +54,7 @@ def remarks_on(
     Tokens per second are those that the row tells, or nan.
     """
     model = row["model_key"]
-    yield from ((ASSUMED, text) for text in _defaults(row, inputs, "unknown", "nan"))
+    yield from ((ASSUMED, text) for text in _defaults(row, inputs, *{*UNKNOWN} - {""}))
     if alike := lookup.relative(model):
         yield ASSUMED, f"what models.csv does not tell of {model} as {alike} has it"
     has_further = lookup.model(model).num_mtp_layers > 0
@@ -74,14 +74,19 @@ def remarks_on(
 
 
 def _defaults(row: Cells, inputs: StepInputs, *said: str) -> Iterator[str]:
-    """Name the settings of which a row says this, with what stands for each; most rows leave offloading out."""
+    """Name the settings of which a row says this, with what stands for each; most rows leave offloading out.
+
+    Where nothing stands for a setting, one that does not apply is none of these.
+    """
     parallel = inputs.parallel
     idle = {
         "vp": parallel.pipeline == 1, "dispatcher": parallel.expert == 1, "tp_comm_overlap": parallel.tensor == 1,
         "cuda_graph_scope": parallel.graphs != "partial", "activation_offload": said == ("",),
     }  # fmt: skip
     for column, default in DEFAULTS.items():
-        if row.get(column, "") in said and not idle.get(column):
+        cell = row.get(column, "").partition(" (")[0]
+        is_nothing = cell in CHOICES.get(column, ()) or (cell in ("n/a", "none") and default in ("0", "1", "none"))
+        if cell in said and not (is_nothing or idle.get(column)):
             yield f"{column} {recomputation(parallel) if column == 'recompute' else default}"
 
 
@@ -125,7 +130,7 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     drops = "drop" in cells.get("token_routing", "").replace("dropless", "")
     if drops and not parallel.capacity_factor:
         yield f"{shown['token_routing']} without capacity_factor"
-    elif cells.get("capacity_factor", "")[:1].isdigit() and not drops:
+    elif "dropless" not in cells.get("capacity_factor", "dropless") and not drops:
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
     for column in CHOICES:
         if " (" in cells.get(column, "") and not (XLA in cells[column] or re.fullmatch(KEPT, cells[column])):

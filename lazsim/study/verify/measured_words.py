@@ -9,7 +9,8 @@ HYBRIDS = ("hsdp", "hybrid_shard")
 
 CHOICES = {
     "precision": {
-        "fp8_cs": "fp8", "fp8_ds": "fp8", "fp8_sc": "fp8_block", "bf16": "bf16", "mxfp8": "mxfp8", "nvfp4": "nvfp4",
+        "fp8_cs": "fp8", "fp8_ds": "fp8", "fp8_sc": "fp8_block", "bf16": "bf16", "bfloat16": "bf16", "mxfp8": "mxfp8",
+        "nvfp4": "nvfp4",
     },
     "recompute": {"selective": "selective", "full": "full"},
     "dispatcher": {"alltoall": "all_to_all", "allgather": "all_gather", "deepep": "deepep", "hybridep": "hybridep"},
@@ -63,9 +64,13 @@ WORDS = {*DEFAULTS, *FLAGS, "recompute_modules", "cuda_graph_scope", "completene
 
 
 def plain_words(row: Cells) -> tuple[Cells, list[str]]:
-    """Return a row with its words in small letters, flags as 0 and 1, and nearest words, of which it tells."""
+    """Return a row with its words in small letters, flags as 0 and 1, and nearest words, of which it tells.
+
+    Whole numbers lose the ``.0`` that tables get where a column has empty cells.
+    """
     small = {column: cell.lower() for column, cell in row.items()}
     cells = {name: word if name in WORDS or word in UNKNOWN else row[name] for name, word in small.items()}
+    cells |= {name: re.sub(r"^(\d+)\.0+$", r"\1", cell) for name, cell in cells.items() if name != "row_id"}
     for column in CHOICES.keys() & cells.keys():
         known = {letters_of(name): name for name in CHOICES[column]}
         word, bracket, more = cells[column].partition(" (")
@@ -78,6 +83,8 @@ def plain_words(row: Cells) -> tuple[Cells, list[str]]:
             continue
         word = next((word for pattern, word in words.items() if re.fullmatch(pattern, cell)), "")
         told = formats_told(f"{cell} {cells.get('precision_recipe', '')}") if column == "precision" else []
+        if cell in UNKNOWN and len(told) == 1:
+            cells[column] = told[0]
         # Scales of tensors, the last in the list, leave it open which the others are of.
         if word == "fp8_cs" and (told := [one for one in told if one != "bf16"]) and word not in told[1:]:
             cells[column] = told[0]

@@ -93,14 +93,9 @@ def find_pairs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> l
     known = [run for run in runs if run.id in predicted and run.settings["inputs"] == OWN]
     pairs = []
     for pair in itertools.combinations(known, 2):
-        one, other = pair
-        if any(one.columns.get(name) != other.columns.get(name) for name in SAME):
+        if _differ(*pair, SAME):
             continue
-        differing = [
-            setting
-            for setting, names in SETTINGS.items()
-            if any(one.columns.get(name) != other.columns.get(name) for name in names)
-        ]
+        differing = [setting for setting, names in SETTINGS.items() if _differ(*pair, names)]
         faster, slower = sorted(pair, key=lambda run: -run.tokens_per_s_per_gpu)
         measured = faster.tokens_per_s_per_gpu / slower.tokens_per_s_per_gpu
         if len(differing) == 1 and measured > 1 + NOISE:
@@ -144,13 +139,18 @@ def rank_runs(runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> li
 def _ranking(group: str, runs: Sequence[MeasuredRun], predicted: Mapping[str, float]) -> Ranking:
     measured = np.array([run.tokens_per_s_per_gpu for run in runs])
     names = (*SAME, *itertools.chain(*SETTINGS.values()))
-    alike = [tuple(run.columns.get(name) for name in names) for run in runs]
-    truth = np.array([np.mean(measured[[other == one for other in alike]]) for one in alike])
+    truth = np.array([np.mean(measured[[not _differ(one, other, names) for other in runs]]) for one in runs])
     # Published differences are those of two runs, each with its own noise.
     noise = draw_noise(runs, (DRAWS_OF_ORDER, len(runs)))
     drawn = _spearman(truth, truth * (1 + noise / np.sqrt(2)))
     (found,) = _spearman(np.array([predicted[run.id] for run in runs]), measured[None])
     return Ranking(group, len(runs), float(found), float(np.mean(drawn)), float(np.quantile(drawn, 0.05)))
+
+
+def _differ(one: MeasuredRun, other: MeasuredRun, columns: Sequence[str]) -> bool:
+    """Return whether two rows differ in any of the columns, whatever the order of words that a + joins."""
+    told = [[sorted(run.columns.get(name, "").split("+")) for name in columns] for run in (one, other)]
+    return told[0] != told[1]
 
 
 def _spearman(one: Floats, others: Floats) -> Floats:
