@@ -598,7 +598,6 @@ def _file_sha256(source: Mapping[str, str] | None) -> str:
 
 
 def _trace_sha256(trace: Trace) -> str:
-    """Return the hash of the events of a trace, of its prices where it has some, and of its places in a stretch."""
+    """Return the hash of the events and places of a trace, and of its prices where it has some."""
     more = [trace.prices.time_s.tobytes(), trace.prices.usd_per_hour.tobytes()] if trace.prices else []
-    more += [repr(trace.whole_places).encode()] if trace.whole_places else []
     return sha256(b"".join([trace.events_sha256.encode(), *more])) if more else trace.events_sha256

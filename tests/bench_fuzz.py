@@ -97,6 +97,7 @@ def trace_targets() -> Iterator[Target]:
         "parcae counts": "0,4\n60000,3\n120000,5\n",
         "lazsim": (
             "# format: lazsim-trace 1\n# duration_s: 600\n# usd_per_node_hour: 0:0.5 60:0.75\n# note: by hand\n"
+            "# places: a:0 b:1 c:4 d:5 e:6 f:2\n"
             "time_s,event,nodes\n0,add,a b c d e\n60,remove,a\n90,add,f\n"
         ),
     }

@@ -2,16 +2,32 @@
 
 import itertools
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lazsim.engine.nodes import Nodes
 from lazsim.engine.plan_reliability import count_losses
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, TraceFormatError
+from lazsim.scenario import resolve
 from lazsim.study.deadline import switch_to_on_demand
-from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, write_trace
+from lazsim.study.result import flat_row
+from lazsim.study.simulation import run_scenario
+from lazsim.trace import (
+    CAP_RULES,
+    Event,
+    TraceMapping,
+    build_trace,
+    cut_trace,
+    make_mapping,
+    read_trace,
+    trace_bytes,
+    write_trace,
+)
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import DAY_S, HOUR_S
@@ -274,3 +290,115 @@ def test_servers_of_the_published_fault_list_are_neighbours_by_chance(shared):
     # of 19 pairs, three would be neighbours with a probability below 0.001. In the order of failures, 9 were.
     assert (num_pairs, len(trace.names)) == (19, 400)
     assert num_neighbours < 3
+
+
+def returning(instants, away):
+    """Make a trace in which each instant toggles nodes, some of which are away from the start."""
+    alive, events = set(), [Event(0.0, "away", f"n{node}") for node in sorted(away - instants[0])]
+    for minute, nodes in enumerate(instants):
+        for node in sorted(nodes, key=lambda node: node * 7 % 11):
+            events.append(Event(60.0 * minute, "remove" if node in alive else "add", f"n{node}"))
+            alive ^= {node}
+    return build_trace(events, duration_s=60.0 * len(instants))
+
+
+some = st.sets(st.integers(0, 7))
+
+
+@given(instants=st.lists(some, min_size=2, max_size=15), away=some, cut=st.tuples(*[st.floats(0.0, 0.9)] * 4),
+       cap=st.sampled_from([None, *CAP_RULES]))  # fmt: skip
+def test_a_stretch_and_the_file_of_it_are_the_same_trace(tmp_path_factory, instants, away, cut, cap):
+    trace, path = returning(instants, away), tmp_path_factory.mktemp("stretch") / "trace.csv"
+    start_s, duration_s, more_s, less_s = (share * trace.duration_s for share in cut)
+    part = trace.window(start_s, trace.duration_s - start_s - 0.1 * duration_s)
+    write_trace(part, path)
+    if not len(part):
+        return
+    again = read_trace(path)
+    rest = {"start_s": 0.1 * more_s, "duration_s": max(1.0, part.duration_s - less_s)}
+    rest |= {} if cap is None else {"max_nodes": 3, "cap": cap}
+    for one, other in ((part, again), (cut_trace(part, **rest), cut_trace(again, **rest))):
+        assert (one.events_sha256, one.names, one.places) == (other.events_sha256, other.names, other.places)
+        assert one.duration_s == other.duration_s
+    # No two nodes that are there at once share a place, and nodes stand where they do in the whole trace.
+    alive = set()
+    for batch in part.batches():
+        alive = alive - set(batch.removed) | set(batch.added)
+        assert len({part.places[node] for node in alive}) == len(alive)
+    assert part.places.items() <= trace.places.items()
+
+
+def test_a_run_of_a_stretch_and_one_of_its_file_are_the_same(tmp_path):
+    racks = MtbfSpec(
+        num_nodes=16, mtbf_s=5 * HOUR_S, repair_s=3 * HOUR_S, batch_share=0.5, nodes_per_domain=4, duration_s=2 * DAY_S
+    )
+    write_trace(generate_trace(racks, np.random.default_rng(0)), tmp_path / "whole.csv")
+    write_trace(read_trace(tmp_path / "whole.csv").window(DAY_S), tmp_path / "part.csv")
+    rows = (tmp_path / "part.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "bare.csv").write_text("".join(row for row in rows if not row.startswith("# places: ")))
+    settings = {"model": "gpt-s", "placement": "domains", "cluster.nodes_per_domain": 4, "duration": 4 * HOUR_S}
+
+    def row_of(**asked):
+        asked["trace"] = str(tmp_path / asked["trace"])
+        scenario = resolve(settings | asked)
+        run = run_scenario(scenario)
+        return {**flat_row(scenario, run), "id": ""}
+
+    row = row_of(trace="whole.csv", start=DAY_S)
+    assert row_of(trace="part.csv") == row != row_of(trace="bare.csv")
+    assert row_of(trace="part.csv", max_nodes=12) == row_of(trace="whole.csv", start=DAY_S, max_nodes=12)
+
+
+HEAD = "# format: lazsim-trace 1\n# places: {}\ntime_s,event,nodes\n"
+ROWS = "0,add,a b:1\n60,remove,a\n90,add,c\n"
+
+
+def test_a_file_may_say_where_its_nodes_stand(write):
+    trace = read_trace(write(HEAD.format("c:4 b:1:0 a:4") + ROWS))
+    assert trace.places == {"a": 4, "b:1": 0, "c": 4}
+    assert trace_bytes(trace).decode().splitlines()[2] == "# places: a:4 b:1:0 c:4"
+    assert trace.events_sha256 != read_trace(write(HEAD.format("") + ROWS)).events_sha256
+    # Their order says the same.
+    trace = read_trace(write(HEAD.format("a:0 b:1:1 c:0") + ROWS))
+    assert trace.events_sha256 == read_trace(write(HEAD.format("") + ROWS)).events_sha256
+    assert "places" not in trace_bytes(trace).decode()
+
+
+@pytest.mark.parametrize(
+    ("places", "fault"),
+    [
+        ("a:0 b:1:x c:2", "# places: expected node:place, each node once, found 'b:1:x'"),
+        ("a:0 b:1:-1 c:2", "found 'b:1:-1'"),
+        ("a:0 b:1:1.5 c:2", "found 'b:1:1.5'"),
+        ("a:0 b:1:1 c", "found 'c'"),
+        ("a:0 b:1:1 c:1e30", "found 'c:1e30'"),
+        ("a:0 b:1:1 c:2 a:3", "found 'a:3'"),
+        ("a:0 b:1:1", "node 'c' is not among the places of nodes"),
+        ("a:0 b:1:1 c:1", "line 6: place 1 has 2 nodes at once"),
+        ("a:0 b:1:0 c:1", "line 4: place 0 has 2 nodes at once"),
+    ],
+)
+def test_places_that_cannot_be_are_refused_and_left_out_when_lenient(write, places, fault):
+    path = write(HEAD.format(places) + ROWS)
+    with pytest.raises(TraceFormatError, match=fault):
+        read_trace(path)
+    trace = read_trace(path, lenient=True)
+    assert trace.places == {"a": 0, "b:1": 1, "c": 0}
+    assert any("number places by the order of nodes" in note for note in trace.notes)
+
+
+@given(instants=st.lists(some, min_size=1, max_size=8), away=some, at=st.lists(st.integers(0, 6), min_size=8))
+def test_places_are_refused_if_and_only_if_two_nodes_stand_on_one(instants, away, at):
+    trace, places = returning(instants, away), {f"n{node}": at[node] for node in range(8)}
+    alive, shared = set(), False
+    for batch in trace.batches():
+        alive = alive - set(batch.removed) | set(batch.added)
+        shared |= len({places[node] for node in alive}) < len(alive)
+    with pytest.raises(TraceFormatError, match=r"has . nodes at once") if shared else nullcontext():
+        assert build_trace(trace.events(), places=places).places.items() <= places.items()
+
+
+@pytest.mark.parametrize("place", [-1, 0.5, "0", 10**30])
+def test_a_place_is_a_whole_number(place):
+    with pytest.raises(TraceFormatError, match=r"`places`: expected a whole number from 0 to .* for node 'a'"):
+        build_trace([Event(0.0, "add", "a")], places={"a": place})

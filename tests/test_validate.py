@@ -478,3 +478,11 @@ def test_the_picture_of_a_run_of_hours_ends_with_it_and_counts_hours(monkeypatch
     live_figure(live_run({2: 0.2}, states=states, wall_s=36_000.0))
     nodes = drawn[0].axes[-1]
     assert (nodes.get_xlabel(), nodes.get_xlim()) == ("time (h)", (0, 10))
+
+
+def test_a_forecast_of_a_live_run_has_nodes_at_the_places_at_which_the_run_starts_them():
+    # "b" is lost before a job would know of it, and "c" has its place; "d" comes when only "b" is gone for good.
+    events = [Event(0.0, "add", "a"), Event(50.0, "add", "b"), Event(50.5, "remove", "b"), Event(60.0, "add", "c")]
+    trace = build_trace([*events, Event(70.0, "remove", "c"), Event(70.5, "add", "d")], duration_s=99.0)
+    later = validation.known_later(trace, start_up_s=1.0)
+    assert later.places == {node: trace.places[node] for node in later.names}

@@ -235,7 +235,8 @@ def known_later(trace: Trace, start_up_s: float) -> Trace:
     spans = [span for span in known if span[1] < span[2]]
     events = [Event(at_s, "add", node) for node, at_s, _ in spans]
     events += [Event(end_s, "remove", node) for node, _, end_s in spans if end_s < trace.duration_s]
-    return build_trace(sorted(events, key=lambda event: event.time_s), duration_s=trace.duration_s, name=trace.name)
+    events.sort(key=lambda event: event.time_s)
+    return build_trace(events, duration_s=trace.duration_s, name=trace.name, places=trace.places)
 
 
 @dataclass(frozen=True)

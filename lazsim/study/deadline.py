@@ -250,7 +250,6 @@ def switch_to_on_demand(trace: Trace, switch_s: float, num_nodes: int, duration_
     events += [Event(switch_s, "remove", node) for node in is_alive if is_alive[node]]
     staying = {f"{ON_DEMAND}-{number}": number for number in range(num_nodes)}
     events += [Event(switch_s, "add", node) for node in staying]
-    places = {**trace.places, **staying}
-    made = build_trace(events, duration_s=duration_s, name=trace.name, prices=trace.prices)
     # Until then nodes stand as they do in the trace that goes on.
-    return replace(made, whole_places={node: places[node] for node in made.names})
+    places = {**trace.places, **staying}
+    return build_trace(events, duration_s=duration_s, name=trace.name, prices=trace.prices, places=places)

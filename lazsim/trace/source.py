@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -37,6 +37,8 @@ class TraceReading(NamedTuple):
     """The unit of time, where neither the file nor the user names it."""
     prices: Prices | None = None
     """Prices of a node, where the file has them."""
+    places: Mapping[str, int] | None = None
+    """The place of each node, where the file has them; see `lazsim.trace.Trace`."""
     cluster_nodes: int | tuple[str, ...] | None = None
     """Number of nodes, or their names, if the file or its format has them; those of the user go first."""
     names: Literal["all", "some", "none"] = "all"

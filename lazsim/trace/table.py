@@ -1,8 +1,6 @@
 """The table of node events, the common form of all traces."""
 
 import bisect
-import functools
-import heapq
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +16,7 @@ from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.placement.plan import Floats, Ints
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
+from lazsim.trace.places import check_places, lowest_places
 from lazsim.trace.prices import EqualByValue, Prices
 from lazsim.units import counted, format_duration
 
@@ -73,6 +72,8 @@ class Trace(EqualByValue):
     """Index into `names`; shape (M,)."""
     names: tuple[str, ...]
     """Nodes by first appearance."""
+    places: Mapping[str, int]
+    """The place of each node, from 0: nodes of successive places share servers and failure domains."""
     duration_s: float
     """Length of the observation, at least the time of the last event."""
     name: str = ""
@@ -85,8 +86,6 @@ class Trace(EqualByValue):
     """Prices of a node, where the file has them."""
     is_drawn: bool = False
     """Whether a seed decides which nodes of a file come or go: it does not name all, or was capped."""
-    whole_places: Mapping[str, int] | None = None
-    """The places of its nodes in the trace of which this is a stretch; None if it is none."""
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -104,8 +103,9 @@ class Trace(EqualByValue):
 
     @property
     def events_sha256(self) -> str:
-        """Hash of the events, which does not depend on the file's format."""
-        return sha256(self.time_s.tobytes() + self.change.tobytes() + self.node.tobytes())
+        """Hash of the events and the places of nodes, which does not depend on the file's format."""
+        places = np.array([*self.places.values()], dtype=np.int32)
+        return sha256(b"".join(one.tobytes() for one in (self.time_s, self.change, self.node, places)))
 
     def events(self) -> Iterator[Event]:
         """Yield every event in order."""
@@ -137,35 +137,6 @@ class Trace(EqualByValue):
             added = [node for node in last if last[node] > 0]
             if removed or added or not times[start]:
                 yield Batch(times[start], tuple(self.names[n] for n in removed), tuple(self.names[n] for n in added))
-
-    @functools.cached_property
-    def places(self) -> Mapping[str, int]:
-        """The place of each node, from 0: nodes of successive places share servers and failure domains.
-
-        Nodes that are there at the start, or away, stand in the order of `names`. A node keeps its place while it is
-        away. One that comes for the first time takes the lowest place to which no other comes back. A stretch has the
-        places of the whole trace.
-
-        Examples
-        --------
-        >>> first = [Event(0, "add", "a"), Event(0, "add", "b"), Event(60, "remove", "a"), Event(60, "remove", "b")]
-        >>> build_trace([*first, Event(90, "add", "c"), Event(95, "add", "b"), Event(99, "add", "d")]).places
-        {'a': 0, 'b': 1, 'c': 0, 'd': 2}
-        """
-        if self.whole_places is not None:
-            return self.whole_places
-        first_N, last_N = (np.unique(nodes, return_index=True)[1] for nodes in (self.node, self.node[::-1]))
-        last_N = len(self) - 1 - last_N
-        gone_N = np.flatnonzero(self.change[last_N] <= 0)
-        gone = sorted(zip(self.time_s[last_N[gone_N]].tolist(), gone_N.tolist(), strict=True), reverse=True)
-        places, free = list(range(np.count_nonzero(self.time_s == 0.0))), list[int]()
-        further = itertools.count(len(places))
-        for node, time_s in enumerate(self.time_s[first_N].tolist()[len(places) :], len(places)):
-            # Nodes are numbered by first appearance: at the same time, those before it have a place to leave.
-            while gone and gone[-1] < (time_s, node):
-                heapq.heappush(free, places[gone.pop()[1]])
-            places.append(heapq.heappop(free) if free else next(further))
-        return dict(zip(self.names, places, strict=True))
 
     def num_alive(self) -> tuple[Floats, Ints]:
         """Count the nodes alive over time.
@@ -217,14 +188,15 @@ class Trace(EqualByValue):
                 first[event.node] = event.kind
         events = [Event(0.0, kind, node) for node, kind in first.items() if kind] + later
         prices = self.prices and self.prices.after(start_s)
-        cut = self.with_events(events, max(0.0, stop_s - start_s))
-        return replace(cut, prices=prices, whole_places={name: self.places[name] for name in cut.names})
+        return replace(self.with_events(events, max(0.0, stop_s - start_s), places=self.places), prices=prices)
 
-    def with_events(self, events: Iterable[Event], duration_s: float, *notes: str) -> "Trace":
+    def with_events(
+        self, events: Iterable[Event], duration_s: float, *notes: str, places: Mapping[str, int] | None = None
+    ) -> "Trace":
         """Return other events, and more notes, under the name, format, hash and prices of this trace."""
         made = build_trace(
             events, duration_s=duration_s, name=self.name, format=self.format, sha256=self.sha256,
-            notes=(*self.notes, *notes), prices=self.prices,
+            notes=(*self.notes, *notes), prices=self.prices, places=places,
         )  # fmt: skip
         return replace(made, is_drawn=self.is_drawn)
 
@@ -295,6 +267,7 @@ def build_trace(
     notes: Iterable[str] = (),
     lenient: bool = False,
     prices: Prices | None = None,
+    places: Mapping[str, int] | None = None,
 ) -> Trace:
     """Validate events and make a trace of them.
 
@@ -308,13 +281,15 @@ def build_trace(
         See `Trace`.
     lenient
         Sort events that are out of order, drop impossible ones, and count both in the notes.
+    places
+        The place of each node, of which no two that are there at once share one; by default that of `lowest_places`.
 
     Raises
     ------
     TraceFormatError
         When a time is negative, not finite or out of order, when a node is added while present or removed while
-        absent, when too many nodes are present, when the duration ends before the last event, or when an event is of
-        an unknown kind. The message names file and line.
+        absent, when too many nodes are present, when the duration ends before the last event, when a place is not
+        valid, or when an event is of an unknown kind. The message names file and line.
     """
     faults = Faults(name or "trace", TraceFormatError, lenient)
     kept, num_restarts = _possible_events(in_time_order(_checked_events(events), faults), faults)
@@ -339,11 +314,17 @@ def build_trace(
     kept = _with_start(kept)
     names = tuple(dict.fromkeys(event.node for event in kept))
     index = {node: number for number, node in enumerate(names)}
+    time_s = np.array([event.time_s for event in kept], dtype=np.float64)
+    change = np.array([KINDS.index(event.kind) - 1 for event in kept], dtype=np.int8)
+    node = np.array([index[event.node] for event in kept], dtype=np.int32)
+    lines = [event.line for event in kept]
+    given = places and check_places(places, time_s, change, node, names, lines, faults)
     return Trace(
-        time_s=np.array([event.time_s for event in kept], dtype=np.float64),
-        change=np.array([KINDS.index(event.kind) - 1 for event in kept], dtype=np.int8),
-        node=np.array([index[event.node] for event in kept], dtype=np.int32),
+        time_s=time_s,
+        change=change,
+        node=node,
         names=names,
+        places=given or lowest_places(time_s, change, node, names),
         duration_s=last_s if duration_s is None else float(duration_s),
         name=name,
         format=format,

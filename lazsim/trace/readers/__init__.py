@@ -148,6 +148,7 @@ def read_trace(
     trace = build_trace(
         events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
         notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,
+        places=reading.places,
     )  # fmt: skip
     if not len(trace):
         raise TraceFormatError(
