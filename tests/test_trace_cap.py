@@ -13,7 +13,8 @@ toggles = st.lists(st.sets(st.integers(0, 7), min_size=1), min_size=1, max_size=
 
 
 def make_trace(instants):
-    alive, events = set(), []
+    """Make a trace in which odd nodes are away from the start, unless they are there."""
+    alive, events = set(), [Event(0.0, "away", f"n{node}") for node in (1, 3, 5, 7) if node not in instants[0]]
     for minute, nodes in enumerate(instants):
         for node in sorted(nodes):
             events.append(Event(60.0 * minute, "remove" if node in alive else "add", f"n{node}"))
@@ -80,12 +81,31 @@ def test_first_follows_the_first_names_only(instants, most):
     assert list(capped.events()) == [event for event in trace.events() if event.node in followed]
 
 
-@given(
-    instants=toggles,
-    most=st.integers(1, 9),
-    rule=st.sampled_from(["offset", "clip", "members", "first"]),
-    seed=st.integers(0, 5),
-)
+rules = st.sampled_from(["offset", "clip", "members", "first"])
+
+
+@given(instants=toggles, rule=rules, more=st.integers(0, 3), start_s=st.integers(0, 20))
+def test_a_cap_that_the_trace_never_exceeds_leaves_it_as_it_is(instants, rule, more, start_s):
+    trace = make_trace(instants).window(20.0 * start_s)
+    alive = {0.0, *trace.time_s.tolist()}
+    most = len(trace.names) if rule == "first" else max(len(alive_at(trace, time_s)) for time_s in alive)
+    capped = cap_trace(trace, max(1, most) + more, rule, np.random.default_rng(0))
+    assert list(capped.events()) == list(trace.events())
+    assert (capped.places, capped.is_drawn) == (trace.places, False)
+
+
+@given(instants=toggles, most=st.integers(1, 7), rule=rules)
+def test_nodes_of_a_job_stand_side_by_side_at_first_and_it_loses_none_before_it_begins(instants, most, rule):
+    trace = make_trace(instants)
+    capped = cap_trace(trace, most, rule, np.random.default_rng(0))
+    if (len(trace.names) if rule == "first" else trace.num_alive()[1].max()) > most:
+        first = [event.node for event in capped.events() if not event.time_s]
+        assert [capped.places[node] for node in first] == list(range(len(first)))
+        followed = trace.names[:most] if rule == "first" else ()
+        assert capped.away == tuple(node for node in trace.away if node in followed)
+
+
+@given(instants=toggles, most=st.integers(1, 9), rule=rules, seed=st.integers(0, 5))
 def test_no_rule_shows_too_many_nodes_or_nodes_that_are_not_alive(instants, most, rule, seed):
     trace = make_trace(instants)
     capped = cap_trace(trace, most, rule, np.random.default_rng(seed))

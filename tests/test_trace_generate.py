@@ -193,6 +193,24 @@ def test_a_fit_is_compared_over_seeds():
     assert (table["median"] <= table["p95"]).all()
 
 
+def test_nodes_that_are_away_from_the_start_are_no_loss_of_a_fit():
+    trace = generate_trace(spot(), np.random.default_rng(5))
+    away = [Event(0.0, "away", "x"), *trace.events(), Event(trace.duration_s, "add", "x")]
+    with_away = build_trace(away, duration_s=trace.duration_s)
+    real, found = (compare_fit(one, fit_spot(trace), range(1))["real"] for one in (trace, with_away))
+    assert found.equals(real)
+
+
+@pytest.mark.parametrize(("num_back", "kind"), [(4, SpotSpec), (5, MtbfSpec)])
+def test_nodes_that_are_away_from_the_start_are_among_those_of_which_half_come_back(num_back, kind):
+    # Five nodes go for good and others come, five more are away from the start, of which some come back.
+    events = [Event(0.0, "away", f"away{number}") for number in range(5)]
+    events += [Event(0.0, "add", f"n{number}") for number in range(6)]
+    events += [Event(60.0 * number + 60.0, "remove", f"n{number}") for number in range(5)]
+    events += [Event(900.0, "add", f"away{number}") for number in range(num_back)]
+    assert isinstance(fit_recipe(build_trace(events, duration_s=1000.0)), kind)
+
+
 def failing(seed=0, **changes):
     """Generate a trace of nodes with an MTBF of 100 h and a repair time of 5 h."""
     recipe = MtbfSpec(num_nodes=200, mtbf_s=100 * HOUR_S, repair_s=5 * HOUR_S, duration_s=3000 * HOUR_S)

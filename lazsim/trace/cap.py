@@ -123,7 +123,9 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
     Returns
     -------
     Trace
-        The same node names; a node that is hidden and shown again joins as a new one.
+        The same node names; a node that is hidden and shown again joins as a new one. Nodes of the job stand side by
+        side at first, and none of them is away from the start but by ``first``. A trace that has no more nodes stays
+        as it is.
 
     Raises
     ------
@@ -144,6 +146,10 @@ def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator)
     max_nodes = check_whole("max_nodes", max_nodes)
     before = rng.bit_generator.state
     events, what = CAP_RULES[rule](trace, max_nodes, rng)
+    places = None
+    if (len(trace.names) if rule == "first" else trace.most_nodes()) <= max_nodes:
+        events, places = list(trace.events()), trace.places
     is_drawn = rng.bit_generator.state != before
     note = f"cap {rule}: {what}{'; which of several nodes is drawn' * is_drawn}"
-    return replace(trace.with_events(events, trace.duration_s, note), is_drawn=trace.is_drawn or is_drawn)
+    capped = trace.with_events(events, trace.duration_s, note, places=places)
+    return replace(capped, is_drawn=trace.is_drawn or is_drawn)

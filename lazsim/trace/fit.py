@@ -68,8 +68,8 @@ def fit_recipe(trace: Trace, kind: str = "auto") -> SpotSpec | MtbfSpec:
     """
     if kind == "auto":
         returns = [event.node for event in trace.events() if event.kind != "remove"]
-        num_returned = len(returns) - len(set(returns))
-        kind = "mtbf" if 0 < trace.nodes_lost() <= 2 * num_returned else "spot"
+        num_lost, num_returned = trace.nodes_lost() + len(trace.away), len(returns) - len(set(returns))
+        kind = "mtbf" if 0 < num_lost <= 2 * num_returned else "spot"
     return fit_mtbf(trace) if kind == "mtbf" else fit_spot(trace)
 
 
@@ -201,7 +201,8 @@ def compare_fit(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.
     """
     import pandas as pd
 
-    real = trace_stats(trace)
+    # A generated trace has no nodes that are away from its start, which count as a loss.
+    real = trace_stats(trace.with_events((e for e in trace.events() if e.kind != "away"), trace.duration_s))
     drawn = [trace_stats(generate_trace(recipe, np.random.default_rng(seed))) for seed in seeds]
     rows = []
     for name in FITTED_STATS:
