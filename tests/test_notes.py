@@ -1,6 +1,9 @@
 """All that makes a number not hold is said, with its cause. GPT-L has 16 experts; a node of rtx3090x10 has 6 slots."""
 
+import dataclasses
 import json
+import re
+from importlib.resources import files
 
 import msgspec
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 import lazsim
 from lazsim.costmodel.profile import PROFILES, ProfilePoint, read_profile, require_header, save_profile
-from lazsim.errors import InfeasiblePlanError
+from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_files, run_parts
 from lazsim.output.table import render
 from lazsim.reliability.comparison import compare_plans
@@ -16,8 +19,8 @@ from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
 from lazsim.scenario import resolve
-from lazsim.specs import ModelSpec, load_spec
-from lazsim.study.notes import count_notes, profile_notes
+from lazsim.specs import ModelSpec, StepConstants, load_spec
+from lazsim.study.notes import count_notes, describe_runs, profile_notes
 from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate, simulate_scenarios
 from lazsim.study.sweep.run import run_sweep
@@ -356,6 +359,59 @@ def test_micro_batches_that_a_global_batch_leaves_empty_are_told_for_each_system
     # 64 ranks have 32 each.
     whole = notes_of(nodes_at(0.0, 128), ["lazarus", "oobleck"], **QWEN3)
     assert "empty" not in " ".join(whole)
+
+
+def steps_that_hang_on_nics(runs):
+    """Return the notes on the rate of plain all-to-alls."""
+    return [note for note in runs.notes if note.startswith("`step.all_to_all_nic_share`")]
+
+
+def test_what_an_assumed_constant_weighs_in_the_steps_of_a_layout_is_told_and_whether_runs_rank_otherwise():
+    share, systems = "step.all_to_all_nic_share", ["checkpoint", "ds"]
+
+    def trained(**changes):
+        # A day without failures, and without checkpoints: samples go inversely with the time of a step.
+        day = nodes_at(0.0, 64, 86_400.0)
+        return simulate(day, systems=systems, interval=0, **(QWEN3 | {"routing": "uniform"} | changes))
+
+    as_is, low, high = trained(), trained(**{share: 0.26}), trained(**{share: 0.72})
+    (note,) = steps_that_hang_on_nics(as_is)
+    assert note.startswith(f"`{share}` 0.5 is assumed, and may be 0.26 to 0.72: with these, steps ")
+    for index, run in enumerate(as_is.runs):
+        told = re.search(rf"(\S+)% and (\S+)%: {run.name}\b", note)
+        assert told is not None
+        for percent, changed in zip(told.groups(), (low, high), strict=True):
+            # What precedes the first step takes the same time in all.
+            assert 1 + float(percent) / 100 == pytest.approx(run.samples / changed.runs[index].samples, rel=0.01)
+    assert note.endswith(". By samples, runs would keep their order")
+    # A value that is given is none to assume.
+    assert not steps_that_hang_on_nics(low) + steps_that_hang_on_nics(high)
+
+    # Steps of ds hang less on the exchange: where it is a little ahead, it falls behind with faster NICs.
+    plain, padded = as_is.runs
+    near = [plain, dataclasses.replace(padded, samples=plain.samples + 1)]
+    (told,) = (one for one in describe_runs(as_is.scenarios, near) if one.startswith(f"`{share}`"))
+    assert told.endswith(". Most would then be trained by checkpoint at 0.72")
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("fast_nics = [1, 2]", "assumed: fast_nics is no constant of one number"),
+    ("host_expert_s = [1, 2]", "assumed: host_expert_s is no constant of one number"),
+    ("fixed_s = [0.2, 0.1]", "assumed: fixed_s has 0.2 to 0.1; give the least first"),
+])  # fmt: skip
+def test_assumed_constants_that_are_none_or_have_no_range_are_refused(line, told, tmp_path):
+    text = (files("lazsim.catalog") / "steps" / "training.toml").read_text()
+    (tmp_path / "mine.toml").write_text(
+        re.sub(r"(?m)^fixed_s = \[.*", "", text).replace("[assumed]", f"[assumed]\n{line}")
+    )
+    with pytest.raises(SpecError, match=re.escape(told)):
+        load_spec(StepConstants, str(tmp_path / "mine.toml"))
+
+
+def test_no_weight_is_told_of_an_assumption_that_steps_hardly_hang_on():
+    # DeepEP sends a copy once to a node; its rate is measured.
+    runs = simulate(nodes_at(0.0, 128), systems=["checkpoint"], model="deepseek-v3", cluster="h100x128")
+    assert not any("is assumed, and may be" in note for note in runs.notes)
 
 
 def test_a_job_that_fits_on_the_fewest_nodes_is_told_on_which_it_does_not():

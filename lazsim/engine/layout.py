@@ -21,6 +21,7 @@ from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import WEIGHT_BYTES_PER_PARAM, ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants
+from lazsim.stepmodel.assumptions import AssumedConstant, weigh_assumptions
 from lazsim.stepmodel.experts import chance_imbalance
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import tables_of
@@ -221,11 +222,23 @@ class LayoutCosts(CostModel):
     def _predicted_s(self, num_nodes: int, power: int) -> float:
         known_s = self._known.step_s
         if (num_nodes, power) not in known_s:
-            inputs = self.inputs_for(num_nodes)
-            parallel = msgspec.structs.replace(inputs.parallel, routing="learned")
-            uneven = replace(inputs, parallel=parallel, known_imbalance=self._least_imbalance * IMBALANCE_RATIO**power)
+            uneven = self._uneven_inputs(num_nodes, self._least_imbalance * IMBALANCE_RATIO**power)
             known_s[num_nodes, power] = predict_step(uneven, self._known.layers).step_s
         return known_s[num_nodes, power]
+
+    def _uneven_inputs(self, num_nodes: int, imbalance: float) -> StepInputs:
+        inputs = self.inputs_for(num_nodes)
+        parallel = msgspec.structs.replace(inputs.parallel, routing="learned")
+        return replace(inputs, parallel=parallel, known_imbalance=imbalance)
+
+    def assumptions(self, num_nodes: int, masked_reorder: bool) -> list[AssumedConstant]:
+        """Return the assumed constants with what each weighs in a step under even loads, the heaviest first."""
+        known, key = self._known.assumptions, (num_nodes, masked_reorder)
+        if key not in known:
+            even_BL = np.ones((1, self.model.num_moe_layers))
+            beside_s = float(self.masked_s(num_nodes, even_BL)[0]) if masked_reorder else 0.0
+            known[key] = weigh_assumptions(self._uneven_inputs(num_nodes, self._least_imbalance), beside_s)
+        return known[key]
 
     def masked_s(self, num_nodes: int, padding_BL: Floats) -> Floats:
         """Return the seconds of a step to reorder tokens by masks, shape (B,)."""
@@ -276,11 +289,12 @@ class LayoutCosts(CostModel):
 
 
 class KnownSteps:
-    """Steps by number of nodes and power of `IMBALANCE_RATIO`, those of templates, and the layers that all share."""
+    """Steps by number of nodes and power of `IMBALANCE_RATIO`, those of templates, what they hang on, and layers."""
 
     def __init__(self) -> None:
         self.step_s: dict[tuple[int, int], float] = {}
         self.templates: dict[int, list[Template]] = {}
+        self.assumptions: dict[tuple[int, bool], list[AssumedConstant]] = {}
         self.layers = Layers()
 
 

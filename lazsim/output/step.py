@@ -40,8 +40,9 @@ def step_parts(result: StepResult) -> Iterator[Part]:
     yield _time_table(result)
     yield _memory_table(result)
     if result.assumptions:
-        columns = [key("constant", of="name"), Column("value", ".4g", of="value"), Column("step", "+.1%", of="change")]
-        title = "what assumptions weigh: the step where each is 10 % larger"
+        columns = [key("constant", of="name"), *(Column(name, ".4g", of=name) for name in ("value", "low", "high"))]
+        columns += [Column(f"step at {end}", "+.1%", of=f"{end}_change") for end in ("low", "high")]
+        title = "what assumptions weigh: the step where each is the least and the most that it may be"
         clock = "slowest_gpu_rate is the clock of matmuls and attention; "
         shown = any(assumption.name == "slowest_gpu_rate" for assumption in result.assumptions)
         notes = [f"{clock * shown}the range of throughput holds errors of all"]

@@ -10,16 +10,20 @@ Curve = tuple[tuple[Quantity, Quantity], ...]
 """Bytes of a message, ascending, and the microseconds that it takes."""
 
 
+End = Annotated[float, Meta(gt=0, le=1e6)]
+"""The least or the most of what a constant may be."""
+
+
 class StepConstants(Spec, frozen=True, kw_only=True):
     """Costs of a training step beside the kernels of the tables.
 
     ``lazsim/catalog/steps/training.toml`` explains each constant and gives its source. `measured_over_predicted` is the
-    range of measured runs, a fortieth left out at each end, by what their graphs replay. `assumed` names the constants
-    that no source tells, or not for every GPU or precision that takes them.
+    range of measured runs, a fortieth left out at each end, by what their graphs replay. `assumed` has the constants
+    that no source tells, or not for every GPU or precision that takes them, with the least and the most of each.
     """
 
     name: str
-    assumed: tuple[str, ...]
+    assumed: dict[str, tuple[End, End]]
     slowest_gpu_rate: Factor
     block_weight_gradient_slowdown: Factor
     training_attention_speedup: Factor
@@ -54,3 +58,10 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     fixed_s: Seconds
     optimizer_bytes_per_param: Quantity
     measured_over_predicted: dict[str, tuple[Factor, Factor]]
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.assumed.items():
+            if not isinstance(getattr(self, name, None), float):
+                raise ValueError(f"assumed: {name} is no constant of one number; take its name from those of this file")
+            if low > high:
+                raise ValueError(f"assumed: {name} has {low:g} to {high:g}; give the least first")

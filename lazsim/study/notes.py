@@ -30,6 +30,7 @@ from lazsim.settings import ANALYTIC, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.specs.overrides import FACTOR, share_note
+from lazsim.stepmodel.assumptions import AssumedConstant
 from lazsim.stepmodel.remarks import kernel_remarks
 from lazsim.study.checkpoint_interval import AUTO, search_notes
 from lazsim.study.memory import memory_notes
@@ -48,6 +49,9 @@ TOLD_GAIN = 0.25
 
 TOLD_EMPTY = 0.05
 """Least share of empty micro-batches that a note tells: as much sets systems apart."""
+
+TOLD_WEIGHT = 0.05
+"""Least change of steps by an assumed constant that a note tells."""
 
 FAR_FACTOR = 2.0
 """Least error of runs outside of an interval that a note tells, over the interval; normal errors have 1.2."""
@@ -68,6 +72,7 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     if loads.last_step is not None and any(run.steps > loads.last_step for run in runs):
         notes.append(f"the recorded loads end at step {loads.last_step}; later steps use the last ones")
     notes += [*_waiting_notes(scenarios, runs), *_system_notes(scenarios, runs), *_rounding_notes(scenarios, runs)]
+    notes += _assumption_notes(scenarios, runs)
     parallel = first.job.parallel
     if first.settings["model"].endswith(".json") and not (parallel and parallel.sequence_length):
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
@@ -243,6 +248,45 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
         "data-parallel ranks take whole micro-batches, interleaved stages whole rounds of them, which "
         f"`job.parallel.global_batch` does not fill on these nodes; share that stays empty: {told}"
     ]
+
+
+def _assumption_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
+    """Say what steps of layouts would take with other values of constants that are assumed, and how runs would rank."""
+    weighed: dict[str, list[tuple[SystemRun, AssumedConstant]]] = {}
+    for scenario, run in zip(scenarios, runs, strict=True):
+        costs = scenario.costs()
+        if run.steps and isinstance(costs, LayoutCosts):
+            num_nodes, _ = max(run.steps_s, key=run.steps_s.__getitem__)
+            for one in costs.assumptions(num_nodes, scenario.find_system().masked_reorder):
+                # A value that is given is no assumption.
+                if f"step.{one.name}" not in scenario.settings:
+                    weighed.setdefault(one.name, []).append((run, one))
+    heavy = {name: found for name, found in weighed.items() if max(one.weight for _, one in found) >= TOLD_WEIGHT}
+    return [_assumption_note(name, found) for name, found in heavy.items()]
+
+
+def _assumption_note(name: str, found: Sequence[tuple[SystemRun, AssumedConstant]]) -> str:
+    first = found[0][1]
+    changes = grouped((f"{one.low_change:+.1%} and {one.high_change:+.1%}", run.name) for run, one in found)
+    note = (
+        f"`step.{name}` {first.value:.3g} is assumed, and may be {first.low:.3g} to {first.high:.3g}: with these, "
+        "steps on the most usual number of nodes change by "
+        + "; ".join(f"{by}: {', '.join(dict.fromkeys(names))}" for by, names in changes.items())
+    )
+    if len(found) == 1:
+        return note
+
+    # Samples go inversely with the time of a step.
+    def order(end: str) -> list[str]:
+        longer = (1 + getattr(one, f"{end}_change", 0.0) for _, one in found)
+        samples = {run.name: run.samples / by for (run, _), by in zip(found, longer, strict=True)}
+        return sorted(samples, key=samples.__getitem__, reverse=True)
+
+    as_is, ends = order(""), {f"{getattr(first, end):.3g}": order(end) for end in ("low", "high")}
+    if best := [f"{names[0]} at {at}" for at, names in ends.items() if names[0] != as_is[0]]:
+        return f"{note}. Most would then be trained by {' and '.join(best)}"
+    kept = "order" if all(names == as_is for names in ends.values()) else "first place"
+    return f"{note}. By samples, runs would keep their {kept}"
 
 
 def busiest_L(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Floats:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from lazsim.specs.effects import layout_remarks, model_remarks
+from lazsim.stepmodel.assumptions import AssumedConstant, weigh_assumptions
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.operations import Span
 from lazsim.stepmodel.predict import StepModel, StepTime, predict_step
@@ -16,24 +17,12 @@ from lazsim.stepmodel.remarks import kernel_remarks
 from lazsim.stepmodel.search import Candidate, search_layouts
 from lazsim.units import GIB, share_text
 
-RAISED = 1.1
-"""Factor by which each assumed constant is raised."""
-
 LEAST_CHANGE = 5e-4
 """Share of the step below which an assumption does not count."""
 
 
 CROWDED_SHARE = 0.88
 """Share of the memory above which few of the measured runs of the catalogue are, as lazsim counts it."""
-
-
-@dataclass(frozen=True)
-class AssumedConstant:
-    """An assumed constant of a step, its value, and the share by which the step changes where it is 10 % larger."""
-
-    name: str
-    value: float
-    change: float
 
 
 @dataclass(frozen=True)
@@ -67,14 +56,7 @@ class StepResult:
     @cached_property
     def assumptions(self) -> list[AssumedConstant]:
         """Constants that are assumed, and what they weigh in this step, the heaviest first."""
-        constants, found = self.inputs.constants, []
-        for name in constants.assumed:
-            value = getattr(constants, name)
-            raised = msgspec.structs.replace(constants, **{name: RAISED * value})
-            step_s = predict_step(replace(self.inputs, constants=raised)).step_s
-            if abs(change := step_s / self.time.step_s - 1) >= LEAST_CHANGE:
-                found.append(AssumedConstant(name, value, change))
-        return sorted(found, key=lambda one: -abs(one.change))
+        return [one for one in weigh_assumptions(self.inputs) if one.weight >= LEAST_CHANGE]
 
     @property
     def spans(self) -> list[Span]:
