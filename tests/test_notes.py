@@ -31,7 +31,9 @@ from lazsim.trace.table import Event, build_trace
 from tests.test_model_import import DEEPSEEK
 
 SYSTEMS = ("lazarus", "ds")
-ANALYTIC = "costs are analytic: no profile was given"
+ANALYTIC = (
+    "costs are analytic: no profile was given (rtx3090: NVIDIA GA102 whitepaper; efficiencies of a100: assumption)"
+)
 
 
 def nodes_at(time_s, num_nodes, duration_s=600.0, *more):

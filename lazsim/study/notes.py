@@ -473,7 +473,9 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     profile, why = scenario.load_profile(), scenario.why_no_layout
     notes = [f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}"] if why else []
     if profile is None:
-        return ["costs are analytic: no profile was given", *notes]
+        source = scenario.gpu.source
+        told = f" ({scenario.gpu.name}: {source})" if "assumption" in source else ""
+        return [f"costs are analytic: no profile was given{told}", *notes]
     return notes + _profile_notes(scenarios, costs, profile)
 
 
