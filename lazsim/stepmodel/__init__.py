@@ -5,5 +5,6 @@
 and `experts` list the operations of a layer, and `dispatchers` those of each dispatcher.
 `operations` plays them on the queues of host and GPU, `layers` beside the exchanges of another micro-batch, and
 `passes` and `pipeline` over the stages. `exchange` adds gradients and optimizer, `predict` sums up, `memory` says what
-fits, and `search` tries layouts. `import_tables`, `full_grid` and `check_tables` make tables of what others measured.
+fits, `search` tries layouts, and `assumptions` says what a step hangs on that no source tells. `import_tables`,
+`full_grid` and `check_tables` make tables of what others measured.
 """
