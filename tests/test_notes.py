@@ -269,6 +269,11 @@ def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fi
     )
     assert notes_of(nodes_at(0.0, 5), ("lazarus",)) == [note, ANALYTIC]
     assert notes_of(nodes_at(0.0, 6), ("lazarus",)) == [ANALYTIC]
+    # Three take 48 slots, which 8 nodes have. In groups of 3 nodes, 6 experts each, the last 4 experts are on 2 nodes.
+    (found,) = (
+        note for note in notes_of(nodes_at(0.0, 8), ("lazarus",), **{"job.fault_threshold": 3}) if "f 3" in note
+    )
+    assert found.endswith("f 3 does not fit: on 8 nodes, some expert is on 2 only; it fits with `placement` euclid")
     lost = nodes_at(0.0, 6, 600.0, Event(300.0, "remove", "n0"))
     never = {"job.checkpoint_interval_steps.lazarus": 10**6, "job.rebalance_interval_steps": 10**6}
     run = simulate(lost, systems=["lazarus"], model="gpt-l", routing="uniform", **never).runs[0]

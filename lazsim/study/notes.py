@@ -44,6 +44,9 @@ DECISIVE_SHARE = 0.1
 BALANCED = "balanced"
 """The policy that spreads loads most evenly."""
 
+SPREADING = "euclid"
+"""A policy that holds experts on as many nodes as possible, by plans that the published one does not have."""
+
 TOLD_GAIN = 0.25
 """Least gain of another policy that a note tells: what it takes from the busiest GPU, over the mean tokens."""
 
@@ -400,15 +403,21 @@ def nodes_note(scenario: Scenario) -> tuple[str, ...]:
 
 
 def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:
-    """Say that no plan for up to `num_nodes` nodes holds each expert on as many as the fault threshold asks for."""
+    """Say that no plan for up to `num_nodes` nodes holds each expert on as many as the fault threshold asks for.
+
+    Where `SPREADING` has one, it says so.
+    """
     system, costs, asked = scenario.find_system(), scenario.costs(), scenario.job.fault_threshold
     used = system.usable_nodes(costs, num_nodes)
     fewest = system.plan_evenly(costs, used).fewest_nodes
-    return (
-        f"f {asked} does not fit: on {counted(used, 'node')}, some expert is on {fewest} only"
-        if fewest < asked
-        else None
-    )
+    if fewest >= asked:
+        return None
+    told = f"f {asked} does not fit: on {counted(used, 'node')}, some expert is on {fewest} only"
+    with contextlib.suppress(InfeasiblePlanError):
+        other = replace(system, policy=find_policy(SPREADING))
+        if system.is_elastic and other.plan_evenly(costs, used).fewest_nodes >= asked:
+            told += f"; it fits with `placement` {SPREADING}"
+    return told
 
 
 def _idle_note(scenario: Scenario, run: SystemRun) -> str:
