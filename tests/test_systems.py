@@ -1219,6 +1219,19 @@ def test_a_system_whose_copies_do_not_fit_runs_with_a_note_where_it_is_asked_for
         small_memory(systems=["gemini"], strict=True)
 
 
+def test_copies_that_do_not_fit_on_some_numbers_of_nodes_alone_are_told_with_these_and_their_time():
+    # 205 GiB a node on four, as above, and two thirds of it on the six of three replicas, until one of these goes.
+    lost = trace((0, "add", "n0 n1 n2 n3 n4 n5"), (3000, "remove", "n0"), duration_s=6000.0)
+    result = small_memory(lost, systems=["gemini"], **{"cluster.host.memory_bytes": "160GiB"})
+    steps_s = {num_nodes: seconds for (num_nodes, _), seconds in result.runs[0].steps_s.items()}
+    assert set(steps_s) == {4, 6}
+    share = steps_s[4] / sum(steps_s.values())
+    told = (
+        f"gemini does not fit on 4 nodes ({share:.1%} of the time of steps): copies and logs of deepseek-v2-lite take "
+    )
+    assert any(note.startswith(f"{told}205 GiB") for note in result.notes)
+
+
 def test_a_system_is_told_to_lack_memory_of_gpus_and_of_nodes_where_both_are_short():
     settings = {"systems": ["checkpoint", "gemini"], "gpu.memory_bytes": 2**30}
     short = [note for note in small_memory(**settings).notes if "not fit" in note]

@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,23 +97,38 @@ def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
 
 def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
     """Say of systems that do not fit what they need, what takes most, and what would help."""
-    notes = []
     # All placements of a system take nearly the same.
-    for (scenario, run), *_ in grouped((one[1].system, one) for one in zip(scenarios, runs, strict=True)).values():
-        system = scenario.find_system()
-        if shortage := host_shortage(scenario, run.name, run.host_bytes):
-            notes.append((run.name, f"{shortage}; {HOST_HELP}"))
-        if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
-            shortage = _shortage(scenario, system, run.memory, run.most_nodes_used, run.steps)
-            notes.append((run.name, shortage.replace("not fit", f"not fit{_where(scenario, system, run)}", 1)))
-    return gather_obstacles(notes)
+    firsts = [
+        first for first, *_ in grouped((one[1].system, one) for one in zip(scenarios, runs, strict=True)).values()
+    ]
+    return gather_obstacles((run.name, told) for scenario, run in firsts for told in _shortages(scenario, run))
 
 
-def _where(scenario: Scenario, system: System, run: SystemRun) -> str:
-    """Say on how many nodes a run does not fit into its GPUs where it does on others, and for how much of its steps."""
-    costs, loads, sizes = scenario.costs(), scenario.load_routing(), sorted(run.steps_s)
-    peaks = {size: peak_memory(system, costs, loads, sizes_held(system, costs, *size), run.steps) for size in sizes}
-    short = [size for size, memory in peaks.items() if lacks_memory(scenario.gpu, memory)]
+def _shortages(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+    system, costs, loads = scenario.find_system(), scenario.costs(), scenario.load_routing()
+
+    def lacks_gpu_memory(num_nodes: int, num_seats: int) -> bool:
+        sizes = sizes_held(system, costs, num_nodes, num_seats)
+        return lacks_memory(scenario.gpu, peak_memory(system, costs, loads, sizes, run.steps))
+
+    def lacks_host_memory(_: int, num_seats: int) -> bool:
+        step_s = steady_step_s(system, costs, loads, num_seats)
+        return system.host_bytes(costs, num_seats, step_s) > costs.cluster.host_memory_bytes
+
+    if shortage := host_shortage(scenario, run.name, run.host_bytes):
+        yield f"{shortage.replace('not fit', f'not fit{_where(run, lacks_host_memory)}', 1)}; {HOST_HELP}"
+    if run.memory is not None and lacks_memory(scenario.gpu, run.memory):
+        shortage = _shortage(scenario, system, run.memory, run.most_nodes_used, run.steps)
+        yield shortage.replace("not fit", f"not fit{_where(run, lacks_gpu_memory)}", 1)
+
+
+def _where(run: SystemRun, lacks: Callable[[int, int], bool]) -> str:
+    """Say on how many nodes a run lacks memory where it does not on others, and for how much of its steps.
+
+    `lacks` takes the nodes that make steps and those of their plan.
+    """
+    sizes = sorted(run.steps_s)
+    short = [size for size in sizes if lacks(*size)]
     if len(short) in (0, len(sizes)):
         return ""
     share = math.fsum(run.steps_s[size] for size in short) / math.fsum(run.steps_s.values())
