@@ -60,10 +60,31 @@ QUANTITIES = {
 """For the end of a field's name: its quantity, an example, its units, and the usual ones of these."""
 
 
+_SPAN = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
+_UNIT_OF_SPAN = {**UNIT_OF_WORD, "m": "min"}
+
+
+def sum_spans(text: str) -> float | None:
+    """Add up numbers with a unit each, such as ``2h 30min`` or ``1 day, 4 hours``, in seconds; None for other texts.
+
+    Examples
+    --------
+    >>> sum_spans("1h30min"), sum_spans("2 days, 1.5 hours"), sum_spans("90"), sum_spans("5 parsecs")
+    (5400.0, 178200.0, None, None)
+    """
+    if not re.fullmatch(rf"\s*({_SPAN}[,\s]*)+", text, re.ASCII):
+        return None
+    spans = [(number, _UNIT_OF_SPAN.get(word)) for number, word in re.findall(_SPAN, text, re.ASCII)]
+    if not all(unit for _, unit in spans):
+        return None
+    # A sum of floats would make 66.00000000000001 s of 1.1min.
+    return float(sum(Decimal(number) * Decimal(repr(UNITS_S[unit])) for number, unit in spans if unit))
+
+
 def parse_quantity(field: str, text: str) -> float:
     """Read a number with a unit of the quantity that the name of a field ends in, such as ``nic_bytes_per_s``.
 
-    Small b is a bit and capital B a byte; G is 10^9 and Gi 2^30.
+    Small b is a bit and capital B a byte; G is 10^9 and Gi 2^30. Durations may be sums; see `sum_spans`.
 
     Raises
     ------
@@ -80,8 +101,10 @@ def parse_quantity(field: str, text: str) -> float:
     end = next((end for end in QUANTITIES if field.endswith(end)), None)
     if end is None:
         raise LazsimError(f"{text!r}: give a number without a unit")
+    if end == "_s" and (spans_s := sum_spans(text)) is not None:
+        return spans_s
     what, example, units, usual = QUANTITIES[end]
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([A-Za-z/]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*([A-Za-z/]*)\s*", text, re.ASCII)
     factor = units.get(match[2]) if match else None
     if match and not match[2] and float(match[1]) == 0:
         return 0.0
@@ -92,7 +115,7 @@ def parse_quantity(field: str, text: str) -> float:
 
 
 def parse_duration(text: str) -> float:
-    """Read a number with a unit (``ms``, ``s``, ``min``, ``h``, ``d``), or a bare ``0``, as seconds.
+    """Read numbers with units (``ms``, ``s``, ``min``, ``h``, ``d``), or a bare ``0``, as seconds.
 
     Raises
     ------
@@ -101,8 +124,8 @@ def parse_duration(text: str) -> float:
 
     Examples
     --------
-    >>> parse_duration("80min")
-    4800.0
+    >>> parse_duration("80min"), parse_duration("1h30min")
+    (4800.0, 5400.0)
     """
     seconds = parse_quantity("duration_s", text)
     if seconds > LONGEST_S:

@@ -334,11 +334,45 @@ def test_a_clock_that_was_set_back_while_a_job_stood_is_refused(tmp_path, back_s
         read_log(dated(tmp_path, RUNS[0] + later))
 
 
-def test_a_count_in_more_rows_counts_where_it_is_the_same_as_one_in_few(tmp_path):
+def test_the_step_of_the_job_counts_also_where_few_rows_have_it(tmp_path):
     # A step each 10 s; every fourth row has the step of an evaluation, as pandas writes numbers beside gaps.
     rows = [(at, 1.7e9 + 10 * at, f"{at}.0" if at % 4 == 0 else "") for at in range(20)]
     (tmp_path / "log.csv").write_text("_step,_timestamp,global_step\n" + "".join(f"{s},{t},{g}\n" for s, t, g in rows))
-    assert [one.done for one in read_log(tmp_path / "log.csv").marks] == [*range(20)]
+    log = read_log(tmp_path / "log.csv")
+    assert [one.done for one in log.marks] == [0, 4, 8, 12, 16]
+    told = [
+        "of the columns _step, global_step, global_step counts",
+        "rows without a count of steps, which do not count: 15",
+    ]
+    assert [*log.notes] == told
+
+
+@pytest.mark.parametrize("line", ["{level}:titan:{date} step: {step}\n", "{level}: {date} step: {step}\n"])
+def test_lines_of_several_levels_are_of_one_rank(tmp_path, line):
+    # A warning at every seventh step, and a restart at step 20, which does three steps again.
+    steps = [*range(20), *range(17, 40)]
+    dates = [f"2025-03-01 00:{at:02d}:{10 * (at >= 20)}0" for at in range(len(steps))]
+    levels = ["WARNING" if step % 7 == 3 else "INFO" for step in steps]
+    parts = zip(levels, dates, steps, strict=True)
+    (tmp_path / "log").write_text(
+        "".join(line.format(level=level, date=date, step=step) for level, date, step in parts)
+    )
+    log = read_log(tmp_path / "log")
+    assert ([one.done for one in log.marks], log.notes) == (steps, ())
+
+
+@pytest.mark.parametrize("late", [1, 2, 5, 12])
+@pytest.mark.parametrize("every", [1, 10])
+def test_ranks_behind_another_one_do_no_step_again_however_late_they_are(tmp_path, late, every):
+    # A step each 10 s; the second rank tells of each, or of each tenth, some steps and a half later.
+    first = [(10 * step, step) for step in range(100)]
+    second = [(10 * step + 10 * late + 5, step) for step in range(0, 100 - late, every)]
+    rows = "".join(f"{at},{step}\n" for at, step in sorted([*first, *second]))
+    (tmp_path / "log.csv").write_text(f"time,step\n{rows}")
+    log = read_log(tmp_path / "log.csv")
+    found = observed_phases(log.marks)
+    assert (found.num_stops, found.lost_s, found.step_s, found.done) == (0, 0, 10, 99)
+    assert log.notes == (f"lines of ranks behind another one, which do not count: {len(second)}",)
 
 
 def test_bytes_that_are_no_text_leave_the_lines_of_a_log_as_they_are(tmp_path):
@@ -495,8 +529,8 @@ BAD = {
     "no counts": ("time,step\n1,nan\n2,NaN\n3,\n", "with 3 steps or more"),
     "cut": ("time,step\n1,18\n2,19\n3,2", "line 4: the last line has no end, and steps back; leave it out"),
     "ranks without a name": (
-        "time,step\n" + "".join(f"{t},{t}\n{t},{t - 3}\n" for t in range(3, 21)),
-        "18 of 36 lines step back, as where several ranks write into one log; keep the lines of one rank",
+        "time,step\n" + "".join(f"{t},{9 - t % 9}\n" for t in range(3, 21)),
+        "15 of 18 lines step back, as where several ranks write into one log; keep the lines of one rank",
     ),
     "NaN": (
         "time,step\n1,1\nnan,2\n3,3\n4,4\n",

@@ -283,11 +283,16 @@ def test_kubernetes_event_that_stands_for_several_counts_at_its_first_and_last_t
 
 def test_warnings_on_nodes_of_kubernetes_tell_no_loss_and_are_not_silent(read):
     warnings = [event(reason, "b", "00:10:00", type="Warning") for reason in ("KernelOops", "GPUXid", "GPUXid")]
-    # Kubernetes says of type Normal that a node is ready or is not: a list of all warnings leaves that out.
-    for asked in ({}, {"cluster_nodes": ("a", "b")}):
-        for found in (warnings, [*warnings, event("BackOff", "", "00:20:00", type="Warning") | POD]):
-            with pytest.raises(TraceFormatError, match="all warnings, and none says when a node goes or comes back"):
-                read({"items": found}, **asked)
+    # Kubernetes says of type Normal that a node is ready or is not: a list of warnings alone leaves that out.
+    for found in (warnings, [*warnings, event("BackOff", "", "00:20:00", type="Warning") | POD]):
+        with pytest.raises(TraceFormatError, match="no node event in it"):
+            read({"items": found})
+    pods = [event("BackOff", "", at, type="Warning") | POD for at in ("00:00:00", "01:00:00")]
+    for found in (pods, [*warnings, *pods]):
+        trace = read({"items": found}, cluster_nodes=("a", "b"))
+        assert (history(trace), trace.duration_s) == ([(0.0, [], ["a", "b"])], 3600.0)
+        told = "its events are all warnings: losses are missing, unless it was listed with those of type Normal"
+        assert any(note.startswith(told) for note in trace.notes)
     # A kubelet that starts warns of its disk; other events show that all were listed.
     found = [*warnings, event("Scheduled", "", "02:10:00", type="Normal") | POD]
     trace = read({"items": found}, cluster_nodes=("a", "b"))

@@ -9,7 +9,19 @@ from lazsim.units import DURATIONS_S, format_duration, parse_duration, parse_pri
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("30s", 30), ("80min", 4800), ("2h", 7200), ("1.5 d", 129600), ("250ms", 0.25), ("0", 0)]
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("80min", 4800),
+        ("2h", 7200),
+        ("1.5 d", 129600),
+        ("250ms", 0.25),
+        ("0", 0),
+        ("1h30min", 5400),
+        ("1h 30m", 5400),
+        ("1 day, 2 hours", 93600),
+        ("0.1s 200us", 0.1002),
+    ],
 )
 def test_durations_with_units_become_seconds(text, seconds):
     assert parse_duration(text) == seconds
@@ -17,7 +29,10 @@ def test_durations_with_units_become_seconds(text, seconds):
 
 @given(st.text(max_size=8))
 def test_what_is_not_a_duration_is_refused_in_one_line(text):
-    known = re.fullmatch(r"\s*(0|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*(ms|s|min|h|d))\s*", text, re.ASCII)
+    number = r"(\d+\.?\d*|\.\d+)"
+    known = re.fullmatch(
+        rf"\s*(0|{number}([eE][+-]?\d+)?\s*(ms|s|min|h|d)|({number}\s*(ms|s|m|h|d)[,\s]*)+)\s*", text, re.ASCII
+    )
     if known:
         assert parse_duration(text) >= 0
     else:

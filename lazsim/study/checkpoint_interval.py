@@ -12,7 +12,7 @@ import numpy as np
 from lazsim.engine.interval import fewest_steps, interval_steps, steady_step_s
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import System
-from lazsim.errors import LazsimError, SpecError, prefix_errors
+from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten
 from lazsim.inputs import shared_trace
 from lazsim.limits import MAX_DIMENSION
 from lazsim.scenario import Scenario
@@ -57,10 +57,10 @@ def parse_interval(value: Any) -> str | int | float | None:
         interval = value
     elif isinstance(value, float) and value > 0 and value.is_integer():
         raise SpecError(f"{value}: give {value:.0f} for steps, or '{value:.0f}s' for a time")
-    if interval < 0 or (isinstance(interval, float) and not interval):
+    if not 0 <= interval <= MAX_DIMENSION or (isinstance(interval, float) and not interval):
         raise SpecError(
-            f"{value!r}: give `auto`, a number of steps, or a duration such as 30min, of more than 0; "
-            "0 steps make no checkpoints"
+            f"{shorten(str(value))!r}: give `auto`, a number of steps up to {MAX_DIMENSION:,}, or a duration such as "
+            "30min, of more than 0; 0 steps make no checkpoints"
         )
     return interval
 

@@ -88,11 +88,12 @@ together."""
 
 BACK_SHARE, TURNS_SHARE = 0.25, 0.25
 """Share of lines that step back from which on they are of several ranks that nothing tells apart; and turns between a
-rank and others, as a share of its lines, up to which it writes while they do not. *Assumption*."""
+rank and others at which no step is new, as a share of its lines, up to which they tell of other steps. *Assumption*."""
 
-LATE_LINES, LATE_SHARE = 2, 0.5
-"""Most lines by which a rank is behind another one, and the share of the time of these steps that the job may lose
-meanwhile: doing them again takes more, as it stops before. *Assumption*."""
+LATE_TIMES, LATE_LINES, LATE_SHARE = 2.0, 2, 0.5
+"""Times that ranks behind another one are at most as far behind as usual; most lines that they are where times alone
+put them so; and the share of the time of these steps that the job may lose meanwhile: doing them again takes more, as
+it stops before. *Assumption*."""
 
 
 class Mark(NamedTuple):
@@ -110,7 +111,7 @@ Reading = tuple[str, list[Mark], tuple[str, ...]]
 
 
 class StepLog(NamedTuple):
-    """What a log tells of, in the order of its file: of one rank, and of others only while it does not write."""
+    """What a log tells of, in the order of its file: of one rank, and of others only where they tell of other steps."""
 
     unit: str
     """``steps`` or ``samples``."""
@@ -184,15 +185,17 @@ def read_log(path: Path | str) -> StepLog:
 
 
 def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
-    """Return the lines of the writer with the most, and of those that write while it does not; and a note on others."""
+    """Return the lines of the writer with the most, and of those that tell of other steps; and a note on others."""
     by_writer = grouped((one.writer, one) for one in marks)
     if len(by_writer) == len(marks):
         return list(marks), ()  # Such as numbers of lines.
     kept: list[Mark] = []
     for lines in sorted(by_writer.values(), key=len, reverse=True):
         both = sorted([*kept, *lines], key=lambda one: one.time_s)
+        # Lines of one process under several labels, such as those of its levels, go on where the others end.
         num_turns = sum(
-            (before.writer == lines[0].writer) != (after.writer == lines[0].writer) for before, after in pairwise(both)
+            (before.writer == lines[0].writer) != (after.writer == lines[0].writer) and after.done <= before.done
+            for before, after in pairwise(both)
         )
         if num_turns <= TURNS_SHARE * len(lines):
             kept += lines
@@ -216,36 +219,36 @@ def _in_order(marks: list[Mark]) -> list[Mark]:
         return math.fsum(max(0.0, before.done - after.done) for before, after in pairwise(lines))
 
     ordered = sorted(marks, key=lambda one: (one.time_s, one.done))
-    return ordered if lost(_without_late(ordered)[0]) <= lost(marks) else marks
+    return ordered if lost(_without_late(ordered, LATE_LINES)[0]) <= lost(marks) else marks
 
 
-def _without_late(marks: list[Mark]) -> tuple[list[Mark], tuple[str, ...]]:
+def _without_late(marks: list[Mark], most_lines: float = math.inf) -> tuple[list[Mark], tuple[str, ...]]:
     """Leave out the lines of ranks that are behind another one; return the other lines, and a note if any went.
 
-    Such a rank writes step 10 after another rank has written step 11. The log then steps back by a line or two, and
-    goes on at the pace from before: no step is done again. If most steps back cost more time than that, the job
-    restarts there, and all lines stay.
+    Such a rank writes step 10 after another rank has written step 11. The log then steps back, and goes on at the pace
+    from before: there was no time to do a step again. If most steps back that are as small cost more time than that,
+    the job restarts there, and all lines stay.
     """
-    records = [marks[0]]
-    for one in marks:
-        records += [one] * (one.done > records[-1].done)
-    rises = [(after.time_s - before.time_s, after.done - before.done) for before, after in pairwise(records)]
-    if not rises:
+    records = [0]
+    for at, one in enumerate(marks):
+        records += [at] * (one.done > marks[records[-1]].done)
+    stretches = [marks[before : after + 1] for before, after in pairwise(records)]
+    if not stretches:
         return marks, ()
-    step_s = median(seconds / steps for seconds, steps in rises)
-    most = LATE_LINES * median(steps for _, steps in rises)
-    kept, back, goes_on = marks[:1], 0.0, list[bool]()
+    step_s = median((one[-1].time_s - one[0].time_s) / (one[-1].done - one[0].done) for one in stretches)
+    most = most_lines * median(one[-1].done - one[0].done for one in stretches)
+    backs, late = list[float](), list[float]()
+    for first, *between, last in stretches:
+        if back := first.done - min((one.done for one in between), default=first.done):
+            backs.append(back)
+            goes_on = last.time_s - first.time_s <= (last.done - first.done + LATE_SHARE * back) * step_s
+            late += [back] * (goes_on and back <= most)
+    most = min(most, LATE_TIMES * median(late)) if late else 0.0
+    if len(late) < FEWEST_LINES or 2 * len(late) <= sum(back <= most for back in backs):
+        return marks, ()
+    kept = marks[:1]
     for one in marks[1:]:
-        last = kept[-1]
-        if 0 < last.done - one.done <= most:
-            back = max(back, last.done - one.done)
-            continue
-        if back and one.done >= last.done:
-            goes_on.append(one.time_s - last.time_s <= (one.done - last.done + LATE_SHARE * back) * step_s)
-        kept.append(one)
-        back = 0.0
-    if len(goes_on) < FEWEST_LINES or 2 * sum(goes_on) <= len(goes_on):
-        return marks, ()
+        kept += [one] * (not 0 < kept[-1].done - one.done <= most)
     return kept, (f"lines of ranks behind another one, which do not count: {len(marks) - len(kept)}",)
 
 
@@ -343,15 +346,8 @@ def _columns(header: Sequence[str], rows: Sequence[Row] = ()) -> tuple[int, int,
     if not (times and counts):
         return None
 
-    def agrees(place: int) -> bool:
-        pairs = zip(texts[place], texts[counts[0]], strict=True)
-        both = [[text.removesuffix(".0") for text in pair] for pair in pairs if all(map(_has_value, pair))]
-        return len(both) >= FEWEST_LINES and all(one == other for one, other in both)
-
-    # A column with the same numbers in more rows says the same of these.
-    count = max([counts[0], *filter(agrees, counts)], key=lambda place: num_values[place])
     writers = [place for place, name in enumerate(names) if name in WRITERS]
-    return times[0], count, writers, COUNTS[names[count]]
+    return times[0], counts[0], writers, COUNTS[names[counts[0]]]
 
 
 def _has_value(field: str) -> bool:

@@ -185,14 +185,15 @@ def parse_probs(field: str, text: str) -> list[float]:
 def parse_domains(field: str, text: str) -> list[str]:
     """Read the name of each node's failure domain, from the text itself or the file that it names.
 
-    In a file names are separated by commas, blanks or line ends; a ``#`` starts a comment.
+    In a file names are separated by commas, blanks or line ends; a ``#`` starts a comment. One name is that of a
+    file where it has the signs of a path, or there is such a file.
 
     Examples
     --------
-    >>> parse_domains("`domains`", "rack0,rack0,rack1")
-    ['rack0', 'rack0', 'rack1']
+    >>> parse_domains("`domains`", "rack0,rack0,rack1"), parse_domains("`domains`", "rack0")
+    (['rack0', 'rack0', 'rack1'], ['rack0'])
     """
-    if os.path.exists(text) or "," not in text:
+    if os.path.exists(text) or not re.fullmatch(r"[\w -]*|[^,]*,.*", text, re.DOTALL) or not text:
         from lazsim.files.reading import read_lines
 
         lines = read_lines(field, text, "one name per node")

@@ -250,7 +250,9 @@ class System:
             if parallel is not None and parallel.stages_of_part > 1:
                 fewest, has = 2 * parallel.stages_of_part, "each node of the job has all, as two of dualpipe share one"
             give = f"set its `{field}` to {fewest} or more"
-            if parallel is not None and num_nodes < 2:
+            if parallel is None and costs.job.times is None:
+                has, give = "a job without a layout has one", "give a `job` whose layout, `parallel`, has two or more"
+            elif parallel is not None and num_nodes < 2:
                 has, give = "each takes a node", "give two nodes or more"
             raise InfeasiblePlanError(f"{self.name} {self.stage_use}, and {has}: {give}")
         needed = 2 * costs.grid.replica_nodes

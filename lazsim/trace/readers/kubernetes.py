@@ -50,9 +50,6 @@ def read(source: TraceSource) -> TraceReading:
             source.fault(place, str(error))
     if not (types or nodes):
         raise source.refuse("", f"no event or node of Kubernetes in it; expected {LOOKS}")
-    if types == {"Warning"} and not nodes and not any(reason in REASONS for _, reason, _ in found):
-        needed = "give those of type Normal, such as NodeNotReady and NodeReady, too"
-        raise source.refuse("", f"its events are all warnings, and none says when a node goes or comes back; {needed}")
     last: dict[str, str] = {}
     for time_s, reason, node in sorted(found, key=lambda event: event[0]):
         log.know(node)
@@ -63,6 +60,9 @@ def read(source: TraceSource) -> TraceReading:
     notes = [f"{counted(num_hidden, 'event')} without a time, between the first and the last of a kind: left out"] * (
         num_hidden > 0
     )
+    if types == {"Warning"}:
+        normal = "those of type Normal, such as NodeNotReady and NodeReady"
+        notes.append(f"its events are all warnings: losses are missing, unless it was listed with {normal}")
     if warnings:
         reasons = first_names([*dict.fromkeys(warnings)], LONGEST_CAUSE)
         notes.append(f"warnings on nodes, which tell of no loss and do not count: {len(warnings)} ({reasons})")

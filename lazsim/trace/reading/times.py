@@ -14,7 +14,16 @@ from lazsim.errors import LazsimError, shorten
 from lazsim.files.faults import Faults
 from lazsim.limits import LONGEST_S
 from lazsim.trace.reading.mapping import JOIN_DAY, TraceMapping
-from lazsim.units import DAY_S, DECIMAL_COMMA, THOUSANDS, UNIT_OF_WORD, UNITS_S, format_duration, read_number
+from lazsim.units import (
+    DAY_S,
+    DECIMAL_COMMA,
+    THOUSANDS,
+    UNIT_OF_WORD,
+    UNITS_S,
+    format_duration,
+    read_number,
+    sum_spans,
+)
 
 EPOCHS_S = (datetime(2000, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 """Numbers between these are stamps since 1970, in the one unit in which they are."""
@@ -31,9 +40,6 @@ CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d*)?)?( ?[AP]M)?", re.IGNORECASE | re
 
 ISO = re.compile(r"P(?=[\dT])(\d+D)?(T(\d+H)?(\d+M)?([\d.]+S)?)?", re.ASCII)
 """Lengths of time of ISO 8601, without months and years."""
-
-PART = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
-LENGTHS = {**UNIT_OF_WORD, "m": "min"}
 
 ROUNDED = re.compile(r"\d([.,]\d{1,8})?[Ee]\+(09|1[0-9])", re.ASCII)
 """Stamps since 1970 as spreadsheets and others show and save them, with fewer digits than seconds take."""
@@ -76,10 +82,8 @@ def read_length(text: str, unit: str | None) -> float:
     elif found := HOURS.fullmatch(plain):
         days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
         length_s = ((24 * days + hours) * 60 + minutes) * 60 + seconds
-    elif re.fullmatch(rf"({PART}[,\s]*)+", plain):
-        parts = [(float(number), LENGTHS.get(word)) for number, word in re.findall(PART, plain)]
-        if all(one for _, one in parts):
-            length_s = math.fsum(to_seconds(number, one) for number, one in parts if one)
+    elif (spans_s := sum_spans(plain)) is not None:
+        length_s = spans_s
     if not 0 <= length_s <= LONGEST_S:
         raise ValueError(
             f"{shorten(text)!r} is no duration, such as 90 in a unit, 2.5h or 1 02:03:04 (days, h, min, s)"
