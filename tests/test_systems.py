@@ -848,7 +848,8 @@ def test_stacked_shards_fail_as_often_as_published():
 
 @pytest.mark.parametrize("system", ["bamboo", "moevement"])
 def test_a_system_that_needs_stages_refuses_a_job_without(system):
-    with pytest.raises(InfeasiblePlanError, match=f"{system} .*`pipeline` to 2 or more"):
+    told = f"{system} .*, and a job without a layout has one: give a `job` whose layout, `parallel`, has two or more"
+    with pytest.raises(InfeasiblePlanError, match=told):
         run(system, cost_model=costs(), nodes="a b c d")
 
 
