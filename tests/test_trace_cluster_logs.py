@@ -299,7 +299,7 @@ def test_warnings_on_nodes_of_kubernetes_tell_no_loss_and_are_not_silent(read):
     assert (history(trace), trace.duration_s) == ([(0.0, [], ["a", "b"])], 7200.0)
     trace = read({"items": [event("NodeReady", "a", "00:00:00"), event("NodeNotReady", "a", "00:20:00"), *warnings]})
     assert history(trace) == [(0.0, [], ["a"]), (1200.0, ["a"], [])]
-    told = "warnings on nodes, which tell of no loss and do not count: 3 (KernelOops, GPUXid)"
+    told = "3 entries tell of no loss and do not count (KernelOops, GPUXid)"
     assert told in trace.notes
 
 
@@ -565,6 +565,26 @@ def test_aws_spot_instance_is_lost_two_minutes_after_the_warning(read):
     expected = [(0.0, [], ["i-1"]), (720.0, ["i-1"], [])]
     assert history(read(lines(rows))) == expected
     assert history(read({"events": [{"timestamp": 1, "message": json.dumps(row)} for row in rows]})) == expected
+
+
+def test_a_log_tells_which_of_its_entries_are_no_loss(read):
+    advice = [notice("EC2 Instance Rebalance Recommendation", minute) for minute in (5, 50)]
+    moved = [audit("b", "compute.instances.migrateOnHostMaintenance", hour) for hour in (2, 3)]
+    for rows, name in (
+        (advice, "EC2 Instance Rebalance Recommendation"),
+        (moved, moved[0]["protoPayload"]["methodName"]),
+    ):
+        trace = read(json.dumps(rows), cluster_nodes=4)
+        assert trace.nodes_lost() == 0
+        assert f"2 entries tell of no loss and do not count ({name})" in trace.notes
+
+
+def test_a_loss_with_which_a_log_begins_is_none_of_the_trace_and_a_note_says_so(read):
+    rows = [audit(node, "compute.instances.preempted", hour) for node, hour in (("a", 1), ("b", 2))]
+    told = "1 node goes at the very start, which is no loss of the trace; a `span` that begins before makes it one"
+    assert (read(json.dumps(rows)).nodes_lost(), told in read(json.dumps(rows)).notes) == (1, True)
+    trace = read(json.dumps(rows), span=("2025-03-01", ""))
+    assert (trace.nodes_lost(), any("very start" in note for note in trace.notes)) == (2, False)
 
 
 def test_an_answer_that_says_that_more_pages_follow_is_not_taken_for_all(read):

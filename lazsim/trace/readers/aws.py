@@ -95,6 +95,7 @@ def _read_call(log: StateLog, call: dict[str, Any]) -> None:
     """Read an entry of CloudTrail: the instances in the answer to a call, or of an event."""
     time_s, kind = log.at(text_at(call, "eventTime")), CALLS.get(text_at(call, "eventName"))
     if kind is None or call.get("errorCode"):
+        log.leave_out(text_at(call, "eventName"))
         return
     told = json.dumps([call.get("responseElements"), call.get("serviceEventDetails")])
     for instance in dict.fromkeys(_INSTANCE.findall(told)):
@@ -107,6 +108,7 @@ def _read_event(log: StateLog, event: dict[str, Any], warnings: list[tuple[float
     kind = DETAILS.get(name, STATES.get(text_at(detail, "state")))
     time_s = log.at(text_at(event, "time"))
     if kind is None:
+        log.leave_out(text_at(detail, "state") or name)
         return
     instance = text_at(detail, "instance-id") or text_at(detail, "EC2InstanceId")
     if not instance:

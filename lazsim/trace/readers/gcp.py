@@ -73,9 +73,11 @@ def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[floa
     end_s = log.at(end) if (end := text_at(operation, "endTime")) else start_s
     target = _TARGET.search(text_at(operation, "targetLink"))
     has_failed = bool(operation.get("error")) or bool(operation.get("httpErrorStatusCode"))
-    if target is None or has_failed:
+    name = text_at(operation, "operationType")
+    kinds = OPERATIONS.get(name, ())
+    if target is None or has_failed or not kinds:
+        log.leave_out(name)
         return []
-    kinds = OPERATIONS.get(text_at(operation, "operationType"), ())
     if text_at(operation, "status") not in ("DONE", ""):
         kinds = tuple(kind for kind in kinds if kind == "remove")
     return [(end_s if kind == "add" else start_s, kind, target[1], target[2]) for kind in kinds]

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from lazsim.errors import LONGEST_CAUSE, first_names
 from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, named
 from lazsim.trace.table import EventKind
@@ -30,14 +29,13 @@ def read(source: TraceSource) -> TraceReading:
     num_hidden = num_again = 0
     nodes: set[str] = set()
     types: set[str] = set()
-    warnings: list[str] = []
     last_s = -math.inf
     for place, entry in json_records(source, "items"):
         record = entry["object"] if isinstance(entry.get("object"), dict) else entry
         try:
             if "involvedObject" in record or "regarding" in record:
                 types.add(text_at(record, "type"))
-                num_hidden += _read_event(log, record, found, warnings)
+                num_hidden += _read_event(log, record, found)
             elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
                 name = named(text_at(record, "metadata", "name"))
                 num_again += name in nodes
@@ -63,9 +61,6 @@ def read(source: TraceSource) -> TraceReading:
     if types == {"Warning"}:
         normal = "those of type Normal, such as NodeNotReady and NodeReady"
         notes.append(f"its events are all warnings: losses are missing, unless it was listed with {normal}")
-    if warnings:
-        reasons = first_names([*dict.fromkeys(warnings)], LONGEST_CAUSE)
-        notes.append(f"warnings on nodes, which tell of no loss and do not count: {len(warnings)} ({reasons})")
     if nodes:
         told = f"{counted(len(nodes), 'node tells', 'nodes tell')} only of the first and the last change"
         before = " before the watch: losses before it are missing, and `start` leaves that time out"
@@ -73,7 +68,7 @@ def read(source: TraceSource) -> TraceReading:
     return log.reading(*notes)
 
 
-def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, str, str]], warnings: list[str]) -> int:
+def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, str, str]]) -> int:
     """Find an event at its first and its last time, or another warning; return how often it happened in between."""
     series = event.get("series") or {}
     stamps = [text_at(event, *path) for path in (
@@ -88,7 +83,8 @@ def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, s
     if text_at(thing, "kind") != "Node":
         return 0
     if reason not in (*REASONS, REGISTERED):
-        warnings += [reason] * (text_at(event, "type") == "Warning")
+        if text_at(event, "type") == "Warning":
+            log.leave_out(reason)
         return 0
     node = named(text_at(thing, "name"))
     found += [(time_s, reason, node) for time_s in dict.fromkeys((times_s[0], times_s[-1]))]

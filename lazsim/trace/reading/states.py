@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from lazsim.errors import LazsimError, shorten
+from lazsim.errors import LONGEST_CAUSE, LazsimError, first_names, shorten
 from lazsim.files.faults import Faults
 from lazsim.files.tables import json_values, valid_json
 from lazsim.grouping import grouped
@@ -62,6 +62,7 @@ class StateLog:
         self._nodes: dict[str, EventKind] = {}
         self._seen: list[float] = []
         self._notes: list[str] = []
+        self._others: list[str] = []
 
     def at(self, stamp: str, after_s: float = -math.inf) -> float:
         """Return the time of a date, at which the log was being written; see `TimeParser.read`."""
@@ -83,6 +84,10 @@ class StateLog:
     def know(self, node: str, kind: EventKind = "add") -> None:
         """Say that a node exists: it is there from the start, or away, unless a row says what happened to it."""
         self._nodes[node] = kind
+
+    def leave_out(self, what: str) -> None:
+        """Count an entry of this kind, which says of no node that it comes or goes, for a note."""
+        self._others.append(what)
 
     def say_series(self, series: Iterable[tuple[Mapping[str, Any], Iterable[SeriesSample]]]) -> None:
         """Say what series of samples at common times, each with labels, tell of nodes.
@@ -156,6 +161,10 @@ class StateLog:
         named = {row.node for row in rows}
         events = [*(Event(0.0, kind, node) for node, kind in self._nodes.items() if node not in named), *events]
         begins = window if asked is None else span_note(asked)
+        if self._others:
+            kinds = first_names([*dict.fromkeys(self._others)], LONGEST_CAUSE)
+            told = counted(len(self._others), "entry tells of no loss and does", "entries tell of no loss and do")
+            notes = (*notes, f"{told} not count ({kinds})")
         notes = (begins, *notes, *more, *self._notes, *self._times.notes())
         return TraceReading(events, duration_s, notes, names="some")
 
