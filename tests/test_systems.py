@@ -1344,10 +1344,18 @@ def test_no_setting_is_tried_whose_saves_wait_for_each_other():
         assert one.system.save(costs, 10, step_s).persist_s <= one.interval_steps * step_s
 
 
-@pytest.mark.parametrize("value", [-5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan])
+@pytest.mark.parametrize(
+    "value", [-5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan, "1" + "0" * 21, 10**21]
+)
 def test_an_interval_that_is_none_is_refused_in_a_line(value):
-    with pytest.raises(SpecError, match=r"^[^\n]*: give `auto`, a number of steps, or a duration such as 30min"):
+    with pytest.raises(
+        SpecError, match=r"^[^\n]*: give `auto`, a number of steps up to 67,108,864, or a duration such as 30min"
+    ):
         parse_interval(value)
+
+
+def test_an_interval_may_be_a_sum_of_times():
+    assert parse_interval("1h30min") == 5400
 
 
 def test_an_interval_of_0_saves_nothing_as_in_the_file_of_a_job(tmp_path):
