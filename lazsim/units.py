@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from lazsim.errors import LazsimError, shorten
-from lazsim.limits import LONGEST_S, MOST_USD_PER_HOUR
+from lazsim.limits import LONGEST_S, MOST_USD_PER_HOUR, SHORTEST_S
 
 MIB = 1024**2
 GIB = 1024**3
@@ -120,7 +120,7 @@ def parse_duration(text: str) -> float:
     Raises
     ------
     LazsimError
-        When the unit is missing or unknown, or the number negative or more than a century.
+        When the unit is missing or unknown, or the number negative, more than a century or less than a nanosecond.
 
     Examples
     --------
@@ -130,6 +130,8 @@ def parse_duration(text: str) -> float:
     seconds = parse_quantity("duration_s", text)
     if seconds > LONGEST_S:
         raise LazsimError(f"{text!r} is more than a century: give a shorter duration")
+    if 0 < seconds < SHORTEST_S:
+        raise LazsimError(f"{text!r} is less than a nanosecond: give a longer duration")
     return seconds
 
 

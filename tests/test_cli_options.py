@@ -225,3 +225,13 @@ def test_the_help_of_every_command_fits_the_terminal_and_breaks_no_word(lazsim, 
         told = set(out.split())
         words = [word for option in options(command).values() for word in (option.help or "").split()]
         assert [word for word in words if word not in told] == [], name
+
+
+@pytest.mark.parametrize("text", ["1_000", "\u0663", "8.0", "8k", "nan", "inf", "1e3", ""])
+def test_a_whole_number_of_an_option_is_written_as_in_files(refused, text):
+    assert "--nodes" in refused("place", "--slots", 6, "--experts", 4, "--loads", "uniform", f"--nodes={text}")
+
+
+@pytest.mark.parametrize("text", ["1_0", "\u0663", "nan", "inf", "-1", "8k"])
+def test_a_number_of_an_option_is_written_as_in_files(refused, text):
+    assert "--tolerance" in refused("validate", f"--tolerance={text}")

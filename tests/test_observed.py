@@ -334,6 +334,15 @@ def test_a_clock_that_was_set_back_while_a_job_stood_is_refused(tmp_path, back_s
         read_log(dated(tmp_path, RUNS[0] + later))
 
 
+def test_the_step_of_a_tracker_that_never_steps_back_is_told(tmp_path):
+    told = "the _step of W&B counts calls and never steps back: steps done again show in a global_step alone"
+    for header in ("_step,_timestamp", "run-7 - _step,run-7 - _timestamp"):
+        (tmp_path / "log.csv").write_text(f"{header}\n" + "".join(f"{at},{1.7e9 + 10 * at}\n" for at in range(5)))
+        assert read_log(tmp_path / "log.csv").notes == (told,)
+    (tmp_path / "log.csv").write_text("step,time\n" + "".join(f"{at},{10 * at}\n" for at in range(5)))
+    assert read_log(tmp_path / "log.csv").notes == ()
+
+
 def test_the_step_of_the_job_counts_also_where_few_rows_have_it(tmp_path):
     # A step each 10 s; every fourth row has the step of an evaluation, as pandas writes numbers beside gaps.
     rows = [(at, 1.7e9 + 10 * at, f"{at}.0" if at % 4 == 0 else "") for at in range(20)]

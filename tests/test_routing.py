@@ -154,6 +154,8 @@ def test_lenient_reading_repairs_a_csv_and_counts_what_it_repaired(tmp_path):
     assert routing.steps.tolist() == [0, 7]
     assert routing.tokens_SLE.tolist() == [[[1], [2]], [[5], [6]]]
     assert routing.notes == (
+        "loads of one expert in each layer: nothing names several",
+        "experts of a layer at a step that no row tells of, taken to have no tokens: 1",
         "lenient: 2 times: sort the steps",
         "lenient: 1 time: skip what cannot be read",
         "lenient: 1 time: keep the first of several",
@@ -457,3 +459,15 @@ def test_a_plot_is_the_same_bytes_each_time(lazsim, write, tmp_path, kind):
     assert pictures[0] == pictures[1]
     for left, right in itertools.pairwise([b"\x89PNG" if kind == "png" else b"%PDF", pictures[0][:4]]):
         assert left == right
+
+
+def test_loads_that_no_row_tells_of_are_told(tmp_path):
+    told = "experts of a layer at a step that no row tells of, taken to have no tokens"
+    (tmp_path / "loads.csv").write_text("layer,expert,tokens\n0,0,5\n0,1,4\n0,2,3\n1,0,6\n1,2,7\n")
+    routing = read_routing(str(tmp_path / "loads.csv"))
+    assert (routing.tokens_SLE.tolist(), routing.notes) == ([[[5, 4, 3], [6, 0, 7]]], (f"{told}: 1",))
+    (tmp_path / "routes.jsonl").write_text('{"layer": 0, "topk_ids": [[0, 1], [2, -1], [1, -1]]}\n')
+    notes = read_routing(str(tmp_path / "routes.jsonl")).notes
+    assert "numbers below 0 in routes, which pad and are no experts: 2" in notes
+    (tmp_path / "gpus.csv").write_text("layer,gpu,tokens\n0,0,5\n0,1,4\n")
+    assert "loads of one expert in each layer: nothing names several" in read_routing(str(tmp_path / "gpus.csv")).notes

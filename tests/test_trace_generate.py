@@ -269,6 +269,15 @@ def test_fit_finds_the_mtbf_and_repair_of_a_generated_trace(law):
     assert found.repair_sigma == (wanted["repair_sigma"] and pytest.approx(wanted["repair_sigma"], rel=0.08))
 
 
+@pytest.mark.parametrize("hours", [3, 5, 20])
+@pytest.mark.parametrize("start", [0, 24])
+def test_fit_of_a_stretch_finds_nodes_that_were_not_there_in_it(start, hours):
+    # Nodes are up a quarter of the time; in 3 h, half of those that are away do not come.
+    recipe = MtbfSpec(num_nodes=400, mtbf_s=HOUR_S, repair_s=3 * HOUR_S, duration_s=48 * HOUR_S)
+    trace = generate_trace(recipe, np.random.default_rng(0)).window(start * HOUR_S, hours * HOUR_S)
+    assert fit_recipe(trace, "mtbf").num_nodes == pytest.approx(400, rel=0.1)
+
+
 def test_nodes_that_are_away_from_the_start_are_no_losses_of_a_fit():
     # An hour there, an hour away, six times; c is away for the first half.
     cycles = [

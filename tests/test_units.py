@@ -94,3 +94,9 @@ NO_PRICES = ["", "free", "-4", "4,5", "1,000", "nan", "٤", "€4", "4 EUR", "$9
 def test_price_in_another_currency_or_of_anything_else_is_refused(text):
     with pytest.raises(LazsimError, match="give US dollars for an hour of a node"):
         parse_price(text, gpus_per_node=8)
+
+
+@pytest.mark.parametrize(("text", "told"), [("1e-308h", "less than a nanosecond"), ("1e6d", "more than a century")])
+def test_a_duration_that_no_unit_makes_sense_of_is_refused(text, told):
+    with pytest.raises(LazsimError, match=told):
+        parse_duration(text)

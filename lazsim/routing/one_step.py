@@ -15,6 +15,7 @@ from lazsim.routing.loading import UNIFORM, is_generator, load_routing, unknown_
 from lazsim.routing.readers import read_routing
 from lazsim.routing.table import RecordedRouting, top_experts
 from lazsim.specs import sha256
+from lazsim.units import read_number
 
 ZIPF = "zipf"
 
@@ -152,7 +153,7 @@ def _listed(source: Sequence[float], num_experts: int | None, num_layers: int | 
 def _zipf(source: str, num_experts: int, num_layers: int, seed: int) -> Ints:
     """Give the expert of rank ``i`` a load of ``i**-S``; layers after the first rank their experts at random."""
     try:
-        exponent = float(source.removeprefix(f"{ZIPF}:"))
+        exponent = read_number(source.removeprefix(f"{ZIPF}:"))
     except ValueError:
         exponent = math.nan
     if not 0 <= exponent <= 100:

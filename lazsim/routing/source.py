@@ -157,6 +157,7 @@ class LoadTable:
         self._source = source
         self._rows: dict[tuple[int, int], Floats] = {}
         self._num_experts = 1
+        self._num_told = 0
         self._routes: dict[tuple[int, int], array[int]] = {}
         self.numbers: set[int] = set()
         """Experts from which on loads were added: all but 0 where they may count from 1."""
@@ -171,6 +172,7 @@ class LoadTable:
         values = np.atleast_1d(np.asarray(loads, dtype=np.float64))
         values = values.reshape(-1, values.shape[-1]).sum(axis=0)
         first = whole(expert, MAX_WHOLE)
+        self._num_told += len(values)
         self.numbers.add(first)
         row = self._row(where, self._key(step, layer), first + len(values))
         row[first : first + len(values)] += values
@@ -220,6 +222,10 @@ class LoadTable:
         steps, layers = (sorted({key[axis] for key in self._rows}) for axis in (0, 1))
         shape = len(steps), len(layers), max(self._num_experts, num_experts)
         self._check_size("", shape)
+        if shape[2] == 1:
+            notes += ("loads of one expert in each layer: nothing names several",)
+        if num_padding := sum(one < 0 for experts in self._routes.values() for one in experts):
+            notes += (f"numbers below 0 in routes, which pad and are no experts: {num_padding}",)
         if self._routes and not num_experts:
             notes += (
                 "no loads but routes: each expert of a row counts as one token",
@@ -237,6 +243,9 @@ class LoadTable:
             self._rows = {key: loads[1:] for key, loads in self._rows.items()}
             shape = *shape[:2], self._num_experts - 1
             notes += (f"experts are numbered from 1 to {self._num_experts - 1}",)
+        num_untold = shape[0] * shape[1] * shape[2] - self._num_told
+        if num_untold > 0 and not self._routes and not num_experts:
+            notes += (f"experts of a layer at a step that no row tells of, taken to have no tokens: {num_untold}",)
         tokens_SLE = np.zeros(shape)
         row_of, column_of = ({number: at for at, number in enumerate(numbers)} for numbers in (steps, layers))
         for (step, layer), loads in self._rows.items():

@@ -52,7 +52,7 @@ def parse_interval(value: Any) -> str | int | float | None:
     interval: int | float = 0.0
     if isinstance(value, str):
         with contextlib.suppress(LazsimError, ValueError):
-            interval = int(value) if value.isdecimal() else parse_duration(value)
+            interval = int(value) if value.isascii() and value.isdecimal() else parse_duration(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         interval = value
     elif isinstance(value, float) and value > 0 and value.is_integer():

@@ -309,6 +309,8 @@ def _table(name: str, text: str) -> Reading:
     time_column, count_column, writer_columns, unit = found
     if len(several := [field for field in header if (one := _columns(("time", field))) and one[3] == unit]) > 1:
         notes += (f"of the columns {shorten(', '.join(several))}, {header[count_column]} counts",)
+    if header[count_column].rpartition(" - ")[2].strip() == "_step":
+        notes += ("the _step of W&B counts calls and never steps back: steps done again show in a global_step alone",)
     time_unit = split_unit(header[time_column])[1]
     if time_unit is None:
         times = [fields[time_column] for _, fields in rows if len(fields) > time_column]

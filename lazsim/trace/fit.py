@@ -175,6 +175,9 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         sigma = _fit_sigma(known, repair_s) or sigma
     batches = [size for size in sizes if size > 1]
     num_nodes = round((mtbf_s * num_lost + away_s) / trace.duration_s)
+    first = [event for event in trace.events() if event.time_s == 0.0]
+    if len(first) < len(trace.names):
+        num_nodes = max(num_nodes, round(_expected_nodes(trace, mtbf_s, repair_s)))
     batch_nodes, seen_share = _fit_batch(batches, num_nodes, mtbf_s / (mtbf_s + repair_s))
     own_mean_s = mtbf_s * num_lost / max(1, num_lost - sum(batches))
     return MtbfSpec(
@@ -188,6 +191,17 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         batch_nodes=batch_nodes,
         duration_s=trace.duration_s,
     )
+
+
+def _expected_nodes(trace: Trace, mtbf_s: float, repair_s: float) -> float:
+    """Return the nodes of a cluster of which a trace has the mean number alive, and the number alive at its start.
+
+    The number alive goes from that at the start to the share of time that nodes are up, exponentially.
+    """
+    up, time_s = mtbf_s / (mtbf_s + repair_s), mtbf_s * repair_s / (mtbf_s + repair_s)
+    start_share = -math.expm1(-trace.duration_s / time_s) * time_s / trace.duration_s
+    mean_nodes = trace_stats(trace).node_hours * HOUR_S / trace.duration_s
+    return (mean_nodes - start_share * int(trace.num_alive()[1][0])) / (up * (1 - start_share))
 
 
 def compare_fit(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.DataFrame":

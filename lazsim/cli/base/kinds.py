@@ -78,8 +78,8 @@ class Whole(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text of the option."""
         try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
+            return super().convert(_as_in_files(value), param, ctx)
+        except (ValueError, click.BadParameter):
             self.fail(f"expected a whole number from {self.min:,} to {self.max:,}, found {value!r}", param, ctx)
 
 
@@ -89,8 +89,8 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text of the option."""
         try:
-            number = super().convert(value, param, ctx)
-        except click.BadParameter:
+            number = super().convert(_as_in_files(value), param, ctx)
+        except (ValueError, click.BadParameter):
             number = math.nan
         if not math.isfinite(number):
             low = f"above {self.min:g}" if self.min_open else f"from {self.min:g}"
@@ -98,6 +98,13 @@ class Number(click.FloatRange):
             bounds = low if self.min_open and self.max is None else f"{low} {high}"
             self.fail(f"expected a number {bounds}, found {value!r}", param, ctx)
         return number
+
+
+def _as_in_files(value: Any) -> Any:
+    """Return the value of an option, or raise ValueError for a text such as ``1_000``, which Python alone reads."""
+    if isinstance(value, str):
+        units.read_number(value)
+    return value
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
@@ -224,7 +231,7 @@ def _floats(field: str, text: str, most: float, what: str) -> list[float]:
     for part in _numbers(field, text):
         number = math.nan
         with suppress(ValueError):
-            number = float(part)
+            number = units.read_number(part)
         if not 0 <= number <= most:
             raise SpecError(f"{field} {text}: {part!r} is no {what}")
         numbers.append(number)

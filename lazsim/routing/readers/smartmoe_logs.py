@@ -9,6 +9,7 @@ import numpy as np
 from lazsim.files.reading import numbered_lines
 from lazsim.placement.plan import Floats
 from lazsim.routing.source import LoadReader, LoadReading, LoadSource, LoadTable, text_of
+from lazsim.units import counted
 
 NAMES = re.compile(r"table_iter(\d{1,15})_rank(\d{1,15})\.log", re.ASCII)
 LAYER = re.compile(r"(\d{1,15}):(\[.*\])", re.ASCII)
@@ -29,7 +30,8 @@ def read(source: LoadSource) -> LoadReading:
         table.add_layers("", int(name[1]), tokens_LE)
         ranks[int(name[1])] = ranks.get(int(name[1]), 0) + 1
     few, many = min(ranks.values()), max(ranks.values())
-    return table.reading(f"loads are the sum of {few}{f' to {many}, as files there are,' if few < many else ''} ranks")
+    ranks = counted(few, "rank") if few == many else f"{few} to {many}, as files there are, ranks"
+    return table.reading(f"loads are the sum of {ranks}")
 
 
 def _parse(source: LoadSource, text: str) -> Floats:
