@@ -30,8 +30,8 @@ def read(source: LoadSource) -> LoadReading:
         table.add_layers("", int(name[1]), tokens_LE)
         ranks[int(name[1])] = ranks.get(int(name[1]), 0) + 1
     few, many = min(ranks.values()), max(ranks.values())
-    ranks = counted(few, "rank") if few == many else f"{few} to {many}, as files there are, ranks"
-    return table.reading(f"loads are the sum of {ranks}")
+    summed = counted(few, "rank") if few == many else f"{few} to {many}, as files there are, ranks"
+    return table.reading(f"loads are the sum of {summed}")
 
 
 def _parse(source: LoadSource, text: str) -> Floats:
