@@ -1,5 +1,6 @@
 """Kernel tables from times that others measured: what is repaired, filled in, left out and told."""
 
+import gzip
 import itertools
 import json
 
@@ -215,6 +216,14 @@ def test_times_in_another_unit_are_told_and_those_of_a_slow_gpu_are_not(tmp_path
 def test_points_with_several_times_are_told(tmp_path):
     imported = import_tables(write_gemm(tmp_path, *matmuls(), *matmuls(), "x1,bf16,64,64,64,52.4288"))
     assert told(imported, "matmul_bf16: 1 of 125 points have several times, up to a factor of 2 apart")
+
+
+@pytest.mark.parametrize("content", [NCCL_TESTS.encode("utf-16"), gzip.compress(NCCL_TESTS.encode())])
+def test_the_output_of_nccl_tests_may_be_packed_or_in_utf_16(tmp_path, content):
+    (tmp_path / "all_reduce.txt").write_text(NCCL_TESTS)
+    (tmp_path / "all_reduce.out").write_bytes(content)
+    packed, plain = (import_tables(str(tmp_path / f"all_reduce.{end}"), "mine") for end in ("out", "txt"))
+    assert packed.text.splitlines()[1:] == plain.text.splitlines()[1:]
 
 
 def test_nccl_tests_with_timestamps_and_groups_are_read_as_without(tmp_path):

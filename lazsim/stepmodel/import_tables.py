@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors, printable, unknown_name
-from lazsim.files.reading import read_bytes
+from lazsim.files.reading import decode_text, read_bytes, unpack
 from lazsim.files.tables import Cells, read_cells
 from lazsim.specs import catalog_names
 from lazsim.stepmodel.check_tables import TablesCheck, check_tables
@@ -245,7 +245,7 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
     """Read the table that a program of nccl-tests prints: out-of-place times, which come first."""
     lines = [
         line[tag.end() :] if (tag := re.match(NCCL_TESTS_PREFIX, line)) else line
-        for line in read_bytes(path).decode(errors="replace").splitlines()
+        for line in decode_text(unpack(path, read_bytes(path)), errors="replace").splitlines()
     ]
     if any(re.match(r"#\s+size\b.*\bcputime\b", line) for line in lines):
         raise SpecError(f"{path}: has times of the CPU; run nccl-tests without --report_cputime")
