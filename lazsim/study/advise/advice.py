@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lazsim.engine.systems import find_system, system_names
@@ -32,7 +32,7 @@ from lazsim.study.advise.result import Advice, Off, Turn, Turns
 from lazsim.study.advise.search import Alternative, Choice, Search
 from lazsim.study.checkpoint_interval import AUTO, UNTESTED, mean_between_s
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
-from lazsim.study.comparison import mean_over_seeds
+from lazsim.study.comparison import Ranked, mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note
 from lazsim.study.notes import count_notes, draw_notes
@@ -132,6 +132,30 @@ def advise(
     staying_usd = on_demand_usd(on_demand_price, plain.cluster)
     name, due = parse_goal(goal, work, in_time_prob, staying_usd, plain)
     chosen = {"system": [settings.get("system") or ALL], **choices}
+    if due is not None and any(chosen.get("spares", ())):
+        raise SpecError("`spares`: nodes for work that is due have none; leave them out")
+    if staying_usd is not None:
+        chosen["purchase"] = (SPOT, ON_DEMAND) if due is None else (SPOT, ON_DEMAND, BOTH)
+    combined, given = _combine(chosen)
+    with progress(0, max_runs) as advance:
+
+        def go_on(num_done: int, _num_total: int) -> AbstractContextManager[Advance]:
+            """Show the runs of all rounds in one bar."""
+            advance(num_done)
+            return nullcontext(advance)
+
+        options |= {"progress": go_on, "tell": functools.cache(tell)}
+        question = Question(settings, staying_usd, due, combined, options, given)
+        found = find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in combined])
+        # Those that find and those that judge.
+        most_seeds = question.most_seeds or 2 * max_runs
+        search = Search(question.measure, found, max_runs, most_seeds)
+        return _advise(question, search, combined, interval, tell)
+
+
+def _combine(chosen: Mapping[str, Sequence[Any]]) -> tuple[list[Choice], dict[tuple[str, Any], Any]]:
+    """Return every combination of what may be chosen, by names, and what was given for the names that stand for it."""
+    chosen = dict(chosen)
     if ALL in chosen["system"]:
         chosen["system"] = [*system_names(), *(one for one in chosen["system"] if one != ALL)]
     with prefix_errors("`system`"):
@@ -141,115 +165,63 @@ def advise(
         policies = distinct_names({one: policy_input(one)["name"] for one in chosen.get("placement", ())})
     if 0 in chosen.get("fault_threshold", ()):
         raise SpecError("`fault_threshold` 0: give 1 or more")
-    if staying_usd is not None:
-        chosen["purchase"] = (SPOT, ON_DEMAND) if due is None else (SPOT, ON_DEMAND, BOTH)
-    if due is not None and any(chosen.get("spares", ())):
-        raise SpecError("`spares`: nodes for work that is due have none; leave them out")
     axes = [[(name, value) for value in dict.fromkeys(chosen[name])] for name in CHOICES if name in chosen]
     names = {"system": systems, "placement": policies}
     asked = distinct(itertools.product(*axes))
-    alternatives = [tuple((key, names.get(key, {}).get(value, value)) for key, value in choice) for choice in asked]
-    given = {(key, name): value for key, named in names.items() for value, name in named.items()}
+    combined = [tuple((key, names.get(key, {}).get(value, value)) for key, value in choice) for choice in asked]
     for option in FOR_ELASTIC:
-        if choices.get(option) and not any(option in dict(choice) for choice in alternatives):
+        if chosen.get(option) and not any(option in dict(choice) for choice in combined):
             told = "plain expert parallelism plans no replicas"
             raise SpecError(f"`{option}` has no effect: {told}; leave it out, or add a system such as lazarus")
-    with progress(0, max_runs) as advance:
+    return combined, {(key, name): value for key, named in names.items() for value, name in named.items()}
 
-        def go_on(num_done: int, _num_total: int) -> AbstractContextManager[Advance]:
-            """Show the runs of all rounds in one bar."""
-            advance(num_done)
-            return nullcontext(advance)
 
-        options |= {"progress": go_on, "tell": functools.cache(tell)}
-        question = Question(settings, staying_usd, due, alternatives, options, given)
-        found = find_goal(name, in_time_prob, [question.scenario(choice, 0) for choice in alternatives])
-        # Those that find and those that judge.
-        most_seeds = question.most_seeds or 2 * max_runs
-        search = Search(question.measure, found, max_runs, most_seeds)
-        return _advise(question, search, alternatives, interval, tell)
+@dataclass(frozen=True)
+class Finalists:
+    """Every choice at the best interval that was tried."""
+
+    tuned: Mapping[Alternative, Interval | None]
+    """The best of the race, in its order, and the maximum of the curve over intervals where it has one."""
+    others: Sequence[Alternative]
+    curves: Mapping[Choice, Mapping[int, Interval]]
+    """For each choice that was tuned, the value by steps between checkpoints."""
+    untested: Sequence[Alternative]
+    """Those of which no failure tells what a longer interval loses."""
 
 
 def _advise(
     question: Question, search: Search, choices: Sequence[Choice], interval: Any, tell: Callable[[str], None]
 ) -> Advice:
-    """Race, tune, and look around the best."""
-    goal = search.goal
-    num_changes = len(assumptions(question.scenario(choices[0], 0)))
-    kept = min(int(KEPT_SHARE * search.max_runs), _num_screened(num_changes, MOST_RIVALS))
-    kept = kept if kept >= _num_screened(num_changes, 1) else 0
-    enough = MIN_SAMPLES * (min(MOST_TUNED, len(choices)) + NUM_BESIDE)
-    judged = min(max(int(JUDGED_SHARE * search.max_runs), enough), int(MOST_JUDGED_SHARE * search.max_runs))
-    search.num_kept = kept + judged
+    """Race choices, tune the best of them, judge what is found at other seeds, and vary what that rests on."""
+    to_vary = _num_to_vary(question, choices[0], search.max_runs)
+    search.num_kept = to_vary + _num_to_judge(len(choices), search.max_runs)
     contenders = list(_contenders(question, search, choices, interval))
-    most_steps = max((question.starts[one.choice].most_steps for one in contenders), default=0)
-    if most_steps > LONG_RUN_STEPS:
-        tell(
-            f"runs are up to {most_steps:,} steps long, and there are up to {search.max_runs:,}: this may take hours; "
-            "a smaller `max_runs` or `duration` bounds it"
-        )
+    _tell_of_long_runs(question, search.max_runs, contenders, tell)
     raced = search.race(contenders)
-    num_seeds = raced[0].num_seeds
-    best_of_race = dict[Choice, Alternative]()
-    for one in raced:
-        best_of_race.setdefault(one.name.choice, one.name)
-    tuned: dict[Alternative, Interval | None] = dict.fromkeys(list(best_of_race.values())[:MOST_TUNED])
-    if interval == AUTO:
-        tuned = dict(
-            search.tune(one, question.starts[one.choice].most_steps, num_seeds) if one.interval_steps else (one, None)
-            for one in tuned
-        )
-    of_choice = {choice: search.rank(search.tried(choice))[0].name for choice in choices if search.tried(choice)}
-    finalists = list((of_choice | {one.choice: one for one in tuned}).values())
-    others = [one for one in finalists if one not in tuned]
-    ordered = [one.name for group in (list(tuned), others) for one in search.rank(group)]
-    curves = {
-        one.choice: {
-            tried.interval_steps: mean_over_seeds(goal.values(search.rows[tried, None]))
-            for tried in search.tried(one.choice, num_seeds)
-        }
-        for one in tuned
-        if interval == AUTO and one.interval_steps
-    }
-    search.num_kept = kept
-    untested = [one for one in tuned if one.choice in curves and not search.has_gone_back(one.choice)]
-    num_seeds, remarks = _judge(search, list(tuned), others, num_seeds)
-    best = search.make_sure(search.better_first(ordered))
-    off = list(_look_around(question, search, best, num_seeds))
-    # At a few seeds the best may look better than it is, as those that cost most are rare.
-    for rival in ordered:
-        if not search.is_missed(rival):
-            search.catch_up(rival, best)
-    surer = search.better_first([best, *(one for one in ordered if one != best)])[0]
-    if surer != best:
-        best, off = surer, list(_look_around(question, search, surer, num_seeds))
-    if best in untested:
+    finalists = _tune(question, search, choices, raced, interval)
+    ordered = [one.name for group in (finalists.tuned, finalists.others) for one in search.rank(group)]
+    search.num_kept = to_vary
+    num_seeds, remarks = _judge(search, list(finalists.tuned), finalists.others, raced[0].num_seeds)
+    best, off = _settle(question, search, ordered, num_seeds)
+    if best in finalists.untested:
         remarks = [*remarks, f"{name_choice(best.choice)}: {UNTESTED}"]
-    # Tables show what is paid also where that is too late.
-    ranking = [
-        replace(one, mean=mean_over_seeds(goal.values(search.rows[one.name, None])))
-        for one in search.rank(finalists, best)
-    ]
-    shown = dict.fromkeys([*finalists, *(one.alternative for one in off)])
-    rows = {one: tuple(search.rows[one, None].values()) for one in shown if (one, None) in search.rows}
+    ranking = _rank(search, choices, ordered, best)
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]
-    rivals += [
-        one.alternative for one in off if search.is_better(best, one.alternative) and one.alternative not in rivals
-    ]
-    turns = _turns(question, search, best, rivals)
+    rivals += [one.alternative for one in off if search.is_better(best, one.alternative)]
+    turns = _turns(question, search, best, list(dict.fromkeys(rivals)))
+    shown = dict.fromkeys([*(one.name for one in ranking), *(one.alternative for one in off)])
+    rows = {one: tuple(search.rows[one, None].values()) for one in shown}
     failures = {} if stays(best.choice) else {"the best": [row["num_failures"] for row in rows[best]]}
-    few = few_failures_note(failures)
-    scenarios = [question.scenario(best.choice, seed) for seed in search.rows[best, None]]
-    gone_s = mean_between_s(scenarios)
-    start, found = question.starts[best.choice], tuned.get(best)
+    gone_s = mean_between_s([question.scenario(best.choice, seed) for seed in search.rows[best, None]])
+    start, found = question.starts[best.choice], finalists.tuned.get(best)
     return Advice(
-        goal=goal,
+        goal=search.goal,
         best=best,
         ranking=tuple(ranking),
         formulas=hold_against_formulas(start, best.interval_steps, found, rows[best], gone_s),
         off=tuple(off),
         turns=turns,
-        curves=curves,
+        curves=finalists.curves,
         starts=question.starts,
         rows=rows,
         rounds=tuple(search.rounds),
@@ -257,11 +229,90 @@ def _advise(
         refused=search.refused,
         scenario=question.scenario(best.choice, 0, best.interval_steps),
         notes=(
-            *count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not]), *few,
-            *draw_notes([question.whole(one.name.choice) for one in ranking]),
+            *count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not]),
+            *few_failures_note(failures), *draw_notes([question.whole(one.name.choice) for one in ranking]),
         ),
         is_interval_given=interval != AUTO,
     )  # fmt: skip
+
+
+def _num_to_vary(question: Question, choice: Choice, max_runs: int) -> int:
+    """Return the runs that are kept to change assumptions; none where they are too few for one rival."""
+    num_changes = len(assumptions(question.scenario(choice, 0)))
+    kept = min(int(KEPT_SHARE * max_runs), _num_screened(num_changes, MOST_RIVALS))
+    return kept if kept >= _num_screened(num_changes, 1) else 0
+
+
+def _num_to_judge(num_choices: int, max_runs: int) -> int:
+    """Return the runs that are kept to judge what is found, and its neighbours."""
+    enough = MIN_SAMPLES * (min(MOST_TUNED, num_choices) + NUM_BESIDE)
+    return min(max(int(JUDGED_SHARE * max_runs), enough), int(MOST_JUDGED_SHARE * max_runs))
+
+
+def _tell_of_long_runs(
+    question: Question, max_runs: int, contenders: Sequence[Alternative], tell: Callable[[str], None]
+) -> None:
+    most_steps = max((question.starts[one.choice].most_steps for one in contenders), default=0)
+    if most_steps > LONG_RUN_STEPS:
+        tell(
+            f"runs are up to {most_steps:,} steps long, and there are up to {max_runs:,}: this may take hours; "
+            "a smaller `max_runs` or `duration` bounds it"
+        )
+
+
+def _tune(
+    question: Question,
+    search: Search,
+    choices: Sequence[Choice],
+    raced: Sequence[Ranked[Alternative]],
+    interval: Any,
+) -> Finalists:
+    """Find the best interval of the best of a race, where it is to be found, and the best tried of all others."""
+    num_seeds, of_choice = raced[0].num_seeds, dict[Choice, Alternative]()
+    for one in raced:
+        of_choice.setdefault(one.name.choice, one.name)
+    tuned: dict[Alternative, Interval | None] = dict.fromkeys(list(of_choice.values())[:MOST_TUNED])
+    if interval == AUTO:
+        tuned = dict(
+            search.tune(one, question.starts[one.choice].most_steps, num_seeds) if one.interval_steps else (one, None)
+            for one in tuned
+        )
+    curves = {
+        one.choice: {
+            tried.interval_steps: mean_over_seeds(search.goal.values(search.rows[tried, None]))
+            for tried in search.tried(one.choice, num_seeds)
+        }
+        for one in tuned
+        if interval == AUTO and one.interval_steps
+    }
+    left = [choice for choice in choices if choice not in {one.choice for one in tuned}]
+    others = [ranked[0].name for choice in left if (ranked := search.rank(search.tried(choice)))]
+    untested = [one for one in tuned if one.choice in curves and not search.has_gone_back(one.choice)]
+    return Finalists(tuned, others, curves, untested)
+
+
+def _settle(
+    question: Question, search: Search, ordered: Sequence[Alternative], num_seeds: int
+) -> tuple[Alternative, list[Off]]:
+    """Return the best of some, and what it costs to be off; as far as runs suffice, all have the seeds of the best.
+
+    At a few seeds the best may look better than it is, as those that cost most are rare.
+    """
+    best = search.make_sure(search.better_first(ordered))
+    off = list(_look_around(question, search, best, num_seeds))
+    for rival in ordered:
+        if not search.is_missed(rival):
+            search.catch_up(rival, best)
+    surer = search.better_first([best, *(one for one in ordered if one != best)])[0]
+    return (best, off) if surer == best else (surer, list(_look_around(question, search, surer, num_seeds)))
+
+
+def _rank(
+    search: Search, choices: Sequence[Choice], finalists: Sequence[Alternative], best: Alternative
+) -> list[Ranked[Alternative]]:
+    """Order finalists, those that are equal as their choices are; each shows what it costs, also where that is late."""
+    ranking = search.rank(sorted(finalists, key=lambda one: choices.index(one.choice)), best)
+    return [replace(one, mean=mean_over_seeds(search.goal.values(search.rows[one.name, None]))) for one in ranking]
 
 
 def _judge(
