@@ -21,6 +21,8 @@ from lazsim.units import counted, format_duration, share_text
 MOST_RANKED = 12
 """Choices that are shown; ``--json`` has all of them."""
 
+RACED = " (raced)"
+
 TIE, FEW_SEEDS = " (tie)", f"without an interval there are fewer than {MIN_SAMPLES} seeds: chance may do as much"
 
 
@@ -114,7 +116,7 @@ def _name(advice: Advice, one: Alternative) -> str:
 
 def _ranking_table(advice: Advice) -> Table:
     goal = advice.goal
-    columns = [key("choice", kind="text"), Column("interval, steps", ","), Column(goal.heading)]
+    columns = [key("choice", kind="text"), Column("interval, steps"), Column(goal.heading)]
     columns += [Column("best is better by"), Column("seeds")]
     columns += [Column("in time")] if goal.done is not None else []
     rows, shown = [], advice.ranking[:MOST_RANKED]
@@ -122,7 +124,13 @@ def _ranking_table(advice: Advice) -> Table:
     for place, (one, chosen) in enumerate(zip(shown, names, strict=True)):
         tie = TIE if one.is_tie else " (too few seeds)" if seems_better(one) else ""
         behind = (advice.fault(one.name) or f"{percent_above(one.behind)}{tie}") if place else None
-        row = [chosen, one.name.interval_steps, with_interval(one.mean, goal.format), behind, one.num_seeds]
+        row = [
+            chosen,
+            f"{one.name.interval_steps:,}{RACED * advice.is_raced(one.name)}",
+            with_interval(one.mean, goal.format),
+            behind,
+            one.num_seeds,
+        ]
         if goal.done is not None:
             row += [round(goal.in_time(advice.rows[one.name]).value * one.num_seeds)]
         rows.append(row)
@@ -130,6 +138,8 @@ def _ranking_table(advice: Advice) -> Table:
     notes = [f"in all rows: {common}"] if common else []
     layouts = [(dict(one.name.choice), advice.layout(one.name)) for one in shown]
     notes += layout_notes(layouts, lambda setting: name_choice(setting.items()))
+    if any(advice.is_raced(one.name) for one in shown):
+        notes.append("raced: the best of three intervals, not tuned, so that another may do better")
     notes += [FEW_SEEDS] if any(one.is_tie is None and not advice.fault(one.name) for one in shown) else []
     if len({one.num_seeds for one in shown}) > 1:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")

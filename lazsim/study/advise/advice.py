@@ -49,7 +49,10 @@ RACED = (0.5, 1.0, 2.0)
 """Intervals between checkpoints that race, as multiples of Young's."""
 
 MOST_TUNED = 3
-"""Choices whose interval is tuned, the best first."""
+"""Choices whose interval is tuned, the best first; of those that lost the race, as many as there are runs for."""
+
+NUM_CLIMBED = 10
+"""Intervals for which there must be runs to tune a choice that lost the race."""
 
 NUM_BESIDE = 2
 """Neighbours of the best for which there must be runs."""
@@ -180,13 +183,13 @@ def _combine(chosen: Mapping[str, Sequence[Any]]) -> tuple[list[Choice], dict[tu
 class Finalists:
     """Every choice at the best interval that was tried."""
 
-    tuned: Mapping[Alternative, Interval | None]
-    """The best of the race, in its order, and the maximum of the curve over intervals where it has one."""
+    ahead: Sequence[Alternative]
+    """Those that the race did not tell from the best, as far as their interval was tuned."""
     others: Sequence[Alternative]
+    tuned: Mapping[Alternative, Interval | None]
+    """Those whose interval was tuned, and the maximum of the curve through those tried where it has one."""
     curves: Mapping[Choice, Mapping[int, Interval]]
-    """For each choice that was tuned, the value by steps between checkpoints."""
-    untested: Sequence[Alternative]
-    """Those of which no failure tells what a longer interval loses."""
+    """The value of these, by steps between checkpoints."""
 
 
 def _advise(
@@ -199,16 +202,22 @@ def _advise(
     _tell_of_long_runs(question, search.max_runs, contenders, tell)
     raced = search.race(contenders)
     finalists = _tune(question, search, choices, raced, interval)
-    ordered = [one.name for group in (finalists.tuned, finalists.others) for one in search.rank(group)]
+    ordered = [one.name for group in (finalists.ahead, finalists.others) for one in search.rank(group)]
     search.num_kept = to_vary
-    num_seeds, remarks = _judge(search, list(finalists.tuned), finalists.others, raced[0].num_seeds)
-    best, off = _settle(question, search, ordered, num_seeds)
-    if best in finalists.untested:
+    untested = [one for one in finalists.tuned if not search.has_gone_back(one.choice)]
+    num_seeds, remarks = _judge(search, finalists.ahead, finalists.others, raced[0].num_seeds)
+    # The seeds that make sure of a change take more than those that suspect it.
+    search.num_kept = int(KEPT_SHARE * search.max_runs) if to_vary else 0
+    best, around = _settle(question, search, ordered, num_seeds)
+    off, left_out = _costs_off(search, best, around)
+    num_spare = search.num_left
+    if best in untested:
         remarks = [*remarks, f"{name_choice(best.choice)}: {UNTESTED}"]
     ranking = _rank(search, choices, ordered, best)
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]
     rivals += [one.alternative for one in off if search.is_better(best, one.alternative)]
     turns = _turns(question, search, best, list(dict.fromkeys(rivals)))
+    remarks = [*left_out, *remarks, *filter(None, [turns.why_not]), *_left_note(search, num_spare)]
     shown = dict.fromkeys([*(one.name for one in ranking), *(one.alternative for one in off)])
     rows = {one: tuple(search.rows[one, None].values()) for one in shown}
     failures = {} if stays(best.choice) else {"the best": [row["num_failures"] for row in rows[best]]}
@@ -229,8 +238,8 @@ def _advise(
         refused=search.refused,
         scenario=question.scenario(best.choice, 0, best.interval_steps),
         notes=(
-            *count_notes(question.notes[best]), *question.remarks, *remarks, *filter(None, [turns.why_not]),
-            *few_failures_note(failures), *draw_notes([question.whole(one.name.choice) for one in ranking]),
+            *count_notes(question.notes[best]), *question.remarks, *remarks, *few_failures_note(failures),
+            *draw_notes([question.whole(one.name.choice) for one in ranking]),
         ),
         is_interval_given=interval != AUTO,
     )  # fmt: skip
@@ -268,43 +277,60 @@ def _tune(
     interval: Any,
 ) -> Finalists:
     """Find the best interval of the best of a race, where it is to be found, and the best tried of all others."""
-    num_seeds, of_choice = raced[0].num_seeds, dict[Choice, Alternative]()
+    num_seeds, of_choice, found = raced[0].num_seeds, dict[Choice, Alternative](), dict[Alternative, Interval | None]()
     for one in raced:
         of_choice.setdefault(one.name.choice, one.name)
-    tuned: dict[Alternative, Interval | None] = dict.fromkeys(list(of_choice.values())[:MOST_TUNED])
-    if interval == AUTO:
-        tuned = dict(
-            search.tune(one, question.starts[one.choice].most_steps, num_seeds) if one.interval_steps else (one, None)
-            for one in tuned
-        )
+
+    def tune(one: Alternative) -> Alternative:
+        if interval != AUTO or not one.interval_steps:
+            return one
+        tuned, fitted = search.tune(one, question.starts[one.choice].most_steps, num_seeds)
+        found[tuned] = fitted
+        return tuned
+
+    ahead = [tune(one) for one in list(of_choice.values())[:MOST_TUNED]]
+    left = [choice for choice in choices if choice not in {one.choice for one in ahead}]
+    others = {choice: ranked[0].name for choice in left if (ranked := search.rank(search.tried(choice)))}
+    # Some may have lost by their interval alone.
+    for one in search.rank(others.values())[: MOST_TUNED - len(ahead)]:
+        if search.num_left >= NUM_CLIMBED * num_seeds:
+            others[one.name.choice] = tune(one.name)
     curves = {
         one.choice: {
             tried.interval_steps: mean_over_seeds(search.goal.values(search.rows[tried, None]))
             for tried in search.tried(one.choice, num_seeds)
         }
-        for one in tuned
-        if interval == AUTO and one.interval_steps
+        for one in found
     }
-    left = [choice for choice in choices if choice not in {one.choice for one in tuned}]
-    others = [ranked[0].name for choice in left if (ranked := search.rank(search.tried(choice)))]
-    untested = [one for one in tuned if one.choice in curves and not search.has_gone_back(one.choice)]
-    return Finalists(tuned, others, curves, untested)
+    return Finalists(ahead, list(others.values()), found, curves)
 
 
 def _settle(
     question: Question, search: Search, ordered: Sequence[Alternative], num_seeds: int
-) -> tuple[Alternative, list[Off]]:
-    """Return the best of some, and what it costs to be off; as far as runs suffice, all have the seeds of the best.
+) -> tuple[Alternative, dict[str, Alternative]]:
+    """Return the best of some, and its neighbours, at more seeds; another that these show to be better takes its place.
 
-    At a few seeds the best may look better than it is, as those that cost most are rare.
+    Runs that are left go to what may be as good.
     """
-    best = search.make_sure(search.better_first(ordered))
-    off = list(_look_around(question, search, best, num_seeds))
-    for rival in ordered:
-        if not search.is_missed(rival):
-            search.catch_up(rival, best)
-    surer = search.better_first([best, *(one for one in ordered if one != best)])[0]
-    return (best, off) if surer == best else (surer, list(_look_around(question, search, surer, num_seeds)))
+    best, around = search.make_sure(search.better_first(ordered)), dict[str, Alternative]()
+    for _ in ordered:
+        around = _neighbours(question, search, best)
+        for one in around.values():
+            search.run([one], num_seeds)
+        search.narrow(best, [*ordered, *around.values()])
+        surer = search.make_sure(search.better_first([best, *(one for one in ordered if one != best)]))
+        if surer == best:
+            break
+        best = surer
+    return best, around
+
+
+def _left_note(search: Search, num_spare: int) -> list[str]:
+    """Say how many runs were left, and why: few were to spare, or more were kept for assumptions than these took."""
+    if not (num_left := search.max_runs - search.num_runs):
+        return []
+    why = search.why_left if num_spare >= num_left / 2 else "they were kept for assumptions, which took fewer"
+    return [f"of `max_runs` {search.max_runs:,}, {num_left:,} {'is' if num_left == 1 else 'are'} left: {why}"]
 
 
 def _rank(
@@ -346,14 +372,13 @@ def _contenders(question: Question, search: Search, choices: Sequence[Choice], i
         yield from dict.fromkeys(Alternative(choice, max(min(1, steps), round(steps * ratio))) for ratio in ratios)
 
 
-def _look_around(question: Question, search: Search, best: Alternative, num_seeds: int) -> Iterator[Off]:
-    """Yield what it costs to be off by a step in each choice that has steps; what runs do not suffice for is told."""
-    steps, left_out = best.interval_steps, list[str]()
+def _neighbours(question: Question, search: Search, best: Alternative) -> dict[str, Alternative]:
+    """Return what is a step off the best in each choice that has steps, by what it is."""
+    steps = best.interval_steps
     around = {}
     if steps:
         around["interval halved"] = best._replace(interval_steps=max(1, round(steps / 2)))
         around["interval doubled"] = best._replace(interval_steps=2 * steps)
-    chosen = dict(best.choice)
     present = question.scenario(best.choice, 0)
     steppable = {"fault_threshold": (present.job.fault_threshold, 1), "spares": (present.num_spares, 0)}
     if not present.find_system().is_elastic:
@@ -363,19 +388,19 @@ def _look_around(question: Question, search: Search, best: Alternative, num_seed
     for name, (value, least) in steppable.items():
         for near in (value - 1, value + 1):
             if near >= least:
-                around[name_value(name, near)] = Alternative(_with(chosen, name, near), steps)
-    for what, one in around.items():
-        if one == best:
-            continue
+                around[name_value(name, near)] = Alternative(_with(dict(best.choice), name, near), steps)
+    for one in around.values():
         if one.choice not in question.starts and (why_not := question.start(one.choice, AUTO)):
             search.refused[one.choice] = why_not
-        if not search.run([one], num_seeds):
-            left_out.append(what)
-        elif search.values(one):
-            yield Off(what, one, search.better_by(best, one))
-    if left_out:
-        told = f"what it costs to be off is left out, as `max_runs` are too few: {', '.join(left_out)}"
-        question.remarks[told] = None
+    return {what: one for what, one in around.items() if one != best and one.choice not in search.refused}
+
+
+def _costs_off(search: Search, best: Alternative, around: Mapping[str, Alternative]) -> tuple[list[Off], list[str]]:
+    """Return what it costs to be off, and a remark on what runs did not suffice for."""
+    off = [Off(what, one, search.better_by(best, one)) for what, one in around.items() if search.values(one)]
+    left_out = ", ".join(what for what, one in around.items() if not search.values(one))
+    told = f"what it costs to be off is left out, as `max_runs` are too few: {left_out}"
+    return off, [told] if left_out else []
 
 
 def _with(chosen: Mapping[str, Any], name: str, value: Any) -> Choice:

@@ -98,6 +98,10 @@ class Advice:
             return "loses updates"
         return "late" if self.goal.is_late(self.rows[one]) else ""
 
+    def is_raced(self, one: Alternative) -> bool:
+        """Tell whether an interval is the best of a few that raced, as none was given, and its choice was not tuned."""
+        return not self.is_interval_given and one.interval_steps > 0 and one.choice not in self.curves
+
     def layout(self, one: Alternative) -> str | None:
         """Return the layout with which the steps of an alternative that has runs are computed, if any."""
         layout: str | None = self.rows[one][0].get("layout")
@@ -117,7 +121,8 @@ class Advice:
                 measured["misses_deadline"] = self.goal.is_late(self.rows[one.name])
             if loses_too_much(self.rows[one.name]):
                 measured["loses_too_many_updates"] = True
-            return {**describe(one.name), "num_seeds": one.num_seeds, **measured, "is_tie": one.is_tie}
+            known = {"is_tie": one.is_tie, "is_interval_raced": self.is_raced(one.name)}
+            return {**describe(one.name), "num_seeds": one.num_seeds, **measured, **known}
 
         of_best = {name: self.mean(name).value for name in ("goodput_samples_per_s", "ettr")}
         formulas = {**vars(self.formulas), "found_s": self.formulas.found_s.value, "reasons": self.formulas.reasons}

@@ -25,6 +25,7 @@ from lazsim.study.comparison import (
     values_at,
 )
 from lazsim.study.intervals import MIN_SAMPLES, Interval, ratio_interval
+from lazsim.units import divide
 
 MOST_ROUNDS = 6
 """Steps of one ratio of a climb, at most: more seeds than those of a run's own search bear out an interval that is far
@@ -41,6 +42,9 @@ RACE_SHARE = 0.5
 
 DOUBT = 0.05
 """Probability with which runs that are all in time may mislead."""
+
+PRECISION = 0.01
+"""Half of a 95 % interval, as a share of its value, down to which runs that are left narrow it."""
 
 OF_SAMPLES = ("samples", "goodput_samples_per_s", "done_share")
 """Columns of a run that are in proportion to the samples that it keeps."""
@@ -90,6 +94,7 @@ class Search:
         self.num_runs = self.num_kept = 0
         self.goal, self.max_runs, self.most_seeds = goal, max_runs, most_seeds
         self.first_seed = 0
+        self.why_left = ""
         self._measure = measure
 
     @property
@@ -126,6 +131,45 @@ class Search:
             elif change is None:
                 self.refused[one.choice] = row
         return True
+
+    def narrow(self, best: Alternative, others: Iterable[Alternative]) -> None:
+        """Run the best, and those that may be as good, at the seeds by which they are known to `PRECISION`.
+
+        Where there are fewer runs, each has as many of these as all can have. `why_left` says why runs are left then.
+
+        Notes
+        -----
+        Half of an interval falls with the root of the seeds: from `n` of them, Stein's two-sample procedure takes ``n
+        (half / wanted)^2`` in all, whatever the variance (Annals of Mathematical Statistics 16 (1945) 243).
+        """
+        others = [one for one in others if one != best and not self.is_missed(one)]
+        for one in others:
+            self.run([one], min(MIN_SAMPLES, len(self.rows[one, None]) + self.num_left))
+        wanted = {best: self._num_wanted(best, mean_over_seeds(self.values(best)))}
+        for one in others:
+            times = self.better_by(best, one)
+            if self.goal.done is not None or not (times.low > 1 or times.high < 1):
+                wanted[one] = self._num_wanted(one, times)
+        wanted[best] = max(wanted.values())
+        if self.goal.done is not None:
+            # At a few seeds one may look better than it is, as those that cost most are rare.
+            wanted = dict.fromkeys(wanted, wanted[best])
+        num_run = {one: len(self.rows.get((one, None), {})) for one in wanted}
+        most = self.most_seeds - self.first_seed
+        self.why_left = f"the best, and what may be as good, are known to {100 * PRECISION:g} %"
+        if wanted[best] > most:
+            self.why_left = "the trace has no other stretches"
+        while sum(max(0, min(num, most) - num_run[one]) for one, num in wanted.items()) > self.num_left:
+            most -= 1
+            self.why_left = "they are too few for one more seed of each"
+        for one, num in wanted.items():
+            self.run([one], min(num, most))
+
+    def _num_wanted(self, one: Alternative, known: Interval) -> int:
+        num, half = len(self.rows.get((one, None), {})), (known.high - known.low) / 2
+        if math.isnan(half):
+            return MIN_SAMPLES
+        return math.ceil(min(self.most_seeds, num * (divide(half, known.value, 0.0) / PRECISION) ** 2))
 
     def catch_up(self, one: Alternative, other: Alternative) -> None:
         """Run an alternative at the seeds of another, as far as runs suffice."""
@@ -265,7 +309,7 @@ class Search:
     def tried(self, choice: Choice, num_seeds: int = 1) -> list[Alternative]:
         """Return the alternatives of a choice with runs at `num_seeds` seeds or more, by interval."""
         found = (one for (one, change), rows in self.rows.items() if change is None and len(rows) >= num_seeds)
-        return sorted(one for one in found if one.choice == choice)
+        return sorted(one for one in found if one.choice == choice and choice not in self.refused)
 
     def has_gone_back(self, choice: Choice) -> bool:
         """Tell whether a failure of some run of a choice went back to a checkpoint on storage."""
@@ -277,7 +321,7 @@ class Search:
     def is_missed(self, one: Alternative) -> bool:
         """Tell whether an alternative has no runs, or they miss what must be done."""
         rows = self.rows.get((one, None), {}).values()
-        return not rows or self.goal.is_missed(rows)
+        return not rows or one.choice in self.refused or self.goal.is_missed(rows)
 
     def better_first(self, ordered: Sequence[Alternative]) -> list[Alternative]:
         """Return some with the best of those in front that are better than the first beyond chance, if any is."""
