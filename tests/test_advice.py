@@ -489,29 +489,29 @@ def test_runs_that_are_left_narrow_the_best_to_1_percent_by_steins_procedure():
     # The fewest seeds with t s / sqrt(n) below a hundredth of the mean, with the s and t of the first six.
     wanted = t.ppf(0.975, 5) * np.std(first, ddof=1) / (0.01 * np.mean(first))
     assert len(made.rows[only, None]) == math.ceil(wanted**2)
-    assert made.why_left == "the best, and what may be as good, are known to 1 %"
+    assert made.why_left == "what is shown is known to 1 %, or to a tenth of a difference"
 
 
-def test_runs_that_are_left_go_to_what_ties_with_the_best_and_not_to_what_is_told_apart():
-    best, tie, far = (Alternative(choice, 1) for choice in of("a", "bb", "ccc"))
+def test_runs_that_are_left_go_first_to_what_is_known_least():
+    best, near, far = (Alternative(choice, 1) for choice in of("a", "bb", "ccc"))
     for max_runs, first_seed in ((5000, 0), (100, 0), (5000, 990)):
         made = Made(spread).search(max_runs)
         made.first_seed = first_seed
-        made.run([best, tie, far], MIN_SAMPLES)
-        made.narrow(best, [best, tie, far])
-        num_best, num_tie, num_far = (len(made.rows[one, None]) for one in (best, tie, far))
-        assert num_far == MIN_SAMPLES
+        made.run([best, near, far], MIN_SAMPLES)
+        made.narrow(best, [best, near, far])
+        num_best, num_near, num_far = (len(made.rows[one, None]) for one in (best, near, far))
+        # A third behind is known well enough to some 4 %: by six seeds with a half of 3 sqrt(2) x 2.57 / sqrt(6) / 70.
+        assert num_far < 2 * MIN_SAMPLES
         if max_runs == 100:
-            # 82 runs are left.
-            assert (num_best, num_tie) == (MIN_SAMPLES + 41, MIN_SAMPLES + 41)
+            assert num_best == num_near == (100 - num_far) // 2
             assert made.why_left == "they are too few for one more seed of each"
         elif first_seed:
             # A search of 1,000 seeds, of which ten are left.
-            assert (num_best, num_tie) == (10, 10)
+            assert (num_best, num_near) == (10, 10)
             assert made.why_left == "the trace has no other stretches"
         else:
-            assert num_best >= num_tie > MIN_SAMPLES
-            times = made.better_by(best, tie)
+            assert num_best >= num_near > MIN_SAMPLES
+            times = made.better_by(best, near)
             assert (times.high - times.low) / 2 < 1.3 * 0.01
 
 
@@ -519,7 +519,12 @@ def test_what_more_seeds_show_to_be_better_beyond_chance_takes_the_place_of_the_
     def value(one, seed, _change):
         """At twelve seeds "ds" is ahead by chance; at all others, "lazarus" is by 2 %."""
         own = np.random.default_rng([seed, len(one.choice[0][1]), one.interval_steps]).normal(0, 3)
-        return 100 + own + {"ds": 3.0 if seed < 12 else 0.0, "lazarus": 2.0}[one.choice[0][1]] - (one.interval_steps != 100)
+        return (
+            100
+            + own
+            + {"ds": 3.0 if seed < 12 else 0.0, "lazarus": 2.0}[one.choice[0][1]]
+            - (one.interval_steps != 100)
+        )
 
     made = Made(value)
     found = advice._advise(made, made.search(4000), of("ds", "lazarus"), 100, print)
@@ -735,10 +740,10 @@ def test_rivals_are_held_against_the_best_at_all_of_its_seeds_where_runs_suffice
     made = Made(noisy)
     found = advice._advise(made, Search(measure, TEN_MINUTES, 200, 1000), of("ds", "lazarus"), 100, print)
     best, rival = found.ranking
-    # Two race, and these and half and twice the interval of the best are judged, at six seeds each: 164 runs are
-    # left, 41 for each of the four. Of seeds 6 to 52, those that end in 9 are five.
-    assert (best.num_seeds, rival.num_seeds) == (47, 47)
-    assert rival.behind.value == pytest.approx(47 * 10 / (42 * 5 + 5 * 12))
+    # Two race and are judged at six seeds, half and twice the interval of the best run at 29, and 118 runs are left, 59
+    # for each of the two. Of seeds 6 to 70, those that end in 9 are seven.
+    assert (best.num_seeds, rival.num_seeds) == (65, 65)
+    assert rival.behind.value == pytest.approx(65 * 10 / (58 * 5 + 7 * 12))
     few = advice._advise(made, Search(measure, TEN_MINUTES, 60, 1000), of("ds", "lazarus"), 100, print)
     # Two race and are judged at six seeds, the best at 23 more, and half and twice its interval at six: 59 of 60.
     assert [one.num_seeds for one in few.ranking] == [29, MIN_SAMPLES]

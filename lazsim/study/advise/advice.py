@@ -205,10 +205,10 @@ def _advise(
     ordered = [one.name for group in (finalists.ahead, finalists.others) for one in search.rank(group)]
     search.num_kept = to_vary
     untested = [one for one in finalists.tuned if not search.has_gone_back(one.choice)]
-    num_seeds, remarks = _judge(search, finalists.ahead, finalists.others, raced[0].num_seeds)
+    remarks = _judge(search, finalists.ahead, finalists.others, raced[0].num_seeds)
     # The seeds that make sure of a change take more than those that suspect it.
     search.num_kept = int(KEPT_SHARE * search.max_runs) if to_vary else 0
-    best, around = _settle(question, search, ordered, num_seeds)
+    best, around = _settle(question, search, ordered)
     off, left_out = _costs_off(search, best, around)
     num_spare = search.num_left
     if best in untested:
@@ -306,17 +306,17 @@ def _tune(
 
 
 def _settle(
-    question: Question, search: Search, ordered: Sequence[Alternative], num_seeds: int
+    question: Question, search: Search, ordered: Sequence[Alternative]
 ) -> tuple[Alternative, dict[str, Alternative]]:
     """Return the best of some, and its neighbours, at more seeds; another that these show to be better takes its place.
 
-    Runs that are left go to what may be as good.
+    Runs that are left narrow what is shown.
     """
     best, around = search.make_sure(search.better_first(ordered)), dict[str, Alternative]()
     for _ in ordered:
         around = _neighbours(question, search, best)
         for one in around.values():
-            search.run([one], num_seeds)
+            search.run([one], min(MIN_SAMPLES, len(search.rows[best, None])))
         search.narrow(best, [*ordered, *around.values()])
         surer = search.make_sure(search.better_first([best, *(one for one in ordered if one != best)]))
         if surer == best:
@@ -326,10 +326,11 @@ def _settle(
 
 
 def _left_note(search: Search, num_spare: int) -> list[str]:
-    """Say how many runs were left, and why: few were to spare, or more were kept for assumptions than these took."""
+    """Say how many runs are left, and why."""
     if not (num_left := search.max_runs - search.num_runs):
         return []
-    why = search.why_left if num_spare >= num_left / 2 else "they were kept for assumptions, which took fewer"
+    is_spare = num_left < 2 * max(num_spare, MIN_SAMPLES)
+    why = search.why_left if is_spare else "they were kept for assumptions"
     return [f"of `max_runs` {search.max_runs:,}, {num_left:,} {'is' if num_left == 1 else 'are'} left: {why}"]
 
 
@@ -341,22 +342,20 @@ def _rank(
     return [replace(one, mean=mean_over_seeds(search.goal.values(search.rows[one.name, None]))) for one in ranking]
 
 
-def _judge(
-    search: Search, tuned: Sequence[Alternative], others: Sequence[Alternative], num_seeds: int
-) -> tuple[int, list[str]]:
-    """Run what a search has found at seeds of which it knew nothing; return their number, and remarks."""
-    num_judged = min(max(num_seeds, MIN_SAMPLES), search.num_left // (len(tuned) + NUM_BESIDE))
+def _judge(search: Search, ahead: Sequence[Alternative], others: Sequence[Alternative], num_seeds: int) -> list[str]:
+    """Run what a search has found at seeds of which it knew nothing; return remarks."""
+    num_judged = min(max(num_seeds, MIN_SAMPLES), search.num_left // (len(ahead) + NUM_BESIDE))
     if num_judged < MIN_SAMPLES or not search.begin_anew():
         is_short = num_judged < MIN_SAMPLES
         why = f"`max_runs` are too few for {MIN_SAMPLES} others" if is_short else "the trace has no others"
-        return num_seeds, [f"the seeds that choose the best also judge it, which flatters it: {why}"]
-    search.run(tuned, num_judged)
+        return [f"the seeds that choose the best also judge it, which flatters it: {why}"]
+    search.run(ahead, num_judged)
     # Neighbours come first where the others get an interval all the same.
     rest = search.num_left - NUM_BESIDE * num_judged
     rest = rest if rest >= MIN_SAMPLES * len(others) else search.num_left
     num_each = min(num_judged, rest // max(1, len(others)))
     search.run(others, num_each)
-    return num_judged, [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
+    return [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
 
 
 def _contenders(question: Question, search: Search, choices: Sequence[Choice], interval: Any) -> Iterator[Alternative]:
@@ -458,6 +457,9 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
         if not search.run([best, rival], MIN_SAMPLES, change):
             why_not = "the runs did not suffice to make sure of all assumptions that may change the advice"
             return Turns(tuple(found), num_assumptions, why_not)
+        if search.is_better(rival, best, change):
+            # Of so many changes, six seeds show some to matter by chance.
+            search.run([best, rival], 2 * MIN_SAMPLES, change)
         if search.is_better(rival, best, change):
             gain = search.better_by(rival, best, change)
             found.append(Turn(change.constant, change.factor, rival, gain))

@@ -133,43 +133,40 @@ class Search:
         return True
 
     def narrow(self, best: Alternative, others: Iterable[Alternative]) -> None:
-        """Run the best, and those that may be as good, at the seeds by which they are known to `PRECISION`.
+        """Run the best and others at more seeds, until they are known to `PRECISION`, or to a tenth of a difference.
 
-        Where there are fewer runs, each has as many of these as all can have. `why_left` says why runs are left then.
+        Where there are fewer runs, each has as many of these seeds as all can have. `why_left` says why runs are left.
 
         Notes
         -----
         Half of an interval falls with the root of the seeds: from `n` of them, Stein's two-sample procedure takes ``n
         (half / wanted)^2`` in all, whatever the variance (Annals of Mathematical Statistics 16 (1945) 243).
         """
-        others = [one for one in others if one != best and not self.is_missed(one)]
+
+        def num_wanted(one: Alternative, known: Interval, precision: float) -> int:
+            num, half = len(self.rows[one, None]), (known.high - known.low) / 2
+            if math.isnan(half):
+                return MIN_SAMPLES
+            return math.ceil(min(self.most_seeds, num * (divide(half, known.value, 0.0) / precision) ** 2))
+
+        # Where work is due, runs that cost most are rare.
+        least = 0 if self.goal.done is None else len(self.rows[best, None])
+        wanted = {best: num_wanted(best, mean_over_seeds(self.values(best)), PRECISION)}
         for one in others:
-            self.run([one], min(MIN_SAMPLES, len(self.rows[one, None]) + self.num_left))
-        wanted = {best: self._num_wanted(best, mean_over_seeds(self.values(best)))}
-        for one in others:
-            times = self.better_by(best, one)
-            if self.goal.done is not None or not (times.low > 1 or times.high < 1):
-                wanted[one] = self._num_wanted(one, times)
+            if one != best and not self.is_missed(one):
+                self.run([one], min(MIN_SAMPLES, len(self.rows[one, None]) + self.num_left))
+                times = self.better_by(best, one)
+                wanted[one] = max(least, num_wanted(one, times, max(PRECISION, abs(times.value - 1) / 10)))
         wanted[best] = max(wanted.values())
-        if self.goal.done is not None:
-            # At a few seeds one may look better than it is, as those that cost most are rare.
-            wanted = dict.fromkeys(wanted, wanted[best])
-        num_run = {one: len(self.rows.get((one, None), {})) for one in wanted}
         most = self.most_seeds - self.first_seed
-        self.why_left = f"the best, and what may be as good, are known to {100 * PRECISION:g} %"
+        self.why_left = f"what is shown is known to {100 * PRECISION:g} %, or to a tenth of a difference"
         if wanted[best] > most:
             self.why_left = "the trace has no other stretches"
-        while sum(max(0, min(num, most) - num_run[one]) for one, num in wanted.items()) > self.num_left:
+        while sum(max(0, min(num, most) - len(self.rows[one, None])) for one, num in wanted.items()) > self.num_left:
             most -= 1
             self.why_left = "they are too few for one more seed of each"
         for one, num in wanted.items():
             self.run([one], min(num, most))
-
-    def _num_wanted(self, one: Alternative, known: Interval) -> int:
-        num, half = len(self.rows.get((one, None), {})), (known.high - known.low) / 2
-        if math.isnan(half):
-            return MIN_SAMPLES
-        return math.ceil(min(self.most_seeds, num * (divide(half, known.value, 0.0) / PRECISION) ** 2))
 
     def catch_up(self, one: Alternative, other: Alternative) -> None:
         """Run an alternative at the seeds of another, as far as runs suffice."""
