@@ -9,7 +9,7 @@ import pytest
 import lazsim
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.simulate import simulate_system
-from lazsim.engine.systems import System, find_system
+from lazsim.engine.systems import SYSTEMS, System, find_system
 from lazsim.errors import SpecError
 from lazsim.placement.policies import find_policy
 from lazsim.study.advise.advice import advise
@@ -166,7 +166,7 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
     ("load_bytes(self, costs, plan):\n  return 5.0", "load_bytes returned 5.0; return an array of 8 numbers"),
     (
         "restart_s(self, costs, decision, plan):\n  import random\n  return 1 + random.random()",
-        "when asked again: return the same for the same arguments",
+        "restart_s answers otherwise when asked the same again, so that no run would repeat: draw with numpy.random.",
     ),
     ("fewest_nodes(self, costs):\n  return 0", "fewest_nodes returned 0; return a whole number of 1 or more"),
     ("plan(self, costs, *rest, **named):\n  pass", "return a value of type PlacementPlan"),
@@ -224,30 +224,29 @@ def test_a_system_or_a_policy_of_a_user_that_may_change_is_told_in_a_line(tmp_pa
             find(f"{tmp_path}/mine.py:{name}")
 
 
-@pytest.mark.parametrize(
-    ("name", "base", "fields", "lost", "expected"),
-    [
-        # All with one share of a stage go: a restart on nine nodes.
-        ("oobleck", "oobleck import Oobleck", "", "a c e", (1, 9)),
-        # Each stage has five nodes left, which hold every expert.
-        ("lazarus", "system import System", ", policy=find_policy('mro'), recovers_from_peers=True", "a c", (0, 10)),
-    ],
-)
-def test_a_system_that_extends_another_uses_any_number_of_nodes_as_that_does(
-    tmp_path, name, base, fields, lost, expected
-):
+def passing_on(kind):
+    """Return the methods and properties of a kind of system, each of which asks the one that it replaces."""
+    bases = [base for base in reversed(kind.__mro__) if issubclass(base, System)]
+    known = {key: value for base in bases for key, value in vars(base).items() if not key.startswith("_")}
+    for key in known.keys() - kind.__dataclass_fields__.keys():
+        if isinstance(known[key], property):
+            yield f"    @property\n    def {key}(self):\n        return super().{key}\n"
+        else:
+            yield f"    def {key}(self, *given, **named):\n        return super().{key}(*given, **named)\n"
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_whose_methods_ask_those_of_a_system_of_lazsim_does_as_that_does(tmp_path, name):
+    kind = type(SYSTEMS[name])
     (tmp_path / "mine.py").write_text(
-        f"from lazsim.engine.systems.{base}\nfrom lazsim.placement.policies import find_policy\n\n\n"
-        f"class Mine({base.split()[-1]}):\n"
-        "    def usable_nodes(self, costs, num_nodes):\n        return super().usable_nodes(costs, num_nodes)\n\n"
-        "    def decide(self, costs, stopped):\n        return super().decide(costs, stopped)\n\n"
-        "    def timed(self, costs, *nodes_and_seats):\n"
-        "        return super().timed(costs, *nodes_and_seats)\n\n\n"
-        f"OWN = Mine('own', 'mine'{fields})\n"
+        f"from {kind.__module__} import {kind.__name__}\nfrom lazsim.engine.systems import SYSTEMS\n\n\n"
+        f"class Mine({kind.__name__}):\n{''.join(passing_on(kind))}\n\nOWN = Mine(**vars(SYSTEMS[{name!r}]))\n"
     )
-    own, published = (run(path, (95, "remove", lost)) for path in (f"{tmp_path}/mine.py:OWN", name))
-    assert (own.samples, own.ledger_s, own.counts) == (published.samples, published.ledger_s, published.counts)
-    assert (own.counts["restarts"], own.states[-1].num_used) == expected
+    for lost in ("a", "a c e"):
+        changes = (95, "remove", lost), (200, "add", "m n"), (300, "remove", "f")
+        own, published = (run(path, *changes) for path in (f"{tmp_path}/mine.py:OWN", name))
+        assert own.samples == published.samples > 0
+        assert (own.ledger_s, own.counts, own.states) == (published.ledger_s, published.counts, published.states)
 
 
 def test_published_seconds_between_checkpoints_that_are_none_are_told(tmp_path):
@@ -260,6 +259,30 @@ def test_published_seconds_between_checkpoints_that_are_none_are_told(tmp_path):
     for between_s, found in ((float("nan"), "nan"), (8.0, "-1.0")):
         with pytest.raises(SpecError, match=f"interval_s returned {found}; return a number of 0 or more, or None"):
             interval_steps(own, *asked, between_s)
+
+
+@pytest.mark.parametrize(("body", "told"), [
+    ("@property\n  def is_elastik(self): ...", "lazsim calls no method 'is_elastik': did you mean 'is_elastic'? "),
+    ("@property\n  def is_elastic(self): return 'no'", "is_elastic returned no; return a value of type bool"),
+    ("@staticmethod\n  def detect_s(costs, rest_s): return -1", "detect_s returned -1; return a number of 0 or more"),
+    ("recovers_from_peers = True", "its class sets 'recovers_from_peers' without effect: declare it there with its "),
+    ("def __init__(self, *_): super().__init__('own', 'mine')", "give a frozen dataclass whose constructor takes its "),
+])  # fmt: skip
+def test_parts_of_a_system_that_would_have_no_effect_are_told_in_a_line(tmp_path, body, told):
+    (tmp_path / "mine.py").write_text(f"{HEAD}  {body}\n\n\nOWN = Own('own', 'mine')\n")
+    with pytest.raises(SpecError, match=rf"^system '.*mine.py:OWN': {re.escape(told)}.*$"):
+        run(f"{tmp_path}/mine.py:OWN", (95, "remove", "a"))
+
+
+def test_methods_of_a_class_that_is_no_system_and_fields_that_are_computed_are_the_users_own(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import field\n\nclass Mix:\n  def twice(self, seconds):\n    return 2 * seconds\n"
+        + HEAD.replace("System):", "Mix, System):")
+        + "  wait_s: float = 3.0\n  all_s: float = field(init=False)\n"
+        "  def __post_init__(self):\n    object.__setattr__(self, 'all_s', self.twice(self.wait_s))\n"
+        "  def detect_s(self, costs, rest_s):\n    return self.all_s\n\nOWN = Own('own', 'mine', wait_s=4.0)\n"
+    )
+    assert run(f"{tmp_path}/mine.py:OWN", (95, "remove", "a")).ledger_s["detect"] == 8
 
 
 def test_a_class_in_place_of_a_system_is_refused_with_what_to_give(tmp_path):

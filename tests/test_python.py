@@ -263,7 +263,9 @@ def test_a_policy_that_plans_otherwise_when_asked_again_is_refused():
         return [[[0, 1], [0, 1]]] if len(calls) % 2 else [[[1, 0], [1, 0]]]
 
     told = refusal(lambda: call_policy("turning", turning, lazsim.PlacementRequest([[2, 2]], 2, 2)), SpecError)
-    assert told.startswith("policy 'turning' returned two plans for the same request, so that no run would repeat: ")
+    assert told.startswith(
+        "policy 'turning' answers otherwise when asked the same again, so that no run would repeat: "
+    )
 
 
 def test_prices_take_lists_and_refuse_what_no_node_costs():

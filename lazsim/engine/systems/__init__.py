@@ -1,7 +1,6 @@
 """Systems: ways to survive failures, one file each. `System` says what a system answers."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from lazsim.engine.systems.async_checkpoint import ASYNC_CHECKPOINT
 from lazsim.engine.systems.bamboo import BAMBOO
@@ -89,8 +88,7 @@ def find_system(name: str) -> System:
         raise SpecError(f"system {name!r} is a class; give an object of it, as in SYSTEM = {system.__name__}(...)")
     if not isinstance(system, System):
         raise SpecError(f"system {name!r} is of type {type(system).__name__}, not lazsim.engine.systems.System")
-    # Names tell runs apart, and intervals of a job go by them.
-    return guarded(replace(system, name=name.rpartition(":")[2]), name)
+    return guarded(system, name)
 
 
 def system_source(name: str) -> dict[str, str] | None:

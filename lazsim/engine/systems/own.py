@@ -1,9 +1,8 @@
 """Systems of users: what their methods raise, or return wrongly, is told in a line."""
 
-import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_origin, get_type_hints
 
@@ -12,67 +11,83 @@ import numpy as np
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.system import Pace, Save, System
-from lazsim.errors import SpecError, did_you_mean, shorten
-from lazsim.extensions import own_code
+from lazsim.errors import SpecError, did_you_mean, prefix_errors, shorten
+from lazsim.extensions import own_code, require_repeats
 from lazsim.units import counted
-
-MOST_LETTERS = 60
-"""Letters of a value that a method returns in an error."""
-
 
 REPEATABLE = int, float, Save, Pace, Decision
 """Types of values that are compared with those of a second call."""
 
 
 def guarded(system: System, name: str) -> System:
-    """Return a user's system whose methods raise a `SpecError`, with the name given, where they fail.
+    """Return a user's system, named as its object, whose methods raise a `SpecError` where they fail.
 
     Raises
     ------
     SpecError
-        When it has a public method that no system of lazsim has: a slip in a name would leave the system as it was.
+        When a part of its class would have no effect: a slip in a name would leave the system as it was. Or when its
+        constructor does not take its fields.
     """
-    methods = {
-        method: _guarded(function, method, name)
-        for method, function in inspect.getmembers(type(system), inspect.isfunction)
-        if not method.startswith("_") and not _is_of_lazsim(function)
-    }
-    known = {method for base in type(system).__mro__ if _is_of_lazsim(base) for method in vars(base)}
-    if unknown := min(methods.keys() - known, default=""):
-        near = did_you_mean(unknown, sorted(known))
-        raise SpecError(
-            f"system {name!r}: lazsim calls no method {unknown!r}: {near}Begin the name of one of your own with _"
-        )
-    kind: Any = type(type(system).__name__, (type(system),), methods)
+    of_user, where = type(system), f"system {name!r}"
+    values = {field.name: getattr(system, field.name) for field in fields(system) if field.init}
+    bases = filter(_is_of_lazsim, reversed(of_user.__mro__))
+    declared = {key: value for base in bases for key, value in vars(base).items() if not key.startswith("_")}
+    with prefix_errors(where):
+        _refuse_without_effect(system, declared)
+    kind: Any = type(of_user.__name__, (of_user,), {})
+    for key in declared.keys() - values.keys():
+        if inspect.getattr_static(of_user, key) is not declared[key]:
+            setattr(kind, key, _guarded(kind, key, declared[key], where, inspect.getfile(of_user)))
     # Frozen, too: a system that counts, say, would make of the same inputs another run each time.
     dataclass(frozen=True, init=False, repr=False, eq=False)(kind)
-    guarded_system: System = kind(**{field.name: getattr(system, field.name) for field in fields(system)})
+    with own_code(what=f"{where}: give a frozen dataclass whose constructor takes its fields"):
+        # Names tell runs apart, and intervals of a job go by them.
+        guarded_system: System = kind(**{**values, "name": name.rpartition(":")[2]})
     return guarded_system
 
 
-def _is_of_lazsim(thing: Any) -> bool:
-    """Tell whether a class or function is of lazsim; modules of users' files have names of their own."""
-    return thing.__module__.startswith("lazsim.") and ":" not in thing.__module__
+def _refuse_without_effect(system: System, declared: Iterable[str]) -> None:
+    """Refuse a value of a class for a field, which its constructor sets, and a method that lazsim does not call."""
+    of_user, names = type(system), {field.name for field in fields(system)}
+    for field in fields(system):
+        value = getattr(of_user, field.name, field.default)
+        if value is not field.default and not hasattr(value, "__get__"):
+            declare = "declare it there with its type, under @dataclass(frozen=True)"
+            raise SpecError(f"its class sets {field.name!r} without effect: {declare}")
+    for base in of_user.__mro__:
+        if issubclass(base, System) and not _is_of_lazsim(base):
+            # Functions and properties; constants and classes in a class are its own.
+            methods = {key for key, value in vars(base).items() if key[0] != "_" and hasattr(value, "__get__")}
+            if unknown := min(methods - names.union(declared), default=""):
+                near = did_you_mean(unknown, sorted(declared))
+                raise SpecError(f"lazsim calls no method {unknown!r}: {near}Begin the name of one of your own with _")
 
 
-def _guarded(function: Callable[..., Any], method: str, name: str) -> Callable[..., Any]:
-    check, has_repeated = _check_of(method), False
+def _is_of_lazsim(kind: type) -> bool:
+    """Tell whether a class is of lazsim; modules of users' files have names of their own."""
+    return kind.__module__.startswith("lazsim.") and ":" not in kind.__module__
 
-    @functools.wraps(function)
-    def call(system: System, *arguments: Any, **named: Any) -> Any:
-        nonlocal has_repeated
-        with own_code(function.__code__.co_filename, f"system {name!r}: {method}"):
-            value = _plain(function(system, *arguments, **named))
+
+def _guarded(kind: type, method: str, declared: Any, where: str, path: str) -> Any:
+    """Return a method or a property of a user in the place of the one that is declared."""
+    is_property = isinstance(declared, property)
+    check, what = _check_of(method, declared.fget if is_property else declared), f"{where}: {method}"
+
+    def call(system: Any, *arguments: Any, **named: Any) -> Any:
+        def ask() -> Any:
+            found = getattr(super(kind, system), method)
+            return _plain(found if is_property else found(*arguments, **named))
+
+        with own_code(path, what):
+            value = ask()
             expected = check(value, system, *arguments, **named)
-            if not (expected or has_repeated) and isinstance(value, REPEATABLE):
-                # Once is enough to find one that draws.
-                again, has_repeated = _plain(function(system, *arguments, **named)), True
-                expected = f"and {again} when asked again: return the same for the same arguments" * (again != value)
+            if not expected and isinstance(value, REPEATABLE):
+                require_repeats(what, lambda: bool(ask() == value))
         if expected:
-            raise SpecError(f"system {name!r}: {method} returned {shorten(value, MOST_LETTERS)}; {expected}")
+            raise SpecError(f"{what} returned {shorten(value)}; {expected}")
         return value
 
-    return call
+    return property(call) if is_property else call
 
 
 def _plain(value: Any) -> Any:
@@ -187,16 +202,17 @@ EXPECTED: Mapping[Any, tuple[Callable[[Any, System], bool], str]] = {
 """Tells whether what a method of a system returns is fine, and what it should return: by its type."""
 
 
-def _check_of(method: str) -> Callable[..., str]:
+def _check_of(method: str, declared: Callable[..., Any]) -> Callable[..., str]:
     """Return what says what is wrong with a value, which is followed by the arguments of the method."""
     if method in CHECKS:
         return CHECKS[method]
-    declared = getattr(System, method, None)
-    kind = get_type_hints(declared).get("return") if inspect.isfunction(declared) else None
+    kind = get_type_hints(declared)["return"]
     plain_kind = get_origin(kind) or kind
-    if kind in EXPECTED or not isinstance(plain_kind, type):
-        is_fine, expected = EXPECTED.get(kind, (lambda *_: True, ""))
-    else:
-        of_kind = (lambda value, _: isinstance(value, plain_kind), f"a value of type {plain_kind.__name__}")
-        is_fine, expected = EXPECTED.get(plain_kind, of_kind)
+
+    def is_of_kind(value: Any, _: System) -> bool:
+        return isinstance(value, plain_kind)
+
+    is_fine, expected = EXPECTED.get(
+        kind, EXPECTED.get(plain_kind, (is_of_kind, f"a value of type {plain_kind.__name__}"))
+    )
     return lambda value, system, *_, **__: "" if is_fine(value, system) else f"return {expected}"
