@@ -46,6 +46,7 @@ from lazsim.settings import (
     Settings,
     changed_fields,
     check_settings,
+    parse_interval,
     plain,
     replaced_fields,
 )
@@ -102,7 +103,8 @@ class Inputs:
     extrapolate: bool
     score_plans: bool
     history: bool
-    interval: Any = None
+    interval: int | float | str | None = None
+    """Steps between checkpoints, seconds as a decimal number, or ``auto``."""
     planning: str
     usd_per_node_hour: float | None = None
     num_spares: int = 0
@@ -399,6 +401,8 @@ class _Resolution:
         is_even = job.parallel is not None and not changes["routing"]
         loads = (UNIFORM if is_even else SKEWED_LOADS) if asked["routing"] is None else asked["routing"]
         routing = self._routing(loads, model)
+        with self._naming("interval"):
+            interval = parse_interval(asked["interval"])
         with prefix_errors(self._name):
             check_lenient(asked["lenient"], self._paths.get("trace"), self._paths.get("routing"))
         return Scenario(
@@ -417,7 +421,8 @@ class _Resolution:
             usd_per_node_hour=price,
             num_spares=asked["spares"],
             spare_start_s=spare_start_s,
-            **{name: asked[name] for name in ("seed", "score_plans", "history", "interval", "planning", "strict")},
+            interval=interval,
+            **{name: asked[name] for name in ("seed", "score_plans", "history", "planning", "strict")},
             extrapolate=asked["extrapolate"] or profile != asked["profile"],
             settings=asked,
             name=self._name,

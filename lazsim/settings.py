@@ -1,5 +1,6 @@
 """The settings of a run, as a user gives them: their types, their defaults, and what each needs to have an effect."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any, get_type_hints
@@ -7,8 +8,9 @@ from typing import Any, get_type_hints
 import msgspec
 import numpy as np
 
-from lazsim.errors import SpecError, prefix_errors, unknown_name
+from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten, unknown_name
 from lazsim.files.decoding import convert
+from lazsim.limits import MAX_DIMENSION
 from lazsim.routing import RecordedRouting
 from lazsim.specs import Spec
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed, with_units
@@ -16,6 +18,7 @@ from lazsim.stepmodel.loading import CONSTANTS
 from lazsim.trace import Trace
 from lazsim.trace.reading.mapping import OPTIONS
 from lazsim.trace.recipes import Recipe
+from lazsim.units import parse_duration
 
 Settings = Mapping[str, Any]
 """Names, paths and values as a user gives them: keys of `Defaults`, and dotted names of fields."""
@@ -25,6 +28,9 @@ PARTS_WITH_FIELDS = ("model", "gpu", "cluster", "job", "step", "trace", "routing
 
 SKEWED_LOADS = "smartmoe-fit"
 """Loads of jobs without a layout: a small model, whose gate is not held to even loads."""
+
+AUTO = "auto"
+"""Interval that stands for the best one."""
 
 ANALYTIC = "analytic"
 """The profile of a run that takes no measured times."""
@@ -174,6 +180,34 @@ def check_settings(settings: Settings, where: str) -> dict[str, Any]:
         if name in OF_TRACES and isinstance(given["trace"], Trace):
             raise SpecError(f"{where}`{name}` has no effect on a Trace, which is taken as it is: leave `{name}` out")
     return given
+
+
+def parse_interval(value: Any) -> str | int | float | None:
+    """Read an interval: ``auto``, a number of steps, 0 for no checkpoints, or a duration such as ``30min``, in seconds.
+
+    Examples
+    --------
+    >>> parse_interval("auto"), parse_interval("250"), parse_interval("30min"), parse_interval("0")
+    ('auto', 250, 1800.0, 0)
+    """
+    if value is None:
+        return None
+    if value == AUTO:
+        return AUTO
+    interval: int | float = 0.0
+    if isinstance(value, str):
+        with contextlib.suppress(LazsimError, ValueError):
+            interval = int(value) if value.isascii() and value.isdecimal() else parse_duration(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        interval = value
+    elif isinstance(value, float) and value > 0 and value.is_integer():
+        raise SpecError(f"{value}: give {value:.0f} for steps, or '{value:.0f}s' for a time")
+    if not 0 <= interval <= MAX_DIMENSION or (isinstance(interval, float) and not interval):
+        raise SpecError(
+            f"{shorten(str(value))!r}: give `auto`, a number of steps up to {MAX_DIMENSION:,}, or a duration such as "
+            "30min, of more than 0; 0 steps make no checkpoints"
+        )
+    return interval
 
 
 def plain(value: Any) -> Any:

@@ -384,6 +384,8 @@ def test_equal_times_make_equal_ids_and_results_whatever_their_type():
     by_type = [lazsim.simulate(trace, systems=["ds"], duration=given) for given in ("10min", 600, 600.0, np.int64(600))]
     assert len({result.id for result in by_type}) == 1
     assert len({json.dumps(result.to_json()) for result in by_type}) == 1
+    for equal in (("5min", "300s"), (300, "300", np.int64(300))):
+        assert len({lazsim.resolve({"trace": trace, "interval": interval}).id for interval in equal}) == 1
 
 
 def test_columns_of_tables_keep_their_types_where_nothing_failed_and_nothing_applies():

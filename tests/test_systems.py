@@ -36,7 +36,8 @@ from lazsim.limits import MAX_WHOLE
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import choose_setting, climb, num_rollbacks, parse_interval
+from lazsim.settings import parse_interval
+from lazsim.study.checkpoint_interval import choose_setting, climb, num_rollbacks
 from lazsim.study.memory import find_obstacle
 from lazsim.study.runs import ScenarioRuns
 from lazsim.study.simulation import resolve_runs

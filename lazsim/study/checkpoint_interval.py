@@ -1,6 +1,5 @@
 """The setting of a system: published, given, by a formula, or the best that simulations find."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,16 +11,12 @@ import numpy as np
 from lazsim.engine.interval import fewest_steps, interval_steps, steady_step_s
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import System
-from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten
 from lazsim.inputs import shared_trace
 from lazsim.limits import MAX_DIMENSION
 from lazsim.scenario import Scenario
 from lazsim.study.memory import find_obstacle
 from lazsim.study.runs import ScenarioRuns, Setting
-from lazsim.units import format_duration, parse_duration
-
-AUTO = "auto"
-"""Interval that stands for the best one."""
+from lazsim.units import format_duration
 
 UNTESTED = "no failure lost steps since a checkpoint; the interval is chosen as if one had, at a random instant"
 """Why runs cannot tell what a long interval loses."""
@@ -35,34 +30,6 @@ each other, and an interval that is off by half of the last ratio costs 1.5 % of
 
 MOST_ROUNDS = 3
 """Steps of one ratio, at most: an interval of more than twenty times Young's is that of a lucky trace."""
-
-
-def parse_interval(value: Any) -> str | int | float | None:
-    """Read an interval: ``auto``, a number of steps, 0 for no checkpoints, or a duration such as ``30min``, in seconds.
-
-    Examples
-    --------
-    >>> parse_interval("auto"), parse_interval("250"), parse_interval("30min"), parse_interval("0")
-    ('auto', 250, 1800.0, 0)
-    """
-    if value is None:
-        return None
-    if value == AUTO:
-        return AUTO
-    interval: int | float = 0.0
-    if isinstance(value, str):
-        with contextlib.suppress(LazsimError, ValueError):
-            interval = int(value) if value.isascii() and value.isdecimal() else parse_duration(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        interval = value
-    elif isinstance(value, float) and value > 0 and value.is_integer():
-        raise SpecError(f"{value}: give {value:.0f} for steps, or '{value:.0f}s' for a time")
-    if not 0 <= interval <= MAX_DIMENSION or (isinstance(interval, float) and not interval):
-        raise SpecError(
-            f"{shorten(str(value))!r}: give `auto`, a number of steps up to {MAX_DIMENSION:,}, or a duration such as "
-            "30min, of more than 0; 0 steps make no checkpoints"
-        )
-    return interval
 
 
 def choose_setting(runs: ScenarioRuns, interval: str | int | float | None) -> Setting:
@@ -225,12 +192,6 @@ def mean_between_s(scenarios: Iterable[Scenario]) -> float:
     found = [(one.load_trace().batches(), one.wall_s()) for one in scenarios]
     num_losses = sum(bool(batch.removed) and batch.time_s < wall_s for batches, wall_s in found for batch in batches)
     return math.fsum(wall_s for _, wall_s in found) / max(1, num_losses)
-
-
-def interval_of(scenario: Scenario) -> str | int | float | None:
-    """Read the interval that a scenario asks for; see `parse_interval`."""
-    with prefix_errors("`interval`"):
-        return parse_interval(scenario.interval)
 
 
 def climb(

@@ -26,13 +26,13 @@ from lazsim.placement.policies import find_policy, seed_notes
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
-from lazsim.settings import ANALYTIC, SKEWED_LOADS
+from lazsim.settings import ANALYTIC, AUTO, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.specs.overrides import FACTOR, share_note
 from lazsim.stepmodel.assumptions import AssumedConstant
 from lazsim.stepmodel.remarks import kernel_remarks
-from lazsim.study.checkpoint_interval import AUTO, search_notes
+from lazsim.study.checkpoint_interval import search_notes
 from lazsim.study.memory import memory_notes
 from lazsim.trace.stats import rate_note, trace_stats
 from lazsim.trace.table import Event, Trace, build_trace

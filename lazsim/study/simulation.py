@@ -19,9 +19,9 @@ from lazsim.inputs import Reads
 from lazsim.placement.plan import PlacementPlan
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.scenario import Inputs, Scenario, resolve
-from lazsim.settings import DEFAULTS
+from lazsim.settings import AUTO, DEFAULTS
 from lazsim.specs import hash_id
-from lazsim.study.checkpoint_interval import AUTO, choose_setting, interval_of, num_rollbacks, other_draws, search_notes
+from lazsim.study.checkpoint_interval import choose_setting, num_rollbacks, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
 from lazsim.study.notes import describe_runs, draw_notes
@@ -272,7 +272,7 @@ def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
     try:
         # Products of several threads are summed in another order: the same inputs would give other last digits.
         with threadpool_limits(1, user_api="blas"):
-            [run] = runs.runs(setting or _choose(runs, interval_of(scenario)))
+            [run] = runs.runs(setting or _choose(runs, scenario.interval))
     except InfeasiblePlanError as error:
         raise InfeasiblePlanError(scenario.why_no_layout or str(error)) from error
     if scenario.strict and (shortages := memory_notes([scenario], [run])):

@@ -12,7 +12,7 @@ from lazsim.engine.systems import find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.placement.policies import policy_input
 from lazsim.scenario import Scenario, resolve
-from lazsim.settings import Settings
+from lazsim.settings import AUTO, Settings
 from lazsim.specs.effects import why_without_effect
 from lazsim.specs.overrides import SHARES
 from lazsim.study.advise.formulas import hold_against_formulas
@@ -30,7 +30,7 @@ from lazsim.study.advise.question import (
 )
 from lazsim.study.advise.result import Advice, Off, Turn, Turns
 from lazsim.study.advise.search import Alternative, Choice, Search
-from lazsim.study.checkpoint_interval import AUTO, UNTESTED, mean_between_s
+from lazsim.study.checkpoint_interval import UNTESTED, mean_between_s
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.comparison import Ranked, mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd

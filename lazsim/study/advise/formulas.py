@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.scenario import Scenario
-from lazsim.study.checkpoint_interval import choose_setting, interval_of, mean_between_s
+from lazsim.study.checkpoint_interval import choose_setting, mean_between_s
 from lazsim.study.intervals import MIN_SAMPLES, Interval
 from lazsim.study.runs import ScenarioRuns
 from lazsim.trace import trace_stats
@@ -61,7 +61,7 @@ def find_start(scenarios: Sequence[Scenario], num_nodes: int) -> Start:
             # A failure loses as many updates as its interval is long.
             steps = max(1, min(steps, int(system.most_lost_tokens * between_s / step_s / lost)))
     else:
-        steps = choose_setting(ScenarioRuns([scenario]), interval_of(scenario)).interval_steps
+        steps = choose_setting(ScenarioRuns([scenario]), scenario.interval).interval_steps
     # Few gaps look regular, whatever their law.
     is_enough = wall_s > MIN_GAPS * between_s
     gaps_cv = math.nan

@@ -13,11 +13,10 @@ from lazsim.errors import SpecError
 from lazsim.inputs import Reads
 from lazsim.limits import LONGEST_S
 from lazsim.scenario import Scenario, resolve
-from lazsim.settings import Settings
+from lazsim.settings import AUTO, Settings
 from lazsim.study.advise.formulas import Start, find_start
 from lazsim.study.advise.goal import RunRow
 from lazsim.study.advise.search import Alternative, Choice
-from lazsim.study.checkpoint_interval import AUTO
 from lazsim.study.collect import collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, Buyer, Due, due_samples, simulate_due, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
