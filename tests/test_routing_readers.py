@@ -276,6 +276,9 @@ def test_a_list_of_vectors_in_pytorch_is_one_of_layers_as_in_json(tmp_path):
     both = {"iteration": torch.tensor([100, 300]), "tokens_per_expert": torch.tensor(SAME * 2)}
     torch.save(both, tmp_path / "both.pt")
     assert loads_of(str(tmp_path / "both.pt")) == ([100, 300], [0, 1], SAME * 2)
+    for name in ("steps", "iterations"):
+        torch.save({name: both["iteration"], "loads": both["tokens_per_expert"]}, tmp_path / "both.pt")
+        assert loads_of(str(tmp_path / "both.pt")) == ([100, 300], [0, 1], SAME * 2)
     torch.save(both | {"iteration": torch.tensor([100])}, tmp_path / "both.pt")
     with pytest.raises(SpecError, match=r"\(steps of shape \(1,\), and loads of shape \(2, 2, .\)\)"):
         read_routing(str(tmp_path / "both.pt"))

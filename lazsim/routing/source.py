@@ -18,7 +18,7 @@ from lazsim.placement.plan import Floats
 from lazsim.units import read_number
 
 NAMES = {
-    "step": "step iteration iter it globalstep trainstep trainingstep forwardpassid",
+    "step": "step steps iteration iterations iter it globalstep trainstep trainingstep forwardpassid",
     "layer": "layer layerid layeridx layerindex layernumber layerno layernum moelayer",
     "expert": "expert expertid expertidx expertindex logicalexpert logicalexpertid",
     "loads": "tokens count counts load loads numtokens tokencount tokensperexpert localtokensperexpert "
