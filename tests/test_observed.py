@@ -384,6 +384,30 @@ def test_ranks_behind_another_one_do_no_step_again_however_late_they_are(tmp_pat
     assert log.notes == (f"lines of ranks behind another one, which do not count: {len(second)}",)
 
 
+@pytest.mark.parametrize("late", [1, 4, 9])
+@pytest.mark.parametrize("stands_s", [0, 600])
+def test_a_restart_counts_beside_ranks_that_are_as_far_behind(tmp_path, late, stands_s):
+    # A step each 10 s. The job stops after step 49 for 300 s, and does four steps again; or it only stands still.
+    rows, again = [], 0 if stands_s else 4
+    for behind in (0, 10 * late + 5):
+        rows += [(10 * step + behind, step) for step in range(50 - (late if behind and again else 0))]
+        starts = 490 + stands_s + (300 if again else 0)
+        rows += [(starts + 10 * at + behind, 50 - again + at) for at in range(1 if stands_s else 0, 60)]
+    (tmp_path / "log.csv").write_text("time,step\n" + "".join(f"{at},{step}\n" for at, step in sorted(rows)))
+    found = observed_phases(read_log(tmp_path / "log.csv").marks)
+    assert (found.num_stops, found.lost_s) == (1, 10 * again)
+
+
+def test_stamps_that_are_coarser_than_steps_leave_steps_that_are_done_again(tmp_path):
+    # A step each second in whole minutes: five restarts, each in one minute, do six steps again each.
+    steps = [
+        step for start in range(0, 300, 60) for step in (*range(start, start + 25), *range(start + 19, start + 60))
+    ]
+    rows = [f"{60 * (step // 60)},{step}\n" for step in steps]
+    (tmp_path / "log.csv").write_text(f"time,step\n{''.join(rows)}")
+    assert [one.done for one in read_log(tmp_path / "log.csv").marks] == steps
+
+
 def test_bytes_that_are_no_text_leave_the_lines_of_a_log_as_they_are(tmp_path):
     lines = [f"[2025-03-01 00:00:{at:02d}] iteration {at:8d}/ 500 |\n".encode() for at in range(9)]
     (tmp_path / "log").write_bytes(b"".join([*lines[:5], b"\0" * 4096, b"Pr\xfcfung\n", *lines[5:]]))

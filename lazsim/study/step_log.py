@@ -227,7 +227,8 @@ def _without_late(marks: list[Mark], most_lines: float = math.inf) -> tuple[list
 
     Such a rank writes step 10 after another rank has written step 11. The log then steps back, and goes on at the pace
     from before: there was no time to do a step again. If most steps back that are as small cost more time than that,
-    the job restarts there, and all lines stay.
+    the job restarts there, and all lines stay. So does the first line after a stop, if there was time to do its step
+    and those after it again.
     """
     records = [0]
     for at, one in enumerate(marks):
@@ -236,19 +237,27 @@ def _without_late(marks: list[Mark], most_lines: float = math.inf) -> tuple[list
     if not stretches:
         return marks, ()
     step_s = median((one[-1].time_s - one[0].time_s) / (one[-1].done - one[0].done) for one in stretches)
-    most = most_lines * median(one[-1].done - one[0].done for one in stretches)
-    backs, late = list[float](), list[float]()
+    if not step_s:
+        return marks, ()  # Stamps that are coarser than a step do not tell whether there was time.
+    apart = median(one[-1].done - one[0].done for one in stretches)
+    most = most_lines * apart
+    backs, late, again = list[float](), list[float](), set[Mark]()
     for first, *between, last in stretches:
+        new = last.done - first.done
         if back := first.done - min((one.done for one in between), default=first.done):
             backs.append(back)
-            goes_on = last.time_s - first.time_s <= (last.done - first.done + LATE_SHARE * back) * step_s
+            goes_on = last.time_s - first.time_s <= (new + LATE_SHARE * back) * step_s
             late += [back] * (goes_on and back <= most)
+        for before, after in pairwise([first, *between]):
+            is_stop = after.time_s - before.time_s > (1 + LATE_SHARE) * apart * step_s
+            if is_stop and last.time_s - after.time_s > (new + LATE_SHARE * (first.done - after.done)) * step_s:
+                again.add(after)
     most = min(most, LATE_TIMES * median(late)) if late else 0.0
     if len(late) < FEWEST_LINES or 2 * len(late) <= sum(back <= most for back in backs):
         return marks, ()
     kept = marks[:1]
     for one in marks[1:]:
-        kept += [one] * (not 0 < kept[-1].done - one.done <= most)
+        kept += [one] * (one in again or not 0 <= kept[-1].done - one.done <= most)
     return kept, (f"lines of ranks behind another one, which do not count: {len(marks) - len(kept)}",)
 
 
