@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import SpecError
 from lazsim.loads import MAX_SENT_TOKENS, MAX_SLOTS, as_array
 from lazsim.placement.plan import Floats, Ints
+from lazsim.row_blocks import CACHED_ELEMENTS
 
 
 def dispatch_tokens(tokens_LEI: Ints, replicas_LEJ: Ints) -> Ints:

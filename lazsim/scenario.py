@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.fixed import fixed_costs
 from lazsim.costmodel.measured import (
     Beyond,
@@ -24,7 +25,7 @@ from lazsim.costmodel.measured import (
 )
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import Profile, find_profile, own_profile, read_profile
-from lazsim.costmodel.step import CostModel, KernelCosts
+from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.default_job import DEFAULT_JOB, JobChoice, default_job
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares

@@ -15,7 +15,7 @@ from lazsim.costmodel.fit import (
     matmul_times_s,
     read_measurements,
     read_timings,
-    summarise,
+    summarise_errors,
 )
 from lazsim.errors import LazsimError
 from lazsim.specs import GpuSpec, load_spec
@@ -54,7 +54,7 @@ def test_a_fit_finds_the_parameters_that_made_the_times(tmp_path):
     table = read_timings(write_matmuls(tmp_path))
     fitted = fit_kernels(UNFITTED, table)
     assert parameters(fitted) == pytest.approx(parameters(MADE_UP), rel=1e-3)
-    assert summarise(matmul_times_s(fitted, table), table).max < 1e-3
+    assert summarise_errors(matmul_times_s(fitted, table), table).max < 1e-3
 
 
 def test_one_point_five_times_too_slow_hardly_moves_a_fit(tmp_path):
@@ -121,7 +121,7 @@ def test_a_link_fit_leaves_small_messages_and_small_groups_aside(tmp_path):
 def test_errors_are_relative_to_what_was_measured(tmp_path):
     table = read_timings(write_collectives(tmp_path)).iloc[:4]
     measured_s = table["time_us"].to_numpy() * 1e-6
-    error = summarise(measured_s * np.array([0.9, 1.0, 1.2, 2.0]), table)
+    error = summarise_errors(measured_s * np.array([0.9, 1.0, 1.2, 2.0]), table)
     assert (error.num_points, error.max, error.within_25_percent) == (4, pytest.approx(1.0), 0.75)
     assert error.median == pytest.approx(0.15)  # of 0, 0.1, 0.2, 1
     assert error.bias == pytest.approx(0.1)  # of -0.1, 0, 0.2, 1
@@ -173,4 +173,4 @@ def test_nine_of_ten_matmuls_kept_from_the_fit_are_predicted_as_the_documentatio
     table = read_measurements(shared / "measurements")["gemm_bf16.csv"]
     mine = table[table["gpu"] == name]
     kept = mine[held_out(len(mine))]
-    assert summarise(matmul_times_s(load_spec(GpuSpec, name), kept), kept).p90 < p90
+    assert summarise_errors(matmul_times_s(load_spec(GpuSpec, name), kept), kept).p90 < p90

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lazsim"
 
 LAYERS = [
     {"__init__", "errors", "limits"},
-    {"units", "processes", "blocks", "grouping", "loads"},
+    {"units", "processes", "row_blocks", "grouping", "loads"},
     {"files"},
     {"specs"},
     {"extensions"},

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lazsim
+from lazsim.costmodel.costs import NodeDispatch
 from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_save_s
-from lazsim.costmodel.step import NodeDispatch
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes

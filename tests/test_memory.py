@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from lazsim.costmodel.costs import NodeDispatch
 from lazsim.costmodel.memory import GpuShare, fullest_share, gpu_memory
-from lazsim.costmodel.step import NodeDispatch
 from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
 from lazsim.errors import InfeasiblePlanError
 from lazsim.output.run import run_parts

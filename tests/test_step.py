@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.costs import NodeDispatch
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.recovery_times import checkpoint_load_s, checkpoint_save_s, transfer_s
-from lazsim.costmodel.step import KernelCosts, NodeDispatch, StepCost
+from lazsim.costmodel.step import KernelCosts, StepCost
 from lazsim.errors import SpecError
 from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep

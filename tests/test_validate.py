@@ -28,9 +28,9 @@ from lazsim.live.calibration import (
     CalibrationFaults,
     all_lost_ratio,
     calibrate,
+    calibration_of,
     drift,
     kill_ages_s,
-    summarise,
 )
 from lazsim.live.fault_injector import LocalNodes
 from lazsim.live.messages import LiveError
@@ -117,7 +117,7 @@ def test_a_calibration_loses_nodes_and_gets_them_back(system, num_nodes, num_rou
     visits = [(count, len(list(steps))) for count, steps in groupby(step.num_nodes for step in found.steps)]
     assert [count for count, _ in visits] == (num_rounds * counts + counts[:1] if len(counts) > 1 else counts)
     assert all(number >= STEPS_PER_COUNT for _, number in visits)
-    costs = summarise(found)
+    costs = calibration_of(found)
     assert min(costs.detect_s, costs.restart_s, costs.start_up_s, *costs.kill_ages_s) > 0
 
 
@@ -203,7 +203,7 @@ def test_costs_are_means_over_a_calibration():
         failure(0.3, 4.0, 0.5, 0.0, source="checkpoint"),
     )
     run = replace(live_run({4: 0.2, 2: 0.1}, recoveries), save_s=(0.1, 0.3), start_up_s=(0.2, 0.4))
-    found = summarise(run)
+    found = calibration_of(run)
     assert found.step_s == pytest.approx({4: 0.2, 2: 0.1})
     # Of 0.1, 0.2, 0.6 and 0.3; of 1, 2 and 6. A recovery that was not completed does not count.
     assert (found.detect_s, found.rebuild_s) == (pytest.approx(0.3), pytest.approx(3.0))
@@ -220,7 +220,7 @@ def test_first_steps_after_recoveries_are_told_from_others():
 
     # The very first step counts nowhere.
     steps = (step(9.0, 4, True), step(1.0, 4), step(3.0, 4), step(5.0, 4, True), step(0.5, 2, True), step(0.2, 2))
-    found = summarise(replace(live_run({}), steps=steps))
+    found = calibration_of(replace(live_run({}), steps=steps))
     assert (found.step_s, found.first_step_s) == ({2: 0.2, 4: 2.0}, {2: 0.5, 4: 5.0})
 
 

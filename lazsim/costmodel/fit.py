@@ -146,7 +146,7 @@ def held_out(num_points: int) -> Bools:
     return mask
 
 
-def summarise(predicted_s: Floats, table: "pd.DataFrame") -> ErrorSummary:
+def summarise_errors(predicted_s: Floats, table: "pd.DataFrame") -> ErrorSummary:
     """Summarise the errors of predicted seconds against the ``time_us`` of a table."""
     signed = predicted_s / _measured_s(table) - 1.0
     error = np.abs(signed)
@@ -336,7 +336,7 @@ def _rows(
     for model, times_s in predicted_s.items():
         for points, mask in masks.items():
             if mask.any():
-                name, error = f"{gpu} {metric}, {model}, {points}", summarise(times_s[mask], table[mask])
+                name, error = f"{gpu} {metric}, {model}, {points}", summarise_errors(times_s[mask], table[mask])
                 yield KernelRow(name, gpu, metric, model, points, error)
 
 

@@ -5,8 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+from lazsim.costmodel.costs import CostModel, NodeDispatch, StepTimes
 from lazsim.costmodel.network import FixedTransfers
-from lazsim.costmodel.step import CostModel, NodeDispatch, StepTimes
 from lazsim.errors import SpecError
 from lazsim.placement.expert_parallel import ep_unit_nodes
 from lazsim.placement.grid import Grid
@@ -21,7 +21,7 @@ class FixedStep(StepTimes):
     seconds: float
 
     def step_s(self, load_BLE: Ints) -> Floats:
-        """See `lazsim.costmodel.step.StepTimes`."""
+        """See `lazsim.costmodel.costs.StepTimes`."""
         return np.full(len(load_BLE), self.seconds)
 
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lazsim.costmodel.step import NodeDispatch, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.costs import NodeDispatch
+from lazsim.costmodel.step import assigned_tokens, slots_by_gpu
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.specs import OPTIMIZER_STATE_BYTES_PER_PARAM, WEIGHT_BYTES_PER_PARAM, JobSpec, ModelSpec
 
@@ -70,7 +71,7 @@ class GpuShare:
     expert_replicas: float = 1.0
     """GPUs that hold the same parameters, all experts averaged."""
     masked_reorder: bool = False
-    """See `lazsim.costmodel.step.NodeDispatch`."""
+    """See `lazsim.costmodel.costs.NodeDispatch`."""
 
 
 def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[list[tuple[int, float]], Floats]:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lazsim.blocks import row_blocks
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.costs import CostModel
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
+from lazsim.row_blocks import row_blocks
 
 
 def transfer_s(costs: CostModel, bytes_NN: Floats, server_N: Ints) -> float:

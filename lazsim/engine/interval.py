@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.costs import CostModel
 from lazsim.engine.systems.system import Save, System
 from lazsim.placement.plan import PlacementPlan
 from lazsim.routing import Routing

@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.compute import AnalyticCompute
+from lazsim.costmodel.costs import CostModel, NodeDispatch, StepTimes, Template
 from lazsim.costmodel.memory import MASK_BUFFER_BYTES, MASK_BYTES, MemoryUse
 from lazsim.costmodel.network import AnalyticCommunication
-from lazsim.costmodel.step import CostModel, NodeDispatch, StepTimes, Template, assigned_tokens, slots_by_gpu
+from lazsim.costmodel.step import assigned_tokens, slots_by_gpu
 from lazsim.engine.systems.system import System
 from lazsim.errors import SpecError
 from lazsim.placement.grid import Grid

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.memory import MemoryUse, fullest_share, gpu_memory
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.planner import plan_each
 from lazsim.engine.systems import System

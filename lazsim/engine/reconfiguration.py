@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.recovery_times import transfer_s
-from lazsim.costmodel.step import CostModel
 from lazsim.placement.mapping import keep_domains, map_greedily, num_missing
 from lazsim.placement.migration import migrate
 from lazsim.placement.plan import Bools, Floats, Ints, with_more_nodes

@@ -13,7 +13,7 @@ the first loss of that number. Nothing else is left out.
 
 import math
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.costs import CostModel
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps
 from lazsim.engine.systems import System
 

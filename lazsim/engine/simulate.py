@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.memory import MemoryUse
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.clock import Clock
 from lazsim.engine.job import Job
 from lazsim.engine.log import FailureRecord, JobEvent, State, TimeSpan

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.costmodel.step import CostModel, NodeDispatch, StepTimes
+from lazsim.costmodel.costs import CostModel, NodeDispatch, StepTimes
 from lazsim.engine.systems import System
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_STRETCHES, MAX_WHOLE

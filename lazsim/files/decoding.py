@@ -77,7 +77,7 @@ def tell_fault(error: msgspec.MsgspecError, spec_type: Any, inside: str = "", va
     inner = kinds
     for part in _PART.findall(path):
         inner = list(_alternatives(found for kind in inner for found in _parts(kind, part)))
-    field, words = path.replace("[...]", "").lstrip("."), sorted(words_of(inner))
+    field, words = path.replace("[...]", "").lstrip("."), sorted(literals_of(inner))
     if named := re.fullmatch(r"Object missing required field `(.*)`", text):
         missing = list(_missing(kinds, value))
         tags = [str(getattr(kind, "tag", "")) for kind in inner if getattr(kind, "tag_field", None) == named[1]]
@@ -139,7 +139,7 @@ def _alternatives(kinds: Iterable[msgspec.inspect.Type]) -> Iterator[msgspec.ins
         yield from kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
 
 
-def words_of(kinds: Iterable[msgspec.inspect.Type]) -> list[str]:
+def literals_of(kinds: Iterable[msgspec.inspect.Type]) -> list[str]:
     """Return the words, or the few numbers, that fields of such types take."""
     literals = [kind for kind in _alternatives(kinds) if isinstance(kind, msgspec.inspect.LiteralType)]
     return list(dict.fromkeys(str(word) for kind in literals for word in kind.values))

@@ -204,7 +204,7 @@ async def calibrate(
     return await run_locally(spec, injector, pool, max_nodes=num_nodes, on_start=on_start)
 
 
-def summarise(run: LiveRun) -> Calibration:
+def calibration_of(run: LiveRun) -> Calibration:
     """Turn a calibration run into costs."""
     recoveries = [one for one in run.recoveries if one.complete]
     failures = [one for one in recoveries if one.detect_s]

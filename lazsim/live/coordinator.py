@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.costs import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING
 from lazsim.engine.protocol import Action, Decision, StoppedJob

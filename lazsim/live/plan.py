@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.costs import CostModel
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.reconfiguration import bind_nodes

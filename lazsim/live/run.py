@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lazsim import __version__
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.costs import CostModel
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files.folders import hold_folder

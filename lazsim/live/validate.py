@@ -27,11 +27,11 @@ from lazsim.live.calibration import (
     Calibration,
     all_lost_ratio,
     calibrate,
+    calibration_of,
     drift,
     kill_ages_s,
     mean,
     step_times,
-    summarise,
 )
 from lazsim.live.fault_injector import TraceInjector
 from lazsim.live.orders import run_until_ordered
@@ -156,7 +156,7 @@ def validate(
         with _own_folder(spec) as own:
             on_start = progress("calibrating", None)
             before = await calibrate(own, max_nodes, pool, ages_s, on_start=on_start, all_lost=all_lost_ratio(trace))
-        calibration = summarise(before)
+        calibration = calibration_of(before)
         predicted = predict(spec, played, calibration, max_nodes)
         with _own_folder(spec) as own:
             on_start = progress("training through the trace", played.duration_s)

@@ -11,7 +11,7 @@ from lazsim.errors import literal
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key, number_text
 from lazsim.placement.plan import Floats
-from lazsim.profiling.check import HeldOut, Modelled, RateShare
+from lazsim.profiling.check import Modelled, ProfileInterpolation, RateShare
 from lazsim.profiling.results import RankResult, SkewResult
 from lazsim.stepmodel.check_tables import TablesCheck
 from lazsim.units import format_duration, share_text
@@ -62,7 +62,7 @@ def profile_files(profile: Profile) -> dict[str, bytes]:
 
 
 def check_parts(
-    errors: Sequence[HeldOut],
+    errors: Sequence[ProfileInterpolation],
     together: Floats,
     reached: Sequence[RateShare],
     modelled: Sequence[Modelled],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from lazsim.files.decoding import words_of
+from lazsim.files.decoding import literals_of
 from lazsim.files.writing import toml_text
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
@@ -64,7 +64,7 @@ def job_toml(result: StepResult) -> str:
     values = msgspec.to_builtins(inputs.parallel) | {"sequence_length": inputs.model.sequence_length}
     kind = msgspec.inspect.type_info(ParallelSpec)
     assert isinstance(kind, msgspec.inspect.StructType), "a specification"
-    words = {field.name: words_of([getattr(field.type, "item_type", field.type)]) for field in kind.fields}
+    words = {field.name: literals_of([getattr(field.type, "item_type", field.type)]) for field in kind.fields}
     behind = {name: ", ".join(known) for name, known in words.items() if known}
     title = f"{inputs.model.name} on {counted(inputs.num_gpus, 'GPU')} of {inputs.cluster.name}."
     return toml_text({"parallel": {name: values[name] for name in words}}, [title], behind)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazsim.blocks import row_blocks
 from lazsim.placement.plan import Bools, Floats, Ints, count_replicas
+from lazsim.row_blocks import row_blocks
 
 PATIENCE = 8
 """Changes in a row without a better plan after which the search ends: a gain takes two where two GPUs are busiest."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.placement.pair_sums import pair_sums
 from lazsim.placement.plan import Bools, Floats, Ints, count_replicas
+from lazsim.row_blocks import CACHED_ELEMENTS
 
 
 def num_missing(has_LEH: Bools, wants_LEN: Bools, times_L: Ints | None = None) -> Ints:

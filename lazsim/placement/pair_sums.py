@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lazsim.blocks import CACHED_ELEMENTS, row_blocks
 from lazsim.placement.plan import Bools, Floats, Ints, differ_from_last
+from lazsim.row_blocks import CACHED_ELEMENTS, row_blocks
 
 PAIRS_A_TIME = 15
 """Pairs of columns that a product of matrices deals with in the time of one pair of edges, roughly."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import SpecError
 from lazsim.loads import as_array, check_whole
+from lazsim.row_blocks import CACHED_ELEMENTS
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

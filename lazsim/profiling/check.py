@@ -14,7 +14,7 @@ from lazsim.settings import DEFAULTS
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, StepConstants, load_spec
 
 
-class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
+class ProfileInterpolation(msgspec.Struct, frozen=True, kw_only=True):
     """Error of the interpolation at points that were held out, ``|interpolated / measured - 1|``."""
 
     kernel: str
@@ -113,7 +113,7 @@ def modelled_errors(profile: Profile, gpu: GpuSpec) -> list[Modelled]:
     return found
 
 
-def held_out_errors(profile: Profile) -> tuple[list[HeldOut], Floats]:
+def held_out_errors(profile: Profile) -> tuple[list[ProfileInterpolation], Floats]:
     """Interpolate every second point of each kernel from the others; the first and the last stay.
 
     Return the errors by kernel, and those of all held-out points together.
@@ -130,7 +130,7 @@ def held_out_errors(profile: Profile) -> tuple[list[HeldOut], Floats]:
         errors = np.abs(interpolated_s / np.array([point.time_s for point in held]) - 1)
         together.append(errors)
         results.append(
-            HeldOut(
+            ProfileInterpolation(
                 kernel=kernel,
                 num_held_out=len(held),
                 median_error=float(np.median(errors)),

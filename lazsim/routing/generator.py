@@ -13,12 +13,12 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from lazsim.blocks import CACHED_ELEMENTS
 from lazsim.errors import SpecError
 from lazsim.limits import MAX_PLAN_CELLS, MAX_STRETCHES
 from lazsim.loads import FINEST, check_whole
 from lazsim.placement.plan import Floats, Ints
 from lazsim.routing.table import RecordedRouting
+from lazsim.row_blocks import CACHED_ELEMENTS
 from lazsim.specs import Spec
 from lazsim.specs.record import Count, Factor, NumExperts, Share
 

@@ -11,7 +11,7 @@ from lazsim.stepmodel.tables import KERNEL_AXES, KernelGrid, KernelTables
 
 
 @dataclass(frozen=True)
-class HeldOutError:
+class TableInterpolation:
     """Error of a kernel's interpolation at points that were held out, ``|interpolated / measured - 1|``."""
 
     kernel: str
@@ -26,7 +26,7 @@ class HeldOutError:
 class TablesCheck:
     """How well kernel tables interpolate, kernel by kernel."""
 
-    kernels: list[HeldOutError]
+    kernels: list[TableInterpolation]
 
     @property
     def median_error(self) -> float | None:
@@ -44,7 +44,7 @@ def check_tables(tables: KernelTables) -> TablesCheck:
     for kernel, grid in tables.grids.items():
         if held := _held_out_errors(grid):
             median, p90 = float(np.median(held)), float(np.quantile(held, 0.9))
-            errors.append(HeldOutError(kernel, np.size(grid.times_s), len(held), median, p90, max(held)))
+            errors.append(TableInterpolation(kernel, np.size(grid.times_s), len(held), median, p90, max(held)))
     return TablesCheck(errors)
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.recovery_times import checkpoint_save_s
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind
 
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.recovery_times import checkpoint_save_s
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.systems.system import Save, System, copy_to_host_s, saved_behind
 
 

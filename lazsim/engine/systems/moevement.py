@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.recovery_times import flow_s
-from lazsim.costmodel.step import CostModel
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lazsim.costmodel.step import CostModel
+from lazsim.costmodel.costs import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.systems.seats import SeatSystem, by_replica
 from lazsim.engine.systems.system import FULL_PACE, Pace

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lazsim.costmodel.costs import CostModel
 from lazsim.costmodel.recovery_times import flow_s, held_bytes
-from lazsim.costmodel.step import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob, UsableNodes
 from lazsim.engine.systems.system import System

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lazsim.costmodel.costs import CostModel, NodeDispatch
 from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_save_s, read_s, restart_s
-from lazsim.costmodel.step import CostModel, NodeDispatch
 from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision, StoppedJob, UsableNodes
@@ -74,7 +74,7 @@ class System:
     padded: bool = False
     masked_reorder: bool = False
     most_chunks: int = 1
-    """See `lazsim.costmodel.step.NodeDispatch`."""
+    """See `lazsim.costmodel.costs.NodeDispatch`."""
     recovers_from_peers: bool = False
     """Whether survivors that hold every expert go on from the step that failed; else every failure is a restart."""
     regroups_joins: bool = False
