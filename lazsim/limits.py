@@ -1,6 +1,7 @@
-"""Largest inputs. A slip in a number or a hostile file must cost neither the memory nor an hour: it is refused first.
+"""The largest inputs, and the words that some settings take.
 
-Every limit stands here with its reason, is far above what is in use, and is checked where inputs come in.
+A slip in a number or a hostile file must cost neither the memory nor an hour: it is refused first. Every limit stands
+here with its reason, is far above what is in use, and is checked where inputs come in.
 """
 
 MAX_FILE_BYTES = 64 << 20
@@ -79,3 +80,10 @@ LONGEST_S = 100 * 365.25 * 86400.0
 
 SHORTEST_S = 1e-9
 """A nanosecond: a shorter time is a mistake of units, and a rate from it overflows."""
+
+CAPS = ("members", "offset", "clip", "first")
+"""Rules that hold a trace to a number of nodes, the default first; see `lazsim.trace.cap_trace`."""
+
+PLANNINGS = ("auto", "exact", "sampled")
+"""Sample where making every plan takes much longer than `lazsim.engine.sampling.EXACT_S`; make every plan; or sample
+wherever windows suffice."""

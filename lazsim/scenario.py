@@ -29,13 +29,12 @@ from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.default_job import DEFAULT_JOB, JobChoice, default_job
 from lazsim.engine.layout import layout_costs
 from lazsim.engine.nodes import NO_SPARES, Spares
-from lazsim.engine.sampling import PLANNINGS
 from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN, read_bytes
 from lazsim.inputs import Reads, RoutingInput, TraceInput, require_unchanged, shared_routing, shared_trace
-from lazsim.limits import LONGEST_S
+from lazsim.limits import CAPS, LONGEST_S, PLANNINGS
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing, RoutingSpec
 from lazsim.routing.loading import UNIFORM, is_generator
@@ -71,7 +70,6 @@ from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import given_fields
 from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, load_recipe, make_mapping
-from lazsim.trace.cap import DEFAULT_CAP
 from lazsim.trace.loading import refuse_unknown
 from lazsim.trace.prices import Prices
 from lazsim.trace.reading.mapping import OPTIONS, load_mapping, refuse_mapping
@@ -517,7 +515,7 @@ class _Resolution:
             "format": format_name, "mapping": mapping, "lenient": asked["lenient"],
             "seed": asked["seed"] if asked["trace_seed"] is None else asked["trace_seed"],
             "start_s": start_s, "duration_s": duration_s,
-            "max_nodes": max_nodes and max_nodes + num_spares, "cap": asked["cap"] or DEFAULT_CAP,
+            "max_nodes": max_nodes and max_nodes + num_spares, "cap": asked["cap"] or CAPS[0],
         }  # fmt: skip
         if isinstance(name, Trace):
             self._refuse_changes("trace", "a Trace")

@@ -8,7 +8,7 @@ import pytest
 import lazsim
 from lazsim.engine import run_plans
 from lazsim.engine.planner import Planner
-from lazsim.engine.sampling import PLANNINGS, Sampler, window_s
+from lazsim.engine.sampling import Sampler, window_s
 from lazsim.engine.sampling_error import NUM_DRAWS, SamplingError
 from lazsim.engine.step_timer import TimedSteps
 from lazsim.errors import SpecError
@@ -302,12 +302,6 @@ def test_an_unknown_planning_is_refused_in_one_line():
     trace, settings = random_run(5)
     with pytest.raises(SpecError, match=r"unknown planning 'fast'.*auto, exact, sampled"):
         lazsim.simulate(trace, planning="fast", **settings)
-
-
-def test_options_have_the_names_of_plannings():
-    from lazsim.cli.run import PLANNINGS as OPTIONS
-
-    assert set(OPTIONS) == set(PLANNINGS)
 
 
 def blocks_of(*seconds, nodes=(8, 8, 8, 8, 8, 8)):

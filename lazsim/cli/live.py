@@ -15,10 +15,11 @@ from lazsim.cli.base.messages import Checked, OneOf
 from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import json_option, options, out_option, seed_option
 from lazsim.cli.base.progress import progress_bar
-from lazsim.cli.base.replay import CAPS, read_stretch, replay_options
+from lazsim.cli.base.replay import read_stretch, replay_options
 from lazsim.cli.base.results import show, write_out
 from lazsim.cli.base.torch_needed import require_torch
 from lazsim.errors import LazsimError, prefix_errors
+from lazsim.limits import CAPS
 from lazsim.units import counted
 
 if TYPE_CHECKING:

@@ -11,22 +11,12 @@ from lazsim.cli.base.options import json_option, layers_from_option, out_option,
 from lazsim.cli.base.progress import progress_bar, working
 from lazsim.cli.base.replay import max_nodes_option, replay_options
 from lazsim.cli.base.results import show
-from lazsim.limits import MAX_NODES
-
-PLANNINGS = ("auto", "exact", "sampled")
-"""Names of `lazsim.engine.sampling.PLANNINGS`, here so that ``--help`` need not import them."""
+from lazsim.limits import MAX_NODES, PLANNINGS
 
 RUN_FILES = (
-    "summary.json",
-    "timeline.csv",
-    "events.csv",
-    "recoveries.csv",
-    "trace.json",
-    "throughput.png",
-    "throughput.pdf",
-    "report.html",
-    "run.json",
-)
+    "summary.json", "timeline.csv", "events.csv", "recoveries.csv", "trace.json", "throughput.png", "throughput.pdf",
+    "report.html", "run.json",
+)  # fmt: skip
 
 
 @click.command(cls=Checked)

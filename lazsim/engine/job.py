@@ -48,7 +48,7 @@ class Job:
 
     It saves a checkpoint every `interval_steps`, those of the job when None; 0 is never. `on_plan` is called whenever
     the plan in force may have changed; see `lazsim.engine.plan_reliability`. `planning` is one of
-    `lazsim.engine.sampling.PLANNINGS`, and `spares` says which nodes stand by.
+    `lazsim.limits.PLANNINGS`, and `spares` says which nodes stand by.
     """
 
     def __init__(

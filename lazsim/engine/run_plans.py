@@ -35,7 +35,7 @@ NO_MOVE = Moved(0, 0.0, 0.0)
 class RunPlans:
     """The plans of a run on its `nodes`, and what follows from them.
 
-    `planning` is one of `lazsim.engine.sampling.PLANNINGS`, for a run in which nodes change `num_changes` times.
+    `planning` is one of `lazsim.limits.PLANNINGS`, for a run in which nodes change `num_changes` times.
     """
 
     def __init__(self, system: System, planner: Planner, nodes: Nodes, planning: str, num_changes: int) -> None:

@@ -17,9 +17,6 @@ from lazsim.costmodel.costs import CostModel
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps
 from lazsim.engine.systems import System
 
-PLANNINGS = ("auto", "exact", "sampled")
-"""Sample where all windows take much longer than `EXACT_S`; make every plan; or sample wherever windows suffice."""
-
 EXACT_S = 2.0
 """Estimated seconds of computing that a run which samples spends on windows. A block has `FEWEST_WINDOWS` or more, so
 that runs whose windows all take up to twice as long make every plan; up to four times where plans do not change."""
@@ -63,7 +60,7 @@ class Sampler:
     Parameters
     ----------
     planning
-        One of `PLANNINGS`.
+        One of `lazsim.limits.PLANNINGS`.
     window_steps
         Steps of a window: those between two plans; 0 where no window stands for others.
     plans_change

@@ -180,7 +180,7 @@ def simulate_system(
     interval_steps
         Steps between checkpoints, 0 for none; those of the job when not given.
     planning
-        Whether to make every plan; one of `lazsim.engine.sampling.PLANNINGS`.
+        Whether to make every plan; one of `lazsim.limits.PLANNINGS`.
     prices
         Prices of a node, where they are known.
     spares

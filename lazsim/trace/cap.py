@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from lazsim.errors import LazsimError, unknown_name
+from lazsim.limits import CAPS
 from lazsim.loads import check_whole
 from lazsim.trace.table import Event, Trace
 from lazsim.units import counted
@@ -92,14 +93,14 @@ def _members(trace: Trace, max_nodes: int, rng: np.random.Generator) -> CappedEv
     return events, what
 
 
-CAP_RULES: dict[str, Callable[[Trace, int, np.random.Generator], CappedEvents]] = {
-    "offset": _offset, "clip": _clip, "members": _members, "first": _first,
-}  # fmt: skip
-"""Rules by name: from a trace, the most nodes and a random generator to events and a note."""
+CapRule = Callable[[Trace, int, np.random.Generator], CappedEvents]
 
-DEFAULT_CAP = "members"
-"""A node of the job fails as often as one of the trace, and what fails is gone until another one is granted: ``offset``
-makes a few nodes feel the failures of all, and ``clip`` takes it that everything beyond them is a spare."""
+CAP_RULES: dict[str, CapRule] = dict(zip(CAPS, (_members, _offset, _clip, _first), strict=True))
+"""Rules by name: from a trace, the most nodes and a random generator to events and a note.
+
+By default a node of the job fails as often as one of the trace, and what fails is gone until another one is granted:
+``offset`` makes a few nodes feel the failures of all, and ``clip`` takes everything beyond them for a spare.
+"""
 
 
 def cap_trace(trace: Trace, max_nodes: int, rule: str, rng: np.random.Generator) -> Trace:

@@ -10,9 +10,10 @@ import numpy as np
 
 from lazsim.errors import LazsimError, SpecError, unknown_name
 from lazsim.files.reading import STDIN
+from lazsim.limits import CAPS
 from lazsim.loads import check_whole
 from lazsim.specs import catalog_names
-from lazsim.trace.cap import DEFAULT_CAP, cap_trace
+from lazsim.trace.cap import cap_trace
 from lazsim.trace.generate import generate_trace
 from lazsim.trace.readers import read_trace
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping, refuse_mapping
@@ -39,7 +40,7 @@ def cut_trace(
     start_s, duration_s
         The stretch, by default to the end of the trace. A longer one ends with the trace.
     max_nodes, cap
-        See `lazsim.trace.cap_trace`; `DEFAULT_CAP` when None.
+        See `lazsim.trace.cap_trace`; the first of `lazsim.limits.CAPS` when None.
     seed
         Seed of the cap's draws.
 
@@ -64,7 +65,7 @@ def cut_trace(
         raise LazsimError("`cap` has no effect without `max_nodes`: add that, or leave `cap` out")
     if max_nodes is None:
         return cut
-    return cap_trace(cut, max_nodes, cap or DEFAULT_CAP, np.random.default_rng(seed).spawn(2)[1])
+    return cap_trace(cut, max_nodes, cap or CAPS[0], np.random.default_rng(seed).spawn(2)[1])
 
 
 def refuse_unknown(name: str, path: str) -> None:

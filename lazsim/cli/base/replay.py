@@ -8,13 +8,11 @@ from lazsim.cli.base import kinds
 from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.messages import OneOf
 from lazsim.cli.base.options import options
+from lazsim.limits import CAPS
 from lazsim.units import UNITS_S
 
 if TYPE_CHECKING:
     from lazsim.trace import Trace
-
-CAPS = ("members", "offset", "clip", "first")
-"""`lazsim.trace.CAP_RULES`, the default first, here so that ``--help`` need not import them."""
 
 rate_options = options(
     click.option(
