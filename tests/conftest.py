@@ -28,6 +28,7 @@ settings.register_profile("lazsim", deadline=None, derandomize=True)
 settings.load_profile("lazsim")
 
 ROOT = Path(__file__).parent.parent
+P3_LIKE = ROOT / "traces" / "spot-p3-like.csv"
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 

@@ -750,7 +750,7 @@ def merged(holdings):
 
 
 @cache
-def fewest_stacks(groups, up, stacks=0):
+def fewest_stacks(groups, up, stacks):
     """Return the fewest shards a group with which groups can cover all: `g` has the data of `g` to `g + stacks - 1`."""
     stacks = min(stacks or max(1, math.floor(math.log2(groups) + 0.833)), groups)
     has = np.array(

@@ -34,10 +34,10 @@ EVEN = {"routing": "uniform", "model": "gpt-s", "cluster": "rtx3090x10"}
 BETWEEN_S = 400.0
 
 
-def poisson(num_failures, num_nodes=10):
+def poisson(num_failures):
     """Ten nodes, one of which fails every 400 s in the mean and is back within a second."""
-    fields = {"mtbf_s": BETWEEN_S * num_nodes, "repair_s": 1.0, "repair_sigma": 0.0}
-    return change_recipe(None, {**fields, "num_nodes": num_nodes, "duration_s": BETWEEN_S * num_failures})
+    fields = {"num_nodes": 10, "mtbf_s": 10 * BETWEEN_S, "repair_s": 1.0, "repair_sigma": 0.0}
+    return change_recipe(None, {**fields, "duration_s": BETWEEN_S * num_failures})
 
 
 def one_failure():

@@ -9,14 +9,12 @@ import lazsim
 from lazsim.engine import log
 from lazsim.output import chrome_trace
 from lazsim.output.chrome_trace import chrome_trace as trace_of
-from tests.conftest import ROOT
-
-TRACE = ROOT / "traces" / "spot-p3-like.csv"
+from tests.conftest import P3_LIKE
 
 
 @pytest.fixture(scope="module")
 def result():
-    return lazsim.simulate(TRACE, max_nodes=10, duration="80min", systems=["lazarus", "ds"])
+    return lazsim.simulate(P3_LIKE, max_nodes=10, duration="80min", systems=["lazarus", "ds"])
 
 
 def entries_of(result, kind=None):

@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from lazsim.cli.run import RUN_FILES
-from tests.conftest import ROOT
+from tests.conftest import P3_LIKE, ROOT
 
-P3_LIKE = ROOT / "traces" / "spot-p3-like.csv"
 FAST = ("--trace", P3_LIKE, "--max-nodes", 10, "--duration", "80min")
 
 REAL_TRACES = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-BUNDLED = ROOT / "traces" / "spot-p3-like.csv"
+from tests.conftest import P3_LIKE, ROOT
+
 SAMPLE = "0,add,a\n0,add,b\n60000,remove,a\n120000,add,c\n"
 
 
@@ -18,7 +18,7 @@ def sample(write):
 
 
 def test_info_fits_eighty_columns(lazsim):
-    code, out, _ = lazsim("trace", "info", BUNDLED)
+    code, out, _ = lazsim("trace", "info", P3_LIKE)
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert "burstiness" in out
@@ -68,7 +68,7 @@ def test_generate_makes_the_bundled_bytes(lazsim, tmp_path):
 
 def test_fit_writes_a_recipe_that_generates(lazsim, tmp_path):
     recipe, made = tmp_path / "mine.toml", tmp_path / "made.csv"
-    code, out, _ = lazsim("trace", "fit", BUNDLED, "--seeds", 3, "--out", recipe)
+    code, out, _ = lazsim("trace", "fit", P3_LIKE, "--seeds", 3, "--out", recipe)
     assert code == 0
     assert 'kind = "spot"' in out
     assert lazsim("trace", "generate", recipe, "--out", made)[0] == 0
@@ -117,18 +117,15 @@ def test_options_that_make_no_recipe_are_refused_in_a_line(refused, arguments, s
     assert said in refused("trace", "generate", *arguments)
 
 
-def test_options_offer_every_cap_and_take_what_a_mapping_takes():
+def test_options_take_what_a_mapping_takes():
     from lazsim.cli.base.effects import MAPPING
-    from lazsim.cli.base.replay import CAPS
-    from lazsim.trace import CAP_RULES, cap
     from lazsim.trace.reading.mapping import OPTIONS
 
-    assert (set(CAPS), CAPS[0]) == (set(CAP_RULES), cap.DEFAULT_CAP)
     assert MAPPING == OPTIONS
 
 
 def test_fit_json(answered):
-    found = answered("trace", "fit", BUNDLED, "--seeds", 3)
+    found = answered("trace", "fit", P3_LIKE, "--seeds", 3)
     assert found["recipe"]["target_nodes"] == 32
     assert set(found["fit"]["num_losses"]) == {"real", "median", "p5", "p95"}
 
@@ -146,10 +143,10 @@ def test_list_names_recipes_and_public_traces(lazsim):
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
 def test_plot_writes_the_same_picture_each_time(lazsim, tmp_path, suffix, magic):
     out = tmp_path / f"nodes.{suffix}"
-    assert lazsim("trace", "plot", BUNDLED, "--out", out)[0] == 0
+    assert lazsim("trace", "plot", P3_LIKE, "--out", out)[0] == 0
     first = out.read_bytes()
     assert first.startswith(magic)
-    lazsim("trace", "plot", BUNDLED, "--out", out)
+    lazsim("trace", "plot", P3_LIKE, "--out", out)
     assert out.read_bytes() == first
 
 
@@ -181,11 +178,11 @@ def test_bad_file_is_one_line_and_exit_2_and_leaves_nothing(refused, tmp_path, n
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("info", BUNDLED, "--start", "20h"),
-        ("info", BUNDLED, "--duration", "80"),
-        ("info", BUNDLED, "--format", "bamboo"),
-        ("plot", BUNDLED, "--out", "picture.gif"),
-        ("convert", BUNDLED, "--out", "/proc/nowhere/out.csv"),
+        ("info", P3_LIKE, "--start", "20h"),
+        ("info", P3_LIKE, "--duration", "80"),
+        ("info", P3_LIKE, "--format", "bamboo"),
+        ("plot", P3_LIKE, "--out", "picture.gif"),
+        ("convert", P3_LIKE, "--out", "/proc/nowhere/out.csv"),
         ("generate", "spot-p3-lik", "--out", "unused.csv"),
         ("generate", "bamboo-p3", "--out", "unused.csv"),
         ("fetch", "bambo-p3"),

@@ -36,9 +36,10 @@ NCCL_TESTS = """\
 """
 
 
-def matmuls(gpu="x1", change=None, sizes=(64, 128, 256, 512, 1024)):
+def matmuls(gpu="x1", change=None):
     """Times of `gemm.csv` in proportion to the work: log-linear along each size."""
-    points = {(m, n, k): m * n * k / 1e4 for m, n, k in itertools.product(sizes, repeat=3)} | (change or {})
+    sizes = itertools.product((64, 128, 256, 512, 1024), repeat=3)
+    points = {(m, n, k): m * n * k / 1e4 for m, n, k in sizes} | (change or {})
     return [f"{gpu},bf16,{m},{n},{k},{time}" for (m, n, k), time in points.items() if time]
 
 

@@ -146,8 +146,8 @@ def test_the_summary_has_every_figure_and_every_reason():
     ]
 
 
-def begins(session, found, left_s, slice_s=540.0):
-    return [task.name for task, _ in pending(session, found, time.monotonic() + left_s, slice_s)]
+def begins(session, found, left_s):
+    return [task.name for task, _ in pending(session, found, time.monotonic() + left_s, 540.0)]
 
 
 def test_a_slice_begins_only_what_fits_into_it(begin):

@@ -20,10 +20,9 @@ from lazsim.placement.plan import PlacementPlan, is_recoverable
 from lazsim.placement.policies import POLICIES, find_policy
 from lazsim.placement.request import PlacementRequest
 from lazsim.reliability import SurvivalEstimate, recovery_curve
-from tests.conftest import ROOT
+from tests.conftest import P3_LIKE
 from tests.jobs import EvenLoads, costs, trace
 
-P3_LIKE = ROOT / "traces" / "spot-p3-like.csv"
 FAST = ("--trace", P3_LIKE, "--max-nodes", 10, "--duration", "40min", "--json")
 
 OWN = '''

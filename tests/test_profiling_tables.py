@@ -19,7 +19,6 @@ from lazsim.costmodel.measured import (
 )
 from lazsim.costmodel.network import AnalyticCommunication
 from lazsim.costmodel.profile import (
-    Header,
     Profile,
     ProfilePoint,
     find_profile,
@@ -56,8 +55,8 @@ def points(kernel: str, times_s: dict[float, float], num_ranks: int = 1) -> list
     ]
 
 
-def profile_of(*parts: list[ProfilePoint], header: Header | None = HEADER) -> Profile:
-    return Profile("p.csv", "", header, tuple(point for part in parts for point in part))
+def profile_of(*parts: list[ProfilePoint]) -> Profile:
+    return Profile("p.csv", "", HEADER, tuple(point for part in parts for point in part))
 
 
 LARGE = points("optimizer", {2**28: 0.123456789})

@@ -18,8 +18,8 @@ PUBLISHED = place_mro(np.array([[2, 2, 5, 11]]), num_nodes=5, num_slots=4).holds
 """4 experts and 4 slots on 5 nodes, the least replicated expert on 2 of them."""
 
 
-def random_holds(num_nodes: int, num_experts: int = 16, chance: float = 0.1) -> np.ndarray:
-    holds = np.random.default_rng(0).random((12, num_experts, num_nodes)) < chance
+def random_holds(num_nodes: int, chance: float = 0.1) -> np.ndarray:
+    holds = np.random.default_rng(0).random((12, 16, num_nodes)) < chance
     holds[..., 0] |= ~holds.any(axis=2)
     return holds
 

@@ -25,8 +25,8 @@ from tests.test_reliability_exact import placements
 HALF_WIDTHS = [0.05, 0.01, 0.002]
 
 
-def sets_of(num_nodes: int, seed: int, chance: float = 0.25) -> np.ndarray:
-    holds_LEN = np.random.default_rng(seed).random((2, 12, num_nodes)) < chance
+def sets_of(num_nodes: int, seed: int) -> np.ndarray:
+    holds_LEN = np.random.default_rng(seed).random((2, 12, num_nodes)) < 0.25
     holds_LEN[..., 0] |= ~holds_LEN.any(axis=2)
     return minimal_failure_sets(holds_LEN)
 

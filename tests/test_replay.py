@@ -157,7 +157,7 @@ def random_job(rng, system, grid, own):
     )
 
 
-def random_trace(rng, replica, many=1):
+def random_trace(rng, replica):
     """Return the first nodes, instants at which nodes go and come, some of them again, and the end."""
     count = int(rng.choice([0, 0.9, 1, 1.4, 2, 2.3, 3, 4, 7]) * replica)
     if rng.random() < 0.03:
@@ -166,7 +166,7 @@ def random_trace(rng, replica, many=1):
     initial, unseen, alive, gone = names[:count], names[count:], names[:count], []
     now, events = 0.0, []
     gaps = rng.choice([[0.3, 5, 12, 40, 130, 300], [0.3, 2, 5, 12], [40, 130, 300, 900]])
-    for _ in range(rng.randint(1, 12 * many)):
+    for _ in range(rng.randint(1, 12)):
         now += rng.choice(gaps) * (0.5 + rng.random())
         removed, added = [], []
         if alive and rng.random() < 0.65:

@@ -18,9 +18,8 @@ from lazsim.output.report import Report, drawn, report_page, timeline_of
 from lazsim.output.run import run_parts, run_report
 from lazsim.output.table import Column, Table, key
 from lazsim.placement.plan import PlacementPlan
-from tests.conftest import ROOT
+from tests.conftest import P3_LIKE
 
-TRACE = ROOT / "traces" / "spot-p3-like.csv"
 MOST_BYTES = 3 << 20
 
 VOID = {"meta", "img", "br", "wbr", "link", "input"}
@@ -68,7 +67,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def result():
-    return lazsim.simulate(TRACE, max_nodes=10, duration="80min", systems=["lazarus", "ds"])
+    return lazsim.simulate(P3_LIKE, max_nodes=10, duration="80min", systems=["lazarus", "ds"])
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +114,7 @@ def test_a_page_says_what_was_asked_the_answer_and_what_does_not_hold(result, ou
 
 def test_a_page_names_every_input_with_its_hash(outline):
     assert_complete(outline)
-    assert hashlib.sha256(TRACE.read_bytes()).hexdigest() in outline.text
+    assert hashlib.sha256(P3_LIKE.read_bytes()).hexdigest() in outline.text
     assert all(name in outline.text for name in ("gpt-s", "rtx3090x10", "testbed-a", "smartmoe-fit", "seed"))
 
 

@@ -39,10 +39,10 @@ def result_of(found):
     return SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
 
 
-def twelve_nodes(*, lost=("node0",), duration_s=1800.0):
+def twelve_nodes(*, lost=("node0",)):
     """Twelve nodes, of which some are lost after ten minutes."""
     events = [Event(0.0, "add", f"node{index}") for index in range(12)]
-    return build_trace([*events, *(Event(LOST_S, "remove", node) for node in lost)], duration_s=duration_s)
+    return build_trace([*events, *(Event(LOST_S, "remove", node) for node in lost)], duration_s=1800.0)
 
 
 def run(system, trace=None, **settings):

@@ -402,11 +402,11 @@ def test_a_recipe_drawn_up_to_an_earlier_end_has_the_events_of_the_whole_up_to_t
     assert part.duration_s == whole.duration_s
 
 
-def mean_fit(fit, recipe, fields, num_seeds=20):
+def mean_fit(fit, recipe, fields):
     """Return the mean of each fitted field over traces of a recipe, with its standard error."""
-    found = [fit(generate_trace(recipe, np.random.default_rng(seed))) for seed in range(num_seeds)]
+    found = [fit(generate_trace(recipe, np.random.default_rng(seed))) for seed in range(20)]
     values = np.array([[getattr(one, field) for field in fields] for one in found], dtype=float)
-    return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(num_seeds)
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(20)
 
 
 def test_fit_of_few_failures_takes_no_shape_that_they_do_not_show():
