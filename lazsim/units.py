@@ -14,13 +14,7 @@ MINUTE_S = 60.0
 HOUR_S = 3600.0
 DAY_S = 86400.0
 
-DURATIONS_S: Mapping[str, float] = {
-    "ms": 1e-3,
-    "s": 1.0,
-    "min": MINUTE_S,
-    "h": HOUR_S,
-    "d": DAY_S,
-}
+DURATIONS_S: Mapping[str, float] = {"ms": 1e-3, "s": 1.0, "min": MINUTE_S, "h": HOUR_S, "d": DAY_S}
 
 UNITS_S: Mapping[str, float] = {"ns": 1e-9, "us": 1e-6, **DURATIONS_S}
 """Seconds of the units that numbers in files may be times in."""

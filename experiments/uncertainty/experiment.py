@@ -25,10 +25,7 @@ TESTBED_A = {
     "one rank writes checkpoints": {"base": {"cluster.host.serialise_bytes_per_s": 0.2e9}},
     # RTX 4090 without peer access copy 25.8 GB/s in both directions (tinygrad/open-gpu-kernel-modules issue 6).
     "links inside a server as copies, 13 GB/s": {
-        "base": {
-            "cluster.network.local_bytes_per_s": 12.9e9,
-            "cluster.network.local_all_reduce_bytes_per_s": 12.9e9,
-        },
+        "base": {"cluster.network.local_bytes_per_s": 12.9e9, "cluster.network.local_all_reduce_bytes_per_s": 12.9e9}
     },
 }
 """Other readings of testbed A."""
@@ -74,8 +71,8 @@ SETTINGS = {
                     "base": {
                         "cluster.network.storage_bytes_per_s": ELASTIC,
                         "cluster.network.storage_read_bytes_per_s": ELASTIC,
-                    },
-                },
+                    }
+                }
             },
         },
         {
@@ -100,7 +97,7 @@ SETTINGS = {
                         "job.checkpoint_interval_steps.lazarus": 250,
                         "job.checkpoint_interval_steps.ds-ft": 250,
                         "job.checkpoint_interval_steps.ds": 50,
-                    },
+                    }
                 },
             },
         },
@@ -126,10 +123,7 @@ SMALL = {
 INSTEAD = "instead"
 """Not a factor, but another source or another reading."""
 
-NOTES = (
-    "loads are generated, so that their skew and drift can be varied, too",
-    "a share is doubled up to 1",
-)
+NOTES = ("loads are generated, so that their skew and drift can be varied, too", "a share is doubled up to 1")
 
 LINE_INCHES = 0.16
 SEEDS = "95 % over seeds"

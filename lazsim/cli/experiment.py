@@ -65,11 +65,7 @@ def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: An
     from lazsim.study.experiment import Context, experiment_titles, find_reference, load_experiment
 
     context = Context(
-        store=out / STORE,
-        reference=find_reference(reference),
-        progress=progress_bar,
-        tell=note,
-        **options,
+        store=out / STORE, reference=find_reference(reference), progress=progress_bar, tell=note, **options
     )
     if len(names) > len(set(names)):
         raise LazsimError(f"{mode(names)} is given twice: give it once")

@@ -45,12 +45,7 @@ live_options = options(
     click.option(
         "--speedup", type=kinds.Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."
     ),
-    click.option(
-        "--device",
-        type=OneOf(("auto", "cpu", "cuda")),
-        default="cpu",
-        help="Device of the workers.",
-    ),
+    click.option("--device", type=OneOf(("auto", "cpu", "cuda")), default="cpu", help="Device of the workers."),
     click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
     click.option("--top-k", type=kinds.EXPERTS, help="Experts per token; default: the model's."),
     click.option("--heads", type=kinds.COUNT, default=4, help="Attention heads."),

@@ -44,11 +44,7 @@ virtual_rank_options = options(
 @click.option("--model", default="gpt-s", metavar="NAME|TOML|JSON", help="Model whose shapes are measured.")
 @click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Measure only this one; repeats.")
 @click.option(
-    "--budget",
-    "budget_s",
-    type=kinds.DURATION,
-    default="10min",
-    help="Time for all of it; large sizes come last.",
+    "--budget", "budget_s", type=kinds.DURATION, default="10min", help="Time for all of it; large sizes come last."
 )
 @click.option(
     "--ranks", "num_ranks", type=kinds.WORKERS, help="Processes that exchange; 1: none. Default: 2, or all GPUs."

@@ -31,12 +31,7 @@ STEP_FILES = ("step.json", "job.toml", "step.png", "step.pdf")
 @out_option("Write step.json, job.toml, step.png and step.pdf to this folder.", *STEP_FILES)
 @json_option
 def command(
-    model: str,
-    cluster: str,
-    job: str | None,
-    fields: tuple[str, ...],
-    gpus: int | None,
-    searches: bool,
+    model: str, cluster: str, job: str | None, fields: tuple[str, ...], gpus: int | None, searches: bool
 ) -> None:
     """Predict the training step of a layout, part by part, from measured kernels.
 

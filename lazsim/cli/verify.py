@@ -49,12 +49,7 @@ from lazsim.cli.base.results import show
 )
 @json_option
 def command(
-    only: str,
-    paths: tuple[str, ...],
-    kernels: Path | None,
-    gpus: tuple[str, ...],
-    refit: bool,
-    tolerance: float | None,
+    only: str, paths: tuple[str, ...], kernels: Path | None, gpus: tuple[str, ...], refit: bool, tolerance: float | None
 ) -> int:
     """Predict training runs, outcomes under failures and kernels that others measured, and show the errors.
 

@@ -36,16 +36,7 @@ from lazsim.engine.systems.system import System
 from lazsim.errors import LazsimError, SpecError
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM, load_routing
-from lazsim.specs import (
-    ClusterSpec,
-    GpuSpec,
-    JobSpec,
-    ModelSpec,
-    ParallelSpec,
-    StepConstants,
-    catalog_names,
-    load_spec,
-)
+from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants, catalog_names, load_spec
 from lazsim.specs.effects import refused_settings
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of

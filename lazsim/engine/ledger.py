@@ -3,17 +3,7 @@
 import math
 from collections.abc import Mapping
 
-BUCKETS = (
-    "compute",
-    "checkpoint",
-    "lost_work",
-    "detect",
-    "reconfigure",
-    "transfer",
-    "rebalance",
-    "restart",
-    "waiting",
-)
+BUCKETS = ("compute", "checkpoint", "lost_work", "detect", "reconfigure", "transfer", "rebalance", "restart", "waiting")
 """Productive time first, then every kind of badput."""
 
 RECOVERY_BUCKETS = ("lost_work", "detect", "reconfigure", "transfer", "restart", "waiting")

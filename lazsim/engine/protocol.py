@@ -193,11 +193,7 @@ def find_newcomers(in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: 
 
 
 def find_joining_in_place(
-    system: Traits,
-    in_use: Sequence[Node],
-    alive: Sequence[Node],
-    usable_nodes: UsableNodes,
-    dropped: Collection[Node],
+    system: Traits, in_use: Sequence[Node], alive: Sequence[Node], usable_nodes: UsableNodes, dropped: Collection[Node]
 ) -> tuple[Node, ...]:
     """Return those of `find_newcomers` that join without a restart."""
     if not system.joins_in_place:

@@ -62,10 +62,7 @@ def profile_files(profile: Profile) -> dict[str, bytes]:
 
 
 def check_parts(
-    errors: Sequence[ProfileInterpolation],
-    together: Floats,
-    reached: Sequence[RateShare],
-    modelled: Sequence[Modelled],
+    errors: Sequence[ProfileInterpolation], together: Floats, reached: Sequence[RateShare], modelled: Sequence[Modelled]
 ) -> list[Part]:
     """Report the error of the interpolation at held-out points, how near kernels come to plain ones, and the model."""
     columns = [

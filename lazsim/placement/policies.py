@@ -115,11 +115,7 @@ POLICIES: Mapping[str, NamedPolicy] = {
             "Put the replicas of an expert on few nodes.",
             plans_layers_alone=True,
         ),
-        NamedPolicy(
-            RANDOM,
-            _on_nodes(place_random, *SIZES, "seed"),
-            "Put replicas into slots drawn at random.",
-        ),
+        NamedPolicy(RANDOM, _on_nodes(place_random, *SIZES, "seed"), "Put replicas into slots drawn at random."),
         NamedPolicy(
             "balanced",
             _on_nodes(place_balanced, *LOADS),

@@ -154,14 +154,8 @@ def _gate(kernels: Kernels) -> list[Item]:
     wide_s = 2 * tokens * experts * width / (inputs.constants.gate_peak_share * inputs.gpu.peak_flop_per_s)
     small = [inputs.copy_s((SCORE_BYTES[way] * experts + GATE_INPUT_BYTES[way] * width) * tokens) for way in (0, 1)]
     gate = Item(
-        (
-            kernels.launch("router", gate_s, 1),
-            kernels.launch("router", small[0], ROUTER_KERNELS),
-        ),
-        (
-            kernels.launch("router", small[1], round(0.7 * ROUTER_KERNELS)),
-            kernels.launch("router", 2 * wide_s, 2),
-        ),
+        (kernels.launch("router", gate_s, 1), kernels.launch("router", small[0], ROUTER_KERNELS)),
+        (kernels.launch("router", small[1], round(0.7 * ROUTER_KERNELS)), kernels.launch("router", 2 * wide_s, 2)),
     )
     return [gate] * (inputs.parallel.routing != "consecutive")
 

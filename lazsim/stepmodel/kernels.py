@@ -117,10 +117,7 @@ class Kernels:
             # One call quantises, whatever its kernels, and one multiplies.
             return self.launch("dense_matmul", seconds, quantise + multiply, 1 + (quantise > 0))
 
-        forward = (
-            matmul(self.matmul_s(tokens, outputs, inputs, kernel)),
-            *self.second_copy(inputs, tokens, kernel),
-        )
+        forward = (matmul(self.matmul_s(tokens, outputs, inputs, kernel)), *self.second_copy(inputs, tokens, kernel))
         backward = (
             *self.second_copy(outputs, tokens, kernel),
             matmul(self.matmul_s(tokens, inputs, outputs, kernel)),

@@ -38,9 +38,7 @@ GROUPS = {
         "validate": "Hold the prediction against a real training job under real kills.",
         "verify": "Hold predictions against training runs and kernels that others measured.",
     },
-    "Published evaluation": {
-        "experiment": "Make the figures and tables of the published evaluation again.",
-    },
+    "Published evaluation": {"experiment": "Make the figures and tables of the published evaluation again."},
 }
 """The commands by what a person wants: name -> one line of help; each is in the module of the same name."""
 

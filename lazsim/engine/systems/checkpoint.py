@@ -3,6 +3,5 @@
 from lazsim.engine.systems.system import System
 
 CHECKPOINT = System(
-    "checkpoint",
-    "checkpoints that training waits for; a restart takes in all nodes that are alive, spares as well",
+    "checkpoint", "checkpoints that training waits for; a restart takes in all nodes that are alive, spares as well"
 )

@@ -17,15 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lazsim.output.names import shown_names
-from lazsim.output.plots.style import (
-    COLUMN_INCHES,
-    PAPER,
-    add_legend,
-    begin_at_0,
-    looks_of,
-    new_figure,
-    to_files,
-)
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, begin_at_0, looks_of, new_figure, to_files
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,11 +20,7 @@ from lazsim.units import DAY_S, DURATIONS_S, UNIT_OF_WORD
 MOST_S = 1e9
 """Longest trace of failing nodes: more steps of a minute are not simulated."""
 
-UNITS = {
-    "": 1.0,
-    "%": 0.01,
-    **{word: DURATIONS_S[unit] for word, unit in UNIT_OF_WORD.items() if unit in DURATIONS_S},
-}
+UNITS = {"": 1.0, "%": 0.01, **{word: DURATIONS_S[unit] for word, unit in UNIT_OF_WORD.items() if unit in DURATIONS_S}}
 TIMES = UNITS.keys() - {"", "%"}
 SHARES = {"%": 0.01, "ratio": 1.0, "share": 1.0, "prob": 1.0}
 SCALES = {unit: scale for unit, scale in UNITS.items() if unit} | SHARES
