@@ -431,7 +431,7 @@ def test_a_worker_says_so_where_the_name_of_its_controller_is_none(monkeypatch):
 
 
 def test_a_worker_reads_no_line_without_end(monkeypatch):
-    monkeypatch.setattr(controller_client, "MAX_PLAN_BYTES", 2**16)
+    monkeypatch.setattr(messages, "MAX_PLAN_BYTES", 2**16)
 
     def talk(connection):
         connection.sendall(nonce := messages.new_nonce())

@@ -38,7 +38,7 @@ def command(
     Prints the time of each part, exposed and hidden, throughput, utilisation and memory of a GPU. Without --job and
     --layout, or with --search, the layout is the fastest that fits, and the ten fastest are listed. --out also writes
     the layout as job.toml, in which any field may change: give it as --job, here and to lazsim run.
-    """  # fmt: skip
+    """
     from lazsim.output.step import step_files, step_parts
     from lazsim.specs.effects import refuse_without_effect
     from lazsim.stepmodel.loading import load_inputs, parse_layout

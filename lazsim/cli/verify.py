@@ -61,7 +61,7 @@ def command(
     are those at held-out points. "catalogue" means the shipped constants, "this fit" a fit to the table given, "own
     fit" the same formula fitted to these kernels alone. Collectives count from 1 MiB up; the fit takes all points of a
     whole node.
-    """  # fmt: skip
+    """
     from lazsim.costmodel.fit import compare_kernels
     from lazsim.output.verify import refit_parts, verify_files, verify_parts
     from lazsim.study.verify.verification import Verification, verify

@@ -7,19 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from lazsim.live.messages import (
-    MAX_PLAN_BYTES,
-    NONCE_BYTES,
-    PROOF_BYTES,
-    Command,
-    Heartbeat,
-    LiveError,
-    Message,
-    MessageAuth,
-    Note,
-    StartGeneration,
-    new_nonce,
-)
+from lazsim.live import messages
+from lazsim.live.messages import Command, LiveError, Message, MessageAuth, Note, StartGeneration
 
 RECONNECT_TIMEOUT_S = 10.0
 """Time that a worker tries to reach its controller before it gives up."""
@@ -72,10 +61,10 @@ class ControllerClient:
 
     def _prove(self, secret: bytes) -> MessageAuth:
         """Exchange nonces and proofs with the controller."""
-        deadline_s, nonce = time.monotonic() + WELCOME_TIMEOUT_S, new_nonce()
-        auth = MessageAuth(secret, self._read(NONCE_BYTES, deadline_s) + nonce, "worker")
+        deadline_s, nonce = time.monotonic() + WELCOME_TIMEOUT_S, messages.new_nonce()
+        auth = MessageAuth(secret, self._read(messages.NONCE_BYTES, deadline_s) + nonce, "worker")
         self._socket.sendall(nonce + auth.prove())
-        auth.check(self._read(PROOF_BYTES, deadline_s))
+        auth.check(self._read(messages.PROOF_BYTES, deadline_s))
         return auth
 
     def _read(self, num_bytes: int, deadline_s: float) -> bytes:
@@ -102,7 +91,7 @@ class ControllerClient:
         def run() -> None:
             with contextlib.suppress(DisconnectedError):
                 while not self.lost:
-                    self.send(Heartbeat())
+                    self.send(messages.Heartbeat())
                     time.sleep(interval_s)
 
         threading.Thread(target=run, daemon=True).start()
@@ -135,7 +124,7 @@ class ControllerClient:
         reader = self._socket.makefile("rb")
         try:
             # A line that is longer fails the check.
-            while line := reader.readline(MAX_PLAN_BYTES):
+            while line := reader.readline(messages.MAX_PLAN_BYTES):
                 message = self._auth.verify(line)
                 if isinstance(message, Note):
                     self._keep_note(message)

@@ -59,7 +59,7 @@ class RankTimes:
     def measured_s(self, load: Sequence[int]) -> float:
         """Return the time of a rank: its own tokens, the rows that it receives, and its experts."""
         own_s = self.seconds["own"]
-        return own_s + self.seconds[sum(load)] + self.seconds[distinct(load)] if any(load) else own_s
+        return own_s + self.seconds[sum(load)] + self.seconds[sorted_load(load)] if any(load) else own_s
 
     def predicted_s(self, load: Sequence[int]) -> float:
         """Return the time by the tables, as the simulator adds it up: all replicas, and a reorder of the mean rank."""
@@ -67,12 +67,12 @@ class RankTimes:
         return float(experts_s + self.tables["reorder"].time_s(np.array(float(self.num_tokens))))
 
 
-def distinct(load: Sequence[int]) -> RankLoad:
+def sorted_load(load: Sequence[int]) -> RankLoad:
     """Return the form that equal loads share: sorted, without experts that have no tokens.
 
     Examples
     --------
-    >>> distinct([5, 0, 3])
+    >>> sorted_load([5, 0, 3])
     (3, 5)
     """
     return tuple(sorted(tokens for tokens in load if tokens))
@@ -133,7 +133,7 @@ def measure_rank_loads(
             kernel_measurement(kernel, size, target, purpose=purpose, name=label, is_required=is_required)
         )
 
-    ranks = sorted({distinct(load) for load in loads} - {()}, key=sum)
+    ranks = sorted({sorted_load(load) for load in loads} - {()}, key=sum)
     grouped = use_grouped_mm(model, target.device, DTYPES[target.dtype])
     for rank in ranks:
         experts = grouped_kernel(model, lambda _, rank=rank: rank, use_grouped_mm=grouped)  # type: ignore[misc]

@@ -1,6 +1,7 @@
 """Systems: ways to survive failures, one file each. `System` says what a system answers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lazsim.engine.systems.async_checkpoint import ASYNC_CHECKPOINT
 from lazsim.engine.systems.bamboo import BAMBOO
@@ -47,7 +48,8 @@ SYSTEMS: Mapping[str, System] = {
 DEFAULT_SYSTEMS = ("lazarus", "ds-ft", "ds")
 """The systems of the published comparison."""
 
-LIVE_SYSTEMS: Mapping[str, System] = {name: system.as_live() for name, system in SYSTEMS.items() if system.is_live}
+_LIVE = LAZARUS, DS, DS_FT, TUTEL, TUTEL_FT, DROPLESS, DROPLESS_FT, ASYNC_CHECKPOINT, replace(REPLICA_DROP, is_led=True)
+LIVE_SYSTEMS: Mapping[str, System] = {system.name: system for system in _LIVE}
 """The systems that the live mode carries out, as it does."""
 
 REGISTRY = Registry(

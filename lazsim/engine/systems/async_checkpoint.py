@@ -29,5 +29,4 @@ ASYNC_CHECKPOINT = AsyncCheckpoint(
     "async-checkpoint",
     "checkpoints written behind training (CheckFreq, PyTorch's asynchronous checkpoints)",
     needs="storage for checkpoints, memory of the nodes for one copy",
-    is_live=True,
 )

@@ -9,7 +9,6 @@ DS = System(
     "DeepSpeed-MoE: expert parallelism; every buffer is as large as the fullest expert's",
     padded=True,
     masked_reorder=True,
-    is_live=True,
 )
 """arXiv 2201.05596."""
 
@@ -18,14 +17,11 @@ TUTEL = System(
     "Tutel: as ds, with sparse kernels instead of masks, and the exchange behind the experts in up to 8 chunks",
     padded=True,
     most_chunks=8,
-    is_live=True,
 )
 """arXiv 2206.03382. With a capacity factor of 0 every buffer is as large as the fullest expert."""
 
 DROPLESS = System(
-    "dropless",
-    "dropless expert parallelism: as ds, unpadded: grouped GEMM, uneven all-to-all (MegaBlocks, Megatron)",
-    is_live=True,
+    "dropless", "dropless expert parallelism: as ds, unpadded: grouped GEMM, uneven all-to-all (MegaBlocks, Megatron)"
 )
 """arXiv 2211.15841, and the dropless dispatchers of Megatron-Core."""
 

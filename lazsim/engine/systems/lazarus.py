@@ -10,5 +10,4 @@ LAZARUS = System(
     needs="room for replicas, whole optimizer states",
     policy=find_policy("mro"),
     recovers_from_peers=True,
-    is_live=True,
 )

@@ -37,10 +37,6 @@ class ReplicaDrop(ReplicaSystem):
     """Whether a coordinator leads the replicas, as in the live mode. It stops all of them as soon as it knows of a
     failure, all build new communicators as other systems do, and all wait for the copy to a replica that returns."""
 
-    def as_live(self) -> "ReplicaDrop":
-        """See `System.as_live`."""
-        return replace(self, is_led=True)
-
     def detect_s(self, costs: CostModel, rest_s: float) -> float:
         """See `System.detect_s`."""
         return super().detect_s(costs, rest_s) if self.is_led else rest_s + self.timeout_s
@@ -82,7 +78,6 @@ class ReplicaDrop(ReplicaSystem):
 REPLICA_DROP = ReplicaDrop(
     "replica-drop",
     "torchft: the replica that failed leaves, the others go on with a smaller batch; no rollback",
-    is_live=True,
     survives="failures that leave one whole model replica",
     needs="two model replicas or more, whole optimizer states",
 )
@@ -92,6 +87,5 @@ FT_HSDP = replace(
     name="ft-hsdp",
     description="FT-HSDP: as replica-drop, with the 3 min that it takes on 100,000 GPUs until the others go on",
     timeout_s=180.0,
-    is_live=False,
 )
 """arXiv 2602.00277: 3 min of a stall for a failure, where a restart of all takes 10."""

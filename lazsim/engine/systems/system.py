@@ -82,8 +82,6 @@ class System:
     restart."""
     restarts_for_joins: bool = True
     """Whether it restarts for nodes that join no other way; else they wait for the restart after the next failure."""
-    is_live: bool = False
-    """Whether the live mode carries it out."""
     min_replicas: int = 0
     """Fewest replicas of an expert under flexible dispatch; 0 for the fault threshold of the job."""
     most_lost_tokens: float = 1.0
@@ -134,10 +132,6 @@ class System:
     def for_job(self, job: JobSpec) -> "System":
         """Return the system with new nodes joining as a job says."""
         return replace(self, regroups_joins=self.regroups_joins and job.regrouped_joins == "reconfigure")
-
-    def as_live(self) -> "System":
-        """Return the system as the live mode carries it out, where that differs."""
-        return self
 
     def quickly(self) -> "System":
         """Return the system as it is simulated where layouts are compared: without what takes seconds to find."""
