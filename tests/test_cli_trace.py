@@ -41,6 +41,13 @@ def test_info_of_a_capped_stretch(answered, sample):
     assert (info["peak_nodes"], info["span_s"]) == (1, 60.0)
 
 
+def test_info_tells_places_where_the_order_of_nodes_does_not(lazsim, write):
+    text = "# format: lazsim-trace 1\n# places: {}\ntime_s,event,nodes\n0,add,a b\n60,remove,a\n"
+    told = "their places            0 to 4, which their order does not tell\n"
+    assert told in lazsim("trace", "info", write(text.format("a:0 b:4")))[1]
+    assert "places" not in lazsim("trace", "info", write(text.format("a:0 b:1")))[1]
+
+
 def test_info_says_what_a_trace_does_not_define_by_a_dash(lazsim, write):
     path = write("0,add,a\n", "still.csv")
     code, out, _ = lazsim("trace", "info", path)

@@ -364,18 +364,26 @@ def test_a_file_may_say_where_its_nodes_stand(write):
     assert "places" not in trace_bytes(trace).decode()
 
 
+def test_a_header_needs_no_blanks(write):
+    trace = read_trace(
+        write("#format:lazsim-trace 1\n#places:a:4 b:1:0 c:4\n# duration_s :7200\ntime_s,event,nodes\n" + ROWS)
+    )
+    assert (trace.places, trace.duration_s) == ({"a": 4, "b:1": 0, "c": 4}, 7200.0)
+
+
 @pytest.mark.parametrize(
     ("places", "fault"),
     [
-        ("a:0 b:1:x c:2", "# places: expected node:place, each node once, found 'b:1:x'"),
+        ("a:0 b:1:x c:2", "# places: expected node:place, each node once, with places from 0 to .*, found 'b:1:x'"),
         ("a:0 b:1:-1 c:2", "found 'b:1:-1'"),
         ("a:0 b:1:1.5 c:2", "found 'b:1:1.5'"),
         ("a:0 b:1:1 c", "found 'c'"),
         ("a:0 b:1:1 c:1e30", "found 'c:1e30'"),
         ("a:0 b:1:1 c:2 a:3", "found 'a:3'"),
-        ("a:0 b:1:1", "node 'c' is not among the places of nodes"),
-        ("a:0 b:1:1 c:1", "line 6: place 1 has 2 nodes at once"),
-        ("a:0 b:1:0 c:1", "line 4: place 0 has 2 nodes at once"),
+        ("a:0 b:1:1", "places: node 'c' has none"),
+        ("a:0 b:1:1\n# places: c:2", "line 3: a second line '# places:'"),
+        ("a:0 b:1:1 c:1", "line 6: node 'c' comes to place 1, which then has 2 nodes at once"),
+        ("a:0 b:1:0 c:1", "line 4: node 'b:1' comes to place 0, which then has 2 nodes at once"),
     ],
 )
 def test_places_that_cannot_be_are_refused_and_left_out_when_lenient(write, places, fault):
@@ -396,6 +404,12 @@ def test_places_are_refused_if_and_only_if_two_nodes_stand_on_one(instants, away
         shared |= len({places[node] for node in alive}) < len(alive)
     with pytest.raises(TraceFormatError, match=r"has . nodes at once") if shared else nullcontext():
         assert build_trace(trace.events(), places=places).places.items() <= places.items()
+
+
+@pytest.mark.parametrize("places", [[0], "a:0"])
+def test_places_are_a_dict(places):
+    with pytest.raises(TraceFormatError, match="`places`: expected a dict"):
+        build_trace([Event(0.0, "add", "a")], places=places)
 
 
 @pytest.mark.parametrize("place", [-1, 0.5, "0", 10**30])

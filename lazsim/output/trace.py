@@ -23,7 +23,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def trace_parts(trace: Trace, stats: TraceStats) -> Iterator[Part]:
     """Show the statistics of a trace, and a sparkline of its nodes over time."""
-    yield facts(_stats_rows(stats), f"{Path(trace.name).name} ({trace.format})")
+    yield facts(_stats_rows(trace, stats), f"{Path(trace.name).name} ({trace.format})")
     line = sparkline(trace, min(MAX_SPARKLINE, terminal_width()))
     yield [f"nodes alive, 0 to {stats.peak_nodes}, over {format_duration(stats.span_s)}:", line]
 
@@ -63,10 +63,12 @@ def fit_table(trace: Trace, frame: "pd.DataFrame", num_generated: int) -> Table:
     return Table(columns, list(frame.itertuples()), f"{Path(trace.name).name} and {num_generated} generated traces")
 
 
-def _stats_rows(stats: TraceStats) -> Iterator[tuple[str, str]]:
+def _stats_rows(trace: Trace, stats: TraceStats) -> Iterator[tuple[str, str]]:
     mean = cell_text(stats.mean_nodes, ".4g")
     yield "span", format_duration(stats.span_s)
     yield "distinct nodes", f"{stats.num_nodes:,}"
+    if trace.has_own_places:
+        yield "their places", f"0 to {max(trace.places.values()):,}, which their order does not tell"
     yield "nodes alive", f"{mean} mean, {stats.min_nodes} to {stats.peak_nodes}, {stats.initial_nodes} at the start"
     yield "node-hours", f"{stats.node_hours:,.0f}" if stats.node_hours >= 100 else f"{stats.node_hours:.3g}"
     if not math.isnan(stats.usd_per_node_hour):

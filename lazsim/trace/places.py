@@ -66,14 +66,14 @@ def check_places(
     for name in names:
         place = places.get(name)
         if place is None:
-            faults.fault("", f"node {name!r} is not among the places of nodes", REPAIR)
+            faults.fault("places", f"node {name!r} has none", REPAIR)
             return None
         if not isinstance(place, int | np.integer) or not 0 <= place <= MAX_EVENTS:
             expected = f"a whole number from 0 to {MAX_EVENTS:,}"
             raise TraceFormatError(f"`places`: expected {expected} for node {name!r}, found {place!r:.200}")
         kept[name] = int(place)
     place_M = np.array([*kept.values()], dtype=np.int64)[node]
-    order = np.lexsort((time_s, place_M))
+    order = np.lexsort((change, time_s, place_M))
     time_s, place_M, total = time_s[order], place_M[order], np.cumsum(change[order], dtype=np.int64)
     begins = np.flatnonzero(np.diff(place_M, prepend=-1))
     before = np.concatenate([[0], total])[begins]
@@ -82,6 +82,8 @@ def check_places(
     is_settled = (np.diff(time_s, append=np.inf) != 0) | (np.diff(place_M, append=-1) != 0)
     if len(shared := np.flatnonzero(is_settled & (held > 1))):
         first = shared[time_s[shared].argmin()]
-        faults.fault(lines[order[first]], f"place {place_M[first]} has {held[first]} nodes at once", REPAIR)
+        newest = names[node[order[first]]]
+        what = f"node {newest!r} comes to place {place_M[first]}, which then has {held[first]} nodes at once"
+        faults.fault(lines[order[first]], what, REPAIR)
         return None
     return kept

@@ -107,6 +107,11 @@ class Trace(EqualByValue):
         places = np.array([*self.places.values()], dtype=np.int32)
         return sha256(b"".join(one.tobytes() for one in (self.time_s, self.change, self.node, places)))
 
+    @property
+    def has_own_places(self) -> bool:
+        """Whether places are not those that the order of nodes tells, as in a stretch."""
+        return self.places != lowest_places(self.time_s, self.change, self.node, self.names)
+
     def events(self) -> Iterator[Event]:
         """Yield every event in order."""
         for time_s, change, node in zip(self.time_s.tolist(), self.change.tolist(), self.node.tolist(), strict=True):
@@ -302,6 +307,8 @@ def build_trace(
     last_s = kept[-1].time_s if kept else 0.0
     if not isinstance(prices, Prices | None):
         raise TraceFormatError(f"`prices`: expected Prices, as Prices.constant(24.5), found {prices!r:.200}")
+    if not isinstance(places, Mapping | None):
+        raise TraceFormatError(f"`places`: expected a dict such as {{'a': 0, 'b': 4}}, found {places!r:.200}")
     if duration_s is not None and not (isinstance(duration_s, NUMBERS) and not math.isnan(duration_s)):
         raise TraceFormatError(f"`duration_s`: expected a number of seconds, found {duration_s!r:.200}")
     if duration_s is not None and duration_s > LONGEST_S:

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from lazsim.errors import literal, printable, shorten
 from lazsim.files.writing import write_whole
 from lazsim.limits import LONGEST_S, MAX_EVENTS
-from lazsim.trace.places import REPAIR, lowest_places
+from lazsim.trace.places import REPAIR
 from lazsim.trace.prices import Prices
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, number, usd_per_hour
 from lazsim.trace.table import KINDS, START_S, Event, Trace
@@ -41,9 +41,10 @@ def read(source: TraceSource) -> TraceReading:
     named = False
     for line, text in source.lines():
         if text.startswith("#"):
-            key, _, value = text[1:].strip().partition(": ")
+            key, _, value = (part.strip() for part in text[1:].partition(":"))
             notes += [literal(value)] if key == "note" else []
-            header.setdefault(key, value)
+            if header.setdefault(key, value) != value and key in ("duration_s", PRICES, PLACES):
+                source.fault(line, f"a second line '# {key}:'", "take the first such line")
         elif text == COLUMNS:
             named = True
         elif named or "format" in header:
@@ -111,7 +112,8 @@ def _places(source: TraceSource, header: Mapping[str, str]) -> dict[str, int] | 
             if not name or place > MAX_EVENTS or places.setdefault(_decode(name), place) != place:
                 raise ValueError
         except ValueError:
-            source.fault(f"# {PLACES}", f"expected node:place, each node once, found {shorten(pair)!r}", REPAIR)
+            expected = f"expected node:place, each node once, with places from 0 to {MAX_EVENTS:,}"
+            source.fault(f"# {PLACES}", f"{expected}, found {shorten(pair)!r}", REPAIR)
             return None
     return places or None
 
@@ -151,7 +153,7 @@ def trace_bytes(trace: Trace, header: Mapping[str, str] | None = None) -> bytes:
     if trace.prices is not None:
         pairs = zip(trace.prices.time_s.tolist(), trace.prices.usd_per_hour.tolist(), strict=True)
         lines.append(f"# {PRICES}: {' '.join(f'{_seconds(time_s)}:{price}' for time_s, price in pairs)}")
-    if trace.places != lowest_places(trace.time_s, trace.change, trace.node, trace.names):
+    if trace.has_own_places:
         lines.append(f"# {PLACES}: {' '.join(f'{_encode(name)}:{place}' for name, place in trace.places.items())}")
     lines += [f"# note: {printable(text)}" for text in trace.notes]
     lines.append(COLUMNS)
