@@ -364,6 +364,12 @@ def test_a_file_may_say_where_its_nodes_stand(write):
     assert "places" not in trace_bytes(trace).decode()
 
 
+def test_names_of_the_user_are_in_the_order_of_their_places_also_where_they_come_later(write):
+    path = write("time_s,event,node\n0,add,n1\n0,add,n4\n100,add,n3\n200,remove,n1\n300,add,n5\n")
+    trace = read_trace(path, mapping=make_mapping(cluster_nodes="n[1-5]"))
+    assert trace.places == {"n1": 0, "n2": 1, "n3": 2, "n4": 3, "n5": 4}
+
+
 def test_a_header_needs_no_blanks(write):
     trace = read_trace(
         write("#format:lazsim-trace 1\n#places:a:4 b:1:0 c:4\n# duration_s :7200\ntime_s,event,nodes\n" + ROWS)

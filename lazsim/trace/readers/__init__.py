@@ -135,26 +135,26 @@ def read_trace(
     rng = np.random.default_rng(seed).spawn(1)[0]
     undrawn = rng.bit_generator.state
     source = TraceSource(name, TraceFormatError, lenient, text=text, content=content, rng=rng, asked=mapping)
-    reading = reader.read(source)
-    events, notes = _of_cluster(reading, source)
+    reading = _of_cluster(reader.read(source), source)
     # Hosts have names without case, and with a domain or not, and spreadsheets cut zeros off, but other things have
     # names that differ by it.
-    nodes = {event.node for event in events if reading.names == "some"}
+    nodes = {event.node for event in reading.events if reading.names == "some"}
     hosts = {re.sub(r"(?<!\d)0+(?=\d)", "", node.lower()) for node in nodes}
     num_alike = len(nodes) - sum("." not in host or host.partition(".")[0] not in hosts for host in hosts)
+    notes = reading.notes
     if num_alike:
         alike = counted(num_alike, "name differs", "names differ")
         notes += (f"{alike} from another by case, zeros or domain alone: taken for other nodes; give each one name",)
     trace = build_trace(
-        events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
-        notes=(*reading.notes, *notes, *source.notes()), lenient=lenient, prices=reading.prices,
+        reading.events, duration_s=reading.duration_s, name=name, format=Path(format).stem, sha256=sha256(packed),
+        notes=(*notes, *source.notes()), lenient=lenient, prices=reading.prices,
         places=reading.places,
     )  # fmt: skip
     if not len(trace):
         raise TraceFormatError(
             f"{name}: no node event in it (read as {format}); give a trace in which nodes come or go"
         )
-    gone = {event.node for event in events if event.kind == "remove" and reading.names == "some"}
+    gone = {event.node for event in reading.events if event.kind == "remove" and reading.names == "some"}
     if num_away := len(gone.intersection(trace.away)):
         goes = counted(num_away, "node goes", "nodes go")
         told = f"{goes} at the very start, which is no loss of the trace"
@@ -167,19 +167,20 @@ def read_trace(
     return replace(trace, is_drawn=rng.bit_generator.state != undrawn)
 
 
-def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event], tuple[str, ...]]:
+def _of_cluster(reading: TraceReading, source: TraceSource) -> TraceReading:
     """Put the nodes of a cluster in order, with those that a file does not name, and leave out all others.
 
     At each instant, nodes come in the order of `cluster_nodes`, or else of their names: in the order of failures, those
     that fail together would be neighbours. Nodes without a name are at places among them that are drawn: at the end or
-    evenly spread, they would make too many or too few neighbours of those that fail.
+    evenly spread, they would make too many or too few neighbours of those that fail. Names of the user are in the order
+    of their places.
     """
     events, nodes = reading.events, reading.cluster_nodes if (asked := source.asked.cluster_nodes) is None else asked
     named = {event.node for event in events}
     if nodes is None and (reading.names != "some" or not named):
-        return events, ()
+        return reading
     if not named and not reading.duration_s:
-        return [], ()
+        return reading._replace(events=[])
     if reading.names == "none":
         raise source.refuse("", "counts all nodes that are alive; leave `cluster_nodes` out")
     notes = []
@@ -213,7 +214,8 @@ def _of_cluster(reading: TraceReading, source: TraceSource) -> tuple[list[Event]
     events = [*(Event(0.0, "add", node) for node in others), *(event for event in events if event.node in places)]
     instants = itertools.groupby(events, key=attrgetter("time_s"))
     in_order = [event for _, instant in instants for event in sorted(instant, key=lambda event: places[event.node])]
-    return in_order, tuple(notes)
+    given = places if isinstance(nodes, tuple) else None
+    return reading._replace(events=in_order, notes=(*reading.notes, *notes), places=given)
 
 
 def _check_unit(trace: Trace, unit: str) -> None:
