@@ -370,6 +370,13 @@ def test_names_of_the_user_are_in_the_order_of_their_places_also_where_they_come
     assert trace.places == {"n1": 0, "n2": 1, "n3": 2, "n4": 3, "n5": 4}
 
 
+def test_nodes_on_demand_are_none_of_the_trace_whatever_its_names():
+    trace = build_trace([Event(0.0, "add", name) for name in ("a", "b", "on-demand-0")], duration_s=100.0)
+    switched = switch_to_on_demand(trace, 60.0, 2, 100.0)
+    assert switched.places == {**trace.places, "on-demand-1": 0, "on-demand-2": 1}
+    assert [len(batch.added) for batch in switched.batches()] == [3, 2]
+
+
 def test_a_header_needs_no_blanks(write):
     trace = read_trace(
         write("#format:lazsim-trace 1\n#places:a:4 b:1:0 c:4\n# duration_s :7200\ntime_s,event,nodes\n" + ROWS)

@@ -1,5 +1,6 @@
 """Work that is due: on nodes of a trace, on nodes that stay, or on the first until it takes the others."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -248,7 +249,8 @@ def switch_to_on_demand(trace: Trace, switch_s: float, num_nodes: int, duration_
     events = [event for event in trace.events() if event.time_s < switch_s]
     is_alive = {event.node: event.kind == "add" for event in events}
     events += [Event(switch_s, "remove", node) for node in is_alive if is_alive[node]]
-    staying = {f"{ON_DEMAND}-{number}": number for number in range(num_nodes)}
+    fresh = (name for number in itertools.count() if (name := f"{ON_DEMAND}-{number}") not in trace.places)
+    staying = dict(zip(fresh, range(num_nodes), strict=False))
     events += [Event(switch_s, "add", node) for node in staying]
     # Until then nodes stand as they do in the trace that goes on.
     places = {**trace.places, **staying}
