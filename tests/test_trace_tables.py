@@ -1009,7 +1009,7 @@ def test_one_of_the_conditions_in_a_list_must_hold(write):
     write('where = [["kind=g*", "kind=n*"]]\n[columns]\nnode = 1\nstart = 2\nend = 3\n', "mine.toml")
     trace = read_trace(path, format=str(path.with_name("mine.toml")))
     assert set(trace.names) == {"gpu", "net"}
-    assert "1 row is left out: only those with kind=g* or kind=n* count" in trace.notes
+    assert "1 row is left out (1 with kind test): only those with kind=g* or kind=n* count" in trace.notes
 
 
 def test_counts_under_a_header_are_in_milliseconds_only_if_it_says_so(write):

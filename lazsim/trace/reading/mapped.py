@@ -1,5 +1,6 @@
 """Read a table by a mapping of its columns: pick the rows and columns that it names, and make events of them."""
 
+import collections
 import copy
 import fnmatch
 import functools
@@ -52,6 +53,9 @@ GONE_SIGN = re.compile(r"[*~#%^$]$")
 and ``!`` say that it will be (man page of sinfo)."""
 
 EVENT_NEEDED = "event; name it in `add`, `remove` or `ignore` of a mapping, a TOML file for `format`"
+
+MOST_NAMED = 3
+"""Kinds of rows that are left out of which a note tells, the most frequent first."""
 
 CHANGE_WORDS = {"add", "remove", "added", "removed"}
 """Words for changes; all others may also be read as states."""
@@ -202,12 +206,12 @@ class _MappedTable:
         self._nodes = self._find_nodes(mapping.columns.given().get("nodes", ()))
         self._are_losses = self._places.keys() - OPTIONAL == {*LOSSES}
         self._conditions = mapping.conditions()
-        self._num_left_out = 0
+        self._left_out = collections.Counter[str]()
         self._rows = list(self._chosen())
-        if not self._rows and self._num_left_out and mapping.cluster_nodes is None:
+        if not self._rows and self._left_out and mapping.cluster_nodes is None:
+            num = self._left_out.total()
             raise source.refuse(
-                "",
-                f"none of its {self._num_left_out} rows has {self._asked()}; change `where`, or give `cluster_nodes`",
+                "", f"none of its {num} rows has {self._asked()}; change `where`, or give `cluster_nodes`"
             )
         times = self._places.get("time") or self._places["start"]
         lengths = self._header(self._places["duration"]) if "duration" in self._places else None
@@ -260,9 +264,11 @@ class _MappedTable:
             if len(one) > 1 and self._lacks(one):
                 columns = " or ".join(sorted({str(condition.column) for condition in one}))
                 notes.append(f"no column {columns}, by which some rows are left out: all count")
-        if self._num_left_out:
-            num = counted(self._num_left_out, "row is", "rows are")
-            notes.append(f"{num} left out: only those with {self._asked()} count")
+        if self._left_out:
+            num = counted(self._left_out.total(), "row is", "rows are")
+            most = ", ".join(f"{number:,} with {what}" for what, number in self._left_out.most_common(MOST_NAMED))
+            others = f", {len(self._left_out) - MOST_NAMED:,} others" if len(self._left_out) > MOST_NAMED else ""
+            notes.append(f"{num} left out ({most}{others}): only those with {self._asked()} count")
         return reading._replace(
             notes=tuple(notes), assumed_unit=self._times.assumed_unit, cluster_nodes=self._cluster_nodes()
         )
@@ -289,7 +295,9 @@ class _MappedTable:
                     what = f"{shorten(cut)!r} is cut to the width of its column; write all of it, as Slurm does with -P"
                     self._source.fault(line, what, "take texts that are cut as they stand")
                 if not are_met(wanted, fields, places):
-                    self._num_left_out += 1
+                    column = next(one[0].column for one in wanted if not are_met([one], fields, places))
+                    place = places[column]
+                    self._left_out[f"{column} {shorten(fields[place]) if place is not None else 'missing'}"] += 1
                     continue
                 texts = {role: _joined(fields, places) for role, places in self._places.items()}
                 texts |= {str(index): fields[index] for index in self._nodes}
