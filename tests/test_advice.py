@@ -20,7 +20,7 @@ from lazsim.study.advise.formulas import Start, hold_against_formulas
 from lazsim.study.advise.goal import GOODPUT, Goal, find_goal
 from lazsim.study.advise.question import NUM_STRETCHES, Question
 from lazsim.study.advise.result import Off
-from lazsim.study.advise.search import Alternative, Search, fit_interval
+from lazsim.study.advise.search import Alternative, Search, fit_interval, refuse_few_runs
 from lazsim.study.checkpoint_interval import UNTESTED, mean_between_s
 from lazsim.study.comparison import rank
 from lazsim.study.deadline import BOTH, ON_DEMAND, Due, compare_purchases, due_samples
@@ -362,7 +362,8 @@ def test_a_race_of_many_alternatives_begins_with_few_seeds_and_halves():
     assert made.num_runs <= 200
     told = "`max_runs` 50: give 120 or more, or fewer choices, as of `system`, or an `interval`, for which 40 are"
     with pytest.raises(LazsimError, match=f"^{told} enough$"):
-        Made(noisy).search(50).race(thrice(*names))
+        refuse_few_runs(50, len(names), len(thrice(*names)))
+    refuse_few_runs(120, len(names), len(thrice(*names)))
 
 
 def test_tuning_walks_to_an_interval_far_from_youngs():
@@ -889,6 +890,15 @@ def test_a_setting_that_loses_more_updates_than_its_system_may_is_worse_than_all
 def test_who_loses_too_many_updates_in_time_is_not_late():
     rows = [{"cost": 1.0, "done": 1.0, "lost_token_share": 0.05, "most_lost_tokens": 0.035}] * MIN_SAMPLES
     assert (TEN_MINUTES.is_late(rows), TEN_MINUTES.is_missed(rows)) == (False, True)
+
+
+def test_tokens_whose_updates_are_lost_do_not_count_for_goodput_and_cost():
+    # Of 1000 samples in 10 s, a hundredth lost its updates: 99 samples a second, and 5 $ for 990 of them.
+    row = {"goodput_samples_per_s": 100.0, "samples": 1000, "cost_usd": 5.0, "lost_token_share": 0.01}
+    assert GOODPUT.value(row) == pytest.approx(99.0)
+    assert GOODPUT.value({**row, "lost_token_share": None}) == 100.0
+    priced = resolve({"trace": poisson(5), "price": 1.0})
+    assert find_goal("cost", 0.9, [priced]).value(row) == (5e6, pytest.approx(990.0))
 
 
 def test_moc_begins_at_an_interval_that_keeps_its_budget_of_lost_updates():

@@ -19,9 +19,9 @@ from lazsim.engine.systems.system import copy_to_host_s, held_state_bytes
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.placement.plan import PlacementPlan
 from lazsim.scenario import resolve
-from lazsim.specs import ModelSpec, ParallelSpec, load_spec, sha256
+from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, load_spec, sha256
 from lazsim.specs.effects import layout_remarks
-from lazsim.stepmodel.loading import load_inputs
+from lazsim.stepmodel.loading import first_layout, load_inputs
 from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.search import search_layouts
 from lazsim.stepmodel.tables import read_tables
@@ -381,6 +381,14 @@ def test_all_seeds_of_a_file_of_which_nodes_are_drawn_have_one_layout(tmp_path):
     # They draw other numbers of the nodes that stay, whose layouts would have replicas of two and of four nodes.
     assert [one.load_trace().num_alive()[1][1] for one in seeds] == [4, 9]
     assert seeds[0].job == seeds[1].job
+
+
+@pytest.mark.parametrize(
+    ("num_nodes", "batch"), [(32, 4096), (128, 16_384), (512, 16_384), (600, 14_400), (4096, 32_768)]
+)
+def test_a_batch_that_nobody_gave_is_one_that_people_train_with(num_nodes, batch):
+    # Eight GPUs a node have up to 16 sequences each and 16,384 together: 4,800 GPUs three each, and 32,768 one.
+    assert first_layout(load_spec(ClusterSpec, f"h100x{num_nodes}", "cluster")).global_batch == batch
 
 
 def test_a_number_of_nodes_that_few_layouts_divide_trains_no_less_than_any_smaller_one():

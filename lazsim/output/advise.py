@@ -16,7 +16,7 @@ from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import gather_obstacles
 from lazsim.study.simulation import plan_of
-from lazsim.units import counted, format_duration, share_text
+from lazsim.units import counted, divide, format_duration, share_text
 
 MOST_RANKED = 12
 """Choices that are shown; ``--json`` has all of them."""
@@ -89,8 +89,20 @@ def _answer(advice: Advice) -> list[str]:
         told += f"; {' or '.join(beside)} would be better"
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
     seeds = counted(advice.ranking[0].num_seeds, "seed")
-    worth = f"{value} {goal.heading}, {in_time}ETTR {ettr}, over {seeds}"
+    worth = f"{value} {goal.heading}{_in_tokens(advice)}, {in_time}ETTR {ettr}, over {seeds}"
     return [f"advice for {goal.name}: {name}{told}", worth]
+
+
+def _in_tokens(advice: Advice) -> str:
+    """Return the value of the best in tokens, to hold against what is known of the model elsewhere."""
+    goal, scenario, value = advice.goal, advice.scenario, advice.ranking[0].mean.value
+    tokens = scenario.costs().model.sequence_length
+    if goal.done is not None:
+        return ""
+    if goal.less_is_better:
+        return f" ({1e3 * value / tokens:{goal.format}} {goal.heading.replace('M samples', 'B tokens')})"
+    num_gpus = scenario.most_in_service() * scenario.cluster.gpus_per_node
+    return f" ({value * tokens:,.0f} tokens/s, {divide(value * tokens, num_gpus, 0):,.0f} a GPU)"
 
 
 def seems_better(one: Ranked[Alternative]) -> bool:
@@ -143,6 +155,11 @@ def _ranking_table(advice: Advice) -> Table:
     notes += [FEW_SEEDS] if any(one.is_tie is None and not advice.fault(one.name) for one in shown) else []
     if len({one.num_seeds for one in shown}) > 1:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")
+    losses = {name: advice.mean("lost_token_share", of=one.name).value for one, name in zip(shown, names, strict=True)}
+    told = ", ".join(f"{name or common} {share_text(share, '.2%')}" for name, share in losses.items() if share)
+    # A deadline asks for samples, whatever their updates.
+    if told and goal.done is None:
+        notes.append(f"tokens whose updates of experts rollbacks lost do not count: {told}")
     notes += [f"{left} more are in --json"] if left else []
     refused = {(str(dict(choice).get("system", "")), reason): None for choice, reason in advice.refused.items()}
     notes += [f"cannot run: {why}" for why in gather_obstacles(refused)]

@@ -23,6 +23,10 @@ LISTS = [field.name for field in msgspec.structs.fields(ParallelSpec) if field.d
 DEFAULT_SEQUENCES_PER_GPU = 16
 """Sequences of a step for each GPU where no batch is given: a batch of 4,096 on 256 GPUs, as published runs have."""
 
+MOST_DEFAULT_SEQUENCES = 16_384
+"""Sequences of such a step above which each GPU has fewer: DeepSeek-V3 took 15,360 of 4,096 tokens (arXiv 2412.19437,
+4.2). A larger batch would hide the bubble of a pipeline in a way that nobody trains."""
+
 
 @cache
 def load_constants() -> StepConstants:
@@ -88,7 +92,9 @@ def with_gpus(cluster: ClusterSpec, num_gpus: int, field: str) -> ClusterSpec:
 
 def first_layout(cluster: ClusterSpec) -> ParallelSpec:
     """Return the layout from which a job without one starts: nothing but data parallelism, and a usual batch."""
-    return ParallelSpec(global_batch=DEFAULT_SEQUENCES_PER_GPU * cluster.num_nodes * cluster.gpus_per_node)
+    num_gpus = cluster.num_nodes * cluster.gpus_per_node
+    per_gpu = min(DEFAULT_SEQUENCES_PER_GPU, max(1, MOST_DEFAULT_SEQUENCES // num_gpus))
+    return ParallelSpec(global_batch=per_gpu * num_gpus)
 
 
 def parse_layout(texts: tuple[str, ...]) -> dict[str, Any]:

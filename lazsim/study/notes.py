@@ -26,7 +26,7 @@ from lazsim.placement.policies import find_policy, seed_notes
 from lazsim.routing import Routing
 from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
-from lazsim.settings import ANALYTIC, AUTO, SKEWED_LOADS
+from lazsim.settings import ANALYTIC, AUTO, DEFAULTS, SKEWED_LOADS
 from lazsim.specs import ModelSpec
 from lazsim.specs.effects import job_remarks, model_remarks
 from lazsim.specs.overrides import FACTOR, share_note
@@ -119,7 +119,7 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     has = f"GiB of each node's own memory for copies and logs, of {scenarios[0].cluster.host_memory_bytes / GIB:,.0f}"
     notes += _listed(has, [f"{run.name} {run.host_bytes / GIB:,.0f}" for run in runs if run.host_bytes])
     lost = [f"{run.name} {share_text(run.lost_token_share, '.2%')}" for run in runs if run.lost_token_share]
-    return notes + _listed("tokens whose updates of experts rollbacks lost, which no sample counts", lost)
+    return notes + _listed("tokens whose updates of experts rollbacks lost; samples count them all the same", lost)
 
 
 def _listed(what: str, items: Sequence[str]) -> list[str]:
@@ -352,19 +352,23 @@ def _is_trace_drawn(scenario: Scenario) -> bool:
 
 
 def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
-    """Return each remark once with the number of its runs; remarks that differ in numbers only are one.
+    """Return each remark once, with the number of its runs if not all have it; those that differ in numbers are one.
 
     Examples
     --------
-    >>> count_notes([["seed 0", "analytic"], ["seed 1", "analytic"]])
-    ('seed 0 (2 of 2 runs; numbers of the first)', 'analytic (2 of 2 runs)')
+    >>> count_notes([["seed 0", "analytic", "late"], ["seed 1", "analytic"]])
+    ('seed 0 (numbers of the first run)', 'analytic', 'late (1 of 2 runs)')
     """
     found = grouped((without_numbers(note), note) for notes in notes_by_run for note in notes)
-    return tuple(
-        f"{same[0]} ({len(same)} of {counted(len(notes_by_run), 'run')}"
-        f"{'; numbers of the first' if len(set(same)) > 1 else ''})"
-        for same in found.values()
-    )
+    num_runs = len(notes_by_run)
+
+    def told(same: Sequence[str]) -> str:
+        some = f"{len(same)} of {counted(num_runs, 'run')}" if len(same) < num_runs else ""
+        first = "numbers of the first run" if len(set(same)) > 1 else ""
+        about = "; ".join(filter(None, (some, first)))
+        return f"{same[0]} ({about})" if about else same[0]
+
+    return tuple(map(told, found.values()))
 
 
 def without_numbers(note: str) -> str:
@@ -396,10 +400,22 @@ def _input_notes(scenario: Scenario, trace: Trace, loads: Routing, wall_s: float
 
 
 def nodes_note(scenario: Scenario) -> tuple[str, ...]:
-    """Say where the trace has more nodes than the cluster."""
-    most_nodes, cluster = scenario.most_in_service(), scenario.cluster
-    told = f"the trace has up to {counted(most_nodes, 'node')}, {cluster.name} has {cluster.num_nodes}; "
-    return (f"{told}`max_nodes` {cluster.num_nodes} keeps to that",) if most_nodes > cluster.num_nodes else ()
+    """Say where the trace has more nodes than the cluster, or fewer than were asked for."""
+    most_nodes, cluster, asked = scenario.most_in_service(), scenario.cluster, scenario.settings["max_nodes"]
+    told, has = f"the trace has up to {counted(most_nodes, 'node')}", f"{cluster.name} has {cluster.num_nodes}"
+    if most_nodes > cluster.num_nodes:
+        return (f"{told}, {has}; `max_nodes` {cluster.num_nodes} keeps to that",)
+    # Who gives no cluster asks for no number of nodes.
+    wanted = asked or (cluster.num_nodes if scenario.settings["cluster"] != DEFAULTS["cluster"] else 0)
+    if most_nodes + scenario.num_spares >= wanted:
+        return ()
+    has = has if asked is None else f"`max_nodes` asks for {asked}"
+    is_recipe = scenario.trace is not None and scenario.trace.recipe is not None
+    recipe, fit = ("RECIPE", "") if is_recipe else ("like.toml", "lazsim trace fit FILE --out like.toml, then ")
+    return (
+        f"{told}, {has}: the others are never there, and all numbers are of those of the trace; "
+        f"{fit}lazsim trace generate {recipe} --nodes {wanted} makes a trace of as many",
+    )
 
 
 def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:

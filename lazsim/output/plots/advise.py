@@ -24,6 +24,9 @@ LETTER_INCHES = 0.06
 MOST_BARS = 10
 """Alternatives that are drawn."""
 
+FAR_BEHIND = 1.3
+"""How many times worse than the best an interval is that is not drawn: it would flatten all others."""
+
 
 @matplotlib.rc_context(STYLE)
 def advice_figure(advice: Advice) -> dict[str, bytes]:
@@ -76,6 +79,11 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
     for name, at_s, line in (("best", found_s, "-"), ("Young", formulas.young_s, "--"), ("Daly", formulas.daly_s, ":")):
         if 0 < at_s < math.inf:
             curves.axvline(at_s / unit_s, color="0.3", linewidth=0.8, linestyle=line, label=name, zorder=0)
+    best = advice.ranking[0].mean.value
+    if not advice.fault(advice.best):
+        low, high = curves.get_ylim()
+        is_cost = advice.goal.less_is_better
+        curves.set_ylim((low, min(high, best * FAR_BEHIND)) if is_cost else (max(low, best / FAR_BEHIND), high))
     curves.set_xscale("log")
     number_log_axis(curves.xaxis)
     curves.set_xlabel(f"time between checkpoints, {unit}")

@@ -29,7 +29,7 @@ from lazsim.study.advise.question import (
     without_choices,
 )
 from lazsim.study.advise.result import Advice, Off, Turn, Turns
-from lazsim.study.advise.search import Alternative, Choice, Search
+from lazsim.study.advise.search import Alternative, Choice, Search, refuse_few_runs
 from lazsim.study.checkpoint_interval import UNTESTED, mean_between_s
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.comparison import Ranked, mean_over_seeds
@@ -140,6 +140,9 @@ def advise(
     if staying_usd is not None:
         chosen["purchase"] = (SPOT, ON_DEMAND) if due is None else (SPOT, ON_DEMAND, BOTH)
     combined, given = _combine(chosen)
+    # To find which of them can run, and with which layouts, may take minutes.
+    num_raced = sum(1 if interval != AUTO or stays(choice) else len(RACED) for choice in combined)
+    refuse_few_runs(max_runs, len(combined), num_raced)
     with progress(0, max_runs) as advance:
 
         def go_on(num_done: int, _num_total: int) -> AbstractContextManager[Advance]:

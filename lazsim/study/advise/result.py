@@ -88,9 +88,9 @@ class Advice:
         """Other choices beside the best that are better beyond chance; that a longer interval is may be luck."""
         return tuple(one for one in self.off if one.behind.high < 1 and one.alternative.choice != self.best.choice)
 
-    def mean(self, column: str, most: float = math.inf) -> Interval:
-        """Return the mean of a column, which is `most` at most, over the runs of the best setting."""
-        return mean_interval((float(row[column]) for row in self.rows[self.best]), most)
+    def mean(self, column: str, most: float = math.inf, of: Alternative | None = None) -> Interval:
+        """Return the mean of a column, which is `most` at most, over the runs of the best setting or of another."""
+        return mean_interval((float(row.get(column) or 0.0) for row in self.rows[of or self.best]), most)
 
     def fault(self, one: Alternative) -> str:
         """Say why an alternative of the ranking will not do; empty where it will."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lazsim.errors import LazsimError, SpecError
-from lazsim.study.advise.goal import Goal, RunRow
+from lazsim.study.advise.goal import Goal, RunRow, updated_share
 from lazsim.study.checkpoint_interval import climb, rollback_share
 from lazsim.study.comparison import (
     BySeed,
@@ -203,7 +203,7 @@ class Search:
         rows = {one: found for one, found in rows.items() if one.choice not in self.refused}
         if not rows:
             return []
-        done = self.goal.done or (lambda row: 1 - (row.get("lost_token_share") or 0.0))
+        done = self.goal.done or updated_share
         if all(self.goal.is_missed(found.values()) for found in rows.values()):
             parts: dict[Alternative, BySeed] = {
                 one: {seed: done(row) for seed, row in found.items()} for one, found in rows.items()
@@ -221,16 +221,10 @@ class Search:
         Raises
         ------
         LazsimError
-            When there are more alternatives than runs, or none can run.
+            When none can run.
         """
         alive = list(alternatives)
         budget = int(RACE_SHARE * self.max_runs)
-        if len(alive) > budget:
-            fewest = 2 * len({one.choice for one in alive})
-            given = f", or an `interval`, for which {fewest} are enough" if fewest <= self.max_runs else ""
-            raise SpecError(
-                f"`max_runs` {self.max_runs}: give {2 * len(alive)} or more, or fewer choices, as of `system`{given}"
-            )
         # Where not all get as many seeds as an interval takes, half of the runs are for later rounds.
         is_enough = MIN_SAMPLES * len(alive) <= budget
         num_seeds = MIN_SAMPLES if is_enough else max(1, budget // (2 * len(alive)))
@@ -389,6 +383,14 @@ class Search:
         values, others = in_time(one), in_time(other)
         seeds = common_seeds([values, others])
         return len(seeds) >= num_seeds and all(values[seed] == others[seed] for seed in seeds)
+
+
+def refuse_few_runs(max_runs: int, num_choices: int, num_alternatives: int) -> None:
+    """Refuse a search whose race has fewer runs than alternatives, if all choices can run."""
+    needed, fewest = (math.ceil(num / RACE_SHARE) for num in (num_alternatives, num_choices))
+    if needed > max_runs:
+        given = f", or an `interval`, for which {fewest} are enough" if fewest <= max_runs else ""
+        raise SpecError(f"`max_runs` {max_runs}: give {needed} or more, or fewer choices, as of `system`{given}")
 
 
 def one_rollback_more(interval_steps: int, rows: Mapping[int, RunRow]) -> dict[int, RunRow]:
