@@ -408,6 +408,14 @@ def test_stamps_that_are_coarser_than_steps_leave_steps_that_are_done_again(tmp_
     assert [one.done for one in read_log(tmp_path / "log.csv").marks] == steps
 
 
+def test_ranks_a_line_behind_do_no_step_again_where_stamps_are_coarser_than_steps(tmp_path):
+    # Five steps in each second; the second rank writes each a step and a half later.
+    rows = sorted([(at, at) for at in range(100)] + [(at + 1.5, at) for at in range(100)])
+    (tmp_path / "log.csv").write_text("time,step\n" + "".join(f"{at // 5:.0f},{step}\n" for at, step in rows))
+    found = observed_phases(read_log(tmp_path / "log.csv").marks)
+    assert (found.num_stops, found.lost_s, found.done) == (0, 0, 99)
+
+
 def test_bytes_that_are_no_text_leave_the_lines_of_a_log_as_they_are(tmp_path):
     lines = [f"[2025-03-01 00:00:{at:02d}] iteration {at:8d}/ 500 |\n".encode() for at in range(9)]
     (tmp_path / "log").write_bytes(b"".join([*lines[:5], b"\0" * 4096, b"Pr\xfcfung\n", *lines[5:]]))

@@ -92,8 +92,8 @@ rank and others at which no step is new, as a share of its lines, up to which th
 
 LATE_TIMES, LATE_LINES, LATE_SHARE = 2.0, 2, 0.5
 """Times that ranks behind another one are at most as far behind as usual; most lines that they are where times alone
-put them so; and the share of the time of these steps that the job may lose meanwhile: doing them again takes more, as
-it stops before. *Assumption*."""
+put them so, or tell no steps apart; and the share of the time of these steps that the job may lose meanwhile: doing
+them again takes more, as it stops before. *Assumption*."""
 
 
 class Mark(NamedTuple):
@@ -238,7 +238,7 @@ def _without_late(marks: list[Mark], most_lines: float = math.inf) -> tuple[list
         return marks, ()
     step_s = median((one[-1].time_s - one[0].time_s) / (one[-1].done - one[0].done) for one in stretches)
     if not step_s:
-        return marks, ()  # Stamps that are coarser than a step do not tell whether there was time.
+        most_lines = LATE_LINES  # Stamps that are coarser than a step do not tell whether there was time.
     apart = median(one[-1].done - one[0].done for one in stretches)
     most = most_lines * apart
     backs, late, again = list[float](), list[float](), set[Mark]()
@@ -249,7 +249,7 @@ def _without_late(marks: list[Mark], most_lines: float = math.inf) -> tuple[list
             goes_on = last.time_s - first.time_s <= (new + LATE_SHARE * back) * step_s
             late += [back] * (goes_on and back <= most)
         for before, after in pairwise([first, *between]):
-            is_stop = after.time_s - before.time_s > (1 + LATE_SHARE) * apart * step_s
+            is_stop = after.time_s - before.time_s > (1 + LATE_SHARE) * apart * step_s > 0
             if is_stop and last.time_s - after.time_s > (new + LATE_SHARE * (first.done - after.done)) * step_s:
                 again.add(after)
     most = min(most, LATE_TIMES * median(late)) if late else 0.0
