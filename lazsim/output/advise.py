@@ -51,7 +51,8 @@ def advice_report(advice: Advice) -> Report:
         part: {"name": Path(scenario.settings[part] or getattr(scenario, part).name).name, "sha256": sha256}
         for part, sha256 in scenario.hashes.items()
     }
-    seeds = counted(advice.ranking[0].num_seeds, "seed")
+    up_to = "up to " * (len({one.num_seeds for one in advice.ranking}) > 1)
+    seeds = f"{up_to}{counted(advice.ranking[0].num_seeds, 'seed')}"
     drawn = "how far other choices are behind"
     if advice.curves:
         drawn = f"what each interval between checkpoints gives at the seeds that choose it, and {drawn}"

@@ -209,18 +209,15 @@ def _advise(
     search.num_kept = to_vary
     untested = [one for one in finalists.tuned if not search.has_gone_back(one.choice)]
     remarks = _judge(search, finalists.ahead, finalists.others, raced[0].num_seeds)
-    # The seeds that make sure of a change take more than those that suspect it.
-    search.num_kept = int(KEPT_SHARE * search.max_runs) if to_vary else 0
     best, around = _settle(question, search, ordered)
     off, left_out = _costs_off(search, best, around)
-    num_spare = search.num_left
     if best in untested:
         remarks = [*remarks, f"{name_choice(best.choice)}: {UNTESTED}"]
     ranking = _rank(search, choices, ordered, best)
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]
     rivals += [one.alternative for one in off if search.is_better(best, one.alternative)]
     turns = _turns(question, search, best, list(dict.fromkeys(rivals)))
-    remarks = [*left_out, *remarks, *filter(None, [turns.why_not]), *_left_note(search, num_spare)]
+    remarks = [*left_out, *remarks, *filter(None, [turns.why_not])]
     shown = dict.fromkeys([*(one.name for one in ranking), *(one.alternative for one in off)])
     rows = {one: tuple(search.rows[one, None].values()) for one in shown}
     failures = {} if stays(best.choice) else {"the best": [row["num_failures"] for row in rows[best]]}
@@ -250,9 +247,8 @@ def _advise(
 
 def _num_to_vary(question: Question, choice: Choice, max_runs: int) -> int:
     """Return the runs that are kept to change assumptions; none where they are too few for one rival."""
-    num_changes = len(assumptions(question.scenario(choice, 0)))
-    kept = min(int(KEPT_SHARE * max_runs), _num_screened(num_changes, MOST_RIVALS))
-    return kept if kept >= _num_screened(num_changes, 1) else 0
+    kept = int(KEPT_SHARE * max_runs)
+    return kept if kept >= _num_screened(len(assumptions(question.scenario(choice, 0))), 1) else 0
 
 
 def _num_to_judge(num_choices: int, max_runs: int) -> int:
@@ -313,7 +309,7 @@ def _settle(
 ) -> tuple[Alternative, dict[str, Alternative]]:
     """Return the best of some, and its neighbours, at more seeds; another that these show to be better takes its place.
 
-    Runs that are left narrow what is shown.
+    Runs that are left go to what ties with it.
     """
     best, around = search.make_sure(search.better_first(ordered)), dict[str, Alternative]()
     for _ in ordered:
@@ -326,15 +322,6 @@ def _settle(
             break
         best = surer
     return best, around
-
-
-def _left_note(search: Search, num_spare: int) -> list[str]:
-    """Say how many runs are left, and why."""
-    if not (num_left := search.max_runs - search.num_runs):
-        return []
-    is_spare = num_left < 2 * max(num_spare, MIN_SAMPLES)
-    why = search.why_left if is_spare else "they were kept for assumptions"
-    return [f"of `max_runs` {search.max_runs:,}, {num_left:,} {'is' if num_left == 1 else 'are'} left: {why}"]
 
 
 def _rank(

@@ -25,7 +25,6 @@ from lazsim.study.comparison import (
     values_at,
 )
 from lazsim.study.intervals import MIN_SAMPLES, Interval, ratio_interval
-from lazsim.units import divide
 
 MOST_ROUNDS = 6
 """Steps of one ratio of a climb, at most: more seeds than those of a run's own search bear out an interval that is far
@@ -44,7 +43,7 @@ DOUBT = 0.05
 """Probability with which runs that are all in time may mislead."""
 
 PRECISION = 0.01
-"""Half of a 95 % interval, as a share of its value, down to which runs that are left narrow it."""
+"""Half of the 95 % interval of a ratio, down to which runs that are left narrow a tie."""
 
 OF_SAMPLES = ("samples", "goodput_samples_per_s", "done_share")
 """Columns of a run that are in proportion to the samples that it keeps."""
@@ -92,9 +91,8 @@ class Search:
         self.refused: dict[Choice, str] = {}
         self.rounds: list[Round] = []
         self.num_runs = self.num_kept = 0
-        self.goal, self.max_runs, self.most_seeds = goal, max_runs, most_seeds
-        self.first_seed = 0
-        self.why_left = ""
+        self.goal, self.max_runs = goal, max_runs
+        self.seeds = range(most_seeds)
         self._measure = measure
 
     @property
@@ -107,19 +105,21 @@ class Search:
 
         What a search finds at its own seeds is flattered by them.
         """
-        first_seed = 1 + max(seed for rows in self.rows.values() for seed in rows)
-        if first_seed + MIN_SAMPLES > self.most_seeds:
+        new = range(1 + max(seed for rows in self.rows.values() for seed in rows), self.seeds.stop)
+        if len(new) < MIN_SAMPLES:
             return False
-        self.first_seed, self.rows = first_seed, {}
+        self.seeds, self.rows = new, {}
         return True
 
     def run(self, alternatives: Iterable[Alternative], num_seeds: int, change: Any = None) -> bool:
-        """Make the runs that were not made yet, if there are enough left; tell whether there were."""
-        seeds = range(self.first_seed, self.first_seed + num_seeds)
+        """Make the runs that were not made yet, if there are enough left; tell whether there were.
+
+        There are no more seeds of an alternative than `seeds`.
+        """
         wanted = [
             (one, seed)
             for one in dict.fromkeys(alternatives)
-            for seed in seeds
+            for seed in self.seeds[:num_seeds]
             if one.choice not in self.refused and seed not in self.rows.get((one, change), {})
         ]
         if len(wanted) > self.num_left:
@@ -133,38 +133,26 @@ class Search:
         return True
 
     def narrow(self, best: Alternative, others: Iterable[Alternative]) -> None:
-        """Run the best and others at more seeds, until they are known to `PRECISION`, or to a tenth of a difference.
+        """Run others at the seeds of the best; those that tie with it at more, until a tie is known to `PRECISION`.
 
-        Where there are fewer runs, each has as many of these seeds as all can have. `why_left` says why runs are left.
+        Where there are fewer runs, each has as many of these seeds as all can have.
 
         Notes
         -----
         Half of an interval falls with the root of the seeds: from `n` of them, Stein's two-sample procedure takes ``n
         (half / wanted)^2`` in all, whatever the variance (Annals of Mathematical Statistics 16 (1945) 243).
         """
-
-        def num_wanted(one: Alternative, known: Interval, precision: float) -> int:
-            num, half = len(self.rows[one, None]), (known.high - known.low) / 2
-            if math.isnan(half):
-                return MIN_SAMPLES
-            return math.ceil(min(self.most_seeds, num * (divide(half, known.value, 0.0) / precision) ** 2))
-
-        # Where work is due, runs that cost most are rare.
-        least = 0 if self.goal.done is None else len(self.rows[best, None])
-        wanted = {best: num_wanted(best, mean_over_seeds(self.values(best)), PRECISION)}
+        least, most = len(self.rows[best, None]), len(self.seeds)
+        wanted = {best: least}
         for one in others:
             if one != best and not self.is_missed(one):
-                self.run([one], min(MIN_SAMPLES, len(self.rows[one, None]) + self.num_left))
-                times = self.better_by(best, one)
-                wanted[one] = max(least, num_wanted(one, times, max(PRECISION, abs(times.value - 1) / 10)))
+                times, num = self.better_by(best, one), len(self.rows[one, None])
+                ties = times.low <= 1 <= times.high
+                shares = ((times.high - times.low) / 2 / PRECISION) ** 2 if ties else 0.0
+                wanted[one] = max(least, math.ceil(min(most, num * shares)))
         wanted[best] = max(wanted.values())
-        most = self.most_seeds - self.first_seed
-        self.why_left = f"what is shown is known to {100 * PRECISION:g} %, or to a tenth of a difference"
-        if wanted[best] > most:
-            self.why_left = "the trace has no other stretches"
         while sum(max(0, min(num, most) - len(self.rows[one, None])) for one, num in wanted.items()) > self.num_left:
             most -= 1
-            self.why_left = "they are too few for one more seed of each"
         for one, num in wanted.items():
             self.run([one], min(num, most))
 
@@ -229,7 +217,7 @@ class Search:
         is_enough = MIN_SAMPLES * len(alive) <= budget
         num_seeds = MIN_SAMPLES if is_enough else max(1, budget // (2 * len(alive)))
         ranking: list[Ranked[Alternative]] = []
-        while alive and num_seeds <= self.most_seeds and self.num_runs + len(alive) * num_seeds <= budget:
+        while alive and num_seeds <= len(self.seeds) and self.num_runs + len(alive) * num_seeds <= budget:
             before = len(alive)
             self.run(alive, num_seeds)
             ranking = self.rank(alive)
@@ -341,7 +329,7 @@ class Search:
     def _is_borne_out(self, one: Alternative, num_spared: int) -> bool:
         """Run an alternative at more seeds while these can tell, and tell whether it does what must be done."""
         if self.goal.done is not None:
-            enough = min(self.most_seeds, math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
+            enough = min(len(self.seeds), math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
             rows = self.rows[one, None]
             most = min(enough, len(rows) + self.num_left - num_spared)
             # Twice as many each time, unless too many are late for the others to make up for.
