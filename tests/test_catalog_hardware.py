@@ -5,6 +5,7 @@ from importlib import resources
 
 import pytest
 
+from lazsim.errors import SpecError
 from lazsim.specs import ClusterSpec, GpuSpec, catalog_names, load_spec
 
 DATASHEETS = {  # TFLOP/s fp16/bf16 dense, GB/s, GB of 2^30 bytes
@@ -59,6 +60,11 @@ def test_a_gpu_has_the_figures_of_its_datasheet(name):
 
 
 @pytest.mark.parametrize("name", DATASHEETS)
+def test_a_gpu_names_the_numbers_that_no_source_tells_where_a_comment_says_assumption(name):
+    assert bool(load_spec(GpuSpec, name).assumed) == ("*assumption*" in read_text("gpus", name))
+
+
+@pytest.mark.parametrize("name", DATASHEETS)
 def test_a_gpu_reaches_no_more_than_its_datasheet(name):
     gpu = load_spec(GpuSpec, name)
     for share in (gpu.matmul_efficiency, gpu.matmul_memory_efficiency, gpu.memory_efficiency):
@@ -72,9 +78,8 @@ def test_a_gpu_without_measurements_takes_efficiencies_of_another_and_says_so(na
         f for f in gpu.__struct_fields__ if f.startswith("matmul_") or f in ("memory_efficiency", "kernel_overhead_s")
     ]
     assert [getattr(gpu, f) for f in fields] == [getattr(other, f) for f in fields]
-    assert "assumption" in gpu.source
+    assert sorted(gpu.assumed) == sorted(fields)
     assert donor in gpu.source
-    assert "*assumption*" in read_text("gpus", name)
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
@@ -116,8 +121,30 @@ def test_an_all_to_all_gets_48_to_49_gb_per_s_of_a_nic(name):
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_constant_of_a_cluster_has_a_source_or_says_assumption(name):
     lines = read_text("clusters", name).splitlines()
-    own = {"name", "num_nodes", "gpu", "gpus_per_node"}  # the head of the file says where these come from
+    own = {"name", "num_nodes", "gpu", "gpus_per_node", "assumed"}  # the head of the file says where these come from
     for before, line in zip(["", *lines], lines, strict=False):
         key = re.match(r"(\w+) = ", line)
         if key and key[1] not in own and "#" not in line:
             assert before.startswith("#") or re.match(r"local_\w*bytes_per_s", before), f"{key[1]} has no source"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_cluster_names_the_numbers_whose_comments_say_assumption(name):
+    table, above, found = "", "", []
+    for line in read_text("clusters", name).splitlines():
+        code, _, comment = line.partition("#")
+        if heading := re.match(r"\[(\w+)\]", code):
+            table = f"{heading[1]}."
+        if key := re.match(r"(\w+) = ", code):
+            found += [f"{table}{key[1]}"] * ("*assumption*" in above + comment)
+        above = "" if code else above + comment
+    assert load_spec(ClusterSpec, name).assumed == tuple(found)
+
+
+@pytest.mark.parametrize("kind", ["gpus", "clusters"])
+def test_a_name_under_assumed_that_is_no_number_of_the_file_is_refused(kind, tmp_path):
+    name, spec_type = {"gpus": ("rtx3090", GpuSpec), "clusters": ("rtx3090x10", ClusterSpec)}[kind]
+    path = tmp_path / "mine.toml"
+    path.write_text(read_text(kind, name).replace("assumed = [", 'assumed = ["network.speed",', 1))
+    with pytest.raises(SpecError, match=r"mine\.toml.*assumed: network\.speed is no constant of one number"):
+        load_spec(spec_type, str(path))

@@ -1,6 +1,5 @@
 """All that makes a number not hold is said, with its cause. GPT-L has 16 experts; a node of rtx3090x10 has 6 slots."""
 
-import dataclasses
 import json
 import re
 from importlib.resources import files
@@ -20,7 +19,7 @@ from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
 from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, StepConstants, load_spec
-from lazsim.study.notes import count_notes, describe_runs, profile_notes
+from lazsim.study.notes import count_notes, profile_notes
 from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate, simulate_scenarios
 from lazsim.study.sweep.run import run_sweep
@@ -31,8 +30,10 @@ from lazsim.trace.table import Event, build_trace
 from tests.test_model_import import DEEPSEEK
 
 SYSTEMS = ("lazarus", "ds")
-ANALYTIC = (
-    "costs are analytic: no profile was given (rtx3090: NVIDIA GA102 whitepaper; efficiencies of a100: assumption)"
+ANALYTIC = "costs are analytic: no profile was given"
+ASSUMED = (
+    "numbers that no source tells: 6 of rtx3090, 7 of rtx3090x10 (`assumed` in their files); `lazsim sensitivity` "
+    "tells what they weigh"
 )
 
 
@@ -50,6 +51,7 @@ def test_a_run_with_too_few_nodes_says_how_many_suffice():
     assert notes_of(nodes_at(0.0, 2)) == [
         "lazarus: nothing trained: 3 nodes are needed, and the trace has at most 2",
         "ds: nothing trained: 4 nodes are needed, and the trace has at most 2",
+        ASSUMED,
         ANALYTIC,
     ]
 
@@ -177,7 +179,7 @@ def test_a_run_says_which_systems_change_the_layout_and_so_its_steps():
 def test_a_run_whose_nodes_come_too_late_says_so_and_not_that_they_are_too_few():
     # A restart takes 30 s and 0.6 s a node.
     why = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes and"
-    first, second, _ = notes_of(nodes_at(5.0, 8, 100.0), routing="uniform")
+    first, second, *_ = notes_of(nodes_at(5.0, 8, 100.0), routing="uniform")
     assert first.startswith(f"lazarus: nothing trained: 3 nodes that are needed {why}")
     assert second.startswith(f"ds: nothing trained: 4 nodes that are needed {why}")
 
@@ -267,8 +269,8 @@ def test_a_plan_that_does_not_keep_the_fault_threshold_is_told_and_whether_it_fi
         "lazarus: in 100.0% of the time of steps, some expert is on fewer than 2 nodes (`fault_threshold`); "
         "f 2 does not fit: on 5 nodes, some expert is on 1 only"
     )
-    assert notes_of(nodes_at(0.0, 5), ("lazarus",)) == [note, ANALYTIC]
-    assert notes_of(nodes_at(0.0, 6), ("lazarus",)) == [ANALYTIC]
+    assert notes_of(nodes_at(0.0, 5), ("lazarus",)) == [note, ASSUMED, ANALYTIC]
+    assert notes_of(nodes_at(0.0, 6), ("lazarus",)) == [ASSUMED, ANALYTIC]
     # Three take 48 slots, which 8 nodes have. In groups of 3 nodes, 6 experts each, the last 4 experts are on 2 nodes.
     (found,) = (
         note for note in notes_of(nodes_at(0.0, 8), ("lazarus",), **{"job.fault_threshold": 3}) if "f 3" in note
@@ -304,7 +306,9 @@ def test_the_notes_of_a_run_are_on_stderr_in_its_json_and_in_its_folder(lazsim, 
     note = "ds: nothing trained: 4 nodes are needed, and the trace has at most 2"
     assert f"note: {note}\n" in err
     for text in (out, files["summary.json"], files["run.json"]):
-        assert json.loads(text)["notes"] == [note, ANALYTIC]
+        # Fields that are no options are named without backquotes on the command line.
+        told = [one.replace("`assumed`", "assumed") for one in json.loads(text)["notes"]]
+        assert told == [note, ASSUMED.replace("`assumed`", "assumed"), ANALYTIC]
 
 
 def test_a_note_of_many_systems_is_told_whole(lazsim, tmp_path):
@@ -323,7 +327,7 @@ def test_a_sweep_tells_the_notes_of_its_runs_and_of_how_many():
     grid = {"system": list(SYSTEMS), "max_nodes": [2, 6]}
     notes = run_sweep(parse_sweep({"base": base, "grid": grid}), num_workers=1).notes
     assert "ds: nothing trained: 4 nodes are needed, and the trace has at most 2 (1 of 4 runs)" in notes
-    assert ANALYTIC in notes
+    assert {ASSUMED, ANALYTIC} <= set(notes)
 
 
 def test_a_trace_with_fewer_nodes_than_the_cluster_or_than_asked_for_is_told_of(tmp_path):
@@ -386,7 +390,7 @@ def steps_that_hang_on_nics(runs):
     return [note for note in runs.notes if note.startswith("`step.all_to_all_nic_share`")]
 
 
-def test_what_an_assumed_constant_weighs_in_the_steps_of_a_layout_is_told_and_whether_runs_rank_otherwise():
+def test_what_an_assumed_constant_weighs_in_the_steps_of_a_layout_is_told():
     share, systems = "step.all_to_all_nic_share", ["checkpoint", "ds"]
 
     def trained(**changes):
@@ -396,22 +400,15 @@ def test_what_an_assumed_constant_weighs_in_the_steps_of_a_layout_is_told_and_wh
 
     as_is, low, high = trained(), trained(**{share: 0.26}), trained(**{share: 0.72})
     (note,) = steps_that_hang_on_nics(as_is)
-    assert note.startswith(f"`{share}` 0.5 is assumed, and may be 0.26 to 0.72: with these, steps ")
+    assert note.startswith(f"`{share}` 0.5 is assumed; at 0.26 and 0.72, steps under even loads change by ")
     for index, run in enumerate(as_is.runs):
         told = re.search(rf"(\S+)% and (\S+)%: {run.name}\b", note)
         assert told is not None
         for percent, changed in zip(told.groups(), (low, high), strict=True):
             # What precedes the first step takes the same time in all.
             assert 1 + float(percent) / 100 == pytest.approx(run.samples / changed.runs[index].samples, rel=0.01)
-    assert note.endswith(". By samples, runs would keep their order")
     # A value that is given is none to assume.
     assert not steps_that_hang_on_nics(low) + steps_that_hang_on_nics(high)
-
-    # Steps of ds hang less on the exchange: where it is a little ahead, it falls behind with faster NICs.
-    plain, padded = as_is.runs
-    near = [plain, dataclasses.replace(padded, samples=plain.samples + 1)]
-    (told,) = (one for one in describe_runs(as_is.scenarios, near) if one.startswith(f"`{share}`"))
-    assert told.endswith(". Most would then be trained by checkpoint at 0.72")
 
 
 @pytest.mark.parametrize(("line", "told"), [
@@ -431,7 +428,7 @@ def test_assumed_constants_that_are_none_or_have_no_range_are_refused(line, told
 def test_no_weight_is_told_of_an_assumption_that_steps_hardly_hang_on():
     # DeepEP sends a copy once to a node; its rate is measured.
     runs = simulate(nodes_at(0.0, 128), systems=["checkpoint"], model="deepseek-v3", cluster="h100x128")
-    assert not any("is assumed, and may be" in note for note in runs.notes)
+    assert not any("is assumed; at" in note for note in runs.notes)
 
 
 def test_a_job_that_fits_on_the_fewest_nodes_is_told_on_which_it_does_not():

@@ -303,13 +303,13 @@ def test_ratios_are_those_to_the_first_run_and_a_setting_without_it_has_none():
 def test_notes_count_the_runs_that_they_are_about():
     sweep = parse_sweep({"base": BASE | {"cluster.num_nodes": 8}, "grid": {"system": ["lazarus", "ds"]}})
     notes = run_sweep(sweep, num_workers=1).notes
-    nodes, costs, restarts = notes
+    nodes, assumed, costs, restarts = notes
     assert nodes == "the trace has up to 10 nodes, rtx3090x10 has 8; `max_nodes` 8 keeps to that"
     # Only `ds` restarts at each failure.
     assert restarts.startswith("the time of a restart decides much: 48.2 s on 10 nodes")  # 26.9 + 10 x 2.13 s
     assert restarts.endswith("(1 of 2 runs)")
-    assert costs.startswith("costs are analytic: no profile was given (rtx3090: ")
-    assert costs.endswith("efficiencies of a100: assumption)")
+    assert assumed.startswith("numbers that no source tells: 6 of rtx3090, 7 of rtx3090x10 ")
+    assert costs == "costs are analytic: no profile was given"
 
 
 def test_an_axis_that_changes_no_result_is_told():

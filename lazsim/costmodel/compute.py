@@ -71,7 +71,7 @@ def matmul_s(gpu: GpuSpec, m: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike)
 
     >>> gpu = GpuSpec(name="ideal", peak_flop_per_s=100e12, memory_bytes_per_s=1e12, memory_bytes=16e9,
     ...     matmul_efficiency=1.0, matmul_fill_outputs=0.0, matmul_fill_k=0.0, matmul_memory_efficiency=1.0,
-    ...     memory_efficiency=1.0, kernel_overhead_s=0.0, source="assumption")
+    ...     memory_efficiency=1.0, kernel_overhead_s=0.0, source="none")
     >>> [round(float(seconds), 6) for seconds in matmul_s(gpu, [0, 10240], 10240, 10240)]
     [0.0, 0.021475]
     """

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from lazsim.limits import MAX_GPUS_PER_NODE
-from lazsim.specs.record import Amount, Count, Factor, NumNodes, Price, Quantity, Rate, Seconds, Spec
+from lazsim.specs.record import Amount, Count, Factor, NumNodes, Price, Quantity, Rate, Seconds, Spec, require_numbers
 
 
 class FusedExpertsSpec(Spec, frozen=True, kw_only=True):
@@ -60,9 +60,14 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     kernels_speedup: Factor = 1.0
     """Rate of kernels over those of the tables, where these stand in for another GPU's."""
     source: str
-    """Source of the datasheet figures and the efficiencies; "assumption" without a measurement."""
+    """Source of the datasheet figures and the efficiencies."""
+    assumed: tuple[str, ...] = ()
+    """Numbers of the above that no source tells."""
     fused_experts: FusedExpertsSpec | None = None
     """Matmul efficiencies of experts in jobs with fused kernels; none where no such kernel was measured."""
+
+    def __post_init__(self) -> None:
+        require_numbers(self, self.assumed)
 
     @property
     def moved_bytes_per_s(self) -> float:
@@ -179,10 +184,15 @@ class ClusterSpec(Spec, frozen=True, kw_only=True):
     """Links."""
     recovery: RecoverySpec
     """Times around a failure."""
+    assumed: tuple[str, ...] = ()
+    """Numbers that no source tells, such as ``"network.storage_bytes_per_s"``."""
     usd_per_node_hour: Price | None = None
     """Price of a node; a price that is asked for, or that the trace has, goes before it."""
     on_demand_usd_per_node_hour: Price | None = None
     """Price of a node that is not taken away, for comparisons of spot with on-demand nodes."""
+
+    def __post_init__(self) -> None:
+        require_numbers(self, self.assumed)
 
     @property
     def slots_per_node(self) -> int:

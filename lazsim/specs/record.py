@@ -1,6 +1,6 @@
 """The base of specifications: a frozen record, read from TOML, and the ranges of its numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -13,6 +13,16 @@ from lazsim.units import QUANTITIES, parse_quantity
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An immutable record read from TOML; unknown keys are errors."""
+
+
+def require_numbers(record: Spec, names: Iterable[str]) -> None:
+    """Raise a `ValueError` at the first dotted name under `assumed` that is no number of a record."""
+    for name in names:
+        value: Any = record
+        for field in name.split("."):
+            value = getattr(value, field, None)
+        if not isinstance(value, int | float):
+            raise ValueError(f"assumed: {name} is no constant of one number; take its name from those of this file")
 
 
 def with_units(value: Any, field: str = "") -> Any:

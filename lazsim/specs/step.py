@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from lazsim.specs.record import Factor, Quantity, Rate, Seconds, Spec
+from lazsim.specs.record import Factor, Quantity, Rate, Seconds, Spec, require_numbers
 
 Curve = tuple[tuple[Quantity, Quantity], ...]
 """Bytes of a message, ascending, and the microseconds that it takes."""
@@ -60,8 +60,7 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     measured_over_predicted: dict[str, tuple[Factor, Factor]]
 
     def __post_init__(self) -> None:
+        require_numbers(self, self.assumed)
         for name, (low, high) in self.assumed.items():
-            if not isinstance(getattr(self, name, None), float):
-                raise ValueError(f"assumed: {name} is no constant of one number; take its name from those of this file")
             if low > high:
                 raise ValueError(f"assumed: {name} has {low:g} to {high:g}; give the least first")

@@ -28,7 +28,7 @@ from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, AUTO, DEFAULTS, SKEWED_LOADS
 from lazsim.specs import ModelSpec
-from lazsim.specs.effects import job_remarks, model_remarks
+from lazsim.specs.effects import job_remarks, model_remarks, why_without_effect
 from lazsim.specs.overrides import FACTOR, share_note
 from lazsim.stepmodel.assumptions import AssumedConstant
 from lazsim.stepmodel.remarks import kernel_remarks
@@ -254,42 +254,36 @@ def _rounding_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) ->
 
 
 def _assumption_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
-    """Say what steps of layouts would take with other values of constants that are assumed, and how runs would rank."""
-    weighed: dict[str, list[tuple[SystemRun, AssumedConstant]]] = {}
+    """Say how many constants no source tells, and which of them weigh much in the steps of layouts."""
+    first = scenarios[0]
+    told = []
+    for part, spec in (("gpu", first.gpu), ("cluster", first.cluster)):
+        paths = (f"{part}.{name}" for name in spec.assumed)
+        # A value that is given is no assumption.
+        left = [one for one in paths if not (one in first.settings or why_without_effect(one, first.without_effect))]
+        told += [f"{len(left)} of {spec.name}"] * bool(left)
+    files = "(`assumed` in their files); `lazsim sensitivity` tells what they weigh"
+    notes = [f"numbers that no source tells: {', '.join(told)} {files}"] * bool(told)
+    weighed: dict[str, list[tuple[str, AssumedConstant]]] = {}
     for scenario, run in zip(scenarios, runs, strict=True):
         costs = scenario.costs()
         if run.steps and isinstance(costs, LayoutCosts):
             num_nodes, _ = max(run.steps_s, key=run.steps_s.__getitem__)
             for one in costs.assumptions(num_nodes, scenario.find_system().masked_reorder):
-                # A value that is given is no assumption.
                 if f"step.{one.name}" not in scenario.settings:
-                    weighed.setdefault(one.name, []).append((run, one))
+                    weighed.setdefault(one.name, []).append((run.name, one))
     heavy = {name: found for name, found in weighed.items() if max(one.weight for _, one in found) >= TOLD_WEIGHT}
-    return [_assumption_note(name, found) for name, found in heavy.items()]
+    return notes + [_assumption_note(name, found) for name, found in heavy.items()]
 
 
-def _assumption_note(name: str, found: Sequence[tuple[SystemRun, AssumedConstant]]) -> str:
+def _assumption_note(name: str, found: Sequence[tuple[str, AssumedConstant]]) -> str:
     first = found[0][1]
-    changes = grouped((f"{one.low_change:+.1%} and {one.high_change:+.1%}", run.name) for run, one in found)
-    note = (
-        f"`step.{name}` {first.value:.3g} is assumed, and may be {first.low:.3g} to {first.high:.3g}: with these, "
-        "steps on the most usual number of nodes change by "
-        + "; ".join(f"{by}: {', '.join(dict.fromkeys(names))}" for by, names in changes.items())
+    changes = grouped((f"{one.low_change:+.1%} and {one.high_change:+.1%}", run) for run, one in found)
+    told = "; ".join(f"{by}: {', '.join(dict.fromkeys(names))}" for by, names in changes.items())
+    return (
+        f"`step.{name}` {first.value:.3g} is assumed; at {first.low:.3g} and {first.high:.3g}, "
+        f"steps under even loads change by {told}"
     )
-    if len(found) == 1:
-        return note
-
-    # Samples go inversely with the time of a step.
-    def order(end: str) -> list[str]:
-        longer = (1 + getattr(one, f"{end}_change", 0.0) for _, one in found)
-        samples = {run.name: run.samples / by for (run, _), by in zip(found, longer, strict=True)}
-        return sorted(samples, key=samples.__getitem__, reverse=True)
-
-    as_is, ends = order(""), {f"{getattr(first, end):.3g}": order(end) for end in ("low", "high")}
-    if best := [f"{names[0]} at {at}" for at, names in ends.items() if names[0] != as_is[0]]:
-        return f"{note}. Most would then be trained by {' and '.join(best)}"
-    kept = "order" if all(names == as_is for names in ends.values()) else "first place"
-    return f"{note}. By samples, runs would keep their {kept}"
 
 
 def busiest_L(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Floats:
@@ -498,9 +492,7 @@ def _cost_notes(scenarios: Sequence[Scenario]) -> list[str]:
     profile, why = scenario.load_profile(), scenario.why_no_layout
     notes = [f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}"] if why else []
     if profile is None:
-        source = scenario.gpu.source
-        told = f" ({scenario.gpu.name}: {source})" if "assumption" in source else ""
-        return [f"costs are analytic: no profile was given{told}", *notes]
+        return ["costs are analytic: no profile was given", *notes]
     return notes + _profile_notes(scenarios, costs, profile)
 
 
