@@ -105,7 +105,7 @@ def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> li
 
 
 def _shortages(scenario: Scenario, run: SystemRun) -> Iterator[str]:
-    system, costs, loads = scenario.find_system(), scenario.costs(), scenario.load_routing()
+    system, costs, loads = scenario.find_system(**run.setting), scenario.costs(), scenario.load_routing()
 
     def lacks_gpu_memory(num_nodes: int, num_seats: int) -> bool:
         sizes = sizes_held(system, costs, num_nodes, num_seats)
