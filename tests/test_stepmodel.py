@@ -886,6 +886,19 @@ def test_biases_of_experts_move_the_bytes_of_their_sums():
     assert counts[0] == counts[1]
 
 
+def test_a_bounded_activation_lets_the_host_wait_for_the_number_that_it_copies_to_the_gpu():
+    # ``linear_offset`` of NVIDIA/Megatron-LM 0.16, once more where the activation is computed again; the other copy is
+    # that of counts before the dispatch. Graphs of everything could not hold such a copy.
+    inputs = inputs_of("gpt-oss-20b", gpus=8, expert=8, global_batch=64)
+    recomputed = msgspec.structs.replace(inputs.parallel, recompute="selective", recomputed=("expert_activation",))
+    for parallel, forward, backward in (
+        (inputs.parallel, 2, 0), (recomputed, 2, 1), (msgspec.structs.replace(inputs.parallel, graphs="full"), 0, 0),
+    ):  # fmt: skip
+        block = blocks_of(replace(inputs, parallel=parallel))["moe"]
+        for operations, expected in ((block.forward, forward), (block.backward, backward)):
+            assert sum(one.waits for one in operations) == sum(one.counts for one in operations) == expected
+
+
 def test_eight_bits_shorten_attention_of_wide_heads_and_the_head():
     layout = {"precision": "mxfp8", "graphs": "full", "dispatcher": "hybridep", "micro_batch": 4}
     plain = predict_step(inputs_of(cluster="gb200-nvl72", **layout)).exposed_s

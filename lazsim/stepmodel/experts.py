@@ -20,13 +20,16 @@ BIAS_BYTES = (28, 40)
 """Bytes for each number, forward and backward, of the second bias of experts; the first matmul adds the first itself.
 
 ``_apply_bias`` of NVIDIA/Megatron-LM 0.15 and later weights it by the gate in fp32, expert by expert: product, sum,
-concatenation and cast each read and write all tokens of the experts; backward, so do the gradients of both factors."""
+concatenation and cast each read and write all tokens of the experts; backward, so do the gradients of both factors: six
+kernels an expert, and three of all."""
 
 CLAMP_BYTES = (8, 10)
 """Bytes for each number, forward and backward, of the bounds before an activation.
 
 Both halves are bounded and concatenated again before the fused activation of NVIDIA/Megatron-LM 0.16
-(``weighted_bias_quick_geglu_impl``); backward, gradients are masked by the inputs and concatenated."""
+(``weighted_bias_quick_geglu_impl``); backward, gradients are masked by the inputs and concatenated. A number goes to
+the GPU before it (``torch.tensor(linear_offset, device=...)``), and the host waits until it is there, behind all
+kernels that it launched: PyTorch copies so unless it is told not to block."""
 
 CHOICE_BYTES, PROBABILITY_BYTES = 1, 2
 """Bytes of a token and an expert in the map of choices, and in that of probabilities. All ranks of HybridEP gather the
@@ -204,21 +207,25 @@ def _experts(kernels: Kernels) -> list[Item]:
             ),
         )
 
-    def elementwise(num_bytes: tuple[int, int], width: float, number: int, module: str = "") -> Item:
+    def elementwise(num_bytes: tuple[int, int], width: float, number: int, backward_number: int) -> Item:
         forward, backward = (each * width for each in num_bytes)
-        return kernels.copy(forward, backward, number, number, routed, module=module, calls=1)
+        return kernels.copy(forward, backward, number, backward_number, routed, calls=1)
 
     outputs = (matrices - 1) * inner
     up, down = grouped(outputs, width), grouped(width, inner)
-    activation = elementwise((2 * matrices, 2 * matrices + 4), inner, 1, "expert_activation")
+    activation = elementwise((2 * matrices, 2 * matrices + 4), inner, 1, 1)._replace(module="expert_activation")
     if kernels.graphed:
         # Kernels that take counts of tokens from the GPU add biases themselves.
         return [up, *([] if parallel.precision in EPILOGUE_PRECISIONS else [activation]), down]
-    clamps = [elementwise(CLAMP_BYTES, outputs, 3, "expert_activation")]
-    biases = [elementwise(BIAS_BYTES, width, 2 * local + 2)]
-    return [
-        up, *(clamps if model.clamped_activation else []), activation, down, *(biases if model.expert_bias else []),
-    ]  # fmt: skip
+    if model.clamped_activation:
+        clamp, (activate,) = elementwise(CLAMP_BYTES, outputs, 3, 3), activation.forward
+        offset = Operation("memory", 0.0, 1, kernels.launch_s, counts=True)
+        activation = activation._replace(
+            forward=(*clamp.forward, offset, activate._replace(waits=True)),
+            backward=(*activation.backward, *clamp.backward),
+        )
+    biases = [elementwise(BIAS_BYTES, width, 2 * local + 2, 6 * local + 3)]
+    return [up, activation, down, *(biases if model.expert_bias else [])]
 
 
 def _permutations(kernels: Kernels) -> list[Item]:

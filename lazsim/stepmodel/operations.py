@@ -20,9 +20,9 @@ class Operation(NamedTuple):
     graphed: bool = False
     """Whether a CUDA graph replays them."""
     counts: bool = False
-    """Whether the host gets numbers when the GPU is done."""
+    """Whether the host may wait until the GPU is done with this, to which or from which it copies numbers."""
     waits: bool = False
-    """Whether the host waits for these numbers before it launches this."""
+    """Whether the host waits for the last such copy before it launches this."""
     hidden_s: float = 0.0
     """Time of an exchange that runs behind the kernels beside it, and so is not in `gpu_s`."""
 
@@ -48,7 +48,7 @@ class Span(NamedTuple):
 
 
 class Queues(NamedTuple):
-    """Moments at which the host and the GPU are done with what they have, and the host got the last numbers."""
+    """Moments at which host and GPU are done with what they have, and the GPU with what the host may wait for."""
 
     host_s: float = 0.0
     gpu_s: float = 0.0
