@@ -383,13 +383,12 @@ def test_what_assumptions_weigh_is_told_by_the_step_with_the_least_and_the_most_
 
 def test_pairs_differ_in_one_setting_and_by_more_than_noise():
     def run(name: str, tokens_per_s: float, inputs: str = "all known", **columns: str) -> MeasuredRun:
-        row = {"model_key": "m", "system": "s", "precision": "bf16", "cuda_graph": "none", "ep": "8"}
-        row |= {"recompute_modules": "mlp+moe_act"} | columns
+        row = {"model_key": "m", "system": "s", "precision": "bf16", "cuda_graph": "none", "ep": "8"} | columns
         return MeasuredRun(name, "", {"inputs": inputs, "source_family": "one"}, row, tokens_per_s, None)
 
     runs = [
         run("plain", 100.0),
-        run("graphs", 120.0, cuda_graph="full_iteration", recompute_modules="moe_act+mlp"),
+        run("graphs", 120.0, cuda_graph="full_iteration"),
         run("eight bits", 130.0, precision="mxfp8"),
         run("both", 150.0, precision="mxfp8", cuda_graph="full_iteration"),
         run("noise", 101.0, ep="16"),
@@ -569,7 +568,11 @@ def test_a_table_without_a_needed_column_is_refused(refused, tmp_path):
         ("a2a_overlap", "partly", "a2a_overlap 'partly' is none of 0, 1"),
         ("sharding", "zero2", "sharding 'zero2' is none of zero1_dist_optimizer"),
         ("optimizer", "sgd", "optimizer 'sgd' is none of adam"),
-        ("token_routing", "even", "token_routing 'even' has none of balance"),
+        ("token_routing", "even", "token_routing 'even': 'even' is none of balanced"),
+        ("token_routing", "router", "token_routing 'router' has none of balanced"),
+        ("token_routing", "no drop", "token_routing 'no drop': 'no' is none of balanced"),
+        ("cuda_graph_scope", "flash_attn", "cuda_graph_scope 'flash_attn': 'flash_attn' is none of attn"),
+        ("distributed_optimizer", "maybe", "distributed_optimizer 'maybe' is none of 0, 1"),
         ("activation_offload", "all", "activation_offload 'all': 'all' is none of optimizer"),
         ("vp", "DualPipe", "`layout`: dualpipe needs an even number of stages without virtual_stages, not 1"),
         ("tok_s_gpu", "26000000", "times the peak of the GPU: give tokens/s of one GPU"),
@@ -614,12 +617,15 @@ def test_a_table_that_cannot_be_meant_is_refused_in_a_line(refused, tmp_path, ch
         ("selective,mla_up_proj+mlp,,1,,,", {"recomputed": ("latent_up", "dense_block")}),
         ("selective,moe_act+moe,,1,,,", "recompute_modules 'moe_act+moe': 'moe' is none of mla_up_proj, core_attn"),
         ("selective,selective AC,,1,,,", {}),
+        ("selective,layernorm (not moe_act),,1,,,", {"recomputed": ("norm",)}),
+        ("selective,mlp/layernorm (adds moe_act),,1,,,", {"recomputed": ("norm", "expert_activation", "dense_block")}),
         (",,expert_fc1+paged_stash,1,,,", {"offloaded": ("expert_input",)}),
         (",,,0,,,", {}),
         (",,,1,zero3,,", {"sharding": "full"}),
         (",,,1,none (Muon),,", {"sharding": "none"}),
         (",,,1,,token_drop,1.25 (of 8)", {"capacity_factor": 1.25}),
         (",,,1,,capacity_padded_drop,1.0", {"capacity_factor": 1.0, "pad_to_capacity": True}),
+        (",,,1,,token_drop,1.0 (Pad to capacity)", {"capacity_factor": 1.0, "pad_to_capacity": True}),
         (",,,1,,balanced_dropless,1.25", {}),
         (",,,1,,token_drop,1.2.3", "capacity_factor: '1.2.3' is no number"),
         (",,,DualPipe,,,", "dualpipe needs an even number of stages without virtual_stages, not 1"),
@@ -657,12 +663,30 @@ def test_words_of_a_row_are_read_in_any_case_and_flags_in_any_word(tmp_path):
     cells = [
         "fp8_sc,deepep,selective,mlp+moe_act,full_iteration,1,0,",
         " FP8_SC ,DeepEP,Selective,MOE_ACT+MLP,Full_Iteration,Yes,no,NaN",
-        "fp8-sc,Deep-EP,selective,moe_act+mlp,full iteration,on,off,unknown",
+        "fp8-sc,Deep-EP,selective,moe-act & mlp,full,on,off,unknown",
     ]
     plain, *others = (read_runs(str(told(tmp_path, columns, one)))[0] for one in cells)
     assert plain.inputs is not None
     for other in others:
         assert (other.inputs.parallel, other.settings) == (plain.inputs.parallel, plain.settings)
+        # Pairs differ in columns: rows that say the same differ in none.
+        words = [
+            {name: run.columns[name] for name in columns.split(",") if name != "pp_layout"} for run in (plain, other)
+        ]
+        assert words[0] == words[1]
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "other"),
+    [
+        ("precision", "bf16", "bfloat16"),
+        ("sharding", "ZeRO-1", "zero1_dist_optimizer"),
+        ("cuda_graph", "partial", "transformer engine"),
+    ],
+)
+def test_synonyms_are_one_word(tmp_path, column, one, other):
+    runs = [read_runs(str(told(tmp_path, column, cell)))[0] for cell in (one, other)]
+    assert runs[0].columns == runs[1].columns
 
 
 def test_whole_numbers_may_have_the_fraction_that_tables_with_empty_cells_give_them(tmp_path):
@@ -921,7 +945,7 @@ def test_words_in_brackets_tell_more_of_a_setting_and_programs_of_xla_need_no_la
         ("gpu", "NVIDIA GH200 480GB", "gpu 'NVIDIA GH200 480GB', and system 'dgx-h100' has h100"),
         ("gpus_per_node", "4", "gpus_per_node 4, and system 'dgx-h100' has 8"),
         ("nvlink_domain", "72", "nvlink_domain 72, and system 'dgx-h100' has 8"),
-        ("recompute,recompute_modules", "none,mlp+moe_act", "recompute 'none', and recompute_modules 'mlp+moe_act'"),
+        ("recompute,recompute_modules", "none,mlp+moe_act", "recompute 'none', and recompute_modules 'moe_act+mlp'"),
         ("sharding,distributed_optimizer", "none,1", "sharding 'none', and distributed_optimizer 1"),
         ("sharding,distributed_optimizer", "zero1,0", "sharding 'zero1', and distributed_optimizer 0"),
     ],
@@ -945,6 +969,7 @@ def test_a_row_that_contradicts_itself_is_not_predicted_and_says_why(lazsim, tmp
         ("precision,precision_recipe", "fp8_cs,fp8 blockwise", "not read: precision_recipe 'fp8 blockwise' beside"),
         ("precision,precision_recipe", "fp8_sc,fp8 per-tensor current scaling", "not read: precision_recipe 'fp8 per"),
         ("precision,precision_recipe", "fp8_ds,fp8 hybrid delayed scaling", None),
+        ("precision,precision_recipe", "fp8_ds,hybrid", "not read: precision_recipe 'hybrid' beside precision fp8_ds"),
         ("precision,precision_recipe", "fp8_cs,Float8CurrentScaling on tensor cores", None),
         ("step_s", "3.64", None),  # 64 * 8192 / (9000 * 16) = 3.641 s
         ("step_s", "7.3", "not read: step_s 7.3, where tok_s_gpu gives 3.641 s (mine)"),
@@ -969,7 +994,9 @@ def test_a_row_that_contradicts_itself_is_not_predicted_and_says_why(lazsim, tmp
         ),
         ("recompute,recompute_modules", "full,block", None),
         ("recompute,recompute_modules", "full,block 4", "not read: recompute_modules block 4 with recompute full"),
+        ("recompute,recompute_modules", "selective,layernorm (not mlp)", "not read: words in brackets of recomp"),
         ("token_routing,capacity_factor", "token_drop,1.0", None),
+        ("token_routing,capacity_factor", "token_drop,1.0 (of 8)", "not read: words in brackets of capacity_fac"),
         ("token_routing", "capacity_padded_drop", "not read: token_routing capacity_padded_drop without capacity_f"),
         ("cuda_graph", "n/a (XLA)", None),
         ("dispatcher", "alltoall (dedup)", "not read: words in brackets of dispatcher alltoall (dedup) (mine)"),

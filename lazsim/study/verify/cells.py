@@ -10,6 +10,9 @@ from lazsim.units import read_number
 
 UNKNOWN = ("", "unknown", "nan", "n/a", "none")
 
+BETWEEN = r"[\s+,;/&]+"
+"""What stands between the words of a cell."""
+
 
 def read_rows(name: str, content: bytes, needed: Sequence[str]) -> dict[int, Cells]:
     """Read the rows of a CSV by line; it has the columns needed, the first of which names each row."""
@@ -34,13 +37,18 @@ def cell_choice(row: Cells, column: str, names: Mapping[str, str], default: str)
     return names.get(word, default)
 
 
-def cell_words(row: Cells, column: str, names: Mapping[str, str], silent: Sequence[str]) -> list[str]:
-    """Return what the words of a cell stand for: `silent` ones for nothing. Brackets may hold any others, too."""
-    value = row.get(column) or ""
-    told = {*re.split(r"\W+", value.partition(" (")[0])}
-    if value not in UNKNOWN and (strange := told - {*names, *silent}):
-        raise SpecError(f"{column} {value!r}: {min(strange)!r} is none of {', '.join(names)}")
-    return [ours for theirs, ours in names.items() if theirs in value]
+def cell_words(row: Cells, column: str, names: Mapping[str, str], between: str = BETWEEN) -> list[str]:
+    """Return what the words of a cell stand for, some for nothing; a SpecError says which is none of `names`."""
+    told = words_of(row.get(column) or "", between)
+    if strange := told - names.keys():
+        known = ", ".join(name for name, meaning in names.items() if meaning)
+        raise SpecError(f"{column} {row[column]!r}: {min(strange)!r} is none of {known}")
+    return [meaning for name, meaning in names.items() if name in told and meaning]
+
+
+def words_of(cell: str, between: str = BETWEEN) -> set[str]:
+    """Return the words of a cell before any brackets, which tell more of a setting."""
+    return {*re.split(between, cell.partition(" (")[0])} - {""} if cell not in UNKNOWN else set()
 
 
 def cell_number(row: Cells, column: str) -> float:

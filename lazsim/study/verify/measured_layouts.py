@@ -11,29 +11,15 @@ from lazsim.files.decoding import convert
 from lazsim.files.reading import CATALOG
 from lazsim.files.tables import Cells
 from lazsim.specs import ParallelSpec, Spec, read_toml
-from lazsim.study.verify.cells import UNKNOWN, cell_choice, cell_flag, cell_number, cell_whole, cell_words
+from lazsim.study.verify.cells import UNKNOWN, cell_choice, cell_flag, cell_number, cell_whole, cell_words, words_of
 from lazsim.study.verify.measured_models import catalogued_name
-from lazsim.study.verify.measured_words import CHOICES, DEFAULTS, HYBRIDS, OVERLAPS, SIZES, letters_of
+from lazsim.study.verify.measured_words import CHOICES, DEFAULTS, HYBRIDS, LISTS, OVERLAPS, ROUTINGS, SIZES, letters_of
 
 SOURCES = "measured/sources.toml"
 
-MODULES = {
-    "mla_up_proj": "latent_up", "core_attn": "attention_core", "layernorm": "norm", "moe_act": "expert_activation",
-    "mlp": "dense_block",
-}  # fmt: skip
-
-NO_MODULES = ("", "selective", "activation", "rematerialisation", "ac")
-"""Words of the column of modules that name none."""
-
-OFFLOADED = {"optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": "expert_activation"}
-NOT_OFFLOADED = ("", "0", "paged_stash", "fused_group_mlp", "fine_grained", "states")
-"""Words of the same column that move nothing to the host, or tell no more."""
-
-LEARNED = ("real", "aux", "learned")
-ROUTINGS = ("balance", "drop", *LEARNED, "fake")
-"""Words of which a routing of tokens must have one, such as ``forced_balance_dropless`` or ``token_drop``."""
-
 XLA, KEPT = "(xla)", r".* \((no.reshard\w*( after (fwd|forward))?|reshard_after_forward ?= ?false)\)"
+PADDED = r".* \(pad(ded)? to capacity\)"
+"""Brackets that tell settings."""
 
 
 class Recipes(Spec, frozen=True, kw_only=True):
@@ -50,15 +36,12 @@ class Recipes(Spec, frozen=True, kw_only=True):
 
 def layout_of(row: Cells) -> ParallelSpec:
     """Return the layout of a row; a `SpecError` names the column that has none."""
-    scope, stages, routing = (row.get(name, "") for name in ("cuda_graph_scope", "pp_layout", "token_routing"))
+    stages, routing, scope = row.get("pp_layout", ""), routing_of(row), list_of(row, "cuda_graph_scope")
     is_dual = letters_of(row.get("vp", "")) == "dualpipe"
     parts = 1 if is_dual else cell_whole(row, "vp") or 1
-    if routing not in UNKNOWN and not any(word in routing for word in ROUTINGS):
-        raise SpecError(f"token_routing {routing!r} has none of {', '.join(ROUTINGS)}")
-    is_learned = any(word in routing.partition(" (")[0] for word in LEARNED)
     recompute = _choice(row, "recompute", "none")
-    recomputed = cell_words(row, "recompute_modules", MODULES, NO_MODULES) if recompute == "selective" else []
-    capacity = row.get("capacity_factor", "").partition(" ")[0] if "drop" in routing.replace("dropless", "") else ""
+    recomputed = list_of(row, "recompute_modules") if recompute == "selective" else []
+    capacity = row.get("capacity_factor", "").partition(" ")[0] if "drop" in routing else ""
     capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
     recipes, in_pytorch = _recipes(row.get("source_family", "")), row.get("sharding", "").startswith(("fsdp", *HYBRIDS))
     sizes: dict[str, Any] = {ours: cell_whole(row, theirs) or 1 for ours, theirs in SIZES.items()}
@@ -72,7 +55,7 @@ def layout_of(row: Cells) -> ParallelSpec:
         "virtual_stages": parts if sizes["pipeline"] > 1 else 1,
         "stages": "" if stages in UNKNOWN else stages,
         "global_batch": cell_whole(row, "gbs"),
-        "sharding": _choice(row, "sharding", "none" if row.get("distributed_optimizer") == "0" else "optimizer"),
+        "sharding": _choice(row, "sharding", "none" if divides_optimizer(row) is False else "optimizer"),
         "optimizer": _choice(row, "optimizer", "adam"),
         "state_bytes": recipes.state_bytes,
         "reshard_after_forward": recipes.reshard_after_forward and not re.fullmatch(KEPT, row.get("sharding", "")),
@@ -84,19 +67,40 @@ def layout_of(row: Cells) -> ParallelSpec:
         "recomputed": recomputed,
         # A framework that shards with PyTorch recomputes with it, too.
         "recompute_stops_early": recompute == "full" and in_pytorch,
-        "offloaded": cell_words(row, "activation_offload", OFFLOADED, NOT_OFFLOADED),
+        "offloaded": list_of(row, "activation_offload"),
         # Without expert parallelism there is nothing to dispatch, whatever a row says.
         "dispatcher": _choice(row, "dispatcher", "all_to_all") if sizes["expert"] > 1 else "all_to_all",
         # The host starts a program of XLA once, and C++ launches its kernels.
         "graphs": "full" if XLA in row.get("cuda_graph", "") else _choice(row, "cuda_graph", "none"),
-        "graph_attention": "attn" in scope or scope in UNKNOWN,
+        "graph_attention": "attn" in scope or not scope,
         # Such gates number experts through (FakeBalancedGate of NVIDIA-NeMo/Automodel).
-        "routing": "learned" if is_learned else "consecutive" if "fake" in routing else "balanced",
+        "routing": "learned" if "learned" in routing else "consecutive" if "fake" in routing else "balanced",
         "capacity_factor": 0.0 if math.isnan(capacity_factor) else capacity_factor,
-        "pad_to_capacity": capacity_factor > 0 and "padded" in routing,
+        "pad_to_capacity": capacity_factor > 0
+        and ("padded" in routing or re.fullmatch(PADDED, row["capacity_factor"]) is not None),
     }
     tuned = _tuned_fields(row, fields) if recipes.is_tuned else {}
     return convert(fields | tuned, ParallelSpec, "layout")
+
+
+def list_of(row: Cells, column: str) -> list[str]:
+    """Return what the words of a column of several stand for."""
+    return cell_words(row, column, LISTS[column])
+
+
+def routing_of(row: Cells) -> list[str]:
+    """Return what the words of a routing of tokens stand for."""
+    told = cell_words(row, "token_routing", ROUTINGS, r"[\W\d_]+")
+    if not told and words_of(row.get("token_routing", "")):
+        raise SpecError(
+            f"token_routing {row['token_routing']!r} has none of {', '.join(filter(ROUTINGS.get, ROUTINGS))}"
+        )
+    return told
+
+
+def divides_optimizer(row: Cells) -> bool | None:
+    """Tell whether data-parallel ranks share the states of the optimizer; nothing where a row does not."""
+    return {"0": False, "1": True}.get(cell_choice(row, "distributed_optimizer", {"0": "0", "1": "1"}, ""))
 
 
 def _choice(row: Cells, column: str, default: str) -> str:

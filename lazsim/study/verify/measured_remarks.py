@@ -8,19 +8,24 @@ from lazsim.files.tables import Cells
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.remarks import kernel_remarks
 from lazsim.stepmodel.search import needed_bytes
-from lazsim.study.verify.cells import UNKNOWN, cell_number, cell_words
-from lazsim.study.verify.measured_layouts import KEPT, MODULES, NO_MODULES, XLA, recomputation
+from lazsim.study.verify.cells import UNKNOWN, cell_number, words_of
+from lazsim.study.verify.measured_layouts import (
+    KEPT,
+    PADDED,
+    XLA,
+    divides_optimizer,
+    list_of,
+    recomputation,
+    routing_of,
+)
 from lazsim.study.verify.measured_models import Lookup
-from lazsim.study.verify.measured_words import CHOICES, DEFAULTS, formats_told
+from lazsim.study.verify.measured_words import CHOICES, DEFAULTS, LISTS, formats_told
 
 ASSUMED, LEFT_OUT, UNREAD = "unknown, and taken to be", "left out, and taken to be", "not read"
 INSTEAD = "not told or not modelled, predicted as the nearest and counted apart"
 STANDS_IN = "kernels that were not measured as a row has them"
 TOO_LARGE = "more than the memory of a GPU, so that a setting was another one"
 """Kinds of remarks on a row."""
-
-GRAPH_SCOPES = ("attn", "mamba", "mlp", "moe", "moe_router", "moe_preprocess", "full_iteration")
-"""Words of the parts of a layer that graphs of Transformer Engine hold."""
 
 STEP_SHARE = 0.05
 """Share by which a step time may differ from that of the tokens per second before the row is remarked on: that is the
@@ -38,11 +43,11 @@ def refuse_contradictions(row: Cells, inputs: StepInputs) -> None:
         told = cell_number(row, column)
         if told > 0 and min(told, inputs.num_gpus) != min(own, inputs.num_gpus):
             raise SpecError(f"{column} {told:g}, and system {system!r} has {own}; correct one, or name another system")
-    modules = row.get("recompute_modules", "")
-    if row.get("recompute") == "none" and any(module in modules for module in MODULES):
+    if row.get("recompute") == "none" and list_of(row, "recompute_modules"):
+        modules = row["recompute_modules"]
         raise SpecError(f"recompute 'none', and recompute_modules {modules!r}; expected 'selective', or no modules")
-    sharding, divides = inputs.parallel.sharding, row.get("distributed_optimizer")
-    if (sharding, divides) in (("none", "1"), ("optimizer", "0")):
+    if (inputs.parallel.sharding, divides_optimizer(row)) in (("none", True), ("optimizer", False)):
+        divides = row["distributed_optimizer"]
         raise SpecError(f"sharding {row.get('sharding')!r}, and distributed_optimizer {divides}; correct one of them")
 
 
@@ -98,7 +103,7 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     if cells.get("status", "keep") != "keep":
         yield f"{shown['status']}, which counts as any other row"
     precision, recipe = (cells.get(column, "").lower() for column in ("precision", "precision_recipe"))
-    if (formats := formats_told(recipe)) and parallel.precision not in [CHOICES["precision"][one] for one in formats]:
+    if recipe and parallel.precision not in [CHOICES["precision"][one] for one in formats_told(recipe)]:
         yield f"precision_recipe {recipe!r} beside precision {precision}"
     spread = cells.get("sequence_parallel", "1")
     if (spread not in ("0", "1") and parallel.context_exchange == "ring") or (spread == "0" and parallel.tensor > 1):
@@ -107,33 +112,32 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
         yield shown["delay_wgrad"]
     if parallel.schedule == "dualpipe" and cells.get("a2a_overlap") == "0":
         yield "a2a_overlap 0 with DualPipe, which hides exchanges"
-    if cells.get("recompute") == "selective" and not cell_words(row, "recompute_modules", MODULES, NO_MODULES):
+    if cells.get("recompute") == "selective" and not list_of(row, "recompute_modules"):
         yield f"recompute selective without modules that lazsim knows, predicted as {recomputation(parallel)}"
-    modules = {*re.findall(r"\w+", cells.get("recompute_modules", ""))} - {*NO_MODULES, "block", "full", "uniform"}
-    if modules and cells.get("recompute") == "full":
+    nothing = {name for name, meaning in LISTS["recompute_modules"].items() if not meaning}
+    if cells.get("recompute") == "full" and words_of(cells.get("recompute_modules", "")) - nothing:
         yield f"{shown['recompute_modules']} with recompute full"
     if "recompute" not in cells and row.get("recompute") != "none" and "recompute_modules" in cells:
         yield f"{shown['recompute_modules']} without recompute"
     if parallel.pipeline == 1 and cell_number(row, "vp") > 1:
         yield f"{shown['vp']} with pp 1"
     scope = cells.get("cuda_graph_scope", "")
-    if strange := {*re.findall(r"\w+", scope)} - {*GRAPH_SCOPES}:
-        yield f"cuda_graph_scope {min(strange)}"
-    elif scope and parallel.graphs == "none":
+    if scope and parallel.graphs == "none":
         yield f"cuda_graph_scope {scope} without cuda_graph"
     elif scope and parallel.graphs == "partial":
         # Megatron-LM has gated delta nets in place of attention.
         mixers = ["attn", *["mamba"] * bool((space := inputs.model.state_space) and space.kind == "mamba")]
         held = [*mixers * parallel.graph_attention, "moe_router", "moe_preprocess"]
-        if {*held} != {*re.findall(r"\w+", scope)} - ({"mamba"} - {*mixers}):
+        if {*held} != words_of(scope) - ({"mamba"} - {*mixers}):
             yield f"cuda_graph_scope {scope}, predicted as {'+'.join(held)}"
-    drops = "drop" in cells.get("token_routing", "").replace("dropless", "")
+    drops = "drop" in routing_of(row)
     if drops and not parallel.capacity_factor:
         yield f"{shown['token_routing']} without capacity_factor"
     elif "dropless" not in cells.get("capacity_factor", "dropless") and not drops:
         yield f"{shown['capacity_factor']} with a token_routing that drops nothing"
-    for column in CHOICES:
-        if " (" in cells.get(column, "") and not (XLA in cells[column] or re.fullmatch(KEPT, cells[column])):
+    read = {"cuda_graph": rf".*{re.escape(XLA)}", "sharding": KEPT, "capacity_factor": rf"{PADDED}|.*dropless\)"}
+    for column in (*CHOICES, *LISTS, "token_routing", "capacity_factor"):
+        if " (" in cells.get(column, "") and not re.fullmatch(read.get(column, ""), cells[column]):
             yield f"words in brackets of {shown[column]}"
 
 

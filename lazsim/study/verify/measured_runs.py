@@ -22,10 +22,10 @@ from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.stepmodel.predict import flop_per_token, predict_step
 from lazsim.stepmodel.search import MICRO_BATCHES, RECOMPUTES, fits
 from lazsim.study.verify.cells import UNKNOWN, cell_number, cell_whole, read_rows
-from lazsim.study.verify.measured_layouts import MODULES, layout_of
+from lazsim.study.verify.measured_layouts import layout_of
 from lazsim.study.verify.measured_models import Lookup
 from lazsim.study.verify.measured_remarks import ASSUMED, INSTEAD, refuse_contradictions, remarks_on
-from lazsim.study.verify.measured_words import SIZES, plain_words
+from lazsim.study.verify.measured_words import MODULES, SIZES, plain_words
 
 RUNS = "measured/training.csv"
 

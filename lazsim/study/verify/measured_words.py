@@ -1,9 +1,10 @@
 """Words of measured runs, whoever wrote them: a row in the words that are read, and what stands for unknown ones."""
 
 import re
+from collections.abc import Iterable
 
 from lazsim.files.tables import Cells
-from lazsim.study.verify.cells import UNKNOWN
+from lazsim.study.verify.cells import UNKNOWN, words_of
 
 HYBRIDS = ("hsdp", "hybrid_shard")
 
@@ -22,6 +23,41 @@ CHOICES = {
     "optimizer": {"adam": "adam", "adamw": "adam", "muon": "muon", "muonh": "muon"},
 }  # fmt: skip
 """Columns of one word, in any spelling such as all-to-all, behind which brackets may tell more."""
+
+SYNONYMS = {
+    "precision": {"bfloat16": "bf16"}, "cuda_graph": {"full": "full_iteration", "partial": "transformer_engine"},
+    "sharding": {"zero1_dist_optimizer": "zero1", "optimizer": "zero1"},
+}  # fmt: skip
+"""Words that mean the same: rows that differ in them alone do not differ."""
+
+MODULES = {
+    "mla_up_proj": "latent_up", "core_attn": "attention_core", "layernorm": "norm", "moe_act": "expert_activation",
+    "mlp": "dense_block",
+}  # fmt: skip
+
+LISTS = {
+    "recompute_modules": {
+        **MODULES,
+        **dict.fromkeys(("selective", "activation", "rematerialisation", "ac", "block", "full", "uniform"), ""),
+    },
+    "activation_offload": {
+        "optimizer": "optimizer", "expert_fc1": "expert_input", "moe_act": "expert_activation",
+        **dict.fromkeys(("0", "paged_stash", "fused_group_mlp", "fine_grained", "states"), ""),
+    },
+    "cuda_graph_scope": {
+        name: name for name in ("attn", "mamba", "mlp", "moe", "moe_router", "moe_preprocess", "full_iteration")
+    },
+}  # fmt: skip
+"""Columns of several words, and what each stands for: some for nothing, or nothing more than other columns tell."""
+
+ROUTINGS = {
+    "balanced": "balanced", "balance": "balanced", "dropless": "dropless", "drop": "drop", "padded": "padded",
+    "real": "learned", "learned": "learned", "aux": "learned", "fake": "fake",
+    **dict.fromkeys(
+        ("forced", "token", "tokens", "capacity", "router", "gate", "with", "loss", "free", "bias"), ""
+    ),
+}  # fmt: skip
+"""Words of a routing of tokens, such as ``forced_balance_dropless`` or ``token_drop``."""
 
 FORMATS = {
     "mxfp8": r"mx.?fp8|fp8.?mx|1x32|e8m0", "nvfp4": "nvfp4", "fp8_sc": r"block|128x128|sub.?channel|fp8.?sc",
@@ -59,7 +95,9 @@ OVERLAPS = {
 
 FLAGS = (*OVERLAPS.values(), "sequence_parallel", "distributed_optimizer", "delay_wgrad")
 FLAG_WORDS = {"false": "0", "no": "0", "off": "0", "none": "0", "true": "1", "yes": "1", "on": "1"}
-WORDS = {*DEFAULTS, *FLAGS, "recompute_modules", "cuda_graph_scope", "completeness", "config_match", "status"}
+WORDS = {
+    *DEFAULTS, *FLAGS, *LISTS, "capacity_factor", "distributed_optimizer", "completeness", "config_match", "status",
+}  # fmt: skip
 """Columns whose words mean the same in any case."""
 
 
@@ -72,9 +110,11 @@ def plain_words(row: Cells) -> tuple[Cells, list[str]]:
     cells = {name: word if name in WORDS or word in UNKNOWN else row[name] for name, word in small.items()}
     cells |= {name: re.sub(r"^(\d+)\.0+$", r"\1", cell) for name, cell in cells.items() if name != "row_id"}
     for column in CHOICES.keys() & cells.keys():
-        known = {letters_of(name): name for name in CHOICES[column]}
+        synonyms = SYNONYMS.get(column, {})
+        known = {letters_of(name): synonyms.get(name, name) for name in CHOICES[column]}
         word, bracket, more = cells[column].partition(" (")
         cells[column] = known.get(letters_of(word), word) + bracket + more
+    cells |= {column: in_order(cells[column], LISTS[column]) for column in LISTS.keys() & cells.keys()}
     cells |= {column: FLAG_WORDS.get(cells[column], cells[column]) for column in FLAGS if column in cells}
     instead = []
     for column, words in NEAREST_WORDS.items():
@@ -94,6 +134,21 @@ def plain_words(row: Cells) -> tuple[Cells, list[str]]:
     if (sharding := cells.get("sharding", "")).startswith(HYBRIDS) and cells.get("dp_replicate", "") in UNKNOWN:
         instead.append(f"sharding {sharding!r} as fsdp")
     return cells, instead
+
+
+def in_order(cell: str, names: Iterable[str]) -> str:
+    """Return a list with its words as in `names` and in their order; one with other words stays.
+
+    Examples
+    --------
+    >>> in_order("mlp, moe-act (paper adds layernorm)", ("layernorm", "moe_act", "mlp"))
+    'layernorm+moe_act+mlp'
+    """
+    whole = re.sub(r" \((?:paper )?adds ([^)]*)\)$", r"+\1", cell)
+    told = {letters_of(word) for word in words_of(whole)}
+    found = [name for name in names if letters_of(name) in told]
+    _, bracket, more = whole.partition(" (")
+    return "+".join(found) + bracket + more if found and len(found) == len(told) else cell
 
 
 def formats_told(text: str) -> list[str]:

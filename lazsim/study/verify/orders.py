@@ -148,9 +148,8 @@ def _ranking(group: str, runs: Sequence[MeasuredRun], predicted: Mapping[str, fl
 
 
 def _differ(one: MeasuredRun, other: MeasuredRun, columns: Sequence[str]) -> bool:
-    """Return whether two rows differ in any of the columns, whatever the order of words that a + joins."""
-    told = [[sorted(run.columns.get(name, "").split("+")) for name in columns] for run in (one, other)]
-    return told[0] != told[1]
+    """Return whether two rows differ in any of the columns, once these are in plain words."""
+    return any(one.columns.get(name, "") != other.columns.get(name, "") for name in columns)
 
 
 def _spearman(one: Floats, others: Floats) -> Floats:
