@@ -309,7 +309,8 @@ class Scenario(Inputs):
             if has_chosen:
                 raise SpecError("`profile`: a job with a layout takes the kernels of its GPU; leave the profile out")
             system = self.find_system()
-            with prefix_errors(self.name), prefix_errors(f"`job` {self.settings['job'] or job.name}: parallel"):
+            whose = f"`job` {self.settings['job'] or job.name} for `model` {self.settings['model']}"
+            with prefix_errors(self.name), prefix_errors(f"{whose}: parallel"):
                 return layout_costs(model, self.gpu, cluster, job, self.step, system)
         if profile is None:
             return self.analytic_costs()

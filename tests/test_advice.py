@@ -11,7 +11,7 @@ from scipy.stats import binomtest, t
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
-from lazsim.output.advise import _in_time, advice_parts, seems_better
+from lazsim.output.advise import FORECAST_ERROR, _in_time, advice_parts, seems_better
 from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
@@ -29,6 +29,7 @@ from lazsim.study.simulation import run_scenario
 from lazsim.trace import write_trace
 from lazsim.trace.recipes import change_recipe
 from lazsim.trace.table import Event, build_trace
+from tests.conftest import ROOT
 
 EVEN = {"routing": "uniform", "model": "gpt-s", "cluster": "rtx3090x10"}
 BETWEEN_S = 400.0
@@ -207,6 +208,21 @@ def test_ties_are_told_beside_what_too_few_seeds_leave_open():
     assert answer.startswith("advice for goodput: ")
     assert "; 1 other may be as good; 1 choice has fewer than 6 seeds, too few to tell whether it is as good" in answer
     assert "without an interval there are fewer than 6 seeds: chance may do as much" in shown
+
+
+@pytest.mark.parametrize(("ahead", "is_told"), [(1.039, True), (0.97, True), (1.041, False), (math.inf, False)])
+def test_choices_nearer_to_the_best_than_forecasts_were_to_live_runs_are_told_to_be_as_good(ahead, is_told):
+    found = Made(noisy).advise(of("ds", "lazarus"), 300)
+    best, second = found.ranking
+    ranking = (best, replace(second, behind=Interval(ahead, ahead, ahead)))
+    shown = render(advice_parts(replace(found, ranking=ranking)), 300)
+    assert ("the model can tell no difference of less than 4 %: " in shown) == is_told
+
+
+def test_the_error_that_advice_tells_is_the_median_of_the_live_runs_on_idle_cores():
+    table = (ROOT / "docs/measured/live.md").read_text().split("| two idle cores |")[1].split("\n\n")[0]
+    errors = [int(one) for row in table.splitlines()[2:] for one in re.findall(r"\d+", row.split("|")[2])]
+    assert (len(errors), np.median(errors) / 100) == (33, FORECAST_ERROR)
 
 
 def test_what_it_costs_to_be_off_is_a_tie_where_its_interval_holds_nothing():

@@ -539,6 +539,7 @@ def test_each_failure_tells_what_was_decided_why_and_what_it_took():
     }
     assert 0 < one.experts_moved <= 2 * 3 * 2
     assert one.bytes_moved == one.experts_moved * costs().model.expert_state_bytes
+    assert isinstance(one.bytes_moved, int)
 
 
 def test_a_restart_tells_the_steps_lost_and_what_the_nodes_read():

@@ -172,6 +172,10 @@ STEP = ("step", "--model", "mixtral-8x7b", "--cluster", "h100x4")
         ),
         ((*RUN, "--format", "bamboo"), "a recipe has no use for --format; leave it out"),
         ((*RUN, "--placement", "mor"), "--placement: unknown policy 'mor': did you mean 'mro'?"),
+        (
+            (*RUN, "--cluster", "h100x64", "--job", "qwen3-235b"),
+            "--job qwen3-235b for --model gpt-s: parallel: expert (32) must divide 8 experts",
+        ),
     ],
 )
 def test_a_slip_is_told_with_its_option_and_what_was_meant(refused, arguments, said):

@@ -6,7 +6,7 @@ import pytest
 
 from lazsim.output.trace import mean_alive, sparkline
 from lazsim.trace import Event, build_trace, read_trace, trace_stats
-from lazsim.trace.stats import count_interval
+from lazsim.trace.stats import count_interval, loss_rate_text
 
 
 def add(time_s, *nodes):
@@ -80,6 +80,18 @@ def test_rate_of_losses_in_one_burst_is_as_uncertain_as_the_number_of_bursts():
     low, high = count_interval(15 / size)
     assert stats.removals_per_node_hour_ci_low == pytest.approx(low * size, rel=1e-3)
     assert stats.removals_per_node_hour_ci_high == pytest.approx(high * size, rel=1e-3)
+    # 15 losses of a variance of 451.4 tell as much as 15 x 15 / 451.4 = 0.4985 at random.
+    assert stats.equivalent_losses == pytest.approx(15 / size, rel=1e-3)
+    assert "as of less than one at random)" in loss_rate_text(stats)
+
+
+def test_losses_that_count_for_fewer_are_told_as_the_number_that_they_count_for():
+    # Three losses of 1, 1 and 4 nodes: 6 x 6 / (1 + 1 + 16) = 2.
+    nodes = ["a", "b", "c", "d"]
+    losses = [*remove(100.0, "a"), *add(200.0, "a"), *remove(300.0, "a"), *add(400.0, "a"), *remove(500.0, *nodes)]
+    stats = trace_stats(build_trace(add(0.0, *nodes) + losses, duration_s=600.0))
+    assert stats.equivalent_losses == pytest.approx(2)
+    assert "as of 2 at random)" in loss_rate_text(stats)
 
 
 @pytest.mark.parametrize("ends", ["2025-03-01 12:00", ""])

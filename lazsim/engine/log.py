@@ -51,7 +51,7 @@ class FailureRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds by bucket of the ledger, those of ``lost_work`` spent before; until it ends, all that were booked."""
     experts_moved: int | None = 0
-    bytes_moved: float | None = 0.0
+    bytes_moved: int | None = 0
     """States of experts, and bytes in all, that nodes fetched from each other or read from a checkpoint; None where the
     system knows no more than the time that this takes."""
     lost_steps: int = 0

@@ -25,11 +25,11 @@ class Moved(NamedTuple):
     """States of experts that nodes get, the bytes of all states, and the seconds that this takes."""
 
     experts: int
-    num_bytes: float
+    num_bytes: int
     seconds: float
 
 
-NO_MOVE = Moved(0, 0.0, 0.0)
+NO_MOVE = Moved(0, 0, 0.0)
 
 
 class RunPlans:
@@ -137,7 +137,7 @@ class RunPlans:
             plan, taken = planned.plan, list(self.seated(decision.nodes, planned).seats)
             seconds = system.restart_s(self._costs, decision, plan)
             num_experts = int(plan.num_held_N[taken].sum()) * (1 + system.doubles_stages)
-            return Moved(num_experts, float(system.load_bytes(self._costs, plan)[taken].sum()), seconds)
+            return Moved(num_experts, round(float(system.load_bytes(self._costs, plan)[taken].sum())), seconds)
 
         return self._planner.find("restart", planned, compute, system, decision)
 
@@ -168,7 +168,7 @@ class RunPlans:
                 times_L=times_L,
             )
             seconds = binding.transfer_s(self._costs, server_H)
-            return Moved(binding.num_states, float(binding.bytes_HH.sum()), seconds), binding.chosen_N
+            return Moved(binding.num_states, round(float(binding.bytes_HH.sum())), seconds), binding.chosen_N
 
         # In a block, each loss fetches what the first loss of as many nodes did, unless plans depend on places.
         any_seats = self._system.is_elastic and domains is None and not self.sampler.stands_alone(step)

@@ -21,6 +21,9 @@ from lazsim.units import counted, divide, format_duration, share_text
 MOST_RANKED = 12
 """Choices that are shown; ``--json`` has all of them."""
 
+FORECAST_ERROR = 0.04
+"""How far forecasts of the samples of live runs on idle cores were off at the median (docs/measured/live.md)."""
+
 RACED = " (raced)"
 
 TIE, FEW_SEEDS = " (tie)", f"without an interval there are fewer than {MIN_SAMPLES} seeds: chance may do as much"
@@ -153,6 +156,11 @@ def _ranking_table(advice: Advice) -> Table:
     notes += layout_notes(layouts, lambda setting: name_choice(setting.items()))
     if any(advice.is_raced(one.name) for one in shown):
         notes.append("raced: the best of three intervals, not tuned, so that another may do better")
+    if any(abs(one.behind.value - 1) < FORECAST_ERROR for one in shown[1:] if not advice.fault(one.name)):
+        notes.append(
+            f"the model can tell no difference of less than {100 * FORECAST_ERROR:g} %: its forecasts of live runs "
+            "were off by as much at the median"
+        )
     notes += [FEW_SEEDS] if any(one.is_tie is None and not advice.fault(one.name) for one in shown) else []
     if len({one.num_seeds for one in shown}) > 1:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")

@@ -118,7 +118,11 @@ class RunResult:
         rows = [{"system": run.name, **flat_failure_row(failure)} for run in self.runs for failure in run.failures]
         # Columns keep their types where there is no failure.
         like = {"system": "", **flat_failure_row(FailureRecord(0.0, (), detected_s=0.0, trains_at_s=0.0))}
-        return pd.DataFrame([like, *rows])[1:].astype({"experts_moved": "Int64"}).reset_index(drop=True)
+        return (
+            pd.DataFrame([like, *rows])[1:]
+            .astype({"experts_moved": "Int64", "bytes_moved": "Int64"})
+            .reset_index(drop=True)
+        )
 
     def _history(self, what: str) -> "pd.DataFrame":
         import pandas as pd

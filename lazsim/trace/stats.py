@@ -59,6 +59,9 @@ class TraceStats:
     removals_per_node_hour_ci_low: float
     removals_per_node_hour_ci_high: float
     """Its 95 % interval."""
+    equivalent_losses: float
+    """Losses of one node at random that would tell the rate as well; fewer than `num_removals` where losses have sizes,
+    or come in bursts, which few stretches of a trace cannot rule out."""
     loss_size_mean: float
     """Mean nodes of a loss, which is all removals of one instant."""
     loss_size_max: int
@@ -109,7 +112,7 @@ def trace_stats(trace: Trace) -> TraceStats:
     gaps_s = np.diff(loss_times) if len(loss_times) > 1 else np.array([math.nan])
     gap_mean_s = float(gaps_s.mean())
     gap_cv = divide(float(gaps_s.std()), gap_mean_s)
-    low, high = _rate_interval(loss_times, sizes, times, counts)
+    low, high, equivalent = _rate_interval(loss_times, sizes, times, counts)
     return TraceStats(
         span_s=trace.duration_s,
         num_nodes=len(trace.names),
@@ -125,6 +128,7 @@ def trace_stats(trace: Trace) -> TraceStats:
         removals_per_node_hour=divide(len(lifetimes), node_hours),
         removals_per_node_hour_ci_low=low,
         removals_per_node_hour_ci_high=high,
+        equivalent_losses=equivalent,
         loss_size_mean=divide(len(lifetimes), len(sizes)),
         loss_size_max=max(sizes, default=0),
         take_all_share=divide(num_take_all, len(sizes)),
@@ -153,8 +157,13 @@ def count_interval(number: float) -> tuple[float, float]:
     return low, float(gammaincinv(number + 1, (1 + CONFIDENCE) / 2))
 
 
-def _rate_interval(loss_times: list[float], sizes: list[int], times: Floats, counts: Ints) -> tuple[float, float]:
-    """Return the 95 % interval of a rate of removals; the last of the times at which nodes are counted is the end."""
+def _rate_interval(
+    loss_times: list[float], sizes: list[int], times: Floats, counts: Ints
+) -> tuple[float, float, float]:
+    """Return the 95 % interval of a rate of removals, and how many losses at random would tell as much.
+
+    The last of the times at which nodes are counted is the end.
+    """
     from scipy.special import ndtri, stdtrit
 
     alive_s = np.concatenate([[0.0], np.cumsum(counts * np.diff(times))])
@@ -170,7 +179,7 @@ def _rate_interval(loss_times: list[float], sizes: list[int], times: Floats, cou
     size = variance / number if sizes else 1.0
     low, high = count_interval(number / size)
     node_hours = float(alive_s[-1]) / HOUR_S
-    return divide(low * size, node_hours), divide(high * size, node_hours)
+    return divide(low * size, node_hours), divide(high * size, node_hours), number / size
 
 
 def loss_rate_text(stats: TraceStats) -> str:
@@ -190,7 +199,10 @@ def loss_rate_text(stats: TraceStats) -> str:
     if not per_hour:
         return f"not once (95 %: every {least} that it is alive, or less often)"
     most = format_duration(HOUR_S / stats.removals_per_node_hour_ci_low)
-    return f"every {format_duration(HOUR_S / per_hour)} that it is alive (95 %: {least} to {most})"
+    equivalent = stats.equivalent_losses
+    told = f"{equivalent:,.0f}" if equivalent >= 1 else "less than one"
+    as_of = f", as of {told} at random" if round(equivalent) < stats.num_removals - stats.num_start_removals else ""
+    return f"every {format_duration(HOUR_S / per_hour)} that it is alive (95 %: {least} to {most}{as_of})"
 
 
 def rate_note(stats: TraceStats) -> tuple[str, ...]:
