@@ -652,16 +652,28 @@ def test_a_duration_takes_the_beginning_of_the_log_too_and_is_none_beyond_its_en
     assert refused(*asked, "--duration", "1s").startswith(told)
 
 
-def test_a_constant_that_a_system_does_not_wait_for_is_not_offered(answered, tmp_path):
+def test_a_constant_that_a_system_does_not_wait_for_is_not_offered(lazsim, answered, tmp_path):
     # Replicas go on after the time-out of their quorum, whatever detection takes; only a loss of all is a restart.
     events = [Event(0, "add", f"n{index}") for index in range(8)] + [Event(300, "remove", "n0")]
     path, log = tmp_path / "trace.csv", tmp_path / "log.csv"
     write_trace(build_trace(events, duration_s=900), path)
     times = [*range(300), *range(360, 900)]
     log.write_text("time,step\n" + "".join(f"{time},{step}\n" for step, time in enumerate(times)))
-    found = answered("compare", "--observed", log, "--trace", path, "--system", "replica-drop", "--routing", "uniform")
+    asked = ("compare", "--observed", log, "--trace", path, "--system", "replica-drop", "--routing", "uniform")
+    found = answered(*asked)
     assert (found["observed"]["num_stops"], found["simulated"]["replica-drop"]["num_stops"]) == (1, 1)
     assert found["offers"] == {"replica-drop": []}
+    assert "no constant alone would make the median stop that of the log: replica-drop\n" in lazsim(*asked)[1]
+
+
+def test_a_layout_that_is_chosen_is_told_to_be_none_of_the_log(lazsim, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("time,step\n" + "".join(f"{time},{time}\n" for time in range(0, 100, 10)))
+    asked = ("compare", "--observed", log, "--trace", "fail-every-5min", "--system", "checkpoint", "--interval", 100)
+    own = ("--model", "olmoe-1b-7b", "--cluster", "h100x16")
+    told = "note: steps and stops are those of a layout that lazsim chose, not the log's: give that with --job\n"
+    assert told in lazsim(*asked, *own)[2]
+    assert told not in lazsim(*asked, *own, "--job", "testbed-a")[2]
 
 
 @pytest.mark.parametrize("system", ["checkpoint", "lazarus"])

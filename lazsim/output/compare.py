@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.observed import ObservedComparison
+from lazsim.study.observed import AGREEMENT, ObservedComparison
 from lazsim.units import format_duration
 
 ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -31,6 +31,11 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
     ]
     if lines:
         yield ["each alone would make the median stop that of the log; nothing was changed", *lines]
+    true_s = found.observed.stop_s
+    off = {name: phases.stop_s for name, phases in found.simulated.items() if phases.num_stops and true_s}
+    none = [name for name, stop_s in off.items() if not found.offers[name] and abs(stop_s / true_s - 1) > AGREEMENT]
+    if none:
+        yield f"no constant alone would make the median stop that of the log: {', '.join(none)}"
 
 
 def _rows(found: ObservedComparison) -> Iterator[list[str | float | None]]:

@@ -52,6 +52,9 @@ OTHER_NAMES: Mapping[str, str] = {
 }
 """Names that are no entry of the catalogue, by kind."""
 
+EXAMPLES: Mapping[type[Any], str] = {ClusterSpec: "clusters h200x128", GpuSpec: "gpus h200", ModelSpec: "models gpt-s"}
+"""Arguments of ``lazsim list`` that print a whole file of a kind with many fields."""
+
 
 @functools.cache
 def catalog_names(kind: str, suffix: str = ".toml") -> tuple[str, ...]:
@@ -77,6 +80,8 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
     except SpecError as error:
         is_config = spec_type is ModelSpec and "unknown field" in str(error)
         hint = "; lazsim model import makes one of a config.json of Hugging Face" if is_config else ""
+        if spec_type in EXAMPLES and str(error).endswith("missing"):
+            hint = f"; lazsim list {EXAMPLES[spec_type]} prints a whole one, to be changed"
         raise SpecError(f"{error}{hint}") from None
     except RecursionError:
         raise SpecError(f"{path}: nested too deeply; write tables that contain no more than numbers and text") from None

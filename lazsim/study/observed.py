@@ -268,6 +268,8 @@ def compare_observed(
         run = simulate_scenarios(changed).runs[0]
         return math.isclose(simulated_phases(run, unit).stop_s, observed.stop_s, rel_tol=AGREEMENT)
 
+    if any(scenario.has_chosen_layout for scenario in scenarios):
+        notes = (*notes, "steps and stops are those of a layout that lazsim chose, not the log's: give that with `job`")
     offers = {}
     for scenario, run in zip(scenarios, result.runs, strict=True):
         found = offer(observed, simulated[run.name], run, recovery)
