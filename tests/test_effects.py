@@ -10,6 +10,7 @@ import pytest
 
 from lazsim.errors import LazsimError, SpecError
 from lazsim.scenario import resolve
+from lazsim.specs.catalog import read_spec_bytes
 from lazsim.specs.effects import BESIDE, why_without_effect
 from lazsim.specs.overrides import override
 from lazsim.study.simulation import simulate, simulate_scenarios
@@ -311,6 +312,18 @@ def test_a_value_of_a_job_file_without_effect_is_told(tmp_path):
         "of no effect on a run, whose loads are those of `routing`: job.parallel.routing",
         "of no effect in this layout: overlap_parameters (sharding is none)",
     ]
+
+
+def test_links_of_a_cluster_file_that_a_layout_does_not_take_are_told_with_what_it_takes(tmp_path):
+    path, job = tmp_path / "mine.toml", tmp_path / "job.toml"
+    path.write_bytes(read_spec_bytes("clusters", "h100x8"))
+    job.write_text(LAYOUT)
+    asked = {"systems": ["lazarus"], "model": "qwen3-30b-a3b", "cluster": str(path)}
+    (told,) = [note for note in simulate(trace(), job=str(job), **asked).notes if note.startswith("of no effect")]
+    assert "cluster.network.all_to_all_efficiency" in told
+    assert told.endswith("of nic_bytes_per_s it takes step.all_to_all_nic_share (0.5), step.gather_nic_share (0.5)")
+    notes = simulate(trace(), job="testbed-a", **asked).notes
+    assert not any(note.startswith("of no effect") for note in notes)
 
 
 def test_a_job_with_known_times_has_no_collectives_and_no_analytic_costs(tmp_path):

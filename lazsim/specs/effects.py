@@ -180,6 +180,15 @@ def model_remarks(model: ModelSpec) -> list[str]:
     return [f"of no effect in {model.name}: {', '.join(found)}"] if found else []
 
 
+def cluster_remarks(job: JobSpec, model: ModelSpec, step: StepConstants) -> list[str]:
+    """Tell of fields of a cluster of one's own that have no effect on a run, and what counts in their place."""
+    idle = [path for path in without_effect(job, model) if path.startswith("cluster.network.")]
+    if job.parallel is None or not idle:
+        return []
+    shares = [f"step.{name} ({getattr(step, name):g})" for name in ("all_to_all_nic_share", "gather_nic_share")]
+    return [f"of no effect on a job with a layout: {', '.join(idle)}; of nic_bytes_per_s it takes {', '.join(shares)}"]
+
+
 def job_remarks(job: JobSpec, model: ModelSpec) -> list[str]:
     """Tell of fields of a job with other values than their defaults that have no effect on a run."""
     given, idle = {"job": given_fields(job)}, without_effect(job, model)

@@ -28,7 +28,7 @@ from lazsim.routing.loading import UNIFORM
 from lazsim.scenario import Scenario, resolve
 from lazsim.settings import ANALYTIC, AUTO, DEFAULTS, SKEWED_LOADS
 from lazsim.specs import ModelSpec
-from lazsim.specs.effects import job_remarks, model_remarks, why_without_effect
+from lazsim.specs.effects import cluster_remarks, job_remarks, model_remarks, why_without_effect
 from lazsim.specs.overrides import FACTOR, share_note
 from lazsim.stepmodel.assumptions import AssumedConstant
 from lazsim.stepmodel.remarks import kernel_remarks
@@ -81,6 +81,8 @@ def describe_runs(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
         notes.append(f"{first.model.name}: training sequences of {first.model.sequence_length} tokens are assumed")
     has_layout = isinstance(first.costs(), LayoutCosts)
     notes += [*([] if has_layout else _model_notes(first.model)), *_cost_notes(scenarios)]
+    if first.settings["cluster"].endswith(".toml"):
+        notes += cluster_remarks(first.job, first.model, first.step)
     # The batch of the job that stands in for one that is not given is the layout's.
     notes += model_remarks(first.model) + ([] if first.has_chosen_layout else job_remarks(first.job, first.model))
     return list(dict.fromkeys(notes + (_placement_notes(scenarios, runs) if first.score_plans else [])))
