@@ -158,8 +158,8 @@ def _ranking_table(advice: Advice) -> Table:
         notes.append("raced: the best of three intervals, not tuned, so that another may do better")
     if any(abs(one.behind.value - 1) < FORECAST_ERROR for one in shown[1:] if not advice.fault(one.name)):
         notes.append(
-            f"the model can tell no difference of less than {100 * FORECAST_ERROR:g} %: its forecasts of live runs "
-            "were off by as much at the median"
+            f"a difference of less than {100 * FORECAST_ERROR:g} % is within the median error of forecasts of live "
+            "runs: it holds where both choices are off alike"
         )
     notes += [FEW_SEEDS] if any(one.is_tie is None and not advice.fault(one.name) for one in shown) else []
     if len({one.num_seeds for one in shown}) > 1:
