@@ -343,6 +343,16 @@ def test_a_trace_with_fewer_nodes_than_the_cluster_or_than_asked_for_is_told_of(
         assert not any("never there" in note for note in notes_of(eight, **settings))
 
 
+def test_rivals_that_all_pad_are_told_with_one_that_does_not():
+    def told(*systems):
+        notes = lazsim.simulate("fail-every-5min", systems=systems, model="gpt-s").notes
+        return [note.partition(":")[0] for note in notes if "pads none" in note]
+
+    assert told("lazarus", "ds-ft", "ds") == ["ds-ft, ds"]
+    for systems in (["lazarus"], ["ds"], ["lazarus", "ds", "dropless-ft"], ["lazarus", "dropless"]):
+        assert told(*systems) == []
+
+
 def test_a_busiest_gpu_far_ahead_of_the_others_is_told_with_a_policy_that_spreads_loads():
     # On 56 nodes, 7 of each stage with 224 slots hold 128 experts: 32 of them once. A node of these gets 32 parts of
     # the tokens, where 128 are on 7 nodes.

@@ -47,6 +47,9 @@ BALANCED = "balanced"
 SPREADING = "euclid"
 """A policy that holds experts on as many nodes as possible, by plans that the published one does not have."""
 
+UNPADDED = "dropless-ft"
+"""A system that lacks what Lazarus does about failures, and pads no more than it."""
+
 TOLD_GAIN = 0.25
 """Least gain of another policy that a note tells: what it takes from the busiest GPU, over the mean tokens."""
 
@@ -106,6 +109,13 @@ def _system_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> l
     told = "; ".join(f"{text}: {', '.join(dict.fromkeys(names))}" for text, names in changed.items() if text)
     if told:
         notes.append(f"recovery from nodes, or padding, takes another layout than the job's, with other steps: {told}")
+    trained = [(run.name, one.find_system().padded) for one, run in zip(scenarios, runs, strict=True) if run.steps]
+    padded = [name for name, is_padded in trained if is_padded]
+    if padded and len(padded) == len(trained) - 1:
+        notes.append(
+            f"{', '.join(padded)}: buffers of all experts are as large as the fullest one's, with or without failures; "
+            f"`system` {UNPADDED} pads none, as MegaBlocks and Megatron train"
+        )
     unsaved = [run.name for run in runs if not run.interval_steps]
     notes += _listed("makes no checkpoints, so that a restart goes back to step 0", unsaved)
     shares = {run.name: run.ledger_s["restart"] / run.wall_s for run in runs}
