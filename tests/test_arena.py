@@ -3,7 +3,8 @@
 import pytest
 
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO, choose_setting, other_draws
+from lazsim.settings import AUTO
+from lazsim.study.checkpoint_interval import choose_setting, other_draws
 from lazsim.study.experiment import load_experiment
 from lazsim.study.runs import ScenarioRuns, Setting
 from lazsim.study.simulation import simulate, simulate_scenarios

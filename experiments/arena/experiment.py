@@ -11,7 +11,8 @@ from matplotlib.patches import Rectangle
 from lazsim.engine.systems import find_system
 from lazsim.output.plots.style import PAPER, ink, looks_of, new_figure, to_files
 from lazsim.scenario import resolve
-from lazsim.study.checkpoint_interval import AUTO, choose_setting
+from lazsim.settings import AUTO
+from lazsim.study.checkpoint_interval import choose_setting
 from lazsim.study.comparison import rank
 from lazsim.study.experiment import Outcome
 from lazsim.study.memory import find_obstacle
