@@ -202,10 +202,10 @@ def parse_interval(value: Any) -> str | int | float | None:
         interval = value
     elif isinstance(value, float) and value > 0 and value.is_integer():
         raise SpecError(f"{value}: give {value:.0f} for steps, or '{value:.0f}s' for a time")
-    if not 0 <= interval <= MAX_DIMENSION or (isinstance(interval, float) and not interval):
+    if not (interval > 0 if isinstance(interval, float) else 0 <= interval <= MAX_DIMENSION):
         raise SpecError(
             f"{shorten(str(value))!r}: give `auto`, a number of steps up to {MAX_DIMENSION:,}, or a duration such as "
-            "30min, of more than 0; 0 steps make no checkpoints"
+            "30min, of more than 0 and no more than a century; 0 steps make no checkpoints"
         )
     return interval
 

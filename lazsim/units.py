@@ -54,7 +54,7 @@ QUANTITIES = {
 """For the end of a field's name: its quantity, an example, its units, and the usual ones of these."""
 
 
-_SPAN = r"(\d{1,9}(?:\.\d*)?)\s*([a-z]+)"
+_SPAN = r"([0-9]{1,9}(?:\.[0-9]*)?)\s*([a-z]+)"
 _UNIT_OF_SPAN = {**UNIT_OF_WORD, "m": "min"}
 
 
@@ -66,9 +66,9 @@ def sum_spans(text: str) -> float | None:
     >>> sum_spans("1h30min"), sum_spans("2 days, 1.5 hours"), sum_spans("90"), sum_spans("5 parsecs")
     (5400.0, 178200.0, None, None)
     """
-    if not re.fullmatch(rf"\s*({_SPAN}[,\s]*)+", text, re.ASCII):
+    if not re.fullmatch(rf"\s*({_SPAN}[,\s]*)+", text):
         return None
-    spans = [(number, _UNIT_OF_SPAN.get(word)) for number, word in re.findall(_SPAN, text, re.ASCII)]
+    spans = [(number, _UNIT_OF_SPAN.get(word)) for number, word in re.findall(_SPAN, text)]
     if not all(unit for _, unit in spans):
         return None
     # A sum of floats would make 66.00000000000001 s of 1.1min.

@@ -23,7 +23,7 @@ from lazsim.specs import ClusterSpec, ModelSpec, ParallelSpec, load_spec, sha256
 from lazsim.specs.effects import layout_remarks
 from lazsim.stepmodel.loading import first_layout, load_inputs
 from lazsim.stepmodel.predict import predict_step
-from lazsim.stepmodel.search import search_layouts
+from lazsim.stepmodel.search import search_layouts, usual_batch
 from lazsim.stepmodel.tables import read_tables
 from lazsim.study.memory import find_obstacle
 from lazsim.study.step import predict_layout
@@ -389,6 +389,21 @@ def test_all_seeds_of_a_file_of_which_nodes_are_drawn_have_one_layout(tmp_path):
 def test_a_batch_that_nobody_gave_is_one_that_people_train_with(num_nodes, batch):
     # Eight GPUs a node have up to 16 sequences each and 16,384 together: 4,800 GPUs three each, and 32,768 one.
     assert first_layout(load_spec(ClusterSpec, f"h100x{num_nodes}", "cluster")).global_batch == batch
+
+
+@pytest.mark.parametrize(
+    ("layout", "num_gpus", "batch"),
+    [
+        ({"tensor": 2, "pipeline": 32}, 8192, 16_384),
+        # 136 replicas of 120 sequences each; interleaved stages take 96, a multiple of 32.
+        ({"tensor": 2, "pipeline": 32}, 8704, 16_320),
+        ({"tensor": 2, "pipeline": 32, "virtual_stages": 2}, 8704, 13_056),
+        # Each of 8,192 ranks has two sequences, which are no micro-batch of eight.
+        ({"micro_batch": 8}, 8192, 0),
+    ],
+)
+def test_a_batch_that_nobody_gave_falls_little_where_a_few_nodes_are_added(layout, num_gpus, batch):
+    assert usual_batch(ParallelSpec(**layout, global_batch=1), num_gpus) == batch
 
 
 def test_a_number_of_nodes_that_few_layouts_divide_trains_no_less_than_any_smaller_one():

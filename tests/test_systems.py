@@ -1346,7 +1346,7 @@ def test_no_setting_is_tried_whose_saves_wait_for_each_other():
 
 
 @pytest.mark.parametrize(
-    "value", [-5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan, "1" + "0" * 21, 10**21]
+    "value", [-5, 2.5, True, "0s", "1.5", "soon", "AUTO", "", [1], math.nan, "36600d", "1" + "0" * 21, 10**21]
 )
 def test_an_interval_that_is_none_is_refused_in_a_line(value):
     with pytest.raises(
@@ -1355,8 +1355,9 @@ def test_an_interval_that_is_none_is_refused_in_a_line(value):
         parse_interval(value)
 
 
-def test_an_interval_may_be_a_sum_of_times():
+def test_an_interval_may_be_a_sum_of_times_and_of_years():
     assert parse_interval("1h30min") == 5400
+    assert parse_interval("3650d") == 3650 * 86_400
 
 
 def test_an_interval_of_0_saves_nothing_as_in_the_file_of_a_job(tmp_path):

@@ -472,6 +472,17 @@ def test_fit_says_how_far_off_it_is_where_nodes_were_new(shape, off):
     )
 
 
+def test_fit_says_where_it_has_more_nodes_than_the_trace():
+    nodes = build_trace([Event(0.0, "add", str(node)) for node in range(45)], duration_s=HOUR_S)
+    none = pd.DataFrame({"real": [], "p5": [], "p95": []})
+    known, beyond = (
+        [*fit_notes(nodes, MtbfSpec(num_nodes=number, mtbf_s=HOUR_S, repair_s=HOUR_S, duration_s=HOUR_S), none)]
+        for number in (45, 121)
+    )
+    assert not known
+    assert beyond[0].startswith("`num_nodes` 121 is beyond the 45 nodes of the trace")
+
+
 def test_fit_says_where_coarse_times_make_batches_of_nodes_that_fail_alone():
     fine = failing()
     lost = {"shape": 1.0, "batch_share": 0.5, "batch_nodes": 2, "num_nodes": 200, "mtbf_s": HOUR_S, "repair_s": HOUR_S}

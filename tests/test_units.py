@@ -19,6 +19,7 @@ from lazsim.units import DURATIONS_S, format_duration, parse_duration, parse_pri
         ("0", 0),
         ("1h30min", 5400),
         ("1h 30m", 5400),
+        ("1h\u00a030min", 5400),
         ("1 day, 2 hours", 93600),
         ("0.1s 200us", 0.1002),
     ],

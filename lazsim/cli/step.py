@@ -51,5 +51,5 @@ def command(
     searches = searches or not (job or fields)
     inputs = load_inputs(model, cluster, job, layout, gpus, searches)
     with working("searching layouts"):
-        result = predict_layout(inputs, searches)
+        result = predict_layout(inputs, searches, not job and "global_batch" not in layout)
     show(result, step_parts, kept_as="step.json", files=step_files)

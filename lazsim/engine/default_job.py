@@ -1,7 +1,7 @@
 """The job of a run that gives none: the model's own or a usual one, by what trains most on the trace.
 
 1. Candidates are the fastest layouts on the most nodes: one for each number of nodes of a model replica, and each
-   fewest on which it fits with what the system adds, with the batch of `first_layout`.
+   fewest on which it fits with what the system adds, with a `usual_batch`.
 2. The system is simulated on the trace with each of them: under even loads, with the interval between checkpoints that
    is published for it, or Young's. Steps that do not fit into memory count as not trained.
 3. Of a trace with more than `MOST_CHANGES`, a stretch of each of `NUM_PARTS` equal parts of its time is simulated, at a
@@ -41,7 +41,7 @@ from lazsim.specs.effects import refused_settings
 from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import first_layout, tables_of
 from lazsim.stepmodel.predict import Layers, StepModel
-from lazsim.stepmodel.search import fastest, fits, layouts_tried, needed_bytes, none_fits, usable_bytes
+from lazsim.stepmodel.search import fastest, fits, layouts_tried, needed_bytes, none_fits, usable_bytes, usual_batch
 from lazsim.trace.table import Event, Trace, build_trace
 from lazsim.units import divide
 
@@ -261,9 +261,9 @@ def _tried(choice: JobChoice) -> tuple[Layers, list[tuple[int, StepInputs]]]:
             continue
         with contextlib.suppress(SpecError):
             replica_nodes = grid_of(start.model, parallel, start.cluster.gpus_per_node).replica_nodes
-            if used := start.cluster.num_nodes // replica_nodes * replica_nodes:
+            used = start.cluster.num_nodes // replica_nodes * replica_nodes
+            if used and (batch := usual_batch(parallel, used * start.cluster.gpus_per_node)):
                 cluster = msgspec.structs.replace(start.cluster, num_nodes=used)
-                batch = first_layout(cluster).global_batch
                 parallel = msgspec.structs.replace(parallel, global_batch=batch)
                 found.append((replica_nodes, replace(start, cluster=cluster, parallel=parallel)))
     return Layers(), found

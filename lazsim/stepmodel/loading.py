@@ -11,7 +11,7 @@ from lazsim.errors import SpecError, prefix_errors
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
-from lazsim.stepmodel.search import layouts_tried
+from lazsim.stepmodel.search import layouts_tried, usual_batch
 from lazsim.stepmodel.tables import KernelTables, load_tables
 from lazsim.units import counted
 
@@ -19,13 +19,6 @@ CONSTANTS = "training"
 
 LISTS = [field.name for field in msgspec.structs.fields(ParallelSpec) if field.default == ()]
 """Fields of a layout that hold several words."""
-
-DEFAULT_SEQUENCES_PER_GPU = 16
-"""Sequences of a step for each GPU where no batch is given: a batch of 4,096 on 256 GPUs, as published runs have."""
-
-MOST_DEFAULT_SEQUENCES = 16_384
-"""Sequences of such a step above which each GPU has fewer: DeepSeek-V3 took 15,360 of 4,096 tokens (arXiv 2412.19437,
-4.2). A larger batch would hide the bubble of a pipeline in a way that nobody trains."""
 
 
 @cache
@@ -92,9 +85,9 @@ def with_gpus(cluster: ClusterSpec, num_gpus: int, field: str) -> ClusterSpec:
 
 def first_layout(cluster: ClusterSpec) -> ParallelSpec:
     """Return the layout from which a job without one starts: nothing but data parallelism, and a usual batch."""
-    num_gpus = cluster.num_nodes * cluster.gpus_per_node
-    per_gpu = min(DEFAULT_SEQUENCES_PER_GPU, max(1, MOST_DEFAULT_SEQUENCES // num_gpus))
-    return ParallelSpec(global_batch=per_gpu * num_gpus)
+    layout = ParallelSpec(global_batch=1)
+    batch = usual_batch(layout, cluster.num_nodes * cluster.gpus_per_node)
+    return msgspec.structs.replace(layout, global_batch=batch)
 
 
 def parse_layout(texts: tuple[str, ...]) -> dict[str, Any]:

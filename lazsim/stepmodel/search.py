@@ -42,6 +42,13 @@ TRIED = (
 )
 """What a search tries, as people are told."""
 
+DEFAULT_SEQUENCES_PER_GPU = 16
+"""Sequences of a step for each GPU where no batch is given: a batch of 4,096 on 256 GPUs, as published runs have."""
+
+MOST_DEFAULT_SEQUENCES = 16_384
+"""Sequences of such a step above which each GPU has fewer: DeepSeek-V3 took 15,360 of 4,096 tokens (arXiv 2412.19437,
+4.2). A larger batch would hide the bubble of a pipeline in a way that nobody trains."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -63,13 +70,13 @@ class LayoutSearch:
     """Layouts that divide model, batch and GPUs, and those of them that fit into memory."""
 
 
-def search_layouts(inputs: StepInputs, most: int = 10) -> LayoutSearch:
+def search_layouts(inputs: StepInputs, most: int = 10, chooses_batch: bool = False) -> LayoutSearch:
     """Predict the layouts of the usual sizes that may be the fastest, and keep those of them that fit.
 
     Tensor parallelism stays inside a node, expert parallelism goes over any ranks of a stage; recomputation is none,
-    that of norms and expert activations, or full. Layers are divided evenly. Batch, precision, dispatcher and all else
-    are as given. Layouts that NVIDIA/Megatron-LM refuses are left out. Where no layout fits, a `SpecError` names what
-    the one that needs least would take.
+    that of norms and expert activations, or full. Layers are divided evenly. The batch is as given, or the
+    `usual_batch`; precision, dispatcher and all else are as given. Layouts that NVIDIA/Megatron-LM refuses are left
+    out. Where no layout fits, a `SpecError` names what the one that needs least would take.
     """
     fitting: list[StepModel] = []
     all_bytes: list[float] = []
@@ -77,6 +84,8 @@ def search_layouts(inputs: StepInputs, most: int = 10) -> LayoutSearch:
     for parallel in layouts_tried(inputs.parallel, inputs.cluster):
         if refused_settings(parallel, inputs.model, are_avoidable=True):
             continue
+        if chooses_batch:
+            parallel = msgspec.structs.replace(parallel, global_batch=usual_batch(parallel, inputs.num_gpus))
         try:
             changed = replace(inputs, parallel=parallel)
         except SpecError:
@@ -95,16 +104,17 @@ def fastest(
     is_valid: Callable[[StepModel], bool] = lambda _: True,
     beside_s: Callable[[StepModel], float] = lambda _: 0.0,
 ) -> list[Candidate]:
-    """Return the fastest layouts that are valid, with the seconds of what is done beside a step.
+    """Return the layouts that are valid and train most samples a second, with the seconds of what is beside a step.
 
     Notes
     -----
-    Layouts are predicted in the order of a bound that their step cannot go below (`StepModel.least_s`), until the bound
-    exceeds the steps of the `most` best: branch and bound, which finds what predicting all of them would.
+    Layouts are predicted in the order of a bound that the time of a sample cannot go below (`StepModel.least_s`), until
+    the bound exceeds those of the `most` best: branch and bound, which finds what predicting all of them would.
     """
-    # Of equal steps, the first stands first, in whatever order they were predicted.
+    # Of equal times, the first stands first, in whatever order they were predicted.
     best: list[tuple[float, int, Candidate]] = []
-    bounds = ((model.least_s + beside_s(model), order) for order, model in enumerate(models))
+    sizes = [model.inputs.parallel.global_batch for model in models]
+    bounds = (((model.least_s + beside_s(model)) / sizes[order], order) for order, model in enumerate(models))
     for least_s, order in sorted(bounds):
         if len(best) == most and (1 - ROUNDING) * least_s > best[-1][0]:
             break
@@ -112,7 +122,7 @@ def fastest(
         if is_valid(model):
             time = model.predict()
             found = Candidate(model.inputs.parallel, time, time.step_s + beside_s(model))
-            bisect.insort(best, (found.step_s, order, found), key=lambda one: one[:2])
+            bisect.insort(best, (found.step_s / sizes[order], order, found), key=lambda one: one[:2])
             del best[most:]
     return [found for _, _, found in best]
 
@@ -142,6 +152,17 @@ def none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
         f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs, or a "
         "number that larger powers of two divide"
     )
+
+
+def usual_batch(parallel: ParallelSpec, num_gpus: int) -> int:
+    """Return the sequences of a step where no batch is given: those of the most micro-batches that a layout can run.
+
+    0 where a micro-batch alone is more.
+    """
+    num_ranks = max(1, num_gpus // parallel.gpus_per_replica)
+    most = min(DEFAULT_SEQUENCES_PER_GPU * parallel.gpus_per_replica, MOST_DEFAULT_SEQUENCES // num_ranks)
+    numbers = range(max(1, most) // parallel.micro_batch, 0, -1)
+    return num_ranks * parallel.micro_batch * next((n for n in numbers if parallel.whole_rounds(n) == n), 0)
 
 
 def layouts_tried(given: ParallelSpec, cluster: ClusterSpec) -> Iterator[ParallelSpec]:

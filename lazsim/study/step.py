@@ -140,8 +140,8 @@ class StepResult:
         }
 
 
-def predict_layout(inputs: StepInputs, search: bool = False) -> StepResult:
-    """Predict the step of a layout, or of the fastest that a search finds.
+def predict_layout(inputs: StepInputs, search: bool = False, chooses_batch: bool = False) -> StepResult:
+    """Predict the step of a layout, or of the fastest that a search finds, which may choose the batch, too.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def predict_layout(inputs: StepInputs, search: bool = False) -> StepResult:
     """
     if not search:
         return StepResult(inputs, predict_step(inputs), [], {})
-    found = search_layouts(inputs)
+    found = search_layouts(inputs, chooses_batch=chooses_batch)
     best = found.candidates[0]
     counts = {"num_valid": found.num_valid, "num_fitting": found.num_fitting}
     return StepResult(replace(inputs, parallel=best.parallel), best.time, found.candidates, counts)

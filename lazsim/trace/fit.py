@@ -237,6 +237,11 @@ def fit_notes(trace: Trace, recipe: SpotSpec | MtbfSpec, frame: "pd.DataFrame") 
             "nodes that are there at the start are taken to have run for long; had they been new, `mtbf_s` would be "
             f"too {'low' if recipe.shape < 1 else 'high'} and `shape` off, more so in a short trace"
         )
+    if isinstance(recipe, MtbfSpec) and recipe.num_nodes > len(trace.names):
+        yield (
+            f"`num_nodes` {recipe.num_nodes:,} is beyond the {counted(len(trace.names), 'node')} of the trace: that "
+            "many would have its mean number alive in the long run, had they all the fitted rates"
+        )
     tick_s = _tick(trace)
     by_chance = trace.nodes_lost() * tick_s / trace.duration_s
     if getattr(recipe, "batch_nodes", 0) and by_chance > MOST_BY_CHANCE:
