@@ -899,6 +899,19 @@ def test_a_bounded_activation_lets_the_host_wait_for_the_number_that_it_copies_t
             assert sum(one.waits for one in operations) == sum(one.counts for one in operations) == expected
 
 
+def test_an_activation_is_computed_again_before_the_gradients_of_the_matmul_that_takes_it():
+    layout = {"gpus": 8, "expert": 8, "global_batch": 64}
+    kept, again = (
+        blocks_of(inputs_of("gpt-oss-20b", **layout, **more))["moe"].backward
+        for more in ({}, {"recompute": "selective", "recomputed": ("expert_activation",)})
+    )
+    # From the last one on, gradients of the sum, the matmul of the output, the activation and the first matmul.
+    first = [one.part for one in kept].index("expert_matmul")
+    added = len(again) - len(kept)
+    assert again == (*kept[:first], *again[first : first + added], *kept[first:])
+    assert any(one.waits for one in again[first : first + added])
+
+
 def test_eight_bits_shorten_attention_of_wide_heads_and_the_head():
     layout = {"precision": "mxfp8", "graphs": "full", "dispatcher": "hybridep", "micro_batch": 4}
     plain = predict_step(inputs_of(cluster="gb200-nvl72", **layout)).exposed_s

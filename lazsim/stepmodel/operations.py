@@ -69,16 +69,16 @@ def in_graph(items: Sequence[Item], graphed: bool) -> list[Item]:
 def block_of(
     items: Sequence[Item], recomputed: Iterable[str] = (), everything: bool = False, num_needed: int | None = None
 ) -> Item:
-    """Join items; the backward pass runs them in reverse, after their forward pass again where it is recomputed.
+    """Join items; the backward pass runs them in reverse, and what is recomputed before the item that takes it.
 
     Where `everything` is recomputed, it is the first `num_needed` items, or all.
     """
-    again = set(recomputed)
+    again, nothing = set(recomputed), Item((), ())
     forward = tuple(operation for item in items for operation in item.forward)
     backward = tuple(
         operation
-        for item in reversed(items)
-        for operation in (*(item.forward if item.module in again else ()), *item.backward)
+        for before, item in zip(reversed((nothing, *items)), reversed((*items, nothing)), strict=True)
+        for operation in (*(before.forward if before.module in again else ()), *item.backward)
     )
     needed = tuple(operation for item in items[:num_needed] for operation in item.forward)
     return Item(forward, (*needed, *backward) if everything else backward)
