@@ -627,6 +627,8 @@ def test_a_table_that_cannot_be_meant_is_refused_in_a_line(refused, tmp_path, ch
         (",,,1,,capacity_padded_drop,1.0", {"capacity_factor": 1.0, "pad_to_capacity": True}),
         (",,,1,,token_drop,1.0 (Pad to capacity)", {"capacity_factor": 1.0, "pad_to_capacity": True}),
         (",,,1,,balanced_dropless,1.25", {}),
+        (",,,1,,loss_free_balance,", {"routing": "learned"}),
+        (",,,1,,balance loss,", {"routing": "learned"}),
         (",,,1,,token_drop,1.2.3", "capacity_factor: '1.2.3' is no number"),
         (",,,DualPipe,,,", "dualpipe needs an even number of stages without virtual_stages, not 1"),
         (",,,DualPipeV,,,", "dualpipe needs an even number of stages without virtual_stages, not 1"),

@@ -52,12 +52,10 @@ LISTS = {
 
 ROUTINGS = {
     "balanced": "balanced", "balance": "balanced", "dropless": "dropless", "drop": "drop", "padded": "padded",
-    "real": "learned", "learned": "learned", "aux": "learned", "fake": "fake",
-    **dict.fromkeys(
-        ("forced", "token", "tokens", "capacity", "router", "gate", "with", "loss", "free", "bias"), ""
-    ),
+    "fake": "fake", **dict.fromkeys(("real", "learned", "aux", "loss", "bias"), "learned"),
+    **dict.fromkeys(("forced", "token", "tokens", "capacity", "router", "gate", "with", "free"), ""),
 }  # fmt: skip
-"""Words of a routing of tokens, such as ``forced_balance_dropless`` or ``token_drop``."""
+"""Words of a routing of tokens, such as ``forced_balance_dropless`` or ``token_drop``; gates learn by loss or bias."""
 
 FORMATS = {
     "mxfp8": r"mx.?fp8|fp8.?mx|1x32|e8m0", "nvfp4": "nvfp4", "fp8_sc": r"block|128x128|sub.?channel|fp8.?sc",
