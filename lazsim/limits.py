@@ -84,6 +84,9 @@ SHORTEST_S = 1e-9
 CAPS = ("members", "offset", "clip", "first")
 """Rules that hold a trace to a number of nodes, the default first; see `lazsim.trace.cap_trace`."""
 
+OF_MAPPINGS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes", "span")
+"""Settings that say what the file of a trace does not; see `lazsim.trace.make_mapping`."""
+
 PLANNINGS = ("auto", "exact", "sampled")
 """Sample where making every plan takes much longer than `lazsim.engine.sampling.EXACT_S`; make every plan; or sample
 wherever windows suffice."""

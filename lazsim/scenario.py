@@ -34,7 +34,7 @@ from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.faults import check_lenient
 from lazsim.files.reading import STDIN, read_bytes
 from lazsim.inputs import Reads, RoutingInput, TraceInput, require_unchanged, shared_routing, shared_trace
-from lazsim.limits import CAPS, LONGEST_S, PLANNINGS
+from lazsim.limits import CAPS, LONGEST_S, OF_MAPPINGS, PLANNINGS
 from lazsim.placement.policies import find_policy, policy_input
 from lazsim.routing import Routing, RoutingSpec
 from lazsim.routing.loading import UNIFORM, is_generator
@@ -72,7 +72,7 @@ from lazsim.stepmodel.tables import read_tables
 from lazsim.trace import Trace, TraceMapping, load_recipe, make_mapping
 from lazsim.trace.loading import refuse_unknown
 from lazsim.trace.prices import Prices
-from lazsim.trace.reading.mapping import OPTIONS, load_mapping, refuse_mapping
+from lazsim.trace.reading.mapping import load_mapping, refuse_mapping
 from lazsim.trace.recipes import MtbfSpec
 from lazsim.units import counted, parse_duration, parse_price
 
@@ -545,7 +545,7 @@ class _Resolution:
         """Return how a file of a trace is read: what it does not say, and the name of its format."""
         name = self._asked["trace_format"]
         with self._naming("trace"):
-            mapping = make_mapping(**{option: self._asked[option] for option in OPTIONS})
+            mapping = make_mapping(**{option: self._asked[option] for option in OF_MAPPINGS})
             if not name.endswith(".toml"):
                 return mapping, name
             # The inputs have what the file says, not its name.

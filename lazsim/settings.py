@@ -10,13 +10,12 @@ import numpy as np
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten, unknown_name
 from lazsim.files.decoding import convert
-from lazsim.limits import MAX_DIMENSION
+from lazsim.limits import MAX_DIMENSION, OF_MAPPINGS
 from lazsim.routing import RecordedRouting
 from lazsim.specs import Spec
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed, with_units
 from lazsim.stepmodel.loading import CONSTANTS
 from lazsim.trace import Trace
-from lazsim.trace.reading.mapping import OPTIONS
 from lazsim.trace.recipes import Recipe
 from lazsim.units import parse_duration
 
@@ -112,7 +111,7 @@ class Defaults(Spec, frozen=True, kw_only=True):
 
 DEFAULTS: Settings = msgspec.structs.asdict(Defaults())
 
-OF_TRACES = ("trace_format", *OPTIONS, "trace_seed", "start", "max_nodes", "cap")
+OF_TRACES = ("trace_format", *OF_MAPPINGS, "trace_seed", "start", "max_nodes", "cap")
 """Settings of how a file or recipe becomes a trace."""
 
 NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": "spares", "extrapolate": "profile"}

@@ -124,13 +124,6 @@ def test_options_that_make_no_recipe_are_refused_in_a_line(refused, arguments, s
     assert said in refused("trace", "generate", *arguments)
 
 
-def test_options_take_what_a_mapping_takes():
-    from lazsim.cli.base.effects import MAPPING
-    from lazsim.trace.reading.mapping import OPTIONS
-
-    assert MAPPING == OPTIONS
-
-
 def test_fit_json(answered):
     found = answered("trace", "fit", P3_LIKE, "--seeds", 3)
     assert found["recipe"]["target_nodes"] == 32

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.ending import acknowledge
 from lazsim.cli.base.messages import Checked, OneOf
 from lazsim.cli.base.notes import note
@@ -19,7 +18,7 @@ from lazsim.cli.base.replay import read_stretch, replay_options
 from lazsim.cli.base.results import show, write_out
 from lazsim.cli.base.torch_needed import require_torch
 from lazsim.errors import LazsimError, prefix_errors
-from lazsim.limits import CAPS
+from lazsim.limits import CAPS, OF_MAPPINGS
 from lazsim.units import counted
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def load_live_trace(
     if settings["trace_path"] is None:
         check_job(spec, settings["nodes"])
         return default(settings["nodes"]), settings["speedup"] or DEFAULT_SPEEDUP, {}
-    names = ("trace_format", "start", "duration", "cap", "lenient", *MAPPING)
+    names = ("trace_format", "start", "duration", "cap", "lenient", *OF_MAPPINGS)
     reading = {name: settings[name] for name in names}
     with prefix_errors("`trace`"):
         trace = read_stretch(settings["trace_path"], max_nodes=settings["nodes"], seed=settings["seed"], **reading)

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from lazsim.cli.base.kinds import OutPath
 from lazsim.errors import shorten
+from lazsim.limits import OF_MAPPINGS
 
 
 class Need(NamedTuple):
@@ -28,10 +29,7 @@ class Need(NamedTuple):
     command: str = ""
 
 
-MAPPING = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes", "span")
-"""Options that say what the file of a trace does not."""
-
-_READING = ("trace_format", *MAPPING, "lenient")
+_READING = ("trace_format", *OF_MAPPINGS, "lenient")
 
 NEEDS = (
     Need((*_READING, "start", "duration", "cap"), "trace_path"),

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from lazsim.cli.base.effects import MAPPING, flag, is_given, refuse_arguments, refuse_idle_options, refuse_own_input
+from lazsim.cli.base.effects import flag, is_given, refuse_arguments, refuse_idle_options, refuse_own_input
 from lazsim.errors import did_you_mean, printable, unknown_name
+from lazsim.limits import OF_MAPPINGS
 
 ELSEWHERE = {
     "--nodes": "--max-nodes", "--max-nodes": "--nodes",
@@ -65,7 +66,7 @@ def with_options(text: str, commands: Sequence[click.Command], arguments: Sequen
         if elsewhere in options.values():
             options.setdefault(name[2:].replace("-", "_"), elsewhere)
     if "failures_from" in options and "columns" not in options:
-        options |= {field: f"--{field.replace('_', '-')} of lazsim trace convert" for field in MAPPING}
+        options |= {field: f"--{field.replace('_', '-')} of lazsim trace convert" for field in OF_MAPPINGS}
     if "routing" in options:
         options.setdefault("lenient", "--lenient of lazsim routing convert")
     own = {one for given in arguments for one in (given, given.partition("=")[2], Path(given).name) if "`" in one}

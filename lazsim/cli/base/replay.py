@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.effects import MAPPING
 from lazsim.cli.base.messages import OneOf
 from lazsim.cli.base.options import options
-from lazsim.limits import CAPS
+from lazsim.limits import CAPS, OF_MAPPINGS
 from lazsim.units import UNITS_S
 
 if TYPE_CHECKING:
@@ -85,5 +84,5 @@ def read_stretch(path: str, *, trace_format: str, start: float, duration: float 
     from lazsim.trace import load_trace, make_mapping
 
     check_lenient(options["lenient"], path)
-    mapping = make_mapping(**{name: options.pop(name) for name in MAPPING})
+    mapping = make_mapping(**{name: options.pop(name) for name in OF_MAPPINGS})
     return load_trace(path, format=trace_format, start_s=start, duration_s=duration, mapping=mapping, **options)

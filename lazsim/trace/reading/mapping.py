@@ -170,9 +170,6 @@ DAY = r"%[djxc]|%[UWV].*%[waAu]|%[waAu].*%[UWV]"
 MOST_DIGITS = 20
 """Digits of a number that are read: with more it is refused all the same."""
 
-OPTIONS = ("columns", "where", "time_unit", "time_format", "time_zone", "cluster_nodes", "span")
-"""Fields that options and settings give as text; see `make_mapping`."""
-
 
 def refuse_mapping(name: str, mapping: TraceMapping, trace_format: str) -> None:
     """Raise SpecError where a trace is made by a recipe, so that no file is read, but it is said how to read one."""
