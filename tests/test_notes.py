@@ -441,6 +441,14 @@ def test_no_weight_is_told_of_an_assumption_that_steps_hardly_hang_on():
     assert not any("is assumed; at" in note for note in runs.notes)
 
 
+def test_a_weight_names_the_systems_only_whose_steps_hang_on_it():
+    # Experts of one layout stay in a node, those of the other do not.
+    systems = ["checkpoint", "bamboo"]
+    runs = simulate(nodes_at(0.0, 64), systems=systems, model="deepseek-v3", cluster="h100x64")
+    (note,) = steps_that_hang_on_nics(runs)
+    assert (re.search(r"\bbamboo\b", note) is None) != (re.search(r"\bcheckpoint\b", note) is None)
+
+
 def test_a_job_that_fits_on_the_fewest_nodes_is_told_on_which_it_does_not():
     # On 4 and 5 nodes lazarus takes up to 14.6 GiB, and on 6, where whole replicas fit worse, 14.9.
     lost = [Event(600.0 * each, "remove", f"n{each}") for each in (1, 2)]

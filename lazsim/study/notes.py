@@ -282,10 +282,9 @@ def _assumption_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) 
         if run.steps and isinstance(costs, LayoutCosts):
             num_nodes, _ = max(run.steps_s, key=run.steps_s.__getitem__)
             for one in costs.assumptions(num_nodes, scenario.find_system().masked_reorder):
-                if f"step.{one.name}" not in scenario.settings:
+                if one.weight >= TOLD_WEIGHT and f"step.{one.name}" not in scenario.settings:
                     weighed.setdefault(one.name, []).append((run.name, one))
-    heavy = {name: found for name, found in weighed.items() if max(one.weight for _, one in found) >= TOLD_WEIGHT}
-    return notes + [_assumption_note(name, found) for name, found in heavy.items()]
+    return notes + [_assumption_note(name, found) for name, found in weighed.items()]
 
 
 def _assumption_note(name: str, found: Sequence[tuple[str, AssumedConstant]]) -> str:
