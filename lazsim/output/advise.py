@@ -156,10 +156,12 @@ def _ranking_table(advice: Advice) -> Table:
     notes += layout_notes(layouts, lambda setting: name_choice(setting.items()))
     if any(advice.is_raced(one.name) for one in shown):
         notes.append("raced: the best of three intervals, not tuned, so that another may do better")
-    if any(abs(one.behind.value - 1) < FORECAST_ERROR for one in shown[1:] if not advice.fault(one.name)):
+    # A tie is told as one already.
+    untied = [one for one in shown[1:] if not one.is_tie and not advice.fault(one.name)]
+    if any(abs(one.behind.value - 1) < FORECAST_ERROR for one in untied):
         notes.append(
             f"a difference of less than {100 * FORECAST_ERROR:g} % is within the median error of forecasts of live "
-            "runs: it holds where both choices are off alike"
+            "runs: the order holds where forecasts of both choices are off alike"
         )
     notes += [FEW_SEEDS] if any(one.is_tie is None and not advice.fault(one.name) for one in shown) else []
     if len({one.num_seeds for one in shown}) > 1:
