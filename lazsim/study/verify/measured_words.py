@@ -53,7 +53,7 @@ LISTS = {
 ROUTINGS = {
     "balanced": "balanced", "balance": "balanced", "dropless": "dropless", "drop": "drop", "padded": "padded",
     "fake": "fake", **dict.fromkeys(("real", "learned", "aux", "loss", "bias"), "learned"),
-    **dict.fromkeys(("forced", "token", "tokens", "capacity", "router", "gate", "with", "free"), ""),
+    **dict.fromkeys(("forced", "token", "tokens", "capacity", "router", "gate", "with"), ""),
 }  # fmt: skip
 """Words of a routing of tokens, such as ``forced_balance_dropless`` or ``token_drop``; gates learn by loss or bias."""
 
