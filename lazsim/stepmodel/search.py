@@ -38,7 +38,8 @@ RECOMPUTES: tuple[tuple[Recompute, tuple[Recomputed, ...]], ...] = (
 TRIED = (
     f"tried powers of two: tensor, pipeline and expert up to {SIZES[-1]}, parts of a stage up to {VIRTUAL_STAGES[-1]}, "
     f"sequences of a micro-batch up to {MICRO_BATCHES[-1]}; tensor inside a node; no recomputation, that of norms and "
-    "expert activations, or full; no stages or recomputation that NVIDIA/Megatron-LM refuses; all else as given"
+    "expert activations, or full; no stages or recomputation that NVIDIA/Megatron-LM refuses; all else as given, and a "
+    "usual batch if none is"
 )
 """What a search tries, as people are told."""
 
