@@ -181,7 +181,7 @@ def model_remarks(model: ModelSpec) -> list[str]:
 
 
 def cluster_remarks(job: JobSpec, model: ModelSpec, step: StepConstants) -> list[str]:
-    """Tell of fields of a cluster of one's own that have no effect on a run, and what counts in their place."""
+    """Name the fields of a user's cluster that a run does not use, and the constants that it uses instead."""
     idle = [path for path in without_effect(job, model) if path.startswith("cluster.network.")]
     if job.parallel is None or not idle:
         return []

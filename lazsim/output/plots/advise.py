@@ -25,7 +25,7 @@ MOST_BARS = 10
 """Alternatives that are drawn."""
 
 FAR_BEHIND = 1.3
-"""How many times worse than the best an interval is that is not drawn: it would flatten all others."""
+"""Intervals this many times worse than the best are not drawn: they would flatten all others."""
 
 
 @matplotlib.rc_context(STYLE)

@@ -448,7 +448,7 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
             why_not = "the runs did not suffice to make sure of all assumptions that may change the advice"
             return Turns(tuple(found), num_assumptions, why_not)
         if search.is_better(rival, best, change):
-            # Of so many changes, six seeds show some to matter by chance.
+            # Many changes are tried, and at six seeds some seem to matter by chance: more seeds must confirm it.
             search.run([best, rival], 2 * MIN_SAMPLES, change)
         if search.is_better(rival, best, change):
             gain = search.better_by(rival, best, change)
