@@ -148,6 +148,15 @@ class Scenario(Inputs):
         return without_effect(self.job, self.model) | replaced_fields(self.settings)
 
     @property
+    def assumed(self) -> list[str]:
+        """Dotted names of the constants that no source tells, without those that are given."""
+        parts: dict[str, GpuSpec | ClusterSpec | StepConstants] = {
+            "gpu": self.gpu, "cluster": self.cluster, "step": self.step
+        }  # fmt: skip
+        names = [f"{part}.{name}" for part, spec in parts.items() for name in spec.assumed]
+        return [name for name in names if name not in self.settings]
+
+    @property
     def has_chosen_layout(self) -> bool:
         """Whether the layout was chosen, since no job was given."""
         return self.settings["job"] is None and self.job.parallel is not None and self.job.name == DEFAULT_JOB

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lazsim.trace import write_trace
-from tests.test_sensitivity import make_trace, write_cluster_of_two
+from tests.test_sensitivity import make_trace, vary, write_cluster_of_two
 
 
 @pytest.fixture
@@ -39,6 +39,20 @@ def test_factors_that_differ_have_headings_that_differ(lazsim, trace_file):
     asked = ("--constant", "storage_bytes_per_s", "--factor", "1.50001", "--factor", "1.50002")
     out = lazsim("sensitivity", "--trace", trace_file, "--routing", "uniform", "--system", "ds", *asked)[1]
     assert {"x1.50001", "x1.50002"} <= set(out.split())
+
+
+def test_constants_that_no_source_tells_are_marked_unless_they_are_given(lazsim, answered, trace_file):
+    # The file of rtx3090x10 names the second under `assumed`, and Lazarus publishes the first.
+    asked = ("sensitivity", "--trace", trace_file, "--routing", "uniform", "--system", "ds")
+    asked += ("--constant", "detect_s", "--constant", "storage_bytes_per_s", "--factor", "0.1")
+    _, out, err = lazsim(*asked)
+    assert {line.split("  ")[0] for line in out.splitlines()[2:4]} == {"detect_s", "storage_bytes_per_s *"}
+    assert "*: assumed, as no source tells it" in out
+    assert "failures: ds 1; with fewer than 10, chance decides what they cost: give more time" in err
+    marks = {change["constant"]: change["is_assumed"] for change in answered(*asked)["changes"]}
+    assert marks == {"detect_s": False, "storage_bytes_per_s": True}
+    given = vary(make_trace(), "storage_bytes_per_s", **{"cluster.network.storage_bytes_per_s": 9e8})
+    assert not any(change.is_assumed for change in given.values())
 
 
 def test_a_constant_may_be_named_as_in_a_sweep(lazsim, trace_file):

@@ -29,11 +29,15 @@ def _table(title: str, runs: Sequence[str], changes: Sequence[Change], shares: S
     found = {(one.constant, one.factor): share for one, share in zip(changes, shares, strict=True)}
     factors = dict.fromkeys(one.factor for one in changes)
     columns = [key("constant"), *(Column(f"{name} x{factor:.15g}") for name in runs for factor in factors)]
+    assumed = {one.constant for one in changes if one.is_assumed}
     rows = [
-        (constant, *(_percent(found[constant, factor][name]) for name in runs for factor in factors))
+        (
+            constant + " *" * (constant in assumed),
+            *(_percent(found[constant, factor][name]) for name in runs for factor in factors),
+        )
         for constant in dict.fromkeys(one.constant for one in changes)
     ]
-    return Table(columns, rows, title)
+    return Table(columns, rows, title, ["*: assumed, as no source tells it"] if assumed else [])
 
 
 def _percent(share: float) -> str:

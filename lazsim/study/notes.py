@@ -270,9 +270,8 @@ def _assumption_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) 
     first = scenarios[0]
     told = []
     for part, spec in (("gpu", first.gpu), ("cluster", first.cluster)):
-        paths = (f"{part}.{name}" for name in spec.assumed)
-        # A value that is given is no assumption.
-        left = [one for one in paths if not (one in first.settings or why_without_effect(one, first.without_effect))]
+        of_part = (one for one in first.assumed if one.startswith(part))
+        left = [one for one in of_part if not why_without_effect(one, first.without_effect)]
         told += [f"{len(left)} of {spec.name}"] * bool(left)
     files = "(`assumed` in their files); `lazsim sensitivity` tells what they weigh"
     notes = [f"numbers that no source tells: {', '.join(told)} {files}"] * bool(told)
@@ -282,7 +281,7 @@ def _assumption_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) 
         if run.steps and isinstance(costs, LayoutCosts):
             num_nodes, _ = max(run.steps_s, key=run.steps_s.__getitem__)
             for one in costs.assumptions(num_nodes, scenario.find_system().masked_reorder):
-                if one.weight >= TOLD_WEIGHT and f"step.{one.name}" not in scenario.settings:
+                if one.weight >= TOLD_WEIGHT and f"step.{one.name}" in scenario.assumed:
                     weighed.setdefault(one.name, []).append((run.name, one))
     return notes + [_assumption_note(name, found) for name, found in weighed.items()]
 

@@ -13,6 +13,7 @@ from lazsim.specs import GpuSpec, HostSpec, JobSpec, NetworkSpec, RecoverySpec, 
 from lazsim.specs.effects import refuse_without_effect, why_without_effect
 from lazsim.specs.overrides import share_note
 from lazsim.study.collect import collect
+from lazsim.study.intervals import FEW_FAILURES
 from lazsim.study.notes import describe_runs, without_numbers
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import resolve_runs, simulate_point, simulate_scenarios
@@ -56,6 +57,8 @@ class Change:
     factor: float
     value: Any
     """A number, or several."""
+    is_assumed: bool
+    """Whether no source tells the constant."""
     samples: Mapping[str, int | None]
     """Samples that each run trains; None where it cannot run."""
     samples_change: Mapping[str, float]
@@ -85,7 +88,10 @@ class Sensitivity:
     def notes(self) -> tuple[str, ...]:
         """Remarks on the run as things stand, and on what each change adds to them."""
         changed = (f"{one.constant} x{one.factor:.15g}: {note}" for one in self.changes for note in one.notes)
-        return (*self.base.notes, *changed)
+        failures = {run.name: run.counts["failures"] for run in self.base.runs}
+        few = ", ".join(f"{name} {number}" for name, number in failures.items() if number < FEW_FAILURES)
+        told = f"failures: {few}; with fewer than {FEW_FAILURES}, chance decides what they cost: give more time"
+        return (*self.base.notes, *([told] if few else []), *changed)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim sensitivity --json`` prints."""
@@ -201,4 +207,5 @@ def _change(
     first, *others = shares
     ratios = {other: divide(shares[first], shares[other]) - 1 for other in others}
     changes = {run: share - 1 for run, share in shares.items()}
-    return Change(changed.constant, changed.factor, value, after, changes, ratios, tuple(notes))
+    is_assumed = any(changed.path in one.assumed for one in base.scenarios)
+    return Change(changed.constant, changed.factor, value, is_assumed, after, changes, ratios, tuple(notes))
