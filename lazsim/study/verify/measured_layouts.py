@@ -112,11 +112,11 @@ def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
 
     Mxfp8 with graphs of the full iteration includes attention (``fp8_dot_product_attention``), but for DeepSeek-V3 on
     GB200, and the head of DeepSeek-V3 and GPT-OSS (``fp8_output_proj``). The dispatcher has those of
-    ``moe_hybridep_num_sms``, but for Nemotron 3 Nano. DeepSeek-V3 has the precision-aware optimizer (``deepseek_v3.py``
-    of 0.3.1).
+    ``moe_hybridep_num_sms``, but for Nemotron 3 Nano and 3.5 Lightning. DeepSeek-V3 has the precision-aware optimizer
+    (``deepseek_v3.py`` of 0.3.1).
     """
     model, system = catalogued_name(row["model_key"]), catalogued_name(row["system"])
-    is_wide = row.get("dispatcher") == "hybridep" and not model.startswith("nemotron-3-nano")
+    is_wide = row.get("dispatcher") == "hybridep" and not model.startswith(("nemotron-3-nano", "nemotron-3-5"))
     parts = ["attention"] * ((model, system) != ("deepseek-v3", "gb200-nvl72"))
     parts += ["head"] * model.startswith(("deepseek-v3", "gpt-oss"))
     has_parts = (fields["precision"], fields["graphs"]) == ("mxfp8", "full")
