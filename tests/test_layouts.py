@@ -14,6 +14,7 @@ from lazsim.costmodel.recovery_times import checkpoint_load_bytes, checkpoint_sa
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.layout import LayoutStepTimes, grid_of
 from lazsim.engine.reconfiguration import bind_nodes
+from lazsim.engine.simulate import require_fit
 from lazsim.engine.systems import SYSTEMS
 from lazsim.engine.systems.system import copy_to_host_s, held_state_bytes
 from lazsim.errors import InfeasiblePlanError, SpecError
@@ -166,7 +167,7 @@ def test_a_system_that_needs_stages_says_how_many_dualpipe_takes():
     for pipeline, is_refused in ((2, True), (4, False)):
         found = costs(settings | {"job.parallel.pipeline": pipeline}, "bamboo")
         with pytest.raises(InfeasiblePlanError, match="set its `pipeline` to 4") if is_refused else nullcontext():
-            SYSTEMS["bamboo"].require(found, 8)
+            require_fit(SYSTEMS["bamboo"], found, 8)
 
 
 @pytest.mark.parametrize("system", ["oobleck", "recycle"])
@@ -468,8 +469,8 @@ def test_a_layout_that_was_chosen_fits_with_what_its_system_adds(model, cluster,
     def needed(scenario):
         chosen = replace(scenario, system=system).costs()
         dispatch = SYSTEMS[system].dispatch(chosen, np.arange(num_nodes))
-        added = SYSTEMS[system].extra_gpu_bytes(chosen, num_nodes)
-        return chosen.memory(num_nodes, dispatch, even).total + added
+        added = SYSTEMS[system].extra_gpu_bytes(chosen, num_nodes).values()
+        return chosen.memory(num_nodes, dispatch, even).total + sum(added)
 
     assert SYSTEMS[system].usable_nodes(cost_model, num_nodes) == num_nodes
     assert needed(run) < 0.93 * run.gpu.memory_bytes

@@ -164,13 +164,10 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
         "there is a checkpoint: restart from 'checkpoint'",
     ),
     ("load_bytes(self, costs, plan):\n  return 5.0", "load_bytes returned 5.0; return an array of 8 numbers"),
-    (
-        "restart_s(self, costs, decision, plan):\n  import random\n  return 1 + random.random()",
-        "restart_s answers otherwise when asked the same again, so that no run would repeat: draw with numpy.random.",
-    ),
+    ("extra_gpu_bytes(self, costs, num_nodes):\n  return 5.0", "returned 5.0; return bytes by part of act"),
     ("fewest_nodes(self, costs):\n  return 0", "fewest_nodes returned 0; return a whole number of 1 or more"),
     ("plan(self, costs, *rest, **named):\n  pass", "return a value of type PlacementPlan"),
-    ("uses_domains(self, costs):\n  return 'yes'", "return a value of type bool"),
+    ("dispatch(self, costs, server_N):\n  return 'all'", "return a value of type NodeDispatch"),
     ("detect_s(self, costs, rest_s):\n  self.num = 1", "detect_s: FrozenInstanceError (line 12): cannot assign to "),
     ("decided(self, costs, stopped):\n  pass", "lazsim calls no method 'decided': did you mean 'decide'? Begin the "),
     (

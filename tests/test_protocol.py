@@ -12,7 +12,7 @@ from lazsim.engine.held import Held, Planned
 from lazsim.engine.protocol import Action, Decision, StoppedJob, decide, find_newcomers, rebalance_is_due
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import LIVE_SYSTEMS as SYSTEMS
-from lazsim.engine.systems.system import decide_next
+from lazsim.engine.systems.system import decide_next, under_job
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.messages import HeldState
 from lazsim.live.worker_server import WorkerConnection
@@ -97,7 +97,7 @@ def test_dropped_nodes_stay_out_of_a_regroup_and_join_by_a_restart_where_only_th
 
 
 def test_a_job_can_let_nodes_join_fault_tolerant_systems_by_a_restart():
-    by_restart = SYSTEMS["ds-ft"].for_job(costs(regrouped_joins="restart").job)
+    by_restart = under_job(SYSTEMS["ds-ft"], costs(regrouped_joins="restart").job)
     assert decide(by_restart, stopped("ds-ft", "ab", "abcd", **JOINING)) == restart("abcd")
 
 

@@ -31,7 +31,7 @@ from lazsim.engine.run_plans import NO_MOVE, Moved, RunPlans
 from lazsim.engine.sampling import window_s
 from lazsim.engine.states import Detecting, Ended, JobState, Reconfiguring, Restarting, Stretch, Training, Waiting
 from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, require_end, scaled
-from lazsim.engine.systems.system import System, decide_next
+from lazsim.engine.systems.system import System, decide_next, under_job
 from lazsim.limits import MAX_WHOLE
 from lazsim.trace.table import Batch, Trace
 
@@ -66,7 +66,7 @@ class Job:
     ) -> None:
         self.env, self.on_plan = env, on_plan
         costs = self.costs = planner.costs
-        self.system = system.for_job(costs.job)
+        self.system = under_job(system, costs.job)
         self.log = Log()
         self.ledger = Ledger()
         self.spares = spares
@@ -260,7 +260,7 @@ class Job:
 
     def _reconfigure(self, state: Reconfiguring) -> Activity:
         """Plan anew, rebuild communicators and fetch missing states, or keep the places; go on at the same step."""
-        decision, is_ready = state.decision, state.is_joining and self.system.joins_behind
+        decision, is_ready = state.decision, state.is_joining and self.plans.replica_start_s is not None
         if decision.action is protocol.Action.CONTINUE:
             for bucket, seconds in decision.phases:
                 if bucket != "transfer" or not is_ready:
@@ -318,8 +318,8 @@ class Job:
             return
         self.joining.close()
         ready = self.nodes.in_order()
-        if self.system.joins_behind:
-            self._prepare_replicas(state.held)
+        if (start_s := self.plans.replica_start_s) is not None:
+            self._prepare_replicas(state.held, start_s)
             # Others would have to get ready before.
             ready = self.joining.ready(state.held.nodes)
         if not self.system.newcomers(self.costs, state.held, ready, self.plans.usable_nodes):
@@ -347,8 +347,11 @@ class Job:
             # Rounding may end the wait just before the write does.
             self.progress.save(self.env.now)
 
-    def _prepare_replicas(self, held: Held) -> None:
-        """Let nodes that make whole replicas get ready to join beside training, each replica by itself."""
+    def _prepare_replicas(self, held: Held, start_s: float) -> None:
+        """Let nodes that make whole replicas get ready to join beside training, each replica by itself.
+
+        One with nodes of a replica that failed takes `start_s` more.
+        """
         taken, dropped = set(held.nodes).union(*self.joining.forming), self.joining.dropped
         # Nodes of replicas that failed come last: all with which they make a replica start anew, too.
         others = sorted((node for node in self.nodes.in_order() if node not in taken), key=dropped.__contains__)
@@ -360,8 +363,7 @@ class Job:
         nodes = [node for node in others if node in chosen]
         for first in range(0, len(nodes), size):
             replica = tuple(nodes[first : first + size])
-            start_s = 0.0 if dropped.isdisjoint(replica) else self.system.replica_start_s(self.costs)
-            self.joining.get_ready(replica, start_s + transfer_s)
+            self.joining.get_ready(replica, (0.0 if dropped.isdisjoint(replica) else start_s) + transfer_s)
 
     def _rebalance_if_due(self, state: Training) -> Activity:
         """Plan from the loads seen last; pause at this step boundary if that moves anything."""

@@ -52,7 +52,7 @@ def memory_uses(
     load_BLE = routing.loads(sorted(set(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64).tolist())))
     num_seats = system.num_seats(costs, num_nodes)
     dispatch = system.dispatch(costs, np.arange(num_seats))
-    part, extra_bytes = system.extra_gpu_part, system.extra_gpu_bytes(costs, num_seats)
+    extra_bytes = system.extra_gpu_bytes(costs, num_seats)
     if isinstance(costs, LayoutCosts):
         uses = (costs.memory(num_seats, dispatch, load_LE) for load_LE in load_BLE)
     else:
@@ -61,4 +61,4 @@ def memory_uses(
         shares = (fullest_share(costs.model, job, gpus_per_node, plan, dispatch, load_LE) for load_LE, plan in plans)
         uses = (gpu_memory(costs.model, share, saving=saving) for share in shares)
     for memory in uses:
-        yield replace(memory, **{part: memory.parts[part] + extra_bytes})
+        yield replace(memory, **{part: memory.parts[part] + more for part, more in extra_bytes.items()})

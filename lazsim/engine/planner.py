@@ -11,6 +11,7 @@ from lazsim.engine.held import Planned
 from lazsim.engine.step_timer import MakeStepTimer, step_timers_from
 from lazsim.engine.systems import System
 from lazsim.placement.plan import Ints, PlacementPlan
+from lazsim.placement.policies import DOMAINS
 from lazsim.routing import Routing
 
 FoundT = TypeVar("FoundT")
@@ -32,6 +33,11 @@ def plans_together(system: System, costs: CostModel, num_nodes: int) -> bool:
     """Tell whether several plans take little more time than one: the policy plans each layer alone, and few slots."""
     num_slots = costs.model.num_moe_layers * num_nodes * costs.cluster.slots_per_node
     return system.policy is not None and system.policy.plans_layers_alone and num_slots <= MOST_SLOTS_TOGETHER
+
+
+def uses_domains(system: System, costs: CostModel) -> bool:
+    """Tell whether plans of a system depend on the failure domains of nodes."""
+    return system.policy is not None and system.policy.name == DOMAINS and costs.cluster.nodes_per_domain > 0
 
 
 def plan_each(

@@ -9,7 +9,7 @@ import numpy as np
 
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.nodes import Nodes
-from lazsim.engine.planner import Planner
+from lazsim.engine.planner import Planner, uses_domains
 from lazsim.engine.protocol import Decision
 from lazsim.engine.reconfiguration import bind_nodes
 from lazsim.engine.sampling import Sampler
@@ -42,7 +42,8 @@ class RunPlans:
         costs = self._costs = planner.costs
         self._system, self._planner, self._nodes = system, planner, nodes
         self.usable_nodes = planner.usable_nodes
-        self._has_domains = system.uses_domains(costs)
+        self.replica_start_s = system.replica_start_s(costs)
+        self._has_domains = uses_domains(system, costs)
         self.rebalance_interval_steps = 0 if planner.loads_are_even else costs.job.rebalance_interval_steps
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
         # Where nodes share servers, those to which some come decide over all later steps: no window stands for others.
@@ -164,7 +165,7 @@ class RunPlans:
                 wants_PN=wanted.dense_PN(grid) if divides_dense else None,
                 domain_H=None if domains is None else np.array(domains),
                 # Nodes that start a replica together train in it together.
-                newcomer_order_N=grid.by_replica_N(num_nodes) if self._system.joins_behind else None,
+                newcomer_order_N=None if self.replica_start_s is None else grid.by_replica_N(num_nodes),
                 times_L=times_L,
             )
             seconds = binding.transfer_s(self._costs, server_H)

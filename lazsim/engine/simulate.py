@@ -247,9 +247,31 @@ def simulate_system(
     )
 
 
+def require_layout(system: System, costs: CostModel, most_nodes: int) -> None:
+    """Refuse a job whose stages and model replicas on up to `most_nodes` nodes do not suffice for a system."""
+    parallel = costs.job.parallel
+    if system.stage_use and costs.grid.num_stages < 2:
+        field, fewest = "pipeline" if costs.job.times is None else "num_stages", 2
+        has = "the job has one"
+        if parallel is not None and parallel.stages_of_part > 1:
+            fewest, has = 2 * parallel.stages_of_part, "each node of the job has all, as two of dualpipe share one"
+        give = f"set its `{field}` to {fewest} or more"
+        if parallel is None and costs.job.times is None:
+            has, give = "a job without a layout has one", "give a `job` whose layout, `parallel`, has two or more"
+        elif parallel is not None and most_nodes < 2:
+            has, give = "each takes a node", "give two nodes or more"
+        raise InfeasiblePlanError(f"{system.name} {system.stage_use}, and {has}: {give}")
+    needed = 2 * costs.grid.replica_nodes
+    if system.takes_two_replicas and most_nodes < needed:
+        give = "more nodes" if parallel is None else "fewer GPUs for each (`parallel`), or more nodes"
+        raise InfeasiblePlanError(
+            f"{system.name} takes two model replicas, {needed} nodes, and there are {most_nodes}: give {give}"
+        )
+
+
 def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     """Refuse a model that `most_nodes` nodes cannot hold, and say why."""
-    system.require(costs, most_nodes)
+    require_layout(system, costs, most_nodes)
     if system.usable_nodes(costs, most_nodes):
         return
     model, cluster = costs.model, costs.cluster

@@ -21,7 +21,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import NOTHING
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems import LIVE_SYSTEMS
-from lazsim.engine.systems.system import decide_next
+from lazsim.engine.systems.system import decide_next, under_job
 from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
@@ -72,7 +72,7 @@ class Coordinator:
             most = counted(server.max_workers, "worker")
             raise LazsimError(f"`nodes` {min_workers}: descriptors suffice for {most}; raise `ulimit -n`")
         self.server, self.spec, self.costs = server, server.spec, costs
-        self.system = LIVE_SYSTEMS[self.spec.system].for_job(costs.job)
+        self.system = under_job(LIVE_SYSTEMS[self.spec.system], costs.job)
         self._planner = GenerationPlanner(self.system, costs, self.spec.global_batch)
         self.on_event: OnEvent | None = None
         # The launcher's place of a worker, and whether one that has lost its connection may still run, by name.

@@ -14,6 +14,7 @@ import torch
 
 from lazsim import __version__
 from lazsim.costmodel.costs import CostModel
+from lazsim.engine.simulate import require_layout
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.errors import LazsimError
 from lazsim.files.folders import hold_folder
@@ -64,8 +65,9 @@ def live_scenario(spec: LiveSpec, num_nodes: int) -> Scenario:
 def live_costs(spec: LiveSpec, num_nodes: int) -> CostModel:
     """Return the costs of `live_scenario`; raise a LazsimError where the experts do not fit on all nodes together."""
     costs = live_scenario(spec, num_nodes).costs()
-    LIVE_SYSTEMS[spec.system].require(costs, num_nodes)
-    if not LIVE_SYSTEMS[spec.system].usable_nodes(costs, num_nodes):
+    system = LIVE_SYSTEMS[spec.system]
+    require_layout(system, costs, num_nodes)
+    if not system.usable_nodes(costs, num_nodes):
         raise LazsimError(
             f"{spec.model.name}: {spec.model.num_experts} experts do not fit on {counted(num_nodes, 'node')} of "
             f"{counted(spec.slots_per_node, 'slot')} under {spec.system}; use more `nodes` or `slots`"

@@ -11,7 +11,7 @@ import msgspec
 from threadpoolctl import threadpool_limits
 
 from lazsim import __version__
-from lazsim.engine.planner import Planner
+from lazsim.engine.planner import Planner, uses_domains
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import DEFAULT_SYSTEMS, SYSTEMS, find_system, system_names
 from lazsim.errors import InfeasiblePlanError, SpecError, prefix_errors
@@ -295,7 +295,7 @@ def plan_of(scenario: Scenario) -> PlacementPlan | None:
     if not num_nodes:
         return None
     per_domain = costs.cluster.nodes_per_domain
-    domains = tuple(node // per_domain for node in range(num_nodes)) if system.uses_domains(costs) else None
+    domains = tuple(node // per_domain for node in range(num_nodes)) if uses_domains(system, costs) else None
     planner = Planner(system, costs, scenario.load_routing())
     return planner.plan(num_nodes, costs.job.rebalance_interval_steps, domains)
 

@@ -1,6 +1,6 @@
 """Redundant stages (Bamboo, NSDI 2023, arXiv 2204.12013; its simulator)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,9 +82,9 @@ class Bamboo(SeatSystem):
         own_N = super().load_bytes(costs, plan)
         return own_N + np.roll(own_N, -(plan.num_nodes // costs.grid.num_stages))
 
-    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
-        """Return the bytes of the states of its place in another stage, at most."""
-        return held_state_bytes(costs, 1)
+    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> Mapping[str, float]:
+        """See `System.extra_gpu_bytes`: those of the states of its place in another stage, at most."""
+        return {"optimizer_states": held_state_bytes(costs, 1)}
 
 
 BAMBOO = Bamboo(

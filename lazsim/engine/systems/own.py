@@ -8,15 +8,13 @@ from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 
+from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.system import Pace, Save, System
 from lazsim.errors import SpecError, did_you_mean, prefix_errors, shorten
-from lazsim.extensions import own_code, require_repeats
+from lazsim.extensions import own_code
 from lazsim.units import counted
-
-REPEATABLE = int, float, Save, Pace, Decision
-"""Types of values that are compared with those of a second call."""
 
 
 def guarded(system: System, name: str) -> System:
@@ -74,15 +72,10 @@ def _guarded(kind: type, method: str, declared: Any, where: str, path: str) -> A
     check, what = _check_of(method, declared.fget if is_property else declared), f"{where}: {method}"
 
     def call(system: Any, *arguments: Any, **named: Any) -> Any:
-        def ask() -> Any:
-            found = getattr(super(kind, system), method)
-            return _plain(found if is_property else found(*arguments, **named))
-
         with own_code(path, what):
-            value = ask()
+            found = getattr(super(kind, system), method)
+            value = _plain(found if is_property else found(*arguments, **named))
             expected = check(value, system, *arguments, **named)
-            if not expected and isinstance(value, REPEATABLE):
-                require_repeats(what, lambda: bool(ask() == value))
         if expected:
             raise SpecError(f"{what} returned {shorten(value)}; {expected}")
         return value
@@ -174,28 +167,38 @@ def _check_fewest(count: Any, *_: Any) -> str:
     return "" if isinstance(count, int) and count >= 1 else "return a whole number of 1 or more"
 
 
+def _check_choices(found: Any, system: System) -> str:
+    names = {field.name for field in fields(system)}
+    is_fine = isinstance(found, Mapping) and names.issuperset(found)
+    return "" if is_fine else "return the values to try by fields of the system"
+
+
+def _check_extra(found: Any, *_: Any) -> str:
+    names = {field.name for field in fields(MemoryUse)}
+    is_fine = isinstance(found, Mapping) and names.issuperset(found) and _is_amount(*found.values())
+    return "" if is_fine else f"return bytes by part of {', '.join(sorted(names))}"
+
+
 CHECKS: Mapping[str, Callable[..., str]] = {
     "decide": _check_decision,
     "usable_nodes": _check_usable,
     "load_bytes": _check_load,
     "fewest_nodes": _check_fewest,
+    "choices": _check_choices,
+    "extra_gpu_bytes": _check_extra,
 }
 """By method, says what is wrong with what it returns, which is followed by its arguments."""
 
-EXPECTED: Mapping[Any, tuple[Callable[[Any, System], bool], str]] = {
-    Save: (lambda save, _: isinstance(save, Save) and _is_amount(*save), "a Save of seconds of 0 or more"),
+EXPECTED: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
+    Save: (lambda save: isinstance(save, Save) and _is_amount(*save), "a Save of seconds of 0 or more"),
     Pace: (
-        lambda pace, _: isinstance(pace, Pace) and _is_amount(*pace) and 0 not in pace,
+        lambda pace: isinstance(pace, Pace) and _is_amount(*pace) and 0 not in pace,
         "a Pace of a factor and a share of more than 0",
     ),
-    Mapping: (
-        lambda found, system: isinstance(found, Mapping) and {field.name for field in fields(system)}.issuperset(found),
-        "the values to try by fields of the system",
-    ),
-    float: (lambda value, _: _is_amount(value), "a number of 0 or more"),
-    float | None: (lambda value, _: value is None or _is_amount(value), "a number of 0 or more, or None"),
+    float: (_is_amount, "a number of 0 or more"),
+    float | None: (lambda value: value is None or _is_amount(value), "a number of 0 or more, or None"),
     int | None: (
-        lambda value, _: value is None or (isinstance(value, int) and value >= 1),
+        lambda value: value is None or (isinstance(value, int) and value >= 1),
         "whole steps of 1 or more, or None",
     ),
 }
@@ -208,11 +211,8 @@ def _check_of(method: str, declared: Callable[..., Any]) -> Callable[..., str]:
         return CHECKS[method]
     kind = get_type_hints(declared)["return"]
     plain_kind = get_origin(kind) or kind
-
-    def is_of_kind(value: Any, _: System) -> bool:
-        return isinstance(value, plain_kind)
-
-    is_fine, expected = EXPECTED.get(
-        kind, EXPECTED.get(plain_kind, (is_of_kind, f"a value of type {plain_kind.__name__}"))
-    )
-    return lambda value, system, *_, **__: "" if is_fine(value, system) else f"return {expected}"
+    if kind in EXPECTED:
+        is_fine, expected = EXPECTED[kind]
+    else:
+        is_fine, expected = lambda value: isinstance(value, plain_kind), f"a value of type {plain_kind.__name__}"
+    return lambda value, *_, **__: "" if is_fine(value) else f"return {expected}"

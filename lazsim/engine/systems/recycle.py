@@ -1,5 +1,6 @@
 """Rerouted micro-batches (ReCycle, SOSP 2024)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lazsim.costmodel.costs import CostModel
@@ -22,7 +23,6 @@ class ReCycle(SeatSystem):
     """
 
     takes_two_replicas: bool = True
-    extra_gpu_part: str = "activations"
     usable_bubbles: float = 0.5
     """Share of the bubbles that rerouted micro-batches fill: an assumption; 1 is perfect."""
 
@@ -37,10 +37,10 @@ class ReCycle(SeatSystem):
         whole = micro_batches + bubbles
         return Pace((whole + max(0.0, rerouted - self.usable_bubbles * bubbles)) / whole)
 
-    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
-        """Return the bytes of the activations of rerouted micro-batches while one node is missing."""
+    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> Mapping[str, float]:
+        """See `System.extra_gpu_bytes`: those of rerouted micro-batches while one node is missing."""
         replicas = num_nodes // costs.grid.replica_nodes
-        return costs.rerouted_bytes(num_nodes, 1 / (replicas - 1)) if replicas > 1 else 0.0
+        return {"activations": costs.rerouted_bytes(num_nodes, 1 / (replicas - 1))} if replicas > 1 else {}
 
 
 RECYCLE = ReCycle(

@@ -65,13 +65,10 @@ class ReplicaDrop(ReplicaSystem):
         missing = np.flatnonzero(broken_replicas(costs, held))[: num_newcomers // costs.grid.replica_nodes]
         return tuple(order_by_replica(costs, held)[missing].ravel().tolist())
 
-    @property
-    def joins_behind(self) -> bool:
-        """See `System.joins_behind`."""
-        return not self.is_led
-
-    def replica_start_s(self, costs: CostModel) -> float:
+    def replica_start_s(self, costs: CostModel) -> float | None:
         """See `System.replica_start_s`: its nodes are there, so that nothing is queued."""
+        if self.is_led:
+            return None
         return self.start_base_s + self.start_per_gpu_s * costs.grid.replica_nodes * costs.cluster.gpus_per_node
 
 

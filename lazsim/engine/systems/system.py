@@ -23,7 +23,7 @@ from lazsim.placement.allocation import allocate
 from lazsim.placement.expert_parallel import place_ep
 from lazsim.placement.grid import Grid
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
-from lazsim.placement.policies import DOMAINS, NamedPolicy, place
+from lazsim.placement.policies import NamedPolicy, place
 from lazsim.placement.request import PlacementRequest, require_plan_size
 from lazsim.specs import JobSpec
 
@@ -90,8 +90,6 @@ class System:
     """Use of pipeline stages, in a few words, if it needs two or more."""
     takes_two_replicas: bool = False
     """Whether it needs two model replicas or more."""
-    extra_gpu_part: str = "optimizer_states"
-    """Part of `lazsim.costmodel.memory.MemoryUse` to which `extra_gpu_bytes` belong."""
     doubles_stages: bool = False
     """Whether each node also holds the states of its place in the next pipeline stage."""
 
@@ -105,14 +103,12 @@ class System:
         """Whether nodes join without a restart."""
         return self.is_elastic or self.regroups_joins
 
-    @property
-    def joins_behind(self) -> bool:
-        """Whether nodes that join get their states beside training: replicas that start by themselves."""
-        return False
+    def replica_start_s(self, costs: CostModel) -> float | None:
+        """Return the seconds until the processes of a replica that failed have started anew, beside training.
 
-    def replica_start_s(self, costs: CostModel) -> float:
-        """Return the seconds until the processes of a replica that `joins_behind` after a failure have started anew."""
-        return 0.0
+        None where nodes do not get their states beside training, but all wait for them.
+        """
+        return None
 
     def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
         """Tell whether it goes on without a checkpoint whichever one node of a plan for some of `num_nodes` goes.
@@ -128,10 +124,6 @@ class System:
         if not takes_two or num_nodes >= needed:
             return ""
         return f"two model replicas take {needed} nodes, and at most {num_nodes} train"
-
-    def for_job(self, job: JobSpec) -> "System":
-        """Return the system with new nodes joining as a job says."""
-        return replace(self, regroups_joins=self.regroups_joins and job.regrouped_joins == "reconfigure")
 
     def quickly(self) -> "System":
         """Return the system as it is simulated where layouts are compared: without what takes seconds to find."""
@@ -202,10 +194,6 @@ class System:
             layers_alone=self.policy.plans_layers_alone,
         )
 
-    def uses_domains(self, costs: CostModel) -> bool:
-        """Whether plans depend on the failure domains of nodes."""
-        return self.policy is not None and self.policy.name == DOMAINS and costs.cluster.nodes_per_domain > 0
-
     def _plan_layers(self, costs: CostModel, load_LE: Ints, nodes_N: Ints, domain_N: Ints | None) -> PlacementPlan:
         cluster, num_nodes = costs.cluster, len(nodes_N)
         assert self.policy is not None, "plain expert parallelism has no policy"
@@ -234,27 +222,6 @@ class System:
         """Return how nodes on these servers dispatch tokens."""
         group_N = None if self.is_elastic else costs.grid.replica_N(len(server_N))
         return NodeDispatch(server_N, group_N, self.padded, self.masked_reorder, self.most_chunks)
-
-    def require(self, costs: CostModel, num_nodes: int) -> None:
-        """Raise InfeasiblePlanError when the system cannot run a job with this layout on up to `num_nodes` nodes."""
-        parallel = costs.job.parallel
-        if self.stage_use and costs.grid.num_stages < 2:
-            field, fewest = "pipeline" if costs.job.times is None else "num_stages", 2
-            has = "the job has one"
-            if parallel is not None and parallel.stages_of_part > 1:
-                fewest, has = 2 * parallel.stages_of_part, "each node of the job has all, as two of dualpipe share one"
-            give = f"set its `{field}` to {fewest} or more"
-            if parallel is None and costs.job.times is None:
-                has, give = "a job without a layout has one", "give a `job` whose layout, `parallel`, has two or more"
-            elif parallel is not None and num_nodes < 2:
-                has, give = "each takes a node", "give two nodes or more"
-            raise InfeasiblePlanError(f"{self.name} {self.stage_use}, and {has}: {give}")
-        needed = 2 * costs.grid.replica_nodes
-        if self.takes_two_replicas and num_nodes < needed:
-            give = "more nodes" if parallel is None else "fewer GPUs for each (`parallel`), or more nodes"
-            raise InfeasiblePlanError(
-                f"{self.name} takes two model replicas, {needed} nodes, and there are {num_nodes}: give {give}"
-            )
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
@@ -325,9 +292,9 @@ class System:
         """Return the bytes of a node's own memory that copies and logs take, with steps of `step_s`."""
         return 0.0
 
-    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> float:
-        """Return the bytes of each GPU that the system takes beside training."""
-        return 0.0
+    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> Mapping[str, float]:
+        """Return the bytes of each GPU that the system takes beside training, by part of its `MemoryUse`."""
+        return {}
 
     def choices(self) -> Mapping[str, Sequence[int]]:
         """Return the fields of the system that a search for its best setting may change, with the values to try."""
@@ -351,6 +318,11 @@ def _plan_plainly(
         lambda loads, nodes: place_ep(len(loads), num_experts, len(nodes), gpus_per_node, slots_per_gpu),
         layers_alone=True,
     )
+
+
+def under_job(system: System, job: JobSpec) -> System:
+    """Return a system with new nodes joining as a job says."""
+    return replace(system, regroups_joins=system.regroups_joins and job.regrouped_joins == "reconfigure")
 
 
 def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision[Any]:
