@@ -19,7 +19,8 @@ from lazsim.reliability.survival import assess_plans
 from lazsim.reliability.task import build_task
 from lazsim.scenario import resolve
 from lazsim.specs import ModelSpec, StepConstants, load_spec
-from lazsim.study.notes import count_notes, profile_notes
+from lazsim.study.notes.basis import profile_notes
+from lazsim.study.notes.told import count_notes
 from lazsim.study.sensitivity import sensitivity
 from lazsim.study.simulation import simulate, simulate_scenarios
 from lazsim.study.sweep.run import run_sweep
@@ -523,7 +524,7 @@ def test_policies_that_put_an_expert_on_too_few_nodes_are_named():
 def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
     # docs/guides/profiles.md: gpt-s runs on this profile, gpt-l stops at 2^29 parameters of the optimizer.
     folder = PROFILES / "epyc-2cores"
-    assert profile_notes(folder / "gpt-s.csv", "gpt-s") == []
+    assert list(profile_notes(folder / "gpt-s.csv", "gpt-s")) == []
     (note,) = profile_notes(folder / "gpt-l.csv", "gpt-l")
     assert (
         "cannot drive a run of gpt-l on rtx3090x10, lazarus: the profile has optimizer from 4,096 to 536,870,912"
@@ -531,7 +532,7 @@ def test_a_profile_that_lacks_sizes_or_kernels_of_a_run_says_which(tmp_path):
     )
     whole, path = read_profile(folder / "gpt-s.csv"), tmp_path / "part.csv"
     save_profile(path, require_header(whole), [one for one in whole.points if one.kernel not in ("head", "reorder")])
-    assert profile_notes(path, "gpt-s") == [
+    assert list(profile_notes(path, "gpt-s")) == [
         f"{path}: a run takes analytic times for dense: measure two sizes or more of head",
         f"{path}: a run takes analytic times for reorder: measure two sizes or more of reorder",
     ]

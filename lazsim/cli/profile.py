@@ -79,7 +79,7 @@ def command(out: Path | None, **settings: Any) -> None:
     header_path(out)
     require_torch("measuring takes")
     from lazsim.profiling.session import Options, measure_profile
-    from lazsim.study.notes import profile_notes
+    from lazsim.study.notes.basis import profile_notes
 
     header, points = measure_profile(out, Options(**settings), _measuring)
     for kernel, reason in header.skipped.items():

@@ -1,7 +1,7 @@
 """The setting of a system: published, given, by a formula, or the best that simulations find."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -128,23 +128,18 @@ def rollback_share(interval_steps: int, num_steps: int) -> float:
     return min(1.0, interval_steps / 2 / num_steps) if num_steps else 0.0
 
 
-def search_notes(scenarios: Sequence[Scenario], best: Sequence[SystemRun]) -> list[str]:
-    """Say which failures choose the best settings of scenarios, and what the runs at these cannot tell."""
-    return [choice_note(scenarios[0]), *_untested_note(best), *_waiting_note(scenarios, best)]
+def search_notes(pairs: Sequence[tuple[Scenario, SystemRun]]) -> Iterator[str]:
+    """Say which failures choose the best settings of scenarios, and what the runs at these cannot tell.
 
-
-def _untested_note(best: Iterable[SystemRun]) -> list[str]:
-    """Say for which systems no failure tells what a long interval loses."""
-    names = [run.name for run in best if run.counts["checkpoints"] and not num_rollbacks(run)]
-    return [f"{', '.join(names)}: {UNTESTED}"] if names else []
-
-
-def _waiting_note(scenarios: Iterable[Scenario], best: Iterable[SystemRun]) -> list[str]:
-    """Say whose best setting leaves nodes to a restart that does not come before the run ends."""
-    pairs = zip(scenarios, best, strict=True)
-    found = [f"{run.name} for {format_duration(s)}" for one, run in pairs if (s := _waiting_s(one, run))]
-    why = "new nodes that the best setting leaves to the next restart wait when the run ends"
-    return [f"{why}: {', '.join(found)}; in a longer run, a restart for them may be better"] if found else []
+    That is what a long interval loses, where no failure does, and what a restart gains that does not come before the
+    end.
+    """
+    yield choice_note(pairs[0][0])
+    if untested := [run.name for _, run in pairs if run.counts["checkpoints"] and not num_rollbacks(run)]:
+        yield f"{', '.join(untested)}: {UNTESTED}"
+    if waiting := [f"{run.name} for {format_duration(s)}" for one, run in pairs if (s := _waiting_s(one, run))]:
+        why = "new nodes that the best setting leaves to the next restart wait when the run ends"
+        yield f"{why}: {', '.join(waiting)}; in a longer run, a restart for them may be better"
 
 
 def _waiting_s(scenario: Scenario, run: SystemRun) -> float:

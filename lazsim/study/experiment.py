@@ -31,7 +31,7 @@ from lazsim.files.writing import write_whole
 from lazsim.specs import sha256
 from lazsim.study.collect import Function, Outcomes, ShowRuns, collect, show_nothing
 from lazsim.study.intervals import MIN_SAMPLES
-from lazsim.study.notes import count_notes
+from lazsim.study.notes.told import count_notes
 from lazsim.study.sweep.run import run_sweep
 from lazsim.study.sweep.spec import parse_sweep
 from lazsim.trace import Trace, trace_bytes

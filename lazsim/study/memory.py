@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -95,12 +95,10 @@ def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
     )
 
 
-def memory_notes(scenarios: Sequence[Scenario], runs: Sequence[SystemRun]) -> list[str]:
+def memory_notes(pairs: Iterable[tuple[Scenario, SystemRun]]) -> list[str]:
     """Say of systems that do not fit what they need, what takes most, and what would help."""
     # All placements of a system take nearly the same.
-    firsts = [
-        first for first, *_ in grouped((one[1].system, one) for one in zip(scenarios, runs, strict=True)).values()
-    ]
+    firsts = [alike[0] for alike in grouped((run.system, (scenario, run)) for scenario, run in pairs).values()]
     return gather_obstacles((run.name, told) for scenario, run in firsts for told in _shortages(scenario, run))
 
 

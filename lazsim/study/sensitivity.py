@@ -14,7 +14,8 @@ from lazsim.specs.effects import refuse_without_effect, why_without_effect
 from lazsim.specs.overrides import share_note
 from lazsim.study.collect import collect
 from lazsim.study.intervals import FEW_FAILURES
-from lazsim.study.notes import describe_runs, without_numbers
+from lazsim.study.notes import describe_runs
+from lazsim.study.notes.told import without_numbers
 from lazsim.study.result import RunResult
 from lazsim.study.simulation import resolve_runs, simulate_point, simulate_scenarios
 from lazsim.units import divide
@@ -169,8 +170,7 @@ def sensitivity(
     results = collect(simulate_point, points, labels=labels, **{"num_workers": 1, **options}).results()
     by_assumption = [results[start : start + len(scenarios)] for start in range(0, len(results), len(scenarios))]
     # Remarks that runs share are told once for all of them, and a changed run is alone.
-    pairs = zip(scenarios, base.runs, strict=True)
-    known = {without_numbers(note) for one, run in pairs for note in describe_runs([one], [run])}
+    known = {without_numbers(note) for pair in zip(scenarios, base.runs, strict=True) for note in describe_runs([pair])}
     changes = [_change(*each, base, known) for each in zip(assumptions, varied, by_assumption, strict=True)]
     effects = grouped((one.constant, one.effect) for one in changes)
     return Sensitivity(base, tuple(sorted(changes, key=lambda one: -max(effects[one.constant]))))

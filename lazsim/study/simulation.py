@@ -24,7 +24,8 @@ from lazsim.specs import hash_id
 from lazsim.study.checkpoint_interval import choose_setting, num_rollbacks, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
-from lazsim.study.notes import describe_runs, draw_notes
+from lazsim.study.notes import describe_runs
+from lazsim.study.notes.inputs import draw_notes
 from lazsim.study.result import RunResult, describe_trace, flat_row
 from lazsim.study.runs import ScenarioRuns, Setting
 from lazsim.trace.recipes import Recipe
@@ -211,14 +212,14 @@ def simulate_scenarios(
                 runs.append(_run(by_setting))
                 if is_search:
                     others.append(_run(by_setting, _choose(by_setting, AUTO if searches else None)))
-    chosen = search_notes(scenarios, others) if searches else []
+    chosen = search_notes(list(zip(scenarios, others, strict=True))) if searches else []
     return RunResult(
         id=hash_id([__version__, searches, *(one.id for one in scenarios)]),
         inputs=_record(scenarios),
         trace=describe_trace(first.load_trace(), first.wall_s()),
         runs=tuple(runs),
         gpu_memory_bytes=first.gpu.memory_bytes,
-        notes=(*chosen, *describe_runs(scenarios, runs), *draw_notes(scenarios), *left_out),
+        notes=(*chosen, *describe_runs(list(zip(scenarios, runs, strict=True))), *draw_notes(scenarios), *left_out),
         published=tuple(others) if others and not searches else None,
         best=tuple(others) if searches else None,
         scenarios=tuple(scenarios),
@@ -256,7 +257,7 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     """
     trace, run = scenario.load_trace(), run_scenario(scenario)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
-    told = {"notes": describe_runs([scenario], [run]), "num_rollbacks": num_rollbacks(run)}
+    told = {"notes": describe_runs([(scenario, run)]), "num_rollbacks": num_rollbacks(run)}
     value: dict[str, Any] = {"row": flat_row(scenario, run) | nodes, **told}
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})
 
@@ -275,7 +276,7 @@ def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
             [run] = runs.runs(setting or _choose(runs, scenario.interval))
     except InfeasiblePlanError as error:
         raise InfeasiblePlanError(scenario.why_no_layout or str(error)) from error
-    if scenario.strict and (shortages := memory_notes([scenario], [run])):
+    if scenario.strict and (shortages := memory_notes([(scenario, run)])):
         raise InfeasiblePlanError(shortages[0])
     return run
 

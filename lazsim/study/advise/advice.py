@@ -35,7 +35,8 @@ from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.comparison import Ranked, mean_over_seeds
 from lazsim.study.deadline import BOTH, ON_DEMAND, SPOT, on_demand_usd
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note
-from lazsim.study.notes import count_notes, draw_notes
+from lazsim.study.notes.inputs import draw_notes
+from lazsim.study.notes.told import count_notes
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL, distinct_names, refuse_same_names
 

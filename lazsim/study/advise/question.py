@@ -21,7 +21,7 @@ from lazsim.study.collect import collect
 from lazsim.study.deadline import BOTH, ON_DEMAND, Buyer, Due, due_samples, simulate_due, switch_to_on_demand
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import find_obstacle
-from lazsim.study.notes import threshold_note
+from lazsim.study.notes.runs import threshold_note
 from lazsim.study.sensitivity import Assumption
 from lazsim.study.simulation import simulate_point
 from lazsim.study.sweep.spec import SEEDS

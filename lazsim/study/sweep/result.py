@@ -10,7 +10,7 @@ from lazsim.files.writing import csv_bytes
 from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, paired_ratio, rank
 from lazsim.study.intervals import MIN_SAMPLES, Interval, few_failures_note, mean_interval
-from lazsim.study.notes import count_notes
+from lazsim.study.notes.told import count_notes
 from lazsim.study.result import HISTORIES, frame_of_rows
 from lazsim.study.sweep.spec import SEEDS, Point
 from lazsim.units import divide

@@ -13,7 +13,7 @@ from lazsim.files.writing import write_whole
 from lazsim.inputs import Reads
 from lazsim.scenario import Scenario, resolve
 from lazsim.study.collect import collect
-from lazsim.study.notes import nodes_note
+from lazsim.study.notes.inputs import nodes_note
 from lazsim.study.simulation import named_apart, refuse_idle_placements, run_scenario, simulate_point
 from lazsim.study.store import ROWS
 from lazsim.study.sweep.result import SweepResult, describe_point, find_axes

@@ -26,8 +26,8 @@ OUTCOMES = "measured/outcomes.csv"
 NEEDED = ("id", "metric", "value", "tolerance_hint")
 """Columns that a table of outcomes must have."""
 
-FIGURE = re.compile(r"\s*[<>~=]*\s*\d+(\.\d+)?([eE][+-]?\d+)?\s*(?P<unit>\D*)")
-"""A figure of a row, with its unit or without."""
+FIGURE = re.compile(r"\s*[<>~=]*\s*(?P<number>\d+(\.\d+)?([eE][+-]?\d+)?)\s*(?P<unit>\D*)")
+"""A figure of a row, with its unit or without; a bound before it is left out."""
 
 TOLERANCE = re.compile(r"(?:±|\+/-)?(?P<bound>[<>]=?)?\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|points|h)?(?: \(.*\))?")
 LARGER_OF = re.compile(r"max\((?P<percent>[\d.]+)%, (?P<times>[\d.]+) sd\); sd=(?P<deviation>[\d.]+)(?: .*)?")
@@ -175,11 +175,8 @@ def _tolerance(row: Cells) -> str:
     tolerance, value = row["tolerance_hint"], row["value"].strip()
     bound = value[:1] if value[:1] in ("<", ">") else "<=" if row["metric"].endswith(" limit") else ""
     is_bound = tolerance[:1] in ("<", ">")
-    return f"{bound}{_number(value):g}" if bound and not is_bound and _is_tolerance(tolerance) else tolerance
-
-
-def _is_tolerance(text: str) -> bool:
-    return text == "exact" or any(one.fullmatch(text) for one in (TOLERANCE, LARGER_OF))
+    is_known = is_within(0.0, 0.0, tolerance) is not None
+    return f"{bound}{_number(value):g}" if bound and not is_bound and is_known else tolerance
 
 
 def _with_setup(
@@ -212,7 +209,7 @@ def _with_setup(
     if outcome.names_setup and (strange := [one for one in names if one not in setup.inputs]):
         raise SpecError("`inputs`: " + unknown_name(f"input of {name}", strange[0], list(setup.inputs)))
     tolerance = outcome.tolerance
-    if not _is_tolerance(tolerance):
+    if is_within(0.0, 0.0, tolerance) is None:
         raise MissingError(f"tolerance {tolerance!r} is none of 3%, 0.01, 2 points, exact, >=0.9, max(2%, 2 sd); sd=4")
     inputs = read_inputs(setup, _told(row, known, rows))
     if outcome.names_setup:
@@ -264,8 +261,8 @@ def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
     )  # fmt: skip
 
 
-def is_within(predicted: float, published: float, tolerance: str) -> bool:
-    """Tell whether a figure is as near to the published one as a tolerance says.
+def is_within(predicted: float, published: float, tolerance: str) -> bool | None:
+    """Tell whether a figure is as near to the published one as a tolerance says; None where it is no tolerance.
 
     Examples
     --------
@@ -274,18 +271,19 @@ def is_within(predicted: float, published: float, tolerance: str) -> bool:
     >>> is_within(95, 100, "max(2%, 2 sd); sd=3 over 8 reps")
     True
     """
-    off = abs(predicted - published)
     if tolerance == "exact":
         return math.isclose(predicted, published, rel_tol=ROUNDING)
     if larger := LARGER_OF.fullmatch(tolerance):
         share, deviations = float(larger["percent"]) / 100 * abs(published), float(larger["times"])
-        return off <= max(share, deviations * float(larger["deviation"])) + ROUNDING
-    found = TOLERANCE.fullmatch(tolerance)
-    assert found is not None, "the row was read"
-    number = float(found["number"])
-    if found["bound"]:
-        return predicted >= number if found["bound"][0] == ">" else predicted <= number
-    return off <= number * (abs(published) / 100 if found["unit"] == "%" else 1) + ROUNDING
+        most = max(share, deviations * float(larger["deviation"]))
+    elif found := TOLERANCE.fullmatch(tolerance):
+        most = float(found["number"])
+        if found["bound"]:
+            return predicted >= most if found["bound"][0] == ">" else predicted <= most
+        most *= abs(published) / 100 if found["unit"] == "%" else 1
+    else:
+        return None
+    return abs(predicted - published) <= most + ROUNDING
 
 
 def _parts(value: str) -> list[str]:
@@ -294,6 +292,6 @@ def _parts(value: str) -> list[str]:
 
 
 def _number(text: str) -> float:
-    """Return the number that a text begins with; a bound before it is left out."""
-    found = re.match(r"\s*[<>~=]*\s*(\d+(\.\d+)?([eE][+-]?\d+)?)", text)
-    return float(found[1]) if found else math.nan
+    """Return the number that a text begins with."""
+    found = FIGURE.match(text)
+    return float(found["number"]) if found else math.nan

@@ -197,13 +197,15 @@ def held_out_share(rows: Sequence[VerifiedRow], setting: str) -> float:
 
 def error_summary(rows: Sequence[VerifiedRow]) -> dict[str, Any]:
     """Summarise errors of predicted over measured values."""
+    if not rows:
+        return {"num_rows": 0} | dict.fromkeys(("median_error", "median_abs_error", "within_10", "within_20"))
     errors = np.array([row.error for row in rows], dtype=np.float64)
     return {
         "num_rows": len(rows),
-        "median_error": float(np.median(errors)) if len(rows) else None,
-        "median_abs_error": float(np.median(abs(errors))) if len(rows) else None,
-        "within_10": float(np.mean(abs(errors) <= 0.1)) if len(rows) else None,
-        "within_20": float(np.mean(abs(errors) <= 0.2)) if len(rows) else None,
+        "median_error": float(np.median(errors)),
+        "median_abs_error": float(np.median(abs(errors))),
+        "within_10": float(np.mean(abs(errors) <= 0.1)),
+        "within_20": float(np.mean(abs(errors) <= 0.2)),
     }
 
 
