@@ -1,6 +1,6 @@
 """Read, cap, generate, fit and fetch traces of node events.
 
-`table` has the trace that all else works on, `places` where its nodes stand, and `stats` what it holds. A file becomes
+`table` has the trace that all else works on, with the places of its nodes, and `stats` what it holds. A file becomes
 one through a module of `readers`, whose interface is `source` and whose tools are in `reading`; `order` mends rows out
 of order, and `prices` are those of nodes over time. `recipes`, `generate` and `pool` make traces without a file,
 `fetch` gets public ones, and `fit` makes recipes of traces. `loading` reads, cuts and, by `cap`, limits what a run asks

@@ -150,12 +150,14 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     -----
     ``mtbf_s`` and ``repair_s`` are the time alive over the losses and the time away over the returns. The end of the
     trace does not bias the first, nor the second where repairs are exponential. Of log-normal ones that it cuts off, if
-    at most half, each counts for as long as the law has it go on. The shape of the law of failures that take one node
-    maximises the likelihood of the times alive between them. Nodes present at the start have an age that nobody knows,
-    as in a process that has run for long; nodes present at the end are censored. A batch may find some of its nodes
-    away already: it has as many that those alive of them are on average as many as in the trace, and a share of the
-    failures that counts batches with one node alive. The shape is 1, and repair times are
-    exponential, unless another shape, or a log-normal law, is likelier by more than the number of parameters (Akaike's
+    at most half, each counts for as long as the law has it go on. Where some nodes are not there from the start, as
+    in a stretch of a trace, ``num_nodes`` also counts those that would be away throughout, were repairs
+    exponential. The shape of the law of failures that take one node maximises the likelihood of the times alive
+    between them. Nodes present at the start have an age that nobody knows, as in a process that has run for long;
+    nodes present at the end are censored. A batch may find some of its nodes away already: it has as many that
+    those alive of them are on average as many as in the trace, and a share of the failures that counts batches with
+    one node alive. The shape is 1, and repair times are exponential, unless another shape, or a log-normal law, is
+    likelier by more than the number of parameters (Akaike's
     criterion). From few losses or returns, the means are too high, by about one part in their number.
     """
     lives, repairs, sizes = _observe_repairs(trace)
@@ -174,15 +176,15 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         repair_s = _lognormal_mean(known)
         sigma = _fit_sigma(known, repair_s) or sigma
     batches = [size for size in sizes if size > 1]
-    num_nodes = round((mtbf_s * num_lost + away_s) / trace.duration_s)
-    first = [event for event in trace.events() if event.time_s == 0.0]
-    if len(first) < len(trace.names):
-        num_nodes = max(num_nodes, round(_expected_nodes(trace, mtbf_s, repair_s)))
+    num_nodes = len(trace.names)
+    if np.count_nonzero(trace.time_s == 0.0) < num_nodes:
+        never_share = repair_s / (mtbf_s + repair_s) * math.exp(-trace.duration_s / max(repair_s, SHORTEST_S))
+        num_nodes = round(num_nodes / (1 - never_share))
     batch_nodes, seen_share = _fit_batch(batches, num_nodes, mtbf_s / (mtbf_s + repair_s))
     own_mean_s = mtbf_s * num_lost / max(1, num_lost - sum(batches))
     return MtbfSpec(
         source=_fitted_to(trace),
-        num_nodes=max(batch_nodes, num_nodes),
+        num_nodes=num_nodes,
         mtbf_s=four_digits(mtbf_s),
         shape=_fit_shape(lives, own_mean_s),
         repair_s=max(SHORTEST_S, four_digits(repair_s)),
@@ -191,17 +193,6 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
         batch_nodes=batch_nodes,
         duration_s=trace.duration_s,
     )
-
-
-def _expected_nodes(trace: Trace, mtbf_s: float, repair_s: float) -> float:
-    """Return the nodes of a cluster of which a trace has the mean number alive, and the number alive at its start.
-
-    The number alive goes from that at the start to the share of time that nodes are up, exponentially.
-    """
-    up, time_s = mtbf_s / (mtbf_s + repair_s), mtbf_s * repair_s / (mtbf_s + repair_s)
-    start_share = -math.expm1(-trace.duration_s / time_s) * time_s / trace.duration_s
-    mean_nodes = trace_stats(trace).node_hours * HOUR_S / trace.duration_s
-    return (mean_nodes - start_share * int(trace.num_alive()[1][0])) / (up * (1 - start_share))
 
 
 def compare_fit(trace: Trace, recipe: SpotSpec | MtbfSpec, seeds: range) -> "pd.DataFrame":
@@ -239,8 +230,8 @@ def fit_notes(trace: Trace, recipe: SpotSpec | MtbfSpec, frame: "pd.DataFrame") 
         )
     if isinstance(recipe, MtbfSpec) and recipe.num_nodes > len(trace.names):
         yield (
-            f"`num_nodes` {recipe.num_nodes:,} is beyond the {counted(len(trace.names), 'node')} of the trace: that "
-            "many would have its mean number alive in the long run, had they all the fitted rates"
+            f"`num_nodes` {recipe.num_nodes:,} is beyond the {counted(len(trace.names), 'node')} of the trace: by the "
+            "fitted rates, the others are away throughout"
         )
     tick_s = _tick(trace)
     by_chance = trace.nodes_lost() * tick_s / trace.duration_s
@@ -353,7 +344,7 @@ def _fit_batch(sizes: list[int], num_nodes: int, alive_share: float) -> tuple[in
     """Return the nodes of a batch, and the share of its losses that look like one: those of two nodes or more."""
     if not sizes:
         return 0, 1.0
-    drawn = np.arange(2, max(num_nodes, *sizes, 2) + 1)
+    drawn = np.arange(2, num_nodes + 1)
     only_one = drawn * alive_share * (1 - alive_share) ** (drawn - 1)
     mean = (drawn * alive_share - only_one) / (1 - (1 - alive_share) ** drawn - only_one)
     best = int(np.argmin(np.abs(mean - np.mean(sizes))))

@@ -1,9 +1,11 @@
 """The table of node events, the common form of all traces."""
 
 import bisect
+import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -16,7 +18,6 @@ from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.placement.plan import Floats, Ints
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
-from lazsim.trace.places import check_places, lowest_places
 from lazsim.trace.prices import EqualByValue, Prices
 from lazsim.units import counted, format_duration
 
@@ -28,6 +29,8 @@ EventKind = Literal["remove", "away", "add"]
 
 KINDS: tuple[EventKind, ...] = get_args(EventKind)
 NUMBERS = (int, float, np.integer, np.floating)
+
+PLACES_REPAIR = "number places by the order of nodes"
 
 START_S = 1e-3
 """Length of the start of a trace: a node that goes by then is away from the start."""
@@ -110,7 +113,7 @@ class Trace(EqualByValue):
     @property
     def has_own_places(self) -> bool:
         """Whether places are not those that the order of nodes tells, as in a stretch."""
-        return self.places != lowest_places(self.time_s, self.change, self.node, self.names)
+        return self.places != lowest_places([*self.events()])
 
     def events(self) -> Iterator[Event]:
         """Yield every event in order."""
@@ -262,6 +265,65 @@ def _with_start(events: list[Event]) -> list[Event]:
     return first + events[num_first:]
 
 
+def lowest_places(events: Sequence[Event]) -> dict[str, int]:
+    """Return the place of each node, where nothing but the order of their events says on which they stand.
+
+    Nodes that are there at the start, or away, stand in their order. A node keeps its place while it is away. One that
+    comes for the first time takes the lowest place to which no other comes back.
+
+    Examples
+    --------
+    >>> first = [Event(0, "add", "a"), Event(0, "add", "b"), Event(60, "remove", "a"), Event(60, "remove", "b")]
+    >>> build_trace([*first, Event(90, "add", "c"), Event(95, "add", "b"), Event(99, "add", "d")]).places
+    {'a': 0, 'b': 1, 'c': 0, 'd': 2}
+    """
+    number = {node: index for index, node in enumerate(dict.fromkeys(event.node for event in events))}
+    # Nodes are numbered by first appearance: at the same time, those before a new one have a place to leave.
+    ordered = sorted(events, key=lambda event: (event.time_s, number[event.node]))
+    last = {event.node: index for index, event in enumerate(ordered)}
+    places, free, further = dict[str, int](), list[int](), itertools.count()
+    for index, event in enumerate(ordered):
+        if event.node not in places:
+            places[event.node] = heapq.heappop(free) if free and event.time_s else next(further)
+        if event.kind != "add" and last[event.node] == index:
+            heapq.heappush(free, places[event.node])
+    return {node: places[node] for node in number}
+
+
+def check_places(places: Mapping[str, int], events: Sequence[Event], faults: Faults) -> dict[str, int] | None:
+    """Return the places of the nodes of events; None, after a fault, where one has none or shares its place.
+
+    Raises
+    ------
+    TraceFormatError
+        When a place is no whole number from 0 up.
+    """
+    kept: dict[str, int] = {}
+    for name in dict.fromkeys(event.node for event in events):
+        place = places.get(name)
+        if place is None:
+            faults.fault("places", f"node {name!r} has none", PLACES_REPAIR)
+            return None
+        if not isinstance(place, int | np.integer) or not 0 <= place <= MAX_EVENTS:
+            expected = f"a whole number from 0 to {MAX_EVENTS:,}"
+            raise TraceFormatError(f"`places`: expected {expected} for node {name!r}, found {place!r:.200}")
+        kept[name] = int(place)
+    num_there = Counter[int]()
+    for _, instant in itertools.groupby(events, key=lambda event: event.time_s):
+        newest: dict[int, Event] = {}
+        for event in instant:
+            num_there[kept[event.node]] += {"add": 1, "away": 0, "remove": -1}[event.kind]
+            if event.kind == "add":
+                newest[kept[event.node]] = event
+        # Within an instant, a node may come before the one goes whose place it takes.
+        for place in sorted(place for place in newest if num_there[place] > 1):
+            event, num = newest[place], num_there[place]
+            what = f"node {event.node!r} comes to place {place}, which then has {num} nodes at once"
+            faults.fault(event.line, what, PLACES_REPAIR)
+            return None
+    return kept
+
+
 def build_trace(
     events: Iterable[Event],
     *,
@@ -324,14 +386,13 @@ def build_trace(
     time_s = np.array([event.time_s for event in kept], dtype=np.float64)
     change = np.array([KINDS.index(event.kind) - 1 for event in kept], dtype=np.int8)
     node = np.array([index[event.node] for event in kept], dtype=np.int32)
-    lines = [event.line for event in kept]
-    given = places and check_places(places, time_s, change, node, names, lines, faults)
+    given = places and check_places(places, kept, faults)
     return Trace(
         time_s=time_s,
         change=change,
         node=node,
         names=names,
-        places=given or lowest_places(time_s, change, node, names),
+        places=given or lowest_places(kept),
         duration_s=last_s if duration_s is None else float(duration_s),
         name=name,
         format=format,

@@ -9,10 +9,9 @@ from urllib.parse import quote, unquote
 from lazsim.errors import literal, printable, shorten
 from lazsim.files.writing import write_whole
 from lazsim.limits import LONGEST_S, MAX_EVENTS
-from lazsim.trace.places import REPAIR
 from lazsim.trace.prices import Prices
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, number, usd_per_hour
-from lazsim.trace.table import KINDS, START_S, Event, Trace
+from lazsim.trace.table import KINDS, PLACES_REPAIR, START_S, Event, Trace
 
 FORMAT = "lazsim-trace"
 VERSION = "1"
@@ -113,7 +112,7 @@ def _places(source: TraceSource, header: Mapping[str, str]) -> dict[str, int] | 
                 raise ValueError
         except ValueError:
             expected = f"expected node:place, each node once, with places from 0 to {MAX_EVENTS:,}"
-            source.fault(f"# {PLACES}", f"{expected}, found {shorten(pair)!r}", REPAIR)
+            source.fault(f"# {PLACES}", f"{expected}, found {shorten(pair)!r}", PLACES_REPAIR)
             return None
     return places or None
 
