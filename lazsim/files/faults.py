@@ -1,11 +1,23 @@
 """Faults of a file: errors that name the place, or repairs that are counted."""
 
+import json
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, shorten
 from lazsim.files.reading import STDIN
+
+PlaceT = TypeVar("PlaceT", int, str)
+RowT = TypeVar("RowT")
+FoundT = TypeVar("FoundT")
+
+NOT_AS_EXPECTED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What reading plain data raises where it has another shape."""
+
+SKIP = "skip what cannot be read"
 
 
 def check_lenient(lenient: bool, *sources: object) -> None:
@@ -24,7 +36,7 @@ class Faults:
     lenient: bool = False
     repairs: Counter[str] = field(default_factory=Counter)
 
-    def fault(self, where: int | str, what: str, repair: str = "skip what cannot be read", times: int = 1) -> None:
+    def fault(self, where: int | str, what: str, repair: str = SKIP, times: int = 1) -> None:
         """Raise an error, or count the repair when lenient.
 
         Parameters
@@ -39,6 +51,22 @@ class Faults:
         if not self.lenient:
             raise self.refuse(where, f"{what}; mend it, or use `lenient` to {repair}")
         self.repairs[repair] += times
+
+    def readable(
+        self, rows: Iterable[tuple[PlaceT, RowT]], read: Callable[[RowT], FoundT], looks: str = "", repair: str = SKIP
+    ) -> Iterator[tuple[PlaceT, FoundT]]:
+        """Yield the places of rows, and what a function reads in them; rows that it cannot read are faults.
+
+        A fault says how rows look, or else what the function raised.
+        """
+        for where, row in rows:
+            try:
+                found = read(row)
+            except NOT_AS_EXPECTED as error:
+                text = row if isinstance(row, str) else json.dumps(row) if looks else ""
+                self.fault(where, f"expected {looks!r}, found {shorten(text)!r}" if looks else str(error), repair)
+                continue
+            yield where, found
 
     def refuse(self, where: int | str, what: str) -> LazsimError:
         """Return the error of what no repair mends; for its place see `fault`."""

@@ -408,13 +408,13 @@ def _fit_sizes(losses: list[_Seen]) -> tuple[WeibullSpec, float]:
     """Fit the sizes of losses, of which those that took all are cut, and the probability to take all anyway."""
     if all(loss.cut for loss in losses):
         return WeibullSpec(scale=1.0, shape=1.0), float(bool(losses))
-    *logs, take_all_prob = _maximise(losses, float(np.mean([loss.cut for loss in losses])))
-    return _weibull(logs, 1.0), four_digits(take_all_prob)
+    scale, shape, *take_all_prob = _maximise(losses, float(np.mean([loss.cut for loss in losses])))
+    return _weibull([scale, shape], 1.0), four_digits(math.fsum(take_all_prob))
 
 
 def _fit_weibull(draws: list[_Seen], unit: float) -> WeibullSpec:
     """Fit a discrete law to draws, some of them censored."""
-    return _weibull(_maximise(draws)[:2], unit) if draws else WeibullSpec(scale=unit, shape=1.0)
+    return _weibull(_maximise(draws), unit) if draws else WeibullSpec(scale=unit, shape=1.0)
 
 
 def _weibull(logs: Sequence[float], unit: float) -> WeibullSpec:
@@ -425,8 +425,8 @@ def _weibull(logs: Sequence[float], unit: float) -> WeibullSpec:
 def _maximise(draws: list[_Seen], share: float = 0.0) -> list[float]:
     """Maximise the likelihood of ``P(X >= x) = exp(-((x - 1) / scale) ** shape)``; return the logarithms of both.
 
-    The third number is the probability that a draw is cut for another reason than its value; 0 where `share`, from
-    which the search starts, is 0.
+    Where `share` is above 0, from which the search starts, the third number is the probability that a draw is cut for
+    another reason than its value.
     """
     values = np.array([max(1.0, draw.value) for draw in draws])
     cut = np.array([draw.cut for draw in draws])
@@ -436,20 +436,13 @@ def _maximise(draws: list[_Seen], share: float = 0.0) -> list[float]:
         other = logs[2] if share else 0.0
         at_least, more = -(((values - 1) / scale) ** shape), -((values / scale) ** shape)
         exactly = at_least + np.log(np.maximum(-np.expm1(more - at_least), 1e-300))
-        if not share:
-            return -float(np.sum(np.where(cut, at_least, exactly)))
-        return -float(
-            np.sum(
-                np.where(
-                    cut, np.log(np.maximum(other + (1 - other) * np.exp(at_least), 1e-300)), np.log1p(-other) + exactly
-                )
-            )
-        )
+        log_other, log_own = math.log(other) if other else -math.inf, math.log1p(-other)
+        return -float(np.sum(np.where(cut, np.logaddexp(log_other, log_own + at_least), log_own + exactly)))
 
-    start = np.array([math.log(values.mean()), 0.0, *([share] if share else [])])
-    bounds = [SCALE_BOUNDS, SHAPE_BOUNDS, *([SHARE_BOUNDS] if share else [])]
-    found = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-6})
-    return [*found.x.tolist(), *([] if share else [0.0])]
+    start = [math.log(values.mean()), 0.0, share][: 3 if share else 2]
+    bounds = [SCALE_BOUNDS, SHAPE_BOUNDS, SHARE_BOUNDS][: len(start)]
+    found = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-6}).x.tolist()
+    return list(found)
 
 
 def _fit_age_exponent(choices: list[tuple[Floats, Bools]]) -> float:

@@ -154,17 +154,16 @@ def read_trace(
         raise TraceFormatError(
             f"{name}: no node event in it (read as {format}); give a trace in which nodes come or go"
         )
+    notes = trace.notes
     gone = {event.node for event in reading.events if event.kind == "remove" and reading.names == "some"}
     if num_away := len(gone.intersection(trace.away)):
         goes = counted(num_away, "node goes", "nodes go")
-        told = f"{goes} at the very start, which is no loss of the trace"
-        told += "; a `span` that begins before makes it one" * ("span" in reader.options)
-        trace = replace(trace, notes=(*trace.notes, told))
+        span = "; a `span` that begins before makes it one" * ("span" in reader.options)
+        notes += (f"{goes} at the very start, which is no loss of the trace{span}",)
     if (unit := reading.assumed_unit) is not None:
         _check_unit(trace, unit)
-        assumed = f"times are read in {unit}, as {format} has them: nothing in the file says so; else give their unit"
-        trace = replace(trace, notes=(*trace.notes, assumed))
-    return replace(trace, is_drawn=rng.bit_generator.state != undrawn)
+        notes += (f"times are read in {unit}, as {format} has them: nothing in the file says so; else give their unit",)
+    return replace(trace, notes=notes, is_drawn=rng.bit_generator.state != undrawn)
 
 
 def _of_cluster(reading: TraceReading, source: TraceSource) -> TraceReading:

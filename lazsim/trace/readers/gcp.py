@@ -35,12 +35,8 @@ _TARGET = re.compile(r"/zones/([^/]+)/instances/([^/]+)$")
 def read(source: TraceSource) -> TraceReading:
     """Read the operations on instances, in any order."""
     log = StateLog(source)
-    rows: list[tuple[float, EventKind, str, str]] = []
-    for place, operation in json_records(source, "items"):
-        try:
-            rows += _read_operation(log, _of_audit(operation) if "protoPayload" in operation else operation)
-        except (ValueError, TypeError) as error:
-            source.fault(place, str(error))
+    found = source.readable(json_records(source, "items"), lambda operation: _read_operation(log, operation))
+    rows = [row for _, rows in found for row in rows]
     zones = grouped((name, zone) for _, _, zone, name in rows)
     for time_s, kind, zone, name in rows:
         log.say(time_s, kind, name if len(set(zones[name])) == 1 else f"{zone}/{name}")
@@ -64,6 +60,7 @@ def _of_audit(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[float, EventKind, str, str]]:
+    operation = _of_audit(operation) if "protoPayload" in operation else operation
     if "operationType" not in operation:
         raise ValueError(
             f"expected an operation of Compute Engine, with its operationType, found {list(operation)[:5]}"

@@ -1,9 +1,7 @@
 """InfiniteHBD's fault trace: a JSON array of fault starts and ends (github.com/stepfun-ai/InfiniteHBD-Trace)."""
 
-import json
 from typing import Any
 
-from lazsim.errors import shorten
 from lazsim.files.tables import json_values, parse_json
 from lazsim.specs import sha256
 from lazsim.trace.order import in_time_order
@@ -23,12 +21,8 @@ def read(source: TraceSource) -> TraceReading:
     """Read the faults, a JSON array; a node is gone while at least one fault of it is open."""
     if not isinstance(parse_json(source.text, source), list):
         raise source.refuse(1, f"expected {LOOKS!r}; check the format")
-    faults: list[tuple[Event, str]] = []
-    for line, item in json_values(source.text, source.text.index("[") + 1):
-        try:
-            faults.append(_fault(item, line))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            source.fault(line, f"expected {LOOKS!r}, found {shorten(json.dumps(item))!r}")
+    items = json_values(source.text, source.text.index("[") + 1)
+    faults = [(event._replace(line=line), level) for line, (event, level) in source.readable(items, _fault, LOOKS)]
     ordered = in_time_order((event for event, _ in faults), source)
     bounds: list[Event] = []
     num_open: dict[str, int] = {}
@@ -53,14 +47,14 @@ def read(source: TraceSource) -> TraceReading:
     return TraceReading(events, notes=(*notes, told), cluster_nodes=num_servers, names="some")
 
 
-def _fault(item: Any, line: int) -> tuple[Event, str]:
+def _fault(item: Any) -> tuple[Event, str]:
     """Read the begin or the end of a fault, and its level."""
     node, kind, level = item["node_id"], item["event_type"], item.get("fault_type", {}).get("Level", "")
     if kind not in ("fault_start", "fault_end") or not isinstance(node, str) or not node or not isinstance(level, str):
         raise ValueError("not a fault")
     # Times have a resolution of 1e-4 days = 8.64 s; rounding to a millisecond keeps the numbers short.
     time_s = round(number(item["event_time"]) * DAY_S, 3)
-    return Event(time_s, "remove" if kind == "fault_start" else "add", node, line), level
+    return Event(time_s, "remove" if kind == "fault_start" else "add", node), level
 
 
 TYPICAL = r'\A\s*\[(?=[\s\S]*"node_id")(?=[\s\S]*"event_t)'

@@ -4,7 +4,6 @@ import json
 import math
 import re
 
-from lazsim.errors import shorten
 from lazsim.trace.reading.mapped import open_table, read_mapped
 from lazsim.trace.reading.mapping import Columns, TraceMapping
 from lazsim.trace.reading.times import to_seconds
@@ -30,12 +29,7 @@ def _read_events(source: TraceSource) -> TraceReading:
     events: list[Event] = []
     unit = source.asked.time_unit or "ms"
     stop = 0.0
-    for line, text in source.lines():
-        try:
-            time, kind, nodes, duration = _event_row(text)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            source.fault(line, f"expected {EVENT_LOOKS!r}, found {shorten(text)!r}")
-            continue
+    for line, (time, kind, nodes, duration) in source.readable(source.lines(), _event_row, EVENT_LOOKS):
         if kind == "add" or kind == "remove":
             time_s = to_seconds(time, unit)
             events += [Event(time_s, "add" if kind == "add" else "remove", node, line) for node in nodes]

@@ -25,13 +25,10 @@ def read(source: TraceSource) -> TraceReading:
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise source.refuse(1, f"expected {LOOKS!r}; check the format") from None
-    samples: list[Sample] = []
     lines = _tick_lines(source.text, len(ticks))
-    for tick, (value, line) in enumerate(zip(ticks, lines, strict=True)):
-        try:
-            samples.append(Sample(tick * gap_s, count(value), line))
-        except ValueError as error:
-            source.fault(f"line {line}, tick {tick}", f"{error}")
+    rows = ((f"line {line}, tick {tick}", tick) for tick, line in enumerate(lines))
+    found = source.readable(rows, lambda tick: Sample(tick * gap_s, count(ticks[tick]), lines[tick]))
+    samples = [sample for _, sample in found]
     notes = [RULE]
     if "availability" in source.name.rsplit("/", 1)[-1]:
         notes.append(AVAILABILITY)
@@ -46,12 +43,9 @@ def _prices(source: TraceSource, document: Mapping[str, Any], num_ticks: int, ga
     if not isinstance(prices, list) or len(prices) not in (0, num_ticks):
         source.fault("prices", f"expected a list of {num_ticks} prices, one for each tick", "leave all prices out")
         return None
-    samples: list[tuple[float, float]] = []
-    for tick, value in enumerate(prices):
-        try:
-            samples.append((tick * gap_s, usd_per_hour(value)))
-        except ValueError as error:
-            source.fault(f"prices, tick {tick}", f"{error}", "keep the price of the tick before")
+    rows = ((f"prices, tick {tick}", (tick * gap_s, value)) for tick, value in enumerate(prices))
+    repair = "keep the price of the tick before"
+    samples = [one for _, one in source.readable(rows, lambda row: (row[0], usd_per_hour(row[1])), repair=repair)]
     return Prices.changes(samples) if samples else None
 
 

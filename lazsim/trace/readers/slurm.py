@@ -104,16 +104,9 @@ def read(source: TraceSource) -> TraceReading:
 def _said(source: TraceSource, log: StateLog) -> Iterator[tuple[int, float, Said, str, str]]:
     """Yield the line, the time, what is said, the node and the reason of each message, node by node."""
     last_s = -math.inf
-    for line, text in source.lines():
-        found = LINE.match(text)
-        if not found:
-            continue
-        try:
-            time_s = log.at(found[1] or found[2], last_s - LEAST_BACK_S)
-            said, nodes, reason = _message(found[3])
-        except ValueError as error:
-            source.fault(line, str(error))
-            continue
+    matches = ((line, found) for line, text in source.lines() if (found := LINE.match(text)))
+    rows = source.readable(matches, lambda one: (log.at(one[1] or one[2], last_s - LEAST_BACK_S), *_message(one[3])))
+    for line, (time_s, said, nodes, reason) in rows:
         if time_s < last_s - LEAST_BACK_S:
             back = format_duration(last_s - time_s)
             source.fault(line, f"steps back by {back}; give `time_zone` if the clock was set back", "sort the lines")

@@ -54,7 +54,7 @@ def how_well(mapping: TraceMapping, table: FileTable) -> float:
     if any(isinstance(part, str) for part in parts):
         # A condition that stands alone needs its column, too.
         parts += [one[0].column for one in mapping.conditions() if len(one) == 1]
-        return float(all(isinstance(part, int) or find_column(part, table.header) is not None for part in parts))
+        return float(None not in [find_column(part, table.header) for part in parts])
     if table.header:
         return 0.0  # The mapping is of files without a header; what a header says, as of the unit, goes first.
     return sum(_fits(mapping, columns, row.fields) for row in table.rows) / len(table.rows)

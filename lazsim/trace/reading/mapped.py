@@ -121,23 +121,18 @@ def has_time(fields: Sequence[str], mapping: TraceMapping) -> bool:
         return False
 
 
-def find_column(name: str, header: tuple[str, ...]) -> int | None:
-    """Return the index of a column by its name: as it stands, or else without case, signs and what is in brackets.
+def find_column(part: str | int, header: tuple[str, ...]) -> int | None:
+    """Return the index of a column by its number from 1, or by its name: as it stands, or else by its plain name.
 
     Examples
     --------
     >>> find_column("prob started", ("nodes", "Prob Started (mm/dd/yy)"))
     1
     """
-    if name in header:
-        return header.index(name)
-    plain = [plain_name(column) for column in header]
-    return plain.index(plain_name(name)) if plain_name(name) in plain else None
-
-
-def find_place(part: str | int, header: tuple[str, ...]) -> int | None:
-    """Return the index of a column by its number from 1 or its name; see `find_column`."""
-    return part - 1 if isinstance(part, int) else find_column(part, header)
+    if isinstance(part, int):
+        return part - 1
+    name, names = (part, header) if part in header else (plain_name(part), tuple(map(plain_name, header)))
+    return names.index(name) if name in names else None
 
 
 def plain_name(name: str) -> str:
@@ -163,7 +158,7 @@ def event_kind(text: str, mapping: TraceMapping = NO_MAPPING) -> EventKind | Non
 
 def choose_rows(table: FileTable, conditions: Iterable[Sequence[Condition]]) -> FileTable:
     """Return a table of the rows that are as conditions ask, of those of its columns; of all rows where none is."""
-    places = {one.column: find_place(one.column, table.header) for one in itertools.chain(*conditions)}
+    places = {one.column: find_column(one.column, table.header) for one in itertools.chain(*conditions)}
     known = [one for one in conditions if any(places[each.column] is not None for each in one)]
     width = max((place + 1 for place in places.values() if place is not None), default=0)
     rows = [row for row in table.rows if len(row.fields) >= width and are_met(known, row.fields, places)]
@@ -376,10 +371,10 @@ class _MappedTable:
         return tuple(places)
 
     def _index(self, part: str | int) -> int | None:
-        return find_place(part, self._table.header)
+        return find_column(part, self._table.header)
 
     def _read_counts(self) -> TraceReading:
-        samples = list(self._read(lambda line, texts: Sample(self._time(texts["time"]), count(texts["count"]), line)))
+        samples = self._read(lambda line, texts: Sample(self._time(texts["time"]), count(texts["count"]), line))
         self._times.start((sample.time_s for sample in samples), self._source)
         before, last = ([""] * 2 + [str(sample.num_nodes) for sample in samples])[-2:]
         may_be_cut = before != last and before.startswith(last) and self._source.text.endswith(last)
@@ -413,11 +408,12 @@ class _MappedTable:
         return TraceReading(events, duration_s, (*notes, *self._times.notes()), names="none")
 
     def _read_events(self) -> TraceReading:
-        rows = list(self._read(self._event))
+        rows = self._read(self._event)
         self._times.start((event.time_s for _, event in rows), self._source, self._mapping.span)
         events = [event._replace(time_s=self._times.seconds(event.time_s)) for _, event in rows]
         words = {word for word, _ in rows}
-        notes = [self._ends("the trace is taken to end with its last event"), *self._times.notes()]
+        ends = span_note(self._mapping.span, "the trace is taken to end with its last event")
+        notes = [ends, *self._times.notes()]
         if self._times.is_local:
             refuse_set_back(events, self._source, "sort what is out of order")
         end_s = self._times.end([event.time_s for event in events], self._source)
@@ -438,7 +434,7 @@ class _MappedTable:
         return TraceReading(events, end_s, tuple(notes), names="some" if is_states else "all")
 
     def _read_outages(self) -> TraceReading:
-        rows = list(self._read(self._outage))
+        rows = self._read(self._outage)
         known = [time for row, _ in rows for time in (row.start_s, row.end_s) if math.isfinite(time)]
         self._times.start(known, self._source, self._mapping.span)
         outages, num_unlike = [], 0
@@ -455,9 +451,10 @@ class _MappedTable:
         outages = [one._replace(end_s=math.inf) if one.end_s > end_s else one for one in outages]
         events, notes = events_from_outages(outages)
         begins = "begin with the first outage and to " if self._times.is_absolute else ""
-        ends = self._ends(
+        ends = span_note(
+            self._mapping.span,
             f"the trace is taken to {begins}end with the last row that counts; `span` says from when to when "
-            "nodes were observed"
+            "nodes were observed",
         )
         notes = (ends, *notes, *self._times.notes())
         if self._are_losses:
@@ -476,11 +473,8 @@ class _MappedTable:
             what += "end), or if rows repeat that a node is gone, a mapping with `states`, a TOML file for `format`"
             raise self._source.refuse("", what)
 
-    def _ends(self, assumed: str) -> str:
-        return assumed if self._mapping.span is None else span_note(self._mapping.span)
-
     def _read_samples(self) -> TraceReading:
-        rows = list(self._read(self._samples))
+        rows = self._read(self._samples)
         self._times.start((time for _, time, _ in rows), self._source)
         if self._times.is_local:
             stamps = [Sample(self._times.seconds(time), 0, line) for line, time, _ in rows]
@@ -509,16 +503,10 @@ class _MappedTable:
                 what = f"a second count for the time of line {before.line}; choose rows by another column with `where`"
                 self._source.fault(sample.line, what, "take the last count of a time")
 
-    def _read(self, read: Callable[[int, dict[str, str]], RowT | None]) -> Iterator[RowT]:
-        """Yield the rows, without those that are to be ignored; those that cannot be read are faults."""
-        for line, texts in self._rows:
-            try:
-                row = read(line, texts)
-            except (ValueError, OverflowError) as error:
-                self._source.fault(line, str(error))
-                continue
-            if row is not None:
-                yield row
+    def _read(self, read: Callable[[int, dict[str, str]], RowT | None]) -> list[RowT]:
+        """Return the rows, without those that are to be ignored; those that cannot be read are faults."""
+        found = self._source.readable(((row[0], row) for row in self._rows), lambda row: read(*row))
+        return [row for _, row in found if row is not None]
 
     def _event(self, line: int, texts: dict[str, str]) -> tuple[str, Event] | None:
         """Read an event and its word."""

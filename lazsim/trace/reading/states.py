@@ -156,11 +156,10 @@ class StateLog:
         rows = [row._replace(time_s=self._times.seconds(row.time_s)) for row in self._rows]
         last_s = max(map(self._times.seconds, self._seen), default=0.0)
         duration_s = self._times.end([row.time_s for row in rows], self.source, last_s)
-        window = "the trace begins with the first date that counts and ends with the last"
         events, more = events_from_states(sorted(rows, key=attrgetter("time_s")))
         named = {row.node for row in rows}
         events = [*(Event(0.0, kind, node) for node, kind in self._nodes.items() if node not in named), *events]
-        begins = window if asked is None else span_note(asked)
+        begins = span_note(asked, "the trace begins with the first date that counts and ends with the last")
         if self._others:
             kinds = first_names([*dict.fromkeys(self._others)], LONGEST_CAUSE)
             told = counted(len(self._others), "entry tells of no loss and does", "entries tell of no loss and do")

@@ -272,8 +272,10 @@ class TimeParser:
         return tuple(note for note, holds in told.items() if holds)
 
 
-def span_note(span: tuple[str, str]) -> str:
-    """Return a note on the span that the user gives."""
+def span_note(span: tuple[str, str] | None, otherwise: str) -> str:
+    """Return a note on the span that the user gives, or what is assumed otherwise."""
+    if span is None:
+        return otherwise
     begin, end = span
     begins, ends = begin or "with the first time in the file", end or "with the last one"
     return f"the trace begins {begins} and ends {ends}, as `span` says"
