@@ -402,14 +402,9 @@ class _Resolution:
         refuse_without_effect(changed, without_effect(job, model) | replaced_fields(asked), self._where)
         if job.parallel is not None:
             model = job.parallel.trained(model)
-        profile = asked["profile"]
-        if profile is None and job.parallel is None and job.times is None and not changes["model"]:
-            profile = self._once(own_profile, gpu_name, asked["model"])
         with self._naming("price"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
-        is_even = job.parallel is not None and not changes["routing"]
-        loads = (UNIFORM if is_even else SKEWED_LOADS) if asked["routing"] is None else asked["routing"]
-        routing = self._routing(loads, model)
+        routing = self._routing(job, model)
         with self._naming("interval"):
             interval = parse_interval(asked["interval"])
         with prefix_errors(self._name):
@@ -423,7 +418,7 @@ class _Resolution:
             system=system.name,
             system_origin=system_origin,
             placement=self._placement(system),
-            profile_sha256=self._profile(profile, model.name),
+            profile_sha256=self._profile(job, gpu_name, model.name),
             trace=trace,
             routing=routing,
             duration_s=duration_s,
@@ -432,7 +427,7 @@ class _Resolution:
             spare_start_s=spare_start_s,
             interval=interval,
             **{name: asked[name] for name in ("seed", "score_plans", "history", "planning", "strict")},
-            extrapolate=asked["extrapolate"] or profile != asked["profile"],
+            extrapolate=asked["extrapolate"] or (asked["profile"] is None and "profile" in self._paths),
             settings=asked,
             name=self._name,
             folder=self._folder,
@@ -487,7 +482,11 @@ class _Resolution:
             raise SpecError(f"{self._where}`{part}` {name!r}: the runs of a sweep cannot read stdin; give a file")
         return str(self._folder / name)
 
-    def _profile(self, name: str | None, model: str) -> str | None:
+    def _profile(self, job: JobSpec, gpu: str, model: str) -> str | None:
+        """Find the measured times, those of the catalogue where none are asked for, and return their hash."""
+        name = self._asked["profile"]
+        if name is None and job.parallel is None and job.times is None and not self._changes["model"]:
+            name = self._once(own_profile, gpu, self._asked["model"])
         if name in (None, ANALYTIC):
             return None
         with self._naming("profile"):
@@ -577,7 +576,10 @@ class _Resolution:
         spares = Spares(most_nodes, spare_start_s) if num_spares else NO_SPARES
         return choice._replace(cluster=sized, trace=made, wall_s=wall_s, spares=spares)
 
-    def _routing(self, name: str, model: ModelSpec) -> RoutingInput:
+    def _routing(self, job: JobSpec, model: ModelSpec) -> RoutingInput:
+        name = self._asked["routing"]
+        if name is None:
+            name = SKEWED_LOADS if job.parallel is None or self._changes["routing"] else UNIFORM
         reading = {key: self._asked[key] for key in ("lenient", "layers_from")}
         layers, experts, seed = model.num_moe_layers, model.num_experts, self._asked["seed"]
         source = RoutingInput(name=Path(name).name, seed=seed, num_layers=layers, num_experts=experts, **reading)

@@ -85,7 +85,7 @@ class Job:
         self.interval_steps = own_steps[system.name] if interval_steps is None else interval_steps
         self.progress = Progress(self.interval_steps)
         self._most_steps = min(LOAD_SAMPLE_STEPS, costs.job.rebalance_interval_steps)
-        if planner.loads_are_even:
+        if planner.routing.is_even:
             self._most_steps = max(LOAD_SAMPLE_STEPS, self.interval_steps or MAX_WHOLE)
         # Mostly, a checkpoint takes what the last one took.
         self._save = lru_cache(1)(lambda system, *size: system.save(costs, *size))
@@ -250,7 +250,7 @@ class Job:
         self.plans.note_failure(state.held, decision, since_s, self.interval_steps * self.step_s if saved_step else 0.0)
         self._carry_out(state.held, decision)
 
-    def _recovery(self, state: Detecting) -> protocol.Decision[str]:
+    def _recovery(self, state: Detecting) -> protocol.Decision:
         """Decide how the survivors of a failure go on."""
         # A system that plans anew does so once: with nodes that stand by, as stages could not share them evenly, and
         # with spares that have come into service.
@@ -430,7 +430,7 @@ class Job:
 
     # What the states share.
 
-    def _carry_out(self, held: Held, decision: protocol.Decision[str], *, is_joining: bool = False) -> None:
+    def _carry_out(self, held: Held, decision: protocol.Decision, *, is_joining: bool = False) -> None:
         """Enter the state to which a decision leads, after going back as far as it says."""
         self.log.decide(decision.action.name.lower(), decision.source, decision.why)
         if decision.action in (protocol.Action.CONTINUE, protocol.Action.RECONFIGURE):
@@ -530,7 +530,7 @@ class Job:
         paused: bool = False,
         joins_due: bool = False,
         in_recovery: bool = False,
-    ) -> protocol.Decision[str]:
+    ) -> protocol.Decision:
         """Decide how to go on with all nodes alive, or these.
 
         After a failure the survivors recover first, and new nodes join at the next boundary.

@@ -300,7 +300,7 @@ class KnownSteps:
 
 
 @functools.lru_cache(maxsize=64)
-def _known_steps(inputs: bytes) -> KnownSteps:  # noqa: ARG001 (the key)
+def _known_steps(_inputs: bytes) -> KnownSteps:
     return KnownSteps()
 
 

@@ -161,12 +161,6 @@ class Log:
 
     def trained(self, since_s: float, until_s: float, samples_per_s: float) -> None:
         """Note steps made in a time that has passed."""
-        last = self.states[-1]
-        if last.time_s <= since_s < until_s:
-            # Nothing changed meanwhile, as nearly always.
-            self.state(State(since_s, last.num_alive, last.num_used, samples_per_s, last.lost_samples_per_s))
-            self.state(State(until_s, *last[1:]))
-            return
         self._change(since_s, until_s, lambda state: State(*state[:3], samples_per_s, state.lost_samples_per_s))
 
     def lost(self, since_s: float, until_s: float) -> None:

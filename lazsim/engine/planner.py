@@ -64,9 +64,8 @@ class Planner:
     def __init__(
         self, system: System, costs: CostModel, routing: Routing, make_timer: MakeStepTimer | None = None
     ) -> None:
-        self._system, self.costs, self._routing = system, costs, routing
+        self._system, self.costs, self.routing = system, costs, routing
         self.make_timer = make_timer or step_timers_from(system, costs, routing)
-        self.loads_are_even, self.last_loads_step = routing.is_even, routing.last_step
         self.usable_nodes = functools.cache(functools.partial(system.usable_nodes, costs))
         self.timed = functools.cache(functools.partial(system.timed, costs))
         self._kept: dict[tuple[int, int, Domains], PlacementPlan] = {}
@@ -91,10 +90,10 @@ class Planner:
 
     def first_step(self, step: int) -> int:
         """Return the first step that has the plan of a step: loads before it are the same."""
-        if self._system.policy is None or self.loads_are_even:
+        if self._system.policy is None or self.routing.is_even:
             # These plans do not change.
             return 0
-        return self._routing.since(step - 1) + 1 if step else 0
+        return self.routing.since(step - 1) + 1 if step else 0
 
     def key(self, planned: Planned) -> tuple[int, int, Domains]:
         """Return what a plan depends on."""
@@ -112,5 +111,5 @@ class Planner:
 
     def _observed(self, steps: list[int]) -> Ints:
         """Return the loads before each of the steps, shape (B, L, E)."""
-        loads = self._routing.loads([max(0, step - 1) for step in steps])
+        loads = self.routing.loads([max(0, step - 1) for step in steps])
         return loads if steps[0] else np.concatenate([np.ones_like(loads[:1]), loads[1:]])

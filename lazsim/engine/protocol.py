@@ -7,7 +7,7 @@ decisions; the coordinator of a live job (`lazsim.live`) carries them out.
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lazsim.engine.held import Held
 
@@ -107,14 +107,14 @@ class StoppedJob:
 
 
 @dataclass(frozen=True)
-class Decision(Generic[Node]):
+class Decision:
     """The next action of a job, and the nodes that take part."""
 
     action: Action = Action.WAIT
     source: str = ""
     """Origin of the states: ``peers``, ``memory``, ``checkpoint`` or ``initial``; the initial state stands for a
     checkpoint before there is one. Nodes that wait keep the states that they hold, unless it is empty."""
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[Any, ...] = ()
     num_nodes: int = 0
     """Nodes of the next plan. A reconfiguration binds this many of `nodes`; the rest only send what they hold."""
     phases: tuple[tuple[str, float], ...] = field(default=(), repr=False)
@@ -125,11 +125,11 @@ class Decision(Generic[Node]):
     """The reason, in a few words."""
 
 
-WAIT: Decision[Any] = Decision(why="the nodes alive are too few to hold every expert")
+WAIT: Decision = Decision(why="the nodes alive are too few to hold every expert")
 """Nodes are too few, and none keeps a state."""
 
 
-def decide(system: Traits, stopped: StoppedJob) -> Decision[Any]:
+def decide(system: Traits, stopped: StoppedJob) -> Decision:
     """Decide how a job that stands still goes on.
 
     Notes
@@ -169,7 +169,7 @@ def decide(system: Traits, stopped: StoppedJob) -> Decision[Any]:
     return decide_start(stopped, why)
 
 
-def decide_start(stopped: StoppedJob, why: str) -> Decision[Any]:
+def decide_start(stopped: StoppedJob, why: str) -> Decision:
     """Decide how a job starts where what nodes hold does not count, for the reason given."""
     num_nodes = stopped.num_usable
     if not num_nodes:

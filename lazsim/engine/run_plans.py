@@ -44,15 +44,15 @@ class RunPlans:
         self.usable_nodes = planner.usable_nodes
         self.replica_start_s = system.replica_start_s(costs)
         self._has_domains = uses_domains(system, costs)
-        self.rebalance_interval_steps = 0 if planner.loads_are_even else costs.job.rebalance_interval_steps
+        self.rebalance_interval_steps = 0 if planner.routing.is_even else costs.job.rebalance_interval_steps
         window_steps = costs.job.rebalance_interval_steps if system.is_elastic else LOAD_SAMPLE_STEPS
         # Where nodes share servers, those to which some come decide over all later steps: no window stands for others.
         depend_on_places = system.is_elastic and costs.cluster.nodes_per_server > 1 and num_changes > 1
         self.sampler = Sampler(
             planning,
-            0 if planner.loads_are_even or depend_on_places else window_steps,
+            0 if planner.routing.is_even or depend_on_places else window_steps,
             plans_change=system.is_elastic,
-            last_step=planner.last_loads_step or -1,
+            last_step=planner.routing.last_step or -1,
         )
         self.error = SamplingError()
 
@@ -114,7 +114,7 @@ class RunPlans:
         if not self.sampler.stands_alone(step):
             self.error.spend(self.sampler.block(step), kind, num_times, seconds)
 
-    def note_failure(self, held: Held, decision: Decision[str], since_s: float, interval_s: float) -> None:
+    def note_failure(self, held: Held, decision: Decision, since_s: float, interval_s: float) -> None:
         """Note what survivors of a failure decide, which may depend on their parts of a plan that stands for others.
 
         Training since the last save took `since_s`, and `interval_s` from one save to the next.
@@ -131,7 +131,7 @@ class RunPlans:
         if lose_prob:
             self.error.fail(lose_prob, since_s, restart_s, interval_s, loses=loses)
 
-    def restart(self, system: System, decision: Decision[str], planned: Planned) -> Moved:
+    def restart(self, system: System, decision: Decision, planned: Planned) -> Moved:
         """Return what nodes load in a restart under a system as it is by now, and the seconds of all of it."""
 
         def compute() -> Moved:

@@ -43,7 +43,7 @@ class JobState:
     """
 
     held: Held = NOTHING
-    decision: Decision[str] = WAIT
+    decision: Decision = WAIT
     is_joining: bool = False
     is_training: ClassVar[bool] = False
 

@@ -61,7 +61,7 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
         key = plan, server_N.astype(np.int64).tobytes()
         if key not in kept:
             steps = costs.step_times(plan, dispatch(key[1]))
-            kept[key] = ModelledStepTimer(routing, costs.job.rebalance_interval_steps, steps)
+            kept[key] = modelled_timer(routing, costs.job.rebalance_interval_steps, steps)
             num_cells = plan.num_layers * plan.num_experts * plan.num_nodes
             while len(kept) > max(2, min(NUM_KEPT, CELLS_KEPT // num_cells)):
                 del kept[next(iter(kept))]
@@ -70,24 +70,23 @@ def step_timers_from(system: System, costs: CostModel, routing: Routing) -> Make
     return make_timer
 
 
-class ModelledStepTimer:
-    """Times steps as loads drift, all stretches up to the next rebalance at once."""
+def modelled_timer(routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> StepTimer:
+    """Return what times steps as loads drift, all stretches up to the next rebalance at once."""
+    # Other runs of the system on the same nodes ask for the same.
+    find = functools.lru_cache(TIMES_KEPT)(functools.partial(_times, routing, cost))
+    times: dict[int, tuple[float, float]] = {}
 
-    def __init__(self, routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> None:
-        self._routing, self._interval = routing, rebalance_interval_steps
-        self._times: dict[int, tuple[float, float]] = {}
-        # Other runs of the system on the same nodes ask for the same.
-        self._find = functools.lru_cache(TIMES_KEPT)(functools.partial(_times, routing, cost))
-
-    def __call__(self, step: int) -> TimedSteps:
-        """See `StepTimer`."""
-        stretch = 0 if self._routing.is_even else step // LOAD_SAMPLE_STEPS
-        if stretch not in self._times:
-            ahead = math.ceil((self._interval - step % self._interval) / LOAD_SAMPLE_STEPS)
-            self._times = self._find(range(stretch, stretch + min(ahead, MOST_AHEAD)))
-        step_s, measured_s = self._times[stretch]
-        num_steps = MAX_WHOLE if self._routing.is_even else LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
+    def timer(step: int) -> TimedSteps:
+        nonlocal times
+        stretch = 0 if routing.is_even else step // LOAD_SAMPLE_STEPS
+        if stretch not in times:
+            ahead = math.ceil((rebalance_interval_steps - step % rebalance_interval_steps) / LOAD_SAMPLE_STEPS)
+            times = find(range(stretch, stretch + min(ahead, MOST_AHEAD)))
+        step_s, measured_s = times[stretch]
+        num_steps = MAX_WHOLE if routing.is_even else LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS
         return TimedSteps(step_s, num_steps, max(0.0, 1 - measured_s / step_s))
+
+    return timer
 
 
 def _times(routing: Routing, cost: StepTimes, stretches: range) -> dict[int, tuple[float, float]]:

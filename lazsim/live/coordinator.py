@@ -239,7 +239,7 @@ class Coordinator:
 
     # Decisions.
 
-    async def _decide(self) -> Decision[WorkerConnection]:
+    async def _decide(self) -> Decision:
         """Decide on the next generation, after a grace period for workers that only lost their connection."""
         decision = self._decide_now()
         can_go_on = self._held.nodes and self.system.recovers_from_peers and not self._pause_cause
@@ -266,7 +266,7 @@ class Coordinator:
         """Return the names of those whose states are missing."""
         return {holder.name for holder in self._held.nodes} - {worker.name for worker in self.server.workers}
 
-    def _decide_now(self) -> Decision[WorkerConnection]:
+    def _decide_now(self) -> Decision:
         """Decide as a simulated job does: the survivors recover first, and others join at the next step boundary."""
         survivors = [holder for holder in self._held.nodes if holder.alive]
         alive = self._alive()
@@ -312,7 +312,7 @@ class Coordinator:
 
     # The start of a generation.
 
-    async def _start_generation(self, decision: Decision[WorkerConnection]) -> bool:
+    async def _start_generation(self, decision: Decision) -> bool:
         """Lead workers into the next generation; return whether all of them can train."""
         following = self._plan_next(decision)
         plan, resumes = following.plan, decision.action is Action.RESUME
@@ -336,7 +336,7 @@ class Coordinator:
         self._start_training(plan, cause)
         return True
 
-    def _plan_next(self, decision: Decision[WorkerConnection]) -> NextGeneration:
+    def _plan_next(self, decision: Decision) -> NextGeneration:
         """Plan the generation that a decision asks for; one that resumes has the plan in force."""
         if decision.action is Action.RESUME:
             assert self._plan is not None, "a generation has trained"

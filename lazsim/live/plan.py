@@ -47,7 +47,7 @@ class GenerationPlanner:
 
     def plan(
         self,
-        decision: Decision[WorkerConnection],
+        decision: Decision,
         held: Held,
         reached: LastStep,
         load_LE: Ints,

@@ -10,7 +10,7 @@ from lazsim.engine import protocol
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Decision, StoppedJob, UsableNodes
 from lazsim.engine.systems.seats import SeatSystem
-from lazsim.engine.systems.system import FULL_PACE, Pace, held_state_bytes
+from lazsim.engine.systems.system import Pace, held_state_bytes
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 
 
@@ -47,7 +47,7 @@ class Bamboo(SeatSystem):
         found = super().newcomers(costs, held, alive, usable_nodes)
         return found if len(found) >= held.num_seats - len(held.nodes) else ()
 
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """See `System.decide`: too many shadows are too slow, unless there are too few nodes for a pipeline without."""
         held = stopped.held
         num_missing = held.num_seats - len(held.nodes)
@@ -67,7 +67,7 @@ class Bamboo(SeatSystem):
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
-        return FULL_PACE if held.is_whole else Pace(self.shadow_factor)
+        return Pace() if held.is_whole else Pace(self.shadow_factor)
 
     def states(self, costs: CostModel, plan: PlacementPlan) -> tuple[Ints, Floats]:
         """See `SeatSystem.states`: those of its place in the next stage, too."""

@@ -32,7 +32,7 @@ class Gemini(System):
         exchange_s = fetch_s(costs, (min(self.num_copies, num_nodes) - 1) * share_bytes(costs, num_nodes))
         return max(1, math.ceil(exchange_s / (self.idle_share * step_s)))
 
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """See `System.decide`."""
         held = stopped.held
         num_nodes = stopped.num_usable

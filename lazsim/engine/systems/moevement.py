@@ -81,7 +81,7 @@ class MoEvement(System):
         pipelines = held.alive_N.reshape(costs.grid.num_stages, -1).any(axis=0)
         return bool(pipelines.all() and (held.alive_N | held.alive_N[peers].any(axis=1)).all())
 
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """See `System.decide`."""
         held = stopped.held
         num_lost = held.num_seats - len(held.nodes)

@@ -62,7 +62,7 @@ class Oobleck(SeatSystem):
         """See `System.outlives_a_loss`: there are two pipelines."""
         return num_nodes >= 2 * costs.grid.replica_nodes
 
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """See `System.decide`."""
         held = stopped.held
         if not stopped.paused and held.made is not None and len(held.begun) < 2 * costs.grid.replica_nodes:

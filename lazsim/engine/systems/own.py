@@ -102,7 +102,7 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
     return _check_parts(decision, stopped) or _check_action(decision, system, costs, stopped)
 
 
-def _check_parts(decision: Decision[Any], stopped: StoppedJob) -> str:
+def _check_parts(decision: Decision, stopped: StoppedJob) -> str:
     """Say which nodes, seats or phases of a decision there cannot be, whatever it does with them."""
     if gone := set(decision.nodes).difference(stopped.alive):
         return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
@@ -115,7 +115,7 @@ def _check_parts(decision: Decision[Any], stopped: StoppedJob) -> str:
     return ""
 
 
-def _check_action(decision: Decision[Any], system: System, costs: Any, stopped: StoppedJob) -> str:
+def _check_action(decision: Decision, system: System, costs: Any, stopped: StoppedJob) -> str:
     """Say what the action of a decision needs and its parts, or the job that stopped, do not have."""
     action, nodes, number, held = decision.action, decision.nodes, decision.num_nodes, stopped.held
     num_kept = len(nodes) - len(decision.seats)

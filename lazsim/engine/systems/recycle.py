@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lazsim.costmodel.costs import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.systems.seats import SeatSystem, by_replica
-from lazsim.engine.systems.system import FULL_PACE, Pace
+from lazsim.engine.systems.system import Pace
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ReCycle(SeatSystem):
         alive_KP = by_replica(costs, held)
         left = int(alive_KP.sum(axis=0).min())
         if left == len(alive_KP):
-            return FULL_PACE
+            return Pace()
         micro_batches, bubbles = costs.num_micro_batches(held.num_seats), costs.grid.num_stages - 1
         rerouted = micro_batches * (len(alive_KP) - left) / left
         whole = micro_batches + bubbles

@@ -49,7 +49,7 @@ class ReplicaDrop(ReplicaSystem):
         """See `SeatSystem.goes_on`: one replica suffices."""
         return True
 
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """See `System.decide`: parts of several replicas do not make one."""
         if not stopped.paused and not self.keep(costs, stopped.held).nodes:
             return protocol.decide_start(stopped, "no model replica is whole")

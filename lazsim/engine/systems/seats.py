@@ -56,7 +56,7 @@ class SeatSystem(System):
             return others
         return others[: len(self.free_seats(costs, held, len(others)))]
 
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """See `System.decide`."""
         held = stopped.held
         if stopped.paused and stopped.num_usable <= held.num_seats:

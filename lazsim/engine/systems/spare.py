@@ -10,7 +10,7 @@ from lazsim.costmodel.costs import CostModel
 from lazsim.engine.held import Held
 from lazsim.engine.protocol import Action, Decision
 from lazsim.engine.systems.seats import ReplicaSystem, broken_replicas
-from lazsim.engine.systems.system import FULL_PACE, Pace, Save
+from lazsim.engine.systems.system import Pace, Save
 from lazsim.placement.plan import Bools, PlacementPlan
 
 
@@ -63,7 +63,7 @@ class StackedShards(ReplicaSystem):
         num_groups = plan.num_nodes // costs.grid.replica_nodes
         redundancy = self._redundancy(num_groups)
         failures = math.gamma(1 / redundancy) / redundancy * num_groups ** (1 - 1 / redundancy)
-        restart = Decision[str](Action.RESTART, "checkpoint", num_nodes=plan.num_nodes)
+        restart = Decision(Action.RESTART, "checkpoint", num_nodes=plan.num_nodes)
         between_s = failures * between_s + self.restart_s(costs, restart, plan)
         return math.sqrt(save.stall_s**2 + 2 * save.stall_s * between_s)
 
@@ -102,7 +102,7 @@ class StackedShards(ReplicaSystem):
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """See `System.pace`."""
-        return FULL_PACE if held.is_whole else Pace(float(self.stacks(broken_replicas(costs, held))))
+        return Pace() if held.is_whole else Pace(float(self.stacks(broken_replicas(costs, held))))
 
     def free_seats(self, costs: CostModel, held: Held, num_newcomers: int) -> tuple[int, ...]:
         """Return none: groups return with a restart."""

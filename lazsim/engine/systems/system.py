@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,6 @@ class Pace(NamedTuple):
 
     step_factor: float = 1.0
     samples_share: float = 1.0
-
-
-FULL_PACE = Pace()
 
 
 class TimedPlan(NamedTuple):
@@ -63,8 +60,9 @@ class System:
     name: str
     description: str
     survives: str = "nothing: every failure is a restart from the checkpoint"
+    """Failures after which it goes on without a checkpoint, in a few words."""
     needs: str = "storage for checkpoints"
-    """Failures after which it goes on without a checkpoint, and what it takes for that, in a few words."""
+    """What it takes for that."""
     policy: NamedPolicy | None = None
     """Placement policy under flexible dispatch; none for plain expert parallelism."""
     placement: str = ""
@@ -225,7 +223,7 @@ class System:
 
     def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
         """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
-        return FULL_PACE
+        return Pace()
 
     def save(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
         """Return what a checkpoint of `num_nodes` nodes takes, with steps of `step_s`."""
@@ -250,7 +248,7 @@ class System:
         """Return how long survivors take to notice a failure `rest_s` before the end of the step."""
         return costs.cluster.recovery.detect_s
 
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision[str]:
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """Decide how the job goes on; see `lazsim.engine.protocol.decide`."""
         return protocol.decide(self, stopped)
 
@@ -260,7 +258,7 @@ class System:
         """Return the nodes for which a pause of training is worthwhile."""
         return protocol.find_newcomers(held.nodes, alive, usable_nodes)
 
-    def restart_s(self, costs: CostModel, decision: Decision[str], plan: PlacementPlan) -> float:
+    def restart_s(self, costs: CostModel, decision: Decision, plan: PlacementPlan) -> float:
         """Return the seconds of a restart, with the load of the states and the phases of the decision."""
         load_s = 0.0
         if decision.source == "checkpoint":
@@ -325,7 +323,7 @@ def under_job(system: System, job: JobSpec) -> System:
     return replace(system, regroups_joins=system.regroups_joins and job.regrouped_joins == "reconfigure")
 
 
-def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision[Any]:
+def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision:
     """Decide how a job goes on: as its system says, or as before where it paused for nodes that do not join now."""
     held = stopped.held
     is_joining = stopped.paused and stopped.joins_due
