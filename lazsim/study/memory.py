@@ -51,7 +51,15 @@ def find_obstacle(
     num_used = system.usable_nodes(costs, num_nodes)
     loads = scenario.load_routing()
     num_steps = int(wall_s / steady_step_s(system, costs, loads, num_used)) if system.padded else 0
-    shortage = _find_shortage(scenario, system, num_used, num_steps, helps=helps)
+    memory = peak_memory(system, costs, loads, {num_used}, num_steps)
+    if not lacks_memory(scenario.gpu, memory):
+        num_bytes = system.host_bytes(costs, num_used, steady_step_s(system, costs, loads, num_used))
+        shortage = host_shortage(scenario, system.run_name, num_bytes)
+        shortage += f"; {HOST_HELP}" if shortage and helps else ""
+    elif helps:
+        shortage = _shortage(scenario, system, memory, num_used, num_steps)
+    else:
+        shortage = _need(system.run_name, scenario.model.name, memory, scenario.gpu)
     return shortage and (scenario.why_no_layout or shortage)
 
 
@@ -70,18 +78,6 @@ def gather_obstacles(obstacles: Iterable[tuple[str, str]]) -> list[str]:
         has_name = obstacle != why
         told.append(obstacle if has_name and not others else f"{', '.join(names)}: {'each ' * has_name}{why}")
     return told
-
-
-def _find_shortage(scenario: Scenario, system: System, num_nodes: int, num_steps: int, *, helps: bool) -> str:
-    costs, loads = scenario.costs(), scenario.load_routing()
-    memory = peak_memory(system, costs, loads, {num_nodes}, num_steps)
-    if lacks_memory(scenario.gpu, memory):
-        if helps:
-            return _shortage(scenario, system, memory, num_nodes, num_steps)
-        return _need(system.run_name, scenario.model.name, memory, scenario.gpu)
-    num_bytes = system.host_bytes(costs, num_nodes, steady_step_s(system, costs, loads, num_nodes))
-    shortage = host_shortage(scenario, system.run_name, num_bytes)
-    return f"{shortage}; {HOST_HELP}" if shortage and helps else shortage
 
 
 def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:

@@ -154,7 +154,13 @@ def read_log(path: Path | str) -> StepLog:
             "of one metric with its times, or the log of MLPerf, or of torchtitan, Megatron, NeMo or DeepSpeed with a "
             f"date in each line, with {FEWEST_LINES} steps or more"
         )
-    if marks[-1].done < marks[-2].done and not text.endswith("\n"):
+    notes += _refuse_disorder(path, marks, is_cut=not text.endswith("\n"))
+    return StepLog(unit, marks, sha256(content), notes)
+
+
+def _refuse_disorder(path: Path | str, marks: Sequence[Mark], *, is_cut: bool) -> tuple[str, ...]:
+    """Refuse lines that cannot be those of one run; return a note where steps go back without a stop."""
+    if marks[-1].done < marks[-2].done and is_cut:
         raise LazsimError(f"{path}, line {marks[-1].line}: the last line has no end, and steps back; leave it out")
     if len(marks) > MAX_ROWS:
         raise LazsimError(f"{path}: more than {MAX_ROWS:,} steps; give every tenth")
@@ -171,9 +177,7 @@ def read_log(path: Path | str) -> StepLog:
             "the lines of one rank"
         )
     usual_s = median(after.time_s - before.time_s for before, after in pairwise(marks))
-    if at_once := sum(seconds <= usual_s for seconds in back_s):
-        times = counted(at_once, "time")
-        notes += (f"steps step back {times} without a stop: they are no lost work if each epoch counts anew",)
+    at_once = sum(seconds <= usual_s for seconds in back_s)
     if marks[-1].time_s - marks[0].time_s > LONGEST_S:
         raise LazsimError(f"{path}: its times span more than a century; give them in seconds, or as dates")
     if marks[-1].time_s > EPOCHS_S[1]:
@@ -181,7 +185,8 @@ def read_log(path: Path | str) -> StepLog:
             f"{path}: its times are no seconds since 1970, and their column names no other unit, such as timestamp_ms; "
             "name it, or give dates"
         )
-    return StepLog(unit, marks, sha256(content), notes)
+    told = f"steps step back {counted(at_once, 'time')} without a stop: they are no lost work if each epoch counts anew"
+    return (told,) * (at_once > 0)
 
 
 def _of_one_writer(marks: Sequence[Mark]) -> tuple[list[Mark], tuple[str, ...]]:

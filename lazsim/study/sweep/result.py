@@ -1,7 +1,7 @@
 """Results of a sweep: one row for each point, and means over seeds."""
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -251,15 +251,16 @@ class SweepResult:
         there is no contest where nothing trains.
         """
         samples = self._by_seed("samples")
-        commons: list[Callable[[str, tuple[Any, ...]], tuple[tuple[str, Any], ...]]] = [lambda _name, _setting: ()]
+        shared: list[tuple[str, ...]] = [()]
         if self.setting_keys and len({name for name, _ in samples}) > 1:
-            commons.append(lambda name, _setting: (("run", name),))
+            shared.append(("run",))
         if len(self.setting_keys) > 1:
-            commons.append(lambda _name, setting: ((self.setting_keys[0], setting[0]),))
+            shared.append(self.setting_keys[:1])
         groups: dict[tuple[tuple[str, Any], ...], dict[Contender, BySeed]] = {}
-        for common_of in commons:
+        for keys in shared:
             for each, by_seed in samples.items():
-                groups.setdefault(common_of(*each), {})[each] = by_seed
+                told = self._describe(*each)
+                groups.setdefault(tuple((key, told[key]) for key in keys), {})[each] = by_seed
         return tuple(
             Contest(dict(common), rank(group), held_out_mean(group))
             for common, group in groups.items()
