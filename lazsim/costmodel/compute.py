@@ -165,10 +165,8 @@ class AnalyticCompute:
     @cached_property
     def _expert_gpu(self) -> GpuSpec:
         """The GPU with the efficiencies of the job's expert kernels."""
-        fused = self.gpu.fused_experts
-        if self.job.expert_kernels == "separate" or fused is None:
-            return self.gpu
-        return fused_gpu(self.gpu, fused)
+        fused = self.gpu.fused_experts if self.job.expert_kernels == "fused" else None
+        return fused_gpu(self.gpu, fused) if fused else self.gpu
 
     def expert_s(self, num_tokens: Floats) -> Floats:
         """One expert of one layer: up (and gate) projections, activation, down projection."""

@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 
     Columns = pd.DataFrame | Mapping[str, npt.NDArray[Any]]
 
-TABLES: Mapping[str, tuple[str, ...]] = {
-    "gemm_bf16.csv": ("m", "n", "k"),
-    "fused_moe_bf16.csv": ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_ep_size"),
-    "nccl_single_node.csv": ("num_gpus", "nbytes"),
+TABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "gemm_bf16.csv": (("gpu",), ("m", "n", "k", "time_us")),
+    "fused_moe_bf16.csv": (
+        ("gpu", "distribution"),
+        ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_ep_size", "time_us"),
+    ),
+    "nccl_single_node.csv": (("gpu", "op_name"), ("num_gpus", "nbytes", "time_us")),
 }
-"""File -> columns of positive numbers, beside ``gpu`` and ``time_us``. The files also have text columns:
-``distribution`` (how skewed expert loads are) and ``op_name`` (``all_reduce``, ``alltoall``, ...)."""
+"""File -> columns of text and of positive numbers. The ``distribution`` is how skewed expert loads are, and ``op_name``
+is ``all_reduce``, ``alltoall``, ..."""
 
 LEAST, MOST = 1e-6, 1e15
 """Range of numbers in a table: products and quotients of a few of them stay finite."""
-
-TEXT_COLUMNS = {"fused_moe_bf16.csv": ("distribution",), "nccl_single_node.csv": ("op_name",)}
 
 HOLD_OUT_EVERY = 7
 """Every seventh point, in the order of the sizes, is held out. Seven shares no factor with the numbers of sizes along
@@ -88,19 +89,12 @@ class ErrorSummary:
     within_25_percent: float
 
 
-@dataclass(frozen=True)
-class Collective:
-    """The model of a collective, and the fields of `lazsim.specs.NetworkSpec` that hold its bandwidth and latency."""
-
-    times_s: Callable[..., Floats]
-    fields: tuple[str, str]
-
-
-COLLECTIVES: Mapping[str, Collective] = {
-    "alltoall": Collective(all_to_all_s, ("local_bytes_per_s", "local_latency_s")),
-    "all_reduce": Collective(ring_all_reduce_s, ("local_all_reduce_bytes_per_s", "local_all_reduce_latency_s")),
+COLLECTIVES: Mapping[str, tuple[Callable[..., Floats], tuple[str, str]]] = {
+    "alltoall": (all_to_all_s, ("local_bytes_per_s", "local_latency_s")),
+    "all_reduce": (ring_all_reduce_s, ("local_all_reduce_bytes_per_s", "local_all_reduce_latency_s")),
 }
-"""Model by name of the operation in the table."""
+"""Model by name of the operation in the table, and the fields of `lazsim.specs.NetworkSpec` that hold its bandwidth and
+latency."""
 
 
 def read_timings(path: Path | str) -> "pd.DataFrame":
@@ -111,7 +105,7 @@ def read_timings(path: Path | str) -> "pd.DataFrame":
     import pandas as pd
 
     path = Path(path)
-    numbers, texts = (*TABLES[path.name], "time_us"), ("gpu", *TEXT_COLUMNS.get(path.name, ()))
+    texts, numbers = TABLES[path.name]
     rows = read_cells(path, read_bytes(path), (*texts, *numbers))
     table = pd.DataFrame({column: [row[column] for row in rows.values()] for column in (*texts, *numbers)})
     for column in numbers:
@@ -229,9 +223,10 @@ def fit_links(operation: str, table: "pd.DataFrame") -> tuple[float, float]:
     """
     whole_node = table[table["num_gpus"] == table["num_gpus"].max()]
     low, start, high = np.log(np.array([[1e8, 1e11, 1e13], [1e-8, 1e-5, 1e-2]]).T)
+    times_s, _ = COLLECTIVES[operation]
 
     def predict(logarithms: Floats) -> Floats:
-        return COLLECTIVES[operation].times_s(whole_node["nbytes"], whole_node["num_gpus"], *np.exp(logarithms))
+        return times_s(whole_node["nbytes"], whole_node["num_gpus"], *np.exp(logarithms))
 
     bytes_per_s, latency_s = np.exp(_fit_logarithms(predict, _measured_s(whole_node), low, start, high)).tolist()
     return bytes_per_s, latency_s
@@ -374,19 +369,19 @@ def _compare_collectives(gpu: GpuSpec, table: "pd.DataFrame", refit: Refit) -> I
     clusters = (load_spec(ClusterSpec, name) for name in catalog_names("clusters"))
     network = next((one.network for one in clusters if one.gpu == gpu.name and one.gpus_per_node > 1), None)
     fields: dict[str, float] = {}
-    for operation, collective in COLLECTIVES.items():
+    for operation, (times_s, names) in COLLECTIVES.items():
         mine = large_exchanges(table, operation)
         if not len(mine):
             continue
         fitted = fit_links(operation, mine)
-        fields |= zip(collective.fields, fitted, strict=True)
+        fields |= zip(names, fitted, strict=True)
         refit[f"clusters of {gpu.name}"] = {"network": fields}
         models = {"this fit": fitted}
         if network is not None:
-            models = {"catalogue": tuple(getattr(network, name) for name in collective.fields)} | models
+            models = {"catalogue": tuple(getattr(network, name) for name in names)} | models
         whole = (mine["num_gpus"] == mine["num_gpus"].max()).to_numpy()
         sizes = (mine["nbytes"], mine["num_gpus"])
-        predicted_s = {model: collective.times_s(*sizes, *links) for model, links in models.items()}
+        predicted_s = {model: times_s(*sizes, *links) for model, links in models.items()}
         yield from _rows(gpu.name, operation, predicted_s, mine, {"whole node": whole, "part of a node": ~whole})
 
 

@@ -23,8 +23,6 @@ Beyond = Literal["raise", "analytic", "nothing"]
 The last shows how much of a time is extrapolated.
 """
 
-COMMUNICATION_KERNELS = ("all_to_all", "all_reduce", "point_to_point")
-
 
 @dataclass(frozen=True, eq=False)
 class TimeTable:
@@ -41,11 +39,13 @@ class TimeTable:
     sizes: Floats
     times_s: Floats
 
-    def time_s(self, size: Floats, extrapolate: Callable[[Floats, Floats], Floats] | None = None) -> Floats:
+    def time_s(
+        self, size: Floats, analytic_s: Callable[[Floats], Floats] = np.zeros_like, beyond: Beyond = "raise"
+    ) -> Floats:
         """Interpolate linearly between logarithms; size 0 takes no time and a fraction of one unit counts as one.
 
-        Outside the measured sizes, `extrapolate` takes sizes and the nearest measured ones, and returns the ratio of
-        their times; without it, such a size is a `CostRangeError`.
+        The analytic times are for sizes `beyond` the measured ones; where these are refused, a `CostRangeError` says
+        which one is needed.
         """
         size = np.asarray(size, dtype=np.float64)
         busy = size > 0
@@ -53,13 +53,13 @@ class TimeTable:
         inside = np.clip(asked, self.sizes[0], self.sizes[-1])
         times_s: Floats = np.exp(np.interp(np.log(inside), np.log(self.sizes), np.log(self.times_s)))
         if (inside != asked).any():
-            if extrapolate is None:
+            if beyond == "raise":
                 worst = asked.max() if asked.max() > self.sizes[-1] else asked.min()
                 raise CostRangeError(
                     f"the profile has {self.kernel} from {self.sizes[0]:,.10g} to {self.sizes[-1]:,.10g}, "
                     f"but {worst:,.10g} is needed; measure that size too, or `extrapolate` it by the analytic model"
                 )
-            times_s *= extrapolate(asked, inside)
+            times_s *= analytic_s(asked) / analytic_s(inside) if beyond == "analytic" else asked == inside
         return np.where(busy, times_s, 0.0)
 
 
@@ -125,16 +125,7 @@ class MeasuredCompute(AnalyticCompute):
     def _measured(self, kernel: str, size: Floats, analytic_s: Callable[[Floats], Floats]) -> Floats:
         if kernel not in self.tables:
             return analytic_s(size)
-        return _look_up(self.tables[kernel], size, analytic_s, self.beyond)
-
-
-def _look_up(table: TimeTable, size: Floats, analytic_s: Callable[[Floats], Floats], beyond: Beyond) -> Floats:
-    rules: Mapping[Beyond, Callable[[Floats, Floats], Floats] | None] = {
-        "raise": None,
-        "analytic": lambda size, nearest: analytic_s(size) / analytic_s(nearest),
-        "nothing": lambda size, nearest: (size == nearest).astype(np.float64),
-    }
-    return table.time_s(size, rules[beyond])
+        return self.tables[kernel].time_s(size, analytic_s, self.beyond)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +178,7 @@ class MeasuredCommunication(AnalyticCommunication):
     def _local_s(self, kernel: str, size: Floats, analytic_s: Callable[[Floats], Floats]) -> Floats:
         table = self.tables[kernel]
         floored = np.where(size > 0, np.maximum(size, table.sizes[0]), 0.0)
-        return _look_up(table, floored, analytic_s, self.beyond)
+        return table.time_s(floored, analytic_s, self.beyond)
 
 
 def compute_tables(profile: Profile, model: ModelSpec, gpus_per_node: int) -> dict[str, TimeTable]:
@@ -245,17 +236,16 @@ def communication_tables(profile: Profile) -> dict[str, TimeTable]:
     ``2 (n - 1)`` hops of an ``n``-th each (Thakur et al. 2005).
     """
     tables = {}
-    for kernel in COMMUNICATION_KERNELS:
+    for kernel in ("all_to_all", "all_reduce", "point_to_point"):
         points = profile.of(kernel)
-        if len(points) < 2:
-            continue
-        table, ranks = table_of(points), points[0].num_ranks
-        share, hops = {
-            "all_to_all": ((ranks - 1) / ranks, 1),
-            "all_reduce": (1 / ranks, 2 * (ranks - 1)),
-            "point_to_point": (1.0, 1),
-        }[kernel]
-        tables[kernel] = TimeTable(kernel, table.sizes * share, table.times_s / hops)
+        if len(points) > 1:
+            table, ranks = table_of(points), points[0].num_ranks
+            share, hops = {
+                "all_to_all": ((ranks - 1) / ranks, 1),
+                "all_reduce": (1 / ranks, 2 * (ranks - 1)),
+                "point_to_point": (1.0, 1),
+            }[kernel]
+            tables[kernel] = TimeTable(kernel, table.sizes * share, table.times_s / hops)
     return tables
 
 

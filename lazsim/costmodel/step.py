@@ -102,20 +102,16 @@ class StepCost(StepTimes):
         by_gpu = by_expert.reshape(3, -1).take(once, axis=1).sum(axis=1).reshape(3, -1, gpus)
         by_gpu = by_gpu.take(like_LN, axis=1).sum(axis=1).reshape(3, -1)
         nic_V = nic_LV.take(like_LV).sum(axis=0)
-        kinds = [costs, costs.measured_part] if costs.measured_part else [costs]
-        both_links = {one.communication for one in kinds}
-        gradients_s = {
-            links: self._gradients_s(links, nic_V, by_gpu, rings_XLE, unlike.holds_LEN) for links in both_links
-        }
         # The dense parameters and the experts of the fullest node, evenly over its GPUs.
         num_params = costs.model.dense_params / gpus + plan.num_held_N.max() / gpus * costs.model.expert_params
         self._fixed_s = [
             (one, {
                 "dense": one.job.num_micro_batches * one.dense_s,
-                "gradients": gradients_s[one.communication],
+                "gradients": self._gradients_s(one.communication, nic_V, by_gpu, rings_XLE, unlike.holds_LEN),
                 "optimizer": float(one.compute.optimizer_s(np.array(num_params))),
             })
-            for one in kinds
+            for one in (costs, costs.measured_part)
+            if one is not None
         ]  # fmt: skip
 
     def parts_s(self, load_BLE: Ints) -> dict[str, Floats]:

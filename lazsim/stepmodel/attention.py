@@ -42,13 +42,11 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
     """List the items of an attention block; all tokens are seen where `window` is 0."""
     inputs = kernels.inputs
     tensor, tokens, d_model = inputs.parallel.tensor, inputs.tokens, inputs.model.d_model
-    latent = attention.kind == "latent"
-    items, linears = [kernels.norm()], []
-    gathered = attention.rope_dim
+    items, linears, gathered = [kernels.norm()], list[Item](), attention.rope_dim
     for outputs, width, divided in attention.projections(d_model):
         if divided:
             gathered += width
-            module = "latent_up" if latent else ""
+            module = "latent_up" if attention.kind == "latent" else ""
             linears.append(kernels.linear(outputs / tensor, width, tokens, module=module))
             items.append(linears[-1])
         else:
@@ -58,44 +56,40 @@ def attention_items(kernels: Kernels, attention: AttentionSpec, window: int) -> 
             items += [kernels.linear(outputs, width, inputs.own_tokens), norm]
     items += _shared_heads(kernels, attention)
     attention = attention.across(tensor)
-    items += _split(kernels, attention)
-    items.append(_rotation(kernels, attention))
+    written = attention.output_dim / tensor
+    down = kernels.linear(d_model, written, tokens)
+    # Reads both factors and writes the product; backward reads its gradient, too, and writes two.
+    gate = [kernels.copy(6 * written, 10 * written, 1, 1, tokens)] * attention.gated
+    return [
+        *items, *_split(kernels, attention), _rotation(kernels, attention), *_core(kernels, attention, window), *gate,
+        down, kernels.residual(), *kernels.tensor_exchange(gathered, d_model, (linears[-1], down)),
+    ]  # fmt: skip
+
+
+def _core(kernels: Kernels, attention: AttentionSpec, window: int) -> list[Item]:
+    """List the items from rotated queries, keys and values to what all heads give."""
+    inputs = kernels.inputs
+    tensor, tokens, constants, items = inputs.parallel.tensor, inputs.tokens, inputs.constants, list[Item]()
     core_s, ratio = _scores_s(kernels, attention, window)
     if attention.index_heads:
-        indexer, core_s = indexer_items(kernels, attention, core_s)
-        items += indexer
-    sink_s = inputs.constants.sink_gradient_s * inputs.tokens * attention.num_heads / tensor if attention.sinks else 0.0
+        items, core_s = indexer_items(kernels, attention, core_s)
+    sink_s = constants.sink_gradient_s * tokens * attention.num_heads / tensor if attention.sinks else 0.0
     if "attention" in inputs.parallel.eight_bit_parts:
         # Queries, keys and values along both axes, and backward the gradient of what attention gives.
         each = (QUANTISE_BYTES + SECOND_COPY_BYTES[inputs.parallel.precision]) / tensor
         read, given = each * (attention.query_dim + attention.key_value_dim), each * attention.output_dim
         items.append(kernels.copy(read, given, 3, 1, tokens))
         if attention.query_dim >= WIDE_HEAD * attention.num_heads:
-            constants = inputs.constants
             core_s /= constants.eight_bit_attention_speedup
             ratio *= constants.eight_bit_attention_speedup / constants.eight_bit_attention_backward_speedup
-    down = kernels.linear(d_model, attention.output_dim / tensor, tokens)
-    gate = []
-    if attention.gated:
-        # Reads both factors and writes the product; backward reads its gradient, too, and writes two.
-        written = attention.output_dim / tensor
-        gate = [kernels.copy(6 * written, 10 * written, 1, 1, tokens)]
     # One function launches all kernels of a ring.
     steps = _ring(kernels)
-    items += [
-        *_context_exchange(kernels, attention, core_s, ratio),
-        Item(
-            (kernels.launch("attention", core_s, 2 * steps, 2),),
-            (kernels.launch("attention", ratio * core_s + sink_s, 3 * steps, 3),),
-            "attention_core",
-        ),
-        *_merge(kernels, attention, steps),
-        *gate,
-        down,
-        kernels.residual(),
-        *kernels.tensor_exchange(gathered, d_model, (linears[-1], down)),
-    ]
-    return items
+    core = Item(
+        (kernels.launch("attention", core_s, 2 * steps, 2),),
+        (kernels.launch("attention", ratio * core_s + sink_s, 3 * steps, 3),),
+        "attention_core",
+    )
+    return [*items, *_context_exchange(kernels, attention, core_s, ratio), core, *_merge(kernels, attention, steps)]
 
 
 def _rotation(kernels: Kernels, attention: AttentionSpec) -> Item:

@@ -23,11 +23,14 @@ def blocks_of(inputs: StepInputs) -> dict[str, Item]:
     blocks = {}
     for name, some in items.items():
         graphed = kernels.graphed if name in ("moe", "dense") else kernels.graphed_attention
-        # The backward pass reads what the last matmul of a layer got, and nothing that comes after it.
+        num_again = len(some) if parallel.recompute == "full" else 0
         ends_layer = name in ("moe", "dense") or (model.state_space is not None and not model.has_paired_mixers)
-        matmuls = [i for i, item in enumerate(some, 1) if any(one.part.endswith("matmul") for one in item.forward)]
-        needed = matmuls[-1] if parallel.recompute_stops_early and ends_layer else None
-        blocks[name] = block_of(in_graph(some, graphed), parallel.recomputed, parallel.recompute == "full", needed)
+        if parallel.recompute_stops_early and ends_layer:
+            # The backward pass reads what the last matmul of a layer got, and nothing that comes after it.
+            num_again = max(
+                i for i, item in enumerate(some, 1) if any(one.part.endswith("matmul") for one in item.forward)
+            )
+        blocks[name] = block_of(in_graph(some, graphed), parallel.recomputed, num_again)
     width = model.d_model
     # Tensor-parallel ranks each look up all tokens, of which a sum leaves them their own.
     lookup = [kernels.copy(4 * width, 8 * width, 1, 1, inputs.tokens), *kernels.tensor_exchange(0, width)]

@@ -66,12 +66,10 @@ def in_graph(items: Sequence[Item], graphed: bool) -> list[Item]:
     return [item._replace(forward=replayed(item.forward), backward=replayed(item.backward)) for item in items]
 
 
-def block_of(
-    items: Sequence[Item], recomputed: Iterable[str] = (), everything: bool = False, num_needed: int | None = None
-) -> Item:
+def block_of(items: Sequence[Item], recomputed: Iterable[str] = (), num_again: int = 0) -> Item:
     """Join items; the backward pass runs them in reverse, and what is recomputed before the item that takes it.
 
-    Where `everything` is recomputed, it is the first `num_needed` items, or all.
+    It begins with the first `num_again` items, which all run forward again.
     """
     again, nothing = set(recomputed), Item((), ())
     forward = tuple(operation for item in items for operation in item.forward)
@@ -80,8 +78,8 @@ def block_of(
         for before, item in zip(reversed((nothing, *items)), reversed((*items, nothing)), strict=True)
         for operation in (*(before.forward if before.module in again else ()), *item.backward)
     )
-    needed = tuple(operation for item in items[:num_needed] for operation in item.forward)
-    return Item(forward, (*needed, *backward) if everything else backward)
+    first = tuple(operation for item in items[:num_again] for operation in item.forward)
+    return Item(forward, (*first, *backward))
 
 
 def play(

@@ -68,6 +68,22 @@ class KernelGrid:
         strides = [stride // logs.itemsize for stride in np.ascontiguousarray(logs).strides]
         return [[math.log(value) for value in axis] for axis in self.axes], strides, logs.ravel().tolist()
 
+    @cached_property
+    def sustained_rate(self) -> float:
+        """The rate of the longest matmuls over the best rate of shorter ones: the clock falls under load.
+
+        Those above 2**43 operations, about 5 to 10 ms, are compared with the best octave below, medians both.
+        """
+        rows, columns, inner = (np.array(axis) for axis in self.axes)
+        flop = 2 * rows[:, None, None] * columns[:, None] * inner
+        rate = flop / np.asarray(self.times_s)
+        large = (rows[:, None, None] >= 2048) & (columns[:, None] >= 4096) & (inner >= 4096)
+        octave = np.floor(np.log2(flop))
+        octaves = {int(exponent) for exponent in octave[large] if 37 <= exponent <= 43}
+        medians = {exponent: float(np.median(rate[large & (octave == exponent)])) for exponent in octaves}
+        longest = medians.pop(43, math.inf)
+        return min(1.0, longest / max(medians.values(), default=longest))
+
     def time_s(self, *sizes: float) -> float:
         """Return the time of a kernel of the given sizes; one of size 0 is not launched."""
         if not min(sizes):
@@ -152,8 +168,8 @@ class KernelTables:
         return self.collective_ranks[kernel]
 
     def sustained_rate(self, kernel: str) -> float:
-        """Return the rate of the longest matmuls over the best rate of shorter ones: the clock falls under load."""
-        return _sustained(self._grid(kernel))
+        """Return that of a matmul; see `KernelGrid`."""
+        return self._grid(kernel).sustained_rate
 
     def _grid(self, kernel: str) -> KernelGrid:
         if kernel not in self.grids:
@@ -162,20 +178,6 @@ class KernelTables:
                 "lazsim profile import"
             )
         return self.grids[kernel]
-
-
-@lru_cache
-def _sustained(grid: KernelGrid) -> float:
-    """Compare matmuls above 2**43 operations, about 5 to 10 ms, with the best octave below, medians both."""
-    rows, columns, inner = (np.array(axis) for axis in grid.axes)
-    flop = 2 * rows[:, None, None] * columns[:, None] * inner
-    rate = flop / np.asarray(grid.times_s)
-    large = (rows[:, None, None] >= 2048) & (columns[:, None] >= 4096) & (inner >= 4096)
-    octave = np.floor(np.log2(flop))
-    octaves = {int(exponent) for exponent in octave[large] if 37 <= exponent <= 43}
-    medians = {exponent: float(np.median(rate[large & (octave == exponent)])) for exponent in octaves}
-    longest = medians.pop(43, math.inf)
-    return min(1.0, longest / max(medians.values(), default=longest))
 
 
 def load_tables(name: str) -> KernelTables:
