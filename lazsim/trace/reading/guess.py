@@ -241,13 +241,6 @@ def _explain(columns: Sequence[TableColumn], names: str) -> str:
         return f"no row follows the header ({names}); give a trace with at least one node event"
     roles = [column.role for column in columns]
     are_told = any(set(shape) <= {*roles} for shape in SHAPES if shape != LOSSES)
-    for column in columns:
-        text = next(iter(column.texts), "")
-        if column.name and OTHER_DATE.match(text) and not is_date(text):
-            return (
-                f"column {column.name!r} has {shorten(text)!r}, which is no date of ISO 8601; give `time_format`, such "
-                "as '%m/%d/%Y %H:%M', and `columns`, such as node=host,start=from,end=to"
-            )
     for column in (column for column in columns if are_told and column.role in NEEDED):
         if column.role == "event" and "node" in roles and most(column.texts, is_number):
             return (
@@ -257,6 +250,13 @@ def _explain(columns: Sequence[TableColumn], names: str) -> str:
         others = (text for text in column.texts if text and kind_of([text]) not in KINDS[column.role])
         if other := next(others, ""):
             return f"column {column.name!r} has {shorten(other)!r}, which is no {NEEDED[column.role]}"
+    for column in columns:
+        text = next(iter(column.texts), "")
+        if column.name and OTHER_DATE.match(text) and not is_date(text):
+            return (
+                f"column {column.name!r} has {shorten(text)!r}, which is no date of ISO 8601; give `time_format`, such "
+                "as '%m/%d/%Y %H:%M', and `columns`, such as node=host,start=from,end=to"
+            )
     are_lives = LIVES.search(header_of(columns)) is not None and OUTAGES.search(header_of(columns)) is None
     lives = "; if rows say from when to when a node was there, give two rows of each, as of one that is up and down"
     return (
