@@ -182,6 +182,14 @@ def test_data_of_a_timeline_cannot_end_its_script(result):
     assert Outline(report_page(report, [], [], "", {}).decode()).all("b") == []
 
 
+def test_the_page_of_a_run_names_the_columns_that_were_given(lazsim, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("when it was,box,what\n2025-03-01 00:00,a,up\n2025-03-01 00:00,b,up\n2025-03-01 00:05,b,down\n")
+    columns = ("--columns", "time=when it was,event=what,node=box")
+    lazsim("run", "--trace", log, *columns, "--duration", "1min", "--system", "ds", "--out", tmp_path / "out")
+    assert "when it was" in Outline((tmp_path / "out" / "report.html").read_text()).text
+
+
 def test_recovery_writes_a_page_with_the_map_of_the_plans(lazsim, tmp_path):
     # Each of 2 experts is on two of 4 nodes: 2 of the 6 pairs of nodes that can fail together hold all of one.
     plan = ["--nodes", 4, "--slots", 1, "--replicas", "2,2", "--policy", "mro"]

@@ -11,17 +11,20 @@ NAME_LETTERS = 24
 LEAST_WIDTH = 8
 """Columns that a name gets at least."""
 
+FILES = re.compile(r"[^:]*\.py:|[^:]*/")
+"""What a name can lose first: a run's keeps its system."""
+
 
 def shown_names(names: Iterable[str], width: int = NAME_LETTERS) -> dict[str, str]:
     """Return each name as it is shown: shortened where it is wider than a width, and distinct from all others.
 
-    The width is 8 at least. Folders, and files before a colon, go first; then the end, or as much of the middle as it
-    takes.
+    The width is 8 at least. Folders, and files of Python before a colon, go first; then the end, or as much of the
+    middle as it takes.
 
     Examples
     --------
     >>> shown_names(["ds", "lazarus:a_folder/my_placement.py:rarest_first"])
-    {'ds': 'ds', 'lazarus:a_folder/my_placement.py:rarest_first': 'rarest_first'}
+    {'ds': 'ds', 'lazarus:a_folder/my_placement.py:rarest_first': 'lazarus:rarest_first'}
     >>> list(shown_names(["lazarus-compact", "lazarus-compact-2", "lazarus"], 10).values())
     ['lazarus-…t', 'lazarus-…2', 'lazarus']
     >>> list(shown_names(["gpt-s-smartmoe-16", "gpt-l-smartmoe-16"], 8).values())
@@ -31,7 +34,7 @@ def shown_names(names: Iterable[str], width: int = NAME_LETTERS) -> dict[str, st
     distinct = list(dict.fromkeys(names))
     if all(cell_len(name) <= width for name in distinct):
         return dict(zip(distinct, distinct, strict=True))
-    short = [name if cell_len(name) <= width else re.split(r"[/:]", name)[-1] or name for name in distinct]
+    short = [name if cell_len(name) <= width else FILES.sub("", name) or name for name in distinct]
     if len(set(short)) < len(distinct):
         short = distinct
     for num_last in range(width - 1):

@@ -21,6 +21,7 @@ from lazsim.placement.policies import find_policy, policy_input
 from lazsim.scenario import Inputs, Scenario, resolve
 from lazsim.settings import AUTO, DEFAULTS
 from lazsim.specs import hash_id
+from lazsim.specs.record import given_fields
 from lazsim.study.checkpoint_interval import choose_setting, num_rollbacks, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
@@ -328,8 +329,7 @@ def _record(scenarios: Sequence[Scenario]) -> dict[str, Any]:
         chosen = dict.fromkeys(one.settings["placement"] for one in scenarios)
         record["placements"] = [policy_input(name) for name in chosen if name]
     replay = {"start_s": replayed.start_s, "max_nodes": asked["max_nodes"], "cap": replayed.cap}
-    replay |= {"lenient": asked["lenient"]}
-    replay |= {name: getattr(replayed.mapping, name) for name in replayed.mapping.given()}
+    replay |= {"lenient": asked["lenient"], **given_fields(replayed.mapping)}
     record["replay"] = {} if isinstance(asked["trace"], Trace) else replay
     record["trace_events"] = trace.events_sha256
     if origins := {one.system: one.system_origin for one in scenarios if one.system_origin}:
