@@ -17,7 +17,7 @@ def kernel_remarks(inputs: StepInputs) -> list[str]:
     if gpu.kernels.endswith(".csv"):
         remarks.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
     elif gpu.kernels != gpu.name:
-        faster = f", {gpu.kernels_speedup - 1:.0%} faster," if gpu.kernels_speedup != 1 else ""
+        faster = f", {gpu.kernels_speedup - 1:.0%} faster," if gpu.kernels_speedup != 1 else ", as fast,"
         remarks.append(f"kernels of {gpu.kernels}{faster} stand in for those of {gpu.name}")
     if precision in SCALED_BY_TENSOR_CORES:
         remarks.append(f"matmuls in {precision} take the table of 8 bits with a scale for each 128 numbers")

@@ -265,7 +265,7 @@ def change_recipe(name: str | None, changes: Mapping[str, Any], cluster: Cluster
     if name is None:
         missing = [field for field in ("num_nodes", "mtbf_s", "repair_s") if field not in changes]
         if missing:
-            raise SpecError(f"without a recipe, give {' and '.join(f'`{field}`' for field in missing)}")
+            raise SpecError(f"give {' and '.join(f'`{field}`' for field in missing)}, or a recipe")
         plain = {"kind": "mtbf", "duration_s": 30 * DAY_S, **changes}
     else:
         recipe = load_recipe(name)

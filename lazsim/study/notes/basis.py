@@ -100,7 +100,7 @@ def about_layout(pairs: Pairs) -> Iterator[str]:
     scenario, costs = pairs[0][0], pairs[0][0].costs()
     if not isinstance(costs, LayoutCosts):
         return
-    whose = f"job {scenario.job.name}"
+    whose = f"job {Path(scenario.settings['job'] or scenario.job.name).name}"
     if scenario.has_chosen_layout:
         seen = "the trace of seed 0" if is_trace_drawn(scenario) else "the trace"
         whose = f"chosen for the nodes of {seen} and its failures, which it knows ahead, under even loads, "
