@@ -35,7 +35,7 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
     off = {name: phases.stop_s for name, phases in found.simulated.items() if phases.num_stops and true_s}
     none = [name for name, stop_s in off.items() if not found.offers[name] and abs(stop_s / true_s - 1) > AGREEMENT]
     if none:
-        yield f"found no constant that alone would make the median stop that of the log: {', '.join(none)}"
+        yield f"no constant found would alone make the median stop that of the log: {', '.join(none)}"
 
 
 def _rows(found: ObservedComparison) -> Iterator[list[str | float | None]]:

@@ -111,7 +111,7 @@ def trace_stats(trace: Trace) -> TraceStats:
         born |= dict.fromkeys(batch.added, batch.time_s)
     gaps_s = np.diff(loss_times) if len(loss_times) > 1 else np.array([math.nan])
     gap_mean_s = float(gaps_s.mean())
-    gap_cv = divide(float(gaps_s.std()), gap_mean_s)
+    gap_cv = divide(float(gaps_s.std()), gap_mean_s) if len(gaps_s) > 1 else math.nan  # One gap has no spread.
     low, high, equivalent = _rate_interval(loss_times, sizes, times, counts)
     return TraceStats(
         span_s=trace.duration_s,
