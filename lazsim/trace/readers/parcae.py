@@ -4,8 +4,9 @@ import json
 import math
 import re
 
-from lazsim.trace.reading.mapped import open_table, read_mapped
+from lazsim.trace.reading.mapped import read_mapped
 from lazsim.trace.reading.mapping import Columns, TraceMapping
+from lazsim.trace.reading.rows import open_table
 from lazsim.trace.reading.times import to_seconds
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_lines, number
 from lazsim.trace.table import Event

@@ -7,9 +7,9 @@ from typing import Any
 
 from lazsim.errors import LONGEST_CAUSE, shorten
 from lazsim.trace.reading.events import RULE, Sample, events_from_counts
-from lazsim.trace.reading.mapped import sampled_value
 from lazsim.trace.reading.states import IS_THERE, NOT_READY, StateLog, choose_series, find_node, json_records, refusal
 from lazsim.trace.reading.times import EPOCHS_S
+from lazsim.trace.reading.words import sampled_value
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, count, matching_json, number
 
 LOOKS = 'query_range: {"data": {"resultType": "matrix", "result": [{"metric": {...}, "values": [[s, "1"], ...]}, ...]}}'

@@ -6,8 +6,9 @@ from lazsim.errors import TraceFormatError, literal, prefix_errors
 from lazsim.trace.reading.catalogued import open_head
 from lazsim.trace.reading.doubts import doubt_about
 from lazsim.trace.reading.guess import UNNAMED, guess_columns
-from lazsim.trace.reading.mapped import choose_rows, open_table, read_mapped
+from lazsim.trace.reading.mapped import read_mapped
 from lazsim.trace.reading.mapping import NO_MAPPING, TraceMapping
+from lazsim.trace.reading.rows import choose_rows, open_table
 from lazsim.trace.source import GUESSED, TraceReader, TraceReading, TraceSource
 
 LOOKS = (

@@ -7,9 +7,11 @@ from lazsim.files.decoding import decode_json
 from lazsim.files.faults import Faults
 from lazsim.files.tables import HEAD_LINES, FileTable, read_table
 from lazsim.specs import describe_spec
-from lazsim.trace.reading.mapped import CHANGE_WORDS, find_column, has_time, is_header, open_table, read_mapped
+from lazsim.trace.reading.mapped import read_mapped
 from lazsim.trace.reading.mapping import OPTIONAL, Columns, TraceMapping, load_mapping
+from lazsim.trace.reading.rows import find_column, has_time, is_header, open_table
 from lazsim.trace.reading.times import is_number, is_read_by
+from lazsim.trace.reading.words import CHANGE_WORDS
 from lazsim.trace.source import HEAD_CHARS, TraceReader
 
 

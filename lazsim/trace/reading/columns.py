@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from lazsim.files.tables import HEAD_LINES, FileTable
-from lazsim.trace.reading.mapped import OPEN_WORDS, WORDS, event_kind, sampled_value
 from lazsim.trace.reading.times import is_date, is_number, is_read_by, is_when, read_length, split_unit
+from lazsim.trace.reading.words import OPEN_WORDS, WORDS, event_kind, sampled_value
 
 NAMES = {
     "time": "time timestamp date datetime ts t at when eventtime elapsed offset since sincestart timein timesincestart",

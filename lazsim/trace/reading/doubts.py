@@ -20,9 +20,10 @@ from lazsim.trace.reading.columns import (
     words_of,
 )
 from lazsim.trace.reading.guess import Guess, are_several
-from lazsim.trace.reading.mapped import OF_PARTS, OPEN_WORDS
+from lazsim.trace.reading.mapped import OF_PARTS
 from lazsim.trace.reading.mapping import JOIN_DAY
 from lazsim.trace.reading.times import CLOCK
+from lazsim.trace.reading.words import OPEN_WORDS
 
 SOME_WORDS = {"active", "running", "available"}
 IDLE_WORDS = {"idle", "free", "spare", "standby", "reserved", "allocated", "mixed", "busy"}

@@ -25,9 +25,9 @@ from lazsim.trace.reading.columns import (
     role_of_dates,
     table_columns,
 )
-from lazsim.trace.reading.mapped import EVENT_NEEDED
 from lazsim.trace.reading.mapping import JOIN_DAY, LOSSES, SHAPES, Columns
 from lazsim.trace.reading.times import is_date, is_number, split_unit
+from lazsim.trace.reading.words import EVENT_NEEDED
 from lazsim.trace.source import GUESSED
 from lazsim.units import counted
 

@@ -8,7 +8,7 @@ from datetime import UTC
 
 from lazsim.files.reading import numbered_lines
 from lazsim.trace.reading.catalogued import open_head, read_leniently
-from lazsim.trace.reading.mapped import plain_name
+from lazsim.trace.reading.rows import plain_name
 from lazsim.trace.reading.times import read_date, read_length
 from lazsim.trace.source import number
 from lazsim.trace.stats import count_interval
