@@ -40,7 +40,8 @@ from lazsim.live.calibration import Calibration
 from lazsim.live.checkpoint import BackgroundWriter, load_blocks, save_blocks
 from lazsim.live.controller_client import DisconnectedError
 from lazsim.live.coordinator import Coordinator
-from lazsim.live.fault_injector import TraceInjector
+from lazsim.live.fault_injector import TraceInjector, quiet_trace
+from lazsim.live.forecast import predict
 from lazsim.live.generation import AbortedError, Generation, Worker
 from lazsim.live.messages import (
     Command,
@@ -60,7 +61,6 @@ from lazsim.live.record import Recorder
 from lazsim.live.run import live_costs, prepare, run_locally
 from lazsim.live.spec import check_model
 from lazsim.live.state import DENSE, Block, TrainingState, all_keys, initial_values
-from lazsim.live.validate import predict, quiet_trace
 from lazsim.live.worker import check_own_address
 from lazsim.live.worker_pool import WorkerPool
 from lazsim.live.worker_server import MAX_STRANGERS, WorkerConnection, WorkerServer
@@ -291,7 +291,7 @@ def test_the_first_workers_are_waited_for_as_long_as_another_one_comes_in_time(n
             workers.append(worker)
             coordinator.server.notify()
         if num_more == len(others):
-            coordinator.stop()
+            coordinator.server.stop()
 
     async def lead() -> None:
         await asyncio.gather(coordinator.run(), come())
@@ -335,7 +335,7 @@ def end_a_pause(monkeypatch, stopped: bool) -> list[str]:
         worker.writer = SimpleNamespace(transport=SimpleNamespace(abort=partial(cut.append, worker.name)))
     coordinator._members, coordinator._pause_cause, workers[1].stage = list(workers), "join", "ready"
     if stopped:
-        coordinator.stop("the disk is full")
+        coordinator.server.stop("the disk is full")
 
     async def handle() -> None:
         assert not workers[1].alive
@@ -373,7 +373,7 @@ def test_a_worker_that_trains_hears_why_the_job_is_over(monkeypatch, ended):
     for message in (Welcome(prepare(tiny_spec())), start, Command(1, "abort"), Stop("the disk is full"), None):
         inbox.put(message)
     # The controller has closed the connection by the time that the worker notices.
-    client = SimpleNamespace(inbox=inbox, lost=True, aborted_generation=0, send=send, start_heartbeats=lambda _: None)
+    client = SimpleNamespace(inbox=inbox, is_over=lambda _: True, send=send, start_heartbeats=lambda _: None)
     assert Worker(("127.0.0.1", 0), "a", b"", "", 0)._serve(client) == "the disk is full"
 
 

@@ -24,7 +24,6 @@ from lazsim.live.messages import (
     CheckpointWritten,
     Command,
     HeldState,
-    Left,
     LiveError,
     Reached,
     StartGeneration,
@@ -93,12 +92,12 @@ class CountingWorker(WorkerConnection):
             case Command(do="train"):
                 self.state = msgspec.structs.replace(self.state, blocks=wanted_by(self.plan, self.rank))
                 if self.rank >= self.plan.num_ranks:
-                    self.report(Left(self.number, self.state))
+                    self.report(Reached(self.number, "idle", self.state))
                 elif self.rank == 0:
                     self.task = asyncio.create_task(self.pool.train(self.number, self.plan))
             case Command(do="abort"):
                 self.task.cancel()
-                self.report(Left(self.number, self.state))
+                self.report(Reached(self.number, "idle", self.state))
             case Command():
                 self.asked = message.do
 
@@ -115,11 +114,11 @@ class CountingWorker(WorkerConnection):
             self.state = NOTHING
             await asyncio.sleep(RESTART_S - (SAVE_S if plan.source == "initial" else 0.0))
             transfer_s = 0.0
-        self.report(Reached(number, "connected"))
+        self.report(Reached(number, "connected", self.state))
         await asyncio.sleep(transfer_s)
         held = plan.holds[self.rank] if plan.source == "peers" else frozenset()
         self.state = HeldState(plan.step, False, wanted | held, self.state.generation)
-        self.report(Reached(number, "ready"))
+        self.report(Reached(number, "ready", self.state))
 
 
 class CountingPool:
@@ -180,7 +179,7 @@ class CountingPool:
                     rank.report(CheckpointWritten(number, step, SAVE_S, SAVE_S))
             if asked != {""}:
                 for rank in ranks:
-                    rank.report(Left(number, rank.state))
+                    rank.report(Reached(number, "idle", rank.state))
                 return
 
 

@@ -21,7 +21,8 @@ from lazsim.live import controller_client, generation, messages, worker_server
 from lazsim.live.checkpoint import job_hash
 from lazsim.live.controller_client import ControllerClient, DisconnectedError
 from lazsim.live.generation import Worker
-from lazsim.live.messages import Heartbeat, HeldState, Hello, LiveError, MessageAuth, Stop, Welcome
+from lazsim.live.messages import GenerationPlan, Heartbeat, HeldState, Hello, LiveError, MessageAuth, Stop, Welcome
+from lazsim.live.run import prepare
 from lazsim.live.worker_server import WorkerServer
 from tests.live_jobs import descriptors_left, tiny_spec
 
@@ -210,23 +211,23 @@ WRONG = {
     "half": b'{"type":',
     "nested": b'{"type":"Heartbeat","x":' + b"[" * 20000 + b"]" * 20000 + b"}",
     "nested where a number is due": b'{"type":"Reached","generation":' + b"[" * 20000 + b"]" * 20000 + b"}",
-    "not UTF-8": b'{"type":"Left","generation":1,"held":{},"error":"\xff\xfe"}',
+    "not UTF-8": b'{"type":"Reached","generation":1,"stage":"idle","held":{},"error":"\xff\xfe"}',
     "not UTF-8 in a name": b'{"type":"\xff"}',
     "unknown": text("Overthrow"),
     "of a controller": text("Stop", reason="because"),
-    "without its fields": text("Reached", stage="ready"),
-    "a text for a number": text("Reached", stage="ready", generation="one"),
-    "a negative number": text("Reached", stage="ready", generation=-1),
+    "without its fields": text("Reached", stage="ready", held=HELD),
+    "a text for a number": text("Reached", stage="ready", held=HELD, generation="one"),
+    "a negative number": text("Reached", stage="ready", held=HELD, generation=-1),
     "5,000 digits": b'{"type":"Reached","generation":' + b"9" * 5000 + b"}",
     "1e999": b'{"type":"CheckpointWritten","generation":1,"step":1,"seconds":1.0,"stall_s":1e999}',
     "a step of 2^60": text("CheckpointWritten", generation=1, step=2**60, seconds=1.0, stall_s=1.0),
-    "a block that the model lacks": text("Left", generation=1, held=HELD | {"blocks": [9]}),
+    "a block that the model lacks": text("Reached", generation=1, stage="idle", held=HELD | {"blocks": [9]}),
     "an expert too few": text("StepDone", **STEP | {"loads": [[96, 0, 0], [96, 0, 0]]}),
     "a layer too few": text("StepDone", **STEP | {"loads": LOADS[:1]}),
     "a token too few in a layer": text("StepDone", **STEP | {"loads": [[95, 0, 0, 0], [96, 0, 0, 0]]}),
     "a token too many": text("StepDone", **STEP | {"loads": [[97, 0, 0, 0], [96, 0, 0, 0]]}),
-    "a stage that does not exist": text("Reached", stage="asleep", generation=1),
-    "a backend that torch lacks": text("Reached", stage="connected", generation=1, backend="pigeon"),
+    "a stage that does not exist": text("Reached", stage="asleep", held=HELD, generation=1),
+    "a backend that torch lacks": text("StepDone", **STEP, backend="pigeon"),
     "a note of a megabyte": text("Note", generation=1, key="k", value=base64.b64encode(b"x" * 2**20).decode()),
     "a line without an end": b"x" * 2**20,
 }
@@ -241,11 +242,11 @@ def test_a_peer_with_the_secret_that_sends_nonsense_is_dropped_and_the_others_st
         bad.say_raw(body)
         assert await is_cut_off(bad.reader)
         await until(lambda: [worker.name for worker in server.workers] == ["good"])
-        good.say(messages.Reached(1, "ready"))
+        good.say(messages.Reached(1, "ready", HeldState()))
         await until(lambda: server._handler.messages)
 
     seen = serve(script)
-    assert (seen.left[0], seen.messages) == ("bad", [("good", messages.Reached(1, "ready"))])
+    assert (seen.left[0], seen.messages) == ("bad", [("good", messages.Reached(1, "ready", HeldState()))])
 
 
 def test_every_true_message_fits_and_is_taken():
@@ -253,7 +254,7 @@ def test_every_true_message_fits_and_is_taken():
     held = HeldState(10**9, True, frozenset(range(1 + 2 * 4)))
     true = [
         messages.StepDone(1, 1, 1.0, 1.0, LOADS),
-        messages.Left(1, held, "\x00" * messages.MAX_TEXT_LENGTH),
+        messages.Reached(1, "idle", held, "\x00" * messages.MAX_TEXT_LENGTH),
         messages.Note(1, "0/1", b"x" * messages.MAX_ADDRESS_BYTES),
         messages.CheckpointWritten(1, 1, 1.0, 1.0),
     ]
@@ -274,11 +275,11 @@ def test_a_peer_that_floods_the_controller_takes_turns_with_the_others():
         await flood.join(server, "flood")
         await other.join(server, "other")
         for _ in range(5000):
-            flood.say(messages.Reached(1, "ready"))
-        other.say(messages.Reached(2, "ready"))
+            flood.say(messages.Reached(1, "ready", HeldState()))
+        other.say(messages.Reached(2, "ready", HeldState()))
         handled = server._handler.messages
-        await until(lambda: ("other", messages.Reached(2, "ready")) in handled, 20)
-        assert handled.index(("other", messages.Reached(2, "ready"))) < 2500
+        await until(lambda: ("other", messages.Reached(2, "ready", HeldState())) in handled, 20)
+        assert handled.index(("other", messages.Reached(2, "ready", HeldState()))) < 2500
 
     serve(script)
 
@@ -422,6 +423,35 @@ def test_a_worker_says_why_it_gives_up(monkeypatch, talk, said):
         address = closed.getsockname() if talk is None else Controller(talk).address
     with pytest.raises(LiveError, match=f"mine: {said}"):
         Worker(address, "mine", SECRET, "", 0).run()
+
+
+@pytest.mark.parametrize("reason", ["the disk is full", None])
+def test_a_worker_that_waits_for_others_to_be_ready_hears_that_the_job_is_over(monkeypatch, reason):
+    monkeypatch.setattr(generation, "RECONNECT_TIMEOUT_S", 0.0)
+    spec = prepare(tiny_spec())
+    plan = GenerationPlan("initial", 0, ["mine"], 1, [frozenset()], [[[0, 1, 2, 3]]] * 2, None, False, [[*range(6)]])
+
+    def talk(connection):
+        connection.sendall(nonce := messages.new_nonce())
+        hello = connection.recv(HELLO, socket.MSG_WAITALL)
+        auth = MessageAuth(SECRET, nonce + hello[:32], "controller")
+        auth.check(hello[32:])
+        connection.sendall(auth.prove())
+        reader = connection.makefile("rb")
+        for message in (Welcome(spec), messages.StartGeneration(1, plan, reuse=False, draft="aa")):
+            connection.sendall(auth.sign(message))
+        while getattr(auth.verify(reader.readline()), "stage", "") != "ready":
+            pass
+        if reason is not None:
+            connection.sendall(auth.sign(Stop(reason)))
+
+    worker = Worker(Controller(talk).address, "mine", SECRET, "127.0.0.1", 0)
+    if reason is None:
+        # The controller is gone.
+        with pytest.raises(LiveError, match="the controller at"):
+            worker.run()
+    else:
+        assert worker.run() == reason
 
 
 def test_a_worker_says_so_where_the_name_of_its_controller_is_none(monkeypatch):

@@ -272,7 +272,7 @@ def test_repetitions_end_when_the_median_is_known():
         buffers.append(index)
         clock.now_s += 0.5
 
-    samples_s = measure([stage, stage], 3, clock, budget_s=1e9, now_s=clock.mark)
+    samples_s = measure([stage, stage], 3, clock, end_s=1e9, now_s=clock.mark)
     assert samples_s.tolist() == [[0.5, 0.5]] * BATCH
     # Two warm-ups and six repetitions of two stages, over three buffers in turn.
     assert buffers == [turn % 3 for turn in range(8) for _ in range(2)]
@@ -280,17 +280,17 @@ def test_repetitions_end_when_the_median_is_known():
 
 def test_the_device_is_held_up_for_longer_than_the_host_takes_to_give_it_work():
     clock = FakeClock()
-    measure([lambda _: time.sleep(0.002)], 1, clock, budget_s=0.0)
+    measure([lambda _: time.sleep(0.002)], 1, clock, end_s=0.0)
     # Nothing is known before the first warm-up.
     assert clock.held_s[0] == 0
     assert min(clock.held_s[1:]) >= 0.002 * HOLD_MARGIN
     slow = FakeClock()
-    measure([lambda _: time.sleep(0.03)], 1, slow, budget_s=0.0)
+    measure([lambda _: time.sleep(0.03)], 1, slow, end_s=0.0)
     assert set(slow.held_s[1:]) == {MOST_HOLD_S}
 
 
-@pytest.mark.parametrize(("budget_s", "num_repetitions"), [(0.0, 3), (20.0, 18), (100.0, 102)])
-def test_repetitions_end_when_the_budget_does(budget_s, num_repetitions):
+@pytest.mark.parametrize(("end_s", "num_repetitions"), [(0.0, 3), (20.0, 18), (100.0, 102)])
+def test_repetitions_end_when_the_budget_does(end_s, num_repetitions):
     # Times alternate between 0.5 and 1.5 s, so that the interval of the median never narrows. Warm-ups take 2 s, six
     # repetitions 6 s: 20 s are reached after 3 times six, 100 s after 17 times.
     clock, turns = FakeClock(), iter(range(10**6))
@@ -298,7 +298,7 @@ def test_repetitions_end_when_the_budget_does(budget_s, num_repetitions):
     def stage(_):
         clock.now_s += 0.5 + next(turns) % 2
 
-    samples_s = measure([stage], 1, clock, budget_s, now_s=clock.mark)
+    samples_s = measure([stage], 1, clock, end_s, now_s=clock.mark)
     assert len(samples_s) == num_repetitions
 
 
@@ -452,6 +452,7 @@ def test_memory_is_judged_before_it_is_taken(tmp_path, quick_peaks, monkeypatch)
 PEAK = """
 import resource
 import sys
+import time
 import torch
 from lazsim.profiling import compute
 from lazsim.profiling.kernels import kernels_of
@@ -462,7 +463,7 @@ torch.set_num_threads(1)
 kernels = {kernel.name: kernel for kernel in kernels_of(load_spec(ModelSpec, "gpt-l"), use_grouped_mm=False)[0]}
 kernel, size, target = kernels[sys.argv[1]], 8192, compute.Target("cpu", "float32", 1e11, 1e10)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-compute.measure_kernel(kernel, size, target, 0.5)
+compute.measure_kernel(kernel, size, target, time.monotonic() + 0.5)
 taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 print(taken, compute.memory_of(kernel, size, target).total_bytes)
 """

@@ -32,20 +32,13 @@ from lazsim.live.calibration import (
     drift,
     kill_ages_s,
 )
-from lazsim.live.fault_injector import LocalNodes
+from lazsim.live.fault_injector import LocalNodes, kills_and_joins, quiet_trace
+from lazsim.live.forecast import forecast_notes, known_later, predict
 from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveReport, LiveRun, Recovery, StepRecord
-from lazsim.live.run import prepare
+from lazsim.live.run import compress, prepare
 from lazsim.live.spec import SMALL_MODEL, LiveSpec
-from lazsim.live.validate import (
-    Validation,
-    compare_run,
-    compress,
-    forecast_notes,
-    kills_and_joins,
-    predict,
-    quiet_trace,
-)
+from lazsim.live.validate import Validation, compare_run
 from lazsim.output.plots.live import live_figure
 from lazsim.output.report import report_page
 from lazsim.output.table import render
@@ -137,9 +130,9 @@ def test_a_calibration_kills_workers_that_are_as_old_as_those_of_the_trace(monke
 
     killed: dict[str, float] = {}
     record = SimpleNamespace(num_used=0, steps=[SimpleNamespace(step_s=0.0)], started_s={})
-    coordinator = SimpleNamespace(record=record, now_s=lambda: now_s, stop=lambda: None)
+    coordinator = SimpleNamespace(record=record, now_s=lambda: now_s)
     nodes = LocalNodes(coordinator, SimpleNamespace(num_workers=99), Path("log"))
-    coordinator.server = SimpleNamespace(start=asyncio.create_task)
+    coordinator.server = SimpleNamespace(start=asyncio.create_task, stop=lambda: None)
     alive: set[str] = set()
     nodes.start = lambda name: (alive.add(name), record.started_s.setdefault(name, now_s))
     nodes.kill = lambda name: (alive.remove(name), killed.setdefault(name, now_s - record.started_s[name]))
@@ -484,5 +477,5 @@ def test_a_forecast_of_a_live_run_has_nodes_at_the_places_at_which_the_run_start
     # "b" is lost before a job would know of it, and "c" has its place; "d" comes when only "b" is gone for good.
     events = [Event(0.0, "add", "a"), Event(50.0, "add", "b"), Event(50.5, "remove", "b"), Event(60.0, "add", "c")]
     trace = build_trace([*events, Event(70.0, "remove", "c"), Event(70.5, "add", "d")], duration_s=99.0)
-    later = validation.known_later(trace, start_up_s=1.0)
+    later = known_later(trace, start_up_s=1.0)
     assert later.places == {node: trace.places[node] for node in later.names}

@@ -179,9 +179,8 @@ def command(steps: int | None, listen: str | None, record_routing: Path | None, 
 
 def _run_here(spec: "LiveSpec", settings: dict[str, Any]) -> "LiveReport":
     """Start the workers here, and kill and start them as the trace says."""
-    from lazsim.live.fault_injector import TraceInjector
-    from lazsim.live.run import describe_inputs, run_locally
-    from lazsim.live.validate import compress, quiet_trace
+    from lazsim.live.fault_injector import TraceInjector, quiet_trace
+    from lazsim.live.run import compress, describe_inputs, run_locally
     from lazsim.live.worker_pool import WorkerPool
 
     trace, speedup, stretch = load_live_trace(spec, settings, quiet_trace)

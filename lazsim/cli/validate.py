@@ -41,8 +41,9 @@ def command(tolerance: float, record_routing: Path | None, **settings: Any) -> i
     validate.json, report.html, validate.png and validate.pdf.
     """
     require_torch("live training needs")
+    from lazsim.live.fault_injector import kills_and_joins
     from lazsim.live.run import prepare
-    from lazsim.live.validate import kills_and_joins, validate
+    from lazsim.live.validate import validate
     from lazsim.output.validate import validation_files, validation_parts, validation_report
 
     spec = prepare(build_spec(settings))

@@ -5,8 +5,8 @@
     `worker_server` hears the workers, `worker_pool` and `fork_server` start them, `fault_injector` kills them, and
     `orders` end all of it. `record` is the result.
 ``worker``
-    `worker` talks through `controller_client`. In each `generation`, its `trainer` trains on `text`; its `state` moves
-    to others and into a `checkpoint`. `messages` are those of both ends.
+    `worker` talks through `controller_client`. In each `generation`, its `trainer` trains; its `state` moves to others
+    and into a `checkpoint`. `messages` are those of both ends.
 ``validate``
-    `calibration` measures the costs of this machine, and `validate` holds a forecast by them against a run.
+    `calibration` measures the costs of this machine, and `validate` holds a `forecast` by them against a run.
 """

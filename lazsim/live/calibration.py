@@ -16,7 +16,7 @@ import numpy as np
 
 from lazsim.engine.systems import LIVE_SYSTEMS
 from lazsim.grouping import grouped
-from lazsim.live.fault_injector import FaultInjector, LocalNodes
+from lazsim.live.fault_injector import GOLDEN_RATIO, FaultInjector, LocalNodes
 from lazsim.live.record import LiveRun
 from lazsim.live.run import OnStart, live_costs, run_locally
 from lazsim.live.spec import LiveSpec
@@ -26,9 +26,6 @@ from lazsim.trace.table import Trace
 
 STEPS_PER_COUNT = 8
 """Steps between two changes of the number of nodes."""
-
-GOLDEN_RATIO = (1 + 5**0.5) / 2
-"""The fractional parts of its multiples spread evenly between 0 and 1."""
 
 NUM_ROUNDS = 2
 """Times that a calibration loses each number of nodes, and all of them."""
@@ -138,7 +135,7 @@ class CalibrationFaults(FaultInjector):
     async def on_event(self, nodes: LocalNodes, event: str, _generation: int, _step: int) -> None:
         """Count steps since the last change, and make the next change."""
         if event in ("failed", "stepped") and nodes.pool.num_workers < len(self._alive):
-            nodes.coordinator.stop("a worker ended by itself, so that its costs cannot be measured")
+            nodes.coordinator.server.stop("a worker ended by itself, so that its costs cannot be measured")
         elif event == "failed" and not self._usable_nodes(len(self._alive)):
             nodes.later(RETURN_S, self._start_missing, nodes)
         elif event == "stepped":
@@ -154,7 +151,7 @@ class CalibrationFaults(FaultInjector):
         elif self._losses:
             self._kill(nodes)
         else:
-            nodes.coordinator.stop()
+            nodes.coordinator.server.stop()
 
     def _kill(self, nodes: LocalNodes) -> None:
         """Kill the next nodes, unless all nodes are too young yet."""

@@ -28,20 +28,20 @@ class DisconnectedError(Exception):
 class ControllerClient:
     """The connection to the controller: any thread can send, and a thread of its own receives.
 
-    The receiving thread calls `on_abort` when the controller aborts a generation or is lost. Messages for the main
-    thread come to `inbox`: None once the connection is lost. Notes of other ranks come to `await_notes`.
+    The receiving thread calls `on_abort` when the controller aborts a generation or is lost. It keeps notes of other
+    ranks, and the last `command` to train or pause. All else comes to `inbox`: None once the connection is lost.
 
     Raises a DisconnectedError where none answers, or the other end does not prove that it has the secret.
     """
 
     def __init__(self, address: tuple[str, int], secret: bytes, on_abort: Callable[[], None]) -> None:
         self.inbox: queue.Queue[Message | None] = queue.Queue()
-        self.aborted_generation = 0
-        self.pause: Command | None = None
+        self.command = Command(0, "pause")
         self.lost = False
+        self._aborted_generation = 0
         self._on_abort = on_abort
         self._notes: dict[tuple[int, str], bytes] = {}
-        self._notes_changed = threading.Condition()
+        self._changed = threading.Condition()
         self._lock = threading.Lock()
         try:
             self._socket = socket.create_connection(address, timeout=RECONNECT_TIMEOUT_S)
@@ -102,42 +102,49 @@ class ControllerClient:
         with contextlib.suppress(DisconnectedError):
             self.send(Note(generation, key, value))
 
+    def is_over(self, generation: int) -> bool:
+        """Tell whether the controller has aborted a generation, or is lost."""
+        return self.lost or self._aborted_generation >= generation
+
+    def await_train(self, generation: int) -> None:
+        """Wait for the command to train, or until the generation is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_over(generation) or self.command.generation == generation)
+
     def await_notes(self, generation: int, keys: Sequence[str], timeout_s: float) -> list[bytes]:
         """Wait for notes; raise a RuntimeError where the generation is over before, or the time."""
-
-        def is_over() -> bool:
-            return self.lost or self.aborted_generation >= generation
-
-        with self._notes_changed:
-            wanted = [(generation, key) for key in keys]
-            self._notes_changed.wait_for(lambda: is_over() or self._notes.keys() >= set(wanted), timeout_s)
-            if is_over() or not self._notes.keys() >= set(wanted):
+        wanted = [(generation, key) for key in keys]
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_over(generation) or self._notes.keys() >= set(wanted), timeout_s)
+            if self.is_over(generation) or not self._notes.keys() >= set(wanted):
                 raise RuntimeError("ranks did not tell each other where they are")
             return [self._notes[one] for one in wanted]
 
     def _keep_note(self, note: Note) -> None:
-        with self._notes_changed:
+        with self._changed:
             self._notes[note.generation, note.key] = note.value
-            self._notes_changed.notify_all()
+            self._changed.notify_all()
 
     def _receive(self) -> None:
         reader = self._socket.makefile("rb")
         try:
             # A line that is longer fails the check.
             while line := reader.readline(messages.MAX_PLAN_BYTES):
-                message = self._auth.verify(line)
-                if isinstance(message, Note):
-                    self._keep_note(message)
-                    continue
-                if isinstance(message, Command) and message.do == "abort":
-                    self.aborted_generation = max(self.aborted_generation, message.generation)
-                    self._abort()
-                elif isinstance(message, Command) and message.do != "train":
-                    self.pause = message
-                elif isinstance(message, StartGeneration):
-                    with self._notes_changed:
+                match message := self._auth.verify(line):
+                    case Note():
+                        self._keep_note(message)
+                    case Command(do="abort"):
+                        self._aborted_generation = message.generation
+                        self._abort()
+                        self.inbox.put(message)
+                    case Command():
+                        self.command = message
+                        self._notify()
+                    case StartGeneration():
                         self._notes.clear()
-                self.inbox.put(message)
+                        self.inbox.put(message)
+                    case _:
+                        self.inbox.put(message)
         except (OSError, ValueError, LiveError):
             pass
         finally:
@@ -147,9 +154,12 @@ class ControllerClient:
             self._abort()
 
     def _abort(self) -> None:
+        self._notify()
         self._on_abort()
-        with self._notes_changed:
-            self._notes_changed.notify_all()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End the connection."""

@@ -110,10 +110,6 @@ class Coordinator:
         """Return seconds since the job began."""
         return time.monotonic() - self._began_s
 
-    def stop(self, reason: str = "") -> None:
-        """End the job; `reason` is empty where it ended well."""
-        self.server.stop(reason)
-
     async def run(self) -> None:
         """Lead the job until it is over; raise a LiveError where it cannot go on."""
         server = self.server
@@ -144,7 +140,7 @@ class Coordinator:
         await self.server.wait_until(lambda: self._num_come() > before, timeout_s)
         if self._num_come() <= before:
             came = f"{len(self.server.workers)} of {counted(self._min_workers, 'worker')} came"
-            self.stop(f"{came}, none in the last {timeout_s:g} s")
+            self.server.stop(f"{came}, none in the last {timeout_s:g} s")
 
     def _reset_clock(self) -> None:
         self._began_s = time.monotonic()
@@ -153,10 +149,8 @@ class Coordinator:
         self.record.alive(len(self.server.workers))
 
     async def _start_clock(self) -> None:
-        exchanged_by = self.record.exchanged_by
         self._reset_clock()
-        # The workers of the first generation have told theirs by now.
-        self.record.exchanged_by, self._clock_runs = exchanged_by, True
+        self._clock_runs = True
         if self._newcomers.due_s is not None:
             # Workers that came during the preparation join like those that come now.
             self._newcomers.close()
@@ -186,12 +180,9 @@ class Coordinator:
     def on_message(self, worker: WorkerConnection, message: Message) -> None:
         """Process the report of a worker."""
         match message:
-            case messages.Left() if message.generation == worker.generation:
-                # A worker that had left by itself gives its error only in the first of its reports.
-                worker.held, worker.stage, worker.error = message.held, "idle", message.error or worker.error
             case messages.Reached() if message.generation == worker.generation:
-                worker.stage = message.stage
-                self.record.exchanged_by.add(message.backend)
+                # A worker that had left by itself gives its error only in the first of its reports.
+                worker.stage, worker.held, worker.error = message.stage, message.held, message.error or worker.error
             case messages.Note() if worker in self._members and message.generation == self._generation:
                 for member in self._members:
                     if member is not worker:
@@ -200,6 +191,7 @@ class Coordinator:
                 if message.step != self.step + 1:
                     return
                 self.step, self._failed_attempts = message.step, 0
+                self.record.exchanged_by.add(message.backend)
                 interval_steps = self.spec.checkpoint_interval_steps
                 assert self._plan is not None, "a generation trains"
                 # Training stands still for a save, unless that is written behind it.
@@ -211,7 +203,7 @@ class Coordinator:
     def _collect_checkpoint(self, worker: WorkerConnection, message: messages.CheckpointWritten) -> None:
         """Complete a checkpoint once all ranks have written their parts."""
         if message.error:
-            self.stop(message.error)
+            self.server.stop(message.error)
             return
         # Connections are read in no order between them: a rank may seem to be checkpoints ahead of another.
         parts = self._saves.setdefault(message.step, {})
@@ -221,7 +213,7 @@ class Coordinator:
                 checkpoint.complete(self.spec, message.step, self._draft)
             except (OSError, LazsimError) as error:
                 what = f"the checkpoint of step {message.step} cannot be completed"
-                self.stop(f"{self.spec.checkpoint_folder}: {what}: {error}")
+                self.server.stop(f"{self.spec.checkpoint_folder}: {what}: {error}")
                 return
             seconds, stall_s = (max(getattr(part, name) for part in parts.values()) for name in ("seconds", "stall_s"))
             self.record.checkpoint(message.step, seconds, stall_s)
@@ -485,7 +477,7 @@ class Coordinator:
                 self.step = max([self.step, *(member.held.step for member in self._members)])
                 await self._emit("paused")
                 if self._is_finished():
-                    self.stop()
+                    self.server.stop()
                     return
             if not self._is_broken("idle"):
                 return
@@ -539,7 +531,8 @@ class Coordinator:
                 member.dismiss(f"{member.name}: {told}")
                 self._failed_attempts = 0
         if self._failed_attempts == MAX_FAILED_ATTEMPTS:
-            self.stop(f"{MAX_FAILED_ATTEMPTS} attempts to go on failed in a row with no dead worker; the last: {error}")
+            told = f"{MAX_FAILED_ATTEMPTS} attempts to go on failed in a row with no dead worker; the last: {error}"
+            self.server.stop(told)
 
     def _is_finished(self) -> bool:
         """Tell whether a rank has done the last step."""

@@ -1,4 +1,4 @@
-"""Faults of a live run on this machine: start and kill its workers, as a trace says or in another way."""
+"""Faults of a live run on this machine: start and kill its workers, as a trace says or in another way; two traces."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 from lazsim.live.coordinator import Coordinator
 from lazsim.live.worker_pool import WorkerPool
-from lazsim.trace.table import Trace
-from lazsim.units import counted
+from lazsim.trace.table import Event, Trace, build_trace
+from lazsim.units import DAY_S, counted
+
+GOLDEN_RATIO = (1 + 5**0.5) / 2
+"""The fractional parts of its multiples spread evenly between 0 and 1."""
 
 WATCH_INTERVAL_S = 0.2
 """Time between two looks for workers that have ended by themselves."""
@@ -67,20 +70,20 @@ class LocalNodes:
 
     async def watch(self, injector: "FaultInjector") -> None:
         """Stop the job when too few workers are left and no more will come."""
-        coordinator = self.coordinator
+        coordinator, server = self.coordinator, self.coordinator.server
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            num_left = max(len(coordinator.server.workers), self.pool.num_workers)
+            num_left = max(len(server.workers), self.pool.num_workers)
             goes_on = injector.brings_nodes or injector.is_awaited
             if not num_left and self._local_ranks:
                 # They ended by themselves: killed ones have no local rank. Before the first step, so would the next.
                 goes_on = injector.brings_nodes and coordinator.has_trained
             if not goes_on and not num_left:
-                coordinator.stop("all workers have ended")
+                server.stop("all workers have ended")
             elif not goes_on and not coordinator.system.usable_nodes(coordinator.costs, num_left):
-                coordinator.stop(f"too few to hold all experts: {counted(num_left, 'worker')}, and none is to come")
+                server.stop(f"too few to hold all experts: {counted(num_left, 'worker')}, and none is to come")
             else:
-                coordinator.server.notify()
+                server.notify()
 
 
 class FaultInjector(Protocol):
@@ -139,4 +142,29 @@ class TraceInjector(FaultInjector):
             for node in batch.added:
                 nodes.start(node)
         await asyncio.sleep(self._end_s - coordinator.now_s())
-        coordinator.stop()
+        coordinator.server.stop()
+
+
+def kills_and_joins(num_nodes: int) -> Trace:
+    """Return the default trace: half an hour with a failure every three minutes.
+
+    By turns, some nodes are lost and come back, and all nodes are lost at once and come back. Some are one node, in the
+    third turn two; each turn takes the next nodes, rank 0 among them. All are lost after turns of different lengths,
+    so that not every rollback loses the same steps.
+    """
+    names = [f"node{index}" for index in range(num_nodes)]
+    events = [Event(0.0, "add", name) for name in names]
+    for turn in range(5):
+        begun_s = 360.0 * turn
+        lost = {names[-(1 + turn + more) % num_nodes] for more in range(2 if turn == 2 else 1)}
+        all_lost_s = 225.0 + 90.0 * (turn * GOLDEN_RATIO % 1)
+        for removed_s, added_s, nodes in ((90.0, 135.0, sorted(lost)), (all_lost_s, all_lost_s + 6.0, names)):
+            events += [Event(begun_s + removed_s, "remove", name) for name in nodes]
+            events += [Event(begun_s + added_s, "add", name) for name in nodes]
+    return build_trace(events, duration_s=1800.0, name="kills-and-joins")
+
+
+def quiet_trace(num_nodes: int) -> Trace:
+    """Return a trace of one day without events."""
+    events = [Event(0.0, "add", f"node{index}") for index in range(num_nodes)]
+    return build_trace(events, duration_s=DAY_S, name="quiet")

@@ -21,8 +21,7 @@ from lazsim.live.checkpoint import BackgroundWriter, job_hash, load_blocks, save
 from lazsim.live.controller_client import RECONNECT_TIMEOUT_S, WELCOME_TIMEOUT_S, ControllerClient, DisconnectedError
 from lazsim.live.messages import SECRET_VARIABLE, LiveError, StartGeneration, Stop, Welcome
 from lazsim.live.state import DENSE, Key, TrainingState, all_keys, initial_values
-from lazsim.live.text import load_text
-from lazsim.live.trainer import Trainer
+from lazsim.live.trainer import Trainer, load_text
 from lazsim.placement.plan import PlacementPlan
 from lazsim.pytorch.device import is_out_of_memory, take_device
 from lazsim.pytorch.group import TIMEOUT, ProcessGroup, dist
@@ -118,7 +117,7 @@ class Worker:
     def _leave(self, client: ControllerClient, state: TrainingState, generation: int, failure: str = "") -> None:
         """Report the state held; where the connection is lost, the inbox tells, and before that whether all is over."""
         with suppress(DisconnectedError):
-            client.send(messages.Left(generation, state.held(), failure))
+            client.send(messages.Reached(generation, "idle", state.held(), failure))
 
     def _prepare(self, welcome: Welcome) -> TrainingState:
         """Check the text and take a device; return the state, which outlives a connection."""
@@ -148,7 +147,7 @@ class Worker:
                 raise LiveError(f"{self.name}: {failure}") from None
         # Report first: nobody should wait while this worker closes its communicators.
         self._leave(client, state, start.generation, failure)
-        if failure or client.aborted_generation >= start.generation:
+        if failure or client.is_over(start.generation):
             self.drop_group()
 
 
@@ -202,15 +201,16 @@ class Generation:
         if not (start.reuse and self._worker.group is not None):
             self._join_group("members", len(plan.members))
         self._check()
-        self._client.send(messages.Reached(start.generation, "connected", self._group.by))
+        self._client.send(messages.Reached(start.generation, "connected", state.held()))
         wanted = [
             {key for key in all_keys(self._spec) if key == DENSE or self._replicas_LEJ[(*key, rank)]}
             for rank in range(plan.num_ranks)
         ]
         wanted += [set() for _ in plan.members[plan.num_ranks :]]
         self._obtain(wanted)
-        self._client.send(messages.Reached(start.generation, "ready", self._group.by))
-        self._await_train()
+        self._client.send(messages.Reached(start.generation, "ready", state.held()))
+        self._client.await_train(start.generation)
+        self._check()
         state.blocks = {key: block for key, block in state.blocks.items() if key in wanted[self._rank]}
         if self._rank >= plan.num_ranks:
             self._worker.drop_group()
@@ -228,7 +228,7 @@ class Generation:
 
     def _check(self) -> None:
         """Leave the generation if the controller has aborted it, or is lost."""
-        if self._client.lost or self._client.aborted_generation >= self._start.generation:
+        if self._client.is_over(self._start.generation):
             raise AbortedError
 
     @property
@@ -266,15 +266,6 @@ class Generation:
         state.replace({}, plan.step)
         state.add(values)
 
-    def _await_train(self) -> None:
-        while True:
-            message = self._client.inbox.get()
-            if message is None:
-                raise AbortedError
-            if message == messages.Command(self._start.generation, "train"):
-                return
-            self._check()
-
     def _train(self, trainer: Trainer) -> None:
         """Train until a pause or a failure."""
         generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
@@ -288,13 +279,13 @@ class Generation:
                 self._writer.wait()
                 return
             part, loads = trainer.prepare()
-            asked = client.pause.do if client.pause is not None and client.pause.generation == generation else ""
-            loss, to_pause, to_save = trainer.vote(part, pause=asked != "", save=asked == "save")
+            asked = client.command.do
+            loss, to_pause, to_save = trainer.vote(part, pause=asked != "train", save=asked == "save")
             self._writer.wait_for_copy()
             state.commit()
             now_s = time.monotonic()
             if self._rank == 0:
-                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads))
+                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads, self._group.by))
             begun_s = now_s
             if to_save or (interval_steps and state.step % interval_steps == 0):
                 begun_s += self._save(behind=self._plan.saves_behind and not to_pause)

@@ -19,7 +19,7 @@ Then the messages of a worker, and what it is to the coordinator after each::
     StepDone, of rank 0            -->
     CheckpointWritten              -->
                                    <--  Command("pause" or "save", at the end of a step; "abort", at once)
-    Left                           -->                                  idle, until the next StartGeneration
+    Reached("idle")                -->                                  idle, until the next StartGeneration
                                    <--  Stop
 
 A worker is dead once its connection ends. One that has lost its controller begins anew with the state that it holds.
@@ -97,13 +97,14 @@ class Heartbeat(Message, frozen=True, tag=True):
 
 
 class StepDone(Message, frozen=True, tag=True):
-    """Rank 0 has committed a step: `step` are done now."""
+    """Rank 0 has committed a step: `step` are done now; tensors on the ranks' devices went by `backend`."""
 
     generation: WholeNumber
     step: WholeNumber
     loss: float
     step_s: Seconds
     loads: list[list[WholeNumber]]
+    backend: Literal["gloo", "nccl"] = "gloo"
 
 
 class CheckpointWritten(Message, frozen=True, tag=True):
@@ -119,23 +120,16 @@ class CheckpointWritten(Message, frozen=True, tag=True):
     error: Text = ""
 
 
-class Left(Message, frozen=True, tag=True):
-    """A worker has left its generation; `error` is empty where it was told to."""
-
-    generation: WholeNumber
-    held: HeldState
-    error: Text = ""
-
-
 class Reached(Message, frozen=True, tag=True):
-    """A worker is connected to the other ranks, or has every state that it needs.
+    """A worker is ``connected`` to the other ranks, ``ready`` with every state that it needs, or ``idle`` again.
 
-    Tensors on its device go by `backend`.
+    It is idle once it has left its generation; `error` is empty where it was told to.
     """
 
     generation: WholeNumber
-    stage: Literal["connected", "ready"]
-    backend: Literal["gloo", "nccl"] = "gloo"
+    stage: Literal["connected", "ready", "idle"]
+    held: HeldState
+    error: Text = ""
 
 
 class Note(Message, frozen=True, tag=True):
@@ -204,7 +198,7 @@ class Stop(Message, frozen=True, tag=True):
 
 
 _DECODERS = {
-    "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Left | Reached | Note),
+    "worker": msgspec.json.Decoder(Hello | Heartbeat | StepDone | CheckpointWritten | Reached | Note),
     "controller": msgspec.json.Decoder(Welcome | StartGeneration | Note | Command | Stop),
 }
 
@@ -220,7 +214,7 @@ def check_report(spec: LiveSpec, message: Message) -> None:
     """Raise a LiveError where the message of a worker cannot be about this job."""
     model = spec.model
     match message:
-        case Hello(held=HeldState(blocks=blocks)) | Left(held=HeldState(blocks=blocks)):
+        case Hello(held=HeldState(blocks=blocks)) | Reached(held=HeldState(blocks=blocks)):
             if blocks and max(blocks) > model.num_moe_layers * model.num_experts:
                 raise LiveError("a worker named a block that is not in the model")
         case StepDone(loads=loads):

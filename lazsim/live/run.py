@@ -26,7 +26,7 @@ from lazsim.live.messages import LiveError
 from lazsim.live.record import LiveRun
 from lazsim.live.spec import LiveSpec, check_model
 from lazsim.live.state import DENSE, block_size
-from lazsim.live.text import load_text
+from lazsim.live.trainer import load_text
 from lazsim.live.worker_pool import WorkerPool, last_error
 from lazsim.live.worker_server import DESCRIPTORS_PER_WORKER, WorkerServer
 from lazsim.processes import check_processes, clearing
@@ -108,6 +108,13 @@ def prepare(spec: LiveSpec) -> LiveSpec:
     intervals = {spec.system: INTERVAL_STEPS} | spec.job.checkpoint_interval_steps
     job = msgspec.structs.replace(spec.job, checkpoint_interval_steps=intervals)
     return msgspec.structs.replace(spec, text_sha256=sha256(text), job=job)
+
+
+def compress(spec: LiveSpec, trace: Trace, speedup: float) -> tuple[LiveSpec, Trace]:
+    """Return a job and its trace in seconds of the run, each of which stands for `speedup` seconds of the trace."""
+    job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
+    played = replace(trace, time_s=trace.time_s / speedup, duration_s=trace.duration_s / speedup)
+    return msgspec.structs.replace(spec, job=job), played
 
 
 def describe_inputs(spec: LiveSpec, trace: Trace | None, replay: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,43 @@
-"""One rank's part of training: prepare a step with the others, then commit it.
+"""One rank's part of training: prepare a step on its sequences of the text with the others, then commit it.
 
 A step is *prepared* on a rank once its gradients are summed over all ranks. The last collective of a step is a vote.
 Its end on one rank means that every rank had prepared. So a failure leaves ranks at most one step apart, and those
 behind hold all that they need to catch up.
 """
 
+import functools
 from collections.abc import Sequence
+from pydoc_data.topics import topics
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from lazsim.files.reading import read_bytes
 from lazsim.live.state import DENSE, TrainingState, block_size
-from lazsim.live.text import load_text, sequences
 from lazsim.pytorch.group import ProcessGroup
 from lazsim.pytorch.reduce import ExpertReduction
 from lazsim.pytorch.transformer import RankDispatch, Transformer
+
+
+@functools.cache
+def load_text(path: str) -> bytes:
+    """Read a file, or where `path` is empty the reference of the language that Python's ``help`` shows."""
+    return read_bytes(path) if path else "\n\n".join(topics.values()).encode()
+
+
+def sequences(text: bytes, step: int, global_batch: int, length: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Draw a step's sequences, each with the byte after it: shape (global_batch, length + 1), the same on every node.
+
+    Examples
+    --------
+    >>> sequences(b"0123456789", step=3, global_batch=2, length=3, seed=0).tobytes()
+    b'34566789'
+    """
+    rng = np.random.default_rng([seed, step])
+    starts = rng.integers(0, len(text) - length, size=global_batch)
+    drawn: npt.NDArray[np.uint8] = np.frombuffer(text, dtype=np.uint8)[starts[:, None] + np.arange(length + 1)]
+    return drawn
 
 
 class Trainer:

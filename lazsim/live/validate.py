@@ -1,29 +1,21 @@
 """Hold a forecast against a live run: calibrate, forecast, run, and report the error of every cost and bucket.
 
-The forecast is the simulation's own, from costs measured on the same machine before the run. A calibration after the
-run only tells how much the speed of the machine has changed.
+A calibration after the run only tells how much the speed of the machine has changed.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lazsim.costmodel.step import KernelCosts
 from lazsim.engine.ledger import BUCKETS
-from lazsim.engine.planner import Planner
-from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import LOAD_SAMPLE_STEPS, StepTimer, TimedSteps
-from lazsim.engine.systems import LIVE_SYSTEMS
-from lazsim.engine.systems.system import state_bytes
+from lazsim.engine.simulate import SystemRun
 from lazsim.files.writing import check_folder, scratch_folder
 from lazsim.live.calibration import (
-    GOLDEN_RATIO,
     Calibration,
     all_lost_ratio,
     calibrate,
@@ -34,21 +26,17 @@ from lazsim.live.calibration import (
     step_times,
 )
 from lazsim.live.fault_injector import TraceInjector
+from lazsim.live.forecast import forecast_notes, predict
 from lazsim.live.orders import run_until_ordered
 from lazsim.live.record import LiveRun
-from lazsim.live.run import OnStart, describe_inputs, live_scenario, prepare, run_locally
+from lazsim.live.run import OnStart, compress, describe_inputs, prepare, run_locally
 from lazsim.live.spec import LiveSpec
 from lazsim.live.worker_pool import WorkerPool
-from lazsim.placement.plan import Ints, PlacementPlan
 from lazsim.study.result import named_counts
-from lazsim.trace.table import Event, Trace, build_trace
-from lazsim.units import DAY_S, counted
+from lazsim.trace.table import Trace
 
 ShowProgress = Callable[[str, float | None], OnStart]
 """Called before each run with its purpose, and its seconds if they are known; returns the run's `on_start`."""
-
-INSTANT_BYTES_PER_S = 1e24
-"""A rate at which nothing takes time."""
 
 NEGLIGIBLE_SHARE = 0.02
 """A quantity that stands for less of the run's time, measured and predicted, is not judged: it changes no result."""
@@ -183,114 +171,6 @@ def _own_folder(spec: LiveSpec) -> Iterator[LiveSpec]:
         yield msgspec.structs.replace(spec, checkpoint_folder=str(folder))
 
 
-def measured_timer(seconds: float, first_s: float, rebalance_interval_steps: int) -> StepTimer:
-    """Return a timer of steps of `seconds` for any loads, of which the first takes `first_s`.
-
-    That is one after a recovery, unless a rebalance is due there, which has made the plan.
-    """
-    begins: int | None = None
-
-    def timer(step: int) -> TimedSteps:
-        nonlocal begins
-        begins = step if begins is None else begins
-        if step == begins and (not step or step % rebalance_interval_steps):
-            return TimedSteps(first_s, 1)
-        return TimedSteps(seconds, LOAD_SAMPLE_STEPS - step % LOAD_SAMPLE_STEPS)
-
-    return timer
-
-
-def predict(spec: LiveSpec, trace: Trace, calibration: Calibration, max_nodes: int) -> SystemRun:
-    """Simulate a live run with measured costs; the trace is in seconds of the run."""
-    trace = known_later(trace, calibration.start_up_s)
-    costs = measured_costs(spec, calibration, max_nodes)
-
-    def make_timer(plan: PlacementPlan, _server_N: Ints) -> StepTimer:
-        seconds, first_s = (calibration.step_of(plan.num_nodes, is_first=is_first) for is_first in (False, True))
-        return measured_timer(seconds, first_s, spec.job.rebalance_interval_steps)
-
-    inputs = LIVE_SYSTEMS[spec.system], costs, calibration.routing
-    return simulate_system(trace, *inputs, planner=Planner(*inputs, make_timer))
-
-
-def known_later(trace: Trace, start_up_s: float) -> Trace:
-    """Return a trace with nodes as a job knows them, some time after their start; it never knows those lost before.
-
-    Examples
-    --------
-    >>> events = [Event(0.0, "add", "a"), Event(5.0, "remove", "a"), Event(6.0, "add", "a"), Event(6.5, "remove", "a")]
-    >>> later = known_later(build_trace(events, duration_s=9.0), start_up_s=1.0)
-    >>> [(batch.time_s, batch.added, batch.removed) for batch in later.batches()]
-    [(0.0, ('a',), ()), (5.0, (), ('a',))]
-    """
-    # Nodes keep their order, which decides who holds which part of a plan.
-    known: list[list[Any]] = []
-    last: dict[str, list[Any]] = {}
-    for batch in trace.batches():
-        for node in batch.removed:
-            last[node][2] = batch.time_s
-        for node in batch.added:
-            last[node] = [node, batch.time_s + start_up_s if batch.time_s else 0.0, trace.duration_s]
-            known.append(last[node])
-    spans = [span for span in known if span[1] < span[2]]
-    events = [Event(at_s, "add", node) for node, at_s, _ in spans]
-    events += [Event(end_s, "remove", node) for node, _, end_s in spans if end_s < trace.duration_s]
-    events.sort(key=lambda event: event.time_s)
-    return build_trace(events, duration_s=trace.duration_s, name=trace.name, places=trace.places)
-
-
-@dataclass(frozen=True)
-class MeasuredCosts(KernelCosts):
-    """A cost model of nodes that share this machine: those left of a plan train faster without the others."""
-
-    calibration: Calibration = field(kw_only=True)
-    global_batch: int = field(kw_only=True)
-
-    def samples_per_step(self, num_nodes: int) -> int:
-        """Return the global batch, whatever the nodes."""
-        return self.global_batch
-
-    def part_step_factor(self, num_nodes: int, num_left: int) -> float:
-        """See `CostModel.part_step_factor`."""
-        return self.calibration.step_of(num_left) / self.calibration.step_of(num_nodes)
-
-
-def measured_costs(spec: LiveSpec, calibration: Calibration, max_nodes: int) -> MeasuredCosts:
-    """Return the cost model of the simulation with measured costs of steps, recoveries and checkpoints."""
-    scenario, rate = live_scenario(spec, max_nodes), calibration.transfer_bytes_per_s
-    save_rate = state_bytes(scenario.costs()) / calibration.save_s if calibration.save_s else rate
-    measured = {
-        "network.nic_bytes_per_s": rate,
-        "network.nic_latency_s": 0.0,
-        "network.point_to_point_efficiency": 1.0,
-        "network.local_bytes_per_s": rate,
-        "network.local_latency_s": 0.0,
-        "network.storage_bytes_per_s": save_rate,
-        # The measured restart includes the load of the checkpoint, and saves and transfers serialising and connecting.
-        "network.storage_read_bytes_per_s": INSTANT_BYTES_PER_S,
-        "host.serialise_bytes_per_s": INSTANT_BYTES_PER_S,
-        "recovery.connect_s": 0.0,
-        "recovery.detect_s": calibration.detect_s,
-        "recovery.rebuild_s": calibration.rebuild_s,
-        # Ranks that only exchange experts keep their communicators.
-        "recovery.regroup_s": 0.0,
-        "recovery.restart_base_s": calibration.restart_s,
-        "recovery.restart_per_node_s": 0.0,
-    }
-    for name, value in measured.items():
-        scenario = scenario.replace(f"cluster.{name}", value)
-    costs = scenario.analytic_costs()
-    known = {one.name: getattr(costs, one.name) for one in fields(costs)}
-    return MeasuredCosts(**known, calibration=calibration, global_batch=spec.global_batch)
-
-
-def compress(spec: LiveSpec, trace: Trace, speedup: float) -> tuple[LiveSpec, Trace]:
-    """Return a job and its trace in seconds of the run, each of which stands for `speedup` seconds of the trace."""
-    job = msgspec.structs.replace(spec.job, join_wait_s=spec.job.join_wait_s / speedup)
-    played = replace(trace, time_s=trace.time_s / speedup, duration_s=trace.duration_s / speedup)
-    return msgspec.structs.replace(spec, job=job), played
-
-
 def compare_run(measured: LiveRun, predicted: SystemRun, calibration: Calibration) -> tuple[ComparedQuantity, ...]:
     """Compare measured and predicted quantities: costs as means, totals, counts, and every bucket of the ledger.
 
@@ -345,51 +225,3 @@ def _compare_recoveries(
         if name == "transfer":
             moved_mb = mean(one.busiest_bytes for one in moves) / 1e6
             yield ComparedQuantity("moved (MB)", moved_mb, transfer_s * calibration.transfer_bytes_per_s / 1e6, share)
-
-
-def forecast_notes(spec: LiveSpec, predicted: SystemRun) -> list[str]:
-    """Return remarks on a forecast that a reader needs to trust it or not."""
-    system, threshold = LIVE_SYSTEMS[spec.system], spec.job.fault_threshold
-    used = sorted({state.num_used for state in predicted.states if state.num_used})
-    if not (system.is_elastic and used):
-        return []
-    costs = live_scenario(spec, used[-1]).costs()
-
-    def is_short(num_nodes: int) -> bool:
-        return system.plan_evenly(costs, num_nodes).fewest_nodes < threshold
-
-    short = list(filter(is_short, used))
-    if not short:
-        return []
-    needed = next(itertools.filterfalse(is_short, itertools.count(short[-1] + 1)))
-    counts = " or ".join([*map(str, short[:-1]), counted(short[-1], "node")])
-    return [
-        f"on {counts} of {counted(spec.slots_per_node, 'slot')}, some expert is on fewer than {threshold} nodes, and "
-        f"on {needed} none is: until then the loss of {threshold - 1} can be a restart, which the forecast tells only "
-        "where experts lie on the nodes that it expects"
-    ]
-
-
-def kills_and_joins(num_nodes: int) -> Trace:
-    """Return the default trace: half an hour with a failure every three minutes.
-
-    By turns, some nodes are lost and come back, and all nodes are lost at once and come back. Some are one node, in the
-    third turn two; each turn takes the next nodes, rank 0 among them. All are lost after turns of different lengths,
-    so that not every rollback loses the same steps.
-    """
-    names = [f"node{index}" for index in range(num_nodes)]
-    events = [Event(0.0, "add", name) for name in names]
-    for turn in range(5):
-        begun_s = 360.0 * turn
-        lost = {names[-(1 + turn + more) % num_nodes] for more in range(2 if turn == 2 else 1)}
-        all_lost_s = 225.0 + 90.0 * (turn * GOLDEN_RATIO % 1)
-        for removed_s, added_s, nodes in ((90.0, 135.0, sorted(lost)), (all_lost_s, all_lost_s + 6.0, names)):
-            events += [Event(begun_s + removed_s, "remove", name) for name in nodes]
-            events += [Event(begun_s + added_s, "add", name) for name in nodes]
-    return build_trace(events, duration_s=1800.0, name="kills-and-joins")
-
-
-def quiet_trace(num_nodes: int) -> Trace:
-    """Return a trace of one day without events."""
-    events = [Event(0.0, "add", f"node{index}") for index in range(num_nodes)]
-    return build_trace(events, duration_s=DAY_S, name="quiet")

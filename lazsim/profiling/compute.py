@@ -1,7 +1,6 @@
 """Measure a kernel at one size: memory, buffers, check against the reference, times and roofline."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -150,10 +149,9 @@ def _results(kernel: Kernel, run: Callable[..., Any], tensors: Sequence[Any], ta
 
 
 def measure_kernel(
-    kernel: Kernel, size: int, target: Target, budget_s: float, reference_error: float = 0.0
+    kernel: Kernel, size: int, target: Target, end_s: float, reference_error: float = 0.0
 ) -> ProfilePoint:
-    """Measure a kernel at one size."""
-    begin_s = time.perf_counter()
+    """Measure a kernel at one size until a time on the monotonic clock, or as soon as its median is known."""
     memory = memory_of(kernel, size, target)
     random = target.random(size)
     drawn = [kernel.inputs(size, random) for _ in range(min(memory.num_buffers, NUM_DRAWN))]
@@ -161,9 +159,8 @@ def measure_kernel(
     buffers = [*drawn, *(tuple(tensor.clone() for tensor in tensors) for tensors in copied)]
     stages = _stages(kernel, buffers)
     synchronize(target.device)
-    left_s = budget_s - (time.perf_counter() - begin_s)
     with memory_kept(target.device):
-        samples_s = measure(stages, len(buffers), clock_of(target.device, torch.get_num_threads()), left_s)
+        samples_s = measure(stages, len(buffers), clock_of(target.device, torch.get_num_threads()), end_s)
     if kernel.traffic_bytes is not None:
         moved_bytes = kernel.traffic_bytes(size, target.element_bytes)
     elif kernel.has_backward:
@@ -228,7 +225,7 @@ def kernel_measurement(
         size,
         1,
         predict_s,
-        measure=lambda budget_s: measure_kernel(kernel, size, target, budget_s, check() if check else 0.0),
+        measure=lambda end_s: measure_kernel(kernel, size, target, end_s, check() if check else 0.0),
         skip_reason=lambda: "memory" if too_large(kernel, size, target, check) else None,
         fixed_s=drawn_elements * DRAW_S[target.device]
         + memory.num_buffers * memory.buffer_bytes / target.copy_bytes_per_s,

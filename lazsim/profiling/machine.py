@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -125,4 +126,4 @@ def _peak_size(device: str, dtype: str, clock: HostClock, budget_s: float) -> in
 
 def _sustained_s(run: Callable[[], Any], clock: HostClock, budget_s: float) -> float:
     """Return the median over the whole budget: at first a device may be faster than it can stay."""
-    return float(np.median(measure([lambda _: run()], 1, clock, budget_s, target_width=0.0)))
+    return float(np.median(measure([lambda _: run()], 1, clock, time.monotonic() + budget_s, target_width=0.0)))

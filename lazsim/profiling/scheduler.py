@@ -40,7 +40,7 @@ class Measurement:
     predict_s: Callable[[Sequence[ProfilePoint]], float]
     """Seconds of one run, given the points of the kernel so far."""
     measure: Callable[[float], ProfilePoint]
-    """Measures within a budget of seconds; it takes longer only where the fewest runs do."""
+    """Measures until a time on the monotonic clock; it takes longer only where the fewest runs do."""
     skip_reason: Callable[[], str | None] = lambda: None
     """Why it cannot be measured now, if so."""
     fixed_s: float = 0.0
@@ -151,7 +151,7 @@ class Scheduler:
             try:
                 one.prepare()
                 begin_s = time.monotonic()
-                point = one.measure(self._allowance_s(turns))
+                point = one.measure(begin_s + self._allowance_s(turns))
                 self.wall_s += time.monotonic() - begin_s
                 self.told_s += one.fixed_s + (point.num_repetitions + 1) * point.time_s
                 fastest = self.points.setdefault(point.key, point)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from functools import partial
 from pathlib import Path
 
@@ -51,11 +50,11 @@ def _measurement(kernel: str, size: int, folder: Path) -> Measurement:
     )
 
 
-def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> ProfilePoint:
+def _measure(kernel: str, size: int, folder: Path, end_s: float) -> ProfilePoint:
     """Time saves or loads of one file, which goes again."""
     try:
         with prefix_errors(f"{folder}"), scratch_folder(folder) as scratch:
-            samples_s = _time_file(kernel, size, scratch / "checkpoint", budget_s)
+            samples_s = _time_file(kernel, size, scratch / "checkpoint", end_s)
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
@@ -65,13 +64,12 @@ def _measure(kernel: str, size: int, folder: Path, budget_s: float) -> ProfilePo
     return make_point(kernel, size, samples_s, num_buffers=1, buffers_bytes=size, moved_bytes=size)
 
 
-def _time_file(kernel: str, size: int, path: Path, budget_s: float) -> Floats:
+def _time_file(kernel: str, size: int, path: Path, end_s: float) -> Floats:
     """Time saves or loads of one file.
 
     A save ends when the file system says that the data is on the disk (``fsync``). Before each load the page cache is
     asked to forget the file (``posix_fadvise``), which it may ignore; caches further down are out of reach.
     """
-    begin_s = time.perf_counter()
     state = torch.rand(size // 4, generator=torch.Generator().manual_seed(size))
 
     def save(_: int) -> None:
@@ -92,6 +90,5 @@ def _time_file(kernel: str, size: int, path: Path, budget_s: float) -> Floats:
     if kernel == "checkpoint_load" and not torch.equal(torch.load(path, weights_only=True), state):
         raise LazsimError("what was read is not what was written; check the disk")
     stages = [save] if kernel == "checkpoint_save" else [forget, load]
-    left_s = budget_s - (time.perf_counter() - begin_s)
     # What comes before the last stage only prepares.
-    return measure(stages, 1, HostClock(), left_s)[:, -1:]
+    return measure(stages, 1, HostClock(), end_s)[:, -1:]

@@ -105,14 +105,14 @@ def measure(
     stages: Sequence[Callable[[int], None]],
     num_buffers: int,
     clock: HostClock,
-    budget_s: float,
+    end_s: float,
     target_width: float = CI_WIDTH,
-    now_s: Callable[[], float] = time.perf_counter,
+    now_s: Callable[[], float] = time.monotonic,
 ) -> Floats:
     """Repeat stages at least three times, until the median's interval has its target width or the time is up.
 
     Each stage is called with the index of a buffer; buffers take turns, so that no repetition finds its data in the
-    cache. The budget is wall time, whatever the clock of the device is.
+    cache. The end is one of `now_s`, of wall time, whatever the clock of the device is.
 
     Returns
     -------
@@ -125,15 +125,15 @@ def measure(
         _, given_s = repeat(stages, turn % num_buffers, clock)
         hold_s = min(HOLD_MARGIN * given_s, MOST_HOLD_S)
         turn += 1
-        if now_s() - begin_s > budget_s:
+        if now_s() > end_s:
             break
-    slow = (now_s() - begin_s) / turn * BATCH > budget_s
+    slow = (now_s() - begin_s) / turn * BATCH > end_s - begin_s
     while len(rows) < MOST_REPETITIONS:
         for _ in range(1 if slow else BATCH):
             rows.append(repeat(stages, turn % num_buffers, clock, hold_s)[0])
             turn += 1
         enough = len(rows) >= BATCH and ci_width(np.sum(rows, axis=1)) <= target_width
-        if enough or (len(rows) >= 3 and now_s() - begin_s >= budget_s):
+        if enough or (len(rows) >= 3 and now_s() >= end_s):
             break
     return np.array(rows)
 
