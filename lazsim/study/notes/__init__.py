@@ -1,31 +1,36 @@
 """Notes on runs: repairs, doubtful inputs, and all that makes a number not hold.
 
-A new note is a function in `inputs`, `runs` (what they did) or `basis` (what numbers rest on); nothing lists it. One
-whose name begins with ``about_`` takes all runs, each behind its scenario, and yields texts; with ``of_run_``, it takes
-the scenario and the run alone, and its texts stand once for all runs that share them. `told` puts texts together.
+A new note is a function in `inputs`, `runs` (what they did) or `basis` (what numbers rest on), and its name in a list
+here. `told` puts texts together.
 """
-
-import itertools
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
 
 from lazsim.grouping import grouped
 from lazsim.study.memory import memory_notes
 from lazsim.study.notes import basis, inputs, runs
 from lazsim.study.notes.told import Pairs
 
+OF_RUNS = (
+    runs.tell_gaps,
+    runs.tell_departures,
+    runs.tell_recovery,
+    basis.tell_empty_batches,
+    basis.tell_without_source,
+    basis.tell_assumed,
+    basis.tell_model,
+    basis.tell_layout,
+    basis.tell_measured,
+    basis.tell_without_effect,
+    basis.tell_scores,
+)
+"""Notes on all runs, each of which comes behind its scenario."""
+
+OF_A_RUN = (runs.tell_idle, runs.tell_exposed, runs.tell_unused, runs.tell_unevenness, runs.tell_shortcuts)
+"""Notes on a run and its scenario; a text stands once for all runs that share it."""
+
 
 def describe_runs(pairs: Pairs) -> list[str]:
     """Return remarks on the inputs and the results of runs."""
-    shared = grouped((text, run.name) for one, run in pairs for text in _tell(runs, "of_run_", one, run))
+    shared = grouped((text, run.name) for one, run in pairs for tell in OF_A_RUN for text in tell(one, run))
     each = (f"{', '.join(names)}: {text}" for text, names in shared.items())
-    first, *others = (_tell(part, "about_", pairs) for part in (inputs, runs, basis))
-    return list(dict.fromkeys([*first, *memory_notes(pairs), *each, *itertools.chain(*others)]))
-
-
-def _tell(part: ModuleType, begin: str, *about: Any) -> Iterator[str]:
-    """Yield the texts of the functions of a module with names that begin so, in their order."""
-    for name, function in vars(part).items():
-        if name.startswith(begin):
-            yield from function(*about)
+    others = (text for tell in OF_RUNS for text in tell(pairs))
+    return list(dict.fromkeys([*inputs.tell_inputs(pairs), *memory_notes(pairs), *each, *others]))

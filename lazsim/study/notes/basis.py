@@ -31,7 +31,7 @@ TOLD_SHARE = 0.05
 """Least share of empty micro-batches, and least change of steps by an assumed constant, that a note tells."""
 
 
-def about_empty_batches(pairs: Pairs) -> Iterator[str]:
+def tell_empty_batches(pairs: Pairs) -> Iterator[str]:
     """Say how much of its micro-batches a step leaves empty, where the global batch does not fill whole rounds."""
     empty: dict[str, float] = {}
     for scenario, run in pairs:
@@ -48,7 +48,7 @@ def about_empty_batches(pairs: Pairs) -> Iterator[str]:
         )
 
 
-def about_without_source(pairs: Pairs) -> Iterator[str]:
+def tell_without_source(pairs: Pairs) -> Iterator[str]:
     """Say how many constants no source tells."""
     first, told = pairs[0][0], list[str]()
     for part, spec in (("gpu", first.gpu), ("cluster", first.cluster)):
@@ -60,7 +60,7 @@ def about_without_source(pairs: Pairs) -> Iterator[str]:
         yield f"numbers that no source tells: {', '.join(told)} {files}"
 
 
-def about_assumed(pairs: Pairs) -> Iterator[str]:
+def tell_assumed(pairs: Pairs) -> Iterator[str]:
     """Say which of the assumed constants weigh much in the steps of layouts."""
     weighed = list[tuple[str, tuple[str, AssumedConstant]]]()
     for scenario, run in pairs:
@@ -80,7 +80,7 @@ def about_assumed(pairs: Pairs) -> Iterator[str]:
         )
 
 
-def about_model(pairs: Pairs) -> Iterator[str]:
+def tell_model(pairs: Pairs) -> Iterator[str]:
     """Say what is assumed of a model, and which blocks cost too much or nothing without a layout."""
     first, model, attention = pairs[0][0], pairs[0][0].model, pairs[0][0].model.attention
     if first.settings["model"].endswith(".json") and not (first.job.parallel and first.job.parallel.sequence_length):
@@ -95,7 +95,7 @@ def about_model(pairs: Pairs) -> Iterator[str]:
         yield f"{model.name}: layers that predict further tokens count nothing"
 
 
-def about_layout(pairs: Pairs) -> Iterator[str]:
+def tell_layout(pairs: Pairs) -> Iterator[str]:
     """Say which layout the steps are of, by which kernels, and how even its loads are."""
     scenario, costs = pairs[0][0], pairs[0][0].costs()
     if not isinstance(costs, LayoutCosts):
@@ -126,7 +126,7 @@ def about_layout(pairs: Pairs) -> Iterator[str]:
         )
 
 
-def about_measured(pairs: Pairs) -> Iterator[str]:
+def tell_measured(pairs: Pairs) -> Iterator[str]:
     """Say which times of a job without a layout are measured, which are analytic, and what a profile cannot follow."""
     scenario, costs = pairs[0][0], pairs[0][0].costs()
     if not isinstance(costs, KernelCosts | LayoutCosts):
@@ -158,7 +158,7 @@ def about_measured(pairs: Pairs) -> Iterator[str]:
         yield f"times of a CPU stand in for those of {costs.cluster.gpu}: no real machine is like this run's"
 
 
-def about_without_effect(pairs: Pairs) -> Iterator[str]:
+def tell_without_effect(pairs: Pairs) -> Iterator[str]:
     """Say which fields of files have no effect."""
     first = pairs[0][0]
     if first.settings["cluster"].endswith(".toml"):
@@ -169,7 +169,7 @@ def about_without_effect(pairs: Pairs) -> Iterator[str]:
         yield from job_remarks(first.job, first.model)
 
 
-def about_scores(pairs: Pairs) -> Iterator[str]:
+def tell_scores(pairs: Pairs) -> Iterator[str]:
     """Say what a comparison of placements lacks."""
     first, run = pairs[0]
     if first.score_plans and not first.load_trace().nodes_lost(run.wall_s):

@@ -13,7 +13,7 @@ from lazsim.trace.table import Trace
 from lazsim.units import counted, format_duration
 
 
-def about_inputs(pairs: Pairs) -> Iterator[str]:
+def tell_inputs(pairs: Pairs) -> Iterator[str]:
     """Say what readers say of the trace and the loads, how the trace is used, and what factors leave as it is."""
     first, run = pairs[0]
     if first.interval == AUTO:

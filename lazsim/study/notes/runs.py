@@ -35,7 +35,7 @@ TOLD_GAIN = 0.25
 """Least gain of another policy that a note tells: what it takes from the busiest GPU, over the mean tokens."""
 
 
-def of_run_idle(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+def tell_idle(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     """Say why a run trains nothing, or keeps nothing of it."""
     if run.steps:
         return
@@ -60,7 +60,7 @@ def of_run_idle(scenario: Scenario, run: SystemRun) -> Iterator[str]:
         yield f"nothing trained: {why}, and a start takes {start}"
 
 
-def of_run_exposed(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+def tell_exposed(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     """Say why a system cannot do what it is for, and how long some expert was on too few nodes."""
     system = scenario.find_system(**run.setting)
     if run.most_nodes_used and (exposed := system.why_exposed(scenario.costs(), run.most_nodes_used)):
@@ -72,7 +72,7 @@ def of_run_exposed(scenario: Scenario, run: SystemRun) -> Iterator[str]:
         yield f"{told} (`fault_threshold`); {why or f'f {threshold} fits while no node is lost'}"
 
 
-def of_run_unused(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+def tell_unused(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     """Say how many nodes a system uses where it leaves others of the trace idle that make no group it could use."""
     costs = scenario.costs()
     usable = functools.cache(functools.partial(scenario.find_system(**run.setting).usable_nodes, costs))
@@ -91,7 +91,7 @@ def of_run_unused(scenario: Scenario, run: SystemRun) -> Iterator[str]:
         yield f"{told}; the others stay idle{f', and more train from {more} on' if more else ''}"
 
 
-def of_run_unevenness(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+def tell_unevenness(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     """Say by how much the busiest GPU is ahead under the first loads, where `BALANCED` has it less far ahead.
 
     With some numbers of nodes, whole numbers of replicas fit the loads badly: each that lasts long counts.
@@ -120,7 +120,7 @@ def of_run_unevenness(scenario: Scenario, run: SystemRun) -> Iterator[str]:
         )
 
 
-def of_run_shortcuts(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+def tell_shortcuts(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     """Say how far off sampled plans are, what is beyond measurements, and what beyond the end of the run."""
     if run.samples_error_beyond:
         are_far = run.samples_error_beyond > FAR_FACTOR * run.samples_error
@@ -141,7 +141,7 @@ def of_run_shortcuts(scenario: Scenario, run: SystemRun) -> Iterator[str]:
         yield f"the run ends {since} after a failure that is not noticed yet: what it loses is not counted"
 
 
-def about_gaps(pairs: Pairs) -> Iterator[str]:
+def tell_gaps(pairs: Pairs) -> Iterator[str]:
     """Say where loads were not recorded for as long, and for how long there are fewer nodes than a system takes."""
     last_step = pairs[0][0].load_routing().last_step
     if last_step is not None and any(run.steps > last_step for _, run in pairs):
@@ -158,7 +158,7 @@ def about_gaps(pairs: Pairs) -> Iterator[str]:
         yield f"{says}: {by_text(few)}; more nodes help, or a `job` that takes fewer"
 
 
-def about_departures(pairs: Pairs) -> Iterator[str]:
+def tell_departures(pairs: Pairs) -> Iterator[str]:
     """Say where systems depart from the job: intervals, layouts, and buffers that all but one of them pad."""
     trained = [(one, run) for one, run in pairs if run.steps]
     own = {run.name: one.job.checkpoint_interval_steps.get(run.system) for one, run in trained}
@@ -185,7 +185,7 @@ def _changed_layout(scenario: Scenario) -> str:
     return ", ".join(f"{name} {value}" for name, value in used.items() if value != getattr(own, name))
 
 
-def about_recovery(pairs: Pairs) -> Iterator[str]:
+def tell_recovery(pairs: Pairs) -> Iterator[str]:
     """Say what checkpoints, restarts, copies and rollbacks take, where that is much."""
     unsaved = [run.name for _, run in pairs if not run.interval_steps]
     yield from listed("makes no checkpoints, so that a restart goes back to step 0", unsaved)
