@@ -186,6 +186,16 @@ def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, to
     assert "\n" not in str(error.value)
 
 
+def test_a_system_that_restarts_in_its_own_time_is_told_no_other(tmp_path):
+    names = [of_guide(tmp_path, "IN_PLACE"), "checkpoint"]
+    result = lazsim.simulate("fail-every-5min", systems=names, duration=1200, interval=100)
+    restarts = [run.ledger_s["restart"] / run.wall_s > 0.1 for run in result.runs]
+    [told] = [note for note in result.notes if note.startswith("the time of a restart")]
+    assert all(restarts)
+    assert "IN_PLACE" not in told
+    assert "checkpoint" in told.partition("Share")[2]
+
+
 def test_a_restart_before_the_first_checkpoint_reads_none(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(

@@ -13,7 +13,7 @@ from lazsim.costmodel.recovery_times import restart_s
 from lazsim.costmodel.step import slots_by_gpu
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun
-from lazsim.engine.systems import SYSTEMS
+from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import InfeasiblePlanError
 from lazsim.placement.plan import Floats, Ints, PlacementPlan
 from lazsim.placement.policies import find_policy
@@ -190,7 +190,9 @@ def tell_recovery(pairs: Pairs) -> Iterator[str]:
     unsaved = [run.name for _, run in pairs if not run.interval_steps]
     yield from listed("makes no checkpoints, so that a restart goes back to step 0", unsaved)
     first = pairs[0][0]
-    shares = ((run.name, run.ledger_s["restart"] / run.wall_s) for _, run in pairs)
+    # A system of a user may restart in a time of its own.
+    usual = (run for one, run in pairs if type(one.find_system()).restart_s is System.restart_s)
+    shares = ((run.name, run.ledger_s["restart"] / run.wall_s) for run in usual)
     restarting = [f"{name} {share_text(share, '.0%')}" for name, share in shares if share >= DECISIVE_SHARE]
     if restarting:
         # The trace says how many nodes there are, whatever the size of the cluster.
