@@ -192,9 +192,11 @@ class Scenario(Inputs):
             with prefix_errors(self.name):
                 refuse_without_effect([path], changed.without_effect)
             return changed
-        changed = resolve(settings, self.name, self.folder)
-        is_kept = dot and part in ("trace", "routing")
-        return replace(changed, model=self.model, job=self.job) if is_kept else changed
+        if not (dot and part in ("trace", "routing")):
+            return resolve(settings, self.name, self.folder)
+        chosen = self.job if self.has_chosen_layout else None
+        changed = _Resolution(self.name, self.folder, Reads(), settings, chosen).scenario()
+        return replace(changed, model=self.model, job=self.job)
 
     def field(self, path: str) -> Any:
         """Return the value at a dotted path such as ``job.fault_threshold``; None where there is none."""
@@ -367,9 +369,15 @@ def resolve(settings: Settings, name: str = "", folder: Path = Path(), reads: Re
 
 
 class _Resolution:
-    """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
+    """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far.
 
-    def __init__(self, name: str, folder: Path, reads: Reads, settings: Settings) -> None:
+    `chosen` is the job with a layout that was chosen before, which takes seconds.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, reads: Reads, settings: Settings, chosen: JobSpec | None = None
+    ) -> None:
+        self._chosen = chosen
         self._name, self._folder, self._reads, self._once = name, folder, reads, reads.once
         self._where = f"{name}: " if name else ""
         self._asked = {**DEFAULTS, **check_settings(settings, self._where)}
@@ -438,8 +446,9 @@ class _Resolution:
 
     def _job(self, choice: JobChoice, trace: TraceInput | None, spare_start_s: float) -> tuple[JobSpec, str]:
         """Return the job, with a layout that is chosen where none is asked for, or why there is none to choose."""
-        asked, system, chosen = self._asked, self._system, None
-        if asked["job"] is None and choice.gpu.kernels and asked["profile"] is None:
+        asked, system = self._asked, self._system
+        chosen: JobSpec | SpecError | None = self._chosen
+        if chosen is None and asked["job"] is None and choice.gpu.kernels and asked["profile"] is None:
             chosen = default_job(self._on_trace(choice, trace, spare_start_s), system)
         why = str(chosen) if isinstance(chosen, SpecError) else ""
         job = self._spec(JobSpec, "job", asked["job"] or (chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB))

@@ -177,3 +177,14 @@ def test_a_model_that_no_layout_holds_is_refused_for_that_reason(model, num_node
 def test_a_trace_that_lasts_no_time_is_refused_for_that_reason():
     with pytest.raises(LazsimError, match="it lasts 0 s; give a duration"):
         lazsim.simulate(build_trace(nodes(4)), model="olmoe-1b-7b", cluster="h100x4", systems=["checkpoint"])
+
+
+def test_a_rate_of_the_failures_that_is_changed_looks_for_no_other_layout(monkeypatch):
+    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x8", "trace": "spot-p3-like", "max_nodes": 8}
+    chosen = resolve({**settings, "routing": "smartmoe-fit"})
+    assert chosen.has_chosen_layout
+    monkeypatch.setattr("lazsim.scenario.default_job", None)
+    for path in ("trace.loss_gap.scale", "routing.skew"):
+        changed = chosen.replace(path, "x0.5")
+        assert changed.field(path) == 0.5 * chosen.field(path)
+        assert changed.job == chosen.job

@@ -118,8 +118,9 @@ class Search:
         """
         wanted = [
             (one, seed)
-            for one in dict.fromkeys(alternatives)
+            # Runs at the same seed share what they find of its loads.
             for seed in self.seeds[:num_seeds]
+            for one in dict.fromkeys(alternatives)
             if one.choice not in self.refused and seed not in self.rows.get((one, change), {})
         ]
         if len(wanted) > self.num_left:

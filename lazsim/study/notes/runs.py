@@ -76,9 +76,9 @@ def tell_unused(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     """Say how many nodes a system uses where it leaves others of the trace idle that make no group it could use."""
     costs = scenario.costs()
     usable = functools.cache(functools.partial(scenario.find_system(**run.setting).usable_nodes, costs))
-    idle_s: dict[int, float] = {}
+    most, idle_s = scenario.most_in_service(), dict[int, float]()
     for state, end_s in zip(run.states, [*(state.time_s for state in run.states[1:]), run.wall_s], strict=True):
-        there = min(state.num_alive, scenario.most_in_service())
+        there = min(state.num_alive, most)
         if 0 < state.num_used <= usable(there) < there:
             idle_s[there] = idle_s.get(there, 0.0) + (there - usable(there)) * (end_s - state.time_s)
     if idle_s and math.fsum(idle_s.values()) >= DECISIVE_SHARE * run.node_hours_held * HOUR_S:
