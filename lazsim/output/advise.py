@@ -168,9 +168,9 @@ def _ranking_table(advice: Advice) -> Table:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")
     losses = {name: advice.mean("lost_token_share", of=one.name).value for one, name in zip(shown, names, strict=True)}
     told = ", ".join(f"{name or common} {share_text(share, '.2%')}" for name, share in losses.items() if share)
-    # A deadline asks for samples, whatever their updates.
-    if told and goal.done is None:
-        notes.append(f"tokens whose updates of experts rollbacks lost do not count: {told}")
+    notes += (
+        [f"tokens whose updates of experts rollbacks lost; samples count them all the same: {told}"] if told else []
+    )
     notes += [f"{left} more are in --json"] if left else []
     refused = {(str(dict(choice).get("system", "")), reason): None for choice, reason in advice.refused.items()}
     notes += [f"cannot run: {why}" for why in gather_obstacles(refused)]

@@ -29,7 +29,7 @@ from lazsim.study.advise.question import (
     without_choices,
 )
 from lazsim.study.advise.result import Advice, Off, Turn, Turns
-from lazsim.study.advise.search import Alternative, Choice, Search, refuse_few_runs
+from lazsim.study.advise.search import Alternative, Choice, Search
 from lazsim.study.checkpoint_interval import UNTESTED, mean_between_s
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
 from lazsim.study.comparison import Ranked, mean_over_seeds
@@ -43,8 +43,12 @@ from lazsim.study.simulation import ALL, distinct_names, refuse_same_names
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
 
-KEPT_SHARE = 0.3
-"""Share of the runs that is kept for these changes, if that is enough for one of the alternatives."""
+VARIED_SHARE = 0.3
+"""Share of the runs that changes these assumptions, if that is enough for one of the alternatives."""
+
+RACED_SHARE, FOUND_SHARE = 0.5, 0.75
+"""Share of all runs that the race may take, and of those beside these changes after which others judge what is found.
+"""
 
 RACED = (0.5, 1.0, 2.0)
 """Intervals between checkpoints that race, as multiples of Young's."""
@@ -57,10 +61,6 @@ NUM_CLIMBED = 10
 
 NUM_BESIDE = 2
 """Neighbours of the best for which there must be runs."""
-
-JUDGED_SHARE, MOST_JUDGED_SHARE = 0.1, 0.25
-"""Share of the runs that is kept to judge what the search finds at other seeds: as many as intervals take, up to the
-second."""
 
 LONG_RUN_STEPS = 2 * MOST_STEPS
 """Steps above which a run may take seconds, and a search is told to take long."""
@@ -200,14 +200,16 @@ def _advise(
     question: Question, search: Search, choices: Sequence[Choice], interval: Any, tell: Callable[[str], None]
 ) -> Advice:
     """Race choices, tune the best of them, judge what is found at other seeds, and vary what that rests on."""
-    to_vary = _num_to_vary(question, choices[0], search.max_runs)
-    search.num_kept = to_vary + _num_to_judge(len(choices), search.max_runs)
+    max_runs = search.most_runs
+    num_judged = _num_to_judge(question, choices[0], max_runs)
     contenders = list(_contenders(question, search, choices, interval))
-    _tell_of_long_runs(question, search.max_runs, contenders, tell)
+    _tell_of_long_runs(question, max_runs, contenders, tell)
+    search.most_runs = int(RACED_SHARE * max_runs)
     raced = search.race(contenders)
+    search.most_runs = int(FOUND_SHARE * num_judged)
     finalists = _tune(question, search, choices, raced, interval)
     ordered = [one.name for group in (finalists.ahead, finalists.others) for one in search.rank(group)]
-    search.num_kept = to_vary
+    search.most_runs = num_judged
     untested = [one for one in finalists.tuned if not search.has_gone_back(one.choice)]
     remarks = _judge(search, finalists.ahead, finalists.others, raced[0].num_seeds)
     best, around = _settle(question, search, ordered)
@@ -217,6 +219,7 @@ def _advise(
     ranking = _rank(search, choices, ordered, best)
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]
     rivals += [one.alternative for one in off if search.is_better(best, one.alternative)]
+    search.most_runs = max_runs
     turns = _turns(question, search, best, list(dict.fromkeys(rivals)))
     remarks = [*left_out, *remarks, *filter(None, [turns.why_not])]
     shown = dict.fromkeys([*(one.name for one in ranking), *(one.alternative for one in off)])
@@ -246,16 +249,19 @@ def _advise(
     )  # fmt: skip
 
 
-def _num_to_vary(question: Question, choice: Choice, max_runs: int) -> int:
-    """Return the runs that are kept to change assumptions; none where they are too few for one rival."""
-    kept = int(KEPT_SHARE * max_runs)
-    return kept if kept >= _num_screened(len(assumptions(question.scenario(choice, 0))), 1) else 0
+def _num_to_judge(question: Question, choice: Choice, max_runs: int) -> int:
+    """Return the runs up to which the best is found and judged: all, if the others change too few assumptions."""
+    num_varied = int(VARIED_SHARE * max_runs)
+    is_enough = num_varied >= _num_screened(len(assumptions(question.scenario(choice, 0))), 1)
+    return max_runs - num_varied if is_enough else max_runs
 
 
-def _num_to_judge(num_choices: int, max_runs: int) -> int:
-    """Return the runs that are kept to judge what is found, and its neighbours."""
-    enough = MIN_SAMPLES * (min(MOST_TUNED, num_choices) + NUM_BESIDE)
-    return min(max(int(JUDGED_SHARE * max_runs), enough), int(MOST_JUDGED_SHARE * max_runs))
+def refuse_few_runs(max_runs: int, num_choices: int, num_alternatives: int) -> None:
+    """Refuse a search whose race has fewer runs than alternatives, if all choices can run."""
+    needed, fewest = (math.ceil(num / RACED_SHARE) for num in (num_alternatives, num_choices))
+    if needed > max_runs:
+        given = f", or an `interval`, for which {fewest} are enough" if fewest <= max_runs else ""
+        raise SpecError(f"`max_runs` {max_runs}: give {needed} or more, or fewer choices, as of `system`{given}")
 
 
 def _tell_of_long_runs(
@@ -427,11 +433,10 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
     if not rivals:
         return Turns((), 0, "no alternative is worse than the best beyond chance, so that no assumption was changed")
     changes = assumptions(question.scenario(best.choice, 0))
-    search.num_kept = 0
     while rivals and _num_screened(len(changes), len(rivals)) > search.num_left:
         rivals.pop()
     if not rivals:
-        enough = math.ceil(_num_screened(len(changes), 1) / KEPT_SHARE)
+        enough = math.ceil(_num_screened(len(changes), 1) / VARIED_SHARE)
         return Turns((), 0, f"no assumption was changed: that takes `max_runs` {enough:,}")
     suspects: list[tuple[float, Assumption, Alternative]] = []
     for change in changes:

