@@ -1,6 +1,5 @@
 """What several experiments share: pictures and tables of the runs of some systems."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
@@ -8,14 +7,14 @@ from lazsim.engine.interval import interval_steps
 from lazsim.engine.log import State
 from lazsim.output.plots.charts import INTERVAL, draw_intervals
 from lazsim.output.plots.run import plot_nodes, plot_rates, time_unit, windows
-from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, begin_at_0, looks_of, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, begin_at_0, looks_of, new_figure, picture
 from lazsim.study.comparison import paired_ratio
 from lazsim.study.intervals import mean_interval
 
 COUNTS = ("num_failures", "num_reconfigurations", "num_restarts", "lost_steps", "ettr")
 
 
-@matplotlib.rc_context(PAPER)
+@picture(PAPER)
 def samples_figure(frame):
     """Draw the samples of a table of `compare`: for each model a group of bars with intervals, one for each system."""
     frame = frame.assign(**{column: frame[column] / 1000 for column in ("samples", *INTERVAL)})
@@ -34,7 +33,7 @@ def samples_figure(frame):
     axes.set_ylabel("samples trained (thousands)")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     add_legend(figure, axes)
-    return to_files(figure)
+    return figure
 
 
 def draw_bars(axes, places, heights, width, label, look, bottom=0.0):
@@ -43,7 +42,7 @@ def draw_bars(axes, places, heights, width, label, look, bottom=0.0):
     axes.bar(places, heights.to_numpy(dtype=float), width, bottom=bottom, label=label, **style)
 
 
-@matplotlib.rc_context(PAPER)
+@picture(PAPER)
 def rates_figure(runs):
     """Draw a panel for each model, of runs with columns ``model``, ``system``, ``wall_s`` and ``states``."""
     models = list(runs["model"].unique())
@@ -63,7 +62,7 @@ def rates_figure(runs):
     axes[-1].set_ylabel("nodes")
     figure.align_ylabels()
     add_legend(figure, axes[0])
-    return to_files(figure)
+    return figure
 
 
 def compare(rows, setting, value="samples", *, less_is_better=False):

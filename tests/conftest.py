@@ -217,3 +217,12 @@ def answered(lazsim):
         return json.loads(out)
 
     return call
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, in place of their files."""
+    drawn = []
+    files = {"png": b"", "pdf": b""}
+    monkeypatch.setattr("lazsim.output.plots.style.to_files", lambda figure, **_: drawn.append(figure) or files)
+    return drawn

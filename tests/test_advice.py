@@ -655,9 +655,7 @@ def test_nodes_that_stay_need_no_checkpoint(lazsim, answered, spot):
     ]  # fmt: skip
 
 
-def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim, answered, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("lazsim.output.plots.advise.to_files", lambda figure: drawn.append(figure) or {"png": b""})
+def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim, answered, tmp_path, figures):
     path = tmp_path / "nodes.csv"
     events = [Event(0, "add", f"node{index}") for index in range(6)]
     write_trace(build_trace(events, duration_s=1800), path)
@@ -674,7 +672,7 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
     # An interval that is given is not called the best, and there are no others to draw.
     assert "alternatives, at the interval given" in shown
     assert re.search(r"^given +\d", shown, re.MULTILINE)
-    (choices,) = drawn[0].axes
+    (choices,) = figures[0].axes
     assert choices.get_xlabel().startswith("$/M samples, % of the best choice\n")
     assert [line.get_xdata()[0] for line in choices.lines if len(line.get_xdata())] == pytest.approx([100, 350])
     assert max(map(len, shown.splitlines())) <= 80

@@ -212,19 +212,18 @@ def test_a_step_is_drawn(lazsim, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_the_picture_of_a_step_names_what_is_hidden_as_a_whole(lazsim, tmp_path, monkeypatch):
-    drawn, draw = [], pictures.step_figure
+def test_the_picture_of_a_step_names_what_is_hidden_as_a_whole(lazsim, tmp_path, figures, monkeypatch):
+    draw = pictures.step_figure
 
     def draw_without_exposed_gradients(result):
         exposed_s = {name: seconds for name, seconds in result.time.exposed_s.items() if name != "gradient_exchange"}
         return draw(replace(result, time=replace(result.time, exposed_s=exposed_s)))
 
-    monkeypatch.setattr(pictures, "to_files", lambda figure: drawn.append(figure) or {"png": b"", "pdf": b""})
     monkeypatch.setattr(pictures, "step_figure", draw_without_exposed_gradients)
     lazsim(
         "step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", "16", *LAYOUT, "--out", tmp_path / "o"
     )
-    assert "gradient exchange" in [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert "gradient exchange" in [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
 
 
 @pytest.mark.parametrize(
@@ -265,11 +264,9 @@ def test_predictions_are_as_near_to_measured_runs_as_the_page_says(board):
     assert np.mean(abs(graphs) < 0.2) > 0.9
 
 
-def test_the_band_of_the_picture_holds_the_rows_that_the_summary_counts_within_20_percent(board, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(verify_pictures, "to_files", lambda figure: drawn.append(figure) or {})
+def test_the_band_of_the_picture_holds_the_rows_that_the_summary_counts_within_20_percent(board, figures):
     verify_pictures.verify_figure(board)
-    (band,) = [one for one in drawn[0].axes[0].collections if one.get_label() == "within 20 %"]
+    (band,) = [one for one in figures[0].axes[0].collections if one.get_label() == "within 20 %"]
     measured, predicted = band.get_paths()[0].vertices.T
     assert {round(float(ratio), 6) for ratio in predicted / measured} == {0.8, 1.2}
 
@@ -802,17 +799,15 @@ def test_a_row_without_a_micro_batch_that_fits_has_the_smallest_and_says_that_no
     assert "the fastest that fits (mine)" not in notes
 
 
-def test_rows_counted_apart_have_hollow_marks_and_say_so_in_json(tmp_path, monkeypatch):
+def test_rows_counted_apart_have_hollow_marks_and_say_so_in_json(tmp_path, figures):
     rows = [MINE.replace("mine", name).replace(",64,1,", f",64,{size},") for name, size in (("one", "1"), ("open", ""))]
     (tmp_path / "rows.csv").write_text("\n".join([f"{PLAIN},recompute", *(f"{row},none" for row in rows)]))
     result = verify([str(tmp_path / "rows.csv")])
     assert {row["id"]: row["inputs"] for row in result.to_json()["rows"]} == {
         "one": "some unknown", "open": "counted apart",
     }  # fmt: skip
-    drawn = []
-    monkeypatch.setattr(verify_pictures, "to_files", lambda figure: drawn.append(figure) or {})
     verify_pictures.verify_figure(result)
-    styles = {line.get_label(): line.get_fillstyle() for line in drawn[0].axes[0].lines if line.get_linewidth() == 0}
+    styles = {line.get_label(): line.get_fillstyle() for line in figures[0].axes[0].lines if line.get_linewidth() == 0}
     assert styles == {"qwen3-30b-a3b": "full", "qwen3-30b-a3b, apart": "none"}
 
 

@@ -12,7 +12,6 @@ from lazsim_experiments import shared
 from lazsim_experiments.shared import compare
 from scipy.stats import ttest_1samp
 
-from lazsim.output.plots import charts
 from lazsim.output.sweep import sweep_files, sweep_parts
 from lazsim.output.table import render
 from lazsim.study.comparison import rank
@@ -223,15 +222,6 @@ def test_a_sweep_over_two_axes_names_the_best_of_all_of_each_run_and_of_each_fir
         "samples_ci_high": 7.0, "behind_mean": 9 / 7, "behind_ci_low": 9 / 7, "behind_ci_high": 9 / 7, "is_tie": False,
             "num_common_seeds": 6, "num_seeds_behind": 6,
     }  # fmt: skip
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """Keep the figures that are drawn."""
-    kept = []
-    for drawn in (charts, shared):
-        monkeypatch.setattr(drawn, "to_files", lambda figure: kept.append(figure) or {"png": b"", "pdf": b""})
-    return kept
 
 
 def test_samples_are_drawn_along_the_axis_with_intervals_where_seeds_suffice(figures):

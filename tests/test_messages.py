@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lazsim.cli.base.messages import LONGEST
-from lazsim.output.plots.trace import draw_trace
+from lazsim.output.plots.trace import trace_figure
 from lazsim.output.table import Column, Table, render
 from lazsim.specs import catalog_names
 from lazsim.study.sweep.run import resolve_points
@@ -101,7 +101,7 @@ def test_every_text_of_a_table_is_escaped():
 
 def test_a_name_in_a_picture_is_no_formula(write):
     path = write("0,add,node1\n60000,remove,node1\n", r"a$\frac$b.csv")
-    assert draw_trace(load_trace(path), "png")
+    assert trace_figure(load_trace(path))
 
 
 @pytest.mark.parametrize("name", ["dbrx-132b", "x", "switch"])

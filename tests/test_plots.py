@@ -35,7 +35,7 @@ from lazsim.output.plots.style import (
     new_figure,
 )
 from lazsim.output.plots.sweep import sweep_figure
-from lazsim.output.plots.trace import draw_trace
+from lazsim.output.plots.trace import trace_figure
 from lazsim.placement.policies import POLICIES
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans
@@ -125,12 +125,10 @@ def test_a_logarithmic_axis_has_numbers_and_no_formulas(bounds, unit, shown):
         assert [label.get_text() for value, label in labels if bounds[0] <= value <= bounds[1]] == shown
 
 
-def test_panels_share_an_axis_that_begins_at_0_and_holds_the_points_of_all(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(charts, "to_files", lambda figure: drawn.append(figure) or {})
+def test_panels_share_an_axis_that_begins_at_0_and_holds_the_points_of_all(figures):
     frame = pd.DataFrame({"panel": ["a", "a", "b", "b"], "x": [1, 2, 1, 2], "y": [3.0, 4.0, 30.0, 40.0], "run": "r"})
     charts.lines_figure(frame, x="x", y="y", series="run", x_label="", y_label="", panels=["panel"])
-    for panel in drawn[0].axes:
+    for panel in figures[0].axes:
         low, high = panel.get_ylim()
         assert low == 0
         assert high > 40
@@ -138,9 +136,7 @@ def test_panels_share_an_axis_that_begins_at_0_and_holds_the_points_of_all(monke
         assert panel.lines[0].get_xdata().tolist() == [1, 2]
 
 
-def test_long_titles_of_panels_leave_room_for_what_is_drawn(monkeypatch):
-    figures = []
-    monkeypatch.setattr(charts, "to_files", lambda figure: figures.append(figure) or {})
+def test_long_titles_of_panels_leave_room_for_what_is_drawn(figures):
     titles = [f"trace a_rather_long_name_of_a_trace_of_cluster_{name}.csv" for name in ("alpha", "beta", "gamma")]
     frame = pd.DataFrame([{"x": x, "y": 1, "run": "ds", "panel": title} for title in titles for x in (6, 8)])
     charts.lines_figure(frame, x="x", y="y", series="run", x_label="", y_label="", panels=["panel"])
@@ -155,18 +151,16 @@ def test_long_titles_of_panels_leave_room_for_what_is_drawn(monkeypatch):
     assert all(axes.get_position().width > 0.25 for axes in figures[0].axes)
 
 
-def test_a_sweep_without_axes_draws_each_system_in_its_look_above_its_name(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(charts, "to_files", lambda figure: drawn.append(figure) or {})
+def test_a_sweep_without_axes_draws_each_system_in_its_look_above_its_name(figures):
     systems = ["tutel", "lazarus", "ds"]
     base = {"trace": "fail-every-5min", "duration": "1min", "system": systems}
     sweep_figure(run_sweep(parse_sweep({"base": base}), num_workers=1))
-    [panel] = drawn[0].axes
+    [panel] = figures[0].axes
     lines = [line for line in panel.lines if line.get_label() in systems]
     assert [line.get_color() for line in lines] == [SYSTEM_LOOKS[name].color for name in systems]
     assert [line.get_xdata().tolist() for line in lines] == [[0], [1], [2]]
     assert [label.get_text() for label in panel.get_xticklabels()] == systems
-    assert not drawn[0].legends
+    assert not figures[0].legends
 
 
 @pytest.mark.parametrize("name", ["ds", "lazarus, fault 1", "lazarus, fault_threshold 1, spares 2"])
@@ -193,18 +187,16 @@ def test_a_figure_grows_by_its_legend():
     assert heights[1] == pytest.approx(heights[0], abs=5)
 
 
-def test_a_rate_that_never_changes_is_not_on_the_edge_of_the_picture(monkeypatch):
-    drawn = []
-    monkeypatch.setattr("lazsim.output.plots.run.to_files", lambda figure: drawn.append(figure) or {})
+def test_a_rate_that_never_changes_is_not_on_the_edge_of_the_picture(figures):
     trace = lazsim.build_trace([lazsim.Event(0, "add", f"n{index}") for index in range(4)], duration_s=60)
     result = lazsim.simulate(trace, systems=["lazarus", "ds"])
     throughput_figure(result)
-    rates = drawn[0].axes[0]
+    rates = figures[0].axes[0]
     # The curve of each system ends in the mean over a window without changes: the whole run.
     most = max(run.samples for run in result.runs) / 60
     assert rates.get_ylim() == (0, pytest.approx(1.05 * most))
     # Each system has a row of its own, and rows have one scale.
-    rows = [axes for axes in drawn[0].axes if axes.get_shared_y_axes().joined(axes, rates)]
+    rows = [axes for axes in figures[0].axes if axes.get_shared_y_axes().joined(axes, rates)]
     assert len(rows) == 2
 
 
@@ -271,12 +263,10 @@ def test_nodes_alive_are_whole_numbers():
 
 def test_a_trace_of_no_duration_is_drawn():
     trace = lazsim.build_trace([lazsim.Event(0, "add", "a"), lazsim.Event(0, "add", "b")], duration_s=0)
-    assert draw_trace(trace, "png").startswith(b"\x89PNG")
+    assert trace_figure(trace)["png"].startswith(b"\x89PNG")
 
 
-def test_long_names_leave_room_for_what_is_drawn(monkeypatch):
-    drawn = []
-    monkeypatch.setattr("lazsim.output.plots.run.to_files", lambda figure: drawn.append(figure) or {})
+def test_long_names_leave_room_for_what_is_drawn(figures):
     trace = lazsim.build_trace([lazsim.Event(0, "add", f"n{index}") for index in range(4)], duration_s=60)
     result = lazsim.simulate(trace, systems=["lazarus", "ds"])
     runs = tuple(
@@ -284,7 +274,7 @@ def test_long_names_leave_room_for_what_is_drawn(monkeypatch):
         for index, run in enumerate(result.runs)
     )
     throughput_figure(replace(result, runs=runs))
-    (figure,) = drawn
+    (figure,) = figures
     with warnings.catch_warnings(action="error"):
         figure.draw_without_rendering()
     rates, samples = figure.axes[:2]
@@ -293,13 +283,11 @@ def test_long_names_leave_room_for_what_is_drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("num_nodes", [4, 48])
-def test_points_of_plans_that_are_equal_stand_side_by_side(monkeypatch, num_nodes):
-    drawn = []
-    monkeypatch.setattr("lazsim.output.plots.recovery.to_files", lambda figure: drawn.append(figure) or {})
+def test_points_of_plans_that_are_equal_stand_side_by_side(figures, num_nodes):
     # Two replicas of each expert survive any failure of one node, whatever the policy.
     task = build_task(num_nodes, 2, experts=num_nodes)
     recovery_figure(assess_plans(task, build_scenarios(num_nodes), ["mro", "spread", "balanced"]))
-    firsts = [(line.get_xdata()[0], line.get_ydata()[0]) for line in drawn[0].axes[0].lines]
+    firsts = [(line.get_xdata()[0], line.get_ydata()[0]) for line in figures[0].axes[0].lines]
     places = sorted({place for place, _ in firsts})
     assert {prob for _, prob in firsts} == {1}
     assert len(places) == 3
@@ -308,22 +296,18 @@ def test_points_of_plans_that_are_equal_stand_side_by_side(monkeypatch, num_node
 
 
 @pytest.mark.parametrize(("num_nodes", "num_failures", "is_whole"), [(64, 2, False), (4, 3, True)])
-def test_probabilities_near_1_are_drawn_apart_and_others_on_the_whole_axis(
-    monkeypatch, num_nodes, num_failures, is_whole
-):
-    drawn = []
-    monkeypatch.setattr("lazsim.output.plots.recovery.to_files", lambda figure: drawn.append(figure) or {})
+def test_probabilities_near_1_are_drawn_apart_and_others_on_the_whole_axis(figures, num_nodes, num_failures, is_whole):
     # Each expert is on two nodes: few pairs of 64 nodes hold all of one, and most triples of 4.
     task = build_task(num_nodes, 2, experts=num_nodes)
     report = assess_plans(task, build_scenarios(num_nodes, failures=[num_failures]), ["mro", "spread"])
     recovery_figure(report)
     failure_sets_figure(report)
-    low, high = drawn[0].axes[0].get_ylim()
+    low, high = figures[0].axes[0].get_ylim()
     least = min(float(found.curve.ci_low.min()) for found in report.policies.values())
     assert (high, low == 0) == (1, is_whole)
     assert low <= least
     assert is_whole or high - low < 1.5 * (1 - least)
-    shares = [axes.get_ylim()[1] for axes in drawn[1].axes if axes.get_xlabel()]
+    shares = [axes.get_ylim()[1] for axes in figures[1].axes if axes.get_xlabel()]
     assert len(set(shares)) == 1
     assert shares[0] == pytest.approx(1 - low)
 

@@ -312,7 +312,7 @@ def test_the_picture_of_spares_shows_the_intervals_of_costs(monkeypatch):
     result = result_of(
         {number: [(100.0 + 4 * (-1) ** seed, 100.0 + number) for seed in range(8)] for number in range(2)}
     )
-    monkeypatch.setattr("lazsim.output.plots.sweep.to_files", lambda figure: figure)
+    monkeypatch.setattr("lazsim.output.plots.style.to_files", lambda figure, **_: figure)
     (axes,) = spares_figure(result.spares()).axes
     bars = [line.get_segments() for line in axes.collections]
     assert len(bars[0]) == 2, "a bar for each number of spares"

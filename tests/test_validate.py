@@ -464,12 +464,10 @@ def test_the_page_of_a_validation_names_its_worst_row_and_shows_both_runs():
     assert b"data:image/png;base64," in page
 
 
-def test_the_picture_of_a_run_of_hours_ends_with_it_and_counts_hours(monkeypatch):
-    drawn = []
-    monkeypatch.setattr("lazsim.output.plots.live.to_files", lambda figure: drawn.append(figure) or {})
+def test_the_picture_of_a_run_of_hours_ends_with_it_and_counts_hours(figures):
     states = (State(0.0, 2, 2, 10.0), State(18_000.0, 2, 2))
     live_figure(live_run({2: 0.2}, states=states, wall_s=36_000.0))
-    nodes = drawn[0].axes[-1]
+    nodes = figures[0].axes[-1]
     assert (nodes.get_xlabel(), nodes.get_xlim()) == ("time (h)", (0, 10))
 
 

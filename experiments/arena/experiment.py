@@ -3,13 +3,12 @@
 What should a job of dozens to a thousand GPUs do about failures, by how often nodes fail and how many fail at once?
 """
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
 from lazsim.engine.systems import find_system
-from lazsim.output.plots.style import PAPER, ink, looks_of, new_figure, to_files
+from lazsim.output.plots.style import PAPER, ink, looks_of, new_figure, picture
 from lazsim.scenario import resolve
 from lazsim.settings import AUTO
 from lazsim.study.checkpoint_interval import choose_setting
@@ -277,7 +276,7 @@ def failures_of(cell, seed):
     return generate_trace(recipe, rng, "failures")
 
 
-@matplotlib.rc_context(PAPER | {"axes.grid": False})
+@picture(PAPER | {"axes.grid": False})
 def winners_figure(frame):
     """Draw a panel for each model, and in it a cell for each condition, in the colour of its best system.
 
@@ -308,7 +307,7 @@ def winners_figure(frame):
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     rows[-1].set_xlabel("a failure of the job every")
-    return to_files(figure)
+    return figure
 
 
 def rest(ordered):

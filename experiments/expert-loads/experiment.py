@@ -5,13 +5,12 @@ How unevenly do tokens fall on the experts of each layer, and how does that chan
 Axes: B steps, L layers, E experts.
 """
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
 from lazsim import ModelSpec, load_routing, load_spec
 from lazsim.output.plots.charts import lines_figure, panel_grid, stack_shares
-from lazsim.output.plots.style import PAPER, to_files
+from lazsim.output.plots.style import PAPER, picture
 from lazsim.study.experiment import Outcome
 
 SETTINGS = {
@@ -49,7 +48,7 @@ def run(context, settings):
     return Outcome({"layers": layers, "summary": ranges(layers), "drift": curves}, figures, context.missing())
 
 
-@matplotlib.rc_context(PAPER | {"axes.grid": False})
+@picture(PAPER | {"axes.grid": False})
 def drift_figure(curves, layer):
     """Stack the shares of the experts of a layer over training, the fullest at the bottom, for each source of loads."""
     sources = list(curves["loads"].unique())
@@ -60,7 +59,7 @@ def drift_figure(curves, layer):
         place.set_title(f"{source}, layer {layer}")
         place.set_xlabel("step")
     axes[0, 0].set_ylabel("share of tokens")
-    return to_files(figure)
+    return figure
 
 
 def sorted_shares(load_BLE):

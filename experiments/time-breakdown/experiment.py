@@ -3,14 +3,13 @@
 What do systems spend their time on under failures?
 """
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from lazsim_experiments.shared import draw_bars
 
 from lazsim.engine.ledger import BUCKETS
 from lazsim.output.plots.charts import MOST_BESIDE, panel_grid
-from lazsim.output.plots.style import BUCKET_COLORS, LOOKS, PAPER, add_legend, to_files
+from lazsim.output.plots.style import BUCKET_COLORS, LOOKS, PAPER, add_legend, picture
 from lazsim.study.experiment import Outcome, load_experiment
 
 SETTINGS = {
@@ -44,7 +43,7 @@ def shares(experiment, context):
     return labelled.groupby(SETTING, sort=False).mean().reset_index()
 
 
-@matplotlib.rc_context(PAPER)
+@picture(PAPER)
 def buckets_figure(table, y_label):
     """Stack the buckets of each system in a bar, in a panel for each of the column of this name."""
     names = list(table["panel"].unique())
@@ -64,4 +63,4 @@ def buckets_figure(table, y_label):
     for first in axes[:, 0]:
         first.set_ylabel(y_label)
     add_legend(figure, axes[0, 0])
-    return to_files(figure)
+    return figure

@@ -5,13 +5,12 @@ Why does it matter on which nodes replicas sit, when their number is the same?
 
 import math
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
 from lazsim import recovery_curve
-from lazsim.output.plots.style import COLUMN_INCHES, PAPER, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, new_figure, picture
 from lazsim.placement.policies import place
 from lazsim.placement.request import PlacementRequest
 from lazsim.study.experiment import Outcome
@@ -62,7 +61,7 @@ def recovery_probs(plan):
     return list(zip(failures, curve.recovery_prob.tolist(), strict=True))
 
 
-@matplotlib.rc_context(PAPER | {"axes.grid": False})
+@picture(PAPER | {"axes.grid": False})
 def slots_figure(slots, captions):
     """Draw a row of panels for each example, a panel for each policy, with lines of a caption below it.
 
@@ -92,7 +91,7 @@ def slots_figure(slots, captions):
             draw_slots(array, panel)
             panel.set_title(policy, pad=2)
             panel.set_xlabel("\n".join(captions[example, policy]), fontsize=6, labelpad=2, loc="left")
-    return to_files(figure)
+    return figure
 
 
 def draw_slots(array, axes):

@@ -7,12 +7,11 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
 from lazsim.errors import SpecError
-from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, PAPER, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, LOOKS, PAPER, new_figure, picture
 from lazsim.study.experiment import RECORDED, Outcome, load_experiment, overlay
 
 # Six seeds, for time: the fewest that give an interval.
@@ -245,7 +244,7 @@ def side_by_side(varied, rival, count):
     return pd.DataFrame(rows).sort_values("order", kind="stable")[:count].drop(columns="order")
 
 
-@matplotlib.rc_context(PAPER)
+@picture(PAPER)
 def tornado_figure(varied, base, values, *, label, interval):
     """Draw how far an advantage moves from `base` with each assumption: a bar for each at one of the values.
 
@@ -273,7 +272,7 @@ def tornado_figure(varied, base, values, *, label, interval):
     by_label = dict(zip(labels, handles, strict=True))
     unique = {value: by_label[value] for value in (*AT_WORDS.values(), *values, SEEDS) if value in by_label}
     figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2)
-    return to_files(figure)
+    return figure
 
 
 def in_words(assumption):

@@ -177,8 +177,8 @@ def list_command() -> None:
 @click.option("--out", required=True, type=kinds.OUT_PICTURE, help="Picture to write: .png or .pdf.")
 def plot(out: Path, **reading: Any) -> None:
     """Draw the nodes alive over time in FILE, with losses marked."""
-    from lazsim.output.plots.trace import draw_trace
+    from lazsim.output.plots.trace import trace_figure
 
     trace = read_stretch(**reading)
-    write_out(out, draw_trace(trace, out.suffix[1:].lower()))
+    write_out(out, trace_figure(trace)[out.suffix[1:].lower()])
     note(*trace.notes, f"{out}: written")

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping
 
-import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.names import shown_names
 from lazsim.output.plots.charts import number_log_axis, reach_of
 from lazsim.output.plots.run import time_unit
-from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, picture
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Choice
@@ -28,8 +28,8 @@ FAR_BEHIND = 1.3
 """Intervals this many times worse than the best are not drawn: they would flatten all others."""
 
 
-@matplotlib.rc_context(STYLE)
-def advice_figure(advice: Advice) -> dict[str, bytes]:
+@picture(STYLE)
+def advice_figure(advice: Advice) -> Figure:
     """Draw by how much other choices are behind, beside what each interval gives where one was looked for."""
     ranking = advice.ranking[: MOST_BARS + 1]
     choices = list(dict.fromkeys([*advice.curves, *(one.name.choice for one in ranking)]))
@@ -55,7 +55,7 @@ def advice_figure(advice: Advice) -> dict[str, bytes]:
     bars.set_ylim(len(ranking) - 0.5, -0.5)
     bars.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good, or too few seeds to tell)")
-    return to_files(figure)
+    return figure
 
 
 def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Choice, Look], curves: Axes) -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lazsim.output.names import shown_names
-from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, begin_at_0, looks_of, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, begin_at_0, looks_of, new_figure, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ FEWEST_DECADES = 0.7
 """Decades up to which numbers at equal distances are needed, since 1, 2 and 5 may be no two of them."""
 
 
-@matplotlib.rc_context(PAPER)
+@picture(PAPER)
 def lines_figure(
     frame: pd.DataFrame,
     *,
@@ -59,7 +59,7 @@ def lines_figure(
     interval: tuple[str, str] = INTERVAL,
     limits: tuple[float | None, float | None] = (None, None),
     is_log: bool = False,
-) -> dict[str, bytes]:
+) -> Figure:
     """Draw one column over another, a line for each series; points without a line where ``x`` is no number.
 
     Up to two columns make `panels`: a row of panels for each value of the first, or with one up to three side by side.
@@ -109,7 +109,7 @@ def lines_figure(
     figure.supylabel(y_label, fontsize=7)
     if len(looks) > 1 and x != series:
         add_legend(figure, axes[0, 0])
-    return to_files(figure)
+    return figure
 
 
 def _panel_title(name: str, value: Any) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.charts import plain_number
 from lazsim.output.plots.run import plot_rates, time_unit, windows
-from lazsim.output.plots.style import LOOKS, STYLE, begin_at_0, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, STYLE, begin_at_0, new_figure, picture
 
 if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun
@@ -21,8 +21,8 @@ STEPS_PER_WINDOW = 8
 """Steps in each window of time that throughput is averaged over: with fewer, single steps show."""
 
 
-@matplotlib.rc_context(STYLE)
-def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[str, bytes]:
+@picture(STYLE)
+def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> Figure:
     """Draw throughput and nodes in use over time, with the prediction if there is one, else with the loss."""
     unit, unit_s = time_unit(measured.run.wall_s)
     step_times = [step.at_s / unit_s for step in measured.steps]
@@ -55,4 +55,4 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> dict[s
     nodes.set_xlim(0, max(run.wall_s for run in runs.values()) / unit_s)
     nodes.set_xlabel(f"time ({unit})")
     figure.align_ylabels()
-    return to_files(figure)
+    return figure

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from lazsim.output.maps import LayerMap
 from lazsim.output.plots.charts import amounts_map, number_log_axis
-from lazsim.output.plots.style import RED, STYLE, ink, new_figure, to_files
+from lazsim.output.plots.style import RED, STYLE, ink, new_figure, picture
 from lazsim.placement.plan import Ints
 from lazsim.units import counted
 
@@ -32,8 +31,8 @@ MAX_COLUMNS = 4
 """Panels side by side."""
 
 
-@matplotlib.rc_context(STYLE | {"axes.grid": False})
-def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
+@picture(STYLE | {"axes.grid": False}, tight=True)
+def placement_figure(maps: Sequence[LayerMap]) -> Figure:
     """Draw plans beside one another."""
     num_nodes, num_slots = maps[0].slots_NS.shape
     sides = tuple(min(LARGEST_INCHES, PANEL_INCHES / number) for number in (num_slots, num_nodes))
@@ -57,7 +56,7 @@ def placement_figure(maps: Sequence[LayerMap]) -> dict[str, bytes]:
     # Where all experts have the same share, all have the same colour, which says nothing.
     if isinstance(norm, LogNorm):
         _draw_bar(figure, panels, norm)
-    return to_files(figure, tight=True)
+    return figure
 
 
 def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: LogNorm) -> None:

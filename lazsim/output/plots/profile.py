@@ -2,13 +2,13 @@
 
 import itertools
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lazsim.costmodel.profile import SIZE_UNITS, Profile, require_header
 from lazsim.output.plots.charts import number_log_axis
-from lazsim.output.plots.style import LOOKS, STYLE, Look, begin_at_0, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, STYLE, Look, begin_at_0, new_figure, picture
 from lazsim.profiling.results import SkewResult
 
 PANELS = (
@@ -17,8 +17,8 @@ PANELS = (
 )
 
 
-@matplotlib.rc_context(STYLE)
-def profile_figure(profile: Profile) -> dict[str, bytes]:
+@picture(STYLE)
+def profile_figure(profile: Profile) -> Figure:
     """Draw times by size beside the roofline."""
     panels = [each for each in PANELS if kernel_looks(profile, each[1])]
     figure = new_figure(0.4 + 3.2 * (len(panels) + 1), 4)
@@ -27,7 +27,7 @@ def profile_figure(profile: Profile) -> dict[str, bytes]:
         _draw_times(profile, units, panel)
         panel.set(title=title, xlabel=label, ylabel="time")
     _draw_roofline(profile, axes[-1])
-    return to_files(figure)
+    return figure
 
 
 def _draw_times(profile: Profile, units: tuple[str, ...], axes: Axes) -> None:
@@ -76,8 +76,8 @@ def kernel_looks(profile: Profile, units: tuple[str, ...]) -> dict[str, Look]:
     return {kernel: known[kernel] for kernel in profile.kernels if kernel in known}
 
 
-@matplotlib.rc_context(STYLE)
-def skew_figure(result: SkewResult) -> dict[str, bytes]:
+@picture(STYLE)
+def skew_figure(result: SkewResult) -> Figure:
     """Draw a layer's time as one expert draws more, measured and predicted, without and with allocation."""
     figure = new_figure(4.6, 3)
     axes = figure.subplots()
@@ -95,4 +95,4 @@ def skew_figure(result: SkewResult) -> dict[str, bytes]:
     axes.set(xlabel="what one expert draws of its even share", ylabel="layer, forward and backward (ms)")
     begin_at_0(axes)
     axes.legend()
-    return to_files(figure)
+    return figure

@@ -4,14 +4,14 @@ import math
 from math import comb
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.names import shown_names
-from lazsim.output.plots.style import LOOKS, RED, STYLE, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, RED, STYLE, add_legend, looks_of, new_figure, picture
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
@@ -37,8 +37,8 @@ FAR_SHARE = 0.5
 """Share of fatal sets from which on an axis has all shares: with less, curves and bars would lie on its end."""
 
 
-@matplotlib.rc_context(STYLE)
-def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
+@picture(STYLE)
+def recovery_figure(report: ReliabilityReport) -> Figure:
     """Draw the curves of all policies; beside them those with layers shuffled, below them the batches of a trace."""
     found, trace = list(report.policies.values()), report.scenarios.trace
     several = any(len(one.shuffled_RF) for one in found)
@@ -63,11 +63,11 @@ def recovery_figure(report: ReliabilityReport) -> dict[str, bytes]:
     for panel in (axes[name] for name in mosaic[-1]):
         panel.set_xlabel(f"{report.scenarios.unit} that fail together")
     add_legend(figure, axes["whole"])
-    return to_files(figure)
+    return figure
 
 
-@matplotlib.rc_context(STYLE)
-def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
+@picture(STYLE)
+def failure_sets_figure(report: ReliabilityReport) -> Figure:
     """Draw, for each policy, the share of fatal sets among all sets of a size, above the minimal failure sets."""
     shown = shown_names(report.policies, NAME_WIDTH)
     policies = [(shown[name], found) for name, found in report.policies.items()]
@@ -91,7 +91,7 @@ def failure_sets_figure(report: ReliabilityReport) -> dict[str, bytes]:
             _draw_failure_sets(found.sets_MN, lower, num_rows=max(heights[row], LEAST_ROWS))
         axes[2 * row, 0].set_ylabel("share of sets\nthat are fatal")
         axes[2 * row + 1, 0].set_ylabel(f"{report.scenarios.unit} of\neach set", loc="top")
-    return to_files(figure)
+    return figure
 
 
 def _draw_batch_sizes(trace: TraceBatches, axes: Axes) -> None:

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.charts import MOST_BESIDE, panel_grid, stack_shares
-from lazsim.output.plots.style import STYLE, to_files
+from lazsim.output.plots.style import STYLE, picture
 from lazsim.routing import RecordedRouting
 
 
-@matplotlib.rc_context(STYLE)
-def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> bytes:
-    """Draw some layers, three side by side, as a picture of the given file type.
+@picture(STYLE)
+def share_figure(routing: RecordedRouting, layers: Sequence[int]) -> Figure:
+    """Draw some layers, three side by side.
 
     Layers are numbers in the model. Experts are stacked, the fullest over the whole recording at the bottom; those of a
     single step stand side by side.
@@ -34,4 +34,4 @@ def share_figure(routing: RecordedRouting, layers: Sequence[int], kind: str) -> 
         panel.set_title(f"layer {layer}")
     for panel in axes[:, 0]:
         panel.set_ylabel("share of the layer's tokens" + "\n(a band: an expert)" * (len(routing.steps) > 1))
-    return to_files(figure, [kind])[kind]
+    return figure

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.engine.log import State
 from lazsim.output.names import shown_names
 from lazsim.output.plots.charts import plain_number
-from lazsim.output.plots.style import STYLE, Look, begin_at_0, looks_of, new_figure, to_files
+from lazsim.output.plots.style import STYLE, Look, begin_at_0, looks_of, new_figure, picture
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
 from lazsim.units import DAY_S, HOUR_S, MINUTE_S
@@ -36,8 +36,8 @@ LABEL_GAP = 0.055
 """Least distance of two names beside a picture, as a part of its height."""
 
 
-@matplotlib.rc_context(STYLE)
-def throughput_figure(result: RunResult) -> dict[str, bytes]:
+@picture(STYLE)
+def throughput_figure(result: RunResult) -> Figure:
     """Draw a run, a row for each system with its samples beside it; the same bytes by file type for the same result."""
     rows_inches = max(ROWS_INCHES, LEAST_ROW_INCHES * len(result.runs))
     figure = new_figure(8, rows_inches + 1.3)
@@ -53,11 +53,11 @@ def throughput_figure(result: RunResult) -> dict[str, bytes]:
     plot_samples(result, axes["samples"])
     plot_nodes(result.runs[0].states, result.runs[0].wall_s, axes["nodes"])
     plot_throughput(result, rows)
-    return to_files(figure)
+    return figure
 
 
-@matplotlib.rc_context(STYLE)
-def placements_figure(result: RunResult) -> dict[str, bytes]:
+@picture(STYLE)
+def placements_figure(result: RunResult) -> Figure:
     """Draw a marker for each run: goodput over the probability that every expert survives the next failure.
 
     Markers are those of policies, and so are colours where there is one system; else runs of a system share its
@@ -95,7 +95,7 @@ def placements_figure(result: RunResult) -> dict[str, bytes]:
     axes.set_ylim(0, top)
     axes.set_xlabel("probability that every expert\nsurvives the next failure")
     axes.set_ylabel("samples/s kept" + (f" by {systems[0]}" if len(systems) == 1 else ""))
-    return to_files(figure)
+    return figure
 
 
 def time_unit(wall_s: float) -> tuple[str, float]:

@@ -4,12 +4,12 @@ import itertools
 import math
 from typing import NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lazsim.grouping import grouped
-from lazsim.output.plots.style import LOOKS, STYLE, ink, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, STYLE, ink, new_figure, picture
 from lazsim.study.step import StepResult
 from lazsim.units import GIB
 
@@ -56,8 +56,8 @@ PASS_COLORS = {"forward": "#a9cbe6", "backward": "#f2c594", "both at once": "#8f
 """Lighter than the colours of parts, which are others."""
 
 
-@matplotlib.rc_context(STYLE)
-def step_figure(result: StepResult) -> dict[str, bytes]:
+@picture(STYLE)
+def step_figure(result: StepResult) -> Figure:
     """Draw the step as a bar of its parts, what is hidden above it, and memory; stages and a layer over time below."""
     stages = result.inputs.parallel.pipeline
     figure = new_figure(7.2, 5.6 + min(1.6, 0.12 * stages))
@@ -92,7 +92,7 @@ def step_figure(result: StepResult) -> dict[str, bytes]:
     below.set(xlabel="GiB of the fullest GPU", ylim=(-0.6, 0.8))
     _draw_passes(passes, result)
     _draw_layer(layer, result, part_fills)
-    return to_files(figure)
+    return figure
 
 
 def _draw_passes(axes: Axes, result: StepResult) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from lazsim.engine.systems import SYSTEMS
 from lazsim.placement.policies import POLICIES
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     # The looks are known without it, since it takes longer to load than a short run.
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+P = ParamSpec("P")
 
 
 class Look(NamedTuple):
@@ -201,7 +205,23 @@ def add_legend(figure: Figure, axes: Axes) -> None:
         legend.remove()
 
 
-def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, tight: bool = False) -> dict[str, bytes]:
+def picture(style: Any, *, tight: bool = False) -> Callable[[Callable[P, Figure]], Callable[P, dict[str, bytes]]]:
+    """Let a function that draws a figure do so in a style, and return its files by type instead; see `to_files`."""
+
+    def decorate(draw: Callable[P, Figure]) -> Callable[P, dict[str, bytes]]:
+        @functools.wraps(draw)
+        def drawn(*given: P.args, **named: P.kwargs) -> dict[str, bytes]:
+            import matplotlib
+
+            with matplotlib.rc_context(style):
+                return to_files(draw(*given, **named), tight=tight)
+
+        return drawn
+
+    return decorate
+
+
+def to_files(figure: Figure, *, tight: bool = False) -> dict[str, bytes]:
     """Return a figure by file type, ``png`` and ``pdf``: the same bytes for the same figure.
 
     `tight` cuts off empty borders.
@@ -212,10 +232,9 @@ def to_files(figure: Figure, file_types: Sequence[str] = tuple(NO_STAMPS), *, ti
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
         figure.set_layout_engine(None)
-    for file_type in file_types:
-        stream = io.BytesIO()
-        box = "tight" if tight else None
-        figure.savefig(stream, format=file_type, metadata=NO_STAMPS[file_type], dpi=DOTS_PER_INCH, bbox_inches=box)
+    for file_type, stamps in NO_STAMPS.items():
+        stream, box = io.BytesIO(), "tight" if tight else None
+        figure.savefig(stream, format=file_type, metadata=stamps, dpi=DOTS_PER_INCH, bbox_inches=box)
         files[file_type] = stream.getvalue()
     return files
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.charts import lines_figure, plain_number, reach_of
-from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, to_files
+from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, looks_of, new_figure, picture
 from lazsim.study.sweep.result import SpareCost, SweepResult, name_setting, paying_spares
 
 MOST_PANELS = 6
@@ -44,8 +44,8 @@ def sweep_figure(result: SweepResult) -> dict[str, bytes]:
     return _draw(lines, x, panels)
 
 
-@matplotlib.rc_context(PAPER)
-def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
+@picture(PAPER)
+def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> Figure:
     """Draw what samples cost against the number of spares, with intervals; a ring marks the cheapest samples."""
     figure = new_figure(COLUMN_INCHES, 2.2)
     axes = figure.subplots()
@@ -67,7 +67,7 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> dict[str, bytes]:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_formatter(plain_number)
     add_legend(figure, axes)
-    return to_files(figure)
+    return figure
 
 
 def _draw(frame: pd.DataFrame, x: str, panels: Sequence[str], y_label: str = "samples trained") -> dict[str, bytes]:

@@ -1,11 +1,11 @@
 """The picture of a trace: nodes alive over time."""
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.run import plot_nodes, time_unit
-from lazsim.output.plots.style import RED, STYLE, new_figure, to_files
+from lazsim.output.plots.style import RED, STYLE, new_figure, picture
 from lazsim.trace.table import Trace
 from lazsim.units import DAY_S, MINUTE_S, format_duration
 
@@ -15,12 +15,9 @@ BARS_S = (1, 5, 10, 30, *(MINUTE_S * many for many in (1, 2, 5, 10, 20, 30, 60, 
 """Stretches of time in which lost nodes are counted: the shortest that make no more bars."""
 
 
-@matplotlib.rc_context(STYLE)
-def draw_trace(trace: Trace, file_type: str) -> bytes:
-    """Return the picture of a trace as a file, ``png`` or ``pdf``; the same bytes for the same trace.
-
-    Nodes alive are steps, above bars of the nodes lost in equal stretches of time.
-    """
+@picture(STYLE)
+def trace_figure(trace: Trace) -> Figure:
+    """Draw the nodes alive as steps, above bars of the nodes lost in equal stretches of time."""
     figure = new_figure(6, 2.8)
     axes, lost = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     _, unit_s = time_unit(trace.duration_s)
@@ -36,4 +33,4 @@ def draw_trace(trace: Trace, file_type: str) -> bytes:
     lost.set_xlabel(axes.get_xlabel())
     axes.set_xlabel("")
     figure.align_ylabels()
-    return to_files(figure, [file_type])[file_type]
+    return figure

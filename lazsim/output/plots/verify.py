@@ -2,18 +2,18 @@
 
 import itertools
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from lazsim.grouping import grouped
 from lazsim.output.plots.charts import number_log_axis
-from lazsim.output.plots.style import LOOKS, STYLE, new_figure, to_files
+from lazsim.output.plots.style import LOOKS, STYLE, new_figure, picture
 from lazsim.study.verify.measured_runs import APART
 from lazsim.study.verify.verification import Verification
 
 
-@matplotlib.rc_context(STYLE)
-def verify_figure(result: Verification) -> dict[str, bytes]:
+@picture(STYLE)
+def verify_figure(result: Verification) -> Figure:
     """Draw predicted over measured throughput, a mark for each model, hollow if counted apart; the band is 20 %."""
     # The layout for panels of equal sides: others leave a label beyond the border.
     figure = new_figure(5.8, 4.2, "compressed")
@@ -37,4 +37,4 @@ def verify_figure(result: Verification) -> dict[str, bytes]:
     number_log_axis(axes.xaxis)
     number_log_axis(axes.yaxis)
     axes.legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return to_files(figure)
+    return figure
