@@ -6,8 +6,9 @@ import pandas as pd
 from lazsim.engine.interval import interval_steps
 from lazsim.engine.log import State
 from lazsim.output.plots.charts import INTERVAL, draw_intervals
-from lazsim.output.plots.run import plot_nodes, plot_rates, time_unit, windows
+from lazsim.output.plots.run import plot_nodes, plot_rates
 from lazsim.output.plots.style import COLUMN_INCHES, PAPER, add_legend, begin_at_0, looks_of, new_figure, picture
+from lazsim.output.windows import time_unit, windows
 from lazsim.study.comparison import paired_ratio
 from lazsim.study.intervals import mean_interval
 

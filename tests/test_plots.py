@@ -23,7 +23,7 @@ from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.placement import placement_figure
 from lazsim.output.plots.profile import kernel_looks
 from lazsim.output.plots.recovery import failure_sets_figure, recovery_figure
-from lazsim.output.plots.run import plot_nodes, throughput_figure, windows
+from lazsim.output.plots.run import plot_nodes, throughput_figure
 from lazsim.output.plots.style import (
     BUCKET_COLORS,
     DOTS_PER_INCH,
@@ -36,6 +36,7 @@ from lazsim.output.plots.style import (
 )
 from lazsim.output.plots.sweep import sweep_figure
 from lazsim.output.plots.trace import trace_figure
+from lazsim.output.windows import windows
 from lazsim.placement.policies import POLICIES
 from lazsim.reliability.failure_scenarios import build_scenarios
 from lazsim.reliability.survival import assess_plans

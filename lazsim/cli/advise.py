@@ -8,11 +8,10 @@ import click
 from lazsim.cli.base import kinds
 from lazsim.cli.base.kinds import Parsed, parse_spans
 from lazsim.cli.base.messages import Checked
-from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import json_option, options_of, out_option, worker_options
 from lazsim.cli.base.progress import progress_bar, working
 from lazsim.cli.base.replay import rate_options
-from lazsim.cli.base.results import REPORT, show
+from lazsim.cli.base.results import REPORT, note, show
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = ("trace", "max_nodes", "systems", "interval", "placements", "spares", "out", "as_json")

@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from lazsim.cli.base.messages import Checked
-from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import json_option, options_of
 from lazsim.cli.base.progress import progress_bar, working
-from lazsim.cli.base.results import show
+from lazsim.cli.base.results import note, show
 from lazsim.cli.run import command as run
 
 ONLY_OF_RUN = ("placements", "price", "spares", "spare_start", "strict", "out", "as_json")

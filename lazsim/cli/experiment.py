@@ -8,10 +8,9 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.messages import CommandGroup
-from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import backend_option, jobs_option, json_option, kept
 from lazsim.cli.base.progress import progress_bar
-from lazsim.cli.base.results import print_json, write_results
+from lazsim.cli.base.results import note, print_json, write_results
 from lazsim.cli.list import command as list_names
 from lazsim.errors import LazsimError
 

@@ -2,7 +2,8 @@
 
 import click
 
-from lazsim.cli.base.messages import Checked, OneOf
+from lazsim.cli.base.kinds import OneOf
+from lazsim.cli.base.messages import Checked
 from lazsim.cli.base.options import json_option, kept
 from lazsim.cli.base.results import print_json, show
 

@@ -10,12 +10,11 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.ending import acknowledge
-from lazsim.cli.base.messages import Checked, OneOf
-from lazsim.cli.base.notes import note
+from lazsim.cli.base.messages import Checked
 from lazsim.cli.base.options import json_option, options, out_option, seed_option
 from lazsim.cli.base.progress import progress_bar
 from lazsim.cli.base.replay import read_stretch, replay_options
-from lazsim.cli.base.results import show, write_out
+from lazsim.cli.base.results import note, show, write_out
 from lazsim.cli.base.torch_needed import require_torch
 from lazsim.errors import LazsimError, prefix_errors
 from lazsim.limits import CAPS, OF_MAPPINGS
@@ -44,7 +43,7 @@ live_options = options(
     click.option(
         "--speedup", type=kinds.Number(min=0, min_open=True), help="Seconds of the trace in one second of the run."
     ),
-    click.option("--device", type=OneOf(("auto", "cpu", "cuda")), default="cpu", help="Device of the workers."),
+    click.option("--device", type=kinds.OneOf(("auto", "cpu", "cuda")), default="cpu", help="Device of the workers."),
     click.option("--model", metavar="NAME|TOML", help="GPT-2 in shape; default: 4 layers, 8 experts."),
     click.option("--top-k", type=kinds.EXPERTS, help="Experts per token; default: the model's."),
     click.option("--heads", type=kinds.COUNT, default=4, help="Attention heads."),

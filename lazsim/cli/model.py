@@ -7,9 +7,8 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.messages import CommandGroup
-from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import json_option
-from lazsim.cli.base.results import show, write_out
+from lazsim.cli.base.results import note, show, write_out
 
 if TYPE_CHECKING:
     from lazsim.specs import ModelSpec

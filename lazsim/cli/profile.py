@@ -9,11 +9,10 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.effects import is_given
-from lazsim.cli.base.messages import CommandGroup, OneOf
-from lazsim.cli.base.notes import note
+from lazsim.cli.base.messages import CommandGroup
 from lazsim.cli.base.options import json_option, kept, options, out_option, seed_option
 from lazsim.cli.base.progress import progress
-from lazsim.cli.base.results import print_parts, show, write_out
+from lazsim.cli.base.results import note, print_parts, show, write_out
 from lazsim.cli.base.torch_needed import require_torch
 from lazsim.errors import LazsimError
 from lazsim.limits import MAX_EXPERTS
@@ -25,8 +24,10 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-device_option = click.option("--device", type=OneOf(DEVICES), default="auto", help="auto: a GPU where there is one.")
-dtype_option = click.option("--dtype", type=OneOf(DTYPES), default="auto", help="auto: float32 on a CPU.")
+device_option = click.option(
+    "--device", type=kinds.OneOf(DEVICES), default="auto", help="auto: a GPU where there is one."
+)
+dtype_option = click.option("--dtype", type=kinds.OneOf(DTYPES), default="auto", help="auto: float32 on a CPU.")
 catalog_model_option = click.option("--model", default="gpt-s", metavar="NAME", help="Its model, if NAME is a device.")
 virtual_rank_options = options(
     device_option,
@@ -180,7 +181,7 @@ def check(file: str, model: str, gpu: str | None) -> None:
     metavar="FILE=GPU",
     help="Take the rows of another GPU from this file, as gemm.csv=gb200; repeats.",
 )
-@click.option("--out", type=kinds.OUT_FILE, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
+@click.option("--out", type=kinds.OUT_CSV, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
 @json_option
 def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: Path) -> None:
     """Make kernel tables of a GPU from times that others measured, and print the error of interpolating them.
@@ -192,8 +193,6 @@ def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: 
     from lazsim.output.profile import tables_check_parts
     from lazsim.stepmodel.import_tables import import_tables, parse_stand_ins
 
-    if out.suffix != ".csv":
-        raise LazsimError(f"`out` {out}: give a name that ends in .csv")
     imported = import_tables(path, gpu, parse_stand_ins(stand_ins))
     write_out(out, imported.text.encode())
     show(imported, tables_check_parts)

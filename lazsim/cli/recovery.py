@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from lazsim.cli.base.kinds import Parsed, parse_probs, parse_spans
-from lazsim.cli.base.messages import Checked, OneOf
+from lazsim.cli.base.kinds import OneOf, Parsed, parse_probs, parse_spans
+from lazsim.cli.base.messages import Checked
 from lazsim.cli.base.options import json_option, out_option
 from lazsim.cli.base.results import REPORT, show
 from lazsim.cli.place import planning_options

@@ -8,9 +8,8 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.messages import CommandGroup
-from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import json_option, kept, layers_from_option, options, seed_option
-from lazsim.cli.base.results import print_json, show, write_out
+from lazsim.cli.base.results import note, print_json, show, write_out
 from lazsim.routing.loading import DRAWN, load_recording
 from lazsim.units import counted
 

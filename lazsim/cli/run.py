@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.messages import Checked, OneOf
+from lazsim.cli.base.messages import Checked
 from lazsim.cli.base.options import json_option, layers_from_option, out_option, seed_option
 from lazsim.cli.base.progress import progress_bar, working
 from lazsim.cli.base.replay import max_nodes_option, replay_options
@@ -92,7 +92,7 @@ RUN_FILES = (
 @click.option("--strict", is_flag=True, help="Refuse a job that does not fit into the memory of its GPUs.")
 @click.option(
     "--planning",
-    type=OneOf(PLANNINGS),
+    type=kinds.OneOf(PLANNINGS),
     default="auto",
     help="exact: make every plan. sampled: make some that stand for the others, and tell the error. auto: exact where "
     "that takes a few seconds at most.",

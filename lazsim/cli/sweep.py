@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from lazsim.cli.base.messages import Checked
-from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import json_option, out_option, worker_options
 from lazsim.cli.base.progress import progress_bar, working
-from lazsim.cli.base.results import REPORT, show
+from lazsim.cli.base.results import REPORT, note, show
 from lazsim.units import counted
 
 SWEEP_FILES = ("comparison.png", "comparison.pdf", "spares.png", "spares.pdf", REPORT)

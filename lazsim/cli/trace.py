@@ -7,11 +7,10 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.messages import CommandGroup, OneOf
-from lazsim.cli.base.notes import note, told
+from lazsim.cli.base.messages import CommandGroup
 from lazsim.cli.base.options import json_option, kept, options, seed_option
 from lazsim.cli.base.replay import max_nodes_option, rate_options, read_stretch, replay_options
-from lazsim.cli.base.results import print_json, print_parts, show, write_out
+from lazsim.cli.base.results import note, print_json, print_parts, show, told, write_out
 from lazsim.trace import load_recipe, trace_bytes, trace_stats
 from lazsim.trace.fetch import BASE_URL, BASE_URL_VARIABLE
 from lazsim.trace.stats import rate_note
@@ -43,7 +42,7 @@ def info(**reading: Any) -> None:
 
 @command.command()
 @reading_options
-@click.option("--to", type=OneOf(("lazsim",)), default="lazsim", expose_value=False, help="Format to write.")
+@click.option("--to", type=kinds.OneOf(("lazsim",)), default="lazsim", expose_value=False, help="Format to write.")
 @click.option("--out", required=True, type=kinds.OUT_FILE_OR_STDOUT, help="File to write; - is stdout.")
 def convert(out: Path, **reading: Any) -> None:
     """Write FILE, or a stretch of it, in lazsim's own format."""
@@ -100,7 +99,7 @@ def generate(spec: str | None, seed: int, cluster: str | None, out: Path, **fiel
 @reading_options
 @click.option(
     "--kind",
-    type=OneOf(("auto", "spot", "mtbf")),
+    type=kinds.OneOf(("auto", "spot", "mtbf")),
     default="auto",
     help="spot: the recipe grants new nodes. mtbf: its nodes fail and are repaired. auto: mtbf where nodes come back "
     "by name.",

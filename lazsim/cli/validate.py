@@ -7,9 +7,8 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.messages import Checked
-from lazsim.cli.base.notes import note
 from lazsim.cli.base.options import json_option, out_option
-from lazsim.cli.base.results import REPORT, show
+from lazsim.cli.base.results import REPORT, note, show
 from lazsim.cli.base.torch_needed import require_torch
 from lazsim.cli.live import build_spec, live_options, load_live_trace, show_run, write_routing
 

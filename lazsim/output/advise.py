@@ -211,7 +211,7 @@ def _assumptions(advice: Advice) -> Iterator[Part]:
     turns = advice.turns
     title = f"assumptions that change the advice, of {turns.num_changed} halved and raised by half"
     if turns.found:
-        columns = [key("assumption", of="assumption"), key("", of=lambda one: f"x{one.factor:g}")]
+        columns = [key("assumption"), key("", of=lambda one: f"x{one.factor:g}")]
         columns += [Column("better then", kind="text", of=lambda one: _name(advice, one.alternative))]
         yield Table.of(turns.found, [*columns, Column("by", of=lambda one: percent_above(one.gain))], title)
     elif turns.num_changed:

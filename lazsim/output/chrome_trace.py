@@ -12,6 +12,7 @@ import msgspec
 
 from lazsim.engine.log import State, TimeSpan, longest
 from lazsim.engine.simulate import SystemRun
+from lazsim.output.windows import windows
 from lazsim.study.result import RunResult, failure_row
 
 MOST_ENTRIES = 60_000
@@ -85,7 +86,5 @@ def _rates(states: Sequence[State], wall_s: float, most: int) -> Iterator[tuple[
     if len(states) <= most:
         yield from ((state.time_s, state.samples_per_s, state.lost_samples_per_s) for state in states)
         return
-    from lazsim.output.plots.run import windows
-
     bounds_s, kept, lost = windows(states, wall_s)
     yield from zip(bounds_s.tolist(), kept.tolist(), lost.tolist(), strict=False)

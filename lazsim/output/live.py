@@ -29,8 +29,8 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
     ]
     if run.steps:
         shown = np.unique(np.linspace(0, len(run.steps) - 1, NUM_STEPS_SHOWN).astype(int))
-        columns = [key("step", kind="number", of="step"), Column("nodes", of="num_nodes")]
-        columns += [Column("step time", _ms, of="step_s"), Column("loss", ".4f", of="loss")]
+        columns = [key("step", kind="number"), Column("nodes", of="num_nodes")]
+        columns += [Column("step time", _ms, of="step_s"), Column("loss", ".4f")]
         yield Table.of([run.steps[index] for index in shown], columns)
     if run.recoveries:
         # A recovery that found no peers with all states became a restart.

@@ -35,8 +35,8 @@ def profile_parts(profile: Profile) -> list[Part]:
         f"copy {number_text(header.copy_bytes_per_s / 1e9, '.3g')} GB/s",
     ]
     columns = [
-        key("kernel", of="kernel"),
-        key("size", ",.0f", "number", of="size"),
+        key("kernel"),
+        key("size", ",.0f", "number"),
         Column("unit", kind="name", of="size_unit"),
         Column("time", _short, of="time_s"),
         Column("+-CI", _half, of="median_ci_share"),
@@ -66,7 +66,7 @@ def check_parts(
 ) -> list[Part]:
     """Report the error of the interpolation at held-out points, how near kernels come to plain ones, and the model."""
     columns = [
-        key("kernel", of="kernel"),
+        key("kernel"),
         Column("held out", of="num_held_out"),
         *_errors(),
         Column("at size", ",.0f", of="worst_size"),
@@ -82,7 +82,7 @@ def check_parts(
     parts: list[Part] = [replace(table, rows=[*table.rows, total]), lines]
     if modelled:
         columns = [
-            key("kernel", of="kernel"),
+            key("kernel"),
             *(Column(f"{end} size", ",.0f", of=end) for end in ("smallest", "largest")),
             Column("points", of="num_points"),
             *(Column(heading, "+.0%", of=heading) for heading in ("median", "lowest", "highest")),
@@ -111,7 +111,7 @@ def tables_parts(found: Mapping[str, Any]) -> list[Part]:
 
 def tables_check_parts(check: TablesCheck) -> list[Part]:
     """Report the error of kernel tables at held-out points."""
-    columns = [key("kernel", of="kernel"), Column("points", ",", of="num_points")]
+    columns = [key("kernel"), Column("points", ",", of="num_points")]
     columns += [Column("held out", ",", of="num_held_out"), *_errors()]
     notes = ["errors of interpolating every second value of each size in turn from the others"]
     if check.median_error is not None:
@@ -122,10 +122,10 @@ def tables_check_parts(check: TablesCheck) -> list[Part]:
 def rank_parts(result: RankResult) -> list[Part]:
     """Report the slowest rank of each layer, measured and predicted."""
     columns = [
-        key("layer", kind="number", of="layer"),
+        key("layer", kind="number"),
         Column("measured", _ms, of="measured_s"),
         Column("predicted", _ms, of="predicted_s"),
-        Column("error", "+.1%", of="error"),
+        Column("error", "+.1%"),
         Column("worst rank's error", "+.1%", of="worst_rank_error"),
         Column("rank measured", of="measured_rank"),
         Column("rank predicted", of="predicted_rank"),
@@ -139,12 +139,12 @@ def rank_parts(result: RankResult) -> list[Part]:
 def skew_parts(result: SkewResult) -> list[Part]:
     """Report a layer under growing skew, without and with allocation."""
     columns = [
-        key("skew", "g", "number", of="skew"),
+        key("skew", "g", "number"),
         Column("even measured", _ms, of="even_measured_s"),
         Column("predicted", "+.1%", of=lambda row: row.even_predicted_s / row.even_measured_s - 1),
         Column("allocated measured", _ms, of="allocated_measured_s"),
         Column("predicted", "+.1%", of=lambda row: row.allocated_predicted_s / row.allocated_measured_s - 1),
-        Column("won back", ".0%", of="won_back"),
+        Column("won back", ".0%"),
     ]
     notes = [
         "even: even replicas, expert parallelism; allocated: replicas by load, flexible dispatch",

@@ -17,6 +17,7 @@ from lazsim.engine.simulate import SystemRun
 from lazsim.output.names import shown_names
 from lazsim.output.plots.style import BUCKET_COLORS, DOTS_PER_INCH, Look, looks_of
 from lazsim.output.table import Column, Part, Table, cell_text, key
+from lazsim.output.windows import time_unit, windows
 from lazsim.units import counted, format_duration
 
 TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("report.html.jinja", "report.js"))
@@ -163,8 +164,6 @@ def drawn(name: str, look: Look) -> dict[str, Any]:
 
 def timeline_of(runs: Mapping[str, SystemRun]) -> dict[str, Any]:
     """Return runs of one trace by name as the data of a timeline, in the unit of its axis."""
-    from lazsim.output.plots.run import time_unit, windows
-
     first = next(iter(runs.values()))
     unit, unit_s = time_unit(first.wall_s)
     looks, shown = looks_of(list(runs)), shown_names(runs)

@@ -120,13 +120,13 @@ def _failure_table(result: RunResult) -> Table:
 
 def _outcome_table(result: RunResult) -> Table:
     """Return the work of each system, or with placements also the reliability of its plans."""
-    system, rate = key("system", of="system"), Column("samples/s", ".2f", of="goodput_samples_per_s")
-    columns = [system, Column("samples", ",", of="samples"), rate, Column("ETTR", ".1%", of="ettr")]
+    system, rate = key("system"), Column("samples/s", ".2f", of="goodput_samples_per_s")
+    columns = [system, Column("samples", ","), rate, Column("ETTR", ".1%", of="ettr")]
     if result.compares_placements:
         survival = Column("survival probability", of=_survival_text)
-        columns = [system, key("placement", of="placement"), rate, survival]
+        columns = [system, key("placement"), rate, survival]
     columns += [Column("failures", ",", of="num_failures"), Column("reconf.", ",", of="num_reconfigurations")]
-    columns += [Column("restarts", ",", of="num_restarts"), Column("lost steps", ",", of="lost_steps")]
+    columns += [Column("restarts", ",", of="num_restarts"), Column("lost steps", ",")]
     if any(run.lost_token_share is not None for run in result.runs):
         # Samples whose updates are gone count among the samples.
         columns.append(Column("lost tokens", ".2%", of="lost_token_share"))

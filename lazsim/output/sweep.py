@@ -41,13 +41,13 @@ def sweep_parts(result: SweepResult) -> Iterator[Part]:
     yield _explanation({row["num_runs"] for row in rows})
     runs = list(dict.fromkeys(row["run"] for row in rows))
     if not result.setting_keys:
-        cells = [(row["run"], *(_cell(row, *what) for what in (("samples", ",.0f"), ("ratio", ".3f")))) for row in rows]
+        cells = [(row["run"], _cell(row, "samples", ",.0f"), _cell(row, "ratio", ".3f")) for row in rows]
         yield Table([key("run"), Column("samples"), Column("times the first")], cells)
     else:
-        yield from _along_axes(result, rows, "samples", ",.0f", runs, "samples trained")
+        yield _along_axes(result, rows, "samples", ",.0f", runs, "samples trained")
         if len(runs) > 1:
             title = f"samples, times those of {runs[0]} at the same seeds"
-            yield from _along_axes(result, rows, "ratio", ".3f", runs[1:], title)
+            yield _along_axes(result, rows, "ratio", ".3f", runs[1:], title)
     for costs in result.spares()[:MOST_SETTINGS]:
         yield _spares_table(costs)
     contests = result.contests()[:MOST_SETTINGS]
@@ -138,8 +138,8 @@ def _explanation(num_seeds: set[int]) -> str:
 
 def _along_axes(
     result: SweepResult, rows: Sequence[Mapping[str, Any]], what: str, form: str, runs: Sequence[str], title: str
-) -> Iterator[Part]:
-    """Yield a table with a row for each setting and a column for each run."""
+) -> Table:
+    """Return a row for each setting and a column for each run."""
     axes = result.setting_keys
     settings: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in rows:
@@ -149,7 +149,7 @@ def _along_axes(
     shown = list(settings.items())[:MOST_SETTINGS]
     more = len(settings) - len(shown)
     notes = [f"{counted(more, 'more setting is', 'more settings are')} in table.csv"] if more else []
-    yield Table(columns, [(*setting, *map(cells.get, runs)) for setting, cells in shown], title, notes)
+    return Table(columns, [(*setting, *map(cells.get, runs)) for setting, cells in shown], title, notes)
 
 
 def _spares_table(costs: Sequence[SpareCost]) -> Table:

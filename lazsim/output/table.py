@@ -63,7 +63,8 @@ class Column:
     has_name: bool = False
     """Whether the heading is a name, such as that of a system."""
     of: str | Callable[[Any], Any] = ""
-    """Path by which `Table.of` takes the value from the object of a row: dotted attributes or keys, or a function."""
+    """Path by which `Table.of` takes the value from the object of a row: dotted attributes or keys, or a function. By
+    default it is the heading, with ``_`` for a blank."""
 
 
 def key(
@@ -104,7 +105,8 @@ class Table:
         (3+4j)        4.0
         1j            1.0
         """
-        values = [partial(_part_of, one.of.split(".")) if isinstance(one.of, str) else one.of for one in columns]
+        paths = [one.of or one.heading.replace(" ", "_") for one in columns]
+        values = [partial(_part_of, path.split(".")) if isinstance(path, str) else path for path in paths]
         if isinstance(things, Mapping):
             named = [[name, *(value(thing) for value in values[1:])] for name, thing in things.items()]
             return cls(columns, named, title, notes)

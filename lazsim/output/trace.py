@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lazsim.output.table import Column, Part, Table, cell_text, facts, key, terminal_width
+from lazsim.output.windows import mean_rates
 from lazsim.placement.plan import Floats
 from lazsim.trace.stats import TraceStats, loss_rate_text
 from lazsim.trace.table import Trace
@@ -33,11 +34,7 @@ def mean_alive(trace: Trace, num_bins: int) -> Floats:
     times, counts = trace.num_alive()
     if trace.duration_s <= 0:
         return np.zeros(num_bins)
-    ends = np.append(times, trace.duration_s)
-    integral = np.concatenate([[0.0], np.cumsum(counts * np.diff(ends))])
-    edges = np.linspace(0.0, trace.duration_s, num_bins + 1)
-    means: Floats = np.diff(np.interp(edges, ends, integral)) / np.diff(edges)
-    return means
+    return mean_rates([*times, trace.duration_s], counts, np.linspace(0.0, trace.duration_s, num_bins + 1))
 
 
 def sparkline(trace: Trace, width: int = 60) -> str:

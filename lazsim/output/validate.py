@@ -18,8 +18,8 @@ def validation_parts(validation: Validation) -> Iterator[Part]:
         f"{run.system}, {model}: {run.wall_s:.0f} s, {counted(run.counts['failures'], 'failure')}, "
         f"{counted(run.counts['reconfigurations'], 'reconfiguration')}, {counted(run.counts['restarts'], 'restart')}"
     )
-    columns = [key("", of="name"), Column("measured", ".4g", of="measured"), Column("predicted", ".4g", of="predicted")]
-    columns += [Column("error", _error, of="error"), Column("judged", of=lambda one: _judge(one, validation.tolerance))]
+    columns = [key("", of="name"), Column("measured", ".4g"), Column("predicted", ".4g")]
+    columns += [Column("error", _error), Column("judged", of=lambda one: _judge(one, validation.tolerance))]
     yield Table.of(validation.components, columns)
     yield [
         f"judged: at least {NEGLIGIBLE_SHARE:.0%} of the run's time; within {100 * validation.tolerance:.10g}%: "

@@ -24,8 +24,8 @@ COLUMNS = (
 
 _ROW_COLUMNS = (
     key("row", of="id"), Column("model, system", kind="name", of="group"),
-    Column("measured", ",.0f", of="measured"), Column("predicted", ",.0f", of="predicted"),
-    Column("error", "+.0%", of="error"),
+    Column("measured", ",.0f"), Column("predicted", ",.0f"),
+    Column("error", "+.0%"),
 )  # fmt: skip
 
 
@@ -36,14 +36,14 @@ def verify_parts(result: Verification) -> Iterator[Part]:
     elif not (result.outcomes or result.kernels.rows):
         held = "every prediction is counted apart, and none held to a tolerance"
         yield held if result.apart_rows else "no row has a prediction"
-    columns = [*_ROW_COLUMNS, Column("slowest", ",.0f", of="slowest")]
+    columns = [*_ROW_COLUMNS, Column("slowest", ",.0f")]
     title = "counted apart: not all is told or modelled; with the fastest micro-batch that fits, and the slowest"
     yield Table.of(result.apart_rows, columns, title)
     yield from _skipped_parts("not predicted", result.rows)
     if result.outcomes:
         yield from _outcome_parts(result)
-    columns = [key("gpu", of="group"), key("measured", of="metric"), key("model", of="model")]
-    columns += [key("points", of="points"), Column("count", of="error.num_points")]
+    columns = [key("gpu", of="group"), key("measured", of="metric"), key("model")]
+    columns += [key("points"), Column("count", of="error.num_points")]
     columns += [Column("median", ".1%", of="error.median"), Column("90 %", ".1%", of="error.p90")]
     columns += [Column("max", ".1%", of="error.max")]
     yield Table.of(result.kernels.rows, columns, "errors of predicted over measured times of kernels, without sign")
@@ -70,9 +70,9 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
         f"the tolerance. {counts['num_echoes']} more only give an input back. {others} not replayed."
     )
     columns = [
-        key("row", of="id"), Column("metric", kind="text", of="metric"), Column("published", ",.4g", of="measured"),
-        Column("replayed", ",.4g", of="predicted"), Column("unit", kind="name", of="unit"),
-        Column("tolerance", kind="text", of="tolerance"),
+        key("row", of="id"), Column("metric", kind="text"), Column("published", ",.4g", of="measured"),
+        Column("replayed", ",.4g", of="predicted"), Column("unit", kind="name"),
+        Column("tolerance", kind="text"),
         Column("within", kind="name", of=lambda row: "input" if row.echoes else "yes" if row.within else "no"),
     ]  # fmt: skip
     replayed = [row for row in result.outcomes if row.within is not None]
@@ -137,8 +137,8 @@ def _pair_parts(result: Verification) -> Iterator[Part]:
     columns += [Column("perfect model", ".1f", of=lambda some: math.fsum(pair.perfect for pair in some))]
     yield Table.of(grouped((pair.setting, pair) for pair in result.pairs), columns, "pairs by setting")
     columns = [
-        key("faster", of="faster"), key("slower", of="slower"), Column("setting", kind="name", of="setting"),
-        Column("measured", ".2f", of="measured"), Column("predicted", ".2f", of="predicted"),
+        key("faster"), key("slower"), Column("setting", kind="name"),
+        Column("measured", ".2f"), Column("predicted", ".2f"),
         Column("perfect model right", ".0%", of="perfect"),
     ]  # fmt: skip
     wrong = [pair for pair in result.pairs if not pair.right]

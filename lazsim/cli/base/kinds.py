@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lazsim import limits, units
-from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten
+from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten, unknown_name
 
 STDOUT = "-"
 """Path that stands for stdout."""
@@ -72,6 +72,16 @@ class OutFolder(OutPath):
         return folder
 
 
+class OneOf(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
+    """An option that takes one of a few words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word, or fail with the one that is nearest."""
+        if value not in self.choices:
+            self.fail(unknown_name("value", str(value), list(self.choices)), param, ctx)
+        return value
+
+
 class Whole(click.IntRange):
     """An option that takes a whole number in a range."""
 
@@ -127,6 +137,7 @@ def parse_time(field: str, text: str) -> float:
 OUT_PATH = OutPath()
 OUT_FILE = OutPath(is_file=True)
 OUT_FILE_OR_STDOUT = OutPath(is_file=True, stdout=True)
+OUT_CSV = OutPath(is_file=True, suffixes=(".csv",))
 OUT_PICTURE = OutPath(is_file=True, suffixes=(".png", ".pdf"))
 DURATION = Parsed(parse_time, "duration")
 

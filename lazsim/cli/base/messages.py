@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -98,16 +97,6 @@ def usage_message(error: click.ClickException) -> str:
         return f"{name}: {error.message}"
     # Choices stand in lines of their own.
     return error.format_message().replace("\n\t", " ")
-
-
-class OneOf(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
-    """An option that takes one of a few words."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the word, or fail with the one that is nearest."""
-        if value not in self.choices:
-            self.fail(unknown_name("value", str(value), list(self.choices)), param, ctx)
-        return value
 
 
 def in_a_line(text: str) -> str:

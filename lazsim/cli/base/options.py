@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.messages import OneOf
 
 
 def keep(context: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -55,7 +54,7 @@ jobs_option = click.option(
     "--jobs", "num_workers", type=kinds.WORKERS, metavar="N", help="Worker processes; default: one for each core."
 )
 backend_option = click.option(
-    "--backend", type=OneOf(("loky", "ray")), default="loky", help="Processes of this machine, or a Ray cluster."
+    "--backend", type=kinds.OneOf(("loky", "ray")), default="loky", help="Processes of this machine, or a Ray cluster."
 )
 worker_options = options(
     backend_option,

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.messages import OneOf
 from lazsim.cli.base.options import options
 from lazsim.limits import CAPS, OF_MAPPINGS
 from lazsim.units import UNITS_S
@@ -47,7 +46,7 @@ replay_options = options(
     click.option("--where", multiple=True, metavar="COLUMN=PATTERN", help="Take only such rows of a table; repeats."),
     click.option(
         "--time-unit",
-        type=OneOf(tuple(UNITS_S)),
+        type=kinds.OneOf(tuple(UNITS_S)),
         help="Unit of times and durations that are numbers, where the file does not say.",
     ),
     click.option("--time-format", metavar="TEXT", help="Format of dates, as %d/%m/%Y %H:%M; ISO 8601 needs none."),
@@ -68,7 +67,7 @@ replay_options = options(
     click.option("--duration", type=kinds.DURATION, help="How much of it, as 80min; default: to its end."),
     click.option(
         "--cap",
-        type=OneOf(CAPS),
+        type=kinds.OneOf(CAPS),
         help="How a trace is held to a number of nodes. members: the job has nodes of its own, and only newly granted "
         "ones replace those that it loses. offset: subtract a constant, so that every loss is felt. clip: the others "
         "come as new nodes as soon as one is lost. first: follow the first names. Default: members.",

@@ -1,6 +1,8 @@
-"""The result of a command: on stdout as tables or JSON, and in the folder of ``--out``."""
+"""What a command tells: its result, on stdout and in the folder of ``--out``, and notes on stderr."""
 
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazsim.cli.base import kinds
-from lazsim.cli.base.notes import arguments, note, told
+from lazsim.cli.base.messages import with_options
 from lazsim.cli.base.options import WORKER_OPTIONS, kept
+from lazsim.errors import printable
 
 if TYPE_CHECKING:
     from lazsim.output.report import Report
@@ -20,6 +23,36 @@ REPORT = "report.html"
 
 MESSAGES = {"notes", "error", "skipped", "why", "reason", "no_plan", "remarks"}
 """Fields of results that hold messages."""
+
+
+def told(text: str) -> str:
+    """Return a text for the user: fields that it names are the options of the command that runs."""
+    context, commands = click.get_current_context(silent=True), list[click.Command]()
+    while context is not None:
+        commands.insert(0, context.command)
+        context = context.parent
+    return with_options(text, commands, arguments())
+
+
+def note(*texts: str) -> None:
+    """Tell the user something on stderr, once, on a terminal without a broken word."""
+    context = click.get_current_context(silent=True)
+    known = set() if context is None else context.meta.setdefault("lazsim.notes", set())
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    known.update(new)
+    for text in new:
+        line = printable(f"note: {told(text)}")
+        if sys.stderr.isatty():
+            from lazsim.output.table import wrap
+
+            line = "\n".join(wrap(line, shutil.get_terminal_size().columns, "  "))
+        click.echo(line, err=True)
+
+
+def arguments() -> list[str]:
+    """Return the arguments of the user; none outside a command."""
+    context = click.get_current_context(silent=True)
+    return [] if context is None else list(context.meta.get("lazsim.arguments", ()))
 
 
 def print_parts(parts: "Iterable[Part]") -> None:

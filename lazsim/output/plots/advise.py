@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.names import shown_names
 from lazsim.output.plots.charts import number_log_axis, reach_of
-from lazsim.output.plots.run import time_unit
 from lazsim.output.plots.style import STYLE, Look, add_legend, looks_of, new_figure, picture
+from lazsim.output.windows import time_unit
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Choice
@@ -52,9 +52,9 @@ def advice_figure(advice: Advice) -> Figure:
         face = color if not place or one.is_tie else "white"
         bars.errorbar([share], [place], xerr=reach, color=color, marker="o", markersize=4, markerfacecolor=face)
     bars.set_yticks(range(len(ranking)), labels)
-    bars.set_ylim(len(ranking) - 0.5, -0.5)
+    label = f"{advice.goal.heading}, % of the best choice\n(open: not as good, or too few seeds to tell)"
+    bars.set(ylim=(len(ranking) - 0.5, -0.5), xlabel=label)
     bars.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    bars.set_xlabel(f"{advice.goal.heading}, % of the best choice\n(open: not as good, or too few seeds to tell)")
     return figure
 
 
@@ -84,10 +84,8 @@ def _draw_curves(advice: Advice, names: Mapping[Choice, str], looks: Mapping[Cho
         low, high = curves.get_ylim()
         is_cost = advice.goal.less_is_better
         curves.set_ylim((low, min(high, best * FAR_BEHIND)) if is_cost else (max(low, best / FAR_BEHIND), high))
-    curves.set_xscale("log")
+    curves.set(xscale="log", xlabel=f"time between checkpoints, {unit}", ylabel=advice.goal.heading)
     number_log_axis(curves.xaxis)
-    curves.set_xlabel(f"time between checkpoints, {unit}")
-    curves.set_ylabel(advice.goal.heading)
 
 
 def _percent(behind: float, *, is_cost: bool) -> float:

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.plots.charts import plain_number
-from lazsim.output.plots.run import plot_rates, time_unit, windows
+from lazsim.output.plots.run import plot_rates
 from lazsim.output.plots.style import LOOKS, STYLE, begin_at_0, new_figure, picture
+from lazsim.output.windows import time_unit, windows
 
 if TYPE_CHECKING:
     from lazsim.engine.simulate import SystemRun
@@ -51,8 +52,7 @@ def live_figure(measured: LiveRun, predicted: SystemRun | None = None) -> Figure
         rate.legend(loc="upper left")
     begin_at_0(nodes)
     nodes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    nodes.set_ylabel("nodes in use")
-    nodes.set_xlim(0, max(run.wall_s for run in runs.values()) / unit_s)
-    nodes.set_xlabel(f"time ({unit})")
+    end_s = max(run.wall_s for run in runs.values())
+    nodes.set(xlim=(0, end_s / unit_s), xlabel=f"time ({unit})", ylabel="nodes in use")
     figure.align_ylabels()
     return figure

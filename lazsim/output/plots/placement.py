@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
@@ -16,8 +15,7 @@ from matplotlib.patches import Rectangle
 
 from lazsim.output.maps import LayerMap
 from lazsim.output.plots.charts import amounts_map, number_log_axis
-from lazsim.output.plots.style import RED, STYLE, ink, new_figure, picture
-from lazsim.placement.plan import Ints
+from lazsim.output.plots.style import RED, STYLE, ink, new_figure, picture, write_beside
 from lazsim.units import counted
 
 EMPTY_COLOR = "0.93"
@@ -55,19 +53,15 @@ def placement_figure(maps: Sequence[LayerMap]) -> Figure:
         panel.set_xlabel("slot")
     # Where all experts have the same share, all have the same colour, which says nothing.
     if isinstance(norm, LogNorm):
-        _draw_bar(figure, panels, norm)
+        bar = figure.colorbar(
+            ScalarMappable(norm, amounts_map()), ax=panels.ravel().tolist(), label="expert's share of tokens",
+            shrink=0.7, aspect=40, pad=0.02,
+        )  # fmt: skip
+        number_log_axis(bar.ax.yaxis)
+        bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)
     return figure
-
-
-def _draw_bar(figure: Figure, panels: npt.NDArray[np.object_], norm: LogNorm) -> None:
-    bar = figure.colorbar(
-        ScalarMappable(norm, amounts_map()), ax=panels.ravel().tolist(), label="expert's share of tokens",
-        shrink=0.7, aspect=40, pad=0.02,
-    )  # fmt: skip
-    number_log_axis(bar.ax.yaxis)
-    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)
 
 
 def _share_norm(maps: Sequence[LayerMap]) -> Normalize:
@@ -94,8 +88,10 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     axes.invert_yaxis()
     digits = len(str(len(one.share_E) - 1))
     if side_inches >= 0.075 * digits + 0.05:
-        inks = [ink(color) for color in amounts_map()(norm(shown_E))]
-        _write_numbers(one.slots_NS, inks, axes, min(8.0, 42 * side_inches * 0.75))
+        inks, size = [ink(color) for color in amounts_map()(norm(shown_E))], min(8.0, 42 * side_inches * 0.75)
+        for (node, slot), expert in np.ndenumerate(one.slots_NS):
+            if expert >= 0:
+                axes.text(slot, node, str(expert), ha="center", va="center", fontsize=size, color=inks[int(expert)])
     for node, slot in np.argwhere(one.slots_NS == one.expert).tolist():
         axes.add_patch(
             Rectangle(
@@ -108,18 +104,10 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)
     axes.set_title(one.title, loc="left", fontweight="bold", pad=14)
-    axes.annotate(
-        f"least safe: expert {one.expert}, on {counted(one.num_nodes, 'node')}", (0, 1), (0, 4),
-        xycoords="axes fraction", textcoords="offset points", color=RED, fontsize=7,
-    )  # fmt: skip
+    least = f"least safe: expert {one.expert}, on {counted(one.num_nodes, 'node')}"
+    write_beside(axes, least, (0, 1), (0, 4), color=RED)
 
 
 def _tick_step(side_inches: float) -> int:
     """Return a power of two with at least a quarter of an inch between labels, if those of all would be closer."""
     return 1 if side_inches >= 0.16 else 2 ** math.ceil(math.log2(max(0.25 / side_inches, 1)))
-
-
-def _write_numbers(slots_NS: Ints, inks: Sequence[str], axes: Axes, size: float) -> None:
-    for (node, slot), expert in np.ndenumerate(slots_NS):
-        if expert >= 0:
-            axes.text(slot, node, str(expert), ha="center", va="center", fontsize=size, color=inks[int(expert)])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lazsim.output.names import shown_names
-from lazsim.output.plots.style import LOOKS, RED, STYLE, add_legend, looks_of, new_figure, picture
+from lazsim.output.plots.style import LOOKS, RED, STYLE, add_legend, looks_of, new_figure, picture, write_beside
 from lazsim.placement.plan import Bools, Floats
 from lazsim.reliability.failure_scenarios import TraceBatches
 from lazsim.reliability.survival import PolicyReliability, ReliabilityReport
@@ -97,10 +97,8 @@ def failure_sets_figure(report: ReliabilityReport) -> Figure:
 def _draw_batch_sizes(trace: TraceBatches, axes: Axes) -> None:
     shares = np.array(trace.weights) / sum(trace.weights)
     axes.bar(trace.sizes, shares, width=0.6, color="0.6")
-    axes.set_ylabel("share of\nbatches")
-    axes.set_ylim(0, max(shares) * 1.25)
-    axes.annotate(trace.name, (1, 1), (-2, -2), xycoords="axes fraction", textcoords="offset points", ha="right",
-                  va="top", fontsize=7, color="0.3")  # fmt: skip
+    axes.set(ylabel="share of\nbatches", ylim=(0, max(shares) * 1.25))
+    write_beside(axes, trace.name, (1, 1), (-2, -2), ha="right", va="top")
 
 
 def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
@@ -116,11 +114,10 @@ def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
         axes.axhline(row + 0.5, color=RED, linewidth=0.8)
     for size in np.unique(sizes):
         rows = np.flatnonzero(sizes == size)
-        axes.annotate(f"of {size}", (1, rows.mean()), (3, 0), xycoords=axes.get_yaxis_transform(),
-                      textcoords="offset points", va="center", fontsize=6, color=RED)  # fmt: skip
-    axes.set_xlim(-0.5, num_nodes - 0.5)
+        style = {"va": "center", "fontsize": 6, "color": RED}
+        write_beside(axes, f"of {size}", (1, rows.mean()), (3, 0), axes.get_yaxis_transform(), **style)
     # Rows of all panels are equally high, whatever their number.
-    axes.set_ylim(num_rows - 0.5, -0.5)
+    axes.set(xlim=(-0.5, num_nodes - 0.5), ylim=(num_rows - 0.5, -0.5))
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
     axes.tick_params(length=0, labelsize=6, top=True, labeltop=True, bottom=False, labelbottom=False, pad=1)
@@ -128,7 +125,7 @@ def _draw_failure_sets(sets_MN: Bools, axes: Axes, num_rows: int) -> None:
     axes.spines[:].set_visible(False)
     text = f"{num_sets} minimal fatal set{'' if num_sets == 1 else 's'}"
     text += f", {len(shown)} smallest shown" if num_sets > len(shown) else ""
-    axes.annotate(text, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points", fontsize=7, color="0.3")
+    write_beside(axes, text, (0, 1), (0, 11))
 
 
 def _reach(share: float) -> float:
@@ -142,12 +139,11 @@ def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str, most: flo
     # Numbers of failures may be far apart: one bar each, side by side.
     bars = np.arange(len(curve.failures))
     axes.bar(bars, 1 - curve.recovery_prob, width=0.7, color=RED)
-    axes.set_ylim(0, most)
+    axes.set(xlim=(-0.6, len(bars) - 0.4), ylim=(0, most))
     if most == 1:
         axes.set_yticks([0, 0.5, 1])
     else:
         axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.set_xlim(-0.6, len(bars) - 0.4)
     ticks = bars[:: -(-len(bars) // 10)]
     axes.set_xticks(ticks, [str(number) for number in curve.failures[ticks]])
     axes.tick_params(labelsize=6)
@@ -158,8 +154,8 @@ def _draw_fatal_share(found: PolicyReliability, axes: Axes, unit: str, most: flo
         num_fatal = int((found.sets_MN.sum(axis=1) == size).sum())
         total = comb(num_nodes, size)
         whole = f"{total:,}" if total < 10**10 else f"{total:.1e}".replace("e+", " x 10^")
-        axes.annotate(f"fatal: {num_fatal:,} of {whole} sets of {size}", (0.02, 1), (0, 1), xycoords="axes fraction",
-                      textcoords="offset points", va="bottom", fontsize=6, color="0.3")  # fmt: skip
+        told = f"fatal: {num_fatal:,} of {whole} sets of {size}"
+        write_beside(axes, told, (0.02, 1), (0, 1), va="bottom", fontsize=6)
 
 
 def _draw(report: ReliabilityReport, prob_PF: Floats, low_PF: Floats, high_PF: Floats, axes: Axes) -> None:

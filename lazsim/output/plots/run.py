@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.engine.log import State
 from lazsim.output.names import shown_names
-from lazsim.output.plots.charts import plain_number
-from lazsim.output.plots.style import STYLE, Look, begin_at_0, looks_of, new_figure, picture
+from lazsim.output.plots.charts import plain_number, reach_of
+from lazsim.output.plots.style import STYLE, Look, begin_at_0, looks_of, new_figure, picture, write_beside
+from lazsim.output.windows import time_unit, windows
 from lazsim.placement.plan import Floats
 from lazsim.study.result import RunResult
-from lazsim.units import DAY_S, HOUR_S, MINUTE_S
-
-SHORTEST_SHARE = 1 / 300
-"""Part of the time under which spans between changes are joined: lines would lie on each other."""
 
 ROWS_INCHES, LEAST_ROW_INCHES = 2.6, 0.35
 """Height of the rows of all systems together, and the least height of one."""
@@ -77,82 +72,22 @@ def placements_figure(result: RunResult) -> Figure:
         mark = marks[run.placement or run.system]
         score, color = run.plan_recovery, (mark if len(systems) == 1 else colors[run.system]).color
         assert score
-        below, above = score.recovery_prob - score.ci_low, score.ci_high - score.recovery_prob
+        place = score.recovery_prob, run.goodput_samples_per_s
         axes.errorbar(
-            score.recovery_prob, run.goodput_samples_per_s, xerr=[[max(0.0, below)], [max(0.0, above)]],
-            color=color, marker=mark.marker, markersize=6, markeredgewidth=0, elinewidth=0.8,
-            clip_on=False, zorder=3,
+            *place, xerr=reach_of([(score.recovery_prob, score.ci_low, score.ci_high)]), color=color,
+            marker=mark.marker, markersize=6, markeredgewidth=0, elinewidth=0.8, clip_on=False, zorder=3,
         )  # fmt: skip
         at = max(at + LABEL_GAP, run.goodput_samples_per_s / top)
         axes.annotate(
-            shown[name], (score.recovery_prob, run.goodput_samples_per_s), (1.06, at),
-            textcoords="axes fraction", va="center", color=color, annotation_clip=False,
+            shown[name], place, (1.06, at), textcoords="axes fraction", va="center", color=color, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 5},
         )  # fmt: skip
     # Plans that nearly always survive would lie on each other.
     least = min(run.plan_recovery.ci_low for run in runs if run.plan_recovery)
-    axes.set_xlim(0 if least < CLOSE_PROB else min(0.9, math.floor(10 * least) / 10), 1)
-    axes.set_ylim(0, top)
-    axes.set_xlabel("probability that every expert\nsurvives the next failure")
-    axes.set_ylabel("samples/s kept" + (f" by {systems[0]}" if len(systems) == 1 else ""))
+    low = 0 if least < CLOSE_PROB else min(0.9, math.floor(10 * least) / 10)
+    axes.set(xlim=(low, 1), xlabel="probability that every expert\nsurvives the next failure")
+    axes.set(ylim=(0, top), ylabel="samples/s kept" + (f" by {systems[0]}" if len(systems) == 1 else ""))
     return figure
-
-
-def time_unit(wall_s: float) -> tuple[str, float]:
-    """Choose the unit of a time axis."""
-    if wall_s <= 3 * MINUTE_S:
-        return "s", 1.0
-    if wall_s <= 3 * HOUR_S:
-        return "min", MINUTE_S
-    if wall_s <= 3 * DAY_S:
-        return "h", HOUR_S
-    return "days", DAY_S
-
-
-def windows(
-    states: Sequence[State], wall_s: float, shortest_s: float = 0.0, *, at_any_change: bool = False
-) -> tuple[Floats, Floats, Floats]:
-    """Cut a run into windows that end at changes, and average the samples per second in each.
-
-    Return bounds, shape (W + 1,), and mean rates of kept and of lost samples, shape (W,): times the lengths they add
-    up to the samples of the run. No window mixes times with and without nodes alive. Spans that are shorter than
-    `shortest_s`, or than `SHORTEST_SHARE` of the run, are joined with those after them, unless these are long stops. A
-    window ends where nodes leave or join the training, and where work that was kept turns into work that was lost:
-    means over stretches with other numbers of checkpoints would differ. It may end `at_any_change` instead.
-
-    Examples
-    --------
-    >>> states = [State(0.0, 2, 2, 3.0), State(20.0, 2, 2), State(30.0, 2, 2, 3.0), State(50.0, 0, 0)]
-    >>> for values in windows(states, wall_s=60.0, shortest_s=5.0):
-    ...     print(values.tolist())
-    [0.0, 50.0, 60.0]
-    [2.4, 0.0]
-    [0.0, 0.0]
-    """
-    shortest_s = max(shortest_s, SHORTEST_SHARE * wall_s)
-    cuts: list[tuple[float, bool, bool]] = []
-    was_lost = False
-    for before, after in pairwise(states):
-        # A pause belongs to the work before it.
-        is_lost = after.lost_samples_per_s > 0 or (was_lost and not after.samples_per_s)
-        forced = (before.num_alive == 0) != (after.num_alive == 0)
-        if at_any_change or forced or before.num_used != after.num_used or is_lost != was_lost:
-            cuts.append((after.time_s, forced, after.num_used == 0))
-        was_lost = is_lost
-    bounds = [0.0]
-    for (here_s, forced, stops), (next_s, *_) in pairwise([*cuts, (wall_s, True, False)]):
-        if forced or here_s - bounds[-1] >= shortest_s or (stops and next_s - here_s >= shortest_s):
-            bounds.append(here_s)
-    bounds_s = np.array([*bounds, wall_s])
-    times_s = np.array([*(state.time_s for state in states), wall_s])
-
-    def means(rates: Sequence[float]) -> Floats:
-        trained = np.concatenate([[0.0], np.cumsum(np.array(rates) * np.diff(times_s))])
-        rates_W: Floats = np.diff(np.interp(bounds_s, times_s, trained)) / np.diff(bounds_s)
-        return rates_W
-
-    kept, lost = (means([state[column] for state in states]) for column in (3, 4))
-    return bounds_s, kept, lost
 
 
 def plot_rates(axes: Axes, rates: tuple[Floats, Floats, Floats], label: str, look: Look, unit_s: float) -> None:
@@ -184,11 +119,9 @@ def plot_nodes(states: Sequence[Sequence[float]], wall_s: float, axes: Axes) -> 
     times = np.array([*(state[0] for state in states), wall_s]) / unit_s
     alive = [state[1] for state in states]
     axes.fill_between(times, [*alive, alive[-1]], step="post", color="0.75", edgecolor="0.35", linewidth=0.6)
-    axes.set_xlim(0, wall_s / unit_s or 1)
-    axes.set_ylim(0, max(1, *alive) * 1.1)
+    axes.set(xlim=(0, wall_s / unit_s or 1), xlabel=f"time ({unit})")
+    axes.set(ylim=(0, max(1, *alive) * 1.1), ylabel="nodes alive")
     axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-    axes.set_ylabel("nodes alive")
-    axes.set_xlabel(f"time ({unit})")
 
 
 def plot_samples(result: RunResult, axes: Axes) -> None:
@@ -197,17 +130,13 @@ def plot_samples(result: RunResult, axes: Axes) -> None:
     looks = looks_of(names)
     for index, run in enumerate(result.runs):
         axes.barh(index, run.samples, color=looks[run.name].color)
-        axes.annotate(
-            f"{run.samples:,}", (run.samples, index), ha="left", va="center", fontsize=7, xytext=(2, 0),
-            textcoords="offset points",
-        )  # fmt: skip
+        write_beside(axes, f"{run.samples:,}", (run.samples, index), (2, 0), "data", va="center", color="black")
     axes.set_yticks(range(len(names)), shown_names(names).values())
-    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("samples kept")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     axes.xaxis.set_major_formatter(plain_number)
     # The number beside the longest bar stays within the axes.
     most = max(run.samples for run in result.runs)
-    axes.set_xlim(0, (1 + DIGIT_SHARE * len(f"{most:,}")) * (most or 1))
+    end = (1 + DIGIT_SHARE * len(f"{most:,}")) * (most or 1)
+    axes.set(xlim=(0, end), xlabel="samples kept", ylim=(len(names) - 0.5, -0.5))

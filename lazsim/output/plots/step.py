@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lazsim.grouping import grouped
-from lazsim.output.plots.style import LOOKS, STYLE, ink, new_figure, picture
+from lazsim.output.plots.style import LOOKS, STYLE, ink, new_figure, picture, write_beside
 from lazsim.study.step import StepResult
 from lazsim.units import GIB
 
@@ -85,9 +85,8 @@ def step_figure(result: StepResult) -> Figure:
     _draw_bar(below, 0, memory, kinds, max(total, math.fsum(memory.values())))
     _add_legend(below, kinds)
     below.axvline(total, color="black", linewidth=1)
-    below.annotate(
-        "memory of a GPU", (total, 0.5), ha="right", va="bottom", fontsize=7, xytext=(-3, 0), textcoords="offset points"
-    )
+    style = {"ha": "right", "va": "bottom", "color": "black"}
+    write_beside(below, "memory of a GPU", (total, 0.5), (-3, 0), "data", **style)
     below.set_yticks([0], ["memory"])
     below.set(xlabel="GiB of the fullest GPU", ylim=(-0.6, 0.8))
     _draw_passes(passes, result)

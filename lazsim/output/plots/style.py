@@ -192,6 +192,19 @@ def ink(color: Any) -> str:
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
+def write_beside(
+    axes: Axes,
+    text: str,
+    place: tuple[float, float],
+    points: tuple[float, float],
+    of: Any = "axes fraction",
+    **style: Any,
+) -> None:
+    """Write a small text some points beside a place, which is a share of the axes unless `of` says otherwise."""
+    shown: Any = {"fontsize": 7, "color": "0.3"} | style
+    axes.annotate(text, place, points, xycoords=of, textcoords="offset points", **shown)
+
+
 def add_legend(figure: Figure, axes: Axes) -> None:
     """Explain the series of some axes above all panels in as few lines as fit; the figure grows by these."""
     handles, labels = axes.get_legend_handles_labels()

@@ -62,8 +62,8 @@ def spares_figure(by_run: Sequence[Sequence[SpareCost]]) -> Figure:
             best.num_spares + aside, best.per_million_samples.value, "o", color=look.color, markersize=9,
             markerfacecolor="none", clip_on=False,
         )  # fmt: skip
-    axes.set_ylabel(f"{'node-hours' if by_run[0][0].cost_usd is None else '$'}/M samples\n(ring: the least)")
-    axes.set_xlabel("spares held beside the nodes that train")
+    unit = "node-hours" if by_run[0][0].cost_usd is None else "$"
+    axes.set(xlabel="spares held beside the nodes that train", ylabel=f"{unit}/M samples\n(ring: the least)")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_formatter(plain_number)
     add_legend(figure, axes)

@@ -4,8 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lazsim.output.plots.run import plot_nodes, time_unit
+from lazsim.output.plots.run import plot_nodes
 from lazsim.output.plots.style import RED, STYLE, new_figure, picture
+from lazsim.output.windows import time_unit
 from lazsim.trace.table import Trace
 from lazsim.units import DAY_S, MINUTE_S, format_duration
 
@@ -27,9 +28,8 @@ def trace_figure(trace: Trace) -> Figure:
     edges_s = np.arange(0.0, max(trace.duration_s, bar_s) + bar_s, bar_s)
     removed, _ = np.histogram(trace.time_s[trace.change < 0], edges_s)
     lost.stairs(removed, edges_s / unit_s, fill=True, color=RED)
-    lost.set_ylim(0, max(1, removed.max()) * 1.1)
     lost.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    lost.set_ylabel(f"lost in\n{format_duration(bar_s)}")
+    lost.set(ylim=(0, max(1, removed.max()) * 1.1), ylabel=f"lost in\n{format_duration(bar_s)}")
     lost.set_xlabel(axes.get_xlabel())
     axes.set_xlabel("")
     figure.align_ylabels()
