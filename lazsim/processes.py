@@ -42,22 +42,17 @@ def free_tasks() -> int:
     """Return the number of processes and threads that may still start, of all limits that can be read."""
     import resource
 
-    limits: list[Callable[[], int]] = [
-        lambda: _number(GROUP / "pids.max") - _number(GROUP / "pids.current"),
-        lambda: (
-            min(_number(Path(f"/proc/sys/kernel/{name}")) for name in ("pid_max", "threads-max"))
-            - int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
-        ),
-    ]
+    free = [2**31]
+    with suppress(OSError, ValueError):
+        free.append(_number(GROUP / "pids.max") - _number(GROUP / "pids.current"))
+    with suppress(OSError, ValueError):
+        most = min(_number(Path(f"/proc/sys/kernel/{name}")) for name in ("pid_max", "threads-max"))
+        free.append(most - int(Path("/proc/loadavg").read_text().split()[3].split("/")[1]))
     # The kernel holds no limit against root.
     own = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if os.getuid() and own != resource.RLIM_INFINITY:
-        limits.append(lambda: own - _own_tasks())
-    free = []
-    for limit in limits:
-        with suppress(OSError, ValueError):
-            free.append(limit())
-    return max(0, min(free, default=2**31))
+        free.append(own - _own_tasks())
+    return max(0, min(free))
 
 
 def free_descriptors() -> int:

@@ -1,7 +1,7 @@
 """``lazsim profile``: measure kernels on this machine's device, and look at the results."""
 
 import statistics
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ device_option = click.option(
 )
 dtype_option = click.option("--dtype", type=kinds.OneOf(DTYPES), default="auto", help="auto: float32 on a CPU.")
 catalog_model_option = click.option("--model", default="gpt-s", metavar="NAME", help="Its model, if NAME is a device.")
+measuring = partial(progress, doing="measuring")
 virtual_rank_options = options(
     device_option,
     dtype_option,
@@ -82,7 +83,7 @@ def command(out: Path | None, **settings: Any) -> None:
     from lazsim.profiling.session import Options, measure_profile
     from lazsim.study.notes.basis import profile_notes
 
-    header, points = measure_profile(out, Options(**settings), _measuring)
+    header, points = measure_profile(out, Options(**settings), measuring)
     for kernel, reason in header.skipped.items():
         note(f"skipped: {kernel}: {reason}")
     note(*profile_notes(out, settings["model"]))
@@ -106,10 +107,6 @@ def _tables(path: Path) -> "KernelTables | None":
 
     content = read_bytes(path)
     return parse_tables(str(path), content) if holds_tables(content) else None
-
-
-def _measuring(names: Iterable[str]) -> Iterable[str]:
-    return progress(names, "measuring")
 
 
 @command.command("show")
@@ -225,7 +222,7 @@ def skew(**settings: Any) -> None:
     from lazsim.output.profile import skew_files, skew_parts
     from lazsim.profiling.ranks import SkewOptions, measure_skew
 
-    result = measure_skew(SkewOptions(**settings), _measuring)
+    result = measure_skew(SkewOptions(**settings), measuring)
     show(result, skew_parts, kept_as="skew.json", files=skew_files)
 
 
@@ -252,7 +249,7 @@ def ranks(tolerance: float | None, **settings: Any) -> int:
     from lazsim.output.profile import rank_parts
     from lazsim.profiling.ranks import RankOptions, measure_ranks
 
-    result = measure_ranks(RankOptions(**settings), _measuring)
+    result = measure_ranks(RankOptions(**settings), measuring)
     show(result, rank_parts, kept_as="ranks.json")
     worst = max(abs(row.error) for row in result.rows)
     if tolerance is not None and worst > tolerance:

@@ -1,5 +1,6 @@
 """``lazsim verify``: hold predictions against what others measured."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -70,7 +71,7 @@ def command(
         if kernels is not None:
             result = Verification(kernels=compare_kernels(kernels, gpus, only))
         else:
-            result = verify(paths, only, lambda rows: progress(rows, "predicting"))
+            result = verify(paths, only, partial(progress, doing="predicting"))
     parts = refit_parts if refit else verify_parts
     show(result, parts, kept_as="verify.json", files=verify_files)
     return int(tolerance is not None and result.exceeds(tolerance))

@@ -61,7 +61,7 @@ def progress_bar(num_done: int, num_total: int | None, doing: str = "runs") -> I
         yield advance
 
 
-def progress(items: Iterable[ItemT], doing: str = "simulating") -> Iterable[ItemT]:
+def progress(items: Iterable[ItemT], doing: str) -> Iterable[ItemT]:
     """Yield items behind a progress bar, which tells their names."""
     items = list(items)
     with progress_bar(0, len(items), doing) as advance:

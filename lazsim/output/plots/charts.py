@@ -57,7 +57,7 @@ def lines_figure(
     y_label: str,
     panels: Sequence[str] = (),
     interval: tuple[str, str] = INTERVAL,
-    limits: tuple[float | None, float | None] = (None, None),
+    limits: tuple[float | None, float | None] | None = None,
     is_log: bool = False,
 ) -> Figure:
     """Draw one column over another, a line for each series; points without a line where ``x`` is no number.
@@ -71,13 +71,11 @@ def lines_figure(
     shown_as = shown_names(list(looks), LINE_LETTERS)
     frame, names = _with_places(frame, x)
     figure, axes = panel_grid(len(places), columns)
-    whole = {place: ", ".join(map(_panel_title, panels, place)) for place in places}
-    cut = shown_names(whole.values(), TITLE_LETTERS // columns)
-    titles = {place: cut[title] for place, title in whole.items()}
-    for panel, place in zip(axes.flat, places, strict=False):
-        chosen = dict(zip(panels, place, strict=True))
+    titles = [", ".join(map(_panel_title, panels, place)) for place in places]
+    shown_titles = shown_names(titles, TITLE_LETTERS // columns)
+    for panel, place, title in zip(axes.flat, places, titles, strict=False):
         shown = frame
-        for name, value in chosen.items():
+        for name, value in zip(panels, place, strict=True):
             shown = shown[shown[name] == value]
         # A point at a number stands at that number, and one at the name of its series alone.
         gap = MARKER_GAP if names and x != series else 0.0
@@ -89,13 +87,13 @@ def lines_figure(
                 linestyle="" if names else look.line, markeredgewidth=0, clip_on=False, zorder=3,
             )  # fmt: skip
             draw_intervals(panel, moved, line, y, interval, look.color)
-        panel.set_title(titles[place])
+        panel.set_title(shown_titles[title])
         if is_log:
             panel.set_yscale("log")
             number_log_axis(panel.yaxis)
         else:
             panel.yaxis.set_major_formatter(plain_number)
-        if limits != (None, None):
+        if limits:
             panel.set_ylim(*limits)
         if names:
             turned = {"rotation": 30, "ha": "right"} if len("  ".join(names)) * columns > TICK_LETTERS else {}
@@ -103,7 +101,7 @@ def lines_figure(
             panel.set_xlim(-0.5, len(names) - 0.5)
         else:
             panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if limits == (None, None) and not is_log and axes[0, 0].get_ylim()[0] > 0:
+    if not (limits or is_log) and axes[0, 0].get_ylim()[0] > 0:
         begin_at_0(*axes.flat[: len(places)])
     figure.supxlabel(x_label, fontsize=7)
     figure.supylabel(y_label, fontsize=7)
