@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lazsim
-from lazsim.engine import step_timer
 from lazsim.engine.held import Held, Planned
 from lazsim.engine.interval import daly_interval_s, interval_steps, steady_step_s, young_interval_s
 from lazsim.engine.ledger import BUCKETS
@@ -33,7 +32,6 @@ from lazsim.engine.systems import LIVE_SYSTEMS, SYSTEMS, find_system
 from lazsim.engine.systems.spare import SPARE
 from lazsim.engine.systems.system import Save, held_state_bytes, saved_behind
 from lazsim.errors import InfeasiblePlanError, SpecError
-from lazsim.inputs import Reads
 from lazsim.limits import MAX_WHOLE
 from lazsim.output.run import run_parts
 from lazsim.output.table import render
@@ -42,7 +40,7 @@ from lazsim.settings import parse_interval
 from lazsim.study.checkpoint_interval import choose_setting, climb, num_rollbacks
 from lazsim.study.memory import find_obstacle
 from lazsim.study.runs import ScenarioRuns
-from lazsim.study.simulation import resolve_runs, run_scenario
+from lazsim.study.simulation import resolve_runs
 from tests.jobs import (
     SAVE_S,
     TRANSFER_S,
@@ -1474,27 +1472,3 @@ def test_bamboo_takes_spares_in_where_they_replace_every_shadow():
     result = run("bamboo", *changes, nodes=nodes, cost_model=staged_costs(num_nodes=84))
     assert [event.time_s for event in result.events if event.event in ("recovered", "joined")] == [110, 340]
     assert result.states[-1].num_used == 84
-
-
-def test_systems_whose_tokens_go_alike_time_the_same_steps_once(monkeypatch):
-    """`ds` pads its buffers: none of its times are those of the others."""
-    asked = {"trace": "fail-every-5min", "model": "gpt-s", "duration": 900.0, "seed": 3}
-    reads = Reads()
-    three = [resolve({**asked, "system": name}, reads=reads) for name in ("checkpoint", "dropless", "ds")]
-    alone = []
-    for one in three:
-        step_timer._known.cache_clear()
-        alone.append(run_scenario(one))
-    timed = []
-    times = step_timer._times
-    monkeypatch.setattr(step_timer, "_times", lambda *args: timed.append(args) or times(*args))
-    step_timer._known.cache_clear()
-    together, num_timed = [], []
-    for one in three:
-        together.append(run_scenario(one))
-        num_timed.append(len(timed))
-    assert [run.samples for run in together] == [run.samples for run in alone]
-    assert [dict(run.ledger_s) for run in together] == [dict(run.ledger_s) for run in alone]
-    first, second, third = np.diff([0, *num_timed])
-    assert second < third
-    assert second <= first / 2

@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,6 @@ LOAD_SAMPLE_STEPS = 50
 
 NUM_KEPT = 64
 """Most timers kept for plans that come again: all of plain expert parallelism, many in another run of the system."""
-
-KINDS_KEPT = 8
-"""Kinds of dispatch, with costs and loads, of which timers are kept: runs of a search that follow each other."""
 
 CELLS_KEPT = 2**25
 """Most cells of all timers kept. A timer has a cell of a byte for each expert of a layer on each node, 32 MiB, and some
@@ -51,52 +48,32 @@ MakeStepTimer = Callable[[PlacementPlan, Ints], StepTimer]
 """From a plan and the server of each of its nodes to the timer of its steps."""
 
 
-def step_timers_from(system: System, costs: CostModel, routing: Routing, inputs: bytes = b"") -> MakeStepTimer:
-    """Return a maker of timers that follow the cost model and the loads.
-
-    Makers whose `inputs`, all that their costs follow from, are the same share the times that they find.
-    """
+def step_timers_from(system: System, costs: CostModel, routing: Routing) -> MakeStepTimer:
+    """Return a maker of timers that follow the cost model and the loads."""
 
     @functools.lru_cache(NUM_KEPT)
     def dispatch(servers: bytes) -> NodeDispatch:
         return system.dispatch(costs, np.frombuffer(servers, dtype=np.int64))
 
-    known = functools.partial(_known, inputs, routing) if inputs else functools.cache(lambda *_: {})
-    kept: dict[Hashable, StepTimer] = {}
+    kept: dict[tuple[PlacementPlan, bytes], StepTimer] = {}
 
     def make_timer(plan: PlacementPlan, server_N: Ints) -> StepTimer:
         key = plan, server_N.astype(np.int64).tobytes()
         if key not in kept:
-            how = dispatch(key[1])
-            groups = None if how.group_N is None else how.group_N.tobytes()
-            finds = known(how.padded, how.masked_reorder, how.most_chunks, how.group_N is None)
-            if (*key, groups) not in finds:
-                find = functools.partial(_times, routing, costs.step_times(plan, how))
-                finds[*key, groups] = functools.lru_cache(TIMES_KEPT)(find)
-            kept[key] = modelled_timer(routing, costs.job.rebalance_interval_steps, finds[*key, groups])
+            steps = costs.step_times(plan, dispatch(key[1]))
+            kept[key] = modelled_timer(routing, costs.job.rebalance_interval_steps, steps)
             num_cells = plan.num_layers * plan.num_experts * plan.num_nodes
-            both: tuple[dict[Hashable, Any], ...] = (kept, finds)
-            for some in both:
-                while len(some) > max(2, min(NUM_KEPT, CELLS_KEPT // num_cells)):
-                    del some[next(iter(some))]
+            while len(kept) > max(2, min(NUM_KEPT, CELLS_KEPT // num_cells)):
+                del kept[next(iter(kept))]
         return kept[key]
 
     return make_timer
 
 
-FindTimes = Callable[[range], dict[int, tuple[float, float]]]
-"""From stretches of steps to their seconds; see `_times`."""
-
-
-@functools.lru_cache(KINDS_KEPT)
-def _known(_inputs: bytes, _routing: Routing, *_dispatch: Hashable) -> dict[Hashable, FindTimes]:
-    """Return what has found times so far for a kind of dispatch."""
-    return {}
-
-
-def modelled_timer(routing: Routing, rebalance_interval_steps: int, find: FindTimes) -> StepTimer:
+def modelled_timer(routing: Routing, rebalance_interval_steps: int, cost: StepTimes) -> StepTimer:
     """Return what times steps as loads drift, all stretches up to the next rebalance at once."""
-    # Each run asks for its own stretches: the last digits of times hang on those that are found together.
+    # Other runs of the system on the same nodes ask for the same.
+    find = functools.lru_cache(TIMES_KEPT)(functools.partial(_times, routing, cost))
     times: dict[int, tuple[float, float]] = {}
 
     def timer(step: int) -> TimedSteps:

@@ -4,11 +4,8 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from lazsim.engine.planner import Planner
 from lazsim.engine.simulate import SystemRun, simulate_system
-from lazsim.engine.step_timer import step_timers_from
 from lazsim.engine.systems import System
 from lazsim.scenario import Scenario
 
@@ -30,14 +27,8 @@ class ScenarioRuns:
     def __init__(self, scenarios: Sequence[Scenario], tell: Callable[[float], None] = lambda _share: None) -> None:
         self.scenarios, self._tell = scenarios, tell
         self.scenario = scenarios[0]
-        one, costs, loads = self.scenario, self.scenario.costs(), self.scenario.load_routing()
-        job = msgspec.structs.replace(one.job, checkpoint_interval_steps={})
-        # A system may change the layout of a job.
-        of_costs = [one.model, one.gpu, one.cluster, job, one.step, one.profile_sha256, one.extrapolate]
-        inputs = msgspec.json.encode([*of_costs, one.system if job.parallel else None])
-        self._planner = functools.cache(
-            lambda system: Planner(system, costs, loads, step_timers_from(system, costs, loads, inputs))
-        )
+        costs, loads = self.scenario.costs(), self.scenario.load_routing()
+        self._planner = functools.cache(lambda system: Planner(system, costs, loads))
         self.runs = functools.cache(self._runs)
 
     def on(self, scenarios: Sequence[Scenario]) -> "ScenarioRuns":
