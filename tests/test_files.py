@@ -9,6 +9,7 @@ import pytest
 
 from lazsim.errors import LazsimError
 from lazsim.files.decoding import decode_json
+from lazsim.files.faults import Faults
 from lazsim.files.tables import read_cells
 from lazsim.files.writing import check_folder, toml_text, write_all
 
@@ -30,6 +31,13 @@ def after_renames(monkeypatch, number, action):
         count += 1
 
     monkeypatch.setattr("lazsim.files.writing.os.replace", replace)
+
+
+def test_a_row_is_at_fault_for_its_value_and_not_for_an_error_of_what_reads_it():
+    faults = Faults("rows.csv", LazsimError, lenient=True)
+    assert list(faults.readable([(1, "7"), (2, "x")], int)) == [(1, 7)]
+    with pytest.raises(AttributeError):
+        list(faults.readable([(1, "7")], lambda row: row.no_such_method()))
 
 
 def test_either_all_files_appear_or_none(tmp_path):

@@ -806,6 +806,14 @@ def test_audit_log_of_google_cloud_tells_of_preemptions_and_of_starts_when_they_
     ]  # fmt: skip
 
 
+def test_entry_of_another_shape_is_refused_in_plain_words(read):
+    whole = audit("a", "compute.instances.preempted", 1)
+    told = refusal(lambda: read([whole, whole | {"protoPayload": None}]), TraceFormatError)
+    assert "entry 2: expected an operation of Compute Engine" in told
+    told = refusal(lambda: read('{"events": [{"message": "7", "detail-type": ""}]}'), TraceFormatError)
+    assert "entry 1: expected a table of fields" in told
+
+
 def test_cloudtrail_tells_of_spot_interruptions_and_of_calls_that_did_not_fail(read):
     instances = {"instancesSet": {"items": [{"instanceId": "i-0a"}, {"instanceId": "i-0b"}]}}
     records = [

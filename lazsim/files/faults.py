@@ -14,8 +14,9 @@ PlaceT = TypeVar("PlaceT", int, str)
 RowT = TypeVar("RowT")
 FoundT = TypeVar("FoundT")
 
-NOT_AS_EXPECTED = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
-"""What reading plain data raises where it has another shape."""
+NO_SUCH_VALUE = (ValueError, OverflowError)
+OTHER_SHAPE = (*NO_SUCH_VALUE, TypeError, LookupError, AttributeError, RecursionError)
+"""What reading raises where a text is no such value, and where plain data has another shape."""
 
 SKIP = "skip what cannot be read"
 
@@ -57,12 +58,13 @@ class Faults:
     ) -> Iterator[tuple[PlaceT, FoundT]]:
         """Yield the places of rows, and what a function reads in them; rows that it cannot read are faults.
 
-        A fault says how rows look, or else what the function raised.
+        A fault says how rows look, which then may have any other shape, or else what the function says of a value.
         """
+        errors = OTHER_SHAPE if looks else NO_SUCH_VALUE
         for where, row in rows:
             try:
                 found = read(row)
-            except NOT_AS_EXPECTED as error:
+            except errors as error:
                 text = row if isinstance(row, str) else json.dumps(row) if looks else ""
                 self.fault(where, f"expected {looks!r}, found {shorten(text)!r}" if looks else str(error), repair)
                 continue

@@ -51,20 +51,8 @@ _INSTANCE = re.compile(r"\bm?i-[0-9a-zA-Z]+\b")
 def read(source: TraceSource) -> TraceReading:
     """Read activities and events, in any order."""
     log = StateLog(source)
-    warnings: list[tuple[float, str]] = []
-    for place, record in json_records(source, "Activities", "events", "Events", "Records"):
-        try:
-            # Records of a log group hold the event as text.
-            if text := text_at(record, "message") or text_at(record, "CloudTrailEvent"):
-                record = decode_json(text)
-            if "Description" in record:
-                _read_activity(log, record)
-            elif "detail-type" in record:
-                _read_event(log, record, warnings)
-            elif "eventName" in record:
-                _read_call(log, record)
-        except (ValueError, TypeError, RecursionError) as error:
-            source.fault(place, str(error))
+    records = json_records(source, "Activities", "events", "Events", "Records")
+    warnings = [one for _, found in source.readable(records, lambda record: _read_record(log, record)) for one in found]
     notes = ["an instance is there from the end of its launch, and gone from the start of its termination"]
     losses = log.losses()
     for time_s, instance in warnings:
@@ -76,6 +64,20 @@ def read(source: TraceSource) -> TraceReading:
             "as soon as the log says that it goes"
         )
     return log.reading(*notes)
+
+
+def _read_record(log: StateLog, record: dict[str, Any]) -> list[tuple[float, str]]:
+    """Read a record; return the time and the instance of a warning in it."""
+    # Records of a log group hold the event as text.
+    if text := text_at(record, "message") or text_at(record, "CloudTrailEvent"):
+        record = decode_json(text, dict)
+    if "Description" in record:
+        _read_activity(log, record)
+    elif "detail-type" in record:
+        return _read_event(log, record)
+    elif "eventName" in record:
+        _read_call(log, record)
+    return []
 
 
 def _read_activity(log: StateLog, activity: dict[str, Any]) -> None:
@@ -102,21 +104,21 @@ def _read_call(log: StateLog, call: dict[str, Any]) -> None:
         log.say(time_s, kind, instance)
 
 
-def _read_event(log: StateLog, event: dict[str, Any], warnings: list[tuple[float, str]]) -> None:
-    """Read an event, which may be a warning of what comes later."""
+def _read_event(log: StateLog, event: dict[str, Any]) -> list[tuple[float, str]]:
+    """Read an event; return its time and instance where it is a warning of what comes later."""
     name, detail = text_at(event, "detail-type"), event.get("detail")
     kind = DETAILS.get(name, STATES.get(text_at(detail, "state")))
     time_s = log.at(text_at(event, "time"))
     if kind is None:
         log.leave_out(text_at(detail, "state") or name)
-        return
+        return []
     instance = text_at(detail, "instance-id") or text_at(detail, "EC2InstanceId")
     if not instance:
         raise ValueError("no instance is named")
     if name.endswith("Warning") and text_at(detail, "instance-action") != "hibernate":
-        warnings.append((time_s, instance))
-    else:
-        log.say(time_s, kind, instance)
+        return [(time_s, instance)]
+    log.say(time_s, kind, instance)
+    return []
 
 
 TYPICAL = (

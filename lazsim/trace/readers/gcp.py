@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from lazsim.grouping import grouped
-from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
+from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at, value_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json
 from lazsim.trace.table import EventKind
 
@@ -35,7 +35,7 @@ _TARGET = re.compile(r"/zones/([^/]+)/instances/([^/]+)$")
 def read(source: TraceSource) -> TraceReading:
     """Read the operations on instances, in any order."""
     log = StateLog(source)
-    found = source.readable(json_records(source, "items"), lambda operation: _read_operation(log, operation))
+    found = source.readable(json_records(source, "items"), lambda entry: _read_operation(log, entry))
     rows = [row for _, rows in found for row in rows]
     zones = grouped((name, zone) for _, _, zone, name in rows)
     for time_s, kind, zone, name in rows:
@@ -47,30 +47,26 @@ def read(source: TraceSource) -> TraceReading:
 
 def _of_audit(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the operation of an entry of an audit log, which has one for its begin and one for its end."""
-    payload, at = entry["protoPayload"], text_at(entry, "timestamp")
-    method = text_at(payload, "methodName")
-    part = entry.get("operation") or {}
+    is_begin = value_at(entry, "operation", "first") and not value_at(entry, "operation", "last")
+    method = text_at(entry, "protoPayload", "methodName")
     return {
         "operationType": re.sub(r"^(v1|beta|alpha)\.compute\.instances\.", "", method),
-        "targetLink": "/" + text_at(payload, "resourceName"),
-        "startTime": at,
-        "error": (payload.get("status") or {}).get("code") or text_at(entry, "severity") == "ERROR",
-        "status": "RUNNING" if part.get("first") and not part.get("last") else "DONE",
+        "targetLink": "/" + text_at(entry, "protoPayload", "resourceName"),
+        "startTime": text_at(entry, "timestamp"),
+        "error": value_at(entry, "protoPayload", "status", "code") or text_at(entry, "severity") == "ERROR",
+        "status": "RUNNING" if is_begin else "DONE",
     }
 
 
-def _read_operation(log: StateLog, operation: dict[str, Any]) -> list[tuple[float, EventKind, str, str]]:
-    operation = _of_audit(operation) if "protoPayload" in operation else operation
-    if "operationType" not in operation:
-        raise ValueError(
-            f"expected an operation of Compute Engine, with its operationType, found {list(operation)[:5]}"
-        )
+def _read_operation(log: StateLog, entry: dict[str, Any]) -> list[tuple[float, EventKind, str, str]]:
+    operation = _of_audit(entry) if "protoPayload" in entry else entry
+    if not (name := text_at(operation, "operationType")):
+        raise ValueError(f"expected an operation of Compute Engine, with its operationType, found {list(entry)[:5]}")
     start = text_at(operation, "startTime") or text_at(operation, "insertTime")
     start_s = log.at(start or text_at(operation, "endTime"))
     end_s = log.at(end) if (end := text_at(operation, "endTime")) else start_s
     target = _TARGET.search(text_at(operation, "targetLink"))
     has_failed = bool(operation.get("error")) or bool(operation.get("httpErrorStatusCode"))
-    name = text_at(operation, "operationType")
     kinds = OPERATIONS.get(name, ())
     if target is None or has_failed or not kinds:
         log.leave_out(name)

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at
+from lazsim.trace.reading.states import OPTIONS, StateLog, json_records, text_at, value_at
 from lazsim.trace.source import TraceReader, TraceReading, TraceSource, matching_json, named
 from lazsim.trace.table import EventKind
 from lazsim.units import counted
@@ -36,7 +36,7 @@ def read(source: TraceSource) -> TraceReading:
             if "involvedObject" in record or "regarding" in record:
                 types.add(text_at(record, "type"))
                 num_hidden += _read_event(log, record, found)
-            elif text_at(record, "kind") == "Node" or "conditions" in (record.get("status") or {}):
+            elif text_at(record, "kind") == "Node" or value_at(record, "status", "conditions") is not None:
                 name = named(text_at(record, "metadata", "name"))
                 num_again += name in nodes
                 nodes.add(name)
@@ -44,7 +44,7 @@ def read(source: TraceSource) -> TraceReading:
                 if text_at(entry, "type") == "DELETED":
                     # A watch does not say when: some time after all that came before.
                     log.say(last_s, "remove", name)
-        except (ValueError, TypeError, AttributeError) as error:
+        except ValueError as error:
             source.fault(place, str(error))
     if not (types or nodes):
         raise source.refuse("", f"no event or node of Kubernetes in it; expected {LOOKS}")
@@ -70,7 +70,6 @@ def read(source: TraceSource) -> TraceReading:
 
 def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, str, str]]) -> int:
     """Find an event at its first and its last time, or another warning; return how often it happened in between."""
-    series = event.get("series") or {}
     stamps = [text_at(event, *path) for path in (
         ("firstTimestamp",), ("deprecatedFirstTimestamp",), ("eventTime",), ("lastTimestamp",),
         ("deprecatedLastTimestamp",), ("series", "lastObservedTime"),
@@ -88,7 +87,7 @@ def _read_event(log: StateLog, event: dict[str, Any], found: list[tuple[float, s
         return 0
     node = named(text_at(thing, "name"))
     found += [(time_s, reason, node) for time_s in dict.fromkeys((times_s[0], times_s[-1]))]
-    count = event.get("count") or event.get("deprecatedCount") or series.get("count") or 1
+    count = event.get("count") or event.get("deprecatedCount") or value_at(event, "series", "count") or 1
     return max(0, count - 2) if isinstance(count, int) and reason in REASONS else 0
 
 
@@ -98,7 +97,8 @@ def _read_node(log: StateLog, node: dict[str, Any], name: str) -> float:
     if created := text_at(node, "metadata", "creationTimestamp"):
         last_s = log.at(created)
         log.say(last_s, "add", name)
-    for condition in (node.get("status") or {}).get("conditions") or []:
+    conditions = value_at(node, "status", "conditions")
+    for condition in conditions if isinstance(conditions, list) else []:
         if text_at(condition, "type") == "Ready":
             if seen := text_at(condition, "lastHeartbeatTime"):
                 last_s = max(last_s, log.at(seen))

@@ -266,14 +266,20 @@ def json_records(source: TraceSource, *lists: str) -> Iterator[tuple[str, dict[s
         source.fault("", "says that more pages follow; fetch all of them", "take the first ones for all")
 
 
-def text_at(record: Any, *path: str) -> str:
-    """Return the text at a path of keys of nested objects, empty where there is none.
+def value_at(record: Any, *path: str) -> Any:
+    """Return the value at a path of keys of nested objects, None where there is none.
 
     Examples
     --------
-    >>> text_at({"metadata": {"name": "gpu-01"}}, "metadata", "name")
+    >>> value_at({"metadata": {"name": "gpu-01"}}, "metadata", "name")
     'gpu-01'
     """
     for key in path:
         record = record.get(key) if isinstance(record, dict) else None
-    return record if isinstance(record, str) else ""
+    return record
+
+
+def text_at(record: Any, *path: str) -> str:
+    """Return the text at a path of keys of nested objects, empty where there is none."""
+    value = value_at(record, *path)
+    return value if isinstance(value, str) else ""
