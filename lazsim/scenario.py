@@ -164,7 +164,8 @@ class Scenario(Inputs):
     def replace(self, path: str, value: Any) -> "Scenario":
         """Return the scenario with another value of one setting, or of one field by its dotted name.
 
-        For a field, text such as ``x0.5`` multiplies the present value. A layout that was chosen stays.
+        For a field, text such as ``x0.5`` multiplies the present value. A layout that was chosen stays, or that none
+        fits.
 
         Raises
         ------
@@ -194,9 +195,8 @@ class Scenario(Inputs):
             return changed
         if not (dot and part in ("trace", "routing")):
             return resolve(settings, self.name, self.folder)
-        chosen = self.job if self.has_chosen_layout else None
-        changed = _Resolution(self.name, self.folder, Reads(), settings, chosen).scenario()
-        return replace(changed, model=self.model, job=self.job)
+        chosen = SpecError(self.why_no_layout) if self.job.parallel is None else self.job
+        return _Resolution(self.name, self.folder, Reads(), settings, chosen).scenario()
 
     def field(self, path: str) -> Any:
         """Return the value at a dotted path such as ``job.fault_threshold``; None where there is none."""
@@ -371,11 +371,11 @@ def resolve(settings: Settings, name: str = "", folder: Path = Path(), reads: Re
 class _Resolution:
     """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far.
 
-    `chosen` is the job with a layout that was chosen before, which takes seconds.
+    `chosen` is the job that was chosen before, which takes seconds, or why it has no layout.
     """
 
     def __init__(
-        self, name: str, folder: Path, reads: Reads, settings: Settings, chosen: JobSpec | None = None
+        self, name: str, folder: Path, reads: Reads, settings: Settings, chosen: JobSpec | SpecError | None = None
     ) -> None:
         self._chosen = chosen
         self._name, self._folder, self._reads, self._once = name, folder, reads, reads.once
@@ -446,8 +446,7 @@ class _Resolution:
 
     def _job(self, choice: JobChoice, trace: TraceInput | None, spare_start_s: float) -> tuple[JobSpec, str]:
         """Return the job, with a layout that is chosen where none is asked for, or why there is none to choose."""
-        asked, system = self._asked, self._system
-        chosen: JobSpec | SpecError | None = self._chosen
+        asked, system, chosen = self._asked, self._system, self._chosen
         if chosen is None and asked["job"] is None and choice.gpu.kernels and asked["profile"] is None:
             chosen = default_job(self._on_trace(choice, trace, spare_start_s), system)
         why = str(chosen) if isinstance(chosen, SpecError) else ""

@@ -10,7 +10,7 @@ from lazsim.engine import default_job
 from lazsim.engine.default_job import MOST_CHANGES, NUM_PARTS, JobChoice, candidates
 from lazsim.engine.simulate import simulate_system
 from lazsim.engine.systems import SYSTEMS
-from lazsim.errors import InfeasiblePlanError, LazsimError
+from lazsim.errors import InfeasiblePlanError, LazsimError, SpecError
 from lazsim.scenario import resolve
 from lazsim.study.memory import fits_memory
 from lazsim.study.simulation import run_scenario
@@ -179,12 +179,23 @@ def test_a_trace_that_lasts_no_time_is_refused_for_that_reason():
         lazsim.simulate(build_trace(nodes(4)), model="olmoe-1b-7b", cluster="h100x4", systems=["checkpoint"])
 
 
-def test_a_rate_of_the_failures_that_is_changed_looks_for_no_other_layout(monkeypatch):
-    settings = {"model": "qwen3-30b-a3b", "cluster": "h100x8", "trace": "spot-p3-like", "max_nodes": 8}
-    chosen = resolve({**settings, "routing": "smartmoe-fit"})
-    assert chosen.has_chosen_layout
-    monkeypatch.setattr("lazsim.scenario.default_job", None)
-    for path in ("trace.loss_gap.scale", "routing.skew"):
-        changed = chosen.replace(path, "x0.5")
-        assert changed.field(path) == 0.5 * chosen.field(path)
-        assert changed.job == chosen.job
+QWEN = {"model": "qwen3-30b-a3b", "cluster": "h100x8", "trace": "spot-p3-like", "max_nodes": 8}
+TOO_FEW = {"model": "deepseek-v3", "cluster": "h100x4", "trace": "spot-p3-like", "max_nodes": 4}
+
+
+@pytest.mark.parametrize(("settings", "loads"), [(QWEN, "uniform"), (TOO_FEW, "smartmoe-fit")])
+def test_a_field_of_the_trace_or_the_loads_that_is_changed_looks_for_no_other_layout(monkeypatch, settings, loads):
+    """It equals what is made anew if that finds the same, also where none fits; defaults are those of such a job."""
+    chosen = resolve(settings)
+    assert (chosen.has_chosen_layout, bool(chosen.why_no_layout)) == (loads == "uniform", loads != "uniform")
+    assert chosen.routing.name == loads
+    given = resolve({**settings, "routing": "smartmoe-fit"})
+    found = SpecError(chosen.why_no_layout) if chosen.why_no_layout else chosen.job
+    for of, path in ((chosen, "trace.loss_gap.scale"), (chosen, "trace.target_nodes"), (given, "routing.skew")):
+        value = 2 * of.field(path)
+        monkeypatch.setattr("lazsim.scenario.default_job", None)
+        changed = of.replace(path, value)
+        monkeypatch.setattr("lazsim.scenario.default_job", lambda *_: found)
+        anew = resolve({**of.settings, path: value})
+        assert (changed.inputs, changed.why_no_layout) == (anew.inputs, anew.why_no_layout)
+        assert changed.field(path) == value
