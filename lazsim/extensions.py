@@ -150,6 +150,23 @@ def own_code(path: str | None = None, what: str = "") -> Iterator[None]:
         raise SpecError(" ".join(f"{begin}{type(error).__name__}{where}: {error}".split())) from error
 
 
+_REPEATED = set[str]()
+"""What answered twice."""
+
+
+def require_repeats(what: str, repeats: Callable[[], bool]) -> None:
+    """Refuse code of a user that answers otherwise when asked the same again; it is asked once in a process.
+
+    Nearly all that draws without a seed is found so. It would make other results of the same inputs.
+    """
+    if what not in _REPEATED and not repeats():
+        raise SpecError(
+            f"{what} answers otherwise when asked the same again, so that no run would repeat: "
+            "draw with numpy.random.default_rng(seed), and keep nothing from call to call"
+        )
+    _REPEATED.add(what)
+
+
 def module_names(folder: str) -> tuple[str, ...]:
     """Return the names of the modules in a folder of the package, without importing them.
 

@@ -164,7 +164,16 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
         "there is a checkpoint: restart from 'checkpoint'",
     ),
     ("load_bytes(self, costs, plan):\n  return 5.0", "load_bytes returned 5.0; return an array of 8 numbers"),
+    (
+        "restart_s(self, costs, decision, plan):\n  import random\n  return 1 + random.random()",
+        "restart_s answers otherwise when asked the same again, so that no run would repeat: draw with numpy.random.",
+    ),
+    (
+        "decide(self, costs, stopped):\n  return Decision('RESTART', 'initial', stopped.alive[:8], 8)",
+        "its action: give one of Action.RECONFIGURE, Action.RESTART, ",
+    ),
     ("extra_gpu_bytes(self, costs, num_nodes):\n  return 5.0", "returned 5.0; return bytes by part of act"),
+    ("choices(self):\n  return {'min_replicas': 3}", "return the values to try by fields of the system, as {'min_"),
     ("fewest_nodes(self, costs):\n  return 0", "fewest_nodes returned 0; return a whole number of 1 or more"),
     ("plan(self, costs, *rest, **named):\n  pass", "return a value of type PlacementPlan"),
     ("dispatch(self, costs, server_N):\n  return 'all'", "return a value of type NodeDispatch"),
@@ -339,6 +348,10 @@ NUMBERS = """
         return Save({real}(1.5), {whole}(3))
     def pace(self, costs, held, step_s):
         return Pace({real}(1.25), {real}(0.5))
+    def extra_gpu_bytes(self, costs, num_nodes):
+        return {{"activations": {real}(8)}}
+    def choices(self):
+        return {{"min_replicas": {many}([{whole}(1)])}}
     def decide(self, costs, stopped):
         held = stopped.held
         if stopped.paused or not held.nodes:

@@ -255,6 +255,19 @@ def test_a_policy_may_write_each_plan_into_the_same_array():
     assert [plan.slots_LNS.tolist() for plan in plans] == [[[[0, 1], [0, 0]]], [[[0, 1], [1, 1]]]]
 
 
+def test_a_policy_that_plans_otherwise_when_asked_again_is_refused():
+    calls = []
+
+    def turning(request):
+        calls.append(request)
+        return [[[0, 1], [0, 1]]] if len(calls) % 2 else [[[1, 0], [1, 0]]]
+
+    told = refusal(lambda: call_policy("turning", turning, lazsim.PlacementRequest([[2, 2]], 2, 2)), SpecError)
+    assert told.startswith(
+        "policy 'turning' answers otherwise when asked the same again, so that no run would repeat: "
+    )
+
+
 def test_prices_take_lists_and_refuse_what_no_node_costs():
     assert lazsim.Prices([0, 60], [1, 2]) == lazsim.Prices(
         np.array([0.0, 60.0]), np.array([1.0, 2.0], dtype=np.float32)

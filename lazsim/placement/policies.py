@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lazsim.errors import SpecError, prefix_errors
-from lazsim.extensions import Registry, own_code
+from lazsim.extensions import Registry, own_code, require_repeats
 from lazsim.placement.balanced import place_balanced
 from lazsim.placement.baselines import place_compact, place_random, place_spread
 from lazsim.placement.domains import place_over_domains
@@ -206,14 +206,20 @@ def place(policy: NamedPolicy | str, request: PlacementRequest) -> PlacementPlan
 def call_policy(name: str, function: Callable[..., Any], request: PlacementRequest) -> PlacementPlan:
     """Call a custom policy, which returns a plan or an array of its slots, and check its plan.
 
-    Its own `InfeasiblePlanError` says that it does not apply. Errors of lazsim keep their kind; any other error, and a
-    bad plan, is a `SpecError`.
+    Its own `InfeasiblePlanError` says that it does not apply. Errors of lazsim keep their kind; any other error, a bad
+    plan, and another plan for the same request is a `SpecError`.
     """
-    path = getattr(getattr(function, "__code__", None), "co_filename", None)
-    with prefix_errors(f"policy {name!r}"), own_code(path):
-        result = function(request)
-    num_layers, num_experts = request.replicas_LE.shape
-    return checked_plan(name, result, (num_layers, request.num_nodes, request.num_slots), num_experts)
+
+    def ask() -> PlacementPlan:
+        path = getattr(getattr(function, "__code__", None), "co_filename", None)
+        with prefix_errors(f"policy {name!r}"), own_code(path):
+            result = function(request)
+        num_layers, num_experts = request.replicas_LE.shape
+        return checked_plan(name, result, (num_layers, request.num_nodes, request.num_slots), num_experts)
+
+    plan = ask()
+    require_repeats(f"policy {name!r}", lambda: np.array_equal(ask().slots_LNS, plan.slots_LNS))
+    return plan
 
 
 def checked_plan(name: str, result: Any, shape: tuple[int, int, int], num_experts: int) -> PlacementPlan:
