@@ -7,7 +7,7 @@ stages, V servers.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -104,10 +104,12 @@ class StepCost(StepTimes):
         nic_V = nic_LV.take(like_LV).sum(axis=0)
         # The dense parameters and the experts of the fullest node, evenly over its GPUs.
         num_params = costs.model.dense_params / gpus + plan.num_held_N.max() / gpus * costs.model.expert_params
+        # Mostly, links are the same in both.
+        gradients_s = cache(lambda links: self._gradients_s(links, nic_V, by_gpu, rings_XLE, unlike.holds_LEN))
         self._fixed_s = [
             (one, {
                 "dense": one.job.num_micro_batches * one.dense_s,
-                "gradients": self._gradients_s(one.communication, nic_V, by_gpu, rings_XLE, unlike.holds_LEN),
+                "gradients": gradients_s(one.communication),
                 "optimizer": float(one.compute.optimizer_s(np.array(num_params))),
             })
             for one in (costs, costs.measured_part)
