@@ -151,8 +151,36 @@ def test_points_of_many_heads_that_are_left_out_come_back_as_they_were_measured(
     assert np.median(errors) < 0.05
 
 
+def test_points_between_measured_ones_are_filled_in_though_a_bad_one_is_beside_them(tmp_path):
+    right = 128 * 128 * 256 / 1e4
+    change = {(128, 128, 256): None, (64, 256, 1024): None, (256, 128, 256): 7 * 2 * right}
+    imported = import_tables(write_gemm(tmp_path, *matmuls(change=change)))
+    assert told(imported, "matmul_bf16: 2 of 125 points were not measured: on the lines through their neighbours")
+    assert f"matmul_bf16,128,128,256,,{right:.4g}\n" in imported.text
+    assert f"matmul_bf16,256,128,256,,{2 * right:.4g}\n" in imported.text
+    assert imported.num_points == 125
+
+
+def test_points_drawn_by_chance_and_left_out_come_back_as_they_were_measured(shared, tmp_path):
+    path = shared / "measured" / "kernels" / "gemm.csv"
+    if not path.is_file():
+        pytest.skip(f"needs {path}")
+    head, *rows = [line for line in path.read_text().splitlines() if line.startswith(("gpu", "h100,"))]
+    rows = [row for row in rows if ",bf16," in row]
+    is_kept = np.random.default_rng(0).random(len(rows)) > 0.1
+    imported = import_tables(write_gemm(tmp_path, *itertools.compress(rows, is_kept), head=head))
+    grid = parse_tables("h100", imported.text.encode()).grids["matmul_bf16"]
+    columns = head.split(",")
+    left_out = [dict(zip(columns, row.split(","), strict=True)) for row in itertools.compress(rows, ~is_kept)]
+    errors = [
+        abs(1e6 * grid.time_s(*(float(row[size]) for size in "mnk")) / float(row["time_us"]) - 1) for row in left_out
+    ]
+    assert len(errors) > 100
+    assert np.median(errors) < 0.05
+
+
 def test_sizes_with_holes_are_left_out_and_told(tmp_path):
-    holes = {(m, 1024, k): None for m in (64, 128, 256, 512, 1024) for k in (64, 128, 256)} | {(64, 64, 512): None}
+    holes = {(m, 1024, k): None for m in (64, 128, 256, 512, 1024) for k in (64, 128, 256)} | {(64, 64, 64): None}
     imported = import_tables(write_gemm(tmp_path, *matmuls(change=holes)))
     assert told(imported, "matmul_bf16: columns 1024 left out")
     assert told(imported, "left out, since too few") != told(imported, "columns 1024")

@@ -49,7 +49,14 @@ def full_grid(kernel: str, points: Points, notes: list[str]) -> tuple[list[list[
     for axis in range(times.ndim):
         rest = tuple(other for other in range(times.ndim) if other != axis)
         axes, times = _drop(kernel, axes, times, axis, measured.mean(axis=rest) < MEASURED_SHARE, notes)
-    times = _repaired(kernel, axes, times, notes)
+    holes = np.isnan(times)
+    # Bad points beside a hole bend what fills it, so that repaired ones fill it again.
+    times = _repaired(kernel, axes, _filled(axes, times), notes)
+    times = _filled(axes, np.where(holes, np.nan, times))
+    if count := int(holes.sum() - np.isnan(times).sum()):
+        notes.append(
+            f"{kernel}: {count} of {times.size} points were not measured: on the lines through their neighbours"
+        )
     if kernel.startswith("attention_"):
         times = _with_more_heads(kernel, axes[0], times, notes)
     while np.isnan(times).any():
@@ -73,6 +80,22 @@ def _drop(
         notes.append(f"{kernel}: {KERNEL_AXES[kernel][axis]} {values} left out, since too few of their points exist")
     kept = [value for value, out in zip(axes[axis], dropped, strict=True) if not out]
     return [*axes[:axis], kept, *axes[axis + 1 :]], times.compress(~dropped, axis)
+
+
+def _filled(axes: Sequence[Sequence[float]], times: Floats) -> Floats:
+    """Put holes on the lowest log-linear line, along each size, through the nearest points on both sides.
+
+    A latency and a rate give a time that bends up, so that lines are above it. Holes at an edge have none and stay.
+    """
+    lines = np.full((times.ndim, *times.shape), np.nan)
+    for axis, values in enumerate(axes):
+        positions = np.log(values)
+        along, line = np.moveaxis(np.log(times), axis, -1), np.moveaxis(lines[axis], axis, -1)
+        for index in np.ndindex(along.shape[:-1]):
+            known = ~np.isnan(along[index])
+            if known.any():
+                line[index] = np.interp(positions, positions[known], along[index][known], np.nan, np.nan)
+    return np.where(np.isnan(times), np.exp(np.fmin.reduce(lines)), times)
 
 
 def _repaired(kernel: str, axes: Sequence[Sequence[float]], times: Floats, notes: list[str]) -> Floats:
