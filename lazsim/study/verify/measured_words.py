@@ -65,13 +65,14 @@ FORMATS = {
 
 NEAREST_WORDS = {
     "precision": {r"(fp|float)8([\W_].*)?": "fp8_cs", r"mxfp8.grouped.only": "mxfp8"},
-    "sharding": {r"hsdp.*|hybrid.?shard.*|fsdp2? in.rack.*": "fsdp"},
+    "sharding": {r"hsdp.*|hybrid.?shard.*|fsdp2? in.rack.*|ep\d+": "fsdp"},
     "vp": {r"dualpipe.?v": "dualpipe"},
     "dispatcher": {r"fused.*": "alltoall"},
+    "status": {r"instrumented|known.regression": "keep"},
 }
 """What is predicted in place of words that tell too little or of what is not modelled: bare 8 bits have scales of
-tensors, hybrids are sharded over all ranks, stages of DualPipeV are held twice, and exchanges stay apart from matmuls.
-"""
+tensors, hybrids and all beside experts are sharded over all ranks, stages of DualPipeV are held twice, exchanges stay
+apart from matmuls, and neither profilers nor known faults of a release slow a step down."""
 
 DEFAULTS = {
     "precision": "bf16", "recompute": "none", "dispatcher": "alltoall", "cuda_graph": "none",
