@@ -5,6 +5,7 @@ overrides, and a sensitivity study replaces one field at a time.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
@@ -32,7 +33,7 @@ from lazsim.engine.nodes import NO_SPARES, Spares
 from lazsim.engine.systems import SYSTEMS, System, find_system, system_source
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.faults import check_lenient
-from lazsim.files.reading import STDIN, read_bytes
+from lazsim.files.reading import STDIN, path_from, read_bytes
 from lazsim.inputs import Reads, RoutingInput, TraceInput, require_unchanged, shared_routing, shared_trace
 from lazsim.limits import CAPS, LONGEST_S, OF_MAPPINGS, PLANNINGS
 from lazsim.placement.policies import find_policy, policy_input
@@ -65,6 +66,7 @@ from lazsim.specs import (
     read_toml,
     sha256,
 )
+from lazsim.specs.catalog import with_path
 from lazsim.specs.effects import refuse_without_effect, without_effect
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import given_fields
@@ -132,7 +134,9 @@ class Scenario(Inputs):
     def inputs(self) -> dict[str, Any]:
         """The `Inputs` as plain data, without what has its default; files by their hashes."""
         values = [(one, getattr(self, one.name)) for one in fields(Inputs)]
-        given: dict[str, Any] = {one.name: given_fields(value) for one, value in values if value != one.default}
+        # The content of files counts, not where they are.
+        named = [(one, with_path(value, os.path.basename)) for one, value in values]
+        given: dict[str, Any] = {one.name: given_fields(value) for one, value in named if value != one.default}
         if self.job.parallel is not None:
             given["kernels_sha256"] = sha256(read_tables(self.gpu.kernels))
         return given
@@ -188,7 +192,9 @@ class Scenario(Inputs):
         settings = {**self.settings, path: value}
         if dot and part in ("gpu", "cluster", "job", "step") and path not in OF_OTHERS:
             # Nothing else depends on these, so that nothing needs to be read again.
-            spec = override(getattr(self, part), {field_path: value}, part, self.system, SYSTEMS)
+            spec = override(
+                getattr(self, part), changed_fields({path: value}, self.folder)[part], part, self.system, SYSTEMS
+            )
             changed = replace(self, settings=settings, **{part: spec})
             with prefix_errors(self.name):
                 refuse_without_effect([path], changed.without_effect)
@@ -381,7 +387,7 @@ class _Resolution:
         self._name, self._folder, self._reads, self._once = name, folder, reads, reads.once
         self._where = f"{name}: " if name else ""
         self._asked = {**DEFAULTS, **check_settings(settings, self._where)}
-        self._changes = changed_fields(self._asked)
+        self._changes = changed_fields(self._asked, folder)
         self._paths = dict[str, str]()
         self._hashes = dict[str, str]()
         self._system: System = self._extension(find_system, "system")
@@ -398,12 +404,12 @@ class _Resolution:
             raise SpecError(f"{self._where}`duration`: 0 s: choose more than 0 and up to 100 years")
         # A file that is missing is told before seconds go into the search for a layout.
         trace = self._trace(duration_s)
-        model = self._spec(ModelSpec, "model", asked["model"])
-        cluster = self._spec(ClusterSpec, "cluster", asked["cluster"])
-        gpu_name = asked["gpu"] or cluster.gpu
+        model = self._spec(ModelSpec, "model", self._named("model"))
+        cluster = self._spec(ClusterSpec, "cluster", self._named("cluster"))
+        gpu_name = self._named("gpu") if asked["gpu"] else cluster.gpu
         with prefix_errors("" if asked["gpu"] else f"`cluster` {asked['cluster']}"):
             gpu = self._spec(GpuSpec, "gpu", gpu_name)
-        step = self._spec(StepConstants, "step", asked["step"])
+        step = self._spec(StepConstants, "step", self._named("step"))
         choice = JobChoice(model, gpu, cluster, msgspec.json.encode(step, order="sorted"))
         job, why_no_layout = self._job(choice, trace, spare_start_s)
         changed = [f"{part}.{path}" for part, fields in changes.items() for path in fields]
@@ -450,7 +456,8 @@ class _Resolution:
         if chosen is None and asked["job"] is None and choice.gpu.kernels and asked["profile"] is None:
             chosen = default_job(self._on_trace(choice, trace, spare_start_s), system)
         why = str(chosen) if isinstance(chosen, SpecError) else ""
-        job = self._spec(JobSpec, "job", asked["job"] or (chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB))
+        name = chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB
+        job = self._spec(JobSpec, "job", self._named("job") if asked["job"] else name)
         if isinstance(chosen, JobSpec) and job.parallel is None:
             # Steps between checkpoints were chosen for steps of the job as it was, and a layout's take another time.
             job = msgspec.structs.replace(job, parallel=chosen.parallel, checkpoint_interval_steps={})
@@ -473,17 +480,17 @@ class _Resolution:
         return seconds
 
     def _spec(self, spec_type: type[SpecT], part: str, name: str) -> SpecT:
-        """Read a specification, and change what is asked for."""
+        """Read a specification by its name or path, and change what is asked for."""
         with self._naming(part):
-            path = self._toml_path(name)
-            text = self._once(read_spec_bytes, CATALOG_KINDS.get(spec_type, part), path)
-            spec: SpecT = self._once(read_toml, path, text, spec_type)
+            text = self._once(read_spec_bytes, CATALOG_KINDS.get(spec_type, part), name)
+            spec: SpecT = self._once(read_toml, name, text, spec_type)
         self._hashes[part] = sha256(text)
         with prefix_errors(self._name):
             return override(spec, self._changes[part], part, self._system.name, SYSTEMS)
 
-    def _toml_path(self, name: str) -> str:
-        return str(self._folder / name) if name.endswith((".toml", ".json")) else name
+    def _named(self, part: str) -> str:
+        """Return the name or the path of a specification that is asked for."""
+        return path_from(self._folder, self._asked[part])
 
     def _file(self, part: str, name: str) -> str:
         if name == STDIN and self._name:
@@ -498,8 +505,7 @@ class _Resolution:
         if name in (None, ANALYTIC):
             return None
         with self._naming("profile"):
-            # A path begins at the folder of the settings; a device of the catalogue does not.
-            path = self._paths["profile"] = str(self._folder / find_profile(name, model))
+            path = self._paths["profile"] = str(find_profile(path_from(self._folder, name), model))
             return sha256(self._once(read_bytes, path))
 
     def _extension(self, find: Callable[[str], Any], part: str) -> Any:
@@ -540,7 +546,7 @@ class _Resolution:
         is_recipe = isinstance(name, Spec)
         if is_recipe or name.endswith(".toml") or name in catalog_names("traces"):
             with self._naming("trace"):
-                recipe = name if is_recipe else self._once(load_recipe, self._toml_path(name))
+                recipe = name if is_recipe else self._once(load_recipe, self._named("trace"))
                 name = recipe.__struct_config__.tag if is_recipe else name
                 refuse_mapping(name, mapping, asked["trace_format"])
             with prefix_errors(self._name):
@@ -561,11 +567,11 @@ class _Resolution:
         """Return how a file of a trace is read: what it does not say, and the name of its format."""
         name = self._asked["trace_format"]
         with self._naming("trace"):
-            mapping = make_mapping(**{option: self._asked[option] for option in OF_MAPPINGS})
+            mapping = make_mapping(**{option: self._asked[option] for option in OF_MAPPINGS}, folder=self._folder)
             if not name.endswith(".toml"):
                 return mapping, name
             # The inputs have what the file says, not its name.
-            return mapping.under(load_mapping(self._toml_path(name))), "table"
+            return mapping.under(load_mapping(self._named("trace_format"))), "table"
 
     def _on_trace(self, choice: JobChoice, source: TraceInput | None, spare_start_s: float) -> JobChoice:
         """Return a choice for the nodes of a trace, where some are known.
@@ -594,7 +600,9 @@ class _Resolution:
         if source.layers_from and (is_generator(name) or name == UNIFORM):
             raise SpecError(f"{self._where}`layers_from`: {name} has MoE layers alone; leave it out")
         if is_generator(name):
-            return msgspec.structs.replace(source, generator=self._spec(RoutingSpec, "routing", name))
+            return msgspec.structs.replace(
+                source, generator=self._spec(RoutingSpec, "routing", path_from(self._folder, name))
+            )
         self._refuse_changes("routing", name if name == UNIFORM else f"{name} is a file, which")
         if name != UNIFORM:
             self._paths["routing"] = self._file("routing", name)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import msgspec
@@ -10,9 +11,11 @@ import numpy as np
 
 from lazsim.errors import LazsimError, SpecError, prefix_errors, shorten, unknown_name
 from lazsim.files.decoding import convert
+from lazsim.files.reading import path_from
 from lazsim.limits import MAX_DIMENSION, OF_MAPPINGS
 from lazsim.routing import RecordedRouting
-from lazsim.specs import Spec
+from lazsim.specs import CATALOG_KINDS, Spec
+from lazsim.specs.catalog import PATHS
 from lazsim.specs.record import LayerNumber, NumNodes, NumSpares, Seed, with_units
 from lazsim.stepmodel.loading import CONSTANTS
 from lazsim.trace import Trace
@@ -121,13 +124,17 @@ REPLACED = {"job.checkpoint_interval_steps": "interval", "cluster.usd_per_node_h
 """Fields that have no effect beside a setting, which says the same."""
 
 
+FIELD_PATHS = [f"{CATALOG_KINDS[kind].removesuffix('s')}.{field}" for kind, field in PATHS.items()]
+"""Dotted names of the fields that may be the path of a file."""
+
+
 def replaced_fields(settings: Settings) -> dict[str, str]:
     """Return the fields that settings leave without effect, each with the reason."""
     return {path: f"beside `{name}`" for path, name in REPLACED.items() if settings[name] is not None}
 
 
-def changed_fields(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return the fields that settings change, by the part that has them.
+def changed_fields(settings: Settings, folder: Path = Path()) -> dict[str, dict[str, Any]]:
+    """Return the fields that settings change, by the part that has them; their paths begin at a folder.
 
     Raises
     ------
@@ -140,7 +147,7 @@ def changed_fields(settings: Settings) -> dict[str, dict[str, Any]]:
         if dot and value is not None:
             if part not in found:
                 raise SpecError(f"{name}: only {', '.join(PARTS_WITH_FIELDS)} have fields")
-            found[part][path] = value
+            found[part][path] = path_from(folder, value) if name in FIELD_PATHS else value
         elif not dot and name not in DEFAULTS:
             raise SpecError(unknown_name("setting", name, list(DEFAULTS)))
     return found

@@ -394,7 +394,7 @@ def test_import_show_and_check_agree(tmp_path, lazsim):
     assert "median of the kernels' medians" in lazsim("profile", "check", out)[1]
 
 
-def test_a_step_runs_on_tables_of_its_own_in_the_current_folder(tmp_path, lazsim, monkeypatch):
+def test_a_step_runs_on_tables_of_its_own(tmp_path, lazsim, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.csv").write_bytes((KERNELS / "h100.csv").read_bytes())
     gpu = read_spec_bytes("gpus", "h100").decode()

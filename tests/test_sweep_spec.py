@@ -9,6 +9,7 @@ from lazsim.specs import ClusterSpec, JobSpec, load_spec
 from lazsim.specs.overrides import override
 from lazsim.study.sweep.run import resolve_points
 from lazsim.study.sweep.spec import load_sweep, parse_sweep
+from tests.conftest import ROOT
 
 
 def points(document):
@@ -172,6 +173,50 @@ def test_the_trace_has_the_seed_of_the_run_unless_it_has_its_own():
     assert find({"seed": 5, "trace_seed": 6}).trace.seed == 6
 
 
-def test_paths_begin_at_the_folder_of_the_spec(tmp_path):
-    (tmp_path / "one.csv").write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n60000,remove,a\n")
-    assert find({"trace": "one.csv"}, tmp_path).trace.name == "one.csv"
+def test_paths_begin_at_the_folder_of_the_file_that_names_them(tmp_path, monkeypatch):
+    """A sweep names all kinds of files, its cluster names a GPU elsewhere, and this the tables of its kernels."""
+    catalog, all_here = ROOT / "lazsim/catalog", tmp_path / "here"
+    changed = {
+        "study/parts/cluster.toml": ("clusters/h100x16.toml", 'gpu = "h100"', 'gpu = "../gpus/gpu.toml"'),
+        "study/gpus/gpu.toml": ("gpus/h100.toml", 'kernels = "h100"', 'kernels = "tables.csv"'),
+        "study/gpus/tables.csv": ("kernels/h100.csv", "", ""),
+        "study/model.toml": ("models/qwen3-30b-a3b.toml", "", ""),
+        "study/job.toml": ("jobs/testbed-a.toml", "", ""),
+        "study/step.toml": ("steps/training.toml", "", ""),
+        "study/recipe.toml": ("traces/fail-every-5min.toml", "", ""),
+        "study/loads.toml": ("routing/smartmoe-fit.toml", "", ""),
+    }
+    for name, (source, old, new) in changed.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text((catalog / source).read_text().replace(old, new))
+    (tmp_path / "study/one.csv").write_text("0,add,a\n0,add,b\n0,add,c\n0,add,d\n60000,remove,a\n")
+    (tmp_path / "study/names.txt").write_text("a\nb\nc\nd\n")
+    (tmp_path / "study/mine.py").write_text("from lazsim.engine.systems import LAZARUS\nMINE = LAZARUS\n")
+    text = """
+        [base]
+        model = "model.toml"
+        cluster = "parts/cluster.toml"
+        step = "step.toml"
+        system = "mine.py:MINE"
+        routing = "loads.toml"
+        job = "job.toml"
+        [[grid]]
+        trace = ["recipe.toml", "one.csv"]
+        [[grid]]
+        trace = "one.csv"
+        cluster_nodes = "names.txt"
+        [[grid]]
+        trace = "one.csv"
+        "cluster.gpu" = "gpus/gpu.toml"
+        "gpu.kernels" = "gpus/tables.csv"
+        """
+    (tmp_path / "study/sweep.toml").write_text(text)
+
+    def resolved(folder, path):
+        monkeypatch.chdir(folder)
+        return [one.id for one in resolve_points(load_sweep(path))[1]]
+
+    all_here.mkdir()
+    ids = resolved(tmp_path / "study", "sweep.toml")
+    assert len(set(ids)) == 3, "the fields of the last grid are those of the files"
+    assert resolved(all_here, "../study/sweep.toml") == resolved(tmp_path, tmp_path / "study/sweep.toml") == ids

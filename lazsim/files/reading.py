@@ -96,6 +96,19 @@ def decode_text(content: bytes, errors: str = "strict") -> str:
     return in_utf8(content).decode("utf-8-sig", errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
+def path_from(folder: Path, name: str) -> str:
+    """Return what a file in a folder names, as seen from here: a path begins at that folder, other names stay.
+
+    All paths in files go by this rule, which docs/guides/models.md tells.
+
+    Examples
+    --------
+    >>> path_from(Path("mine"), "gpus/a.toml"), path_from(Path("mine"), "h100"), path_from(Path("mine"), "/b.csv")
+    ('mine/gpus/a.toml', 'h100', '/b.csv')
+    """
+    return str(folder / name) if name.endswith((".toml", ".json", ".csv")) else name
+
+
 def read_lines(field: str, path: str, need: str) -> list[str]:
     """Read the lines of a text file that a field names; errors say what it needs."""
     with prefix_errors(field):

@@ -4,7 +4,7 @@ import copy
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,7 +12,7 @@ import msgspec
 
 from lazsim.errors import SpecError, prefix_errors, unknown_name
 from lazsim.files.decoding import HUGE, convert
-from lazsim.files.reading import CATALOG, decode_text, read_bytes
+from lazsim.files.reading import CATALOG, decode_text, path_from, read_bytes
 from lazsim.limits import MAX_CONFIG_BYTES, MAX_NODES, MAX_SPEC_BYTES
 from lazsim.specs.hardware import ClusterSpec, GpuSpec
 from lazsim.specs.huggingface import import_config
@@ -33,6 +33,8 @@ CATALOG_KINDS: Mapping[type[Spec], str] = {
 }
 """Folder of the catalogue for each kind of specification."""
 
+PATHS: Mapping[type[Any], str] = {ClusterSpec: "gpu", GpuSpec: "kernels"}
+"""Field that may be the path of a file, by kind."""
 
 SIZED_CLUSTERS: Mapping[str, str] = {
     "a100": "a100x16",
@@ -76,7 +78,7 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
         if isinstance(plain, dict) and spec_type != dict[str, Any]:
             with prefix_errors(str(path)):
                 plain = with_units(plain)
-        return convert(plain, spec_type, path=path)
+        return with_path(convert(plain, spec_type, path=path), functools.partial(path_from, Path(path).parent))
     except SpecError as error:
         is_config = spec_type is ModelSpec and "unknown field" in str(error)
         hint = "; lazsim model import makes one of a config.json of Hugging Face" if is_config else ""
@@ -93,6 +95,12 @@ def read_toml(path: Path | str, text: bytes, spec_type: type[DecodedT]) -> Decod
     except ValueError:
         # Python refuses to read whole numbers of more than 4,300 digits.
         raise SpecError(f"{path}: {HUGE}; write a smaller one") from None
+
+
+def with_path(value: DecodedT, change: Callable[[str], str]) -> DecodedT:
+    """Return a specification with the path that it has in `PATHS` changed by a function; all else as it is."""
+    field, spec = PATHS.get(type(value)), cast(Any, value)
+    return value if field is None else msgspec.structs.replace(spec, **{field: change(getattr(spec, field))})
 
 
 def sized_cluster(name: str) -> bytes | None:

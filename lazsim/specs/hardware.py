@@ -56,7 +56,7 @@ class GpuSpec(Spec, frozen=True, kw_only=True):
     """Datasheet peak of dense matmuls with four bits; 0 where the GPU has none."""
     kernels: str = ""
     """Tables of measured kernels in the catalogue, or a path to those of ``lazsim profile import``, which ends in
-    ``.csv`` and is relative to the current directory; empty where there are none."""
+    ``.csv``; empty where there are none."""
     kernels_speedup: Factor = 1.0
     """Rate of kernels over those of the tables, where these stand in for another GPU's."""
     source: str

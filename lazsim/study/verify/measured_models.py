@@ -11,6 +11,7 @@ import msgspec
 
 from lazsim.errors import SpecError
 from lazsim.files.decoding import convert
+from lazsim.files.reading import path_from
 from lazsim.files.tables import Cells
 from lazsim.specs import AttentionSpec, ClusterSpec, GpuSpec, ModelSpec, catalog_names, load_spec
 from lazsim.specs.catalog import sized_cluster
@@ -82,7 +83,7 @@ class Lookup:
     def _specified(self, kind: str, name: str) -> str:
         """Return how `load_spec` names a model or system; empty for one that only a row beside the file has."""
         if name.endswith((".toml", ".json")):
-            return str(self.folder / name)
+            return path_from(self.folder, name)
         catalogued = catalogued_name(name)
         if catalogued in catalog_names("models" if kind == "model" else "clusters"):
             return catalogued

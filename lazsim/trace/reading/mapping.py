@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -191,10 +192,12 @@ def make_mapping(
     time_zone: str | None = None,
     cluster_nodes: int | str | None = None,
     span: str | None = None,
+    folder: Path = Path(),
 ) -> TraceMapping:
     """Make a mapping of the texts of options.
 
-    `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line; `span` is ``FROM..TO``.
+    `cluster_nodes` may be a number, a list of hosts, or a file with a name on each line, whose path begins at `folder`;
+    `span` is ``FROM..TO``.
 
     Raises
     ------
@@ -212,7 +215,7 @@ def make_mapping(
         "time_unit": time_unit,
         "time_format": () if time_format is None else (time_format,),
         "time_zone": time_zone,
-        "cluster_nodes": parse_nodes(cluster_nodes) if isinstance(cluster_nodes, str) else cluster_nodes,
+        "cluster_nodes": parse_nodes(cluster_nodes, folder) if isinstance(cluster_nodes, str) else cluster_nodes,
         "span": None if span is None else parse_span(span),
     }
     return convert(fields, TraceMapping)
@@ -231,13 +234,13 @@ def _column(text: str) -> str | int:
     return int(text[:MOST_DIGITS]) if text.isdecimal() else text
 
 
-def parse_nodes(text: str) -> int | tuple[str, ...]:
+def parse_nodes(text: str, folder: Path) -> int | tuple[str, ...]:
     """Read how many nodes there are, or their names, from the text itself or the file that it names."""
     if text.isdecimal():
         return int(text[:MOST_DIGITS])
-    if not os.path.exists(text):
+    if not os.path.exists(path := str(folder / text)):
         return (text,)
-    lines = read_lines("`cluster_nodes`", text, "names of hosts, a line each")
+    lines = read_lines("`cluster_nodes`", path, "names of hosts, a line each")
     hosts = tuple(words[0] for line in lines if (words := line.partition("#")[0].split()))
     num_commas = {re.sub(r"\[.*?\]", "", host).count(",") for host in hosts}
     if len(hosts) > 1 and (hosts[0].lower() in HEADS or (len(num_commas) == 1 and num_commas != {0})):
