@@ -81,6 +81,7 @@ def test_the_map_marks_the_most_endangered_expert(lazsim):
     _, out, _ = lazsim("place", "--nodes", 3, "--slots", 2, "--replicas", "1,1,4", "--policy", "compact")
     # The four replicas of expert 2 are on two nodes; experts 0 and 1 are on one, and 0 comes first.
     assert "  0: 2 2\n  1: 2 2\n  2: 0*1\n" in out
+    assert " 0 and 1 more " in out
 
 
 def test_loss_reports_each_mapping_and_sharing(answered):

@@ -29,8 +29,14 @@ class LayerMap:
     share_E: Floats
     """Expert in each slot, -1 where it is empty; and the part of the layer's tokens that each expert gets."""
     expert: int
+    num_as_endangered: int
     num_nodes: int
-    """The layer's most endangered expert, and the number of nodes that hold it."""
+    """The layer's most endangered expert, how many are on as few nodes, and the number of these nodes."""
+
+
+def with_equals(expert: object, num_as_endangered: int) -> str:
+    """Name the most endangered expert, and say how many others are on as few nodes."""
+    return f"{expert}" + f" and {num_as_endangered - 1:,} more" * (num_as_endangered > 1)
 
 
 def layer_maps(task: PlanningTask, plans: Mapping[str, PlacementPlan], layer_shown: int | None) -> list[LayerMap]:
@@ -39,11 +45,12 @@ def layer_maps(task: PlanningTask, plans: Mapping[str, PlacementPlan], layer_sho
     maps = []
     shown = shown_names(plans, NAME_WIDTH)
     for name, plan in plans.items():
-        layer, expert = most_endangered(plan, load_LE, layer_shown)
+        layer, expert, _ = most_endangered(plan, load_LE, layer_shown)
+        *_, num_as_endangered = most_endangered(plan, load_LE, layer)
         title = f"{shown[name]}, layer {layer}" if plan.num_layers > 1 else shown[name]
         num_nodes = int(plan.holds_LEN[layer, expert].sum())
         share_E = load_LE[layer] / load_LE[layer].sum()
-        maps.append(LayerMap(title, plan.slots_LNS[layer], share_E, expert, num_nodes))
+        maps.append(LayerMap(title, plan.slots_LNS[layer], share_E, expert, num_as_endangered, num_nodes))
     return maps
 
 

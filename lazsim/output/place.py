@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lazsim.output.maps import LayerMap, layer_maps, text_maps
+from lazsim.output.maps import LayerMap, layer_maps, text_maps, with_equals
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key, terminal_width
 from lazsim.reliability.comparison import NodeLoss, PlanComparison, PlanScore
@@ -31,7 +31,7 @@ def comparison_parts(comparison: PlanComparison, *, all_mappings: bool = False) 
         yield from _loss_parts(comparison, all_mappings=all_mappings)
     maps = list(text_maps(_maps(comparison), terminal_width()))
     if maps:
-        yield "experts on each node; * the most endangered one, - an empty slot"
+        yield "experts on each node; * the most endangered one, of several that with most load; - an empty slot"
         yield from maps
 
 
@@ -52,8 +52,8 @@ def _score_table(comparison: PlanComparison) -> Table:
     def fatal_sets(score: PlanScore) -> str:
         return f"{score.num_deadly} of {score.num_sets if score.num_sets < 100_000 else format(score.num_sets, '.1e')}"
 
-    def endangered(score: PlanScore) -> str | int:
-        return f"{score.layer}/{score.expert}" if has_layers else score.expert
+    def endangered(score: PlanScore) -> str:
+        return with_equals(f"{score.layer}/{score.expert}" if has_layers else score.expert, score.num_as_endangered)
 
     columns = [
         key("policy"),

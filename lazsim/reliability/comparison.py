@@ -39,7 +39,8 @@ class PlanScore:
     """Sets of `guaranteed` nodes whose failure loses an expert, and all sets of that size: infinite beyond floats."""
     layer: int
     expert: int
-    """The most endangered expert: on the fewest nodes, and of those the one with most load."""
+    num_as_endangered: int
+    """The most endangered expert: on the fewest nodes, and of those the one with most load; and their number."""
     max_mean_load: float
     """Load of the fullest node over the mean of all nodes, in a layer; averaged over layers."""
 
@@ -234,7 +235,7 @@ def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:
     sets_MN = minimal_failure_sets(plan.holds_LEN)
     guaranteed = guaranteed_failures(sets_MN)
     num_sets = math.comb(plan.num_nodes, guaranteed)
-    layer, expert = most_endangered(plan, load_LE)
+    layer, expert, num_as_endangered = most_endangered(plan, load_LE)
     return PlanScore(
         num_slots=plan.slots_LNS.size,
         num_slots_used=int((plan.slots_LNS >= 0).sum()),
@@ -243,17 +244,21 @@ def score_plan(plan: PlacementPlan, load_LE: Ints) -> PlanScore:
         num_sets=num_sets if num_sets <= sys.float_info.max else math.inf,
         layer=layer,
         expert=expert,
+        num_as_endangered=num_as_endangered,
         max_mean_load=max_mean_load(plan, load_LE),
     )
 
 
-def most_endangered(plan: PlacementPlan, load_LE: Ints, layer: int | None = None) -> tuple[int, int]:
-    """Return layer and expert on the fewest nodes; of several the one with the largest share of its layer's load."""
+def most_endangered(plan: PlacementPlan, load_LE: Ints, layer: int | None = None) -> tuple[int, int, int]:
+    """Return layer and expert on the fewest nodes, of several that with the largest share of its layer's load.
+
+    The last number is how many are on as few nodes, this one included.
+    """
     share_LE = load_LE / np.maximum(load_LE.sum(axis=1, keepdims=True), 1)
     some = slice(None) if layer is None else slice(layer, layer + 1)
-    first = np.lexsort((-share_LE[some].ravel(), plan.nodes_LE[some].ravel()))[0]
-    found_layer, expert = divmod(int(first), plan.num_experts)
-    return found_layer + (layer or 0), expert
+    nodes = plan.nodes_LE[some].ravel()
+    found_layer, expert = divmod(int(np.lexsort((-share_LE[some].ravel(), nodes))[0]), plan.num_experts)
+    return found_layer + (layer or 0), expert, int((nodes == nodes.min()).sum())
 
 
 def max_mean_load(plan: PlacementPlan, load_LE: Ints) -> float:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from lazsim.output.maps import LayerMap
+from lazsim.output.maps import LayerMap, with_equals
 from lazsim.output.plots.charts import amounts_map, number_log_axis
 from lazsim.output.plots.style import RED, STYLE, ink, new_figure, picture, write_beside
 from lazsim.units import counted
@@ -104,7 +104,7 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)
     axes.set_title(one.title, loc="left", fontweight="bold", pad=14)
-    least = f"least safe: expert {one.expert}, on {counted(one.num_nodes, 'node')}"
+    least = f"least safe: expert {with_equals(one.expert, one.num_as_endangered)}, on {counted(one.num_nodes, 'node')}"
     write_beside(axes, least, (0, 1), (0, 4), color=RED)
 
 
