@@ -628,6 +628,20 @@ def test_latent_attention_on_an_h200_takes_what_was_measured_there():
 
 
 @pytest.mark.parametrize(
+    ("model", "cluster", "is_told"),
+    [
+        ("nemotron-3-nano", "h200x4", False),  # docs/measured/h200.md
+        ("nemotron-3-nano", "h100x4", True),
+        ("qwen3-next-80b-a3b", "h200x4", True),  # the gated delta rule
+        ("qwen3-30b-a3b", "h100x4", False),
+    ],
+)
+def test_scans_that_were_not_measured_are_told(model, cluster, is_told):
+    inputs = load_inputs(model, cluster, None, {"global_batch": 256, "expert": 8}, 32)
+    assert any("scans were not measured" in remark for remark in kernel_remarks(inputs)) == is_told
+
+
+@pytest.mark.parametrize(
     ("model", "cluster", "heads", "ratio"),
     [
         ("deepseek-v3", "dgx-h100", {}, 1),

@@ -20,6 +20,7 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     ``lazsim/catalog/steps/training.toml`` explains each constant and gives its source. `measured_over_predicted` is the
     range of measured runs, a fortieth left out at each end, by what their graphs replay. `assumed` has the constants
     that no source tells, or not for every GPU or precision that takes them, with the least and the most of each.
+    `scan_measured` has the GPU and the kind of scan whose share of the peak others take.
     """
 
     name: str
@@ -55,6 +56,7 @@ class StepConstants(Spec, frozen=True, kw_only=True):
     four_bit_speedup: Factor
     gate_peak_share: Factor
     scan_peak_share: Factor
+    scan_measured: tuple[str, str]
     fixed_s: Seconds
     optimizer_bytes_per_param: Quantity
     measured_over_predicted: dict[str, tuple[Factor, Factor]]

@@ -35,8 +35,10 @@ def kernel_remarks(inputs: StepInputs) -> list[str]:
             remarks.append(
                 f"attention was measured up to {longest:,.0f} tokens; longer sequences go with their length squared"
             )
-    if inputs.model.state_space is not None:
-        remarks.append("scans of state-space layers were not measured: they take an assumed share of the peak")
+    space, (scanned_gpu, scanned) = inputs.model.state_space, inputs.constants.scan_measured
+    if space is not None and (gpu.name, space.kind) != (scanned_gpu, scanned):
+        same = f"they take the share of the peak of {scanned} on {scanned_gpu}"
+        remarks.append(f"{space.kind} scans were not measured on {gpu.name}: {same}")
     if inputs.parallel.dispatcher == "hybridep" and inputs.exchange_kernel == "exchange_deepep":
         remarks.append(f"exchanges by HybridEP were not measured on {inputs.gpu.name}: those of DeepEP stand in")
     elif inputs.exchange_kernel == "exchange_deepep" and "exchange_deepep" in inputs.tables.grids:
