@@ -713,6 +713,12 @@ def test_the_recipes_of_a_source_are_known_in_any_spelling(tmp_path, name):
     assert run.inputs.parallel.gradient_bytes == 2
 
 
+def test_a_source_that_is_not_known_is_named(tmp_path):
+    (run,) = read_runs(str(told(tmp_path, "source_family", "Megatron-Brigde")))
+    assert ("not read", "source_family Megatron-Brigde, which is none of measured/sources.toml") in run.remarks
+    assert not [text for run in read_runs() for _, text in run.remarks if "source_family" in text]
+
+
 @pytest.mark.parametrize(("optimizer", "width"), [("adam", 2), ("muon", 4)])
 def test_the_recipe_of_deepseek_v3_has_16_bits_for_the_moments_of_adam_alone(tmp_path, optimizer, width):
     # ``deepseek_v3.py`` of Megatron-Bridge 0.3.1; Megatron has no such moments of other optimizers.

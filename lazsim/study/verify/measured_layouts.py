@@ -43,7 +43,7 @@ def layout_of(row: Cells) -> ParallelSpec:
     recomputed = list_of(row, "recompute_modules") if recompute == "selective" else []
     capacity = row.get("capacity_factor", "").partition(" ")[0] if "drop" in routing else ""
     capacity_factor = cell_number({"capacity_factor": capacity}, "capacity_factor")
-    recipes, in_pytorch = _recipes(row.get("source_family", "")), row.get("sharding", "").startswith(("fsdp", *HYBRIDS))
+    recipes, in_pytorch = recipes_of(row) or Recipes(), row.get("sharding", "").startswith(("fsdp", *HYBRIDS))
     sizes: dict[str, Any] = {ours: cell_whole(row, theirs) or 1 for ours, theirs in SIZES.items()}
     ulysses = re.search(r"ulysses\D*(\d+)", row.get("sequence_parallel", "").lower())
     if ulysses and sizes["context"] in (1, int(ulysses[1])):
@@ -124,10 +124,15 @@ def _tuned_fields(row: Cells, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"eight_bit_parts": parts * has_parts, "exchange_multiprocessors": 32 * is_wide, "moment_bytes": moments}
 
 
+def recipes_of(row: Cells) -> Recipes | None:
+    """Return the settings of the recipes of a row's source; None where the source is unknown."""
+    letters = letters_of(row.get("source_family", ""))
+    return next((found for begin, found in _sources().items() if letters.startswith(letters_of(begin))), None)
+
+
 @functools.cache
-def _recipes(source: str) -> Recipes:
-    recipes, letters = read_toml(SOURCES, (CATALOG / SOURCES).read_bytes(), dict[str, Recipes]), letters_of(source)
-    return next((found for begin, found in recipes.items() if letters.startswith(letters_of(begin))), Recipes())
+def _sources() -> Mapping[str, Recipes]:
+    return read_toml(SOURCES, (CATALOG / SOURCES).read_bytes(), dict[str, Recipes])
 
 
 def recomputation(parallel: ParallelSpec) -> str:

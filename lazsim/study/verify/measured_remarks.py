@@ -12,9 +12,11 @@ from lazsim.study.verify.cells import UNKNOWN, cell_number, words_of
 from lazsim.study.verify.measured_layouts import (
     KEPT,
     PADDED,
+    SOURCES,
     XLA,
     divides_optimizer,
     list_of,
+    recipes_of,
     recomputation,
     routing_of,
 )
@@ -102,6 +104,8 @@ def _unread(row: Cells, inputs: StepInputs) -> Iterator[str]:
     shown = {column: f"{column} {cell}" for column, cell in cells.items()}
     if cells.get("status", "keep") != "keep":
         yield f"{shown['status']}, which counts as any other row"
+    if "source_family" in cells and recipes_of(row) is None:
+        yield f"{shown['source_family']}, which is none of {SOURCES}"
     precision, recipe = (cells.get(column, "").lower() for column in ("precision", "precision_recipe"))
     if recipe and parallel.precision not in [CHOICES["precision"][one] for one in formats_told(recipe)]:
         yield f"precision_recipe {recipe!r} beside precision {precision}"
