@@ -692,6 +692,30 @@ def test_a_simulated_job_also_stops_to_let_nodes_join_and_no_constant_of_some_st
     assert offered == ["restart_base_s" if system == "checkpoint" else "rebuild_s"]
 
 
+def test_a_stop_that_does_not_end_counts_and_has_no_length():
+    # The failure at 880 s takes 15 s to detect and more than the other 5 s to restart.
+    events = [Event(0, "add", f"n{index}") for index in range(4)] + [Event(880, "remove", "n0")]
+    run = package.simulate(build_trace(events, duration_s=900), systems=["ds"], routing="uniform").runs[0]
+    phases = simulated_phases(run, "steps")
+    assert (phases.num_stops, phases.stop_s, phases.stopped_s) == (1, None, pytest.approx(20))
+    observed = observed_phases([Mark(0, float(step), step) for step in range(881)] + [Mark(0, 900.0, 880)])
+    assert (observed.num_stops, observed.stop_s, observed.stopped_s) == (1, None, pytest.approx(20, abs=1))
+    assert offer(observed, phases, run, resolve({}).cluster.recovery) == ()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_a_stop_does_twice_may_take_longer_once_or_each_time(times):
+    # The second node goes during the restart after the first.
+    events = [Event(0, "add", f"n{index}") for index in range(10)]
+    events += [Event(300, "remove", "n0"), Event(325, "remove", "n1")]
+    run = package.simulate(build_trace(events, duration_s=900), systems=["ds"], routing="uniform").runs[0]
+    phases = simulated_phases(run, "steps")
+    assert (phases.num_stops, [span.what for span in run.phases].count("restart")) == (1, 2)
+    observed, recovery = replace(phases, stop_s=phases.stop_s + 30), resolve({}).cluster.recovery
+    offered = [(one.field, one.seconds - one.instead_of_s) for one in offer(observed, phases, run, recovery)]
+    assert ("restart_base_s", pytest.approx(30 / times)) in offered
+
+
 def test_a_simulated_job_stops_as_often_where_short_spans_of_a_long_run_are_not_kept(monkeypatch):
     monkeypatch.setattr("lazsim.engine.log.MOST_SPANS", 20)
     changes = [(500.3 * index, kind, "d") for index in range(1, 6) for kind in ("remove", "add")]

@@ -12,7 +12,7 @@ ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("steps kept, with checkpoints", "training_s", format_duration),
     ("steps done again", "lost_s", format_duration),
     ("standing still", "stopped_s", format_duration),
-    ("median stop", "stop_s", format_duration),
+    ("median stop that ended", "stop_s", format_duration),
     ("stops", "num_stops", "{:,.0f}".format),
 )
 """Labels, fields of `Phases`, and how each is written."""
@@ -32,8 +32,14 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
     if lines:
         yield ["each alone would make the median stop that of the log; nothing was changed", *lines]
     true_s = found.observed.stop_s
-    off = {name: phases.stop_s for name, phases in found.simulated.items() if phases.num_stops and true_s}
-    none = [name for name, stop_s in off.items() if not found.offers[name] and abs(stop_s / true_s - 1) > AGREEMENT]
+    none = [
+        name
+        for name, phases in found.simulated.items()
+        if true_s
+        and phases.stop_s is not None
+        and not found.offers[name]
+        and abs(phases.stop_s / true_s - 1) > AGREEMENT
+    ]
     if none:
         yield f"no constant found would alone make the median stop that of the log: {', '.join(none)}"
 
@@ -41,7 +47,8 @@ def observed_parts(found: ObservedComparison) -> Iterator[Part]:
 def _rows(found: ObservedComparison) -> Iterator[list[str | float | None]]:
     for label, field, write in ROWS:
         true = getattr(found.observed, field)
-        cells: list[str | float | None] = [label.format(unit=found.unit, one=found.unit.removesuffix("s")), write(true)]
+        cells: list[str | float | None] = [label.format(unit=found.unit, one=found.unit.removesuffix("s"))]
+        cells.append("none" if true is None else write(true))
         for phases in found.simulated.values():
             value = getattr(phases, field)
             has_error = true and value is not None

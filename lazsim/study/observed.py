@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -55,9 +55,9 @@ class Phases:
     stopped_s: float
     """All of it; steps that were kept, with checkpoints between them; steps done again; and standing still."""
     num_stops: int
-    """Times that it stood still."""
-    stop_s: float
-    """Median of these; 0 without any."""
+    """Times that it stood still, also where it still does at its end."""
+    stop_s: float | None
+    """Median of those that ended; None without any."""
     done: float
     """Steps, or samples, kept."""
     step_s: float | None
@@ -125,12 +125,16 @@ def observed_phases(marks: list[Mark]) -> Phases:
         if done < 0 or seconds > max(STOP_FACTOR * made_s, made_s + STOP_S):
             pauses.append(Pause(before, after, max(0.0, seconds - made_s)))
     saves = saves_in(pauses, marks)
-    stops_s = [one.seconds for one in pauses if one not in saves]
-    wall_s, lost_s, stopped_s = marks[-1].time_s - marks[0].time_s, lost * pace_s, math.fsum(stops_s)
+    stops = [one for one in pauses if one not in saves]
+    wall_s, lost_s, stopped_s = (
+        marks[-1].time_s - marks[0].time_s,
+        lost * pace_s,
+        math.fsum(one.seconds for one in stops),
+    )
     training_s = max(0.0, wall_s - lost_s - stopped_s)
-    middle_s = median(stops_s) if stops_s else 0.0
+    ended_s = [one.seconds for one in stops if one.after is not marks[-1] or one.after.done != one.before.done]
     done = marks[-1].done - marks[0].done
-    return Phases(wall_s, training_s, lost_s, stopped_s, len(stops_s), middle_s, done, pace_s)
+    return Phases(wall_s, training_s, lost_s, stopped_s, len(stops), _median(ended_s), done, pace_s)
 
 
 def saves_in(pauses: Sequence[Pause], marks: Sequence[Mark]) -> set[Pause]:
@@ -174,15 +178,15 @@ AGREEMENT = 0.02
 def simulated_phases(run: SystemRun, unit: str) -> Phases:
     """Return a simulated run in the same parts."""
     spent_s = run.ledger_s
-    stops_s = [seconds for seconds, _ in _stops(run)]
+    stops = list(_stops(run))
     training_s = math.fsum(spent_s[what] for what in TRAINING)
     return Phases(
         run.wall_s,
         training_s,
         spent_s["lost_work"],
         run.wall_s - training_s - spent_s["lost_work"],
-        len(stops_s),
-        median(stops_s) if stops_s else 0.0,
+        len(stops),
+        _median([seconds for seconds, _ in stops if seconds is not None]),
         float(run.steps if unit == "steps" else run.samples),
         _median_step_s(run, unit),
     )
@@ -199,8 +203,15 @@ def _median_step_s(run: SystemRun, unit: str) -> float | None:
     return float(each_s[order][np.searchsorted(through, through[-1] / 2)])
 
 
-def _stops(run: SystemRun) -> Iterator[tuple[float, set[str]]]:
-    """Yield the seconds of each time that a run stands still, and what it does; none before it trains, and after."""
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None
+
+
+def _stops(run: SystemRun) -> Iterator[tuple[float | None, Counter[str]]]:
+    """Yield the seconds of each time that a run stands still, and how often it does what; none before it trains.
+
+    The seconds of one that has not ended are None.
+    """
     # Long runs keep no short spans: training between two stops may be missing.
     stops = list[list[TimeSpan]]()
     for span in run.phases:
@@ -209,24 +220,28 @@ def _stops(run: SystemRun) -> Iterator[tuple[float, set[str]]]:
                 stops.append([])
             stops[-1].append(span)
     for spans in stops:
-        if spans[0].start_s > 0 and spans[-1].end_s < run.wall_s:
-            yield spans[-1].end_s - spans[0].start_s, {span.what for span in spans}
+        if spans[0].start_s > 0:
+            ended_s = spans[-1].end_s - spans[0].start_s if spans[-1].end_s < run.wall_s else None
+            yield ended_s, Counter(what for what, _ in groupby(span.what for span in spans))
 
 
 def offer(observed: Phases, simulated: Phases, run: SystemRun, recovery: Any) -> tuple[Offer, ...]:
     """Return the constants each of which alone would make the median stop of a simulation that of the log.
 
-    That holds where the system waits for all of what it does and stops stay apart, which only a simulation tells.
+    That holds where the system waits for all of what it does and stops stay apart, which only a simulation tells. What
+    a stop does several times may take longer each time, or the last time, where failures end the others.
     """
-    if not (observed.num_stops and simulated.num_stops):
+    if observed.stop_s is None or simulated.stop_s is None:
         return ()
-    more_s, stops, found = observed.stop_s - simulated.stop_s, list(_stops(run)), []
+    stops, found = [(seconds, doing) for seconds, doing in _stops(run) if seconds is not None], list[Offer]()
     for field, what in CONSTANTS.items():
-        changed_s = median(seconds + more_s * (what in doing) for seconds, doing in stops)
-        one = Offer(field, getattr(recovery, field) + more_s, getattr(recovery, field))
-        # Nodes join without detection, and not all stops are restarts.
-        if one.seconds >= 0 and math.isclose(changed_s, observed.stop_s):
-            found.append(one)
+        before_s = getattr(recovery, field)
+        for times in sorted({1, *(doing[what] for _, doing in stops)} - {0}):
+            more_s = (observed.stop_s - simulated.stop_s) / times
+            changed_s = median(seconds + more_s * min(times, doing[what]) for seconds, doing in stops)
+            # Nodes join without detection, and not all stops are restarts.
+            if before_s + more_s >= 0 and math.isclose(changed_s, observed.stop_s):
+                found.append(Offer(field, before_s + more_s, before_s))
     return tuple(found)
 
 
@@ -266,7 +281,9 @@ def compare_observed(
     def agrees(one: Offer, system: str) -> bool:
         changed, _ = resolve_runs({**asked, f"cluster.recovery.{one.field}": one.seconds}, [system], ())
         run = simulate_scenarios(changed).runs[0]
-        return math.isclose(simulated_phases(run, unit).stop_s, observed.stop_s, rel_tol=AGREEMENT)
+        found_s = simulated_phases(run, unit).stop_s
+        wanted_s = observed.stop_s
+        return not (found_s is None or wanted_s is None) and math.isclose(found_s, wanted_s, rel_tol=AGREEMENT)
 
     if any(scenario.has_chosen_layout for scenario in scenarios):
         notes = (*notes, "steps and stops are those of a layout that lazsim chose, not the log's: give that with `job`")
