@@ -427,6 +427,20 @@ def test_fit_finds_the_mean_of_log_normal_repairs_that_the_end_of_the_trace_cuts
     assert np.all(np.abs(mean - [recipe.mtbf_s, recipe.repair_s, sigma]) < 4 * error)
 
 
+def test_fit_of_nodes_that_mostly_come_back_or_never_finds_no_repairs_beyond_the_trace():
+    """Every third return has another name, as where a provider replaces the machine: repairs of two hours, or none."""
+    recipe = MtbfSpec(num_nodes=10, mtbf_s=30 * HOUR_S, repair_s=2 * HOUR_S, duration_s=480 * HOUR_S)
+    names, num_returns, events = dict[str, str](), 0, []
+    for event in generate_trace(recipe, np.random.default_rng(0)).events():
+        if event.kind == "add" and event.node in names:
+            num_returns += 1
+            names[event.node] += "x" * (num_returns % 3 == 0)
+        events.append(event._replace(node=names.setdefault(event.node, event.node)))
+    found = fit_recipe(build_trace(events, duration_s=recipe.duration_s), "mtbf")
+    assert 2 * HOUR_S < found.repair_s <= recipe.duration_s
+    assert found.num_nodes <= 1.2 * len({event.node for event in events})
+
+
 @pytest.mark.parametrize(("nodes", "days"), [(2, 12), (6, 12)])
 def test_fit_finds_batches_of_which_some_nodes_are_away_already(nodes, days):
     # Nodes are alive for two thirds of the time: a batch of two finds both in 4 of 9 cases, and one alone in as many.

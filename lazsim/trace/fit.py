@@ -173,7 +173,9 @@ def fit_mtbf(trace: Trace) -> MtbfSpec:
     sigma = _fit_sigma(known, repair_s) if repair_s and known else None
     num_ended = sum(not repair.cut for repair in known)
     if sigma is not None and num_ended < len(known) <= 2 * num_ended:
-        repair_s = _lognormal_mean(known)
+        # A mean beyond the trace hangs on the tail of the law alone.
+        if (mean_s := _lognormal_mean(known)) <= trace.duration_s:
+            repair_s = mean_s
         sigma = _fit_sigma(known, repair_s) or sigma
     batches = [size for size in sizes if size > 1]
     num_nodes = len(trace.names)
