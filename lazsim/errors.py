@@ -117,6 +117,10 @@ def prefix_errors(prefix: str) -> Iterator[None]:
         raise type(error)(f"{prefix}: {error}" if prefix else str(error)) from error.__cause__
 
 
+ALIKE = 0.85
+"""Likeness from which a name that is free to choose is taken for a slip of a known one. *Assumption*."""
+
+
 def nearest_name(name: str, known: Sequence[str]) -> str:
     """Return the known name that is nearest to another; empty where none is near.
 

@@ -282,6 +282,8 @@ def test_published_seconds_between_checkpoints_that_are_none_are_told(tmp_path):
     ("@property\n  def is_elastic(self): return 'no'", "is_elastic returned no; return a value of type bool"),
     ("@staticmethod\n  def detect_s(costs, rest_s): return -1", "detect_s returned -1; return a number of 0 or more"),
     ("recovers_from_peers = True", "its class sets 'recovers_from_peers' without effect: declare it there with its "),
+    ("survivess = True", "lazsim reads no 'survivess': did you mean 'survives'? Begin the name of one of your "),
+    ("needs_: str = 'nothing'", "lazsim reads no 'needs_': did you mean 'needs'? Begin the name of one of your own wi"),
     ("def __init__(self, *_): super().__init__('own', 'mine')", "give a frozen dataclass whose constructor takes its "),
 ])  # fmt: skip
 def test_parts_of_a_system_that_would_have_no_effect_are_told_in_a_line(tmp_path, body, told):
@@ -294,7 +296,7 @@ def test_methods_of_a_class_that_is_no_system_and_fields_that_are_computed_are_t
     (tmp_path / "mine.py").write_text(
         "from dataclasses import field\n\nclass Mix:\n  def twice(self, seconds):\n    return 2 * seconds\n"
         + HEAD.replace("System):", "Mix, System):")
-        + "  wait_s: float = 3.0\n  all_s: float = field(init=False)\n"
+        + "  wait_s: float = 3.0\n  save_s = 3.0\n  detect_seconds: float = 2.0\n  all_s: float = field(init=False)\n"
         "  def __post_init__(self):\n    object.__setattr__(self, 'all_s', self.twice(self.wait_s))\n"
         "  def detect_s(self, costs, rest_s):\n    return self.all_s\n\nOWN = Own('own', 'mine', wait_s=4.0)\n"
     )

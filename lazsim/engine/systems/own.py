@@ -1,5 +1,6 @@
 """Systems of users: what their methods raise, or return wrongly, is told in a line."""
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,7 @@ from lazsim.costmodel.memory import MemoryUse
 from lazsim.engine.ledger import BUCKETS
 from lazsim.engine.protocol import Action, Decision, StoppedJob
 from lazsim.engine.systems.system import Pace, Save, System
-from lazsim.errors import SpecError, did_you_mean, prefix_errors, shorten
+from lazsim.errors import ALIKE, SpecError, did_you_mean, prefix_errors, shorten
 from lazsim.extensions import own_code, require_repeats
 from lazsim.units import counted
 
@@ -55,13 +56,19 @@ def _refuse_without_effect(system: System, declared: Iterable[str]) -> None:
         if value is not field.default and not hasattr(value, "__get__"):
             declare = "declare it there with its type, under @dataclass(frozen=True)"
             raise SpecError(f"its class sets {field.name!r} without effect: {declare}")
+    known = {*declared, *(field.name for field in fields(System))}
     for base in of_user.__mro__:
         if issubclass(base, System) and not _is_of_lazsim(base):
-            # Functions and properties; constants and classes in a class are its own.
-            methods = {key for key, value in vars(base).items() if key[0] != "_" and hasattr(value, "__get__")}
-            if unknown := min(methods - names.union(declared), default=""):
-                near = did_you_mean(unknown, sorted(declared))
-                raise SpecError(f"lazsim calls no method {unknown!r}: {near}Begin the name of one of your own with _")
+            # Functions and properties; constants and classes in a class are its own, unless one has a slip in its name.
+            own = {key: hasattr(vars(base).get(key), "__get__") for key in (*vars(base), *base.__annotations__)}
+            for key in sorted(key for key in own if key[0] != "_" and key not in known):
+                if own[key] and key not in names:
+                    told = f"lazsim calls no method {key!r}: {did_you_mean(key, sorted(known))}"
+                elif alike := difflib.get_close_matches(key, known, 1, ALIKE):
+                    told = f"lazsim reads no {key!r}: did you mean {alike[0]!r}? "
+                else:
+                    continue
+                raise SpecError(f"{told}Begin the name of one of your own with _")
 
 
 def _is_of_lazsim(kind: type) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lazsim.errors import LazsimError, SpecError
+from lazsim.errors import ALIKE, LazsimError, SpecError
 from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
 from lazsim.specs.overrides import override
@@ -34,9 +34,6 @@ OWN, NEAREST, UNKNOWN_INPUTS, APART = "all known", "of the nearest recipe", "som
 
 NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq")
 """Columns that a table must have; the first names a row."""
-
-ALIKE = 0.85
-"""Likeness from which the name of a column is taken for a slip."""
 
 
 @dataclass(frozen=True)
