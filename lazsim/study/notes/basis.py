@@ -139,18 +139,18 @@ def tell_measured(pairs: Pairs) -> Iterator[str]:
         yield f"{scenario.gpu.name} has measured kernels, but no layout can be chosen by them: {why}"
     if profile is None:
         return
-    if scenario.settings["profile"] is None:
-        yield f"the catalogue has a profile of this GPU and model, which is used; `profile` {ANALYTIC} leaves it out"
     header, times, links = profile.header, costs.compute, costs.communication
     assert isinstance(times, MeasuredCompute)
     where = f" on {header.device}, {header.dtype}" if header is not None else ""
     exchanges = links.tables if isinstance(links, MeasuredCommunication) else ()
     found = [*times.tables, *(f"{name} inside a server" for name in exchanges)]
-    yield f"{profile.name}: measured{where}: {', '.join(found) or 'no part of a step'}"
+    shipped = f" of the catalogue (`profile` {ANALYTIC} leaves it out)" if scenario.settings["profile"] is None else ""
     analytic = [name for name in BARE_KERNELS if name not in times.tables]
     masked = [one.system for one, _ in pairs if one.find_system().masked_reorder]
     masks = [f"masks of {', '.join(masked)}"] if masked and "reorder" in times.tables else []
-    yield f"analytic: {', '.join([*analytic, *masks, 'links between servers', 'storage'])}"
+    others = ", ".join([*analytic, *masks, "links between servers", "storage"])
+    measured = f"measured{where}: {', '.join(found) or 'no part of a step'}"
+    yield f"{profile.name}{shipped}: {measured}; analytic: {others}"
     changed = [name for name in scenario.settings if name.startswith("gpu.")]
     if changed and times.tables:
         yield f"{', '.join(changed)}: measured times do not change with it; `profile` {ANALYTIC} leaves them out"

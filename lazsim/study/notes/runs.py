@@ -133,8 +133,8 @@ def tell_shortcuts(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     if scenario.planning == "sampled" and run.planning == "exact" and run.steps:
         why = "loads are even or recorded, nodes that change share servers, or windows are too few for blocks"
         yield f"every plan is made, though `planning` is sampled: {why}"
-    if run.extrapolated_s is not None:
-        share = share_text(run.extrapolated_s / (_steps_s(run) or 1.0), ".1%")
+    if run.extrapolated_s:
+        share = share_text(run.extrapolated_s / _steps_s(run), ".1%")
         yield f"{share} of the time of steps is extrapolated beyond measured sizes"
     if run.failures and run.failures[-1].detected_s is None:
         since = format_duration(run.wall_s - run.failures[-1].time_s)
@@ -162,7 +162,11 @@ def tell_departures(pairs: Pairs) -> Iterator[str]:
     """Say where systems depart from the job: intervals, layouts, and buffers that all but one of them pad."""
     trained = [(one, run) for one, run in pairs if run.steps]
     own = {run.name: one.job.checkpoint_interval_steps.get(run.system) for one, run in trained}
-    chosen = [f"{run.name} {run.interval_steps}" for _, run in trained if run.interval_steps != own[run.name]]
+    chosen = [
+        f"{run.name} {run.interval_steps}"
+        for one, run in trained
+        if run.interval_steps not in (own[run.name], one.interval)
+    ]
     yield from listed("steps between checkpoints, not given by the job", chosen)
     known = {*SYSTEMS, *(one.system for one, _ in pairs)}
     given = dict.fromkeys(name for one, _ in pairs for name in one.job.checkpoint_interval_steps)
