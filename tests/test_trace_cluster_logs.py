@@ -370,6 +370,12 @@ def test_a_watch_of_kubernetes_nodes_tells_of_each_change_and_of_nodes_that_are_
     assert told + "`start` leaves that time out" in trace.notes
 
 
+def test_a_kubernetes_node_that_is_deleted_before_any_date_is_refused(read):
+    rows = [{"type": kind, "object": {"kind": "Node", "metadata": {"name": "a"}}} for kind in ("ADDED", "DELETED")]
+    with pytest.raises(LazsimError, match="entry 2: a is deleted, and no entry up to here has a date"):
+        read(lines(rows))
+
+
 def series(values, start_s=1740787200, step_s=60, **labels):
     pairs = [[start_s + index * step_s, value] for index, value in enumerate(values) if value is not None]
     return {"metric": labels, "values": pairs}

@@ -43,6 +43,8 @@ def read(source: TraceSource) -> TraceReading:
                 last_s = max(last_s, _read_node(log, record, name))
                 if text_at(entry, "type") == "DELETED":
                     # A watch does not say when: some time after all that came before.
+                    if last_s == -math.inf:
+                        raise ValueError(f"{name} is deleted, and no entry up to here has a date")
                     log.say(last_s, "remove", name)
         except ValueError as error:
             source.fault(place, str(error))
