@@ -48,7 +48,7 @@ def test_constants_that_no_source_tells_are_marked_unless_they_are_given(lazsim,
     _, out, err = lazsim(*asked)
     assert {line.split("  ")[0] for line in out.splitlines()[2:4]} == {"detect_s", "storage_bytes_per_s *"}
     assert "*: assumed, as no source tells it" in out
-    assert "failures: ds 1; with fewer than 10, chance decides what they cost: give more time" in err
+    assert "failures: ds 1; fewer than 10 tell little of what failures cost: give more time" in err
     marks = {change["constant"]: change["is_assumed"] for change in answered(*asked)["changes"]}
     assert marks == {"detect_s": False, "storage_bytes_per_s": True}
     given = vary(make_trace(), "storage_bytes_per_s", **{"cluster.network.storage_bytes_per_s": 9e8})

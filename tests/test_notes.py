@@ -511,7 +511,7 @@ def test_a_sensitivity_study_tells_what_a_changed_constant_adds():
     found = sensitivity(settings, systems=["lazarus"], constants=["slots_per_gpu", "detect_s"], factors=[0.5, 1.0])
     # Six nodes of 3 slots hold each of 16 experts once.
     few, *added = (note for note in found.notes if note not in found.base.notes)
-    assert few.startswith("failures: lazarus 0; with fewer than 10, chance")
+    assert few.startswith("failures: lazarus 0; fewer than 10 tell little")
     assert [note.partition(" of the time")[0] for note in added] == ["slots_per_gpu x0.5: lazarus: in 100.0%"]
     assert found.to_json()["notes"] == list(found.notes)
 

@@ -91,7 +91,7 @@ class Sensitivity:
         changed = (f"{one.constant} x{one.factor:.15g}: {note}" for one in self.changes for note in one.notes)
         failures = {run.name: run.counts["failures"] for run in self.base.runs}
         few = ", ".join(f"{name} {number}" for name, number in failures.items() if number < FEW_FAILURES)
-        told = f"failures: {few}; with fewer than {FEW_FAILURES}, chance decides what they cost: give more time"
+        told = f"failures: {few}; fewer than {FEW_FAILURES} tell little of what failures cost: give more time"
         return (*self.base.notes, *([told] if few else []), *changed)
 
     def to_json(self) -> dict[str, Any]:
