@@ -569,6 +569,8 @@ def test_a_choice_that_fails_at_a_later_seed_is_refused_and_the_others_are_judge
         ]
         found = made.advise(of("ds", "lazarus"), 200)
         assert (found.best.choice, found.refused) == (of("ds")[0], {of("lazarus")[0]: "breaks"})
+        with pytest.raises(LazsimError, match=r"^breaks$"):
+            made.advise(of("lazarus"), 200)
 
 
 def test_intervals_that_only_raced_are_marked_and_one_that_lost_is_tuned_where_runs_suffice():
@@ -771,20 +773,6 @@ def test_rivals_are_held_against_the_best_at_all_of_its_seeds_where_runs_suffice
     assert [one.num_seeds for one in few.ranking] == [29, MIN_SAMPLES]
 
 
-def test_of_alternatives_that_all_miss_the_one_in_time_most_often_at_the_same_seeds_is_the_nearest():
-    # The late runs of "a" do nearly all of the work, those of "bb" half of it.
-    late = {"a": (0, 1, 2, 3, 4), "bb": (2, 3, 4, 5)}
-    part = {"a": 0.99, "bb": 0.5}
-    made, (most, often) = due(lambda name, seed: (1.0, part[name] if seed in late[name] else 1.0), *part)
-    made.run([most, often], MIN_SAMPLES)
-    # At the seeds of both, one of six and two of six are in time, though the first is in time at all others.
-    made.run([most], MIN_SAMPLES + 2)
-    assert made.goal.in_time(made.rows[most, None].values()).value == 3 / 8
-    assert made._nearest([most, often]) == often
-    assert [one.name for one in made.rank([most, often])] == [most, often]
-    assert [one.name for one in made.rank([most, often], often)] == [often, most]
-
-
 def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     def run(name, seed):
         """The first of "a" is late, and no other: one of six misses nine tenths, and one of 29 does not."""
@@ -796,36 +784,24 @@ def test_one_late_run_of_six_is_too_few_to_leave_the_cheapest_out():
     assert len(made.rows[cheap, None]) == 29
 
 
-@pytest.mark.parametrize(("every", "num_runs"), [(10, 48), (5, 24)])
-def test_one_that_is_late_too_often_leaves_the_runs_to_the_next(every, num_runs):
+@pytest.mark.parametrize("every", [10, 5])
+def test_one_that_its_late_runs_rule_out_leaves_the_runs_to_the_next(every):
     def run(name, seed):
         """Of "a", which is cheaper, some runs are late, the seventh first, and of "bb" none."""
         return {"a": 1.0, "bb": 2.0}[name], 0.5 if name == "a" and seed in range(6, 999, every) else 1.0
 
     made, (late, sure) = due(run, "a", "bb", goal=replace(TEN_MINUTES, least_prob=0.99), max_runs=400)
     made.run([late, sure], MIN_SAMPLES)
-    # 0.99 to the power of 299 is the first below 5 %, and 3 of 299 are more than one in a hundred. Of 6, 12, 24 and 48
-    # runs, 0, 1, 2 and 5 are late; or 0, 2 and 4.
+    # Clopper and Pearson as scipy has it; 0.99 to the power of 299 is the first below 5 %.
+    num_late = {num: len(range(6, num, every)) for num in (6, 12, 24, 48)}
+    ruled_out = [num for num, of in num_late.items() if binomtest(num - of, num).proportion_ci().high < 0.99]
     assert made.make_sure([late, sure]) == sure
-    assert [len(made.rows[one, None]) for one in (late, sure)] == [num_runs, 299]
+    assert [len(made.rows[one, None]) for one in (late, sure)] == [ruled_out[0], 299]
 
 
-def test_one_that_barely_misses_leaves_half_of_the_runs_to_the_next():
-    def run(name, seed):
-        """Of "a", which is cheaper, some runs are late: one of 6, and two of 18."""
-        return {"a": 1.0, "bb": 2.0}[name], 0.5 if name == "a" and seed in (0, 13, 20) else 1.0
-
-    made, (late, sure) = due(run, "a", "bb", max_runs=2 * MIN_SAMPLES + 23)
-    made.run([late, sure], MIN_SAMPLES)
-    assert made.make_sure([late, sure]) == sure
-    # 12 of the 23 runs that are left, and the other 11.
-    assert [len(made.rows[one, None]) for one in (late, sure)] == [18, 17]
-
-
-def test_one_that_no_run_can_make_up_for_takes_no_more():
-    made, (late,) = due(lambda _name, seed: (1.0, 0.5 if seed < 2 else 1.0), "a", max_runs=2 * MIN_SAMPLES)
+def test_one_that_six_runs_rule_out_takes_no_more():
+    made, (late,) = due(lambda _name, seed: (1.0, 0.5 if seed < 3 else 1.0), "a", max_runs=2 * MIN_SAMPLES)
     made.run([late], MIN_SAMPLES)
-    # Two late of twelve are more than a tenth, even if all others are in time.
     assert (made.make_sure([late]), made.num_left) == (late, MIN_SAMPLES)
 
 
@@ -833,24 +809,6 @@ def test_without_runs_left_the_only_one_is_the_best():
     made, (only,) = due(lambda _name, _seed: (1.0, 1.0), "a", max_runs=MIN_SAMPLES)
     made.run([only], MIN_SAMPLES)
     assert (made.make_sure([only]), made.num_left) == (only, 0)
-
-
-@pytest.mark.parametrize("num_seeds", [2, 6])
-@pytest.mark.parametrize(("max_runs", "everywhere", "best"), [(35, 0.0, "bb"), (99, 0.0, "bb"), (99, 0.01, "a")])
-def test_of_two_that_cost_the_same_where_both_are_in_time_the_one_more_often_in_time_is_the_best(
-    max_runs, everywhere, best, num_seeds
-):
-    def run(name, seed):
-        """Of "a" the eighth run is late; "bb" pays to be in time then: one dear run of 29 tells no difference."""
-        dear = 9.0 if seed == 7 else 1.0 + everywhere
-        return {"a": 1.0, "bb": dear}[name], 0.5 if (name, seed) == ("a", 7) else 1.0
-
-    made, alternatives = due(run, "a", "bb", max_runs=max_runs)
-    made.run(alternatives[:1], MIN_SAMPLES)
-    made.run(alternatives[1:], num_seeds)
-    # 29 runs of "a" are 35 with six of "bb"; with more, "bb" meets the seed at which it is dearer.
-    assert made.make_sure(alternatives).choice == of(best)[0]
-    assert made.goal.in_time(made.rows[alternatives[0], None].values()).value == 28 / 29
 
 
 def test_what_samples_cost_is_the_rate_of_totals_over_seeds_as_every_ratio():

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lazsim.engine.systems import find_system, system_names
@@ -183,19 +183,6 @@ def _combine(chosen: Mapping[str, Sequence[Any]]) -> tuple[list[Choice], dict[tu
     return combined, {(key, name): value for key, named in names.items() for value, name in named.items()}
 
 
-@dataclass(frozen=True)
-class Finalists:
-    """Every choice at the best interval that was tried."""
-
-    ahead: Sequence[Alternative]
-    """Those that the race did not tell from the best, as far as their interval was tuned."""
-    others: Sequence[Alternative]
-    tuned: Mapping[Alternative, Interval | None]
-    """Those whose interval was tuned, and the maximum of the curve through those tried where it has one."""
-    curves: Mapping[Choice, Mapping[int, Interval]]
-    """The value of these, by steps between checkpoints."""
-
-
 def _advise(
     question: Question, search: Search, choices: Sequence[Choice], interval: Any, tell: Callable[[str], None]
 ) -> Advice:
@@ -207,11 +194,21 @@ def _advise(
     search.most_runs = int(RACED_SHARE * max_runs)
     raced = search.race(contenders)
     search.most_runs = int(FOUND_SHARE * num_judged)
-    finalists = _tune(question, search, choices, raced, interval)
-    ordered = [one.name for group in (finalists.ahead, finalists.others) for one in search.rank(group)]
+    num_seeds = raced[0].num_seeds
+    finalists, fitted = _tune(question, search, [*raced, *search.rank(contenders)], num_seeds, interval)
+    curves = {
+        one.choice: {
+            tried.interval_steps: mean_over_seeds(search.goal.values(search.rows[tried, None]))
+            for tried in search.tried(one.choice, num_seeds)
+        }
+        for one in fitted
+    }
+    untested = [one for one in fitted if not search.has_gone_back(one.choice)]
     search.most_runs = num_judged
-    untested = [one for one in finalists.tuned if not search.has_gone_back(one.choice)]
-    remarks = _judge(search, finalists.ahead, finalists.others, raced[0].num_seeds)
+    num_ahead = min(MOST_TUNED, len({one.name.choice for one in raced}))
+    ahead, others = finalists[:num_ahead], finalists[num_ahead:]
+    ordered = [one.name for group in (ahead, others) for one in search.rank(group)]
+    remarks = _judge(search, ahead, others)
     best, around = _settle(question, search, ordered)
     off, left_out = _costs_off(search, best, around)
     if best in untested:
@@ -226,7 +223,7 @@ def _advise(
     rows = {one: tuple(search.rows[one, None].values()) for one in shown}
     failures = {} if stays(best.choice) else {"the best": [row["num_failures"] for row in rows[best]]}
     gone_s = mean_between_s([question.scenario(best.choice, seed) for seed in search.rows[best, None]])
-    start, found = question.starts[best.choice], finalists.tuned.get(best)
+    start, found = question.starts[best.choice], fitted.get(best)
     return Advice(
         goal=search.goal,
         best=best,
@@ -234,7 +231,7 @@ def _advise(
         formulas=hold_against_formulas(start, best.interval_steps, found, rows[best], gone_s),
         off=tuple(off),
         turns=turns,
-        curves=finalists.curves,
+        curves=curves,
         starts=question.starts,
         rows=rows,
         rounds=tuple(search.rounds),
@@ -276,39 +273,21 @@ def _tell_of_long_runs(
 
 
 def _tune(
-    question: Question,
-    search: Search,
-    choices: Sequence[Choice],
-    raced: Sequence[Ranked[Alternative]],
-    interval: Any,
-) -> Finalists:
-    """Find the best interval of the best of a race, where it is to be found, and the best tried of all others."""
-    num_seeds, of_choice, found = raced[0].num_seeds, dict[Choice, Alternative](), dict[Alternative, Interval | None]()
-    for one in raced:
-        of_choice.setdefault(one.name.choice, one.name)
+    question: Question, search: Search, ordered: Sequence[Ranked[Alternative]], num_seeds: int, interval: Any
+) -> tuple[list[Alternative], dict[Alternative, Interval | None]]:
+    """Return each choice at the best interval tried, and the maxima of the curves of those whose interval was tuned.
 
-    def tune(one: Alternative) -> Alternative:
-        if interval != AUTO or not one.interval_steps:
-            return one
-        tuned, fitted = search.tune(one, question.starts[one.choice].most_steps, num_seeds)
-        found[tuned] = fitted
-        return tuned
-
-    ahead = [tune(one) for one in list(of_choice.values())[:MOST_TUNED]]
-    left = [choice for choice in choices if choice not in {one.choice for one in ahead}]
-    others = {choice: ranked[0].name for choice in left if (ranked := search.rank(search.tried(choice)))}
-    # Some may have lost by their interval alone.
-    for one in search.rank(others.values())[: MOST_TUNED - len(ahead)]:
-        if search.num_left >= NUM_CLIMBED * num_seeds:
-            others[one.name.choice] = tune(one.name)
-    curves = {
-        one.choice: {
-            tried.interval_steps: mean_over_seeds(search.goal.values(search.rows[tried, None]))
-            for tried in search.tried(one.choice, num_seeds)
-        }
-        for one in found
-    }
-    return Finalists(ahead, list(others.values()), found, curves)
+    The best choice is tuned, and the next as far as there are runs: some may have lost a race by their interval alone.
+    """
+    found, fitted = dict[Choice, Alternative](), dict[Alternative, Interval | None]()
+    for one in ordered:
+        found.setdefault(one.name.choice, one.name)
+    for place, (choice, begun) in enumerate(list(found.items())):
+        is_enough = place < MOST_TUNED and search.num_left >= NUM_CLIMBED * num_seeds
+        if interval == AUTO and begun.interval_steps and (place == 0 or is_enough):
+            found[choice], most = search.tune(begun, question.starts[choice].most_steps, num_seeds)
+            fitted[found[choice]] = most
+    return list(found.values()), fitted
 
 
 def _settle(
@@ -318,16 +297,15 @@ def _settle(
 
     Runs that are left go to what ties with it.
     """
-    best, around = search.make_sure(search.better_first(ordered)), dict[str, Alternative]()
-    for _ in ordered:
-        around = _neighbours(question, search, best)
+    best, around = ordered[0], dict[str, Alternative]()
+    for number in range(len(ordered)):
+        surer = search.make_sure(search.better_first([best, *(one for one in ordered if one != best)]))
+        if number and surer == best:
+            break
+        best, around = surer, _neighbours(question, search, surer)
         for one in around.values():
             search.run([one], min(MIN_SAMPLES, len(search.rows[best, None])))
         search.narrow(best, [*ordered, *around.values()])
-        surer = search.make_sure(search.better_first([best, *(one for one in ordered if one != best)]))
-        if surer == best:
-            break
-        best = surer
     return best, around
 
 
@@ -339,18 +317,14 @@ def _rank(
     return [replace(one, mean=mean_over_seeds(search.goal.values(search.rows[one.name, None]))) for one in ranking]
 
 
-def _judge(search: Search, ahead: Sequence[Alternative], others: Sequence[Alternative], num_seeds: int) -> list[str]:
+def _judge(search: Search, ahead: Sequence[Alternative], others: Sequence[Alternative]) -> list[str]:
     """Run what a search has found at seeds of which it knew nothing; return remarks."""
-    num_judged = min(max(num_seeds, MIN_SAMPLES), search.num_left // (len(ahead) + NUM_BESIDE))
-    if num_judged < MIN_SAMPLES or not search.begin_anew():
-        is_short = num_judged < MIN_SAMPLES
+    is_short = search.num_left < MIN_SAMPLES * (len(ahead) + NUM_BESIDE)
+    if is_short or not search.begin_anew():
         why = f"`max_runs` are too few for {MIN_SAMPLES} others" if is_short else "the trace has no others"
         return [f"the seeds that choose the best also judge it, which flatters it: {why}"]
-    search.run(ahead, num_judged)
-    # Neighbours come first where the others get an interval all the same.
-    rest = search.num_left - NUM_BESIDE * num_judged
-    rest = rest if rest >= MIN_SAMPLES * len(others) else search.num_left
-    num_each = min(num_judged, rest // max(1, len(others)))
+    search.run(ahead, MIN_SAMPLES)
+    num_each = min(MIN_SAMPLES, search.num_left // max(1, len(others)))
     search.run(others, num_each)
     return [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
 

@@ -50,6 +50,10 @@ class Goal:
         """Whether too few runs do in time what must be done."""
         return self.done is not None and self.in_time(rows).value < self.least_prob
 
+    def is_open(self, rows: Collection[RunRow]) -> bool:
+        """Whether runs are late, but do not rule out that enough of all are in time."""
+        return self.is_late(rows) and self.in_time(rows).high >= self.least_prob
+
     def is_missed(self, rows: Collection[RunRow]) -> bool:
         """Whether runs are late, or lose more updates than they may."""
         return self.is_late(rows) or loses_too_much(rows)

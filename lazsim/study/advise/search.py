@@ -5,7 +5,7 @@ An alternative is a choice and a number of steps. The caller knows what they sta
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -214,7 +214,8 @@ class Search:
             if num_seeds < MIN_SAMPLES:
                 ranking = ranking[: -(-len(ranking) // 2)]
             else:
-                ranking = [one for one in ranking if one.is_tie or self._may_win(one.name, ranking[0].name)]
+                rows = {one: self.rows[one, None].values() for one in alive if (one, None) in self.rows}
+                ranking = [one for one in ranking if one.is_tie or self.goal.is_open(rows[one.name])]
             alive = [one.name for one in ranking]
             self.rounds.append(Round(before, num_seeds, len(alive)))
             is_settled = len({one.choice for one in alive}) < 2 or all(one.behind.high < CLOSE for one in ranking)
@@ -222,18 +223,13 @@ class Search:
                 break
             num_seeds = MIN_SAMPLES if num_seeds < MIN_SAMPLES < 2 * num_seeds else 2 * num_seeds
         if not ranking:
-            # Those that began tell more than those that could not.
-            why = [self.refused[one.choice] for one in alternatives if one.choice in self.refused]
-            raise LazsimError([*why, *self.refused.values(), "no run ended well"][0])
+            raise self._no_run(alternatives)
         return ranking
 
-    def _may_win(self, one: Alternative, best: Alternative) -> bool:
-        """Tell whether more runs may show that an alternative misses nothing, and is as good as the best."""
-        rows, of_best = (list(self.rows[each, None].values()) for each in (one, best))
-        if not self.goal.is_missed(rows) or self.goal.in_time(rows).high < self.goal.least_prob:
-            return False
-        ours, theirs = ([mean_over_seeds({0: self.goal.value(row)}).value for row in some] for some in (rows, of_best))
-        return min(ours) <= max(theirs) if self.goal.less_is_better else max(ours) >= min(theirs)
+    def _no_run(self, alternatives: Sequence[Alternative]) -> LazsimError:
+        """Return why none of some can run: those that began tell more than those that could not."""
+        why = [self.refused[one.choice] for one in alternatives if one.choice in self.refused]
+        return LazsimError([*why, *self.refused.values(), "no run ended well"][0])
 
     def tune(self, start: Alternative, most_steps: int, num_seeds: int) -> tuple[Alternative, Interval | None]:
         """Climb to the best steps of a choice; return it, and the maximum of the curve through those near it.
@@ -308,66 +304,22 @@ class Search:
     def make_sure(self, ordered: Sequence[Alternative]) -> Alternative:
         """Return the first of some that does what must be done, at enough seeds to bear out its probability.
 
-        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. As long
-        as another may be the best, at least half of the runs are left to it. Of those that tie with the first, and
-        have the same value at every seed at which both do it, it is the one that does it most often. Where all miss it,
-        it is the nearest.
+        Where ``n`` runs of ``n`` do what must be done, a probability below ``DOUBT ** (1 / n)`` is ruled out. One that
+        its runs rule out gets no more of them. Where all miss it, it is the one that does most of it.
         """
-        # Few runs do not tell that too many are late.
-        rows = {one: self.rows.get((one, None), {}).values() for one in ordered}
-        possible = [one for one in ordered if rows[one] and self.goal.in_time(rows[one]).high >= self.goal.least_prob]
-        for one in possible:
-            spared = self.num_left // 2 if one != possible[-1] else 0
-            if all(self._is_borne_out(one, num_spared) for num_spared in (spared, 0)):
-                return self._surest(one, ordered)
-        return self._nearest(ordered)
-
-    def _is_borne_out(self, one: Alternative, num_spared: int) -> bool:
-        """Run an alternative at more seeds while these can tell, and tell whether it does what must be done."""
-        if self.goal.done is not None:
-            enough = min(len(self.seeds), math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob)))
-            rows = self.rows[one, None]
-            most = min(enough, len(rows) + self.num_left - num_spared)
-            # Twice as many each time, unless too many are late for the others to make up for.
-            while len(rows) < most and one.choice not in self.refused:
-                num_late = sum(self.goal.is_late([row]) for row in rows.values())
-                if (most - num_late) / most < self.goal.least_prob or not self.run([one], min(2 * len(rows), most)):
-                    break
-        return not self.is_missed(one)
-
-    def _nearest(self, ordered: Sequence[Alternative]) -> Alternative:
-        """Return what is in time most often at the seeds of all that have run, where all are late; then does most."""
-        most_first = [one.name for one in self.rank(ordered)]
-        seeds = set.intersection(*(set(self.rows[one, None]) for one in most_first))
-        return max(most_first, key=lambda one: self._share_in_time(one, seeds))
-
-    def _surest(self, best: Alternative, ordered: Sequence[Alternative]) -> Alternative:
-        """Return what ties with the best, has its value where both do what must be done, and does it more often."""
-        surest = best
-        for one in ordered if self._share_in_time(best) < 1 else ():
-            if self._is_same(one, best, 1):
-                # At the seeds of the best, as far as runs suffice.
-                self.run([one], min(len(self.rows[best, None]), len(self.rows[one, None]) + self.num_left))
-                is_same = self._is_same(one, best, MIN_SAMPLES) and not self.is_better(best, one)
-                if is_same and self._share_in_time(one) > self._share_in_time(surest):
-                    surest = one
-        return surest
-
-    def _share_in_time(self, one: Alternative, seeds: Collection[int] = ()) -> float:
-        """Return the share of runs in time at some seeds, or at all that an alternative has."""
-        rows = self.rows[one, None]
-        return self.goal.in_time(rows[seed] for seed in seeds or rows).value
-
-    def _is_same(self, one: Alternative, other: Alternative, num_seeds: int) -> bool:
-        """Tell whether two have the same value wherever both are in time, which they must be at `num_seeds` or more."""
-
-        def in_time(alternative: Alternative) -> BySeed:
-            rows = self.rows.get((alternative, None), {})
-            return self.goal.values({seed: row for seed, row in rows.items() if not self.goal.is_late([row])})
-
-        values, others = in_time(one), in_time(other)
-        seeds = common_seeds([values, others])
-        return len(seeds) >= num_seeds and all(values[seed] == others[seed] for seed in seeds)
+        is_due = self.goal.done is not None
+        enough = min(len(self.seeds), math.ceil(math.log(DOUBT) / math.log(self.goal.least_prob))) if is_due else 0
+        for one in ordered:
+            rows = self.rows.get((one, None), {})
+            num = len(rows)
+            while 0 < num < enough and self.goal.in_time(rows.values()).high >= self.goal.least_prob:
+                num = min(2 * num, enough)
+                self.run([one], min(num, len(rows) + self.num_left))
+            if not self.is_missed(one):
+                return one
+        if not (ranking := self.rank(ordered)):
+            raise self._no_run(ordered)
+        return ranking[0].name
 
 
 def one_rollback_more(interval_steps: int, rows: Mapping[int, RunRow]) -> dict[int, RunRow]:
