@@ -1,7 +1,8 @@
 """A way to survive failures: what every system answers, and the answers of most.
 
 A system is a frozen `System`. It says how nodes are used, how long a step takes on what is left of them, what is saved
-and when, and how the job goes on after a failure. One that differs overrides the method in question.
+and when, how the job goes on after a failure, and which nodes join: in this order. One that differs overrides the
+method in question.
 """
 
 import functools
@@ -91,51 +92,7 @@ class System:
     doubles_stages: bool = False
     """Whether each node also holds the states of its place in the next pipeline stage."""
 
-    @property
-    def is_elastic(self) -> bool:
-        """Whether it uses any number of nodes, rebalances, and lets nodes join without a restart."""
-        return self.policy is not None
-
-    @property
-    def joins_in_place(self) -> bool:
-        """Whether nodes join without a restart."""
-        return self.is_elastic or self.regroups_joins
-
-    def replica_start_s(self, costs: CostModel) -> float | None:
-        """Return the seconds until the processes of a replica that failed have started anew, beside training.
-
-        None where nodes do not get their states beside training, but all wait for them.
-        """
-        return None
-
-    def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
-        """Tell whether it goes on without a checkpoint whichever one node of a plan for some of `num_nodes` goes.
-
-        It does where others hold every expert.
-        """
-        return self.recovers_from_peers and plan.fewest_nodes > 1
-
-    def why_exposed(self, costs: CostModel, num_nodes: int) -> str:
-        """Say why every failure on `num_nodes` nodes is a restart, where the system promises more; or nothing."""
-        needed = 2 * costs.grid.replica_nodes
-        takes_two = self.takes_two_replicas or (self.recovers_from_peers and not self.is_elastic)
-        if not takes_two or num_nodes >= needed:
-            return ""
-        return f"two model replicas take {needed} nodes, and at most {num_nodes} train"
-
-    def quickly(self) -> "System":
-        """Return the system as it is simulated where layouts are compared: without what takes seconds to find."""
-        return self
-
-    @property
-    def keeps_whole_states(self) -> bool:
-        """Whether every replica of a parameter has its own optimizer state."""
-        return self.recovers_from_peers
-
-    @property
-    def run_name(self) -> str:
-        """Its name, with the policy where that was chosen: tells runs of one system apart."""
-        return f"{self.name}:{self.placement}" if self.placement else self.name
+    # Nodes
 
     def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
         """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit.
@@ -163,12 +120,149 @@ class System:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
         return num_nodes
 
+    # Steps, and what they take
+
     def timed(self, costs: CostModel, num_nodes: int, num_seats: int) -> TimedPlan:
         """Return what the step of nodes in some seats of a plan follows from.
 
         Steps on all places, the free ones included, are those that `pace` is held against.
         """
         return TimedPlan(num_seats, 1.0, 1 - costs.even_micro_batches(num_seats) / costs.num_micro_batches(num_seats))
+
+    def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
+        """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
+        return Pace()
+
+    def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
+        """Return the bytes of a node's own memory that copies and logs take, with steps of `step_s`."""
+        return 0.0
+
+    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> Mapping[str, float]:
+        """Return the bytes of each GPU that the system takes beside training, by part of its `MemoryUse`."""
+        return {}
+
+    @property
+    def keeps_whole_states(self) -> bool:
+        """Whether every replica of a parameter has its own optimizer state."""
+        return self.recovers_from_peers
+
+    # Saves
+
+    def save(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
+        """Return what a checkpoint of `num_nodes` nodes takes, with steps of `step_s`."""
+        return Save(checkpoint_save_s(costs, num_nodes))
+
+    def save_all(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
+        """Return what a checkpoint of everything takes, with which a job stops in order."""
+        return self.save(costs, num_nodes, step_s)
+
+    def interval_s(self, costs: CostModel, plan: PlacementPlan, save: Save, between_s: float) -> float | None:
+        """Return the seconds of training between checkpoints that are published for it, from those between failures.
+
+        None where Young's formula says them; see `lazsim.engine.interval`.
+        """
+        return None
+
+    def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int | None:
+        """Return the steps between copies in the memory of other nodes; None without any."""
+        return None
+
+    # Failures
+
+    def detect_s(self, costs: CostModel, rest_s: float) -> float:
+        """Return how long survivors take to notice a failure `rest_s` before the end of the step."""
+        return costs.cluster.recovery.detect_s
+
+    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
+        """Decide how the job goes on; see `lazsim.engine.protocol.decide`."""
+        return protocol.decide(self, stopped)
+
+    def restart_s(self, costs: CostModel, decision: Decision, plan: PlacementPlan) -> float:
+        """Return the seconds of a restart, with the load of the states and the phases of the decision."""
+        load_s = 0.0
+        if decision.source == "checkpoint":
+            # Nodes take the first places of a plan that has more.
+            seats = costs.grid.by_replica_N(plan.num_nodes)[: decision.num_nodes]
+            load_s = read_s(costs, self.load_bytes(costs, plan)[seats])
+        return restart_s(costs, decision.num_nodes) + load_s + math.fsum(seconds for _, seconds in decision.phases)
+
+    def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
+        """Return the bytes of the checkpoint that each node of a plan reads, shape (N,)."""
+        return checkpoint_load_bytes(costs, plan)
+
+    def rebuild_s(self, costs: CostModel) -> float:
+        """Return the seconds in which a running job plans again and rebuilds its communicators."""
+        return costs.cluster.recovery.rebuild_s
+
+    def replica_start_s(self, costs: CostModel) -> float | None:
+        """Return the seconds until the processes of a replica that failed have started anew, beside training.
+
+        None where nodes do not get their states beside training, but all wait for them.
+        """
+        return None
+
+    def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
+        """Tell whether it goes on without a checkpoint whichever one node of a plan for some of `num_nodes` goes.
+
+        It does where others hold every expert.
+        """
+        return self.recovers_from_peers and plan.fewest_nodes > 1
+
+    def why_exposed(self, costs: CostModel, num_nodes: int) -> str:
+        """Say why every failure on `num_nodes` nodes is a restart, where the system promises more; or nothing."""
+        needed = 2 * costs.grid.replica_nodes
+        takes_two = self.takes_two_replicas or (self.recovers_from_peers and not self.is_elastic)
+        if not takes_two or num_nodes >= needed:
+            return ""
+        return f"two model replicas take {needed} nodes, and at most {num_nodes} train"
+
+    def stale_steps(self, interval_steps: int, since_steps: float = math.inf) -> float | None:
+        """Return the steps whose updates of experts a rollback loses, in the mean; None where none can be.
+
+        Of them, `since_steps` were kept since the rollback before, or the start.
+        """
+        return None
+
+    def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "System":
+        """Return the system as it goes on when its rollbacks have lost the updates of `lost_steps` of `num_steps`."""
+        return self
+
+    # New nodes
+
+    @property
+    def joins_in_place(self) -> bool:
+        """Whether nodes join without a restart."""
+        return self.is_elastic or self.regroups_joins
+
+    def newcomers(
+        self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
+    ) -> tuple[str, ...]:
+        """Return the nodes for which a pause of training is worthwhile."""
+        return protocol.find_newcomers(held.nodes, alive, usable_nodes)
+
+    # Searches
+
+    def choices(self) -> Mapping[str, Sequence[int]]:
+        """Return the fields of the system that a search for its best setting may change, with the values to try."""
+        if self.is_elastic:
+            return {"min_replicas": (1, 2, 3, 4)}
+        return {} if self.joins_in_place and not self.regroups_joins else {"restarts_for_joins": (True, False)}
+
+    def quickly(self) -> "System":
+        """Return the system as it is simulated where layouts are compared: without what takes seconds to find."""
+        return self
+
+    # What no system of lazsim overrides
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it uses any number of nodes, rebalances, and lets nodes join without a restart."""
+        return self.policy is not None
+
+    @property
+    def run_name(self) -> str:
+        """Its name, with the policy where that was chosen: tells runs of one system apart."""
+        return f"{self.name}:{self.placement}" if self.placement else self.name
 
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
@@ -220,85 +314,6 @@ class System:
         """Return how nodes on these servers dispatch tokens."""
         group_N = None if self.is_elastic else costs.grid.replica_N(len(server_N))
         return NodeDispatch(server_N, group_N, self.padded, self.masked_reorder, self.most_chunks)
-
-    def pace(self, costs: CostModel, held: Held, step_s: float) -> Pace:
-        """Return how steps of `step_s` on the whole plan go on the nodes left of it."""
-        return Pace()
-
-    def save(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
-        """Return what a checkpoint of `num_nodes` nodes takes, with steps of `step_s`."""
-        return Save(checkpoint_save_s(costs, num_nodes))
-
-    def save_all(self, costs: CostModel, num_nodes: int, step_s: float) -> Save:
-        """Return what a checkpoint of everything takes, with which a job stops in order."""
-        return self.save(costs, num_nodes, step_s)
-
-    def interval_s(self, costs: CostModel, plan: PlacementPlan, save: Save, between_s: float) -> float | None:
-        """Return the seconds of training between checkpoints that are published for it, from those between failures.
-
-        None where Young's formula says them; see `lazsim.engine.interval`.
-        """
-        return None
-
-    def memory_lag_steps(self, costs: CostModel, num_nodes: int, step_s: float) -> int | None:
-        """Return the steps between copies in the memory of other nodes; None without any."""
-        return None
-
-    def detect_s(self, costs: CostModel, rest_s: float) -> float:
-        """Return how long survivors take to notice a failure `rest_s` before the end of the step."""
-        return costs.cluster.recovery.detect_s
-
-    def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
-        """Decide how the job goes on; see `lazsim.engine.protocol.decide`."""
-        return protocol.decide(self, stopped)
-
-    def newcomers(
-        self, costs: CostModel, held: Held, alive: Sequence[str], usable_nodes: UsableNodes
-    ) -> tuple[str, ...]:
-        """Return the nodes for which a pause of training is worthwhile."""
-        return protocol.find_newcomers(held.nodes, alive, usable_nodes)
-
-    def restart_s(self, costs: CostModel, decision: Decision, plan: PlacementPlan) -> float:
-        """Return the seconds of a restart, with the load of the states and the phases of the decision."""
-        load_s = 0.0
-        if decision.source == "checkpoint":
-            # Nodes take the first places of a plan that has more.
-            seats = costs.grid.by_replica_N(plan.num_nodes)[: decision.num_nodes]
-            load_s = read_s(costs, self.load_bytes(costs, plan)[seats])
-        return restart_s(costs, decision.num_nodes) + load_s + math.fsum(seconds for _, seconds in decision.phases)
-
-    def load_bytes(self, costs: CostModel, plan: PlacementPlan) -> Floats:
-        """Return the bytes of the checkpoint that each node of a plan reads, shape (N,)."""
-        return checkpoint_load_bytes(costs, plan)
-
-    def rebuild_s(self, costs: CostModel) -> float:
-        """Return the seconds in which a running job plans again and rebuilds its communicators."""
-        return costs.cluster.recovery.rebuild_s
-
-    def stale_steps(self, interval_steps: int, since_steps: float = math.inf) -> float | None:
-        """Return the steps whose updates of experts a rollback loses, in the mean; None where none can be.
-
-        Of them, `since_steps` were kept since the rollback before, or the start.
-        """
-        return None
-
-    def within_budget(self, lost_steps: float, num_steps: int, interval_steps: int) -> "System":
-        """Return the system as it goes on when its rollbacks have lost the updates of `lost_steps` of `num_steps`."""
-        return self
-
-    def host_bytes(self, costs: CostModel, num_nodes: int, step_s: float) -> float:
-        """Return the bytes of a node's own memory that copies and logs take, with steps of `step_s`."""
-        return 0.0
-
-    def extra_gpu_bytes(self, costs: CostModel, num_nodes: int) -> Mapping[str, float]:
-        """Return the bytes of each GPU that the system takes beside training, by part of its `MemoryUse`."""
-        return {}
-
-    def choices(self) -> Mapping[str, Sequence[int]]:
-        """Return the fields of the system that a search for its best setting may change, with the values to try."""
-        if self.is_elastic:
-            return {"min_replicas": (1, 2, 3, 4)}
-        return {} if self.joins_in_place and not self.regroups_joins else {"restarts_for_joins": (True, False)}
 
 
 PLAIN_PLANS_KEPT = 8
