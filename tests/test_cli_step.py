@@ -1022,7 +1022,7 @@ def test_kernels_that_stand_in_for_those_of_rows_are_told_once(tmp_path):
     table.write_text(f"{PLAIN}\none,{cells}\nother,{cells}\n")
     begin = "kernels that were not measured as a row has them: "
     told = [note for note in verify([str(table)]).notes if note.startswith(begin)]
-    assert told == [begin + "kernels of b300, 6% faster, stand in for those of gb300 (one, other)"]
+    assert told == [begin + "kernels of gb300 are taken to be 1.06 times as fast as those of b300 (one, other)"]
 
 
 MODEL = {

@@ -1078,7 +1078,7 @@ def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given
         f"not given by the job: gemini {steps['gemini']}, moc {steps['moc']}, checkpoint {steps['checkpoint']}" in said
     )
     assert "GiB of each node's own memory for copies and logs, of 64: gemini" in said
-    assert "tokens whose updates of experts rollbacks lost" in said
+    assert "samples count tokens, too, whose updates of experts rollbacks lost: moc" in said
     rows = {row["system"]: row for row in result.to_json()["runs"]}
     assert rows["gemini"]["host_memory_bytes"] > 0
     assert rows["checkpoint"]["host_memory_bytes"] is rows["checkpoint"]["lost_token_share"] is None

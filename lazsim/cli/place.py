@@ -76,7 +76,7 @@ planning_options = options(
     help="The plan that the nodes hold, from --out or --json: show what each policy moves and gains.",
 )
 @click.option(
-    "--move-cost", type=kinds.Number(min=0), metavar="X",
+    "--move-cost", type=kinds.Number(min=0),
     help="Gain that the policy steady asks for moving all replicas: load of the busiest GPU, as a share of the mean; "
     "default 0.1.",
 )  # fmt: skip

@@ -126,5 +126,5 @@ def plot(layers: tuple[int, ...], out: Path, **reading: Any) -> None:
     chosen = layers or tuple(dict.fromkeys((numbers[0], numbers[len(numbers) // 2], numbers[-1])))
     for layer in set(chosen) - set(numbers):
         raise LazsimError(f"`layer` {layer}: {reading['source']} has layers {spans(numbers)}")
-    write_out(out, share_figure(recorded, chosen)[out.suffix[1:].lower()])
+    write_out(out, share_figure(recorded, chosen)[out.suffix[1:]])
     note(*recorded.notes, f"{out}: written")

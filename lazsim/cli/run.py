@@ -79,7 +79,6 @@ RUN_FILES = (
 @click.option(
     "--spares",
     type=kinds.Whole(0, MAX_NODES),
-    metavar="N",
     help="Nodes held beside those that train, to step in for lost ones. A trace held to --max-nodes, or else a recipe "
     "of failures and repairs, gets N more; any other trace gives N of its own.",
 )
@@ -97,7 +96,11 @@ RUN_FILES = (
     help="exact: make every plan. sampled: make some that stand for the others, and tell the error. auto: exact where "
     "that takes a few seconds at most.",
 )
-@click.option("--extrapolate", is_flag=True, help="Use analytic times beyond the sizes of the profile.")
+@click.option(
+    "--extrapolate",
+    is_flag=True,
+    help="Use analytic times beyond the sizes of --profile. Runs that find one in the catalogue always do.",
+)
 @seed_option
 @out_option("Write tables, plots and inputs to this folder, in place of an earlier run's.", *RUN_FILES)
 @json_option

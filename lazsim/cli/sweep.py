@@ -42,8 +42,7 @@ def command(spec: Path, out: Path, **workers: Any) -> None:
         result = run_sweep(sweep, out, progress=progress_bar, tell=note, **workers)
     if result.rows:
         report = partial(sweep_report, name=spec.name, sha256=sweep.sha256)
-        show(result, sweep_parts, files=sweep_files, report=report)
-        note(f"every run is in {out}/: table.csv, rows.jsonl")
+        show(result, sweep_parts, files=sweep_files, report=report, beside=("table.csv", "rows.jsonl"))
     note(*(f"{label}: {error}" for label, error in result.failures[:MOST_FAILURES]))
     if result.failures:
         num_runs = len(result.rows) + len(result.failures)

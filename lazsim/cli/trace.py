@@ -179,5 +179,5 @@ def plot(out: Path, **reading: Any) -> None:
     from lazsim.output.plots.trace import trace_figure
 
     trace = read_stretch(**reading)
-    write_out(out, trace_figure(trace)[out.suffix[1:].lower()])
+    write_out(out, trace_figure(trace)[out.suffix[1:]])
     note(*trace.notes, f"{out}: written")

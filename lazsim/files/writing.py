@@ -248,7 +248,7 @@ def check_folder(folder: Path) -> None:
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-        cause = "" if is_writable else f"{existing} is not a writable folder"
+        cause = "" if is_writable else f"{'it' if existing == folder else existing} is not a writable folder"
     except OSError as error:
         cause = str(error.strerror)
     if cause:

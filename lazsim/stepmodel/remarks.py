@@ -2,6 +2,7 @@
 
 import math
 
+from lazsim.grouping import grouped
 from lazsim.stepmodel.inputs import SCALED_BY_TENSOR_CORES, StepInputs
 from lazsim.stepmodel.tables import KERNEL_AXES
 
@@ -17,15 +18,16 @@ def kernel_remarks(inputs: StepInputs) -> list[str]:
     if gpu.kernels.endswith(".csv"):
         remarks.append(f"kernels of {gpu.name} are those of {gpu.kernels}")
     elif gpu.kernels != gpu.name:
-        faster = f", {gpu.kernels_speedup - 1:.0%} faster," if gpu.kernels_speedup != 1 else ", as fast,"
-        remarks.append(f"kernels of {gpu.kernels}{faster} stand in for those of {gpu.name}")
+        times = f"{gpu.kernels_speedup:.3g} times " * (gpu.kernels_speedup != 1)
+        remarks.append(f"kernels of {gpu.name} are taken to be {times}as fast as those of {gpu.kernels}")
     if precision in SCALED_BY_TENSOR_CORES:
         remarks.append(f"matmuls in {precision} take the table of 8 bits with a scale for each 128 numbers")
     is_latent = attention is not None and attention.kind == "latent"
     unused = {"attention_64", "attention_128"} if is_latent else {"attention_latent"}
     unused |= {"exchange_deepep", "exchange_hybridep"} - {inputs.exchange_kernel}
-    told = KERNEL_AXES.keys() - unused
-    remarks += [remark for remark in inputs.tables.remarks if remark.partition(":")[0] in told]
+    told, taken = (remark.partition(":") for remark in inputs.tables.remarks), KERNEL_AXES.keys() - unused
+    kernels_by_text = grouped((text, kernel) for kernel, _, text in told if kernel in taken)
+    remarks += [f"{', '.join(kernels)}:{text}" for text, kernels in kernels_by_text.items()]
     if attention is not None:
         kernel, ratio = inputs.attention_kernel
         if ratio != 1:

@@ -45,7 +45,7 @@ class OutPath(click.Path):
             from lazsim.files.writing import check_file
 
             check_file(path)
-            if self._suffixes and path.suffix.lower() not in self._suffixes:
+            if self._suffixes and path.suffix not in self._suffixes:
                 raise LazsimError(f"`out` {value}: give a name that ends in {' or '.join(self._suffixes)}")
         return path
 
@@ -85,6 +85,8 @@ class OneOf(click.Choice):  # type: ignore[type-arg]  # not generic before click
 class Whole(click.IntRange):
     """An option that takes a whole number in a range."""
 
+    name = "n"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text of the option."""
         try:
@@ -95,6 +97,8 @@ class Whole(click.IntRange):
 
 class Number(click.FloatRange):
     """An option that takes a finite number in a range: NaN is in none, though click does not say so."""
+
+    name = "x"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse the text of the option."""

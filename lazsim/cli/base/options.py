@@ -28,7 +28,6 @@ layers_from_option = click.option(
     type=kinds.LAYER,
     default=0,
     show_default=False,
-    metavar="N",
     help="First MoE layer, where loads number layers as the model does; dense layers before it are left out.",
 )
 seed_option = click.option("--seed", type=kinds.WHOLE, default=0, help="Seed of every draw.")
@@ -51,7 +50,7 @@ def options_of(command: click.Command, without: Collection[str]) -> list[click.P
 
 
 jobs_option = click.option(
-    "--jobs", "num_workers", type=kinds.WORKERS, metavar="N", help="Worker processes; default: one for each core."
+    "--jobs", "num_workers", type=kinds.WORKERS, help="Worker processes; default: one for each core."
 )
 backend_option = click.option(
     "--backend", type=kinds.OneOf(("loky", "ray")), default="loky", help="Processes of this machine, or a Ray cluster."

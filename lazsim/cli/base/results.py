@@ -80,12 +80,13 @@ def show(
     kept_as: str = "",
     files: Callable[[Any], Mapping[str, bytes]] = lambda _: {},
     report: "Callable[[Any], Report] | None" = None,
+    beside: Iterable[str] = (),
 ) -> None:
     """Print a result on stdout as JSON or as tables and paragraphs, then tell the notes on it on stderr.
 
     A result is plain data, or has it as `to_json`; its notes are its own where none are given. Its JSON where it has a
     name to be kept as, its files, and a report where there is one, are written to the folder of ``--out`` first, in
-    place of those of the command's earlier result.
+    place of those of the command's earlier result, `beside` files that are there.
     """
     from lazsim.files.writing import json_bytes
 
@@ -109,7 +110,7 @@ def show(
             print_parts(parts(result))
         note(*notes)
     if out is not None:
-        note(f"results are in {out}/: {', '.join(written)}")
+        note(f"results are in {out}/: {', '.join([*beside, *written])}")
 
 
 def _plain(result: Any) -> Any:

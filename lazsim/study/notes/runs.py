@@ -208,8 +208,8 @@ def tell_recovery(pairs: Pairs) -> Iterator[str]:
         )
     has = f"GiB of each node's own memory for copies and logs, of {first.cluster.host_memory_bytes / GIB:,.0f}"
     yield from listed(has, [f"{run.name} {run.host_bytes / GIB:,.0f}" for _, run in pairs if run.host_bytes])
-    lost = [f"{run.name} {share_text(run.lost_token_share, '.2%')}" for _, run in pairs if run.lost_token_share]
-    yield from listed("tokens whose updates of experts rollbacks lost; samples count them all the same", lost)
+    losing = [run.name for _, run in pairs if run.lost_token_share]
+    yield from listed("samples count tokens, too, whose updates of experts rollbacks lost", losing)
 
 
 def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:
