@@ -36,9 +36,7 @@ def list_command(context: click.Context) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME|SCRIPT|all...")
-@click.option(
-    "--out", type=kinds.OutFolder(), required=True, metavar="DIR", help="Write a folder for each experiment there."
-)
+@click.option("--out", type=kinds.OutFolder(), required=True, help="Write a folder for each experiment there.")
 @click.option("--small", is_flag=True, help="Run the small versions: fewer models, seeds and hours; under a minute.")
 @jobs_option
 @backend_option

@@ -55,10 +55,9 @@ live_options = options(
     click.option(
         "--checkpoints",
         type=kinds.OUT_PATH,
-        metavar="DIR",
         help="Keep checkpoints there; default: only during the run.",
     ),
-    click.option("--record-routing", type=kinds.OUT_FILE, metavar="FILE", help="Write the loads of the gates there."),
+    click.option("--record-routing", type=kinds.OUT_FILE, help="Write the loads of the gates there."),
     seed_option,
 )
 """Options of the job and of the faults, without `--job`, whose default differs."""

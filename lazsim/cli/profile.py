@@ -65,7 +65,7 @@ virtual_rank_options = options(
     "--note", default="", show_default=False, metavar="TEXT", help="Other conditions of the times, kept in the header."
 )
 @click.option("--fresh", is_flag=True, help="Measure again the points in FILE, or those of each --kernel.")
-@click.option("--out", type=kinds.OUT_FILE, metavar="FILE", help="The profile, FILE.csv; its header is FILE.json.")
+@click.option("--out", type=kinds.OUT_FILE, help="The profile, FILE.csv; its header is FILE.json.")
 def command(out: Path | None, **settings: Any) -> None:
     """Measure the times of a model's kernels, of exchanges and of checkpoints on this machine.
 
@@ -178,7 +178,7 @@ def check(file: str, model: str, gpu: str | None) -> None:
     metavar="FILE=GPU",
     help="Take the rows of another GPU from this file, as gemm.csv=gb200; repeats.",
 )
-@click.option("--out", type=kinds.OUT_CSV, required=True, metavar="FILE", help="The kernel tables, FILE.csv.")
+@click.option("--out", type=kinds.OUT_CSV, required=True, help="The kernel tables, FILE.csv.")
 @json_option
 def import_command(path: str, gpu: str | None, stand_ins: tuple[str, ...], out: Path) -> None:
     """Make kernel tables of a GPU from times that others measured, and print the error of interpolating them.

@@ -130,4 +130,6 @@ def run_command(arguments: list[str] | None) -> int:
 
 
 def _say(error: str) -> None:
-    click.echo(in_a_line(f"lazsim: {error}"), err=True)
+    from lazsim.cli.base.results import say
+
+    say(in_a_line(f"lazsim: {error}"))

@@ -33,6 +33,7 @@ class OutPath(click.Path):
     def __init__(self, *, is_file: bool = False, stdout: bool = False, suffixes: Collection[str] = ()) -> None:
         super().__init__(path_type=Path)
         self.is_file, self._stdout, self._suffixes = is_file, stdout, suffixes
+        self.name = "file" if is_file else "dir"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Make a path of the text of the option."""

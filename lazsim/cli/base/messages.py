@@ -90,7 +90,7 @@ def usage_message(error: click.ClickException) -> str:
     param = error.param if isinstance(error, click.BadParameter) else None
     name = max(param.opts, key=len) if isinstance(param, click.Option) else param and param.human_readable_name
     if isinstance(error, click.MissingParameter) and error.ctx is not None and name:
-        kind = f" {param.metavar}" if isinstance(param, click.Option) and param.metavar else ""
+        kind = f" {param.metavar or param.type.name.upper()}" if isinstance(param, click.Option) else ""
         words = f": {', '.join(map(str, param.type.choices))}" if param and isinstance(param.type, click.Choice) else ""
         return f"give {name}{kind}{words}; see {error.ctx.command_path} --help"
     if isinstance(error, click.BadParameter) and param:

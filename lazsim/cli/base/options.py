@@ -35,7 +35,7 @@ seed_option = click.option("--seed", type=kinds.WHOLE, default=0, help="Seed of 
 
 def out_option(text: str, *names: str, **others: Any) -> Callable[[Any], Any]:
     """Return the option of a folder for files of these names; see `lazsim.cli.base.kinds.OutFolder`."""
-    given: dict[str, Any] = {"expose_value": False, "callback": keep, "metavar": "DIR"} | others
+    given: dict[str, Any] = {"expose_value": False, "callback": keep} | others
     return click.option("--out", type=kinds.OutFolder(*names), help=text, **given)
 
 

@@ -35,18 +35,22 @@ def told(text: str) -> str:
 
 
 def note(*texts: str) -> None:
-    """Tell the user something on stderr, once, on a terminal without a broken word."""
+    """Tell the user something on stderr, once."""
     context = click.get_current_context(silent=True)
     known = set() if context is None else context.meta.setdefault("lazsim.notes", set())
     new = [text for text in dict.fromkeys(texts) if text not in known]
     known.update(new)
     for text in new:
-        line = printable(f"note: {told(text)}")
-        if sys.stderr.isatty():
-            from lazsim.output.table import wrap
+        say(printable(f"note: {told(text)}"))
 
-            line = "\n".join(wrap(line, shutil.get_terminal_size().columns, "  "))
-        click.echo(line, err=True)
+
+def say(line: str) -> None:
+    """Write a line on stderr, on a terminal without a broken word."""
+    if sys.stderr.isatty():
+        from lazsim.output.table import wrap
+
+        line = "\n".join(wrap(line, shutil.get_terminal_size().columns, "  "))
+    click.echo(line, err=True)
 
 
 def arguments() -> list[str]:
