@@ -190,19 +190,20 @@ class Scenario(Inputs):
         if factor and isinstance(present := self.field(path), int | float):
             value = scale(present, float(factor[1]), field_path.rpartition(".")[2])
         settings = {**self.settings, path: value}
-        if dot and part in ("gpu", "cluster", "job", "step") and path not in OF_OTHERS:
-            # Nothing else depends on these, so that nothing needs to be read again.
-            spec = override(
-                getattr(self, part), changed_fields({path: value}, self.folder)[part], part, self.system, SYSTEMS
-            )
-            changed = replace(self, settings=settings, **{part: spec})
-            with prefix_errors(self.name):
-                refuse_without_effect([path], changed.without_effect)
-            return changed
-        if not (dot and part in ("trace", "routing")):
+        if part not in ("gpu", "cluster", "job", "step", "trace", "routing") or not dot or path in OF_OTHERS:
             return resolve(settings, self.name, self.folder)
-        chosen = SpecError(self.why_no_layout) if self.job.parallel is None else self.job
-        return _Resolution(self.name, self.folder, Reads(), settings, chosen).scenario()
+        # Nothing else depends on these, so that nothing else needs to be read again.
+        found: Any
+        if part in ("trace", "routing"):
+            anew = _Resolution(self.name, self.folder, Reads(), settings)
+            found = anew.trace(self.duration_s) if part == "trace" else anew.routing(self.job, self.model)
+        else:
+            changes = changed_fields({path: value}, self.folder)[part]
+            found = override(getattr(self, part), changes, part, self.system, SYSTEMS)
+        changed = replace(self, settings=settings, **{part: found})
+        with prefix_errors(self.name):
+            refuse_without_effect([path], changed.without_effect)
+        return changed
 
     def field(self, path: str) -> Any:
         """Return the value at a dotted path such as ``job.fault_threshold``; None where there is none."""
@@ -375,15 +376,9 @@ def resolve(settings: Settings, name: str = "", folder: Path = Path(), reads: Re
 
 
 class _Resolution:
-    """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far.
+    """Settings while they become a scenario: what is asked for, and the paths and hashes of the files found so far."""
 
-    `chosen` is the job that was chosen before, which takes seconds, or why it has no layout.
-    """
-
-    def __init__(
-        self, name: str, folder: Path, reads: Reads, settings: Settings, chosen: JobSpec | SpecError | None = None
-    ) -> None:
-        self._chosen = chosen
+    def __init__(self, name: str, folder: Path, reads: Reads, settings: Settings) -> None:
         self._name, self._folder, self._reads, self._once = name, folder, reads, reads.once
         self._where = f"{name}: " if name else ""
         self._asked = {**DEFAULTS, **check_settings(settings, self._where)}
@@ -403,7 +398,7 @@ class _Resolution:
         if duration_s == 0:
             raise SpecError(f"{self._where}`duration`: 0 s: choose more than 0 and up to 100 years")
         # A file that is missing is told before seconds go into the search for a layout.
-        trace = self._trace(duration_s)
+        trace = self.trace(duration_s)
         model = self._spec(ModelSpec, "model", self._named("model"))
         cluster = self._spec(ClusterSpec, "cluster", self._named("cluster"))
         gpu_name = self._named("gpu") if asked["gpu"] else cluster.gpu
@@ -418,7 +413,7 @@ class _Resolution:
             model = job.parallel.trained(model)
         with self._naming("price"):
             price = None if asked["price"] is None else parse_price(str(asked["price"]), cluster.gpus_per_node)
-        routing = self._routing(job, model)
+        routing = self.routing(job, model)
         with self._naming("interval"):
             interval = parse_interval(asked["interval"])
         with prefix_errors(self._name):
@@ -452,19 +447,13 @@ class _Resolution:
 
     def _job(self, choice: JobChoice, trace: TraceInput | None, spare_start_s: float) -> tuple[JobSpec, str]:
         """Return the job, with a layout that is chosen where none is asked for, or why there is none to choose."""
-        asked, system, chosen = self._asked, self._system, self._chosen
-        if chosen is None and asked["job"] is None and choice.gpu.kernels and asked["profile"] is None:
-            chosen = default_job(self._on_trace(choice, trace, spare_start_s), system)
-        why = str(chosen) if isinstance(chosen, SpecError) else ""
-        name = chosen.name if isinstance(chosen, JobSpec) else DEFAULT_JOB
-        job = self._spec(JobSpec, "job", self._named("job") if asked["job"] else name)
-        if isinstance(chosen, JobSpec) and job.parallel is None:
-            # Steps between checkpoints were chosen for steps of the job as it was, and a layout's take another time.
-            job = msgspec.structs.replace(job, parallel=chosen.parallel, checkpoint_interval_steps={})
-            changes = self._changes["job"].items()
-            intervals = {path: value for path, value in changes if path.startswith("checkpoint_interval_steps")}
-            job = override(job, intervals, "job", system.name, SYSTEMS)
-        return _own_interval(job, system.name), why
+        asked, found = self._asked, None
+        if asked["job"] is None and choice.gpu.kernels and asked["profile"] is None:
+            found = default_job(self._on_trace(choice, trace, spare_start_s), self._system)
+        chosen, why = (None, str(found)) if isinstance(found, SpecError) else (found, "")
+        name = self._named("job") if asked["job"] else chosen.name if chosen else DEFAULT_JOB
+        job = self._spec(JobSpec, "job", name, chosen)
+        return _own_interval(job, self._system.name), why
 
     def _naming(self, setting: str) -> AbstractContextManager[None]:
         """Begin errors with the name of a setting."""
@@ -479,11 +468,11 @@ class _Resolution:
                 raise SpecError(f"{seconds:.12g} s: choose 0 or more, and up to 100 years")
         return seconds
 
-    def _spec(self, spec_type: type[SpecT], part: str, name: str) -> SpecT:
-        """Read a specification by its name or path, and change what is asked for."""
+    def _spec(self, spec_type: type[SpecT], part: str, name: str, chosen: SpecT | None = None) -> SpecT:
+        """Read a specification by its name or path, or take the one chosen from it, and change what is asked for."""
         with self._naming(part):
             text = self._once(read_spec_bytes, CATALOG_KINDS.get(spec_type, part), name)
-            spec: SpecT = self._once(read_toml, name, text, spec_type)
+            spec: SpecT = chosen or self._once(read_toml, name, text, spec_type)
         self._hashes[part] = sha256(text)
         with prefix_errors(self._name):
             return override(spec, self._changes[part], part, self._system.name, SYSTEMS)
@@ -526,7 +515,8 @@ class _Resolution:
         with self._naming("placement"):
             return policy_input(self._paths.get("placement") or name) if system.is_elastic else None
 
-    def _trace(self, duration_s: float | None) -> TraceInput | None:
+    def trace(self, duration_s: float | None) -> TraceInput | None:
+        """Return where the trace is from, and how much of it is taken."""
         asked, changes = self._asked, self._changes["trace"]
         name, max_nodes, num_spares = asked["trace"], asked["max_nodes"], asked["spares"]
         start_s = self._seconds("start") or 0.0
@@ -590,7 +580,8 @@ class _Resolution:
         spares = Spares(most_nodes, spare_start_s) if num_spares else NO_SPARES
         return choice._replace(cluster=sized, trace=made, wall_s=wall_s, spares=spares)
 
-    def _routing(self, job: JobSpec, model: ModelSpec) -> RoutingInput:
+    def routing(self, job: JobSpec, model: ModelSpec) -> RoutingInput:
+        """Return where the loads are from: even ones where a job with a layout asks for none."""
         name = self._asked["routing"]
         if name is None:
             name = SKEWED_LOADS if job.parallel is None or self._changes["routing"] else UNIFORM

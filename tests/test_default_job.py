@@ -199,3 +199,13 @@ def test_a_field_of_the_trace_or_the_loads_that_is_changed_looks_for_no_other_la
         anew = resolve({**of.settings, path: value})
         assert (changed.inputs, changed.why_no_layout) == (anew.inputs, anew.why_no_layout)
         assert changed.field(path) == value
+
+
+def test_a_field_of_a_chosen_layout_that_is_changed_stays_whatever_else_is_changed(monkeypatch):
+    scenario = resolve(QWEN)
+    monkeypatch.setattr("lazsim.scenario.default_job", lambda *_: scenario.job)
+    overlapped = scenario.replace("job.parallel.overlap_tensor", True)
+    for path, value in (("trace.loss_gap.scale", "x2"), ("routing.skew", 1.0), ("gpu.memory_bytes", "x2"), ("seed", 3)):
+        changed = overlapped.replace(path, value)
+        assert changed.job.parallel.overlap_tensor
+        assert changed.inputs == resolve(changed.settings).inputs
