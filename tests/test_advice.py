@@ -207,7 +207,7 @@ def test_ties_are_told_beside_what_too_few_seeds_leave_open():
     shown = " ".join([answer, *lines])
     assert answer.startswith("advice for goodput: ")
     assert "; 1 other may be as good; 1 choice has fewer than 6 seeds, too few to tell whether it is as good" in answer
-    assert "without an interval there are fewer than 6 seeds: chance may do as much" in shown
+    assert "a difference without an interval is of fewer than 6 seeds, and may be chance" in shown
 
 
 @pytest.mark.parametrize(

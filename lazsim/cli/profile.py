@@ -27,7 +27,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 device_option = click.option(
     "--device", type=kinds.OneOf(DEVICES), default="auto", help="auto: a GPU where there is one."
 )
-dtype_option = click.option("--dtype", type=kinds.OneOf(DTYPES), default="auto", help="auto: float32 on a CPU.")
+dtype_option = click.option(
+    "--dtype", type=kinds.OneOf(DTYPES), default="auto", help="auto: float32 on a CPU, bfloat16 on a GPU."
+)
 catalog_model_option = click.option("--model", default="gpt-s", metavar="NAME", help="Its model, if NAME is a device.")
 measuring = partial(progress, doing="measuring")
 virtual_rank_options = options(

@@ -26,7 +26,7 @@ FORECAST_ERROR = 0.04
 
 RACED = " (raced)"
 
-TIE, FEW_SEEDS = " (tie)", f"without an interval there are fewer than {MIN_SAMPLES} seeds: chance may do as much"
+TIE, FEW_SEEDS = " (tie)", f"a difference without an interval is of fewer than {MIN_SAMPLES} seeds, and may be chance"
 
 
 def advice_parts(advice: Advice) -> Iterator[Part]:
@@ -88,7 +88,7 @@ def _answer(advice: Advice) -> list[str]:
         better = sum(map(seems_better, advice.ranking))
         others, are = counted(untold, "choice has", "choices have"), "it is" if untold == 1 else "they are"
         told += f"; {others} fewer than {MIN_SAMPLES} seeds, too few to tell whether {are} as good"
-        told += f", or better, as {better} of them seem{'s' * (better == 1)} to be" if better else ""
+        told += f"; {better} seem{'s' * (better == 1)} better" if better else ""
     if beside := [one.what for one in advice.better_beside]:
         told += f"; {' or '.join(beside)} would be better"
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
@@ -168,9 +168,7 @@ def _ranking_table(advice: Advice) -> Table:
         notes.append("values are those of the seeds of their row; the best is compared at the same seeds")
     losses = {name: advice.mean("lost_token_share", of=one.name).value for one, name in zip(shown, names, strict=True)}
     told = ", ".join(f"{name or common} {share_text(share, '.2%')}" for name, share in losses.items() if share)
-    notes += (
-        [f"tokens whose updates of experts rollbacks lost; samples count them all the same: {told}"] if told else []
-    )
+    notes += [f"samples count tokens, too, whose updates of experts rollbacks lost: {told}"] if told else []
     notes += [f"{left} more are in --json"] if left else []
     refused = {(str(dict(choice).get("system", "")), reason): None for choice, reason in advice.refused.items()}
     notes += [f"cannot run: {why}" for why in gather_obstacles(refused)]

@@ -89,8 +89,9 @@ def _memory_line(memory: Mapping[str, Any]) -> str:
 
 
 def _loss_parts(comparison: PlanComparison, *, all_mappings: bool) -> Iterator[Part]:
-    nodes, num_left = ", ".join(map(str, comparison.lost)), comparison.task.num_nodes - len(comparison.lost)
-    yield f"after the loss of nodes {nodes}, planned anew on {counted(num_left, 'node')}"
+    nodes, num_lost = ", ".join(map(str, comparison.lost)), len(comparison.lost)
+    left = counted(comparison.task.num_nodes - num_lost, "node")
+    yield f"after the loss of {'node' if num_lost == 1 else 'nodes'} {nodes}, planned anew on {left}"
     keys = [key("policy"), *((key("mapping"), key("sharing")) if all_mappings else ())]
     columns = [*keys, Column("experts")]
     columns += [Column(name, ",.1f") for name in ("total", "sends", "receives", "bound")]
@@ -115,7 +116,7 @@ def _loss_lines(loss: NodeLoss, has_layers: bool) -> Iterator[str]:
     if lost:
         shown = ", ".join(lost[:MOST_LOST_SHOWN]) + (", ..." if len(lost) > MOST_LOST_SHOWN else "")
         what = "layer/expert" if has_layers else "expert"
-        yield f"{what} {shown} lost ({len(lost)} in all); training restarts from a checkpoint"
+        yield f"{what} {shown} lost ({len(lost):,} in all); training restarts from a checkpoint"
     elif loss.report is not None:
         least, bound = loss.report.least_bytes / MIB, loss.report.bound_bytes / MIB
         yield f"no expert lost; at least {least:,.1f} MiB move, {bound:,.1f} MiB over the busiest link"

@@ -147,7 +147,7 @@ def none_fits(inputs: StepInputs, all_bytes: Sequence[float]) -> SpecError:
     """Return the error that says what the layout that needs least would take."""
     reason = f"none divides model, batch and GPUs ({TRIED})"
     if all_bytes:
-        reason = f"the least of {len(all_bytes)} takes {min(all_bytes) / 2**30:.0f} GiB"
+        reason = f"the least of {len(all_bytes):,} takes {min(all_bytes) / 2**30:.0f} GiB"
     return SpecError(
         f"no layout of {inputs.model.name} fits on {counted(inputs.num_gpus, 'GPU')} of "
         f"{inputs.gpu.memory_bytes / 2**30:.0f} GiB, {USABLE_SHARE:.0%} of it for use: {reason}; give more GPUs, or a "
