@@ -172,6 +172,18 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
         "decide(self, costs, stopped):\n  return Decision('RESTART', 'initial', stopped.alive[:8], 8)",
         "its action: give one of Action.RECONFIGURE, Action.RESTART, ",
     ),
+    (
+        "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'initial', stopped.alive[:8], '8')",
+        "its num_nodes: give a whole number of 0 or more",
+    ),
+    (
+        "decide(self, costs, stopped):\n"
+        "  return Decision(Action.RESTART, 'initial', stopped.alive[:8], 8, {'reconfigure': 20.0})",
+        "its phases: give a value of type tuple",
+    ),
+    ("num_seats(self, costs, num_nodes):\n  return num_nodes + 4", "num_seats returned 16; return 12 to 15"),
+    ("num_seats(self, costs, num_nodes):\n  return num_nodes - 4", "num_seats returned 8; return 12 to 15"),
+    ("detect_s(self, costs, rest_s):\n  return True", "detect_s returned True; return a number of 0 or more"),
     ("extra_gpu_bytes(self, costs, num_nodes):\n  return 5.0", "returned 5.0; return bytes by part of act"),
     ("choices(self):\n  return {'min_replicas': 3}", "return the values to try by fields of the system, as {'min_"),
     ("fewest_nodes(self, costs):\n  return 0", "fewest_nodes returned 0; return a whole number of 1 or more"),
@@ -193,6 +205,13 @@ def test_a_system_of_a_user_that_fails_says_where_in_a_line(tmp_path, method, to
     assert str(error.value).startswith(f"system '{tmp_path}/mine.py:OWN': ")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_new_nodes_of_a_system_of_a_user_that_are_not_there_are_told_in_a_line(tmp_path):
+    body = "    def newcomers(self, costs, held, alive, usable_nodes):\n        return ('z',)\n"
+    (tmp_path / "mine.py").write_text(f'{HEAD}{body}\n\nOWN = Own("own", "mine")\n')
+    with pytest.raises(SpecError, match=r"newcomers returned \('z',\); return nodes that are alive and not in use"):
+        run(f"{tmp_path}/mine.py:OWN", (100, "add", "m n o p"))
 
 
 def test_a_system_that_restarts_in_its_own_time_is_told_no_other(tmp_path):

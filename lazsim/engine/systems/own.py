@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_amount(*values: Any) -> bool:
-    return all(isinstance(value, int | float) and 0 <= value < math.inf for value in values)
+    return all(type(value) in (int, float) and 0 <= value < math.inf for value in values)
 
 
 def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJob) -> str:
@@ -121,8 +121,9 @@ def _check_decision(decision: Any, system: System, costs: Any, stopped: StoppedJ
 
 def _check_parts(decision: Decision, stopped: StoppedJob) -> str:
     """Say which action, nodes, seats or phases of a decision there cannot be, whatever it does with them."""
-    if decision.action not in tuple(Action):
-        return f"its action: give one of {', '.join(map(str, Action))}"
+    for name, kind in get_type_hints(Decision).items():
+        if expected := _unlike(kind, getattr(decision, name)):
+            return f"its {name}: give {expected}"
     if gone := set(decision.nodes).difference(stopped.alive):
         return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
     held = stopped.held
@@ -164,11 +165,20 @@ def _check_action(decision: Decision, system: System, costs: Any, stopped: Stopp
 
 
 def _check_usable(count: Any, system: System, costs: Any, num_nodes: int) -> str:
-    if not isinstance(count, int) or not 0 <= count <= num_nodes:
+    if type(count) is not int or not 0 <= count <= num_nodes:
         return f"return 0 to {num_nodes}"
     if not _fills_replicas(system, costs, count):
         return f"return a multiple of {system.fewest_nodes(costs)}, the nodes of a model replica"
     return ""
+
+
+def _check_seats(count: Any, system: System, costs: Any, num_nodes: int) -> str:
+    most = num_nodes + system.fewest_nodes(costs) - 1
+    return "" if type(count) is int and num_nodes <= count <= most else f"return {num_nodes} to {most}"
+
+
+def _check_newcomers(nodes: Any, _system: System, _costs: Any, held: Any, alive: Any, *_: Any) -> str:
+    return "" if set(nodes) <= set(alive) - set(held.nodes) else "return nodes that are alive and not in use"
 
 
 def _fills_replicas(system: System, costs: Any, num_nodes: int) -> bool:
@@ -180,10 +190,6 @@ def _check_load(num_bytes: Any, *arguments: Any) -> str:
     plan = arguments[-1]
     is_array = isinstance(num_bytes, np.ndarray) and num_bytes.shape == (plan.num_nodes,)
     return "" if is_array and _is_amount(*num_bytes.tolist()) else f"return an array of {plan.num_nodes} numbers"
-
-
-def _check_fewest(count: Any, *_: Any) -> str:
-    return "" if isinstance(count, int) and count >= 1 else "return a whole number of 1 or more"
 
 
 def _check_choices(found: Any, system: System) -> str:
@@ -201,8 +207,10 @@ def _check_extra(found: Any, *_: Any) -> str:
 CHECKS: Mapping[str, Callable[..., str]] = {
     "decide": _check_decision,
     "usable_nodes": _check_usable,
+    "num_seats": _check_seats,
+    "newcomers": _check_newcomers,
     "load_bytes": _check_load,
-    "fewest_nodes": _check_fewest,
+    "fewest_nodes": lambda count, *_: "" if type(count) is int and count >= 1 else "return a whole number of 1 or more",
     "choices": _check_choices,
     "extra_gpu_bytes": _check_extra,
 }
@@ -216,12 +224,19 @@ EXPECTED: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
     ),
     float: (_is_amount, "a number of 0 or more"),
     float | None: (lambda value: value is None or _is_amount(value), "a number of 0 or more, or None"),
-    int | None: (
-        lambda value: value is None or (isinstance(value, int) and value >= 1),
-        "whole steps of 1 or more, or None",
-    ),
+    int | None: (lambda one: one is None or (type(one) is int and one >= 1), "whole steps of 1 or more, or None"),
+    int: (lambda one: type(one) is int and one >= 0, "a whole number of 0 or more"),
+    Action: (lambda one: one in tuple(Action), f"one of {', '.join(map(str, Action))}"),
 }
-"""Tells whether what a method of a system returns is fine, and what it should return: by its type."""
+"""Tells whether what a method of a system returns, or a part of a decision, is fine, and what it should be: by type."""
+
+
+def _unlike(kind: Any, value: Any) -> str:
+    """Say what a value of a type should be, where it is not."""
+    plain_kind = get_origin(kind) or kind
+    any_of = (lambda one: isinstance(one, plain_kind)), f"a value of type {plain_kind.__name__}"
+    is_fine, expected = EXPECTED.get(kind, any_of)
+    return "" if is_fine(value) else expected
 
 
 def _check_of(method: str, declared: Callable[..., Any]) -> Callable[..., str]:
@@ -229,9 +244,4 @@ def _check_of(method: str, declared: Callable[..., Any]) -> Callable[..., str]:
     if method in CHECKS:
         return CHECKS[method]
     kind = get_type_hints(declared)["return"]
-    plain_kind = get_origin(kind) or kind
-    if kind in EXPECTED:
-        is_fine, expected = EXPECTED[kind]
-    else:
-        is_fine, expected = lambda value: isinstance(value, plain_kind), f"a value of type {plain_kind.__name__}"
-    return lambda value, *_, **__: "" if is_fine(value) else f"return {expected}"
+    return lambda value, *_, **__: (expected := _unlike(kind, value)) and f"return {expected}"
