@@ -569,12 +569,19 @@ def test_smaller_units_than_a_node_share_it():
     ({"tensor": 16, "expert": 8}, 2, 1),
     ({"tensor": 8, "context": 2, "expert": 8}, 1, 1),
 ])  # fmt: skip
-def test_a_node_holds_the_states_of_the_ranks_on_it(parallel, parts, experts_share):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_node_holds_the_states_of_the_ranks_on_it(parallel, parts, experts_share, passes):
     settings = DEEPSEEK | {"job.parallel.tensor": 1} | {f"job.parallel.{name}": size for name, size in parallel.items()}
-    found = costs(settings | uneven_stages(8))
+    found = costs(settings | uneven_stages(8, passes))
     held = [params_of_stage(found.model, 8, stage) for stage in range(8)]
     node_S = [14 * (divided / parts + each + experts_share * experts) for divided, each, experts in held]
     assert held_state_bytes(found, 8) == pytest.approx(max(node_S))
+    # The further-token layer joins two vectors of 7,168 numbers.
+    layer = found.model.block_params["attention"] + found.model.block_params["moe"] + 2 * 7168**2
+    experts = 256 * found.model.expert_params
+    assert found.dense_state_bytes == 14 * (found.model.dense_params + layer)
+    assert found.expert_states_bytes == 14 * 59 * experts
+    assert found.further_expert_bytes_S == pytest.approx([0] * 7 + [14 * experts_share * experts])
     # A node that takes a place fetches the states of its stage, with those of further-token layers in the last one.
     dense_S = [14 * (divided / parts + each) for divided, each, _ in held]
     assert np.add(*found.stage_bytes(8)) == pytest.approx(node_S)
@@ -597,12 +604,13 @@ LAYERS = {8: [8] * 7 + [5], 4: [16, 16, 16, 13], 2: [40, 21], 1: [61]}
 too."""
 
 
-def uneven_stages(pipeline):
-    """Return such stages as settings."""
+def uneven_stages(pipeline, passes=1):
+    """Return such stages as settings, with passes through the weights of the further-token layer."""
     text = "|".join(f"t*{number}" for number in LAYERS[pipeline])
     return {
-        "model.num_mtp_layers": 1, "job.parallel.pipeline": pipeline, "job.parallel.virtual_stages": 1,
-        "job.parallel.stages": f"E{text}mL", "job.parallel.overlap_expert": False,
+        "model.num_mtp_layers": passes, "model.mtp_use_repeated_layer": passes > 1,
+        "job.parallel.pipeline": pipeline, "job.parallel.virtual_stages": 1,
+        "job.parallel.stages": f"E{text}{'m' * passes}L", "job.parallel.overlap_expert": False,
     }  # fmt: skip
 
 

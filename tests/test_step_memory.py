@@ -87,6 +87,33 @@ def test_each_layer_for_further_tokens_has_a_pass_of_the_head_of_its_own(depth):
     assert some["logits"] == pytest.approx((4 * (1 + depth) + 2) * 151936 * 4096)
 
 
+@pytest.mark.parametrize("sharding", ["none", "optimizer"])
+def test_passes_for_further_tokens_share_weights_and_not_what_they_compute(sharding):
+    layout = QWEN | {"pipeline": 4, "sharding": sharding, "overlap_gradients": False, "overlap_parameters": False}
+    one, shared, own = (
+        inputs_of(
+            "qwen3-30b-a3b", 64, layout | {"stages": f"Et*6|t*6|t*6|t*30{'m' * number}L"}, num_mtp_layers=number,
+            mtp_use_repeated_layer=repeated,
+        )
+        for number, repeated in ((1, True), (2, True), (2, False))
+    )  # fmt: skip
+    # The projection of two vectors of 2,048, attention with 32 and 4 heads of 128, a gate, and 128 or here 16 experts.
+    dense, expert = 2 * 2048**2 + 2 * (32 + 4) * 128 * 2048 + 128 * 2048, 3 * 2048 * 768
+    assert shared.model.mtp_params == one.model.mtp_params == own.model.mtp_params / 2 == dense + 128 * expert
+    # 16 GPUs of a stage have the same dense parameters, and two of them the same experts.
+    owned = dense + 16 * expert if sharding == "none" else dense / 16 + 16 * expert / 2
+    for part, number_bytes in (("parameters", 2 * (dense + 16 * expert)), ("gradients", 4 * (dense + 16 * expert)),
+                               ("optimizer", 12 * owned)):  # fmt: skip
+        first, once, twice = (memory_bytes(inputs)[part] for inputs in (one, shared, own))
+        assert (once - first, twice - first) == pytest.approx((0, number_bytes), abs=1)
+    assert memory_bytes(shared)["activations"] == memory_bytes(own)["activations"] > memory_bytes(one)["activations"]
+    first, once, twice = (predict_step(inputs).exposed_s for inputs in (one, shared, own))
+    for part in ("gradient_exchange", "optimizer"):
+        assert first[part] == once[part] < twice[part]
+    # Each pass computes all: 49 and 50 layers of experts.
+    assert once["expert_matmul"] == twice["expert_matmul"] == pytest.approx(first["expert_matmul"] * 50 / 49)
+
+
 @pytest.mark.parametrize(("matrices", "pipeline", "copies"), [(2, 4, 1), (1, 4, 0), (2, 1, 0)])
 def test_a_last_stage_that_predicts_further_tokens_has_a_copy_of_the_embedding(matrices, pipeline, copies):
     stages = "Et*6|t*6|t*6|t*30mL" if pipeline > 1 else ""

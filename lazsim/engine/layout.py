@@ -113,13 +113,13 @@ class LayoutCosts(CostModel):
     @property
     def dense_state_bytes(self) -> int:
         """Training state outside the routed experts, once, with that of further-token layers."""
-        further = self.model.num_mtp_layers * self.model.block_params["mtp"]
+        further = self.model.num_mtp_weights * self.model.block_params["mtp"]
         return super().dense_state_bytes + self.state_bytes_per_param * further
 
     @property
     def expert_states_bytes(self) -> int:
         """Training state of all routed experts, once, with those of further-token layers."""
-        further = self.model.num_mtp_layers * self.model.num_experts * self.expert_state_bytes
+        further = self.model.num_mtp_weights * self.model.num_experts * self.expert_state_bytes
         return super().expert_states_bytes + further
 
     @cached_property
@@ -129,6 +129,7 @@ class LayoutCosts(CostModel):
         They are divided as in the layout: plans have the experts of other layers.
         """
         stages = stages_of(self.model, self.inputs.parallel, "mtp")
+        stages = np.unique(stages) if self.model.mtp_use_repeated_layer else stages
         layers_S = np.bincount(stages, minlength=self.grid.num_stages)
         nodes = max(1.0, self.inputs.parallel.expert / self.cluster.gpus_per_node)
         bytes_S: Floats = layers_S.astype(np.float64) * (self.model.num_experts * self.expert_state_bytes / nodes)

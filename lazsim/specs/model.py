@@ -230,6 +230,8 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
     """Groups that one token may visit."""
     num_mtp_layers: Annotated[int, Meta(ge=0, le=MAX_LAYERS)] = 0
     """Layers that predict further tokens, each one MoE layer with a projection and a pass of the head."""
+    mtp_use_repeated_layer: bool = False
+    """Whether those layers are passes through one set of weights (NVIDIA/Megatron-LM), instead of one set each."""
     sequence_length: Count
     """Tokens of one sequence, which is one sample."""
     vocab_size: Amount
@@ -375,9 +377,14 @@ class ModelSpec(Spec, frozen=True, kw_only=True, dict=True):
         return self.dense_params + self.num_moe_layers * self.top_k * self.expert_params
 
     @property
+    def num_mtp_weights(self) -> int:
+        """Sets of weights of the layers that predict further tokens."""
+        return min(self.num_mtp_layers, 1) if self.mtp_use_repeated_layer else self.num_mtp_layers
+
+    @property
     def mtp_params(self) -> int:
         """Parameters of the layers that predict further tokens, which `total_params` leaves out."""
-        return self.num_mtp_layers * (self.block_params["mtp"] + self.num_experts * self.expert_params)
+        return self.num_mtp_weights * (self.block_params["mtp"] + self.num_experts * self.expert_params)
 
     @property
     def expert_state_bytes(self) -> int:

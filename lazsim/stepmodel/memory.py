@@ -53,7 +53,8 @@ def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[St
 
     Tensor-parallel ranks divide all but gates, projections to latent vectors, and those around narrow experts. Layers
     that predict further tokens look these up in a copy of the embedding where another stage has it (``mtp_process`` of
-    NVIDIA/Megatron-LM); DualPipe has both on one GPU, and tied heads are a copy already.
+    NVIDIA/Megatron-LM); DualPipe has both on one GPU, and tied heads are a copy already. Each part has weights that
+    such layers share once.
     """
     width = model.d_model
     experts = model.num_experts / parallel.expert / parallel.expert_tensor * model.expert_params
@@ -75,7 +76,7 @@ def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[St
         embeds = "embedding" in names or ("head" in names and model.num_vocab_matrices == 1)
         if "mtp" in names and not embeds and parallel.pipeline > 1 and parallel.schedule == "1f1b":
             dense += params["vocabulary"] / parallel.tensor
-        for name, number in part:
+        for name, number in _own_weights(model, part):
             for block in name.split():
                 whole = whole_of.get(block, 0)
                 dense += number * (whole + (dense_of[block] - whole) / parallel.tensor)
@@ -85,6 +86,11 @@ def part_parameters(model: ModelSpec, parallel: ParallelSpec, parts: Sequence[St
     # Most parts are alike.
     distinct = {part: params_of(part) for part in set(parts)}
     return [distinct[part] for part in parts]
+
+
+def _own_weights(model: ModelSpec, part: StagePart) -> StagePart:
+    """Return a part with each layer as often as it has weights of its own."""
+    return tuple((name, min(number, model.num_mtp_weights) if name == "mtp" else number) for name, number in part)
 
 
 def stage_parameters(params: Sequence[StageParameters], parallel: ParallelSpec) -> list[StageParameters]:
@@ -146,7 +152,8 @@ def _gathered_bytes(inputs: StepInputs, part: StagePart) -> tuple[float, float]:
     parallel, needs = inputs.parallel, list[tuple[float, float]]()
     stay = not parallel.reshard_after_forward
     # Of equal layers the first, the last and one between have other neighbours.
-    names = [name for name, number in part for _ in range(number if stay else min(number, 3))]
+    weights = _own_weights(inputs.model, part)
+    names = [name for name, number in weights for _ in range(number if stay else min(number, 3))]
     layers = part_parameters(inputs.model, parallel, [((name, 1),) for name in names])
     number_bytes = [PARAM_BYTES if name in ("embedding", "head") else inputs.gathered_bytes for name in names]
     whole = [each * math.fsum(layer) for each, layer in zip(number_bytes, layers, strict=True)]
