@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lazsim.engine.systems import find_system, system_names
 from lazsim.errors import SpecError, prefix_errors, unknown_name
@@ -186,44 +186,77 @@ def _combine(chosen: Mapping[str, Sequence[Any]]) -> tuple[list[Choice], dict[tu
 def _advise(
     question: Question, search: Search, choices: Sequence[Choice], interval: Any, tell: Callable[[str], None]
 ) -> Advice:
-    """Race choices, tune the best of them, judge what is found at other seeds, and vary what that rests on."""
+    """Give advice in five steps, each of which ends when so many runs are made in all.
+
+    Race: each choice runs at a few intervals; those that are worse than the best beyond chance go. Tune: the best
+    choices climb to their best intervals. Judge: each choice runs at its best interval and new seeds. Settle: the best
+    of these, its neighbours and what ties with it run at more seeds, which may show another to be better. Vary: the
+    best and its rivals run with each assumption changed.
+    """
     max_runs = search.most_runs
-    num_judged = _num_to_judge(question, choices[0], max_runs)
+    most_raced, most_tuned, most_judged = _budget(max_runs, question.scenario(choices[0], 0))
     contenders = list(_contenders(question, search, choices, interval))
     _tell_of_long_runs(question, max_runs, contenders, tell)
-    search.most_runs = int(RACED_SHARE * max_runs)
+    search.most_runs = most_raced
     raced = search.race(contenders)
-    search.most_runs = int(FOUND_SHARE * num_judged)
-    num_seeds = raced[0].num_seeds
-    finalists, fitted = _tune(question, search, [*raced, *search.rank(contenders)], num_seeds, interval)
-    curves = {
-        one.choice: {
-            tried.interval_steps: mean_over_seeds(search.goal.values(search.rows[tried, None]))
-            for tried in search.tried(one.choice, num_seeds)
-        }
-        for one in fitted
-    }
-    untested = [one for one in fitted if not search.has_gone_back(one.choice)]
-    search.most_runs = num_judged
-    num_ahead = min(MOST_TUNED, len({one.name.choice for one in raced}))
-    ahead, others = finalists[:num_ahead], finalists[num_ahead:]
-    ordered = [one.name for group in (ahead, others) for one in search.rank(group)]
-    remarks = _judge(search, ahead, others)
-    best, around = _settle(question, search, ordered)
-    off, left_out = _costs_off(search, best, around)
-    if best in untested:
-        remarks = [*remarks, f"{name_choice(best.choice)}: {UNTESTED}"]
-    ranking = _rank(search, choices, ordered, best)
+    search.most_runs = most_tuned
+    tuned = _tune(question, search, raced, contenders, interval)
+    search.most_runs = most_judged
+    in_order, remarks = _judge(search, tuned)
+    best, neighbours = _settle(question, search, in_order)
+    ranking = _rank(search, choices, in_order, best)
+    off, left_out = _costs_off(search, best, neighbours)
+    search.most_runs = max_runs
     rivals = [one.name for one in ranking[1:] if one.is_tie is False]
     rivals += [one.alternative for one in off if search.is_better(best, one.alternative)]
-    search.most_runs = max_runs
     turns = _turns(question, search, best, list(dict.fromkeys(rivals)))
-    remarks = [*left_out, *remarks, *filter(None, [turns.why_not])]
+    untested = [f"{name_choice(best.choice)}: {UNTESTED}"] if best in tuned.untested else []
+    remarks = [*left_out, *remarks, *untested, *filter(None, [turns.why_not])]
+    return _advice(question, search, tuned, ranking, off, turns, remarks, interval)
+
+
+def _budget(max_runs: int, scenario: Scenario) -> tuple[int, int, int]:
+    """Return the runs after which the race, the tuning and the judging of a search end; assumptions have the others.
+
+    Where these are too few to change each assumption of a scenario, judges have them, too.
+    """
+    num_varied = int(VARIED_SHARE * max_runs)
+    is_enough = num_varied >= _num_screened(len(assumptions(scenario)), 1)
+    most_judged = max_runs - num_varied if is_enough else max_runs
+    return int(RACED_SHARE * max_runs), int(FOUND_SHARE * most_judged), most_judged
+
+
+class Tuned(NamedTuple):
+    """Choices, each at the best interval tried, the best first."""
+
+    ahead: list[Alternative]
+    behind: list[Alternative]
+    """Those that are judged first, and as far as runs suffice."""
+    fitted: dict[Alternative, Interval | None]
+    """Steps at which the curve through the intervals of a choice is highest, where it was tuned."""
+    curves: dict[Choice, dict[int, Interval]]
+    """Mean value of these choices, by steps."""
+    untested: list[Alternative]
+    """Those of which no failure went back to a checkpoint."""
+
+
+def _advice(
+    question: Question,
+    search: Search,
+    tuned: Tuned,
+    ranking: Sequence[Ranked[Alternative]],
+    off: Sequence[Off],
+    turns: Turns,
+    remarks: Sequence[str],
+    interval: Any,
+) -> Advice:
+    """Put together what the steps have found."""
+    best = ranking[0].name
     shown = dict.fromkeys([*(one.name for one in ranking), *(one.alternative for one in off)])
     rows = {one: tuple(search.rows[one, None].values()) for one in shown}
     failures = {} if stays(best.choice) else {"the best": [row["num_failures"] for row in rows[best]]}
     gone_s = mean_between_s([question.scenario(best.choice, seed) for seed in search.rows[best, None]])
-    start, found = question.starts[best.choice], fitted.get(best)
+    start, found = question.starts[best.choice], tuned.fitted.get(best)
     return Advice(
         goal=search.goal,
         best=best,
@@ -231,7 +264,7 @@ def _advise(
         formulas=hold_against_formulas(start, best.interval_steps, found, rows[best], gone_s),
         off=tuple(off),
         turns=turns,
-        curves=curves,
+        curves=tuned.curves,
         starts=question.starts,
         rows=rows,
         rounds=tuple(search.rounds),
@@ -244,13 +277,6 @@ def _advise(
         ),
         is_interval_given=interval != AUTO,
     )  # fmt: skip
-
-
-def _num_to_judge(question: Question, choice: Choice, max_runs: int) -> int:
-    """Return the runs up to which the best is found and judged: all, if the others change too few assumptions."""
-    num_varied = int(VARIED_SHARE * max_runs)
-    is_enough = num_varied >= _num_screened(len(assumptions(question.scenario(choice, 0))), 1)
-    return max_runs - num_varied if is_enough else max_runs
 
 
 def refuse_few_runs(max_runs: int, num_choices: int, num_alternatives: int) -> None:
@@ -273,21 +299,35 @@ def _tell_of_long_runs(
 
 
 def _tune(
-    question: Question, search: Search, ordered: Sequence[Ranked[Alternative]], num_seeds: int, interval: Any
-) -> tuple[list[Alternative], dict[Alternative, Interval | None]]:
-    """Return each choice at the best interval tried, and the maxima of the curves of those whose interval was tuned.
+    question: Question,
+    search: Search,
+    raced: Sequence[Ranked[Alternative]],
+    contenders: Sequence[Alternative],
+    interval: Any,
+) -> Tuned:
+    """Tune the interval of the best choice, and of the next as far as there are runs.
 
-    The best choice is tuned, and the next as far as there are runs: some may have lost a race by their interval alone.
+    Some may have lost a race by their interval alone.
     """
+    num_seeds = raced[0].num_seeds
     found, fitted = dict[Choice, Alternative](), dict[Alternative, Interval | None]()
-    for one in ordered:
+    for one in [*raced, *search.rank(contenders)]:
         found.setdefault(one.name.choice, one.name)
     for place, (choice, begun) in enumerate(list(found.items())):
         is_enough = place < MOST_TUNED and search.num_left >= NUM_CLIMBED * num_seeds
         if interval == AUTO and begun.interval_steps and (place == 0 or is_enough):
             found[choice], most = search.tune(begun, question.starts[choice].most_steps, num_seeds)
             fitted[found[choice]] = most
-    return list(found.values()), fitted
+    curves = {
+        one.choice: {
+            tried.interval_steps: mean_over_seeds(search.goal.values(search.rows[tried, None]))
+            for tried in search.tried(one.choice, num_seeds)
+        }
+        for one in fitted
+    }
+    untested = [one for one in fitted if not search.has_gone_back(one.choice)]
+    in_order, num_ahead = list(found.values()), min(MOST_TUNED, len({one.name.choice for one in raced}))
+    return Tuned(in_order[:num_ahead], in_order[num_ahead:], fitted, curves, untested)
 
 
 def _settle(
@@ -317,16 +357,18 @@ def _rank(
     return [replace(one, mean=mean_over_seeds(search.goal.values(search.rows[one.name, None]))) for one in ranking]
 
 
-def _judge(search: Search, ahead: Sequence[Alternative], others: Sequence[Alternative]) -> list[str]:
-    """Run what a search has found at seeds of which it knew nothing; return remarks."""
+def _judge(search: Search, tuned: Tuned) -> tuple[list[Alternative], list[str]]:
+    """Run what was tuned at seeds of which it knew nothing; return it in the order of its own seeds, and remarks."""
+    ahead, behind = tuned.ahead, tuned.behind
+    in_order = [one.name for group in (ahead, behind) for one in search.rank(group)]
     is_short = search.num_left < MIN_SAMPLES * (len(ahead) + NUM_BESIDE)
     if is_short or not search.begin_anew():
         why = f"`max_runs` are too few for {MIN_SAMPLES} others" if is_short else "the trace has no others"
-        return [f"the seeds that choose the best also judge it, which flatters it: {why}"]
+        return in_order, [f"the seeds that choose the best also judge it, which flatters it: {why}"]
     search.run(ahead, MIN_SAMPLES)
-    num_each = min(MIN_SAMPLES, search.num_left // max(1, len(others)))
-    search.run(others, num_each)
-    return [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
+    num_each = min(MIN_SAMPLES, search.num_left // max(1, len(behind)))
+    search.run(behind, num_each)
+    return in_order, [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
 
 
 def _contenders(question: Question, search: Search, choices: Sequence[Choice], interval: Any) -> Iterator[Alternative]:
