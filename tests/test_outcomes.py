@@ -10,7 +10,7 @@ from lazsim.errors import LazsimError, SpecError
 from lazsim.study.verify.outcome_inputs import read_inputs
 from lazsim.study.verify.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
 from lazsim.study.verify.replays import scale_of
-from lazsim.study.verify.setups import find_setup, load_setups
+from lazsim.study.verify.setups import find_setup, load_setups, variants
 from lazsim.study.verify.verification import verify
 
 QUICK = ("OOB-12", "SP-03", "SP-06", "LAZ-01", "LAZ-02", "LAZ-03", "GEM-02", "RST-01", "BYD-01", "CBL-05", "MOC-02")
@@ -293,7 +293,16 @@ def test_a_number_in_prose_that_no_replay_reads_is_noted(tmp_path):
     )
     result = verify([str(tmp_path / "rows.csv")])
     assert result.outcomes[0].within
-    assert "of `inputs`, not read: q (new)" in result.notes
+    assert "of `inputs`, not read: q=3 (new)" in result.notes
+
+
+def test_bamboo_s_job_is_that_of_the_row():
+    words = "8 stages; desired 32 nodes; node creation 50 s; global rendezvous 1 min, local 25 s; p=0.1"
+    setup = load_setups().setups["spot-market"]
+    (found,) = variants(setup, read_inputs(setup, words))
+    assert (found.times["num_stages"], found.settings["model.num_layers"], found.trace.num_nodes) == (8, 8, 32)
+    recovery = [found.settings[f"cluster.recovery.{name}"] for name in ("restart_base_s", "rebuild_s")]
+    assert (recovery, found.settings["job.join_wait_s"]) == ([60, 25], 50)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

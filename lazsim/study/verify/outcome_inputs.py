@@ -75,10 +75,7 @@ def refuse_unread(setup: Setup, text: str) -> None:
     for one, other in itertools.combinations(told, 2):
         if one.name == other.name and one.end != other.end:
             raise SpecError(f"`inputs` give {one.name} twice; keep one")
-    left = list(text)
-    for start, end in ((one.start, one.end) for one in _mentions(setup, text)):
-        left[start:end] = ";" * (end - start)
-    rest = COMMENT.sub(";", "".join(left))
+    rest = COMMENT.sub(";", _without_mentions(setup, text))
     if strange := re.search(r"[^\s;,.][^;,]*", rest):
         raise SpecError(
             f"`inputs`: {shorten(strange[0].strip())!r} is not read; expected name=number, with a unit, of "
@@ -86,11 +83,24 @@ def refuse_unread(setup: Setup, text: str) -> None:
         )
 
 
-def unread_names(setup: Setup, text: str) -> list[str]:
-    """Return what is set to a number in a text, and is no input of a set-up."""
-    spans = [range(one.start, one.end) for one in _mentions(setup, text)]
-    found = re.finditer(r"(?<![\w.*/(])([A-Za-z_]\w*)\s*=\s*~?\d", text)
-    return [one[1] for one in found if not any(one.start() in span for span in spans)]
+def unread_words(setup: Setup, text: str) -> list[str]:
+    """Return the words with a number in a text of which a set-up reads nothing; what stands in brackets is a comment.
+
+    Examples
+    --------
+    >>> from lazsim.study.verify.setups import load_setups
+    >>> unread_words(load_setups().setups["stacks-after-failures"], "N=9, k=1 (of 3), q=3; 5 racks; by layer2")
+    ['q=3', '5 racks']
+    """
+    rest = COMMENT.sub("", _without_mentions(setup, text))
+    return [words.strip() for words in re.split(r";|,\s", rest) if re.search(r"(?<![\w.])\.?\d", words)]
+
+
+def _without_mentions(setup: Setup, text: str) -> str:
+    left = list(text)
+    for one in _mentions(setup, text):
+        left[one.start : one.end] = ";" * (one.end - one.start)
+    return "".join(left)
 
 
 class Mention(NamedTuple):

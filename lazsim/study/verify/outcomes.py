@@ -17,7 +17,7 @@ from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
 from lazsim.study.verify.cells import read_rows
-from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_names
+from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_words
 from lazsim.study.verify.replays import MissingError, replay, scale_of
 from lazsim.study.verify.setups import Setup, figures_of, find_setup, load_setups
 
@@ -59,7 +59,7 @@ class PublishedOutcome:
     folder: Path = Path()
     """Arguments of `lazsim.study.verify.replays.replay`; no set-up where the row cannot be replayed."""
     unread: tuple[str, ...] = ()
-    """What the inputs set to a number and the set-up has no use for."""
+    """Words of the inputs with a number that the set-up does not read."""
     place: str = ""
     """File, line and row, for messages."""
     names_setup: bool = False
@@ -222,7 +222,7 @@ def _with_setup(
         raise MissingError(f"tolerance {tolerance!r}, and `unit` is {outcome.unit!r}; give both in one unit")
     why = row.get("notes", "") if "replay" in row else known.get("notes", "")
     return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why,
-                   unread=tuple(unread_names(setup, own)))  # fmt: skip
+                   unread=tuple(unread_words(setup, own)))  # fmt: skip
 
 
 def _told(row: Cells, known: Cells, rows: Mapping[str, Cells]) -> str:
