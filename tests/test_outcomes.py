@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lazsim.errors import LazsimError, SpecError
-from lazsim.study.verify.outcome_inputs import read_inputs
+from lazsim.study.verify.outcome_inputs import read_inputs, unread_words
 from lazsim.study.verify.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
 from lazsim.study.verify.replays import scale_of
 from lazsim.study.verify.setups import find_setup, load_setups, variants
@@ -95,6 +95,7 @@ PROSE = (
       "multiple": [5], "recovery": [1200], "auto_fails": [0.4], "manual_fails": [0.2], "days": [22_118_400]}),
     ("GEMINI", "P(recover from CPU memory)", "16 machines; m=3 replicas, k=3 machines lost at once: P>=1-N/(m*C(N,k))",
      {"nodes": [16], "m": [3], "k": [3]}),
+    ("GEMINI", "P(recover from CPU memory)", "nodes=16 machines; k=2 machines", {"nodes": [16], "k": [2]}),
     ("RESTART-SCALE", "init time", "nodes=8, 16,32", {"nodes": [8, 16, 32]}),
     ("TORCHFT", "committed steps / attempted steps",
      "20 replica groups, failure every 1.5 min, mean step 5 s; runs 2 d",
@@ -107,6 +108,13 @@ PROSE = (
      {"servers": [4096], "standbys": [16], "pool": [4600], "spares": [200], "r": [0.02], "bad": [0.08],
       "multiple": [3], "recovery": [3600], "auto_fails": [0.6], "manual_fails": [0.75], "days": [1_209_600]}),
 )  # fmt: skip
+
+
+def test_a_number_of_words_is_read_whole_or_told():
+    setup = load_setups().setups["spot-market"]
+    text = "1,024 samples/step; 12 stages"
+    assert read_inputs(setup, text) == {"stages": [12]}
+    assert unread_words(setup, text) == ["1,024 samples/step"]
 
 
 @pytest.mark.parametrize(("group", "metric", "text", "expected"), PROSE)

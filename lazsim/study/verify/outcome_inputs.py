@@ -20,6 +20,10 @@ RATE = re.compile(
 TIME = rf"[\d.]+(?: ?(?:{IN_WORDS})(?![a-z]))?"
 """What ``<time>`` stands for in the words of an input."""
 
+WHOLE = r"(?:(?!\d)|(?<!\d)(?<!\d[.,])(?<!=)(?<!= ))"
+"""Where the words of an input begin, if with a number then with all of it, which no name has: ``1,024 nodes`` are not
+24, and ``k=2 nodes`` are no number of nodes."""
+
 AMOUNT = re.compile(rf"\s*~?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z])")
 """A number, or two of which one divides the other, and a unit."""
 
@@ -128,7 +132,7 @@ def _told(setup: Setup, text: str) -> list[Mention]:
 def _mentions(setup: Setup, text: str) -> Iterator[Mention]:
     for name, one in setup.inputs.items():
         by_name = re.finditer(rf"(?<![\w.]){re.escape(name)}\s*=\s*([^;]+)", text)
-        in_words = re.finditer(one.words.replace("<time>", TIME), text) if one.words else ()
+        in_words = re.finditer(f"{WHOLE}(?:{one.words.replace('<time>', TIME)})", text) if one.words else ()
         for match, is_by_name in [*((found, True) for found in by_name), *((found, False) for found in in_words)]:
             group = match.lastindex or 0
             values, rest = ([match[group]], "") if one.how == "file" else _listed(match[group])
