@@ -41,7 +41,7 @@ def placement_figure(maps: Sequence[LayerMap]) -> Figure:
     width = columns * max(num_slots * sides[0] + 0.45, 1.95) + 0.8
     height = rows * (num_nodes * sides[1] + 0.75) + 0.35
     norm = _share_norm(maps)
-    figure = new_figure(width, height, ConstrainedLayoutEngine(hspace=0.04, compress=True))
+    figure = new_figure(width, height, ConstrainedLayoutEngine(w_pad=0.08, hspace=0.04, compress=True))
     panels = figure.subplots(rows, columns, squeeze=False)
     for unused in panels.flat[len(maps) :]:
         unused.set_axis_off()
@@ -104,7 +104,8 @@ def _draw_placement(one: LayerMap, norm: Normalize, axes: Axes, sides_inches: tu
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)
     axes.set_title(one.title, loc="left", fontweight="bold", pad=14)
-    least = f"least safe: expert {with_equals(one.expert, one.num_as_endangered)}, on {counted(one.num_nodes, 'node')}"
+    named = with_equals(one.expert if one.num_as_endangered > 1 else f"expert {one.expert}", one.num_as_endangered)
+    least = f"least safe: {named}, on {counted(one.num_nodes, 'node')}"
     write_beside(axes, least, (0, 1), (0, 4), color=RED)
 
 
