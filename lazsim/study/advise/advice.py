@@ -186,7 +186,7 @@ def _combine(chosen: Mapping[str, Sequence[Any]]) -> tuple[list[Choice], dict[tu
 def _advise(
     question: Question, search: Search, choices: Sequence[Choice], interval: Any, tell: Callable[[str], None]
 ) -> Advice:
-    """Give advice in five steps, each of which ends when so many runs are made in all.
+    """Give advice in five steps. Each but the last ends in time to leave the next ones their runs.
 
     Race: each choice runs at a few intervals; those that are worse than the best beyond chance go. Tune: the best
     choices climb to their best intervals. Judge: each choice runs at its best interval and new seeds. Settle: the best
@@ -230,8 +230,9 @@ class Tuned(NamedTuple):
     """Choices, each at the best interval tried, the best first."""
 
     ahead: list[Alternative]
+    """Those that are judged first."""
     behind: list[Alternative]
-    """Those that are judged first, and as far as runs suffice."""
+    """Those that are judged as far as runs suffice."""
     fitted: dict[Alternative, Interval | None]
     """Steps at which the curve through the intervals of a choice is highest, where it was tuned."""
     curves: dict[Choice, dict[int, Interval]]
