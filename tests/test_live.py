@@ -583,9 +583,10 @@ class KillsFromOutside(TraceInjector):
 )
 def test_a_job_that_others_take_nodes_from_waits_for_those_that_its_trace_brings(event, step, victims, pool):
     # Four experts on two nodes of two slots: one node does not hold all.
-    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(2.0, "add", "c"), Event(2.0, "add", "d")]
-    play = KillsFromOutside(build_trace(events, duration_s=3.0, name="taken"), event, step, victims)
-    spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=None)
+    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(3.0, "add", "c"), Event(3.0, "add", "d")]
+    # The steps end the job long before the trace does, however slow the machine is.
+    play = KillsFromOutside(build_trace(events, duration_s=120.0, name="taken"), event, step, victims)
+    spec = msgspec.structs.replace(tiny_spec(slots_per_node=2), num_steps=6)
     run = asyncio.run(run_locally(spec, play, pool, max_nodes=4))
     assert run.run.ledger_s["waiting"] > 0.5
     assert run.steps[-1].num_nodes >= 2
