@@ -54,10 +54,10 @@ RACED = (0.5, 1.0, 2.0)
 """Intervals between checkpoints that race, as multiples of Young's."""
 
 MOST_TUNED = 3
-"""Choices whose interval is tuned, the best first; of those that lost the race, as many as there are runs for."""
+"""Choices whose interval is tuned, the best first."""
 
 NUM_CLIMBED = 10
-"""Intervals for which there must be runs to tune a choice that lost the race."""
+"""Intervals for which there must be runs to tune a choice beside the best."""
 
 NUM_BESIDE = 2
 """Neighbours of the best for which there must be runs."""
@@ -189,9 +189,9 @@ def _advise(
     """Give advice in five steps. Each but the last ends in time to leave the next ones their runs.
 
     Race: each choice runs at a few intervals; those that are worse than the best beyond chance go. Tune: the best
-    choices climb to their best intervals. Judge: each choice runs at its best interval and new seeds. Settle: the best
-    of these, its neighbours and what ties with it run at more seeds, which may show another to be better. Vary: the
-    best and its rivals run with each assumption changed.
+    choices left climb to their best intervals. Judge: each choice runs at its best interval and new seeds. Settle: the
+    best of these is that which does what is due, at as many seeds as that takes, and its neighbours run. Vary: the best
+    and its rivals run with each assumption changed.
     """
     max_runs = search.most_runs
     most_raced, most_tuned, most_judged = _budget(max_runs, question.scenario(choices[0], 0))
@@ -306,17 +306,15 @@ def _tune(
     contenders: Sequence[Alternative],
     interval: Any,
 ) -> Tuned:
-    """Tune the interval of the best choice, and of the next as far as there are runs.
-
-    Some may have lost a race by their interval alone.
-    """
+    """Tune the interval of the best of the choices that are left of a race, and of the next if there are runs."""
     num_seeds = raced[0].num_seeds
     found, fitted = dict[Choice, Alternative](), dict[Alternative, Interval | None]()
     for one in [*raced, *search.rank(contenders)]:
         found.setdefault(one.name.choice, one.name)
-    for place, (choice, begun) in enumerate(list(found.items())):
-        is_enough = place < MOST_TUNED and search.num_left >= NUM_CLIMBED * num_seeds
-        if interval == AUTO and begun.interval_steps and (place == 0 or is_enough):
+    num_ahead = min(MOST_TUNED, len({one.name.choice for one in raced}))
+    for place, (choice, begun) in enumerate(list(found.items())[:num_ahead]):
+        is_enough = place == 0 or search.num_left >= NUM_CLIMBED * num_seeds
+        if interval == AUTO and begun.interval_steps and is_enough:
             found[choice], most = search.tune(begun, question.starts[choice].most_steps, num_seeds)
             fitted[found[choice]] = most
     curves = {
@@ -327,26 +325,18 @@ def _tune(
         for one in fitted
     }
     untested = [one for one in fitted if not search.has_gone_back(one.choice)]
-    in_order, num_ahead = list(found.values()), min(MOST_TUNED, len({one.name.choice for one in raced}))
+    in_order = list(found.values())
     return Tuned(in_order[:num_ahead], in_order[num_ahead:], fitted, curves, untested)
 
 
 def _settle(
     question: Question, search: Search, ordered: Sequence[Alternative]
 ) -> tuple[Alternative, dict[str, Alternative]]:
-    """Return the best of some, and its neighbours, at more seeds; another that these show to be better takes its place.
-
-    Runs that are left go to what ties with it.
-    """
-    best, around = ordered[0], dict[str, Alternative]()
-    for number in range(len(ordered)):
-        surer = search.make_sure(search.better_first([best, *(one for one in ordered if one != best)]))
-        if number and surer == best:
-            break
-        best, around = surer, _neighbours(question, search, surer)
-        for one in around.values():
-            search.run([one], min(MIN_SAMPLES, len(search.rows[best, None])))
-        search.narrow(best, [*ordered, *around.values()])
+    """Return the best of some, at as many seeds as bear out that it is in time, and its neighbours at a few."""
+    best = search.make_sure(search.better_first(ordered))
+    around = _neighbours(question, search, best)
+    for one in around.values():
+        search.run([one], min(MIN_SAMPLES, len(search.rows[best, None])))
     return best, around
 
 

@@ -39,9 +39,6 @@ CLOSE = 1.002
 DOUBT = 0.05
 """Probability with which runs that are all in time may mislead."""
 
-PRECISION = 0.01
-"""Half of the 95 % interval of a ratio, down to which runs that are left narrow a tie."""
-
 OF_SAMPLES = ("samples", "goodput_samples_per_s", "done_share")
 """Columns of a run that are in proportion to the samples that it keeps."""
 
@@ -129,30 +126,6 @@ class Search:
             elif change is None:
                 self.refused[one.choice] = row
         return True
-
-    def narrow(self, best: Alternative, others: Iterable[Alternative]) -> None:
-        """Run others at the seeds of the best; those that tie with it at more, until a tie is known to `PRECISION`.
-
-        Where there are fewer runs, each has as many of these seeds as all can have.
-
-        Notes
-        -----
-        Half of an interval falls with the root of the seeds: from `n` of them, Stein's two-sample procedure takes ``n
-        (half / wanted)^2`` in all, whatever the variance (Annals of Mathematical Statistics 16 (1945) 243).
-        """
-        least, most = len(self.rows[best, None]), len(self.seeds)
-        wanted = {best: least}
-        for one in others:
-            if one != best and not self.is_missed(one):
-                times, num = self.better_by(best, one), len(self.rows[one, None])
-                ties = times.low <= 1 <= times.high
-                shares = ((times.high - times.low) / 2 / PRECISION) ** 2 if ties else 0.0
-                wanted[one] = max(least, math.ceil(min(most, num * shares)))
-        wanted[best] = max(wanted.values())
-        while sum(max(0, min(num, most) - len(self.rows[one, None])) for one, num in wanted.items()) > self.num_left:
-            most -= 1
-        for one, num in wanted.items():
-            self.run([one], min(num, most))
 
     def values(self, one: Alternative, change: Any = None) -> BySeed:
         """Return the value of an alternative at each seed that it has; the worst where it misses what must be done."""
