@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from lazsim.engine.interval import daly_interval_s, young_interval_s
 from lazsim.errors import LazsimError
-from lazsim.output.advise import FORECAST_ERROR, _in_time, advice_parts, seems_better
+from lazsim.output.advise import FORECAST_ERROR, _in_time, advice_parts
 from lazsim.output.table import render
 from lazsim.scenario import resolve
 from lazsim.study.advise import advice
@@ -190,13 +190,6 @@ def test_rows_whose_layouts_differ_say_which_they_have(lazsim):
                for name, one in layouts.items())  # fmt: skip
     found = json.loads(lazsim("advise", *options, "--runs", 24, "--json")[1])
     assert {f"nodes {one['num_nodes']}": one["layout"] for one in found["evidence"]["ranking"]} == told
-
-
-def test_what_seems_better_than_the_best_at_too_few_seeds_is_marked():
-    values = {"best": dict.fromkeys(range(6), 4.0), "better": {0: 5.0, 1: 5.0}, "worse": {0: 3.0, 1: 3.0}}
-    assert [one.name for one in rank(values, "best") if seems_better(one)] == ["better"]
-    values["better"] = dict.fromkeys(range(6), 5.0)
-    assert not any(map(seems_better, rank(values, "best")))
 
 
 def test_ties_are_told_beside_what_too_few_seeds_leave_open():

@@ -12,7 +12,6 @@ from lazsim.output.table import Column, Part, Table, key, percent_above, with_in
 from lazsim.study.advise.question import name_apart, name_choice
 from lazsim.study.advise.result import Advice
 from lazsim.study.advise.search import Alternative
-from lazsim.study.comparison import Ranked
 from lazsim.study.intervals import MIN_SAMPLES
 from lazsim.study.memory import gather_obstacles
 from lazsim.study.simulation import plan_of
@@ -85,10 +84,8 @@ def _answer(advice: Advice) -> list[str]:
     num_ties = len(advice.ties)
     told = f"; {counted(num_ties, 'other')} may be as good" if num_ties else ""
     if untold := sum(one.is_tie is None for one in advice.ranking[1:]):
-        better = sum(map(seems_better, advice.ranking))
         others, are = counted(untold, "choice has", "choices have"), "it is" if untold == 1 else "they are"
         told += f"; {others} fewer than {MIN_SAMPLES} seeds, too few to tell whether {are} as good"
-        told += f"; {better} seem{'s' * (better == 1)} better" if better else ""
     if beside := [one.what for one in advice.better_beside]:
         told += f"; {' or '.join(beside)} would be better"
     in_time = "" if goal.done is None else f"in time in {_in_time(advice, best)}, "
@@ -107,14 +104,6 @@ def _in_tokens(advice: Advice) -> str:
         return f" ({1e3 * value / tokens:{goal.format}} {goal.heading.replace('M samples', 'B tokens')})"
     num_gpus = scenario.most_in_service() * scenario.cluster.gpus_per_node
     return f" ({value * tokens:,.0f} tokens/s, {divide(value * tokens, num_gpus, 0):,.0f} a GPU)"
-
-
-def seems_better(one: Ranked[Alternative]) -> bool:
-    """Tell whether an alternative is better than the best at too few seeds to tell.
-
-    The best is chosen at other seeds than those that are shown, which flatter none so.
-    """
-    return one.is_tie is None and one.behind.value < 1
 
 
 def _in_time(advice: Advice, one: Alternative) -> str:
@@ -138,8 +127,7 @@ def _ranking_table(advice: Advice) -> Table:
     rows, shown = [], advice.ranking[:MOST_RANKED]
     names, common = name_apart([one.name.choice for one in shown])
     for place, (one, chosen) in enumerate(zip(shown, names, strict=True)):
-        tie = TIE if one.is_tie else " (too few seeds)" if seems_better(one) else ""
-        behind = (advice.fault(one.name) or f"{percent_above(one.behind)}{tie}") if place else None
+        behind = (advice.fault(one.name) or percent_above(one.behind) + TIE * bool(one.is_tie)) if place else None
         row = [
             chosen,
             f"{one.name.interval_steps:,}{RACED * advice.is_raced(one.name)}",

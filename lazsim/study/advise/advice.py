@@ -39,6 +39,7 @@ from lazsim.study.notes.inputs import draw_notes
 from lazsim.study.notes.told import count_notes
 from lazsim.study.sensitivity import FACTORS, Assumption, constant_paths
 from lazsim.study.simulation import ALL, distinct_names, refuse_same_names
+from lazsim.units import counted
 
 MOST_RIVALS = 3
 """Alternatives, the nearest first, for which each assumption is changed, as far as there are runs for them."""
@@ -357,9 +358,9 @@ def _judge(search: Search, tuned: Tuned) -> tuple[list[Alternative], list[str]]:
         why = f"`max_runs` are too few for {MIN_SAMPLES} others" if is_short else "the trace has no others"
         return in_order, [f"the seeds that choose the best also judge it, which flatters it: {why}"]
     search.run(ahead, MIN_SAMPLES)
-    num_each = min(MIN_SAMPLES, search.num_left // max(1, len(behind)))
-    search.run(behind, num_each)
-    return in_order, [] if num_each else ["the choices that lost the race are left out: `max_runs` are too few"]
+    num_out = sum(not search.run([one], MIN_SAMPLES) for one in in_order[len(ahead) :])
+    left_out = f"left out, as `max_runs` are too few: {counted(num_out, 'choice')} that lost the race"
+    return in_order, [left_out] * (num_out > 0)
 
 
 def _contenders(question: Question, search: Search, choices: Sequence[Choice], interval: Any) -> Iterator[Alternative]:
