@@ -61,12 +61,9 @@ RUN = ("run", "--trace", ROOT / "traces" / "spot-p3-like.csv", "--max-nodes", 10
 
 
 def test_training_states_take_what_zero_publishes():
-    # ZeRO (arXiv 1910.02054, figure 1): 7.5 billion parameters over 64 GPUs take 120 GB each, and 31.4 GB where
-    # optimizer states are sharded.
-    share = GpuShare(2.5e9, 5.0e9, 0, NOTHING, NOTHING, dense_replicas=64, expert_replicas=64)
-    for saving, published in ((False, 120e9), (True, 31.4e9)):
-        memory = gpu_memory(GPT_S, share, saving=saving)
-        assert memory.weights + memory.gradients + memory.optimizer_states == pytest.approx(published, rel=1e-3)
+    # ZeRO (arXiv 1910.02054, figure 1): 7.5 billion parameters take 120 GB.
+    memory = gpu_memory(GPT_S, GpuShare(2.5e9, 5.0e9, 0, NOTHING, NOTHING))
+    assert memory.weights + memory.gradients + memory.optimizer_states == 120e9
 
 
 def test_activations_take_what_korthikanti_publishes():
@@ -75,12 +72,9 @@ def test_activations_take_what_korthikanti_publishes():
     tokens = NOTHING + 1000
     memory = gpu_memory(GPT_S, GpuShare(0.0, 0.0, 1000, tokens, tokens))
     assert memory.activations == 1000 * 768 * (12 * (34 + 4) + 4 * (1 + 50257 / 768))
-    # Full recomputation keeps the input of each layer, 2 s b h, and works on one layer at a time.
-    saved = gpu_memory(GPT_S, GpuShare(0.0, 0.0, 1000, tokens, tokens), saving=True)
-    assert saved.activations == 1000 * 768 * (12 * 2 + 34 + 4 + 4 * (1 + 50257 / 768))
-    # It is the layer with most rows whose work counts.
-    fullest = gpu_memory(GPT_S, GpuShare(0.0, 0.0, 1000, tokens * (np.arange(12) == 3), tokens), saving=True)
-    assert (fullest.activations, fullest.buffers) == (saved.activations, 2 * 768 * (1000 + 1000))
+    # It is the layer with most rows whose buffers count.
+    fullest = gpu_memory(GPT_S, GpuShare(0.0, 0.0, 1000, tokens * (np.arange(12) == 3), tokens))
+    assert fullest.buffers == 2 * 768 * (1000 + 1000)
 
 
 def test_dense_layers_shared_experts_and_gated_blocks_keep_what_they_compute():
@@ -114,8 +108,6 @@ def test_layers_of_a_hybrid_keep_one_block_each():
     attention, scan, shared = 2 * (2 * 32 + 2 * 2) * 128, 2 * (10304 + 3 * 4096), 2 * 2 * 3712
     kept = 52 * 5 * 2688 + 6 * attention + 23 * (scan + shared)
     assert memory.activations == 10 * (kept + 4 * (2688 + 131072))
-    saved = gpu_memory(load_spec(ModelSpec, "nemotron-3-nano"), GpuShare(0.0, 0.0, 10, rows, rows), saving=True)
-    assert saved.activations == 10 * (52 * 2 * 2688 + 5 * 2688 + scan + 4 * (2688 + 131072))
 
 
 def test_padded_buffers_and_masks_have_the_size_of_the_fullest_expert():
@@ -181,7 +173,9 @@ def test_mixtral_on_ten_rtx_3090_is_said_not_to_fit(mixtral):
     (note,) = shortages(result)
     assert note.startswith("lazarus does not fit: mixtral-8x7b takes 6")
     assert f"rtx3090 has 24.0; most is for optimizer states, {states / 2**30:.1f} GiB" in note
-    assert "would leave" in note
+    assert note.endswith(
+        "; only jobs with a layout compute activations again and shard optimizer states, which takes less"
+    )
     # Beside the number, too, where a reader of the tables alone finds it.
     assert "do not fit into memory, and hold for larger GPUs or nodes only: lazarus" in render(run_parts(result))
     assert result.to_json()["runs"][0]["fits_memory"] is False

@@ -67,9 +67,6 @@ class GpuShare:
     """Rows of tokens that its experts compute in each MoE layer, padding included."""
     sent_L: Floats
     """Rows that its own tokens take in the exchange of each layer, padding included."""
-    dense_replicas: float = 1.0
-    expert_replicas: float = 1.0
-    """GPUs that hold the same parameters, all experts averaged."""
     masked_reorder: bool = False
     """See `lazsim.costmodel.costs.NodeDispatch`."""
 
@@ -119,30 +116,24 @@ def layer_activation_bytes(model: ModelSpec, share: GpuShare) -> tuple[list[tupl
     return others, shared + routed_L + MASK_BYTES * tokens * share.sent_L * share.masked_reorder
 
 
-def gpu_memory(model: ModelSpec, share: GpuShare, *, saving: bool = False) -> MemoryUse:
+def gpu_memory(model: ModelSpec, share: GpuShare) -> MemoryUse:
     """Return the bytes that one GPU needs.
 
     As lazsim simulates training, every replica holds its whole state, so that survivors can go on without the others,
-    and activations are kept. With `saving`, each layer keeps its input alone and computes the rest again in the
-    backward pass (Korthikanti et al., section 5), and replicas share out their optimizer states (ZeRO, stage 1).
+    and activations are kept.
     """
     tokens, half = share.num_tokens, WEIGHT_BYTES_PER_PARAM
     others, moe_L = layer_activation_bytes(model, share)
     kept = math.fsum(number * each for number, each in others) + float(moe_L.sum())
-    if saving:
-        largest = max([float(moe_L.max()), *(each for number, each in others if number)])
-        kept = model.num_layers * tokens * half * model.d_model + largest
     # Input of the last layer norm and of the output layer, and fp32 logits (Korthikanti et al., section 4.3).
     head = 4 * tokens * (model.d_model + model.vocab_size)
     in_flight_L = half * model.expert_dim * (share.rows_L + share.sent_L)
     buffers_L = in_flight_L + MASK_BUFFER_BYTES * tokens * share.sent_L * share.masked_reorder
-    params = owned = share.dense_params + share.expert_params
-    if saving:
-        owned = share.dense_params / share.dense_replicas + share.expert_params / share.expert_replicas
+    params = share.dense_params + share.expert_params
     return MemoryUse(
         weights=params * half,
         gradients=params * half,
-        optimizer_states=owned * OPTIMIZER_STATE_BYTES_PER_PARAM["adam"],
+        optimizer_states=params * OPTIMIZER_STATE_BYTES_PER_PARAM["adam"],
         activations=kept + head,
         buffers=float(buffers_L.max()),
         runtime=RUNTIME_BYTES,
@@ -179,7 +170,5 @@ def fullest_share(
         num_tokens=num_tokens,
         rows_L=rows_LG[:, fullest],
         sent_L=tokens_LE.sum(axis=1) / num_gpus,
-        dense_replicas=plan.num_nodes,
-        expert_replicas=float(plan.replicas_LE.mean()),
         masked_reorder=dispatch.masked_reorder,
     )

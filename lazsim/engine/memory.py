@@ -36,7 +36,7 @@ def peak_memory(
 
 
 def memory_uses(
-    system: System, costs: CostModel, routing: Routing, num_nodes: int, num_steps: int, *, saving: bool = False
+    system: System, costs: CostModel, routing: Routing, num_nodes: int, num_steps: int
 ) -> Iterator[MemoryUse]:
     """Find what the fullest GPU needs under the plans and loads of steps spread evenly over the first `num_steps`.
 
@@ -44,9 +44,6 @@ def memory_uses(
     ----------
     num_nodes
         Nodes that the system can use.
-    saving
-        Whether activations are computed again in the backward pass and optimizer states are sharded over all GPUs that
-        hold the same parameters (ZeRO). No system does so.
     """
     # np.unique would load numpy.ma, which takes as long as many a run.
     load_BLE = routing.loads(sorted(set(np.linspace(0, num_steps, NUM_SAMPLES, dtype=np.int64).tolist())))
@@ -59,6 +56,6 @@ def memory_uses(
         plans = zip(load_BLE, plan_each(system, costs, num_seats, load_BLE), strict=True)
         job, gpus_per_node = costs.job, costs.cluster.gpus_per_node
         shares = (fullest_share(costs.model, job, gpus_per_node, plan, dispatch, load_LE) for load_LE, plan in plans)
-        uses = (gpu_memory(costs.model, share, saving=saving) for share in shares)
+        uses = (gpu_memory(costs.model, share) for share in shares)
     for memory in uses:
         yield replace(memory, **{part: memory.parts[part] + more for part, more in extra_bytes.items()})

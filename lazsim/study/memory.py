@@ -176,10 +176,10 @@ def _shortage(scenario: Scenario, system: System, memory: MemoryUse, num_nodes: 
     """Say what a job needs, what takes most of it, and what would help."""
     loads = scenario.load_routing()
 
-    def uses(changed: Scenario, *, saving: bool = False) -> Iterator[MemoryUse]:
+    def uses(changed: Scenario) -> Iterator[MemoryUse]:
         costs = changed.costs()
         usable = system.usable_nodes(costs, num_nodes)
-        return memory_uses(system, costs, loads, usable, num_steps, saving=saving) if usable else iter(())
+        return memory_uses(system, costs, loads, usable, num_steps) if usable else iter(())
 
     def takes_too_much(path: str, value: int) -> bool:
         return any(lacks_memory(scenario.gpu, memory) for memory in uses(scenario.replace(path, value)))
@@ -195,8 +195,4 @@ def _shortage(scenario: Scenario, system: System, memory: MemoryUse, num_nodes: 
         # With fewer slots the nodes may not hold every expert.
         if largest and any(uses(scenario.replace(path, largest))):
             return f"{need}; {path} = {largest} would fit"
-    least = max(uses(scenario, saving=True), key=lambda memory: memory.total)
-    return (
-        f"{need}; computing activations again and sharding optimizer states, which only jobs with a layout do, would "
-        f"leave {least.total / GIB:,.1f} GiB"
-    )
+    return f"{need}; only jobs with a layout compute activations again and shard optimizer states, which takes less"
