@@ -1297,22 +1297,6 @@ def test_the_best_setting_restarts_for_a_node_only_where_that_pays(restart_s, re
         assert (published.setting["restarts_for_joins"], published.counts["restarts"]) == (True, 2)
         assert (best.setting["restarts_for_joins"], best.counts["restarts"]) == (restarts_for_joins, restarts)
     assert ("no restarts for joins" in render(run_parts(result), 200)) is not restarts_for_joins
-    # Training began again after 42 s of detecting and 1,200 of a restart at 3,000 s: the two wait until 6,000 s.
-    told = [note for note in result.notes if "wait when the run ends: checkpoint for 29.3 min, tutel" in note]
-    assert bool(told) is not restarts_for_joins
-
-
-def test_nodes_that_would_slow_a_job_down_do_not_wait_for_a_restart():
-    # Two nodes of different servers are faster than four, of which two share the links of a server.
-    gone = (1800, "remove", "a"), (5000, "remove", "b c")
-    events = trace((0, "add", "a b c d e f"), *gone, (9000, "add", "a b"), duration_s=10800.0)
-    result = lazsim.simulate(events, systems=["checkpoint"], model="gpt-s", routing="uniform", interval="auto")
-    best, published = result.runs[0], result.published[0]
-    assert best.setting["restarts_for_joins"] is False
-    assert best.states[-2].num_used < best.states[-2].num_alive
-    four = max(state.samples_per_s for state in published.states if state.num_used == 4)
-    assert 0 < four < max(state.samples_per_s for state in best.states[-5:])
-    assert not any("wait when the run ends" in note for note in result.notes)
 
 
 def test_the_best_setting_of_moc_loses_no_more_updates_than_its_budget():

@@ -16,7 +16,6 @@ from lazsim.limits import MAX_DIMENSION
 from lazsim.scenario import Scenario
 from lazsim.study.memory import find_obstacle
 from lazsim.study.runs import ScenarioRuns, Setting
-from lazsim.units import format_duration
 
 UNTESTED = "no failure lost steps since a checkpoint; the interval is chosen as if one had, at a random instant"
 """Why runs cannot tell what a long interval loses."""
@@ -129,37 +128,10 @@ def rollback_share(interval_steps: int, num_steps: int) -> float:
 
 
 def search_notes(pairs: Sequence[tuple[Scenario, SystemRun]]) -> Iterator[str]:
-    """Say which failures choose the best settings of scenarios, and what the runs at these cannot tell.
-
-    That is what a long interval loses, where no failure does, and what a restart gains that does not come before the
-    end.
-    """
+    """Say which failures choose the best settings of scenarios, and where none tells what a long interval loses."""
     yield choice_note(pairs[0][0])
     if untested := [run.name for _, run in pairs if run.counts["checkpoints"] and not num_rollbacks(run)]:
         yield f"{', '.join(untested)}: {UNTESTED}"
-    if waiting := [f"{run.name} for {format_duration(s)}" for one, run in pairs if (s := _waiting_s(one, run))]:
-        why = "new nodes that the best setting leaves to the next restart wait when the run ends"
-        yield f"{why}: {', '.join(waiting)}; in a longer run, a restart for them may be better"
-
-
-def _waiting_s(scenario: Scenario, run: SystemRun) -> float:
-    """Return for how long nodes have waited at the end of a run with which it would train, and not slower."""
-    if run.setting.get("restarts_for_joins", True):
-        return 0.0
-    system, most = scenario.find_system(**run.setting), scenario.most_in_service()
-    rates: dict[int, float] = {}
-    for state in run.states:
-        rates[state.num_used] = max(rates.get(state.num_used, 0.0), state.samples_per_s + state.lost_samples_per_s)
-    since_s = run.wall_s
-    for state in reversed(run.states):
-        usable = system.usable_nodes(scenario.costs(), min(state.num_alive, most))
-        # How fast more nodes than ever are is not known.
-        if not 0 < state.num_used < usable or rates.get(usable, math.inf) <= rates[state.num_used]:
-            break
-        since_s = state.time_s
-    waited_s = run.wall_s - since_s
-    # Those that are still being collected wait under any setting.
-    return waited_s if waited_s > scenario.job.join_wait_s else 0.0
 
 
 def other_draws(scenario: Scenario) -> Sequence[Scenario]:
