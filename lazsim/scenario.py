@@ -492,6 +492,9 @@ class _Resolution:
         if name is None and job.parallel is None and job.times is None and not self._changes["model"]:
             name = self._once(own_profile, gpu, self._asked["model"])
         if name in (None, ANALYTIC):
+            if self._asked["extrapolate"]:
+                told = "has no effect without a profile: give `profile`, or leave `extrapolate` out"
+                raise SpecError(f"{self._where}`extrapolate` {told}")
             return None
         with self._naming("profile"):
             path = self._paths["profile"] = str(find_profile(path_from(self._folder, name), model))

@@ -117,7 +117,7 @@ DEFAULTS: Settings = msgspec.structs.asdict(Defaults())
 OF_TRACES = ("trace_format", *OF_MAPPINGS, "trace_seed", "start", "max_nodes", "cap")
 """Settings of how a file or recipe becomes a trace."""
 
-NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": "spares", "extrapolate": "profile"}
+NEEDS = dict.fromkeys(OF_TRACES, "trace") | {"cap": "max_nodes", "spare_start": "spares"}
 """Settings that have no effect without another one."""
 
 REPLACED = {"job.checkpoint_interval_steps": "interval", "cluster.usd_per_node_hour": "price", "cluster.gpu": "gpu"}
@@ -181,7 +181,7 @@ def check_settings(settings: Settings, where: str) -> dict[str, Any]:
     for name, needed in NEEDS.items():
         if given.get(name, DEFAULTS[name]) == DEFAULTS[name]:
             continue
-        if given.get(needed) in (None, ANALYTIC):
+        if given.get(needed) is None:
             raise SpecError(f"{where}`{name}` has no effect without `{needed}`: add that, or leave `{name}` out")
         if name in OF_TRACES and isinstance(given["trace"], Trace):
             raise SpecError(f"{where}`{name}` has no effect on a Trace, which is taken as it is: leave `{name}` out")

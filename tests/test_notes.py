@@ -184,8 +184,8 @@ def test_a_run_whose_nodes_come_too_late_says_so_and_not_that_they_are_too_few()
     # A restart takes 30 s and 0.6 s a node.
     why = "are there for at most 95 s in a row, and a start takes 120 s of collecting new nodes and"
     first, second, *_ = notes_of(nodes_at(5.0, 8, 100.0), routing="uniform")
-    assert first.startswith(f"lazarus: nothing trained: 3 nodes that are needed {why}")
-    assert second.startswith(f"ds: nothing trained: 4 nodes that are needed {why}")
+    assert first.startswith(f"lazarus: nothing trained: the nodes needed (3) {why}")
+    assert second.startswith(f"ds: nothing trained: the nodes needed (4) {why}")
 
 
 def test_a_run_that_outlasts_its_trace_says_once_when_the_trace_ends():

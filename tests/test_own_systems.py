@@ -88,6 +88,14 @@ def test_a_system_of_the_guide_does_not_start_before_all_nodes_are_there(tmp_pat
     assert (late.ledger_s["waiting"], late.ledger_s["restart"]) == (220, 30)
 
 
+def test_a_system_that_never_starts_is_not_told_that_nodes_go(tmp_path):
+    # It wants the ten nodes of the cluster. Eight are there all the time, enough for the systems of lazsim.
+    events = trace((0, "add", "a b c d e f g h"), duration_s=600.0)
+    found = lazsim.simulate(events, model="gpt-s", systems=[of_guide(tmp_path, "ALL_BACK")])
+    told = "ALL_BACK: nothing trained: no start begins, though the nodes needed (2) are there for up to 10 min in a row"
+    assert told in found.notes
+
+
 @pytest.mark.parametrize(("lost", "lost_steps"), [("a", 27), ("a c", 27), ("a b", 47)])
 def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(tmp_path, lost, lost_steps):
     # Of 47 steps, the copy of step 40 is under way, and the one of step 20 is lost with two neighbours.
@@ -133,7 +141,7 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
     ),
     (
         "decide(self, costs, stopped):\n  return Decision(Action.RESTART, 'checkpoint', ('a', 'b', 'c', 'd'), 4)",
-        "its nodes a are not alive",
+        "its nodes 'a' are not alive",
     ),
     (
         "decide(self, costs, stopped):\n  nodes = stopped.held.nodes\n"
@@ -183,6 +191,7 @@ def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(
     ),
     ("num_seats(self, costs, num_nodes):\n  return num_nodes + 4", "num_seats returned 16; return 12 to 15"),
     ("num_seats(self, costs, num_nodes):\n  return num_nodes - 4", "num_seats returned 8; return 12 to 15"),
+    ("detect_s(self, costs, rest_s):\n  return '5'", "detect_s returned '5'; return a number of 0 or more"),
     ("detect_s(self, costs, rest_s):\n  return True", "detect_s returned True; return a number of 0 or more"),
     ("extra_gpu_bytes(self, costs, num_nodes):\n  return 5.0", "returned 5.0; return bytes by part of act"),
     ("choices(self):\n  return {'min_replicas': 3}", "return the values to try by fields of the system, as {'min_"),
@@ -298,7 +307,7 @@ def test_published_seconds_between_checkpoints_that_are_none_are_told(tmp_path):
 
 @pytest.mark.parametrize(("body", "told"), [
     ("@property\n  def is_elastik(self): ...", "lazsim calls no method 'is_elastik': did you mean 'is_elastic'? "),
-    ("@property\n  def is_elastic(self): return 'no'", "is_elastic returned no; return a value of type bool"),
+    ("@property\n  def is_elastic(self): return 'no'", "is_elastic returned 'no'; return a value of type bool"),
     ("@staticmethod\n  def detect_s(costs, rest_s): return -1", "detect_s returned -1; return a number of 0 or more"),
     ("recovers_from_peers = True", "its class sets 'recovers_from_peers' without effect: declare it there with its "),
     ("survivess = True", "lazsim reads no 'survivess': did you mean 'survives'? Begin the name of one of your "),

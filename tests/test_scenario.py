@@ -27,7 +27,7 @@ SPOT = str(ROOT / "traces" / "spot-p3-like.csv")
 def test_a_run_takes_the_profile_of_the_catalogue_of_its_gpu_and_model_unless_told_otherwise():
     shipped = {"model": "gpt-s", "cluster": "h200x4"}
     chosen = resolve({**shipped, "profile": "h200", "extrapolate": True})
-    assert resolve(shipped).id == chosen.id
+    assert resolve(shipped).id == resolve({**shipped, "extrapolate": True}).id == chosen.id
     assert resolve({**shipped, "gpu.memory_bytes_per_s": 1e12}).profile_sha256 == chosen.profile_sha256
     without = (
         {"profile": "analytic"},  # asked for
@@ -206,8 +206,12 @@ def test_the_seed_of_a_trace_is_among_the_inputs_of_a_run_where_it_is_given():
         ({"cluster.network.nic_latency_s": "x-1"}, "cluster.network.nic_latency_s: 'x-1' is not a duration"),
         ({"cluster": "rtx"}, "`cluster`: unknown cluster 'rtx': did you mean"),
         ({"duration": "0s"}, "`duration`: 0 s: choose more than 0"),
-        ({"extrapolate": True}, "`extrapolate` has no effect without `profile`: add that, or leave `extrapolate` out"),
-        ({"extrapolate": True, "profile": "analytic"}, "`extrapolate` has no effect without `profile`"),
+        (
+            {"extrapolate": True},
+            "`extrapolate` has no effect without a profile: give `profile`, or leave `extrapolate` ",
+        ),
+        ({"extrapolate": True, "profile": "analytic"}, "`extrapolate` has no effect without a profile"),
+        ({"extrapolate": True, "model": "deepseek-v3", "cluster": "h200x64"}, "`extrapolate` has no effect without a "),
         ({"spares": -1}, "`spares`: expected a whole number >= 0"),
         ({"spares": 1.5}, "`spares`: expected a whole number, got a decimal number"),
         ({"spares": 1, "spare_start": -5.0}, "`spare_start`: -5 s: choose 0 or more"),
@@ -225,7 +229,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(settings, complaint):
 FOUR_NODES = build_trace([Event(0, "add", f"n{index}") for index in range(4)], duration_s=100.0)
 
 VALUES = {
-    "cap": "members", "max_nodes": 2, "spare_start": "1min", "spares": 0, "extrapolate": True, "profile": "h100",
+    "cap": "members", "max_nodes": 2, "spare_start": "1min", "spares": 0,
     "trace": "fail-every-5min", "trace_format": "bamboo", "columns": "time=1", "where": "a=b", "time_unit": "h",
     "time_format": "%d", "time_zone": "UTC", "cluster_nodes": 4, "span": "2025-01-01..2025-06-30", "trace_seed": 0,
     "start": "1min",

@@ -100,7 +100,7 @@ def test_a_run_on_a_profile_goes_beyond_it_where_asked_to(tmp_path):
     run = lazsim.simulate(trace, systems=["lazarus"], profile=profile, extrapolate=True).to_json()["runs"][0]
     assert (row["samples"], row["extrapolated_s"]) == (run["samples"], run["extrapolated_s"])
     lacking = parse_sweep({"base": {"trace": "fail-every-5min", "extrapolate": True}})
-    with pytest.raises(LazsimError, match="`extrapolate` has no effect without `profile`"):
+    with pytest.raises(LazsimError, match="`extrapolate` has no effect without a profile"):
         run_sweep(lacking, num_workers=1)
 
 

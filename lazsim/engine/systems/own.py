@@ -91,8 +91,8 @@ def _guarded(kind: type, method: str, declared: Any, where: str, path: str) -> A
             expected = check(value, system, *arguments, **named)
             if not expected and isinstance(value, REPEATABLE):
                 require_repeats(what, lambda: bool(ask() == value))
-        if expected:
-            raise SpecError(f"{what} returned {shorten(value)}; {expected}")
+            if expected:
+                raise SpecError(f"{what} returned {shorten(repr(value))}; {expected}")
         return value
 
     return property(call) if is_property else call
@@ -125,13 +125,13 @@ def _check_parts(decision: Decision, stopped: StoppedJob) -> str:
         if expected := _unlike(kind, getattr(decision, name)):
             return f"its {name}: give {expected}"
     if gone := set(decision.nodes).difference(stopped.alive):
-        return f"its nodes {', '.join(sorted(map(str, gone)))} are not alive"
+        return f"its nodes {', '.join(sorted(map(repr, gone)))} are not alive"
     held = stopped.held
     if taken := set(decision.seats).difference(set(range(held.num_seats)).difference(held.seats)):
-        return f"its seats {', '.join(map(str, sorted(taken)))} are not free"
+        return f"its seats {', '.join(sorted(map(repr, taken)))} are not free"
     for bucket, seconds in decision.phases:
         if bucket not in BUCKETS or not _is_amount(seconds):
-            return f"its phase {bucket!r} of {seconds} s: give seconds of {', '.join(BUCKETS)}"
+            return f"its phase {bucket!r} of {seconds!r} s: give seconds of {', '.join(BUCKETS)}"
     return ""
 
 

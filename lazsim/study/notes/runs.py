@@ -52,12 +52,15 @@ def tell_idle(scenario: Scenario, run: SystemRun) -> Iterator[str]:
     else:
         wait_s, begin_s = scenario.job.join_wait_s, restart_s(scenario.costs(), needed)
         longest_s = max(_spans_s(scenario, needed), default=0.0)
-        why = "nodes go before a start is done"
-        if longest_s < wait_s + begin_s:
-            there = f"are there for at most {format_duration(longest_s)} in a row"
-            why = f"{counted(needed, 'node')} that are needed {there}"
+        there, most = f"the nodes needed ({needed:,}) are there for", f"{format_duration(longest_s)} in a row"
         start = f"{format_duration(wait_s)} of collecting new nodes and {format_duration(begin_s)} of a restart"
-        yield f"nothing trained: {why}, and a start takes {start}"
+        why = f"{there} at most {most}, and a start takes {start}"
+        # The first nodes of a trace start at once.
+        if longest_s >= wait_s + begin_s or scenario.load_trace().num_alive()[1][0] >= needed:
+            why = f"nodes go before a start is done, and a start takes {start}"
+            if not run.ledger_s["restart"]:
+                why = f"no start begins, though {there} up to {most}"
+        yield f"nothing trained: {why}"
 
 
 def tell_exposed(scenario: Scenario, run: SystemRun) -> Iterator[str]:
