@@ -772,7 +772,7 @@ REFUSED = {
     "promtool": ('up{instance="a:9100"} =>\n1 @[1740787200]\n0 @[1740787500]\n', "as Prometheus prints", "-o json"),
     "advisor": ('{"spot_advisor": {"us-east-1": {"Linux": {"p5": {"s": 40, "r": 2}}}}}', "spot advisor", "mtbf"),
     "prometheus": ('{"status": "error", "errorType": "bad_data"}', "error of Prometheus", "ask again"),
-    "Megatron-LM": ("using world size: 64\n [2025-03-01 00:00:10] iteration       10/  500000 | consumed samples: 2560 |",
+    "Megatron-LM": ("using world size: 64\n [2025-03-01 00:00:10] iteration       10/  500000 | consumed samples: 9",
                     "training log", "lazsim compare --observed"),
     "torchtitan": ("[rank0]:2025-03-01 00:00:10,123 - root - INFO - \x1b[31mstep:  1  \x1b[32mloss: 12.2  \x1b[39m\n",
                    "training log", "lazsim compare --observed"),

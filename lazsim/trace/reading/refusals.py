@@ -86,7 +86,7 @@ TEXTS = {
     r'\s*\{\s*"status":\s*"error"': "an error of Prometheus; ask again, and give the answer",
     r"[^\n]*@message": "a table of CloudWatch's log; give it as JSON, as aws logs filter-log-events does",
     r"ACTIVITIES\t|-+\n\| +Describe": "a table or text of aws; give it with --output json",
-    r"(?=[^\n]*step)[^\n]*\bloss\b|[\s\S]{0,65536}(:::MLLOG|\biteration\s+\d+/\s*\d+|\bstep:\s*\d+\b[^\n]*loss:"
+    r"(?=[^\n]*step)[^\n]*\bloss\b|[\s\S]{0,65536}(:::MLLOG|\biteration\s+\d+/\s*\d+|step:\s*\d+\b[^\n]*loss:"
     r"|\bglobal_step[:=]|\bstep=\d+, skipped=)": "a training log, which lazsim compare --observed takes, not a trace; "
     f"give {NODE_LOG}",
     r"[^\n]*(gpu|cpu|mem)[^\n,]*util": f"a log of utilisation, in which no node comes or goes; give {NODE_LOG}",
