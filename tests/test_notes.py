@@ -500,9 +500,19 @@ def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_
 
 
 def test_notes_that_differ_in_numbers_only_are_told_once():
-    assert count_notes([["a 1.5 %", "b"], ["a 2 %"], []]) == (
+    assert count_notes([("ds", ["a 1.5 %", "b"]), ("ds", ["a 2 %"]), ("ds", [])]) == (
         "a 1.5 % (2 of 3 runs; numbers of the first run)",
         "b (1 of 3 runs)",
+    )
+
+
+def test_notes_that_differ_in_the_name_of_their_run_only_are_told_once_with_all_names():
+    runs = [("ds", ["ds: a", "ds-ft is better"]), ("ds-ft", ["ds-ft: a"]), ("lazarus:mro", ["share: lazarus:mro 14%"])]
+    assert count_notes([*runs, ("ds", ["share: ds 14%"]), ("ds-ft", ["share: ds-ft 15%"])]) == (
+        "ds, ds-ft: a (2 of 5 runs)",
+        "ds-ft is better (1 of 5 runs)",
+        "share: lazarus:mro, ds 14% (2 of 5 runs)",
+        "share: ds-ft 15% (1 of 5 runs)",
     )
 
 

@@ -163,6 +163,9 @@ def test_a_row_that_is_not_in_the_catalogue_takes_the_set_up_of_its_group_and_me
 def test_a_trace_that_is_not_at_hand_is_asked_for():
     asked = row(metric="mean throughput / cost", replay="spot-trace", inputs="trace=none.csv")
     assert "trace none.csv is missing" in replay_outcome(outcome_of(asked, {})).skipped
+    # The paths of a file begin at its folder.
+    told = replay_outcome(outcome_of(asked, {}, folder=Path("rows"))).skipped
+    assert told.endswith("the trace rows/none.csv is missing: put it there")
 
 
 def test_published_rows_with_all_inputs_are_replayed(shared):

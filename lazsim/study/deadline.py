@@ -202,7 +202,7 @@ def simulate_due(buyer: Buyer) -> Mapping[str, Any]:
     hours = bought.spot_node_hours + bought.on_demand_node_hours
     costs = {"node_hours_held": hours, "cost_usd": bought.cost_usd}
     ends = {"finish_s": bought.finish_s, "done_share": bought.done_share, "switch_s": bought.switch_s}
-    told = {"notes": describe_runs([(scenario, run)]), "num_rollbacks": num_rollbacks(run)}
+    told = {"name": run.name, "notes": describe_runs([(scenario, run)]), "num_rollbacks": num_rollbacks(run)}
     return {"row": flat_row(scenario, run) | costs | ends, **told}
 
 

@@ -86,7 +86,7 @@ class Context:
     """Folder of recorded data; see `find_reference`."""
     recorded: bool = True
     """Whether recorded data are used; generated ones alone where not."""
-    run_notes: list[Sequence[str]] = field(default_factory=list)
+    run_notes: list[tuple[str, Sequence[str]]] = field(default_factory=list)
 
     def sweep(self, base: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], **labels: Any) -> pd.DataFrame:
         """Run a sweep and return a row for each run; one that fails is an error.

@@ -253,12 +253,12 @@ def simulate_point(scenario: Scenario) -> Mapping[str, Any]:
     Returns
     -------
     mapping
-        ``row``, the columns of a table; ``notes``; ``num_rollbacks``, to checkpoints on storage; ``states`` and
-        ``events`` where the scenario keeps histories.
+        ``row``, the columns of a table; ``name`` and ``notes``; ``num_rollbacks``, to checkpoints on storage;
+        ``states`` and ``events`` where the scenario keeps histories.
     """
     trace, run = scenario.load_trace(), run_scenario(scenario)
     nodes = {"nodes_lost": trace.nodes_lost(run.wall_s), "most_nodes": trace.most_nodes(run.wall_s)}
-    told = {"notes": describe_runs([(scenario, run)]), "num_rollbacks": num_rollbacks(run)}
+    told = {"name": run.name, "notes": describe_runs([(scenario, run)]), "num_rollbacks": num_rollbacks(run)}
     value: dict[str, Any] = {"row": flat_row(scenario, run) | nodes, **told}
     return value | ({"states": run.states, "events": run.events} if scenario.history else {})
 

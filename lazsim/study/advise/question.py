@@ -84,7 +84,7 @@ class Question:
         self._given = given or {}
         self.starts: dict[Choice, Start] = {}
         """The state of each choice that can run, before its first run."""
-        self.notes: dict[Alternative, list[Sequence[str]]] = {}
+        self.notes: dict[Alternative, list[tuple[str, Sequence[str]]]] = {}
         """Remarks on each run of an alternative."""
         self._settings, self._on_demand_usd, self._due, self._options = settings, on_demand_usd, due, options
         self._resolve = functools.partial(resolve, reads=Reads())
@@ -243,7 +243,7 @@ class Question:
                 rows.append(result)
                 continue
             if change is None:
-                self.notes.setdefault(one, []).append(result["notes"])
+                self.notes.setdefault(one, []).append((result["name"], result["notes"]))
             most_lost, num_rollbacks = scenario.find_system().most_lost_tokens, result["num_rollbacks"]
             rows.append({**result["row"], "num_rollbacks": num_rollbacks, "most_lost_tokens": most_lost})
         return rows

@@ -1,5 +1,6 @@
 """What notes have in common: texts with the names of those that share them, and notes of many runs."""
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +14,9 @@ Pairs = Sequence[tuple[Scenario, SystemRun]]
 
 NUMBER = re.compile(r"\d[\d.,]*")
 
+RUN = "\0"
+"""What stands in a remark for the name of its run, until remarks that differ in it alone are one."""
+
 
 def listed(what: str, items: Sequence[str]) -> list[str]:
     """Return a note that lists items, or none where there are none."""
@@ -24,24 +28,34 @@ def by_text(pairs: Iterable[tuple[str, str]]) -> str:
     return "; ".join(f"{text}: {', '.join(dict.fromkeys(names))}" for text, names in grouped(pairs).items())
 
 
-def count_notes(notes_by_run: Sequence[Iterable[str]]) -> tuple[str, ...]:
+def count_notes(notes_by_run: Sequence[tuple[str, Iterable[str]]]) -> tuple[str, ...]:
     """Return each remark once, with the number of its runs if not all have it; those that differ in numbers are one.
+
+    Runs come with their names. Remarks that differ in the name of their run are one, too, with the names of all.
 
     Examples
     --------
-    >>> count_notes([["seed 0", "analytic", "late"], ["seed 1", "analytic"]])
-    ('seed 0 (numbers of the first run)', 'analytic', 'late (1 of 2 runs)')
+    >>> count_notes([("ds", ["seed 0", "analytic", "ds: late"]), ("tutel", ["seed 1", "analytic", "tutel: late"])])
+    ('seed 0 (numbers of the first run)', 'analytic', 'ds, tutel: late')
     """
-    found = grouped((without_numbers(note), note) for notes in notes_by_run for note in notes)
+    found = grouped((without_numbers(note), (name, note)) for name, notes in notes_by_run for note in notes)
+    # Of those that differ in numbers, the first; what names no run has one name, of whichever run it is.
+    shared = grouped((_without_name(*same[0]), same) for same in found.values())
     num_runs = len(notes_by_run)
 
-    def told(same: Sequence[str]) -> str:
-        some = f"{len(same)} of {counted(num_runs, 'run')}" if len(same) < num_runs else ""
-        first = "numbers of the first run" if len(set(same)) > 1 else ""
+    def told(text: str, groups: Sequence[Sequence[tuple[str, str]]]) -> str:
+        num_told = sum(map(len, groups))
+        some = f"{num_told} of {counted(num_runs, 'run')}" if num_told < num_runs else ""
+        first = "numbers of the first run" if any(len({note for _, note in same}) > 1 for same in groups) else ""
         about = "; ".join(filter(None, (some, first)))
-        return f"{same[0]} ({about})" if about else same[0]
+        text = text.replace(RUN, ", ".join(same[0][0] for same in groups))
+        return f"{text} ({about})" if about else text
 
-    return tuple(map(told, found.values()))
+    return tuple(itertools.starmap(told, shared.items()))
+
+
+def _without_name(name: str, note: str) -> str:
+    return re.sub(rf"(?<![\w:-]){re.escape(name)}(?![\w-]|:\w)", RUN, note)
 
 
 def without_numbers(note: str) -> str:

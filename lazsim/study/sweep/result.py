@@ -117,8 +117,8 @@ class SweepResult:
     """For each row, ``states`` and ``events``, where the sweep keeps histories."""
     failures: tuple[tuple[str, str], ...]
     """Label and error of each point that failed."""
-    run_notes: tuple[Sequence[str], ...]
-    """For each row, remarks on the inputs and the result."""
+    run_notes: tuple[tuple[str, Sequence[str]], ...]
+    """For each row, the name of the run in its remarks, and remarks on the inputs and the result."""
 
     @classmethod
     def assemble(cls, points: Sequence[Point], outcomes: Outcomes) -> "SweepResult":
@@ -132,7 +132,8 @@ class SweepResult:
             keys | {**value["row"], **keys, "id": row_id} for keys, (_, row_id, value) in zip(asked, done, strict=True)
         )
         histories = tuple({key: value[key] for key in HISTORIES if key in value} for _, _, value in done)
-        return cls(axes, rows, histories, outcomes.failures, tuple(value["notes"] for _, _, value in done))
+        notes = tuple((value["name"], value["notes"]) for _, _, value in done)
+        return cls(axes, rows, histories, outcomes.failures, notes)
 
     @property
     def notes(self) -> tuple[str, ...]:

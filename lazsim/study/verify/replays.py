@@ -262,7 +262,7 @@ def _traces(setup: Setup, folder: Path) -> list[Trace]:
     if isinstance(source, str):
         path = folder / source
         if not path.is_file():
-            raise MissingError(f"the trace {source} is missing: put it beside the rows, or into the working directory")
+            raise MissingError(f"the trace {path} is missing: put it there")
         return [read_trace(str(path))]
     if isinstance(source, LossesSpec):
         return [_losing(source, nodes) for nodes in _orders(source, setup.draws)]
