@@ -211,6 +211,13 @@ def test_every_option_says_what_it_is_for():
     ] == []
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_the_output_come_last(name):
+    found = list(options(COMMANDS[name]))
+    last = [field for field in ("out", "as_json") if field in found]
+    assert found[len(found) - len(last) :] == last
+
+
 def test_the_help_of_a_group_shows_whole_sentences(lazsim):
     _, out, _ = lazsim("trace", "--help")
     assert "check its SHA-256." in " ".join(out.split())

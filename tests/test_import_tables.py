@@ -247,6 +247,14 @@ def test_points_with_several_times_are_told(tmp_path):
     assert told(imported, "matmul_bf16: 1 of 125 points have several times, up to a factor of 2 apart")
 
 
+def test_rows_that_repeat_others_are_told(tmp_path):
+    rows = matmuls()
+    assert told(
+        import_tables(write_gemm(tmp_path, *rows, rows[0], rows[1], rows[0])), "matmul_bf16: 3 of 128 rows repeat"
+    )
+    assert not told(import_tables(write_gemm(tmp_path, *rows)), "rows repeat")
+
+
 @pytest.mark.parametrize("content", [NCCL_TESTS.encode("utf-16"), gzip.compress(NCCL_TESTS.encode())])
 def test_the_output_of_nccl_tests_may_be_packed_or_in_utf_16(tmp_path, content):
     (tmp_path / "all_reduce.txt").write_text(NCCL_TESTS)

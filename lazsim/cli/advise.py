@@ -25,8 +25,10 @@ OF_SEARCH = (
 SPANS = Parsed(parse_spans)
 
 
-@click.command(cls=Checked, params=options_of(run, without=ONLY_OF_RUN))
-@click.option("--trace", metavar="FILE|RECIPE", help="Node events; or give --node-mtbf and --repair.")
+TRACE = click.Option(["--trace"], metavar="FILE|RECIPE", help="Node events; or give --node-mtbf and --repair.")
+
+
+@click.command(cls=Checked, params=[TRACE, *options_of(run, without=ONLY_OF_RUN)])
 @click.option(
     "--nodes",
     "num_nodes",
@@ -89,11 +91,11 @@ SPANS = Parsed(parse_spans)
     "also after them. Default: the cluster's.",
 )
 @click.option("--runs", "max_runs", type=kinds.COUNT, default=1000, help="Most simulations.")
+@worker_options
 @out_option(
     "Keep every run there; write the advice, a picture and a report.",
     *("advice.json", "advice.png", "advice.pdf", REPORT), expose_value=True,
 )  # fmt: skip
-@worker_options
 @json_option
 def command(trace: Any, num_nodes: list[int] | None, out: Path | None, **settings: Any) -> None:
     """Find the setting of a job that does best under failures, and say what the advice rests on.

@@ -36,7 +36,6 @@ def list_command(context: click.Context) -> None:
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME|SCRIPT|all...")
-@click.option("--out", type=kinds.OutFolder(), required=True, help="Write a folder for each experiment there.")
 @click.option("--small", is_flag=True, help="Run the small versions: fewer models, seeds and hours; under a minute.")
 @jobs_option
 @backend_option
@@ -49,6 +48,7 @@ def list_command(context: click.Context) -> None:
     help="Folder of recorded traces and loads; default: ../shared. What is missing there is generated, and the notes "
     "say so.",
 )
+@click.option("--out", type=kinds.OutFolder(), required=True, help="Write a folder for each experiment there.")
 @json_option
 def run(names: tuple[str, ...], out: Path, reference: Path | None, **options: Any) -> None:
     """Run experiments: tables as CSV and Markdown, figures as PNG and PDF, and every input.

@@ -6,14 +6,14 @@ import click
 
 from lazsim.cli.base import kinds
 from lazsim.cli.base.messages import Checked
-from lazsim.cli.base.options import options_of
+from lazsim.cli.base.options import json_option, options_of
 from lazsim.cli.base.progress import progress_bar, working
 from lazsim.cli.base.results import show
 from lazsim.cli.run import command as run
 from lazsim.study.sensitivity import FACTORS, sensitivity
 
 
-@click.command(cls=Checked, params=options_of(run, without=("out", "price")))
+@click.command(cls=Checked, params=options_of(run, without=("out", "price", "as_json")))
 @click.option("--constant", "constants", multiple=True, metavar="NAME", help="Vary only this one; repeats.")
 @click.option(
     "--factor",
@@ -23,6 +23,7 @@ from lazsim.study.sensitivity import FACTORS, sensitivity
     default=FACTORS,
     help="Multiply by this; repeats.",
 )
+@json_option
 def command(systems: tuple[str, ...], **settings: Any) -> None:
     """Show what changes when a constant is off by half.
 

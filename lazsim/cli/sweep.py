@@ -21,8 +21,8 @@ MOST_FAILURES = 10
 
 @click.command(cls=Checked)
 @click.argument("spec", type=click.Path(path_type=Path), metavar="SPEC.toml")
-@out_option("Keep every run there.", *SWEEP_FILES, required=True, expose_value=True)
 @worker_options
+@out_option("Keep every run there.", *SWEEP_FILES, required=True, expose_value=True)
 @json_option
 def command(spec: Path, out: Path, **workers: Any) -> None:
     """Run every point of the grids in SPEC.toml that DIR does not hold yet.

@@ -132,12 +132,12 @@ def fit(kind: str, seeds: int, out: Path | None, **reading: Any) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, help="File to write, - is stdout; default: its name, here.")
 @click.option(
     "--base-url", default=BASE_URL, envvar=BASE_URL_VARIABLE, show_envvar=True,
     help="Where to fetch from: a mirror of GitHub's raw files.",
 )  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of fetched files; default: the user's cache.")
+@click.option("--out", type=kinds.OUT_FILE_OR_STDOUT, help="File to write, - is stdout; default: its name, here.")
 def fetch(name: str, out: Path | None, base_url: str, cache: Path | None) -> None:
     """Fetch the public trace NAME at its pinned commit and check its SHA-256."""
     from lazsim.trace.fetch import fetch_trace

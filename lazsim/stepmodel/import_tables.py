@@ -321,6 +321,11 @@ def _kernels(source: TableSource, rows: Iterable[Cells], gpu: str, notes: list[s
                 # The smaller of two releases: other work, and a bad choice of kernel, only add to times.
                 both = [row[column] for column in (source.time, "earlier_time_us") if row.get(column)]
                 times[source.sizes(numbers)].append(min(map(positive_number, both or [""])))
+        whole = [frozenset(item for item in row.items() if item[0] != "line") for row in family]
+        if again := len(whole) - len(set(whole)):
+            notes.append(
+                f"{kernel}: {again} of {len(whole)} rows repeat others exactly; leave out those that no one measured"
+            )
         ranks = int(positive_number(family[0][source.ranks])) if source.ranks else 0
         apart = [max(some) / min(some) for some in times.values() if max(some) > min(some)]
         if apart:

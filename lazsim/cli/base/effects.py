@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-from click.core import ParameterSource
+from click.core import ParameterSource, augment_usage_errors
 
 from lazsim.cli.base.kinds import OutPath
 from lazsim.errors import shorten
@@ -62,7 +62,9 @@ EXCLUSIONS = (
 
 def refuse_arguments(context: click.Context, arguments: Sequence[str]) -> None:
     """Raise a UsageError where an option is empty, as of an unset variable, or is repeated without effect."""
-    values, _, order = context.command.make_parser(context).parse_args(list(arguments))
+    # A value that is missing, or too many, is refused here already.
+    with augment_usage_errors(context):
+        values, _, order = context.command.make_parser(context).parse_args(list(arguments))
     if any(one.is_eager for one in order):
         return
     for option, times in Counter(order).items():

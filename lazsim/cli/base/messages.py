@@ -88,8 +88,12 @@ def usage_message(error: click.ClickException) -> str:
         near = next((told for name, told in INSTEAD.get(error.option_name, {}).items() if name in known), near)
         return f"unknown option {error.option_name!r}: {near}see {error.ctx.command_path} --help"
     param = error.param if isinstance(error, click.BadParameter) else None
+    if isinstance(error, click.BadOptionUsage) and error.ctx is not None:
+        param = next((one for one in error.ctx.command.get_params(error.ctx) if error.option_name in one.opts), None)
+        if isinstance(param, click.Option) and param.is_flag:
+            return f"{error.option_name} takes no value: give it alone"
     name = max(param.opts, key=len) if isinstance(param, click.Option) else param and param.human_readable_name
-    if isinstance(error, click.MissingParameter) and error.ctx is not None and name:
+    if isinstance(error, click.MissingParameter | click.BadOptionUsage) and error.ctx is not None and name:
         kind = f" {param.metavar or param.type.name.upper()}" if isinstance(param, click.Option) else ""
         words = f": {', '.join(map(str, param.type.choices))}" if param and isinstance(param.type, click.Choice) else ""
         return f"give {name}{kind}{words}; see {error.ctx.command_path} --help"
