@@ -166,10 +166,8 @@ def test_a_run_on_a_profile_says_what_was_measured(lazsim, measured):
     path, model = measured
     code, out, err = lazsim(*RUN, "--model", model, "--profile", path, "--extrapolate", "--json")
     assert code == 0
-    runs = json.loads(out)["runs"]
-    assert all(0 <= run["extrapolated_s"] <= run["wall_s"] for run in runs)
+    assert all(0 <= run["extrapolated_s"] <= run["wall_s"] for run in json.loads(out)["runs"])
     assert "measured on cpu, float32" in err
-    assert ("of the time of steps is extrapolated" in err) == any(run["extrapolated_s"] for run in runs)
 
 
 def bare_profile(tmp_path, most_tokens: int):
@@ -184,9 +182,10 @@ def test_beyond_the_profile_is_refused_unless_asked_for(answered, refused, tmp_p
     told = refused(*arguments, "--profile", bare_profile(tmp_path, 16))
     assert told.startswith("the profile has expert from 1 to 16, but")
     far, near = (
-        answered(*arguments, "--profile", bare_profile(tmp_path, most), "--extrapolate")["runs"][0]
-        for most in (16, 10**6)
+        answered(*arguments, "--profile", bare_profile(tmp_path, most), "--extrapolate") for most in (16, 10**6)
     )
+    assert [any("is extrapolated" in note for note in one["notes"]) for one in (far, near)] == [True, False]
+    far, near = far["runs"][0], near["runs"][0]
     # Nothing of a profile that covers all is extrapolated; of one that ends at 16 tokens, all that experts take is.
     assert near["extrapolated_s"] == pytest.approx(0, abs=1e-6)
     assert 0 < far["extrapolated_s"] < far["wall_s"]
@@ -203,7 +202,9 @@ def test_a_run_without_a_profile_says_that_its_costs_are_analytic(lazsim, tmp_pa
 def test_all_time_that_a_profile_misses_is_counted_as_extrapolated(answered, write):
     # Dense work takes 1000 s a step beyond the profile: hardly anything else is left.
     path = write("kernel,size,time_s\ndense,1024,250\ndense,2048,500\n", "dense.csv")
-    run = answered(*RUN, "--profile", path, "--extrapolate", "--duration", "4min")["runs"][0]
+    found = answered(*RUN, "--profile", path, "--extrapolate", "--duration", "4min")
+    run = found["runs"][0]
+    assert "lazarus: 99.9% of the time of steps is extrapolated beyond measured sizes" in found["notes"]
     assert run["extrapolated_s"] == pytest.approx(run["ledger_s"]["compute"] + run["ledger_s"]["lost_work"], rel=0.01)
 
 

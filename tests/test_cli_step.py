@@ -113,10 +113,10 @@ def test_a_search_chooses_the_stages_of_dualpipe(answered):
     assert all(each["layout"]["pipeline"] % 2 == 0 for each in found["search"])
 
 
-def test_a_search_says_that_its_layout_takes_more_memory_than_published_runs(lazsim):
+def test_a_search_says_that_its_layout_takes_more_memory_than_published_runs(answered):
     for gpus, batch in ((8, 64), (64, 1024)):
-        place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", str(gpus), "--json", "--search")
-        step = json.loads(lazsim(*place, "--layout", f"global_batch={batch}")[1])
+        place = ("step", "--model", "qwen3-30b-a3b", "--cluster", "dgx-h100", "--gpus", str(gpus), "--search")
+        step = answered(*place, "--layout", f"global_batch={batch}")
         share = sum(step["memory_bytes"].values()) / step["memory_of_gpu_bytes"]
         # As many as the next test counts.
         warning = f"the layout takes {share:.0%} of the memory, without fragments; 6 of 108 published runs take more"
