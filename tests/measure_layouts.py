@@ -11,7 +11,8 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.memory import memory_bytes
 from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.search import search_layouts
-from lazsim.study.verify.measured_runs import OWN, MeasuredRun, read_runs
+from lazsim.study.verify.cells import OWN
+from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 
 KINDS = {"full": "graphs of the full iteration", "partial": "partial graphs", "none": "no graphs"}
 GROK = "no graphs, Grok on H100"

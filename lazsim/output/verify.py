@@ -8,7 +8,8 @@ from lazsim.files.writing import csv_bytes, toml_text
 from lazsim.grouping import grouped
 from lazsim.output.plots.style import name_pictures
 from lazsim.output.table import Column, Part, Table, key
-from lazsim.study.verify.outcomes import Prediction
+from lazsim.study.verify.cells import APART
+from lazsim.study.verify.outcomes import Prediction, ReplayedOutcome
 from lazsim.study.verify.verification import GROUPS, NOISE, Verification, VerifiedRow, error_summary
 from lazsim.units import counted, share_text
 
@@ -64,16 +65,18 @@ def _three_digits(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _outcome_parts(result: Verification) -> Iterator[Part]:
     counts = result.summary()["outcomes"]
-    others = len(result.outcomes) - counts["num_rows"] - counts["num_echoes"]
+    others = sum(row.within is None for row in result.outcomes)
     yield (
         f"{counted(counts['num_rows'], 'published outcome')} under failures, predicted: {counts['num_within']} within "
         f"the tolerance. {counts['num_echoes']} more only give an input back. {others} not replayed."
+        + f" {counts['num_apart']} counted apart, as not all of their numbers are read."
+        * bool(counts["num_apart"])
     )
     columns = [
         key("row", of="id"), Column("metric", kind="text"), Column("published", ",.4g", of="measured"),
         Column("replayed", ",.4g", of="predicted"), Column("unit", kind="name"),
         Column("tolerance", kind="text"),
-        Column("within", kind="name", of=lambda row: "input" if row.echoes else "yes" if row.within else "no"),
+        Column("within", kind="name", of=_standing),
     ]  # fmt: skip
     replayed = [row for row in result.outcomes if row.within is not None]
     yield Table.of(replayed, columns, "outcomes under failures")
@@ -81,6 +84,12 @@ def _outcome_parts(result: Verification) -> Iterator[Part]:
         if row.why:
             yield f"{row.id} is out of its tolerance: {row.why}."
     yield from _skipped_parts("not replayed", result.outcomes)
+
+
+def _standing(row: ReplayedOutcome) -> str:
+    if row.echoes or row.inputs == APART:
+        return "input" if row.echoes else "apart"
+    return "yes" if row.within else "no"
 
 
 def _skipped_parts(heading: str, rows: Sequence[Prediction]) -> Iterator[Part]:

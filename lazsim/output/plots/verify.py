@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from lazsim.grouping import grouped
 from lazsim.output.plots.charts import number_log_axis
 from lazsim.output.plots.style import LOOKS, STYLE, new_figure, picture
-from lazsim.study.verify.measured_runs import APART
+from lazsim.study.verify.cells import APART
 from lazsim.study.verify.verification import Verification
 
 

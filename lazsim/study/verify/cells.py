@@ -8,6 +8,9 @@ from lazsim.errors import SpecError, prefix_errors
 from lazsim.files.tables import Cells, read_cells
 from lazsim.units import read_number
 
+OWN, NEAREST, UNKNOWN_INPUTS, APART = "all known", "of the nearest recipe", "some unknown", "counted apart"
+"""How well the inputs of a row are known."""
+
 UNKNOWN = ("", "unknown", "nan", "n/a", "none")
 
 BETWEEN = r"[\s+,;/&]+"

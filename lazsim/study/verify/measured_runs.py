@@ -21,16 +21,22 @@ from lazsim.stepmodel.inputs import StepInputs
 from lazsim.stepmodel.loading import load_constants, tables_of
 from lazsim.stepmodel.predict import flop_per_token, predict_step
 from lazsim.stepmodel.search import MICRO_BATCHES, RECOMPUTES, fits
-from lazsim.study.verify.cells import UNKNOWN, cell_number, cell_whole, read_rows
+from lazsim.study.verify.cells import (
+    APART,
+    NEAREST,
+    OWN,
+    UNKNOWN,
+    UNKNOWN_INPUTS,
+    cell_number,
+    cell_whole,
+    read_rows,
+)
 from lazsim.study.verify.measured_layouts import layout_of
 from lazsim.study.verify.measured_models import Lookup
 from lazsim.study.verify.measured_remarks import ASSUMED, INSTEAD, refuse_contradictions, remarks_on
 from lazsim.study.verify.measured_words import MODULES, SIZES, plain_words
 
 RUNS = "measured/training.csv"
-
-OWN, NEAREST, UNKNOWN_INPUTS, APART = "all known", "of the nearest recipe", "some unknown", "counted apart"
-"""How well the inputs of a row are known, its setting `inputs`."""
 
 NEEDED = ("row_id", "model_key", "system", "gpus", "gbs", "seq")
 """Columns that a table must have; the first names a row."""

@@ -12,7 +12,8 @@ import numpy as np
 
 from lazsim.grouping import grouped
 from lazsim.placement.plan import Floats
-from lazsim.study.verify.measured_runs import OWN, MeasuredRun
+from lazsim.study.verify.cells import OWN
+from lazsim.study.verify.measured_runs import MeasuredRun
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "precision": ("precision",),

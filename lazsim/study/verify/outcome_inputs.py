@@ -6,34 +6,47 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lazsim.errors import SpecError, shorten
-from lazsim.study.verify.setups import TIMES, UNITS, Setup
+from lazsim.study.verify.setups import AS_WRITTEN, TIMES, UNITS, Setup
 
 IN_WORDS = "|".join(filter(None, UNITS))
 
-NUMBER = r"\d++(?:\.\d++)?+"
+NUMBER = r"(?:(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)|\d++(?:\.\d++)?+(?:e[+-]?\d++)?+)(?:[kM](?![A-Za-z]))?"
+"""A number, such as 0.65, 16,384, 6.5e-3 or 131k. Commas between all digits by threes part no list, as in 96,192,384 of
+96,192,384,1536."""
 
 RATE = re.compile(
-    rf"\s*~?(?P<number>{NUMBER})\s*(?:failures?\s*)?(?:/|per)\s*(?P<nodes>{NUMBER})?\s*node-(?P<unit>hour|day|year)s?\b"
+    rf"\s*[~≈]?(?P<number>{NUMBER} ?%?)\s*(?:failures?\s*)?(?:/|per)\s*(?P<nodes>{NUMBER})?\s*"
+    r"node-(?P<unit>hour|day|year)s?\b"
 )
 """A rate of failures, such as 6.5/1000 node-days. Without a number of node-hours, node-days or node-years, it is 1."""
 
-TIME = rf"[\d.]+(?: ?(?:{IN_WORDS})(?![a-z]))?"
-"""What ``<time>`` stands for in the words of an input."""
+WORDS = {"<number>": f"{NUMBER}(?: ?%)?", "<time>": rf"{NUMBER}(?: ?(?:{IN_WORDS})(?![a-z]))?"}
+"""What stands for a number or a time in the words of an input."""
 
-WHOLE = r"(?:(?!\d)|(?<!\d)(?<!\d[.,])(?<!=)(?<!= ))"
-"""Where the words of an input begin, if with a number then with all of it, which no name has: ``1,024 nodes`` are not
-24, and ``k=2 nodes`` are no number of nodes."""
+WHOLE = r"(?:(?!\d)|(?<!\d)(?<!\d[.,]))"
+"""Where the words of an input begin, if with a number then with all of it."""
 
-AMOUNT = re.compile(rf"\s*~?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z])")
+ASSIGNED = re.compile(r"(?:^|[;,(])\s*[A-Za-z_]\w*\s*=\s*(?=\d)")
+"""What stands before the number of a name, which no words read: ``k=2 nodes`` are no number of nodes, and ``16 GPUs = 2
+nodes`` are."""
+
+AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z])")
 """A number, or two of which one divides the other, and a unit."""
 
-FURTHER = re.compile(rf"\s*,(?P<amount>{AMOUNT.pattern})(?=\s*(?:[,;(]|$))")
-"""A further value of an input, with nothing behind it."""
+FURTHER = re.compile(r"\s*,(?=\s*\d)")
+LAST = re.compile(r"\s*(?:[,;(]|$)")
+"""What stands before a further value of an input, and behind it."""
+
+RANGE = re.compile(r"\s*(?:-|\.\.+|to\b)\s*\d")
+"""What makes a number the first one of a range."""
 
 PER = re.compile(r"\s*(?:[A-Za-z$]+\s*)?(?:/|\bper\s)\s*(?P<unit>[A-Za-z$][\w-]*)")
 """What a number is for each of, such as " failures/server-day"."""
 
-COMMENT = re.compile(r"\([^()]*\)")
+COMMENT = re.compile(r"(?<!\w)\([^()]*\)")
+
+FORMULA = re.compile(r"[^\s;,=<>]+\s*[<>]?=\s*[^;,]*?(?:[*^+]|[A-Za-z]\w*\()(?:,(?!\s)|[^;,])*")
+"""A formula, whose numbers are no inputs: it has a function, a product, a power or a sum."""
 
 VARIED = re.compile(r"\bvaried: [^;]+")
 """The input in which a row differs from others."""
@@ -60,7 +73,7 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
             raise SpecError(f"`inputs` {varied[0].strip()!r}: no input of this replay")
     last = {one.name: one for one in sorted(told, key=lambda one: one.start)}
     return {
-        name: last[name].values if one.how == "file" else _amounts(last[name], one.unit)
+        name: last[name].values if one.how in AS_WRITTEN else _amounts(last[name], one.unit)
         for name, one in setup.inputs.items()
         if name in last
     }
@@ -88,16 +101,20 @@ def refuse_unread(setup: Setup, text: str) -> None:
 
 
 def unread_words(setup: Setup, text: str) -> list[str]:
-    """Return the words with a number in a text of which a set-up reads nothing; what stands in brackets is a comment.
+    """Return the words with a number in a text of which a set-up reads nothing, though they may matter to it.
+
+    What stands in brackets is a comment.
 
     Examples
     --------
     >>> from lazsim.study.verify.setups import load_setups
-    >>> unread_words(load_setups().setups["stacks-after-failures"], "N=9, k=1 (of 3), q=3; 5 racks; by layer2")
+    >>> unread_words(load_setups().setups["stacks-after-failures"], "N=9, k=1 (of 3), q=3; 5 racks; a=b*2; by layer2")
     ['q=3', '5 racks']
     """
-    rest = COMMENT.sub("", _without_mentions(setup, text))
-    return [words.strip() for words in re.split(r";|,\s", rest) if re.search(r"(?<![\w.])\.?\d", words)]
+    rest = COMMENT.sub("", FORMULA.sub("", _without_mentions(setup, text)))
+    known = re.compile(_spelled("|".join(setup.neutral)) or r"(?!)")
+    clauses = (known.sub("", words).strip() for words in re.split(r";|,\s", rest))
+    return [words for words in clauses if re.search(r"(?<![\w.])\.?\d", words)]
 
 
 def _without_mentions(setup: Setup, text: str) -> str:
@@ -130,30 +147,43 @@ def _told(setup: Setup, text: str) -> list[Mention]:
 
 
 def _mentions(setup: Setup, text: str) -> Iterator[Mention]:
+    assigned = {one.end() for one in ASSIGNED.finditer(text)}
     for name, one in setup.inputs.items():
-        by_name = re.finditer(rf"(?<![\w.]){re.escape(name)}\s*=\s*([^;]+)", text)
-        in_words = re.finditer(f"{WHOLE}(?:{one.words.replace('<time>', TIME)})", text) if one.words else ()
-        for match, is_by_name in [*((found, True) for found in by_name), *((found, False) for found in in_words)]:
-            group = match.lastindex or 0
-            values, rest = ([match[group]], "") if one.how == "file" else _listed(match[group])
-            end = match.end(group) - len(rest) if rest.strip() else match.end()
-            rest = text[end:]
-            own = rf"\s*(?:[A-Za-z$]+\s*)?{one.unit}\b" if one.unit.startswith("/") else rf"\s*{re.escape(name)}\b"
-            if behind := re.match(own, rest):
-                end, rest = end + behind.end(), rest[behind.end() :]
-            yield Mention(match.start(), end, name, values, rest, is_by_name)
+        words = _spelled(one.words)
+        by_name = re.finditer(rf"(?<![\w.]){re.escape(name)}\s*(?:=|:(?=\s*[~≈]?\d))\s*([^;]+)", text)
+        in_words = re.finditer(f"{WHOLE}(?:{words})", text) if words else ()
+        told = [(found, False) for found in in_words if found.start() not in assigned]
+        for match, is_by_name in [*((found, True) for found in by_name), *told]:
+            start, end = match.span(match.lastindex or 0)
+            if one.how in AS_WRITTEN:
+                yield Mention(match.start(), match.end(), name, [text[start:end]], "", is_by_name)
+                continue
+            values, values_end = _listed(text, start, end)
+            end = values_end if text[values_end:end].strip() else match.end()
+            own = rf"\s*{re.escape(name)}\b"
+            if one.unit.startswith("/"):
+                own = rf"\s*(?:[A-Za-z$]+\s*)?(?:/|per ){one.unit[1:]}\b"
+            if behind := re.compile(own).match(text, end):
+                end = behind.end()
+            yield Mention(match.start(), end, name, values, text[end:], is_by_name)
 
 
-def _listed(text: str) -> tuple[list[str], str]:
-    """Return the numbers that a text begins with, of which a comma parts two, and what follows."""
-    first = RATE.match(text) or AMOUNT.match(text)
-    if first is None:
-        return [], text
-    values, rest = [first[0]], text[first.end() :]
-    while further := FURTHER.match(rest):
-        values.append(further["amount"])
-        rest = rest[further.end() :]
-    return values, rest
+def _spelled(words: str) -> str:
+    """Return a pattern with what its `WORDS` stand for."""
+    return re.sub("<(?:number|time)>", lambda found: WORDS[found[0]], words)
+
+
+def _listed(text: str, start: int, end: int) -> tuple[list[str], int]:
+    """Return the numbers at a place of a text, of which a comma parts two, and where they end."""
+    found = RATE.match(text, start, end) or AMOUNT.match(text, start, end)
+    values = []
+    while found is not None:
+        values.append(found[0])
+        start = found.end()
+        found = FURTHER.match(text, start, end)
+        found = found and AMOUNT.match(text, found.end(), end)
+        found = found if found and LAST.match(text, found.end(), end) else None
+    return values, start
 
 
 def _amounts(mention: Mention, unit: str) -> list[float]:
@@ -162,6 +192,8 @@ def _amounts(mention: Mention, unit: str) -> list[float]:
     shown = f"`inputs` {mention.name} = {shorten(words)!r}"
     if not mention.values:
         raise SpecError(f"{shown}: expected a number")
+    if RANGE.match(mention.rest):
+        raise SpecError(f"{shown}: expected one number, no range")
     if (per := PER.match(mention.rest)) and not RATE.match(mention.values[-1]):
         raise SpecError(f"{shown}: /{per['unit']} is not read; expected a number{unit if unit[:1] == '/' else ''}")
     last = AMOUNT.match(mention.values[-1])
@@ -175,10 +207,16 @@ def _amount(shown: str, text: str, unit: str) -> float:
     assert found is not None, "the text was looked at"
     if rate is None and found[3] and (found[3] in TIMES) != (unit in TIMES):
         raise SpecError(f"{shown}: expected a {'time' if unit in TIMES else 'number that is no time'}")
-    divisor = float((rate["nodes"] if rate else found[2]) or 1)
+    divisor = _value((rate["nodes"] if rate else found[2]) or "1")
     if not divisor:
         raise SpecError(f"{shown}: divides by 0")
     if rate:
         # Of 1000 node-days.
-        return float(rate["number"]) * (1000 / (divisor * {"hour": 1 / 24, "day": 1, "year": 365}[rate["unit"]]))
-    return float(found[1]) / divisor * UNITS.get(found[3] or unit, 1.0)
+        return _value(rate["number"]) * (1000 / (divisor * {"hour": 1 / 24, "day": 1, "year": 365}[rate["unit"]]))
+    return _value(found[1]) / divisor * UNITS.get(found[3] or unit, 1.0)
+
+
+def _value(number: str) -> float:
+    """Return the value of a number as `NUMBER` matches it, maybe in percent."""
+    digits = number.replace(",", "").rstrip(" %kM")
+    return float(digits) * {"k": 1e3, "M": 1e6, "%": 0.01}.get(number[-1], 1.0)

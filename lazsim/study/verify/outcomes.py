@@ -16,7 +16,7 @@ from typing import Any
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
-from lazsim.study.verify.cells import read_rows
+from lazsim.study.verify.cells import APART, OWN, read_rows
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_words
 from lazsim.study.verify.replays import MissingError, replay, scale_of
 from lazsim.study.verify.setups import Setup, figures_of, find_setup, load_setups
@@ -59,7 +59,7 @@ class PublishedOutcome:
     folder: Path = Path()
     """Arguments of `lazsim.study.verify.replays.replay`; no set-up where the row cannot be replayed."""
     unread: tuple[str, ...] = ()
-    """Words of the inputs with a number that the set-up does not read."""
+    """Words of the inputs with a number that the set-up does not read: the replay is counted apart."""
     place: str = ""
     """File, line and row, for messages."""
     names_setup: bool = False
@@ -101,6 +101,8 @@ class ReplayedOutcome(Prediction):
     """Whether every figure is within the tolerance."""
     echoes: bool
     """Whether the figure is an input of the replay."""
+    inputs: str
+    """How well the inputs are known: `OWN`, or `APART` where some of their numbers are not read."""
     why: str = ""
     """Reason why the replay is not within the tolerance, where it is known."""
 
@@ -211,7 +213,8 @@ def _with_setup(
     tolerance = outcome.tolerance
     if is_within(0.0, 0.0, tolerance) is None:
         raise MissingError(f"tolerance {tolerance!r} is none of 3%, 0.01, 2 points, exact, >=0.9, max(2%, 2 sd); sd=4")
-    inputs = read_inputs(setup, _told(row, known, rows))
+    others = [rows[name] for name in REFERENCE.findall(row.get("inputs", "")) if name in rows and name != row["id"]]
+    inputs = read_inputs(setup, "; ".join((*map(_told, others), known.get("inputs", ""), _told(row))))
     if outcome.names_setup:
         refuse_unread(setup, own)
     missing = [name for name, one in setup.inputs.items() if one.is_needed and name not in inputs]
@@ -222,14 +225,13 @@ def _with_setup(
         raise MissingError(f"tolerance {tolerance!r}, and `unit` is {outcome.unit!r}; give both in one unit")
     why = row.get("notes", "") if "replay" in row else known.get("notes", "")
     return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why,
-                   unread=tuple(unread_words(setup, own)))  # fmt: skip
+                   unread=tuple(unread_words(setup, "; ".join((*(one.get("inputs", "") for one in others), own))))
+                   )  # fmt: skip
 
 
-def _told(row: Cells, known: Cells, rows: Mapping[str, Cells]) -> str:
-    """Return what is said of the inputs of a row: first by the rows that it refers to, ``as RSC-05``."""
-    text = row.get("inputs", "")
-    others = [rows[name] for name in REFERENCE.findall(text) if name in rows and name != row["id"]]
-    return "; ".join((*(_told(one, {}, {}) for one in others), known.get("inputs", ""), row.get("cluster", ""), text))
+def _told(row: Cells) -> str:
+    """Return what a row says of its inputs."""
+    return f"{row.get('cluster', '')}; {row.get('inputs', '')}"
 
 
 def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
@@ -257,6 +259,7 @@ def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
     return ReplayedOutcome(
         outcome.id, outcome.group, outcome.metric, predicted, measured, error_share, skipped, outcome.source,
         outcome.unit, outcome.tolerance, within, outcome.setup is not None and outcome.setup.echoes,
+        APART if outcome.unread else OWN,
         outcome.why if within is False else "",
     )  # fmt: skip
 

@@ -60,13 +60,17 @@ class Replayed:
     @property
     def work_end_s(self) -> float:
         """Time at which the work is done, steps that were lost included, or else the end."""
-        return finish_s(self.run.states, (), self.run.wall_s, self.setup.constants["samples"]) or self.run.wall_s
+        return finish_s(self.run.states, (), self.run.wall_s, self._samples_due) or self.run.wall_s
 
     @property
     def work_samples(self) -> float:
         """Samples of the work until then."""
         made = self.run.samples + self.run.counts["lost_steps"] * self.setup.times["samples_per_step"]
-        return float(min(made, self.setup.constants["samples"]))
+        return float(min(made, self._samples_due))
+
+    @property
+    def _samples_due(self) -> float:
+        return float(self.setup.constants["steps"] * self.setup.times["samples_per_step"])
 
     @property
     def mean_nodes(self) -> float:
@@ -139,7 +143,8 @@ FIGURES: Mapping[str, Callable[[Replayed], float]] = {
     "nodes_taking_part": _taking_part,
     "efficiency_percent": lambda one: 100 * _efficiency(one),
     "nodes_until_restart": _until_restart,
-    "nodes_before_restart": lambda one: _until_restart(one) - one.setup.trace.num_at_once,  # type: ignore[union-attr]
+    # Of those lost together, the one that stops the job is as often any.
+    "nodes_before_restart": lambda one: _until_restart(one) - (one.setup.trace.num_at_once + 1) / 2,  # type: ignore[union-attr]
     # Where groups have failed that had all copies of a shard, the job starts anew, and tells nothing of the others.
     "fewest_stacks": lambda one: math.inf if one.run.counts["restarts"] else _rates(one)[0] / _rates(one)[-1],
     "recoverable_prob": _recoverable_prob,

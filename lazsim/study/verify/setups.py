@@ -3,6 +3,7 @@
 They stand in ``lazsim/catalog/measured/outcomes.toml``.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -27,6 +28,12 @@ SCALES = {unit: scale for unit, scale in UNITS.items() if unit} | SHARES
 """Seconds of a unit of time, and the share that a unit of one stands for."""
 
 
+AS_WRITTEN = ("by_count", "file")
+"""Ways of an input to enter a set-up by its words; see `Input.how`."""
+
+COUNTED = re.compile(r"(?P<times>[\d.]+(?:/[\d.]+)*) ?s at (?P<counts>\d+(?:/\d+)*)")
+
+
 class LossesSpec(Spec, frozen=True, kw_only=True, tag_field="kind", tag="losses"):
     """Nodes that are lost and do not come back."""
 
@@ -46,19 +53,21 @@ class Input(Spec, frozen=True, kw_only=True):
 
     to: tuple[str, ...]
     """Dotted names in the set-up."""
-    how: Literal["replace", "divide", "per_1000_days", "one_minus", "file"] = "replace"
+    how: Literal["replace", "divide", "per_1000_days", "one_minus", "by_count", "file"] = "replace"
     """What becomes of the value in the set-up:
 
     - ``replace``: the number takes its place.
     - ``divide``: the number divides it.
     - ``per_1000_days``: the number is a rate, and 1000 days over it, in seconds, take its place.
     - ``one_minus``: 1 less the number takes its place.
+    - ``by_count``: times, each by a number, take its place in the order of these: ``1.45/2.39 s at 2/1``.
     - ``file``: the words are the name of a file, which takes its place.
     """
     unit: str = ""
     """Unit where the row gives none: one of time, or ``/step`` and the like of a number for each step."""
     words: str = ""
-    """Pattern of the number in prose, beside ``name=``: its first group. ``<time>`` is a number, maybe with a unit."""
+    """Pattern of the number in prose, beside ``name=``: its last group. ``<number>`` is one, maybe with a %, and
+    ``<time>`` one that may have a unit."""
     is_needed: bool = True
     """Whether a row that does not say it cannot be replayed."""
 
@@ -100,6 +109,8 @@ class Setup(Spec, frozen=True, kw_only=True):
     constants: Mapping[str, float] = {}
     """Numbers that figures need beside those of the run."""
     inputs: Mapping[str, Input] = {}
+    neutral: tuple[str, ...] = ()
+    """Patterns of words with a number that does not matter to the figures."""
 
 
 class Setups(Spec, frozen=True, kw_only=True):
@@ -159,6 +170,13 @@ def _changed(name: str, how: str, value: Any, before: Any) -> Any:
         value = before / value
     elif how == "one_minus":
         value = 1 - value
+    elif how == "by_count":
+        found = COUNTED.fullmatch(value.strip())
+        times, counts = (found[one].split("/") if found else [] for one in ("times", "counts"))
+        by_count = dict(zip(map(int, counts), map(float, times), strict=False))
+        if not times or sorted(by_count) != [*range(1, len(times) + 1)]:
+            raise SpecError(f"`inputs` {name} = {value!r}: expected times such as 1.45/2.39 s at 2/1")
+        return [by_count[count] for count in sorted(by_count)]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -14,7 +14,8 @@ from lazsim.errors import SpecError
 from lazsim.grouping import grouped
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
-from lazsim.study.verify.measured_runs import APART, NEAREST, OWN, MeasuredRun, read_runs
+from lazsim.study.verify.cells import APART, NEAREST, OWN
+from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 from lazsim.study.verify.orders import RELEASES, Pair, Ranking, find_pairs, rank_runs
 from lazsim.study.verify.outcomes import (
     Prediction,
@@ -97,8 +98,8 @@ class Verification:
     def summary(self) -> dict[str, Any]:
         """Return the number of runs with a prediction, the median error without sign, and shares within 10 and 20 %.
 
-        ``outcomes`` counts published outcomes: those predicted, those of them within their tolerances, and those
-        whose replay only gives an input back.
+        ``outcomes`` counts published outcomes: those predicted, those of them within their tolerances, those whose
+        replay only gives an input back, and others of which some numbers are not read.
         ``complete`` is the same of the rows with all inputs known, and ``nearest_recipe`` of those whose settings are
         in part of another run's recipe, and ``apart`` of further runs, predicted with settings that they do not
         tell; ``range_holds`` the share of both in the range of rows with other models, and
@@ -118,11 +119,13 @@ class Verification:
             if len({row.settings[setting] for row in ranged}) > 1
         }
         replayed = [row for row in self.outcomes if row.within is not None]
-        predicted = [bool(row.within) for row in replayed if not row.echoes]
+        predicted = [row for row in replayed if not row.echoes]
+        known = [bool(row.within) for row in predicted if row.inputs != APART]
         summary["outcomes"] = {
-            "num_rows": len(predicted),
-            "num_within": sum(predicted),
+            "num_rows": len(known),
+            "num_within": sum(known),
             "num_echoes": len(replayed) - len(predicted),
+            "num_apart": len(predicted) - len(known),
         }
         summary["pairs"] = {
             "num_pairs": len(self.pairs),
@@ -138,14 +141,17 @@ class Verification:
         summary = self.summary()
         medians = (summary["median_abs_error"], summary["kernels"]["max_median"])
         within = [median <= tolerance for median in medians if median is not None]
-        within += [row.within for row in self.outcomes if row.within is not None]
+        within += [row.within for row in self.outcomes if row.within is not None and row.inputs != APART]
         return not within or not all(within)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         rows = [asdict(row) for row in self.rows]
         rows = [row | {"inputs": row.pop("settings")["inputs"]} for row in rows]
-        rows += [asdict(row) for row in self.outcomes] + [row.to_json() for row in self.kernels.rows]
+        rows += [asdict(row) for row in self.outcomes]
+        remarks = grouped((name, f"{kind}: {text}") for kind, text, name in self.remarks)
+        rows = [row | {"remarks": remarks.get(row["id"], [])} for row in rows]
+        rows += [row.to_json() for row in self.kernels.rows]
         return {
             "rows": rows, "pairs": [asdict(pair) for pair in self.pairs],
             "rankings": [asdict(ranking) for ranking in self.rankings], "summary": self.summary(),
