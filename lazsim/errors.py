@@ -88,6 +88,17 @@ def shorten(text: object, longest: int = LONGEST_TEXT) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what a library says of an error, or its kind where it says nothing.
+
+    Examples
+    --------
+    >>> first_line(RuntimeError("CUDA error: out of memory\nCompile with ...")), first_line(OSError())
+    ('CUDA error: out of memory', 'OSError')
+    """
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def literal(text: str) -> str:
     """Return a text of a user for a message, in quotes where it could be taken for one that names a field.
 

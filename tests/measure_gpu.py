@@ -370,7 +370,7 @@ def conditions(environment: dict[str, str]) -> dict[str, Any]:
     """Return what the times depend on: devices, driver, clocks and versions."""
     asked = subprocess.run([sys.executable, "-c", CONDITIONS], env=environment, capture_output=True, text=True)
     if asked.returncode:
-        sys.exit(f"torch does not work here: {asked.stderr.strip().splitlines()[-1]}")
+        sys.exit(f"torch does not work here: {last_line(asked.stderr) or f'exit status {asked.returncode}'}")
     found: dict[str, Any] = json.loads(asked.stdout)
     machine = {"python": platform.python_version(), "machine": platform.platform(), "cores": os.cpu_count()}
     return {**found, **machine, "nvidia_smi": clocks_now(), "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

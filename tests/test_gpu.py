@@ -82,6 +82,14 @@ def test_the_host_never_waits_for_the_device(name):
         run()
 
 
+def test_it_is_told_why_torch_does_the_work_of_triton(monkeypatch):
+    def fail(*_):
+        raise OSError("no compiler\nfor C")
+
+    monkeypatch.setattr(fused, "sum_rows", fail)
+    assert fused.why_not.__wrapped__(torch.device("cuda")) == "OSError: no compiler"
+
+
 @pytest.mark.parametrize("width", [40, 1024, 7168])
 @pytest.mark.parametrize("k", [1, 8])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -22,17 +22,17 @@ from lazsim.costmodel.profile import ProfilePoint, read_profile
 from lazsim.dispatch import dispatch_tokens
 from lazsim.errors import LazsimError, SpecError
 from lazsim.profiling import compute, machine, session, storage
-from lazsim.profiling.compute import Target, check_kernel, measure_kernel
+from lazsim.profiling.compute import Target, check_kernel, implementations, measure_kernel
 from lazsim.profiling.kernels import Random, arrived_rows_kernel, kernels_of, own_rows_kernel, uneven_counts
 from lazsim.profiling.rank_loads import measure_rank_loads
 from lazsim.profiling.scheduler import Measurement, Scheduler
 from lazsim.profiling.session import Options, Session, begin
 from lazsim.profiling.storage import storage_measurements
 from lazsim.profiling.timing import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, measure
-from lazsim.pytorch import device
+from lazsim.pytorch import device, fused
 from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.dispatch import inverse_of, schedule, sort_and_unsort, there_and_back
-from lazsim.pytorch.operators import use_grouped_mm
+from lazsim.pytorch.operators import use_grouped_mm, why_looped
 from lazsim.specs import AttentionSpec, ModelSpec, catalog_names, load_spec
 from tests.models import TINY, TINY_SWIGLU
 
@@ -239,6 +239,23 @@ def test_grouped_matmuls_are_used_where_torch_has_them_and_are_right(dtype, matr
     check_kernel(grouped, device)
     # The gradient in rotation is as contiguous as grouped_mm wants it, down to experts without a token.
     assert measure_kernel(grouped, 1, device, 0.0, 0.0).backward_s > 0
+
+
+def test_a_gpu_that_goes_the_slower_way_has_the_reason_in_its_conditions(monkeypatch):
+    monkeypatch.setattr(fused, "why_not", lambda _: "CompilationError: no compiler")
+    monkeypatch.setattr("lazsim.profiling.compute.why_looped", lambda *_: "")
+    found = {"grouped": "grouped_mm", "rows": "torch", "rows_why": "CompilationError: no compiler"}
+    assert implementations(TINY, "cuda", "bfloat16") == found
+    assert implementations(TINY, "cpu", "float32") == {"grouped": "grouped_mm", "rows": "torch"}
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="needs a torch with grouped_mm")
+def test_grouped_matmuls_that_fail_leave_the_loop_and_the_reason(monkeypatch):
+    def fail(*_, **__):
+        raise NotImplementedError("not on this device\nnor others")
+
+    monkeypatch.setattr("lazsim.pytorch.operators.grouped_experts", fail)
+    assert why_looped(TINY, "cpu", torch.float32) == "NotImplementedError: not on this device"
 
 
 def test_widths_that_grouped_matmuls_refuse_go_by_the_loop():

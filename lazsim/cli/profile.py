@@ -88,6 +88,9 @@ def command(out: Path | None, **settings: Any) -> None:
     header, points = measure_profile(out, Options(**settings), measuring)
     for kernel, reason in header.skipped.items():
         note(f"skipped: {kernel}: {reason}")
+    for name in ("grouped", "rows"):
+        if (why := header.conditions.get(f"{name}_why")) is not None:
+            note(f"{name}: by {header.conditions[name]}: {why}")
     note(*profile_notes(out, settings["model"]))
     has = f"{counted(len(points), 'point')} of {counted(len(header.kernels), 'kernel')}"
     print_parts([f"{out} has {has}; lazsim profile show {out}"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, first_line
 from lazsim.live import messages
 from lazsim.live.checkpoint import BackgroundWriter, job_hash, load_blocks, save_blocks
 from lazsim.live.controller_client import RECONNECT_TIMEOUT_S, WELCOME_TIMEOUT_S, ControllerClient, DisconnectedError
@@ -129,7 +129,7 @@ class Worker:
             try:
                 self._state = TrainingState(spec, take_device(spec.device, self._local_rank))
             except RuntimeError as error:
-                raise LiveError(f"{self.name}: cannot take a GPU: {_first_line(error)}; or use `device` cpu") from None
+                raise LiveError(f"{self.name}: cannot take a GPU: {first_line(error)}; or use `device` cpu") from None
         return self._state
 
     def _take_part(self, client: ControllerClient, state: TrainingState, start: StartGeneration) -> None:
@@ -141,7 +141,7 @@ class Worker:
             pass
         except RuntimeError as error:
             # Torch reports a lost peer in this way.
-            failure = _first_line(error)
+            failure = first_line(error)[: messages.MAX_TEXT_LENGTH]
             if is_out_of_memory(error) or failure.startswith("CUDA error"):
                 # Neither heals, and the others can go on without this worker.
                 raise LiveError(f"{self.name}: {failure}") from None
@@ -149,10 +149,6 @@ class Worker:
         self._leave(client, state, start.generation, failure)
         if failure or client.is_over(start.generation):
             self.drop_group()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[: messages.MAX_TEXT_LENGTH]
 
 
 class MeetingPoint(dist.Store):  # type: ignore[misc]

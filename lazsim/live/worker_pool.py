@@ -109,6 +109,8 @@ def _choose_folder() -> None:
     if options.get("tempdir") is None:
         folder = contextlib.ExitStack()
         options["tempdir"] = str(folder.enter_context(scratch_folder()))
+        # By itself it takes seconds to unload torch, and would be there after the command.
+        folder.callback(_kill_server)
         atexit.register(folder.close)
 
 
@@ -138,9 +140,10 @@ def _kill_stuck_server(has_started: threading.Event) -> None:
 
 
 def _kill_server() -> None:
-    """Kill a fork server that hangs, as after SIGSTOP: Python waits without end for what it tells of workers."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(_server_pid(), signal.SIGKILL)
+    """Kill the fork server; Python waits without end for what one that hangs, as after SIGSTOP, tells of workers."""
+    if (pid := _server_pid()) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _server_pid() -> Any:

@@ -15,7 +15,10 @@ from lazsim.processes import MEMORY_SHARE
 from lazsim.profiling.kernels import Kernel, Random, kernels_of
 from lazsim.profiling.scheduler import Measurement
 from lazsim.profiling.timing import clock_of, make_point, measure
+from lazsim.pytorch import fused
 from lazsim.pytorch.device import DTYPES, cache_bytes, free_bytes, keeps_memory, memory_kept, synchronize
+from lazsim.pytorch.operators import why_looped
+from lazsim.specs import ModelSpec
 
 CACHE_MULTIPLE = 2
 """Size of all buffers over that of the largest cache, so that rotating through them leaves nothing in it."""
@@ -232,6 +235,13 @@ def kernel_measurement(
         prepare=check or (lambda: None),
         **fields,
     )
+
+
+def implementations(model: ModelSpec, device: str, dtype: str) -> dict[str, str]:
+    """Record by what several experts run and rows are added up, and on a GPU why it is not by the faster way."""
+    why = {"grouped": why_looped(model, device, DTYPES[dtype]), "rows": fused.why_not(torch.device(device))}
+    by = {"grouped": "loop" if why["grouped"] else "grouped_mm", "rows": "torch" if why["rows"] else "triton"}
+    return by | {f"{name}_why": reason for name, reason in why.items() if reason and device == "cuda"}
 
 
 def compute_measurements(header: Header) -> tuple[list[Measurement], dict[str, str]]:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: ignore[attr-defined]
 
+from lazsim.errors import first_line
 from lazsim.processes import end_with_parent
 from lazsim.profiling.timing import clock_of, repeat
 from lazsim.pytorch.device import is_out_of_memory, release_memory, synchronize
@@ -123,7 +124,7 @@ def _answer(connection: Connection, run: Callable[[], Any]) -> None:
     try:
         answer = "ok", run()
     except Exception as error:  # The parent reports it in one line, whatever it is.
-        answer = "error", f"{type(error).__name__}: " + str(error).partition("\n")[0]
+        answer = "error", f"{type(error).__name__}: {first_line(error)}"
     connection.send(answer)
 
 

@@ -17,7 +17,7 @@ from lazsim import __version__
 from lazsim.costmodel.measured import TimeTable, table_of
 from lazsim.costmodel.profile import Header, Profile, ProfilePoint
 from lazsim.errors import SpecError
-from lazsim.profiling.compute import Target, kernel_measurement, measure_kernel, memory_of
+from lazsim.profiling.compute import Target, implementations, kernel_measurement, measure_kernel, memory_of
 from lazsim.profiling.kernels import Kernel, arrived_rows_kernel, grouped_kernel, kernels_of, own_rows_kernel
 from lazsim.profiling.machine import conditions, measure_peaks
 from lazsim.profiling.scheduler import Measurement, ProgressBar, Scheduler
@@ -104,7 +104,8 @@ def measure_ranks_on_device(
         _check_reach(tables, _largest(loads, num_tokens))
     target = Target(device, dtype, *measure_peaks(device, dtype, options.budget))
     times = measure_rank_loads(model, target, loads, num_tokens, tables, scheduler, progress)
-    return times, {"device": device, "dtype": dtype, "version": __version__, "conditions": conditions(device)}
+    found = conditions(device) | implementations(model, device, dtype)
+    return times, {"device": device, "dtype": dtype, "version": __version__, "conditions": found}
 
 
 def measure_rank_loads(

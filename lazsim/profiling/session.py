@@ -25,15 +25,13 @@ from lazsim.errors import LazsimError, SpecError, unknown_name
 from lazsim.files.writing import check_folder
 from lazsim.grouping import grouped
 from lazsim.profiling.communication import GROUPS, choose_ranks, exchange_measurements, group_measurements, rank_counts
-from lazsim.profiling.compute import compute_measurements
+from lazsim.profiling.compute import compute_measurements, implementations
 from lazsim.profiling.exchanges import EXCHANGES
 from lazsim.profiling.kernels import kernels_of
 from lazsim.profiling.machine import clocks, conditions, measure_peaks
 from lazsim.profiling.scheduler import Measurement, ProgressBar, Scheduler
 from lazsim.profiling.storage import STORAGE, storage_measurements
-from lazsim.pytorch import fused
-from lazsim.pytorch.device import DTYPES, choose_device, choose_dtype
-from lazsim.pytorch.operators import use_grouped_mm
+from lazsim.pytorch.device import choose_device, choose_dtype
 from lazsim.specs import ModelSpec, load_spec
 
 MEASURED = [name for name in SIZE_UNITS if name != "dense"]
@@ -137,9 +135,7 @@ def begin(path: Path, options: Options, model: ModelSpec) -> Session:
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     scheduler = Scheduler(device, options.budget_s)
-    grouped = "grouped_mm" if use_grouped_mm(model, device, DTYPES[dtype]) else "loop"
-    rows = "triton" if fused.works_on(torch.device(device)) else "torch"
-    found = conditions(device) | {"grouped": grouped, "rows": rows}
+    found = conditions(device) | implementations(model, device, dtype)
     same: dict[str, Any] = {"torch": str(torch.__version__), "device": device, "dtype": dtype, "model": model}
     if not path.exists() and beside.exists() and not options.fresh:
         raise SpecError(f"{beside}: has no {path.name} beside it; remove it, choose another `out`, or give `fresh`")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lazsim.costmodel.profile import ProfilePoint
-from lazsim.errors import LazsimError, prefix_errors
+from lazsim.errors import LazsimError, first_line, prefix_errors
 from lazsim.files.writing import check_folder, scratch_folder
 from lazsim.placement.plan import Floats
 from lazsim.processes import MEMORY_SHARE
@@ -59,7 +59,7 @@ def _measure(kernel: str, size: int, folder: Path, end_s: float) -> ProfilePoint
         if is_out_of_memory(error):
             raise
         # When a disk fills up, torch raises an error of its own.
-        why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        why = error.strerror if isinstance(error, OSError) else first_line(error)
         raise LazsimError(f"{folder}: cannot be written ({why}); choose another `checkpoint_path`") from None
     return make_point(kernel, size, samples_s, num_buffers=1, buffers_bytes=size, moved_bytes=size)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from lazsim.errors import first_line
+
 try:
     import triton
     import triton.language as tl
@@ -21,24 +23,35 @@ TOLERANCE = 1e-5
 """Largest relative error of the trial: that of sums of a few float32 numbers."""
 
 
-@cache
 def works_on(device: torch.device) -> bool:
-    """Try whether Triton compiles for a device and gets right results; it needs a GPU and a compiler for C."""
-    if triton is None or device.type != "cuda":
-        return False
+    """Tell whether Triton does the work on a device, and not torch."""
+    return not why_not(device)
+
+
+@cache
+def why_not(device: torch.device) -> str:
+    """Try whether Triton compiles for a device and gets right results; return what is wrong, empty if nothing is.
+
+    It needs a GPU and a compiler for C.
+    """
+    if device.type != "cuda":
+        return "no GPU"
+    if triton is None:
+        return "Triton is not installed"
     generator = torch.Generator(device).manual_seed(0)
     rows, gradient = (torch.randn(size, 40, device=device, generator=generator) for size in (6, 3))
     row_of = torch.randperm(6, device=device, generator=generator).view(3, 2)
     weights = torch.rand(3, 2, device=device, generator=generator)
     try:
         found = sum_rows(rows, row_of, weights), *spread_rows(gradient, rows, row_of, weights)
-    except Exception:  # Whatever Triton and the compiler behind it raise: torch does the work then.
-        return False
+    except Exception as error:  # Whatever Triton and the compiler behind it raise: torch does the work then.
+        return f"{type(error).__name__}: {first_line(error)}"
     picked = rows[row_of]
     to_rows = torch.empty_like(rows)
     to_rows[row_of] = gradient[:, None] * weights[..., None]
     expected = (picked * weights[..., None]).sum(1), to_rows, (picked * gradient[:, None]).sum(-1)
-    return all(float((a - b).norm()) <= TOLERANCE * float(b.norm()) for a, b in zip(found, expected, strict=True))
+    pairs = zip(found, expected, strict=True)
+    return "" if all(float((a - b).norm()) <= TOLERANCE * float(b.norm()) for a, b in pairs) else "wrong results"
 
 
 def sum_rows(rows: Any, row_of: Any, weights: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from lazsim.errors import first_line
 from lazsim.specs import AttentionSpec, ModelSpec
 
 ROW_ALIGNMENT_BYTES = 16
@@ -114,16 +115,21 @@ def grouped_experts(x: Any, counts: Any, *weights: Any) -> Any:
 
 
 def use_grouped_mm(model: ModelSpec, device: str, dtype: Any) -> bool:
-    """Tell whether experts run by grouped matmuls: they must work here, and the model's rows must be aligned."""
-    widths = (model.expert_dim, model.d_ff_expert)
-    aligned = all(width * dtype.itemsize % ROW_ALIGNMENT_BYTES == 0 for width in widths)
-    return aligned and has_grouped_mm(device, dtype)
+    """Tell whether experts run by grouped matmuls, and not in a loop."""
+    return not why_looped(model, device, dtype)
 
 
-def has_grouped_mm(device: str, dtype: Any) -> bool:
+def why_looped(model: ModelSpec, device: str, dtype: Any) -> str:
+    """Return why experts run in a loop; empty where grouped matmuls work here, and the model's rows are aligned."""
+    if any(width * dtype.itemsize % ROW_ALIGNMENT_BYTES for width in (model.expert_dim, model.d_ff_expert)):
+        return f"rows are no multiples of {ROW_ALIGNMENT_BYTES} bytes"
+    return _what_is_wrong_with_grouped_mm(device, dtype)
+
+
+def _what_is_wrong_with_grouped_mm(device: str, dtype: Any) -> str:
     """Try whether torch and the device have native grouped matmuls, also backward, with right results."""
     if not hasattr(functional, "grouped_mm"):
-        return False
+        return "this torch has no grouped_mm"
     generator = torch.Generator(device).manual_seed(0)
     shapes = ((24, 32), (3, 32, 64), (3, 64, 32))
     tensors = [torch.randn(s, device=device, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
@@ -136,12 +142,11 @@ def has_grouped_mm(device: str, dtype: Any) -> bool:
             gradients = torch.autograd.grad(ours, tensors, gradient)
         expected = unstacked_experts(tensors[0], counts, *tensors[1:])
         wanted = torch.autograd.grad(expected, tensors, gradient)
-        return all(
-            float((a - b).detach().norm()) <= 0.05 * float(b.detach().norm())
-            for a, b in zip((ours, *gradients), (expected, *wanted), strict=True)
-        )
-    except (RuntimeError, NotImplementedError):
-        return False
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    pairs = zip((ours, *gradients), (expected, *wanted), strict=True)
+    is_right = all(float((a - b).detach().norm()) <= 0.05 * float(b.detach().norm()) for a, b in pairs)
+    return "" if is_right else "wrong results"
 
 
 @contextmanager

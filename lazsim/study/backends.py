@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
-from lazsim.errors import LazsimError
+from lazsim.errors import LazsimError, first_line
 from lazsim.processes import ORDERS, check_processes, signals_blocked, signals_held, start_trackers
 
 TaskT = TypeVar("TaskT")
@@ -125,8 +125,7 @@ def _connect(num_workers: int, address: str | None) -> tuple[Any, bool]:
     try:
         ray.init(**({"address": address} if address else here), log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LazsimError(NO_CLUSTER.format(address, first)) from None
+        raise LazsimError(NO_CLUSTER.format(address, first_line(error))) from None
     return ray, True
 
 
