@@ -325,7 +325,10 @@ def test_ranks_compute_the_quotas_of_their_slots(padded, expected):
             ("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "checkpoint_save"),
             "as --checkpoint-path",
         ),
-        (("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "broadcast", "--ranks", "1"), "--ranks 1"),
+        (
+            ("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "broadcast", "--ranks", "1"),
+            "--kernel broadcast: --ranks 1 is one process, which exchanges nothing",
+        ),
         (("--out", "a.csv", "--device", "cpu", "--budget", "2s", "--kernel", "feed_forward"), "gpt-s has none"),
         (("--out", "a.csv", "--budget", "10"), "give a number with a unit"),
         (("--out", "a.csv", "--device", "tpu"), "--device: unknown value 'tpu': known: auto, cpu"),

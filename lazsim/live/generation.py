@@ -87,10 +87,10 @@ class Worker:
             group.close()
 
     def _serve(self, client: ControllerClient) -> str:
-        hello = messages.Hello(self.name, self._instance, messages.HeldState())
+        held, job = messages.HeldState(), ""
         if self._state is not None:
-            hello = messages.Hello(self.name, self._instance, self._state.held(), job_hash(self._state.spec))
-        client.send(hello)
+            held, job = self._state.held(), job_hash(self._state.spec)
+        client.send(messages.Hello(self.name, self._instance, held, job))
         try:
             welcome = client.inbox.get(timeout=WELCOME_TIMEOUT_S)
         except queue.Empty:

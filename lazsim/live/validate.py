@@ -141,17 +141,17 @@ def validate(
     injector, ages_s = TraceInjector(played), kill_ages_s(played)
 
     async def run(pool: WorkerPool) -> Validation:
-        with _own_folder(spec) as own:
-            on_start = progress("calibrating", None)
-            before = await calibrate(own, max_nodes, pool, ages_s, on_start=on_start, all_lost=all_lost_ratio(trace))
+        async def measure_costs(purpose: str, **losses: Any) -> LiveRun:
+            with _own_folder(spec) as own:
+                return await calibrate(own, max_nodes, pool, on_start=progress(purpose, None), **losses)
+
+        before = await measure_costs("calibrating", ages_s=ages_s, all_lost=all_lost_ratio(trace))
         calibration = calibration_of(before)
         predicted = predict(spec, played, calibration, max_nodes)
         with _own_folder(spec) as own:
             on_start = progress("training through the trace", played.duration_s)
             measured = await run_locally(own, injector, pool, max_nodes=max_nodes, on_start=on_start)
-        with _own_folder(spec) as own:
-            on_start = progress("calibrating again", None)
-            after = await calibrate(own, max_nodes, pool, num_rounds=1, on_start=on_start)
+        after = await measure_costs("calibrating again", num_rounds=1)
         components = compare_run(measured, predicted, calibration)
         notes = (*trace.notes, *forecast_notes(spec, predicted))
         return Validation(inputs, measured, predicted, calibration, drift(before, after), tolerance, components, notes)

@@ -171,7 +171,7 @@ def choose_ranks(device: str, num_ranks: int | None, backend: str | None) -> tup
     check_processes("ranks", ranks, "processes", each_bytes=PROCESS_BYTES, each_tasks=PROCESS_TASKS, each_descriptors=3)
     if chosen == "nccl" and (ranks > num_gpus or (num_gpus < 2 and num_ranks is None)):
         raise LazsimError(f"{f'`ranks` {ranks}' if num_ranks is not None else '`backend` nccl'}: {few}")
-    return ranks, chosen, "" if ranks > 1 else "`ranks` 1"
+    return ranks, chosen, "" if ranks > 1 else "`ranks` 1 is one process, which exchanges nothing"
 
 
 def _check_backend(backend: str, device: str) -> None:
