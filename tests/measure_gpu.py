@@ -237,9 +237,10 @@ def summarise(report: dict[str, Any]) -> Iterator[str]:
     if report.get("device") == "cpu":
         yield REHEARSAL
     for name, noted in report["tasks"].items():
-        if noted["status"] == "done":
+        if noted["exit_status"] == 0:
             found = "; ".join([*points(noted["said"]), ", ".join(figures(noted.get("result", {})))]).strip("; ")
-            yield f"{name}: {found or last_line(noted['said']) or 'done'}"
+            goes_on = " so far" * (noted["status"] == "cut")
+            yield f"{name}{goes_on}: {found or last_line(noted['said']) or 'done'}"
         else:
             ending = "no time was left" if noted["exit_status"] is None else f"exit status {noted['exit_status']}"
             yield f"{name}: {noted['status'].upper()}, {ending}: {last_line(noted['said'])}"

@@ -128,6 +128,7 @@ def test_the_summary_has_every_figure_and_every_reason():
             "validate": ended("done", components=[component, component | {"judged": False}]),
             "profile gpt-s": ended("failed", "note\nlazsim: too little memory\n", 2),
             "profile gpt-m": ended("cut", "", None),
+            "profile arctic": ended("cut", "arctic.csv has 9 points of 2 kernels; lazsim profile show arctic.csv\n"),
         },
     })  # fmt: skip
     assert list(found) == [
@@ -143,6 +144,7 @@ def test_the_summary_has_every_figure_and_every_reason():
         "validate: ETTR 0.671 +2.0%",
         "profile gpt-s: FAILED, exit status 2: lazsim: too little memory",
         "profile gpt-m: CUT, no time was left: ",
+        "profile arctic so far: 9 points of 2 kernels",
     ]
 
 
