@@ -32,7 +32,7 @@ from lazsim.profiling.timing import BATCH, HOLD_MARGIN, MOST_HOLD_S, ci_width, m
 from lazsim.pytorch import device, fused
 from lazsim.pytorch.device import DTYPES
 from lazsim.pytorch.dispatch import inverse_of, schedule, sort_and_unsort, there_and_back
-from lazsim.pytorch.operators import use_grouped_mm, why_looped
+from lazsim.pytorch.operators import grouped_mm_fault, use_grouped_mm
 from lazsim.specs import AttentionSpec, ModelSpec, catalog_names, load_spec
 from tests.models import TINY, TINY_SWIGLU
 
@@ -255,7 +255,7 @@ def test_grouped_matmuls_that_fail_leave_the_loop_and_the_reason(monkeypatch):
         raise NotImplementedError("not on this device\nnor others")
 
     monkeypatch.setattr("lazsim.pytorch.operators.grouped_experts", fail)
-    assert why_looped(TINY, "cpu", torch.float32) == "NotImplementedError: not on this device"
+    assert grouped_mm_fault.__wrapped__("cpu", torch.float32) == "NotImplementedError: not on this device"
 
 
 def test_widths_that_grouped_matmuls_refuse_go_by_the_loop():

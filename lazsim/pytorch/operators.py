@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -123,11 +124,15 @@ def why_looped(model: ModelSpec, device: str, dtype: Any) -> str:
     """Return why experts run in a loop; empty where grouped matmuls work here, and the model's rows are aligned."""
     if any(width * dtype.itemsize % ROW_ALIGNMENT_BYTES for width in (model.expert_dim, model.d_ff_expert)):
         return f"rows are no multiples of {ROW_ALIGNMENT_BYTES} bytes"
-    return _what_is_wrong_with_grouped_mm(device, dtype)
+    return grouped_mm_fault(device, dtype)
 
 
-def _what_is_wrong_with_grouped_mm(device: str, dtype: Any) -> str:
-    """Try whether torch and the device have native grouped matmuls, also backward, with right results."""
+@cache
+def grouped_mm_fault(device: str, dtype: Any) -> str:
+    """Try whether torch and the device have native grouped matmuls, also backward, with right results.
+
+    Return what is wrong, empty if nothing is.
+    """
     if not hasattr(functional, "grouped_mm"):
         return "this torch has no grouped_mm"
     generator = torch.Generator(device).manual_seed(0)
