@@ -44,6 +44,9 @@ LAST_S = 10.0
 PR_SET_PDEATHSIG = 1
 """Of Linux's ``prctl``: the signal that a process gets when its parent ends."""
 
+FIND_S = 120.0
+"""Longest time in which torch finds the devices: a driver that hangs answers never. *Assumption*."""
+
 START_S = 20.0
 """Time in which a command passes its budget while it starts, checks and writes."""
 
@@ -369,10 +372,11 @@ print(json.dumps({"versions": versions, "gpus": gpus, "cuda": torch.version.cuda
 
 def conditions(environment: dict[str, str]) -> dict[str, Any]:
     """Return what the times depend on: devices, driver, clocks and versions."""
-    asked = subprocess.run([sys.executable, "-c", CONDITIONS], env=environment, capture_output=True, text=True)
-    if asked.returncode:
-        sys.exit(f"torch does not work here: {last_line(asked.stderr) or f'exit status {asked.returncode}'}")
-    found: dict[str, Any] = json.loads(asked.stdout)
+    status, out, err = run_command([sys.executable, "-c", CONDITIONS], environment, FIND_S)
+    if status != 0:
+        ending = f"no answer in {FIND_S:.0f} s" if status is None else f"exit status {status}"
+        sys.exit(f"torch does not work here: {last_line(err) or ending}")
+    found: dict[str, Any] = json.loads(out)
     machine = {"python": platform.python_version(), "machine": platform.platform(), "cores": os.cpu_count()}
     return {**found, **machine, "nvidia_smi": clocks_now(), "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 

@@ -215,6 +215,17 @@ def test_nothing_is_unpacked_where_all_modules_are_installed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("while True: pass", "no answer in 0 s"), ("import os; os._exit(3)", "exit status 3"), ("1 / 0", "ZeroDivision")],
+)
+def test_a_torch_that_finds_no_devices_or_does_not_answer_is_told(monkeypatch, code, said):
+    monkeypatch.setattr(measure_gpu, "FIND_S", 0.4 if "while" in code else 60.0)
+    monkeypatch.setattr(measure_gpu, "CONDITIONS", code)
+    with pytest.raises(SystemExit, match=f"torch does not work here: .*{said}"):
+        measure_gpu.conditions(dict(os.environ))
+
+
 SLICE = """
 import tests.measure_gpu as measured
 write = "open(sys.argv[1] + '/half.csv', 'w').write('kernel'); open(sys.argv[2], 'w').write(str(os.getpid()))"
