@@ -27,7 +27,6 @@ from lazsim.profiling.communication import (
 from lazsim.profiling.exchanges import (
     EXCHANGES,
     SPLITS,
-    RankWorker,
     leave_group,
     link_bytes,
 )
@@ -190,15 +189,6 @@ def test_nccl_needs_gpus_enough_and_to_be_asked_for_on_gpus(monkeypatch):
         choose_ranks("cuda", 2, None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert choose_ranks("cuda", None, None) == (4, "nccl", "")
-
-
-def test_processes_share_gpus_where_there_are_fewer(monkeypatch):
-    taken = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    for rank in range(3):
-        RankWorker(rank, 0, "gloo", "cuda", 1.0).take_device()
-    assert taken == [0, 1, 0]
 
 
 @pytest.mark.parametrize(("backend", "line_up"), [("nccl", ["line up"]), ("gloo", [])])

@@ -15,7 +15,7 @@ from torch.distributed import PrefixStore, TCPStore, distributed_c10d  # type: i
 from lazsim.errors import first_line
 from lazsim.processes import end_with_parent
 from lazsim.profiling.timing import clock_of, repeat
-from lazsim.pytorch.device import is_out_of_memory, release_memory, synchronize
+from lazsim.pytorch.device import is_out_of_memory, release_memory, synchronize, take_device
 from lazsim.pytorch.group import survive_failed_collectives
 
 ELEMENT_BYTES = 4
@@ -114,7 +114,7 @@ def serve(connection: Connection, rank: int, port: int, backend: str, device: st
     worker = RankWorker(rank, port, backend, device, timeout_s)
     # The end of the parent may show here first.
     with suppress(EOFError, ConnectionError):
-        _answer(connection, worker.take_device)
+        _answer(connection, partial(take_device, device, rank))
         while True:
             name, *arguments = connection.recv()
             _answer(connection, partial(getattr(worker, name), *arguments))
@@ -134,11 +134,6 @@ class RankWorker:
     def __init__(self, rank: int, port: int, backend: str, device: str, timeout_s: float) -> None:
         self.rank, self.port, self.backend, self.device = rank, port, backend, device
         self.timeout = timedelta(seconds=timeout_s)
-
-    def take_device(self) -> None:
-        """Take a GPU; processes share GPUs if there are fewer."""
-        if self.device == "cuda":
-            torch.cuda.set_device(self.rank % torch.cuda.device_count())
 
     def join(self, name: str, num_ranks: int) -> float:
         """Form a group, leaving the one before; return the seconds until all have met."""
