@@ -36,7 +36,7 @@ def result_of(found):
         for number, by_seed in found.items()
         for seed, (samples, hours) in enumerate(by_seed)
     )
-    return SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
+    return SweepResult(("spares", "seed"), rows, (), (), (("", ()),) * len(rows))
 
 
 def twelve_nodes(*, lost=("node0",)):
@@ -252,7 +252,7 @@ def test_a_sweep_over_spares_says_which_number_pays_and_draws_it():
     found = ((2, 1, 122.0, 112.0), (0, 0, 100.0, 100.0), (1, 0, 118.0, 105.0), (1, 1, 122.0, 107.0))
     keys = ("spares", "seed", "samples", "node_hours_held")
     rows = tuple(ROW | {"cost_usd": 2 * one[3]} | dict(zip(keys, one, strict=True)) for one in found)
-    result = SweepResult(("spares", "seed"), rows, (), (), ((),) * len(rows))
+    result = SweepResult(("spares", "seed"), rows, (), (), (("", ()),) * len(rows))
     (costs,) = result.spares()
     # Means over seeds: 120 samples for 106 node-hours with one spare.
     assert [(one.num_spares, one.samples.value, one.node_hours, one.cost_usd) for one in costs] == [

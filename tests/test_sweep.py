@@ -296,7 +296,7 @@ def test_ratios_are_those_to_the_first_run_and_a_setting_without_it_has_none():
     base = {"system": "ds", "placement": None, "seed": 0, "num_failures": 9}
     found = [("a", "ds", 100), ("a", "lazarus", 150), ("b", "lazarus", 300), ("b", "ds-ft", 600)]
     rows = tuple({**base, "model": model, "system": system, "samples": samples} for model, system, samples in found)
-    summary = SweepResult(("model",), rows, (), (), ((),) * 4).summary()
+    summary = SweepResult(("model",), rows, (), (), (("", ()),) * 4).summary()
     assert summary["ratio_mean"].tolist() == pytest.approx([1.0, 1.5, math.nan, math.nan], nan_ok=True)
 
 
