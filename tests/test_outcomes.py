@@ -117,17 +117,42 @@ PROSE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("samples", "value"), [("1,024", 1024), ("12k", 12_000), ("1,024,000", 1_024_000)])
+@pytest.mark.parametrize(("samples", "value"), [
+    ("1,024", 1024), ("12k", 12_000), ("12 K", 12_000), ("1,024,000", 1_024_000),
+])  # fmt: skip
 def test_a_number_of_words_is_read_whole(samples, value):
     setup = load_setups().setups["spot-market"]
     assert read_inputs(setup, f"{samples} samples/step; 12 stages") == {"samples": [value], "stages": [12]}
 
 
-def test_a_number_that_is_none_is_told():
+@pytest.mark.parametrize("samples", ["1,02", "256-512", "512/1024", "2^11", "16_384"])
+def test_a_number_that_is_none_is_told(samples):
     setup = load_setups().setups["spot-market"]
-    text = "1,02 samples/step; 12 stages"
+    text = f"{samples} samples/step; 12 stages"
     assert read_inputs(setup, text) == {"stages": [12]}
-    assert unread_words(setup, text) == ["1,02 samples/step"]
+    assert unread_words(setup, text) == [f"{samples} samples/step"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("nodes=128,256,512", "one number or a list"), ("128,256,512 nodes", "one number or a list"),
+    ("nodes=16,384", "one number or a list"), ("nodes=1,02", "one number or a list"),
+    ("nodes=16_384", "expected a number"), ("u0=500 \u00b5s", "expected a time in"), ("u0=5/10 min", "expected a time"),
+    ("u0=5, 10 min", "give a unit with each number"), ("u0=1.5\u20132 min", "no range"),
+    ("r_f=6.5/1000 GPU-days", "expected a rate"), ("r_f=6.5/1000 node days", "expected a rate"),
+    ("r_f=0.65%", "expected a rate"), ("r_f=6.5 per 1000 node-weeks", "/node-weeks is not read"),
+])  # fmt: skip
+def test_what_can_be_read_in_two_ways_is_refused(text, message):
+    with pytest.raises(SpecError, match=message):
+        read_inputs(load_setups().setups["ettr"], text)
+
+
+def test_what_stands_in_brackets_takes_no_place_of_what_does_not():
+    assert read_inputs(load_setups().setups["ettr"], "nodes=2000 (of 2048 nodes)") == {"nodes": [2000]}
+
+
+@pytest.mark.parametrize("text", ["p=0.1/node-hour", "p=10 %/node-hour", "p=0.1 per node-hour", "p=0.1"])
+def test_a_probability_for_a_node_hour_is_no_rate_of_a_thousand_node_days(text):
+    assert read_inputs(load_setups().setups["spot-market"], text) == {"p": [pytest.approx(0.1)]}
 
 
 @pytest.mark.parametrize(("group", "metric", "text", "expected"), PROSE)
@@ -149,15 +174,17 @@ def test_the_input_in_which_rows_differ_is_read(varied, expected):
     assert {name: found[name] for name in expected} == {name: [value] for name, value in expected.items()}
 
 
-@pytest.mark.parametrize("varied", ["retirement threshold=3", "systematic failure rate multiplier=3"])
+@pytest.mark.parametrize("varied", [
+    "retirement threshold=3", "systematic failure rate multiplier=3", "failure rate per hour=3",
+])  # fmt: skip
 def test_a_row_that_differs_in_what_the_replay_does_not_have_is_not_replayed_without_it(varied):
     with pytest.raises(SpecError, match=f"'varied: {varied}': no input of this replay"):
         read_inputs(load_setups().setups["repair-pool"], POOL + varied)
 
 
 def test_formulas_are_no_inputs_and_arguments_no_comments():
-    text = "mu=Gamma(1/r)/r*N^(1-1/r); T=t+1/(2f); P>=1-N*C(N-m,k-m)/(m*C(N,k)), gaps U(0,30) s (of 5)"
-    assert unread_words(load_setups().setups["replica-groups"], text) == ["gaps U(0,30) s"]
+    text = "mu=Gamma(1/r)/r*N^(1-1/r); T=t+1/(2f); P>=1-N*C(N-m,k-m)/(m*C(N,k)), gaps U(0,30) s (of 5); q=3*2"
+    assert unread_words(load_setups().setups["replica-groups"], text) == ["gaps U(0,30) s", "q=3*2"]
 
 
 def closed_lazarus(num_nodes, num_lost, sizes):

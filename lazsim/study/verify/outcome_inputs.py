@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from lazsim.errors import SpecError, shorten
-from lazsim.study.verify.setups import AS_WRITTEN, TIMES, UNITS, Setup
+from lazsim.study.verify.setups import AS_WRITTEN, TIMES, UNITS, Input, Setup
 
 IN_WORDS = "|".join(filter(None, UNITS))
 
-NUMBER = r"(?:(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)|\d++(?:\.\d++)?+(?:e[+-]?\d++)?+)(?:[kM](?![A-Za-z]))?"
+NUMBER = r"(?:(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)|\d++(?:\.\d++)?+(?:e[+-]?\d++)?+)(?: ?[kKM](?!\w|\s*=))?"
 """A number, such as 0.65, 16,384, 6.5e-3 or 131k. Commas between all digits by threes part no list, as in 96,192,384 of
 96,192,384,1536."""
 
@@ -20,40 +20,43 @@ RATE = re.compile(
 )
 """A rate of failures, such as 6.5/1000 node-days. Without a number of node-hours, node-days or node-years, it is 1."""
 
+UNCLEAR = re.compile(r"\d{1,3}(?:,[1-9]\d\d)+|0\d+")
+"""A number that may be a list, such as 128,256, and one of a list that may be a part of a number, as in 1,02."""
+
 WORDS = {"<number>": f"{NUMBER}(?: ?%)?", "<time>": rf"{NUMBER}(?: ?(?:{IN_WORDS})(?![a-z]))?"}
 """What stands for a number or a time in the words of an input."""
 
-WHOLE = r"(?:(?!\d)|(?<!\d)(?<!\d[.,]))"
-"""Where the words of an input begin, if with a number then with all of it."""
+WHOLE = r"(?:(?!\d)|(?<!\d)(?<!\d[^\s;A-Za-z]))"
+"""Where the words of an input begin, if with a number then with all of it: not in 1,024, 2-3 or 2^11."""
 
 ASSIGNED = re.compile(r"(?:^|[;,(])\s*[A-Za-z_]\w*\s*=\s*(?=\d)")
 """What stands before the number of a name, which no words read: ``k=2 nodes`` are no number of nodes, and ``16 GPUs = 2
 nodes`` are."""
 
-AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z])")
+AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z_])")
 """A number, or two of which one divides the other, and a unit."""
 
 FURTHER = re.compile(r"\s*,(?=\s*\d)")
 LAST = re.compile(r"\s*(?:[,;(]|$)")
 """What stands before a further value of an input, and behind it."""
 
-RANGE = re.compile(r"\s*(?:-|\.\.+|to\b)\s*\d")
+RANGE = re.compile(r"\s*(?:[-\u2013]|\.\.+|to\b)\s*\d")
 """What makes a number the first one of a range."""
 
-PER = re.compile(r"\s*(?:[A-Za-z$]+\s*)?(?:/|\bper\s)\s*(?P<unit>[A-Za-z$][\w-]*)")
+PER = re.compile(rf"\s*(?:[A-Za-z$]+\s*)?(?:/|\bper\s(?:\s*{NUMBER})?)\s*(?P<unit>[A-Za-z$][\w-]*)")
 """What a number is for each of, such as " failures/server-day"."""
 
 COMMENT = re.compile(r"(?<!\w)\([^()]*\)")
 
-FORMULA = re.compile(r"[^\s;,=<>]+\s*[<>]?=\s*[^;,]*?(?:[*^+]|[A-Za-z]\w*\()(?:,(?!\s)|[^;,])*")
-"""A formula, whose numbers are no inputs: it has a function, a product, a power or a sum."""
+FORMULA = re.compile(r"[^\s;,=<>]+\s*[<>]?=\s*[^;,]*?(?:[A-Za-z)][*^+]|[*^+][A-Za-z(]|[A-Za-z]\w*\()(?:,(?!\s)|[^;,])*")
+"""A formula, whose numbers are no inputs: it has a function, or a product, a power or a sum with a name."""
 
 VARIED = re.compile(r"\bvaried: [^;]+")
 """The input in which a row differs from others."""
 
 
 def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
-    """Read the inputs of a set-up from the words of a row; the last of several mentions counts.
+    """Read the inputs of a set-up from the words of a row; the last of several mentions counts, best outside brackets.
 
     Raises
     ------
@@ -71,9 +74,10 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
     for varied in VARIED.finditer(text):
         if not any(varied.start() <= one.start < varied.end() for one in told):
             raise SpecError(f"`inputs` {varied[0].strip()!r}: no input of this replay")
-    last = {one.name: one for one in sorted(told, key=lambda one: one.start)}
+    comments = _comments(text)
+    last = {one.name: one for one in sorted(told, key=lambda one: (one.start not in comments, one.start))}
     return {
-        name: last[name].values if one.how in AS_WRITTEN else _amounts(last[name], one.unit)
+        name: last[name].values if one.how in AS_WRITTEN else _amounts(last[name], one)
         for name, one in setup.inputs.items()
         if name in last
     }
@@ -87,8 +91,8 @@ def refuse_unread(setup: Setup, text: str) -> None:
     SpecError
         When that is so. What stands in brackets is a comment.
     """
-    comments = [range(*one.span()) for one in COMMENT.finditer(text)]
-    told = [one for one in _told(setup, text) if not any(one.start in comment for comment in comments)]
+    comments = _comments(text)
+    told = [one for one in _told(setup, text) if one.start not in comments]
     for one, other in itertools.combinations(told, 2):
         if one.name == other.name and one.end != other.end:
             raise SpecError(f"`inputs` give {one.name} twice; keep one")
@@ -115,6 +119,11 @@ def unread_words(setup: Setup, text: str) -> list[str]:
     known = re.compile(_spelled("|".join(setup.neutral)) or r"(?!)")
     clauses = (known.sub("", words).strip() for words in re.split(r";|,\s", rest))
     return [words for words in clauses if re.search(r"(?<![\w.])\.?\d", words)]
+
+
+def _comments(text: str) -> set[int]:
+    """Return the places of a text that are in brackets."""
+    return {place for one in COMMENT.finditer(text) for place in range(*one.span())}
 
 
 def _without_mentions(setup: Setup, text: str) -> str:
@@ -158,7 +167,7 @@ def _mentions(setup: Setup, text: str) -> Iterator[Mention]:
             if one.how in AS_WRITTEN:
                 yield Mention(match.start(), match.end(), name, [text[start:end]], "", is_by_name)
                 continue
-            values, values_end = _listed(text, start, end)
+            values, values_end = _listed(one, text, start, end)
             end = values_end if text[values_end:end].strip() else match.end()
             own = rf"\s*{re.escape(name)}\b"
             if one.unit.startswith("/"):
@@ -173,9 +182,10 @@ def _spelled(words: str) -> str:
     return re.sub("<(?:number|time)>", lambda found: WORDS[found[0]], words)
 
 
-def _listed(text: str, start: int, end: int) -> tuple[list[str], int]:
+def _listed(asked: Input, text: str, start: int, end: int) -> tuple[list[str], int]:
     """Return the numbers at a place of a text, of which a comma parts two, and where they end."""
-    found = RATE.match(text, start, end) or AMOUNT.match(text, start, end)
+    found = RATE.match(text, start, end) if asked.how == "per_1000_days" else None
+    found = found or AMOUNT.match(text, start, end)
     values = []
     while found is not None:
         values.append(found[0])
@@ -186,37 +196,45 @@ def _listed(text: str, start: int, end: int) -> tuple[list[str], int]:
     return values, start
 
 
-def _amounts(mention: Mention, unit: str) -> list[float]:
+def _amounts(mention: Mention, asked: Input) -> list[float]:
     """Return the values of an input."""
     words = f"{','.join(mention.values)}{mention.rest}".partition(";")[0].strip()
-    shown = f"`inputs` {mention.name} = {shorten(words)!r}"
+    shown, unit = f"`inputs` {mention.name} = {shorten(words)!r}", asked.unit
     if not mention.values:
         raise SpecError(f"{shown}: expected a number")
     if RANGE.match(mention.rest):
         raise SpecError(f"{shown}: expected one number, no range")
     if (per := PER.match(mention.rest)) and not RATE.match(mention.values[-1]):
         raise SpecError(f"{shown}: /{per['unit']} is not read; expected a number{unit if unit[:1] == '/' else ''}")
-    last = AMOUNT.match(mention.values[-1])
-    if unit in TIMES and last and not last[3] and re.match(r"\s*[A-Za-z]", mention.rest):
+    found = [one for one in map(AMOUNT.match, mention.values) if one]
+    if len({bool(one[3]) for one in found}) > 1:
+        raise SpecError(f"{shown}: give a unit with each number, or with none")
+    if unit in TIMES and not found[-1][3] and re.match(r"\s*[^\W\d_]", mention.rest):
         raise SpecError(f"{shown}: expected a time in {', '.join(sorted(TIMES))}")
-    return [_amount(shown, text, unit) for text in mention.values]
+    # A list in prose has more than one comma.
+    if any(UNCLEAR.fullmatch(one[1]) and (mention.is_by_name or one[1].count(",") != 1) for one in found):
+        raise SpecError(f"{shown}: one number or a list? Write 128256, or 128, 256 with a space behind a comma")
+    return [_amount(shown, text, asked) for text in mention.values]
 
 
-def _amount(shown: str, text: str, unit: str) -> float:
-    found, rate = AMOUNT.match(text), RATE.match(text)
+def _amount(shown: str, text: str, asked: Input) -> float:
+    found, is_rate, is_time = AMOUNT.match(text), asked.how == "per_1000_days", asked.unit in TIMES
     assert found is not None, "the text was looked at"
-    if rate is None and found[3] and (found[3] in TIMES) != (unit in TIMES):
-        raise SpecError(f"{shown}: expected a {'time' if unit in TIMES else 'number that is no time'}")
+    rate = RATE.match(text) if is_rate else None
+    if rate is None and is_rate and (found[2] or found[3]):
+        raise SpecError(f"{shown}: expected a rate, such as 6.5/1000 node-days")
+    if rate is None and ((is_time and found[2]) or (found[3] and (found[3] in TIMES) != is_time)):
+        raise SpecError(f"{shown}: expected a {'time' if is_time else 'number that is no time'}")
     divisor = _value((rate["nodes"] if rate else found[2]) or "1")
     if not divisor:
         raise SpecError(f"{shown}: divides by 0")
     if rate:
         # Of 1000 node-days.
         return _value(rate["number"]) * (1000 / (divisor * {"hour": 1 / 24, "day": 1, "year": 365}[rate["unit"]]))
-    return _value(found[1]) / divisor * UNITS.get(found[3] or unit, 1.0)
+    return _value(found[1]) / divisor * UNITS.get(found[3] or asked.unit, 1.0)
 
 
 def _value(number: str) -> float:
     """Return the value of a number as `NUMBER` matches it, maybe in percent."""
-    digits = number.replace(",", "").rstrip(" %kM")
-    return float(digits) * {"k": 1e3, "M": 1e6, "%": 0.01}.get(number[-1], 1.0)
+    digits = number.replace(",", "").rstrip(" %kKM")
+    return float(digits) * {"k": 1e3, "K": 1e3, "M": 1e6, "%": 0.01}.get(number[-1], 1.0)

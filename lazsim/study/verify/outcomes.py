@@ -16,7 +16,7 @@ from typing import Any
 from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
-from lazsim.study.verify.cells import APART, OWN, read_rows
+from lazsim.study.verify.cells import APART, OWN, UNKNOWN_INPUTS, read_rows
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_words
 from lazsim.study.verify.replays import MissingError, replay, scale_of
 from lazsim.study.verify.setups import Setup, figures_of, find_setup, load_setups
@@ -102,7 +102,7 @@ class ReplayedOutcome(Prediction):
     echoes: bool
     """Whether the figure is an input of the replay."""
     inputs: str
-    """How well the inputs are known: `OWN`, or `APART` where some of their numbers are not read."""
+    """How well the inputs are known: `OWN`, `APART` where some of their numbers are not read, or `UNKNOWN_INPUTS`."""
     why: str = ""
     """Reason why the replay is not within the tolerance, where it is known."""
 
@@ -259,7 +259,7 @@ def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
     return ReplayedOutcome(
         outcome.id, outcome.group, outcome.metric, predicted, measured, error_share, skipped, outcome.source,
         outcome.unit, outcome.tolerance, within, outcome.setup is not None and outcome.setup.echoes,
-        APART if outcome.unread else OWN,
+        UNKNOWN_INPUTS if predicted is None else APART if outcome.unread else OWN,
         outcome.why if within is False else "",
     )  # fmt: skip
 
