@@ -500,6 +500,17 @@ def test_a_choice_that_fails_at_a_later_seed_is_refused_and_the_others_are_judge
             made.advise(of("lazarus"), 200)
 
 
+def test_a_choice_that_fails_while_it_is_tuned_takes_no_other_out():
+    made = Made(noisy)
+    measure = made.measure
+    made.measure = lambda wanted, change: [
+        "breaks" if one.choice == of("tutel")[0] and one.interval_steps not in (50, 100, 200) else row
+        for (one, _), row in zip(wanted, measure(wanted, change), strict=True)
+    ]
+    found = made.advise(of("ds-ft", "tutel", "ds"), 400)
+    assert (list(found.refused), [one.name.choice for one in found.ranking]) == (of("tutel"), of("ds-ft", "ds"))
+
+
 def test_choices_that_lost_the_race_are_not_tuned_and_marked_and_those_that_tie_are():
     five = Made(noisy).advise(of("ds", "lazarus", "checkpoint", "ds-ft", "gemini"), 300)
     assert [list(five.curves), five.is_raced(five.best)] == [of("checkpoint"), False]
@@ -617,7 +628,7 @@ def test_nodes_that_stay_cost_their_price_over_the_other_where_none_goes(lazsim,
         ((*SMALL, "--interval", "often"), "--interval"),
         ((*SMALL, "--fault-threshold", "0-2"), "--fault-threshold 0: give 1 or more"),
         ((*SMALL, "--goal", "fun"), "--goal fun: give goodput, cost, or deadline=TIME"),
-        ((*SMALL, "--runs", 3), "--runs 3: give 6 or more, or fewer choices, as of --system, or an --interval, for"),
+        ((*SMALL, "--runs", 3), "--runs 3: give 6 or more, or an --interval, for"),
         ((*SMALL, "--on-demand-price", "x", "--goal", "cost"), "--on-demand-price: 'x': give US dollars"),
         ((*SMALL, "--on-demand-price", "3", "--goal", "cost"), "--price: only some of the nodes have one"),
         ((*SMALL[:4], "--nodes", 2, "--node-mtbf", "1h", "--repair", "1h", "--model", "gpt-l"), "does not fit"),

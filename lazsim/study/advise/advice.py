@@ -286,7 +286,8 @@ def refuse_few_runs(max_runs: int, num_choices: int, num_alternatives: int) -> N
     needed, fewest = (math.ceil(num / RACED_SHARE) for num in (num_alternatives, num_choices))
     if needed > max_runs:
         given = f", or an `interval`, for which {fewest} are enough" if fewest <= max_runs else ""
-        raise SpecError(f"`max_runs` {max_runs}: give {needed} or more, or fewer choices, as of `system`{given}")
+        fewer = ", or fewer choices, as of `system`" if num_choices > 1 else ""
+        raise SpecError(f"`max_runs` {max_runs}: give {needed} or more{fewer}{given}")
 
 
 def _tell_of_long_runs(
@@ -351,15 +352,15 @@ def _rank(
 
 def _judge(search: Search, tuned: Tuned) -> tuple[list[Alternative], list[str]]:
     """Run what was tuned at seeds of which it knew nothing; return it in the order of its own seeds, and remarks."""
-    ahead, behind = tuned.ahead, tuned.behind
-    in_order = [one.name for group in (ahead, behind) for one in search.rank(group)]
+    ahead, behind = ([one.name for one in search.rank(group)] for group in (tuned.ahead, tuned.behind))
+    in_order = [*ahead, *behind]
     is_short = search.num_left < MIN_SAMPLES * (len(ahead) + NUM_BESIDE)
     if is_short or not search.begin_anew():
         why = f"`max_runs` are too few for {MIN_SAMPLES} others" if is_short else "the trace has no others"
         return in_order, [f"the seeds that choose the best also judge it, which flatters it: {why}"]
     search.run(ahead, MIN_SAMPLES)
-    num_out = sum(not search.run([one], MIN_SAMPLES) for one in in_order[len(ahead) :])
-    left_out = f"left out, as `max_runs` are too few: {counted(num_out, 'choice')} that lost the race"
+    num_out = sum(not search.run([one], MIN_SAMPLES) for one in behind)
+    left_out = f"left out, as `max_runs` are too few: {counted(num_out, 'choice')} behind the first in the race"
     return in_order, [left_out] * (num_out > 0)
 
 
@@ -439,7 +440,7 @@ def _turns(question: Question, search: Search, best: Alternative, rivals: Sequen
     behind = {one: search.better_by(best, one).value for one in rivals}
     rivals = sorted(rivals, key=behind.__getitem__)[:MOST_RIVALS]
     if not rivals:
-        return Turns((), 0, "no alternative is worse than the best beyond chance, so that no assumption was changed")
+        return Turns((), 0, "no assumption was changed, as no alternative is known to be worse than the best")
     changes = assumptions(question.scenario(best.choice, 0))
     while rivals and _num_screened(len(changes), len(rivals)) > search.num_left:
         rivals.pop()
