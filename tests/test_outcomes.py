@@ -139,6 +139,7 @@ def test_a_number_that_is_none_is_told(samples):
     ("nodes=16_384", "expected a number"), ("u0=500 \u00b5s", "expected a time in"), ("u0=5/10 min", "expected a time"),
     ("u0=5, 10 min", "give a unit with each number"), ("u0=1.5\u20132 min", "no range"),
     ("r_f=6.5/1000 GPU-days", "expected a rate"), ("r_f=6.5/1000 node days", "expected a rate"),
+    ("u0=1e400 s", "expected a number"),
     ("r_f=0.65%", "expected a rate"), ("r_f=6.5 per 1000 node-weeks", "/node-weeks is not read"),
 ])  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_refused(text, message):

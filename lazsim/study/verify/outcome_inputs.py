@@ -1,6 +1,7 @@
 """Read the inputs of a set-up from the words of a row of outcomes."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from lazsim.study.verify.setups import AS_WRITTEN, TIMES, UNITS, Input, Setup
 
 IN_WORDS = "|".join(filter(None, UNITS))
 
-NUMBER = r"(?:(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)|\d++(?:\.\d++)?+(?:e[+-]?\d++)?+)(?: ?[kKM](?!\w|\s*=))?"
+NUMBER = r"(?:(?<![\d,.])\d{1,3}(?:,\d{3})+(?!,?\d)|\d++(?:\.\d++)?+(?:e[+-]?\d++)?+)(?: ?[kKM](?!\w|\s*[=:]))?"
 """A number, such as 0.65, 16,384, 6.5e-3 or 131k. Commas between all digits by threes part no list, as in 96,192,384 of
 96,192,384,1536."""
 
@@ -228,6 +229,8 @@ def _amount(shown: str, text: str, asked: Input) -> float:
     divisor = _value((rate["nodes"] if rate else found[2]) or "1")
     if not divisor:
         raise SpecError(f"{shown}: divides by 0")
+    if not math.isfinite(_value(found[1]) / divisor):
+        raise SpecError(f"{shown}: expected a number")
     if rate:
         # Of 1000 node-days.
         return _value(rate["number"]) * (1000 / (divisor * {"hour": 1 / 24, "day": 1, "year": 365}[rate["unit"]]))

@@ -20,6 +20,7 @@ from lazsim.study.verify.cells import APART, OWN, UNKNOWN_INPUTS, read_rows
 from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_words
 from lazsim.study.verify.replays import MissingError, replay, scale_of
 from lazsim.study.verify.setups import Setup, figures_of, find_setup, load_setups
+from lazsim.units import counted
 
 OUTCOMES = "measured/outcomes.csv"
 
@@ -246,7 +247,8 @@ def replay_outcome(outcome: PublishedOutcome) -> ReplayedOutcome:
                 scales = [scale_of(figure, outcome.unit) for figure in outcome.figures]
                 found = [figure * scale for figure, scale in zip(replayed, itertools.cycle(scales), strict=False)]
                 if len(found) != len(outcome.published):
-                    raise SpecError(f"its replay gives {len(found)} figures, and `value` has another number")
+                    told = f"`value` has {counted(len(outcome.published), 'figure')}, of which a comma or / parts two"
+                    raise SpecError(f"{told}, and its replay gives {len(found)}")
         except LazsimError as error:
             if outcome.names_setup and not isinstance(error, MissingError):
                 raise
