@@ -516,6 +516,20 @@ def test_notes_that_differ_in_the_name_of_their_run_only_are_told_once_with_all_
     )
 
 
+def test_the_name_of_a_run_is_no_word_or_number_of_a_note():
+    restarts = "reads a checkpoint. Share in restarts: {} 11%".format
+    found = [("V1", ["V1: a 5"]), ("V2", ["V2: a 7"]), ("checkpoint", ["checkpoint does not fit", "ds/a.csv: b"])]
+    found = [*found, ("ds", ["ds does not fit", "ds/a.csv: b"])]
+    found = [(name, [*notes, restarts(name)]) for name, notes in found]
+    assert count_notes(found) == (
+        "V1: a 5 (1 of 4 runs)",
+        "reads a checkpoint. Share in restarts: V1, V2, checkpoint, ds 11%",
+        "V2: a 7 (1 of 4 runs)",
+        "checkpoint, ds: each does not fit (2 of 4 runs)",
+        "ds/a.csv: b (2 of 4 runs)",
+    )
+
+
 def test_a_sensitivity_study_tells_what_a_changed_constant_adds():
     settings = {"trace": nodes_at(0.0, 6), "model": "gpt-l", "routing": "uniform"}
     found = sensitivity(settings, systems=["lazarus"], constants=["slots_per_gpu", "detect_s"], factors=[0.5, 1.0])

@@ -795,6 +795,13 @@ def test_file_that_is_no_trace_is_named_with_what_is_needed(write, name):
     assert len(told) - len(str(path)) < 360
 
 
+def test_table_of_nodes_may_have_what_a_training_log_has(read):
+    down = "time,node,event,step,loss,message\n2025-03-01 00:00,a,down,9,3.4,global_step=9\n"
+    trace = read(down + "2025-03-01 01:00,a,up,9,3.4,iteration 9/ 50\n")
+    assert history(trace)[1:] == [(3600.0, [], ["a"])]
+    assert "give `columns`" in refusal(lambda: read("began,finish,hostname,step,loss\n1,2,a,5,3.1\n"))
+
+
 def audit(instance, method, hour, **operation):
     name = f"projects/p/zones/z/instances/{instance}"
     payload = {"@type": "type.googleapis.com/google.cloud.audit.AuditLog", "methodName": method, "resourceName": name}

@@ -38,7 +38,9 @@ def count_notes(notes_by_run: Sequence[tuple[str, Iterable[str]]]) -> tuple[str,
     >>> count_notes([("ds", ["seed 0", "analytic", "ds: late"]), ("tutel", ["seed 1", "analytic", "tutel: late"])])
     ('seed 0 (numbers of the first run)', 'analytic', 'ds, tutel: late')
     """
-    found = grouped((without_numbers(note), (name, note)) for name, notes in notes_by_run for note in notes)
+    named = ((name, note) for name, notes in notes_by_run for note in notes)
+    # Numbers in the name itself tell systems apart.
+    found = grouped((without_numbers(_without_name(*one)).replace(RUN, one[0]), one) for one in named)
     # Of those that differ in numbers, the first; what names no run has one name, of whichever run it is.
     shared = grouped((_without_name(*same[0]), same) for same in found.values())
     num_runs = len(notes_by_run)
@@ -48,6 +50,8 @@ def count_notes(notes_by_run: Sequence[tuple[str, Iterable[str]]]) -> tuple[str,
         some = f"{num_told} of {counted(num_runs, 'run')}" if num_told < num_runs else ""
         first = "numbers of the first run" if any(len({note for _, note in same}) > 1 for same in groups) else ""
         about = "; ".join(filter(None, (some, first)))
+        if len(groups) > 1:
+            text = re.sub(rf"^{RUN} ", f"{RUN}: each ", text)
         text = text.replace(RUN, ", ".join(same[0][0] for same in groups))
         return f"{text} ({about})" if about else text
 
@@ -55,7 +59,8 @@ def count_notes(notes_by_run: Sequence[tuple[str, Iterable[str]]]) -> tuple[str,
 
 
 def _without_name(name: str, note: str) -> str:
-    return re.sub(rf"(?<![\w:-]){re.escape(name)}(?![\w-]|:\w)", RUN, note)
+    """Put `RUN` where a remark has a name at its start or in a list: elsewhere it may be a word, or part of a path."""
+    return re.sub(rf"(?:^|(?<=[:;,] )){re.escape(name)}(?=:? |[;,]|$)", RUN, note)
 
 
 def without_numbers(note: str) -> str:

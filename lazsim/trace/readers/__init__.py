@@ -65,9 +65,10 @@ def detect_format(name: str, text: str) -> str:
     """
     fits = {format_name: reader.recognise(text) for format_name, reader in READERS.items()}
     best = max(fits, key=lambda format_name: fits[format_name])
-    if fits[best] <= GUESSED and (what := explain_text(text)):
+    is_unknown = fits[best] < 0.5
+    if fits[best] <= GUESSED and (what := explain_text(text, is_unknown=is_unknown)):
         raise TraceFormatError(f"{name}: {what}")
-    if fits[best] < 0.5:
+    if is_unknown:
         if len((table := open_head(text)).header) > 1 and find_separator(text) is not None:
             with prefix_errors(name):
                 guess_columns(table)

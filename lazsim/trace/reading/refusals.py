@@ -86,12 +86,15 @@ TEXTS = {
     r'\s*\{\s*"status":\s*"error"': "an error of Prometheus; ask again, and give the answer",
     r"[^\n]*@message": "a table of CloudWatch's log; give it as JSON, as aws logs filter-log-events does",
     r"ACTIVITIES\t|-+\n\| +Describe": "a table or text of aws; give it with --output json",
-    r"(?=[^\n]*step)[^\n]*\bloss\b|[\s\S]{0,65536}(:::MLLOG|\biteration\s+\d+/\s*\d+|step:\s*\d+\b[^\n]*loss:"
-    r"|\bglobal_step[:=]|\bstep=\d+, skipped=)": "a training log, which lazsim compare --observed takes, not a trace; "
-    f"give {NODE_LOG}",
     r"[^\n]*(gpu|cpu|mem)[^\n,]*util": f"a log of utilisation, in which no node comes or goes; give {NODE_LOG}",
 }
 """Beginnings of texts that are no traces. Other job logs are told by their columns, and lists of hosts by all lines."""
+UNKNOWN_TEXTS = {
+    r"(?=[^\n]*step)(?![^\n]*(node|host|instance))[^\n]*\bloss\b|[\s\S]{0,65536}(:::MLLOG|\biteration\s+\d+/\s*\d+"
+    r"|step:\s*\d+\b[^\n]*loss:|\bglobal_step[:=]|\bstep=\d+, skipped=)": "a training log, which lazsim compare "
+    f"--observed takes, not a trace; give {NODE_LOG}",
+}
+"""Beginnings of texts that are no traces where no format fits: a table of nodes may have such columns or words, too."""
 
 ID_COLUMNS = ("jobid", "jobidraw")
 JOB_COLUMNS = {*ID_COLUMNS, "jobname"}
@@ -112,8 +115,10 @@ def explain_binary(content: bytes) -> str | None:
     return next((what for begin, what in BINARY.items() if re.match(begin, content[:BINARY_BYTES], re.DOTALL)), None)
 
 
-def explain_text(text: str, *, is_whole: bool = True) -> str | None:
+def explain_text(text: str, *, is_whole: bool = True, is_unknown: bool = False) -> str | None:
     """Return what a text, or its beginning, is that is no trace, and what would be needed, or None if nothing is known.
+
+    A text is unknown if it fits no format of traces.
 
     Examples
     --------
@@ -123,7 +128,7 @@ def explain_text(text: str, *, is_whole: bool = True) -> str | None:
     columns = {plain_name(name) for name in open_head(text).header}
     if columns & JOB_COLUMNS and columns & RUN_COLUMNS:
         return _explain_jobs(text) if is_whole else JOBS_ALONE
-    for begin, what in TEXTS.items():
+    for begin, what in (TEXTS | (UNKNOWN_TEXTS if is_unknown else {})).items():
         if re.match(begin, text, re.IGNORECASE):
             return what
     lines = [line for _, line in numbered_lines(text) if not line.startswith("#")]
