@@ -96,6 +96,15 @@ def test_a_system_that_never_starts_is_not_told_that_nodes_go(tmp_path):
     assert told in found.notes
 
 
+def test_a_start_that_outlasts_the_run_is_not_told_as_one_that_nodes_end(tmp_path):
+    slow = "@dataclass(frozen=True)\nclass Slow(System):\n  def restart_s(self, costs, decision, plan): return 1000.0\n"
+    head = "from dataclasses import dataclass\nfrom lazsim.engine.systems import System\n"
+    (tmp_path / "slow.py").write_text(f"{head}{slow}SLOW = Slow('slow', 'starts slowly')\n")
+    events = trace((0, "add", "a"), (10, "add", "b c d"), duration_s=600.0)
+    found = lazsim.simulate(events, model="gpt-s", systems=[f"{tmp_path}/slow.py:SLOW"])
+    assert "SLOW: nothing trained: no start ends before the run or a failure does" in found.notes
+
+
 @pytest.mark.parametrize(("lost", "lost_steps"), [("a", 27), ("a c", 27), ("a b", 47)])
 def test_a_system_of_the_guide_goes_back_to_a_copy_in_the_memory_of_a_neighbour(tmp_path, lost, lost_steps):
     # Of 47 steps, the copy of step 40 is under way, and the one of step 20 is lost with two neighbours.

@@ -55,11 +55,11 @@ def tell_idle(scenario: Scenario, run: SystemRun) -> Iterator[str]:
         there, most = f"the nodes needed ({needed:,}) are there for", f"{format_duration(longest_s)} in a row"
         start = f"{format_duration(wait_s)} of collecting new nodes and {format_duration(begin_s)} of a restart"
         why = f"{there} at most {most}, and a start takes {start}"
-        # The first nodes of a trace start at once.
+        # The first nodes of a trace start at once, and a system of the user may take longer.
         if longest_s >= wait_s + begin_s or scenario.load_trace().num_alive()[1][0] >= needed:
-            why = f"nodes go before a start is done, and a start takes {start}"
-            if not run.ledger_s["restart"]:
-                why = f"no start begins, though {there} up to {most}"
+            why = f"no start begins, though {there} up to {most}"
+            if run.ledger_s["restart"]:
+                why = "no start ends before the run or a failure does"
         yield f"nothing trained: {why}"
 
 
