@@ -28,6 +28,7 @@ CATALOG_JOBS = ROOT / "lazsim" / "catalog" / "jobs"
         (("compare", "--trace", "-", "--observed", "-"), "--trace and --observed are both stdin: give one of them as"),
         (("run",), "give --trace FILE|RECIPE; see lazsim run --help"),
         (("run", "--trace"), "give --trace FILE|RECIPE; see lazsim run --help"),
+        (("trace", "fit", "--kind"), "give --kind: auto, spot, mtbf; see lazsim trace fit --help"),
         (("place", "--experts"), "give --experts N; see lazsim place --help"),
         (("trace", "convert", "x", "--out"), "give --out FILE; see lazsim trace convert --help"),
         (("run", "--json=1"), "--json takes no value: give it alone"),

@@ -94,8 +94,8 @@ def usage_message(error: click.ClickException) -> str:
             return f"{error.option_name} takes no value: give it alone"
     name = max(param.opts, key=len) if isinstance(param, click.Option) else param and param.human_readable_name
     if isinstance(error, click.MissingParameter | click.BadOptionUsage) and error.ctx is not None and name:
-        kind = f" {param.metavar or param.type.name.upper()}" if isinstance(param, click.Option) else ""
         words = f": {', '.join(map(str, param.type.choices))}" if param and isinstance(param.type, click.Choice) else ""
+        kind = f" {param.metavar or param.type.name.upper()}" if isinstance(param, click.Option) and not words else ""
         return f"give {name}{kind}{words}; see {error.ctx.command_path} --help"
     if isinstance(error, click.BadParameter) and param:
         return f"{name}: {error.message}"
