@@ -160,18 +160,18 @@ def test_what_does_not_fit_into_memory_is_told_and_not_run():
         assert (not made.start(choices[1], "auto")) is fits
 
 
-def test_advice_without_checkpoints_tries_none(lazsim):
+def test_advice_without_checkpoints_tries_none(lazsim, answered):
     options = ("--nodes", 10, "--node-mtbf", "10h", "--repair", "1h", "--model", "gpt-s", "--routing", "uniform")
     options += ("--system", "lazarus", "--duration", "1h", "--runs", 20, "--interval")
     code, out, err = lazsim("advise", *options, 0)
     assert code == 0, err
     assert out.startswith("advice for goodput: lazarus, nodes 10, no checkpoints")
-    found = json.loads(lazsim("advise", *options, "0", "--json")[1])
+    found = answered("advise", *options, "0")
     assert found["best"]["interval_steps"] == 0
     assert not any(one["what"].startswith("interval") for one in found["evidence"]["off"])
 
 
-def test_rows_whose_layouts_differ_say_which_they_have(lazsim):
+def test_rows_whose_layouts_differ_say_which_they_have(lazsim, answered):
     # Eight GPUs of 80 GB cannot hold what sixteen do; the layouts are those that a run on as many nodes takes.
     # Nodes of which none is lost for long, so that the layout is that of all.
     options = ("--model", "mixtral-8x7b", "--cluster", "h100x8", "--nodes", "4,8", "--node-mtbf", "2000d", "--repair")
@@ -188,7 +188,7 @@ def test_rows_whose_layouts_differ_say_which_they_have(lazsim):
     assert told == {name: one.description for name, one in layouts.items()}
     assert all(f"pipeline {one.pipeline}," in told[name] and "precision bf16" in told[name]
                for name, one in layouts.items())  # fmt: skip
-    found = json.loads(lazsim("advise", *options, "--runs", 24, "--json")[1])
+    found = answered("advise", *options, "--runs", 24)
     assert {f"nodes {one['num_nodes']}": one["layout"] for one in found["evidence"]["ranking"]} == told
 
 

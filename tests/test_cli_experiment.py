@@ -20,12 +20,12 @@ def nothing_recorded(monkeypatch, tmp_path):
     monkeypatch.setenv("LAZSIM_SHARED", str(tmp_path / "empty"))
 
 
-def test_experiments_are_listed_in_their_order(lazsim):
+def test_experiments_are_listed_in_their_order(lazsim, answered):
     code, out, _ = lazsim("list", "experiments")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if line[0] != " "][:-1] == NAMES
-    for arguments in (("experiment", "list", "--json"), ("list", "experiments", "--json")):
-        assert list(json.loads(lazsim(*arguments)[1])["experiments"]) == NAMES
+    for arguments in (("experiment", "list"), ("list", "experiments")):
+        assert list(answered(*arguments)["experiments"]) == NAMES
 
 
 def test_a_run_leaves_tables_figures_and_inputs_and_is_not_repeated(lazsim, tmp_path):
@@ -52,16 +52,16 @@ def test_a_foreign_folder_of_a_later_experiment_is_refused_before_the_first_runs
     assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == ["expert-loads"]
 
 
-def test_recorded_loads_are_used_where_they_are_at_hand(lazsim, tmp_path):
+def test_recorded_loads_are_used_where_they_are_at_hand(answered, tmp_path):
     routing = tmp_path / "data" / "routing"
     routing.mkdir(parents=True)
     rng = np.random.default_rng(0)
     np.savez(routing / "smartmoe.npz", iteration=[1, 11], tokens=rng.integers(1, 99, (2, 24, 32)))
-    run = ("experiment", "run", "expert-loads", "--small", "--jobs", 1, "--json", "--out", tmp_path / "out")
-    done = json.loads(lazsim(*run, "--reference", tmp_path / "data")[1])["experiments"]["expert-loads"]
+    run = ("experiment", "run", "expert-loads", "--small", "--jobs", 1, "--out", tmp_path / "out")
+    done = answered(*run, "--reference", tmp_path / "data")["experiments"]["expert-loads"]
     assert {row["loads"] for row in done["tables"]["layers"]} == {"generated", "recorded"}
     assert list(done["inputs"]["recorded"]) == ["smartmoe.npz"]
-    done = json.loads(lazsim(*run)[1])["experiments"]["expert-loads"]
+    done = answered(*run)["experiments"]["expert-loads"]
     assert {row["loads"] for row in done["tables"]["layers"]} == {"generated"}
     assert done["inputs"]["recorded"] == {}
 

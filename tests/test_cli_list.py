@@ -1,13 +1,12 @@
 import configparser
-import json
 
 from lazsim.output.table import PIPED_WIDTH
 from lazsim.routing import load_routing
 from tests.conftest import ROOT
 
 
-def test_every_name_of_loads_is_listed_and_can_be_used(lazsim):
-    listed = json.loads(lazsim("list", "routing", "--json")[1])["routing"]
+def test_every_name_of_loads_is_listed_and_can_be_used(lazsim, answered):
+    listed = answered("list", "routing")["routing"]
     out = lazsim("list", "routing")[1]
     assert set(listed) == {"power-law-1.01", "power-law-1.2", "smartmoe-fit", "uniform"}
     for name, text in listed.items():
@@ -15,9 +14,9 @@ def test_every_name_of_loads_is_listed_and_can_be_used(lazsim):
         assert load_routing(name, 2, 4, seed=0).loads([0]).shape == (1, 2, 4)
 
 
-def test_what_a_list_says_of_a_name_is_whole(lazsim):
+def test_what_a_list_says_of_a_name_is_whole(answered):
     for kind in ("models", "gpus", "clusters", "jobs", "traces", "routing"):
-        for name, text in json.loads(lazsim("list", kind, "--json")[1])[kind].items():
+        for name, text in answered("list", kind)[kind].items():
             assert text.endswith((".", ":")), (kind, name, text)
 
 

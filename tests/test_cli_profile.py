@@ -75,7 +75,7 @@ def measured(tmp_path_factory, quickly_measured):
     return folder / "tiny.csv", folder / "tiny.toml"
 
 
-def test_a_profile_is_measured_shown_and_checked(lazsim, measured, tmp_path):
+def test_a_profile_is_measured_shown_and_checked(lazsim, answered, measured, tmp_path):
     path, _ = measured
     code, out, _ = lazsim("profile", "show", path, "--out", tmp_path)
     assert code == 0
@@ -83,11 +83,11 @@ def test_a_profile_is_measured_shown_and_checked(lazsim, measured, tmp_path):
     for kernel in ("expert", "grouped", "gate", "schedule", "permute", "reorder", "attention", "head", "optimizer"):
         assert kernel in out
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"profile.png", "profile.pdf"}
-    found = json.loads(lazsim("profile", "show", path, "--json")[1])
+    found = answered("profile", "show", path)
     assert found["header"]["conditions"]["note"] == "a test"
     assert {point["kernel"] for point in found["points"]} >= {"expert", "reorder", "all_to_all", "checkpoint_save"}
     assert all(point["num_repetitions"] >= 3 for point in found["points"])
-    checked = json.loads(lazsim("profile", "check", path, "--json")[1])
+    checked = answered("profile", "check", path)
     lines = lazsim("profile", "check", path)[1].splitlines()
     assert f"{checked['median_error']:.1%}" in next(line for line in lines if line.startswith("all "))
     assert [one["kernel"] for one in checked["reached"]] == ["grouped", "permute"]

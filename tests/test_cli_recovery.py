@@ -235,10 +235,10 @@ def test_a_trace_without_failures_is_refused(refused, write):
     assert "no node is ever removed" in told
 
 
-def test_no_policy_and_no_probability_is_lost_on_a_narrow_terminal(lazsim, monkeypatch):
+def test_no_policy_and_no_probability_is_lost_on_a_narrow_terminal(lazsim, answered, monkeypatch):
     monkeypatch.setattr("lazsim.output.table.terminal_width", lambda: 40)
     arguments = ("recovery", "--nodes", 6, "--slots", 3, "--experts", 6, "--loads", "zipf:1")
-    policies = json.loads(lazsim(*arguments, "--json")[1])["policies"]
+    policies = answered(*arguments)["policies"]
     lines = lazsim(*arguments)[1].splitlines()
     assert max(map(len, lines)) <= 40
     words = " ".join(lines).split()
