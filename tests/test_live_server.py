@@ -504,3 +504,32 @@ def test_a_proof_counts_once():
     controller.check(proof)
     with pytest.raises(LiveError):
         controller.check(proof)
+
+
+def test_a_proof_of_another_version_is_none(monkeypatch):
+    worker = MessageAuth(SECRET, b"nonces", "worker")
+    monkeypatch.setattr(messages, "__version__", "0.0.9")
+    old = MessageAuth(SECRET, b"nonces", "worker").prove()
+    monkeypatch.undo()
+    with pytest.raises(LiveError):
+        MessageAuth(SECRET, b"nonces", "controller").check(old)
+    MessageAuth(SECRET, b"nonces", "controller").check(worker.prove())
+
+
+@pytest.mark.parametrize(
+    ("stopped", "told"), [(None, "the controller has ended before the job"), ("", ""), ("the disk is full",) * 2]
+)
+def test_a_worker_of_a_job_that_is_broken_off_ends_with_a_reason(stopped, told):
+    async def script():
+        server = WorkerServer(tiny_spec(), SECRET)
+        await server.open(Seen())
+        peer = Peer()
+        await peer.join(server)
+        if stopped is not None:
+            server.stop(stopped)
+        closing = asyncio.create_task(server.close())
+        said = peer.auth.verify(await peer.reader.readline())
+        await asyncio.gather(closing, disconnect_all())
+        return said
+
+    assert asyncio.run(script()) == Stop(told)

@@ -1,7 +1,8 @@
 """Messages between controller and workers: one authenticated JSON line each, plain data only.
 
-A line is ``<hex HMAC-SHA256> <JSON>``. The code covers a nonce from each end of the connection, the direction, a
-running number and the text. So nobody can forge a line, send it again, or send it back.
+A line is ``<hex HMAC-SHA256> <JSON>``. The code covers a nonce from each end of the connection, the version of lazsim,
+the direction, a running number and the text. So nobody can forge a line, send it again, or send it back, and workers of
+another version, whose messages may differ, never begin.
 
 A connection begins with a nonce of the controller, then a nonce and a proof of the worker, then a proof of the
 controller. They have fixed sizes, so that a stranger can send neither end more than that.
@@ -34,6 +35,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from lazsim import __version__
 from lazsim.errors import FailedError, LazsimError
 from lazsim.limits import MAX_WHOLE
 from lazsim.live.spec import LiveSpec
@@ -273,7 +275,7 @@ class MessageAuth:
             message: Message = _DECODERS[self._other].decode(body)
         # A line that is nested too deep, or not UTF-8.
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            raise LiveError(f"unknown message ({error}); use the same version of lazsim everywhere") from None
+            raise LiveError(f"unknown message ({error})") from None
         return message
 
     def prove(self, body: bytes = b"") -> bytes:
@@ -289,5 +291,5 @@ class MessageAuth:
         self._num_received += 1
 
     def _code(self, side: str, number: int, body: bytes) -> bytes:
-        signed = b"%s %s %d " % (self._nonce, side.encode(), number) + body
+        signed = b"%s %s %s %d " % (self._nonce, __version__.encode(), side.encode(), number) + body
         return hmac.new(self._secret, signed, hashlib.sha256).hexdigest().encode()

@@ -153,14 +153,15 @@ class WorkerServer:
             self.stop("a bug of the controller")
 
     async def close(self) -> None:
-        """Tell all workers that the job is over, and stop listening."""
+        """Tell all workers that the job is over, or broken off where nothing has stopped it, and stop listening."""
         self._listening.cancel()
         asyncio.get_running_loop().remove_reader(self._listener)
         # A task that has not begun would not close its connection.
         await asyncio.sleep(0)
         writers = [worker.writer for worker in self.workers]
+        reason = "the controller has ended before the job" if self.stopped is None else self.stopped
         for worker in self.workers:
-            worker.dismiss(self.stopped or "")
+            worker.dismiss(reason)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
