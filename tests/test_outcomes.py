@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lazsim.errors import LazsimError, SpecError
-from lazsim.study.verify.outcome_inputs import read_inputs, unread_words
+from lazsim.study.verify.outcome_inputs import overruled_words, read_inputs, unread_words
 from lazsim.study.verify.outcomes import is_within, outcome_of, read_outcomes, replay_outcome
 from lazsim.study.verify.replays import scale_of
 from lazsim.study.verify.setups import find_setup, load_setups, variants
@@ -160,6 +160,23 @@ def test_a_probability_for_a_node_hour_is_no_rate_of_a_thousand_node_days(text):
 def test_inputs_are_read_from_the_words_of_a_row(group, metric, text, expected):
     setup = load_setups().setups[find_setup(group, metric, "")]
     assert read_inputs(setup, text) == {name: pytest.approx(values) for name, values in expected.items()}
+
+
+@pytest.mark.parametrize(("text", "overruled"), [
+    ("512 nodes; r_f=6.5; 16 nodes spare", ["512 nodes"]),
+    ("512 nodes, then 0.5k nodes; 512 nodes left", ["0.5k nodes"]),
+    ("512 nodes (of 600 nodes); nodes: 512", []), ("512 nodes; r_f=6.5; 16 nodes", []),
+    ("512 nodes; r_f=6.5; varied: nodes=16", []),
+])  # fmt: skip
+def test_an_input_given_twice_in_prose_is_told_unless_the_row_says_that_it_changes(text, overruled):
+    assert overruled_words(load_setups().setups["ettr"], text) == overruled
+
+
+@pytest.mark.parametrize("bound", ["up to", "at least", "fewer than"])
+def test_a_bound_is_no_value(bound):
+    setup, text = load_setups().setups["ettr"], f"{bound} 200 nodes; r_f=6.5"
+    assert read_inputs(setup, text) == {"r_f": [6.5]}
+    assert unread_words(setup, text) == [f"{bound} 200 nodes"]
 
 
 POOL = "4096+16 of working pool 4600, spare 200; r=0.02/server-day; auto/manual silent-fail 0.60/0.75; varied: "

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from lazsim.errors import SpecError, shorten
@@ -34,6 +35,9 @@ ASSIGNED = re.compile(r"(?:^|[;,(])\s*[A-Za-z_]\w*\s*=\s*(?=\d)")
 """What stands before the number of a name, which no words read: ``k=2 nodes`` are no number of nodes, and ``16 GPUs = 2
 nodes`` are."""
 
+BOUND = re.compile(r"\b(?:up to|at (?:least|most)|(?:more|less|fewer) than)\s*$")
+"""What stands before a number that is a bound of an input, not its value."""
+
 AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z_])")
 """A number, or two of which one divides the other, and a unit."""
 
@@ -51,6 +55,9 @@ COMMENT = re.compile(r"(?<!\w)\([^()]*\)")
 
 FORMULA = re.compile(r"[^\s;,=<>]+\s*[<>]?=\s*[^;,]*?(?:[A-Za-z)][*^+]|[*^+][A-Za-z(]|[A-Za-z]\w*\()(?:,(?!\s)|[^;,])*")
 """A formula, whose numbers are no inputs: it has a function, or a product, a power or a sum with a name."""
+
+CHANGE, LAST_OF_CLAUSE = re.compile(r"(?:^|;|\bvaried:)\s*$"), re.compile(r"\s*(?:;|$)")
+"""What stands before and behind the words of an input that a row changes."""
 
 VARIED = re.compile(r"\bvaried: [^;]+")
 """The input in which a row differs from others."""
@@ -77,11 +84,7 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
             raise SpecError(f"`inputs` {varied[0].strip()!r}: no input of this replay")
     comments = _comments(text)
     last = {one.name: one for one in sorted(told, key=lambda one: (one.start not in comments, one.start))}
-    return {
-        name: last[name].values if one.how in AS_WRITTEN else _amounts(last[name], one)
-        for name, one in setup.inputs.items()
-        if name in last
-    }
+    return {name: _values(last[name], one) for name, one in setup.inputs.items() if name in last}
 
 
 def refuse_unread(setup: Setup, text: str) -> None:
@@ -113,13 +116,39 @@ def unread_words(setup: Setup, text: str) -> list[str]:
     Examples
     --------
     >>> from lazsim.study.verify.setups import load_setups
-    >>> unread_words(load_setups().setups["stacks-after-failures"], "N=9, k=1 (of 3), q=3; 5 racks; a=b*2; by layer2")
+    >>> setup = load_setups().setups["stacks-after-failures"]
+    >>> unread_words(setup, "N=9, k=1 (of 3), q=3; 5 racks; a=b*2; by layer2")
     ['q=3', '5 racks']
     """
     rest = COMMENT.sub("", FORMULA.sub("", _without_mentions(setup, text)))
     known = re.compile(_spelled("|".join(setup.neutral)) or r"(?!)")
     clauses = (known.sub("", words).strip() for words in re.split(r";|,\s", rest))
     return [words for words in clauses if re.search(r"(?<![\w.])\.?\d", words)]
+
+
+def overruled_words(setup: Setup, text: str) -> list[str]:
+    """Return the words of inputs to which the last words on them, that are read, give another value.
+
+    Last words that fill the text between two semicolons, or are ``varied``, are what a row changes: none count then.
+
+    Examples
+    --------
+    >>> from lazsim.study.verify.setups import load_setups
+    >>> setup = load_setups().setups["stacks-after-failures"]
+    >>> overruled_words(setup, "N=9; k=1; N=8"), overruled_words(setup, "N=9; k=1; then N=8")
+    ([], ['N=9'])
+    """
+    comments = _comments(text)
+    told = sorted(one for one in _told(setup, text) if one.start not in comments)
+    last = {one.name: one for one in told}
+    changed = {
+        name for name, one in last.items() if CHANGE.search(text[: one.start]) and LAST_OF_CLAUSE.match(text, one.end)
+    }
+    return [
+        text[one.start : one.end].strip()
+        for one in told
+        if one.name not in changed and _differ(setup, one, last[one.name])
+    ]
 
 
 def _comments(text: str) -> set[int]:
@@ -162,7 +191,11 @@ def _mentions(setup: Setup, text: str) -> Iterator[Mention]:
         words = _spelled(one.words)
         by_name = re.finditer(rf"(?<![\w.]){re.escape(name)}\s*(?:=|:(?=\s*[~≈]?\d))\s*([^;]+)", text)
         in_words = re.finditer(f"{WHOLE}(?:{words})", text) if words else ()
-        told = [(found, False) for found in in_words if found.start() not in assigned]
+        told = [
+            (found, False)
+            for found in in_words
+            if found.start() not in assigned and not BOUND.search(text[: found.start()])
+        ]
         for match, is_by_name in [*((found, True) for found in by_name), *told]:
             start, end = match.span(match.lastindex or 0)
             if one.how in AS_WRITTEN:
@@ -197,8 +230,17 @@ def _listed(asked: Input, text: str, start: int, end: int) -> tuple[list[str], i
     return values, start
 
 
-def _amounts(mention: Mention, asked: Input) -> list[float]:
+def _differ(setup: Setup, one: Mention, other: Mention) -> bool:
+    asked = setup.inputs[one.name]
+    with suppress(SpecError):
+        return one.end != other.end and _values(one, asked) != _values(other, asked)
+    return True
+
+
+def _values(mention: Mention, asked: Input) -> list[Any]:
     """Return the values of an input."""
+    if asked.how in AS_WRITTEN:
+        return mention.values
     words = f"{','.join(mention.values)}{mention.rest}".partition(";")[0].strip()
     shown, unit = f"`inputs` {mention.name} = {shorten(words)!r}", asked.unit
     if not mention.values:

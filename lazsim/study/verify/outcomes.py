@@ -17,7 +17,7 @@ from lazsim.errors import LazsimError, SpecError, prefix_errors, unknown_name
 from lazsim.files.reading import CATALOG, read_bytes
 from lazsim.files.tables import Cells
 from lazsim.study.verify.cells import APART, OWN, UNKNOWN_INPUTS, read_rows
-from lazsim.study.verify.outcome_inputs import read_inputs, refuse_unread, unread_words
+from lazsim.study.verify.outcome_inputs import overruled_words, read_inputs, refuse_unread, unread_words
 from lazsim.study.verify.replays import MissingError, replay, scale_of
 from lazsim.study.verify.setups import Setup, figures_of, find_setup, load_setups
 from lazsim.units import counted
@@ -225,9 +225,9 @@ def _with_setup(
     if found and found["unit"] in ("points", "h") and outcome.unit != {"points": "%", "h": "h"}[found["unit"]]:
         raise MissingError(f"tolerance {tolerance!r}, and `unit` is {outcome.unit!r}; give both in one unit")
     why = row.get("notes", "") if "replay" in row else known.get("notes", "")
-    return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why,
-                   unread=tuple(unread_words(setup, "; ".join((*(one.get("inputs", "") for one in others), own))))
-                   )  # fmt: skip
+    unread = unread_words(setup, "; ".join((*(one.get("inputs", "") for one in others), own)))
+    unread += overruled_words(setup, own)
+    return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why, unread=tuple(unread))
 
 
 def _told(row: Cells) -> str:
