@@ -135,7 +135,8 @@ def test_only_the_kernels_that_are_named_are_measured(lazsim, measured, tmp_path
     code, out, _ = lazsim(
         "profile", *options, "--kernel", "gate", "--kernel", "schedule", "--out", tmp_path / "two.csv"
     )
-    assert (code, "of 2 kernels" in out) == (0, True)
+    # The path that the line begins with may break it anywhere.
+    assert (code, "of 2 kernels" in " ".join(out.split())) == (0, True)
     header = json.loads((tmp_path / "two.json").read_text())
     assert set(header["kernels"]) == {"gate", "schedule"} >= set(header["skipped"])
 
