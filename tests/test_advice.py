@@ -239,6 +239,8 @@ def test_the_answer_names_the_choices_beside_the_best_that_are_better_beyond_cha
     answer, *_ = render(advice_parts(replace(found, off=tuple(off))), 300).splitlines()
     # A longer interval is better wherever no failure goes back to a checkpoint by luck.
     assert answer.endswith("); f 1 or spares 1 would be better")
+    given, *_ = render(advice_parts(replace(found, off=tuple(off), is_interval_given=True)), 300).splitlines()
+    assert given.endswith("); f 1 or spares 1 or interval doubled would be better")
 
 
 def test_the_stretches_of_a_recorded_trace_add_up_to_it(tmp_path):

@@ -85,8 +85,9 @@ class Advice:
 
     @property
     def better_beside(self) -> tuple[Off, ...]:
-        """Other choices beside the best that are better beyond chance; that a longer interval is may be luck."""
-        return tuple(one for one in self.off if one.behind.high < 1 and one.alternative.choice != self.best.choice)
+        """What is better than the best beyond chance; of an interval that was found, that another one is may be luck."""
+        told = (one for one in self.off if self.is_interval_given or one.alternative.choice != self.best.choice)
+        return tuple(one for one in told if one.behind.high < 1)
 
     def mean(self, column: str, most: float = math.inf, of: Alternative | None = None) -> Interval:
         """Return the mean of a column, which is `most` at most, over the runs of the best setting or of another."""
