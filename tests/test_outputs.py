@@ -44,8 +44,9 @@ COMMANDS_WITH_OUT = {
 
 def make_special(path, kind):
     if kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
+        # The path of a socket has some 100 bytes at most.
+        with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
     elif kind == "FIFO":
         os.mkfifo(path)
     else:

@@ -26,6 +26,9 @@ INSTEAD = {
 LONGEST = 400
 """Characters of a message, the longest text that is read at a glance."""
 
+SHORTEST_NAME = 60
+"""Characters that are left of the longest name in it, such as a path."""
+
 UNBROKEN = "\N{NON-BREAKING HYPHEN}"
 """What stands for a hyphen, at which no line may break, until a text is wrapped."""
 
@@ -104,18 +107,25 @@ def usage_message(error: click.ClickException) -> str:
 
 
 def in_a_line(text: str) -> str:
-    r"""Write a message in one line; one that is too long loses its middle, where a long name stands.
+    r"""Write a message in one line; in one that is too long, the longest name loses its middle, then the line.
 
     Examples
     --------
     >>> in_a_line("a\nb: cannot be read"), len(in_a_line("a" * 100_000 + ": cannot be read"))
     ('a\\nb: cannot be read', 400)
+    >>> told = in_a_line(f"{'folder/' * 20}t.csv: {'no node is told, ' * 18} --columns node=who says which")
+    >>> told[:15], len(told), told[-19:]
+    ('folder/folder/f', 400, 'node=who says which')
     """
     text = printable(text)
-    if len(text) <= LONGEST:
-        return text
-    num_first = LONGEST // 2
-    return f"{text[:num_first]} ... {text[num_first + len(' ... ') - LONGEST :]}"
+    name = max(text.split(), key=len, default="")
+    shorter = _without_middle(name, max(SHORTEST_NAME, len(name) - len(text) + LONGEST))
+    return _without_middle(text.replace(name, shorter, 1), LONGEST)
+
+
+def _without_middle(text: str, longest: int) -> str:
+    first, last = longest // 2, longest - longest // 2 - len(" ... ")
+    return text if len(text) <= longest else f"{text[:first]} ... {text[-last:]}"
 
 
 class HelpFormatter(click.HelpFormatter):

@@ -85,7 +85,7 @@ class Advice:
 
     @property
     def better_beside(self) -> tuple[Off, ...]:
-        """What is better than the best beyond chance; of an interval that was found, that another one is may be luck."""
+        """What is better than the best beyond chance; that an interval is may be luck where the best was looked for."""
         told = (one for one in self.off if self.is_interval_given or one.alternative.choice != self.best.choice)
         return tuple(one for one in told if one.behind.high < 1)
 
