@@ -24,7 +24,7 @@ OF_RUNS = (
 )
 """Notes on all runs, each of which comes behind its scenario."""
 
-OF_A_RUN = (runs.tell_idle, runs.tell_exposed, runs.tell_unused, runs.tell_unevenness, runs.tell_shortcuts)
+OF_A_RUN = (runs.tell_idle, runs.tell_exposed, runs.tell_unused, runs.tell_shortcuts)
 """Notes on a run and its scenario; a text stands once for all runs that share it."""
 
 

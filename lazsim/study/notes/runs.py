@@ -10,12 +10,11 @@ import msgspec
 import numpy as np
 
 from lazsim.costmodel.recovery_times import restart_s
-from lazsim.costmodel.step import slots_by_gpu
 from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import InfeasiblePlanError
-from lazsim.placement.plan import Floats, Ints, PlacementPlan
+from lazsim.placement.plan import Floats
 from lazsim.placement.policies import find_policy
 from lazsim.scenario import Scenario
 from lazsim.study.notes.told import Pairs, by_text, listed
@@ -27,12 +26,9 @@ DECISIVE_SHARE = 0.1
 FAR_FACTOR = 2.0
 """Least error of runs outside of an interval that a note tells, over the interval; normal errors have 1.2."""
 
-BALANCED, SPREADING, UNPADDED = "balanced", "euclid", "dropless-ft"
-"""Policies that spread loads most evenly, and experts over as many nodes as possible, by plans that the published one
-does not have; and a system that lacks what Lazarus does about failures, and pads no more than it."""
-
-TOLD_GAIN = 0.25
-"""Least gain of another policy that a note tells: what it takes from the busiest GPU, over the mean tokens."""
+SPREADING, UNPADDED = "euclid", "dropless-ft"
+"""A policy that spreads experts over as many nodes as possible, by plans that the published one does not have; and a
+system that lacks what Lazarus does about failures, and pads no more than it."""
 
 
 def tell_idle(scenario: Scenario, run: SystemRun) -> Iterator[str]:
@@ -92,35 +88,6 @@ def tell_unused(scenario: Scenario, run: SystemRun) -> Iterator[str]:
         more = next((number for number in range(there, 2 * there + 1) if usable(number) > usable(there)), None)
         told = f"with {counted(there, 'node')}, {usable(there)} train, the most that make {groups}"
         yield f"{told}; the others stay idle{f', and more train from {more} on' if more else ''}"
-
-
-def tell_unevenness(scenario: Scenario, run: SystemRun) -> Iterator[str]:
-    """Say by how much the busiest GPU is ahead under the first loads, where `BALANCED` has it less far ahead.
-
-    With some numbers of nodes, whole numbers of replicas fit the loads badly: each that lasts long counts.
-    """
-    system, costs = scenario.find_system(), scenario.costs()
-    if not system.is_elastic or not run.steps:
-        return
-    balanced = replace(system, policy=find_policy(BALANCED))
-    load_LE, gpus = scenario.load_routing().loads([0])[0], costs.cluster.gpus_per_node
-    found = [(0.0, 0.0, 0, 0.0)]
-    for (num_nodes, _), seconds in run.steps_s.items():
-        share = seconds / run.wall_s
-        if share >= DECISIVE_SHARE:
-            with contextlib.suppress(InfeasiblePlanError):
-                own, other = (
-                    float(busiest_L(one.plan(costs, num_nodes, load_LE), load_LE, gpus).mean())
-                    for one in (system, balanced)
-                )
-                found.append((own - other, own, num_nodes, share))
-    gain, own, num_nodes, share = max(found)
-    if gain >= TOLD_GAIN:
-        yield (
-            f"on {counted(num_nodes, 'node')}, {share_text(share, '.0%')} of the time, the busiest GPU has {own:.2f} "
-            f"times the mean tokens, and the others wait for it; {own - gain:.2f} times with `placement` {BALANCED}; "
-            "`lazsim recovery` tells what each survives"
-        )
 
 
 def tell_shortcuts(scenario: Scenario, run: SystemRun) -> Iterator[str]:
@@ -231,20 +198,6 @@ def threshold_note(scenario: Scenario, num_nodes: int) -> str | None:
         if system.is_elastic and other.plan_evenly(costs, used).fewest_nodes >= asked:
             told += f"; it fits with `placement` {SPREADING}"
     return told
-
-
-def busiest_L(plan: PlacementPlan, load_LE: Ints, gpus_per_node: int) -> Floats:
-    """Return the tokens of the busiest GPU over the mean of those that hold experts, by layer.
-
-    Examples
-    --------
-    >>> busiest_L(PlacementPlan(np.array([[[0, 0], [0, 1]]]), num_experts=2), np.array([[3, 3]]), 2).tolist()
-    [2.0]
-    """
-    share_LE = np.pad(load_LE / plan.replicas_LE, ((0, 0), (0, 1)))
-    gpu_LG = share_LE.ravel().take(slots_by_gpu(plan, gpus_per_node)).sum(axis=0)
-    ratio_L: Floats = gpu_LG.max(axis=1) * (gpu_LG > 0).sum(axis=1) / gpu_LG.sum(axis=1)
-    return ratio_L
 
 
 def _steps_s(run: SystemRun) -> float:
