@@ -72,7 +72,8 @@ class Ended:
         said = "interrupted" if self.number == signal.SIGINT else "told to end"
         if self.code not in (0, 128 + self.number):
             return f"exit code {self.code}: {self.err[-500:]}"
-        if self.code and self.err not in ("", f"lazsim: {said}\n"):
+        told = [line for line in self.err.splitlines() if not line.startswith("note: ")]
+        if self.code and told not in ([], [f"lazsim: {said}"]):
             return f"said {self.err[-500:]!r}"
         if self.left:
             return f"{len(self.left)} processes are left"
