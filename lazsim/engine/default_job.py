@@ -195,10 +195,16 @@ def candidates(choice: JobChoice, system: System) -> list[JobSpec]:
     """
     found = _found(choice, system) or _found(choice, PLAIN)
     if not found:
-        needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(choice)[1]]
-        least = min(needs, key=lambda one: one[0])[1] if needs else choice.inputs()
-        raise none_fits(least, [num_bytes for num_bytes, _ in needs])
+        raise _none_fits(choice)
     return found
+
+
+# Each of many systems asks for it.
+@functools.lru_cache(NUM_KEPT)
+def _none_fits(choice: JobChoice) -> SpecError:
+    needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(choice)[1]]
+    least = min(needs, key=lambda one: one[0])[1] if needs else choice.inputs()
+    return none_fits(least, [num_bytes for num_bytes, _ in needs])
 
 
 def _found(choice: JobChoice, system: System) -> list[JobSpec]:
