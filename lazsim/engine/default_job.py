@@ -195,16 +195,17 @@ def candidates(choice: JobChoice, system: System) -> list[JobSpec]:
     """
     found = _found(choice, system) or _found(choice, PLAIN)
     if not found:
-        raise _none_fits(choice)
+        raise none_fits(*_needs(choice))
     return found
 
 
 # Each of many systems asks for it.
 @functools.lru_cache(NUM_KEPT)
-def _none_fits(choice: JobChoice) -> SpecError:
+def _needs(choice: JobChoice) -> tuple[StepInputs, list[float]]:
+    """Return the layout that needs least memory, and what each needs."""
     needs = [(needed_bytes(inputs), inputs) for _, inputs in _tried(choice)[1]]
     least = min(needs, key=lambda one: one[0])[1] if needs else choice.inputs()
-    return none_fits(least, [num_bytes for num_bytes, _ in needs])
+    return least, [num_bytes for num_bytes, _ in needs]
 
 
 def _found(choice: JobChoice, system: System) -> list[JobSpec]:
