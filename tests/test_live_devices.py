@@ -5,6 +5,7 @@ import threading
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch", reason="live training needs torch: pip inst
 
 from lazsim.errors import LazsimError  # noqa: E402
 from lazsim.live.fault_injector import LocalNodes  # noqa: E402
+from lazsim.profiling import exchanges  # noqa: E402
 from lazsim.pytorch.device import (  # noqa: E402
     CPU,
     LOCAL_RANK_VARIABLES,
@@ -38,6 +40,19 @@ def test_workers_of_a_machine_take_its_gpus_in_turn(two_gpus):
     assert [device.torch for device in found] == [torch.device("cuda", number) for number in (0, 1, 0)]
     assert [device.gpu for device in found] == ["GPU-id0", "GPU-id1", "GPU-id0"]
     assert take_device("cpu", 1) == CPU
+
+
+def test_processes_that_exchange_take_the_gpus_of_a_machine_in_turn(two_gpus, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    for name in ("end_with_parent", "survive_failed_collectives"):
+        monkeypatch.setattr(exchanges, name, lambda: None)
+    ours, theirs = Pipe()
+    theirs.close()
+    for rank in range(3):
+        exchanges.serve(ours, rank, 0, "nccl", "cuda", 1.0)
+    assert taken == [torch.device("cuda", number) for number in (0, 1, 0)]
 
 
 def test_without_nccl_no_rank_offers_its_gpu_for_it(two_gpus, monkeypatch):
