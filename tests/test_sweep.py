@@ -324,6 +324,12 @@ def test_an_axis_that_changes_no_result_is_told():
     assert [note for note in notes if told in note] == [f"seed {told}"]
 
 
+def test_values_of_an_axis_that_mean_the_same_are_told():
+    grid = {"interval": ["2min", "60s", "120s"], "system": ["ds", "ds-ft"]}
+    notes = run_sweep(parse_sweep({"base": BASE, "grid": grid}), num_workers=1).notes
+    assert [note for note in notes if "the same" in note] == ["interval: these values give the same: 2min, 120s"]
+
+
 def test_workers_compute_with_one_thread_each():
     found = collect(threads, [0, 1], num_workers=2).values
     assert found == ({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},) * 2

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lazsim.errors import shorten
 from lazsim.files.writing import csv_bytes
 from lazsim.study.collect import Outcomes
 from lazsim.study.comparison import BySeed, Ranked, common_seeds, held_out_mean, paired_ratio, rank
@@ -145,16 +146,27 @@ class SweepResult:
         seeds = {tuple(row.get(key) for key in SEEDS) for row in self.rows}
         is_crossed = len(seeds) > max(len(set(each)) for each in zip(*seeds, strict=True)) if seeds else False
         alike = (f"runs that share a {' or a '.join(SEEDS)} are alike: intervals are too narrow; vary one of them",)
-        idle = (f"{axis} changes no result: all of its values give the same" for axis in self._idle_axes())
-        return (*count_notes(self.run_notes), *few_failures_note(failures), *(alike if is_crossed else ()), *idle)
+        return (
+            *count_notes(self.run_notes),
+            *few_failures_note(failures),
+            *(alike if is_crossed else ()),
+            *self._equal_values(),
+        )
 
-    def _idle_axes(self) -> Iterator[str]:
-        """Yield the axes of which each value gives the same rows, all else equal."""
+    def _equal_values(self) -> Iterator[str]:
+        """Say which values of an axis give the same rows, all else equal."""
         for axis in self.axes:
-            others = {tuple(row[key] for key in (*RUN_KEYS, *self.axes) if key != axis) for row in self.rows}
-            results = {repr([(key, row[key]) for key in row if key not in (axis, "id")]) for row in self.rows}
-            if len(results) == len(others) < len(self.rows):
-                yield axis
+            rows_of: dict[Any, set[str]] = {}
+            for row in self.rows:
+                rows_of.setdefault(row[axis], set()).add(repr([(key, row[key]) for key in row if key not in (axis, "id")]))
+            values_of: dict[frozenset[str], list[str]] = {}
+            for value, rows in rows_of.items():
+                values_of.setdefault(frozenset(rows), []).append(str(value))
+            if len(values_of) == 1 < len(rows_of):
+                yield f"{axis} changes no result: all of its values give the same"
+            elif axis not in SEEDS:
+                same = (shorten(", ".join(values)) for values in values_of.values() if len(values) > 1)
+                yield from (f"{axis}: these values give the same: {each}" for each in same)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the shape that ``lazsim sweep --json`` prints."""

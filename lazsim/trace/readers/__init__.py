@@ -138,8 +138,9 @@ def read_trace(
     source = TraceSource(name, TraceFormatError, lenient, text=text, content=content, rng=rng, asked=mapping)
     reading = _of_cluster(reader.read(source), source)
     # Hosts have names without case, and with a domain or not, and spreadsheets cut zeros off, but other things have
-    # names that differ by it.
-    nodes = {event.node for event in reading.events if reading.names == "some"}
+    # names that differ by it. What lazsim wrote was told when it was read.
+    is_counted = reading.names == "none" or format == "lazsim"
+    nodes = set() if is_counted else {event.node for event in reading.events}
     hosts = {re.sub(r"(?<!\d)0+(?=\d)", "", node.lower()) for node in nodes}
     num_alike = len(nodes) - sum("." not in host or host.partition(".")[0] not in hosts for host in hosts)
     notes = reading.notes
