@@ -158,7 +158,8 @@ class SweepResult:
         for axis in self.axes:
             rows_of: dict[Any, set[str]] = {}
             for row in self.rows:
-                rows_of.setdefault(row[axis], set()).add(repr([(key, row[key]) for key in row if key not in (axis, "id")]))
+                rest = repr([(key, value) for key, value in row.items() if key not in (axis, "id")])
+                rows_of.setdefault(row[axis], set()).add(rest)
             values_of: dict[frozenset[str], list[str]] = {}
             for value, rows in rows_of.items():
                 values_of.setdefault(frozenset(rows), []).append(str(value))
