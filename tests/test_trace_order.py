@@ -309,13 +309,13 @@ some = st.sets(st.integers(0, 7))
        cap=st.sampled_from([None, *CAP_RULES]))  # fmt: skip
 def test_a_stretch_and_the_file_of_it_are_the_same_trace(tmp_path_factory, instants, away, cut, cap):
     trace, path = returning(instants, away), tmp_path_factory.mktemp("stretch") / "trace.csv"
-    start_s, duration_s, more_s, less_s = (share * trace.duration_s for share in cut)
+    start_s, duration_s, _, less_s = (share * trace.duration_s for share in cut)
     part = trace.window(start_s, trace.duration_s - start_s - 0.1 * duration_s)
     write_trace(part, path)
     if not len(part):
         return
     again = read_trace(path)
-    rest = {"start_s": 0.1 * more_s, "duration_s": max(1.0, part.duration_s - less_s)}
+    rest = {"start_s": cut[2] * part.duration_s, "duration_s": max(1.0, part.duration_s - less_s)}
     rest |= {} if cap is None else {"max_nodes": 3, "cap": cap}
     for one, other in ((part, again), (cut_trace(part, **rest), cut_trace(again, **rest))):
         assert (one.events_sha256, one.names, one.places) == (other.events_sha256, other.names, other.places)
