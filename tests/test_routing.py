@@ -265,6 +265,20 @@ def test_generated_drift_has_the_autocorrelation_of_its_parameters():
     assert autocorrelation(log_loads(loads), 1) == pytest.approx(0.704, abs=0.02)
 
 
+def test_drift_is_that_over_steps_where_records_are_missing_or_closer():
+    # Expert 0 of two has 1/4 + step / 8000 of the tokens: after 1000 steps, 1/8 of them go to another expert.
+    steps = np.concatenate([np.arange(0, 1000, 50), np.arange(1000, 3001, 200)])
+    first = 2000 + steps
+    tokens = np.stack([first, 8000 - first], axis=1)[:, None, :]
+    stats = routing_stats(steps, tokens)
+    assert stats["share_moved_50_steps"] == pytest.approx(50 / 8000)
+    assert stats["share_moved_1000_steps"] == pytest.approx(1000 / 8000)
+    # No two of the powers of two are as far apart as any other two.
+    loads = GeneratedRouting(SPEC, 2, 8, seed=0).loads(np.arange(0, 3600, 100))
+    with pytest.raises(SpecError, match=r"records are 1 to \d+ steps apart; a fit needs most at multiples of"):
+        fit_routing(recorded(loads, steps=2 ** np.arange(36)))
+
+
 def test_generated_log_loads_have_the_quantiles_of_their_shape():
     # With one skew for all layers, log loads over the skew are quantiles of the shape, less each layer's mean.
     spec = msgspec.structs.replace(SPEC, skew=1.0, skew_spread=0.0, num_experts=4096, start_share=1.0)

@@ -42,8 +42,8 @@ def autocorrelation(log_load_SLE: Floats, lag: int) -> float:
 def fit_routing(routing: RecordedRouting) -> RoutingSpec:
     """Estimate the generator's parameters from a recording, by moments.
 
-    A `SpecError` says that fewer than 30 steps were recorded, loads of a layer are even, or layers differ
-    beyond the generator's.
+    A `SpecError` says that fewer than 30 steps were recorded or too few the same time apart, loads of a layer are
+    even, or layers differ beyond the generator's.
 
     Notes
     -----
@@ -69,17 +69,23 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
             "their own standard deviation below their mean"
         )
     early = np.median(logs[:2].std(axis=2), axis=1) / np.median(skew_L)
-    interval = float(np.median(np.diff(routing.steps)))
     start_share = float(np.clip(early[0], 0.0, 0.99))
     missing = float(np.clip(1 - early[1], 1e-3, 0.999)) / (1 - start_share)
-    ramp_steps = interval / max(-math.log(min(missing, 0.999)), 1e-3)
+    ramp_steps = int(routing.steps[1] - routing.steps[0]) / max(-math.log(min(missing, 0.999)), 1e-3)
     relative = settled / skew_L[:, None]
     shape = np.quantile(relative, ndtr(SHAPE_SCORES))
-    lags = np.unique(np.geomspace(1, len(settled) // 2, 24).astype(int))
+    after, gaps = routing.steps[-len(settled) :], np.diff(routing.steps)
+    interval = int(np.quantile(gaps, 0.5, method="lower"))
+    most_lags = (int(after[-1] - after[0]) // interval + 1) // 2
+    lags = np.unique(np.geomspace(1, most_lags, 24).astype(int)) * interval
+    ages = lags[[np.isin(after + lag, after).any() for lag in lags]]
+    apart = f"{gaps.min()}" if gaps.min() == gaps.max() else f"{gaps.min()} to {gaps.max()}"
+    if 2 * len(ages) < len(lags):
+        raise SpecError(f"{routing.name}: records are {apart} steps apart; a fit needs most at multiples of {interval}")
     shares = _shares(routing.tokens_SLE[-len(settled) :])
-    moved = np.array([moved_share(shares, lag) for lag in lags.tolist()])
+    moved = np.array([moved_share(_pairs(shares, after, age), 1) for age in ages.tolist()])
     decay = _decay_for(moved, skew_L, shape, logs.shape[2])
-    share, fast_steps, slow_steps = _fit_decay(lags * interval, decay, interval)
+    share, fast_steps, slow_steps = _fit_decay(ages, decay, interval)
     return RoutingSpec(
         name="fit",
         skew=skew,
@@ -92,12 +98,18 @@ def fit_routing(routing: RecordedRouting) -> RoutingSpec:
         fast_steps=four_digits(fast_steps),
         slow_steps=four_digits(slow_steps),
         interval_steps=HELD_STEPS,
-        source=f"fitted to {len(routing.steps)} records of {len(skew_L)} layers, {interval:g} steps apart",
+        source=f"fitted to {len(routing.steps)} records of {len(skew_L)} layers, {apart} steps apart",
     )
 
 
 def _first_settled(num_steps: int) -> int:
     return max(2, round(SETTLED_SHARE * num_steps))
+
+
+def _pairs(values_SLE: Floats, steps: Ints, age: int) -> Floats:
+    """Return the records that have another just ``age`` steps later, and those: some may be missing or closer."""
+    first = np.flatnonzero(np.isin(steps + age, steps))
+    return np.stack([values_SLE[first], values_SLE[np.searchsorted(steps, steps[first] + age)]])
 
 
 def moved_share(share_SLE: Floats, lag: int) -> float:
@@ -151,7 +163,7 @@ def _fit_decay(ages: Floats, decay: Floats, interval: float) -> tuple[float, flo
 
 
 def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
-    """Describe skew and drift of loads on an even grid of steps.
+    """Describe skew and drift of loads.
 
     Returns
     -------
@@ -173,12 +185,11 @@ def routing_stats(steps: Ints, tokens_SLE: Ints) -> Mapping[str, float]:
     found["max_over_mean_layers_p10"], found["max_over_mean_layers_p90"] = np.quantile(over_mean, (0.1, 0.9)).tolist()
     found["idle_expert_share"] = float((tokens_SLE[settled:] == 0).mean())
     logs = log_loads(tokens_SLE[settled:])
-    interval = int(np.median(np.diff(steps)))
+    steps = steps[settled:]
     for age in (50, 200, 500, 1000, 2000):
-        if age % interval == 0 and age // interval < len(logs):
-            lag = age // interval
-            found[f"share_moved_{age}_steps"] = moved_share(loads[settled:], lag)
-            found[f"autocorrelation_{age}_steps"] = autocorrelation(logs, lag)
+        if np.isin(steps + age, steps).any():
+            found[f"share_moved_{age}_steps"] = moved_share(_pairs(loads[settled:], steps, age), 1)
+            found[f"autocorrelation_{age}_steps"] = autocorrelation(_pairs(logs, steps, age), 1)
     return found
 
 
