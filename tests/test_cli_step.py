@@ -55,7 +55,7 @@ def test_a_step_is_told_part_by_part(lazsim):
     low, high = step["tokens_per_s_per_gpu_range"]
     assert low < step["tokens_per_s_per_gpu"] < high
     assert {"parameters", "gradients", "optimizer", "activations"} <= step["memory_bytes"].keys()
-    assert step["layout"]["data"] == 16
+    assert (step["layout"]["data"], step["layout"]["sequence_length"]) == (16, 4096)
 
 
 def test_a_layout_that_does_not_fit_is_told(lazsim):

@@ -1077,6 +1077,9 @@ def test_a_run_says_which_interval_was_chosen_what_copies_take_and_what_is_given
     assert (
         f"not given by the job: gemini {steps['gemini']}, moc {steps['moc']}, checkpoint {steps['checkpoint']}" in said
     )
+    calm = trace((0, "add", NAMES), duration_s=600.0)
+    within = lazsim.simulate(calm, systems=["ds"], model="gpt-s", routing="uniform", interval="2min")
+    assert any(note.startswith("steps between checkpoints, in the interval given: ds ") for note in within.notes)
     assert "GiB of each node's own memory for copies and logs, of 64: gemini" in said
     assert "samples count tokens, too, whose updates of experts rollbacks lost: moc" in said
     rows = {row["system"]: row for row in result.to_json()["runs"]}

@@ -162,6 +162,7 @@ def test_file_that_may_say_something_else_is_refused_in_one_line(write, rows, op
         ("day,nodes\n1,8\n2,7\n3,8\n", {}, "no node is there before the first count, at 86400 s"),
         ("time,event,node\n{0},up,01\n{1},down,1\n{2},up,01\n", {}, "1 name differs from another by case, zeros or"),
         ("time,event,node\n{0},add,a\n{1},remove,a\n{2},add,A\n", {}, "1 name differs from another by case, zeros or"),
+        ("time,event,node\n{0},add,a\n{1},add,b\n{1},remove,b\n", {}, "1 node comes and goes at the same instant"),
     ],
 )  # fmt: skip
 def test_what_is_assumed_of_a_file_is_told(write, rows, options, told):

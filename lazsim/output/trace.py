@@ -72,7 +72,8 @@ def _stats_rows(trace: Trace, stats: TraceStats) -> Iterator[tuple[str, str]]:
         yield "price", f"{stats.usd_per_node_hour:,.4g} $ for a node-hour in the mean"
     num_at_start = stats.num_start_removals
     at_start = f"; {counted(num_at_start, 'node')} away from the start, left out below" if num_at_start else ""
-    yield "losses", f"{stats.num_losses:,}, of {counted(stats.num_removals, 'node')} in all{at_start}"
+    again = ", some of them again" if stats.num_removals > stats.num_nodes else ""
+    yield "losses", f"{stats.num_losses:,}, of {counted(stats.num_removals, 'node')} in all{again}{at_start}"
     yield "a node is lost", f"{loss_rate_text(stats)}{_per_day(stats.removals_per_node_hour)}"
     yield "nodes per loss", f"{cell_text(stats.loss_size_mean, '.3g')} mean, {stats.loss_size_max} at most"
     yield "losses that take all", cell_text(stats.take_all_share, ".1%")

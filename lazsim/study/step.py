@@ -111,11 +111,12 @@ class StepResult:
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         low, high = self.range_tokens_per_s
+        length = {"sequence_length": self.inputs.model.sequence_length}
         return {
             "model": self.inputs.model.name,
             "cluster": self.inputs.cluster.name,
             "gpus": self.inputs.num_gpus,
-            "layout": msgspec.to_builtins(self.inputs.parallel) | {"data": self.inputs.data},
+            "layout": msgspec.to_builtins(self.inputs.parallel) | length | {"data": self.inputs.data},
             "fits": self.fits,
             "step_s": self.time.step_s,
             "tokens_per_s_per_gpu": self.time.tokens_per_s_per_gpu,
@@ -128,7 +129,7 @@ class StepResult:
             "memory_of_gpu_bytes": self.inputs.gpu.memory_bytes,
             "search": [
                 {
-                    "layout": msgspec.to_builtins(candidate.parallel),
+                    "layout": msgspec.to_builtins(candidate.parallel) | length,
                     "step_s": candidate.time.step_s,
                     "tokens_per_s_per_gpu": candidate.time.tokens_per_s_per_gpu,
                     "memory_bytes": math.fsum(candidate.time.memory_bytes.values()),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lazsim.errors import TraceFormatError
 from lazsim.files.faults import Faults
+from lazsim.grouping import grouped
 from lazsim.limits import LONGEST_S, MAX_EVENTS, MAX_NODES
 from lazsim.placement.plan import Floats, Ints
 from lazsim.specs import sha256
@@ -228,17 +229,20 @@ def check_size(name: str, line: int, num_nodes: int, num_events: int) -> None:
         raise TraceFormatError(f"{where}: more than {MAX_EVENTS:,} events of nodes; give a shorter trace")
 
 
-def _possible_events(events: Iterable[Event], faults: Faults) -> tuple[list[Event], int]:
+def _possible_events(events: Iterable[Event], faults: Faults) -> tuple[list[Event], int, int]:
     """Return the events that are possible one after the other, and how many changed places within their instant.
+
+    The last number is that of nodes that come and go within one.
 
     The order within an instant is that of the events, but an event that is not possible yet waits for another of its
     node at the same instant: logs with stamps of a second may have the return of a node before its loss.
     """
     kept: list[Event] = []
     present: set[str] = set()
-    num_restarts = 0
+    num_restarts = num_unseen = 0
     for _, instant in itertools.groupby(events, key=lambda event: event.time_s):
         waiting: dict[str, list[Event]] = {}
+        before = len(kept)
         for event in instant:
             if event.kind != "away" and (event.node in present) == (event.kind == "add"):
                 waiting.setdefault(event.node, []).append(event)
@@ -254,7 +258,11 @@ def _possible_events(events: Iterable[Event], faults: Faults) -> tuple[list[Even
             state = "added while present" if event.kind == "add" else "removed while absent"
             repair = "drop events of nodes added twice or removed while absent"
             faults.fault(event.line, f"node {event.node!r} is {state}", repair)
-    return kept, num_restarts
+        # Up to the start, only the last event of a node counts.
+        if len(kept) > before + 1 and kept[before].time_s > START_S:
+            kinds = grouped((event.node, event.kind) for event in kept[before:])
+            num_unseen += sum(of_node[0] == "add" and of_node[-1] == "remove" for of_node in kinds.values())
+    return kept, num_restarts, num_unseen
 
 
 def _with_start(events: list[Event]) -> list[Event]:
@@ -359,13 +367,15 @@ def build_trace(
         valid, or when an event is of an unknown kind. The message names file and line.
     """
     faults = Faults(name or "trace", TraceFormatError, lenient)
-    kept, num_restarts = _possible_events(in_time_order(_checked_events(events), faults), faults)
-    if num_restarts:
-        notes = (
-            *notes,
-            f"{counted(num_restarts, 'node comes before it goes', 'nodes come before they go')} at the same "
-            "instant: taken to go and come back",
-        )
+    kept, num_restarts, num_unseen = _possible_events(in_time_order(_checked_events(events), faults), faults)
+    seen = {
+        counted(num_unseen, "node comes and goes", "nodes come and go"): (num_unseen, "never to be there then"),
+        counted(num_restarts, "node comes before it goes", "nodes come before they go"):
+            (num_restarts, "to go and come back"),
+    }  # fmt: skip
+    told = (f"{what} at the same instant: taken {how}" for what, (number, how) in seen.items() if number)
+    # A file that lazsim wrote has them already.
+    notes = dict.fromkeys((*notes, *told))
     last_s = kept[-1].time_s if kept else 0.0
     if not isinstance(prices, Prices | None):
         raise TraceFormatError(f"`prices`: expected Prices, as Prices.constant(24.5), found {prices!r:.200}")

@@ -137,7 +137,9 @@ def tell_departures(pairs: Pairs) -> Iterator[str]:
         for one, run in trained
         if run.interval_steps not in (own[run.name], one.interval)
     ]
-    yield from listed("steps between checkpoints, not given by the job", chosen)
+    # An interval in seconds was asked for.
+    by = "in the interval given" if isinstance(pairs[0][0].interval, float) else "not given by the job"
+    yield from listed(f"steps between checkpoints, {by}", chosen)
     known = {*SYSTEMS, *(one.system for one, _ in pairs)}
     given = dict.fromkeys(name for one, _ in pairs for name in one.job.checkpoint_interval_steps)
     if unknown := [name for name in given if name not in known]:
