@@ -166,13 +166,29 @@ def test_inputs_are_read_from_the_words_of_a_row(group, metric, text, expected):
     ("512 nodes; r_f=6.5; 16 nodes spare", ["512 nodes"]),
     ("512 nodes, then 0.5k nodes; 512 nodes left", ["0.5k nodes"]),
     ("512 nodes (of 600 nodes); nodes: 512", []), ("512 nodes; r_f=6.5; 16 nodes", []),
-    ("512 nodes; r_f=6.5; varied: nodes=16", []),
+    ("512 nodes; r_f=6.5; varied: nodes=16", []), ("512 nodes; u0=9 s; varied: nodes=16, u0=8 s", []),
+    ("varied: nodes=16; nodes=512", ["nodes=16"]), ("u0=9 s (512 nodes, 16 nodes)", ["512 nodes"]),
 ])  # fmt: skip
 def test_an_input_given_twice_in_prose_is_told_unless_the_row_says_that_it_changes(text, overruled):
     assert overruled_words(load_setups().setups["ettr"], text) == overruled
 
 
-@pytest.mark.parametrize("bound", ["up to", "at least", "fewer than"])
+@pytest.mark.parametrize(("cluster", "inputs", "overruled"), [
+    ("512 nodes of 2048 nodes", "r_f=6.5; u0=9 s", ["512 nodes"]), ("512 nodes", "as other with u0=8 s", ["u0=6 s"]),
+    ("512 nodes", "r_f=6.5; u0=9 s; on 600 nodes", ["512 nodes"]), ("512 nodes", "r_f=6.5; u0=9 s; 600 nodes", []),
+])  # fmt: skip
+def test_two_values_are_told_of_the_cluster_and_of_the_row_referred_to_too(cluster, inputs, overruled):
+    row = dict.fromkeys(("system", "source"), "") | {
+        "id": "mine", "group": "RSC", "metric": "ETTR", "value": "0.9", "unit": "ratio", "tolerance_hint": "3%",
+        "cluster": cluster, "inputs": inputs,
+    }  # fmt: skip
+    rows = {"other": row | {"id": "other", "inputs": "r_f=6.5; u0=6 s; now u0=9 s"}}
+    assert list(outcome_of(row, {}, rows).unread) == overruled
+
+
+@pytest.mark.parametrize(
+    "bound", ["up to", "at least", "fewer than", "Over", "at most about", "as many as", "a maximum of", ">", "up to ~"]
+)
 def test_a_bound_is_no_value(bound):
     setup, text = load_setups().setups["ettr"], f"{bound} 200 nodes; r_f=6.5"
     assert read_inputs(setup, text) == {"r_f": [6.5]}

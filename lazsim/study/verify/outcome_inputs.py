@@ -35,7 +35,11 @@ ASSIGNED = re.compile(r"(?:^|[;,(])\s*[A-Za-z_]\w*\s*=\s*(?=\d)")
 """What stands before the number of a name, which no words read: ``k=2 nodes`` are no number of nodes, and ``16 GPUs = 2
 nodes`` are."""
 
-BOUND = re.compile(r"\b(?:up to|at (?:least|most)|(?:more|less|fewer) than)\s*$")
+BOUND = re.compile(
+    r"(?:\b(?:up to|at (?:least|most)|(?:more|less|fewer) than|as (?:many|few) as|over|under|above|below|"
+    r"(?:max|min)imum(?: of)?|max\.)|[<>≤≥]=?)\s*(?:about |around |some |[~≈])?\s*$",
+    re.IGNORECASE,
+)
 """What stands before a number that is a bound of an input, not its value."""
 
 AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z_])")
@@ -56,8 +60,8 @@ COMMENT = re.compile(r"(?<!\w)\([^()]*\)")
 FORMULA = re.compile(r"[^\s;,=<>]+\s*[<>]?=\s*[^;,]*?(?:[A-Za-z)][*^+]|[*^+][A-Za-z(]|[A-Za-z]\w*\()(?:,(?!\s)|[^;,])*")
 """A formula, whose numbers are no inputs: it has a function, or a product, a power or a sum with a name."""
 
-CHANGE, LAST_OF_CLAUSE = re.compile(r"(?:^|;|\bvaried:)\s*$"), re.compile(r"\s*(?:;|$)")
-"""What stands before and behind the words of an input that a row changes."""
+CHANGE, LAST_OF_CLAUSE = re.compile(r"(?:^|;)\s*$"), re.compile(r"\s*(?:;|$)")
+"""What stands before and behind the words of an input that a row changes, unless they are `VARIED`."""
 
 VARIED = re.compile(r"\bvaried: [^;]+")
 """The input in which a row differs from others."""
@@ -82,8 +86,7 @@ def read_inputs(setup: Setup, text: str) -> dict[str, list[Any]]:
     for varied in VARIED.finditer(text):
         if not any(varied.start() <= one.start < varied.end() for one in told):
             raise SpecError(f"`inputs` {varied[0].strip()!r}: no input of this replay")
-    comments = _comments(text)
-    last = {one.name: one for one in sorted(told, key=lambda one: (one.start not in comments, one.start))}
+    last = _last(told, text)
     return {name: _values(last[name], one) for name, one in setup.inputs.items() if name in last}
 
 
@@ -95,7 +98,7 @@ def refuse_unread(setup: Setup, text: str) -> None:
     SpecError
         When that is so. What stands in brackets is a comment.
     """
-    comments = _comments(text)
+    comments = _places(COMMENT, text)
     told = [one for one in _told(setup, text) if one.start not in comments]
     for one, other in itertools.combinations(told, 2):
         if one.name == other.name and one.end != other.end:
@@ -129,7 +132,8 @@ def unread_words(setup: Setup, text: str) -> list[str]:
 def overruled_words(setup: Setup, text: str) -> list[str]:
     """Return the words of inputs to which the last words on them, that are read, give another value.
 
-    Last words that fill the text between two semicolons, or are ``varied``, are what a row changes: none count then.
+    Last words that fill the text between two semicolons, or are ``varied``, are what a row changes: no others than
+    ``varied`` ones count then.
 
     Examples
     --------
@@ -138,22 +142,27 @@ def overruled_words(setup: Setup, text: str) -> list[str]:
     >>> overruled_words(setup, "N=9; k=1; N=8"), overruled_words(setup, "N=9; k=1; then N=8")
     ([], ['N=9'])
     """
-    comments = _comments(text)
-    told = sorted(one for one in _told(setup, text) if one.start not in comments)
-    last = {one.name: one for one in told}
+    comments, varied = _places(COMMENT, text), _places(VARIED, text)
+    told = sorted(_told(setup, text))
+    last = _last(told, text)
     changed = {
-        name for name, one in last.items() if CHANGE.search(text[: one.start]) and LAST_OF_CLAUSE.match(text, one.end)
+        name
+        for name, one in last.items()
+        if one.start in varied or (CHANGE.search(text[: one.start]) and LAST_OF_CLAUSE.match(text, one.end))
     }
-    return [
+    words = (
         text[one.start : one.end].strip()
         for one in told
-        if one.name not in changed and _differ(setup, one, last[one.name])
-    ]
+        if (one.name not in changed or one.start in varied)
+        and (one.start not in comments or last[one.name].start in comments)
+        and _differ(setup, one, last[one.name])
+    )
+    return list(dict.fromkeys(words))
 
 
-def _comments(text: str) -> set[int]:
-    """Return the places of a text that are in brackets."""
-    return {place for one in COMMENT.finditer(text) for place in range(*one.span())}
+def _places(pattern: re.Pattern[str], text: str) -> set[int]:
+    """Return the places of a text that are in what a pattern finds."""
+    return {place for one in pattern.finditer(text) for place in range(*one.span())}
 
 
 def _without_mentions(setup: Setup, text: str) -> str:
@@ -183,6 +192,12 @@ def _told(setup: Setup, text: str) -> list[Mention]:
         for one in mentions
         if not (one.is_by_name and any(two.start < one.start and one.end <= two.end for two in mentions))
     ]
+
+
+def _last(told: list[Mention], text: str) -> dict[str, Mention]:
+    """Return the mention of each input that counts: the last, best outside brackets."""
+    comments = _places(COMMENT, text)
+    return {one.name: one for one in sorted(told, key=lambda one: (one.start not in comments, one.start))}
 
 
 def _mentions(setup: Setup, text: str) -> Iterator[Mention]:

@@ -226,7 +226,8 @@ def _with_setup(
         raise MissingError(f"tolerance {tolerance!r}, and `unit` is {outcome.unit!r}; give both in one unit")
     why = row.get("notes", "") if "replay" in row else known.get("notes", "")
     unread = unread_words(setup, "; ".join((*(one.get("inputs", "") for one in others), own)))
-    unread += overruled_words(setup, own)
+    for one in (*others, {**row, "inputs": own}):
+        unread += overruled_words(setup, _told(one))
     return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why, unread=tuple(unread))
 
 
