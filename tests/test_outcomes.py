@@ -139,7 +139,7 @@ def test_a_number_that_is_none_is_told(samples):
     ("nodes=16_384", "expected a number"), ("u0=500 \u00b5s", "expected a time in"), ("u0=5/10 min", "expected a time"),
     ("u0=5, 10 min", "give a unit with each number"), ("u0=1.5\u20132 min", "no range"),
     ("r_f=6.5/1000 GPU-days", "expected a rate"), ("r_f=6.5/1000 node days", "expected a rate"),
-    ("u0=1e400 s", "expected a number"),
+    ("u0=1e400 s", "expected a number"), ("512 nodes or more", "no range"), ("u0=9 s at most", "no range"),
     ("r_f=0.65%", "expected a rate"), ("r_f=6.5 per 1000 node-weeks", "/node-weeks is not read"),
 ])  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_refused(text, message):
@@ -176,13 +176,20 @@ def test_an_input_given_twice_in_prose_is_told_unless_the_row_says_that_it_chang
 @pytest.mark.parametrize(("cluster", "inputs", "overruled"), [
     ("512 nodes of 2048 nodes", "r_f=6.5; u0=9 s", ["512 nodes"]), ("512 nodes", "as other with u0=8 s", ["u0=6 s"]),
     ("512 nodes", "r_f=6.5; u0=9 s; on 600 nodes", ["512 nodes"]), ("512 nodes", "r_f=6.5; u0=9 s; 600 nodes", []),
+    ("512 nodes", "as third and as fourth", ["as third"]), ("512 nodes", "as fifth", ["as third"]),
+    ("512 nodes", "as third; of as many as 600 nodes", ["of as many as 600 nodes"]),
+    ("512 nodes", "as MTBF-3 with r_f=6.5; u0=9 s", ["as MTBF-3 with"]),
 ])  # fmt: skip
-def test_two_values_are_told_of_the_cluster_and_of_the_row_referred_to_too(cluster, inputs, overruled):
+def test_two_values_and_unread_words_are_told_of_the_cluster_and_of_the_row_referred_to_too(cluster, inputs, overruled):
     row = dict.fromkeys(("system", "source"), "") | {
         "id": "mine", "group": "RSC", "metric": "ETTR", "value": "0.9", "unit": "ratio", "tolerance_hint": "3%",
         "cluster": cluster, "inputs": inputs,
     }  # fmt: skip
-    rows = {"other": row | {"id": "other", "inputs": "r_f=6.5; u0=6 s; now u0=9 s"}}
+    others = {
+        "other": "r_f=6.5; u0=6 s; now u0=9 s", "third": "r_f=6.5; u0=9 s", "fourth": "r_f=4; u0=9 s",
+        "fifth": "as third with r_f=4; u0=9 s",
+    }  # fmt: skip
+    rows = {name: row | {"id": name, "inputs": told} for name, told in others.items()}
     assert list(outcome_of(row, {}, rows).unread) == overruled
 
 

@@ -49,8 +49,8 @@ FURTHER = re.compile(r"\s*,(?=\s*\d)")
 LAST = re.compile(r"\s*(?:[,;(]|$)")
 """What stands before a further value of an input, and behind it."""
 
-RANGE = re.compile(r"\s*(?:[-\u2013]|\.\.+|to\b)\s*\d")
-"""What makes a number the first one of a range."""
+RANGE = re.compile(r"\s*(?:(?:[-\u2013]|\.\.+|to\b)\s*\d|(?:(?:or|and) (?:more|less|fewer|up)|at (?:most|least))\b)")
+"""What makes a number the first one of a range, or its end."""
 
 PER = re.compile(rf"\s*(?:[A-Za-z$]+\s*)?(?:/|\bper\s(?:\s*{NUMBER})?)\s*(?P<unit>[A-Za-z$][\w-]*)")
 """What a number is for each of, such as " failures/server-day"."""

@@ -207,14 +207,14 @@ def _with_setup(
         raise MissingError(f"value {row['value']!r} is no number from 0 up")
     if "%" in row["value"] and outcome.unit != "%":
         raise MissingError(f"value {row['value']!r} is in %, and `unit` is {outcome.unit!r}")
-    own = REFERENCE.sub("", row.get("inputs", ""))
+    own, referred = _own_inputs(row, rows)
     names = re.findall(r"(?:^|;)\s*(\w+)\s*=", own)
     if outcome.names_setup and (strange := [one for one in names if one not in setup.inputs]):
         raise SpecError("`inputs`: " + unknown_name(f"input of {name}", strange[0], list(setup.inputs)))
     tolerance = outcome.tolerance
     if is_within(0.0, 0.0, tolerance) is None:
         raise MissingError(f"tolerance {tolerance!r} is none of 3%, 0.01, 2 points, exact, >=0.9, max(2%, 2 sd); sd=4")
-    others = [rows[name] for name in REFERENCE.findall(row.get("inputs", "")) if name in rows and name != row["id"]]
+    others = [rows[name] for name in referred]
     inputs = read_inputs(setup, "; ".join((*map(_told, others), known.get("inputs", ""), _told(row))))
     if outcome.names_setup:
         refuse_unread(setup, own)
@@ -225,10 +225,20 @@ def _with_setup(
     if found and found["unit"] in ("points", "h") and outcome.unit != {"points": "%", "h": "h"}[found["unit"]]:
         raise MissingError(f"tolerance {tolerance!r}, and `unit` is {outcome.unit!r}; give both in one unit")
     why = row.get("notes", "") if "replay" in row else known.get("notes", "")
-    unread = unread_words(setup, "; ".join((*(one.get("inputs", "") for one in others), own)))
-    for one in (*others, {**row, "inputs": own}):
-        unread += overruled_words(setup, _told(one))
+    texts, further = zip(*(_own_inputs(one, rows) for one in (*others, row)), strict=True)
+    # The last of several rows counts, and rows to which these refer do not.
+    unread = [f"as {name}" for names in (referred[:-1], *further[:-1]) for name in names]
+    unread += unread_words(setup, "; ".join(texts))
+    for one, text in zip((*others, row), texts, strict=True):
+        unread += overruled_words(setup, _told({**one, "inputs": text}))
     return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why, unread=tuple(unread))
+
+
+def _own_inputs(row: Cells, rows: Mapping[str, Cells]) -> tuple[str, list[str]]:
+    """Return the inputs of a row without the names of other rows to which it refers, and these names."""
+    told = row.get("inputs", "")
+    names = [name for name in dict.fromkeys(REFERENCE.findall(told)) if name in rows and name != row["id"]]
+    return REFERENCE.sub(lambda found: "" if found[1] in names else found[0], told), names
 
 
 def _told(row: Cells) -> str:
