@@ -194,7 +194,7 @@ def test_two_values_and_unread_words_are_told_of_the_cluster_and_of_the_row_refe
 
 
 @pytest.mark.parametrize(
-    "bound", ["up to", "at least", "fewer than", "Over", "at most about", "as many as", "a maximum of", ">", "up to ~"]
+    "bound", ["up to", "at least", "fewer than", "Above", "at most about", "as many as", "a maximum of", ">", "up to ~"]
 )
 def test_a_bound_is_no_value(bound):
     setup, text = load_setups().setups["ettr"], f"{bound} 200 nodes; r_f=6.5"

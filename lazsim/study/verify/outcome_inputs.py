@@ -36,11 +36,12 @@ ASSIGNED = re.compile(r"(?:^|[;,(])\s*[A-Za-z_]\w*\s*=\s*(?=\d)")
 nodes`` are."""
 
 BOUND = re.compile(
-    r"(?:\b(?:up to|at (?:least|most)|(?:more|less|fewer) than|as (?:many|few) as|over|under|above|below|"
+    r"(?:\b(?:up to|at (?:least|most)|(?:more|less|fewer) than|as (?:many|few) as|above|below|"
     r"(?:max|min)imum(?: of)?|max\.)|[<>≤≥]=?)\s*(?:about |around |some |[~≈])?\s*$",
     re.IGNORECASE,
 )
-"""What stands before a number that is a bound of an input, not its value."""
+"""What stands before a number that is a bound of an input, not its value; what a job does over 54 days or 512 nodes it does
+in just as many."""
 
 AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z_])")
 """A number, or two of which one divides the other, and a unit."""
