@@ -40,7 +40,7 @@ BOUND = re.compile(
     r"(?:max|min)imum(?: of)?|max\.)|[<>≤≥]=?)\s*(?:about |around |some |[~≈])?\s*$",
     re.IGNORECASE,
 )
-"""What stands before a number that is a bound of an input, not its value. What goes on over 54 days takes just as many."""
+"""What stands before a number that is a bound of an input, not its value. What goes on over 54 days takes as many."""
 
 AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z_])")
 """A number, or two of which one divides the other, and a unit."""
