@@ -42,8 +42,8 @@ BOUND = re.compile(
 )
 """What stands before a number that is a bound of an input, not its value. What goes on over 54 days takes as many."""
 
-AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z_])")
-"""A number, or two of which one divides the other, and a unit."""
+AMOUNT = re.compile(rf"\s*[~≈]?({NUMBER})(?:\s*/\s*(?!\d+\.\d)({NUMBER}))?(?:\s*({IN_WORDS}))?(?![A-Za-z_])")
+"""A number, or two of which a whole one divides the other, and a unit: 0.05/0.1 are two values."""
 
 FURTHER = re.compile(r"\s*,(?=\s*\d)")
 LAST = re.compile(r"\s*(?:[,;(]|$)")
@@ -57,7 +57,9 @@ PER = re.compile(rf"\s*(?:[A-Za-z$]+\s*)?(?:/|\bper\s(?:\s*{NUMBER})?)\s*(?P<uni
 
 COMMENT = re.compile(r"(?<!\w)\([^()]*\)")
 
-FORMULA = re.compile(r"[^\s;,=<>]+\s*[<>]?=\s*[^;,]*?(?:[A-Za-z)][*^+]|[*^+][A-Za-z(]|[A-Za-z]\w*\()(?:,(?!\s)|[^;,])*")
+FORMULA = re.compile(
+    r"[^\s;,=<>]+\s*[<>]?=\s*[^;,:=<>]*?(?:[A-Za-z)][*^+]|[*^+][A-Za-z(]|[A-Za-z]\w*\()(?:,(?!\s)|[^;,])*"
+)
 """A formula, whose numbers are no inputs: it has a function, or a product, a power or a sum with a name."""
 
 CHANGE, LAST_OF_CLAUSE = re.compile(r"(?:^|;)\s*$"), re.compile(r"\s*(?:;|$)")
