@@ -180,7 +180,9 @@ def test_an_input_given_twice_in_prose_is_told_unless_the_row_says_that_it_chang
     ("512 nodes", "as third; of as many as 600 nodes", ["of as many as 600 nodes"]),
     ("512 nodes", "as third, u0=0.05/0.1", ["/0.1"]),
     ("512 nodes", "as third; k=3, k=4 nodes die: P>=1-N*C(2)", ["k=3", "k=4 nodes die:"]),
+    ("512 nodes", "as row3 with r_f=6.5; u0=9 s", ["as row3"]),
     ("512 nodes", "as MTBF-3 with r_f=6.5; u0=9 s", ["as MTBF-3 with"]),
+    ("512 nodes", "as above; as third", ["as above"]),
 ])  # fmt: skip
 def test_two_values_and_unread_words_are_told_of_the_cluster_and_of_the_row_referred_to_too(cluster, inputs, overruled):
     row = dict.fromkeys(("system", "source"), "") | {

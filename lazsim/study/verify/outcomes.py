@@ -37,6 +37,9 @@ LARGER_OF = re.compile(r"max\((?P<percent>[\d.]+)%, (?P<times>[\d.]+) sd\); sd=(
 REFERENCE = re.compile(r"\bas ([\w.-]*\w)(?:[,;]? (?:but|with)\b)?")
 """Another row, whose inputs are those of a row, too."""
 
+UNKNOWN_REFERENCE = re.compile(r"(?:^|;)\s*(as [\w.-]*\w)(?=[,;]? (?:but|with)\b|\s*(?:;|$))")
+"""Words at the begin of a clause that refer to a row, where those that there are have been left out."""
+
 ROUNDING = 1e-9
 
 
@@ -230,6 +233,7 @@ def _with_setup(
     unread = [f"as {name}" for names in (referred[:-1], *further[:-1]) for name in names]
     unread += unread_words(setup, "; ".join(texts))
     for one, text in zip((*others, row), texts, strict=True):
+        unread += [name for name in UNKNOWN_REFERENCE.findall(text) if not any(name in words for words in unread)]
         unread += overruled_words(setup, _told({**one, "inputs": text}))
     return replace(outcome, setup=setup, figures=figures, inputs=inputs, folder=folder, why=why, unread=tuple(unread))
 
