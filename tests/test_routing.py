@@ -325,6 +325,15 @@ def test_a_fit_finds_the_parameters_that_made_the_loads():
     assert found.slow_steps == pytest.approx(3000, rel=0.25)
 
 
+def test_the_ramp_of_a_fit_is_that_between_the_first_two_records():
+    # A fifth of the time between the same two loads is a fifth of the ramp.
+    steps = np.arange(0, 4000, 100)
+    loads = GeneratedRouting(SPEC, 2, 8, seed=0).loads(steps)
+    closer = np.concatenate([[80], steps[1:]])
+    ramps = [fit_routing(recorded(loads, steps=one)).ramp_steps for one in (steps, closer)]
+    assert ramps[1] == pytest.approx(ramps[0] / 5, rel=1e-3)
+
+
 def test_a_fit_needs_enough_steps():
     with pytest.raises(SpecError, match="2 steps recorded; a fit needs 30"):
         fit_routing(recorded([[[1, 2]], [[2, 1]]]))

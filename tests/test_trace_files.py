@@ -170,6 +170,12 @@ def test_what_is_assumed_of_a_file_is_told(write, rows, options, told):
     assert any(note.startswith(told) for note in trace.notes), trace.notes
 
 
+def test_a_node_that_comes_and_goes_at_the_start_is_away_from_it(write):
+    trace, _ = found(write(day("time,event,node\n{0},add,a\n{0},add,b\n{0},remove,b\n{1},add,b\n")))
+    assert [note for note in trace.notes if "comes and goes" in note] == []
+    assert trace.most_nodes(0.0) == 1
+
+
 def test_cloud_logs_say_what_happened(write):
     warnings = [
         {"detail-type": "EC2 Spot Instance Interruption Warning", "time": f"2025-03-01T1{hour}:00:00Z",
