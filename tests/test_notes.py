@@ -195,6 +195,14 @@ def test_a_run_that_outlasts_its_trace_says_once_when_the_trace_ends():
         assert sum("ends after" in one for one in simulate(trace=trace, duration=2400).notes) == 1
 
 
+def test_nodes_lost_as_the_trace_ends_are_told_to_count_nothing():
+    note = "2 nodes lost as the trace ends: no number here counts that"
+    lost = [Event(time_s, "remove", f"n{number}") for number, time_s in enumerate((300.0, 600.0, 600.0))]
+    trace = nodes_at(0.0, 8, 600.0, *lost)
+    assert note in notes_of(trace)
+    assert not any("as the trace ends" in one for one in [*notes_of(trace, duration=599), *notes_of(trace, duration=700)])
+
+
 def test_a_run_that_spends_a_tenth_of_its_time_in_restarts_says_how_long_one_takes():
     # On testbed A's 10 nodes a restart takes 26.9 + 10 x 2.13 s. One in 10 min is a tenth with the load, not in 1 h.
     def told(duration_s):
