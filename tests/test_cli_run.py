@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -256,3 +257,19 @@ def test_the_name_of_a_file_breaks_no_line_and_steers_no_terminal(lazsim, tmp_pa
     assert r"a\nb\x1b[31m.csv" in head.replace("\n ", "")
     converted = lazsim("trace", "convert", path, "--out", "-")[1]
     assert r"# source: a\nb\x1b[31m.csv" in converted.splitlines()
+
+
+def test_a_run_of_systems_with_other_layouts_says_which_each_has_below_its_table(lazsim):
+    run = ("run", "--trace", "fail-every-40min", "--model", "qwen3-30b-a3b", "--cluster", "h100x16", "--duration", "1h")
+    systems = ("lazarus", "checkpoint", "gemini")
+    asked = [word for name in systems for word in ("--system", name)]
+    _, out, err = lazsim(*run, *asked, "--json")
+    layouts = {row["system"]: row["layout"] for row in json.loads(out)["runs"]}
+    assert layouts["lazarus"] != layouts["checkpoint"] == layouts["gemini"]
+    assert "as --job gives none: one for each system)" in err
+    told = dict(re.findall(r"layout of ([^:]*): (.*)", re.sub(r"\n  +", " ", lazsim(*run, *asked)[1])))
+    assert told == {"lazarus": layouts["lazarus"], "checkpoint; gemini": layouts["gemini"]}
+    # One layout of all is told once, among the notes.
+    _, out, err = lazsim(*run, *asked[2:])
+    assert "layout of" not in out
+    assert f"as --job gives none: {layouts['gemini']})" in err

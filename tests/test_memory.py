@@ -181,6 +181,18 @@ def test_mixtral_on_ten_rtx_3090_is_said_not_to_fit(mixtral):
     assert result.to_json()["runs"][0]["fits_memory"] is False
 
 
+def test_systems_that_lack_memory_for_the_same_share_a_note_with_the_numbers_of_the_first(mixtral):
+    result = simulate(model=mixtral, systems=["lazarus", "dropless", "ds"])
+    taken = [f"{run.memory.total / 2**30:.1f} GiB of each GPU" for run in result.runs]
+    assert len(set(taken)) == 3
+    (note,) = shortages(result)
+    assert note.startswith(f"lazarus, dropless, ds: each does not fit: mixtral-8x7b takes {taken[0]}")
+    assert note.endswith(" (numbers of lazarus)")
+    (alone,) = shortages(simulate(model=mixtral, systems=["ds"]))
+    assert alone.startswith(f"ds does not fit: mixtral-8x7b takes {taken[2]}")
+    assert "numbers of" not in alone
+
+
 def test_deepseek_v3_without_a_layout_on_an_h200_is_said_not_to_fit():
     (note,) = shortages(simulate(model="deepseek-v3", cluster="h200x64", job="testbed-a", duration="2min"))
     assert "lazarus does not fit: deepseek-v3 takes" in note

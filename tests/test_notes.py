@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import lazsim
+from lazsim.cli.base.messages import in_a_line
+from lazsim.cli.base.results import note
 from lazsim.costmodel.profile import PROFILES, ProfilePoint, read_profile, require_header, save_profile
 from lazsim.errors import InfeasiblePlanError, SpecError
 from lazsim.output.run import run_files, run_parts
@@ -323,15 +325,11 @@ def test_the_notes_of_a_run_are_on_stderr_in_its_json_and_in_its_folder(lazsim, 
         assert told == [note, ASSUMED.replace("`assumed`", "assumed"), ANALYTIC]
 
 
-def test_a_note_of_many_systems_is_told_whole(lazsim, tmp_path):
-    trace = tmp_path / "trace.csv"
-    trace.write_text(f"# format: lazsim-trace 1\n# duration_s: 600\ntime_s,event,nodes\n0,add,{' '.join('abcdefgh')}\n")
-    _, out, err = lazsim(
-        "run", "--trace", trace, "--model", "olmoe-1b-7b", "--cluster", "h100x8", "--system", "all", "--json"
-    )
-    longest = max(json.loads(out)["notes"], key=len)
-    assert len(longest) > 400
-    assert longest.replace("`job`", "--job") in err
+def test_a_long_note_is_told_whole_while_an_error_is_shortened(capsys):
+    text = "a name of a system, " * 50
+    note(text)
+    assert capsys.readouterr().err == f"note: {text}\n"
+    assert len(in_a_line(text)) == 400
 
 
 def test_a_sweep_tells_the_notes_of_its_runs_and_of_how_many():

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 from lazsim.costmodel.memory import MemoryUse
@@ -130,9 +131,10 @@ def _outcome_table(result: RunResult) -> Table:
     if any(run.lost_token_share is not None for run in result.runs):
         # Samples whose updates are gone count among the samples.
         columns.append(Column("lost tokens", ".2%", of="lost_token_share"))
+    layouts = layout_notes([({"system": row["system"]}, row["layout"]) for row in result.rows], itemgetter("system"))
     runs = zip(result.scenarios, result.runs, strict=True)
     unfit = unfit_notes(run.name for one, run in runs if not fits_memory(one, run))
-    return Table.of(result.rows, columns, notes=unfit)
+    return Table.of(result.rows, columns, notes=[*layouts, *unfit])
 
 
 def _survival_text(row: Mapping[str, Any]) -> str | None:

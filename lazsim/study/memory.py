@@ -91,14 +91,8 @@ def host_shortage(scenario: Scenario, name: str, num_bytes: float) -> str:
     )
 
 
-def memory_notes(pairs: Iterable[tuple[Scenario, SystemRun]]) -> list[str]:
-    """Say of systems that do not fit what they need, what takes most, and what would help."""
-    # All placements of a system take nearly the same.
-    firsts = [alike[0] for alike in grouped((run.system, (scenario, run)) for scenario, run in pairs).values()]
-    return gather_obstacles((run.name, told) for scenario, run in firsts for told in _shortages(scenario, run))
-
-
-def _shortages(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+def tell_shortages(scenario: Scenario, run: SystemRun) -> Iterator[str]:
+    """Say of a run that does not fit what it needs, what takes most, and what would help."""
     system, costs, loads = scenario.find_system(**run.setting), scenario.costs(), scenario.load_routing()
 
     def lacks_gpu_memory(num_nodes: int, num_seats: int) -> bool:

@@ -24,7 +24,7 @@ from lazsim.specs import hash_id
 from lazsim.specs.record import given_fields
 from lazsim.study.checkpoint_interval import choose_setting, num_rollbacks, other_draws, search_notes
 from lazsim.study.collect import Advance, ShowRuns, show_nothing
-from lazsim.study.memory import find_obstacle, gather_obstacles, memory_notes
+from lazsim.study.memory import find_obstacle, gather_obstacles, tell_shortages
 from lazsim.study.notes import describe_runs
 from lazsim.study.notes.inputs import draw_notes
 from lazsim.study.result import RunResult, describe_trace, flat_row
@@ -277,8 +277,8 @@ def _run(runs: ScenarioRuns, setting: Setting | None = None) -> SystemRun:
             [run] = runs.runs(setting or _choose(runs, scenario.interval))
     except InfeasiblePlanError as error:
         raise InfeasiblePlanError(scenario.why_no_layout or str(error)) from error
-    if scenario.strict and (shortages := memory_notes([(scenario, run)])):
-        raise InfeasiblePlanError(shortages[0])
+    if scenario.strict and (shortage := next(tell_shortages(scenario, run), "")):
+        raise InfeasiblePlanError(shortage)
     return run
 
 

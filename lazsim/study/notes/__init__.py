@@ -5,7 +5,6 @@ here. `told` puts texts together.
 """
 
 from lazsim.grouping import grouped
-from lazsim.study.memory import memory_notes
 from lazsim.study.notes import basis, inputs, runs
 from lazsim.study.notes.told import Pairs
 
@@ -33,4 +32,4 @@ def describe_runs(pairs: Pairs) -> list[str]:
     shared = grouped((text, run.name) for one, run in pairs for tell in OF_A_RUN for text in tell(one, run))
     each = (f"{', '.join(names)}: {text}" for text, names in shared.items())
     others = (text for tell in OF_RUNS for text in tell(pairs))
-    return list(dict.fromkeys([*inputs.tell_inputs(pairs), *memory_notes(pairs), *each, *others]))
+    return list(dict.fromkeys([*inputs.tell_inputs(pairs), *runs.tell_memory(pairs), *each, *others]))

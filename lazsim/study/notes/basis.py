@@ -104,9 +104,8 @@ def tell_layout(pairs: Pairs) -> Iterator[str]:
     if scenario.has_chosen_layout:
         seen = "the trace of seed 0" if is_trace_drawn(scenario) else "the trace"
         whose = f"chosen for the nodes of {seen} and its failures, which it knows ahead, under even loads, "
-        systems = grouped((one.job.parallel.description, one.system) for one, _ in pairs if one.job.parallel)
-        chosen = [f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in systems.items()]
-        whose += f"as `job` gives none: {'; '.join(chosen) if len(chosen) > 1 else next(iter(systems))}"
+        chosen, *others = {one.job.parallel.description for one, _ in pairs if one.job.parallel}
+        whose += f"as `job` gives none: {'one for each system' if others else chosen}"
         # A config of Hugging Face has the name of a family with `_`, whose other models have other sizes.
         name, num_nodes = scenario.model.name.replace("_", "-"), scenario.most_in_service()
         cluster = msgspec.structs.replace(scenario.cluster, num_nodes=num_nodes)

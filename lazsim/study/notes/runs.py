@@ -14,10 +14,12 @@ from lazsim.engine.layout import LayoutCosts
 from lazsim.engine.simulate import SystemRun
 from lazsim.engine.systems import SYSTEMS, System
 from lazsim.errors import InfeasiblePlanError
+from lazsim.grouping import grouped
 from lazsim.placement.plan import Floats
 from lazsim.placement.policies import find_policy
 from lazsim.scenario import Scenario
-from lazsim.study.notes.told import Pairs, by_text, listed
+from lazsim.study.memory import gather_obstacles, tell_shortages
+from lazsim.study.notes.told import Pairs, by_text, listed, without_numbers
 from lazsim.units import GIB, HOUR_S, counted, format_duration, share_text
 
 DECISIVE_SHARE = 0.1
@@ -29,6 +31,17 @@ FAR_FACTOR = 2.0
 SPREADING, UNPADDED = "euclid", "dropless-ft"
 """A policy that spreads experts over as many nodes as possible, by plans that the published one does not have; and a
 system that lacks what Lazarus does about failures, and pads no more than it."""
+
+
+def tell_memory(pairs: Pairs) -> Iterator[str]:
+    """Say which systems do not fit into memory; those that differ in numbers share a note, and a table has these."""
+    # All placements of a system take nearly the same.
+    firsts = [alike[0] for alike in grouped((run.system, (one, run)) for one, run in pairs).values()]
+    told = ((run.name, text.removeprefix(run.name)) for one, run in firsts for text in tell_shortages(one, run))
+    for alike in grouped((without_numbers(text), (name, text)) for name, text in told).values():
+        names, (text, *others) = zip(*alike, strict=True)
+        differ = f" (numbers of {names[0]})" if {*others} - {text} else ""
+        yield from gather_obstacles((name, f"{name}{text}{differ}") for name in names)
 
 
 def tell_idle(scenario: Scenario, run: SystemRun) -> Iterator[str]:
