@@ -79,6 +79,20 @@ def test_time_on_nodes_on_which_a_layout_does_not_fit_counts_as_not_trained(unti
     assert is_safe or fallen.job == stayed.job
 
 
+def test_a_layout_that_was_chosen_waits_while_nodes_are_too_few_for_its_memory():
+    # As above; the loss is noticed after 15 s, and the last step is lost.
+    gone = [Event(395_000.0, "remove", f"n{index}") for index in range(10)]
+    trace = build_trace([*nodes(12), *gone], duration_s=400_000.0)
+    scenario = resolve({"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "checkpoint", "trace": trace})
+    assert 2 < scenario.job.min_nodes <= 12
+    run = simulated(scenario, scenario.job)
+    assert set(run.steps_s) == {(12, 12)}
+    assert run.ledger_s["waiting"] == pytest.approx(5000.0 - scenario.cluster.recovery.detect_s)
+    # The fewest nodes on which it fits.
+    fits = {n: even_memory(scenario, n).total <= scenario.gpu.memory_bytes for n in range(2, 13, 2)}
+    assert min(n for n in fits if fits[n]) == scenario.job.min_nodes
+
+
 def test_nodes_on_which_a_layout_fits_do_not_count_for_it_where_failures_leave_no_time_to_train_on_them():
     # One of 12 nodes fails each 1,100 s, less than the 20 minutes of a restart. After 130 failures, for the last 6 % of
     # the time, two nodes are left, on which some of what is fast on 12 does not fit.

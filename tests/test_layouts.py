@@ -64,6 +64,14 @@ def test_a_job_uses_nodes_that_fill_its_stages(system, usable):
     assert [SYSTEMS[system].usable_nodes(small, num_nodes) for num_nodes in (7, 8, 15, 17)] == usable
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_job_waits_with_fewer_nodes_than_its_min_nodes(system):
+    # Eight nodes hold the model; 15 nodes are less than two replicas of it, which only oobleck uses in part.
+    waiting = costs(SMALL | {"job.min_nodes": 15}, system)
+    usable = [SYSTEMS[system].usable_nodes(waiting, num_nodes) for num_nodes in (8, 14, 15, 17)]
+    assert usable == ([0, 0, 15, 17] if system == "oobleck" else [0, 0, 0, 16])
+
+
 def test_flexible_dispatch_uses_nodes_that_fill_no_whole_replica():
     # Experts of a stage take 8 nodes; 9 of them hold some twice.
     large = costs(DEEPSEEK, "lazarus")

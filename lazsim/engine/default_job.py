@@ -1,9 +1,9 @@
 """The job of a run that gives none: the model's own or a usual one, by what trains most on the trace.
 
 1. Candidates are the fastest layouts on the most nodes: one for each number of nodes of a model replica, and each
-   fewest on which it fits with what the system adds, with a `usual_batch`.
+   fewest on which it fits with what the system adds, with a `usual_batch`. On fewer nodes the job waits (`min_nodes`).
 2. The system is simulated on the trace with each of them: under even loads, with the interval between checkpoints that
-   is published for it, or Young's. Steps that do not fit into memory count as not trained.
+   is published for it, or Young's. Steps that still do not fit into memory count as not trained.
 3. Of a trace with more than `MOST_CHANGES`, a stretch of each of `NUM_PARTS` equal parts of its time is simulated, at a
    random time, and counts for the part. The stretches are as long as each other, and have about `MOST_CHANGES` in all.
 4. The candidate that trains most is taken. Where no node is lost, systems that recover from other nodes, other than by
@@ -12,6 +12,7 @@
    layout, and the median number of nodes holds two replicas of it.
 """
 
+import bisect
 import contextlib
 import functools
 import itertools
@@ -131,7 +132,9 @@ def named_job(name: str, choice: JobChoice) -> JobSpec | None:
         # The tables lack a kernel of the model or of the layout.
         return None
     used = PLAIN.usable_nodes(costs, choice.cluster.num_nodes)
-    return job if used and _peak_memory(costs, PLAIN, used).total <= usable_bytes(costs.inputs) else None
+    if not used or _peak_memory(costs, PLAIN, used).total > usable_bytes(costs.inputs):
+        return None
+    return msgspec.structs.replace(job, min_nodes=_fewest(costs, PLAIN, used))
 
 
 @functools.lru_cache(NUM_KEPT)
@@ -241,10 +244,19 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
         # The fastest of those that fit on the most nodes; of those that fit on fewer than that one; and so on.
         while filled and (best := fastest(models, 1, functools.partial(runs, num_nodes=filled[0]), beside_s)):
             parallel, samples_per_s = best[0].parallel, best[0].parallel.global_batch / best[0].step_s
+            min_nodes = _fewest(costs_of(parallel), system, filled[0])
             filled = list(itertools.dropwhile(functools.partial(fits_on, parallel), filled))
             parallel = msgspec.structs.replace(parallel, sharding=first_layout(choice.cluster).sharding)
-            found.append((samples_per_s, msgspec.structs.replace(usual, parallel=parallel)))
+            found.append((samples_per_s, msgspec.structs.replace(usual, parallel=parallel, min_nodes=min_nodes)))
     return [job for _, job in sorted(found, key=lambda one: one[0], reverse=True)]
+
+
+def _fewest(costs: LayoutCosts, system: System, num_nodes: int) -> int:
+    """Return the fewest nodes on which a layout fits that fits on `num_nodes`; 0 where one model replica does."""
+    replica_nodes, gpu = costs.grid.replica_nodes, costs.inputs.gpu
+    sizes = range(replica_nodes, num_nodes + 1, replica_nodes)
+    lacking = bisect.bisect_left(sizes, True, key=lambda size: not lacks_memory(gpu, _peak_memory(costs, system, size)))
+    return sizes[lacking] if lacking else 0
 
 
 @functools.lru_cache(2 * NUM_KEPT)

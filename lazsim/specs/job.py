@@ -44,6 +44,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     2407.04656)."""
     rebalance_interval_steps: Count = 200
     """Steps between plans from newly observed loads."""
+    min_nodes: Amount = 0
+    """Fewest nodes on which the job trains; with fewer it waits for others, as under ``torchrun --nnodes MIN:MAX``."""
     join_wait_s: Seconds = 120.0
     """Waiting time in which new nodes gather before they join together."""
     regrouped_joins: Literal["reconfigure", "restart"] = "reconfigure"

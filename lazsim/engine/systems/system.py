@@ -95,7 +95,7 @@ class System:
     # Nodes
 
     def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
-        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit.
+        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit, or the job waits.
 
         Notes
         -----
@@ -107,14 +107,19 @@ class System:
         SpecError
             When a plan for all the nodes would fill the memory.
         """
-        model, cluster, grid = costs.model, costs.cluster, costs.grid
+        model, cluster = costs.model, costs.cluster
         require_plan_size(model.num_moe_layers, model.num_experts, num_nodes, cluster.slots_per_node)
-        fewest = self.fewest_nodes(costs)
-        if self.is_elastic:
-            unit = grid.num_stages * grid.column_nodes
-            counts = range(num_nodes // unit * unit, fewest - 1, -unit)
-            return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
-        return num_nodes // fewest * fewest
+        usable = self.grouped_nodes(costs, num_nodes)
+        return usable if usable >= costs.job.min_nodes else 0
+
+    def grouped_nodes(self, costs: CostModel, num_nodes: int) -> int:
+        """Return the most nodes up to `num_nodes` that make groups which hold every expert."""
+        fewest, grid = self.fewest_nodes(costs), costs.grid
+        if not self.is_elastic:
+            return num_nodes // fewest * fewest
+        unit = grid.num_stages * grid.column_nodes
+        counts = range(num_nodes // unit * unit, fewest - 1, -unit)
+        return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
 
     def num_seats(self, costs: CostModel, num_nodes: int) -> int:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""

@@ -135,7 +135,8 @@ def tell_gaps(pairs: Pairs) -> Iterator[str]:
             needed = _needed_nodes(scenario)
             share = 1.0 - float(_spans_s(scenario, needed).sum()) / run.wall_s
             if share >= DECISIVE_SHARE:
-                few.append((f"fewer than {needed} for {share_text(share, '.0%')} of the time", run.name))
+                why = " (`min_nodes`)" if scenario.job.min_nodes else ""
+                few.append((f"fewer than {needed}{why} for {share_text(share, '.0%')} of the time", run.name))
     if few:
         says = "training stands still while there are fewer nodes than a system takes"
         yield f"{says}: {by_text(few)}; more nodes help, or a `job` that takes fewer"
