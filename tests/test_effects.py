@@ -36,7 +36,10 @@ KINDS = {
     "plain": [
         ("gpt-s", "rtx3090x10", PLAIN, SYSTEMS, {}),
         ("gpt-s", "h100x8", PLAIN + '\nexpert_kernels = "fused"', ["lazarus"], {"duration": 400}),
-        ("gpt-s", "rtx3090x10", PLAIN, ["lazarus"], {"placement": "domains", "cluster.nodes_per_domain": 4}),
+        (
+            "gpt-s", "rtx3090x10", PLAIN, ["lazarus"],
+            {"placement": "domains", "cluster.nodes_per_domain": 4, "job.min_nodes": 7},
+        ),
     ],
     "layout": [
         ("qwen3-30b-a3b", "h100x8", LAYOUT, SYSTEMS, {}),
@@ -69,7 +72,7 @@ KINDS = {
         ),
         (
             "qwen3-30b-a3b", "h100x16", ON_16_NODES.replace("512", "256") + 'graphs = "partial"', ["gemini", "lazarus"],
-            {"cluster.nodes_per_server": 2, "cluster.network.nodes_per_pod": 1},
+            {"cluster.nodes_per_server": 2, "cluster.network.nodes_per_pod": 1, "job.min_nodes": 15},
         ),
     ],
     "times": [
@@ -78,6 +81,7 @@ KINDS = {
             "gpt-s", "rtx3090x10", TIMES + "num_stages = 2\nnodes_per_stage = 2", ["ds-ft", "lazarus"],
             {"placement": "domains", "cluster.nodes_per_domain": 4},
         ),
+        ("gpt-s", "rtx3090x10", TIMES, ["lazarus"], {"job.min_nodes": 7}),
     ],
 }  # fmt: skip
 """For each kind of a job runs in which its fields have an effect in one or another.

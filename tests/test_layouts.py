@@ -70,6 +70,8 @@ def test_a_job_waits_with_fewer_nodes_than_its_min_nodes(system):
     waiting = costs(SMALL | {"job.min_nodes": 15}, system)
     usable = [SYSTEMS[system].usable_nodes(waiting, num_nodes) for num_nodes in (8, 14, 15, 17)]
     assert usable == ([0, 0, 15, 17] if system == "oobleck" else [0, 0, 0, 16])
+    with pytest.raises(InfeasiblePlanError, match=r"^`min_nodes` 15: of 14 nodes, .* uses (8|14); give as many, or"):
+        require_fit(replace(SYSTEMS[system], takes_two_replicas=False), waiting, 14)
 
 
 def test_flexible_dispatch_uses_nodes_that_fill_no_whole_replica():

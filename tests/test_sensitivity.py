@@ -112,13 +112,13 @@ def test_every_number_of_a_cluster_and_its_gpu_and_job_is_varied_once(system):
     scenario = resolve({"system": system})
     names = constant_paths([system])
     network, recovery = scenario.cluster.network, scenario.cluster.recovery
-    # The GPU: 16 fields less 3 texts, 5 of the datasheet, the rate of borrowed kernels and its fused ones. The job: 12
-    # less name, batch (2), kind of kernels, layout and intervals, plus 1. The network: all but its pods and their
-    # share. The host: its clock, and the rate at which it serialises. The step: all but its name, those that are
-    # assumed, what scans were measured on, two curves, a range and the clock that its launches are of.
+    # The GPU: 16 fields less 3 texts, 5 of the datasheet, the rate of borrowed kernels and its fused ones. The job: 13
+    # less name, batch (2), fewest nodes, kind of kernels, layout and intervals, plus 1. The network: all but its pods
+    # and their share. The host: its clock, and the rate at which it serialises. The step: all but its name, those that
+    # are assumed, what scans were measured on, two curves, a range and the clock that its launches are of.
     of_cluster = 1 + len(network.__struct_fields__) - 2 + len(recovery.__struct_fields__) + 2
     of_step = len(scenario.step.__struct_fields__) - 7
-    assert len(names) == of_cluster + (16 - 10) + (12 - 6 + 1) + of_step
+    assert len(names) == of_cluster + (16 - 10) + (13 - 7 + 1) + of_step
     for name, path in names.items():
         assert path.endswith(f".{name}")
         if why_without_effect(path, scenario.without_effect):

@@ -275,6 +275,9 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     if system.usable_nodes(costs, most_nodes):
         return
     model, cluster = costs.model, costs.cluster
+    if costs.job.min_nodes > (grouped := system.grouped_nodes(costs, most_nodes)) > 0:
+        of_all = f"of {counted(most_nodes, 'node')}, {system.name} uses {grouped}"
+        raise InfeasiblePlanError(f"`min_nodes` {costs.job.min_nodes}: {of_all}; give as many, or a larger cluster")
     who = f"{model.name} does not fit on {cluster.name} under {system.name}"
     num_slots, fewest = most_nodes * cluster.slots_per_node, system.fewest_nodes(costs)
     if num_slots < model.num_experts:

@@ -30,10 +30,10 @@ FIXED = (
     "gpu.peak_flop_per_s", "gpu.peak_fp8_flop_per_s", "gpu.peak_fp4_flop_per_s", "gpu.memory_bytes_per_s",
     "gpu.memory_bytes", "gpu.kernels_speedup", "cluster.network.nodes_per_pod", "cluster.network.spine_share",
     "cluster.host.launches_per_clock", "cluster.host.link_bytes_per_s", "cluster.host.memory_bytes",
-    "job.sequences_per_gpu", "job.num_micro_batches", "step.host_launch_clock_hz",
+    "job.sequences_per_gpu", "job.num_micro_batches", "job.min_nodes", "step.host_launch_clock_hz",
 )  # fmt: skip
 """Numbers that are not varied: datasheet figures, which only multiply efficiencies, what multiplies a clock or the rate
-of borrowed kernels, the pods of a network, and the batch of the job."""
+of borrowed kernels, the pods of a network, and the batch and the fewest nodes of the job."""
 
 
 class Assumption(NamedTuple):
