@@ -147,6 +147,8 @@ NAMED += (
     "offers",
     "simulated",
 )
+# Systems whose settings have keys of their own.
+CHOOSING = ("--system", "gemini", "--system", "moc", "--system", "spare")
 PLACED = ("--nodes", 4, "--slots", 4, "--experts", 8, "--loads", "zipf:1.2")
 
 
@@ -154,7 +156,7 @@ PLACED = ("--nodes", 4, "--slots", 4, "--experts", 8, "--loads", "zipf:1.2")
     "command",
     [
         ("run", "--trace", "fail-every-5min", "--duration", "7min", "--system", "lazarus", "--placement", "mro"),
-        ("run", "--trace", "fail-every-5min", "--duration", "2min", "--system", "gemini", "--interval", "auto"),
+        ("run", "--trace", "fail-every-5min", "--duration", "2min", *CHOOSING, "--interval", "auto"),
         ("sensitivity", "--trace", "fail-every-5min", "--duration", "2min", "--system", "ds", "--constant", "detect_s"),
         ("place", *PLACED, "--lose", 0, "--model", "gpt-s", "--gpu", "a100"),
         ("place", *PLACED, "--old", "{place}"),
