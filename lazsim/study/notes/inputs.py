@@ -27,7 +27,8 @@ def tell_inputs(pairs: Pairs) -> Iterator[str]:
         # A trace that was loaded for as long says the first part of it.
         notes = [one for one in notes if one != told] + [f"{told}: nodes alive then stay for the other {rest}"]
     yield from notes
-    if first.duration_s is None and (num_late := trace.nodes_lost() - trace.nodes_lost(run.wall_s)):
+    is_whole = first.duration_s is None and not (first.trace and first.trace.recipe)
+    if is_whole and (num_late := trace.nodes_lost() - trace.nodes_lost(run.wall_s)):
         yield f"{counted(num_late, 'node')} lost as the trace ends: no number here counts that"
     if first.num_spares:
         start = f"{format_duration(first.spare_start_s)} after a loss" if first.spare_start_s else "at once"
