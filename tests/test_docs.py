@@ -185,6 +185,15 @@ def test_the_examples_of_the_guide_to_notebooks_print_what_it_shows(tmp_path, mo
     assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
+def test_the_sweep_of_the_guide_to_costs_prints_what_it_shows(lazsim, tmp_path):
+    text = (ROOT / "docs" / "guides" / "cost.md").read_text()
+    [(spec, shown)] = re.findall(r"```toml\n(\[base\].*?)```\n\n```\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "grid.toml").write_text(spec)
+    code, out, err = lazsim("sweep", tmp_path / "grid.toml", "--out", tmp_path / "out", "--jobs", 1)
+    assert code == 0, err
+    assert shown in re.sub(r" +$", "", out, flags=re.MULTILINE)
+
+
 def example(name):
     text = (ROOT / "CONTRIBUTING.md").read_text()
     return re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", text, re.DOTALL)[1]
