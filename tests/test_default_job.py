@@ -93,6 +93,20 @@ def test_a_layout_that_was_chosen_waits_while_nodes_are_too_few_for_its_memory()
     assert min(n for n in fits if fits[n]) == scenario.job.min_nodes
 
 
+@pytest.mark.parametrize(("host_gib", "binds"), [(1024, False), (100, True)])
+def test_a_layout_that_was_chosen_waits_while_nodes_are_too_few_for_copies_in_their_own_memory(host_gib, binds):
+    settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "gemini", "duration": "1h"}
+    settings |= {"trace": build_trace(nodes(12)), "cluster.host.memory_bytes": f"{host_gib}GiB"}
+    scenario = resolve(settings)
+    system, costs = scenario.find_system(), scenario.costs()
+    sizes = range(costs.grid.replica_nodes, 13, costs.grid.replica_nodes)
+    fits = [n for n in sizes if even_memory(scenario, n).total <= scenario.gpu.memory_bytes]
+    # Copies are shared out over all nodes.
+    held = [n for n in sizes if system.host_bytes(costs, n, costs.even_step_s(n)) <= host_gib * 2**30]
+    assert scenario.job.min_nodes == max(fits[0], held[0])
+    assert (held[0] > fits[0]) is binds
+
+
 def test_nodes_on_which_a_layout_fits_do_not_count_for_it_where_failures_leave_no_time_to_train_on_them():
     # One of 12 nodes fails each 1,100 s, less than the 20 minutes of a restart. After 130 failures, for the last 6 % of
     # the time, two nodes are left, on which some of what is fast on 12 does not fit.

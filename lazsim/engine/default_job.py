@@ -252,11 +252,11 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
 
 
 def _fewest(costs: LayoutCosts, system: System, num_nodes: int) -> int:
-    """Return the fewest nodes on which a layout fits that fits on `num_nodes`; 0 where one model replica does."""
-    replica_nodes, gpu = costs.grid.replica_nodes, costs.inputs.gpu
+    """Return the fewest of up to `num_nodes` nodes on which a layout fits; 0 where one model replica does, or none."""
+    replica_nodes = costs.grid.replica_nodes
     sizes = range(replica_nodes, num_nodes + 1, replica_nodes)
-    lacking = bisect.bisect_left(sizes, True, key=lambda size: not lacks_memory(gpu, _peak_memory(costs, system, size)))
-    return sizes[lacking] if lacking else 0
+    lacking = bisect.bisect_left(sizes, True, key=functools.partial(_fits, costs, system))
+    return sizes[lacking] if 0 < lacking < len(sizes) else 0
 
 
 @functools.lru_cache(2 * NUM_KEPT)
@@ -297,14 +297,18 @@ def _peak_memory(costs: LayoutCosts, system: System, *sizes: int) -> MemoryUse:
     return peak_memory(system, costs, _even_loads(costs), sizes, 0)
 
 
+def _fits(costs: LayoutCosts, system: System, *sizes: int) -> bool:
+    """Tell whether a job fits into the memory of the GPUs and of the nodes on all of some numbers of nodes."""
+    host_bytes = max(system.host_bytes(costs, size, costs.even_step_s(size)) for size in sizes)
+    is_held = host_bytes <= costs.cluster.host_memory_bytes
+    return is_held and not lacks_memory(costs.inputs.gpu, _peak_memory(costs, system, *sizes))
+
+
 def _fitting_share(run: SystemRun, costs: LayoutCosts, system: System) -> float:
-    """Return the share of what a run trains that fits into the memory of the GPUs and of the nodes, as runs tell it."""
+    """Return the share of what a run trains that fits into memory, as runs tell it."""
     all_node_s, fitting_node_s = [0.0], [0.0]
     for size, spent_s in run.steps_s.items():
-        sizes = sizes_held(system, costs, *size)
-        host_bytes = max(system.host_bytes(costs, held, costs.even_step_s(held)) for held in sizes)
-        is_held = host_bytes <= costs.cluster.host_memory_bytes
         all_node_s.append(size[0] * spent_s)
-        if is_held and not lacks_memory(costs.inputs.gpu, _peak_memory(costs, system, *sizes)):
+        if _fits(costs, system, *sizes_held(system, costs, *size)):
             fitting_node_s.append(size[0] * spent_s)
     return divide(math.fsum(fitting_node_s), math.fsum(all_node_s), 0.0)
