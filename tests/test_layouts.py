@@ -27,6 +27,7 @@ from lazsim.stepmodel.predict import predict_step
 from lazsim.stepmodel.search import search_layouts, usual_batch
 from lazsim.stepmodel.tables import read_tables
 from lazsim.study.memory import find_obstacle
+from lazsim.study.simulation import run_scenario
 from lazsim.study.step import predict_layout
 from lazsim.trace.table import Event, build_trace
 from tests.jobs import trace
@@ -72,6 +73,18 @@ def test_a_job_waits_with_fewer_nodes_than_its_min_nodes(system):
     assert usable == ([0, 0, 15, 17] if system == "oobleck" else [0, 0, 0, 16])
     with pytest.raises(InfeasiblePlanError, match=r"^`min_nodes` 15: of 14 nodes, .* uses (8|14); give as many, or"):
         require_fit(replace(SYSTEMS[system], takes_two_replicas=False), waiting, 14)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_job_that_loses_nodes_trains_on_no_fewer_than_its_min_nodes(system):
+    # Three of 17 nodes go one by one; two replicas of the model take 16.
+    lost = [Event(1000.0 * number, "remove", f"n{number}") for number in range(1, 4)]
+    nodes = build_trace([*(Event(0.0, "add", f"n{number}") for number in range(17)), *lost], duration_s=7200.0)
+    least = {}
+    for min_nodes in (0, 15):
+        scenario = resolve(SMALL | {"system": system, "trace": nodes, "job.min_nodes": min_nodes})
+        least[min_nodes] = min(size for size, _ in run_scenario(scenario).steps_s)
+    assert least[0] < 15 <= least[15]
 
 
 def test_flexible_dispatch_uses_nodes_that_fill_no_whole_replica():

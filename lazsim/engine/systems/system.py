@@ -350,6 +350,8 @@ def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decisi
     if is_joining and not system.newcomers(costs, held, stopped.alive, stopped.usable_nodes):
         return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="no node is left to join")
     decision = system.decide(costs, stopped)
+    if decision.action is Action.CONTINUE and len(decision.nodes) < costs.job.min_nodes:
+        decision = protocol.decide_start(stopped, "the nodes left are fewer than `min_nodes` of the job")
     if is_joining and decision.action is Action.RESTART and not system.restarts_for_joins:
         return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="new nodes wait for a restart")
     if decision.source == "checkpoint" and not stopped.checkpoint_step:
