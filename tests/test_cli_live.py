@@ -49,6 +49,13 @@ def test_nodes_that_cannot_hold_the_experts_are_refused_before_any_work(lazsim, 
     assert lazsim(command, "--slots", 1) == (2, "", f"lazsim: {told}\n")
 
 
+@pytest.mark.parametrize("command", ["live", "validate"])
+def test_a_job_that_waits_for_more_nodes_than_there_are_is_refused_before_any_work(lazsim, tmp_path, command):
+    (tmp_path / "job.toml").write_text("min_nodes = 9")
+    told = "min_nodes 9: of 4 nodes, lazarus uses 4; give as many, or more nodes"
+    assert lazsim(command, "--job", tmp_path / "job.toml") == (2, "", f"lazsim: {told}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

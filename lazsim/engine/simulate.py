@@ -248,7 +248,7 @@ def simulate_system(
 
 
 def require_layout(system: System, costs: CostModel, most_nodes: int) -> None:
-    """Refuse a job whose stages and model replicas on up to `most_nodes` nodes do not suffice for a system."""
+    """Refuse a job for which `most_nodes` nodes, or its stages and model replicas on these, are too few."""
     parallel = costs.job.parallel
     if system.stage_use and costs.grid.num_stages < 2:
         field, fewest = "pipeline" if costs.job.times is None else "num_stages", 2
@@ -267,6 +267,9 @@ def require_layout(system: System, costs: CostModel, most_nodes: int) -> None:
         raise InfeasiblePlanError(
             f"{system.name} takes two model replicas, {needed} nodes, and there are {most_nodes}: give {give}"
         )
+    if 0 < (grouped := system.grouped_nodes(costs, most_nodes)) < costs.job.min_nodes:
+        of_all = f"of {counted(most_nodes, 'node')}, {system.name} uses {grouped}"
+        raise InfeasiblePlanError(f"`min_nodes` {costs.job.min_nodes}: {of_all}; give as many, or more nodes")
 
 
 def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
@@ -275,9 +278,6 @@ def require_fit(system: System, costs: CostModel, most_nodes: int) -> None:
     if system.usable_nodes(costs, most_nodes):
         return
     model, cluster = costs.model, costs.cluster
-    if costs.job.min_nodes > (grouped := system.grouped_nodes(costs, most_nodes)) > 0:
-        of_all = f"of {counted(most_nodes, 'node')}, {system.name} uses {grouped}"
-        raise InfeasiblePlanError(f"`min_nodes` {costs.job.min_nodes}: {of_all}; give as many, or a larger cluster")
     who = f"{model.name} does not fit on {cluster.name} under {system.name}"
     num_slots, fewest = most_nodes * cluster.slots_per_node, system.fewest_nodes(costs)
     if num_slots < model.num_experts:
