@@ -48,11 +48,10 @@ def live_files(report: LiveReport) -> dict[str, bytes]:
     """Return the files of ``lazsim live --out`` beside its JSON, by name."""
     from lazsim.output.plots.live import live_figure
 
-    rows = (
-        [step.step, f"{step.at_s:.6f}", step.num_nodes, f"{step.step_s:.6f}", f"{step.loss:.6f}"]
-        for step in report.result.steps
-    )
+    names = [field.name for field in fields(StepRecord)]
+    cells = ([getattr(step, name) for name in names] for step in report.result.steps)
+    rows = ([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row] for row in cells)
     return {
-        "steps.csv": csv_bytes((field.name for field in fields(StepRecord)), rows),
+        "steps.csv": csv_bytes(names, rows),
         **name_pictures("live", live_figure(report.result)),
     }
