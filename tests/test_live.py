@@ -407,6 +407,38 @@ def test_a_save_that_a_failure_breaks_off_stays_one_and_a_step_is_lost(saves, bu
     assert used == pytest.approx({"compute": 1.0, bucket: 0.3})
 
 
+def test_a_failure_in_the_middle_of_a_recovery_loses_no_work_once_more():
+    now_s = 0.0
+    record = Recorder("lazarus", None, 6, lambda: now_s)
+    record.state()
+    record.enter("compute")
+    now_s = 1.0
+    record.step(1, 1.0, 0.0, [])
+    now_s = 1.4
+    record.fail(1.25)
+    record.enter("transfer")
+    now_s = 5.0
+    record.fail(4.75)
+    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
+    assert used == pytest.approx({"compute": 1.0, "lost_work": 0.25, "detect": 0.15, "transfer": 3.35})
+
+
+def test_a_save_that_others_end_after_a_failure_is_booked_once():
+    now_s = 0.0
+    record = Recorder("replica-drop", None, 6, lambda: now_s)
+    record.state()
+    record.enter("compute")
+    now_s = 1.0
+    record.step(1, 1.0, 0.0, [], saves=True)
+    now_s = 1.4
+    record.fail(1.25)
+    now_s = 2.0
+    record.checkpoint(1, 1.0, 1.0)
+    record.enter("reconfigure")
+    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
+    assert used == pytest.approx({"compute": 1.0, "checkpoint": 0.25, "detect": 0.75})
+
+
 def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():
     _, workers = decide_among(["a", "b", "c"], {})
     for worker in workers:
@@ -1073,6 +1105,8 @@ def test_an_interrupted_run_reports_its_results(tmp_path, start_process):
     assert [[int(row["step"]), float(row["loss"])] for row in steps] == [
         [step, pytest.approx(loss, abs=1e-6)] for step, loss in found["losses"]
     ]
+    batch = found["inputs"]["spec"]["global_batch"]
+    assert {(row["num_sequences"], row["is_first"]) for row in steps} == {(str(batch), "False")}
 
 
 def test_a_run_whose_terminal_closes_keeps_its_results(tmp_path, start_process):

@@ -218,7 +218,7 @@ def lead(system, cost_model, events):
             server.start(nodes.watch(injector))
             injector.begin(nodes)
             await coordinator.run()
-            return coordinator.record.result(coordinator.step, coordinator.now_s()).run
+            return coordinator.result.run
 
         try:
             return loop.run_until_complete(run())

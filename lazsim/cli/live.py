@@ -242,6 +242,4 @@ def _report(
         if not started or not started[0].record.steps:
             raise
         acknowledge()
-        coordinator = started[0]
-        result = coordinator.record.result(coordinator.step, coordinator.now_s())
-        return LiveReport(inputs, result, broken_off_by=error)
+        return LiveReport(inputs, started[0].result, broken_off_by=error)

@@ -26,7 +26,7 @@ from lazsim.errors import LazsimError
 from lazsim.live import checkpoint, messages
 from lazsim.live.messages import GenerationPlan, LiveError, Message
 from lazsim.live.plan import GenerationPlanner, LastStep, NextGeneration, is_same_placement
-from lazsim.live.record import Recorder
+from lazsim.live.record import LiveRun, Recorder
 from lazsim.live.worker_server import WorkerConnection, WorkerServer
 from lazsim.placement.plan import Ints
 from lazsim.units import counted
@@ -74,6 +74,7 @@ class Coordinator:
         self.server, self.spec, self.costs = server, server.spec, costs
         self.system = under_job(LIVE_SYSTEMS[self.spec.system], costs.job)
         self._planner = GenerationPlanner(self.system, costs, self.spec.global_batch)
+        self.result: LiveRun
         self.on_event: OnEvent | None = None
         # The launcher's place of a worker, and whether one that has lost its connection may still run, by name.
         self.place_of: Callable[[str], int] = lambda _name: 0
@@ -113,22 +114,29 @@ class Coordinator:
     async def run(self) -> None:
         """Lead the job until it is over; raise a LiveError where it cannot go on."""
         server = self.server
-        while self._num_come() < self._min_workers and server.stopped is None:
-            await self._wait_for_another()
-        while server.stopped is None:
-            decision = await self._decide()
-            if decision.action is Action.WAIT:
-                await self._wait_for_nodes()
-                continue
-            if await self._start_generation(decision):
-                await self._train()
-            if server.stopped is None:
-                await self._end_generation()
-        self.record.enter("waiting")
+        try:
+            while self._num_come() < self._min_workers and server.stopped is None:
+                await self._wait_for_another()
+            while server.stopped is None:
+                await self._lead_on()
+        finally:
+            # Also where an interrupt ends the job: what clears away after it is no part of the run.
+            self.result = self.record.result(self.step)
         if server.bug is not None:
             raise server.bug
         if server.stopped:
             raise LiveError(server.stopped)
+
+    async def _lead_on(self) -> None:
+        """Lead the job through its next generation, or a wait for one."""
+        decision = await self._decide()
+        if decision.action is Action.WAIT:
+            await self._wait_for_nodes()
+            return
+        if await self._start_generation(decision):
+            await self._train()
+        if self.server.stopped is None:
+            await self._end_generation()
 
     def _num_come(self) -> int:
         """Count the first workers that have come, or never will."""

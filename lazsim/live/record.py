@@ -152,9 +152,10 @@ class Recorder:
         self.log.count("checkpoints")
         if self.steps and self.steps[-1].step == step:
             self._save_end_s, self._is_saving = self.steps[-1].at_s + stall_s, False
+        # Of a save that a failure broke off for others, all is booked.
         if self.ledger.bucket == "compute":
             self.ledger.close(self.clock())
-        self.ledger.move("compute", "checkpoint", min(stall_s, self.ledger.seconds()["compute"]))
+            self.ledger.move("compute", "checkpoint", min(stall_s, self.ledger.seconds()["compute"]))
         newer = itertools.takewhile(lambda one: one.step > step, reversed(self.steps))
         self.unsaved_s = math.fsum(one.step_s for one in newer)
 
@@ -215,10 +216,12 @@ class Recorder:
 
         A save that it broke off stays one, as in a simulation.
         """
-        begun_s = max(self._step_begun_s(), self._save_end_s)
+        begun_s, bucket = max(self._step_begun_s(), self._save_end_s), self.ledger.bucket
         self.enter("detect", at_s)
-        broken = "checkpoint" if self._is_saving else "lost_work"
-        self.ledger.move("compute", broken, max(0.0, self._bucket_since_s - begun_s))
+        # One in the middle of a recovery breaks off no step.
+        if bucket == "compute":
+            broken = "checkpoint" if self._is_saving else "lost_work"
+            self.ledger.move("compute", broken, max(0.0, self._bucket_since_s - begun_s))
         self._is_saving = False
 
     def roll_back(self, step: int, lost_steps: int) -> None:
@@ -241,15 +244,15 @@ class Recorder:
             counted += num_sequences
         return counted
 
-    def result(self, step: int, wall_s: float) -> LiveRun:
-        """Return the results of a run that ends after `step` steps."""
+    def result(self, step: int) -> LiveRun:
+        """Return the results of a run that ends now, after `step` steps."""
         self.enter("waiting")
         num_steps = step - self.first_step
         run = SystemRun(
             system=self.system,
             placement=self.placement,
             name=self.system,
-            wall_s=wall_s,
+            wall_s=self.ledger.since_s,
             steps=num_steps,
             samples=self._num_samples(step),
             ledger_s=self.ledger.seconds(),

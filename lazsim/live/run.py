@@ -197,7 +197,7 @@ async def _lead(coordinator: Coordinator, begin: OnStart) -> LiveRun:
     try:
         begin(coordinator)
         await coordinator.run()
-        return coordinator.record.result(coordinator.step, coordinator.now_s())
+        return coordinator.result
     finally:
         await coordinator.server.close()
 
