@@ -208,8 +208,9 @@ def _assignments(values: Mapping[str, Any], behind: Mapping[str, str]) -> str:
 
 def csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
     """Return a table as CSV; None is an empty cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    text, table = io.StringIO(), [list(columns), *map(list, rows)]
+    assert all(len(row) == len(table[0]) for row in table), "a row has a cell for each column"
+    csv.writer(text, lineterminator="\n").writerows(table)
     return text.getvalue().encode()
 
 
