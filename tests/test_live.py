@@ -660,6 +660,40 @@ def test_a_checkpoint_that_cannot_take_its_name_ends_in_a_message(pool):
         run_live(tiny_spec(interval=8), Script(2, {("stepped", 2): [("call", spoil)]}), pool)
 
 
+def test_a_job_that_diverges_ends_in_a_message(pool):
+    with pytest.raises(LiveError, match=r"^step \d+: the loss is no finite number: training has diverged"):
+        run_live(tiny_spec(learning_rate=1e15), Script(2), pool)
+
+
+def test_the_time_in_which_workers_end_is_no_part_of_a_run(pool, monkeypatch):
+    coordinators, ended, close = [], [], WorkerServer.close
+
+    async def close_and_look(server):
+        ended.append(coordinators[0].result)
+        await close(server)
+
+    monkeypatch.setattr(WorkerServer, "close", close_and_look)
+    script = Script(2, {("stepped", 3): [("call", lambda nodes: nodes.coordinator.server.stop("broken off"))]})
+    with pytest.raises(LiveError, match="broken off"):
+        asyncio.run(run_locally(tiny_spec(), script, pool, max_nodes=2, on_start=coordinators.append))
+    run = coordinators[0].result.run
+    assert ended == [coordinators[0].result]
+    assert (run.steps >= 3, run.states[-1].num_alive) == (True, 2)
+    assert sum(run.ledger_s.values()) == pytest.approx(run.wall_s, rel=1e-12)
+
+
+def test_a_recovery_that_the_end_breaks_off_has_no_time_to_resume():
+    now_s = 0.0
+    record = Recorder("lazarus", None, 6, lambda: now_s)
+    record.state()
+    record.enter("compute")
+    now_s = 1.0
+    record.step(1, 1.0, 0.0, [[6]])
+    record.recovery("failure").detect_s = 0.25
+    row = render(live_parts(record.result(1))).splitlines()[-1]
+    assert row.split() == ["failure", "1.0", "s", "0", "250.0", "ms", "0.0", "ms", "0.0", "ms", "-"]
+
+
 def test_a_job_whose_trace_begins_without_nodes_waits_for_them(pool):
     events = [Event(0.1, "add", "a"), Event(0.2, "add", "b"), Event(2.0, "remove", "b")]
     play = TraceInjector(build_trace(events, duration_s=2.5, name="late"))
@@ -1136,7 +1170,7 @@ def test_a_run_that_an_error_breaks_off_keeps_its_results(tmp_path, start_proces
     found = json.loads(printed)
     assert found["interrupted"]
     assert found["steps"] >= 1
-    assert found["exchanged_by"] == ["gloo"]
+    assert (found["exchanged_by"], found["rows_by"]) == (["gloo"], ["torch"])
     assert json.loads((out / "live.json").read_text()) == found
 
 

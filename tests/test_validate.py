@@ -72,7 +72,7 @@ def live_run(step_s: dict[int, float], recoveries: tuple[Recovery, ...] = (), **
     ledger_s = dict.fromkeys(BUCKETS, 0.0) | {"compute": 30.0, "detect": 30.0}
     run = SystemRun("lazarus", "mro", "lazarus", 60.0, 40, 640, ledger_s, COUNTS, (), ())
     records = tuple(StepRecord(step, float(step), *timed, 1.0, 16) for step, timed in enumerate(steps))
-    return LiveRun(replace(run, **changes), records, recoveries, (), (), ROUTING, ("gloo",))
+    return LiveRun(replace(run, **changes), records, recoveries, (), (), ROUTING, ("gloo",), ("torch",))
 
 
 def simulated(measured: LiveRun, **changes) -> SystemRun:

@@ -199,7 +199,11 @@ class Coordinator:
                 if message.step != self.step + 1:
                     return
                 self.step, self._failed_attempts = message.step, 0
+                if message.loss is None:
+                    self.server.stop(f"step {message.step}: the loss is no finite number: training has diverged")
+                    return
                 self.record.exchanged_by.add(message.backend)
+                self.record.rows_by.add(message.rows_by)
                 interval_steps = self.spec.checkpoint_interval_steps
                 assert self._plan is not None, "a generation trains"
                 # Training stands still for a save, unless that is written behind it.

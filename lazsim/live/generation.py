@@ -23,6 +23,7 @@ from lazsim.live.messages import SECRET_VARIABLE, LiveError, StartGeneration, St
 from lazsim.live.state import DENSE, Key, TrainingState, all_keys, initial_values
 from lazsim.live.trainer import Trainer, load_text
 from lazsim.placement.plan import PlacementPlan
+from lazsim.pytorch import fused
 from lazsim.pytorch.device import is_out_of_memory, take_device
 from lazsim.pytorch.group import TIMEOUT, ProcessGroup, dist
 from lazsim.pytorch.transformer import RankDispatch
@@ -267,6 +268,7 @@ class Generation:
         generation, client, state, spec = self._start.generation, self._client, self._state, self._spec
         interval_steps = spec.checkpoint_interval_steps
         state.generation, begun_s = generation, time.monotonic()
+        by = self._group.by, fused.rows_by(state.device.torch)
         while True:
             self._check()
             if spec.num_steps is not None and state.step >= spec.num_steps:
@@ -281,7 +283,7 @@ class Generation:
             state.commit()
             now_s = time.monotonic()
             if self._rank == 0:
-                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads, self._group.by))
+                client.send(messages.StepDone(generation, state.step, loss, now_s - begun_s, loads, *by))
             begun_s = now_s
             if to_save or (interval_steps and state.step % interval_steps == 0):
                 begun_s += self._save(behind=self._plan.saves_behind and not to_pause)

@@ -99,14 +99,18 @@ class Heartbeat(Message, frozen=True, tag=True):
 
 
 class StepDone(Message, frozen=True, tag=True):
-    """Rank 0 has committed a step: `step` are done now; tensors on the ranks' devices went by `backend`."""
+    """Rank 0 has committed a step: `step` are done now; tensors on the ranks' devices went by `backend`.
+
+    The loss is none where it is no finite number, for which JSON has no word.
+    """
 
     generation: WholeNumber
     step: WholeNumber
-    loss: float
+    loss: float | None
     step_s: Seconds
     loads: list[list[WholeNumber]]
     backend: Literal["gloo", "nccl"] = "gloo"
+    rows_by: Literal["torch", "triton"] = "torch"
 
 
 class CheckpointWritten(Message, frozen=True, tag=True):

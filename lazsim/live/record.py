@@ -84,6 +84,8 @@ class LiveRun:
     routing: RecordedRouting | None
     exchanged_by: tuple[str, ...]
     """Backends of the exchanges: ``gloo``, ``nccl`` or, in different generations, both."""
+    rows_by: tuple[str, ...]
+    """By what rank 0 added up the rows of its tokens: ``torch``, ``triton`` or, in different generations, both."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -91,6 +93,7 @@ class LiveRun:
         run = self.run
         return {name: getattr(run, name) for name in names} | {
             "exchanged_by": self.exchanged_by,
+            "rows_by": self.rows_by,
             "counts": named_counts(run),
             "ledger_s": dict(run.ledger_s),
             "losses": [[step.step, step.loss] for step in self.steps],
@@ -128,6 +131,7 @@ class Recorder:
     loads: dict[int, list[list[int]]] = field(default_factory=dict)
     save_s: list[float] = field(default_factory=list)
     exchanged_by: set[str] = field(default_factory=set)
+    rows_by: set[str] = field(default_factory=set)
     start_up_s: dict[str, float] = field(default_factory=dict)
     started_s: dict[str, float] = field(default_factory=dict)
     killed_s: dict[str, float] = field(default_factory=dict)
@@ -266,6 +270,5 @@ class Recorder:
             # Routing counts steps from 0: its step s is the one after s steps.
             routing = RecordedRouting(np.array(steps, dtype=np.int64) - 1, np.array(loads, dtype=np.int64), "live")
         times = tuple(self.save_s), tuple(self.start_up_s.values())
-        return LiveRun(
-            run, tuple(self.steps), tuple(self.recoveries), *times, routing, tuple(sorted(self.exchanged_by))
-        )
+        by = tuple(sorted(self.exchanged_by)), tuple(sorted(self.rows_by))
+        return LiveRun(run, tuple(self.steps), tuple(self.recoveries), *times, routing, *by)

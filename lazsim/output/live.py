@@ -19,7 +19,10 @@ RECOVERY_PARTS = ("detect", "rebuild", "transfer", "resume")
 def live_parts(run: LiveRun) -> Iterator[Part]:
     """Show a live run: some of its steps, and every recovery."""
     total = run.run
-    backends = f", exchanged by {' and '.join(run.exchanged_by)}" if run.exchanged_by else ""
+    by = (("exchanged", run.exchanged_by), ("rows added up", run.rows_by))
+    backends = "".join(f", {what} by {' and '.join(names)}" for what, names in by if names)
+    # The model of a live job has no other way.
+    backends += ", experts one by one" if run.steps else ""
     counts = ", ".join(counted(total.counts[name], name.replace("_", " ").removesuffix("s")) for name in COUNTS)
     ettr = f"ETTR {share_text(total.ettr, '.1%')}" if run.steps else "no step done"
     yield [
@@ -36,7 +39,9 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
         # A recovery that found no peers with all states became a restart.
         columns = [key("recovery", of=lambda one: "restart" if one.is_restart else one.cause)]
         columns += [key("at", "{:.1f} s".format, "number", of="at_s"), Column("nodes", of="num_nodes")]
-        columns += [Column(part, _ms, of=f"{part}_s") for part in RECOVERY_PARTS]
+        columns += [Column(part, _ms, of=f"{part}_s") for part in RECOVERY_PARTS[:-1]]
+        # The run may have ended before.
+        columns.append(Column("resume", _ms, of=lambda one: one.resume_s if one.complete else None))
         yield Table.of(run.recoveries, columns)
 
 

@@ -240,7 +240,7 @@ def kernel_measurement(
 def implementations(model: ModelSpec, device: str, dtype: str) -> dict[str, str]:
     """Record by what several experts run and rows are added up, and on a GPU why it is not by the faster way."""
     why = {"grouped": why_looped(model, device, DTYPES[dtype]), "rows": fused.why_not(torch.device(device))}
-    by = {"grouped": "loop" if why["grouped"] else "grouped_mm", "rows": "torch" if why["rows"] else "triton"}
+    by = {"grouped": "loop" if why["grouped"] else "grouped_mm", "rows": fused.rows_by(torch.device(device))}
     return by | {f"{name}_why": reason for name, reason in why.items() if reason and device == "cuda"}
 
 

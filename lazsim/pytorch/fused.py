@@ -4,7 +4,7 @@ Axes: T tokens, A = T k rows, k of each token, D width.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,6 +26,11 @@ TOLERANCE = 1e-5
 def works_on(device: torch.device) -> bool:
     """Tell whether Triton does the work on a device, and not torch."""
     return not why_not(device)
+
+
+def rows_by(device: torch.device) -> Literal["torch", "triton"]:
+    """Return the name of what does the work on a device."""
+    return "triton" if works_on(device) else "torch"
 
 
 @cache
