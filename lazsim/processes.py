@@ -139,6 +139,11 @@ SAME_S = 0.2
 """Time in which a second signal is the same order: `timeout` sends one to the command, and one to its group."""
 
 
+def told_by(number: int) -> str:
+    """Return the line with which a process ends that a signal told to."""
+    return "lazsim: interrupted\n" if number == signal.SIGINT else "lazsim: told to end\n"
+
+
 def is_second_order(number: int, first_s: float) -> bool:
     """Tell whether a signal is a second order after the one at `first_s` on the monotonic clock: nobody will wait.
 

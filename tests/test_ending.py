@@ -256,6 +256,19 @@ def test_an_interrupt_waits_until_a_module_is_imported(run_process, tmp_path):
     assert run_process(sys.executable, "-c", script, env={**os.environ, "PYTHONPATH": paths}).stdout == "heard\n"
 
 
+def test_an_interrupt_while_torch_is_imported_ends_the_process_and_leaves_nothing(run_process, tmp_path):
+    (package := tmp_path / "torch").mkdir()
+    (package / "__init__.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    (folder := tmp_path / "temporary").mkdir()
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(folder)}
+    ended = run_process(*PROGRAM, "live", "--steps", "1", env=environment, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "lazsim: interrupted\n")
+    assert os.listdir(folder) == []
+
+
 @pytest.mark.parametrize("step", ["register semlock", "register folder", "unregister folder"])
 def test_an_interrupt_waits_until_workers_are_started_or_cleared_away(step, run_process):
     # What is half registered is lost, and loky's tracker tells so. Another thread receives what the main one blocks.

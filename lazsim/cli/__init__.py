@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # Threads of the linear algebra would only wait for each other over matrices as small as these.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from lazsim.cli.base.ending import Ending, await_end
+    from lazsim.processes import told_by
 
     ending = Ending()
     statuses: list[int] = []
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             status = run_command(arguments)
     except KeyboardInterrupt:
         number = ending.number or signal.SIGINT
-        sys.stderr.write("lazsim: interrupted\n" if number == signal.SIGINT else "lazsim: told to end\n")
+        sys.stderr.write(told_by(number))
         status = 128 + number
     if arguments is None:
         statuses.append(status)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from lazsim.errors import LazsimError, printable
-from lazsim.processes import ORDERS
+from lazsim.processes import ORDERS, told_by
 
 LAST_PORT = 65535
 
@@ -25,7 +25,7 @@ def end_on_signals() -> None:
 
     def end(number: int, _frame: object) -> None:
         with suppress(OSError):
-            os.write(2, b"lazsim: interrupted\n" if number == signal.SIGINT else b"lazsim: told to end\n")
+            os.write(2, told_by(number).encode())
         os._exit(128 + number)
 
     for number in ORDERS:

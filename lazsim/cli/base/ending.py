@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import CodeType, FrameType
 from typing import Any
 
-from lazsim.processes import ORDERS, end_at_once, is_second_order
+from lazsim.processes import ORDERS, end_at_once, is_second_order, told_by
 
 AGAIN_S = 0.1
 """Time after which an interrupt is raised again that could not be, or was lost: the way out is not disturbed sooner."""
@@ -27,6 +28,9 @@ NOT_IN = (
 )
 """Ends of names of files with code that imports modules, clears away what is gone, or starts and ends workers."""
 
+TORCH = f"{os.sep}torch{os.sep}__init__.py"
+"""End of the name of the file whose import takes seconds: commands that need it have done nothing before."""
+
 
 class Interrupt(KeyboardInterrupt):
     """A KeyboardInterrupt that tells whether it was lost, since it can be referred to weakly."""
@@ -39,7 +43,7 @@ class Ending:
     libraries take it for a fault of the module, nor in finalisers, where Python loses it and they would stay undone. It
     is raised again until it ends the command or is acknowledged: compiled libraries drop it where they call Python.
     From then on threads and finalisers that fail say nothing: loky's thread fails where its workers end before all work
-    is handed out.
+    is handed out. An order while torch is imported ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -75,6 +79,10 @@ class Ending:
                 return
             self.number, self._ordered_s = number, time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        if _imports_torch(frame):
+            with suppress(OSError):
+                os.write(2, told_by(self.number).encode())
+            end_at_once(128 + self.number)
         # One that is alive unwinds the command, or is kept by a library that will raise it.
         if self._raised() is None and not _must_wait(frame):
             raise self._new()
@@ -121,9 +129,15 @@ def await_end(status: int, *, is_ordered: bool) -> None:
     signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
 
 
+def _imports_torch(frame: FrameType | None) -> bool:
+    return any(code.co_name == "<module>" and code.co_filename.endswith(TORCH) for code in _callers(frame))
+
+
 def _must_wait(frame: FrameType | None) -> bool:
+    return any(code.co_name == "__del__" or code.co_filename.endswith(NOT_IN) for code in _callers(frame))
+
+
+def _callers(frame: FrameType | None) -> Iterator[CodeType]:
     while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.endswith(NOT_IN):
-            return True
+        yield frame.f_code
         frame = frame.f_back
-    return False
