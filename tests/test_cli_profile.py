@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import sys
 from importlib.util import find_spec
@@ -293,6 +294,8 @@ def test_every_rank_of_a_plan_is_measured_and_predicted(lazsim, answered, refuse
     code, out, _ = lazsim("profile", "ranks", "--device", "cpu", *small, "--tolerance", 0)
     assert code == 1
     assert max(map(len, out.splitlines())) <= 80
+    # Whether this torch has grouped matmuls for a CPU depends on its version; Triton needs a GPU.
+    assert re.search(r"\nseveral experts by (grouped_mm|loop), rows added up by torch$", out.rstrip())
 
 
 @pytest.mark.parametrize(
@@ -390,6 +393,11 @@ def test_without_torch_it_says_how_to_get_it(refused, tmp_path, monkeypatch):
     )
     told = refused("profile", "--out", tmp_path / "a.csv")
     assert told == "measuring takes torch, which is not installed: pip install 'lazsim[live]'"
+
+
+def test_a_profile_is_shown_with_what_computed_experts_and_rows(lazsim):
+    out = lazsim("profile", "show", "h200", "--model", "gpt-l")[1]
+    assert "\nseveral experts by grouped_mm, rows added up by triton\n" in out
 
 
 def test_looking_at_profiles_needs_no_torch(lazsim, monkeypatch):

@@ -18,6 +18,8 @@ from lazsim.units import format_duration, share_text
 
 SHOWN = ("gpu", "processor", "num_processors", "num_threads", "clock", "driver_version", "cuda", "load_average", "note")
 
+DONE_BY = {"grouped": "several experts by", "rows": "rows added up by"}
+"""Conditions that name what does a work, and what they are called."""
 
 ERRORS = {"median": "median", "90 %": "p90", "worst": "worst"}
 """Errors at held-out points: headings, and the names of their fields."""
@@ -31,6 +33,7 @@ def profile_parts(profile: Profile) -> list[Part]:
     head = [
         f"{header.model.name} on {header.device}, {header.dtype}; torch {header.torch}, lazsim {header.lazsim}",
         conditions,
+        *_done_by(header.conditions),
         f"peaks: matmul {number_text(header.matmul_flop_per_s / 1e12, '.3g')} TFLOP/s, "
         f"copy {number_text(header.copy_bytes_per_s / 1e9, '.3g')} GB/s",
     ]
@@ -133,7 +136,8 @@ def rank_parts(result: RankResult) -> list[Part]:
         Column("exchange modelled", _ms, of="modelled_exchange_s"),
     ]
     note = f"all layers: predicted {result.error:+.1%} off the measured time of the slowest ranks"
-    return [Table.of(result.rows, columns, "slowest rank of each layer", [note])]
+    notes = [note, *_done_by(result.inputs["conditions"])]
+    return [Table.of(result.rows, columns, "slowest rank of each layer", notes)]
 
 
 def skew_parts(result: SkewResult) -> list[Part]:
@@ -149,6 +153,7 @@ def skew_parts(result: SkewResult) -> list[Part]:
     notes = [
         "even: even replicas, expert parallelism; allocated: replicas by load, flexible dispatch",
         "predicted: off the measured time by that share; won back: share of the time that skew added",
+        *_done_by(result.inputs["conditions"]),
     ]
     return [Table.of(result.rows, columns, notes=notes)]
 
@@ -158,6 +163,12 @@ def skew_files(result: SkewResult) -> dict[str, bytes]:
     from lazsim.output.plots.profile import skew_figure
 
     return name_pictures("skew", skew_figure(result))
+
+
+def _done_by(conditions: Mapping[str, Any]) -> list[str]:
+    """Return a line on what computed the times, as far as that is known: early profiles do not tell all."""
+    told = ", ".join(f"{what} {literal(str(conditions[name]))}" for name, what in DONE_BY.items() if name in conditions)
+    return [told] if told else []
 
 
 def _errors() -> list[Column]:
