@@ -249,6 +249,26 @@ def test_a_peer_with_the_secret_that_sends_nonsense_is_dropped_and_the_others_st
     assert (seen.left[0], seen.messages) == ("bad", [("good", messages.Reached(1, "ready", HeldState()))])
 
 
+def test_a_fault_of_the_controller_is_not_taken_for_one_of_a_worker():
+    class Faulty(Seen):
+        def on_message(self, worker, message):
+            raise ValueError("a bug")
+
+    async def run():
+        server = WorkerServer(tiny_spec(), SECRET)
+        await server.open(Faulty())
+        peer = Peer()
+        await peer.join(server)
+        peer.say(messages.Reached(1, "idle", HeldState()))
+        await until(lambda: server.stopped is not None)
+        await server.close()
+        await disconnect_all()
+        return server
+
+    server = asyncio.run(run())
+    assert (server.stopped, str(server.bug)) == ("a bug of the controller", "a bug")
+
+
 def test_every_true_message_fits_and_is_taken():
     """The longest that a worker of the largest live model can send: all blocks, all loads, an error, an address."""
     held = HeldState(10**9, True, frozenset(range(1 + 2 * 4)))

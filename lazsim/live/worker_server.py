@@ -149,8 +149,11 @@ class WorkerServer:
         if isinstance(error, LiveError):
             self.stop(str(error))
         elif error is not None:
-            self.bug = error
-            self.stop("a bug of the controller")
+            self._stop_for(error)
+
+    def _stop_for(self, bug: BaseException) -> None:
+        self.bug = bug
+        self.stop("a bug of the controller")
 
     async def close(self) -> None:
         """Tell all workers that the job is over, or broken off where nothing has stopped it, and stop listening."""
@@ -236,8 +239,7 @@ class WorkerServer:
                 message = auth.verify(line)
                 messages.check_report(self.spec, message)
                 if not isinstance(message, messages.Heartbeat):
-                    self._handler.on_message(worker, message)
-                    self._changed.set()
+                    self._hand_on(worker, message)
                 # A peer that floods this process with messages takes turns with the others.
                 await asyncio.sleep(0)
         except (LiveError, OSError, ValueError, TimeoutError, EOFError, asyncio.CancelledError):
@@ -253,6 +255,14 @@ class WorkerServer:
                 writer.close()
             else:
                 connection.close()
+
+    def _hand_on(self, worker: WorkerConnection, message: Message) -> None:
+        """Let the handler react; its own fault is none of the worker, whatever the error."""
+        try:
+            self._handler.on_message(worker, message)
+        except Exception as error:
+            self._stop_for(error)
+        self.notify()
 
     async def _prove(self, connection: socket.socket) -> MessageAuth:
         """Exchange nonces and proofs; nothing is buffered for a peer that has proved nothing."""
@@ -294,7 +304,7 @@ class WorkerServer:
                 continue
             silent_s = time.monotonic() - worker.last_heard_s
             if worker.instance != hello.instance and silent_s < MAX_MISSED_HEARTBEATS * self.spec.heartbeat_s:
-                return f"{hello.name}: another worker has this name; give each its own `name`"
+                return f"{hello.name}: another worker has this name; give each its own --name"
             # The same worker, back before the end of its old connection was noticed.
             worker.disconnect()
         if len(self.workers) >= self.max_workers:
