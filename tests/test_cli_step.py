@@ -489,7 +489,18 @@ def test_rows_name_models_by_files_beside_them_and_systems_by_their_size(tmp_pat
     assert {run.inputs.model.total_params for run in (own, known, sized)} == {known.inputs.model.total_params}
     assert {predict_step(run.inputs).step_s for run in (own, known, sized)} == {predict_step(known.inputs).step_s}
     assert f"{tmp_path / 'other.json'}: " in lost.skipped
-    assert wrong.skipped == "no system 'h300x2' in the catalogue or beside the file"
+    assert wrong.skipped == "no system 'h300x2' in the catalogue or beside the file: did you mean 'h200x32'?"
+
+
+def test_a_row_that_is_a_hundred_times_slower_than_its_prediction_asks_for_its_units(lazsim, tmp_path):
+    # 256 sequences of 4,096 tokens on 64 GPUs at 5,000 tokens/s each take 3.28 s.
+    settings = "mixtral-8x7b,dgx-h100,64,256,1,4096,1,4,8"
+    (tmp_path / "rows.csv").write_text(
+        "row_id,step_s,model_key,system,gpus,gbs,mbs,seq,tp,pp,ep\n"
+        + "".join(f"{row},{step_s},{settings}\n" for row, step_s in (("in_s", 3.28), ("in_ms", 3280)))
+    )
+    err = lazsim("verify", "--rows", str(tmp_path / "rows.csv"))[2]
+    assert "check the units: tok_s_gpu in tokens/s of one GPU, step_s in s (in_ms)" in err
 
 
 def test_linear_attention_of_a_row_is_that_of_the_model_in_the_catalogue_or_refused(tmp_path):

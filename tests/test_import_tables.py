@@ -474,6 +474,8 @@ def test_tables_that_cannot_be_used_are_refused_in_a_line(rows, message):
         ("some.txt", NCCL_TESTS, ("--gpu", "x1"), "does not tell the collective"),
         ("all_reduce.txt", NCCL_TESTS.replace("Rank", "rank"), ("--gpu", "x1"), "has 0 lines '# Rank ...'"),
         ("all_reduce.txt", NCCL_TESTS[: NCCL_TESTS.index("0.08")], ("--gpu", "x1"), "line 13: is cut short"),
+        ("all_reduce.txt", NCCL_TESTS + "     104857", ("--gpu", "x1"), "is cut short"),
+        ("gemm.csv", "", (), "is empty; it needs gpu, dtype"),
         ("all_reduce.txt", NCCL_TESTS.replace("root     time", "root  cputime"), (), "has times of the CPU"),
         ("all_reduce.txt", NCCL_TESTS + NCCL_TESTS.replace("#  Rank  1", "#"), (), "over different numbers of GPUs"),
         (

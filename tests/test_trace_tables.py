@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sys
 import tarfile
 import zipfile
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazsim.errors import LazsimError, TraceFormatError
+from lazsim.errors import LazsimError, SpecError, TraceFormatError
 from lazsim.files.reading import unpack
 from lazsim.trace import Event, TraceMapping, build_trace, make_mapping, read_trace, trace_stats, write_trace
 from lazsim.trace.reading.events import Sample, settle
@@ -834,10 +835,21 @@ def test_events_of_states_are_observed_for_as_long_as_is_said(write):
     assert outcome(trace) == (6 * 86400.0, 1, 5 * 86400.0)
 
 
+@pytest.mark.parametrize("nodes", ["-3", "4.5", "+4"])
+def test_a_number_of_nodes_that_is_no_whole_one_is_not_taken_for_a_name(nodes):
+    with pytest.raises(SpecError, match=re.escape(f"`cluster_nodes` {nodes}: give a whole number from 1 up, or names")):
+        make_mapping(cluster_nodes=nodes)
+
+
+def test_addresses_are_names_of_nodes():
+    assert make_mapping(cluster_nodes="10.0.0.1").cluster_nodes == ("10.0.0.1",)
+
+
 @pytest.mark.parametrize(
     ("rows", "observed", "says"),
     [
-        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01..2025-02-01", "has rows up to 28 d after"),
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01..2025-02-01", "`span` ends before it begins"),
+        ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-02-01..2025-02-02", "has rows up to 27 d after"),
         ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-02..", "has rows up to 24 h before"),
         ("node,start,end\na,2025-03-01,2025-03-02\n", "2025-03-01", "write FROM..TO"),
         ("node,start,end\na,2025-03-01,2025-03-02\n", "5..9", "`span`: '5' is not a date"),

@@ -81,7 +81,8 @@ def read_cells(name: object, content: bytes, needed: Iterable[str]) -> dict[int,
     needed = list(needed)
     for column in needed:
         if column not in columns:
-            raise SpecError(f"{name}: has no column {column}; it needs {', '.join(needed)}")
+            lacks = f"has no column {column}" if columns else "is empty"
+            raise SpecError(f"{name}: {lacks}; it needs {', '.join(needed)}")
     if twice := next((column for column in columns if columns.count(column) > 1), ""):
         raise SpecError(f"{name}: has two columns {twice}; keep one of them")
     if not lines:

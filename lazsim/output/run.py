@@ -177,7 +177,7 @@ def _settings_table(bests: Sequence[SystemRun], published: Sequence[SystemRun]) 
             other.goodput_samples_per_s,
             best.samples / other.samples - 1 if other.samples else None,
             _setting_text(best),
-            _setting_text(other),
+            "the same" if _setting_text(other) == _setting_text(best) else _setting_text(other),
         )
         for best, other in pairs
         if best.samples or other.samples

@@ -261,7 +261,7 @@ def _read_nccl_tests(path: str, notes: list[str]) -> list[Cells]:
     rows: list[Cells] = []
     for number, line in enumerate(lines, start=1):
         where, cells = f"{path}, line {number}", re.sub(NCCL_TESTS_TIMESTAMP, "", line).split()
-        if not re.match(r"\s*\d+\s+\d+\s+[a-z]", line) or cells[0] == "0":
+        if not re.match(r"\s*\d+(\s+\d+\s+[a-z]|(\s+\d+)?\s*$)", line) or cells[0] == "0":
             continue
         # Older releases have no root, and name no reduction where there is none: columns count from the end.
         if len(cells) < NCCL_TESTS_COLUMNS:

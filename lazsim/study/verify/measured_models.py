@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lazsim.errors import SpecError
+from lazsim.errors import SpecError, did_you_mean
 from lazsim.files.decoding import convert
 from lazsim.files.reading import path_from
 from lazsim.files.tables import Cells
@@ -85,12 +85,14 @@ class Lookup:
         if name.endswith((".toml", ".json")):
             return path_from(self.folder, name)
         catalogued = catalogued_name(name)
-        if catalogued in catalog_names("models" if kind == "model" else "clusters"):
+        if catalogued in (known := catalog_names("models" if kind == "model" else "clusters")):
             return catalogued
         if kind == "system" and sized_cluster(catalogued):
             return catalogued
-        if name not in (self.models if kind == "model" else self.systems):
-            raise SpecError(f"no {kind} {name!r} in the catalogue or beside the file")
+        beside = self.models if kind == "model" else self.systems
+        if name not in beside:
+            near = did_you_mean(catalogued, [*known, *beside])
+            raise SpecError(f"no {kind} {name!r} in the catalogue or beside the file{near and f': {near.strip()}'}")
         return ""
 
 

@@ -48,6 +48,15 @@ FEW_ROWS = 3
 FEW_OUTCOMES = 24
 """Outcomes below which starting processes takes longer than it saves."""
 
+ODD_FACTOR = 100
+"""Error from which a row is taken to be in another unit, as the steps of a log are by `lazsim.study.observed`."""
+
+ODD = (
+    "measured at a hundredth of the prediction or less; check the units",
+    "tok_s_gpu in tokens/s of one GPU, step_s in s",
+)
+"""Remark on such a row."""
+
 NOISE = (
     f"the same settings differ by {100 * RELEASES[1][1]:.1f} % at the median and {100 * RELEASES[1][3]:.1f} % at nine "
     "of ten from release to release"
@@ -255,6 +264,8 @@ def verify(
         else:
             result.rows.append(_verified(row))
             result.remarks.extend((*remark, row.id) for remark in row.remarks)
+            if (result.rows[-1].error or 0) >= ODD_FACTOR:
+                result.remarks.append((*ODD, row.id))
     predicted = {row.id: row.predicted for row in result.rows if row.predicted is not None}
     runs = [row for row in wanted if isinstance(row, MeasuredRun)]
     result.pairs.extend(find_pairs(runs, predicted))

@@ -238,6 +238,8 @@ def parse_nodes(text: str, folder: Path) -> int | tuple[str, ...]:
     """Read how many nodes there are, or their names, from the text itself or the file that it names."""
     if text.isdecimal():
         return int(text[:MOST_DIGITS])
+    if re.fullmatch(r"[-+]?\d*\.?\d+", text):
+        raise SpecError(f"`cluster_nodes` {text}: give a whole number from 1 up, or names of nodes")
     if not os.path.exists(path := str(folder / text)):
         return (text,)
     lines = read_lines("`cluster_nodes`", path, "names of hosts, a line each")

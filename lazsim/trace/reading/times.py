@@ -243,6 +243,8 @@ class TimeParser:
         begin_s, end_s = (None if time is None else self.seconds(time) for time in self._span)
         if begin_s and not self.is_absolute:
             raise source.refuse("", "its times count from 0; begin `span` with 0, or with nothing")
+        if begin_s is not None and end_s is not None and end_s < begin_s:
+            raise source.refuse("", "`span` ends before it begins; write FROM..TO")
         before_s = 0.0 if begin_s is None else begin_s - min(times_s, default=begin_s)
         after_s = 0.0 if end_s is None else max(times_s, default=end_s) - end_s
         if before_s > 0 or after_s > 0:
