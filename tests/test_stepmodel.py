@@ -683,30 +683,6 @@ def test_a_plain_dispatch_launches_sums_and_copies_of_counts_and_others_none():
     assert launched("hybridep") == launched("deepep")
 
 
-@pytest.mark.parametrize(
-    ("ranks", "experts", "launched"),
-    [
-        # NVIDIA/Megatron-LM 0.16.1, ``MoEAlltoAllTokenDispatcher``: counts (5 sums, a copy and a gather), copies to the
-        # host, map and permutation; dispatch, exchange of probabilities, map and sort; map of a transposed copy and its
-        # sort; combine, and back.
-        (4, 8, [7 + 4 + 4, 1, 1 + 2, 3, 1, 1]),
-        # One expert has nothing to sort.
-        (8, 8, [7 + 4 + 4, 1, 1, 0, 1, 1]),
-        # One rank makes a sum, copies it to the host, and sends nothing.
-        (1, 8, [1 + 1 + 4, 0, 2, 2, 0, 1]),
-    ],
-)
-def test_a_plain_exchange_launches_what_its_ranks_and_their_experts_need(ranks, experts, launched):
-    inputs = inputs_of("mixtral-8x7b", expert=ranks)
-    assert inputs.model.num_experts == experts
-    gate, _, count, *others = [
-        one.kernels for one in blocks_of(inputs)["moe"].forward if one.part not in ("dense_matmul", "expert_matmul")
-    ][1:]
-    permute, dispatch, sort, activation, unsort, combine, restore, residual = others
-    assert (gate, activation, residual) == (1, 1, 1)
-    assert [count + permute, dispatch, sort, unsort, combine, restore] == launched
-
-
 def test_padded_experts_spare_the_host_its_wait():
     padded = inputs_of(capacity_factor=1.0, pad_to_capacity=True)
     waits = [sum(operation.waits for operation in blocks_of(some)["moe"].forward) for some in (inputs_of(), padded)]

@@ -27,19 +27,9 @@ class DispatcherCosts(NamedTuple):
     """Whether all ranks gather the map of choices before it."""
 
 
-def plain_costs(is_shared: bool = True, sorts: bool = True) -> DispatcherCosts:
-    """Return the costs of a plain exchange.
-
-    A rank alone has neither counts nor probabilities of others, if it `is_shared` by none, and a rank of one expert
-    `sorts` no tokens (``preprocess`` and ``num_local_experts`` of ``MoEAlltoAllTokenDispatcher``).
-    """
-    before, sort, unsort = 5 + 6 * is_shared, 2 * sorts + is_shared, (2 + is_shared) * sorts
-    return DispatcherCosts(((before, 1), (sort, sorts + is_shared), (unsort, int(sorts)), (1, 1)), 1 + 3 * is_shared)
-
-
 DISPATCHERS: Mapping[str, DispatcherCosts] = {
     "all_gather": DispatcherCosts(((0, 0), (12, 7), (3, 3), (0, 0)), 1),
-    "all_to_all": plain_costs(),
+    "all_to_all": DispatcherCosts(((11, 1), (3, 2), (3, 1), (1, 1)), 4),
     "deepep": DispatcherCosts(((0, 0), (9, 5), (2, 2), (0, 0)), 0, "deepep_slowdown", 20),
     "hybridep": DispatcherCosts(
         ((0, 0), (5, 1), (1, 1), (0, 0)), 0, "hybridep_slowdown", 16, aligns=True, gathers_choices=True

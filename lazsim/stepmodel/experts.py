@@ -2,7 +2,7 @@
 
 import math
 
-from lazsim.stepmodel.dispatchers import DISPATCHERS, DispatcherCosts, plain_costs
+from lazsim.stepmodel.dispatchers import DISPATCHERS
 from lazsim.stepmodel.inputs import OPERAND_BYTES, StepInputs
 from lazsim.stepmodel.kernels import Kernels
 from lazsim.stepmodel.operations import Item, Operation, in_graph
@@ -143,9 +143,9 @@ def moe_items(kernels: Kernels) -> list[Item]:
     norm, *gate, permute = in_graph([kernels.norm(), *_gate(kernels), permute], kernels.graphed_gate)
     # Graphs of the gate hold the permutation of a plain exchange as well; counts then leave after it.
     counted = [permute, *_counts(kernels)] if kernels.graphed_gate else [*_counts(kernels), permute]
-    pad, unpad = _alignment(kernels)
+    pad = _alignment(kernels)
     return [
-        norm, *shared, *gate, *narrow, *counted, dispatch, sort, *pad, *_experts(kernels), *unpad, unsort, combine,
+        norm, *shared, *gate, *narrow, *counted, dispatch, sort, *pad, *_experts(kernels), *pad, unsort, combine,
         restore, *widen, kernels.residual(), *_offload(kernels),
     ]  # fmt: skip
 
@@ -170,7 +170,7 @@ def _needs_counts(kernels: Kernels) -> bool:
 
 def _counts(kernels: Kernels) -> list[Item]:
     """Send the tokens of each expert to the host, which waits for them before it launches the exchange."""
-    copies = _costs(kernels.inputs).count_copies
+    copies = DISPATCHERS[kernels.inputs.parallel.dispatcher].count_copies
     counts = Operation("router", 0.0, copies, copies * kernels.launch_s, counts=True)
     return [Item((counts,), ())] * _needs_counts(kernels)
 
@@ -228,37 +228,27 @@ def _experts(kernels: Kernels) -> list[Item]:
     return [up, activation, down, *(biases if model.expert_bias else [])]
 
 
-def _costs(inputs: StepInputs) -> DispatcherCosts:
-    """Return what the dispatcher takes for the experts of a rank."""
-    parallel, experts = inputs.parallel, inputs.model.num_experts
-    if parallel.dispatcher != "all_to_all":
-        return DISPATCHERS[parallel.dispatcher]
-    return plain_costs(parallel.expert * parallel.expert_tensor > 1, experts > parallel.expert)
-
-
 def _permutations(kernels: Kernels) -> list[Item]:
     """Build the reordering of tokens before and after a dispatch, and back before and after a combine."""
     inputs, parallel = kernels.inputs, kernels.inputs.parallel
     top_k, own, rows = inputs.model.top_k, inputs.own_tokens, routed_tokens(inputs)
     gathered = own * parallel.expert * parallel.expert_tensor
     arrived = 2 * rows + 2 * rows * ranks_of_token(inputs, parallel.expert) / top_k
-    # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks; those of one
-    # expert are in order. After an all-gather, a rank makes a sum for each token of all ranks.
-    sorted_bytes = 4 * rows * (inputs.model.num_experts > parallel.expert)
+    # A plain exchange takes tokens in the order of their experts and returns them in that of their ranks. After an
+    # all-gather, a rank makes a sum for each token of all ranks.
     moved = {
         "all_gather": (0, 4 * rows, 2 * rows + 2 * gathered, 0),
-        "all_to_all": ((2 * top_k + 2) * own, sorted_bytes, sorted_bytes, (2 * top_k + 2) * own),
+        "all_to_all": ((2 * top_k + 2) * own, 4 * rows, 4 * rows, (2 * top_k + 2) * own),
     }.get(parallel.dispatcher, (0, arrived, arrived, 0))
     return [
         kernels.copy(each, each, *numbers, tokens=inputs.model.expert_dim)
-        for each, numbers in zip(moved, _costs(inputs).permute_kernels, strict=True)
+        for each, numbers in zip(moved, DISPATCHERS[parallel.dispatcher].permute_kernels, strict=True)
     ]
 
 
-def _alignment(kernels: Kernels) -> tuple[list[Item], list[Item]]:
+def _alignment(kernels: Kernels) -> list[Item]:
     """Copy the tokens of a GPU such that each expert has a multiple of what 8-bit matmuls take, and back.
 
-    Probabilities are copied with them, and do not come back.
     HybridEP places tokens so, graphs of everything have fixed sizes, and bf16 takes any number
     (``quantization_padding`` of NVIDIA/Megatron-LM 0.16, with the defaults of NVIDIA-NeMo/Megatron-Bridge).
     """
@@ -266,10 +256,9 @@ def _alignment(kernels: Kernels) -> tuple[list[Item], list[Item]]:
     parallel, model = inputs.parallel, inputs.model
     is_aligned = DISPATCHERS[parallel.dispatcher].aligns or kernels.graphed or parallel.pad_to_capacity
     if not inputs.quantised or is_aligned:
-        return [], []
+        return []
     each = 4 * model.expert_dim
-    pad, unpad = (kernels.copy(each, each, number, number, routed_tokens(inputs)) for number in (2, 1))
-    return [pad], [unpad]
+    return [kernels.copy(each, each, 2, 2, routed_tokens(inputs))]
 
 
 def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
@@ -291,7 +280,7 @@ def _exchanges(kernels: Kernels) -> tuple[Item, Item]:
         if parallel.dispatcher == "all_to_all":
             arrived = number_bytes * model.expert_dim * routed_tokens(inputs)
             seconds += inputs.collective_s("all_gather", arrived, shared_by, 1)
-        return kernels.launch("expert_exchange", seconds, int(ranks > 1))
+        return kernels.launch("expert_exchange", seconds, 1)
 
     # Tokens in 8 bits have scales of blocks.
     token_bytes = OPERAND_BYTES["fp8_block" if parallel.dispatch_precision == "fp8" else "bf16"]
