@@ -330,6 +330,9 @@ def test_a_point_holds_its_share_of_the_peaks():
     # Forward and backward: three times 2 operations for each of 2 x 64 x 96 weights and each token.
     assert point.flop == 3 * 2 * 2 * 64 * 96 * 8
     assert point.matmul_peak_share == pytest.approx(point.flop / point.time_s / 1e11)
+    # Two passes read 8 x 64 tokens and the weights of 4 bytes each, one writes their gradients; the output comes too,
+    # and its gradient.
+    assert point.moved_bytes == 4 * (3 * (8 * 64 + 2 * 64 * 96) + 2 * 8 * 64)
     assert point.roofline_share == max(point.matmul_peak_share, point.copy_peak_share)
     assert 0 < point.forward_s < point.time_s
     assert point.time_q25_s <= point.time_s <= point.time_q75_s

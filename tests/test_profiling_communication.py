@@ -128,6 +128,15 @@ def test_exchanges_are_measured_over_powers_of_two_and_all(num_ranks, expected):
     assert rank_counts(num_ranks) == expected
 
 
+def test_an_exchange_is_over_when_its_slowest_rank_is_done():
+    def ask(_doing, command, *_arguments, **_expected):
+        return [True, True] if command == "fits" else [([1.0, 2.0] * 3, 0.0), ([3.0, 1.0] * 3, 0.0)]
+
+    task = communication._exchange("all_reduce", 1024, lambda: SimpleNamespace(ask=ask), HEADER, 2, "gloo")
+    # Half of the runs take 3 s, the others 2 s.
+    assert task.measure(0.0).time_s == 2.5
+
+
 def test_gloo_does_not_send_from_a_gpu_and_says_so(monkeypatch):
     monkeypatch.setattr(communication, "cache_bytes", lambda _: 2**20)
     header = msgspec.structs.replace(HEADER, device="cuda")
