@@ -578,6 +578,29 @@ def test_checkpoints_are_timed_and_cleaned_up(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_save_ends_on_the_disk_and_a_load_begins_there(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(storage.os, "fsync", lambda _: calls.append("fsync"))
+    monkeypatch.setattr(storage.os, "posix_fadvise", lambda *_: calls.append("forget"), raising=False)
+    save, load = storage_measurements(tmp_path)[:2]
+    num_saves = save.measure(0.0).num_repetitions
+    # A save before, and at least one warm-up of each.
+    assert calls.count("fsync") > num_saves + 1
+    calls.clear()
+    num_loads = load.measure(0.0).num_repetitions
+    assert calls[0] == "fsync"
+    assert calls.count("forget") > num_loads
+
+
+def test_the_peaks_count_two_operations_of_each_product_and_each_byte_read_and_written(monkeypatch):
+    monkeypatch.setattr(machine, "PEAK_MATMUL_SIZE", {"cpu": 64})
+    monkeypatch.setattr(machine, "PEAK_COPY_BYTES", {"cpu": 4096})
+    monkeypatch.setattr(machine, "SMALLEST_MATMUL_SIZE", 64)
+    # Each takes half a second.
+    monkeypatch.setattr(machine, "measure", lambda *_, **_options: np.array([[0.5]]))
+    assert machine.measure_peaks("cpu", "float32", 1.0) == (2 * 64**3 / 0.5, 2 * 4096 / 0.5)
+
+
 def test_a_load_is_compared_once_and_not_in_its_time(tmp_path, monkeypatch):
     compared = []
     monkeypatch.setattr(storage.torch, "equal", lambda *tensors: not compared.append(tensors))
