@@ -439,6 +439,30 @@ def test_a_save_that_others_end_after_a_failure_is_booked_once():
     assert used == pytest.approx({"compute": 1.0, "checkpoint": 0.25, "detect": 0.75})
 
 
+def test_a_return_to_a_checkpoint_loses_the_steps_since_it():
+    now_s = 0.0
+    record = Recorder("ds", None, 6, lambda: now_s)
+    record.state()
+    record.enter("compute")
+    for step in (1, 2, 3):
+        now_s += 1.0
+        record.step(step, 1.0, 0.0, [])
+        if step == 2:
+            # That of the first step, written behind the second.
+            record.checkpoint(1, 0.5, 0.0)
+    record.fail(3.0)
+    record.roll_back(1, 2)
+    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
+    assert used == pytest.approx({"compute": 1.0, "lost_work": 2.0})
+
+
+def test_the_age_of_a_failure_is_that_of_the_youngest_worker_killed():
+    record = Recorder("ds", None, 6, lambda: 9.0)
+    record.started_s |= {"a": 1.0, "b": 3.0}
+    record.killed_s |= {"a": 5.0, "b": 5.0}
+    assert record.youngest_s(["a", "b", "lost by itself"]) == 2.0
+
+
 def test_ranks_that_stay_keep_their_order_whatever_the_plan_binds_them_to():
     _, workers = decide_among(["a", "b", "c"], {})
     for worker in workers:
