@@ -143,7 +143,7 @@ def test_the_order_of_rows_does_not_matter(tmp_path):
         ("gpu,m,n,k,time_us\nx,1,2,three,4\n", "line 2: k is 'three'"),
         ("gpu,m,n,k,time_us\nx,1,2,,4\n", "line 2: k is ''"),
         ("gpu,m,n,k,time_us\nx,1,2,nan,4\n", "line 2: k is 'nan'"),
-        ("", "has no column gpu; it needs"),
+        ("", "is empty; it needs gpu, m, n, k, time_us"),
     ],
 )
 def test_a_bad_table_is_refused_with_its_line(write, content, complaint):
