@@ -41,7 +41,8 @@ def candidates_of(scenario, trace):
 
 def simulated(scenario, job):
     """Simulate a scenario with a layout in place of its own."""
-    return run_scenario(replace(scenario, job=msgspec.structs.replace(scenario.job, parallel=job.parallel)))
+    chosen = msgspec.structs.replace(scenario.job, parallel=job.parallel, min_nodes=job.min_nodes)
+    return run_scenario(replace(scenario, job=chosen))
 
 
 MANY = failing(8, 3600.0, 5000.0, 200_000.0)
@@ -91,6 +92,22 @@ def test_a_layout_that_was_chosen_waits_while_nodes_are_too_few_for_its_memory()
     # The fewest nodes on which it fits.
     fits = {n: even_memory(scenario, n).total <= scenario.gpu.memory_bytes for n in range(2, 13, 2)}
     assert min(n for n in fits if fits[n]) == scenario.job.min_nodes
+
+
+def test_nodes_that_go_on_in_their_places_are_not_stopped_by_what_a_start_takes():
+    # ReCycle keeps room for the activations of one missing node at its peers. The one peer in two replicas would take
+    # all of them, two peers in three replicas half each.
+    settings = {"model": "deepseek-v2-lite", "cluster": "dgx-h100", "system": "recycle", "duration": "1d"}
+    chosen = resolve(settings | {"trace": build_trace(nodes(12))})
+    costs, recycle = chosen.costs(), chosen.find_system()
+    assert costs.grid.replica_nodes == 2
+    four, six = (even_memory(chosen, n).total + sum(recycle.extra_gpu_bytes(costs, n).values()) for n in (4, 6))
+    assert four > chosen.gpu.memory_bytes >= six
+    assert chosen.job.min_nodes == 6
+    lost = build_trace([*nodes(6), Event(40_000.0, "remove", "n5"), Event(60_000.0, "remove", "n2")])
+    run = run_scenario(chosen.under(lost))
+    assert set(run.steps_s) == {(6, 6), (5, 6), (4, 6)}
+    assert run.ledger_s["waiting"] == 0
 
 
 @pytest.mark.parametrize(("host_gib", "binds"), [(1024, False), (100, True)])

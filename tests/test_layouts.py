@@ -66,25 +66,44 @@ def test_a_job_uses_nodes_that_fill_its_stages(system, usable):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_job_waits_with_fewer_nodes_than_its_min_nodes(system):
+def test_a_job_starts_on_no_fewer_nodes_than_its_min_nodes(system):
     # Eight nodes hold the model; 15 nodes are less than two replicas of it, which only oobleck uses in part.
     waiting = costs(SMALL | {"job.min_nodes": 15}, system)
-    usable = [SYSTEMS[system].usable_nodes(waiting, num_nodes) for num_nodes in (8, 14, 15, 17)]
-    assert usable == ([0, 0, 15, 17] if system == "oobleck" else [0, 0, 0, 16])
+    starts = [SYSTEMS[system].can_start(waiting, num_nodes) for num_nodes in (8, 14, 15, 16)]
+    assert starts == [False, False, system == "oobleck", True]
     with pytest.raises(InfeasiblePlanError, match=r"^`min_nodes` 15: of 14 nodes, .* uses (8|14); give as many, or"):
         require_fit(replace(SYSTEMS[system], takes_two_replicas=False), waiting, 14)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_job_that_loses_nodes_trains_on_no_fewer_than_its_min_nodes(system):
-    # Three of 17 nodes go one by one; two replicas of the model take 16.
-    lost = [Event(1000.0 * number, "remove", f"n{number}") for number in range(1, 4)]
-    nodes = build_trace([*(Event(0.0, "add", f"n{number}") for number in range(17)), *lost], duration_s=7200.0)
-    least = {}
-    for min_nodes in (0, 15):
-        scenario = resolve(SMALL | {"system": system, "trace": nodes, "job.min_nodes": min_nodes})
-        least[min_nodes] = min(size for size, _ in run_scenario(scenario).steps_s)
-    assert least[0] < 15 <= least[15]
+def test_a_restart_waits_for_min_nodes_and_what_goes_on_without_one_does_not(system):
+    # Two replicas of the model take 16 nodes. One goes for good.
+    events = [*(Event(0.0, "add", f"n{number}") for number in range(16)), Event(3000.0, "remove", "n3")]
+    settings = SMALL | {"system": system, "trace": build_trace(events, duration_s=5000.0)}
+    free, waiting = (run_scenario(resolve(settings | {"job.min_nodes": number})) for number in (0, 16))
+    if free.counts["restarts"]:
+        # It would have gone back to a checkpoint on eight nodes.
+        assert {number for number, _ in waiting.steps_s} == {16}
+        assert waiting.ledger_s["waiting"] == 2000.0 - waiting.ledger_s["detect"]
+    else:
+        assert (waiting.samples, waiting.ledger_s) == (free.samples, free.ledger_s)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_spare_takes_the_same_place_whatever_min_nodes_says(system):
+    events = [*(Event(0.0, "add", f"n{number}") for number in range(17)), Event(3000.0, "remove", "n3")]
+    settings = SMALL | {"system": system, "trace": build_trace(events, duration_s=7200.0)}
+    free, waiting = (run_scenario(resolve(settings | {"job.min_nodes": number})) for number in (0, 16))
+    assert (waiting.samples, waiting.ledger_s) == (free.samples, free.ledger_s)
+
+
+@pytest.mark.parametrize(("system", "source"), [("moevement", "peers"), ("gemini", "memory")])
+def test_copies_outlast_a_wait_for_min_nodes(system, source):
+    events = [*(Event(0.0, "add", f"n{number}") for number in range(16)), Event(3000.0, "remove", "n3")]
+    trace = build_trace([*events, Event(4000.0, "add", "n16")], duration_s=7200.0)
+    run = run_scenario(resolve(SMALL | {"system": system, "trace": trace, "job.min_nodes": 16}))
+    (failure,) = run.failures
+    assert (failure.source, failure.decision.split(", ")[0]) == (source, "wait")
 
 
 def test_flexible_dispatch_uses_nodes_that_fill_no_whole_replica():

@@ -606,7 +606,7 @@ def test_a_job_without_workers_ends_in_a_message(pool):
 def test_a_job_with_too_few_workers_ends_in_a_message(pool):
     # Four experts on two nodes of two slots: one of them does not hold all.
     acts = {("stepped", 4): [("kill", "n0")]}
-    with pytest.raises(LiveError, match="too few to hold all experts: 1 worker, and none is to come"):
+    with pytest.raises(LiveError, match="too few to train: 1 worker, and none is to come"):
         run_live(tiny_spec(slots_per_node=2), Script(2, acts), pool)
 
 
@@ -646,6 +646,26 @@ def test_a_job_that_others_take_nodes_from_waits_for_those_that_its_trace_brings
     run = asyncio.run(run_locally(spec, play, pool, max_nodes=4))
     assert run.run.ledger_s["waiting"] > 0.5
     assert run.steps[-1].num_nodes >= 2
+
+
+@pytest.mark.parametrize(("system", "num_restarts", "trained_on"), [("ds", 1, {2}), ("lazarus", 0, {1, 2})])
+def test_a_restart_waits_for_min_nodes_and_what_goes_on_without_one_does_not(system, num_restarts, trained_on, pool):
+    # One worker holds all four experts; the other one is killed, and a third comes later.
+    events = [Event(0.0, "add", "a"), Event(0.0, "add", "b"), Event(2.0, "add", "c")]
+    play = KillsFromOutside(build_trace(events, duration_s=120.0, name="taken"), "stepped", 3, ["b"])
+    spec = tiny_spec(system, slots_per_node=4, num_steps=12)
+    spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, min_nodes=2))
+    run = asyncio.run(run_locally(spec, play, pool, max_nodes=3))
+    assert run.run.counts["restarts"] == num_restarts
+    assert {step.num_nodes for step in run.steps} <= trained_on
+    assert run.run.steps == 12
+
+
+def test_too_few_workers_for_a_restart_end_a_job_that_waits_for_min_nodes(pool):
+    spec = tiny_spec("ds", slots_per_node=4)
+    spec = msgspec.structs.replace(spec, job=msgspec.structs.replace(spec.job, min_nodes=2))
+    with pytest.raises(LiveError, match="too few to train: 1 worker, and none is to come"):
+        run_live(spec, Script(2, {("stepped", 4): [("kill", "n0")]}), pool)
 
 
 def test_a_worker_that_ends_before_the_first_step_is_not_waited_for(pool):

@@ -493,6 +493,15 @@ def test_a_layout_that_fits_on_all_nodes_only_is_told_with_the_numbers_of_nodes_
     assert "does not fit" not in " ".join(simulate_scenarios([chosen]).notes)
 
 
+def test_nodes_that_a_job_waits_for_are_told_also_where_the_cluster_has_fewer():
+    # Of 6 nodes on a cluster of 4, three are away for the second half.
+    gone = [Event(50_000.0, "remove", f"n{index}") for index in range(3)]
+    trace = nodes_at(0.0, 6, 100_000.0, *gone)
+    settings = {"job.min_nodes": 5, "cluster.num_nodes": 4}
+    notes = notes_of(trace, systems=["ds"], model="gpt-s", cluster="rtx3090x10", **settings)
+    assert any("(`min_nodes`) for 50% of the time: ds" in note for note in notes)
+
+
 def test_notes_that_differ_in_numbers_only_are_told_once():
     assert count_notes([("ds", ["a 1.5 %", "b"]), ("ds", ["a 2 %"]), ("ds", [])]) == (
         "a 1.5 % (2 of 3 runs; numbers of the first run)",

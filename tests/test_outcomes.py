@@ -133,6 +133,12 @@ def test_a_number_that_is_none_is_told(samples):
     assert unread_words(setup, text) == [f"{samples} samples/step"]
 
 
+def test_a_throughput_of_some_numbers_of_nodes_is_not_taken_for_that_of_another():
+    setup, table = load_setups().setups["step-at-throughput"], "throughput 5.24 samples/s at 28-30 nodes, 5.10 at 24-27"
+    assert read_inputs(setup, f"1024 samples/step; {table}") == {"samples": [1024.0]}
+    assert read_inputs(setup, "1024 samples/step; throughput 5.10 samples/s")["samples_per_s"] == [5.1]
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("nodes=128,256,512", "one number or a list"), ("128,256,512 nodes", "one number or a list"),
     ("nodes=16,384", "one number or a list"), ("nodes=1,02", "one number or a list"),

@@ -252,11 +252,16 @@ def _found(choice: JobChoice, system: System) -> list[JobSpec]:
 
 
 def _fewest(costs: LayoutCosts, system: System, num_nodes: int) -> int:
-    """Return the fewest of up to `num_nodes` nodes on which a layout fits; 0 where one model replica does, or none."""
-    replica_nodes = costs.grid.replica_nodes
+    """Return the fewest of up to `num_nodes` nodes from which on a layout fits; 0 where it does on all, or on none.
+
+    More model replicas take no more memory, but for a second one, which alone has all work of the first to take over.
+    """
+    replica_nodes, fits = costs.grid.replica_nodes, functools.partial(_fits, costs, system)
     sizes = range(replica_nodes, num_nodes + 1, replica_nodes)
-    lacking = bisect.bisect_left(sizes, True, key=functools.partial(_fits, costs, system))
-    return sizes[lacking] if 0 < lacking < len(sizes) else 0
+    first = bisect.bisect_left(sizes, True, 1, key=fits)
+    if first >= len(sizes) or (first == 1 and fits(sizes[0])):
+        return 0
+    return sizes[first]
 
 
 @functools.lru_cache(2 * NUM_KEPT)

@@ -88,11 +88,14 @@ class StoppedJob:
     """Seconds of the last step; 0 before the first."""
     in_recovery: bool = False
     """Whether the job stood still already: nodes failed while others recovered from a failure."""
+    min_nodes: int = 0
+    """Fewest nodes on which the job starts."""
 
     @property
     def num_usable(self) -> int:
-        """Nodes that the system can use of all that are alive."""
-        return self.usable_nodes(len(self.alive))
+        """Nodes of all that are alive on which the job can start; 0 where they are too few."""
+        num_nodes = self.usable_nodes(len(self.alive))
+        return num_nodes if num_nodes >= self.min_nodes else 0
 
     @property
     def has_newer_copy(self) -> bool:
@@ -125,7 +128,7 @@ class Decision:
     """The reason, in a few words."""
 
 
-WAIT: Decision = Decision(why="the nodes alive are too few to hold every expert")
+WAIT: Decision = Decision(why="the nodes alive are too few")
 """Nodes are too few, and none keeps a state."""
 
 

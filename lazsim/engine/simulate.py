@@ -267,8 +267,8 @@ def require_layout(system: System, costs: CostModel, most_nodes: int) -> None:
         raise InfeasiblePlanError(
             f"{system.name} takes two model replicas, {needed} nodes, and there are {most_nodes}: give {give}"
         )
-    if 0 < (grouped := system.grouped_nodes(costs, most_nodes)) < costs.job.min_nodes:
-        of_all = f"of {counted(most_nodes, 'node')}, {system.name} uses {grouped}"
+    if 0 < (usable := system.usable_nodes(costs, most_nodes)) < costs.job.min_nodes:
+        of_all = f"of {counted(most_nodes, 'node')}, {system.name} uses {usable}"
         raise InfeasiblePlanError(f"`min_nodes` {costs.job.min_nodes}: {of_all}; give as many, or more nodes")
 
 

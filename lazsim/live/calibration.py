@@ -188,12 +188,12 @@ async def calibrate(
     """Make a run that measures the costs of runs with up to `num_nodes` nodes, killed at the ages `ages_s`.
 
     It loses all of them `all_lost` times for each loss of some. It saves as often as the job does, since saves that are
-    written behind steps slow these, and often enough to tell what a save takes.
+    written behind steps slow these, and often enough to tell what a save takes. It waits for no `min_nodes`.
     """
     most_steps = STEPS_PER_COUNT // 2
     interval_steps = min(spec.checkpoint_interval_steps or most_steps, most_steps)
     job = msgspec.structs.replace(
-        spec.job, join_wait_s=JOIN_WAIT_S, checkpoint_interval_steps={spec.system: interval_steps}
+        spec.job, join_wait_s=JOIN_WAIT_S, checkpoint_interval_steps={spec.system: interval_steps}, min_nodes=0
     )
     spec = msgspec.structs.replace(spec, job=job, num_steps=None)
     usable_nodes = partial(LIVE_SYSTEMS[spec.system].usable_nodes, live_costs(spec, num_nodes))

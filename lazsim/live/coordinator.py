@@ -107,6 +107,12 @@ class Coordinator:
         self._saves: dict[int, dict[str, messages.CheckpointWritten]] = {}
         self._failed_attempts = 0
 
+    def suffice(self, num_workers: int) -> bool:
+        """Tell whether this many workers are enough to go on, or to start where the job waits."""
+        if self.record.ledger.bucket == "waiting":
+            return self.system.can_start(self.costs, num_workers)
+        return self._usable_nodes(num_workers) > 0
+
     def now_s(self) -> float:
         """Return seconds since the job began."""
         return time.monotonic() - self._began_s
@@ -304,7 +310,7 @@ class Coordinator:
         self.record.recovery("restart").rebuild_s, self._known_s = 0.0, None
         while server.stopped is None:
             num_alive = len(server.workers)
-            are_enough = self._usable_nodes(num_alive) > 0
+            are_enough = self.system.can_start(self.costs, num_alive)
             if self._newcomers.is_due:
                 self._newcomers.close(are_enough=are_enough)
             if self._newcomers.due_s is None and are_enough:

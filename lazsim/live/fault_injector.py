@@ -80,8 +80,8 @@ class LocalNodes:
                 goes_on = injector.brings_nodes and coordinator.has_trained
             if not goes_on and not num_left:
                 server.stop("all workers have ended")
-            elif not goes_on and not coordinator.system.usable_nodes(coordinator.costs, num_left):
-                server.stop(f"too few to hold all experts: {counted(num_left, 'worker')}, and none is to come")
+            elif not goes_on and not coordinator.suffice(num_left):
+                server.stop(f"too few to train: {counted(num_left, 'worker')}, and none is to come")
             else:
                 server.notify()
 

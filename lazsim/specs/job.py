@@ -45,7 +45,8 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     rebalance_interval_steps: Count = 200
     """Steps between plans from newly observed loads."""
     min_nodes: Amount = 0
-    """Fewest nodes on which the job trains; with fewer it waits for others, as under ``torchrun --nnodes MIN:MAX``."""
+    """Fewest nodes on which the job starts, as under ``torchrun --nnodes MIN:MAX``: a start or a restart waits for as
+    many. Nodes that go on without a restart may be fewer."""
     join_wait_s: Seconds = 120.0
     """Waiting time in which new nodes gather before they join together."""
     regrouped_joins: Literal["reconfigure", "restart"] = "reconfigure"

@@ -52,7 +52,7 @@ class Bamboo(SeatSystem):
         held = stopped.held
         num_missing = held.num_seats - len(held.nodes)
         is_slow = 2 * num_missing > self.most_shadow_share * len(held.nodes)
-        if stopped.paused or not is_slow or not stopped.num_usable:
+        if stopped.paused or not is_slow or not stopped.usable_nodes(len(stopped.alive)):
             return super().decide(costs, stopped)
         return protocol.decide(self, replace(stopped, joins_due=True))
 

@@ -39,7 +39,7 @@ class MoEvement(System):
 
     def outlives_a_loss(self, costs: CostModel, plan: PlacementPlan, num_nodes: int) -> bool:
         """See `System.outlives_a_loss`: a spare takes the snapshots of peers, or all wait where no others can train."""
-        has_others = num_nodes > plan.num_nodes or plan.num_nodes == costs.grid.replica_nodes
+        has_others = num_nodes > plan.num_nodes or not self.can_start(costs, plan.num_nodes - 1)
         return has_others and not self.why_exposed(costs, plan.num_nodes)
 
     def why_exposed(self, costs: CostModel, num_nodes: int) -> str:

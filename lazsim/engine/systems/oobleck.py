@@ -42,9 +42,9 @@ class Oobleck(SeatSystem):
         """See `System.quickly`."""
         return replace(self, shares_evenly=True)
 
-    def grouped_nodes(self, costs: CostModel, num_nodes: int) -> int:
-        """See `System.grouped_nodes`: all from those on that hold the model once."""
-        return num_nodes if super().grouped_nodes(costs, num_nodes) else 0
+    def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
+        """See `System.usable_nodes`: all from those on that hold the model once."""
+        return num_nodes if super().usable_nodes(costs, num_nodes) else 0
 
     def num_seats(self, costs: CostModel, num_nodes: int) -> int:
         """See `System.num_seats`."""

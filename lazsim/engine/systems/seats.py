@@ -59,7 +59,7 @@ class SeatSystem(System):
     def decide(self, costs: CostModel, stopped: StoppedJob) -> Decision:
         """See `System.decide`."""
         held = stopped.held
-        if stopped.paused and stopped.num_usable <= held.num_seats:
+        if stopped.paused and stopped.usable_nodes(len(stopped.alive)) <= held.num_seats:
             seats = self.free_seats(costs, held, len(stopped.newcomers))
             phases = (("reconfigure", self.rebuild_s(costs)), ("transfer", self.fetch_s(costs, held, seats)))
             nodes = held.nodes + stopped.newcomers[: len(seats)]

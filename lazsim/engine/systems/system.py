@@ -95,7 +95,7 @@ class System:
     # Nodes
 
     def usable_nodes(self, costs: CostModel, num_nodes: int) -> int:
-        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit, or the job waits.
+        """Return the largest usable node count up to `num_nodes`; 0 when the experts do not fit.
 
         Notes
         -----
@@ -107,19 +107,14 @@ class System:
         SpecError
             When a plan for all the nodes would fill the memory.
         """
-        model, cluster = costs.model, costs.cluster
+        model, cluster, grid = costs.model, costs.cluster, costs.grid
         require_plan_size(model.num_moe_layers, model.num_experts, num_nodes, cluster.slots_per_node)
-        usable = self.grouped_nodes(costs, num_nodes)
-        return usable if usable >= costs.job.min_nodes else 0
-
-    def grouped_nodes(self, costs: CostModel, num_nodes: int) -> int:
-        """Return the most nodes up to `num_nodes` that make groups which hold every expert."""
-        fewest, grid = self.fewest_nodes(costs), costs.grid
-        if not self.is_elastic:
-            return num_nodes // fewest * fewest
-        unit = grid.num_stages * grid.column_nodes
-        counts = range(num_nodes // unit * unit, fewest - 1, -unit)
-        return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
+        fewest = self.fewest_nodes(costs)
+        if self.is_elastic:
+            unit = grid.num_stages * grid.column_nodes
+            counts = range(num_nodes // unit * unit, fewest - 1, -unit)
+            return next((count for count in counts if not self.placement or self._applies(costs, count)), 0)
+        return num_nodes // fewest * fewest
 
     def num_seats(self, costs: CostModel, num_nodes: int) -> int:
         """Return the places of a plan for nodes, of which those of the last model replica may stay free."""
@@ -269,6 +264,10 @@ class System:
         """Its name, with the policy where that was chosen: tells runs of one system apart."""
         return f"{self.name}:{self.placement}" if self.placement else self.name
 
+    def can_start(self, costs: CostModel, num_nodes: int) -> bool:
+        """Tell whether a job starts with this many nodes, or waits for more."""
+        return self.usable_nodes(costs, num_nodes) >= max(1, costs.job.min_nodes)
+
     def fewest_nodes(self, costs: CostModel) -> int:
         """Return the fewest nodes whose slots hold every expert."""
         grid = costs.grid
@@ -345,14 +344,13 @@ def under_job(system: System, job: JobSpec) -> System:
 
 def decide_next(system: System, costs: CostModel, stopped: StoppedJob) -> Decision:
     """Decide how a job goes on: as its system says, or as before where it paused for nodes that do not join now."""
-    held = stopped.held
+    held, stopped = stopped.held, replace(stopped, min_nodes=costs.job.min_nodes)
     is_joining = stopped.paused and stopped.joins_due
     if is_joining and not system.newcomers(costs, held, stopped.alive, stopped.usable_nodes):
         return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="no node is left to join")
     decision = system.decide(costs, stopped)
-    if decision.action is Action.CONTINUE and len(decision.nodes) < costs.job.min_nodes:
-        decision = protocol.decide_start(stopped, "the nodes left are fewer than `min_nodes` of the job")
-    if is_joining and decision.action is Action.RESTART and not system.restarts_for_joins:
+    starts = decision.action is Action.RESTART and system.restarts_for_joins
+    if is_joining and decision.action in (Action.RESTART, Action.WAIT) and not starts:
         return Decision(Action.RESUME, "peers", held.nodes, len(held.nodes), why="new nodes wait for a restart")
     if decision.source == "checkpoint" and not stopped.checkpoint_step:
         # Without one, a restart reads nothing.

@@ -222,11 +222,12 @@ def _steps_s(run: SystemRun) -> float:
 
 
 def _needed_nodes(scenario: Scenario) -> int:
-    """Return the fewest nodes on which a run trains."""
+    """Return the fewest nodes on which a run starts."""
     system, costs = scenario.find_system(), scenario.costs()
     fewest = system.fewest_nodes(costs)
-    counts = range(fewest, scenario.cluster.num_nodes + 1)
-    return next((count for count in counts if system.usable_nodes(costs, count)), fewest)
+    # A trace may have more nodes than the cluster.
+    counts = range(fewest, max(scenario.cluster.num_nodes, scenario.most_in_service()) + 1)
+    return next((count for count in counts if system.can_start(costs, count)), fewest)
 
 
 def _spans_s(scenario: Scenario, num_nodes: int) -> Floats:
