@@ -5,6 +5,7 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import msgspec
@@ -234,6 +235,19 @@ def test_skew_is_measured_and_predicted(answered, tmp_path, quickly_measured):
     assert [row["skew"] for row in rows] == [1, 2, 4]
     assert all(row[key] > 0 for row in rows for key in row if key.endswith("_s"))
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"skew.json", "skew.png", "skew.pdf"}
+
+
+@NEEDS_TORCH
+def test_time_is_won_back_from_what_skew_adds_also_where_skews_begin_later(monkeypatch):
+    from lazsim.profiling import ranks
+
+    # Each rank takes a second for a token.
+    times = SimpleNamespace(measured_s=sum, predicted_s=sum)
+    monkeypatch.setattr(ranks, "measure_ranks_on_device", lambda *_: (times, {}))
+    options = ranks.SkewOptions(experts=4, nodes=6, slots=3, tokens=64, skews=(4.0,))
+    (row,) = ranks.measure_skew(options, iter).rows
+    # One of two nodes computes the tokens of both; allocation uses four of six nodes. Even loads take 64 s.
+    assert (row.even_measured_s, row.allocated_measured_s, row.won_back) == (128, 96, 0.5)
 
 
 @NEEDS_TORCH

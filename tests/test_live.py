@@ -565,6 +565,8 @@ def test_a_hung_worker_counts_as_dead(pool, undisturbed):
     spec = tiny_spec(slots_per_node=4, silence_s=1.0, heartbeat_s=0.1)
     run, blocks = run_live(spec, Script(3, {("stepped", 4): [("call", hang)]}), pool)
     assert run.run.counts["failures"] == 1
+    # Its silence is the time to notice it, and no lost work.
+    assert run.recoveries[0].detect_s > spec.silence_s
     assert largest_difference(blocks, undisturbed[1]) < ROUNDING
 
 

@@ -187,7 +187,10 @@ class Coordinator:
     def on_leave(self, worker: WorkerConnection) -> None:
         """Record when a member of the generation was lost."""
         if worker in self._members and self._failed_s is None:
-            self._failed_s = self.record.killed_s.get(worker.name, self.now_s())
+            silent_s = time.monotonic() - worker.last_heard_s
+            # One that hung has failed when it fell silent, not when it was given up.
+            failed_s = self.now_s() - (silent_s if silent_s > self.spec.silence_s else 0.0)
+            self._failed_s = self.record.killed_s.get(worker.name, failed_s)
         self._newcomers.remove([worker])
         self.record.alive(len(self.server.workers))
 

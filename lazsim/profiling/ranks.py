@@ -175,22 +175,22 @@ def measure_skew(options: SkewOptions, progress: ProgressBar) -> SkewResult:
     )  # fmt: skip
     pairs = [
         loads_under_skew(load_E, options.nodes, options.slots)
-        for load_E in (skewed_loads(options.experts, skew, options.tokens) for skew in skews)
+        for load_E in (skewed_loads(options.experts, skew, options.tokens) for skew in (1.0, *skews))
     ]
     ranks = [rank for pair in pairs for layer in pair for rank in layer]
     profile = _fitting_profile(options.profile, model) if options.profile is not None else None
     times, conditions = measure_ranks_on_device(options, model, ranks, options.tokens * model.top_k, profile, progress)
-    first_s = max(map(times.measured_s, pairs[0][0]))
-    rows = [_skew_row(skew, pair, times, first_s) for skew, pair in zip(skews, pairs, strict=True)]
+    unskewed_s = max(map(times.measured_s, pairs[0][0]))
+    rows = [_skew_row(skew, pair, times, unskewed_s) for skew, pair in zip(skews, pairs[1:], strict=True)]
     kept = {name: value for name, value in vars(options).items() if name != "skews"}
     return SkewResult(kept | conditions, tuple(rows))
 
 
-def _skew_row(skew: float, pair: Sequence[Sequence[Sequence[int]]], times: RankTimes, first_s: float) -> SkewRow:
-    """Compare the two layers of a skew; time is won back if skew adds enough to `first_s`, that of the first."""
+def _skew_row(skew: float, pair: Sequence[Sequence[Sequence[int]]], times: RankTimes, unskewed_s: float) -> SkewRow:
+    """Compare the two layers of a skew; time is won back if skew adds enough to that without it, `unskewed_s`."""
     even, allocated = ((max(map(times.measured_s, ranks)), max(map(times.predicted_s, ranks))) for ranks in pair)
-    added_s = even[0] - first_s
-    is_enough = skew > 1 and added_s > LEAST_ADDED * first_s
+    added_s = even[0] - unskewed_s
+    is_enough = skew > 1 and added_s > LEAST_ADDED * unskewed_s
     return SkewRow(
         skew=skew,
         even_measured_s=even[0],
