@@ -98,7 +98,7 @@ def test_a_further_head_never_shortens_attention_over_long_sequences(gpu):
 
 def test_tables_with_a_hole_are_refused():
     text = "kernel,size,columns,inner,num_ranks,time_us\nmatmul_bf16,1,1,1,,1\nmatmul_bf16,2,2,1,,1\n"
-    with pytest.raises(SpecError, match="matmul_bf16: 2 points of its grid are missing"):
+    with pytest.raises(SpecError, match="matmul_bf16: 2 points of its grid are missing; give them, or import"):
         parse_tables("some", text.encode())
 
 

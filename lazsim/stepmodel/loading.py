@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from lazsim.errors import SpecError, prefix_errors
+from lazsim.limits import MAX_NODES
 from lazsim.specs import ClusterSpec, GpuSpec, JobSpec, ModelSpec, ParallelSpec, StepConstants, load_spec
 from lazsim.specs.overrides import override
 from lazsim.stepmodel.inputs import StepInputs
@@ -78,6 +79,8 @@ def with_gpus(cluster: ClusterSpec, num_gpus: int, field: str) -> ClusterSpec:
     per_node = max(1, min(cluster.gpus_per_node, num_gpus))
     if num_gpus % per_node:
         raise SpecError(f"{field} {num_gpus}: give a multiple of the {counted(per_node, 'GPU')} of a node")
+    if num_gpus > MAX_NODES * per_node:
+        raise SpecError(f"{field} {num_gpus}: give at most {MAX_NODES * per_node:,}, on {MAX_NODES:,} nodes")
     changes = {"num_nodes": num_gpus // per_node, "gpus_per_node": per_node}
     share = f"x{per_node / cluster.gpus_per_node!r}"
     return override(cluster, {**changes, "network.nic_bytes_per_s": share}, cluster.name)

@@ -269,7 +269,7 @@ def positive_number(text: str) -> float:
 def _grid(kernel: str, times: Mapping[tuple[float, ...], float]) -> KernelGrid:
     axes = tuple(sorted(set(axis)) for axis in zip(*times, strict=True))
     if missing := math.prod(map(len, axes)) - len(times):
-        raise SpecError(f"{kernel}: {missing} points of its grid are missing")
+        raise SpecError(f"{kernel}: {missing} points of its grid are missing; give them, or import the tables again")
     if min(len(axes[axis]) for axis in work_axes(kernel)) < 2:
         raise SpecError(f"{kernel}: one size has a single value; give two or more, or leave the kernel out")
     return KernelGrid(axes, np.reshape([times[sizes] for sizes in sorted(times)], [len(axis) for axis in axes]))

@@ -329,7 +329,7 @@ def _log_notes(
         told = ", ".join(f"{name} {number}" for name, number in numbers.items())
         yield (
             f"the log stops {counted(observed.num_stops, 'time')}, simulations otherwise ({told}): `trace` is taken to "
-            "begin with the first line of the log, and `start` moves it"
+            "begin with the first line of the log, and `start` moves it; nodes that stay idle stop no simulation"
         )
     batches = " or ".join(sorted({f"{run.samples / run.steps:,.4g}" for run in runs if run.steps}))
     if unit == "steps" and batches:
