@@ -70,7 +70,7 @@ from lazsim.specs.catalog import with_path
 from lazsim.specs.effects import refuse_without_effect, without_effect
 from lazsim.specs.overrides import FACTOR, field_at, override, scale
 from lazsim.specs.record import given_fields
-from lazsim.stepmodel.tables import read_tables
+from lazsim.stepmodel.tables import holds_tables, read_tables
 from lazsim.trace import Trace, TraceMapping, load_recipe, make_mapping
 from lazsim.trace.loading import refuse_unknown
 from lazsim.trace.prices import Prices
@@ -295,7 +295,10 @@ class Scenario(Inputs):
         if self.profile_sha256 is None:
             return None
         path = self.paths["profile"]
-        require_unchanged(path, self.profile_sha256, sha256(read_bytes(path)))
+        content = read_bytes(path)
+        require_unchanged(path, self.profile_sha256, sha256(content))
+        if holds_tables(content):
+            raise SpecError(f"{path}: kernel tables, no profile; a GPU's TOML file names them, as `kernels`")
         return read_profile(path)
 
     def costs(self) -> CostModel:

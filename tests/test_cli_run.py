@@ -157,6 +157,10 @@ BAD_INPUTS = {
     "no nodes": (["--max-nodes", "0"], "--max-nodes"),
     "experts that do not fit": (["--model", "deepseek-v3"], "256 experts for 192 slots of 32 nodes"),
     "missing profile": (["--profile", "missing.csv"], "missing.csv: cannot be read"),
+    "kernel tables as a profile": (
+        ["--profile", str(ROOT / "lazsim/catalog/kernels/h100.csv")],
+        "kernel tables, no profile; a GPU's TOML file names them, as kernels",
+    ),
 }
 
 

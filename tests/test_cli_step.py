@@ -233,7 +233,7 @@ def test_the_picture_of_a_step_names_what_is_hidden_as_a_whole(lazsim, tmp_path,
         (("--model", "gpt-oss-20b", "--cluster", "rtx3090x10"), "no measured kernels of this GPU"),
         (
             ("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "800000"),
-            "lazsim: --gpus 800000: give at most 131,072, on 16,384 nodes",
+            "--gpus 800000: give at most 131,072, on 16,384 nodes",
         ),
         (("--model", "gpt-oss-20b", "--cluster", "dgx-h100", "--gpus", "12"), "--gpus 12: give a multiple of the 8"),
         (
