@@ -467,6 +467,18 @@ def test_a_stage_of_dualpipe_ends_with_as_many_gradients_of_weights_as_it_is_fro
         assert len(list(last)) == min(stage, 5 - stage) + 1
 
 
+@given(st.integers(1, 8), st.integers(1, 8), st.floats(0, 0.5), st.sampled_from(["1f1b", "dualpipe"]))
+def test_a_faster_pass_lengthens_no_pair_that_takes_as_long_as_before(one, other, faster, schedule):
+    # Parts of some layers each, which take 1 s forward, 2 s backward and 4 s at once, where the host launches more.
+    def total_s(forward_s):
+        times = [PartTime(layers * forward_s, layers * 2.0, layers * (forward_s - 2)) for layers in (one, other)]
+        if schedule == "dualpipe":
+            return run_dual_pipe(times, 0.5, 8).total_s
+        return run_pipeline(times * 2, 2, 8, 0.0, overlap=True).total_s
+
+    assert total_s(1.0 - faster) <= total_s(1.0) + 1e-9
+
+
 @given(st.integers(1, 40), st.floats(0, 1))
 def test_without_a_pipeline_all_but_the_first_and_the_last_pass_run_two_at_once(micro_batches, saved_s):
     times = [PartTime(1.0, 2.0, saved_s)]

@@ -219,7 +219,7 @@ def run_dual_pipe(times: Sequence[PartTime], weight_gradient_s: float, num_micro
     kind_times = _kind_times(times, passes, weight_gradient_s)
     schedule, _ = _play(passes, times, kind_times, pipeline, 2 * each_way, 0.0, weight_gradient_s)
     pairs = list(zip(times, reversed(times), strict=True))
-    steady_s = [min(time.saved_s for time in pair) for pair in pairs]
+    steady_s = [_saved_s(*pair) for pair in pairs]
     slowest_s = max(
         (math.fsum(one[:2]) + math.fsum(other[:2])) / 2 - saved_s
         for (one, other), saved_s in zip(pairs, steady_s, strict=True)
@@ -276,6 +276,11 @@ def _play(
     return schedule, forward[-1]
 
 
+def _saved_s(one: PartTime, other: PartTime) -> float:
+    """Return what two passes at once save, or lose to launches: no more layers meet than either part has."""
+    return sorted((one.saved_s, 0.0, other.saved_s))[1]
+
+
 def _kind_times(times: Sequence[PartTime], passes: Passes, later_s: float = 0.0) -> KindTimes:
     takes_s, saves_s = dict[int, float](), dict[int, float]()
     halves_s = [
@@ -283,6 +288,6 @@ def _kind_times(times: Sequence[PartTime], passes: Passes, later_s: float = 0.0)
         for forward_s, backward_s, _ in times
     ]
     for kind, halves in passes.kinds.items():
-        saves_s[kind] = min(times[part].saved_s for _, part in halves) if len(halves) == 2 else 0.0
+        saves_s[kind] = _saved_s(*(times[part] for _, part in halves)) if len(halves) == 2 else 0.0
         takes_s[kind] = math.fsum(halves_s[part][half] for half, part in halves) - saves_s[kind]
     return takes_s, saves_s
