@@ -377,83 +377,76 @@ def test_a_worker_that_trains_hears_why_the_job_is_over(monkeypatch, ended):
     assert Worker(("127.0.0.1", 0), "a", b"", "", 0)._serve(client) == "the disk is full"
 
 
-def test_the_work_that_a_failure_loses_begins_after_the_save_before_it():
-    now_s = 0.0
-    record = Recorder("replica-drop", None, 6, lambda: now_s)
-    record.num_sequences = 6
+def in_training(system):
+    """Return the record of a job that trains from time 0 on, and its clock."""
+    clock = SimpleNamespace(now_s=0.0)
+    record = Recorder(system, None, 6, lambda: clock.now_s)
     record.state()
     record.enter("compute")
-    now_s = 1.0
+    return record, clock
+
+
+def booked(record):
+    """Return the seconds of each bucket that has some."""
+    return {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
+
+
+def test_the_work_that_a_failure_loses_begins_after_the_save_before_it():
+    record, clock = in_training("replica-drop")
+    clock.now_s = 1.0
     record.step(1, 1.0, 0.0, [])
-    now_s = 1.3
+    clock.now_s = 1.3
     record.checkpoint(1, 0.3, 0.3)
-    now_s = 1.9
+    clock.now_s = 1.9
     record.fail(1.8)
-    ledger_s = record.ledger.seconds()
-    assert (ledger_s["compute"], ledger_s["checkpoint"], ledger_s["lost_work"]) == pytest.approx((1.0, 0.3, 0.5))
+    assert booked(record) == pytest.approx({"compute": 1.0, "checkpoint": 0.3, "lost_work": 0.5})
 
 
 @pytest.mark.parametrize(("saves", "bucket"), [(True, "checkpoint"), (False, "lost_work")])
 def test_a_save_that_a_failure_breaks_off_stays_one_and_a_step_is_lost(saves, bucket):
-    now_s = 0.0
-    record = Recorder("replica-drop", None, 6, lambda: now_s)
-    record.state()
-    record.enter("compute")
-    now_s = 1.0
+    record, clock = in_training("replica-drop")
+    clock.now_s = 1.0
     record.step(1, 1.0, 0.0, [], saves=saves)
-    now_s = 1.4
+    clock.now_s = 1.4
     record.fail(1.3)
-    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
-    assert used == pytest.approx({"compute": 1.0, bucket: 0.3})
+    assert booked(record) == pytest.approx({"compute": 1.0, bucket: 0.3})
 
 
 def test_a_failure_in_the_middle_of_a_recovery_loses_no_work_once_more():
-    now_s = 0.0
-    record = Recorder("lazarus", None, 6, lambda: now_s)
-    record.state()
-    record.enter("compute")
-    now_s = 1.0
+    record, clock = in_training("lazarus")
+    clock.now_s = 1.0
     record.step(1, 1.0, 0.0, [])
-    now_s = 1.4
+    clock.now_s = 1.4
     record.fail(1.25)
     record.enter("transfer")
-    now_s = 5.0
+    clock.now_s = 5.0
     record.fail(4.75)
-    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
-    assert used == pytest.approx({"compute": 1.0, "lost_work": 0.25, "detect": 0.15, "transfer": 3.35})
+    assert booked(record) == pytest.approx({"compute": 1.0, "lost_work": 0.25, "detect": 0.15, "transfer": 3.35})
 
 
 def test_a_save_that_others_end_after_a_failure_is_booked_once():
-    now_s = 0.0
-    record = Recorder("replica-drop", None, 6, lambda: now_s)
-    record.state()
-    record.enter("compute")
-    now_s = 1.0
+    record, clock = in_training("replica-drop")
+    clock.now_s = 1.0
     record.step(1, 1.0, 0.0, [], saves=True)
-    now_s = 1.4
+    clock.now_s = 1.4
     record.fail(1.25)
-    now_s = 2.0
+    clock.now_s = 2.0
     record.checkpoint(1, 1.0, 1.0)
     record.enter("reconfigure")
-    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
-    assert used == pytest.approx({"compute": 1.0, "checkpoint": 0.25, "detect": 0.75})
+    assert booked(record) == pytest.approx({"compute": 1.0, "checkpoint": 0.25, "detect": 0.75})
 
 
 def test_a_return_to_a_checkpoint_loses_the_steps_since_it():
-    now_s = 0.0
-    record = Recorder("ds", None, 6, lambda: now_s)
-    record.state()
-    record.enter("compute")
+    record, clock = in_training("ds")
     for step in (1, 2, 3):
-        now_s += 1.0
+        clock.now_s += 1.0
         record.step(step, 1.0, 0.0, [])
         if step == 2:
             # That of the first step, written behind the second.
             record.checkpoint(1, 0.5, 0.0)
     record.fail(3.0)
     record.roll_back(1, 2)
-    used = {name: seconds for name, seconds in record.ledger.seconds().items() if seconds}
-    assert used == pytest.approx({"compute": 1.0, "lost_work": 2.0})
+    assert booked(record) == pytest.approx({"compute": 1.0, "lost_work": 2.0})
 
 
 def test_the_age_of_a_failure_is_that_of_the_youngest_worker_killed():
@@ -729,11 +722,8 @@ def test_the_time_in_which_workers_end_is_no_part_of_a_run(pool, monkeypatch):
 
 
 def test_a_recovery_that_the_end_breaks_off_has_no_time_to_resume():
-    now_s = 0.0
-    record = Recorder("lazarus", None, 6, lambda: now_s)
-    record.state()
-    record.enter("compute")
-    now_s = 1.0
+    record, clock = in_training("lazarus")
+    clock.now_s = 1.0
     record.step(1, 1.0, 0.0, [[6]])
     record.recovery("failure").detect_s = 0.25
     row = render(live_parts(record.result(1))).splitlines()[-1]

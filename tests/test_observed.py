@@ -734,6 +734,19 @@ def test_a_constant_on_offer_is_written_as_people_write_it_into_the_file_of_a_cl
     assert line == f"ds: `cluster.recovery.detect_s` = {written} instead of 1200 s"
 
 
+def test_dates_of_a_log_and_of_a_trace_are_told_to_move_neither(lazsim, tmp_path):
+    log, trace = tmp_path / "log.csv", tmp_path / "trace.csv"
+    log.write_text("time,step\n" + "".join(f"2026-04-01 00:{minute:02}:00,{60 * minute}\n" for minute in range(60)))
+    trace.write_text(
+        "time,event,node\n" + "".join(f"2026-03-01,up,n{n}\n" for n in range(4)) + "2026-03-01 01:00,down,n3\n"
+    )
+    code, _, err = lazsim("compare", "--observed", log, "--trace", trace, "--system", "ds", "--model", "gpt-s")
+    assert code == 0
+    assert (
+        "--trace is taken to begin with the first line of the log, whatever the dates in both; --start moves it" in err
+    )
+
+
 def test_a_log_that_stops_at_other_times_than_the_trace_is_told_of(lazsim, tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("time,step\n" + "".join(f"{time},{time}\n" for time in range(0, 700, 10)))
@@ -741,7 +754,7 @@ def test_a_log_that_stops_at_other_times_than_the_trace_is_told_of(lazsim, tmp_p
     assert code == 0
     # The recipe loses a node each 5 min: at 300 and at 600 s of 690.
     assert "the log stops 0 times, simulations otherwise (lazarus 2)" in err
-    assert "--start moves it; nodes that stay idle stop no simulation" in err
+    assert "have lost nodes that stay idle, which stop no simulation" in err
     # `testbed-a` has 4 samples a node, of 8 to 10 nodes.
     (batch,) = re.findall(r"a simulated step has ([\d.]+) samples in the mean: steps of the log are taken to be", err)
     assert 32 < float(batch) < 40

@@ -1,7 +1,7 @@
 """The job of a run that gives none: the model's own or a usual one, by what trains most on the trace.
 
 1. Candidates are the fastest layouts on the most nodes: one for each number of nodes of a model replica, and each
-   fewest on which it fits with what the system adds, with a `usual_batch`. On fewer nodes the job waits (`min_nodes`).
+   fewest on which it fits with what the system adds, with a `usual_batch`. It starts on no fewer (`min_nodes`).
 2. The system is simulated on the trace with each of them: under even loads, with the interval between checkpoints that
    is published for it, or Young's. Steps that still do not fit into memory count as not trained.
 3. Of a trace with more than `MOST_CHANGES`, a stretch of each of `NUM_PARTS` equal parts of its time is simulated, at a

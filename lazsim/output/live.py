@@ -21,8 +21,6 @@ def live_parts(run: LiveRun) -> Iterator[Part]:
     total = run.run
     by = (("exchanged", run.exchanged_by), ("rows added up", run.rows_by))
     backends = "".join(f", {what} by {' and '.join(names)}" for what, names in by if names)
-    # The model of a live job has no other way.
-    backends += ", experts one by one" if run.steps else ""
     counts = ", ".join(counted(total.counts[name], name.replace("_", " ").removesuffix("s")) for name in COUNTS)
     ettr = f"ETTR {share_text(total.ettr, '.1%')}" if run.steps else "no step done"
     yield [

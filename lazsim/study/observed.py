@@ -324,12 +324,13 @@ def _log_notes(
     if observed.lost_s:
         far = counted(round(apart), unit.removesuffix("s"))
         yield f"lines of the log are {far} apart: what each stop lost may be off by as many"
+    yield "`trace` is taken to begin with the first line of the log, whatever the dates in both; `start` moves it"
     numbers = {name: phases.num_stops for name, phases in simulated.items() if phases.num_stops != observed.num_stops}
     if numbers:
         told = ", ".join(f"{name} {number}" for name, number in numbers.items())
         yield (
-            f"the log stops {counted(observed.num_stops, 'time')}, simulations otherwise ({told}): `trace` is taken to "
-            "begin with the first line of the log, and `start` moves it; nodes that stay idle stop no simulation"
+            f"the log stops {counted(observed.num_stops, 'time')}, simulations otherwise ({told}): the trace may begin "
+            "with another line, or have lost nodes that stay idle, which stop no simulation"
         )
     batches = " or ".join(sorted({f"{run.samples / run.steps:,.4g}" for run in runs if run.steps}))
     if unit == "steps" and batches:

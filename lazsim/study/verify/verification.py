@@ -14,6 +14,7 @@ from lazsim.errors import SpecError
 from lazsim.grouping import grouped
 from lazsim.stepmodel.predict import predict_step
 from lazsim.study.backends import on_loky
+from lazsim.study.observed import MOST_TIMES
 from lazsim.study.verify.cells import APART, NEAREST, OWN
 from lazsim.study.verify.measured_runs import MeasuredRun, read_runs
 from lazsim.study.verify.orders import RELEASES, Pair, Ranking, find_pairs, rank_runs
@@ -48,14 +49,11 @@ FEW_ROWS = 3
 FEW_OUTCOMES = 24
 """Outcomes below which starting processes takes longer than it saves."""
 
-ODD_FACTOR = 100
-"""Error from which a row is taken to be in another unit, as the steps of a log are by `lazsim.study.observed`."""
-
 ODD = (
-    "measured at a hundredth of the prediction or less; check the units",
+    "a hundredth of the prediction or less was measured; check the units",
     "tok_s_gpu in tokens/s of one GPU, step_s in s",
 )
-"""Remark on such a row."""
+"""Remark on a row that may be in another unit."""
 
 NOISE = (
     f"the same settings differ by {100 * RELEASES[1][1]:.1f} % at the median and {100 * RELEASES[1][3]:.1f} % at nine "
@@ -264,7 +262,8 @@ def verify(
         else:
             result.rows.append(_verified(row))
             result.remarks.extend((*remark, row.id) for remark in row.remarks)
-            if (result.rows[-1].error or 0) >= ODD_FACTOR:
+            # What is faster than the peak of its GPU is refused where it is read.
+            if (result.rows[-1].error or 0.0) >= MOST_TIMES:
                 result.remarks.append((*ODD, row.id))
     predicted = {row.id: row.predicted for row in result.rows if row.predicted is not None}
     runs = [row for row in wanted if isinstance(row, MeasuredRun)]
