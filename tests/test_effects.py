@@ -35,10 +35,12 @@ ON_16_NODES = "[parallel]\nglobal_batch = 512\nexpert = 16\n"
 KINDS = {
     "plain": [
         ("gpt-s", "rtx3090x10", PLAIN, SYSTEMS, {}),
+        # `min_nodes` holds starts alone, and this one starts anew after each failure.
+        ("gpt-s", "rtx3090x10", PLAIN, ["checkpoint"], {"job.min_nodes": 7}),
         ("gpt-s", "h100x8", PLAIN + '\nexpert_kernels = "fused"', ["lazarus"], {"duration": 400}),
         (
             "gpt-s", "rtx3090x10", PLAIN, ["lazarus"],
-            {"placement": "domains", "cluster.nodes_per_domain": 4, "job.min_nodes": 7},
+            {"placement": "domains", "cluster.nodes_per_domain": 4},
         ),
     ],
     "layout": [
@@ -81,7 +83,7 @@ KINDS = {
             "gpt-s", "rtx3090x10", TIMES + "num_stages = 2\nnodes_per_stage = 2", ["ds-ft", "lazarus"],
             {"placement": "domains", "cluster.nodes_per_domain": 4},
         ),
-        ("gpt-s", "rtx3090x10", TIMES, ["lazarus"], {"job.min_nodes": 7}),
+        ("gpt-s", "rtx3090x10", TIMES, ["checkpoint"], {"job.min_nodes": 7}),
     ],
 }  # fmt: skip
 """For each kind of a job runs in which its fields have an effect in one or another.
